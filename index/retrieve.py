@@ -1,0 +1,136 @@
+"""Which examples a query is shown: vectors -> FAISS -> hits. The only importer of faiss; knows no file and no model.
+
+Up to EXACT_LIMIT examples the search is exact; above, it is an HNSW graph, which may miss a neighbour. The index lives
+in memory and is built from the bundle's vectors, never read from a file.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.types import Bundle, Example, Hit, Message, Order, Vectors
+
+EXACT_LIMIT = 50_000
+QUERY_CHARACTERS = 2_000
+_HNSW_LINKS = 32
+_HNSW_SEARCH_WIDTH = 128
+# How many more than k are fetched at first, for near-duplicates to be dropped from.
+_FETCH_FACTOR = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedHit(Hit):
+    """A hit that remembers where its example stands in the bank (0-based), so that `arrange` can restore that order."""
+
+    position: int = 0
+
+
+class Retriever:
+    """Finds a bundle's examples nearest to a query. Safe to use from several threads at once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._policy = bundle.manifest.retrieval
+        self._examples = bundle.examples
+        self._positions = _searchable(bundle)
+        self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
+        self._index = _build_index(self._vectors)
+
+    def nearest(self, vector: Vectors) -> tuple[RankedHit, ...]:
+        """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
+
+        Left out are pinned examples, examples below the similarity floor, and near-duplicates of a pinned or a more
+        similar example. Equal similarities stand in the bank's order. ValueError: another dimension, or not finite.
+        """
+        if vector.shape != self._vectors.shape[1:] or not np.isfinite(vector).all():
+            raise ValueError(f"a query's vector must be finite and of shape {self._vectors.shape[1:]}")
+        chosen: list[tuple[int, float]] = []
+        for row, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
+            if len(chosen) >= self._policy.k or similarity < self._policy.minimum_similarity:
+                break
+            if not self._is_duplicate(row, [other for other, _ in chosen]):
+                chosen.append((row, similarity))
+        return tuple(self._hit(row, similarity) for row, similarity in chosen)
+
+    def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
+        """Rows and similarities, best first; more are fetched only when the caller asks for more."""
+        total = len(self._positions)
+        given: set[int] = set()
+        fetch = max(1, self._policy.k * _FETCH_FACTOR)
+        while len(given) < total:
+            found = self._search(vector, min(fetch, total))
+            complete = fetch >= total or len(found) < fetch
+            # Rows not fetched may share the last similarity fetched: a wider search settles who comes first.
+            settled = found if complete else [pair for pair in found if pair[1] > found[-1][1]]
+            yield from (pair for pair in settled if pair[0] not in given)
+            if complete:
+                return
+            given.update(row for row, _ in settled)
+            fetch *= _FETCH_FACTOR
+
+    def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
+        # The number of OpenMP threads belongs to the calling thread, so it is set where the search happens: a single
+        # query is slower on two threads than on one.
+        faiss.omp_set_num_threads(1)
+        similarities, rows = self._index.search(vector[np.newaxis], count)
+        found = [(int(row), float(s)) for row, s in zip(rows[0], similarities[0], strict=True) if row >= 0]
+        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+    def _is_duplicate(self, row: int, others: Sequence[int]) -> bool:
+        likeness = self._vectors[list(others)] @ self._vectors[row]
+        return bool(np.any(likeness >= self._policy.duplicate_similarity))
+
+    def _hit(self, row: int, similarity: float) -> RankedHit:
+        position = int(self._positions[row])
+        return RankedHit(self._examples[position], similarity, position)
+
+
+def pinned(bundle: Bundle) -> tuple[Example, ...]:
+    """The examples that every request is shown, in the bank's order."""
+    return tuple(example for example in bundle.examples if example.pinned)
+
+
+def arrange(hits: Sequence[RankedHit], order: Order) -> tuple[Example, ...]:
+    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them."""
+    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
+    return tuple(hit.example for hit in ordered)
+
+
+def retrieval_query(messages: Sequence[Message]) -> str:
+    """The text that chooses the examples of a whole conversation: its first user turn; empty if there is none.
+
+    Cut to QUERY_CHARACTERS characters. Later turns change nothing, so that their text extends the cached prefix.
+    """
+    return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
+
+
+def _searchable(bundle: Bundle) -> NDArray[np.intp]:
+    """The bank's positions that may be hits: neither pinned nor a near-duplicate of a pinned example."""
+    is_pinned = np.array([example.pinned for example in bundle.examples], dtype=np.bool_)
+    likeness = bundle.vectors @ bundle.vectors[is_pinned].T
+    repeats_pinned = (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
+    return np.flatnonzero(~is_pinned & ~repeats_pinned)
+
+
+def _build_index(vectors: Vectors) -> faiss.Index:
+    """A FAISS index whose ids are the rows of `vectors` (n, dimension)."""
+    faiss.omp_set_num_threads(1)  # a graph built by several threads differs from start to start
+    index = _exact_index(vectors) if len(vectors) <= EXACT_LIMIT else _approximate_index(vectors)
+    index.add(vectors)
+    return index
+
+
+def _exact_index(vectors: Vectors) -> faiss.Index:
+    return faiss.IndexFlatIP(vectors.shape[1])
+
+
+def _approximate_index(vectors: Vectors) -> faiss.Index:
+    _log.info("building an approximate index over %d examples, which can take minutes", len(vectors))
+    index = faiss.IndexHNSWFlat(vectors.shape[1], _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efSearch = _HNSW_SEARCH_WIDTH
+    return index

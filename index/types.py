@@ -1,0 +1,105 @@
+"""The frozen values that index, proxy and optimizer hand each other. Knows no file and no algorithm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+Order = Literal["similar_last", "canonical"]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as text. A client's `developer` role arrives here as `system`."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A query and the answer it should get. `pinned`: shown to every request, whatever is asked."""
+
+    id: str
+    query: str
+    response: str
+    pinned: bool = False
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved example and the cosine similarity (-1 to 1) of its query to the client's."""
+
+    example: Example
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalPolicy:
+    """Which examples a request is shown.
+
+    k: retrieved examples at most, pinned ones not counted.
+    minimum_similarity: a less similar example is not shown (cosine).
+    duplicate_similarity: of two examples at least this similar to each other, the one nearer to the query is shown.
+    order: `similar_last` puts the most similar next to the query; `canonical` keeps the bank's own order.
+    max_injected_tokens: prompt and examples together; a retrieved example that would exceed it is passed over.
+    """
+
+    k: int = 3
+    minimum_similarity: float = 0.2
+    duplicate_similarity: float = 0.95
+    order: Order = "similar_last"
+    max_injected_tokens: int = 700
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderSpec:
+    """Which embedder made the vectors: `name` as open_embedder takes it, `revision` of its weights, `dimension`."""
+
+    name: str
+    revision: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """The bytes that the manifest vouches for: SHA-256 in hex, size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself (manifest.json, format 1).
+
+    model: the model it was written for. layout: a name in index.render.LAYOUTS, used on base models.
+    sampling: OpenAI request fields that apply where the client is silent (`max_tokens`, `frequency_penalty`, ...).
+    provenance: how it came to be, free form, shown to people and never interpreted.
+    """
+
+    format: int
+    name: str
+    model: str
+    layout: str
+    retrieval: RetrievalPolicy
+    sampling: Mapping[str, object]
+    embedder: EmbedderSpec
+    files: Mapping[str, FileRecord]
+    provenance: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded and verified bundle. `id`: SHA-256 (hex) of manifest.json; `vectors`: (len(examples), dimension)."""
+
+    id: str
+    manifest: Manifest
+    prompt: str
+    examples: tuple[Example, ...]
+    vectors: Vectors

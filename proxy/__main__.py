@@ -1,0 +1,104 @@
+"""The command `drpo-proxy`: flags, progress, what a person is told. Starts things; knows not how they work."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.panel import Panel
+
+from index.errors import DrpoError
+from proxy.chat import Gateway
+from proxy.check import check
+from proxy.errors import StartupError
+from proxy.log import configure_logging
+from proxy.server import Announce, Report, serve
+from proxy.settings import Settings, parse_settings, process_environment
+from proxy.variants import RAW
+
+_DESCRIPTION = """\
+Serve a base language model as an aligned chat model, to any OpenAI client.
+
+  drpo-proxy                                        try it: a small base model runs inside
+  drpo-proxy --backend http://127.0.0.1:8000/v1 --bundle MODEL=DIR
+                                                    in front of your own vLLM
+  drpo-proxy check --backend URL                    do backends, models and bundles fit?
+
+Ask for a variant with the model's name (MODEL@aligned, MODEL@raw) or the header x-drpo-variant.
+Every flag can be given as an environment variable, shown beside its default.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exit 0 when stopped, 1 when it cannot start or a check fails, 2 on wrong usage."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        settings, command = _parse(arguments)
+        configure_logging(settings.log_format)
+        if command == "check":
+            return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
+        asyncio.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
+    except DrpoError as error:
+        console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Settings, str]:
+    parser = argparse.ArgumentParser(
+        "drpo-proxy", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=("serve", "check"), default="serve", help="serve (default) or check"
+    )
+    settings, namespace = parse_settings(arguments, process_environment(), parser)
+    if not settings.backend:
+        raise StartupError("--backend: give the base URL of a model server, or `embedded`.")
+    return settings, namespace.command
+
+
+def _progress(console: Console) -> Report:
+    return lambda text: console.print(f"... {text}", style="dim", markup=False)
+
+
+def _announcer(console: Console) -> Announce:
+    return lambda base_url, gateway: _announce(console, base_url, gateway)
+
+
+def _announce(console: Console, base_url: str, gateway: Gateway) -> None:
+    """What to do next, ready to paste."""
+    names = list(gateway.bundles) or list(gateway.pool.models)
+    if not gateway.pool.models:
+        waiting = ", ".join(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends)
+        console.print(f"Listening on {base_url}, waiting for a backend: {waiting}", markup=False, soft_wrap=True)
+        return
+    model = next((name for name in names if name in gateway.pool.models), next(iter(gateway.pool.models)))
+    console.print(Panel(_snippets(base_url, model), title=f"drpo-proxy serves {model}", expand=False))
+
+
+def _snippets(base_url: str, model: str) -> str:
+    return f"""\
+Base URL  {base_url}     (any OpenAI client; any API key)
+Models    {model}  or, nothing injected,  {model}@{RAW}
+
+curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}", api_key="any")
+question = [{{"role": "user", "content": "What is a rainbow?"}}]
+print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
+
+Stop with Ctrl-C."""
+
+
+if __name__ == "__main__":
+    main()

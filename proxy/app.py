@@ -1,0 +1,189 @@
+"""Read this first: the routes, what they are served by, and how it is wired. Knows no request's content.
+
+socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply -> client
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.admission import Admission, Limits
+from proxy.backend import Backend, BackendSettings, Pool
+from proxy.chat import Gateway, Serve, error_response, handle, serve_chat, serve_completion, serve_relayed
+from proxy.errors import MethodError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.live import ServedBundle, TokenCosts
+from proxy.metrics import Metrics, create_metrics
+from proxy.models import KINDS, Kind, Model
+from proxy.plan import Planner
+from proxy.retrieval import Retrieval
+from proxy.settings import Settings
+from proxy.variants import ALIGNED, RAW
+
+GATEWAY: Final = web.AppKey("gateway", Gateway)
+CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
+
+PLANNED: Final[Mapping[str, Serve]] = {"/v1/chat/completions": serve_chat, "/v1/completions": serve_completion}
+RELAYED: Final = (
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/pooling",
+    "/v1/classify",
+    "/v1/audio/speech",
+    "/rerank",
+    "/score",
+    "/tokenize",
+    "/detokenize",
+)
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: Settings, backends: Sequence[Backend], bundles: Mapping[str, ServedBundle], metrics: Metrics | None = None
+) -> AsyncIterator[Gateway]:
+    """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
+    metrics = metrics or create_metrics()
+    limits = Limits(settings.max_in_flight, settings.max_body_bytes, settings.read_timeout)
+    retrieval = Retrieval(settings.retrieval_timeout, metrics)
+    try:
+        async with Pool(backends, backend_settings(settings), metrics) as pool:
+            planner = Planner(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
+            yield Gateway(Admission(limits), pool, bundles, planner, metrics, settings.forward_authorization)
+    finally:
+        retrieval.close()
+
+
+def backend_settings(settings: Settings) -> BackendSettings:
+    """What the pool needs of the settings."""
+    return BackendSettings(
+        kinds=parse_kinds(settings.kind),
+        connect_timeout=settings.connect_timeout,
+        backend_timeout=settings.backend_timeout,
+        health_interval=settings.health_interval,
+    )
+
+
+def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
+    """--kind arguments as a table. Raises StartupError."""
+    kinds = {}
+    for argument in arguments:
+        model, _, kind = argument.rpartition("=")
+        if not model or kind not in KINDS:
+            raise StartupError(f"--kind {argument}: expected MODEL=chat or MODEL=completion.")
+        kinds[model] = KINDS[kind]
+    return kinds
+
+
+def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
+    """The routes over a wired gateway."""
+    app = web.Application(middlewares=[_answer_preflight])
+    app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
+    app.on_response_prepare.append(_add_cors_headers)
+    for path, serve in PLANNED.items():
+        app.router.add_post(path, _served(path, serve))
+    for path in RELAYED:
+        app.router.add_post(path, _served(path, serve_relayed))
+    app.router.add_get("/v1/models", list_models)
+    app.router.add_get("/v1/models/{id:.+}", show_model)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/metrics", metrics_page)
+    app.router.add_route("*", "/{path:.*}", unknown)
+    return app
+
+
+def _served(route: str, serve: Serve) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await handle(request.app[GATEWAY], request, route, serve)
+
+    return handler
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """GET /v1/models: the backends' models, and each under the names of its variants."""
+    gateway = request.app[GATEWAY]
+    cards = [card for model in gateway.pool.models.values() for card in model_cards(model, gateway.bundles)]
+    return _json({"object": "list", "data": cards})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}: one of them."""
+    gateway, wanted = request.app[GATEWAY], request.match_info["id"]
+    for model in gateway.pool.models.values():
+        for card in model_cards(model, gateway.bundles):
+            if card["id"] == wanted:
+                return _json(card)
+    return error_response(UnknownModelError("No backend lists this model: see GET /v1/models.", param="model"))
+
+
+def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
+    """A model's own card, and one for each variant that it can be asked for by suffix."""
+    variants = (ALIGNED, RAW) if model.id in bundled else (RAW,)
+    return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]
+
+
+async def live(_request: web.Request) -> web.Response:
+    """GET /health/live: the process answers."""
+    return _json({"status": "live"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """GET /health/ready: a backend answers, every bundle has its model, and the server is not draining."""
+    gateway = request.app[GATEWAY]
+    reasons = list(unready_reasons(gateway))
+    return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
+
+
+def unready_reasons(gateway: Gateway) -> list[str]:
+    """Why requests should not come here now; none is good."""
+    if gateway.admission.draining:
+        return ["shutting down"]
+    if not gateway.pool.healthy:
+        return ["no backend answers"]
+    if gateway.bundles and not gateway.bundles.keys() & gateway.pool.models.keys():
+        return ["no backend serves a model that has a bundle"]
+    return []
+
+
+async def metrics_page(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus' text format."""
+    return web.Response(body=request.app[GATEWAY].metrics.exposition(), content_type="text/plain", charset="utf-8")
+
+
+async def unknown(request: web.Request) -> web.Response:
+    """Everything else, in OpenAI's shape."""
+    if request.path in {*PLANNED, *RELAYED}:
+        return error_response(MethodError(f"{request.path} takes POST."))
+    return error_response(UnknownRouteError("This path is not served: see the README's table of endpoints."))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+
+
+@web.middleware
+async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
+        return web.Response(status=204)
+    return await handler(request)
+
+
+async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Runs before the headers are written, streamed or not."""
+    origin = request.headers.get("Origin")
+    if origin in request.app[CORS_ORIGINS]:
+        response.headers.update(_cors_headers(origin))
+
+
+def _cors_headers(origin: str) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Drpo-Variant, X-Request-Id",
+        "Access-Control-Expose-Headers": "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Request-Id",
+        "Vary": "Origin",
+    }

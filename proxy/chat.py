@@ -1,0 +1,185 @@
+"""One request from top to bottom: admit, read, choose, plan, send, relay; one log line whatever happens.
+
+Read this after app.py. Knows HTTP; what is injected is decided in plan, what comes back is handled in reply.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+
+from proxy.admission import Admission, parse_json, read_body
+from proxy.backend import Pool
+from proxy.errors import ProxyError
+from proxy.live import ServedBundle
+from proxy.log import log_event, log_failure
+from proxy.metrics import Metrics
+from proxy.models import Model
+from proxy.plan import Plan, Planner
+from proxy.relay import ReplyFacts, read_reply, reply_headers, request_headers
+from proxy.reply import send_reply
+from proxy.variants import Choice, choose
+
+CLIENT_GONE: Final = 499
+_LONGEST_ID: Final = 200
+
+
+@dataclass(slots=True)
+class Record:
+    """What one request came to, for its log line and its metrics; never what it said."""
+
+    request_id: str
+    route: str
+    started: float = field(default_factory=perf_counter)
+    status: int = 500
+    outcome: str = "error"
+    first_byte: float | None = None
+    plan: Plan | None = None
+    model: str | None = None
+    facts: ReplyFacts = field(default_factory=ReplyFacts)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that a request meets on its way, wired in app."""
+
+    admission: Admission
+    pool: Pool
+    bundles: Mapping[str, ServedBundle]
+    planner: Planner
+    metrics: Metrics
+    forward_authorization: bool
+
+    def choice(self, body: Mapping[str, Any], request: web.Request) -> tuple[Choice, Model]:
+        """The model and variant that a body and its headers ask for."""
+        models = self.pool.models
+        choice = choose(body.get("model"), request.headers.get("x-drpo-variant"), models, self.bundles)
+        return choice, models[choice.model]
+
+
+Serve = Callable[[Gateway, web.Request, Record], Awaitable[web.StreamResponse]]
+
+
+async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serve) -> web.StreamResponse:
+    """Run `serve` within admission; every end, a vanished client's too, becomes one status, one log line, one count."""
+    record = Record(_request_id(request), route)
+    gateway.metrics.in_flight.inc()
+    try:
+        with gateway.admission.enter():
+            response = await serve(gateway, request, record)
+        record.status = response.status
+        record.outcome = "truncated" if record.facts.truncated else "complete"
+    except ProxyError as error:
+        record.status, record.outcome = error.status, error.code or "bad_request"
+        response = error_response(error)
+    except (asyncio.CancelledError, ConnectionError):
+        record.status, record.outcome = CLIENT_GONE, "client_gone"
+        raise
+    except Exception as error:  # noqa: BLE001 - the root of a request: a defect of ours answers 500 and says where
+        log_failure("defect", error, request_id=record.request_id, route=route)
+        response = error_response(ProxyError("Internal error; the server's log has the place under this request's id."))
+    finally:
+        gateway.metrics.in_flight.dec()
+        _account(gateway.metrics, record)
+    if not response.prepared:
+        response.headers["X-Request-Id"] = record.request_id
+    return response
+
+
+async def serve_chat(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    return await _serve_planned(gateway, request, record, gateway.planner.chat)
+
+
+async def serve_completion(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
+    """POST /v1/completions."""
+    return await _serve_planned(gateway, request, record, gateway.planner.completion)
+
+
+async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
+    """Any other path of the table: the body as it came, but for the model's suffix, to the backend of its model."""
+    data = await read_body(request, gateway.admission.limits)
+    body = parse_json(request, data)
+    choice, _ = gateway.choice(body, request)
+    record.model = choice.model
+    if body["model"] != choice.model:
+        data = orjson.dumps({**body, "model": choice.model})
+    async with gateway.pool.send(
+        choice.model, "POST", request.path, data, _upstream_headers(gateway, request, record)
+    ) as up:
+        reply = await read_reply(up)
+        return web.Response(status=up.status, body=reply, headers=reply_headers(up.headers))
+
+
+Plans = Callable[[Mapping[str, Any], Choice, Model, ServedBundle | None], Awaitable[Plan]]
+
+
+async def _serve_planned(gateway: Gateway, request: web.Request, record: Record, plan_of: Plans) -> web.StreamResponse:
+    body = parse_json(request, await read_body(request, gateway.admission.limits))
+    choice, model = gateway.choice(body, request)
+    record.model = choice.model
+    plan = await plan_of(body, choice, model, gateway.bundles.get(choice.model))
+    record.plan = plan
+    headers = _upstream_headers(gateway, request, record)
+    async with gateway.pool.send(choice.model, "POST", plan.path, plan.body, headers) as upstream:
+        record.first_byte = perf_counter() - record.started
+        ours = {**plan.headers, "X-Request-Id": record.request_id}
+        return await send_reply(request, upstream, plan, ours, record.facts)
+
+
+def error_response(error: ProxyError) -> web.Response:
+    """An error of ours in OpenAI's shape."""
+    return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
+
+
+def _upstream_headers(gateway: Gateway, request: web.Request, record: Record) -> dict[str, str]:
+    headers = request_headers(request.headers, authorization=gateway.forward_authorization)
+    return {**headers, "Content-Type": "application/json", "X-Request-Id": record.request_id}
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if 0 < len(given) <= _LONGEST_ID and given.isprintable() else uuid4().hex
+
+
+def _account(metrics: Metrics, record: Record) -> None:
+    """Metrics and the log line of a finished request."""
+    seconds = perf_counter() - record.started
+    plan, usage = record.plan, record.facts.usage or {}
+    variant = plan.choice.variant if plan else "none"
+    metrics.requests.labels(record.route, variant, str(record.status), record.outcome).inc()
+    metrics.duration.labels(record.route, variant).observe(seconds)
+    if record.first_byte is not None:
+        metrics.first_byte.labels(variant).observe(record.first_byte)
+    if plan is not None and plan.injection is not None:
+        metrics.injected_tokens.observe(plan.injection.tokens)
+    for name in ("prompt_tokens", "completion_tokens"):
+        count = usage.get(name)
+        if isinstance(count, int):
+            metrics.tokens.labels(variant, name.removesuffix("_tokens")).inc(count)
+    _log(record, seconds, variant, usage)
+
+
+def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, object]) -> None:
+    injection = record.plan.injection if record.plan else None
+    log_event(
+        "request",
+        route=record.route,
+        status=record.status,
+        outcome=record.outcome,
+        variant=variant,
+        model=record.model,
+        bundle=injection.served.id if injection else None,
+        examples=len(injection.examples) if injection else None,
+        degraded=injection.degraded if injection else None,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        first_byte_ms=None if record.first_byte is None else round(record.first_byte * 1000, 1),
+        duration_ms=round(seconds * 1000, 1),
+        request_id=record.request_id,
+    )

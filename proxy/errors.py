@@ -1,0 +1,166 @@
+"""Everything that can go wrong while serving, and how each is said in OpenAI's shape. Knows no request and no backend.
+
+    ProxyError                       status, type and code are class attributes
+      BadRequestError        400     the request cannot be served as it is
+      UnauthorizedError      401     no key, or not one of ours
+      UnknownModelError      404     no backend lists the model
+      UnknownRouteError      404     not in the table of served paths
+      MethodError            405     the path exists, the method does not
+      SlowRequestError       408     the body did not arrive in time
+      TooLargeError          413     the body is larger than allowed
+      UnsupportedMediaError  415     not JSON, or compressed
+      OverloadedError        503     too many requests in flight (Retry-After)
+      DrainingError          503     shutting down (Retry-After)
+      BackendUnavailableError 502    no backend could be reached
+      BackendProtocolError   502     the backend's reply is not a reply
+      BackendTimeoutError    504     the backend did not answer in time
+    StartupError                     the server cannot start; the message names the flag or the file
+      EmbeddedError                  the embedded model cannot run
+
+Messages go to clients: never a key, a prompt, or a stack trace.
+"""
+
+import orjson
+
+from index.errors import DrpoError
+
+
+class ProxyError(DrpoError):
+    """A request ends here, with `status` (HTTP), `type` and `code` (OpenAI error body); `param` names the field."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the error."""
+        return {}
+
+    @property
+    def body(self) -> dict[str, object]:
+        """OpenAI's error object."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    @property
+    def json(self) -> bytes:
+        """The error object as JSON."""
+        return orjson.dumps(self.body)
+
+
+class BadRequestError(ProxyError):
+    """The request cannot be served as it is."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnauthorizedError(ProxyError):
+    """No key, or not one of ours."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class UnknownModelError(ProxyError):
+    """No backend lists the model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class UnknownRouteError(ProxyError):
+    """The path is not in the table of served paths."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodError(ProxyError):
+    """The path is served, with another method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class SlowRequestError(ProxyError):
+    """The body did not arrive before the deadline."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class TooLargeError(ProxyError):
+    """The body is larger than allowed."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaError(ProxyError):
+    """The body is compressed, or not of the type that the path takes."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class OverloadedError(ProxyError):
+    """As many requests are in flight as are allowed."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "overloaded"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come back, in seconds."""
+        return {"Retry-After": "1"}
+
+
+class DrainingError(OverloadedError):
+    """The server is shutting down."""
+
+    code = "draining"
+
+
+class BackendUnavailableError(ProxyError):
+    """No backend that serves the model could be reached."""
+
+    status = 502
+    type = "backend_error"
+    code = "backend_unavailable"
+
+
+class BackendProtocolError(ProxyError):
+    """What the backend sent is not a reply that can be passed on."""
+
+    status = 502
+    type = "backend_error"
+    code = "backend_protocol"
+
+
+class BackendTimeoutError(ProxyError):
+    """The backend did not answer in time."""
+
+    status = 504
+    type = "backend_error"
+    code = "backend_timeout"
+
+
+class StartupError(DrpoError):
+    """The server cannot start; the message names the flag or the file, and what to do."""
+
+
+class EmbeddedError(StartupError):
+    """The embedded model cannot run."""

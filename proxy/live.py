@@ -1,0 +1,113 @@
+"""The bundles being served, and how many tokens each of their parts costs. Knows no request.
+
+What a request needs is pinned in one frozen value at its start: a reload swaps the whole, never a part.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from index.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embed import Embedder, open_embedder
+
+from index.render import LAYOUTS, TextLayout, render_example, render_prompt
+from index.retrieve import Retriever, pinned
+from index.types import Bundle, Example
+from proxy.errors import StartupError
+from proxy.models import Model, TokenCounter
+from proxy.retrieval import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBundle:
+    """A bundle, ready to serve."""
+
+    bundle: Bundle
+    layout: TextLayout
+    pinned: tuple[Example, ...]
+    source: Source = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The bundle's id, as long as people need it."""
+        return self.bundle.id[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Tokens, for one model's tokenizer: of the prompt, and of each example by id, as they are laid out."""
+
+    prompt: int
+    examples: Mapping[str, int]
+
+
+def load_bundles(arguments: Sequence[str]) -> dict[str, ServedBundle]:
+    """Bundles by model, from --bundle arguments. Raises StartupError, BundleError, EmbedderError."""
+    served: dict[str, ServedBundle] = {}
+    embedders: dict[str, Embedder] = {}
+    for argument in arguments:
+        model, directory = _parse_argument(argument)
+        bundle = _load(directory, embedders)
+        name = model or bundle.manifest.model
+        if name in served:
+            raise StartupError(
+                f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR."
+            )
+        served[name] = _serve(bundle, embedders[bundle.manifest.embedder.name])
+    return served
+
+
+def _parse_argument(argument: str) -> tuple[str | None, Path]:
+    model, equals, place = argument.rpartition("=")
+    if equals and not (model and place):
+        raise StartupError(f"--bundle {argument}: expected DIR, MODEL=DIR or MODEL=default.")
+    directory = default_bundle_directory() if place == "default" else Path(place)
+    if not directory.is_dir():
+        raise StartupError(f"--bundle {argument}: there is no directory {place}.")
+    return model or None, directory
+
+
+def _load(directory: Path, embedders: dict[str, Embedder]) -> Bundle:
+    name = read_manifest(directory).embedder.name
+    if name not in embedders:
+        embedders[name] = open_embedder(name)
+    return load_bundle(directory, embedders[name])
+
+
+def _serve(bundle: Bundle, embedder: Embedder) -> ServedBundle:
+    source = Source(bundle.id, Retriever(bundle), embedder)
+    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
+
+
+class TokenCosts:
+    """Counts the parts of a bundle once per served model, with the backend's own tokenizer."""
+
+    def __init__(self, count: TokenCounter) -> None:
+        self._count = count
+        self._known: dict[tuple[str, str], asyncio.Task[Costs]] = {}
+
+    async def of(self, served: ServedBundle, model: Model) -> Costs:
+        """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
+        key = (served.bundle.id, model.id)
+        if key not in self._known:
+            self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
+        return await asyncio.shield(self._known[key])
+
+    async def _measure(self, served: ServedBundle, model: Model) -> Costs:
+        texts = [render_prompt(served.layout, served.bundle.prompt)]
+        texts += [render_example(served.layout, example) for example in served.bundle.examples]
+        overhead = await self._count(model, "")
+        counts = [await self._count(model, text) if overhead is not None else None for text in texts]
+        tokens = [
+            estimated_tokens(text) if count is None else count - (overhead or 0)
+            for text, count in zip(texts, counts, strict=True)
+        ]
+        return Costs(
+            tokens[0], {example.id: cost for example, cost in zip(served.bundle.examples, tokens[1:], strict=True)}
+        )
+
+
+def estimated_tokens(text: str) -> int:
+    """Tokens of a text where no tokenizer can be asked: English has about four bytes to one, so this is high."""
+    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1

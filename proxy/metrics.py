@@ -1,0 +1,57 @@
+"""The Prometheus metrics, in one place so that every label is seen to be bounded. Knows no request content."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Labels are bounded: served paths, our own names for variants and outcomes, never a client's word."""
+
+    registry: CollectorRegistry
+    requests: Counter
+    in_flight: Gauge
+    duration: Histogram
+    first_byte: Histogram
+    retrieval: Histogram
+    injected_tokens: Histogram
+    degraded: Counter
+    tokens: Counter
+    retries: Counter
+    backend_up: Gauge
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def create_metrics() -> Metrics:
+    """Metrics on a registry of their own."""
+    registry = CollectorRegistry()
+    return Metrics(
+        registry=registry,
+        requests=Counter(
+            "drpo_requests", "Requests by how they ended.", ("route", "variant", "status", "outcome"), registry=registry
+        ),
+        in_flight=Gauge("drpo_requests_in_flight", "Requests being served.", registry=registry),
+        duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
+        first_byte=_histogram(
+            "drpo_first_byte_seconds", "Request to the backend's first byte.", registry, ("variant",)
+        ),
+        retrieval=_histogram("drpo_retrieval_seconds", "Finding the examples.", registry, ("cache",)),
+        injected_tokens=Histogram(
+            "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
+        ),
+        degraded=Counter("drpo_degraded", "Requests served without their examples.", ("reason",), registry=registry),
+        tokens=Counter("drpo_tokens", "Tokens as the backends count them.", ("variant", "type"), registry=registry),
+        retries=Counter("drpo_backend_retries", "Requests sent to a backend again.", ("reason",), registry=registry),
+        backend_up=Gauge("drpo_backend_up", "1 if the backend answers.", ("backend",), registry=registry),
+    )
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Histogram:
+    return Histogram(name, text, labels, registry=registry, buckets=_SECONDS)

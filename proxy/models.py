@@ -1,0 +1,118 @@
+"""What a backend's models are: chat or completion, how long their context is, how to count their tokens.
+
+Knows the dialects of vLLM and llama.cpp; knows no sockets: it is given functions that fetch.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from proxy.errors import BackendProtocolError
+
+Kind = Literal["chat", "completion"]
+Dialect = Literal["vllm", "llama.cpp", "unknown"]
+KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
+_PROBE: Final = [{"role": "user", "content": "hi"}]
+
+
+class Fetch(Protocol):
+    """One small request to the backend: path, JSON body (None: GET) -> status and parsed JSON (None if it is none)."""
+
+    def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> Awaitable[tuple[int, Any]]:
+        """Ask. Raises ProxyError when the backend does not answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of one backend. `card`: its object in /v1/models; `context`: in tokens, None where unknown."""
+
+    id: str
+    card: Mapping[str, Any] = field(repr=False)
+    kind: Kind
+    dialect: Dialect
+    context: int | None
+
+
+TokenCounter = Callable[[Model, str], Awaitable[int | None]]
+"""Tokens of a text for the tokenizer of the model that serves it; None where no backend can say."""
+
+
+async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model]) -> dict[str, Model]:
+    """The models that a backend lists, those already `known` (by id, same card) not asked about again.
+
+    kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none.
+    """
+    status, listing = await fetch("/v1/models")
+    cards = listing.get("data") if isinstance(listing, dict) else None
+    if status != 200 or not isinstance(cards, list):
+        raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.")
+    models = {}
+    for card in cards:
+        if isinstance(card, dict) and isinstance(card.get("id"), str):
+            models[card["id"]] = await _describe(card, fetch, kinds, known.get(card["id"]))
+    return models
+
+
+async def _describe(card: Mapping[str, Any], fetch: Fetch, kinds: Mapping[str, Kind], known: Model | None) -> Model:
+    if known is not None and known.card.get("created") == card.get("created"):
+        return known
+    name = card["id"]
+    dialect, asked, context = await _ask(name, fetch)
+    kind = kinds.get(name) or asked
+    if kind is None:
+        raise BackendProtocolError(
+            f"The backend does not say whether {name} takes chat or text completions: "
+            f"say it with --kind {name}=chat or --kind {name}=completion."
+        )
+    return Model(name, card, kind, dialect, _context(card) or context)
+
+
+async def _ask(name: str, fetch: Fetch) -> tuple[Dialect, Kind | None, int | None]:
+    """vLLM's /tokenize takes messages and refuses them where there is no template; llama.cpp says so in /props."""
+    status, reply = await fetch("/tokenize", {"model": name, "messages": _PROBE})
+    if status == 200 and isinstance(reply, dict) and "count" in reply:
+        return "vllm", "chat", None
+    if status == 400 and "chat template" in str(reply).lower():
+        return "vllm", "completion", None
+    status, properties = await fetch("/props")
+    if status == 200 and isinstance(properties, dict) and "chat_template" in properties:
+        return "llama.cpp", _llama_kind(properties), _llama_context(properties)
+    return "unknown", None, None
+
+
+def _llama_kind(properties: Mapping[str, Any]) -> Kind | None:
+    """A template of the model's own says chat; llama.cpp's stand-in, ChatML for any model without one, says nothing."""
+    template = str(properties.get("chat_template") or "")
+    if not template.strip():
+        return "completion"
+    return None if _is_stand_in(template) else "chat"
+
+
+def _is_stand_in(template: str) -> bool:
+    return (
+        "<|im_start|>" in template
+        and "<|im_start|>" not in str(template.partition("<|im_start|>")[0])
+        and len(template) < 400
+    )
+
+
+def _llama_context(properties: Mapping[str, Any]) -> int | None:
+    context = (properties.get("default_generation_settings") or {}).get("n_ctx")
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def _context(card: Mapping[str, Any]) -> int | None:
+    context = card.get("max_model_len")
+    return context if isinstance(context, int) and context > 0 else None
+
+
+async def count_tokens(model: Model, text: str, fetch: Fetch) -> int | None:
+    """Tokens that the served tokenizer makes of `text`, the beginning-of-text token included; None if unknown."""
+    if model.dialect == "vllm":
+        status, reply = await fetch("/tokenize", {"model": model.id, "prompt": text, "add_special_tokens": True})
+        return int(reply["count"]) if status == 200 else None
+    if model.dialect == "llama.cpp":
+        status, reply = await fetch("/tokenize", {"content": text, "add_special": True})
+        return len(reply["tokens"]) if status == 200 else None
+    return None

@@ -1,0 +1,170 @@
+"""The backend's reply to the client: whole server-sent events, and how a stream may end. Knows no model and no bundle.
+
+A stream is complete only after `data: [DONE]`. Whatever else ends it is a truncation: the partial event is dropped, one
+error event is sent, no [DONE], and the connection closes, so that no client takes a cut answer for a whole one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+
+LARGEST_EVENT: Final = 1024 * 1024
+LARGEST_REPLY: Final = 256 * 1024 * 1024
+DONE: Final = b"data: [DONE]\n\n"
+_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
+_REQUEST_HEADERS: Final = ("Accept", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
+_REPLY_HEADERS: Final = frozenset(
+    {"content-type", "retry-after", "retry-after-ms", "openai-processing-ms", "openai-version"}
+)
+_REPLY_HEADER_PREFIXES: Final = ("x-ratelimit-", "ratelimit-")
+
+EventTransform = Callable[[bytes], bytes]
+"""One whole event, blank line included, to what the client gets for it (nothing, or one or more events)."""
+
+
+def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[str, str]:
+    """What of a client's headers goes upstream: a short allow-list, and its key only if the operator said so."""
+    allowed = (*_REQUEST_HEADERS, "Authorization") if authorization else _REQUEST_HEADERS
+    return {name: headers[name] for name in allowed if name in headers}
+
+
+def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """What of a backend's headers goes to the client."""
+    return {name: value for name, value in headers.items() if _passes(name.lower())}
+
+
+def _passes(name: str) -> bool:
+    return name in _REPLY_HEADERS or name.startswith(_REPLY_HEADER_PREFIXES)
+
+
+@dataclass(slots=True)
+class EventSplitter:
+    """Bytes in, whole events out; what is held back is at most LARGEST_EVENT."""
+
+    held: bytes = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that `data` completes, blank lines included. Raises BackendProtocolError for an endless one."""
+        self.held += data
+        events, start = [], 0
+        for boundary in _BLANK_LINE.finditer(self.held):
+            events.append(self.held[start : boundary.end()])
+            start = boundary.end()
+        self.held = self.held[start:]
+        if len(self.held) > LARGEST_EVENT:
+            raise BackendProtocolError("The backend sent an event of over 1 MiB.")
+        return events
+
+
+@dataclass(slots=True)
+class ReplyFacts:
+    """What a reply told while it passed: `usage` as the backend counted it, whether it was cut, when it began."""
+
+    usage: Mapping[str, object] | None = None
+    truncated: bool = False
+    finish_reasons: list[str] = field(default_factory=list)
+
+
+def event_data(event: bytes) -> bytes:
+    """The payload of an event: its `data:` lines joined by newlines."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def is_done(event: bytes) -> bool:
+    """Whether this is the event that ends a complete stream."""
+    return b"[DONE]" in event and event_data(event).strip() == b"[DONE]"
+
+
+def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
+    """Note the usage; where the client did not ask for it, take exactly that event, and null keys, out."""
+
+    def transform(event: bytes) -> bytes:
+        if b'"usage"' not in event:
+            return event
+        payload = parse_object(event_data(event))
+        usage = payload.get("usage")
+        if isinstance(usage, dict):
+            facts.usage = usage
+        if wanted:
+            return event
+        if usage is None:
+            return _NULL_USAGE.sub(b"", event, count=1) if "usage" in payload else event
+        return event if payload.get("choices") else b""
+
+    return transform
+
+
+def parse_object(data: bytes) -> dict[str, object]:
+    """A JSON object, or an empty one where the bytes are none: for looking at replies that pass through anyway."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+async def relay_stream(
+    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, transform: EventTransform, facts: ReplyFacts
+) -> None:
+    """Pass events on as they come, through `transform`; end as the module's first lines say."""
+    try:
+        complete = await _relay_events(upstream, downstream, transform)
+    except ProxyError as error:
+        facts.truncated = True
+        await downstream.write(error_event(error))
+    except TimeoutError:
+        facts.truncated = True
+        await downstream.write(
+            error_event(BackendTimeoutError("The backend stopped sending in the middle of its answer."))
+        )
+    except aiohttp.ClientError:
+        complete = False
+    else:
+        if complete:
+            return
+    if not facts.truncated:
+        facts.truncated = True
+        await downstream.write(error_event(BackendProtocolError("The backend's stream ended before the answer did.")))
+
+
+async def _relay_events(
+    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, transform: EventTransform
+) -> bool:
+    splitter, complete = EventSplitter(), False
+    async for data in upstream.content.iter_any():
+        events = splitter.feed(data)
+        complete = complete or any(is_done(event) for event in events)
+        passed = b"".join(transform(event) for event in events)
+        if passed:
+            await downstream.write(passed)
+    return complete
+
+
+def error_event(error: ProxyError) -> bytes:
+    """An error of ours as one event."""
+    return b"data: " + error.json + b"\n\n"
+
+
+async def read_reply(upstream: aiohttp.ClientResponse) -> bytes:
+    """A whole reply. Raises BackendProtocolError if it is cut or too large, BackendTimeoutError if it stalls."""
+    parts, size = [], 0
+    try:
+        async for data in upstream.content.iter_any():
+            size += len(data)
+            if size > LARGEST_REPLY:
+                raise BackendProtocolError("The backend's reply is over 256 MiB.")
+            parts.append(data)
+    except TimeoutError as error:
+        raise BackendTimeoutError("The backend stopped sending in the middle of its reply.") from error
+    except aiohttp.ClientError as error:
+        raise BackendProtocolError("The backend closed the connection in the middle of its reply.") from error
+    return b"".join(parts)

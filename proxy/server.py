@@ -1,0 +1,175 @@
+"""The life of the server: bind, start what it needs, serve, drain, stop. Knows no request."""
+
+import asyncio
+import ipaddress
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from proxy.app import create_app, open_gateway
+from proxy.backend import Backend, backend_url
+from proxy.chat import Gateway
+from proxy.embedded import MODEL_NAME, EmbeddedModel
+from proxy.errors import EmbeddedError, StartupError
+from proxy.live import ServedBundle, load_bundles
+from proxy.log import log_event
+from proxy.settings import EMBEDDED, Settings, bundle_arguments
+
+_LONGEST_PAUSE: Final = 30.0
+_LARGEST_PORT: Final = 65535
+
+Report = Callable[[str], None]
+Announce = Callable[[str, Gateway], None]
+
+
+async def serve(settings: Settings, report: Report, announce: Announce) -> None:
+    """Serve until SIGINT or SIGTERM. `report` gets progress; `announce` the base URL once requests are answered.
+
+    Raises StartupError, BundleError, EmbedderError before anything is served.
+    """
+    with bind(settings) as listener:
+        stop = _stop_signals()
+        async with _gateway(settings, report) as gateway:
+            runner = web.AppRunner(
+                create_app(gateway, settings.cors_origin),
+                handler_cancellation=True,
+                access_log=None,
+                shutdown_timeout=1.0,
+            )
+            await runner.setup()
+            try:
+                await web.SockSite(runner, listener).start()
+                announce(_base_url(settings.host, listener), gateway)
+                await stop.wait()
+                await _drain(gateway, settings.drain_timeout, stop, report)
+            finally:
+                await runner.cleanup()
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket. Raises StartupError for a busy port, a wrong address, or one that is open to others."""
+    if not settings.allow_unauthenticated and not _is_loopback(settings.host):
+        raise StartupError(
+            f"--host {settings.host} can be reached from other machines and nothing asks for a key: "
+            "put an authenticating proxy in front and give --allow-unauthenticated, or keep --host 127.0.0.1."
+        )
+    if not 0 <= settings.port <= _LARGEST_PORT:
+        raise StartupError(f"--port {settings.port}: a port is a number from 0 to {_LARGEST_PORT}.")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family, backlog=1024)
+    except socket.gaierror as error:
+        raise StartupError(f"--host {settings.host}: no such address ({error.strerror}).") from error
+    except OSError as error:
+        raise StartupError(
+            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): choose another with --port."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _base_url(host: str, listener: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}/v1"
+
+
+@asynccontextmanager
+async def _gateway(settings: Settings, report: Report) -> AsyncIterator[Gateway]:
+    """The wired gateway, its bundles loaded while the embedded model starts."""
+    loading = asyncio.create_task(asyncio.to_thread(load_bundles, bundle_arguments(settings)))
+    try:
+        async with open_backends(settings, report) as backends:
+            bundles = await loading
+            async with open_gateway(settings, backends, bundles) as gateway:
+                await _warm_up(gateway, bundles, report)
+                yield gateway
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loading
+
+
+async def _warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report: Report) -> None:
+    for name, served in bundles.items():
+        model = gateway.pool.models.get(name)
+        if model is not None:
+            report(f"Counting the bundle's tokens for {name}")
+            await gateway.planner.warm_up(served, model)
+
+
+@asynccontextmanager
+async def open_backends(settings: Settings, report: Report) -> AsyncIterator[list[Backend]]:
+    """The backends of the settings; the embedded one is started, watched, and stopped at the end."""
+    api_key = read_key(settings.backend_api_key_file)
+    backends = [Backend(backend_url(url), api_key) for url in settings.backend if url != EMBEDDED]
+    if EMBEDDED not in settings.backend:
+        yield backends
+        return
+    model = EmbeddedModel(context=settings.context)
+    try:
+        backend = Backend(await model.start(report), model.api_key)
+        watch = asyncio.create_task(_keep_alive(model, backend), name="embedded model")
+        try:
+            yield [*backends, backend]
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+    finally:
+        await model.stop()
+
+
+async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
+    """Start the embedded model again whenever it dies, after a pause that grows."""
+    pause = 1.0
+    while True:
+        await model.exited.wait()
+        backend.healthy, backend.trouble = False, "the embedded model died"
+        log_event("embedded model died", restart_in_seconds=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        with suppress(EmbeddedError):
+            backend.url = await model.start(lambda _: None)
+            backend.api_key = model.api_key
+            log_event("embedded model restarted", model=MODEL_NAME)
+
+
+def read_key(file: str) -> str | None:
+    """The key in a file, without white space around it. Raises StartupError."""
+    if not file:
+        return None
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--backend-api-key-file {file}: cannot be read ({type(error).__name__}).") from error
+    if not key or not key.isprintable():
+        raise StartupError(f"--backend-api-key-file {file}: holds no key on a single line.")
+    return key
+
+
+def _stop_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Report) -> None:
+    """Take no new requests; wait for open ones until they end, `grace` seconds are over, or a second signal comes."""
+    gateway.admission.draining = True
+    stop.clear()
+    if gateway.admission.in_flight:
+        report(f"Waiting for {gateway.admission.in_flight} open requests (at most {grace:g} s; Ctrl-C stops at once)")
+    ends = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
+    await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()

@@ -1,0 +1,154 @@
+"""Every setting once: its flag, its environment variable, its default and its help. Knows nothing of what uses them."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Final
+
+from proxy.errors import StartupError
+
+EMBEDDED: Final = "embedded"
+
+
+def _setting(default: object, help_text: str, metavar: str = "N", choices: Sequence[str] = ()) -> Any:
+    metadata = {"help": help_text, "metavar": metavar, "choices": tuple(choices)}
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The table. A flag is the field's name with dashes, the variable DRPO_ and the name in capitals; times in seconds.
+
+    A tuple is given by repeating the flag, or as a comma-separated variable.
+    """
+
+    backend: tuple[str, ...] = _setting(
+        ("embedded",), "base URL of a vLLM (or other OpenAI-compatible) server, or `embedded`; repeatable", "URL"
+    )
+    bundle: tuple[str, ...] = _setting(
+        (),
+        "bundle to inject: DIR, MODEL=DIR, or `default`, which the embedded model gets anyway; repeatable",
+        "[MODEL=]DIR",
+    )
+    kind: tuple[str, ...] = _setting(
+        (), "say whether a model takes chat or text completions, instead of asking the backend", "MODEL=chat|completion"
+    )
+    host: str = _setting("127.0.0.1", "address to listen on", "ADDRESS")
+    port: int = _setting(8080, "port to listen on; 0 picks a free one")
+    allow_unauthenticated: bool = _setting(False, "allow a --host that other machines can reach")
+    backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
+    forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
+    cors_origin: tuple[str, ...] = _setting((), "web origin allowed to call from a browser; repeatable", "ORIGIN")
+    max_in_flight: int = _setting(256, "requests served at once; more get 503 and Retry-After")
+    max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES")
+    read_timeout: float = _setting(30.0, "time for a request body to arrive", "SECONDS")
+    connect_timeout: float = _setting(5.0, "time to connect to a backend", "SECONDS")
+    backend_timeout: float = _setting(
+        600.0, "longest silence of a backend: to the first byte, between tokens", "SECONDS"
+    )
+    retrieval_timeout: float = _setting(0.5, "time to find examples; after it, the prompt goes alone", "SECONDS")
+    health_interval: float = _setting(5.0, "time between health checks of a backend", "SECONDS")
+    drain_timeout: float = _setting(30.0, "time for open requests to end at shutdown", "SECONDS")
+    context: int = _setting(4096, "context of the embedded model", "TOKENS")
+    log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
+
+
+def parse_settings(
+    arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
+) -> tuple[Settings, argparse.Namespace]:
+    """Fill `parser` with the table and read flags over variables over defaults.
+
+    Raises StartupError for a variable that does not parse; a bad flag is argparse's own exit.
+    """
+    for setting in fields(Settings):
+        _add_flag(parser, setting)
+    namespace = parser.parse_args(arguments)
+    values = {
+        setting.name: _value(setting, getattr(namespace, setting.name), environment) for setting in fields(Settings)
+    }
+    return Settings(**values), namespace
+
+
+def bundle_arguments(settings: Settings) -> tuple[str, ...]:
+    """The bundles to load: those asked for; the default one where only the embedded model is served."""
+    return settings.bundle or (("default",) if EMBEDDED in settings.backend else ())
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"DRPO_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    """The command line flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(setting: Field[Any]) -> Any:
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()
+
+
+def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
+    default = _default(setting)
+    shown = ", ".join(default) if isinstance(default, tuple) else default
+    help_text = f"{setting.metadata['help']} [{shown if shown != '' else 'none'}; {variable(setting.name)}]"
+    if isinstance(default, bool):
+        help_text = f"{setting.metadata['help']} [{variable(setting.name)}]"
+        parser.add_argument(flag(setting.name), action="store_true", default=None, help=help_text)
+        return
+    parser.add_argument(
+        flag(setting.name),
+        action="append" if isinstance(default, tuple) else "store",
+        type=str if isinstance(default, tuple) else type(default),
+        metavar=setting.metadata["metavar"],
+        choices=setting.metadata["choices"] or None,
+        default=None,
+        help=help_text,
+    )
+
+
+def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> Any:
+    default = _default(setting)
+    if given is not None:
+        return tuple(given) if isinstance(default, tuple) else given
+    text = environment.get(variable(setting.name), "")
+    if not text:
+        return default
+    try:
+        value = _reader(default)(text)
+    except ValueError as error:
+        raise StartupError(f"{variable(setting.name)}: {text!r} is not {_kind(default)}.") from error
+    choices = setting.metadata["choices"]
+    if choices and value not in choices:
+        raise StartupError(f"{variable(setting.name)}: {text!r} is not one of {', '.join(choices)}.")
+    return value
+
+
+def _reader(default: object) -> Callable[[str], object]:
+    if isinstance(default, bool):
+        return _read_bool
+    if isinstance(default, tuple):
+        return lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
+    return type(default)
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(text)
+
+
+def _kind(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    return "a whole number" if isinstance(default, int) else "a number"
+
+
+def process_environment() -> Mapping[str, str]:
+    """The variables of this process."""
+    return os.environ

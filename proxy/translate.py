@@ -1,0 +1,207 @@
+"""Chat for a base model: chat requests to completion requests, completion replies to chat replies. Pure.
+
+Shapes are those of OpenAI's reference and of vLLM's completions endpoint; fields that neither side names pass through.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from index.types import Message, Role
+from proxy.errors import BadRequestError
+
+Json = dict[str, Any]
+
+_ROLES: Final[Mapping[str, Role]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_CHAT_ONLY: Final = frozenset(
+    {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "functions", "function_call"}
+    | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
+    | {"chat_template", "chat_template_kwargs"}
+)
+_REFUSED: Final = frozenset({"echo", "suffix", "prompt", "prompt_embeds"})
+_ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
+
+
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The conversation as text. Raises BadRequestError for what text cannot carry (images, audio, tool results)."""
+    return tuple(_text_message(number, message) for number, message in enumerate(messages))
+
+
+def _text_message(number: int, message: Mapping[str, Any]) -> Message:
+    role = str(message.get("role"))
+    if role not in _ROLES:
+        raise BadRequestError(
+            f"messages[{number}]: a base model completes text and has no role {role!r}. {_ALTERNATIVE}",
+            param="messages",
+        )
+    if message.get("tool_calls") or message.get("function_call"):
+        raise BadRequestError(
+            f"messages[{number}]: a base model completes text and knows no tool calls. {_ALTERNATIVE}", param="messages"
+        )
+    return Message(_ROLES[role], content_text(message.get("content"), f"messages[{number}].content"))
+
+
+def content_text(content: object, place: str) -> str:
+    """The text of a message's content: a string, nothing, or a list of text parts joined by newlines."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise BadRequestError(f"{place} must be a string or a list of parts.", param="messages")
+    return "\n".join(_part_text(part, place) for part in content)
+
+
+def _part_text(part: object, place: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict):
+        text = part.get("text", part.get("refusal"))
+        if part.get("type", "text") in {"text", "input_text", "refusal"} and isinstance(text, str):
+            return text
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise BadRequestError(
+        f"{place}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
+        param="messages",
+    )
+
+
+def check_completable(body: Mapping[str, Any]) -> None:
+    """Raise BadRequestError for what a text completion cannot do, naming the alternative."""
+    for name in ("tools", "functions"):
+        if body.get(name):
+            raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
+    if body.get("audio") or "audio" in (body.get("modalities") or ()):
+        raise BadRequestError(
+            "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
+        )
+    for name in _REFUSED:
+        if body.get(name) is not None:
+            raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
+
+
+def completion_body(
+    body: Mapping[str, Any], prompt: str, stop: Sequence[str], sampling: Mapping[str, object], max_tokens: int
+) -> Json:
+    """The /v1/completions request for a chat request.
+
+    stop: the layout's strings, which come before the client's; sampling: applies where the client is silent;
+    max_tokens: the cap where the client gave none.
+    """
+    passed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
+    defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
+    request: Json = {**passed, **defaults, "prompt": prompt, "max_tokens": client_max_tokens(body) or max_tokens}
+    merged = [*stop, *client_stop(body)]
+    if merged:
+        request["stop"] = merged
+    request.pop("logprobs", None)
+    if body.get("logprobs"):
+        request["logprobs"] = body.get("top_logprobs") or 0
+    return request
+
+
+def client_max_tokens(body: Mapping[str, Any]) -> Any:
+    """The client's own cap, under either of its names, as it was sent."""
+    given = body.get("max_completion_tokens")
+    return body.get("max_tokens") if given is None else given
+
+
+def client_stop(body: Mapping[str, Any]) -> list[str]:
+    """The client's stop strings as a list. Raises BadRequestError for anything else."""
+    stop = body.get("stop")
+    given = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise BadRequestError("`stop` must be a string or a list of strings.", param="stop")
+    return given
+
+
+def chat_completion(completion: Mapping[str, Any], *, trim: bool) -> Json:
+    """A completion object as a chat completion object. trim: leading white space is the layout's."""
+    return {
+        **completion,
+        "id": _chat_id(completion.get("id")),
+        "object": "chat.completion",
+        "choices": [_chat_choice(choice, trim) for choice in completion.get("choices", ())],
+    }
+
+
+def _chat_choice(choice: Mapping[str, Any], trim: bool) -> Json:
+    text = choice.get("text") or ""
+    passed = {name: value for name, value in choice.items() if name not in {"text", "logprobs"}}
+    return {
+        **passed,
+        "message": {"role": "assistant", "content": text.lstrip() if trim else text, "refusal": None},
+        "logprobs": chat_logprobs(choice.get("logprobs")),
+    }
+
+
+def _chat_id(identifier: object) -> str:
+    return "chatcmpl-" + str(identifier).removeprefix("cmpl-").removeprefix("chatcmpl-")
+
+
+def chat_logprobs(logprobs: Mapping[str, Any] | None) -> Json | None:
+    """Completion logprobs (parallel lists) as chat logprobs (one object per token, with its bytes)."""
+    if not logprobs:
+        return None
+    if "content" in logprobs:  # llama.cpp's completions already answer in the shape of chat
+        return dict(logprobs)
+    return {"content": list(_token_logprobs(logprobs)), "refusal": None}
+
+
+def _token_logprobs(logprobs: Mapping[str, Any]) -> Iterator[Json]:
+    tokens = logprobs.get("tokens") or []
+    values = logprobs.get("token_logprobs") or [None] * len(tokens)
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    for token, value, top in zip(tokens, values, tops, strict=True):
+        ranked = sorted((top or {}).items(), key=lambda item: -item[1])
+        yield {**_token(token, value), "top_logprobs": [_token(other, logprob) for other, logprob in ranked]}
+
+
+def _token(token: str, logprob: float | None) -> Json:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "surrogatepass"))}
+
+
+@dataclass(slots=True)
+class ChatChunks:
+    """Completion chunks as chat chunks: first the role, then each text as it comes, then the finish reason."""
+
+    trim: bool
+    begun: set[int] = field(default_factory=set)
+    untrimmed: set[int] = field(default_factory=set)
+
+    def translate(self, chunk: Mapping[str, Any]) -> list[Json]:
+        """The chat chunks for one completion chunk: none, one or several."""
+        frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
+        if not chunk.get("choices"):
+            return [frame] if chunk.get("usage") else []
+        deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
+        return [{**frame, "choices": [delta]} for delta in deltas]
+
+    def _deltas(self, choice: Mapping[str, Any]) -> Iterator[Json]:
+        index = choice.get("index", 0)
+        if index not in self.begun:
+            self.begun.add(index)
+            yield _delta(index, {"role": "assistant", "content": ""})
+        text = self._trimmed(index, choice.get("text") or "")
+        logprobs = chat_logprobs(choice.get("logprobs"))
+        if text or logprobs:
+            yield _delta(index, {"content": text}, logprobs=logprobs)
+        if choice.get("finish_reason") is not None:
+            names = choice.keys() - {"index", "text", "logprobs", "finish_reason"}
+            extras = {name: choice[name] for name in names}
+            yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
+
+    def _trimmed(self, index: int, text: str) -> str:
+        if not self.trim or index in self.untrimmed:
+            return text
+        text = text.lstrip()
+        if text:
+            self.untrimmed.add(index)
+        return text
+
+
+def _delta(index: int, delta: Json, logprobs: Json | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}

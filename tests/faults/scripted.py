@@ -1,0 +1,196 @@
+"""A scripted backend: raw sockets, real HTTP, one script per reply. For faults and shapes, never for answer quality.
+
+It answers the questions that the proxy asks at start (models, tokenize) in vLLM's words, and every other POST with the
+script that the test gave it. Each request that arrives is kept, as it was on the wire.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as the backend saw it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a script writes with: bytes on the wire, a pause, an abrupt end. `gone` is set when the peer hangs up."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    gone: asyncio.Event
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def begin(self, status: str = "200 OK", content_type: str = "text/event-stream", **headers: str) -> None:
+        """Headers of a chunked reply."""
+        lines = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", "Transfer-Encoding: chunked"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        await self.send("\r\n".join([*lines, "", ""]).encode())
+
+    async def chunk(self, data: bytes) -> None:
+        """One chunk, so that it arrives by itself."""
+        await self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    async def end(self) -> None:
+        await self.send(b"0\r\n\r\n")
+
+    async def whole(self, payload: object, status: str = "200 OK", **headers: str) -> None:
+        """A complete JSON reply."""
+        body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
+        lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        await self.send("\r\n".join([*lines, "", ""]).encode() + body)
+
+    def reset(self) -> None:
+        """End with RST instead of FIN."""
+        raw = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+Script = Callable[[Reply, Received], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class ScriptedBackend:
+    """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len."""
+
+    script: Script
+    model: str = "scripted"
+    kind: str = "completion"
+    context: int | None = 4096
+    received: list[Received] = field(default_factory=list)
+    connections: set[asyncio.Task[Any]] = field(default_factory=set)
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    @property
+    def generating(self) -> list[Received]:
+        """The requests that asked for an answer."""
+        return [one for one in self.received if one.path.startswith("/v1/") and one.method == "POST"]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        task.add_done_callback(self.connections.discard)
+        try:
+            await self._exchange(reader, writer)
+        finally:
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while (request := await _read_request(reader)) is not None:
+                self.received.append(request)
+                await self._answer(request, Reply(reader, writer, self.aborted))
+                if writer.is_closing():
+                    break
+
+    async def _answer(self, request: Received, reply: Reply) -> None:
+        if request.path == "/v1/models":
+            card = {
+                "id": self.model,
+                "object": "model",
+                "created": 1,
+                "owned_by": "test",
+                "max_model_len": self.context,
+            }
+            await reply.whole({"object": "list", "data": [card]})
+        elif request.path == "/tokenize":
+            await self._tokenize(request.json, reply)
+        else:
+            await self._run(request, reply)
+
+    async def _tokenize(self, body: Mapping[str, Any], reply: Reply) -> None:
+        """One token for each word, and one for the beginning."""
+        if "messages" not in body:
+            await reply.whole({"count": len(body["prompt"].split()) + 1, "max_model_len": self.context, "tokens": []})
+        elif self.kind == "chat":
+            await reply.whole({"count": 9, "max_model_len": self.context, "tokens": []})
+        else:
+            error = {"message": NO_TEMPLATE, "type": "BadRequestError", "param": None, "code": 400}
+            await reply.whole({"error": error}, "400 Bad Request")
+
+    async def _run(self, request: Received, reply: Reply) -> None:
+        script = asyncio.ensure_future(self.script(reply, request))
+        hang_up = asyncio.ensure_future(reply.reader.read(1))
+        await asyncio.wait([script, hang_up], return_when=asyncio.FIRST_COMPLETED)
+        if not script.done():
+            self.aborted.set()
+            script.cancel()
+        hang_up.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await hang_up
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await script
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Received | None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode().rstrip().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    length = int(headers.get("Content-Length", "0"))
+    return Received(method, path, headers, await reader.readexactly(length))
+
+
+@asynccontextmanager
+async def scripted_backend(script: Script, **settings: Any) -> AsyncIterator[ScriptedBackend]:
+    """A backend on a free port, for the length of the block."""
+    backend = ScriptedBackend(script, **settings)
+    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    backend.url = f"http://{host}:{port}"
+    try:
+        yield backend
+    finally:
+        server.close()
+        for connection in backend.connections:
+            connection.cancel()
+        await asyncio.gather(*backend.connections, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
+
+
+def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[str, Any]:
+    """A whole completion in vLLM's shape."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "scripted"}
+    return {**base, "choices": [choice], "usage": usage, **fields}
+
+
+def completion_events(pieces: Sequence[str], finish_reason: str = "stop", *, usage: bool = True) -> list[bytes]:
+    """The same as a stream, one event for each piece, as vLLM sends it."""
+    base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "scripted"}
+    choices = [{"index": 0, "text": piece, "logprobs": None, "finish_reason": None} for piece in pieces]
+    choices[-1]["finish_reason"] = finish_reason
+    events = [{**base, "choices": [choice]} for choice in choices]
+    if usage:
+        total = {"prompt_tokens": 5, "completion_tokens": len(pieces), "total_tokens": 5 + len(pieces)}
+        events.append({**base, "choices": [], "usage": total})
+    return [b"data: " + orjson.dumps(event) + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]

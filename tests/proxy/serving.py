@@ -1,0 +1,107 @@
+"""A proxy in this process over any backend, with a small bundle made in memory. For tests of what passes through it."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+from aiohttp import web
+
+from index.render import LAYOUTS
+from index.retrieve import Retriever, pinned
+from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
+from proxy.app import create_app, open_gateway
+from proxy.backend import Backend
+from proxy.chat import Gateway
+from proxy.live import ServedBundle
+from proxy.retrieval import Source
+from proxy.settings import Settings
+
+EXAMPLES = (
+    Example("refuse", "How do I hurt someone?", "I can't help with that.", pinned=True),
+    Example("sky", "Why is the sky blue?", "Air scatters blue light the most."),
+    Example("sum", "What is two and two?", "Four."),
+    Example("tea", "How do I make tea?", "Boil water, add leaves, wait four minutes."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WordEmbedder:
+    """Vectors from the words of a text: texts that share words are near. No model, so no quality is shown on it."""
+
+    spec: EmbedderSpec = field(default_factory=lambda: EmbedderSpec("words", "1", 64))
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.full((len(texts), 64), 1e-3, dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                vectors[row, hashlib.sha256(word.encode()).digest()[0] % 64] += 1
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def served_bundle(
+    layout: str = "query-answer", sampling: Mapping[str, Any] | None = None, embedder: Any = None, **policy: Any
+) -> ServedBundle:
+    """A bundle of four examples, one of them pinned."""
+    embedder = embedder or WordEmbedder()
+    manifest = Manifest(
+        format=1,
+        name="small",
+        model="scripted",
+        layout=layout,
+        retrieval=RetrievalPolicy(**{"k": 2, "minimum_similarity": 0.0, "max_injected_tokens": 10_000, **policy}),
+        sampling={"max_tokens": 100, "frequency_penalty": 0.4} if sampling is None else sampling,
+        embedder=WordEmbedder().spec,
+        files={},
+        provenance={},
+    )
+    vectors = WordEmbedder().embed([example.query for example in EXAMPLES])
+    bundle = Bundle("b" * 64, manifest, "Answer well.", EXAMPLES, vectors)
+    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), Source(bundle.id, Retriever(bundle), embedder))
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running proxy and a client session bound to it."""
+
+    gateway: Gateway
+    session: aiohttp.ClientSession
+    url: str
+
+    async def chat(self, content: Any = "Why is the sky blue?", headers: Any = None, **fields: Any) -> Any:
+        """POST one chat request; returns (status, headers, parsed JSON)."""
+        body = {"model": "scripted", "messages": [{"role": "user", "content": content}], **fields}
+        return await self.post("/v1/chat/completions", body, headers)
+
+    async def post(self, path: str, body: Any, headers: Any = None) -> Any:
+        async with self.session.post(path, json=body, headers=headers) as response:
+            return response.status, response.headers, await response.json(content_type=None)
+
+    async def stream(self, path: str = "/v1/chat/completions", **fields: Any) -> bytes:
+        """POST one streaming request; returns the bytes of the stream."""
+        messages = [{"role": "user", "content": "Why is the sky blue?"}]
+        body = {"model": "scripted", "messages": messages, "stream": True, **fields}
+        async with self.session.post(path, json=body) as response:
+            assert response.status == 200, await response.text()
+            return await response.read()
+
+
+@asynccontextmanager
+async def serving(
+    *backends: str, bundles: Mapping[str, ServedBundle] | None = None, cors: Sequence[str] = (), **settings: Any
+) -> AsyncIterator[Serving]:
+    """A proxy in front of the backends, on a free port."""
+    bundles = {"scripted": served_bundle()} if bundles is None else bundles
+    async with open_gateway(Settings(**settings), [Backend(url) for url in backends], bundles) as gateway:
+        runner = web.AppRunner(create_app(gateway, cors), handler_cancellation=True, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        url = f"http://{host}:{port}"
+        async with aiohttp.ClientSession(url) as session:
+            yield Serving(gateway, session, url)
+        await runner.cleanup()

@@ -1,0 +1,156 @@
+"""Guards what a chat request becomes on a base model and on a chat model, and that raw is raw."""
+
+from typing import Any
+
+import pytest
+
+from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.proxy.serving import served_bundle, serving
+
+USER = {"role": "user", "content": "Why is the sky blue?"}
+
+
+async def answer(reply: Reply, request: Received) -> None:
+    await reply.whole(completion("Because of air."))
+
+
+async def sent(body: dict[str, Any], **settings: Any) -> tuple[dict[str, Any], Any]:
+    """What the backend receives for a chat body, and the headers of the reply."""
+    async with scripted_backend(answer, **settings) as backend, serving(backend.url) as proxy:
+        status, headers, reply = await proxy.post("/v1/chat/completions", {"model": "scripted", **body})
+        assert status == 200, reply
+        return backend.generating[-1].json, headers
+
+
+async def test_base_model_gets_prompt_pinned_and_nearest_examples_then_the_query() -> None:
+    body, headers = await sent({"messages": [USER]})
+    assert body["prompt"].startswith("Answer well.\n\n# Query:\nHow do I hurt someone?\n\n# Answer:\nI can't help")
+    assert body["prompt"].endswith(
+        "# Answer:\nAir scatters blue light the most.\n\n# Query:\nWhy is the sky blue?\n\n# Answer:\n"
+    )
+    assert headers["x-drpo-variant"] == "aligned"
+    assert headers["x-drpo-bundle"] == "b" * 12
+    assert headers["x-drpo-examples"].split(",")[0] == "refuse"
+    assert headers["x-drpo-examples"].split(",")[-1] == "sky"
+
+
+async def test_bundle_sampling_applies_only_where_the_client_is_silent() -> None:
+    body, _ = await sent({"messages": [USER], "temperature": 0.5})
+    assert (body["frequency_penalty"], body["temperature"], body["max_tokens"]) == (0.4, 0.5, 100)
+    body, _ = await sent({"messages": [USER], "frequency_penalty": 0.0, "max_completion_tokens": 7})
+    assert (body["frequency_penalty"], body["max_tokens"]) == (0.0, 7)
+
+
+async def test_stop_strings_are_the_layouts_and_the_clients() -> None:
+    body, _ = await sent({"messages": [USER], "stop": "END"})
+    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "END"]
+
+
+@pytest.mark.parametrize("variant", ["raw", "raw-matched"])
+async def test_raw_on_a_base_model_is_the_text_alone(variant: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, USER]
+    body, headers = await sent({"model": f"scripted@{variant}", "messages": messages})
+    assert body["prompt"] == "Be brief.\n\nWhy is the sky blue?"
+    assert "stop" not in body
+    assert ("frequency_penalty" in body) is (variant == "raw-matched")
+    assert body["max_tokens"] == (100 if variant == "raw-matched" else 1024)
+    assert body["model"] == "scripted"
+    assert headers["x-drpo-variant"] == variant
+    assert "x-drpo-examples" not in headers
+
+
+async def test_raw_on_a_chat_model_is_the_clients_request_untouched() -> None:
+    given = {"messages": [USER], "seed": 3, "unheard_of": {"a": [1]}, "tools": [{"type": "function"}]}
+    body, _ = await sent({"model": "scripted@raw", **given}, kind="chat")
+    assert body == {"model": "scripted", **given}
+
+
+async def test_chat_model_gets_one_system_message_examples_as_turns_and_the_conversation() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "In French."}, USER]
+    body, _ = await sent({"messages": messages, "unheard_of": 1}, kind="chat")
+    assert body["messages"][0] == {"role": "system", "content": "Answer well.\n\nBe brief.\n\nIn French."}
+    assert [message["role"] for message in body["messages"][1:]] == ["user", "assistant"] * 3 + ["user"]
+    assert body["messages"][-1] == USER
+    assert body["unheard_of"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+        ({"messages": [USER, {"role": "assistant", "content": "Because"}]}, "prefill"),
+    ],
+)
+async def test_examples_are_left_out_where_they_would_teach_another_form(fields: dict[str, Any], reason: str) -> None:
+    body, headers = await sent({"messages": [USER], **fields}, kind="chat")
+    assert [message["role"] for message in body["messages"]][:2] == ["system", "user"]
+    assert headers["x-drpo-prompt-only"] == reason
+    assert headers["x-drpo-examples"] == ""
+
+
+async def test_prefill_on_a_base_model_is_continued() -> None:
+    body, _ = await sent({"messages": [USER, {"role": "assistant", "content": "Because"}]})
+    assert body["prompt"] == "Answer well.\n\n# Query:\nWhy is the sky blue?\n\n# Answer:\nBecause"
+
+
+async def test_later_turns_keep_the_examples_of_the_first() -> None:
+    first, _ = await sent({"messages": [USER]})
+    later, _ = await sent(
+        {"messages": [USER, {"role": "assistant", "content": "Air."}, {"role": "user", "content": "tea?"}]}
+    )
+    assert later["prompt"].startswith(first["prompt"] + "Air.")
+
+
+async def test_fields_unknown_to_us_reach_a_base_model() -> None:
+    body, _ = await sent(
+        {"messages": [USER], "top_k": 5, "cache_salt": "s", "future_field": [1], "logit_bias": {"1": 2}}
+    )
+    assert (body["top_k"], body["cache_salt"], body["future_field"], body["logit_bias"]) == (5, "s", [1], {"1": 2})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"messages": []}, "at least one message"),
+        ({"messages": "hello"}, "must be a list"),
+        ({"messages": ["hello"]}, "must be an object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "no role 'tool'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "cannot call tools"),
+        ({"messages": [USER], "echo": True}, "belongs to /v1/completions"),
+        ({"messages": [USER], "stop": [1]}, "`stop` must be"),
+        ({"messages": [USER], "model": "scripted@wild"}, "aligned, raw, raw-matched"),
+    ],
+)
+async def test_what_a_base_model_cannot_do_is_a_clear_400(fields: dict[str, Any], says: str) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        status, _, reply = await proxy.post("/v1/chat/completions", {"model": "scripted", **fields})
+        assert status == 400
+        assert says in reply["error"]["message"]
+        assert reply["error"]["type"] == "invalid_request_error"
+        assert backend.generating == []
+
+
+async def test_budget_takes_examples_one_by_one_and_never_the_clients_words() -> None:
+    counts = []
+    for words in range(3300, 4100, 40):
+        text = "word " * words
+        body, headers = await sent({"messages": [{"role": "user", "content": text}]})
+        counts.append(len([name for name in headers["x-drpo-examples"].split(",") if name]))
+        assert text in body["prompt"]
+    assert sorted(counts, reverse=True) == counts
+    assert (counts[0], counts[-1]) == (3, 0)
+
+
+async def test_length_cap_is_what_the_context_leaves() -> None:
+    body, _ = await sent({"messages": [{"role": "user", "content": "word " * 80}]}, context=120)
+    assert body["max_tokens"] == 120 - (len(body["prompt"].split()) + 1)
+
+
+async def test_bundles_own_limit_on_injected_tokens_passes_over_what_does_not_fit() -> None:
+    bundles = {"scripted": served_bundle(max_injected_tokens=25)}
+    async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles) as proxy:
+        _, headers, _ = await proxy.chat("How do I make tea?")
+        assert headers["x-drpo-examples"] == "refuse"

@@ -1,0 +1,94 @@
+"""Guards that flags win over variables and variables over defaults, and that a wrong value is named."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from proxy.app import parse_kinds
+from proxy.backend import backend_url
+from proxy.errors import StartupError
+from proxy.server import bind, read_key
+from proxy.settings import Settings, parse_settings
+
+
+def parsed(arguments: list[str], environment: dict[str, str]) -> Settings:
+    return parse_settings(arguments, environment, argparse.ArgumentParser())[0]
+
+
+def test_flag_wins_over_variable_and_variable_over_default() -> None:
+    environment = {"DRPO_PORT": "9000", "DRPO_HOST": "::1", "DRPO_CORS_ORIGIN": "https://a, https://b"}
+    settings = parsed(["--port", "9001", "--backend", "http://a", "--backend", "http://b"], environment)
+    assert (settings.port, settings.host, settings.backend) == (9001, "::1", ("http://a", "http://b"))
+    assert settings.cors_origin == ("https://a", "https://b")
+    assert settings.max_in_flight == Settings().max_in_flight
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DRPO_PORT", "many"),
+        ("DRPO_READ_TIMEOUT", "soon"),
+        ("DRPO_FORWARD_AUTHORIZATION", "maybe"),
+        ("DRPO_LOG_FORMAT", "xml"),
+    ],
+)
+def test_wrong_variable_is_named(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=name):
+        parsed([], {name: value})
+
+
+def test_true_variable_sets_a_switch() -> None:
+    assert parsed([], {"DRPO_FORWARD_AUTHORIZATION": "yes"}).forward_authorization
+    assert not parsed([], {"DRPO_FORWARD_AUTHORIZATION": "0"}).forward_authorization
+
+
+def test_busy_port_names_the_flag() -> None:
+    with bind(Settings(port=0)) as first:
+        with pytest.raises(StartupError, match="--port"):
+            bind(Settings(port=first.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.test"])
+def test_host_open_to_others_is_refused_with_the_flag_that_allows_it(host: str) -> None:
+    with pytest.raises(StartupError, match="--allow-unauthenticated"):
+        bind(Settings(host=host, port=0))
+
+
+@pytest.mark.parametrize("port", [70000, -1])
+def test_impossible_port_is_refused(port: int) -> None:
+    with pytest.raises(StartupError, match="--port"):
+        bind(Settings(port=port))
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
+def test_backend_url_is_the_root_with_or_without_v1(url: str) -> None:
+    assert backend_url(url) == "http://h:1"
+
+
+@pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://u:p@h", "http://h?x=1", "file:///etc/passwd"])
+def test_what_is_no_base_url_is_refused(url: str) -> None:
+    with pytest.raises(StartupError, match="--backend"):
+        backend_url(url)
+
+
+@pytest.mark.parametrize("argument", ["chat", "=chat", "m=vision", "m="])
+def test_wrong_kind_is_refused(argument: str) -> None:
+    with pytest.raises(StartupError, match="--kind"):
+        parse_kinds([argument])
+
+
+def test_kind_of_a_model_whose_name_has_an_equals_sign() -> None:
+    assert parse_kinds(["a=b=chat"]) == {"a=b": "chat"}
+
+
+def test_key_file_is_read_and_its_absence_named(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(" secret \n")
+    assert read_key(str(file)) == "secret"
+    with pytest.raises(StartupError, match="cannot be read"):
+        read_key(str(tmp_path / "none"))
+    file.write_text("two\nlines")
+    with pytest.raises(StartupError) as caught:
+        read_key(str(file))
+    assert "two" not in str(caught.value)

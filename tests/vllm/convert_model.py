@@ -1,0 +1,57 @@
+"""Turns a GGUF file into a model folder that vLLM loads, with the BOS that its tokenizer loses on the way.
+
+Runs inside the vLLM environment (it needs torch, transformers, gguf and accelerate), as a script:
+`python convert_model.py MODEL.gguf FOLDER`. Knows nothing of caches, servers or tests.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+
+def main() -> None:
+    """Convert the GGUF of the first argument into the folder of the second."""
+    gguf, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    _say(f"reading {gguf.name}")
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    _say("writing the weights")
+    model.save_pretrained(folder)
+    del model
+    _say("converting the tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.save_pretrained(folder)
+    if _wants_bos(gguf):
+        _put_bos_back(folder / "tokenizer.json", tokenizer.bos_token, tokenizer.bos_token_id)
+
+
+def _wants_bos(gguf: Path) -> bool:
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    return field is not None and bool(field.contents())
+
+
+def _put_bos_back(path: Path, token: str, token_id: int) -> None:
+    """Without BOS gemma talks nonsense, and the conversion drops it from the post-processor."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    bos = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, second],
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
+    }
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+
+
+def _say(step: str) -> None:
+    print(f"convert: {step}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
