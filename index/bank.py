@@ -7,7 +7,7 @@ the line and the example's id, and never repeat its text.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from index.errors import BundleFormatError, BundleIntegrityError
@@ -35,7 +35,7 @@ def parse_examples(data: bytes, place: str) -> tuple[Example, ...]:
     examples = tuple(parse_example(line, f"{place}, line {n}") for n, line in enumerate(lines, start=1))
     if not examples:
         raise BundleFormatError(f"{place}: there is no example: add at least one")
-    refuse_doubled_ids(examples, place)
+    refuse_doubled_ids(enumerate(examples, start=1), place)
     return examples
 
 
@@ -65,9 +65,10 @@ def check_example(example: Example, place: str) -> None:
     refuse_unsafe(example.response, f"{place}: the response of {quoted(example.id)}")
 
 
-def refuse_doubled_ids(examples: Sequence[Example], place: str) -> None:
+def refuse_doubled_ids(numbered: Iterable[tuple[int, Example]], place: str) -> None:
+    """Raises for the second of two examples with one id; `numbered`: each with the number of its line."""
     first_lines: dict[str, int] = {}
-    for n, example in enumerate(examples, start=1):
+    for n, example in numbered:
         if first_lines.setdefault(example.id, n) != n:
             raise BundleFormatError(
                 f"{place}, line {n}: the id {quoted(example.id)} is taken by line {first_lines[example.id]}: "
@@ -92,4 +93,4 @@ def examples_bytes(examples: Sequence[Example]) -> bytes:
     try:
         return "".join(f"{json.dumps(asdict(example), ensure_ascii=False)}\n" for example in examples).encode()
     except UnicodeEncodeError:
-        raise BundleFormatError("an example holds half of a surrogate pair: write the whole character") from None
+        raise BundleFormatError("examples.jsonl: holds half of a surrogate pair: write the whole character") from None

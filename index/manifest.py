@@ -1,4 +1,4 @@
-"""manifest.json, format 1: from bytes to a checked Manifest and back. Knows no directory and no other file's content."""
+"""manifest.json, format 1: from bytes to a checked Manifest and back. Knows no directory and no other file."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import cast, get_args
 
 from index.errors import BundleFormatError
 from index.render import LAYOUTS
-from index.strict import Fields, is_integer, is_line, is_number, parse_json, quoted, refuse_unknown
+from index.strict import Fields, is_integer, is_number, parse_json, quoted, refuse_unknown
 from index.types import EmbedderSpec, FileRecord, Manifest, Order, RetrievalPolicy
 
 FORMAT = 1
@@ -73,6 +73,11 @@ def check_sampling(sampling: Mapping[str, object], place: str) -> Mapping[str, o
     return sampling
 
 
+def check_policy(policy: RetrievalPolicy, place: str) -> RetrievalPolicy:
+    """`policy` itself, if every value is in its range; else BundleFormatError."""
+    return _parse_policy(asdict(policy), place)
+
+
 def _expected_sampling(key: str, value: object) -> str | None:
     """What `key` should be; None if `value` is that."""
     if key in _INTEGER_SAMPLING:
@@ -97,7 +102,7 @@ def _parse_policy(value: object, place: str) -> RetrievalPolicy:
         k=fields.integer("k", 0, 1_000),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
         duplicate_similarity=fields.number("duplicate_similarity", -1.0, 1.0),
-        order=cast(Order, fields.choice("order", get_args(Order))),
+        order=cast("Order", fields.choice("order", get_args(Order))),
         max_injected_tokens=fields.integer("max_injected_tokens", 1, _MANY),
     )
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.panel import Panel
 
 from index.errors import DrpoError
 from proxy.chat import Gateway
@@ -81,11 +80,13 @@ def _announce(console: Console, base_url: str, gateway: Gateway) -> None:
         console.print(f"Listening on {base_url}, waiting for a backend: {waiting}", markup=False, soft_wrap=True)
         return
     model = next((name for name in names if name in gateway.pool.models), next(iter(gateway.pool.models)))
-    console.print(Panel(_snippets(base_url, model), title=f"drpo-proxy serves {model}", expand=False))
+    console.print(_snippets(base_url, model), markup=False, soft_wrap=True)
 
 
 def _snippets(base_url: str, model: str) -> str:
-    return f"""\
+    return f"""
+drpo-proxy is ready.
+
 Base URL  {base_url}     (any OpenAI client; any API key)
 Models    {model}  or, nothing injected,  {model}@{RAW}
 

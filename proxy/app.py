@@ -82,7 +82,7 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
     """The routes over a wired gateway."""
     app = web.Application(middlewares=[_answer_preflight])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
-    app.on_response_prepare.append(_add_cors_headers)
+    app.on_response_prepare.extend((_name_server, _add_cors_headers))
     for path, serve in PLANNED.items():
         app.router.add_post(path, _served(path, serve))
     for path in RELAYED:
@@ -170,6 +170,10 @@ async def _answer_preflight(request: web.Request, handler: Handler) -> web.Strea
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         return web.Response(status=204)
     return await handler(request)
+
+
+async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "drpo-proxy"
 
 
 async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -17,7 +17,7 @@ from proxy.errors import BadRequestError
 from proxy.live import Costs, ServedBundle, TokenCosts
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Retrieval
-from proxy.translate import check_completable, client_max_tokens, completion_body, text_messages
+from proxy.translate import ChatShape, check_completable, client_max_tokens, completion_body, text_messages
 from proxy.variants import ALIGNED, RAW, Choice
 
 Json = Mapping[str, Any]
@@ -40,16 +40,15 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One request, decided. `translate`: the reply is a completion and the client wants chat; `trim`: of which the
-    leading gap is the layout's; `strip_usage`: the stream carries a usage event that the client did not ask for."""
+    """One request, decided. `shape`: how the reply, a completion, becomes chat; None: it passes as it is.
+    `strip_usage`: the stream carries a usage event that the client did not ask for."""
 
     choice: Choice
     path: str
     body: bytes = field(repr=False)
     injection: Injection | None = None
     stream: bool = False
-    translate: bool = False
-    trim: bool = False
+    shape: ChatShape | None = None
     strip_usage: bool = False
 
     @property
@@ -110,7 +109,7 @@ class Planner:
         sent = completion_body(body, text, stop_strings(served.layout), _sampling(served), cap)
         if "logprobs" in body:
             sent["logprobs"] = body["logprobs"]
-        return _relayed(sent, choice, "/v1/completions", injection, trim=served.layout.answer_begins_with_gap)
+        return _relayed(sent, choice, "/v1/completions", injection)
 
     async def _chat_as_text(
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
@@ -122,14 +121,14 @@ class Planner:
             cap = await self._length_cap(text, 0, turns, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
             sent = completion_body(body, text, (), sampling, cap)
-            return _relayed(sent, choice, "/v1/completions", translate=True)
+            return _relayed(sent, choice, "/v1/completions", shape=_shape(body))
         injection = await self._inject(served, model, turns, _prompt_only(body, messages), None, body)
         text = render_text(served.layout, served.bundle.prompt, injection.examples, turns)
         cap = await self._length_cap(text, injection.tokens, turns, model, served)
         sent = completion_body(body, text, stop_strings(served.layout), _sampling(served), cap)
         prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)
         trim = served.layout.answer_begins_with_gap and not prefilled
-        return _relayed(sent, choice, "/v1/completions", injection, translate=True, trim=trim)
+        return _relayed(sent, choice, "/v1/completions", injection, _shape(body, trim=trim))
 
     async def _inject(
         self,
@@ -193,9 +192,7 @@ def _relayed(
     choice: Choice,
     path: str,
     injection: Injection | None = None,
-    *,
-    translate: bool = False,
-    trim: bool = False,
+    shape: ChatShape | None = None,
 ) -> Plan:
     """A plan for `body`, addressed to the model itself, with usage asked for in streams."""
     stream = body.get("stream") is True
@@ -204,7 +201,12 @@ def _relayed(
     sent = {**body, "model": choice.model}
     if strip_usage:
         sent["stream_options"] = {**options, "include_usage": True}
-    return Plan(choice, path, orjson.dumps(sent), injection, stream, translate, trim, strip_usage)
+    return Plan(choice, path, orjson.dumps(sent), injection, stream, shape, strip_usage)
+
+
+def _shape(body: Json, *, trim: bool = False) -> ChatShape:
+    top = body.get("top_logprobs")
+    return ChatShape(trim, top if isinstance(top, int) else 0)
 
 
 def _messages(body: Json) -> list[Json]:

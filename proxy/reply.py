@@ -20,7 +20,7 @@ from proxy.relay import (
     reply_headers,
     usage_filter,
 )
-from proxy.translate import ChatChunks, chat_completion
+from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
 async def send_reply(
@@ -40,7 +40,7 @@ async def _stream(
     request: web.Request, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    transform = translation(plan, facts) if plan.translate else usage_filter(facts, wanted=not plan.strip_usage)
+    transform = translation(plan, plan.shape, facts) if plan.shape else usage_filter(facts, wanted=not plan.strip_usage)
     await response.prepare(request)
     await relay_stream(upstream, response, transform, facts)
     await response.write_eof()
@@ -51,16 +51,16 @@ def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
     payload = parse_object(data)
     usage = payload.get("usage")
     facts.usage = usage if isinstance(usage, dict) else None
-    if not plan.translate:
+    if plan.shape is None:
         return data
     if "choices" not in payload:
         raise BackendProtocolError("The backend's reply is not a completion.")
-    return orjson.dumps(chat_completion(payload, trim=plan.trim))
+    return orjson.dumps(chat_completion(payload, plan.shape))
 
 
-def translation(plan: Plan, facts: ReplyFacts) -> EventTransform:
+def translation(plan: Plan, shape: ChatShape, facts: ReplyFacts) -> EventTransform:
     """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
-    chunks = ChatChunks(plan.trim)
+    chunks = ChatChunks(shape)
 
     def transform(event: bytes) -> bytes:
         if is_done(event):

@@ -118,23 +118,32 @@ def client_stop(body: Mapping[str, Any]) -> list[str]:
     return given
 
 
-def chat_completion(completion: Mapping[str, Any], *, trim: bool) -> Json:
-    """A completion object as a chat completion object. trim: leading white space is the layout's."""
+@dataclass(frozen=True, slots=True)
+class ChatShape:
+    """How a completion becomes chat. trim: leading white space is the layout's, not the answer's; top_logprobs: how
+    many alternatives the client asked for (a completion may list one more, the token that was drawn)."""
+
+    trim: bool = False
+    top_logprobs: int = 0
+
+
+def chat_completion(completion: Mapping[str, Any], shape: ChatShape) -> Json:
+    """A completion object as a chat completion object."""
     return {
         **completion,
         "id": _chat_id(completion.get("id")),
         "object": "chat.completion",
-        "choices": [_chat_choice(choice, trim) for choice in completion.get("choices", ())],
+        "choices": [_chat_choice(choice, shape) for choice in completion.get("choices", ())],
     }
 
 
-def _chat_choice(choice: Mapping[str, Any], trim: bool) -> Json:
+def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> Json:
     text = choice.get("text") or ""
     passed = {name: value for name, value in choice.items() if name not in {"text", "logprobs"}}
     return {
         **passed,
-        "message": {"role": "assistant", "content": text.lstrip() if trim else text, "refusal": None},
-        "logprobs": chat_logprobs(choice.get("logprobs")),
+        "message": {"role": "assistant", "content": text.lstrip() if shape.trim else text, "refusal": None},
+        "logprobs": chat_logprobs(choice.get("logprobs"), shape.top_logprobs),
     }
 
 
@@ -142,21 +151,21 @@ def _chat_id(identifier: object) -> str:
     return "chatcmpl-" + str(identifier).removeprefix("cmpl-").removeprefix("chatcmpl-")
 
 
-def chat_logprobs(logprobs: Mapping[str, Any] | None) -> Json | None:
+def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> Json | None:
     """Completion logprobs (parallel lists) as chat logprobs (one object per token, with its bytes)."""
     if not logprobs:
         return None
     if "content" in logprobs:  # llama.cpp's completions already answer in the shape of chat
         return dict(logprobs)
-    return {"content": list(_token_logprobs(logprobs)), "refusal": None}
+    return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
 
 
-def _token_logprobs(logprobs: Mapping[str, Any]) -> Iterator[Json]:
+def _token_logprobs(logprobs: Mapping[str, Any], top_logprobs: int) -> Iterator[Json]:
     tokens = logprobs.get("tokens") or []
     values = logprobs.get("token_logprobs") or [None] * len(tokens)
     tops = logprobs.get("top_logprobs") or [None] * len(tokens)
     for token, value, top in zip(tokens, values, tops, strict=True):
-        ranked = sorted((top or {}).items(), key=lambda item: -item[1])
+        ranked = sorted((top or {}).items(), key=lambda item: -item[1])[:top_logprobs]
         yield {**_token(token, value), "top_logprobs": [_token(other, logprob) for other, logprob in ranked]}
 
 
@@ -168,7 +177,7 @@ def _token(token: str, logprob: float | None) -> Json:
 class ChatChunks:
     """Completion chunks as chat chunks: first the role, then each text as it comes, then the finish reason."""
 
-    trim: bool
+    shape: ChatShape
     begun: set[int] = field(default_factory=set)
     untrimmed: set[int] = field(default_factory=set)
 
@@ -186,7 +195,7 @@ class ChatChunks:
             self.begun.add(index)
             yield _delta(index, {"role": "assistant", "content": ""})
         text = self._trimmed(index, choice.get("text") or "")
-        logprobs = chat_logprobs(choice.get("logprobs"))
+        logprobs = chat_logprobs(choice.get("logprobs"), self.shape.top_logprobs)
         if text or logprobs:
             yield _delta(index, {"content": text}, logprobs=logprobs)
         if choice.get("finish_reason") is not None:
@@ -195,7 +204,7 @@ class ChatChunks:
             yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
 
     def _trimmed(self, index: int, text: str) -> str:
-        if not self.trim or index in self.untrimmed:
+        if not self.shape.trim or index in self.untrimmed:
             return text
         text = text.lstrip()
         if text:

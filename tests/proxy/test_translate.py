@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate import ChatChunks, chat_completion, chat_logprobs, completion_body, text_messages
+from proxy.translate import ChatChunks, ChatShape, chat_completion, chat_logprobs, completion_body, text_messages
 
 LOGPROBS = {
     "tokens": [" caf", "é"],
@@ -15,24 +15,24 @@ LOGPROBS = {
 }
 
 
-def test_logprobs_become_objects_with_bytes_and_sorted_alternatives() -> None:
-    translated = chat_logprobs(LOGPROBS)
+def test_logprobs_become_objects_with_bytes_and_the_alternatives_asked_for() -> None:
+    translated = chat_logprobs(LOGPROBS, 1)
     assert translated is not None
     first, second = translated["content"]
     assert first["token"] == " caf"
     assert first["logprob"] == -0.5
     assert second["bytes"] == [195, 169]
-    assert [top["token"] for top in second["top_logprobs"]] == ["e", "é"]
+    assert [top["token"] for top in second["top_logprobs"]] == ["e"]
 
 
 def test_logprobs_that_were_not_asked_for_are_null() -> None:
-    assert chat_logprobs(None) is None
+    assert chat_logprobs(None, 0) is None
 
 
 def test_whole_reply_keeps_choices_reasons_usage_and_unknown_fields() -> None:
     choices = [{"index": n, "text": t, "finish_reason": r, "logprobs": None, "stop_reason": 7} for n, t, r in CHOICES]
     completion = {"id": "cmpl-9", "object": "text_completion", "choices": choices, "usage": {"a": 1}, "new_field": [2]}
-    reply = chat_completion(completion, trim=False)
+    reply = chat_completion(completion, ChatShape())
     assert (reply["id"], reply["object"], reply["usage"], reply["new_field"]) == (
         "chatcmpl-9",
         "chat.completion",
@@ -48,7 +48,7 @@ CHOICES = [(0, "one", "stop"), (1, " two\n", "length")]
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(max_size=5)), max_size=12))
 def test_interleaved_choices_each_get_a_role_their_text_and_a_reason(pieces: list[tuple[int, str]]) -> None:
-    chunks = ChatChunks(trim=False)
+    chunks = ChatChunks(ChatShape())
     events: list[Any] = [{"index": index, "text": text, "finish_reason": None} for index, text in pieces]
     events += [{"index": index, "text": "", "finish_reason": "stop"} for index in range(3)]
     sent = [out["choices"][0] for event in events for out in chunks.translate({"id": "cmpl-1", "choices": [event]})]

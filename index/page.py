@@ -1,0 +1,96 @@
+"""A bundle as a page for people to read in a terminal. Knows the values and rich; opens nothing.
+
+What a bundle holds was written by others: it is shown as plain text, never as markup, and control characters, which
+could drive the terminal, are shown as their pictures.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from index.types import Bundle, Example, Hit
+
+_ABBREVIATED = 60
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+class Page(Console):
+    """A console whose reader may leave early: that is BrokenPipeError, and not the exit code of a bad bundle."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
+    """Facts, prompt and examples; `full`: every text whole."""
+    examples = [_whole(example) for example in bundle.examples] if full else [_table(bundle.examples)]
+    return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
+
+
+def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableType:
+    """Which examples a query gets, and why: the pinned ones, then the found ones, most similar first."""
+    table = Table(title="Examples shown", title_justify="left")
+    for heading in ("similarity", "id", "query"):
+        table.add_column(heading, no_wrap=heading != "query", justify="right" if heading == "similarity" else "left")
+    for example in pinned:
+        table.add_row("pinned", plain(example.id), _short(example.query))
+    for hit in hits:
+        table.add_row(f"{hit.similarity:.3f}", plain(hit.example.id), _short(hit.example.query))
+    return table
+
+
+def plain(text: str) -> Text:
+    """`text` as it is, but with pictures for control characters other than line break and tab."""
+    return Text(text.translate(_PICTURES))
+
+
+def _facts(bundle: Bundle) -> RenderableType:
+    manifest, policy = bundle.manifest, bundle.manifest.retrieval
+    embedder, pinned = manifest.embedder, sum(example.pinned for example in bundle.examples)
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("bundle", manifest.name),
+        ("id", bundle.id),
+        ("model", manifest.model),
+        ("layout", manifest.layout),
+        ("examples", f"{len(bundle.examples):,}, of them {pinned:,} pinned"),
+        ("retrieval", f"at most {policy.k}, similarity at least {policy.minimum_similarity:g}, {policy.order}"),
+        ("", f"near-duplicates from {policy.duplicate_similarity:g}, {policy.max_injected_tokens:,} tokens at most"),
+        ("sampling", _pairs(manifest.sampling.items()) or "none"),
+        ("embedder", f"{embedder.name}, revision {embedder.revision}, {embedder.dimension} dimensions"),
+        ("provenance", _pairs(manifest.provenance.items()) or "none"),
+    ):
+        table.add_row(Text(name, style="bold"), plain(value))
+    return table
+
+
+def _pairs(items: Iterable[tuple[str, object]]) -> str:
+    return "\n".join(f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in items)
+
+
+def _table(examples: Iterable[Example]) -> RenderableType:
+    table = Table(title="examples.jsonl", title_justify="left")
+    table.add_column("id", overflow="fold")
+    for heading in ("pinned", "tags", "query", "response"):
+        table.add_column(heading)
+    for example in examples:
+        pinned, tags = "yes" if example.pinned else "", plain(", ".join(example.tags))
+        table.add_row(plain(example.id), pinned, tags, _short(example.query), _short(example.response))
+    return table
+
+
+def _whole(example: Example) -> RenderableType:
+    facts = [example.id, *(["pinned"] if example.pinned else []), *example.tags]
+    heading = Rule(plain(", ".join(facts)), align="left")
+    return Group(heading, plain(example.query), Text(), plain(example.response), Text())
+
+
+def _short(text: str) -> Text:
+    line = " ".join(text.split())
+    return plain(line if len(line) <= _ABBREVIATED else f"{line[: _ABBREVIATED - 1]}…")

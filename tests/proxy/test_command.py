@@ -1,0 +1,55 @@
+"""Guards the command line: help that teaches, and one clear line instead of a stack trace for a user's mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "proxy", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_shows_every_flag_with_its_variable() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("--backend", "DRPO_BACKEND", "--bundle", "--kind", "--port", "check", "@raw"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backend", "http://127.0.0.1:9", "--bundle", "/no/such/place"], "--bundle /no/such/place"),
+        (["--backend", "localhost:8000"], "--backend localhost:8000"),
+        (["--backend", "http://127.0.0.1:9", "--kind", "m=vision"], "--kind m=vision"),
+        (["--backend", "http://127.0.0.1:9", "--host", "0.0.0.0"], "--allow-unauthenticated"),
+        (["--backend", "http://127.0.0.1:9", "--port", "99999"], "--port 99999"),
+        (["--backend", "http://127.0.0.1:9", "--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
+    ],
+)
+def test_mistake_is_one_line_that_names_the_flag(arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("...")]) == 1
+
+
+def test_check_names_a_backend_that_does_not_answer() -> None:
+    done = run("check", "--backend", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "problem: http://127.0.0.1:9" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_flag_is_usage() -> None:
+    assert run("--bakend", "x").returncode == 2
+
+
+def test_bundle_for_two_models_is_not_loaded_twice_for_one(tmp_path: Path) -> None:
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", "a=default", "--bundle", "a=default")
+    assert done.returncode == 1
+    assert "two bundles for the model a" in done.stderr
