@@ -142,7 +142,7 @@ def render_chat(
     leading = _count_leading_system(messages)
     system = SEPARATOR.join(text for text in (prompt, *(text_of(m.get("content")) for m in messages[:leading])) if text)
     opening: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
-    turns = [turn for example in examples for turn in _chat_turns(example)]
+    turns = [turn for example in examples for turn in render_chat_turns(example)]
     return opening + turns + [dict(message) for message in messages[leading:]]
 
 
@@ -184,5 +184,6 @@ def _count_leading_system(messages: Sequence[Mapping[str, object]]) -> int:
     return next(others, len(messages))
 
 
-def _chat_turns(example: Example) -> tuple[dict[str, object], dict[str, object]]:
+def render_chat_turns(example: Example) -> tuple[dict[str, object], dict[str, object]]:
+    """One example as a pair of chat messages."""
     return {"role": "user", "content": example.query}, {"role": "assistant", "content": example.response}

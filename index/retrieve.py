@@ -64,11 +64,10 @@ class Retriever:
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
         while len(given) < total:
             found = self._search(vector, min(fetch, total))
-            complete = fetch >= total or len(found) < fetch
             # Rows not fetched may share the last similarity fetched: a wider search settles who comes first.
-            settled = found if complete else [pair for pair in found if pair[1] > found[-1][1]]
+            settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
             yield from (pair for pair in settled if pair[0] not in given)
-            if complete:
+            if fetch >= total:
                 return
             given.update(row for row, _ in settled)
             fetch *= _FETCH_FACTOR
@@ -78,7 +77,8 @@ class Retriever:
         # query is slower on two threads than on one.
         faiss.omp_set_num_threads(1)
         similarities, rows = self._index.search(vector[np.newaxis], count)
-        found = [(int(row), float(s)) for row, s in zip(rows[0], similarities[0], strict=True) if row >= 0]
+        # Where a graph reaches fewer rows than asked for, the row is -1 and the similarity below every floor.
+        found = [(int(row), float(s)) for row, s in zip(rows[0], similarities[0], strict=True)]
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
     def _is_duplicate(self, row: int, others: Sequence[int]) -> bool:
@@ -95,9 +95,12 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
     return tuple(example for example in bundle.examples if example.pinned)
 
 
-def arrange(hits: Sequence[RankedHit], order: Order) -> tuple[Example, ...]:
-    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them."""
-    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
+def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
+    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them.
+
+    TypeError: the order is canonical, and a hit is not from `nearest`, so that nobody knows its place in the bank.
+    """
+    ordered = sorted(hits, key=_position) if order == "canonical" else hits[::-1]
     return tuple(hit.example for hit in ordered)
 
 
@@ -107,6 +110,12 @@ def retrieval_query(messages: Sequence[Message]) -> str:
     Cut to QUERY_CHARACTERS characters. Later turns change nothing, so that their text extends the cached prefix.
     """
     return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
+
+
+def _position(hit: Hit) -> int:
+    if not isinstance(hit, RankedHit):
+        raise TypeError("only a hit that a Retriever found remembers its position in the bank")
+    return hit.position
 
 
 def _searchable(bundle: Bundle) -> NDArray[np.intp]:

@@ -10,8 +10,8 @@ from typing import Self
 from index.embed import Embedder
 from index.types import EmbedderSpec, Vectors
 
-_FIRST_WORD = 2.0  # seconds
-_LONGEST_SILENCE = 30.0
+FIRST_WORD = 2.0  # seconds
+LONGEST_SILENCE = 30.0  # seconds
 
 
 class Waiting:
@@ -39,12 +39,12 @@ class Waiting:
         self._done = min(self._done + steps, self._total)
 
     def _speak(self) -> None:
-        start, silence = time.monotonic(), _FIRST_WORD
+        start, silence = time.monotonic(), FIRST_WORD
         while not self._over.wait(silence):
             count = f"{self._done:,} of {self._total:,}, " if self._total else ""
             sys.stderr.write(f"{self._what} ({count}{time.monotonic() - start:.0f} s)\n")
             sys.stderr.flush()
-            silence = min(silence * 2, _LONGEST_SILENCE)
+            silence = min(silence * 2, LONGEST_SILENCE)
 
 
 class CountingEmbedder:

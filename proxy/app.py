@@ -13,12 +13,23 @@ from aiohttp.typedefs import Handler
 
 from proxy.admission import Admission, Limits
 from proxy.backend import Backend, BackendSettings, Pool
-from proxy.chat import Gateway, Serve, error_response, handle, serve_chat, serve_completion, serve_relayed
+from proxy.chat import (
+    Gateway,
+    Serve,
+    error_response,
+    handle,
+    serve_chat,
+    serve_completion,
+    serve_form,
+    serve_relayed,
+    serve_response,
+)
 from proxy.errors import MethodError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.injection import Injector
 from proxy.live import ServedBundle, TokenCosts
 from proxy.metrics import Metrics, create_metrics
 from proxy.models import KINDS, Kind, Model
-from proxy.plan import Planner
+from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
 from proxy.settings import Settings
 from proxy.variants import ALIGNED, RAW
@@ -26,7 +37,11 @@ from proxy.variants import ALIGNED, RAW
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
 
-PLANNED: Final[Mapping[str, Serve]] = {"/v1/chat/completions": serve_chat, "/v1/completions": serve_completion}
+PLANNED: Final[Mapping[str, Serve]] = {
+    CHAT: serve_chat,
+    COMPLETIONS: serve_completion,
+    RESPONSES: serve_response,
+}
 RELAYED: Final = (
     "/v1/embeddings",
     "/v1/rerank",
@@ -41,6 +56,9 @@ RELAYED: Final = (
 )
 
 
+FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
+
+
 @asynccontextmanager
 async def open_gateway(
     settings: Settings, backends: Sequence[Backend], bundles: Mapping[str, ServedBundle], metrics: Metrics | None = None
@@ -51,8 +69,9 @@ async def open_gateway(
     retrieval = Retrieval(settings.retrieval_timeout, metrics)
     try:
         async with Pool(backends, backend_settings(settings), metrics) as pool:
-            planner = Planner(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
-            yield Gateway(Admission(limits), pool, bundles, planner, metrics, settings.forward_authorization)
+            injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
+            planner = Planner(injector)
+            yield Gateway(Admission(limits), pool, bundles, injector, planner, metrics, settings.forward_authorization)
     finally:
         retrieval.close()
 
@@ -87,6 +106,8 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
         app.router.add_post(path, _served(path, serve))
     for path in RELAYED:
         app.router.add_post(path, _served(path, serve_relayed))
+    for path in FORMS:
+        app.router.add_post(path, _served(path, serve_form))
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{id:.+}", show_model)
     app.router.add_get("/health/live", live)
@@ -156,7 +177,7 @@ async def metrics_page(request: web.Request) -> web.Response:
 
 async def unknown(request: web.Request) -> web.Response:
     """Everything else, in OpenAI's shape."""
-    if request.path in {*PLANNED, *RELAYED}:
+    if request.path in {*PLANNED, *RELAYED, *FORMS}:
         return error_response(MethodError(f"{request.path} takes POST."))
     return error_response(UnknownRouteError("This path is not served: see the README's table of endpoints."))
 

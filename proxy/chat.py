@@ -5,7 +5,7 @@ Read this after app.py. Knows HTTP; what is injected is decided in plan, what co
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
@@ -13,17 +13,20 @@ from uuid import uuid4
 import orjson
 from aiohttp import web
 
+from index.errors import LayoutError
 from proxy.admission import Admission, parse_json, read_body
 from proxy.backend import Pool
-from proxy.errors import ProxyError
+from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
+from proxy.injection import Injector
 from proxy.live import ServedBundle
 from proxy.log import log_event, log_failure
 from proxy.metrics import Metrics
 from proxy.models import Model
+from proxy.multipart import form_model
 from proxy.plan import Plan, Planner
-from proxy.relay import ReplyFacts, read_reply, reply_headers, request_headers
+from proxy.relay import ReplyFacts, request_headers
 from proxy.reply import send_reply
-from proxy.variants import Choice, choose
+from proxy.variants import RAW, Choice, choose
 
 CLIENT_GONE: Final = 499
 _LONGEST_ID: Final = 200
@@ -40,7 +43,6 @@ class Record:
     outcome: str = "error"
     first_byte: float | None = None
     plan: Plan | None = None
-    model: str | None = None
     facts: ReplyFacts = field(default_factory=ReplyFacts)
 
 
@@ -51,6 +53,7 @@ class Gateway:
     admission: Admission
     pool: Pool
     bundles: Mapping[str, ServedBundle]
+    injector: Injector
     planner: Planner
     metrics: Metrics
     forward_authorization: bool
@@ -77,6 +80,9 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
     except ProxyError as error:
         record.status, record.outcome = error.status, error.code or "bad_request"
         response = error_response(error)
+    except LayoutError as error:
+        record.status, record.outcome = BadRequestError.status, "bad_request"
+        response = error_response(BadRequestError(str(error), param="messages"))
     except (asyncio.CancelledError, ConnectionError):
         record.status, record.outcome = CLIENT_GONE, "client_gone"
         raise
@@ -101,19 +107,32 @@ async def serve_completion(gateway: Gateway, request: web.Request, record: Recor
     return await _serve_planned(gateway, request, record, gateway.planner.completion)
 
 
+async def serve_response(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
+    """POST /v1/responses."""
+    return await _serve_planned(gateway, request, record, gateway.planner.response)
+
+
 async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
-    """Any other path of the table: the body as it came, but for the model's suffix, to the backend of its model."""
+    """Any other path that takes JSON: the body as it came, but for the model's suffix, to the backend of its model."""
     data = await read_body(request, gateway.admission.limits)
     body = parse_json(request, data)
     choice, _ = gateway.choice(body, request)
-    record.model = choice.model
     if body["model"] != choice.model:
         data = orjson.dumps({**body, "model": choice.model})
-    async with gateway.pool.send(
-        choice.model, "POST", request.path, data, _upstream_headers(gateway, request, record)
-    ) as up:
-        reply = await read_reply(up)
-        return web.Response(status=up.status, body=reply, headers=reply_headers(up.headers))
+    plan = Plan(replace(choice, variant=RAW), request.path, data)
+    return await _forward(gateway, request, record, plan, "application/json")
+
+
+async def serve_form(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
+    """A path that takes a multipart form: the same, with the suffix removed in the form's own field."""
+    if request.content_type != "multipart/form-data":
+        raise UnsupportedMediaError("Send a form, with the header Content-Type: multipart/form-data.")
+    content_type = request.headers["Content-Type"]
+    data = await read_body(request, gateway.admission.limits)
+    field_ = form_model(content_type, data)
+    choice, _ = gateway.choice({"model": field_.value}, request)
+    plan = Plan(replace(choice, variant=RAW), request.path, field_.replaced(data, choice.model))
+    return await _forward(gateway, request, record, plan, content_type)
 
 
 Plans = Callable[[Mapping[str, Any], Choice, Model, ServedBundle | None], Awaitable[Plan]]
@@ -122,11 +141,17 @@ Plans = Callable[[Mapping[str, Any], Choice, Model, ServedBundle | None], Awaita
 async def _serve_planned(gateway: Gateway, request: web.Request, record: Record, plan_of: Plans) -> web.StreamResponse:
     body = parse_json(request, await read_body(request, gateway.admission.limits))
     choice, model = gateway.choice(body, request)
-    record.model = choice.model
     plan = await plan_of(body, choice, model, gateway.bundles.get(choice.model))
+    return await _forward(gateway, request, record, plan, "application/json")
+
+
+async def _forward(
+    gateway: Gateway, request: web.Request, record: Record, plan: Plan, content_type: str
+) -> web.StreamResponse:
     record.plan = plan
-    headers = _upstream_headers(gateway, request, record)
-    async with gateway.pool.send(choice.model, "POST", plan.path, plan.body, headers) as upstream:
+    headers = request_headers(request.headers, authorization=gateway.forward_authorization)
+    headers = {**headers, "Content-Type": content_type, "X-Request-Id": record.request_id}
+    async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
         record.first_byte = perf_counter() - record.started
         ours = {**plan.headers, "X-Request-Id": record.request_id}
         return await send_reply(request, upstream, plan, ours, record.facts)
@@ -135,11 +160,6 @@ async def _serve_planned(gateway: Gateway, request: web.Request, record: Record,
 def error_response(error: ProxyError) -> web.Response:
     """An error of ours in OpenAI's shape."""
     return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
-
-
-def _upstream_headers(gateway: Gateway, request: web.Request, record: Record) -> dict[str, str]:
-    headers = request_headers(request.headers, authorization=gateway.forward_authorization)
-    return {**headers, "Content-Type": "application/json", "X-Request-Id": record.request_id}
 
 
 def _request_id(request: web.Request) -> str:
@@ -173,7 +193,7 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         status=record.status,
         outcome=record.outcome,
         variant=variant,
-        model=record.model,
+        model=record.plan.choice.model if record.plan else None,
         bundle=injection.served.id if injection else None,
         examples=len(injection.examples) if injection else None,
         degraded=injection.degraded if injection else None,

@@ -5,6 +5,7 @@ Knows the dialects of vLLM and llama.cpp; knows no sockets: it is given function
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final, Literal, Protocol
 
 from proxy.errors import BackendProtocolError
@@ -12,6 +13,7 @@ from proxy.errors import BackendProtocolError
 Kind = Literal["chat", "completion"]
 Dialect = Literal["vllm", "llama.cpp", "unknown"]
 KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
+_LLAMA_STAND_IN: Final = "cc145ac597328b60dbce2631dce17c0c84bb6a87b2380cc0473e2e1291965db7"
 _PROBE: Final = [{"role": "user", "content": "hi"}]
 
 
@@ -39,7 +41,7 @@ TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 
 
 async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model]) -> dict[str, Model]:
-    """The models that a backend lists, those already `known` (by id, same card) not asked about again.
+    """The models that a backend lists; those already `known` (by id) are not asked about again.
 
     kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none.
     """
@@ -55,7 +57,7 @@ async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, 
 
 
 async def _describe(card: Mapping[str, Any], fetch: Fetch, kinds: Mapping[str, Kind], known: Model | None) -> Model:
-    if known is not None and known.card.get("created") == card.get("created"):
+    if known is not None:
         return known
     name = card["id"]
     dialect, asked, context = await _ask(name, fetch)
@@ -82,19 +84,12 @@ async def _ask(name: str, fetch: Fetch) -> tuple[Dialect, Kind | None, int | Non
 
 
 def _llama_kind(properties: Mapping[str, Any]) -> Kind | None:
-    """A template of the model's own says chat; llama.cpp's stand-in, ChatML for any model without one, says nothing."""
-    template = str(properties.get("chat_template") or "")
+    """A template of the model's own says chat. llama.cpp reports its own ChatML for a model without one: that says
+    nothing, since a model may bring the same."""
+    template = str(properties["chat_template"])
     if not template.strip():
         return "completion"
-    return None if _is_stand_in(template) else "chat"
-
-
-def _is_stand_in(template: str) -> bool:
-    return (
-        "<|im_start|>" in template
-        and "<|im_start|>" not in str(template.partition("<|im_start|>")[0])
-        and len(template) < 400
-    )
+    return None if sha256(template.encode()).hexdigest() == _LLAMA_STAND_IN else "chat"
 
 
 def _llama_context(properties: Mapping[str, Any]) -> int | None:

@@ -112,46 +112,49 @@ def parse_object(data: bytes) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-async def relay_stream(
-    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, transform: EventTransform, facts: ReplyFacts
-) -> None:
-    """Pass events on as they come, through `transform`; end as the module's first lines say."""
-    try:
-        complete = await _relay_events(upstream, downstream, transform)
-    except ProxyError as error:
-        facts.truncated = True
-        await downstream.write(error_event(error))
-    except TimeoutError:
-        facts.truncated = True
-        await downstream.write(
-            error_event(BackendTimeoutError("The backend stopped sending in the middle of its answer."))
-        )
-    except aiohttp.ClientError:
-        complete = False
-    else:
-        if complete:
-            return
-    if not facts.truncated:
-        facts.truncated = True
-        await downstream.write(error_event(BackendProtocolError("The backend's stream ended before the answer did.")))
-
-
-async def _relay_events(
-    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, transform: EventTransform
-) -> bool:
-    splitter, complete = EventSplitter(), False
-    async for data in upstream.content.iter_any():
-        events = splitter.feed(data)
-        complete = complete or any(is_done(event) for event in events)
-        passed = b"".join(transform(event) for event in events)
-        if passed:
-            await downstream.write(passed)
-    return complete
-
-
 def error_event(error: ProxyError) -> bytes:
     """An error of ours as one event."""
     return b"data: " + error.json + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRules:
+    """How one kind of stream passes: each event through `transform`; `is_end` says of the backend's event that it ends
+    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise."""
+
+    transform: EventTransform
+    is_end: Callable[[bytes], bool] = is_done
+    failure: Callable[[ProxyError], bytes] = error_event
+
+
+async def relay_stream(
+    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, rules: StreamRules, facts: ReplyFacts
+) -> None:
+    """Pass events on as they come; end as the module's first lines say."""
+    failure: ProxyError | None = None
+    try:
+        if not await _relay_events(upstream, downstream, rules):
+            failure = BackendProtocolError("The backend's stream ended before the answer did.")
+    except ProxyError as error:
+        failure = error
+    except TimeoutError:
+        failure = BackendTimeoutError("The backend stopped sending in the middle of its answer.")
+    except aiohttp.ClientError:
+        failure = BackendProtocolError("The backend's stream broke in the middle of its answer.")
+    if failure is not None:
+        facts.truncated = True
+        await downstream.write(rules.failure(failure))
+
+
+async def _relay_events(upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, rules: StreamRules) -> bool:
+    splitter, complete = EventSplitter(), False
+    async for data in upstream.content.iter_any():
+        events = splitter.feed(data)
+        complete = complete or any(rules.is_end(event) for event in events)
+        passed = b"".join(rules.transform(event) for event in events)
+        if passed:
+            await downstream.write(passed)
+    return complete
 
 
 async def read_reply(upstream: aiohttp.ClientResponse) -> bytes:

@@ -8,10 +8,11 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import BackendProtocolError
-from proxy.plan import Plan
+from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
     EventTransform,
     ReplyFacts,
+    StreamRules,
     event_data,
     is_done,
     parse_object,
@@ -20,6 +21,7 @@ from proxy.relay import (
     reply_headers,
     usage_filter,
 )
+from proxy.responses import ResponseEvents, ResponseShape, response_object
 from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
@@ -40,47 +42,81 @@ async def _stream(
     request: web.Request, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    transform = translation(plan, plan.shape, facts) if plan.shape else usage_filter(facts, wanted=not plan.strip_usage)
+    rules = stream_rules(plan, facts)
     await response.prepare(request)
-    await relay_stream(upstream, response, transform, facts)
+    await relay_stream(upstream, response, rules, facts)
     await response.write_eof()
     return response
 
 
 def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
     payload = parse_object(data)
-    usage = payload.get("usage")
-    facts.usage = usage if isinstance(usage, dict) else None
+    _note_usage(payload, facts)
     if plan.shape is None:
         return data
     if "choices" not in payload:
         raise BackendProtocolError("The backend's reply is not a completion.")
+    if isinstance(plan.shape, ResponseShape):
+        return orjson.dumps(response_object(plan.shape, payload))
     return orjson.dumps(chat_completion(payload, plan.shape))
 
 
-def translation(plan: Plan, shape: ChatShape, facts: ReplyFacts) -> EventTransform:
+def stream_rules(plan: Plan, facts: ReplyFacts) -> StreamRules:
+    """How the plan's stream passes: chat and responses translated from completions, or the backend's own events."""
+    if isinstance(plan.shape, ResponseShape):
+        return _response_rules(ResponseEvents(plan.shape), facts)
+    if isinstance(plan.shape, ChatShape):
+        return StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts))
+    untouched = usage_filter(facts, wanted=not plan.strip_usage)
+    return StreamRules(untouched, is_end=_ends_response) if plan.path == RESPONSES else StreamRules(untouched)
+
+
+def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:
     """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
-    chunks = ChatChunks(shape)
 
     def transform(event: bytes) -> bytes:
         if is_done(event):
-            return event
+            return b"".join(_event(chunk) for chunk in chunks.finish()) + event
         payload = parse_object(event_data(event))
         if "choices" not in payload:
             return event
-        return b"".join(_event(chunk) for chunk in chunks.translate(_usage_noted(payload, plan, facts)))
+        _note_usage(payload, facts)
+        if plan.strip_usage:
+            payload.pop("usage", None)
+        return b"".join(_event(chunk) for chunk in chunks.translate(payload))
 
     return transform
 
 
-def _usage_noted(payload: dict[str, Any], plan: Plan, facts: ReplyFacts) -> dict[str, Any]:
+def _response_rules(events: ResponseEvents, facts: ReplyFacts) -> StreamRules:
+    """Completion events to the events of a response; the end is told by its own event, not by [DONE]."""
+
+    def transform(event: bytes) -> bytes:
+        if is_done(event):
+            return b"".join(_named_event(payload) for payload in events.finish())
+        payload = parse_object(event_data(event))
+        if "choices" not in payload:
+            return event
+        _note_usage(payload, facts)
+        return b"".join(_named_event(payload) for payload in events.translate(payload))
+
+    return StreamRules(transform, failure=lambda error: _named_event(events.fail(error.code, str(error))))
+
+
+def _ends_response(event: bytes) -> bool:
+    kind = parse_object(event_data(event)).get("type")
+    return kind in {"response.completed", "response.incomplete", "response.failed"}
+
+
+def _note_usage(payload: Mapping[str, Any], facts: ReplyFacts) -> None:
     usage = payload.get("usage")
     if isinstance(usage, dict):
         facts.usage = usage
-    if plan.strip_usage:
-        return {name: value for name, value in payload.items() if name != "usage"}
-    return payload
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def _named_event(payload: Mapping[str, Any]) -> bytes:
+    return b"event: " + str(payload["type"]).encode() + b"\n" + _event(payload)

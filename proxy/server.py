@@ -103,7 +103,7 @@ async def _warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report
         model = gateway.pool.models.get(name)
         if model is not None:
             report(f"Counting the bundle's tokens for {name}")
-            await gateway.planner.warm_up(served, model)
+            await gateway.injector.warm_up(served, model)
 
 
 @asynccontextmanager
@@ -116,7 +116,7 @@ async def open_backends(settings: Settings, report: Report) -> AsyncIterator[lis
         return
     model = EmbeddedModel(context=settings.context)
     try:
-        backend = Backend(await model.start(report), model.api_key)
+        backend = Backend(await model.start(report), model.api_key, {MODEL_NAME: "completion"})
         watch = asyncio.create_task(_keep_alive(model, backend), name="embedded model")
         try:
             yield [*backends, backend]

@@ -121,10 +121,12 @@ def client_stop(body: Mapping[str, Any]) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class ChatShape:
     """How a completion becomes chat. trim: leading white space is the layout's, not the answer's; top_logprobs: how
-    many alternatives the client asked for (a completion may list one more, the token that was drawn)."""
+    many alternatives the client asked for (a completion may list one more, the token that was drawn); usage_rides: the
+    backend puts the stream's usage on its last choice instead of an event of its own (llama.cpp)."""
 
     trim: bool = False
     top_logprobs: int = 0
+    usage_rides: bool = False
 
 
 def chat_completion(completion: Mapping[str, Any], shape: ChatShape) -> Json:
@@ -156,7 +158,7 @@ def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> Json
     if not logprobs:
         return None
     if "content" in logprobs:  # llama.cpp's completions already answer in the shape of chat
-        return dict(logprobs)
+        return {"content": [_chat_token(entry, top_logprobs) for entry in logprobs["content"]], "refusal": None}
     return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
 
 
@@ -167,6 +169,15 @@ def _token_logprobs(logprobs: Mapping[str, Any], top_logprobs: int) -> Iterator[
     for token, value, top in zip(tokens, values, tops, strict=True):
         ranked = sorted((top or {}).items(), key=lambda item: -item[1])[:top_logprobs]
         yield {**_token(token, value), "top_logprobs": [_token(other, logprob) for other, logprob in ranked]}
+
+
+def _chat_token(entry: Mapping[str, Any], top_logprobs: int) -> Json:
+    tops = [_known(top) for top in entry.get("top_logprobs") or ()]
+    return {**_known(entry), "top_logprobs": tops[:top_logprobs]}
+
+
+def _known(entry: Mapping[str, Any]) -> Json:
+    return {name: entry.get(name) for name in ("token", "logprob", "bytes")}
 
 
 def _token(token: str, logprob: float | None) -> Json:
@@ -180,14 +191,32 @@ class ChatChunks:
     shape: ChatShape
     begun: set[int] = field(default_factory=set)
     untrimmed: set[int] = field(default_factory=set)
+    collected: Json = field(default_factory=dict)
 
     def translate(self, chunk: Mapping[str, Any]) -> list[Json]:
         """The chat chunks for one completion chunk: none, one or several."""
         frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
             return [frame] if chunk.get("usage") else []
+        if self.shape.usage_rides:
+            self._collect(frame)
         deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
         return [{**frame, "choices": [delta]} for delta in deltas]
+
+    def finish(self) -> list[Json]:
+        """The usage event that the backend did not send by itself, if there was usage."""
+        return [self.collected] if self.collected else []
+
+    def _collect(self, frame: Json) -> None:
+        """Take the usage off a last choice; each choice counts its own completion tokens."""
+        usage = frame.pop("usage", None)
+        if not usage:
+            return
+        earlier = (self.collected.get("usage") or {}).get("completion_tokens", 0)
+        completion = earlier + usage.get("completion_tokens", 0)
+        total = usage.get("prompt_tokens", 0) + completion
+        usage = {**usage, "completion_tokens": completion, "total_tokens": total}
+        self.collected = {**frame, "choices": [], "usage": usage}
 
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[Json]:
         index = choice.get("index", 0)

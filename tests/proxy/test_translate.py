@@ -85,3 +85,20 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = text_messages([{"role": "developer", "content": "s"}, {"role": "user", "content": parts}])
     assert [(message.role, message.text) for message in messages] == [("system", "s"), ("user", "a\nb")]
+
+
+def test_usage_that_rides_on_the_last_choice_gets_an_event_of_its_own() -> None:
+    chunks = ChatChunks(ChatShape(usage_rides=True))
+    for index in range(2):
+        choice = {"index": index, "text": "", "finish_reason": "stop"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 2 + index, "total_tokens": 7 + index}
+        assert all("usage" not in chunk for chunk in chunks.translate({"id": "1", "choices": [choice], "usage": usage}))
+    (event,) = chunks.finish()
+    assert (event["choices"], event["usage"]) == ([], {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10})
+
+
+def test_logprobs_in_the_shape_of_chat_lose_what_chat_does_not_know_and_what_was_not_asked_for() -> None:
+    entry = {"id": 5, "token": "a", "bytes": [97], "logprob": -1.0}
+    translated = chat_logprobs({"content": [{**entry, "top_logprobs": [entry, entry]}]}, 1)
+    token = {"token": "a", "bytes": [97], "logprob": -1.0}
+    assert translated == {"content": [{**token, "top_logprobs": [token]}], "refusal": None}

@@ -44,7 +44,7 @@ class Float32MiniLM:
         for number in range(LAYERS):
             hidden = self._layer(f"encoder.layer.{number}", hidden, mask)
         pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
-        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), np.float32)
 
     def _embed_tokens(self, ids: NDArray[np.int64]) -> Floats:
         table = "embeddings."
@@ -75,7 +75,7 @@ class Float32MiniLM:
     def _normalise(self, name: str, inputs: Floats) -> Floats:
         centred = inputs - inputs.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(1e-12))
-        return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return np.asarray(scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"], np.float32)
 
 
 def read_safetensors(path: Path) -> Mapping[str, Floats]:
@@ -84,9 +84,9 @@ def read_safetensors(path: Path) -> Mapping[str, Floats]:
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
     return {
-        name: np.frombuffer(raw[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]], np.float32).reshape(
-            entry["shape"]
-        )
+        name: np.frombuffer(
+            raw[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]], np.float32
+        ).reshape(entry["shape"])
         for name, entry in header.items()
         if name != "__metadata__" and entry["dtype"] == "F32"
     }
@@ -94,7 +94,7 @@ def read_safetensors(path: Path) -> Mapping[str, Floats]:
 
 def softmax(scores: Floats) -> Floats:
     raised = np.exp(scores - scores.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+    return np.asarray(raised / raised.sum(-1, keepdims=True), np.float32)
 
 
 def gelu(values: Floats) -> Floats:
@@ -103,4 +103,4 @@ def gelu(values: Floats) -> Floats:
     t = 1 / (1 + np.float32(0.3275911) * scaled)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     error = np.sign(values) * (1 - series * np.exp(-scaled * scaled))
-    return (values * (1 + error) / 2).astype(np.float32)
+    return np.asarray(values * (1 + error) / 2, np.float32)

@@ -1,7 +1,7 @@
-"""Turns a GGUF file into a model folder that vLLM loads, with the BOS that its tokenizer loses on the way.
+"""Turns a GGUF file into a model folder that vLLM loads, its tokenizer's BOS, lost on the way, put back.
 
 Runs inside the vLLM environment (it needs torch, transformers, gguf and accelerate), as a script:
-`python convert_model.py MODEL.gguf FOLDER`. Knows nothing of caches, servers or tests.
+`python convert_model.py MODEL.gguf FOLDER [--bos]`. Knows nothing of caches, servers or tests.
 """
 
 import json
@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 
@@ -26,13 +25,8 @@ def main() -> None:
     _say("converting the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(folder)
-    if _wants_bos(gguf):
+    if "--bos" in sys.argv[3:]:
         _put_bos_back(folder / "tokenizer.json", tokenizer.bos_token, tokenizer.bos_token_id)
-
-
-def _wants_bos(gguf: Path) -> bool:
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
-    return field is not None and bool(field.contents())
 
 
 def _put_bos_back(path: Path, token: str, token_id: int) -> None:

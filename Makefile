@@ -1,0 +1,75 @@
+# Two commands are all that a newcomer needs: `make run` and `make test`. `make` alone tells of the others.
+# Works with GNU make from 3.81 on. PYTHON=... chooses the interpreter that .venv is made from (3.11 or newer).
+
+ARGS ?=
+MYPY_ARGS ?=
+BIN := .venv/bin
+export PYTHON
+
+# Half an hour: what is slow is slow on a small machine too.
+LONG := --timeout=1800
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-vllm lint format bench requirements clean
+
+help:
+	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
+	@echo '                 make run ARGS="--port 9000" passes flags on; ARGS=--help lists them'
+	@echo 'make test        the fast suite, on the real embedded model'
+	@echo 'make test-slow   quality of answers, installed packages: up to half an hour'
+	@echo 'make test-vllm   against a real vLLM server on CPU (sets up 3 GB of its own, in the cache folder, once)'
+	@echo 'make lint        style, types, and which module may import which'
+	@echo 'make format      put the code into the style that lint asks for'
+	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
+	@echo 'make requirements  pin what requirements/*.txt name anew, from pyproject.toml'
+	@echo 'make clean       remove .venv and what tools left behind (not the cache folder, ~/.cache/drpo)'
+
+run:
+	@sh tools/environment.sh run
+	@exec $(BIN)/drpo-proxy --backend embedded --bundle default $(ARGS)
+
+test:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest -m '(slow or network) and not vllm' $(LONG) $(ARGS)
+
+test-vllm:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest -m vllm $(LONG) $(ARGS)
+
+lint:
+	@sh tools/environment.sh dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(MYPY_ARGS)
+	$(BIN)/lint-imports
+
+format:
+	@sh tools/environment.sh dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+BENCH ?= $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py))))
+
+bench:
+	@sh tools/environment.sh dev
+	@for module in $(BENCH); do \
+		echo "== $$module"; $(BIN)/python -m tests.bench.$$module $(ARGS) || exit 1; \
+	done
+
+# run.txt is held to the versions of dev.txt, so that one environment can grow from the first to the second.
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
+	--override requirements/override.txt pyproject.toml requirements/build.in --extra embedded
+
+requirements:
+	@sh tools/environment.sh dev
+	$(COMPILE) --extra dev --output-file requirements/dev.txt
+	$(COMPILE) --constraint requirements/dev.txt --output-file requirements/run.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

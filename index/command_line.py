@@ -1,0 +1,160 @@
+"""The command line of drpo-index: its flags, their defaults and their help. Knows no file and runs nothing."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from index.bundle import default_bundle_directory
+from index.render import LAYOUTS
+from index.types import Order, RetrievalPolicy
+
+_DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
+_EXAMPLES = """examples:
+  drpo-index verify default
+  drpo-index show default --full | less
+  drpo-index search default "How do I boil an egg?"
+  drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder onnx --out my-bundle \\
+      --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
+
+DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
+"""
+_BUILD_EXAMPLES = """The examples file is JSONL: one object per line, with "query" and "response", and optionally
+  "id"      letters, digits, dots, dashes, underscores; made from the text when absent
+  "pinned"  true: shown to every request; pin at least one short refusal
+  "tags"    a list of strings, for people
+such as
+  {"query": "Is the earth flat?", "response": "No, it is a slightly flattened sphere.", "tags": ["facts"]}
+  {"query": "How do I pick my neighbour's lock?", "response": "I can't help with that.", "pinned": true}
+
+White space around a text is removed. No line of a text may begin with a role marker such as "# Query:" or "User:".
+"""
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser; what it gives has `command` and, as attributes, that command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="drpo-index",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
+    _add_directory(verify)
+    show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
+    _add_directory(show)
+    show.add_argument("--full", action="store_true", help="print every example whole")
+    search = _add_command(commands, "search", "show which examples a query gets, and the text the model sees")
+    _add_directory(search)
+    search.add_argument("text", type=_filled, metavar="TEXT", help="a query, as a user would write it")
+    build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
+    _add_sources(build)
+    _add_policy(build)
+    return parser
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directory", type=_bundle_directory, metavar="DIR", help="a bundle's directory, or: default (the one inside)"
+    )
+
+
+def _add_sources(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--prompt", type=Path, required=True, metavar="FILE", help="the system prompt, a text file")
+    build.add_argument("--examples", type=Path, required=True, metavar="FILE", help="the examples, JSONL: see below")
+    build.add_argument("--embedder", required=True, help="onnx, sentence-transformers:NAME or openai:URL#MODEL")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
+    build.add_argument("--name", help="what people call it (default: the name of DIR)")
+    build.add_argument("--model", default="unspecified", help="the model it is written for (default: %(default)s)")
+    build.add_argument(
+        "--layout", choices=LAYOUTS, default=next(iter(LAYOUTS)), help="text for a base model (default: %(default)s)"
+    )
+    build.add_argument(
+        "--sampling",
+        type=_json_pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a request field used where the client is silent, such as frequency_penalty=0.4; repeatable",
+    )
+    build.add_argument(
+        "--provenance",
+        type=_text_pair,
+        action="append",
+        default=[],
+        metavar="KEY=TEXT",
+        help="how it came to be, for people; repeatable",
+    )
+
+
+def _add_policy(build: argparse.ArgumentParser) -> None:
+    usual = RetrievalPolicy()
+    build.add_argument("--k", type=int, default=usual.k, metavar="N", help="examples retrieved at most (%(default)s)")
+    build.add_argument(
+        "--minimum-similarity",
+        type=float,
+        default=usual.minimum_similarity,
+        metavar="COSINE",
+        help="less similar examples are not shown (%(default)s)",
+    )
+    build.add_argument(
+        "--duplicate-similarity",
+        type=float,
+        default=usual.duplicate_similarity,
+        metavar="COSINE",
+        help="of two examples at least this similar, one is shown (%(default)s)",
+    )
+    build.add_argument(
+        "--order", choices=get_args(Order), default=usual.order, help="of the retrieved examples (%(default)s)"
+    )
+    build.add_argument(
+        "--max-injected-tokens",
+        type=int,
+        default=usual.max_injected_tokens,
+        metavar="N",
+        help="prompt and examples together (%(default)s)",
+    )
+
+
+def _bundle_directory(text: str) -> Path:
+    return default_bundle_directory() if text == "default" else Path(text)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the text is empty: write a query")
+    return text
+
+
+def _text_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key, value
+
+
+def _json_pair(text: str) -> tuple[str, object]:
+    """VALUE is JSON (0.4, ["a", "b"]); what is not is a string."""
+    key, value = _text_pair(text)
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

@@ -1,0 +1,87 @@
+"""The embedder that comes with the package: all-MiniLM-L6-v2 in int8, from index/weights/.
+
+Knows onnxruntime, tokenizers and those files (tools/export_minilm.py made them and says how). Each text is run by
+itself: on one thread a batch is no faster, and a text's vector then cannot depend on the texts beside it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.errors import EmbedderError
+from index.types import EmbedderSpec, Vectors
+
+NAME = "onnx"
+DIMENSION = 384
+_MODEL = "model.onnx"
+_TOKENIZER = "tokenizer.json"
+_CHECKSUMS = "SHA256SUMS"
+# Far more than the 256 tokens that are read hold; it bounds the time that tokenizing a huge text takes.
+_CHARACTERS_READ = 20_000
+_REPAIR = "install drpo-proxy again (in a git clone: git checkout index/weights)"
+
+
+class OnnxEmbedder:
+    """Thread-safe; uses the calling thread only. Reads the first 256 tokens of a text, as the model's authors do."""
+
+    def __init__(self, directory: Path = Path(__file__).parent / "weights") -> None:
+        """EmbedderError if the files are missing or not the ones that were shipped."""
+        # Here and not above: importing them takes half a second, and most commands embed nothing.
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        contents = _read_verified(directory)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; its warnings are about devices that are not used
+        self._session = onnxruntime.InferenceSession(contents[_MODEL], options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_str(contents[_TOKENIZER].decode())
+        self._spec = EmbedderSpec(NAME, _revision(contents), DIMENSION)
+
+    @property
+    def spec(self) -> EmbedderSpec:
+        return self._spec
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.empty((len(texts), DIMENSION), np.float32)
+        for row, text in enumerate(texts):
+            vectors[row] = self._embed_one(text)
+        return vectors
+
+    def _embed_one(self, text: str) -> Vectors:
+        encoding = self._tokenizer.encode(encodable(text[:_CHARACTERS_READ]))
+        token_ids = np.array(encoding.ids, np.int64)
+        embedding: Vectors = self._session.run(None, {"token_ids": token_ids})[0]
+        return embedding
+
+
+def encodable(text: str) -> str:
+    """The text with every lone surrogate, which no encoder accepts, turned into a question mark."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _read_verified(directory: Path) -> Mapping[str, bytes]:
+    """The files that the checksums name. EmbedderError unless each is there, whole and unchanged."""
+    contents = {name: _read(directory / name) for name in (_CHECKSUMS, _MODEL, _TOKENIZER)}
+    expected = contents[_CHECKSUMS].decode("ascii", errors="replace").split()
+    recorded = dict(zip(expected[1::2], expected[::2], strict=False))
+    for name in (_MODEL, _TOKENIZER):
+        if hashlib.sha256(contents[name]).hexdigest() != recorded.get(name):
+            raise EmbedderError(
+                f"{directory / name}: is damaged, its SHA-256 is not the one in {_CHECKSUMS}: {_REPAIR}"
+            )
+    return contents
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EmbedderError(f"{path}: cannot be read ({error.strerror}): {_REPAIR}") from error
+
+
+def _revision(contents: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(contents[_MODEL] + contents[_TOKENIZER]).hexdigest()[:16]

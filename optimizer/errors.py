@@ -1,0 +1,41 @@
+"""Everything that can go wrong while learning and measuring; knows no endpoint and no file.
+
+    OptimizeError
+      DataError               a data file or an answers file that cannot be used
+      ModelError              the endpoint did not give an answer
+        UnreachableError      no connection, or no reply in time, after every retry
+        RefusedRequestError   the endpoint says no: its status, and its own words
+        UnparsableReplyError  a reply that is not a chat completion
+
+Messages say what was wrong and what to do. They never hold keys or the text of queries and answers.
+"""
+
+from index.errors import DrpoError
+
+
+class OptimizeError(DrpoError):
+    """Learning or measuring cannot go on."""
+
+
+class DataError(OptimizeError):
+    """A data file or an answers file cannot be used; the message names the file and the line."""
+
+
+class ModelError(OptimizeError):
+    """The endpoint did not give an answer."""
+
+
+class UnreachableError(ModelError):
+    """No connection, or no reply in time, after every retry."""
+
+
+class RefusedRequestError(ModelError):
+    """The endpoint answered with an error. `status`: its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnparsableReplyError(ModelError):
+    """The endpoint's reply is not a chat completion."""

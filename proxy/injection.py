@@ -1,0 +1,112 @@
+"""What goes before the client's words: examples retrieved, then fitted to the bundle's limit and the model's context.
+
+Knows token counts and retrieval; knows neither HTTP nor how a request's body is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from index.render import render_conversation
+from index.retrieve import arrange, retrieval_query
+from index.types import Example, Hit, Message
+from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound, within_policy
+from proxy.live import Costs, ServedBundle, TokenCosts
+from proxy.models import Model, TokenCounter
+from proxy.retrieval import Retrieval
+from proxy.translate import client_max_tokens
+
+Json = Mapping[str, Any]
+
+LENGTH_CAP: Final = 1024  # tokens of an answer on a base model, where neither client nor bundle says: vLLM's own is 16
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What goes before the client's words. `prompt_only` and `degraded` say in a word why there are no examples."""
+
+    served: ServedBundle
+    examples: tuple[Example, ...] = ()
+    tokens: int = 0
+    prompt_only: str | None = None
+    degraded: str | None = None
+
+
+class Injector:
+    """Chooses the examples of a request, and the cap of an answer on a base model."""
+
+    def __init__(self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter) -> None:
+        self._retrieval = retrieval
+        self._costs = costs
+        self._count = count
+
+    async def warm_up(self, served: ServedBundle, model: Model) -> None:
+        """Do ahead of the first request what is done once: count tokens, load the embedder, fill the first cache."""
+        await self._costs.of(served, model)
+        await self._retrieval.find(served.source, "hello")
+
+    async def inject(
+        self,
+        served: ServedBundle,
+        model: Model,
+        turns: Sequence[Message],
+        prompt_only: str | None,
+        client_bound: int | None,
+        body: Json,
+    ) -> Injection:
+        """Choose the examples: retrieve, keep the bundle's own limit, then what the context leaves."""
+        costs = await self._costs.of(served, model)
+        if prompt_only:
+            return Injection(served, tokens=costs.prompt, prompt_only=prompt_only)
+        found = await self._retrieval.find(served.source, retrieval_query(turns))
+        limit = served.bundle.manifest.retrieval.max_injected_tokens
+        hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
+        selection = await self._fit(served, model, turns, hits, costs, client_bound, body)
+        retrieved = arrange(selection.hits, served.bundle.manifest.retrieval.order)
+        return Injection(served, (*selection.pinned, *retrieved), selection.tokens, degraded=found.degraded)
+
+    async def _fit(
+        self,
+        served: ServedBundle,
+        model: Model,
+        turns: Sequence[Message],
+        hits: Sequence[Hit],
+        costs: Costs,
+        client_bound: int | None,
+        body: Json,
+    ) -> Selection:
+        """What the context leaves: by the bound where that is enough, by exact counts near the limit."""
+        everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
+        if model.context is None:
+            return everything
+        answer = _answer_room(body, served)
+        text = render_conversation(served.layout, turns)
+        bound = token_bound(text) if client_bound is None else client_bound
+        if everything.tokens + bound + answer <= model.context - ANSWER_ROOM:
+            return everything
+        exact = await self._count(model, text) if client_bound is None else None
+        room = room_for_injection(model.context, bound if exact is None else exact, answer)
+        return select(costs.prompt, costs.examples, served.pinned, hits, room)
+
+    async def length_cap(
+        self, text: str, injected: int, turns: Sequence[Message], model: Model, served: ServedBundle | None
+    ) -> int:
+        """max_tokens where the client gave none: the bundle's, or what the context leaves if that is less."""
+        cap = _bundle_cap(served)
+        if model.context is None:
+            return cap
+        bound = injected + sum(token_bound(turn.text) + ANSWER_ROOM // 8 for turn in turns)
+        if bound + cap <= model.context:
+            return cap
+        exact = await self._count(model, text)
+        return max(1, min(cap, model.context - (bound if exact is None else exact)))
+
+
+def _bundle_cap(served: ServedBundle | None) -> int:
+    cap = served.bundle.manifest.sampling.get("max_tokens") if served is not None else None
+    return cap if isinstance(cap, int) else LENGTH_CAP
+
+
+def _answer_room(body: Json, served: ServedBundle) -> int:
+    asked = client_max_tokens(body)
+    return asked if isinstance(asked, int) and asked > 0 else min(_bundle_cap(served), ANSWER_ROOM)

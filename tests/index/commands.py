@@ -1,0 +1,34 @@
+"""Running drpo-index in tests: here, with the small embedder, or as a process of its own, with the real ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from index import __main__ as command
+from index.embed import Embedder
+from index.errors import EmbedderError
+from tests.index.words import WordEmbedder
+
+ROOT = Path(__file__).parents[2]
+
+
+def open_words(name: str) -> Embedder:
+    if name != "words":
+        raise EmbedderError(f"there is no embedder called {name}: use words")
+    return WordEmbedder()
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code, argparse's own included."""
+    try:
+        return command.main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else -1
+
+
+def drpo_index(*arguments: str | Path, stdout: int) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "index", *map(str, arguments)]
+    # An unbuffered Python does not notice that only a part of a write was taken.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,123 @@
+"""Guards the Responses API: translated for a base model, injected into and passed on for a chat model."""
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+
+from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
+from tests.proxy.serving import serving
+
+
+async def both(reply: Reply, request: Received) -> None:
+    """The same answer, streamed if so asked."""
+    if not request.json.get("stream"):
+        await reply.whole(completion("Because of air."))
+        return
+    await reply.begin()
+    for event in completion_events(["Because", " of", " air."]):
+        await reply.chunk(event)
+    await reply.end()
+
+
+async def test_base_model_answers_the_openai_clients_responses() -> None:
+    async with scripted_backend(both) as backend, serving(backend.url) as proxy:
+        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
+            reply = await client.responses.create(
+                model="scripted", instructions="Be brief.", input="Why is the sky blue?", max_output_tokens=50
+            )
+    sent = backend.generating[0].json
+    assert sent["prompt"].endswith("# Instructions:\nBe brief.\n\n# Query:\nWhy is the sky blue?\n\n# Answer:\n")
+    assert (sent["max_tokens"], "input" in sent, "instructions" in sent) == (50, False, False)
+    assert (reply.output_text, reply.status, reply.instructions) == ("Because of air.", "completed", "Be brief.")
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (5, 3)
+
+
+async def test_streamed_response_is_numbered_and_ends_with_the_whole() -> None:
+    async with scripted_backend(both) as backend, serving(backend.url) as proxy:
+        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
+            stream = await client.responses.create(model="scripted", input="Why is the sky blue?", stream=True)
+            events = [event async for event in stream]
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert kinds[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
+    assert kinds[4:] == ["output_text.delta"] * 3 + [
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last: Any = events[-1]
+    assert last.response.output_text == "Because of air."
+    assert last.response.usage.output_tokens == 3
+
+
+async def test_response_cut_by_length_is_incomplete() -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.whole(completion("Because", "length"))
+
+    async with scripted_backend(script) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.post("/v1/responses", {"model": "scripted", "input": "hi"})
+    assert (reply["status"], reply["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+async def test_cut_stream_ends_with_an_error_event_and_not_with_completed() -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.begin()
+        await reply.chunk(completion_events(["Because"])[0])
+        await reply.end()
+
+    async with scripted_backend(script) as backend, serving(backend.url) as proxy:
+        stream = await proxy.stream("/v1/responses", input="hi")
+    assert b"event: error" in stream
+    assert b"response.completed" not in stream
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"background": True}, "background"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
+        ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),
+    ],
+)
+async def test_what_a_base_model_cannot_do_is_a_clear_400(fields: dict[str, Any], param: str) -> None:
+    async with scripted_backend(both) as backend, serving(backend.url) as proxy:
+        status, _, reply = await proxy.post("/v1/responses", {"model": "scripted", "input": "hi", **fields})
+        assert (status, reply["error"]["param"], backend.generating) == (400, param, [])
+
+
+async def test_chat_model_gets_prompt_in_instructions_and_examples_as_input() -> None:
+    async with scripted_backend(both, kind="chat") as backend, serving(backend.url) as proxy:
+        body = {"model": "scripted", "input": "Why is the sky blue?", "instructions": "Be brief.", "future": 1}
+        await proxy.post("/v1/responses", body)
+        sent = backend.generating[0].json
+        assert sent["instructions"] == "Answer well.\n\nBe brief."
+        assert [item["role"] for item in sent["input"]] == ["user", "assistant"] * 3 + ["user"]
+        assert (sent["future"], sent["max_output_tokens"]) == (1, 100)
+        await proxy.post("/v1/responses", {**body, "model": "scripted@raw"})
+        assert backend.generating[1].json == body
+        _, headers, _ = await proxy.post("/v1/responses", {**body, "previous_response_id": "resp_1"})
+        assert headers["x-drpo-prompt-only"] == "previous_response"
+
+
+async def test_chat_models_stream_passes_untouched_and_ends_by_its_own_event() -> None:
+    events = [
+        b'event: response.created\ndata: {"type":"response.created"}\n\n',
+        b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n',
+    ]
+
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.begin()
+        for event in events:
+            await reply.chunk(event)
+            await asyncio.sleep(0)
+        await reply.end()
+
+    async with scripted_backend(script, kind="chat") as backend, serving(backend.url) as proxy:
+        assert await proxy.stream("/v1/responses", input="hi") == b"".join(events)
+        assert "stream_options" not in backend.generating[0].json

