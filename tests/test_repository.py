@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SKIPPED = {".git", ".venv", "__pycache__", "build", "dist"}
+MADE_BY_TOOLS = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|build/|dist/)")
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt")) + sorted((ROOT / "tests" / "vllm").glob("*.txt"))
 
 # The slashes and dots are written as [/] and [.], so that this file is not among what it finds.
@@ -30,7 +30,7 @@ def tracked_files() -> list[Path]:
     if listing.returncode == 0:
         paths = [ROOT / name for name in listing.stdout.decode().split("\0") if name]
     else:
-        paths = [path for path in ROOT.rglob("*") if not SKIPPED.intersection(path.relative_to(ROOT).parts)]
+        paths = [path for path in ROOT.rglob("*") if not MADE_BY_TOOLS.search(path.relative_to(ROOT).as_posix())]
     return [path for path in paths if path.is_file()]
 
 

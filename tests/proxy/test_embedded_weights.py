@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -101,17 +102,24 @@ async def test_what_a_crash_left_behind_is_removed(weights: Weights, cache: Path
 
 async def test_two_starts_at_once_write_one_file(weights: Weights, cache: Path) -> None:
     asked: list[str] = []
+    said: list[str] = []
+    second_waits = threading.Event()
 
     def chunks() -> Sequence[Path]:
+        assert second_waits.wait(20)
         asked.append("chunks")
         return weights.chunks()
 
-    counted = Weights(weights.file_name, weights.sha256, chunks)
-    said: list[str] = []
-    paths = await asyncio.gather(*(prepare_weights(counted, cache, said.append) for _ in range(2)))
+    def report(text: str) -> None:
+        said.append(text.split()[0])
+        if text.startswith("Waiting"):
+            second_waits.set()
+
+    slow = Weights(weights.file_name, weights.sha256, chunks)
+    paths = await asyncio.gather(*(prepare_weights(slow, cache, report) for _ in range(2)))
     assert paths[0].read_bytes() == CONTENT
     assert asked == ["chunks"]
-    assert [text.split()[0] for text in said] == ["Preparing", "Waiting"]
+    assert said == ["Preparing", "Waiting"]
 
 
 async def test_altered_packages_are_refused_and_leave_no_file(tmp_path: Path, cache: Path) -> None:
