@@ -173,7 +173,7 @@ async def scripted_backend(script: Script, **settings: Any) -> AsyncIterator[Scr
         for connection in backend.connections:
             connection.cancel()
         await asyncio.gather(*backend.connections, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close in the next turn of the loop
+        await asyncio.sleep(0.02)  # transports close in the next turns of the loop
 
 
 def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[str, Any]:

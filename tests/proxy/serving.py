@@ -1,5 +1,6 @@
 """A proxy in this process over any backend, with a small bundle made in memory. For tests of what passes through it."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -105,3 +106,4 @@ async def serving(
         async with aiohttp.ClientSession(url) as session:
             yield Serving(gateway, session, url)
         await runner.cleanup()
+    await asyncio.sleep(0.02)  # transports close in the next turns of the loop
