@@ -10,7 +10,6 @@ from pathlib import Path
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embed import Embedder, open_embedder
-
 from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example

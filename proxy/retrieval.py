@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Final
 
 import numpy as np
-from index.embed import Embedder
 
+from index.embed import Embedder
 from index.errors import EmbedderError
 from index.retrieve import Retriever
 from index.types import Hit
