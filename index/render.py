@@ -86,8 +86,12 @@ def find_marker(text: str) -> str | None:
 
 
 def stop_strings(layout: TextLayout) -> tuple[str, ...]:
-    """What ends an answer: a line that begins with the user's marker. Longest first, so that no blank line remains."""
-    return (f"{SEPARATOR}{layout.user}", f"\n{layout.user}")
+    """What ends an answer: a line that begins with the user's or the assistant's marker, as the next turn would.
+
+    The second one because a small base model, its answer finished, sometimes answers again. With the blank line before
+    it each marker comes first, so that no blank line remains.
+    """
+    return tuple(f"{gap}{marker}" for marker in (layout.user, layout.assistant) for gap in (SEPARATOR, "\n"))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:

@@ -6,7 +6,6 @@ in memory and is built from the bundle's vectors, never read from a file.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -24,13 +23,6 @@ _FETCH_FACTOR = 4
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RankedHit(Hit):
-    """A hit that remembers where its example stands in the bank (0-based), so that `arrange` can restore that order."""
-
-    position: int = 0
-
-
 class Retriever:
     """Finds a bundle's examples nearest to a query. Safe to use from several threads at once."""
 
@@ -41,7 +33,7 @@ class Retriever:
         self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
         self._index = _build_index(self._vectors)
 
-    def nearest(self, vector: Vectors) -> tuple[RankedHit, ...]:
+    def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
         """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
 
         Left out are pinned examples, examples below the similarity floor, and near-duplicates of a pinned or a more
@@ -85,9 +77,9 @@ class Retriever:
         likeness = self._vectors[list(others)] @ self._vectors[row]
         return bool(np.any(likeness >= self._policy.duplicate_similarity))
 
-    def _hit(self, row: int, similarity: float) -> RankedHit:
+    def _hit(self, row: int, similarity: float) -> Hit:
         position = int(self._positions[row])
-        return RankedHit(self._examples[position], similarity, position)
+        return Hit(self._examples[position], similarity, position)
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
@@ -96,11 +88,8 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them.
-
-    TypeError: the order is canonical, and a hit is not from `nearest`, so that nobody knows its place in the bank.
-    """
-    ordered = sorted(hits, key=_position) if order == "canonical" else hits[::-1]
+    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them."""
+    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
     return tuple(hit.example for hit in ordered)
 
 
@@ -110,12 +99,6 @@ def retrieval_query(messages: Sequence[Message]) -> str:
     Cut to QUERY_CHARACTERS characters. Later turns change nothing, so that their text extends the cached prefix.
     """
     return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
-
-
-def _position(hit: Hit) -> int:
-    if not isinstance(hit, RankedHit):
-        raise TypeError("only a hit that a Retriever found remembers its position in the bank")
-    return hit.position
 
 
 def _searchable(bundle: Bundle) -> NDArray[np.intp]:

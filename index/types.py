@@ -33,10 +33,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved example and the cosine similarity (-1 to 1) of its query to the client's."""
+    """A retrieved example, the cosine similarity (-1 to 1) of its query to the client's, and its place in the bank.
+
+    position: 0-based, so that the bank's own order can be restored.
+    """
 
     example: Example
     similarity: float
+    position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from proxy.settings import Settings, bundle_arguments
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
     """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings))
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
     async with open_backends(settings, report) as backends, open_gateway(settings, backends, bundles) as gateway:
         console.print(_backend_table(gateway))
         console.print(_bundle_table(gateway))

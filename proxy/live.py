@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embed import Embedder, open_embedder
@@ -16,6 +17,10 @@ from index.types import Bundle, Example
 from proxy.errors import StartupError
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Source
+
+# What a bundle may name without being asked about: it comes with the package and sends nothing anywhere.
+_OWN_EMBEDDER: Final = "onnx"
+_COUNTED_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,16 @@ class Costs:
     examples: Mapping[str, int]
 
 
-def load_bundles(arguments: Sequence[str]) -> dict[str, ServedBundle]:
-    """Bundles by model, from --bundle arguments. Raises StartupError, BundleError, EmbedderError."""
+def load_bundles(arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, ServedBundle]:
+    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named.
+
+    Raises StartupError, BundleError, EmbedderError.
+    """
     served: dict[str, ServedBundle] = {}
     embedders: dict[str, Embedder] = {}
     for argument in arguments:
         model, directory = _parse_argument(argument)
-        bundle = _load(directory, embedders)
+        bundle = _load(directory, embedders, allowed)
         name = model or bundle.manifest.model
         if name in served:
             raise StartupError(
@@ -67,8 +75,13 @@ def _parse_argument(argument: str) -> tuple[str | None, Path]:
     return model or None, directory
 
 
-def _load(directory: Path, embedders: dict[str, Embedder]) -> Bundle:
+def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str]) -> Bundle:
     name = read_manifest(directory).embedder.name
+    if name not in {_OWN_EMBEDDER, *allowed}:
+        raise StartupError(
+            f"--bundle {directory}: its embedder is {name}, which would load a model or be sent every query. "
+            f"If you trust it, add --allow-embedder '{name}'."
+        )
     if name not in embedders:
         embedders[name] = open_embedder(name)
     return load_bundle(directory, embedders[name])
@@ -97,7 +110,7 @@ class TokenCosts:
         texts = [render_prompt(served.layout, served.bundle.prompt)]
         texts += [render_example(served.layout, example) for example in served.bundle.examples]
         overhead = await self._count(model, "")
-        counts = [await self._count(model, text) if overhead is not None else None for text in texts]
+        counts = [None] * len(texts) if overhead is None else await self._count_all(model, texts)
         tokens = [
             estimated_tokens(text) if count is None else count - (overhead or 0)
             for text, count in zip(texts, counts, strict=True)
@@ -105,6 +118,16 @@ class TokenCosts:
         return Costs(
             tokens[0], {example.id: cost for example, cost in zip(served.bundle.examples, tokens[1:], strict=True)}
         )
+
+    async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
+        """The counts of `texts`, a few at a time: each is a request to the backend."""
+        turns = asyncio.Semaphore(_COUNTED_AT_ONCE)
+
+        async def count(text: str) -> int | None:
+            async with turns:
+                return await self._count(model, text)
+
+        return await asyncio.gather(*(count(text) for text in texts))
 
 
 def estimated_tokens(text: str) -> int:

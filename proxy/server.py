@@ -85,7 +85,7 @@ def _base_url(host: str, listener: socket.socket) -> str:
 @asynccontextmanager
 async def _gateway(settings: Settings, report: Report) -> AsyncIterator[Gateway]:
     """The wired gateway, its bundles loaded while the embedded model starts."""
-    loading = asyncio.create_task(asyncio.to_thread(load_bundles, bundle_arguments(settings)))
+    loading = asyncio.create_task(asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder))
     try:
         async with open_backends(settings, report) as backends:
             bundles = await loading

@@ -164,10 +164,17 @@ def test_the_next_turn_extends_the_text_and_the_answer_of_this_one(
 def test_every_finished_answer_in_a_text_is_followed_by_a_stop_string(layout: TextLayout) -> None:
     rendered = render_text(layout, "p", [Example("a", "q", "ANSWER")], [Message("user", "q")])
     after = rendered.split("ANSWER")[1]
-    longest, shortest = stop_strings(layout)
+    longest, shortest, *_ = stop_strings(layout)
     assert after.startswith(longest)
     assert f"text{longest}".find(longest) < f"text{longest}".find(shortest)
-    assert find_marker(f"an answer{shortest}") == layout.user
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_next_question_and_a_second_answer_both_end_an_answer(layout: TextLayout) -> None:
+    assert [find_marker(f"an answer{stop}") for stop in stop_strings(layout)] == [
+        *(layout.user, layout.user),
+        *(layout.assistant, layout.assistant),
+    ]
 
 
 def test_raw_text_has_no_markers_and_no_escapes() -> None:

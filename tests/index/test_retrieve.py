@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from index import retrieve
 from index.retrieve import Retriever, arrange, pinned, retrieval_query
-from index.types import Bundle, EmbedderSpec, Example, Hit, Manifest, Message, RetrievalPolicy, Vectors
+from index.types import Bundle, EmbedderSpec, Example, Manifest, Message, RetrievalPolicy, Vectors
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -122,11 +122,6 @@ def test_arrange_puts_the_most_similar_last_or_restores_the_order_of_the_bank() 
     assert [example.id for example in arrange(hits, "similar_last")] == ["2", "0", "1"]
     assert [example.id for example in arrange(hits, "canonical")] == ["0", "1", "2"]
     assert arrange((), "canonical") == ()
-
-
-def test_a_hit_of_unknown_position_is_not_given_a_wrong_one() -> None:
-    with pytest.raises(TypeError, match="remembers its position"):
-        arrange([Hit(Example("a", "q", "r"), 0.5)], "canonical")
 
 
 @pytest.mark.parametrize("vector", [AXES[0][:3], AXES, np.array([np.nan, 0, 0, 0], dtype=np.float32)])

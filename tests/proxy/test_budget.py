@@ -18,7 +18,7 @@ COSTS = st.lists(st.integers(1, 300), min_size=1, max_size=8)
 @given(COSTS, st.integers(0, 3), st.integers(0, 2000))
 def test_what_is_selected_fits_and_is_a_prefix_of_what_was_found(costs: list[int], pins: int, room: int) -> None:
     examples, table = bank(costs)
-    pinned, hits = examples[:pins], [Hit(example, 0.5) for example in examples[pins:]]
+    pinned, hits = examples[:pins], [Hit(example, 0.5, place) for place, example in enumerate(examples)][pins:]
     selection = select(50, table, pinned, hits, room)
     assert selection.hits == tuple(hits[: len(selection.hits)])
     assert selection.pinned == tuple(pinned[: len(selection.pinned)])
@@ -33,7 +33,7 @@ def test_what_is_selected_fits_and_is_a_prefix_of_what_was_found(costs: list[int
 @given(COSTS, st.integers(0, 1500))
 def test_policy_limit_is_kept_and_the_most_similar_are_preferred(costs: list[int], limit: int) -> None:
     examples, table = bank(costs)
-    kept = within_policy(10, table, (), [Hit(example, 0.5) for example in examples], limit)
+    kept = within_policy(10, table, (), [Hit(example, 0.5, place) for place, example in enumerate(examples)], limit)
     total = 10 + sum(table[hit.example.id] for hit in kept)
     assert total <= limit or not kept
     for example in examples:

@@ -1,10 +1,13 @@
 """Guards the command line: help that teaches, and one clear line instead of a stack trace for a user's mistake."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from index.bundle import default_bundle_directory
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -53,3 +56,18 @@ def test_bundle_for_two_models_is_not_loaded_twice_for_one(tmp_path: Path) -> No
     done = run("--backend", "http://127.0.0.1:9", "--bundle", "a=default", "--bundle", "a=default")
     assert done.returncode == 1
     assert "two bundles for the model a" in done.stderr
+
+
+def test_bundle_that_would_send_queries_to_its_own_address_needs_the_operators_word(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(default_bundle_directory(), bundle)
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "onnx"', '"name": "openai:http://127.0.0.1:9/v1#spy"'))
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", str(bundle))
+    assert done.returncode == 1
+    assert "--allow-embedder 'openai:http://127.0.0.1:9/v1#spy'" in done.stderr
+    allowed = ("--allow-embedder", "openai:http://127.0.0.1:9/v1#spy")
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", str(bundle), *allowed)
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr
+    assert "--allow-embedder" not in done.stderr, "the embedder was allowed, and then asked"

@@ -77,7 +77,8 @@ async def test_fresh_connection_closed_after_the_request_is_not_repeated_since_i
         else:
             reply.reset()
 
-    async with scripted_backend(script) as backend, serving(backend.url, health_interval=60) as proxy:
+    # Without a bundle nothing counts its tokens, so the only connection kept is the one that the first reply closes.
+    async with scripted_backend(script) as backend, serving(backend.url, bundles={}, health_interval=60) as proxy:
         assert (await proxy.chat())[0] == 200
         status, _, reply = await proxy.chat()
         assert (status, reply["error"]["code"]) == (502, "backend_unavailable")
