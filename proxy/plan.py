@@ -19,7 +19,15 @@ from proxy.injection import Injection, Injector
 from proxy.live import ServedBundle
 from proxy.models import Model
 from proxy.responses import ResponseShape, chat_body, echoed_fields
-from proxy.translate import ChatShape, check_completable, client_max_tokens, completion_body, text_messages
+from proxy.stops import MOST_STOPS, divide
+from proxy.translate import (
+    ChatShape,
+    check_completable,
+    client_max_tokens,
+    client_stop,
+    completion_body,
+    text_messages,
+)
 from proxy.variants import ALIGNED, RAW, Choice
 
 Json = Mapping[str, Any]
@@ -34,7 +42,8 @@ _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One request, decided. `shape`: how the reply, a completion, becomes chat; None: it passes as it is.
-    `strip_usage`: the stream carries a usage event that the client did not ask for."""
+    `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`: stop strings that the
+    backend was not told."""
 
     choice: Choice
     path: str
@@ -43,6 +52,7 @@ class Plan:
     stream: bool = False
     shape: ChatShape | ResponseShape | None = None
     strip_usage: bool = False
+    cut_at: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -110,10 +120,11 @@ class Planner:
         injection = await self._injector.inject(served, model, turn, _prompt_only(body, ()), None, body)
         text = render_text(served.layout, served.bundle.prompt, injection.examples, turn)
         cap = await self._injector.length_cap(text, injection.tokens, turn, model, served)
-        sent = completion_body(body, text, stop_strings(served.layout), _sampling(served), cap)
+        stops, cut_at = _stops(body, served, model)
+        sent = completion_body(body, text, stops, _sampling(served), cap)
         if "logprobs" in body:
             sent["logprobs"] = body["logprobs"]
-        return _relayed(sent, choice, COMPLETIONS, injection)
+        return replace(_relayed(sent, choice, COMPLETIONS, injection), cut_at=cut_at)
 
     async def _chat_as_text(
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
@@ -124,15 +135,23 @@ class Planner:
             text = render_raw(turns)
             cap = await self._injector.length_cap(text, 0, turns, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
-            sent = _in_dialect(completion_body(body, text, (), sampling, cap), model)
+            sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
             return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model))
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), None, body)
         text = render_text(served.layout, served.bundle.prompt, injection.examples, turns)
         cap = await self._injector.length_cap(text, injection.tokens, turns, model, served)
-        sent = _in_dialect(completion_body(body, text, stop_strings(served.layout), _sampling(served), cap), model)
+        stops, cut_at = _stops(body, served, model)
+        sent = _in_dialect(completion_body(body, text, stops, _sampling(served), cap), model)
         prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)
         trim = served.layout.answer_begins_with_gap and not prefilled
-        return _relayed(sent, choice, COMPLETIONS, injection, _shape(body, model, trim=trim))
+        plan = _relayed(sent, choice, COMPLETIONS, injection, _shape(body, model, trim=trim))
+        return replace(plan, cut_at=cut_at)
+
+
+def _stops(body: Json, served: ServedBundle, model: Model) -> tuple[list[str], tuple[str, ...]]:
+    """Where the backend ends an answer, and where the proxy does because the backend takes no more stop strings."""
+    most = None if model.dialect == "llama.cpp" else MOST_STOPS
+    return divide(stop_strings(served.layout), client_stop(body), most)
 
 
 def _in_dialect(request: Json, model: Model) -> Json:

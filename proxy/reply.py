@@ -1,6 +1,7 @@
 """A plan's reply to the client: relayed as it is, or translated to chat; streamed or whole. Knows no planning."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,7 @@ from proxy.relay import (
     usage_filter,
 )
 from proxy.responses import ResponseEvents, ResponseShape, response_object
+from proxy.stops import StopCutter, cut_completion
 from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
@@ -52,8 +54,10 @@ async def _stream(
 def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
     payload = parse_object(data)
     _note_usage(payload, facts)
+    if plan.cut_at:
+        payload = cut_completion(payload, plan.cut_at)
     if plan.shape is None:
-        return data
+        return orjson.dumps(payload) if plan.cut_at else data
     if "choices" not in payload:
         raise BackendProtocolError("The backend's reply is not a completion.")
     if isinstance(plan.shape, ResponseShape):
@@ -64,11 +68,31 @@ def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
 def stream_rules(plan: Plan, facts: ReplyFacts) -> StreamRules:
     """How the plan's stream passes: chat and responses translated from completions, or the backend's own events."""
     if isinstance(plan.shape, ResponseShape):
-        return _response_rules(ResponseEvents(plan.shape), facts)
+        return _cutting(_response_rules(ResponseEvents(plan.shape), facts), plan)
     if isinstance(plan.shape, ChatShape):
-        return StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts))
+        return _cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts)), plan)
     untouched = usage_filter(facts, wanted=not plan.strip_usage)
-    return StreamRules(untouched, is_end=_ends_response) if plan.path == RESPONSES else StreamRules(untouched)
+    rules = StreamRules(untouched, is_end=_ends_response) if plan.path == RESPONSES else StreamRules(untouched)
+    return _cutting(rules, plan)
+
+
+def _cutting(rules: StreamRules, plan: Plan) -> StreamRules:
+    return replace(rules, transform=_cut_first(StopCutter(plan.cut_at), rules.transform)) if plan.cut_at else rules
+
+
+def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
+    """Completion events cut at stop strings before `then` sees them; an event with nothing left to show is dropped."""
+
+    def transform(event: bytes) -> bytes:
+        if is_done(event):
+            return then(event)
+        payload = parse_object(event_data(event))
+        if not payload.get("choices"):
+            return then(event)
+        shown = cutter.cut(payload)
+        return then(_event(shown)) if shown["choices"] or shown.get("usage") else b""
+
+    return transform
 
 
 def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:

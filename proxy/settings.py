@@ -34,7 +34,9 @@ class Settings:
         "[MODEL=]DIR",
     )
     allow_embedder: tuple[str, ...] = _setting(
-        (), "embedder other than `onnx` that a bundle may name: it loads a model or sees every query; repeatable", "NAME"
+        (),
+        "embedder besides `onnx` that a bundle may name: it loads a model or sees every query; repeatable",
+        "NAME",
     )
     kind: tuple[str, ...] = _setting(
         (), "say whether a model takes chat or text completions, instead of asking the backend", "MODEL=chat|completion"

@@ -88,15 +88,15 @@ def completion_body(
 ) -> Json:
     """The /v1/completions request for a chat request.
 
-    stop: the layout's strings, which come before the client's; sampling: applies where the client is silent;
-    max_tokens: the cap where the client gave none.
+    stop: where the backend ends an answer, the client's stop strings among them; sampling: applies where the client is
+    silent; max_tokens: the cap where the client gave none.
     """
     passed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
     request: Json = {**passed, **defaults, "prompt": prompt, "max_tokens": client_max_tokens(body) or max_tokens}
-    merged = [*stop, *client_stop(body)]
-    if merged:
-        request["stop"] = merged
+    request.pop("stop", None)
+    if stop:
+        request["stop"] = list(stop)
     request.pop("logprobs", None)
     if body.get("logprobs"):
         request["logprobs"] = body.get("top_logprobs") or 0

@@ -42,8 +42,10 @@ async def test_bundle_sampling_applies_only_where_the_client_is_silent() -> None
 
 
 async def test_stop_strings_are_the_layouts_and_the_clients() -> None:
+    body, _ = await sent({"messages": [USER]})
+    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:"]
     body, _ = await sent({"messages": [USER], "stop": "END"})
-    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:", "END"]
+    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "END", "\n\n# Answer:"]
 
 
 @pytest.mark.parametrize("variant", ["raw", "raw-matched"])
