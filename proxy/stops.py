@@ -1,7 +1,7 @@
 """Stop strings beyond what a backend takes: the proxy ends the answer there itself. Knows completions only. Pure.
 
 vLLM takes four, as OpenAI's reference says ("up to 4 sequences"); a layout needs four of its own, and a client may send
-as many. What does not fit is looked for here. The backend goes on to its own end: that costs tokens and keeps usage true.
+as many. What does not fit is looked for here. The backend goes on to its own end: usage stays true, tokens are lost.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
