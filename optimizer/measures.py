@@ -64,6 +64,7 @@ def measures(scored: Sequence[Scored]) -> tuple[Measure, ...]:
     lines += [
         _mean("words", [float(len(one.answer.text.split())) for one in scored], is_share=False),
         _mean("prompt tokens", [float(one.answer.prompt_tokens) for one in scored], is_share=False),
+        _most("longest prompt, tokens", [one.answer.prompt_tokens for one in scored]),
     ]
     return tuple(lines)
 
@@ -99,6 +100,12 @@ def _share(name: str, outcomes: Sequence[bool]) -> Measure:
 
 def _mean(name: str, values: Sequence[float], *, is_share: bool) -> Measure:
     return Measure(name, bootstrap_mean(values), len(values), is_share=is_share)
+
+
+def _most(name: str, values: Sequence[int]) -> Measure:
+    """The largest: a count, so its interval is itself."""
+    most = float(max(values))
+    return Measure(name, Interval(most, most, most), len(values), is_share=False)
 
 
 def _similarities(rows: Sequence[Row], answers: Sequence[Answer], embedder: Embedder) -> Iterator[tuple[int, float]]:

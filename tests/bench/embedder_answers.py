@@ -1,0 +1,113 @@
+"""What the choice of examples means for the answers: refusals and similarity with each embedder of `embedders`.
+
+    python -m tests.bench.embedder_answers      prints the table of index/README.md, in about 25 minutes on two cores
+
+The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings; only the vectors,
+and so the examples that are retrieved, are those of the embedder in question. Greedy, rows that nobody tuned on.
+"""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from index.bundle import default_bundle_directory, read_bundle
+from index.embed import Embedder, open_embedder
+from index.render import LAYOUTS
+from index.retrieve import Retriever, pinned
+from index.types import Bundle
+from optimizer.answers import AnswersFile
+from optimizer.evaluate import Evaluation, Plan, evaluate
+from optimizer.model import Decoding, Endpoint, Model, Patience
+from optimizer.rows import Row
+from proxy.app import create_app, open_gateway
+from proxy.backend import Backend
+from proxy.embedded import MODEL_NAME
+from proxy.live import ServedBundle
+from proxy.retrieval import Source
+from proxy.server import open_backends
+from proxy.settings import Settings
+from tests.bench.embedders import DATA, ROOT, openers, say
+from tests.quality.conftest import CONCURRENCY, general_test_rows, named, xstest_test_rows
+
+LENGTH = 256
+REFUSAL_LENGTH = 64
+COLUMNS = ("similarity to reference, general", "refuses unsafe", "answers safe", "balanced accuracy")
+
+
+def main() -> None:
+    """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    if not DATA.is_dir():
+        print(f"embedder_answers: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "float32.onnx"
+        say("writing the float32 model")
+        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", "--float32", model], check=True)
+        asyncio.run(compare(model))
+
+
+async def compare(float32_model: Path) -> None:
+    """One line of the table per embedder, printed as soon as it is known."""
+    bundle, judge = read_bundle(default_bundle_directory()), open_embedder("onnx")
+    general, sensitive = general_test_rows(DATA), xstest_test_rows(DATA)
+    settings = Settings(retrieval_timeout=10.0)
+    print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
+    print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
+    async with open_backends(settings, say) as backends:
+        for name, open_one in openers(float32_model, bundle.examples).items():
+            served = with_vectors_of(bundle, open_one())
+            async with serving(settings, backends, served) as base_url:
+                say(f"answering with {name}")
+                answers = await measure(base_url, general, LENGTH, judge)
+                refusals = await measure(base_url, sensitive, REFUSAL_LENGTH, judge)
+            print(f"| {name} | {' | '.join(cells(answers, refusals))} |", flush=True)
+
+
+def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
+    """The bundle as it would be if this embedder had made it."""
+    vectors = embedder.embed([example.query for example in bundle.examples])
+    changed = replace(bundle, vectors=vectors)
+    source = Source(f"{type(embedder).__name__} {bundle.id}", Retriever(changed), embedder)
+    return ServedBundle(changed, LAYOUTS[bundle.manifest.layout], pinned(changed), source)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, backends: Sequence[Backend], served: ServedBundle) -> AsyncIterator[str]:
+    """The base URL of a proxy that injects from `served`."""
+    async with open_gateway(settings, backends, {MODEL_NAME: served}) as gateway:
+        runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}/v1"
+        await runner.cleanup()
+
+
+async def measure(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Evaluation:
+    """The measures of the aligned answers."""
+    decoding = Decoding(length)
+    plan = Plan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
+    async with Model(Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)) as model:
+        with AnswersFile(None) as answers:
+            return await evaluate(plan, model, answers, judge, lambda: None)
+
+
+def cells(answers: Evaluation, refusals: Evaluation) -> list[str]:
+    """The figures of COLUMNS, each with its 95 % interval."""
+    found = {**named(refusals, "aligned"), **named(answers, "aligned")}
+    intervals = [found[column].interval for column in COLUMNS]
+    return [f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})" for one in intervals]
+
+
+if __name__ == "__main__":
+    main()
