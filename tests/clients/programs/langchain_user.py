@@ -1,6 +1,6 @@
 """What a user of langchain-openai does. Runs in LangChain's own environment, knows nothing of ours.
 
-Usage: python langchain_program.py BASE_URL MODEL; prints one JSON object.
+Usage: python langchain_user.py BASE_URL MODEL; prints one JSON object.
 """
 
 import json
@@ -26,18 +26,17 @@ def main(base_url: str, model: str) -> None:
     """Use it in every way, in the order of the functions below."""
     told = {"base_url": base_url, "api_key": "any", "temperature": 0, "max_tokens": 40, "max_retries": 0}
     chat = ChatOpenAI(model=model, **told)
+    by_header = {"x-drpo-variant": "raw"}
     found = {
         "invoked": answer(chat.invoke(QUESTION)),
         "conversation": answer(chat.invoke(conversation())),
         "streamed": streamed(ChatOpenAI(model=model, stream_usage=True, **told)),
-        "structured": structured(chat),
+        "structured": structured(ChatOpenAI(model=model, **{**told, "max_tokens": 100})),
         "logprobs": logprobs(chat),
         "responses": answer(ChatOpenAI(model=model, use_responses_api=True, **told).invoke(QUESTION)),
         "responses_streamed": streamed(ChatOpenAI(model=model, use_responses_api=True, **told)),
         "raw": answer(ChatOpenAI(model=f"{model}@raw", **told).invoke(QUESTION)),
-        "raw_by_header": answer(
-            ChatOpenAI(model=model, default_headers={"x-drpo-variant": "raw"}, **told).invoke(QUESTION)
-        ),
+        "raw_by_header": answer(ChatOpenAI(model=model, default_headers=by_header, **told).invoke(QUESTION)),
         "completed": OpenAI(model=model, **told).invoke("The capital of France is"),
         "completed_pieces": list(OpenAI(model=model, **told).stream("The capital of France is")),
         "unknown_model": error(ChatOpenAI(model="no-such-model", **told)),
@@ -86,8 +85,9 @@ def error(chat: Any) -> dict[str, Any]:
     try:
         chat.invoke(QUESTION)
     except openai.APIStatusError as caught:
-        return {"type": type(caught).__name__, "status": caught.status_code, "code": caught.code, "text": str(caught)}
-    return {"type": "no error"}
+        kinds = [kind.__name__ for kind in type(caught).__mro__]
+        return {"kinds": kinds, "status": caught.status_code, "code": caught.code, "text": str(caught)}
+    return {"kinds": ["no error"]}
 
 
 if __name__ == "__main__":

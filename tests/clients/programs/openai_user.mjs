@@ -1,6 +1,6 @@
 // What a user of OpenAI's own package for JavaScript does. Runs in a Node environment of its own.
 //
-// Usage: node openai_package.mjs BASE_URL MODEL; prints one JSON object.
+// Usage: node openai_user.mjs BASE_URL MODEL; prints one JSON object.
 
 import OpenAI from 'openai';
 

@@ -1,7 +1,7 @@
 // What a user of the Vercel AI SDK does, with its provider for OpenAI-compatible servers and with its OpenAI provider
 // (which speaks the Responses API). Runs in a Node environment of its own.
 //
-// Usage: node vercel.mjs BASE_URL MODEL; prints one JSON object.
+// Usage: node vercel_user.mjs BASE_URL MODEL; prints one JSON object.
 
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
@@ -38,7 +38,7 @@ async function streamed(languageModel) {
 async function structured() {
   const schema = z.object({ city: z.string().max(40), country: z.string().max(40) });
   const output = Output.object({ schema });
-  const request = { prompt: `${prompt} Answer as JSON.`, output };
+  const request = { prompt: `${prompt} Answer as JSON.`, output, maxOutputTokens: 100 };
   return (await generateText({ ...told, model: provider(model), ...request })).output;
 }
 

@@ -1,0 +1,87 @@
+"""Fixtures of the client tests: one proxy on the real embedded model for all of them, and a way to run a client."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from proxy.embedded import MODEL_NAME
+from tests.clients.environments import clean_environment, node_packages, node_shortcoming
+from tests.quality.served import served_proxy
+from tests.vllm.steps import Say, run_step
+
+_SKIPPED: Final = pytest.StashKey[str]()
+_TEST_WITHIN: Final = 600.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
+_PROGRAM_WITHIN: Final = 600.0  # seconds
+PROGRAMS: Final = Path(__file__).parent / "programs"
+
+Results = Callable[[Sequence[str]], dict[str, Any]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder starts other programs."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(_TEST_WITHIN, func_only=True))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A banner where the JavaScript clients could not run."""
+    if reason := config.stash.get(_SKIPPED, ""):
+        terminalreporter.write_sep("!", "NO JAVASCRIPT CLIENT WAS TESTED", red=True, bold=True)
+        terminalreporter.write_line(f"{reason}.", red=True)
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Prints a line of progress at once, past pytest's capture."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    started = time.monotonic()
+
+    def line(text: str) -> None:
+        if reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.ensure_newline()
+                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def base_url(say: Say) -> Iterator[str]:
+    """The proxy on the embedded model with the default bundle, as a client is told of it: with /v1."""
+    say("proxy with the embedded model ...")
+    with served_proxy() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def results(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Results:
+    """Runs `command BASE_URL MODEL` and returns the JSON object that it printed last. Raises StepError."""
+
+    def run(command: Sequence[str]) -> dict[str, Any]:
+        log = tmp_path_factory.mktemp("client") / "output.log"
+        title = f"running {Path(command[-1]).name}"
+        run_step(title, [*command, base_url, MODEL_NAME], log, say, _PROGRAM_WITHIN, clean_environment())
+        found: dict[str, Any] = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def node_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
+    """Our programs beside the packages that they import: Node looks for these where a program is."""
+    if reason := node_shortcoming():
+        request.config.stash[_SKIPPED] = reason
+        pytest.skip(f"JavaScript clients: {reason}")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "node_modules").symlink_to(node_packages(say))
+    for program in PROGRAMS.glob("*.mjs"):
+        (folder / program.name).write_bytes(program.read_bytes())
+    return folder

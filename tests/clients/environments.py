@@ -1,0 +1,74 @@
+"""Builds and keeps the environments that the clients run in, pinned, in the cache folder. Knows no client's commands.
+
+Each has one of its own, since their dependencies are not ours and not each other's.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tests.vllm.environment import install
+from tests.vllm.keep import cache_root, kept, key_of
+from tests.vllm.steps import Say, run_step
+
+HERE: Final = Path(__file__).parent
+_NODE: Final = HERE / "node"
+_OLDEST_NODE: Final = 20
+_NPM_WITHIN: Final = 600.0  # seconds
+_FOREIGN: Final = re.compile(
+    r"(OPENAI|DRPO|LANGCHAIN|LANGSMITH|LLM|LM_?EVAL|HF|AI_SDK|PYTHON|NODE_OPTIONS|VIRTUAL_ENV)"
+)
+
+
+def python_of(name: str, say: Say) -> Path:
+    """The interpreter of the environment that requirements/`name`.txt pins. Raises StepError."""
+    requirements = HERE / "requirements" / f"{name}.txt"
+
+    def build(place: Path) -> None:
+        venv.create(place, symlinks=True)
+        into = ["--python", str(place / "bin" / "python")]
+        install([requirements], into, place.with_suffix(".log"), say, f"{name}'s environment (once)")
+
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return _kept(name, key_of(requirements, version), build, say) / "bin" / "python"
+
+
+def node_packages(say: Say) -> Path:
+    """The folder node_modules that node/package-lock.json pins. Raises StepError."""
+
+    def build(place: Path) -> None:
+        place.mkdir()
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(_NODE / name, place)
+        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
+        run_step("npm packages (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+
+    return _kept("node", key_of(_NODE / "package-lock.json"), build, say) / "node_modules"
+
+
+def node_shortcoming() -> str | None:
+    """Why JavaScript clients cannot run on this machine; None if they can."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            return f"`{program}` is not installed: install Node.js {_OLDEST_NODE} or newer, with npm"
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.match(r"v(\d+)", said)
+    if version is None or int(version[1]) < _OLDEST_NODE:
+        return f"`node --version` says {said.strip()!r}: install Node.js {_OLDEST_NODE} or newer"
+    return None
+
+
+def clean_environment(**added: str) -> dict[str, str]:
+    """This process's variables without those that steer a client: what it is told, it is told by the test."""
+    ours = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+    return {**ours, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **added}
+
+
+def _kept(name: str, key: str, build: Callable[[Path], None], say: Say) -> Path:
+    return kept(cache_root() / "clients" / f"{name}-{key}", build, say)

@@ -1,0 +1,68 @@
+"""OpenAI's own package for JavaScript talks to the proxy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.answers import check_answer, check_pieces, check_usage
+from tests.clients.conftest import Results
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def found(node_folder: Path, results: Results) -> Found:
+    return results(["node", str(node_folder / "openai_user.mjs")])
+
+
+def _check_usage(usage: Found, *, aligned: bool = True) -> None:
+    check_usage(usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"], aligned=aligned)
+
+
+def test_an_answer_arrives_with_its_usage(found: Found) -> None:
+    answer = found["chat"]
+    check_answer(answer["content"])
+    _check_usage(answer["usage"])
+    assert (answer["role"], answer["finishReason"], answer["variant"]) == ("assistant", "stop", "aligned")
+
+
+def test_a_stream_arrives_in_pieces_without_usage_unless_asked(found: Found) -> None:
+    for way in ("streamed", "streamedWithUsage"):
+        text = "".join(found[way]["pieces"])
+        check_answer(text)
+        check_pieces(found[way]["pieces"], text)
+    assert found["streamed"]["usage"] is None
+    _check_usage(found["streamedWithUsage"]["usage"])
+
+
+def test_a_stream_of_two_choices_is_gathered_into_two_messages(found: Found) -> None:
+    assert [choice["index"] for choice in found["gathered"]] == [0, 1]
+    assert all(choice["role"] == "assistant" and choice["content"].strip() for choice in found["gathered"])
+
+
+def test_the_responses_api_answers_whole_and_streamed(found: Found) -> None:
+    answer = found["response"]
+    check_answer(answer["text"])
+    check_answer(answer["streamed"])
+    assert answer["status"] == "completed"
+    usage = answer["usage"]
+    check_usage(usage["input_tokens"], usage["output_tokens"], usage["total_tokens"], aligned=True)
+
+
+def test_a_text_completion_goes_on_from_its_prompt(found: Found) -> None:
+    assert "France" in found["completed"]["text"]
+    _check_usage(found["completed"]["usage"], aligned=False)
+
+
+def test_models_are_listed_and_found_by_their_suffixed_names(found: Found) -> None:
+    name = "google/gemma-3-270m"
+    assert found["models"] == [name, f"{name}@aligned", f"{name}@raw"]
+    assert found["model"] == f"{name}@raw"
+
+
+def test_errors_are_the_clients_own(found: Found) -> None:
+    model, variant = found["unknownModel"], found["unknownVariant"]
+    assert (model["type"], model["status"], model["code"]) == ("NotFoundError", 404, "model_not_found")
+    assert (variant["type"], variant["status"]) == ("BadRequestError", 400)
+    assert "aligned, raw, raw-matched" in variant["text"]
