@@ -98,6 +98,12 @@ class Pool:
         return found
 
     @property
+    def default_model(self) -> str | None:
+        """What a request without a model means: the first model listed, as in vLLM, if all backends list the same."""
+        firsts = {next(iter(backend.models)) for backend in self.backends if backend.models}
+        return firsts.pop() if len(firsts) == 1 else None
+
+    @property
     def healthy(self) -> bool:
         """Whether a backend answers."""
         return any(backend.healthy for backend in self.backends)

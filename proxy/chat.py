@@ -61,7 +61,8 @@ class Gateway:
     def choice(self, body: Mapping[str, Any], request: web.Request) -> tuple[Choice, Model]:
         """The model and variant that a body and its headers ask for."""
         models = self.pool.models
-        choice = choose(body.get("model"), request.headers.get("x-drpo-variant"), models, self.bundles)
+        named = self.pool.default_model if body.get("model") in (None, "") else body["model"]
+        choice = choose(named, request.headers.get("x-drpo-variant"), models, self.bundles)
         return choice, models[choice.model]
 
 
@@ -117,7 +118,7 @@ async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) 
     data = await read_body(request, gateway.admission.limits)
     body = parse_json(request, data)
     choice, _ = gateway.choice(body, request)
-    if body["model"] != choice.model:
+    if body.get("model") != choice.model:
         data = orjson.dumps({**body, "model": choice.model})
     plan = Plan(replace(choice, variant=RAW), request.path, data)
     return await _forward(gateway, request, record, plan, "application/json")

@@ -105,7 +105,7 @@ class Planner:
         items = _input_items(body)
         turns = (Message("user", _first_user_text(items)),)
         bound = sum(token_bound(_loose_text(item)) for item in items)
-        only = "previous_response" if body.get("previous_response_id") else _prompt_only(body, items)
+        only = _response_prompt_only(body, items)
         injection = await self._injector.inject(served, model, turns, only, bound, body)
         sent = {**_with_response_sampling(body, served), **_injected_input(body, served, injection)}
         return _relayed(sent, choice, RESPONSES, injection)
@@ -205,6 +205,13 @@ def _prompt_only(body: Json, messages: Sequence[Json]) -> str | None:
     return None
 
 
+def _response_prompt_only(body: Json, items: Sequence[Json]) -> str | None:
+    """The same for the Responses API, where what examples would have to precede may be with the backend alone."""
+    if not items:
+        return "no_input"
+    return "previous_response" if body.get("previous_response_id") else _prompt_only(body, items)
+
+
 def _completion_prompt(body: Json) -> str:
     prompt = body.get("prompt")
     if not isinstance(prompt, str):
@@ -256,11 +263,15 @@ def _injected_input(body: Json, served: ServedBundle, injection: Injection) -> d
     leading = next((n for n, item in enumerate(items) if item.get("role") not in {"system", "developer"}), len(items))
     turns = [turn for example in injection.examples for turn in render_chat_turns(example)]
     instructions = [text for text in (served.bundle.prompt, body.get("instructions")) if text]
-    return {"instructions": "\n\n".join(instructions), "input": [*items[:leading], *turns, *items[leading:]]}
+    injected: dict[str, Any] = {"instructions": "\n\n".join(instructions)}
+    return {**injected, "input": [*items[:leading], *turns, *items[leading:]]} if items else injected
 
 
 def _input_items(body: Json) -> list[Json]:
+    """The input as a list of items; none where there is none (a stored prompt may have it: the backend judges)."""
     given = body.get("input")
+    if given is None:
+        return []
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")

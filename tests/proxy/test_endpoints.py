@@ -26,6 +26,21 @@ async def test_models_are_listed_with_their_variants() -> None:
             assert (response.status, (await response.json())["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_request_without_a_model_means_the_first_listed_as_in_vllm_unless_backends_differ() -> None:
+    message = {"messages": [{"role": "user", "content": "hi"}]}
+    async with scripted_backend(answer) as one, scripted_backend(answer, model="other") as two:
+        async with serving(one.url, one.url) as proxy:
+            for body in (message, {**message, "model": None}, {**message, "model": ""}):
+                status, headers, _ = await proxy.post("/v1/chat/completions", body)
+                assert (status, headers["x-drpo-variant"]) == (200, "aligned")
+            assert (await proxy.post("/v1/embeddings", {"input": "hi"}))[0] == 200
+            assert one.generating[-1].json == {"input": "hi", "model": "scripted"}
+        async with serving(one.url, two.url) as proxy:
+            status, _, reply = await proxy.post("/v1/chat/completions", message)
+            assert (status, reply["error"]["param"]) == (400, "model")
+            assert "Available: other, scripted." in reply["error"]["message"]
+
+
 async def test_model_without_a_bundle_is_served_raw_and_not_listed_as_aligned() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url, bundles={}) as proxy:
         async with proxy.session.get("/v1/models") as response:

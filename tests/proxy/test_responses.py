@@ -103,6 +103,9 @@ async def test_chat_model_gets_prompt_in_instructions_and_examples_as_input() ->
         assert backend.generating[1].json == body
         _, headers, _ = await proxy.post("/v1/responses", {**body, "previous_response_id": "resp_1"})
         assert headers["x-drpo-prompt-only"] == "previous_response"
+        await proxy.post("/v1/responses", {"model": "scripted", "prompt": {"id": "stored"}})
+        sent = backend.generating[-1].json
+        assert (sent["instructions"], sent["prompt"], "input" in sent) == ("Answer well.", {"id": "stored"}, False)
 
 
 async def test_chat_models_stream_passes_untouched_and_ends_by_its_own_event() -> None:

@@ -1,0 +1,66 @@
+"""The openai package's own tests of chat, completions, embeddings, models and responses, sync and async: what passes
+against a server passes through the proxy in front of it, and the server is asked the same.
+
+A base model behind the proxy refuses some of it by design: suite.NOT_FOR_TEXT.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.differential.mock import ReflectiveMock, running
+from tests.differential.suite import NOT_FOR_TEXT, UNSERVED, pinned_version, run_suite, suite_folder
+from tests.proxy.serving import served_bundle, serving
+
+pytestmark = [pytest.mark.timeout(600, func_only=True)]
+
+# As the suite names them; a request without a model gets the first.
+MODELS: Final = ("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "model")
+SOME: Final = 150  # tests
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return suite_folder(print)
+
+
+def test_the_suite_is_of_the_version_whose_types_the_mock_answers_with() -> None:
+    assert pinned_version() == version("openai")
+
+
+async def test_what_passes_against_a_chat_server_passes_through_the_proxy_and_asks_the_same(folder: Path) -> None:
+    mock = ReflectiveMock(MODELS, "chat")
+    async with running(mock) as url, serving(url, bundles={}) as proxy:
+        directly, of_direct = await run_suite(folder, f"{url}/v1", UNSERVED)
+        asked = _asked(mock)
+        through, of_proxy = await run_suite(folder, f"{proxy.url}/v1", UNSERVED)
+    assert len(directly) >= SOME, of_direct
+    assert " failed" not in of_direct, of_direct
+    assert through == directly, of_proxy
+    assert _asked(mock)[len(asked) :] == asked
+
+
+async def test_the_same_passes_when_examples_are_injected(folder: Path) -> None:
+    mock = ReflectiveMock(MODELS, "chat")
+    bundles = {model: served_bundle() for model in MODELS}
+    async with running(mock) as url, serving(url, bundles=bundles) as proxy:
+        passed, said = await run_suite(folder, f"{proxy.url}/v1", UNSERVED)
+    assert len(passed) >= SOME, said
+    assert " failed" not in said, said
+    assert any("Answer well." in str(body) for _, body in mock.posted)
+
+
+async def test_the_same_passes_through_a_base_model_but_for_what_text_cannot_do(folder: Path) -> None:
+    mock = ReflectiveMock(MODELS, "completion")
+    bundles = {model: served_bundle() for model in MODELS}
+    async with running(mock) as url, serving(url, bundles=bundles) as proxy:
+        passed, said = await run_suite(folder, f"{proxy.url}/v1", (*UNSERVED, *NOT_FOR_TEXT))
+    assert len(passed) >= SOME - 50, said
+    assert " failed" not in said, said
+
+
+def _asked(mock: ReflectiveMock) -> list[tuple[str, Any]]:
+    """Every request as the client meant it: usage is asked for in streams anyhow, a missing model is filled in."""
+    return [(path, {"model": MODELS[0], **body, "stream_options": None}) for path, body in mock.posted]
