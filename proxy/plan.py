@@ -15,6 +15,7 @@ from index.types import Message
 from proxy.budget import token_bound
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError
+from proxy.fields import object_field, text_field
 from proxy.injection import Injection, Injector
 from proxy.live import ServedBundle
 from proxy.models import Model
@@ -167,7 +168,7 @@ def _relayed(
 ) -> Plan:
     """A plan for `body`, addressed to the model itself, with usage asked for in streams."""
     stream = body.get("stream") is True
-    options = body.get("stream_options") or {}
+    options = object_field(body, "stream_options")
     strip_usage = stream and path != RESPONSES and not options.get("include_usage")
     sent = {**body, "model": choice.model}
     if strip_usage:
@@ -260,9 +261,9 @@ def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 def _injected_input(body: Json, served: ServedBundle, injection: Injection) -> dict[str, Any]:
     """Prompt before the client's instructions, examples as turns before its input."""
     items = _input_items(body)
-    leading = next((n for n, item in enumerate(items) if item.get("role") not in {"system", "developer"}), len(items))
+    leading = next((n for n, item in enumerate(items) if item.get("role") not in ("system", "developer")), len(items))
     turns = [turn for example in injection.examples for turn in render_chat_turns(example)]
-    instructions = [text for text in (served.bundle.prompt, body.get("instructions")) if text]
+    instructions = [text for text in (served.bundle.prompt, text_field(body, "instructions")) if text]
     injected: dict[str, Any] = {"instructions": "\n\n".join(instructions)}
     return {**injected, "input": [*items[:leading], *turns, *items[leading:]]} if items else injected
 

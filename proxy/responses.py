@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.errors import BadRequestError
+from proxy.fields import list_field, text_field
 from proxy.translate import Json, chat_logprobs
 
 _TRANSLATED: Final = frozenset(
@@ -41,7 +42,7 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     chat: Json = {**passed, "messages": response_messages(body)}
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
-    if _LOGPROBS in (body.get("include") or ()):
+    if _LOGPROBS in list_field(body, "include"):
         chat["logprobs"] = True
     response_format = _response_format(body.get("text"))
     return {**chat, "response_format": response_format} if response_format else chat
@@ -49,8 +50,8 @@ def chat_body(body: Mapping[str, Any]) -> Json:
 
 def response_messages(body: Mapping[str, Any]) -> list[Json]:
     """Instructions and input as chat messages. Raises BadRequestError."""
-    instructions, given = body.get("instructions"), body.get("input")
-    opening = [{"role": "system", "content": instructions}] if isinstance(instructions, str) and instructions else []
+    instructions, given = text_field(body, "instructions"), body.get("input")
+    opening = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(given, str):
         return [*opening, {"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
@@ -69,7 +70,7 @@ def _message(number: int, item: object) -> Json:
 
 
 def _part(part: object) -> object:
-    if isinstance(part, dict) and part.get("type") in {"input_text", "output_text"}:
+    if isinstance(part, dict) and part.get("type") in ("input_text", "output_text"):
         return {"type": "text", "text": part.get("text")}
     return part
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from index.types import Message, Role
 from proxy.errors import BadRequestError
+from proxy.fields import list_field
 
 Json = dict[str, Any]
 
@@ -60,7 +61,7 @@ def _part_text(part: object, place: str) -> str:
         return part
     if isinstance(part, dict):
         text = part.get("text", part.get("refusal"))
-        if part.get("type", "text") in {"text", "input_text", "refusal"} and isinstance(text, str):
+        if part.get("type", "text") in ("text", "input_text", "refusal") and isinstance(text, str):
             return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise BadRequestError(
@@ -74,7 +75,7 @@ def check_completable(body: Mapping[str, Any]) -> None:
     for name in ("tools", "functions"):
         if body.get(name):
             raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
-    if body.get("audio") or "audio" in (body.get("modalities") or ()):
+    if body.get("audio") or "audio" in list_field(body, "modalities"):
         raise BadRequestError(
             "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
         )

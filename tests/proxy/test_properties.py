@@ -1,0 +1,323 @@
+"""Guards that no field of a request is lost, changed or invented, and no byte of a reply, whatever a client sends and
+however the network cuts it. The rules are written down here a second time, apart from the code that they judge."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
+from tests.proxy.serving import Serving, serving
+
+SAMPLING: Final = {"max_tokens": 100, "frequency_penalty": 0.4}  # of the bundle that every test here serves
+CHAT_ALONE: Final = {
+    *("messages", "max_completion_tokens", "top_logprobs", "tool_choice", "function_call", "parallel_tool_calls"),
+    *("modalities", "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs"),
+}
+RENAMED: Final = {"model", "prompt", "max_tokens", "stop", "logprobs", "stream_options"}
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False, width=32)
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=5,
+)
+objects = st.dictionaries(words, anything, max_size=3)
+fraction = st.floats(0, 2, width=32)
+tool = st.fixed_dictionaries({"type": st.just("function"), "function": st.fixed_dictionaries({"name": words})})
+schema = st.fixed_dictionaries({"type": st.just("json_schema"), "json_schema": objects})
+
+FIELDS: Final[Mapping[str, st.SearchStrategy[Any]]] = {
+    **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty"), fraction),
+    **dict.fromkeys(("min_p", "repetition_penalty", "length_penalty"), fraction),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "top_logprobs", "n"), st.integers(1, 20)),
+    **dict.fromkeys(("seed", "top_k", "priority", "min_tokens"), st.integers(-(2**31), 2**31)),
+    **dict.fromkeys(("stream", "logprobs", "store", "ignore_eos", "parallel_tool_calls"), st.booleans()),
+    **dict.fromkeys(("skip_special_tokens", "add_generation_prompt", "return_token_ids"), st.booleans()),
+    **dict.fromkeys(("user", "service_tier", "reasoning_effort", "cache_salt", "verbosity", "request_id"), words),
+    **dict.fromkeys(("logit_bias", "metadata", "chat_template_kwargs", "vllm_xargs", "prediction"), objects),
+    "stop": words.filter(bool) | st.lists(words.filter(bool), max_size=4),
+    "stop_token_ids": st.lists(st.integers(0, 9), max_size=3),
+    "stream_options": st.dictionaries(st.sampled_from(["include_usage", "future"]), st.booleans()),
+    "response_format": st.just({"type": "text"}) | st.just({"type": "json_object"}) | schema,
+    "structured_outputs": st.fixed_dictionaries({"json": objects}),
+    "modalities": st.just(["text"]),
+}
+TOOLS: Final = {"tools": st.lists(tool, min_size=1, max_size=2), "tool_choice": st.sampled_from(["auto", "none"])}
+TAKEN: Final = {
+    *FIELDS,
+    *TOOLS,
+    *CHAT_ALONE,
+    "model",
+    "prompt",
+    "functions",
+    "audio",
+    "echo",
+    "suffix",
+    "prompt_embeds",
+}
+STRUCTURED: Final = {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar", "text"}
+
+content = words | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": words}), min_size=1, max_size=3)
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "developer", "user", "assistant"]), "content": content},
+    optional={"name": words},
+)
+conversation = st.lists(message, min_size=1, max_size=4)
+unknown = st.dictionaries(words.filter(lambda name: name not in TAKEN | STRUCTURED), anything, max_size=3)
+
+
+def bodies(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Chat requests: any of the fields, each perhaps null, and some that nobody knows yet."""
+    fields = {name: st.none() | values for name, values in {**FIELDS, **more}.items()}
+    known = st.fixed_dictionaries({"messages": conversation}, optional=fields)
+    return st.builds(lambda known, unknown: {**unknown, **known, "model": "scripted"}, known, unknown)
+
+
+async def _answer(reply: Reply, request: Received) -> None:
+    if request.json.get("stream"):
+        await reply.begin()
+        await reply.chunk(b"data: [DONE]\n\n")
+        await reply.end()
+    else:
+        await reply.whole(completion("Yes."))
+
+
+Posting = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@contextmanager
+def posting(kind: str) -> Iterator[Posting]:
+    """A way to post one chat request through one proxy, and to see what its backend of this kind received."""
+
+    @asynccontextmanager
+    async def both() -> AsyncIterator[tuple[ScriptedBackend, Serving]]:
+        async with scripted_backend(_answer, kind=kind, context=None) as backend, serving(backend.url) as proxy:
+            yield backend, proxy
+
+    with asyncio.Runner() as runner:
+        manager = both()
+        backend, proxy = runner.run(manager.__aenter__())
+
+        def post(body: dict[str, Any]) -> dict[str, Any]:
+            status, reply = runner.run(_post(proxy, body))
+            assert status == 200, reply
+            return backend.generating[-1].json
+
+        try:
+            yield post
+        finally:
+            runner.run(manager.__aexit__(None, None, None))
+
+
+async def _post(proxy: Serving, body: Mapping[str, Any], path: str = "/v1/chat/completions") -> tuple[int, bytes]:
+    headers = {"Content-Type": "application/json"}
+    async with proxy.session.post(path, data=orjson.dumps(body), headers=headers) as response:
+        return response.status, await response.read()
+
+
+def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Usage is asked for in every stream."""
+    options = body.get("stream_options") or {}
+    if body.get("stream") is not True or options.get("include_usage"):
+        return dict(body)
+    return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle's settings where the client is silent; its length cap goes by either of two names."""
+    silent = {name: value for name, value in SAMPLING.items() if body.get(name) is None}
+    if body.get("max_completion_tokens") is not None:
+        silent.pop("max_tokens", None)
+    return {**body, **silent}
+
+
+many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def test_raw_chat_reaches_a_chat_backend_as_it_was_sent() -> None:
+    with posting("chat") as post:
+
+        @many
+        @given(bodies(**TOOLS))
+        def check(body: dict[str, Any]) -> None:
+            assert post({**body, "model": "scripted@raw"}) == with_usage(body)
+
+        check()
+
+
+def test_injection_into_a_chat_request_changes_its_messages_and_nothing_else() -> None:
+    with posting("chat") as post:
+
+        @many
+        @given(bodies(**TOOLS))
+        def check(body: dict[str, Any]) -> None:
+            received = post(body)
+            assert without(received, "messages") == without(with_usage(with_sampling(body)), "messages")
+            opening, rest = _opening(body["messages"])
+            assert received["messages"][0] == {"role": "system", "content": "\n\n".join(["Answer well.", *opening])}
+            shown = received["messages"][1 : len(received["messages"]) - len(rest)]
+            assert received["messages"][1 + len(shown) :] == rest
+            assert len(shown) % 2 == 0
+            assert bool(shown) == examples_belong(body)
+
+        check()
+
+
+def test_chat_for_a_base_model_keeps_every_field_that_a_completion_has() -> None:
+    with posting("completion") as post:
+
+        @many
+        @given(bodies())
+        def check(body: dict[str, Any]) -> None:
+            received = post(body)
+            kept = {name: value for name, value in with_sampling(body).items() if name not in CHAT_ALONE | RENAMED}
+            assert without(received, *RENAMED) == kept
+            assert received["model"] == "scripted"
+            assert received["max_tokens"] == (
+                body.get("max_completion_tokens") or body.get("max_tokens") or SAMPLING["max_tokens"]
+            )
+            wanted = body.get("stop") or []
+            mine = [wanted] if isinstance(wanted, str) else wanted
+            assert set(received["stop"]) <= {*mine, *(f"{gap}# {turn}:" for gap in ("\n\n", "\n") for turn in TURNS)}
+            assert 2 <= len(received["stop"]) <= 4
+            assert received.get("logprobs") == ((body.get("top_logprobs") or 0) if body.get("logprobs") else None)
+            assert received.get("stream_options") == with_usage(body).get("stream_options")
+
+        check()
+
+
+NONSENSE: Final = (
+    0,
+    -1,
+    True,
+    "",
+    "x",
+    [],
+    [1],
+    [None],
+    [{}],
+    {},
+    {"type": []},
+    {"include_usage": 1},
+    {"format": 1},
+    1e300,
+)
+READ: Final = (
+    "messages",
+    "input",
+    "include",
+    "instructions",
+    "previous_response_id",
+    "max_output_tokens",
+    "text",
+    "audio",
+)
+SANE: Final = {"role": "user", "content": "hi"}
+
+
+def odd_requests() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A sane request to each path with one field made nonsense, or with one message made so."""
+    sane: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [SANE]},
+        "/v1/completions": {"model": "scripted@aligned", "prompt": "hi"},
+        "/v1/responses": {"input": [SANE]},
+    }
+    for path, body in sane.items():
+        for name, value in itertools.product((*FIELDS, *TOOLS, *READ, "model"), NONSENSE):
+            yield path, {**body, "stream": name == "stream_options", name: value}
+    contents = (*NONSENSE, ["x"], [{"type": "text"}], [{"type": "text", "text": 1}], [{"type": [], "text": "x"}])
+    for role, content in itertools.product(("user", "assistant", "system", "tool", None, [], {}), contents):
+        odd = {"role": role, "content": content}
+        yield "/v1/chat/completions", {"messages": [SANE, odd]}
+        yield "/v1/responses", {"input": [odd, SANE]}
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_nonsense_in_any_field_is_the_clients_mistake_and_never_ours(kind: str) -> None:
+    async with scripted_backend(_answer, kind=kind) as backend, serving(backend.url) as proxy:
+        for path, body in odd_requests():
+            status, reply = await _post(proxy, {"model": "scripted", **body}, path)
+            assert status < 500, (path, body, reply)
+
+
+TURNS: Final = ("Query", "Answer")
+
+
+def without(body: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in names}
+
+
+def examples_belong(body: Mapping[str, Any]) -> bool:
+    """Examples teach a plain answer: not where another form is asked for, nor where the answer has begun."""
+    formatted = (body.get("response_format") or {}).get("type", "text") != "text"
+    structured = any(body.get(name) for name in ("tools", "structured_outputs"))
+    return not (formatted or structured or body["messages"][-1]["role"] == "assistant")
+
+
+def _opening(messages: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The texts of the leading system messages, and what follows them."""
+    count = 0
+    while count < len(messages) and messages[count]["role"] in ("system", "developer"):
+        count += 1
+    return [text for text in map(_text, messages[:count]) if text], messages[count:]
+
+
+def _text(of: Mapping[str, Any]) -> str:
+    return of["content"] if isinstance(of["content"], str) else "\n".join(part["text"] for part in of["content"])
+
+
+CHAT_STREAM: Final = b"".join(
+    [
+        b": a comment\n\n",
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n',
+        'data: {"id":"c","choices":[{"index":0,"delta":{"content":"größer 🫠"}}]}\r\n\r\n'.encode(),
+        b'event: x\ndata: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"future":[null]}\n\n',
+        b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}\n\n',
+        b"data: [DONE]\n\n",
+    ]
+)
+TEXT_STREAM: Final = b"".join(completion_events(["Be", "cause of 🫠 ", "air."]))
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("chat", CHAT_STREAM), ("completion", TEXT_STREAM)])
+async def test_stream_cut_at_any_byte_arrives_the_same(kind: str, sent: bytes) -> None:
+    at = len(sent)
+
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.begin()
+        for part in (sent[:at], sent[at:]):
+            if part:
+                await reply.chunk(part)
+                await asyncio.sleep(0.001)  # so that the two arrive apart
+        await reply.end()
+
+    async with scripted_backend(script, kind=kind) as backend, serving(backend.url) as proxy:
+        expected = await proxy.stream(stream_options={"include_usage": True})
+        if kind == "chat":
+            assert expected == sent
+        for at in range(1, len(sent)):
+            assert await proxy.stream(stream_options={"include_usage": True}) == expected, at
+
+
+async def test_whole_reply_cut_at_any_byte_arrives_the_same() -> None:
+    sent = orjson.dumps({"choices": [], "usage": None, "future": "größer 🫠"})
+    at = 0
+
+    async def script(reply: Reply, request: Received) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+        await reply.send(head.encode() + sent[:at])
+        await asyncio.sleep(0.001)
+        await reply.send(sent[at:])
+
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
+    async with scripted_backend(script, kind="chat") as backend, serving(backend.url) as proxy:
+        for at in range(len(sent)):
+            assert await _post(proxy, body) == (200, sent), at
