@@ -29,6 +29,7 @@ from proxy.injection import Injector
 from proxy.live import ServedBundle, TokenCosts
 from proxy.metrics import Metrics, create_metrics
 from proxy.models import KINDS, Kind, Model
+from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
 from proxy.settings import Settings
@@ -54,8 +55,6 @@ RELAYED: Final = (
     "/tokenize",
     "/detokenize",
 )
-
-
 FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
@@ -99,7 +98,7 @@ def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
     """The routes over a wired gateway."""
-    app = web.Application(middlewares=[_answer_preflight])
+    app = web.Application(middlewares=[_answer_preflight, _explain_unserved])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.extend((_name_server, _add_cors_headers))
     for path, serve in PLANNED.items():
@@ -113,7 +112,7 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
     app.router.add_get("/health/live", live)
     app.router.add_get("/health/ready", ready)
     app.router.add_get("/metrics", metrics_page)
-    app.router.add_route("*", "/{path:.*}", unknown)
+    app.router.add_get("/openapi.json", openapi_page)
     return app
 
 
@@ -126,19 +125,19 @@ def _served(route: str, serve: Serve) -> Handler:
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: the backends' models, and each under the names of its variants."""
-    gateway = request.app[GATEWAY]
-    cards = [card for model in gateway.pool.models.values() for card in model_cards(model, gateway.bundles)]
-    return _json({"object": "list", "data": cards})
+    return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
 
 
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}: one of them."""
-    gateway, wanted = request.app[GATEWAY], request.match_info["id"]
-    for model in gateway.pool.models.values():
-        for card in model_cards(model, gateway.bundles):
-            if card["id"] == wanted:
-                return _json(card)
+    for card in _all_cards(request.app[GATEWAY]):
+        if card["id"] == request.match_info["id"]:
+            return _json(card)
     return error_response(UnknownModelError("No backend lists this model: see GET /v1/models.", param="model"))
+
+
+def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
+    return [card for model in gateway.pool.models.values() for card in model_cards(model, gateway.bundles)]
 
 
 def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
@@ -175,11 +174,9 @@ async def metrics_page(request: web.Request) -> web.Response:
     return web.Response(body=request.app[GATEWAY].metrics.exposition(), content_type="text/plain", charset="utf-8")
 
 
-async def unknown(request: web.Request) -> web.Response:
-    """Everything else, in OpenAI's shape."""
-    if request.path in {*PLANNED, *RELAYED, *FORMS}:
-        return error_response(MethodError(f"{request.path} takes POST."))
-    return error_response(UnknownRouteError("This path is not served: see the README's table of endpoints."))
+async def openapi_page(request: web.Request) -> web.Response:
+    """GET /openapi.json: what this server takes and gives, its models among it."""
+    return _json(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
 
 
 def _json(value: object, status: int = 200) -> web.Response:
@@ -191,6 +188,17 @@ async def _answer_preflight(request: web.Request, handler: Handler) -> web.Strea
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         return web.Response(status=204)
     return await handler(request)
+
+
+@web.middleware
+async def _explain_unserved(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A path or a method that is not in the table, said in OpenAI's shape."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        return error_response(MethodError(sorted(error.allowed_methods)))
+    except web.HTTPNotFound:
+        return error_response(UnknownRouteError("This path is not served: see GET /openapi.json for those that are."))
 
 
 async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:

@@ -20,6 +20,8 @@
 Messages go to clients: never a key, a prompt, or a stack trace.
 """
 
+from collections.abc import Sequence
+
 import orjson
 
 from index.errors import DrpoError
@@ -89,6 +91,15 @@ class MethodError(ProxyError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"This path takes {self.allowed}.")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the path takes (RFC 9110, 10.2.1)."""
+        return {"Allow": self.allowed}
 
 
 class SlowRequestError(ProxyError):

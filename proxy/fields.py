@@ -24,6 +24,11 @@ def text_field(body: Mapping[str, Any], name: str) -> str:
     return _typed(body, name, str, "a string") or ""
 
 
+def flag_field(body: Mapping[str, Any], name: str) -> bool:
+    """The flag in a field; false where it is absent or null. Raises BadRequestError."""
+    return _typed(body, name, bool, "true or false") or False
+
+
 def _typed(body: Mapping[str, Any], name: str, wanted: type, described: str) -> Any:
     value = body.get(name)
     if value is not None and not isinstance(value, wanted):

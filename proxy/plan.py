@@ -15,7 +15,7 @@ from index.types import Message
 from proxy.budget import token_bound
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError
-from proxy.fields import object_field, text_field
+from proxy.fields import flag_field, object_field, text_field
 from proxy.injection import Injection, Injector
 from proxy.live import ServedBundle
 from proxy.models import Model
@@ -167,7 +167,7 @@ def _relayed(
     shape: ChatShape | ResponseShape | None = None,
 ) -> Plan:
     """A plan for `body`, addressed to the model itself, with usage asked for in streams."""
-    stream = body.get("stream") is True
+    stream = flag_field(body, "stream")
     options = object_field(body, "stream_options")
     strip_usage = stream and path != RESPONSES and not options.get("include_usage")
     sent = {**body, "model": choice.model}

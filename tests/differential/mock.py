@@ -15,6 +15,7 @@ from openai.types import Model as ModelCard
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseCreatedEvent
 
+from proxy.app import FORMS, RELAYED
 from tests.differential.example import example
 from tests.faults.scripted import NO_TEMPLATE
 
@@ -47,6 +48,10 @@ class ReflectiveMock:
         app.router.add_post("/tokenize", self._tokenize)
         for path in _WHOLE:
             app.router.add_post(path, self._answer)
+        for path in (*RELAYED, *FORMS):
+            if path not in (*_WHOLE, "/tokenize"):
+                app.router.add_post(path, _understood)
+        app.router.add_route("*", "/{path:.*}", _unserved)
         return app
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -81,6 +86,14 @@ class ReflectiveMock:
                 await response.write(b"data: [DONE]\n\n")
             await response.write_eof()
         return response
+
+
+async def _understood(_request: web.Request) -> web.Response:
+    return web.json_response({})
+
+
+async def _unserved(_request: web.Request) -> web.Response:
+    return web.json_response({"detail": "Not Found"}, status=404)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from index.types import EmbedderSpec
+from proxy.app import create_app
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import served_bundle, serving
 
@@ -39,6 +40,28 @@ async def test_request_without_a_model_means_the_first_listed_as_in_vllm_unless_
             status, _, reply = await proxy.post("/v1/chat/completions", message)
             assert (status, reply["error"]["param"]) == (400, "model")
             assert "Available: other, scripted." in reply["error"]["message"]
+
+
+async def test_openapi_document_names_every_route_and_every_model_and_nothing_else() -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        async with proxy.session.get("/openapi.json") as response:
+            document = await response.json()
+        routes = create_app(proxy.gateway).router.routes()
+    served = {(route.resource.canonical, route.method) for route in routes if route.resource and route.method != "HEAD"}
+    described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    assert described == served
+    asked = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert asked["properties"]["model"]["enum"] == ["scripted", None]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), [("GET", "/v1/chat/completions", "POST"), ("POST", "/v1/models", "GET, HEAD")]
+)
+async def test_other_method_is_405_and_says_which_is_taken(method: str, path: str, allowed: str) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        async with proxy.session.request(method, path) as response:
+            assert (response.status, response.headers["Allow"]) == (405, allowed)
+            assert (await response.json())["error"]["message"] == f"This path takes {allowed}."
 
 
 async def test_model_without_a_bundle_is_served_raw_and_not_listed_as_aligned() -> None:

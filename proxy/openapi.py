@@ -1,0 +1,203 @@
+"""The OpenAPI document that GET /openapi.json answers with: what this server takes and gives. Pure.
+
+Only what the proxy itself looks at is described; every other field of a request is the backend's to judge, so no schema
+is closed. The models are those that this server has now.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+Schema = dict[str, Any]
+
+_TEXT: Final[Schema] = {"type": "string"}
+_FLAG: Final[Schema] = {"type": ["boolean", "null"]}
+_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 1}
+_OBJECT: Final[Schema] = {"type": "object"}
+_STOP: Final[Schema] = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "null"}]}
+_VARIANT: Final[Schema] = {
+    "name": "x-drpo-variant",
+    "in": "header",
+    "required": False,
+    "description": "aligned: prompt and examples; raw: neither; raw-matched: raw with the bundle's sampling.",
+    "schema": {"type": "string", "enum": ["aligned", "raw", "raw-matched"]},
+}
+_REPLY_HEADERS: Final[Schema] = {
+    "x-request-id": {"description": "The client's id, or one made here; it is in the log line.", "schema": _TEXT},
+    "x-drpo-variant": {"description": "What was served: aligned, raw or raw-matched.", "schema": _TEXT},
+    "x-drpo-bundle": {"description": "First 12 characters of the bundle's SHA-256.", "schema": _TEXT},
+    "x-drpo-examples": {"description": "Ids of the examples shown, in their order.", "schema": _TEXT},
+    "x-drpo-prompt-only": {"description": "Why no examples were shown.", "schema": _TEXT},
+    "x-drpo-degraded": {"description": "Why retrieval failed; the prompt went alone.", "schema": _TEXT},
+}
+_ERROR: Final[Schema] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "integer", "null"]},
+            },
+        }
+    },
+}
+_MODEL: Final[Schema] = {"type": "object", "required": ["id"], "properties": {"id": _TEXT, "object": _TEXT}}
+_MODELS: Final[Schema] = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}},
+}
+_READINESS: Final[Schema] = {
+    "type": "object",
+    "required": ["status", "reasons"],
+    "properties": {"status": {"enum": ["ready", "unready"]}, "reasons": {"type": "array", "items": _TEXT}},
+}
+_LIVENESS: Final[Schema] = {"type": "object", "required": ["status"], "properties": {"status": {"const": "live"}}}
+_OUR_ERRORS: Final[Mapping[int, str]] = {
+    400: "The request cannot be served as it is; `param` names the field.",
+    404: "No backend lists the model.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than --max-body-bytes.",
+    415: "Not JSON (or, for audio, not a form), or compressed.",
+    500: "A defect; the log has the place under the request's id.",
+    502: "No backend could be reached, or its reply is none.",
+    503: "Too many requests in flight, or shutting down; see Retry-After.",
+    504: "The backend did not answer in time.",
+}
+
+
+def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Iterable[str]) -> Schema:
+    """The document (OpenAPI 3.1) of a server that serves `models`.
+
+    relayed: paths whose JSON goes on as it came; forms: the same for multipart forms.
+    """
+    model = _model(models)
+    paths = {
+        "/v1/chat/completions": _post("Answer a conversation", _chat(model), _choices("chat.completion")),
+        "/v1/completions": _post("Continue a text", _completion(model), _choices("text_completion")),
+        "/v1/responses": _post("Answer, by the Responses API", _response(model), _OBJECT),
+        **{path: _relayed("application/json", model) for path in relayed},
+        **{path: _relayed("multipart/form-data", model) for path in forms},
+        "/v1/models": _get("The backends' models, and each with its variants", _MODELS),
+        "/v1/models/{id}": _get_model(models),
+        "/health/live": _get("The process answers", _LIVENESS),
+        "/health/ready": _get(
+            "Requests can be served", _READINESS, {503: ("They cannot; `reasons` say why.", _READINESS)}
+        ),
+        "/metrics": {
+            "get": {"summary": "Prometheus' text format", "responses": {"200": _reply("Metrics", "text/plain")}}
+        },
+        "/openapi.json": _get("This document", _OBJECT),
+    }
+    title = {"title": "drpo-proxy", "version": version("drpo-proxy"), "license": {"name": "Apache-2.0"}}
+    return {"openapi": "3.1.0", "info": title, "paths": paths, "components": {"schemas": {"Error": _ERROR}}}
+
+
+def _model(models: Sequence[str]) -> Schema:
+    said = "MODEL, or MODEL@VARIANT; none means the first that the backend lists."
+    return {"description": said, **({"enum": [*models, None]} if models else {"type": ["string", "null"]})}
+
+
+def _chat(model: Schema) -> Schema:
+    message: Schema = {
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            "role": _TEXT,
+            "content": {"anyOf": [_TEXT, {"type": "null"}, {"type": "array", "items": _OBJECT}]},
+        },
+    }
+    fields = {
+        "messages": {"type": "array", "minItems": 1, "items": message},
+        "max_completion_tokens": _COUNT,
+        "logprobs": _FLAG,
+        "top_logprobs": {"type": ["integer", "null"], "minimum": 0},
+        **_generation(model),
+    }
+    return {"type": "object", "required": ["messages"], "properties": fields}
+
+
+def _completion(model: Schema) -> Schema:
+    return {"type": "object", "required": ["prompt"], "properties": {"prompt": {}, **_generation(model)}}
+
+
+def _generation(model: Schema) -> Schema:
+    """The fields that chat and text completions share."""
+    options = {"type": ["object", "null"], "properties": {"include_usage": _FLAG}}
+    return {"model": model, "stream": _FLAG, "stream_options": options, "max_tokens": _COUNT, "stop": _STOP}
+
+
+def _response(model: Schema) -> Schema:
+    items = {"type": "array", "minItems": 1, "items": _OBJECT}
+    fields = {
+        "model": model,
+        "input": {"anyOf": [_TEXT, items]},
+        "instructions": {"type": ["string", "null"]},
+        "max_output_tokens": _COUNT,
+        "stream": _FLAG,
+    }
+    return {"type": "object", "required": ["input"], "properties": fields}
+
+
+def _choices(kind: str) -> Schema:
+    return {
+        "type": "object",
+        "required": ["object", "choices"],
+        "properties": {"object": {"const": kind}, "choices": {"type": "array", "items": _OBJECT}},
+    }
+
+
+def _post(summary: str, body: Schema, answer: Schema) -> Schema:
+    good = {
+        **_reply("The answer, whole or as a stream of events", "application/json", answer),
+        "headers": _REPLY_HEADERS,
+    }
+    good["content"]["text/event-stream"] = {}
+    operation = {
+        "summary": summary,
+        "parameters": [_VARIANT],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": good, **_errors(_OUR_ERRORS), "default": _BACKENDS_OWN},
+    }
+    return {"post": operation}
+
+
+def _relayed(media: str, model: Schema) -> Schema:
+    """A path of which the proxy reads the model alone: its replies are the backend's."""
+    schema = {"type": "object", "properties": {"model": model}}
+    operation = {
+        "summary": "Relayed to the backend of the model",
+        "requestBody": {"required": True, "content": {media: {"schema": schema}}},
+        "responses": {"default": _BACKENDS_OWN},
+    }
+    return {"post": operation}
+
+
+def _get(summary: str, answer: Schema, others: Mapping[int, tuple[str, Schema]] | None = None) -> Schema:
+    other = {str(status): _reply(said, "application/json", schema) for status, (said, schema) in (others or {}).items()}
+    return {"get": {"summary": summary, "responses": {"200": _reply(summary, "application/json", answer), **other}}}
+
+
+def _get_model(models: Sequence[str]) -> Schema:
+    schema: Schema = {**_TEXT, "examples": [*models]} if models else _TEXT
+    operation = _get("One of the models", _MODEL)["get"]
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": schema}]
+    operation["responses"].update(_errors({404: _OUR_ERRORS[404]}))
+    return {"get": operation}
+
+
+def _errors(said: Mapping[int, str]) -> Schema:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {str(status): _reply(description, "application/json", schema) for status, description in said.items()}
+
+
+def _reply(description: str, media: str, schema: Schema | None = None) -> Schema:
+    return {"description": description, "content": {media: {"schema": _TEXT if schema is None else schema}}}
+
+
+_BACKENDS_OWN: Final[Schema] = {"description": "The backend's own answer, as it came.", "content": {"*/*": {}}}
