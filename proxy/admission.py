@@ -21,11 +21,13 @@ from proxy.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_in_flight: requests at once; max_body_bytes: of one body; read_timeout: seconds for a body to arrive."""
+    """max_in_flight: requests at once; max_body_bytes: of one body; read_timeout: seconds for a body to arrive;
+    write_timeout: seconds that a client may not read its answer."""
 
     max_in_flight: int
     max_body_bytes: int
     read_timeout: float
+    write_timeout: float
 
 
 class Admission:

@@ -64,7 +64,9 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
     metrics = metrics or create_metrics()
-    limits = Limits(settings.max_in_flight, settings.max_body_bytes, settings.read_timeout)
+    limits = Limits(
+        settings.max_in_flight, settings.max_body_bytes, settings.read_timeout, write_timeout=settings.write_timeout
+    )
     retrieval = Retrieval(settings.retrieval_timeout, metrics)
     try:
         async with Pool(backends, backend_settings(settings), metrics) as pool:

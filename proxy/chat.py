@@ -24,7 +24,7 @@ from proxy.metrics import Metrics
 from proxy.models import Model
 from proxy.multipart import form_model
 from proxy.plan import Plan, Planner
-from proxy.relay import ReplyFacts, request_headers
+from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
 from proxy.variants import RAW, Choice, choose
 
@@ -155,7 +155,8 @@ async def _forward(
     async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
         record.first_byte = perf_counter() - record.started
         ours = {**plan.headers, "X-Request-Id": record.request_id}
-        return await send_reply(request, upstream, plan, ours, record.facts)
+        client = Client(request, gateway.admission.limits.write_timeout)
+        return await send_reply(client, upstream, plan, ours, record.facts)
 
 
 def error_response(error: ProxyError) -> web.Response:

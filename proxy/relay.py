@@ -4,8 +4,9 @@ A stream is complete only after `data: [DONE]`. Whatever else ends it is a trunc
 error event is sent, no [DONE], and the connection closes, so that no client takes a cut answer for a whole one.
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,7 @@ from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 
 LARGEST_EVENT: Final = 1024 * 1024
 LARGEST_REPLY: Final = 256 * 1024 * 1024
+_LOOK_EVERY: Final = 1.0  # seconds
 DONE: Final = b"data: [DONE]\n\n"
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -127,13 +129,43 @@ class StreamRules:
     failure: Callable[[ProxyError], bytes] = error_event
 
 
-async def relay_stream(
-    upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, rules: StreamRules, facts: ReplyFacts
-) -> None:
+class Client:
+    """Who the reply goes to. write_timeout: seconds that it may not read, until it counts as gone."""
+
+    def __init__(self, request: web.Request, write_timeout: float) -> None:
+        self._request = request
+        self._write_timeout = write_timeout
+        self._response: web.StreamResponse
+
+    async def begin(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Send the headers of the reply."""
+        self._response = response
+        await self._in_time(response.prepare(self._request))
+        return response
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
+        await self._in_time(self._response.write(data))
+
+    async def end(self) -> None:
+        """Send the end, and a whole reply's body."""
+        await self._in_time(self._response.write_eof())
+
+    async def _in_time(self, writing: Awaitable[object]) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await writing
+        except TimeoutError as error:
+            if self._request.transport is not None:
+                self._request.transport.abort()  # to close would wait for the client to read what is buffered
+            raise ConnectionAbortedError("the client does not read") from error
+
+
+async def relay_stream(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
     """Pass events on as they come; end as the module's first lines say."""
     failure: ProxyError | None = None
     try:
-        if not await _relay_events(upstream, downstream, rules):
+        if not await _relay_events(upstream, client, rules):
             failure = BackendProtocolError("The backend's stream ended before the answer did.")
     except ProxyError as error:
         failure = error
@@ -143,25 +175,49 @@ async def relay_stream(
         failure = BackendProtocolError("The backend's stream broke in the middle of its answer.")
     if failure is not None:
         facts.truncated = True
-        await downstream.write(rules.failure(failure))
+        await client.write(rules.failure(failure))
 
 
-async def _relay_events(upstream: aiohttp.ClientResponse, downstream: web.StreamResponse, rules: StreamRules) -> bool:
+async def _relay_events(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules) -> bool:
     splitter, complete = EventSplitter(), False
-    async for data in upstream.content.iter_any():
+    async for data in _parts(upstream):
         events = splitter.feed(data)
         complete = complete or any(rules.is_end(event) for event in events)
         passed = b"".join(rules.transform(event) for event in events)
         if passed:
-            await downstream.write(passed)
+            await client.write(passed)
     return complete
+
+
+async def _parts(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A reply's bytes as they come. Raises TimeoutError for the session's silence timeout, aiohttp.ClientError.
+
+    aiohttp 3.14 lets a reader wait for ever when a chunk's length is malformed: it closes the connection and tells
+    nobody. So whenever nothing comes for a while, the connection is looked at.
+    """
+    while not upstream.content.at_eof():
+        try:
+            async with asyncio.timeout(_LOOK_EVERY) as looking:
+                data = await upstream.content.readany()
+        except TimeoutError:
+            if not looking.expired():
+                raise
+            if _is_closed(upstream):
+                raise aiohttp.ClientPayloadError("closed without an end") from None
+        else:
+            yield data
+
+
+def _is_closed(upstream: aiohttp.ClientResponse) -> bool:
+    protocol = upstream.connection.protocol if upstream.connection is not None else None
+    return protocol is not None and not protocol.is_connected()
 
 
 async def read_reply(upstream: aiohttp.ClientResponse) -> bytes:
     """A whole reply. Raises BackendProtocolError if it is cut or too large, BackendTimeoutError if it stalls."""
     parts, size = [], 0
     try:
-        async for data in upstream.content.iter_any():
+        async for data in _parts(upstream):
             size += len(data)
             if size > LARGEST_REPLY:
                 raise BackendProtocolError("The backend's reply is over 256 MiB.")

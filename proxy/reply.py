@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.errors import BackendProtocolError
 from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
+    Client,
     EventTransform,
     ReplyFacts,
     StreamRules,
@@ -28,26 +29,20 @@ from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
 async def send_reply(
-    request: web.Request, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
+    client: Client, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     """Pass the backend's reply on; `headers` are ours, `facts` is filled on the way."""
     headers = {**reply_headers(upstream.headers), **headers}
     if upstream.status == 200 and upstream.content_type == "text/event-stream":
-        return await _stream(request, upstream, plan, headers, facts)
-    data = await read_reply(upstream)
-    if upstream.status == 200:
-        data = _whole(data, plan, facts)
-    return web.Response(status=upstream.status, body=data, headers=headers)
-
-
-async def _stream(
-    request: web.Request, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    rules = stream_rules(plan, facts)
-    await response.prepare(request)
-    await relay_stream(upstream, response, rules, facts)
-    await response.write_eof()
+        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        response = await client.begin(web.StreamResponse(headers=headers))
+        await relay_stream(upstream, client, stream_rules(plan, facts), facts)
+    else:
+        data = await read_reply(upstream)
+        if upstream.status == 200:
+            data = _whole(data, plan, facts)
+        response = await client.begin(web.Response(status=upstream.status, body=data, headers=headers))
+    await client.end()
     return response
 
 

@@ -16,6 +16,7 @@ from proxy.backend import Backend, backend_url
 from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
+from proxy.front import FrontDoor
 from proxy.live import ServedBundle, load_bundles
 from proxy.log import log_event
 from proxy.settings import EMBEDDED, Settings, bundle_arguments
@@ -35,12 +36,7 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
     with bind(settings) as listener:
         stop = _stop_signals()
         async with _gateway(settings, report) as gateway:
-            runner = web.AppRunner(
-                create_app(gateway, settings.cors_origin),
-                handler_cancellation=True,
-                access_log=None,
-                shutdown_timeout=1.0,
-            )
+            runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
             await runner.setup()
             try:
                 await web.SockSite(runner, listener).start()

@@ -49,7 +49,8 @@ class Settings:
     cors_origin: tuple[str, ...] = _setting((), "web origin allowed to call from a browser; repeatable", "ORIGIN")
     max_in_flight: int = _setting(256, "requests served at once; more get 503 and Retry-After")
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES")
-    read_timeout: float = _setting(30.0, "time for a request body to arrive", "SECONDS")
+    read_timeout: float = _setting(30.0, "time for a request's headers to arrive, and then for its body", "SECONDS")
+    write_timeout: float = _setting(60.0, "longest time that a client may not read its answer", "SECONDS")
     connect_timeout: float = _setting(5.0, "time to connect to a backend", "SECONDS")
     backend_timeout: float = _setting(
         600.0, "longest silence of a backend: to the first byte, between tokens", "SECONDS"

@@ -77,9 +77,15 @@ class Wire:
             raise BackendUnavailableError("The backend closed the connection before it answered.") from error
         except aiohttp.ClientError as error:
             raise BackendProtocolError("The backend's reply is not HTTP.") from error
-        if 300 <= response.status < 400 or response.headers.get("Content-Encoding", "identity") != "identity":
+        if (
+            response.status < 200
+            or 300 <= response.status < 400
+            or response.headers.get("Content-Encoding", "identity") != "identity"
+        ):
             response.close()
-            raise BackendProtocolError("The backend answered with a redirect or a compressed body: not followed.")
+            raise BackendProtocolError(
+                "The backend answered with a redirect, an upgrade or a compressed body: not followed."
+            )
         return response
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

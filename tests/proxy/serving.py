@@ -17,6 +17,7 @@ from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy
 from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.chat import Gateway
+from proxy.front import FrontDoor
 from proxy.live import ServedBundle
 from proxy.retrieval import Source
 from proxy.settings import Settings
@@ -96,14 +97,17 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
-    async with open_gateway(Settings(**settings), [Backend(url) for url in backends], bundles) as gateway:
-        runner = web.AppRunner(create_app(gateway, cors), handler_cancellation=True, access_log=None)
+    told = Settings(**settings)
+    async with open_gateway(told, [Backend(url) for url in backends], bundles) as gateway:
+        runner = FrontDoor(create_app(gateway, cors), told.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
         url = f"http://{host}:{port}"
-        async with aiohttp.ClientSession(url) as session:
-            yield Serving(gateway, session, url)
-        await runner.cleanup()
+        try:
+            async with aiohttp.ClientSession(url) as session:
+                yield Serving(gateway, session, url)
+        finally:
+            await runner.cleanup()
     await asyncio.sleep(0.02)  # transports close in the next turns of the loop

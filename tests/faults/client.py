@@ -1,0 +1,66 @@
+"""A client on a raw socket, which can stall, drip and vanish; what it gets back it gives as it came."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import orjson
+
+
+def chat_request(*, path: str = "/v1/chat/completions", headers: str = "", **fields: object) -> bytes:
+    """A well-formed request, headers and body. headers: more lines, each with its line's end."""
+    body = orjson.dumps({"model": "scripted", "messages": [{"role": "user", "content": "hi"}], **fields})
+    head = f"POST {path} HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\n{headers}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@dataclass(slots=True)
+class RawClient:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        with suppress(ConnectionError):
+            await self.writer.drain()
+
+    async def reply(self, within: float = 5.0) -> bytes:
+        """Everything until the peer closes."""
+        async with asyncio.timeout(within):
+            with suppress(ConnectionError):
+                return await self.reader.read()
+        return b""
+
+    async def some(self, until: bytes, within: float = 5.0) -> bytes:
+        """What comes until `until` has come."""
+        async with asyncio.timeout(within):
+            return await self.reader.readuntil(until)
+
+    def vanish(self) -> None:
+        """Go with RST instead of FIN."""
+        raw = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def raw_client(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+    """A connection to the proxy. receive_buffer: bytes that the kernel keeps for a client that does not read."""
+    host, port = url.removeprefix("http://").split(":")
+    raw = socket.socket()
+    if receive_buffer is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=raw, limit=2**16)
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,21 @@
+"""After every fault, tasks and file descriptors are back where they were before."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    before = _counts()
+    yield
+    async with asyncio.timeout(3):
+        while any(now > then for now, then in zip(_counts(), before, strict=True)):
+            await asyncio.sleep(0.01)
+
+
+def _counts() -> tuple[int, int]:
+    """Tasks of this loop, and file descriptors of this process."""
+    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more

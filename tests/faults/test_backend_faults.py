@@ -1,0 +1,163 @@
+"""What a client gets when a backend fails, and what the backend is asked then: never a partial 200, never a second time
+what it may already have generated."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
+from tests.proxy.serving import Serving, serving
+
+Script = Callable[[Reply, Received], Awaitable[None]]
+PATIENCE = {"connect_timeout": 0.3, "backend_timeout": 0.3, "health_interval": 60.0}
+
+
+def says(*parts: bytes, then: str = "close") -> Script:
+    """A backend that writes these bytes, and then closes, resets, or is silent."""
+
+    async def script(reply: Reply, request: Received) -> None:
+        for part in parts:
+            await reply.send(part)
+            await asyncio.sleep(0.005)
+        if then == "reset":
+            reply.reset()
+        elif then == "close":
+            reply.writer.close()
+        else:
+            await asyncio.sleep(60)
+
+    return script
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+WHOLE = orjson.dumps(completion("Yes."))
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+BEGUN = STREAM + b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in completion_events(["Be", "cause"])[:2])
+
+BEFORE_AN_ANSWER = {
+    "closes before headers": (says(), 502),
+    "resets before headers": (says(then="reset"), 502),
+    "says nothing": (says(then="silent"), 504),
+    "stops in a header": (says(b"HTTP/1.1 200 OK\r\nContent-Ty", then="silent"), 504),
+    "closes in a header": (says(b"HTTP/1.1 200 OK\r\nContent-Ty"), 502),
+    "is not HTTP": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), 502),
+    "has two lengths": (says(HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 502),
+    "has a header of 20 KB": (says(HEAD + b"X-Long: " + b"x" * 20_000 + b"\r\nContent-Length: 2\r\n\r\n{}"), 502),
+    "is shorter than its length": (says(HEAD + b"Content-Length: 4000\r\n\r\n" + WHOLE), 502),
+    "is cut in a chunk": (says(CHUNKED + b"fff\r\n" + WHOLE), 502),
+    "stalls in its body": (says(CHUNKED + b"2\r\n{}\r\n", then="silent"), 504),
+    "redirects": (says(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"), 502),
+    "is compressed": (says(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"), 502),
+    "is not JSON": (says(HEAD + b"Content-Length: 7\r\n\r\n<html/>"), 502),
+    "is no completion": (says(HEAD + b"Content-Length: 2\r\n\r\n{}"), 502),
+    "is switched to another protocol": (says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"), 502),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fault", BEFORE_AN_ANSWER)
+async def test_reply_that_is_none_becomes_one_clear_error_and_is_asked_for_once(fault: str, *, stream: bool) -> None:
+    script, status = BEFORE_AN_ANSWER[fault]
+    async with scripted_backend(script) as backend, serving(backend.url, bundles={}, **PATIENCE) as proxy:
+        got, headers, reply = await proxy.chat(stream=stream)
+        assert (got, headers["Content-Type"].partition(";")[0]) == (status, "application/json")
+        assert reply["error"]["code"].startswith("backend_")
+        # Once more only where the proxy's kept connection, which its health check had used, was closed without a byte.
+        assert len(backend.generating) == (2 if fault in WITHOUT_A_BYTE else 1)
+        assert proxy.gateway.admission.in_flight == 0
+        if status == 504:
+            await _is_let_go(backend)
+
+
+WITHOUT_A_BYTE = ("closes before headers", "resets before headers", "closes in a header")
+
+CUT = {
+    "in the middle of an event": says(BEGUN + b'ff\r\ndata: {"choices"'),
+    "between events, without [DONE]": says(BEGUN + b"0\r\n\r\n"),
+    "by a reset": says(BEGUN, then="reset"),
+    "by silence": says(BEGUN, then="silent"),
+    "by a chunk that is none": says(BEGUN, b"zz\r\n"),
+    "by an endless event": says(BEGUN, *[b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 18, then="silent"),
+}
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("cut", CUT)
+async def test_stream_that_is_cut_has_whole_events_one_error_and_no_done(cut: str, kind: str) -> None:
+    async with scripted_backend(CUT[cut], kind=kind) as backend, serving(backend.url, **PATIENCE) as proxy:
+        events = (await proxy.stream()).split(b"\n\n")
+        assert events.pop() == b"", "the last event is not whole"
+        payloads = [orjson.loads(event.removeprefix(b"data: ")) for event in events]
+        assert ["error" in payload for payload in payloads] == [False] * (len(payloads) - 1) + [True]
+        assert len(payloads) > 2
+        assert 'outcome="truncated"' in await _metrics(proxy)
+        assert len(backend.generating) == 1
+        if cut in ("by silence", "by an endless event"):
+            await _is_let_go(backend)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 408, 422, 429, 500, 503, 529])
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_backends_own_error_is_passed_on_as_it_came_and_not_repeated(status: int, kind: str) -> None:
+    said = b'{"error": {"message": "in its own words",  "code": null}}'
+
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.whole(said, f"{status} Whatever", Retry_After="7", X_RateLimit_Remaining="0", Set_Cookie="a=b")
+
+    async with scripted_backend(script, kind=kind) as backend, serving(backend.url, **PATIENCE) as proxy:
+        for stream in (False, True):
+            async with proxy.session.post("/v1/chat/completions", json=_chat(stream)) as response:
+                assert (response.status, await response.read()) == (status, said)
+                assert response.headers["Retry-After"] == "7"
+                assert response.headers["X-RateLimit-Remaining"] == "0"
+                assert "Set-Cookie" not in response.headers
+        assert len(backend.generating) == 2
+
+
+async def test_black_hole_is_504_at_the_connect_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        host, port = full.getsockname()
+        # One connection fills the queue: the kernel answers no further SYN.
+        with socket.create_connection((host, port)):
+            async with scripted_backend(says()) as backend, serving(backend.url, bundles={}, **PATIENCE) as proxy:
+                proxy.gateway.pool.backends[0].url = f"http://{host}:{port}"
+                status, _, reply = await proxy.chat()
+    assert (status, reply["error"]["code"]) == (504, "backend_timeout")
+
+
+async def test_refused_connection_goes_to_the_next_backend_and_comes_back_when_it_answers() -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.whole(completion("Yes."))
+
+    async with scripted_backend(script) as one, scripted_backend(script) as two:
+        async with serving(one.url, two.url, bundles={}, health_interval=0.05) as proxy:
+            broken = proxy.gateway.pool.backends[0]
+            broken.url = "http://127.0.0.1:9"
+            for _ in range(4):
+                assert (await proxy.chat())[0] == 200
+            assert (len(one.generating), len(two.generating)) == (0, 4)
+            broken.url = one.url
+            async with asyncio.timeout(5):
+                while not one.generating:
+                    await proxy.chat()
+                    await asyncio.sleep(0.02)
+
+
+async def _is_let_go(backend: ScriptedBackend) -> None:
+    """The proxy has closed the connection on which the backend was still silent."""
+    async with asyncio.timeout(2):
+        await backend.aborted.wait()
+
+
+async def _metrics(proxy: Serving) -> str:
+    async with proxy.session.get("/metrics") as response:
+        return await response.text()
+
+
+def _chat(stream: bool) -> dict[str, Any]:
+    return {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
