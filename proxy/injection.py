@@ -3,6 +3,7 @@
 Knows token counts and retrieval; knows neither HTTP nor how a request's body is written.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,8 +43,7 @@ class Injector:
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
         """Do ahead of the first request what is done once: count tokens, load the embedder, fill the first cache."""
-        await self._costs.of(served, model)
-        await self._retrieval.find(served.source, "hello")
+        await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.source, "hello"))
 
     async def inject(
         self,
