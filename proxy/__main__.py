@@ -11,6 +11,7 @@ from index.errors import DrpoError
 from proxy.chat import Gateway
 from proxy.check import check
 from proxy.errors import StartupError
+from proxy.keys import new_key
 from proxy.log import configure_logging
 from proxy.server import Announce, Report, serve
 from proxy.settings import Settings, parse_settings, process_environment
@@ -23,6 +24,7 @@ Serve a base language model as an aligned chat model, to any OpenAI client.
   drpo-proxy --backend http://127.0.0.1:8000/v1 --bundle MODEL=DIR
                                                     in front of your own vLLM
   drpo-proxy check --backend URL                    do backends, models and bundles fit?
+  drpo-proxy new-key NAME                           make a key for a client, and its line for --api-keys-file
 
 Ask for a variant with the model's name (MODEL@aligned, MODEL@raw) or the header x-drpo-variant.
 Every flag can be given as an environment variable, shown beside its default.
@@ -38,7 +40,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     console = Console(stderr=True, highlight=False)
     try:
-        settings, command = _parse(arguments)
+        settings, command, name = _parse(arguments)
+        if command == "new-key":
+            return _new_key(name, Console(highlight=False), console)
         configure_logging(settings.log_format)
         if command == "check":
             return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
@@ -51,17 +55,28 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Settings, str]:
+def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
     parser = argparse.ArgumentParser(
         "drpo-proxy", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "command", nargs="?", choices=("serve", "check"), default="serve", help="serve (default) or check"
+        "command", nargs="?", choices=("serve", "check", "new-key"), default="serve", help="serve (default), ..."
     )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
     settings, namespace = parse_settings(arguments, process_environment(), parser)
     if not settings.backend:
         raise StartupError("--backend: give the base URL of a model server, or `embedded`.")
-    return settings, namespace.command
+    if (namespace.command == "new-key") != bool(namespace.name):
+        parser.error("new-key takes a NAME, and nothing else does")
+    return settings, namespace.command, namespace.name or ""
+
+
+def _new_key(name: str, output: Console, console: Console) -> int:
+    """The line goes to standard output, to be appended to the file; the key, shown this once, does not."""
+    key, line = new_key(name)
+    console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file:", markup=False, soft_wrap=True)
+    output.print(line, markup=False, soft_wrap=True)
+    return 0
 
 
 def _progress(console: Console) -> Report:

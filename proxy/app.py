@@ -24,9 +24,9 @@ from proxy.chat import (
     serve_relayed,
     serve_response,
 )
-from proxy.errors import MethodError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.errors import MethodError, ProxyError, StartupError, UnknownModelError, UnknownRouteError
 from proxy.injection import Injector
-from proxy.live import ServedBundle, TokenCosts
+from proxy.live import Live, ServedBundle, TokenCosts
 from proxy.metrics import Metrics, create_metrics
 from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
@@ -60,7 +60,7 @@ FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, backends: Sequence[Backend], bundles: Mapping[str, ServedBundle], metrics: Metrics | None = None
+    settings: Settings, backends: Sequence[Backend], live: Live, metrics: Metrics | None = None
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
     metrics = metrics or create_metrics()
@@ -72,7 +72,7 @@ async def open_gateway(
         async with Pool(backends, backend_settings(settings), metrics) as pool:
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
-            yield Gateway(Admission(limits), pool, bundles, injector, planner, metrics, settings.forward_authorization)
+            yield Gateway(Admission(limits), pool, live, injector, planner, metrics, settings.forward_authorization)
     finally:
         retrieval.close()
 
@@ -109,9 +109,9 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
         app.router.add_post(path, _served(path, serve_relayed))
     for path in FORMS:
         app.router.add_post(path, _served(path, serve_form))
-    app.router.add_get("/v1/models", list_models)
-    app.router.add_get("/v1/models/{id:.+}", show_model)
-    app.router.add_get("/health/live", live)
+    app.router.add_get("/v1/models", _guarded(list_models))
+    app.router.add_get("/v1/models/{id:.+}", _guarded(show_model))
+    app.router.add_get("/health/live", alive)
     app.router.add_get("/health/ready", ready)
     app.router.add_get("/metrics", metrics_page)
     app.router.add_get("/openapi.json", openapi_page)
@@ -123,6 +123,17 @@ def _served(route: str, serve: Serve) -> Handler:
         return await handle(request.app[GATEWAY], request, route, serve)
 
     return handler
+
+
+def _guarded(handler: Handler) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        try:
+            request.app[GATEWAY].client(request)
+        except ProxyError as error:
+            return error_response(error)
+        return await handler(request)
+
+    return guarded
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -148,7 +159,7 @@ def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mappi
     return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]
 
 
-async def live(_request: web.Request) -> web.Response:
+async def alive(_request: web.Request) -> web.Response:
     """GET /health/live: the process answers."""
     return _json({"status": "live"})
 

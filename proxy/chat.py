@@ -4,7 +4,8 @@ Read this after app.py. Knows HTTP; what is injected is decided in plan, what co
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Final
@@ -18,7 +19,8 @@ from proxy.admission import Admission, parse_json, read_body
 from proxy.backend import Pool
 from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.injection import Injector
-from proxy.live import ServedBundle
+from proxy.keys import Account
+from proxy.live import Live, ServedBundle
 from proxy.log import log_event, log_failure
 from proxy.metrics import Metrics
 from proxy.models import Model
@@ -42,6 +44,8 @@ class Record:
     status: int = 500
     outcome: str = "error"
     first_byte: float | None = None
+    client: str | None = None
+    account: Account | None = None
     plan: Plan | None = None
     facts: ReplyFacts = field(default_factory=ReplyFacts)
 
@@ -52,11 +56,21 @@ class Gateway:
 
     admission: Admission
     pool: Pool
-    bundles: Mapping[str, ServedBundle]
+    live: Live
     injector: Injector
     planner: Planner
     metrics: Metrics
     forward_authorization: bool
+
+    @property
+    def bundles(self) -> Mapping[str, ServedBundle]:
+        """The bundles by model, as they are now."""
+        return self.live.bundles
+
+    def client(self, request: web.Request) -> tuple[str, Account] | None:
+        """Who asks: a key's name and account; None where no keys are asked for. Raises UnauthorizedError."""
+        keyring = self.live.keyring
+        return None if keyring is None else keyring.identify(request.headers.get("Authorization"))
 
     def choice(self, body: Mapping[str, Any], request: web.Request) -> tuple[Choice, Model]:
         """The model and variant that a body and its headers ask for."""
@@ -74,6 +88,9 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
     record = Record(_request_id(request), route)
     gateway.metrics.in_flight.inc()
     try:
+        if client := gateway.client(request):
+            record.client, record.account = client
+            record.account.enter()
         with gateway.admission.enter():
             response = await serve(gateway, request, record)
         record.status = response.status
@@ -152,11 +169,28 @@ async def _forward(
     record.plan = plan
     headers = request_headers(request.headers, authorization=gateway.forward_authorization)
     headers = {**headers, "Content-Type": content_type, "X-Request-Id": record.request_id}
-    async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
-        record.first_byte = perf_counter() - record.started
-        ours = {**plan.headers, "X-Request-Id": record.request_id}
-        client = Client(request, gateway.admission.limits.write_timeout)
-        return await send_reply(client, upstream, plan, ours, record.facts)
+    with _tokens_of(record.account, plan, record.facts):
+        async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
+            record.first_byte = perf_counter() - record.started
+            record.facts.answering = upstream.status < BadRequestError.status
+            ours = {**plan.headers, "X-Request-Id": record.request_id}
+            client = Client(request, gateway.admission.limits.write_timeout)
+            return await send_reply(client, upstream, plan, ours, record.facts)
+
+
+@contextmanager
+def _tokens_of(account: Account | None, plan: Plan, facts: ReplyFacts) -> Iterator[None]:
+    """Reserve what the request may take, and settle by what it took; an answer that tells no usage took it all."""
+    if account is None:
+        yield
+        return
+    account.reserve(plan.reserve)
+    try:
+        yield
+    finally:
+        told = (facts.usage or {}).get("total_tokens")
+        unknown = plan.reserve if facts.answering else 0
+        account.settle(plan.reserve, told if isinstance(told, int) else unknown)
 
 
 def error_response(error: ProxyError) -> web.Response:
@@ -194,6 +228,7 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         route=record.route,
         status=record.status,
         outcome=record.outcome,
+        client=record.client,
         variant=variant,
         model=record.plan.choice.model if record.plan else None,
         bundle=injection.served.id if injection else None,

@@ -9,6 +9,7 @@
       SlowRequestError       408     the body did not arrive in time
       TooLargeError          413     the body is larger than allowed
       UnsupportedMediaError  415     not JSON, or compressed
+      RateLimitError         429     the key has used up its requests or tokens (Retry-After)
       OverloadedError        503     too many requests in flight (Retry-After)
       DrainingError          503     shutting down (Retry-After)
       BackendUnavailableError 502    no backend could be reached
@@ -21,6 +22,7 @@ Messages go to clients: never a key, a prompt, or a stack trace.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 import orjson
 
@@ -67,6 +69,11 @@ class UnauthorizedError(ProxyError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to say who one is (RFC 6750, 3)."""
+        return {"WWW-Authenticate": "Bearer"}
 
 
 class UnknownModelError(ProxyError):
@@ -124,6 +131,23 @@ class UnsupportedMediaError(ProxyError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class RateLimitError(ProxyError):
+    """A key has used up what it may in a minute. wait: seconds until the request would be let in."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come back, in whole seconds."""
+        return {"Retry-After": str(ceil(self.wait))}
 
 
 class OverloadedError(ProxyError):

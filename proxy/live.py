@@ -15,6 +15,7 @@ from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.errors import StartupError
+from proxy.keys import Keyring
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Source
 
@@ -36,6 +37,14 @@ class ServedBundle:
     def id(self) -> str:
         """The bundle's id, as long as people need it."""
         return self.bundle.id[:12]
+
+
+@dataclass(slots=True)
+class Live:
+    """What a reload replaces, each at once and whole: the bundles by model, and the keyring (None: anyone may ask)."""
+
+    bundles: Mapping[str, ServedBundle]
+    keyring: Keyring | None = None
 
 
 @dataclass(frozen=True, slots=True)

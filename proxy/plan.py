@@ -16,7 +16,7 @@ from proxy.budget import token_bound
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError
 from proxy.fields import flag_field, object_field, text_field
-from proxy.injection import Injection, Injector
+from proxy.injection import LENGTH_CAP, Injection, Injector
 from proxy.live import ServedBundle
 from proxy.models import Model
 from proxy.responses import ResponseShape, chat_body, echoed_fields
@@ -44,7 +44,7 @@ _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 class Plan:
     """One request, decided. `shape`: how the reply, a completion, becomes chat; None: it passes as it is.
     `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`: stop strings that the
-    backend was not told."""
+    backend was not told. `reserve`: about as many tokens as it may take, prompt and answer."""
 
     choice: Choice
     path: str
@@ -54,6 +54,7 @@ class Plan:
     shape: ChatShape | ResponseShape | None = None
     strip_usage: bool = False
     cut_at: tuple[str, ...] = ()
+    reserve: int = 0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -173,7 +174,16 @@ def _relayed(
     sent = {**body, "model": choice.model}
     if strip_usage:
         sent["stream_options"] = {**options, "include_usage": True}
-    return Plan(choice, path, orjson.dumps(sent), injection, stream, shape, strip_usage)
+    data = orjson.dumps(sent)
+    return Plan(choice, path, data, injection, stream, shape, strip_usage, reserve=_about_tokens(data, sent))
+
+
+def _about_tokens(data: bytes, sent: Json) -> int:
+    """Tokens that a request may take: its bytes, of which about four make a token, and the answers that it asks for."""
+    caps = (sent.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
+    cap = next((cap for cap in caps if isinstance(cap, int)), LENGTH_CAP)
+    choices = sent.get("n")
+    return len(data) // 4 + max(0, cap) * max(1, choices if isinstance(choices, int) else 1)
 
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:

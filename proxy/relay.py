@@ -68,8 +68,9 @@ class EventSplitter:
 
 @dataclass(slots=True)
 class ReplyFacts:
-    """What a reply told while it passed: `usage` as the backend counted it, whether it was cut, when it began."""
+    """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it."""
 
+    answering: bool = False
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     finish_reasons: list[str] = field(default_factory=list)

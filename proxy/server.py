@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,9 @@ from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
 from proxy.front import FrontDoor
-from proxy.live import ServedBundle, load_bundles
+from proxy.live import Live, load_bundles
 from proxy.log import log_event
+from proxy.reload import read_keyring, reloading, warm_up
 from proxy.settings import EMBEDDED, Settings, bundle_arguments
 
 _LONGEST_PAUSE: Final = 30.0
@@ -40,8 +41,9 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
             await runner.setup()
             try:
                 await web.SockSite(runner, listener).start()
-                announce(_base_url(settings.host, listener), gateway)
-                await stop.wait()
+                async with reloading(settings, gateway):
+                    announce(_base_url(settings.host, listener), gateway)
+                    await stop.wait()
                 await _drain(gateway, settings.drain_timeout, stop, report)
             finally:
                 await runner.cleanup()
@@ -49,10 +51,11 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
 
 def bind(settings: Settings) -> socket.socket:
     """The listening socket. Raises StartupError for a busy port, a wrong address, or one that is open to others."""
-    if not settings.allow_unauthenticated and not _is_loopback(settings.host):
+    guarded = settings.api_keys_file or settings.allow_unauthenticated
+    if not guarded and not _is_loopback(settings.host):
         raise StartupError(
-            f"--host {settings.host} can be reached from other machines and nothing asks for a key: "
-            "put an authenticating proxy in front and give --allow-unauthenticated, or keep --host 127.0.0.1."
+            f"--host {settings.host} can be reached from other machines and nothing asks for a key: give "
+            "--api-keys-file, or --allow-unauthenticated behind a proxy that asks, or keep --host 127.0.0.1."
         )
     if not 0 <= settings.port <= _LARGEST_PORT:
         raise StartupError(f"--port {settings.port}: a port is a number from 0 to {_LARGEST_PORT}.")
@@ -84,22 +87,14 @@ async def _gateway(settings: Settings, report: Report) -> AsyncIterator[Gateway]
     loading = asyncio.create_task(asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder))
     try:
         async with open_backends(settings, report) as backends:
-            bundles = await loading
-            async with open_gateway(settings, backends, bundles) as gateway:
-                await _warm_up(gateway, bundles, report)
+            live = Live(await loading, read_keyring(settings))
+            async with open_gateway(settings, backends, live) as gateway:
+                await warm_up(gateway, live.bundles, report)
                 yield gateway
     finally:
         loading.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await loading
-
-
-async def _warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report: Report) -> None:
-    for name, served in bundles.items():
-        model = gateway.pool.models.get(name)
-        if model is not None:
-            report(f"Counting the bundle's tokens for {name}")
-            await gateway.injector.warm_up(served, model)
 
 
 @asynccontextmanager

@@ -44,6 +44,9 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on", "ADDRESS")
     port: int = _setting(8080, "port to listen on; 0 picks a free one")
     allow_unauthenticated: bool = _setting(False, "allow a --host that other machines can reach")
+    api_keys_file: str = _setting(
+        "", "file of the keys that clients must show, made with `drpo-proxy new-key NAME`; read again on SIGHUP", "FILE"
+    )
     backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
     forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
     cors_origin: tuple[str, ...] = _setting((), "web origin allowed to call from a browser; repeatable", "ORIGIN")

@@ -31,7 +31,7 @@ from optimizer.rows import Row
 from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.embedded import MODEL_NAME
-from proxy.live import ServedBundle
+from proxy.live import Live, ServedBundle
 from proxy.retrieval import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
@@ -84,7 +84,7 @@ def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
 @asynccontextmanager
 async def serving(settings: Settings, backends: Sequence[Backend], served: ServedBundle) -> AsyncIterator[str]:
     """The base URL of a proxy that injects from `served`."""
-    async with open_gateway(settings, backends, {MODEL_NAME: served}) as gateway:
+    async with open_gateway(settings, backends, Live({MODEL_NAME: served})) as gateway:
         runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -18,7 +18,8 @@ from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.front import FrontDoor
-from proxy.live import ServedBundle
+from proxy.live import Live, ServedBundle
+from proxy.reload import read_keyring
 from proxy.retrieval import Source
 from proxy.settings import Settings
 
@@ -98,7 +99,8 @@ async def serving(
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
     told = Settings(**settings)
-    async with open_gateway(told, [Backend(url) for url in backends], bundles) as gateway:
+    live = Live(bundles, read_keyring(told))
+    async with open_gateway(told, [Backend(url) for url in backends], live) as gateway:
         runner = FrontDoor(create_app(gateway, cors), told.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -1,6 +1,8 @@
 """Guards the command line: help that teaches, and one clear line instead of a stack trace for a user's mistake."""
 
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from index.bundle import default_bundle_directory
+from proxy.keys import new_key
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -31,6 +34,8 @@ def test_help_shows_every_flag_with_its_variable() -> None:
         (["--backend", "http://127.0.0.1:9", "--host", "0.0.0.0"], "--allow-unauthenticated"),
         (["--backend", "http://127.0.0.1:9", "--port", "99999"], "--port 99999"),
         (["--backend", "http://127.0.0.1:9", "--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
+        (["--backend", "http://127.0.0.1:9", "--api-keys-file", "/no/keys"], "--api-keys-file /no/keys"),
+        (["new-key", "two words"], "new-key 'two words'"),
     ],
 )
 def test_mistake_is_one_line_that_names_the_flag(arguments: list[str], says: str) -> None:
@@ -50,6 +55,41 @@ def test_check_names_a_backend_that_does_not_answer() -> None:
 
 def test_unknown_flag_is_usage() -> None:
     assert run("--bakend", "x").returncode == 2
+
+
+def test_new_key_prints_its_line_apart_from_the_key_so_that_it_can_be_appended() -> None:
+    done = run("new-key", "alice")
+    assert done.returncode == 0
+    assert re.fullmatch(r"alice [0-9a-f]{64}\n", done.stdout)
+    assert "drpo-" in done.stderr
+    assert run("new-key").returncode == 2
+    assert run("serve", "alice").returncode == 2
+
+
+def test_hangup_reloads_the_keys_and_a_mistake_in_them_stops_nothing(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(new_key("alice")[1], encoding="utf-8")
+    command = [sys.executable, "-m", "proxy", "--backend", "http://127.0.0.1:9", "--port", "0"]
+    command += ["--api-keys-file", str(keys), "--host", "0.0.0.0", "--log-format", "json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        _line_with(process, "Listening on")
+        process.send_signal(signal.SIGHUP)
+        assert '"keys":1' in _line_with(process, '"event":"reloaded"')
+        keys.write_text("a mistake", encoding="utf-8")
+        process.send_signal(signal.SIGHUP)
+        assert "line 1: expected NAME SHA256" in _line_with(process, '"event":"reload refused"')
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _line_with(process: "subprocess.Popen[str]", wanted: str) -> str:
+    assert process.stdout is not None
+    return next(line for line in process.stdout if wanted in line)
 
 
 def test_bundle_for_two_models_is_not_loaded_twice_for_one(tmp_path: Path) -> None:
