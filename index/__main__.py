@@ -14,7 +14,7 @@ from types import MappingProxyType
 from index.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, write_bundle
 from index.command_line import command_line
 from index.draft import draft_examples
-from index.embed import Embedder, open_embedder
+from index.embed import Embedder, check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, DrpoError
 from index.manifest import check_policy, check_sampling
 from index.page import Page, bundle_page, plain, search_page
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    bundle = _load(options.directory, _open(read_manifest(options.directory).embedder.name))
+    bundle = _load(options.directory, _open_its_own(options))
     pinned = sum(example.pinned for example in bundle.examples)
     print(f"{options.directory}: good. {bundle.manifest.name}, {len(bundle.examples):,} examples, {pinned:,} pinned.")
     print(f"bundle id {bundle.id}")
@@ -61,7 +61,7 @@ def _search(options: argparse.Namespace) -> None:
     # Imported here because FAISS takes longer to load than the other commands take to run.
     from index.retrieve import Retriever, arrange, pinned, retrieval_query
 
-    embedder = _open(read_manifest(options.directory).embedder.name)
+    embedder = _open_its_own(options)
     bundle = _load(options.directory, embedder)
     with Waiting("building the search index"):
         retriever = Retriever(bundle)
@@ -116,6 +116,13 @@ def _policy_and_sampling(options: argparse.Namespace) -> tuple[RetrievalPolicy, 
 def _load(directory: Path, embedder: Embedder) -> Bundle:
     with Waiting(f"checking {directory}"):
         return load_bundle(directory, embedder)
+
+
+def _open_its_own(options: argparse.Namespace) -> Embedder:
+    """The embedder that the bundle names, if it may be opened."""
+    name = read_manifest(options.directory).embedder.name
+    check_embedder_allowed(name, options.allow_embedder, str(options.directory))
+    return _open(name)
 
 
 def _open(name: str) -> Embedder:

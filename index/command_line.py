@@ -43,11 +43,13 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
     _add_directory(verify)
+    _add_allow_embedder(verify)
     show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
     _add_directory(show)
     show.add_argument("--full", action="store_true", help="print every example whole")
     search = _add_command(commands, "search", "show which examples a query gets, and the text the model sees")
     _add_directory(search)
+    _add_allow_embedder(search)
     search.add_argument("text", type=_filled, metavar="TEXT", help="a query, as a user would write it")
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
@@ -68,6 +70,16 @@ def _add_command(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+
+
+def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-embedder",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="embedder besides onnx that the bundle may name: it loads a model, or is sent your key and texts",
     )
 
 

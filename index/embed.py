@@ -13,7 +13,7 @@ import http.client
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
@@ -45,6 +45,16 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dimension) float32, rows of norm 1, in the order of `texts`. EmbedderError."""
         ...
+
+
+def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
+    """Raise EmbedderError unless a bundle may name this embedder: the one that comes with the package and sends nothing
+    anywhere, or one that a person named. Others load a model of the bundle's choice, or get the key and every text."""
+    if name not in {"onnx", *allowed}:
+        raise EmbedderError(
+            f"{bundle}: its embedder is {name}, which would load a model, or be sent the key and every query. "
+            f"If you trust it, add --allow-embedder '{name}'."
+        )
 
 
 def open_embedder(name: str) -> Embedder:

@@ -12,7 +12,7 @@ from proxy.chat import Gateway
 from proxy.check import check
 from proxy.errors import StartupError
 from proxy.keys import new_key
-from proxy.log import configure_logging
+from proxy.log import log_lines
 from proxy.server import Announce, Report, serve
 from proxy.settings import Settings, parse_settings, process_environment
 from proxy.variants import RAW
@@ -43,10 +43,10 @@ def run(arguments: Sequence[str]) -> int:
         settings, command, name = _parse(arguments)
         if command == "new-key":
             return _new_key(name, Console(highlight=False), console)
-        configure_logging(settings.log_format)
-        if command == "check":
-            return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
-        asyncio.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
+        with log_lines(settings.log_format):
+            if command == "check":
+                return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
+            asyncio.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -89,26 +89,33 @@ def _announcer(console: Console) -> Announce:
 
 def _announce(console: Console, base_url: str, gateway: Gateway) -> None:
     """What to do next, ready to paste."""
-    names = list(gateway.bundles) or list(gateway.pool.models)
     if not gateway.pool.models:
         waiting = ", ".join(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends)
         console.print(f"Listening on {base_url}, waiting for a backend: {waiting}", markup=False, soft_wrap=True)
         return
-    model = next((name for name in names if name in gateway.pool.models), next(iter(gateway.pool.models)))
-    console.print(_snippets(base_url, model), markup=False, soft_wrap=True)
+    for name in gateway.bundles.keys() - gateway.pool.models.keys():
+        listed = ", ".join(gateway.pool.models)
+        warning = f"No backend lists {name}, which a bundle is for. Listed: {listed}. Say --bundle MODEL=DIR."
+        console.print(warning, style="yellow", markup=False, soft_wrap=True)
+    model = next((name for name in gateway.bundles if name in gateway.pool.models), None)
+    console.print(_snippets(base_url, model, next(iter(gateway.pool.models)), gateway), markup=False, soft_wrap=True)
 
 
-def _snippets(base_url: str, model: str) -> str:
+def _snippets(base_url: str, aligned: str | None, first: str, gateway: Gateway) -> str:
+    """What to paste. aligned: a model that has a bundle; first: the one to show where none has."""
+    model = aligned or first
+    raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"
+    keys = "any API key" if gateway.live.keyring is None else "a key of --api-keys-file"
     return f"""
-drpo-proxy is ready.
+drpo-proxy is {"ready" if aligned or not gateway.bundles else "up"}.
 
-Base URL  {base_url}     (any OpenAI client; any API key)
-Models    {model}  or, nothing injected,  {model}@{RAW}
+Base URL  {base_url}     (any OpenAI client; {keys})
+Models    {model}  {raw}
 
 curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
 
-from openai import OpenAI
+from openai import OpenAI   # pip install openai
 client = OpenAI(base_url="{base_url}", api_key="any")
 question = [{{"role": "user", "content": "What is a rainbow?"}}]
 print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)

@@ -55,6 +55,9 @@ RELAYED: Final = (
     "/tokenize",
     "/detokenize",
 )
+_EXPOSED: Final = (
+    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, X-Request-Id, Retry-After"
+)
 FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
@@ -165,7 +168,7 @@ async def alive(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """GET /health/ready: a backend answers, every bundle has its model, and the server is not draining."""
+    """GET /health/ready: a backend answers, a bundle (if there are any) has its model, and nothing is draining."""
     gateway = request.app[GATEWAY]
     reasons = list(unready_reasons(gateway))
     return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
@@ -199,7 +202,8 @@ def _json(value: object, status: int = 200) -> web.Response:
 @web.middleware
 async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
-        return web.Response(status=204)
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
     return await handler(request)
 
 
@@ -229,7 +233,6 @@ def _cors_headers(origin: str) -> dict[str, str]:
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Drpo-Variant, X-Request-Id",
-        "Access-Control-Expose-Headers": "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Request-Id",
+        "Access-Control-Expose-Headers": _EXPOSED,
         "Vary": "Origin",
     }

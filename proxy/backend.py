@@ -41,7 +41,7 @@ class BackendSettings:
 @dataclass(slots=True, eq=False)
 class Backend:
     """One server. `kinds`: what is known of its models without asking; `models` as it listed them last; `healthy` after
-    its last check; `trouble` says why not."""
+    its last check; `trouble` says why not. `takes_client_keys`: a client's key may go there, if keys are forwarded."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -50,20 +50,26 @@ class Backend:
     healthy: bool = False
     trouble: str = "not asked yet"
     in_flight: int = 0
+    takes_client_keys: bool = True
 
     def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> WireRequest:
         """A request to this server; a client's own key, where it may pass, goes before the operator's."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        return WireRequest(method, self.url + path, body, {**key, **headers})
+        merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
+        return WireRequest(method, self.url + path, body, merged)
 
 
 def backend_url(text: str) -> str:
     """The server's root, whether or not `text` ends in /v1. Raises StartupError for what is no http(s) URL."""
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    if "@" in text or "?" in text:
+        raise StartupError("--backend: a URL with a password or a query in it; use --backend-api-key-file.")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise StartupError(f"--backend {text}: not a base URL such as http://127.0.0.1:8000/v1.")
-    if parts.username or parts.password:
-        raise StartupError("--backend: a URL with a password in it; use --backend-api-key-file.")
     return text.rstrip("/").removesuffix("/v1")
 
 

@@ -11,13 +11,13 @@ from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
 
-import orjson
 from aiohttp import web
 
 from index.errors import LayoutError
 from proxy.admission import Admission, parse_json, read_body
 from proxy.backend import Pool
 from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
+from proxy.fields import encode
 from proxy.injection import Injector
 from proxy.keys import Account
 from proxy.live import Live, ServedBundle
@@ -43,11 +43,15 @@ class Record:
     started: float = field(default_factory=perf_counter)
     status: int = 500
     outcome: str = "error"
-    first_byte: float | None = None
     client: str | None = None
     account: Account | None = None
     plan: Plan | None = None
     facts: ReplyFacts = field(default_factory=ReplyFacts)
+
+    @property
+    def first_byte(self) -> float | None:
+        """Seconds to the first byte of the answer; None if there was none."""
+        return None if self.facts.first_byte is None else self.facts.first_byte - self.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) 
     body = parse_json(request, data)
     choice, _ = gateway.choice(body, request)
     if body.get("model") != choice.model:
-        data = orjson.dumps({**body, "model": choice.model})
+        data = encode({**body, "model": choice.model})
     plan = Plan(replace(choice, variant=RAW), request.path, data)
     return await _forward(gateway, request, record, plan, "application/json")
 
@@ -171,10 +175,9 @@ async def _forward(
     headers = {**headers, "Content-Type": content_type, "X-Request-Id": record.request_id}
     with _tokens_of(record.account, plan, record.facts):
         async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
-            record.first_byte = perf_counter() - record.started
             record.facts.answering = upstream.status < BadRequestError.status
             ours = {**plan.headers, "X-Request-Id": record.request_id}
-            client = Client(request, gateway.admission.limits.write_timeout)
+            client = Client(request, gateway.admission.limits.write_timeout, record.facts)
             return await send_reply(client, upstream, plan, ours, record.facts)
 
 

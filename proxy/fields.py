@@ -6,6 +6,8 @@ All other fields are the backend's to judge. Pure.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from proxy.errors import BadRequestError
 
 
@@ -27,6 +29,14 @@ def text_field(body: Mapping[str, Any], name: str) -> str:
 def flag_field(body: Mapping[str, Any], name: str) -> bool:
     """The flag in a field; false where it is absent or null. Raises BadRequestError."""
     return _typed(body, name, bool, "true or false") or False
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """A request's body as JSON. Raises BadRequestError where it is nested too deep to be written."""
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise BadRequestError("The body is nested too deep.") from error
 
 
 def _typed(body: Mapping[str, Any], name: str, wanted: type, described: str) -> Any:

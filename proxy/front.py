@@ -57,6 +57,14 @@ class _Connection(web.RequestHandler):
         self._said_something = True
         if self._request_count:
             self._disarm()
+        self._fail_broken_body()
+
+    def _fail_broken_body(self) -> None:
+        """Tell whoever reads the body that it will not come: aiohttp queues the parser's error as if it were the next
+        request. Nothing can follow a body that has not ended, so what is queued behind one is such an error."""
+        request = self._current_request
+        if request is not None and self._messages and not request.content.is_eof():
+            request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
@@ -77,7 +85,8 @@ class _Connection(web.RequestHandler):
             error = ProxyError("Internal error; the server's log has its place.")
             if exc is not None:
                 log_failure("defect", exc)
-        response = web.Response(status=error.status, body=error.json, content_type="application/json")
+        headers = {"Server": "drpo-proxy"}
+        response = web.Response(status=error.status, body=error.json, content_type="application/json", headers=headers)
         response.force_close()
         return response
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from index.render import render_conversation
 from index.retrieve import arrange, retrieval_query
 from index.types import Example, Hit, Message
 from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound, within_policy
-from proxy.live import Costs, ServedBundle, TokenCosts
+from proxy.live import Costs, ServedBundle, TokenCosts, estimated_tokens
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Retrieval
 from proxy.translate import client_max_tokens
@@ -51,42 +50,42 @@ class Injector:
         model: Model,
         turns: Sequence[Message],
         prompt_only: str | None,
-        client_bound: int | None,
+        client: str,
         body: Json,
     ) -> Injection:
-        """Choose the examples: retrieve, keep the bundle's own limit, then what the context leaves."""
+        """Choose the examples: retrieve, keep the bundle's own limit, then what the context leaves.
+
+        turns: what is retrieved for; client: all of the client's text, as it is laid out for the model.
+        """
         costs = await self._costs.of(served, model)
         if prompt_only:
             return Injection(served, tokens=costs.prompt, prompt_only=prompt_only)
         found = await self._retrieval.find(served.source, retrieval_query(turns))
         limit = served.bundle.manifest.retrieval.max_injected_tokens
         hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
-        selection = await self._fit(served, model, turns, hits, costs, client_bound, body)
+        selection = await self._fit(served, model, hits, costs, client, body)
         retrieved = arrange(selection.hits, served.bundle.manifest.retrieval.order)
-        return Injection(served, (*selection.pinned, *retrieved), selection.tokens, degraded=found.degraded)
+        examples = (*selection.pinned, *retrieved)
+        why = "context" if (hits or served.pinned) and not examples else None
+        return Injection(served, examples, selection.tokens, prompt_only=why, degraded=found.degraded)
 
     async def _fit(
-        self,
-        served: ServedBundle,
-        model: Model,
-        turns: Sequence[Message],
-        hits: Sequence[Hit],
-        costs: Costs,
-        client_bound: int | None,
-        body: Json,
+        self, served: ServedBundle, model: Model, hits: Sequence[Hit], costs: Costs, client: str, body: Json
     ) -> Selection:
         """What the context leaves: by the bound where that is enough, by exact counts near the limit."""
         everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
         if model.context is None:
             return everything
         answer = _answer_room(body, served)
-        text = render_conversation(served.layout, turns)
-        bound = token_bound(text) if client_bound is None else client_bound
-        if everything.tokens + bound + answer <= model.context - ANSWER_ROOM:
+        if everything.tokens + token_bound(client) + answer <= model.context - ANSWER_ROOM:
             return everything
-        exact = await self._count(model, text) if client_bound is None else None
-        room = room_for_injection(model.context, bound if exact is None else exact, answer)
+        room = room_for_injection(model.context, await self._tokens(model, client), answer)
         return select(costs.prompt, costs.examples, served.pinned, hits, room)
+
+    async def _tokens(self, model: Model, text: str) -> int:
+        """Tokens of a text: counted, or estimated where the backend cannot count."""
+        exact = await self._count(model, text)
+        return estimated_tokens(text) if exact is None else exact
 
     async def length_cap(
         self, text: str, injected: int, turns: Sequence[Message], model: Model, served: ServedBundle | None
@@ -98,8 +97,7 @@ class Injector:
         bound = injected + sum(token_bound(turn.text) + ANSWER_ROOM // 8 for turn in turns)
         if bound + cap <= model.context:
             return cap
-        exact = await self._count(model, text)
-        return max(1, min(cap, model.context - (bound if exact is None else exact)))
+        return max(1, min(cap, model.context - await self._tokens(model, text)))
 
 
 def _bundle_cap(served: ServedBundle | None) -> int:
@@ -108,5 +106,8 @@ def _bundle_cap(served: ServedBundle | None) -> int:
 
 
 def _answer_room(body: Json, served: ServedBundle) -> int:
+    """What examples leave for the answer: what the client asks for, within the bundle's own cap. Beyond that a large
+    `max_tokens`, which many clients send always, would cost every example, the pinned refusals among them."""
     asked = client_max_tokens(body)
-    return asked if isinstance(asked, int) and asked > 0 else min(_bundle_cap(served), ANSWER_ROOM)
+    cap = _bundle_cap(served)
+    return min(asked, cap) if isinstance(asked, int) and asked > 0 else min(cap, ANSWER_ROOM)

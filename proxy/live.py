@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
-from index.embed import Embedder, open_embedder
+from index.embed import Embedder, check_embedder_allowed, open_embedder
 from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example
@@ -19,8 +19,6 @@ from proxy.keys import Keyring
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Source
 
-# What a bundle may name without being asked about: it comes with the package and sends nothing anywhere.
-_OWN_EMBEDDER: Final = "onnx"
 _COUNTED_AT_ONCE: Final = 8
 
 
@@ -74,6 +72,12 @@ def load_bundles(arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, 
     return served
 
 
+def check_bundle_arguments(arguments: Sequence[str]) -> None:
+    """Raise StartupError for a --bundle argument that names no directory."""
+    for argument in arguments:
+        _parse_argument(argument)
+
+
 def _parse_argument(argument: str) -> tuple[str | None, Path]:
     model, equals, place = argument.rpartition("=")
     if equals and not (model and place):
@@ -86,11 +90,7 @@ def _parse_argument(argument: str) -> tuple[str | None, Path]:
 
 def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str]) -> Bundle:
     name = read_manifest(directory).embedder.name
-    if name not in {_OWN_EMBEDDER, *allowed}:
-        raise StartupError(
-            f"--bundle {directory}: its embedder is {name}, which would load a model or be sent every query. "
-            f"If you trust it, add --allow-embedder '{name}'."
-        )
+    check_embedder_allowed(name, allowed, str(directory))
     if name not in embedders:
         embedders[name] = open_embedder(name)
     return load_bundle(directory, embedders[name])
@@ -111,7 +111,8 @@ class TokenCosts:
     async def of(self, served: ServedBundle, model: Model) -> Costs:
         """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
         key = (served.bundle.id, model.id)
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None or (known.done() and not known.cancelled() and known.exception() is not None):
             self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
         return await asyncio.shield(self._known[key])
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from proxy.log import lost_lines
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
 
@@ -32,6 +34,8 @@ class Metrics:
 def create_metrics() -> Metrics:
     """Metrics on a registry of their own."""
     registry = CollectorRegistry()
+    lost = Gauge("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry=registry)
+    lost.set_function(lost_lines)
     return Metrics(
         registry=registry,
         requests=Counter(
@@ -40,7 +44,10 @@ def create_metrics() -> Metrics:
         in_flight=Gauge("drpo_requests_in_flight", "Requests being served.", registry=registry),
         duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
         first_byte=_histogram(
-            "drpo_first_byte_seconds", "Request to the backend's first byte.", registry, ("variant",)
+            "drpo_first_byte_seconds",
+            "Request to the answer's first byte.",
+            registry,
+            ("variant",),
         ),
         retrieval=_histogram("drpo_retrieval_seconds", "Finding the examples.", registry, ("cache",)),
         injected_tokens=Histogram(

@@ -106,8 +106,14 @@ async def count_tokens(model: Model, text: str, fetch: Fetch) -> int | None:
     """Tokens that the served tokenizer makes of `text`, the beginning-of-text token included; None if unknown."""
     if model.dialect == "vllm":
         status, reply = await fetch("/tokenize", {"model": model.id, "prompt": text, "add_special_tokens": True})
-        return int(reply["count"]) if status == 200 else None
+        return _counted(reply) if status == 200 else None
     if model.dialect == "llama.cpp":
         status, reply = await fetch("/tokenize", {"content": text, "add_special": True})
-        return len(reply["tokens"]) if status == 200 else None
+        tokens = reply.get("tokens") if status == 200 and isinstance(reply, dict) else None
+        return len(tokens) if isinstance(tokens, list) else None
     return None
+
+
+def _counted(reply: Any) -> int | None:
+    count = reply.get("count") if isinstance(reply, dict) else None
+    return count if isinstance(count, int) else None

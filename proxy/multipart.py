@@ -30,7 +30,7 @@ def form_model(content_type: str, body: bytes) -> FormModel:
     found = _BOUNDARY.search(content_type)
     if found is None:
         raise BadRequestError("The form's Content-Type has no boundary.")
-    delimiter = b"--" + found[1].encode()
+    delimiter = b"--" + found[1].encode("utf-8", "surrogateescape")
     position = body.find(delimiter)
     while position >= 0:
         following = body.find(delimiter, position + len(delimiter))

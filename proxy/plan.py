@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
-import orjson
-
-from index.render import render_chat, render_chat_turns, render_raw, render_text, stop_strings
+from index.render import render_chat, render_chat_turns, render_conversation, render_raw, render_text, stop_strings
 from index.types import Message
-from proxy.budget import token_bound
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError
-from proxy.fields import flag_field, object_field, text_field
+from proxy.fields import encode, flag_field, object_field, text_field
 from proxy.injection import LENGTH_CAP, Injection, Injector
 from proxy.live import ServedBundle
 from proxy.models import Model
@@ -37,6 +34,7 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 _STRUCTURED: Final = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar")
+_AROUND: Final = "\n<|start|>assistant\n\n"  # of the length of a template's marks, for counting alone
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
@@ -88,8 +86,9 @@ class Planner:
             sampled = _with_sampling(body, served)
             return _relayed(sampled, choice, CHAT)
         texts = tuple(Message("user", text) for text in [_first_user_text(messages)])
-        fixed = sum(token_bound(_loose_text(message)) for message in messages)
-        injection = await self._injector.inject(served, model, texts, _prompt_only(body, messages), fixed, body)
+        injection = await self._injector.inject(
+            served, model, texts, _prompt_only(body, messages), _joined(messages), body
+        )
         rendered = render_chat(served.bundle.prompt, injection.examples, messages)
         sampled = {**_with_sampling(body, served), "messages": rendered}
         return _relayed(sampled, choice, CHAT, injection)
@@ -106,9 +105,8 @@ class Planner:
             return _relayed(_with_response_sampling(body, served), choice, RESPONSES)
         items = _input_items(body)
         turns = (Message("user", _first_user_text(items)),)
-        bound = sum(token_bound(_loose_text(item)) for item in items)
         only = _response_prompt_only(body, items)
-        injection = await self._injector.inject(served, model, turns, only, bound, body)
+        injection = await self._injector.inject(served, model, turns, only, _joined(items), body)
         sent = {**_with_response_sampling(body, served), **_injected_input(body, served, injection)}
         return _relayed(sent, choice, RESPONSES, injection)
 
@@ -119,13 +117,15 @@ class Planner:
         if choice.variant != ALIGNED:
             return _relayed(_with_sampling(body, served), choice, COMPLETIONS)
         turn = (Message("user", _completion_prompt(body)),)
-        injection = await self._injector.inject(served, model, turn, _prompt_only(body, ()), None, body)
+        client = render_conversation(served.layout, turn)
+        injection = await self._injector.inject(served, model, turn, _prompt_only(body, ()), client, body)
         text = render_text(served.layout, served.bundle.prompt, injection.examples, turn)
         cap = await self._injector.length_cap(text, injection.tokens, turn, model, served)
         stops, cut_at = _stops(body, served, model)
         sent = completion_body(body, text, stops, _sampling(served), cap)
         if "logprobs" in body:
             sent["logprobs"] = body["logprobs"]
+        sent = {**_in_dialect(sent, model)}
         return replace(_relayed(sent, choice, COMPLETIONS, injection), cut_at=cut_at)
 
     async def _chat_as_text(
@@ -139,7 +139,8 @@ class Planner:
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
             sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
             return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model))
-        injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), None, body)
+        client = render_conversation(served.layout, turns)
+        injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
         text = render_text(served.layout, served.bundle.prompt, injection.examples, turns)
         cap = await self._injector.length_cap(text, injection.tokens, turns, model, served)
         stops, cut_at = _stops(body, served, model)
@@ -174,7 +175,7 @@ def _relayed(
     sent = {**body, "model": choice.model}
     if strip_usage:
         sent["stream_options"] = {**options, "include_usage": True}
-    data = orjson.dumps(sent)
+    data = encode(sent)
     return Plan(choice, path, data, injection, stream, shape, strip_usage, reserve=_about_tokens(data, sent))
 
 
@@ -237,6 +238,11 @@ def _completion_prompt(body: Json) -> str:
 
 def _first_user_text(messages: Sequence[Json]) -> str:
     return next((_loose_text(message) for message in messages if message.get("role") == "user"), "")
+
+
+def _joined(messages: Sequence[Json]) -> str:
+    """All text of a conversation, with about as much around each message as a chat template puts there."""
+    return "".join(f"{_AROUND}{_loose_text(message)}" for message in messages)
 
 
 def _loose_text(message: Json) -> str:

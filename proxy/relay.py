@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final
 
 import aiohttp
@@ -68,9 +69,11 @@ class EventSplitter:
 
 @dataclass(slots=True)
 class ReplyFacts:
-    """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it."""
+    """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
+    `first_byte`: when (perf_counter) the first of the answer itself was passed on."""
 
     answering: bool = False
+    first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     finish_reasons: list[str] = field(default_factory=list)
@@ -101,7 +104,10 @@ def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
             return event
         if usage is None:
             return _NULL_USAGE.sub(b"", event, count=1) if "usage" in payload else event
-        return event if payload.get("choices") else b""
+        if not payload.get("choices"):
+            return b""
+        payload.pop("usage")  # llama.cpp puts it on the last choice
+        return b"data: " + orjson.dumps(payload) + b"\n\n"
 
     return transform
 
@@ -133,9 +139,10 @@ class StreamRules:
 class Client:
     """Who the reply goes to. write_timeout: seconds that it may not read, until it counts as gone."""
 
-    def __init__(self, request: web.Request, write_timeout: float) -> None:
+    def __init__(self, request: web.Request, write_timeout: float, facts: ReplyFacts) -> None:
         self._request = request
         self._write_timeout = write_timeout
+        self._facts = facts
         self._response: web.StreamResponse
 
     async def begin(self, response: web.StreamResponse) -> web.StreamResponse:
@@ -153,6 +160,8 @@ class Client:
         await self._in_time(self._response.write_eof())
 
     async def _in_time(self, writing: Awaitable[object]) -> None:
+        if self._response.prepared and self._facts.first_byte is None:
+            self._facts.first_byte = perf_counter()
         try:
             async with asyncio.timeout(self._write_timeout):
                 await writing

@@ -38,6 +38,8 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     for name, reason in _REFUSED.items():
         if body.get(name):
             raise BadRequestError(f"`{name}`: {reason}.", param=name)
+    if body.get("n") not in (None, 1):
+        raise BadRequestError("`n`: a response has one answer.", param="n")
     passed = {name: value for name, value in body.items() if name not in _TRANSLATED}
     chat: Json = {**passed, "messages": response_messages(body)}
     if body.get("max_output_tokens") is not None:

@@ -80,9 +80,16 @@ class Retrieval:
             return Found((), degraded="timeout")
 
     async def _fly(self, source: Source, key: tuple[str, str]) -> Found:
-        loop = asyncio.get_running_loop()
+        """One search, whose result is kept even if nobody waits for it any more, unless it could not begin in time:
+        then it is dropped, so that a crowd does not leave a queue behind."""
+        search = self._executor.submit(_nearest, source, key[1])
+        asyncio.get_running_loop().call_later(self._timeout, search.cancel)  # does nothing to one that has begun
         try:
-            hits = await loop.run_in_executor(self._executor, _nearest, source, key[1])
+            hits = await asyncio.wrap_future(search)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return Found((), degraded="timeout")
         except Exception as error:  # noqa: BLE001 - the root of the task: any embedder's failure must fail open
             log_failure("retrieval failed", error, bundle=source.id[:12])
             return Found((), degraded="embedder")

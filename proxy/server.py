@@ -1,6 +1,7 @@
 """The life of the server: bind, start what it needs, serve, drain, stop. Knows no request."""
 
 import asyncio
+import errno
 import ipaddress
 import signal
 import socket
@@ -11,13 +12,13 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.app import create_app, open_gateway
+from proxy.app import create_app, open_gateway, parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
 from proxy.front import FrontDoor
-from proxy.live import Live, load_bundles
+from proxy.live import Live, check_bundle_arguments, load_bundles
 from proxy.log import log_event
 from proxy.reload import read_keyring, reloading, warm_up
 from proxy.settings import EMBEDDED, Settings, bundle_arguments
@@ -34,9 +35,11 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
 
     Raises StartupError, BundleError, EmbedderError before anything is served.
     """
+    parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
+    check_bundle_arguments(bundle_arguments(settings))
     with bind(settings) as listener:
-        stop = _stop_signals()
         async with _gateway(settings, report) as gateway:
+            stop = _stop_signals()  # not before: until then an interrupt ends the start itself
             runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
             await runner.setup()
             try:
@@ -65,8 +68,9 @@ def bind(settings: Settings) -> socket.socket:
     except socket.gaierror as error:
         raise StartupError(f"--host {settings.host}: no such address ({error.strerror}).") from error
     except OSError as error:
+        why = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or "no reason given").lower()
         raise StartupError(
-            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): choose another with --port."
+            f"Cannot listen on {settings.host} port {settings.port}: {why}. Choose another with --port."
         ) from error
 
 
@@ -107,7 +111,7 @@ async def open_backends(settings: Settings, report: Report) -> AsyncIterator[lis
         return
     model = EmbeddedModel(context=settings.context)
     try:
-        backend = Backend(await model.start(report), model.api_key, {MODEL_NAME: "completion"})
+        backend = Backend(await model.start(report), model.api_key, {MODEL_NAME: "completion"}, takes_client_keys=False)
         watch = asyncio.create_task(_keep_alive(model, backend), name="embedded model")
         try:
             yield [*backends, backend]

@@ -1,6 +1,7 @@
 """Every setting once: its flag, its environment variable, its default and its help. Knows nothing of what uses them."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -16,6 +17,16 @@ def _setting(default: object, help_text: str, metavar: str = "N", choices: Seque
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+_LEAST: Final[Mapping[str, float]] = {
+    "max_in_flight": 1,
+    "max_body_bytes": 1024,
+    "context": 256,
+    "health_interval": 0.05,
+    "drain_timeout": 0,
+}
+_LEAST_SECONDS: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,16 @@ def parse_settings(
     values = {
         setting.name: _value(setting, getattr(namespace, setting.name), environment) for setting in fields(Settings)
     }
+    _check_ranges(values)
     return Settings(**values), namespace
+
+
+def _check_ranges(values: Mapping[str, Any]) -> None:
+    """Raise StartupError for a number that is none, or too small to serve with."""
+    for name, value in values.items():
+        least = _LEAST.get(name, _LEAST_SECONDS if isinstance(value, float) else None)
+        if least is not None and not least <= value < math.inf:
+            raise StartupError(f"{flag(name)} {value:g}: give a number of at least {least:g}.")
 
 
 def bundle_arguments(settings: Settings) -> tuple[str, ...]:

@@ -94,7 +94,8 @@ def completion_body(
     """
     passed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
-    request: Json = {**passed, **defaults, "prompt": prompt, "max_tokens": client_max_tokens(body) or max_tokens}
+    asked = client_max_tokens(body)
+    request: Json = {**passed, **defaults, "prompt": prompt, "max_tokens": max_tokens if asked is None else asked}
     request.pop("stop", None)
     if stop:
         request["stop"] = list(stop)

@@ -77,12 +77,14 @@ Script = Callable[[Reply, Received], Awaitable[None]]
 
 @dataclass(slots=True)
 class ScriptedBackend:
-    """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len."""
+    """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len;
+    `tokenize_reply`: what it answers instead of a count (an integer: that status)."""
 
     script: Script
     model: str = "scripted"
     kind: str = "completion"
     context: int | None = 4096
+    tokenize_reply: Any = None
     received: list[Received] = field(default_factory=list)
     connections: set[asyncio.Task[Any]] = field(default_factory=set)
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -128,7 +130,11 @@ class ScriptedBackend:
 
     async def _tokenize(self, body: Mapping[str, Any], reply: Reply) -> None:
         """One token for each word, and one for the beginning."""
-        if "messages" not in body:
+        if "messages" not in body and isinstance(self.tokenize_reply, int):
+            await reply.whole({}, f"{self.tokenize_reply} Whatever")
+        elif "messages" not in body and self.tokenize_reply is not None:
+            await reply.whole(self.tokenize_reply)
+        elif "messages" not in body:
             await reply.whole({"count": len(body["prompt"].split()) + 1, "max_model_len": self.context, "tokens": []})
         elif self.kind == "chat":
             await reply.whole({"count": 9, "max_model_len": self.context, "tokens": []})

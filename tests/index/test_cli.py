@@ -58,8 +58,19 @@ def test_an_embedder_that_does_not_open_is_one_clear_line(tmp_path: Path, capsys
     embedder = WordEmbedder()
     embedder.spec = type(embedder.spec)("elsewhere", "1", embedder.spec.dimension)
     write_bundle(tmp_path / "bundle", draft(), embedder)
-    assert run("verify", tmp_path / "bundle") == 1
+    assert run("verify", tmp_path / "bundle", "--allow-embedder", "elsewhere") == 1
     assert capsys.readouterr().err == "drpo-index: there is no embedder called elsewhere: use words\n"
+
+
+@pytest.mark.parametrize("name", ["verify", "search"])
+def test_an_embedder_of_the_bundles_choice_is_not_opened_unasked(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = WordEmbedder()
+    embedder.spec = type(embedder.spec)("openai:http://127.0.0.1:9/v1#spy", "1", embedder.spec.dimension)
+    write_bundle(tmp_path / "bundle", draft(), embedder)
+    assert run(name, tmp_path / "bundle", *(["hello"] if name == "search" else [])) == 1
+    assert "add --allow-embedder 'openai:http://127.0.0.1:9/v1#spy'" in capsys.readouterr().err
 
 
 # show

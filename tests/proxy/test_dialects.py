@@ -13,6 +13,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
     [
         ({"prompt": "p", "logprobs": 0}, {"prompt": "p", "logprobs": 1}),
         ({"logprobs": 5}, {"logprobs": 5}),
+        ({"logprobs": "abc"}, {"logprobs": "abc"}),
         ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}),
         ({"response_format": {"type": "text"}}, {}),
         ({"response_format": {"type": "json_object"}}, {"json_schema": {"type": "object"}}),
@@ -33,6 +34,8 @@ def test_request_is_put_in_llama_cpps_words(request_: dict[str, object], expecte
         {"structured_outputs": {"regex": "a"}},
         {"response_format": {"type": "odd"}},
         {"response_format": {"type": "json_schema"}},
+        {"response_format": "json"},
+        {"structured_outputs": 5},
     ],
 )
 def test_form_that_it_does_not_know_is_refused_rather_than_ignored(request_: dict[str, object]) -> None:

@@ -61,6 +61,14 @@ async def test_ctrl_c_leaves_no_process(command: Process) -> None:
     assert not child.is_running()
 
 
+async def test_ctrl_c_during_the_start_ends_it_at_once(command: Process) -> None:
+    await _said(command, "Starting the embedded model")
+    os.killpg(command.pid, signal.SIGINT)
+    assert await asyncio.wait_for(command.wait(), 20) == 130
+    assert command.stdout is not None
+    assert b"is ready" not in await command.stdout.read()
+
+
 async def test_a_dead_model_is_started_again_and_sigterm_ends_both(command: Process) -> None:
     base_url = (await _said(command, "Base URL")).split()[2]
     await _said(command, "Stop with Ctrl-C")

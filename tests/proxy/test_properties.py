@@ -3,6 +3,7 @@ however the network cuts it. The rules are written down here a second time, apar
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -119,7 +120,7 @@ def posting(kind: str) -> Iterator[Posting]:
 
 async def _post(proxy: Serving, body: Mapping[str, Any], path: str = "/v1/chat/completions") -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json"}
-    async with proxy.session.post(path, data=orjson.dumps(body), headers=headers) as response:
+    async with proxy.session.post(path, data=json.dumps(body), headers=headers) as response:
         return response.status, await response.read()
 
 
@@ -233,6 +234,13 @@ def odd_requests() -> Iterator[tuple[str, dict[str, Any]]]:
     for path, body in sane.items():
         for name, value in itertools.product((*FIELDS, *TOOLS, *READ, "model"), NONSENSE):
             yield path, {**body, "stream": name == "stream_options", name: value}
+    deep: Any = []
+    for _ in range(600):
+        deep = [deep]
+    for path, body in (*sane.items(), ("/v1/embeddings", {"model": "scripted@raw"})):
+        yield path, {**body, "future": deep}
+    for wrong in ("abc", [1], {}, -1):
+        yield "/v1/chat/completions", {"messages": [SANE], "logprobs": True, "top_logprobs": wrong}
     contents = (*NONSENSE, ["x"], [{"type": "text"}], [{"type": "text", "text": 1}], [{"type": [], "text": "x"}])
     for role, content in itertools.product(("user", "assistant", "system", "tool", None, [], {}), contents):
         odd = {"role": role, "content": content}

@@ -85,6 +85,14 @@ def test_usage_is_noted_and_taken_out_only_if_not_asked_for(*, wanted: bool) -> 
     assert facts.usage == {"prompt_tokens": 3}
 
 
+def test_usage_on_the_last_choice_is_taken_off_it_if_not_asked_for() -> None:
+    event = b'data: {"choices":[{"text":"."}],"usage":{"total_tokens":3}}\n\n'
+    facts = ReplyFacts()
+    assert usage_filter(facts, wanted=False)(event) == b'data: {"choices":[{"text":"."}]}\n\n'
+    assert facts.usage == {"total_tokens": 3}
+    assert usage_filter(facts, wanted=True)(event) == event
+
+
 def test_null_usage_key_that_was_not_asked_for_is_taken_out_and_nothing_else() -> None:
     event = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}],"usage":null}\n\n'
     expected = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}]}\n\n'

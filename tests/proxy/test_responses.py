@@ -80,6 +80,7 @@ async def test_cut_stream_ends_with_an_error_event_and_not_with_completed() -> N
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
+        ({"n": 2}, "n"),
         ({"input": []}, "input"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
         ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),

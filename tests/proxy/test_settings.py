@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.app import parse_kinds
-from proxy.backend import backend_url
+from proxy.backend import Backend, backend_url
 from proxy.errors import StartupError
 from proxy.server import bind, read_key
 from proxy.settings import Settings, parse_settings
@@ -66,10 +66,47 @@ def test_backend_url_is_the_root_with_or_without_v1(url: str) -> None:
     assert backend_url(url) == "http://h:1"
 
 
-@pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://u:p@h", "http://h?x=1", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://h#x", "file:///etc/passwd"])
 def test_what_is_no_base_url_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="--backend"):
         backend_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://h:abc", "http://h:99999", "http://h:0"])
+def test_port_or_address_that_cannot_be_is_refused(url: str) -> None:
+    with pytest.raises(StartupError, match="not a base URL"):
+        backend_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://u:SECRET@h", "ftp://u:SECRET@h", "http://h/v1?key=SECRET"])
+def test_secret_in_a_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(StartupError, match="--backend-api-key-file") as caught:
+        backend_url(url)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--max-in-flight", "0"],
+        ["--max-body-bytes", "-1"],
+        ["--health-interval", "0"],
+        ["--backend-timeout", "nan"],
+        ["--read-timeout", "inf"],
+        ["--drain-timeout", "-1"],
+        ["--retrieval-timeout", "0"],
+    ],
+)
+def test_number_that_nothing_can_be_served_with_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(StartupError, match=arguments[0]):
+        parsed(arguments, {})
+
+
+def test_clients_key_does_not_take_the_place_of_the_embedded_models_own() -> None:
+    sent = {"Authorization": "Bearer client"}
+    own = Backend("http://h:1", "ours", takes_client_keys=False).request("POST", "/v1/x", b"", sent)
+    other = Backend("http://h:1", "ours").request("POST", "/v1/x", b"", sent)
+    assert (own.headers["Authorization"], other.headers["Authorization"]) == ("Bearer ours", "Bearer client")
 
 
 @pytest.mark.parametrize("argument", ["chat", "=chat", "m=vision", "m="])
