@@ -4,8 +4,9 @@ Destinations are fixed at start and never come from a request. How bytes travel 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from proxy.balance import Candidate, RetryBudget, Standing, order
 from proxy.errors import (
     BackendProtocolError,
     BackendTimeoutError,
@@ -26,6 +28,8 @@ from proxy.models import Kind, Model, count_tokens, discover
 from proxy.wire import CONNECT_ERRORS, Wire, WireRequest, connect_failure, connect_trouble, finish
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small question: models, tokenize
+_NOT_NOW: Final = 503  # the one status that says that nothing was begun
+_GATEWAY_FAILURES: Final = (502, 503, 504)  # a 500 may be the doing of one client's request, and ejects nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,21 @@ class Backend:
     trouble: str = "not asked yet"
     in_flight: int = 0
     takes_client_keys: bool = True
+    standing: Standing = field(default_factory=lambda: Standing(time.monotonic), repr=False)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request that this server has."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def checked(self, trouble: str = "", *, answering: bool) -> None:
+        """Note whether it answers, and what is wrong."""
+        self.healthy, self.trouble = answering, trouble
+        self.standing.checked(answering=answering)
 
     def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> WireRequest:
         """A request to this server; a client's own key, where it may pass, goes before the operator's."""
@@ -80,18 +99,20 @@ class Pool:
         self.backends = tuple(backends)
         self._settings = settings
         self._metrics = metrics
+        self._budget = RetryBudget()
         self._wire: Wire
-        self._watch: asyncio.Task[None]
+        self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._wire = Wire(self._settings.connect_timeout, self._settings.backend_timeout, self._metrics)
+        self._wire = Wire(self._settings.connect_timeout, self._settings.backend_timeout, self._budget, self._metrics)
         await self.refresh()
-        self._watch = asyncio.create_task(self._keep_watching(), name="backend health")
+        self._watches = [asyncio.create_task(self._watch(backend), name="health") for backend in self.backends]
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._watch.cancel()
-        await asyncio.gather(self._watch, return_exceptions=True)
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await self._wire.close()
 
     @property
@@ -129,54 +150,104 @@ class Pool:
 
     @asynccontextmanager
     async def send(
-        self, model: str, path: str, body: bytes, headers: Mapping[str, str]
+        self, model: str, path: str, body: bytes, headers: Mapping[str, str], conversation: str | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """POST to a backend that serves `model`; yield its reply, headers read. On the way out the exchange is aborted
         unless its body was read to the end.
 
+        A backend that no connection can be made to, or that says 503, is passed over for the next one. conversation:
+        what it began with; its requests go to the same backend while that is well and not crowded.
         Raises UnknownModelError, BackendUnavailableError, BackendTimeoutError, BackendProtocolError.
         """
         failure: ProxyError = UnknownModelError(f"No backend lists {model!r}.", param="model")
-        for backend in self._candidates(model):
-            backend.in_flight += 1
-            try:
-                response = await self._wire.exchange(backend.request("POST", path, body, headers))
-            except CONNECT_ERRORS as error:
-                backend.healthy, backend.trouble = False, connect_trouble(error)
-                failure = connect_failure(error)
-                continue
-            else:
-                try:
-                    yield response
-                finally:
-                    finish(response)
-                return
-            finally:
-                backend.in_flight -= 1
+        left = self._candidates(model, conversation)
+        with ExitStack() as spent:
+            spent.enter_context(self._budget.request())
+            may_repeat = True
+            while left:
+                backend = left.pop(0)
+                with backend.working():
+                    try:
+                        response = await self._exchange(backend, backend.request("POST", path, body, headers))
+                    except CONNECT_ERRORS as error:
+                        backend.checked(connect_trouble(error), answering=False)
+                        failure = connect_failure(error)
+                        continue
+                    if (
+                        response.status == _NOT_NOW
+                        and left
+                        and may_repeat
+                        and spent.enter_context(self._budget.retry())
+                    ):
+                        self._metrics.retries.labels("backend said 503").inc()
+                        response.close()
+                        may_repeat = False
+                        continue
+                    with self._watched(backend, response):
+                        yield response
+                    return
         raise failure
 
-    def _candidates(self, model: str) -> list[Backend]:
-        """Backends that list the model: healthy ones first, then the least busy."""
-        serving = [backend for backend in self.backends if model in backend.models]
-        return sorted(serving, key=lambda backend: (not backend.healthy, backend.in_flight))
+    async def _exchange(self, backend: Backend, request: WireRequest) -> aiohttp.ClientResponse:
+        """One request to one backend, and what its outcome says of it."""
+        try:
+            response = await self._wire.exchange(request)
+        except ProxyError:
+            self._note_failure(backend)
+            raise
+        if response.status in _GATEWAY_FAILURES:
+            self._note_failure(backend)
+        return response
 
-    async def _keep_watching(self) -> None:
+    @contextmanager
+    def _watched(self, backend: Backend, response: aiohttp.ClientResponse) -> Iterator[None]:
+        """Let the reply be read; what broke in it counts against the backend, a client that left does not."""
+        try:
+            yield
+            if not response.content.at_eof() or response.content.exception() is not None:
+                self._note_failure(backend)
+            elif response.status not in _GATEWAY_FAILURES:
+                backend.standing.succeeded()
+        except ProxyError:
+            self._note_failure(backend)
+            raise
+        finally:
+            finish(response)
+
+    def _note_failure(self, backend: Backend) -> None:
+        if backend.standing.failed():
+            self._metrics.ejections.labels(backend.url).inc()
+            log_event("backend ejected", url=backend.url)
+
+    def _candidates(self, model: str, conversation: str | None = None) -> list[Backend]:
+        """Backends that list the model, in the order in which to try them."""
+        serving = [backend for backend in self.backends if model in backend.models]
+        seen = [
+            Candidate(backend.url, backend.standing.available, backend.standing.weight, backend.in_flight)
+            for backend in serving
+        ]
+        return [serving[position] for position in order(seen, conversation)]
+
+    async def _watch(self, backend: Backend) -> None:
+        """Check one backend again and again; one that hangs delays no other's check."""
         while True:
             await asyncio.sleep(self._settings.health_interval)
-            await self.refresh()
+            await self._check(backend)
 
     async def _check(self, backend: Backend) -> None:
         known = backend.models if backend.healthy else {}
+        before = backend.healthy, backend.trouble
         try:
             kinds = {**backend.kinds, **self._settings.kinds}
-            backend.models = await discover(_Fetcher(self._wire, backend), kinds, known)
-            healthy, trouble = True, ""
+            listing = await discover(_Fetcher(self._wire, backend), kinds, known)
+            backend.models = listing.models
+            backend.checked(listing.trouble, answering=True)
         except ProxyError as error:
-            healthy, trouble = False, str(error)
-        if healthy != backend.healthy or trouble != backend.trouble:
-            log_event("backend", url=backend.url, healthy=healthy, trouble=trouble or None, models=len(backend.models))
-        backend.healthy, backend.trouble = healthy, trouble
-        self._metrics.backend_up.labels(backend.url).set(healthy)
+            backend.checked(str(error), answering=False)
+        if (backend.healthy, backend.trouble) != before:
+            trouble = backend.trouble or None
+            log_event("backend", url=backend.url, healthy=backend.healthy, trouble=trouble, models=len(backend.models))
+        self._metrics.backend_up.labels(backend.url).set(backend.healthy)
 
 
 @dataclass(frozen=True, slots=True)

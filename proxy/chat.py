@@ -174,7 +174,8 @@ async def _forward(
     headers = request_headers(request.headers, authorization=gateway.forward_authorization)
     headers = {**headers, "Content-Type": content_type, "X-Request-Id": record.request_id}
     with _tokens_of(record.account, plan, record.facts):
-        async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers) as upstream:
+        conversation = plan.conversation
+        async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers, conversation) as upstream:
             record.facts.answering = upstream.status < BadRequestError.status
             ours = {**plan.headers, "X-Request-Id": record.request_id}
             client = Client(request, gateway.admission.limits.write_timeout, record.facts)

@@ -49,7 +49,7 @@ def _bundle_table(gateway: Gateway) -> Table:
 
 def _problems(gateway: Gateway) -> Iterator[str]:
     for backend in gateway.pool.backends:
-        if not backend.healthy:
+        if backend.trouble:
             yield f"{backend.url}: {backend.trouble}"
     for name, served in gateway.bundles.items():
         if name not in gateway.pool.models:

@@ -25,6 +25,7 @@ class Metrics:
     tokens: Counter
     retries: Counter
     backend_up: Gauge
+    ejections: Counter
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -57,6 +58,9 @@ def create_metrics() -> Metrics:
         tokens=Counter("drpo_tokens", "Tokens as the backends count them.", ("variant", "type"), registry=registry),
         retries=Counter("drpo_backend_retries", "Requests sent to a backend again.", ("reason",), registry=registry),
         backend_up=Gauge("drpo_backend_up", "1 if the backend answers.", ("backend",), registry=registry),
+        ejections=Counter(
+            "drpo_backend_ejections", "Times that a backend was set aside.", ("backend",), registry=registry
+        ),
     )
 
 

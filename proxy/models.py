@@ -40,34 +40,59 @@ TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 """Tokens of a text for the tokenizer of the model that serves it; None where no backend can say."""
 
 
-async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model]) -> dict[str, Model]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a backend lists: the models that can be served, and what to do for one that cannot ("" if all can)."""
+
+    models: Mapping[str, Model]
+    trouble: str = ""
+
+
+async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model]) -> Listing:
     """The models that a backend lists; those already `known` (by id) are not asked about again.
 
-    kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none.
+    kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none, or nothing on it
+    can be served.
     """
     status, listing = await fetch("/v1/models")
     cards = listing.get("data") if isinstance(listing, dict) else None
     if status != 200 or not isinstance(cards, list):
         raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.")
-    models = {}
+    models, trouble = {}, ""
     for card in cards:
         if isinstance(card, dict) and isinstance(card.get("id"), str):
-            models[card["id"]] = await _describe(card, fetch, kinds, known.get(card["id"]))
-    return models
+            model = await _describe(card, fetch, kinds, known.get(card["id"]))
+            if model is None:
+                trouble = trouble or _unknown_kind(card["id"])
+            else:
+                models[model.id] = model
+    if trouble and not models:
+        raise BackendProtocolError(trouble)
+    return Listing(models, trouble)
 
 
-async def _describe(card: Mapping[str, Any], fetch: Fetch, kinds: Mapping[str, Kind], known: Model | None) -> Model:
-    if known is not None:
+async def _describe(
+    card: Mapping[str, Any], fetch: Fetch, kinds: Mapping[str, Kind], known: Model | None
+) -> Model | None:
+    """The model of a card; None where nobody says of which kind it is."""
+    if known is not None and _fingerprint(known.card) == _fingerprint(card):
         return known
     name = card["id"]
     dialect, asked, context = await _ask(name, fetch)
     kind = kinds.get(name) or asked
-    if kind is None:
-        raise BackendProtocolError(
-            f"The backend does not say whether {name} takes chat or text completions: "
-            f"say it with --kind {name}=chat or --kind {name}=completion."
-        )
-    return Model(name, card, kind, dialect, _context(card) or context)
+    return None if kind is None else Model(name, card, kind, dialect, _context(card) or context)
+
+
+def _fingerprint(card: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of a card differs when a server was started anew with other settings, between two checks."""
+    return card.get("root"), card.get("max_model_len")
+
+
+def _unknown_kind(name: str) -> str:
+    return (
+        f"The backend does not say whether {name} takes chat or text completions: "
+        f"say it with --kind {name}=chat or --kind {name}=completion."
+    )
 
 
 async def _ask(name: str, fetch: Fetch) -> tuple[Dialect, Kind | None, int | None]:

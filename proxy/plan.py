@@ -26,6 +26,7 @@ from proxy.translate import (
     completion_body,
     text_messages,
 )
+from proxy.turns import chat_messages, conversation_key, first_user_text, input_items, joined_text, loose_items
 from proxy.variants import ALIGNED, RAW, Choice
 
 Json = Mapping[str, Any]
@@ -34,7 +35,6 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 _STRUCTURED: Final = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar")
-_AROUND: Final = "\n<|start|>assistant\n\n"  # of the length of a template's marks, for counting alone
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
@@ -42,7 +42,8 @@ _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 class Plan:
     """One request, decided. `shape`: how the reply, a completion, becomes chat; None: it passes as it is.
     `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`: stop strings that the
-    backend was not told. `reserve`: about as many tokens as it may take, prompt and answer."""
+    backend was not told. `reserve`: about as many tokens as it may take, prompt and answer. `conversation`: what it
+    began with, the same for all its turns; None for what is no conversation."""
 
     choice: Choice
     path: str
@@ -53,6 +54,7 @@ class Plan:
     strip_usage: bool = False
     cut_at: tuple[str, ...] = ()
     reserve: int = 0
+    conversation: str | None = field(default=None, repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -77,7 +79,13 @@ class Planner:
 
     async def chat(self, body: Json, choice: Choice, model: Model, served: ServedBundle | None) -> Plan:
         """The plan of a chat request. Raises BadRequestError for what the model cannot do."""
-        messages = _messages(body)
+        messages = chat_messages(body)
+        plan = await self._chat(body, messages, choice, model, served)
+        return replace(plan, conversation=conversation_key(messages))
+
+    async def _chat(
+        self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
+    ) -> Plan:
         if model.kind == "completion":
             return await self._chat_as_text(body, messages, choice, model, served)
         if choice.variant == RAW or served is None:
@@ -85,9 +93,9 @@ class Planner:
         if choice.variant != ALIGNED:
             sampled = _with_sampling(body, served)
             return _relayed(sampled, choice, CHAT)
-        texts = tuple(Message("user", text) for text in [_first_user_text(messages)])
+        texts = tuple(Message("user", text) for text in [first_user_text(messages)])
         injection = await self._injector.inject(
-            served, model, texts, _prompt_only(body, messages), _joined(messages), body
+            served, model, texts, _prompt_only(body, messages), joined_text(messages), body
         )
         rendered = render_chat(served.bundle.prompt, injection.examples, messages)
         sampled = {**_with_sampling(body, served), "messages": rendered}
@@ -99,14 +107,18 @@ class Planner:
             plan = await self.chat(chat_body(body), choice, model, served)
             trim, top = (plan.shape.trim, plan.shape.top_logprobs) if plan.shape else (False, 0)
             return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
+        plan = await self._chat_response(body, choice, model, served)
+        return replace(plan, conversation=conversation_key(loose_items(body)))
+
+    async def _chat_response(self, body: Json, choice: Choice, model: Model, served: ServedBundle | None) -> Plan:
         if choice.variant == RAW or served is None:
             return _relayed(body, choice, RESPONSES)
         if choice.variant != ALIGNED:
             return _relayed(_with_response_sampling(body, served), choice, RESPONSES)
-        items = _input_items(body)
-        turns = (Message("user", _first_user_text(items)),)
+        items = input_items(body)
+        turns = (Message("user", first_user_text(items)),)
         only = _response_prompt_only(body, items)
-        injection = await self._injector.inject(served, model, turns, only, _joined(items), body)
+        injection = await self._injector.inject(served, model, turns, only, joined_text(items), body)
         sent = {**_with_response_sampling(body, served), **_injected_input(body, served, injection)}
         return _relayed(sent, choice, RESPONSES, injection)
 
@@ -192,16 +204,6 @@ def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
     return ChatShape(trim, top if isinstance(top, int) else 0, usage_rides=model.dialect == "llama.cpp")
 
 
-def _messages(body: Json) -> list[Json]:
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequestError("`messages` must be a list of at least one message.", param="messages")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise BadRequestError(f"messages[{number}] must be an object with `role` and `content`.", param="messages")
-    return messages
-
-
 def _prompt_only(body: Json, messages: Sequence[Json]) -> str | None:
     """Why a request gets the prompt without examples: they would teach it another form than the one it asks for."""
     if body.get("tools") or body.get("functions"):
@@ -236,24 +238,6 @@ def _completion_prompt(body: Json) -> str:
     return prompt
 
 
-def _first_user_text(messages: Sequence[Json]) -> str:
-    return next((_loose_text(message) for message in messages if message.get("role") == "user"), "")
-
-
-def _joined(messages: Sequence[Json]) -> str:
-    """All text of a conversation, with about as much around each message as a chat template puts there."""
-    return "".join(f"{_AROUND}{_loose_text(message)}" for message in messages)
-
-
-def _loose_text(message: Json) -> str:
-    """The text of a message, whatever else it holds: retrieval looks at words, the backend judges the rest."""
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "\n".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
-
-
 def _sampling(served: ServedBundle) -> Json:
     return {name: value for name, value in served.bundle.manifest.sampling.items() if name != "max_tokens"}
 
@@ -276,20 +260,9 @@ def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 
 def _injected_input(body: Json, served: ServedBundle, injection: Injection) -> dict[str, Any]:
     """Prompt before the client's instructions, examples as turns before its input."""
-    items = _input_items(body)
+    items = input_items(body)
     leading = next((n for n, item in enumerate(items) if item.get("role") not in ("system", "developer")), len(items))
     turns = [turn for example in injection.examples for turn in render_chat_turns(example)]
     instructions = [text for text in (served.bundle.prompt, text_field(body, "instructions")) if text]
     injected: dict[str, Any] = {"instructions": "\n\n".join(instructions)}
     return {**injected, "input": [*items[:leading], *turns, *items[leading:]]} if items else injected
-
-
-def _input_items(body: Json) -> list[Json]:
-    """The input as a list of items; none where there is none (a stored prompt may have it: the backend judges)."""
-    given = body.get("input")
-    if given is None:
-        return []
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
-    return items

@@ -127,7 +127,7 @@ async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
     pause = 1.0
     while True:
         await model.exited.wait()
-        backend.healthy, backend.trouble = False, "the embedded model died"
+        backend.checked("the embedded model died", answering=False)
         log_event("embedded model died", restart_in_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -11,6 +11,7 @@ from typing import Final
 
 import aiohttp
 
+from proxy.balance import RetryBudget
 from proxy.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError
 from proxy.metrics import Metrics
 
@@ -31,8 +32,9 @@ class WireRequest:
 class Wire:
     """Two sessions: one keeps connections alive, one opens a fresh connection for each request."""
 
-    def __init__(self, connect_timeout: float, silence_timeout: float, metrics: Metrics) -> None:
+    def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=silence_timeout)
+        self._budget = budget
         self._metrics = metrics
         self._kept = self._session(aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE))
         self._fresh = self._session(aiohttp.TCPConnector(limit=0, force_close=True))
@@ -54,8 +56,11 @@ class Wire:
         except BackendUnavailableError:
             if not noted.reused:
                 raise
-        self._metrics.retries.labels("stale connection").inc()
-        return await self._send(self._fresh, request, noted)
+        with self._budget.retry() as allowed:
+            if not allowed:
+                raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
+            self._metrics.retries.labels("stale connection").inc()
+            return await self._send(self._fresh, request, noted)
 
     async def _send(
         self, session: aiohttp.ClientSession, request: WireRequest, noted: SimpleNamespace

@@ -78,13 +78,16 @@ Script = Callable[[Reply, Received], Awaitable[None]]
 @dataclass(slots=True)
 class ScriptedBackend:
     """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len;
-    `tokenize_reply`: what it answers instead of a count (an integer: that status)."""
+    `tokenize_reply`: what it answers instead of a count (an integer: that status); `second_model`: one more that it
+    lists, without saying of which kind it is; `listing`: a script that answers GET /v1/models instead."""
 
     script: Script
     model: str = "scripted"
     kind: str = "completion"
     context: int | None = 4096
     tokenize_reply: Any = None
+    second_model: str | None = None
+    listing: Script | None = None
     received: list[Received] = field(default_factory=list)
     connections: set[asyncio.Task[Any]] = field(default_factory=set)
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -115,22 +118,22 @@ class ScriptedBackend:
 
     async def _answer(self, request: Received, reply: Reply) -> None:
         if request.path == "/v1/models":
-            card = {
-                "id": self.model,
-                "object": "model",
-                "created": 1,
-                "owned_by": "test",
-                "max_model_len": self.context,
-            }
-            await reply.whole({"object": "list", "data": [card]})
+            await (self.listing or self._list)(reply, request)
         elif request.path == "/tokenize":
             await self._tokenize(request.json, reply)
         else:
             await self._run(request, reply)
 
+    async def _list(self, reply: Reply, request: Received) -> None:
+        base = {"object": "model", "created": 1, "owned_by": "test", "max_model_len": self.context}
+        names = [self.model] + ([self.second_model] if self.second_model else [])
+        await reply.whole({"object": "list", "data": [{"id": name, **base} for name in names]})
+
     async def _tokenize(self, body: Mapping[str, Any], reply: Reply) -> None:
         """One token for each word, and one for the beginning."""
-        if "messages" not in body and isinstance(self.tokenize_reply, int):
+        if body.get("model") == self.second_model:
+            await reply.whole({}, "404 Not Found")
+        elif "messages" not in body and isinstance(self.tokenize_reply, int):
             await reply.whole({}, f"{self.tokenize_reply} Whatever")
         elif "messages" not in body and self.tokenize_reply is not None:
             await reply.whole(self.tokenize_reply)

@@ -1,0 +1,68 @@
+"""What of a request's body is conversation: its messages or input items, and their text. Knows no model.
+
+Strict only where the proxy itself builds on the form; for the rest the backend judges.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from index.retrieve import QUERY_CHARACTERS
+from proxy.errors import BadRequestError
+
+Json = Mapping[str, Any]
+
+_AROUND: Final = "\n<|start|>assistant\n\n"  # of the length of a template's marks, for counting alone
+
+
+def chat_messages(body: Json) -> list[Json]:
+    """The messages of a chat request. Raises BadRequestError."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequestError("`messages` must be a list of at least one message.", param="messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise BadRequestError(f"messages[{number}] must be an object with `role` and `content`.", param="messages")
+    return messages
+
+
+def first_user_text(messages: Sequence[Json]) -> str:
+    """The text of the first user turn; empty if there is none."""
+    return next((_loose_text(message) for message in messages if message.get("role") == "user"), "")
+
+
+def joined_text(messages: Sequence[Json]) -> str:
+    """All text of a conversation, with about as much around each message as a chat template puts there."""
+    return "".join(f"{_AROUND}{_loose_text(message)}" for message in messages)
+
+
+def _loose_text(message: Json) -> str:
+    """The text of a message, whatever else it holds: retrieval looks at words, the backend judges the rest."""
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def conversation_key(messages: Sequence[Json]) -> str | None:
+    """What a conversation began with, the same for all its turns; None if there is no word of it."""
+    return first_user_text(messages)[:QUERY_CHARACTERS] or None
+
+
+def loose_items(body: Json) -> list[Json]:
+    """The input as far as it is a conversation; what is wrong with it the backend says."""
+    given = body.get("input")
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    return [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+
+
+def input_items(body: Json) -> list[Json]:
+    """The input as a list of items; none where there is none (a stored prompt may have it: the backend judges)."""
+    given = body.get("input")
+    if given is None:
+        return []
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
+    return items
