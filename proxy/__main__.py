@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from index.errors import DrpoError
-from proxy.chat import Gateway
 from proxy.check import check
 from proxy.errors import StartupError
 from proxy.keys import new_key
 from proxy.log import log_lines
-from proxy.server import Announce, Report, serve
+from proxy.reload import Report
+from proxy.server import Announce, serve
+from proxy.service import Status
 from proxy.settings import Settings, parse_settings, process_environment
 from proxy.variants import RAW
 
@@ -84,33 +85,34 @@ def _progress(console: Console) -> Report:
 
 
 def _announcer(console: Console) -> Announce:
-    return lambda base_url, gateway: _announce(console, base_url, gateway)
+    return lambda base_url, admin_url, status: _announce(console, base_url, admin_url, status)
 
 
-def _announce(console: Console, base_url: str, gateway: Gateway) -> None:
+def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
     """What to do next, ready to paste."""
-    if not gateway.pool.models:
-        waiting = ", ".join(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends)
-        console.print(f"Listening on {base_url}, waiting for a backend: {waiting}", markup=False, soft_wrap=True)
+    if not status.models:
+        waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.troubles)}"
+        console.print(waiting, markup=False, soft_wrap=True)
         return
-    for name in gateway.bundles.keys() - gateway.pool.models.keys():
-        listed = ", ".join(gateway.pool.models)
+    for name in sorted(set(status.bundled) - set(status.models)):
+        listed = ", ".join(status.models)
         warning = f"No backend lists {name}, which a bundle is for. Listed: {listed}. Say --bundle MODEL=DIR."
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
-    model = next((name for name in gateway.bundles if name in gateway.pool.models), None)
-    console.print(_snippets(base_url, model, next(iter(gateway.pool.models)), gateway), markup=False, soft_wrap=True)
+    console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
 
 
-def _snippets(base_url: str, aligned: str | None, first: str, gateway: Gateway) -> str:
-    """What to paste. aligned: a model that has a bundle; first: the one to show where none has."""
-    model = aligned or first
+def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
+    """What to paste, for a model that has a bundle, if one has."""
+    aligned = next((name for name in status.bundled if name in status.models), None)
+    model = aligned or status.models[0]
     raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"
-    keys = "any API key" if gateway.live.keyring is None else "a key of --api-keys-file"
+    keys = "a key of --api-keys-file" if status.keyed else "any API key"
+    admin = f"\nAdmin     {admin_url}     (POST /admin/reload reads bundles and keys again)" if admin_url else ""
     return f"""
-drpo-proxy is {"ready" if aligned or not gateway.bundles else "up"}.
+drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
 
 Base URL  {base_url}     (any OpenAI client; {keys})
-Models    {model}  {raw}
+Models    {model}  {raw}{admin}
 
 curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'

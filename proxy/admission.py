@@ -1,10 +1,10 @@
 """Who gets in, and what must be true of a request before anyone looks at what it asks. Knows no model."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -17,44 +17,97 @@ from proxy.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from proxy.metrics import Metrics
+from proxy.shared import Shared
+
+_LONGEST_WAIT: Final = 10.0  # seconds in the queue
+_LOOK_EVERY: Final = 0.01  # seconds: a place that another worker gives back is told to nobody
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_in_flight: requests at once; max_body_bytes: of one body; read_timeout: seconds for a body to arrive;
-    write_timeout: seconds that a client may not read its answer."""
+    """max_in_flight: requests at once, on all workers; max_queue: those that wait for a place, on each; max_body_bytes:
+    of one body; read_timeout: seconds for a body to arrive; write_timeout: seconds that a client may not read."""
 
     max_in_flight: int
+    max_queue: int
     max_body_bytes: int
     read_timeout: float
     write_timeout: float
 
 
 class Admission:
-    """Counts requests in flight, refuses more than the limit, and all of them once draining."""
+    """Counts requests in flight, lets a few more wait in the order of their coming, and refuses the rest; all of them
+    once draining."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, shared: Shared, metrics: Metrics) -> None:
         self.limits = limits
-        self.in_flight = 0
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
+        self.queued = 0
+        self._shared = shared
+        self._metrics = metrics
+        self._first_in_line = asyncio.Lock()
+        self._given_back = asyncio.Event()
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Hold a place for one request. Raises DrainingError, OverloadedError."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that this worker serves."""
+        return self._shared.seats[self._shared.worker]
+
+    @asynccontextmanager
+    async def enter(self) -> AsyncIterator[None]:
+        """Hold a place for one request, waiting for it where it must. Raises DrainingError, OverloadedError."""
         if self.draining:
             raise DrainingError("The server is shutting down: send the request to another one.")
-        if self.in_flight >= self.limits.max_in_flight:
-            raise OverloadedError("Too many requests in flight: try again in a moment.")
-        self.in_flight += 1
-        self.idle.clear()
+        if self.queued or not self._take():
+            await self._wait()
         try:
             yield
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
+            self._give_back()
+
+    async def _wait(self) -> None:
+        if self.queued >= self.limits.max_queue:
+            raise OverloadedError("Too many requests in flight: try again in a moment.")
+        self.queued += 1
+        self._metrics.queued.inc()
+        self.idle.clear()
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT), self._first_in_line:
+                while not self._take():
+                    await self._next_look()
+        except TimeoutError as error:
+            raise OverloadedError(f"No place came free within {_LONGEST_WAIT:g} s: try again in a moment.") from error
+        finally:
+            self.queued -= 1
+            self._metrics.queued.dec()
+            self._note_idle()
+
+    async def _next_look(self) -> None:
+        self._given_back.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._given_back.wait(), _LOOK_EVERY)
+
+    def _take(self) -> bool:
+        """A place, if there is one on all workers together."""
+        with self._shared.lock:
+            if sum(self._shared.seats) >= self.limits.max_in_flight:
+                return False
+            self._shared.seats[self._shared.worker] += 1
+        self.idle.clear()
+        return True
+
+    def _give_back(self) -> None:
+        with self._shared.lock:
+            self._shared.seats[self._shared.worker] -= 1
+        self._given_back.set()
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self.in_flight and not self.queued:
+            self.idle.set()
 
 
 async def read_body(request: web.Request, limits: Limits) -> bytes:

@@ -27,12 +27,13 @@ from proxy.chat import (
 from proxy.errors import MethodError, ProxyError, StartupError, UnknownModelError, UnknownRouteError
 from proxy.injection import Injector
 from proxy.live import Live, ServedBundle, TokenCosts
-from proxy.metrics import Metrics, create_metrics
+from proxy.metrics import create_metrics
 from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
 from proxy.settings import Settings
+from proxy.shared import Shared
 from proxy.variants import ALIGNED, RAW
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
@@ -63,19 +64,24 @@ FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, backends: Sequence[Backend], live: Live, metrics: Metrics | None = None
+    settings: Settings, backends: Sequence[Backend], live: Live, shared: Shared
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
-    metrics = metrics or create_metrics()
+    metrics = create_metrics()
     limits = Limits(
-        settings.max_in_flight, settings.max_body_bytes, settings.read_timeout, write_timeout=settings.write_timeout
+        settings.max_in_flight,
+        settings.max_queue,
+        settings.max_body_bytes,
+        settings.read_timeout,
+        settings.write_timeout,
     )
     retrieval = Retrieval(settings.retrieval_timeout, metrics)
     try:
         async with Pool(backends, backend_settings(settings), metrics) as pool:
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
-            yield Gateway(Admission(limits), pool, live, injector, planner, metrics, settings.forward_authorization)
+            admission = Admission(limits, shared, metrics)
+            yield Gateway(admission, pool, live, injector, planner, metrics, settings.forward_authorization)
     finally:
         retrieval.close()
 

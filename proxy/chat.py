@@ -95,7 +95,7 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
         if client := gateway.client(request):
             record.client, record.account = client
             record.account.enter()
-        with gateway.admission.enter():
+        async with gateway.admission.enter():
             response = await serve(gateway, request, record)
         record.status = response.status
         record.outcome = "truncated" if record.facts.truncated else "complete"

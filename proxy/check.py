@@ -11,12 +11,16 @@ from proxy.chat import Gateway
 from proxy.live import Live, load_bundles
 from proxy.server import open_backends
 from proxy.settings import Settings, bundle_arguments
+from proxy.shared import Alone
 
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
     """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
     bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
-    async with open_backends(settings, report) as backends, open_gateway(settings, backends, Live(bundles)) as gateway:
+    async with (
+        open_backends(settings, report) as backends,
+        open_gateway(settings, backends, Live(bundles), Alone()) as gateway,
+    ):
         console.print(_backend_table(gateway))
         console.print(_bundle_table(gateway))
         problems = list(_problems(gateway))

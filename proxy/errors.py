@@ -3,9 +3,11 @@
     ProxyError                       status, type and code are class attributes
       BadRequestError        400     the request cannot be served as it is
       UnauthorizedError      401     no key, or not one of ours
+      ForbiddenError         403     the admin listener is not for this page or name
       UnknownModelError      404     no backend lists the model
       UnknownRouteError      404     not in the table of served paths
       MethodError            405     the path exists, the method does not
+      ReloadRefusedError     409     what was to be served instead is not right
       SlowRequestError       408     the body did not arrive in time
       TooLargeError          413     the body is larger than allowed
       UnsupportedMediaError  415     not JSON, or compressed
@@ -76,6 +78,14 @@ class UnauthorizedError(ProxyError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class ForbiddenError(ProxyError):
+    """The admin listener is not for this page or name."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
 class UnknownModelError(ProxyError):
     """No backend lists the model."""
 
@@ -107,6 +117,14 @@ class MethodError(ProxyError):
     def headers(self) -> dict[str, str]:
         """What the path takes (RFC 9110, 10.2.1)."""
         return {"Allow": self.allowed}
+
+
+class ReloadRefusedError(ProxyError):
+    """What was to be served instead is not right; what was served before still is."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "reload_refused"
 
 
 class SlowRequestError(ProxyError):

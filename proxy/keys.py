@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.errors import RateLimitError, StartupError, UnauthorizedError
+from proxy.shared import Cells, Shared
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -73,32 +74,41 @@ def _parse(place: str, words: Sequence[str]) -> Key:
     return Key(words[0], bytes.fromhex(words[1]), **limits)
 
 
-@dataclass(slots=True)
 class Bucket:
-    """A minute's worth, which fills evenly. `level`: what is left at `at`; below zero, more was used than reserved."""
+    """A minute's worth, which fills evenly. Its first cell is what is left, at the time in the second; below zero, more
+    was used than reserved."""
 
-    per_minute: int
-    level: float
-    at: float
+    def __init__(self, per_minute: int, cells: Cells) -> None:
+        self.per_minute = per_minute
+        self._cells = cells
 
     def fill(self, now: float) -> None:
         """Add what has come since the last look."""
-        gained = (now - self.at) * self.per_minute / _MINUTE
-        self.level, self.at = min(float(self.per_minute), self.level + gained), now
+        level, at = self._cells
+        gained = max(0.0, now - at) * self.per_minute / _MINUTE
+        self._cells[0], self._cells[1] = min(float(self.per_minute), level + gained), now
 
     def wait(self, amount: float) -> float:
         """Seconds until `amount` is there; 0 if it is. More than a minute's worth is let in by a full bucket."""
-        missing = min(amount, self.per_minute) - self.level
+        missing = min(amount, self.per_minute) - self._cells[0]
         return max(0.0, missing * _MINUTE / self.per_minute)
+
+    def add(self, amount: float) -> None:
+        """Put back what was not used, or take (below zero) what was."""
+        self._cells[0] = min(float(self.per_minute), self._cells[0] + amount)
 
 
 class Account:
-    """What one key may still use. Tokens are reserved before a request and settled when its usage is known."""
+    """What one key may still use, on all workers together. Tokens are reserved before a request and settled when its
+    usage is known; what a killed worker had reserved comes back with the minute."""
 
-    def __init__(self, key: Key, clock: Clock) -> None:
+    def __init__(self, key: Key, clock: Clock, shared: Shared) -> None:
         self._clock = clock
-        self._requests = _bucket(key.requests_per_minute, clock())
-        self._tokens = _bucket(key.tokens_per_minute, clock())
+        self._shared = shared
+        requests, tokens = key.requests_per_minute, key.tokens_per_minute
+        cells = shared.cells(_account_name(key), [requests or 0, clock(), tokens or 0, clock()])
+        self._requests = Bucket(requests, cells[:2]) if requests is not None else None
+        self._tokens = Bucket(tokens, cells[2:]) if tokens is not None else None
 
     def enter(self) -> None:
         """Count one request. Raises RateLimitError."""
@@ -111,40 +121,38 @@ class Account:
     def settle(self, reserved: int, used: int) -> None:
         """Give back what was reserved and not used, or take what was used beyond it."""
         if self._tokens is not None:
-            self._tokens.fill(self._clock())
-            self._tokens.level = min(float(self._tokens.per_minute), self._tokens.level + reserved - used)
+            with self._shared.lock:
+                self._tokens.fill(self._clock())
+                self._tokens.add(reserved - used)
 
     def _take(self, bucket: Bucket | None, amount: int, what: str) -> None:
         if bucket is None:
             return
-        bucket.fill(self._clock())
-        wait = bucket.wait(amount)
+        with self._shared.lock:
+            bucket.fill(self._clock())
+            wait = bucket.wait(amount)
+            if wait <= 0:
+                bucket.add(-amount)
         if wait > 0:
             raise RateLimitError(f"This key's {what} per minute ({bucket.per_minute}) are used up.", wait)
-        bucket.level -= amount
 
 
-def _bucket(per_minute: int | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, float(per_minute), now)
+def _account_name(key: Key) -> bytes:
+    """The same for the same line of the file, so that what was used outlives a reload while name and limits stay."""
+    limits = f"{key.requests_per_minute} {key.tokens_per_minute}"
+    return sha256(b"\0".join((key.name.encode(), key.digest, limits.encode()))).digest()
 
 
 class Keyring:
-    """The keys in force, and their accounts, which outlive a reload while name and limits stay."""
+    """The keys in force, and their accounts."""
 
-    def __init__(self, keys: Sequence[Key], clock: Clock) -> None:
-        self._clock = clock
-        self._accounts = {key: Account(key, clock) for key in keys}
+    def __init__(self, keys: Sequence[Key], clock: Clock, shared: Shared) -> None:
+        self._accounts = {key: Account(key, clock, shared) for key in keys}
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The keys, in the order of the file."""
         return tuple(self._accounts)
-
-    def replaced(self, keys: Sequence[Key]) -> "Keyring":
-        """A keyring of other keys; those that are the same keep what they have used."""
-        fresh = Keyring(keys, self._clock)
-        fresh._accounts.update({key: self._accounts[key] for key in keys if key in self._accounts})
-        return fresh
 
     def identify(self, authorization: str | None) -> tuple[str, Account]:
         """The name and the account of a key, given as `Bearer KEY`. Every key is compared, each in constant time.

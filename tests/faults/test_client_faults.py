@@ -249,7 +249,10 @@ async def test_overload_is_refused_at_once_and_those_inside_are_served() -> None
         await inside.wait()
         await reply.whole(completion("Yes."))
 
-    async with scripted_backend(slow) as backend, serving(backend.url, bundles={}, max_in_flight=4) as proxy:
+    async with (
+        scripted_backend(slow) as backend,
+        serving(backend.url, bundles={}, max_in_flight=4, max_queue=0) as proxy,
+    ):
         tasks = [asyncio.create_task(proxy.chat()) for _ in range(16)]
         async with asyncio.timeout(5):
             while sum(task.done() for task in tasks) < 12:

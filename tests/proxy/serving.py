@@ -22,6 +22,7 @@ from proxy.live import Live, ServedBundle
 from proxy.reload import read_keyring
 from proxy.retrieval import Source
 from proxy.settings import Settings
+from proxy.shared import Alone
 
 EXAMPLES = (
     Example("refuse", "How do I hurt someone?", "I can't help with that.", pinned=True),
@@ -73,6 +74,7 @@ class Serving:
     gateway: Gateway
     session: aiohttp.ClientSession
     url: str
+    shared: Alone
 
     async def chat(self, content: Any = "Why is the sky blue?", headers: Any = None, **fields: Any) -> Any:
         """POST one chat request; returns (status, headers, parsed JSON)."""
@@ -99,8 +101,9 @@ async def serving(
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
     told = Settings(**settings)
-    live = Live(bundles, read_keyring(told))
-    async with open_gateway(told, [Backend(url) for url in backends], live) as gateway:
+    shared = Alone()
+    live = Live(bundles, read_keyring(told, shared))
+    async with open_gateway(told, [Backend(url) for url in backends], live, shared) as gateway:
         runner = FrontDoor(create_app(gateway, cors), told.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -109,7 +112,7 @@ async def serving(
         url = f"http://{host}:{port}"
         try:
             async with aiohttp.ClientSession(url) as session:
-                yield Serving(gateway, session, url)
+                yield Serving(gateway, session, url, shared)
         finally:
             await runner.cleanup()
     await asyncio.sleep(0.02)  # transports close in the next turns of the loop

@@ -224,7 +224,7 @@ async def test_more_requests_than_allowed_get_503_and_retry_after() -> None:
     async def never(reply: Reply, request: Received) -> None:
         await asyncio.sleep(60)
 
-    async with scripted_backend(never) as backend, serving(backend.url, max_in_flight=1) as proxy:
+    async with scripted_backend(never) as backend, serving(backend.url, max_in_flight=1, max_queue=0) as proxy:
         first = asyncio.create_task(proxy.chat())
         while not backend.generating:
             await asyncio.sleep(0.01)

@@ -14,6 +14,7 @@ from proxy.keys import new_key
 from proxy.live import load_bundles
 from proxy.reload import read_keyring, reload
 from proxy.settings import Settings
+from proxy.shared import Alone
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import serving
 
@@ -93,17 +94,17 @@ async def test_reload_serves_the_new_bundle_and_refuses_a_broken_one(tmp_path: P
         second, line = new_key("bob")
         keys_file.write_text(line, encoding="utf-8")
         with pytest.raises(BundleError, match=r"prompt\.txt"):
-            await reload(Settings(**told), proxy.gateway)
+            await reload(Settings(**told), proxy.gateway, proxy.shared)
         status, headers, _ = await proxy.chat(headers=bearer(first))
         assert (status, headers["x-drpo-bundle"]) == (200, before), "all or nothing: the old keys too"
         shutil.rmtree(copy)
         default_copy(tmp_path)
-        await reload(Settings(**told), proxy.gateway)
+        await reload(Settings(**told), proxy.gateway, proxy.shared)
         assert (await proxy.chat(headers=bearer(first)))[0] == 401
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
         keys_file.write_text("nonsense", encoding="utf-8")
         with pytest.raises(StartupError, match="line 1"):
-            await reload(Settings(**told), proxy.gateway)
+            await reload(Settings(**told), proxy.gateway, proxy.shared)
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
 
 
@@ -122,7 +123,7 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
 
         asking = [asyncio.create_task(ask()) for _ in range(4)]
         for _ in range(3):
-            await reload(Settings(**told), proxy.gateway)
+            await reload(Settings(**told), proxy.gateway, proxy.shared)
         done.set()
         seen = set().union(*[await task for task in asking])
     assert {(status, bundle) for status, bundle, _ in seen} == {(200, bundles["scripted"].id)}
@@ -131,4 +132,4 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
 def test_our_keys_are_never_forwarded_by_mistake(keys_file: Path) -> None:
     keys_file.write_text(new_key("alice")[1], encoding="utf-8")
     with pytest.raises(StartupError, match="forward-authorization"):
-        read_keyring(Settings(api_keys_file=str(keys_file), forward_authorization=True))
+        read_keyring(Settings(api_keys_file=str(keys_file), forward_authorization=True), Alone())

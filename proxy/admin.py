@@ -1,0 +1,79 @@
+"""The admin listener: what only the server's operator may ask for, on an address of its own. Knows no request of users.
+
+On loopback a browser is the one stranger who gets there: with a page from elsewhere, or a name that resolves to this
+machine. So whoever comes under another name than this machine's, or with another page's origin, is turned away.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from index.errors import DrpoError
+from proxy.errors import ForbiddenError, ProxyError, ReloadRefusedError
+from proxy.front import FrontDoor
+from proxy.listen import Listener, is_loopback
+from proxy.reload import Reload
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What the operator may do."""
+
+    reload: Reload
+
+
+CONTROLS: Final = web.AppKey("controls", Controls)
+_HEADERS_WITHIN: Final = 10.0
+
+
+@asynccontextmanager
+async def administering(listener: Listener | None, reload_all: Reload) -> AsyncIterator[str | None]:
+    """Answer on the listener until the block ends, and close it; yields its URL, None where there is none."""
+    if listener is None:
+        yield None
+        return
+    host, port = listener.getsockname()[:2]
+    with listener:
+        runner = FrontDoor(create_admin_app(reload_all), _HEADERS_WITHIN)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        finally:
+            await runner.cleanup()
+
+
+def create_admin_app(reload_all: Reload) -> web.Application:
+    """The routes of the admin listener."""
+    app = web.Application(middlewares=[_turn_strangers_away])
+    app[CONTROLS] = Controls(reload_all)
+    app.router.add_post("/admin/reload", reload_now)
+    return app
+
+
+async def reload_now(request: web.Request) -> web.Response:
+    """POST /admin/reload: read keys and bundles again. 409 with the reason if they cannot be served."""
+    try:
+        done = await request.app[CONTROLS].reload()
+    except DrpoError as error:
+        return _error(ReloadRefusedError(str(error)))
+    return web.Response(body=orjson.dumps(asdict(done)), content_type="application/json")
+
+
+@web.middleware
+async def _turn_strangers_away(request: web.Request, handler: Handler) -> web.StreamResponse:
+    named = request.host.rpartition(":")[0] or request.host
+    own_page = request.headers.get("Origin") in (None, f"http://{request.host}")
+    arrived = request.get_extra_info("sockname")
+    if is_loopback(arrived[0]) and not (is_loopback(named) and own_page):
+        return _error(ForbiddenError("The admin listener answers this machine's own name and pages alone."))
+    return await handler(request)
+
+
+def _error(error: ProxyError) -> web.Response:
+    return web.Response(status=error.status, body=error.json, content_type="application/json")

@@ -1,0 +1,87 @@
+"""One process that serves: its gateway wired, its bundles loaded, its socket answered, its requests drained.
+
+Used by a server of one process and by each worker of several. Knows no signal and no other process.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from proxy.app import create_app, open_gateway
+from proxy.backend import Backend
+from proxy.chat import Gateway
+from proxy.front import FrontDoor
+from proxy.listen import Listener
+from proxy.live import Live, ServedBundle, load_bundles
+from proxy.reload import Report, read_keyring, warm_up
+from proxy.settings import Settings, bundle_arguments
+from proxy.shared import Shared
+
+Bundles = dict[str, ServedBundle]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a person is told of a server that is up. models: listed by a backend; bundled: models that have a bundle;
+    troubles: of backends, by URL; keyed: whether clients need a key."""
+
+    models: tuple[str, ...]
+    bundled: tuple[str, ...]
+    troubles: tuple[str, ...]
+    keyed: bool
+
+
+@asynccontextmanager
+async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
+    """The bundles, loaded on a thread while other things start."""
+    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    loading = asyncio.create_task(work, name="bundles")
+    try:
+        yield loading
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loading
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    backends: Sequence[Backend],
+    loading: "asyncio.Task[Bundles]",
+    listener: Listener,
+    shared: Shared,
+    report: Report,
+) -> AsyncIterator[Gateway]:
+    """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
+    live = Live(await loading, read_keyring(settings, shared))
+    async with open_gateway(settings, backends, live, shared) as gateway:
+        await warm_up(gateway, live.bundles, report)
+        runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield gateway
+        finally:
+            await runner.cleanup()
+
+
+async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Report) -> None:
+    """Take no new requests; wait for open ones until they end, `grace` seconds are over, or `stop` is set again."""
+    gateway.admission.draining = True
+    stop.clear()
+    if gateway.admission.in_flight:
+        report(f"Waiting for {gateway.admission.in_flight} open requests (at most {grace:g} s; Ctrl-C stops at once)")
+    ends = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
+    await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+
+
+def status(gateway: Gateway) -> Status:
+    """What is to be told of a gateway."""
+    troubles = tuple(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends if backend.trouble)
+    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.live.keyring is not None)

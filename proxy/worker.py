@@ -1,0 +1,131 @@
+"""One of several workers: a process that serves what its supervisor tells it to. Run as `python -m proxy.worker`.
+
+Its supervisor talks to it in lines of JSON: the first on standard input says what to serve; later ones say to load,
+serve or forget, or that a backend moved. It answers in lines on standard output. When its input ends, its supervisor is
+gone: it drains and leaves, so that no worker outlives its server.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from index.errors import DrpoError
+from proxy.backend import Backend
+from proxy.chat import Gateway
+from proxy.listen import join_port
+from proxy.log import log_lines
+from proxy.reload import Loaded, load, serve_loaded
+from proxy.service import bundles_loading, drain, serving, status
+from proxy.settings import Settings
+from proxy.shared import Mapped
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    asyncio.run(_work())
+
+
+async def _work() -> None:
+    orders = await _orders()
+    first = orjson.loads(await orders.readline())
+    settings = settings_of(first["settings"])
+    shared = Mapped(Path(first["folder"]), first["worker"])
+    backends = [Backend(**backend) for backend in first["backends"]]
+    with log_lines(settings.log_format, worker=shared.worker):
+        try:
+            await _serve(settings, backends, shared, orders)
+        except DrpoError as error:
+            say(error=str(error))
+
+
+async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, orders: asyncio.StreamReader) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with bundles_loading(settings) as loading:
+        await asyncio.wait([loading])
+        with join_port(settings) as listener:
+            async with serving(settings, backends, loading, listener, shared, lambda _: None) as gateway:
+                say(ready=asdict(status(gateway)))
+                following = asyncio.create_task(Orders(settings, gateway, shared, orders, stop).follow())
+                await stop.wait()
+                await drain(gateway, settings.drain_timeout, stop, lambda _: None)
+                following.cancel()
+
+
+class Orders:
+    """What the supervisor says after the first line, and the answers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: Gateway,
+        shared: Mapped,
+        lines: asyncio.StreamReader,
+        stop: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._gateway = gateway
+        self._shared = shared
+        self._lines = lines
+        self._stop = stop
+        self._loaded: Loaded | None = None
+
+    async def follow(self) -> None:
+        """Do what each line says, until there are no more."""
+        while line := await self._lines.readline():
+            order = orjson.loads(line)
+            if order["do"] == "load":
+                await self._load()
+            elif order["do"] == "serve" and self._loaded is not None:
+                say(serving=asdict(serve_loaded(self._gateway, self._loaded)))
+                self._loaded = None
+            elif order["do"] == "forget":
+                self._loaded = None
+            elif order["do"] == "move":
+                self._move(order["backends"])
+        self._stop.set()
+
+    async def _load(self) -> None:
+        try:
+            self._loaded = await load(self._settings, self._gateway, self._shared)
+        except DrpoError as error:
+            say(refused=str(error))
+        else:
+            say(loaded=True)
+
+    def _move(self, places: list[Mapping[str, Any]]) -> None:
+        for backend, place in zip(self._gateway.pool.backends, places, strict=True):
+            backend.url, backend.api_key = place["url"], place["api_key"]
+
+
+def settings_of(told: Mapping[str, Any]) -> Settings:
+    """Settings as they were before they became JSON, which has no tuples."""
+    return Settings(**{field.name: _tuple_if_list(told[field.name]) for field in fields(Settings)})
+
+
+def _tuple_if_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def say(**answer: object) -> None:
+    """One line to the supervisor."""
+    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+async def _orders() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+if __name__ == "__main__":
+    main()
