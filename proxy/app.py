@@ -81,7 +81,9 @@ async def open_gateway(
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(limits, shared, metrics)
-            yield Gateway(admission, pool, live, injector, planner, metrics, settings.forward_authorization)
+            yield Gateway(
+                admission, pool, live, injector, planner, metrics, settings.forward_authorization, settings.log_content
+            )
     finally:
         retrieval.close()
 

@@ -46,6 +46,7 @@ class Record:
     client: str | None = None
     account: Account | None = None
     plan: Plan | None = None
+    asked: bytes = b""
     facts: ReplyFacts = field(default_factory=ReplyFacts)
 
     @property
@@ -65,6 +66,7 @@ class Gateway:
     planner: Planner
     metrics: Metrics
     forward_authorization: bool
+    log_content: bool
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
@@ -90,6 +92,7 @@ Serve = Callable[[Gateway, web.Request, Record], Awaitable[web.StreamResponse]]
 async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serve) -> web.StreamResponse:
     """Run `serve` within admission; every end, a vanished client's too, becomes one status, one log line, one count."""
     record = Record(_request_id(request), route)
+    record.facts.content = bytearray() if gateway.log_content else None
     gateway.metrics.in_flight.inc()
     try:
         if client := gateway.client(request):
@@ -136,7 +139,7 @@ async def serve_response(gateway: Gateway, request: web.Request, record: Record)
 
 async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
     """Any other path that takes JSON: the body as it came, but for the model's suffix, to the backend of its model."""
-    data = await read_body(request, gateway.admission.limits)
+    data = record.asked = await read_body(request, gateway.admission.limits)
     body = parse_json(request, data)
     choice, _ = gateway.choice(body, request)
     if body.get("model") != choice.model:
@@ -161,7 +164,8 @@ Plans = Callable[[Mapping[str, Any], Choice, Model, ServedBundle | None], Awaita
 
 
 async def _serve_planned(gateway: Gateway, request: web.Request, record: Record, plan_of: Plans) -> web.StreamResponse:
-    body = parse_json(request, await read_body(request, gateway.admission.limits))
+    record.asked = await read_body(request, gateway.admission.limits)
+    body = parse_json(request, record.asked)
     choice, model = gateway.choice(body, request)
     plan = await plan_of(body, choice, model, gateway.bundles.get(choice.model))
     return await _forward(gateway, request, record, plan, "application/json")
@@ -244,3 +248,6 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         duration_ms=round(seconds * 1000, 1),
         request_id=record.request_id,
     )
+    if record.facts.content is not None:
+        asked, answered = (bytes(data).decode("utf-8", "replace") for data in (record.asked, record.facts.content))
+        log_event("content", request_id=record.request_id, asked=asked, answered=answered)

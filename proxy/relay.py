@@ -7,7 +7,7 @@ error event is sent, no [DONE], and the connection closes, so that no client tak
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -70,13 +70,14 @@ class EventSplitter:
 @dataclass(slots=True)
 class ReplyFacts:
     """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
-    `first_byte`: when (perf_counter) the first of the answer itself was passed on."""
+    `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
+    at most a mebibyte, where the operator asked to keep them, else None."""
 
     answering: bool = False
     first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
-    finish_reasons: list[str] = field(default_factory=list)
+    content: bytearray | None = None
 
 
 def event_data(event: bytes) -> bytes:
@@ -148,16 +149,23 @@ class Client:
     async def begin(self, response: web.StreamResponse) -> web.StreamResponse:
         """Send the headers of the reply."""
         self._response = response
+        if isinstance(response, web.Response) and isinstance(response.body, bytes):
+            self._keep(response.body)
         await self._in_time(response.prepare(self._request))
         return response
 
     async def write(self, data: bytes) -> None:
         """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
+        self._keep(data)
         await self._in_time(self._response.write(data))
 
     async def end(self) -> None:
         """Send the end, and a whole reply's body."""
         await self._in_time(self._response.write_eof())
+
+    def _keep(self, data: bytes) -> None:
+        if self._facts.content is not None:
+            self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
 
     async def _in_time(self, writing: Awaitable[object]) -> None:
         if self._response.prepared and self._facts.first_byte is None:

@@ -81,6 +81,7 @@ class Settings:
     health_interval: float = _setting(5.0, "time between health checks of a backend", "SECONDS")
     drain_timeout: float = _setting(30.0, "time for open requests to end at shutdown", "SECONDS")
     context: int = _setting(4096, "context of the embedded model", "TOKENS")
+    log_content: bool = _setting(False, "write what clients ask and are answered to the log; off, none of it is")
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
 

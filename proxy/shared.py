@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias
 
 NAME_BYTES: Final = 32
 CELLS: Final = 4
@@ -60,13 +60,19 @@ class Alone:
 
 
 class Mapped:
-    """The numbers of one of several workers. folder: theirs alone, made with `prepare`."""
+    """The numbers of one of several workers. folder: theirs alone, made with `prepare`. Use as `with`."""
 
     def __init__(self, folder: Path, worker: int) -> None:
         self.worker = worker
         self._lock = (folder / "lock").open("rb")
         self._accounts = folder / "accounts"
         self.seats: Seats = _map(folder / "seats").cast("q")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.close()
 
     @staticmethod
     def prepare(folder: Path, workers: int) -> None:

@@ -35,9 +35,8 @@ async def _work() -> None:
     orders = await _orders()
     first = orjson.loads(await orders.readline())
     settings = settings_of(first["settings"])
-    shared = Mapped(Path(first["folder"]), first["worker"])
     backends = [Backend(**backend) for backend in first["backends"]]
-    with log_lines(settings.log_format, worker=shared.worker):
+    with Mapped(Path(first["folder"]), first["worker"]) as shared, log_lines(settings.log_format, worker=shared.worker):
         try:
             await _serve(settings, backends, shared, orders)
         except DrpoError as error:
