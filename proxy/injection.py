@@ -87,15 +87,15 @@ class Injector:
         exact = await self._count(model, text)
         return estimated_tokens(text) if exact is None else exact
 
-    async def length_cap(
-        self, text: str, injected: int, turns: Sequence[Message], model: Model, served: ServedBundle | None
-    ) -> int:
-        """max_tokens where the client gave none: the bundle's, or what the context leaves if that is less."""
+    async def length_cap(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
+        """max_tokens where the client gave none: the bundle's, or what the context leaves if that is less.
+
+        text: all of the prompt, of which `injected` tokens are ours and `client` is the client's part.
+        """
         cap = _bundle_cap(served)
         if model.context is None:
             return cap
-        bound = injected + sum(token_bound(turn.text) + ANSWER_ROOM // 8 for turn in turns)
-        if bound + cap <= model.context:
+        if injected + token_bound(client) + cap <= model.context:
             return cap
         return max(1, min(cap, model.context - await self._tokens(model, text)))
 

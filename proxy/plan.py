@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
-from index.render import render_chat, render_chat_turns, render_conversation, render_raw, render_text, stop_strings
+from index.render import render_chat, render_chat_turns, render_conversation, render_preamble, render_raw, stop_strings
 from index.types import Message
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError
@@ -26,7 +26,7 @@ from proxy.translate import (
     completion_body,
     text_messages,
 )
-from proxy.turns import chat_messages, conversation_key, first_user_text, input_items, joined_text, loose_items
+from proxy.turns import aside, chat_messages, conversation_key, first_user_text, input_items, joined_text, loose_items
 from proxy.variants import ALIGNED, RAW, Choice
 
 Json = Mapping[str, Any]
@@ -94,10 +94,9 @@ class Planner:
             sampled = _with_sampling(body, served)
             return _relayed(sampled, choice, CHAT)
         texts = tuple(Message("user", text) for text in [first_user_text(messages)])
-        injection = await self._injector.inject(
-            served, model, texts, _prompt_only(body, messages), joined_text(messages), body
-        )
-        rendered = render_chat(served.bundle.prompt, injection.examples, messages)
+        client = await aside(messages, joined_text, messages)
+        injection = await self._injector.inject(served, model, texts, _prompt_only(body, messages), client, body)
+        rendered = await aside(messages, render_chat, served.bundle.prompt, injection.examples, messages)
         sampled = {**_with_sampling(body, served), "messages": rendered}
         return _relayed(sampled, choice, CHAT, injection)
 
@@ -118,7 +117,8 @@ class Planner:
         items = input_items(body)
         turns = (Message("user", first_user_text(items)),)
         only = _response_prompt_only(body, items)
-        injection = await self._injector.inject(served, model, turns, only, joined_text(items), body)
+        client = await aside(items, joined_text, items)
+        injection = await self._injector.inject(served, model, turns, only, client, body)
         sent = {**_with_response_sampling(body, served), **_injected_input(body, served, injection)}
         return _relayed(sent, choice, RESPONSES, injection)
 
@@ -131,8 +131,8 @@ class Planner:
         turn = (Message("user", _completion_prompt(body)),)
         client = render_conversation(served.layout, turn)
         injection = await self._injector.inject(served, model, turn, _prompt_only(body, ()), client, body)
-        text = render_text(served.layout, served.bundle.prompt, injection.examples, turn)
-        cap = await self._injector.length_cap(text, injection.tokens, turn, model, served)
+        text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
+        cap = await self._injector.length_cap(text, injection.tokens, client, model, served)
         stops, cut_at = _stops(body, served, model)
         sent = completion_body(body, text, stops, _sampling(served), cap)
         if "logprobs" in body:
@@ -144,17 +144,17 @@ class Planner:
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
     ) -> Plan:
         check_completable(body)
-        turns = text_messages(messages)
+        turns = await aside(messages, text_messages, messages)
         if choice.variant != ALIGNED or served is None:
             text = render_raw(turns)
-            cap = await self._injector.length_cap(text, 0, turns, model, served if choice.variant != RAW else None)
+            cap = await self._injector.length_cap(text, 0, text, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
             sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
             return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model))
-        client = render_conversation(served.layout, turns)
+        client = await aside(messages, render_conversation, served.layout, turns)
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
-        text = render_text(served.layout, served.bundle.prompt, injection.examples, turns)
-        cap = await self._injector.length_cap(text, injection.tokens, turns, model, served)
+        text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
+        cap = await self._injector.length_cap(text, injection.tokens, client, model, served)
         stops, cut_at = _stops(body, served, model)
         sent = _in_dialect(completion_body(body, text, stops, _sampling(served), cap), model)
         prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)

@@ -3,8 +3,9 @@
 Strict only where the proxy itself builds on the form; for the rest the backend judges.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
 
 from index.retrieve import QUERY_CHARACTERS
 from proxy.errors import BadRequestError
@@ -12,6 +13,23 @@ from proxy.errors import BadRequestError
 Json = Mapping[str, Any]
 
 _AROUND: Final = "\n<|start|>assistant\n\n"  # of the length of a template's marks, for counting alone
+
+_MANY: Final = 200  # messages
+_LONG: Final = 100_000  # characters of one
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+async def aside(
+    messages: Sequence[Json],
+    function: Callable[_Arguments, _Result],
+    *arguments: _Arguments.args,
+    **named: _Arguments.kwargs,
+) -> _Result:
+    """The function's result; worked out on a thread where the conversation is so long that all others would wait."""
+    if len(messages) <= _MANY and not any(len(text) > _LONG for text in map(_loose_text, messages)):
+        return function(*arguments, **named)
+    return await asyncio.to_thread(function, *arguments, **named)
 
 
 def chat_messages(body: Json) -> list[Json]:
