@@ -20,6 +20,7 @@ from proxy.models import Model, TokenCounter
 from proxy.retrieval import Source
 
 _COUNTED_AT_ONCE: Final = 8
+_COUNTED_AGAIN_AFTER: Final = 30.0  # seconds, where it could only be estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,13 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Tokens, for one model's tokenizer: of the prompt, and of each example by id, as they are laid out."""
+    """Tokens, for one model's tokenizer: of the prompt, and of each example by id, as they are laid out. `counted`: by
+    the tokenizer itself; else some were estimated, at the time `at` of the event loop's clock."""
 
     prompt: int
     examples: Mapping[str, int]
+    counted: bool = True
+    at: float = 0.0
 
 
 def load_bundles(arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, ServedBundle]:
@@ -112,7 +116,7 @@ class TokenCosts:
         """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
         key = (served.bundle.id, model.id)
         known = self._known.get(key)
-        if known is None or (known.done() and not known.cancelled() and known.exception() is not None):
+        if known is None or _is_outdated(known):
             self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
         return await asyncio.shield(self._known[key])
 
@@ -125,9 +129,8 @@ class TokenCosts:
             estimated_tokens(text) if count is None else count - (overhead or 0)
             for text, count in zip(texts, counts, strict=True)
         ]
-        return Costs(
-            tokens[0], {example.id: cost for example, cost in zip(served.bundle.examples, tokens[1:], strict=True)}
-        )
+        by_id = {example.id: cost for example, cost in zip(served.bundle.examples, tokens[1:], strict=True)}
+        return Costs(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
         """The counts of `texts`, a few at a time: each is a request to the backend."""
@@ -138,6 +141,16 @@ class TokenCosts:
                 return await self._count(model, text)
 
         return await asyncio.gather(*(count(text) for text in texts))
+
+
+def _is_outdated(costs: asyncio.Task[Costs]) -> bool:
+    """Whether to count again: it failed, or the backend could not count for a moment and may by now."""
+    if not costs.done() or costs.cancelled():
+        return False
+    if costs.exception() is not None:
+        return True
+    told = costs.result()
+    return not told.counted and asyncio.get_running_loop().time() - told.at > _COUNTED_AGAIN_AFTER
 
 
 def estimated_tokens(text: str) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from proxy import live
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import serving
 
@@ -72,3 +73,14 @@ async def test_counting_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(costs, "_count", fails_once)
         assert (await proxy.chat())[0] == 500
         assert (await proxy.chat())[0] == 200
+
+
+async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_COUNTED_AGAIN_AFTER", 0.0)
+    async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
+        await proxy.chat()
+        costs = proxy.gateway.injector._costs
+        served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
+        estimated = (await costs.of(served, model)).examples["sum"]
+        backend.tokenize_reply = None
+        assert (await costs.of(served, model)).examples["sum"] < estimated
