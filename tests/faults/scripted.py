@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from multidict import CIMultiDict
 
 NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
@@ -148,31 +149,33 @@ class ScriptedBackend:
     async def _run(self, request: Received, reply: Reply) -> None:
         script = asyncio.ensure_future(self.script(reply, request))
         hang_up = asyncio.ensure_future(reply.reader.read(1))
-        await asyncio.wait([script, hang_up], return_when=asyncio.FIRST_COMPLETED)
-        if not script.done():
-            self.aborted.set()
-            script.cancel()
-        hang_up.cancel()
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await hang_up
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await script
+        try:
+            await asyncio.wait([script, hang_up], return_when=asyncio.FIRST_COMPLETED)
+            if not script.done():
+                self.aborted.set()
+        finally:
+            for task in (script, hang_up):
+                task.cancel()
+            for outcome in await asyncio.gather(script, hang_up, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
+                    raise outcome
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head.decode().rstrip().split("\r\n")
     method, path, _ = first.split(" ")
-    headers = dict(line.split(": ", 1) for line in lines)
+    headers = CIMultiDict(line.split(": ", 1) for line in lines)
     length = int(headers.get("Content-Length", "0"))
     return Received(method, path, headers, await reader.readexactly(length))
 
 
 @asynccontextmanager
-async def scripted_backend(script: Script, **settings: Any) -> AsyncIterator[ScriptedBackend]:
-    """A backend on a free port, for the length of the block."""
-    backend = ScriptedBackend(script, **settings)
-    server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) -> AsyncIterator[ScriptedBackend]:
+    """A backend on a free port, for the length of the block; one that ran before comes back where it was."""
+    backend = script if isinstance(script, ScriptedBackend) else ScriptedBackend(script, **settings)
+    before = int(backend.url.rpartition(":")[2] or 0)
+    server = await asyncio.start_server(backend.serve, "127.0.0.1", before, reuse_address=True)
     host, port = server.sockets[0].getsockname()
     backend.url = f"http://{host}:{port}"
     try:

@@ -1,0 +1,241 @@
+"""Guards the promises that hold for every request whatever happens: driven by a state machine, judged by histories.
+
+The judge itself is tried first, on histories with a planted violation of each rule.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from proxy.log import LOGGER
+from tests.faults.catalogue import FAULTS, events, play
+from tests.faults.history import DONE, Asked, Histories, Hit, Logged, LogHistory, violations
+from tests.faults.scripted import Received, Reply, ScriptedBackend, scripted_backend
+from tests.faults.visitor import BEHAVIOURS, Errand, visit
+from tests.proxy.serving import Serving, serving
+
+STREAM = Asked("a", "chat", "none", True, status=200, body=b"".join(events("a", "chat")), ended=True)
+STREAM = replace(STREAM, body=b"".join(event for event in events("a", "chat") if b'"usage"' not in event))
+LOG = Logged("a", 200, "complete")
+HIT = Hit("a", "none")
+ERROR = b'data: {"error":{}}\n\n'
+
+
+def judged(asked: Asked = STREAM, log: list[Logged] | None = None, hits: list[Hit] | None = None, **told: Any) -> Any:
+    return violations(Histories([asked], [LOG] if log is None else log, [HIT] if hits is None else hits, **told))
+
+
+def test_judge_finds_no_fault_with_what_is_right() -> None:
+    assert judged() == []
+    cut = b"".join(events("a", "chat")[:4]) + ERROR
+    fault = replace(STREAM, fault="cut by a reset", body=cut)
+    assert judged(fault, [Logged("a", 200, "truncated")], [Hit("a", "cut by a reset")]) == []
+    assert (
+        judged(replace(STREAM, left=True, ended=False, body=STREAM.body[:300]), [Logged("a", 499, "client_gone")]) == []
+    )
+    busy = replace(STREAM, fault="503", status=503, body=b"{}")
+    assert judged(busy, [Logged("a", 503, "complete")], [Hit("a", "503")] * 2) == []
+
+
+PLANTED: dict[str, tuple[dict[str, Any], str]] = {
+    "no log line": ({"log": []}, "0 log lines"),
+    "two log lines": ({"log": [LOG, LOG]}, "2 log lines"),
+    "a line that nobody asked for": ({"log": [LOG, Logged("b", 200, "complete")]}, "nobody asked"),
+    "no end": ({"asked": replace(STREAM, ended=False)}, "got no end"),
+    "another status in the log": ({"log": [Logged("a", 502, "error")]}, "the log says 502"),
+    "a client that did not leave": ({"log": [Logged("a", 200, "client_gone")]}, "the client left"),
+    "complete in the log": (
+        {"asked": replace(STREAM, fault="cut by a reset", body=ERROR), "log": [LOG]},
+        "the log says complete",
+    ),
+    "an unexplained status": ({"asked": replace(STREAM, status=500)}, "expected one of"),
+    "a third try": ({"asked": replace(STREAM, fault="503"), "hits": [Hit("a", "503")] * 3}, "sent 3 times"),
+    "a repetition of what may have generated": ({"hits": [HIT, HIT]}, "sent again after none"),
+    "a lost event": (
+        {"asked": replace(STREAM, body=STREAM.body.replace(events("a", "chat")[3], b""))},
+        "not the backend's",
+    ),
+    "a changed byte": (
+        {"asked": replace(STREAM, body=STREAM.body.replace(b'"created":7', b'"created":8', 1))},
+        "not the",
+    ),
+    "usage that was not asked for": (
+        {"asked": replace(STREAM, body=b"".join(events("a", "chat")))},
+        "not the backend's",
+    ),
+    "usage that was asked for and is gone": ({"asked": replace(STREAM, include_usage=True)}, "not the backend's"),
+    "no end of the stream": ({"asked": replace(STREAM, body=STREAM.body.removesuffix(DONE))}, "without [DONE]"),
+    "[DONE] too early": ({"asked": replace(STREAM, body=b"".join(events("a", "chat")[:4]) + DONE)}, "before the last"),
+    "[DONE] after a cut": ({"asked": replace(STREAM, fault="cut by a reset")}, "a stream that was cut"),
+    "an error and more": ({"asked": replace(STREAM, body=events("a", "chat")[0] + ERROR + DONE)}, "in the middle"),
+    "another's words": (
+        {"asked": replace(STREAM, kind="completion", body=b"".join(events("b", "chat")[1:4]) + ERROR)},
+        "not the backend's words",
+    ),
+    "a whole reply that is another's": (
+        {"asked": Asked("a", "chat", "none", False, status=200, body=b'{"choices": []}', ended=True)},
+        "not the backend's reply",
+    ),
+    "a partial 200": (
+        {"asked": Asked("a", "chat", "cut by a reset", False, status=200, body=b"{}", ended=True)},
+        "a reply that was not whole",
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_judge_finds_what_is_planted(planted: str) -> None:
+    told, complaint = PLANTED[planted]
+    assert any(complaint in found for found in judged(**told)), judged(**told)
+
+
+class Town:
+    """Two backends of each kind, a proxy before them, and what each wrote down."""
+
+    def __init__(self) -> None:
+        self.log = LogHistory()
+        self.errands: list[asyncio.Task[Asked]] = []
+        self.backends: list[ScriptedBackend] = []
+        self.proxy: Serving
+        self.unreachable = False
+        self._stack = AsyncExitStack()
+        self._running: dict[int, AsyncExitStack] = {}
+
+    async def open(self) -> None:
+        LOGGER.addHandler(self.log)
+        LOGGER.setLevel(logging.INFO)
+        for kind in ("chat", "completion"):
+            for _ in range(2):
+                self.backends.append(ScriptedBackend(self._play, model=kind, kind=kind))
+        for number in range(len(self.backends)):
+            await self.start(number)
+        urls = [backend.url for backend in self.backends]
+        limits = {"backend_timeout": 0.4, "connect_timeout": 0.3, "health_interval": 0.1, "max_in_flight": 6}
+        self.proxy = await self._stack.enter_async_context(serving(*urls, bundles={}, max_queue=64, **limits))
+
+    async def _play(self, reply: Reply, request: Received) -> None:
+        await play(reply, request)
+
+    async def start(self, number: int) -> None:
+        stack = self._running[number] = AsyncExitStack()
+        await stack.enter_async_context(scripted_backend(self.backends[number]))
+
+    async def stop(self, number: int) -> None:
+        self.unreachable = True
+        await self._running.pop(number).aclose()
+
+    @property
+    def running(self) -> list[int]:
+        return sorted(self._running)
+
+    def send(self, errand: Errand) -> None:
+        self.errands.append(asyncio.create_task(visit(self.proxy.url, errand)))
+
+    async def close(self) -> Histories:
+        """Wait for everyone, and judge."""
+        asked = await asyncio.gather(*self.errands)
+        async with asyncio.timeout(5):
+            while self.proxy.gateway.admission.in_flight or self.proxy.gateway.admission.queued:
+                await asyncio.sleep(0.005)
+        for number in self.running:
+            await self._running.pop(number).aclose()
+        await self._stack.aclose()
+        LOGGER.removeHandler(self.log)
+        LOGGER.setLevel(logging.NOTSET)
+        received = [one for backend in self.backends for one in backend.generating]
+        hits = [Hit(one.headers["X-Request-Id"], one.json["fault"]) for one in received]
+        return Histories(asked, self.log.lines, hits, self.unreachable)
+
+
+class Machine(RuleBasedStateMachine):
+    """Any faults, any clients, in any order and at once, with backends that come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more
+        self.town = Town()
+        self.asked = 0
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        async def done() -> Any:
+            return await work
+
+        return self.runner.run(done())
+
+    @initialize()
+    def open(self) -> None:
+        self.run(self.town.open())
+
+    @rule(
+        kind=st.sampled_from(["chat", "completion"]),
+        fault=st.sampled_from(sorted(FAULTS)),
+        behaviour=st.sampled_from(BEHAVIOURS),
+        stream=st.booleans(),
+        include_usage=st.booleans(),
+        times=st.integers(1, 4),
+    )
+    def ask(self, times: int, **errand: Any) -> None:
+        async def send() -> None:
+            for _ in range(times):
+                self.asked += 1
+                self.town.send(Errand(f"errand-{self.asked}", **errand))
+
+        self.run(send())
+
+    @rule(seconds=st.sampled_from([0.0, 0.005, 0.05]))
+    def wait(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    @precondition(lambda self: self.town.running)
+    @rule(data=st.data())
+    def stop_backend(self, data: st.DataObject) -> None:
+        self.run(self.town.stop(data.draw(st.sampled_from(self.town.running))))
+
+    @precondition(lambda self: len(self.town.running) < len(self.town.backends))
+    @rule(data=st.data())
+    def start_backend(self, data: st.DataObject) -> None:
+        stopped = sorted(set(range(len(self.town.backends))) - set(self.town.running))
+        self.run(self.town.start(data.draw(st.sampled_from(stopped))))
+
+    @invariant()
+    def never_more_inside_than_there_are_places(self) -> None:
+        if hasattr(self.town, "proxy"):
+            assert 0 <= self.town.proxy.gateway.admission.in_flight <= 6
+
+    def teardown(self) -> None:
+        try:
+            found = violations(self.run(self.town.close()))
+            left = self.run(_tasks_left())
+            assert found == []
+            assert left == [], "tasks are left"
+        finally:
+            self.runner.close()
+        assert len(os.listdir("/proc/self/fd")) <= self.open_files  # noqa: PTH208
+
+
+async def _tasks_left() -> list[str]:
+    await asyncio.sleep(0.02)
+    return [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+CHECKS = [HealthCheck.too_slow]
+TestAnything = Machine.TestCase
+TestAnything.settings = settings(max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=CHECKS)
+
+
+@pytest.mark.slow
+def test_anything_for_longer() -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    longer = settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=CHECKS)
+    run_state_machine_as_test(Machine, settings=longer)
