@@ -105,7 +105,8 @@ class ScriptedBackend:
         self.connections.add(task)
         task.add_done_callback(self.connections.discard)
         try:
-            await self._exchange(reader, writer)
+            with suppress(asyncio.CancelledError):  # asyncio's streams cannot bear a handler that was cancelled
+                await self._exchange(reader, writer)
         finally:
             writer.close()
 
