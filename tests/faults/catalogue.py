@@ -20,12 +20,14 @@ Body = Callable[[Reply, Received], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`play` does it. `statuses`: what a client that waits may be told. `whole`: a 200 is a whole answer; else it is
-    one that says that it is cut. `repeatable`: nothing can have been generated, so it may be asked for again."""
+    one that says that it is cut. `repeatable`: nothing can have been generated, so it may be asked for again;
+    `lingers`: nor if the backend is stopped before its first byte."""
 
     play: Body
     statuses: frozenset[int]
     whole: bool = False
     repeatable: bool = False
+    lingers: bool = False
 
 
 def words(request_id: str) -> list[str]:
@@ -158,12 +160,12 @@ OK, BAD, LATE = frozenset({200}), frozenset({502}), frozenset({504})
 
 FAULTS: Mapping[str, Fault] = {
     "none": Fault(well, OK, whole=True),
-    "slow": Fault(slow, OK, whole=True),
+    "slow": Fault(slow, OK, whole=True, lingers=True),
     "crumbs": Fault(crumbs, OK, whole=True),
     "reset before headers": Fault(reset, BAD, repeatable=True),
     "closed before headers": Fault(close, BAD, repeatable=True),
-    "silent": Fault(silent, LATE),
-    "half a header, then silent": Fault(half_a_header, LATE),
+    "silent": Fault(silent, LATE, lingers=True),
+    "half a header, then silent": Fault(half_a_header, LATE, lingers=True),
     "not HTTP": Fault(raw(b"SSH-2.0-OpenSSH_9.6\r\n"), BAD),
     "two lengths": Fault(raw(HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), BAD),
     "header of 20 KB": Fault(raw(HEAD + b"X-Long: " + b"x" * 20_000 + b"\r\n\r\n"), BAD),

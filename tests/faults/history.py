@@ -125,7 +125,8 @@ def _repeated_only_where_safe(histories: Histories) -> Iterator[str]:
     for name, its in hits.items():
         if len(its) > 2:
             yield f"{name}: sent {len(its)} times"
-        if len(its) > 1 and not (FAULTS[its[0].fault].repeatable or histories.unreachable):
+        fault = FAULTS[its[0].fault]
+        if len(its) > 1 and not (fault.repeatable or (fault.lingers and histories.unreachable)):
             yield f"{name}: sent again after {its[0].fault}"
 
 

@@ -183,10 +183,11 @@ async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) ->
         yield backend
     finally:
         server.close()
-        for connection in backend.connections:
-            connection.cancel()
-        await asyncio.gather(*backend.connections, return_exceptions=True)
-        await asyncio.sleep(0.02)  # transports close in the next turns of the loop
+        for _ in range(3):  # what was accepted a moment ago is not a connection of ours yet
+            for connection in backend.connections:
+                connection.cancel()
+            await asyncio.gather(*backend.connections, return_exceptions=True)
+            await asyncio.sleep(0.01)  # transports close in the next turns of the loop
 
 
 def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[str, Any]:

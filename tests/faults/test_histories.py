@@ -238,7 +238,7 @@ CHECKS = [HealthCheck.too_slow]
 PHASES = [Phase.reuse, Phase.generate]  # to make a failure smaller takes minutes: half of it is timing
 TestAnything = Machine.TestCase
 TestAnything.settings = settings(
-    max_examples=12, stateful_step_count=12, deadline=None, phases=PHASES, suppress_health_check=CHECKS
+    max_examples=25, stateful_step_count=12, deadline=None, phases=PHASES, suppress_health_check=CHECKS
 )
 
 
