@@ -10,7 +10,7 @@ export PYTHON
 LONG := --timeout=1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm lint format bench requirements clean
+.PHONY: help run test test-slow test-vllm lint format bench soak requirements clean
 
 help:
 	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint        style, types, and which module may import which'
 	@echo 'make format      put the code into the style that lint asks for'
 	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
+	@echo 'make soak        20 minutes of load and faults at once: does anything grow? ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin what requirements/*.txt name anew, from pyproject.toml'
 	@echo 'make clean       remove .venv and what tools left behind (not the cache folder, ~/.cache/drpo)'
 
@@ -59,6 +60,10 @@ bench:
 	@for module in $(BENCH); do \
 		echo "== $$module"; $(BIN)/python -m tests.bench.$$module $(ARGS) || exit 1; \
 	done
+
+soak:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 # run.txt is held to the versions of dev.txt, so that one environment can grow from the first to the second.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -47,10 +47,14 @@ class Embedder(Protocol):
         ...
 
 
+DEFAULT_EMBEDDER: Final = "onnx"
+"""The embedder that comes with the package."""
+
+
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
     """Raise EmbedderError unless a bundle may name this embedder: the one that comes with the package and sends nothing
     anywhere, or one that a person named. Others load a model of the bundle's choice, or get the key and every text."""
-    if name not in {"onnx", *allowed}:
+    if name not in {DEFAULT_EMBEDDER, *allowed}:
         raise EmbedderError(
             f"{bundle}: its embedder is {name}, which would load a model, or be sent the key and every query. "
             f"If you trust it, add --allow-embedder '{name}'."
@@ -64,7 +68,7 @@ def open_embedder(name: str) -> Embedder:
         "sentence-transformers": SentenceTransformersEmbedder,
         "openai": OpenAIEmbedder,
     }
-    if name == "onnx":
+    if name == DEFAULT_EMBEDDER:
         return OnnxEmbedder()
     if kind not in openers or not rest:
         raise EmbedderError(f"there is no embedder {name!r}: it is {_KINDS}")

@@ -4,13 +4,13 @@ What a request needs is pinned in one frozen value at its start: a reload swaps 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
-from index.embed import Embedder, check_embedder_allowed, open_embedder
+from index.embed import DEFAULT_EMBEDDER, Embedder, check_embedder_allowed, open_embedder
 from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example
@@ -57,13 +57,17 @@ class Costs:
     at: float = 0.0
 
 
-def load_bundles(arguments: Sequence[str], allowed: Sequence[str]) -> dict[str, ServedBundle]:
+def load_bundles(
+    arguments: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle] = ()
+) -> dict[str, ServedBundle]:
     """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named.
 
-    Raises StartupError, BundleError, EmbedderError.
+    serving: bundles that are served already. Their embedder is used again if it is the one that comes with the package:
+    it is the same, and a second one would cost its memory twice. Raises StartupError, BundleError, EmbedderError.
     """
     served: dict[str, ServedBundle] = {}
-    embedders: dict[str, Embedder] = {}
+    opened = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
+    embedders = {name: embedder for name, embedder in opened.items() if name == DEFAULT_EMBEDDER}
     for argument in arguments:
         model, directory = _parse_argument(argument)
         bundle = _load(directory, embedders, allowed)

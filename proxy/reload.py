@@ -67,7 +67,8 @@ async def warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report:
 async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
     """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
     keyring = read_keyring(settings, shared)
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    serving = list(gateway.bundles.values())
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, serving)
     await warm_up(gateway, bundles, lambda _: None)
     return Loaded(bundles, keyring)
 

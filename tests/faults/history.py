@@ -82,6 +82,13 @@ def violations(histories: Histories) -> list[str]:
     return [complaint for rule in rules for complaint in rule(histories)]
 
 
+def client_violations(asked: Asked) -> list[str]:
+    """What can be said of one request by its client alone."""
+    alone = Histories([asked], [], [])
+    complaints = [*_statuses_are_explained(alone), *_bytes_are_right(alone)]
+    return complaints if asked.left or asked.ended else [*complaints, f"{asked}: the client waited and got no end"]
+
+
 def _each_has_one_end(histories: Histories) -> Iterator[str]:
     lines = Counter(line.id for line in histories.logged)
     for asked in histories.asked:

@@ -17,6 +17,11 @@ import aiohttp
 ROOT = Path(__file__).parents[2]
 
 
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
 @dataclass(slots=True)
 class Command:
     """A running `drpo-proxy`. `url` and `admin_url` as it printed them; `log`: the lines of standard error so far."""
@@ -49,8 +54,7 @@ class Command:
 
     def workers(self) -> list[int]:
         """The process ids of its children."""
-        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        return [int(pid) for pid in listing.split()]
+        return children(self.process.pid)
 
     async def ended(self, within: float = 20.0) -> int:
         async with asyncio.timeout(within):

@@ -80,7 +80,8 @@ Script = Callable[[Reply, Received], Awaitable[None]]
 class ScriptedBackend:
     """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len;
     `tokenize_reply`: what it answers instead of a count (an integer: that status); `second_model`: one more that it
-    lists, without saying of which kind it is; `listing`: a script that answers GET /v1/models instead."""
+    lists, without saying of which kind it is; `listing`: a script that answers GET /v1/models instead;
+    `keeps`: whether what was received is kept."""
 
     script: Script
     model: str = "scripted"
@@ -89,6 +90,7 @@ class ScriptedBackend:
     tokenize_reply: Any = None
     second_model: str | None = None
     listing: Script | None = None
+    keeps: bool = True
     received: list[Received] = field(default_factory=list)
     connections: set[asyncio.Task[Any]] = field(default_factory=set)
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,7 +115,8 @@ class ScriptedBackend:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while (request := await _read_request(reader)) is not None:
-                self.received.append(request)
+                if self.keeps:
+                    self.received.append(request)
                 await self._answer(request, Reply(reader, writer, self.aborted))
                 if writer.is_closing():
                     break

@@ -9,6 +9,7 @@ import pytest
 
 from index.bundle import default_bundle_directory
 from index.errors import BundleError
+from proxy import live
 from proxy.errors import StartupError
 from proxy.keys import new_key
 from proxy.live import load_bundles
@@ -106,6 +107,19 @@ async def test_reload_serves_the_new_bundle_and_refuses_a_broken_one(tmp_path: P
         with pytest.raises(StartupError, match="line 1"):
             await reload(Settings(**told), proxy.gateway, proxy.shared)
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
+
+
+async def test_reload_does_not_open_the_packages_own_embedder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {"bundle": (f"scripted={default_copy(tmp_path)}",)}
+    bundles = load_bundles(told["bundle"], ())
+    async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles, **told) as proxy:
+        monkeypatch.setattr(live, "open_embedder", None)
+        await reload(Settings(**told), proxy.gateway, proxy.shared)
+        assert proxy.gateway.bundles["scripted"] is not bundles["scripted"]
+        assert proxy.gateway.bundles["scripted"].source.embedder is bundles["scripted"].source.embedder
+        assert (await proxy.chat())[0] == 200
 
 
 async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path: Path) -> None:

@@ -1,0 +1,274 @@
+"""Twenty minutes of everything at once: does it stay as small as it was, and does every request end as it must?
+
+    make soak                       20 minutes
+    make soak ARGS="--minutes 2"
+
+The real command with two workers, four scripted backends in a process of their own, two dozen clients of every
+behaviour, a mixture of faults, and a reload each minute. Each answer is judged when it comes; memory, files and threads
+of the workers are looked at every few seconds. Exits with 1 if a request has an end that its fault does not explain, if
+the proxy counted other ends than the clients, or if anything grew: the median of the last quarter is compared with that
+of the second.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import multiprocessing.connection
+import os
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGHUP
+
+import aiohttp
+from rich.console import Console
+
+from tests.faults.catalogue import FAULTS, play
+from tests.faults.history import Asked, client_violations
+from tests.faults.process import ROOT, children
+from tests.faults.scripted import scripted_backend
+from tests.faults.visitor import BEHAVIOURS, Errand, visit
+
+CLIENTS = 24
+LOOK_EVERY = 5.0  # seconds
+RELOAD_EVERY = 60.0
+MEGABYTE = 2**20
+MAY_GROW = {"memory": 8 * MEGABYTE, "files": 6, "threads": 0}
+"""By how much the last quarter's median may be above the second's: an allocator is not still to the byte, and how many
+connections are open at the moment of a look differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The workers together: resident bytes, open files, threads; and what was answered by then."""
+
+    memory: int
+    files: int
+    threads: int
+    answered: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a run found. `ends`: requests by fault and what their client saw."""
+
+    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    left: int = 0
+    wrong: list[str] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+
+    def note(self, asked: Asked) -> None:
+        """Judge one request."""
+        self.wrong += client_violations(asked)
+        self.ends[asked.fault, _end(asked)] += 1
+        if asked.left:
+            self.left += 1
+        else:
+            self.statuses[asked.status or 0] += 1
+
+
+def _end(asked: Asked) -> str:
+    if asked.left:
+        return "the client left"
+    cut = asked.stream and asked.status == 200 and b"[DONE]" not in asked.body
+    return f"{asked.status}{', cut with an error event' if cut else ''}"
+
+
+async def soak(minutes: float, console: Console) -> int:
+    """Run, print what was found, and return the exit status."""
+    findings = Findings()
+    with _backends() as urls, tempfile.TemporaryDirectory() as folder:
+        async with _proxy(urls, Path(folder)) as (process, url):
+            idle = await _settled(process)
+            await _load(process, url, minutes * 60, findings, console)
+            after = await _settled(process, idle.files)
+            counted = await _counted(url)
+    complaints = [*findings.wrong[:20], *_miscounts(findings, counted), *_growth(findings.looks)]
+    if after.files > idle.files:
+        complaints.append(f"{after.files} files are open when all is over, {idle.files} were before it began")
+    for line in (*_looks_table(idle, findings, after), "", *_ends_table(findings), *_verdict(complaints)):
+        print(line)
+    return 1 if complaints else 0
+
+
+async def _load(process: Process, url: str, seconds: float, findings: Findings, console: Console) -> None:
+    end = time.monotonic() + seconds
+    clients = [asyncio.create_task(_client(number, url, end, findings)) for number in range(CLIENTS)]
+    next_reload = time.monotonic() + RELOAD_EVERY
+    with console.status("soaking") as status:
+        while time.monotonic() < end:
+            await asyncio.sleep(min(LOOK_EVERY, max(0.0, end - time.monotonic())))
+            look = _look(process, sum(findings.ends.values()))
+            findings.looks.append(look)
+            if time.monotonic() > next_reload:
+                process.send_signal(SIGHUP)
+                next_reload += RELOAD_EVERY
+            left = end - time.monotonic()
+            told = (
+                f"{left:4.0f} s left, {look.answered} requests, {look.memory / MEGABYTE:.0f} MB, {look.files} files, "
+            )
+            status.update(f"{told}{len(findings.wrong)} unexplained")
+            if not console.is_terminal and len(findings.looks) % 12 == 0:
+                console.print(f"{told}{len(findings.wrong)} unexplained")
+    await asyncio.gather(*clients)
+
+
+async def _client(number: int, url: str, end: float, findings: Findings) -> None:
+    chance = random.Random(number)
+    for count in range(sys.maxsize):
+        if time.monotonic() > end:
+            return
+        fault = chance.choices(["none", "slow", chance.choice(sorted(FAULTS))], [60, 15, 25])[0]
+        behaviour = chance.choices(["reads", chance.choice(BEHAVIOURS)], [70, 30])[0]
+        kind, stream = chance.choice(["chat", "completion"]), chance.random() < 0.7
+        errand = Errand(f"soak-{number}-{count}", kind, fault, stream, behaviour, chance.random() < 0.5)
+        findings.note(await visit(url, errand))
+
+
+def _look(process: Process, answered: int = 0) -> Look:
+    memory = files = threads = 0
+    for pid in children(process.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+            memory += 1024 * int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+            threads += int(re.findall(r"Threads:\s+(\d+)", status)[0])
+            files += len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+    return Look(memory, files, threads, answered)
+
+
+async def _settled(process: Process, files: int = 0) -> Look:
+    """A look when nothing is going on: kept connections are closed after a few seconds."""
+    look = _look(process)
+    for _ in range(40):
+        await asyncio.sleep(0.5)
+        look = _look(process)
+        if look.files <= files:
+            break
+    return look
+
+
+async def _counted(url: str) -> Counter[int]:
+    """Requests by status, as the proxy counted them."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
+        page = await response.text()
+    counted: Counter[int] = Counter()
+    for status, count in re.findall(r'^drpo_requests_total\{.*status="(\d+)".*\} (\S+)', page, re.MULTILINE):
+        counted[int(status)] += int(float(count))
+    return counted
+
+
+def _miscounts(findings: Findings, counted: Counter[int]) -> Iterator[str]:
+    """A client that left may have been counted under any status, or have left before it was seen."""
+    surplus = counted - findings.statuses
+    missing = findings.statuses - counted
+    if missing:
+        yield f"the proxy counted fewer than the clients saw: {dict(missing)}"
+    if sum(surplus.values()) > findings.left:
+        yield f"the proxy counted more than the clients saw, beyond those {findings.left} who left: {dict(surplus)}"
+
+
+def _growth(looks: Sequence[Look]) -> Iterator[str]:
+    for name, allowed in MAY_GROW.items():
+        grown = _quarter(looks, name, 3) - _quarter(looks, name, 1)
+        if grown > allowed:
+            yield f"{name} grew by {grown:.0f} from the second quarter to the last ({allowed} are allowed)"
+
+
+def _quarter(looks: Sequence[Look], name: str, quarter: int) -> float:
+    size = max(1, len(looks) // 4)
+    return statistics.median(getattr(look, name) for look in looks[quarter * size : (quarter + 1) * size] or looks[-1:])
+
+
+def _looks_table(idle: Look, findings: Findings, after: Look) -> Iterator[str]:
+    yield "| | requests so far | memory of both workers | open files | threads |"
+    yield "| --- | --- | --- | --- | --- |"
+    yield _row("idle, before", 0, idle.memory, idle.files, idle.threads)
+    for quarter, name in enumerate(("first", "second", "third", "last")):
+        median = [_quarter(findings.looks, what, quarter) for what in ("answered", "memory", "files", "threads")]
+        yield _row(f"{name} quarter, median", *median)
+    yield _row("idle, after", sum(findings.ends.values()), after.memory, after.files, after.threads)
+
+
+def _row(name: str, requests: float, memory: float, files: float, threads: float) -> str:
+    return f"| {name} | {requests:,.0f} | {memory / MEGABYTE:.0f} MB | {files:.0f} | {threads:.0f} |"
+
+
+def _ends_table(findings: Findings) -> Iterator[str]:
+    yield "| fault | ends, as clients saw them |\n| --- | --- |"
+    for fault in FAULTS:
+        ends = sorted((end, count) for (name, end), count in findings.ends.items() if name == fault)
+        yield f"| {fault} | {'; '.join(f'{end}: {count:,}' for end, count in ends)} |"
+
+
+def _verdict(complaints: Sequence[str]) -> Iterator[str]:
+    yield f"\n{'Nothing grew, and every end is explained.' if not complaints else 'Not good:'}"
+    yield from (f"* {complaint}" for complaint in complaints)
+
+
+@asynccontextmanager
+async def _proxy(urls: Sequence[str], folder: Path) -> AsyncIterator[tuple[Process, str]]:
+    """The real command. Its log goes where nobody keeps it."""
+    told = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2", "--bundle", "completion=default"]
+    told += ["--backend-timeout", "2", "--connect-timeout", "1", "--log-format", "json", "--admin", "off"]
+    for url in urls:
+        told += ["--backend", url]
+    process = await asyncio.create_subprocess_exec(*told, stdout=PIPE, stderr=DEVNULL, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        while line := (await process.stdout.readline()).decode():
+            if line.startswith("Base URL"):
+                yield process, line.split()[2].removesuffix("/v1")
+                return
+        raise SystemExit("drpo-proxy did not start")
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+@contextmanager
+def _backends() -> Iterator[list[str]]:
+    """Two of each kind, in a process of their own."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve_backends, args=(theirs,))
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve_backends(told: "multiprocessing.connection.Connection") -> None:
+    async def serve() -> None:
+        async with (
+            scripted_backend(play, model="chat", kind="chat", keeps=False) as one,
+            scripted_backend(play, model="chat", kind="chat", keeps=False) as two,
+            scripted_backend(play, model="completion", keeps=False) as three,
+            scripted_backend(play, model="completion", keeps=False) as four,
+        ):
+            told.send([backend.url for backend in (one, two, three, four)])
+            await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def main() -> None:
+    """Soak, and exit with the verdict."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20, help="how long [20]")
+    sys.exit(asyncio.run(soak(parser.parse_args().minutes, Console(stderr=True))))
+
+
+if __name__ == "__main__":
+    main()
