@@ -1,0 +1,122 @@
+"""Which candidate is better, for how few judgements: racing against spending evenly, on real judgements.
+
+    python -m tests.bench.race               prints the table
+    python -m tests.bench.race --draws 2000  more draws
+
+28 systems stand for candidates, GPT-4's judgement of each on 797 instructions for rewards. Eight are drawn, and the
+instructions shuffled; a method is right if it names the best of the eight, or one within one point of win rate. Each
+method has one knob that buys reliability with judgements; the table says how many judgements a reliability costs.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.race import RaceSettings, run_race
+from tests.index.test_default_bundle import DATA
+
+Scores = NDArray[np.float64]
+Method = Callable[[Scores, float], tuple[int, int]]
+CANDIDATES, CLOSE, HARD = 8, 0.01, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What one setting of the knob came to: mean judgements and reliability, over all draws and the hard ones."""
+
+    spent: float
+    right: float
+    hard_spent: float
+    hard_right: float
+
+
+def uniform(scores: Scores, queries: float) -> tuple[int, int]:
+    """Every candidate on the same number of queries."""
+    count = int(queries)
+    return int(scores[:, :count].mean(axis=1).argmax()), len(scores) * count
+
+
+def halving(scores: Scores, budget: float) -> tuple[int, int]:
+    """Successive halving (Karnin, Koren and Somekh, ICML 2013): the budget in equal rounds, the worse half out."""
+    alive, start, spent = list(range(len(scores))), 0, 0
+    rounds = int(np.ceil(np.log2(len(scores))))
+    for _ in range(rounds):
+        end = min(scores.shape[1], start + max(1, int(budget / rounds / len(alive))))
+        spent, start = spent + len(alive) * (end - start), end
+        alive = sorted(alive, key=lambda one: -scores[one, :end].mean())[: max(1, len(alive) // 2)]
+    return alive[0], spent
+
+
+def raced(scores: Scores, alpha: float) -> tuple[int, int]:
+    """Ours."""
+    return run_race(scores, RaceSettings(alpha=alpha, most=scores.shape[1]))
+
+
+KNOBS: Mapping[str, tuple[Method, Sequence[float]]] = {
+    "uniform": (uniform, [*range(10, 200, 10), *range(200, 797, 25)]),
+    "successive halving": (halving, [100, 200, 300, 400, 500, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 4000]),
+    "raced": (raced, [0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01]),
+}
+
+
+def curve(method: Method, knob: Sequence[float], draws: Sequence[Scores]) -> list[Point]:
+    """The method at every setting of its knob, on the same draws."""
+    truths = [draw.mean(axis=1) for draw in draws]
+    hard = np.array([np.sort(truth)[-1] - np.sort(truth)[-2] < HARD for truth in truths])
+    points = []
+    for setting in knob:
+        picks = [method(draw, setting) for draw in draws]
+        right = np.array([truth[pick] >= truth.max() - CLOSE for truth, (pick, _) in zip(truths, picks, strict=True)])
+        spent = np.array([cost for _, cost in picks])
+        points.append(Point(spent.mean(), right.mean(), spent[hard].mean(), right[hard].mean()))
+    return points
+
+
+def cost_of(points: Sequence[Point], reliability: float, *, hard: bool) -> float:
+    """Judgements for that reliability, between two settings of the knob in proportion; infinite if none reaches it."""
+    pairs = sorted((p.hard_spent, p.hard_right) if hard else (p.spent, p.right) for p in points)
+    for (less, below), (more, above) in zip([(0.0, 0.0), *pairs], pairs, strict=False):
+        if above >= reliability:
+            return less + (more - less) * (reliability - below) / (above - below)
+    return float("inf")
+
+
+def draw(judged: Scores, count: int, seed: int) -> list[Scores]:
+    """Eight candidates at random and the queries in random order, `count` times."""
+    chance = np.random.default_rng(seed)
+    return [
+        judged[chance.choice(len(judged), CANDIDATES, replace=False)][:, chance.permutation(judged.shape[1])]
+        for _ in range(count)
+    ]
+
+
+def judgements() -> Scores:
+    """The reward of each system on each instruction: the probability that the judge prefers its answer."""
+    told = json.loads((DATA / "judged_preferences.json").read_text(encoding="utf-8"))
+    return np.array([model["p"] for model in told["models"].values()], dtype=np.float64)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=500, help="how often eight are drawn [500]")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws [0]")
+    given = parser.parse_args()
+    draws = draw(judgements(), given.draws, given.seed)
+    one = curve(uniform, [1], draws)[0]
+    print(f"One query for each candidate, as DRPO scores: right in {one.right:.2f} (hard: {one.hard_right:.2f}).\n")
+    curves = {name: curve(method, knob, draws) for name, (method, knob) in KNOBS.items()}
+    print("| judgements for | " + " | ".join(curves) + " | raced / uniform |\n" + "| --- " * (len(curves) + 2) + "|")
+    for hard in (False, True):
+        for reliability in (0.95, 0.98):
+            costs = [cost_of(points, reliability, hard=hard) for points in curves.values()]
+            name = f"{reliability:.0%} right{', top two within 5 points' if hard else ''}"
+            print(f"| {name} | " + " | ".join(f"{cost:,.0f}" for cost in costs) + f" | {costs[-1] / costs[0]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
