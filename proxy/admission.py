@@ -88,7 +88,8 @@ class Admission:
     async def _next_look(self) -> None:
         self._given_back.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._given_back.wait(), _LOOK_EVERY)
+            async with asyncio.timeout(_LOOK_EVERY):  # wait_for of Python 3.11 may swallow that the client went
+                await self._given_back.wait()
 
     def _take(self) -> bool:
         """A place, if there is one on all workers together."""

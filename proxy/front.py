@@ -77,7 +77,10 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - aiohttp's words, which repeat the client's bytes
     ) -> web.StreamResponse:
-        """What aiohttp could not parse, or what no handler caught, in OpenAI's shape."""
+        """What aiohttp could not parse, or what no handler caught, in OpenAI's shape. Raises ConnectionError, at which
+        aiohttp closes without a word, where there is nobody to tell or no way to: the client went, or is being told."""
+        if isinstance(exc, ConnectionError):
+            raise exc
         if request.writer.output_size > 0:
             raise ConnectionError("The reply has begun: it cannot become an error.")
         error: ProxyError = BadRequestError("The request is not well-formed HTTP.")

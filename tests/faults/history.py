@@ -54,13 +54,14 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class Histories:
     """All three. `unreachable`: a backend was down for a while, so that 502 is no surprise; `crowded`:
-    some requests may have found the server full."""
+    some requests may have found the server full; `defects`: what the proxy logged as failures of its own."""
 
     asked: Sequence[Asked]
     logged: Sequence[Logged]
     hits: Sequence[Hit]
     unreachable: bool = False
     crowded: bool = False
+    defects: Sequence[str] = ()
 
 
 class LogHistory(logging.Handler):
@@ -69,17 +70,20 @@ class LogHistory(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[Logged] = []
+        self.defects: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() == "request":
             values: Mapping[str, Any] = record.values  # type: ignore[attr-defined]
             self.lines.append(Logged(values["request_id"], values["status"], values["outcome"]))
+        elif record.levelno >= logging.ERROR:
+            self.defects.append(f"{record.getMessage()}: {getattr(record, 'values', {})}")
 
 
 def violations(histories: Histories) -> list[str]:
     """Every rule's complaints."""
     rules = (_each_has_one_end, _ends_agree, _statuses_are_explained, _repeated_only_where_safe, _bytes_are_right)
-    return [complaint for rule in rules for complaint in rule(histories)]
+    return [*histories.defects, *(complaint for rule in rules for complaint in rule(histories))]
 
 
 def client_violations(asked: Asked) -> list[str]:

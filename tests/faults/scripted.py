@@ -101,16 +101,25 @@ class ScriptedBackend:
         """The requests that asked for an answer."""
         return [one for one in self.received if one.path.startswith("/v1/") and one.method == "POST"]
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, and serve it in a task that is known from now on (asyncio.Server's are not, at first)."""
+        connection, _ = listener.accept()
+        task = asyncio.create_task(self._serve(connection))
         self.connections.add(task)
         task.add_done_callback(self.connections.discard)
-        try:
-            with suppress(asyncio.CancelledError):  # asyncio's streams cannot bear a handler that was cancelled
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=connection)
+            try:
                 await self._exchange(reader, writer)
-        finally:
-            writer.close()
+                writer.close()
+            finally:
+                if asyncio.current_task().cancelling():
+                    writer.transport.abort()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -179,18 +188,19 @@ async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) ->
     """A backend on a free port, for the length of the block; one that ran before comes back where it was."""
     backend = script if isinstance(script, ScriptedBackend) else ScriptedBackend(script, **settings)
     before = int(backend.url.rpartition(":")[2] or 0)
-    server = await asyncio.start_server(backend.serve, "127.0.0.1", before, reuse_address=True)
-    host, port = server.sockets[0].getsockname()
-    backend.url = f"http://{host}:{port}"
-    try:
-        yield backend
-    finally:
-        server.close()
-        for _ in range(3):  # what was accepted a moment ago is not a connection of ours yet
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", before), backlog=512) as listener:
+        host, port = listener.getsockname()
+        backend.url = f"http://{host}:{port}"
+        loop.add_reader(listener, backend.accept, listener)
+        try:
+            yield backend
+        finally:
+            loop.remove_reader(listener)
+            await asyncio.sleep(0)  # a task that never ran would not close what it was given
             for connection in backend.connections:
                 connection.cancel()
             await asyncio.gather(*backend.connections, return_exceptions=True)
-            await asyncio.sleep(0.01)  # transports close in the next turns of the loop
 
 
 def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[str, Any]:

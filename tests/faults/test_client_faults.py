@@ -61,7 +61,9 @@ async def test_client_that_goes_takes_the_backends_work_with_it(
         assert 'outcome="client_gone",route="/v1/chat/completions",status="499"' in await _metrics(proxy)
 
 
-async def test_client_that_goes_before_its_body_is_whole_costs_the_backend_nothing() -> None:
+async def test_client_that_goes_before_its_body_is_whole_costs_the_backend_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         for part in (b"POST /v1/ch", chat_request()[:-5]):
             async with raw_client(proxy.url) as client:
@@ -70,6 +72,7 @@ async def test_client_that_goes_before_its_body_is_whole_costs_the_backend_nothi
                 client.vanish()
         await _settled(proxy)
         assert backend.generating == []
+        assert [line.message for line in caplog.records if line.levelno > logging.INFO] == [], "no defect of ours"
         assert (await proxy.chat())[0] == 200
 
 

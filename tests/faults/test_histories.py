@@ -52,6 +52,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
     "no log line": ({"log": []}, "0 log lines"),
     "two log lines": ({"log": [LOG, LOG]}, "2 log lines"),
     "a line that nobody asked for": ({"log": [LOG, Logged("b", 200, "complete")]}, "nobody asked"),
+    "a defect in the log": ({"defects": ["defect: of ours"]}, "of ours"),
     "no end": ({"asked": replace(STREAM, ended=False)}, "got no end"),
     "another status in the log": ({"log": [Logged("a", 502, "error")]}, "the log says 502"),
     "a client that did not leave": ({"log": [Logged("a", 200, "client_gone")]}, "the client left"),
@@ -155,7 +156,7 @@ class Town:
         LOGGER.setLevel(logging.NOTSET)
         received = [one for backend in self.backends for one in backend.generating]
         hits = [Hit(one.headers["X-Request-Id"], one.json["fault"]) for one in received]
-        return Histories(asked, self.log.lines, hits, self.unreachable)
+        return Histories(asked, self.log.lines, hits, self.unreachable, defects=self.log.defects)
 
 
 class Machine(RuleBasedStateMachine):

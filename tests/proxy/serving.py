@@ -114,5 +114,7 @@ async def serving(
             async with aiohttp.ClientSession(url) as session:
                 yield Serving(gateway, session, url, shared)
         finally:
+            for _ in range(9):  # asyncio takes a few turns to make a connection of what it has accepted
+                await asyncio.sleep(0)
             await runner.cleanup()
     await asyncio.sleep(0.02)  # transports close in the next turns of the loop

@@ -81,6 +81,25 @@ async def test_who_leaves_the_queue_takes_no_place() -> None:
     assert (door.in_flight, door.queued, door.idle.is_set()) == (0, 0, True)
 
 
+@pytest.mark.parametrize("later", range(6))
+async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later: int) -> None:
+    door = admission(1, 5)
+
+    async def visit() -> None:
+        async with door.enter():
+            await asyncio.sleep(60)
+
+    async with door.enter():
+        visitor = asyncio.create_task(visit())
+        await turns()
+    for _ in range(later):
+        await asyncio.sleep(0)
+    visitor.cancel()
+    await asyncio.wait([visitor], timeout=1)
+    assert visitor.cancelled()
+    assert (door.in_flight, door.queued) == (0, 0)
+
+
 async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
     door = admission(1, 10)
