@@ -1,0 +1,11 @@
+"""What holds for all tests, however they are started."""
+
+import signal
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive() -> None:
+    """A shell starts background jobs with SIGINT ignored, and the commands that tests start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
