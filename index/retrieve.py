@@ -5,7 +5,7 @@ in memory and is built from the bundle's vectors, never read from a file.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import faiss
 import numpy as np
@@ -91,6 +91,20 @@ def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
     """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them."""
     ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
     return tuple(hit.example for hit in ordered)
+
+
+def within_policy(
+    prompt_tokens: int, costs: Mapping[str, int], pinned: Sequence[Example], hits: Sequence[Hit], limit: int
+) -> tuple[Hit, ...]:
+    """The hits that keep prompt and examples within the bundle's own limit; a long one is passed over for a shorter."""
+    tokens = prompt_tokens + sum(costs[example.id] for example in pinned)
+    kept = []
+    for hit in hits:
+        cost = costs[hit.example.id]
+        if tokens + cost <= limit:
+            tokens += cost
+            kept.append(hit)
+    return tuple(kept)
 
 
 def retrieval_query(messages: Sequence[Message]) -> str:

@@ -1,14 +1,16 @@
-"""The command drpo-optimizer: eval. Reads the command line, shows progress, prints the table, exits.
+"""The command drpo-optimizer. Reads the command line, shows progress, prints what came of it, exits.
 
-Exit codes: 0 good; 1 the endpoint or the data fails; 2 the command line is wrong; 130 interrupted.
+Exit codes: 0 good; 1 an endpoint, the data or the run fails; 2 the command line is wrong; 130 interrupted.
 """
 
 import argparse
 import asyncio
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,17 +18,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from index.embed import Embedder, open_embedder
 from index.errors import DrpoError
 from optimizer.answers import AnswersFile
+from optimizer.client import Endpoint, Patience, first_model
+from optimizer.command_line import command_line
+from optimizer.config import RunConfig, read_config
+from optimizer.doctor import examine
+from optimizer.errors import JournalError
 from optimizer.evaluate import Evaluation, Plan, evaluate
-from optimizer.model import Decoding, Endpoint, Model, Patience, first_model
+from optimizer.journal import EVENTS, Journal, read_journal
+from optimizer.live import Live
+from optimizer.model import Decoding, Model
 from optimizer.rows import Row, read_rows
-from optimizer.table import as_markdown, as_table
+from optimizer.run import RUN_FILE, Result, run
+from optimizer.table import as_markdown, as_table, verdict_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code; argparse itself exits with 2."""
     options = command_line().parse_args(arguments)
     try:
-        return asyncio.run(_eval(options))
+        return asyncio.run(_COMMANDS[options.command](options))
     except DrpoError as error:
         print(f"drpo-optimizer: {error}", file=sys.stderr)
         return 1
@@ -35,26 +45,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(prog="drpo-optimizer", description="Measures what a prompt and examples do.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("eval", help="variants side by side on one data set, without a judge")
-    command.add_argument(
-        "--base-url", required=True, help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8080/v1"
-    )
-    command.add_argument("--data", required=True, type=Path, help="JSONL: query, and optionally reference, tag or safe")
-    command.add_argument("--variant", action="append", required=True, help="aligned, raw-matched, raw; repeatable")
-    command.add_argument("--model", help="default: the first model that the endpoint lists")
-    command.add_argument("--max-tokens", type=_positive, default=256)
-    command.add_argument("--temperature", type=float, default=0.0)
-    command.add_argument("--concurrency", type=_positive, default=4, help="requests at a time")
-    command.add_argument("--limit", type=_positive, help="only the first rows")
-    command.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
-    command.add_argument("--embedder", default="onnx", help="what measures similarity to the references")
-    command.add_argument("--out", type=Path, help="file every answer here, and go on from what it holds")
-    command.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    return parser
+async def _run(options: argparse.Namespace) -> int:
+    config = read_config(options.config)
+    directory = options.out or options.config.parent / "runs" / config.bundle.name
+    if (directory / EVENTS).exists():
+        raise JournalError(f"{directory} holds a run already: go on with it (resume), or name another --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copy(options.config, directory / RUN_FILE)
+    except OSError as error:
+        raise JournalError(f"{directory}: cannot be written: {error.strerror}") from None
+    return await _go(config, directory, options.config.resolve().parent)
+
+
+async def _resume(options: argparse.Namespace) -> int:
+    directory: Path = options.directory
+    begun = next((event["folder"] for event in read_journal(directory) if event.get("note") == "begun"), None)
+    if begun is None:
+        raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
+    return await _go(read_config(directory / RUN_FILE, Path(begun)), directory, Path(begun))
+
+
+async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
+    live = Live(config.budget, Console(stderr=True))
+    with Journal(directory, live.see) as journal, live:
+        await journal.note("begun", folder=str(folder))
+        result = await run(config, directory, journal)
+    _show_result(result)
+    return 0
+
+
+def _show_result(result: Result) -> None:
+    console = Console()
+    console.print(verdict_table(result.verdict))
+    if result.spent_out:
+        console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
+    if result.verdict.improved:
+        console.print(f"Better than the baseline. Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
+    else:
+        console.print("No better than the baseline, beyond chance: the bundle holds the baseline.")
+        console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+
+
+async def _doctor(options: argparse.Namespace) -> int:
+    bad = 0
+    async for finding in examine(read_config(options.config)):
+        mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
+        print(f"{mark}{finding.what}: {finding.told}", flush=True)
+        bad += finding.ok is False
+    return 1 if bad else 0
 
 
 async def _eval(options: argparse.Namespace) -> int:
@@ -91,11 +130,12 @@ def _show(evaluation: Evaluation, title: str, *, markdown: bool) -> None:
         Console().print(as_table(evaluation, title))
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]] = {
+    "run": _run,
+    "resume": _resume,
+    "doctor": _doctor,
+    "eval": _eval,
+}
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
     OptimizeError
       DataError               a data file or an answers file that cannot be used
+      ConfigError             run.toml says something that cannot be done
+      JournalError            the run's journal cannot be read or written
+      BudgetSpentError        the next call might cost more than is left
       ModelError              the endpoint did not give an answer
         UnreachableError      no connection, or no reply in time, after every retry
         RefusedRequestError   the endpoint says no: its status, and its own words
-        UnparsableReplyError  a reply that is not a chat completion
+        UnparsableReplyError  a reply that is not what was asked for
 
 Messages say what was wrong and what to do. They never hold keys or the text of queries and answers.
 """
@@ -19,6 +22,22 @@ class OptimizeError(DrpoError):
 
 class DataError(OptimizeError):
     """A data file or an answers file cannot be used; the message names the file and the line."""
+
+
+class ConfigError(OptimizeError):
+    """run.toml says something that cannot be done; the message names the table and the key."""
+
+
+class JournalError(OptimizeError):
+    """The run's journal cannot be read or written: another process has it, the disk is full, or it was edited."""
+
+
+class BudgetSpentError(OptimizeError):
+    """The next call might cost more than is left of the budget; `what` is spent: calls, tokens, money or minutes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the budget of {what} is spent: raise it under [budget], and resume")
+        self.what = what
 
 
 class ModelError(OptimizeError):
@@ -38,4 +57,4 @@ class RefusedRequestError(ModelError):
 
 
 class UnparsableReplyError(ModelError):
-    """The endpoint's reply is not a chat completion."""
+    """The endpoint's reply is not what was asked for."""

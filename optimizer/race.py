@@ -63,6 +63,7 @@ class Race:
             raise ValueError("a race needs a candidate, at least two queries before the first look, and one in a block")
         self.alive = list(range(self.count))
         self._scores: Scores = np.empty((self.count, 0))
+        self._out: list[int] = []
 
     @property
     def next(self) -> Block:
@@ -77,16 +78,26 @@ class Race:
         means = self._scores[self.alive].mean(axis=1)
         return self.alive[int(means.argmax())]
 
+    @property
+    def ranking(self) -> list[int]:
+        """All candidates, best first: who is in by mean, then who is out, the last to go first."""
+        means = self._scores[self.alive].mean(axis=1)
+        alive = [self.alive[place] for place in np.argsort(-means, kind="stable")]
+        return [*alive, *reversed(self._out)]
+
     def note(self, scores: Sequence[Sequence[float]]) -> None:
-        """The scores of `next`: a row for each of its candidates, a column for each query. Drops who is out."""
+        """The scores of `next`: a row for each of its candidates, a column for each query; fewer columns where a query
+        could not be scored. Drops who is out."""
         block, told = self.next, np.asarray(scores, dtype=np.float64)
-        if told.shape != (len(block.candidates), block.end - block.start) or not np.isfinite(told).all():
+        fits = told.ndim == 2 and len(told) == len(block.candidates) and told.shape[1] <= block.end - block.start
+        if not fits or not np.isfinite(told).all():
             raise ValueError(f"expected a finite score for each of {len(block.candidates)} candidates and each query")
         columns = np.full((self.count, told.shape[1]), np.nan)
         columns[list(block.candidates)] = told
         self._scores = np.concatenate([self._scores, columns], axis=1)
         self.judgements += told.size
-        self._look()
+        if self._scores.shape[1] >= 2:
+            self._look()
 
     def _look(self) -> None:
         """Drop who is behind by more than chance allows; end if nobody left can be ahead by more than matters."""
@@ -94,8 +105,10 @@ class Race:
         others = [candidate for candidate in self.alive if candidate != leader]
         queries = self._scores.shape[1]
         behind, allowed = self._compare(leader, others)
-        self.alive = sorted([leader, *(other for other, out in zip(others, behind >= allowed, strict=True) if not out)])
         contenders = behind < allowed
+        beaten = [(behind[place], other) for place, other in enumerate(others) if not contenders[place]]
+        self._out += [other for _, other in sorted(beaten, reverse=True)]
+        self.alive = sorted([leader, *(other for place, other in enumerate(others) if contenders[place])])
         ahead_at_most = (allowed - behind)[contenders]
         settled = bool((ahead_at_most < self.settings.indifference).all())
         self.over = settled or queries >= self.settings.most

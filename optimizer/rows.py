@@ -22,12 +22,14 @@ KINDS = (GENERAL, COMPLY, REFUSE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A query and what is known of it. `kind`: general, comply (must be answered) or refuse (must be refused)."""
+    """A query and what is known of it. `kind`: general, comply (must be answered) or refuse (must be refused);
+    `split`: the part of a run's data that it belongs to, if the file says."""
 
     query: str
     kind: str = GENERAL
     reference: str | None = None
     history: tuple[Message, ...] = ()
+    split: str | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -60,7 +62,10 @@ def parse_row(line: bytes, place: str) -> Row:
         raise DataError(f'{place}: "query" must be a text that is not empty')
     if reference is not None and not isinstance(reference, str):
         raise DataError(f'{place}: "reference" must be a text')
-    return Row(query, _kind(fields, place), reference, _history(fields.get("history", []), place))
+    split = fields.get("split")
+    if split is not None and not isinstance(split, str):
+        raise DataError(f'{place}: "split" must be a text')
+    return Row(query, _kind(fields, place), reference, _history(fields.get("history", []), place), split)
 
 
 def _filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:

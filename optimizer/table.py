@@ -1,9 +1,14 @@
 """The measures as a table for people, and as plain values for files. Knows no answer and no rule."""
 
+from collections.abc import Iterator, Sequence
+from math import isnan
+
 from rich.table import Table
 
 from optimizer.evaluate import Evaluation
 from optimizer.measures import Measure
+from optimizer.rules import Interval
+from optimizer.sealed import Figures, Verdict
 
 
 def as_table(evaluation: Evaluation, title: str) -> Table:
@@ -49,3 +54,37 @@ def _values(measure: Measure) -> dict[str, object]:
         "trials": measure.trials,
     }
     return values if measure.hits is None else {**values, "hits": measure.hits}
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """The sealed evaluation: figures in lines, variants in columns, with 95 % intervals in brackets."""
+    table = Table(title=f"sealed evaluation, {verdict.rows} queries that nothing before has seen", title_justify="left")
+    table.add_column("figure")
+    for name in verdict.figures:
+        table.add_column(name, justify="right")
+    figures = list(verdict.figures.values())
+    for name, found in _figure_lines(figures):
+        table.add_row(name, *found)
+    differences = [verdict.against.get(name) for name in verdict.figures]
+    table.add_section()
+    table.add_row("bundle is better by", *("" if one is None else _interval(one.difference, 3) for one in differences))
+    table.add_row("bundle wins", *("" if one is None else f"{one.wins:.0%}" for one in differences))
+    return table
+
+
+def _figure_lines(figures: Sequence[Figures]) -> Iterator[tuple[str, list[str]]]:
+    yield "score", [_interval(one.score, 3) for one in figures]
+    for kind in figures[0].by_kind:
+        yield f"  of {kind} queries", [_interval(one.by_kind[kind], 3) for one in figures]
+    for part in figures[0].parts:
+        yield f"  reward {part}", [_interval(one.parts[part], 3) if part in one.parts else "" for one in figures]
+    yield "ends by itself", [_interval(one.ends, 2) for one in figures]
+    if not isnan(figures[0].refuses_unsafe.estimate):
+        yield "refuses unsafe", [_interval(one.refuses_unsafe, 2) for one in figures]
+    yield "refuses safe", [_interval(one.refuses_safe, 2) for one in figures]
+    yield "words", [f"{one.words:.0f}" for one in figures]
+    yield "prompt tokens", [f"{one.prompt_tokens:.0f}" for one in figures]
+
+
+def _interval(interval: Interval, digits: int) -> str:
+    return f"{interval.estimate:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

@@ -44,20 +44,6 @@ def select(
     return Selection(tuple(kept_hits), tuple(kept_pinned), total())
 
 
-def within_policy(
-    prompt_tokens: int, costs: Mapping[str, int], pinned: Sequence[Example], hits: Sequence[Hit], limit: int
-) -> tuple[Hit, ...]:
-    """The hits that keep prompt and examples within the bundle's own limit; a long one is passed over for a shorter."""
-    tokens = prompt_tokens + sum(costs[example.id] for example in pinned)
-    kept = []
-    for hit in hits:
-        cost = costs[hit.example.id]
-        if tokens + cost <= limit:
-            tokens += cost
-            kept.append(hit)
-    return tuple(kept)
-
-
 def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> int:
     """Tokens left for prompt and examples, the client's part rounded up to the next step of HYSTERESIS."""
     stepped = -(-client_tokens // HYSTERESIS) * HYSTERESIS

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from index.retrieve import arrange, retrieval_query
+from index.retrieve import arrange, retrieval_query, within_policy
 from index.types import Example, Hit, Message
-from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound, within_policy
+from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound
 from proxy.live import Costs, ServedBundle, TokenCosts, estimated_tokens
 from proxy.models import Model, TokenCounter
 from proxy.retrieval import Retrieval

@@ -25,8 +25,9 @@ from index.render import LAYOUTS
 from index.retrieve import Retriever, pinned
 from index.types import Bundle
 from optimizer.answers import AnswersFile
+from optimizer.client import Endpoint, Patience
 from optimizer.evaluate import Evaluation, Plan, evaluate
-from optimizer.model import Decoding, Endpoint, Model, Patience
+from optimizer.model import Decoding, Model
 from optimizer.rows import Row
 from proxy.app import create_app, open_gateway
 from proxy.backend import Backend

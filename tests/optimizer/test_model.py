@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from index.types import Message
+from optimizer.client import Endpoint, Patience, first_model
 from optimizer.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
-from optimizer.model import Decoding, Endpoint, Model, Patience, first_model
+from optimizer.model import Decoding, Model
 from tests.optimizer.scripted import Reply, ScriptedEndpoint, completion, failure
 
 ASKED = (Message("user", "the secret question"),)

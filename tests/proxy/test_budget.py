@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.retrieve import within_policy
 from index.types import Example, Hit
-from proxy.budget import HYSTERESIS, room_for_injection, select, token_bound, within_policy
+from proxy.budget import HYSTERESIS, room_for_injection, select, token_bound
 
 
 def bank(costs: list[int]) -> tuple[list[Example], dict[str, int]]:

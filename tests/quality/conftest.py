@@ -12,9 +12,10 @@ from rich.console import Console
 
 from index.embed import Embedder, open_embedder
 from optimizer.answers import AnswersFile
+from optimizer.client import Endpoint, Patience, first_model
 from optimizer.evaluate import Evaluation, Plan, evaluate
 from optimizer.measures import Measure
-from optimizer.model import Decoding, Endpoint, Model, Patience, first_model
+from optimizer.model import Decoding, Model
 from optimizer.rows import COMPLY, GENERAL, REFUSE, Row
 from optimizer.table import as_markdown, as_table
 from tests.quality.served import served_proxy

@@ -1,0 +1,88 @@
+"""What a run chooses between: all that a bundle says to a model. Knows no score and no model.
+
+A candidate is laid out by the functions by which the proxy lays out a bundle: what is measured is what is served.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import orjson
+
+from index.embed import Embedder
+from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
+
+COMPLETION: Final = "completion"
+CHAT: Final = "chat"
+KINDS: Final = (COMPLETION, CHAT)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Examples and the vectors of their queries, (len(examples), dimension), rows of norm 1."""
+
+    examples: tuple[Example, ...]
+    vectors: Vectors = field(repr=False)
+    embedder: EmbedderSpec
+
+    @cached_property
+    def key(self) -> str:
+        """Tells two banks apart."""
+        rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
+        return hashlib.sha256(orjson.dumps(rows)).hexdigest()[:16]
+
+    def pinned_as(self, ids: frozenset[str]) -> "Bank":
+        """The same bank with exactly these examples pinned."""
+        examples = tuple(replace(example, pinned=example.id in ids) for example in self.examples)
+        return Bank(examples, self.vectors, self.embedder)
+
+
+def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
+    """Embed the examples' queries. Raises EmbedderError."""
+    return Bank(examples, embedder.embed([example.query for example in examples]), embedder.spec)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A prompt, a bank, and how they are shown: see Manifest for the fields."""
+
+    prompt: str
+    bank: Bank = field(repr=False)
+    layout: str
+    retrieval: RetrievalPolicy
+    sampling: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """Tells two candidates apart: equal ones say the same to a model, in the same way."""
+        told = [self.prompt, self.bank.key, self.layout, asdict(self.retrieval), dict(self.sampling)]
+        return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def with_prompt(self, prompt: str) -> "Candidate":
+        """The same with another prompt."""
+        return replace(self, prompt=prompt)
+
+
+def from_bundle(bundle: Bundle) -> Candidate:
+    """A bundle as a candidate."""
+    manifest = bundle.manifest
+    bank = Bank(bundle.examples, bundle.vectors, manifest.embedder)
+    return Candidate(bundle.prompt, bank, manifest.layout, manifest.retrieval, manifest.sampling)
+
+
+def as_bundle(candidate: Candidate) -> Bundle:
+    """A candidate as the bundle that it would be, in memory: for retrieval, not for serving."""
+    manifest = Manifest(
+        format=1,
+        name=candidate.key,
+        model="",
+        layout=candidate.layout,
+        retrieval=candidate.retrieval,
+        sampling=candidate.sampling,
+        embedder=candidate.bank.embedder,
+        files={},
+        provenance={},
+    )
+    return Bundle(candidate.key, manifest, candidate.prompt, candidate.bank.examples, candidate.bank.vectors)

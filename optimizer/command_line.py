@@ -1,0 +1,78 @@
+"""The command line of drpo-optimizer: what can be said, and how it is explained. Knows no command's work."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_RUN_TOML = """\
+A run.toml, with what must be said:
+
+  [models.task]                   # the model to write a bundle for
+  base_url = "http://127.0.0.1:8000/v1"
+  model = "google/gemma-3-270m"
+  kind = "completion"             # a base model; chat for one with a chat template
+
+  [data]                          # JSONL: query, and optionally reference, tag, split
+  train = "rows.jsonl"
+  validation = "rows.jsonl"
+  sealed = "rows.jsonl"
+
+  [reward]                        # what is good: rules, reference, likelihood, judge, MODULE:FUNCTION
+  weights = { rules = 0.5, reference = 0.5 }
+
+  [bundle]
+  name = "mine"
+
+More: [models.optimizer] and [models.judge] (rewrite prompts, score answers), [search] (recipe = "raced" or "drpo",
+beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). optimizer/README.md explains.
+"""
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="drpo-optimizer",
+        description="Writes the bundle that drpo-proxy serves: searches a prompt and examples that align one model.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = _add(commands, "run", "from a run.toml to a bundle", _RUN_TOML)
+    run.add_argument("config", type=Path, metavar="RUN.TOML")
+    run.add_argument("--out", type=Path, help="the run's directory [runs/NAME, beside run.toml]")
+    resume = _add(commands, "resume", "go on with a run that was stopped: no paid call is made twice")
+    resume.add_argument("directory", type=Path, metavar="DIR")
+    doctor = _add(commands, "doctor", "try what a run needs: models, data, budget", _RUN_TOML)
+    doctor.add_argument("config", type=Path, metavar="RUN.TOML")
+    _add_eval(_add(commands, "eval", "variants side by side on one data set, without a judge"))
+    return parser
+
+
+def _add(commands: Any, name: str, told: str, epilog: str = "") -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
+    added: argparse.ArgumentParser = commands.add_parser(
+        name, help=told, description=told.capitalize(), epilog=epilog, formatter_class=kind
+    )
+    return added
+
+
+def _add_eval(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--base-url", required=True, help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8080/v1"
+    )
+    command.add_argument("--data", required=True, type=Path, help="JSONL: query, and optionally reference, tag or safe")
+    command.add_argument("--variant", action="append", required=True, help="aligned, raw-matched, raw; repeatable")
+    command.add_argument("--model", help="default: the first model that the endpoint lists")
+    command.add_argument("--max-tokens", type=_positive, default=256)
+    command.add_argument("--temperature", type=float, default=0.0)
+    command.add_argument("--concurrency", type=_positive, default=4, help="requests at a time")
+    command.add_argument("--limit", type=_positive, help="only the first rows")
+    command.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
+    command.add_argument("--embedder", default="onnx", help="what measures similarity to the references")
+    command.add_argument("--out", type=Path, help="file every answer here, and go on from what it holds")
+    command.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

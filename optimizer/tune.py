@@ -1,0 +1,112 @@
+"""Stage 3: how the bundle is shown and decoded: number, order and floor of examples, layout, penalties. Knows one knob
+at a time, in a fixed order, each value raced against the one at hand on validation rows.
+
+Several knobs at once would need more queries than a validation set has; a knob whose best value is not ahead of the one
+at hand by more than `indifference` is left as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from optimizer.candidate import Candidate
+from optimizer.config import TuneTable
+from optimizer.journal import Journal
+from optimizer.prompt import note_score
+from optimizer.rewards import Scorer
+from optimizer.rows import Row
+from optimizer.rules import Interval, bootstrap_mean
+from optimizer.search import Level, Outcome, Path, Raced, Step, race_level
+
+_POLICY: Final = ("k", "order", "minimum_similarity")
+_SAMPLING: Final = ("frequency_penalty", "presence_penalty", "temperature")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One value of one knob: its mean score, on how many rows."""
+
+    knob: str
+    value: object
+    mean: Interval
+    rows: int
+    kept: bool
+
+
+class _Knob:
+    """A space of given candidates: nothing is expanded."""
+
+    def __init__(self, scorer: Scorer, journal: Journal, rows: Sequence[Row]) -> None:
+        self._scorer = scorer
+        self._journal = journal
+        self._rows = rows
+
+    def key(self, candidate: Candidate) -> str:
+        return candidate.key
+
+    async def expand(self, path: Path[Candidate], count: int) -> Sequence[Candidate]:  # noqa: ARG002 - see Space
+        return ()
+
+    async def score(self, candidate: Candidate, query: int) -> Outcome:
+        row = self._rows[query]
+        judged = await self._scorer.judge(candidate, row)
+        await note_score(self._journal, "tune", candidate.key, row, judged)
+        return Outcome(query, judged.score)
+
+
+async def tune(
+    first: Candidate, table: TuneTable, scorer: Scorer, journal: Journal, rows: Sequence[Row], settings: Raced
+) -> tuple[Candidate, tuple[Trial, ...]]:
+    """The best setting, and what every value came to. Raises ModelError, BudgetSpentError, JournalError."""
+    best, trials = first, list[Trial]()
+    space = _Knob(scorer, journal, rows)
+    for number, (knob, values) in enumerate(_knobs(table)):
+        options = {candidate.key: candidate for candidate in (set_knob(best, knob, one) for one in values)}
+        options.pop(best.key, None)
+        if not options:
+            continue
+        level = await race_level(space, number, [best, *options.values()], len(rows), settings)
+        chosen = _chosen(level, best, settings.race.indifference)
+        for step in level.ranked:
+            mean = bootstrap_mean([outcome.score for outcome in step.outcomes])
+            value, is_kept = get_knob(step.candidate, knob), step.candidate.key == chosen.key
+            trials.append(Trial(knob, value, mean, len(step.outcomes), is_kept))
+            told = {"mean": mean.estimate, "low": mean.low, "high": mean.high, "rows": len(step.outcomes)}
+            await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
+        best = chosen
+    return best, tuple(trials)
+
+
+def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
+    """The candidate with one knob set."""
+    if knob in _POLICY:
+        return replace(candidate, retrieval=replace(candidate.retrieval, **{knob: value}))
+    if knob in _SAMPLING:
+        return replace(candidate, sampling={**candidate.sampling, knob: value})
+    return replace(candidate, layout=value)
+
+
+def get_knob(candidate: Candidate, knob: str) -> object:
+    """What a knob is set to; None for what the bundle does not say."""
+    if knob in _POLICY:
+        return getattr(candidate.retrieval, knob)
+    return candidate.sampling.get(knob) if knob in _SAMPLING else candidate.layout
+
+
+def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Knobs in the order in which they are turned: what changes the most comes first."""
+    for knob in ("layout", "frequency_penalty", "presence_penalty", "temperature", "k", "minimum_similarity", "order"):
+        if values := getattr(table, knob):
+            yield knob, values
+
+
+def _chosen(level: Level[Candidate], best: Candidate, indifference: float) -> Candidate:
+    """The leader, unless it is hardly ahead of the one at hand on the rows that both were scored on."""
+    leader = level.ranked[0]
+    at_hand = next(step for step in level.ranked if step.candidate.key == best.key)
+    return leader.candidate if _lead(leader, at_hand) > indifference else best
+
+
+def _lead(one: Step[Candidate], other: Step[Candidate]) -> float:
+    pairs = list(zip(one.outcomes, other.outcomes, strict=False))
+    return sum(first.score - second.score for first, second in pairs) / len(pairs) if pairs else 0.0
