@@ -72,6 +72,10 @@ class Judge:
         added = {new["name"]: _added(new) for new in chosen["new"]}
         return tuple({**known, **added}[name] for name in chosen["criteria"])
 
+    async def prepare(self, row: Row) -> None:
+        """Choose the criteria for a row before there is an answer to it, as DRPO does."""
+        await self.criteria(_asked(row))
+
     async def verdict(self, query: str, answer: str) -> Verdict:
         """An answer, scored by the query's criteria. Raises ModelError, BudgetSpentError."""
         criteria = await self.criteria(query)

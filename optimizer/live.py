@@ -62,7 +62,7 @@ class Live:
         elif event.get("tick"):
             self._seconds += event["seconds"]
         elif "note" in event and (said := self._say(event)) and not self._replaying:
-            self._console.print(said, highlight=False, markup=False)
+            self._console.print(said, highlight=False, markup=False, soft_wrap=True)
         self._show()
 
     @property
@@ -84,7 +84,7 @@ class Live:
             self._live.update(Text(self.status))
         elif self._clock() - self._said >= _SAY_EVERY:
             self._said = self._clock()
-            self._console.print(self.status, highlight=False, markup=False)
+            self._console.print(self.status, highlight=False, markup=False, soft_wrap=True)
 
     def _say(self, event: Event) -> str:
         say = {

@@ -3,7 +3,7 @@ the order of things is the search's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from optimizer.calls import Calls, Json, Request
@@ -18,7 +18,7 @@ from optimizer.search import Outcome, Path
 from optimizer.templates import template
 
 ROLE: Final = "optimizer"
-_EARLIER = 5
+_EARLIER = 4
 _CASES = 3
 _TOKENS = 2048
 _SHOWN_CHARACTERS = 1500
@@ -52,10 +52,10 @@ class PromptSpace:
         """See Candidate.key."""
         return candidate.key
 
-    async def expand(self, path: Path[Candidate], count: int) -> Sequence[Candidate]:
+    async def expand(self, path: Path[Candidate], count: int, again: int) -> Sequence[Candidate]:
         """Rewrites of the path's last prompt."""
         parent = path[-1].candidate
-        children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count)]
+        children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count, again)]
         for child in children:
             await self._journal.note("candidate", id=child.key, parent=parent.key, prompt=child.prompt)
         return children
@@ -79,11 +79,11 @@ class Rewriter:
         self._seed = seed
         self._words = words
 
-    async def rewrite(self, path: Path[Candidate], count: int) -> list[str]:
+    async def rewrite(self, path: Path[Candidate], count: int, again: int) -> list[str]:
         """New prompts in place of the path's last one. Raises ModelError, BudgetSpentError."""
         if ROLE not in self._calls.roles:
-            return edits(path[-1].candidate.prompt, count, str(self._seed), self._words)
-        request = rewrite_request(path, count, self._words)
+            return edits(path[-1].candidate.prompt, count, f"{self._seed}:{again}", self._words)
+        request = replace(rewrite_request(path, count, self._words), replicate=again)
         kept = await self._calls.ask(request, read_prompts)
         return [prompt for prompt in kept["prompts"] if len(prompt.split()) <= 2 * self._words]
 

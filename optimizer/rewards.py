@@ -14,7 +14,7 @@ import asyncio
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,7 @@ from optimizer.rules import ends_by_itself, refuses, repeated_share
 from optimizer.task import Reply, Task, Variant
 
 COMPARED_CHARACTERS: Final = 600
+Prepare = Callable[[Row], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,18 @@ class Function:
 class Scorer:
     """Answers a row under a variant, and scores the answer. `weights` by reward, of those in `rewards`."""
 
-    def __init__(self, task: Task, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, task: Task, rewards: Mapping[str, Reward], weights: Mapping[str, float], prepare: Prepare
+    ) -> None:
+        """prepare: awaited with each row before it is answered."""
         self._task = task
+        self._prepare = prepare
         self._rewards = rewards
         self._weights = weights
 
     async def judge(self, variant: Variant, row: Row, replicate: int = 0) -> Judged:
         """One answer, scored. Raises ModelError, BudgetSpentError, JournalError."""
+        await self._prepare(row)
         reply = await self._task.answer(variant, row, replicate)
         case = Case(variant, row, reply)
         names = [name for name, weight in self._weights.items() if weight > 0]

@@ -29,6 +29,7 @@ from optimizer.judge import Judge
 from optimizer.prompt import PromptSpace, Rewriter, Scale
 from optimizer.race import RaceSettings
 from optimizer.rewards import Function, Likelihood, Reference, Reward, Rules, Scorer
+from optimizer.rows import Row
 from optimizer.sealed import Verdict, evaluate_sealed, provenance
 from optimizer.search import Level, Published, Raced, search_published, search_raced
 from optimizer.task import ROLE as TASK
@@ -82,22 +83,28 @@ async def run(config: RunConfig, directory: Path, journal: Journal) -> Result:
 
 async def _learn(shop: Workshop, baseline: Candidate) -> tuple[Candidate, bool]:
     """The best candidate that the budget allows, and whether the budget ended the search."""
-    best = baseline
+    best = _Best(baseline)
     shop.budget.share = 1.0 - _SEALED_SHARE
     try:
         for stage in (_improve_bank, _improve_prompt, _tune):
-            best = await stage(shop, best)
+            best.candidate = await stage(shop, best)
     except BudgetSpentError as error:
-        # What it would have come to is not known; what the last finished stage came to is.
         await shop.journal.note("spent", what=error.what)
-        return best, True
+        return best.candidate, True
     finally:
         shop.budget.share = 1.0
-    return best, False
+    return best.candidate, False
 
 
-async def _improve_bank(shop: Workshop, best: Candidate) -> Candidate:
-    table = shop.config.examples
+@dataclass(slots=True)
+class _Best:
+    """The best candidate so far; a stage that may be cut short keeps it up to date."""
+
+    candidate: Candidate
+
+
+async def _improve_bank(shop: Workshop, found: _Best) -> Candidate:
+    table, best = shop.config.examples, found.candidate
     if not table.queries:
         return best
     rows = shop.data.train[: table.queries]
@@ -112,8 +119,8 @@ async def _improve_bank(shop: Workshop, best: Candidate) -> Candidate:
     return Candidate(best.prompt, bank, best.layout, best.retrieval, best.sampling)
 
 
-async def _improve_prompt(shop: Workshop, best: Candidate) -> Candidate:
-    search, rows = shop.config.search, shop.data.train
+async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
+    search, rows, best = shop.config.search, shop.data.train, found.candidate
     await shop.journal.note("stage", stage="prompt", rows=len(rows))
     await shop.journal.note("candidate", id=best.key, parent=None, prompt=best.prompt)
     rewriter = Rewriter(shop.calls, search.seed, search.words)
@@ -125,15 +132,16 @@ async def _improve_prompt(shop: Workshop, best: Candidate) -> Candidate:
 
     async def watch(level: Level[Candidate]) -> None:
         await note_level(shop.journal, "prompt", level)
+        found.candidate = level.ranked[0].candidate
 
-    found, _ = await search_raced(space, best, len(rows), raced_settings(shop.config), watch)
-    return found.candidate
+    last, _ = await search_raced(space, best, len(rows), raced_settings(shop.config), watch)
+    return last.candidate
 
 
-async def _tune(shop: Workshop, best: Candidate) -> Candidate:
+async def _tune(shop: Workshop, found: _Best) -> Candidate:
     await shop.journal.note("stage", stage="tune", rows=len(shop.data.validation))
     settings = raced_settings(shop.config)
-    tuned, _ = await tune(best, shop.config.tune, shop.scorer, shop.journal, shop.data.validation, settings)
+    tuned, _ = await tune(found.candidate, shop.config.tune, shop.scorer, shop.journal, shop.data.validation, settings)
     return tuned
 
 
@@ -166,7 +174,8 @@ async def open_workshop(config: RunConfig, journal: Journal) -> AsyncIterator[Wo
         embedder = await asyncio.to_thread(open_embedder, config.bundle.embedder)
         task = Task(calls, config.models[TASK].kind, embedder)
         judge = Judge(calls, config.reward.safety)
-        scorer = Scorer(task, rewards(config, task, judge, embedder), config.reward.weights)
+        prepare = judge.prepare if "judge" in config.reward.weights else _nothing
+        scorer = Scorer(task, rewards(config, task, judge, embedder), config.reward.weights, prepare)
         yield Workshop(config, journal, budget, calls, embedder, task, judge, scorer, data)
 
 
@@ -186,6 +195,10 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
     start = config.bundle.start
     place = default_bundle_directory() if start == "default" else Path(start)
     return from_bundle(load_bundle(place, embedder))
+
+
+async def _nothing(row: Row) -> None:
+    """Before an answer."""
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ are scored on the same queries, a block at a time, and drop out when a paired te
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -46,8 +47,9 @@ class Space(Protocol[C]):
     def key(self, candidate: C) -> str:
         """Equal for candidates that are the same."""
 
-    async def expand(self, path: Path[C], count: int) -> Sequence[C]:
-        """New candidates in place of the path's last; at most `count`, perhaps none."""
+    async def expand(self, path: Path[C], count: int, again: int) -> Sequence[C]:
+        """New candidates in place of the path's last; at most `count`, perhaps none. again: how often it was expanded
+        before; those should be others."""
 
     async def score(self, candidate: C, query: int) -> Outcome:
         """The candidate on the query of this number."""
@@ -91,7 +93,7 @@ async def search_published(space: Space[C], first: C, queries: int, settings: Pu
             if keeps and may_deepen:
                 deepest, may_deepen = deepest + 1, False
             last = walk.path[-1].candidate
-            actions = [last] if keeps else await space.expand(walk.path, settings.actions)
+            actions = [last] if keeps else await space.expand(walk.path, settings.actions, 0)
             for candidate in actions:
                 outcome = await space.score(candidate, len(walk.path))
                 reward = (outcome.score,) if outcome.readable else ()
@@ -137,8 +139,11 @@ async def search_raced(
     """The best-estimated candidate with its outcomes, and all levels. `watch` is called after each."""
     paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
     beam, levels, without_better = [first], list[Level[C]](), 0
+    expanded: Counter[str] = Counter()
     for number in range(settings.depth):
-        fresh = await _expand_all(space, [paths[space.key(one)] for one in beam], settings.actions, set(paths))
+        again = [expanded[space.key(one)] for one in beam]
+        fresh = await _expand_all(space, [paths[space.key(one)] for one in beam], again, settings.actions, set(paths))
+        expanded.update(space.key(one) for one in beam)
         for parent, child in fresh:
             paths[space.key(child)] = (*paths[space.key(parent)], Step(child, ()))
         if not fresh:
@@ -156,9 +161,12 @@ async def search_raced(
     return paths[space.key(beam[0])][-1], tuple(levels)
 
 
-async def _expand_all(space: Space[C], paths: Sequence[Path[C]], count: int, known: set[str]) -> list[tuple[C, C]]:
+async def _expand_all(
+    space: Space[C], paths: Sequence[Path[C]], again: Sequence[int], count: int, known: set[str]
+) -> list[tuple[C, C]]:
     """Parents and their new children, none twice and none known."""
-    found = await asyncio.gather(*(space.expand(path, count) for path in paths))
+    pairs = zip(paths, again, strict=True)
+    found = await asyncio.gather(*(space.expand(path, count, times) for path, times in pairs))
     fresh = []
     for path, children in zip(paths, found, strict=True):
         for child in children:

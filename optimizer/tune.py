@@ -44,7 +44,7 @@ class _Knob:
     def key(self, candidate: Candidate) -> str:
         return candidate.key
 
-    async def expand(self, path: Path[Candidate], count: int) -> Sequence[Candidate]:  # noqa: ARG002 - see Space
+    async def expand(self, _path: Path[Candidate], _count: int, _again: int) -> Sequence[Candidate]:
         return ()
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:

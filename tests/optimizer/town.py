@@ -1,0 +1,162 @@
+"""Task, optimizer and judge model on one scripted server, where better prompts give better answers: for the bookkeeping
+of a run, never for quality. What each asks for is written down, and each Idempotency-Key is paid for once.
+
+A prompt is worth the number of its plus signs; an answer tells that number; the judge's scores follow it, less what is
+hard about the query. Everything is a function of the request alone.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from index.bundle import BundleDraft, write_bundle
+from index.embed import open_embedder
+from index.types import Example, RetrievalPolicy
+
+PROMPT = "Answer well."
+CRITERIA = ("helpfulness", "clarity")
+
+
+def number_of(text: str, most: int) -> int:
+    """A number below `most` that is always the same for a text."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % most
+
+
+def usual_scores(worth: int, query: str) -> Mapping[str, int]:
+    """Scores of an answer from a prompt of this worth."""
+    return {name: max(1, min(5, 1 + worth - number_of(query + name, 2))) for name in CRITERIA}
+
+
+@dataclass
+class Town:
+    """The server. latency: seconds for each reply; scores: what the judge says; asked: model and prompt of each call,
+    in their order; paid: how often each key was answered."""
+
+    latency: float = 0.0
+    scores: Callable[[int, str], Mapping[str, int] | None] = usual_scores
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    paid: Counter[str] = field(default_factory=Counter)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    def server(self) -> TestServer:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_get("/v1/models", self._models)
+        return TestServer(app)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": name} for name in ("task", "optimizer", "judge")]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        return web.json_response({"count": 1 + len(body["prompt"].split())})
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        self.asked.append((body["model"], "\n".join(message["content"] for message in body["messages"])))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(self.latency)
+        self.at_once -= 1
+        self.paid[request.headers["Idempotency-Key"]] += 1
+        texts = _REPLIES[body["model"]](self, body)
+        choices = [
+            {"index": place, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for place, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": 20, "completion_tokens": 10 * len(texts)}
+        return web.json_response({"object": "chat.completion", "choices": choices, "usage": usage})
+
+    def answer(self, body: Mapping[str, Any]) -> list[str]:
+        """The task model: tells how much its prompt is worth."""
+        system = next((message["content"] for message in body["messages"] if message["role"] == "system"), "")
+        query = body["messages"][-1]["content"]
+        return [f"An answer worth {system.count('+')}, {number_of(system, 10**6)}, to {query}"]
+
+    def rewrite(self, body: Mapping[str, Any]) -> list[str]:
+        """The optimizer model: the first rewrite is better, the second worse, the third of the same worth."""
+        asked = body["messages"][0]["content"]
+        current = asked.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
+        variants = [current + "+", current.replace("+", "", 1) + "-", current + "."]
+        return [json.dumps({"analysis": "hm", "prompt": text}) for text in variants[: body.get("n", 1)]]
+
+    def judge(self, body: Mapping[str, Any]) -> list[str]:
+        """The judge: chooses always the same criteria, and scores what the answer tells of itself."""
+        asked = body["messages"][0]["content"]
+        if asked.startswith("You set the standard"):
+            return [json.dumps({"reason": "they decide", "criteria": list(CRITERIA), "new": []})]
+        query = asked.split("Query:\n")[1].split("\n\nAnswer:")[0]
+        found = re.search(r"An answer worth (\d+)", asked)
+        scores = self.scores(int(found[1]) if found else 0, query)
+        if scores is None:
+            return ["I would rather not."]
+        return [json.dumps({name: {"rationale": "so", "score": score} for name, score in scores.items()})]
+
+
+_REPLIES: Mapping[str, Callable[[Town, Mapping[str, Any]], list[str]]] = {
+    "task": Town.answer,
+    "optimizer": Town.rewrite,
+    "judge": Town.judge,
+}
+
+
+@asynccontextmanager
+async def open_town(**settings: Any) -> AsyncIterator[tuple[Town, str]]:
+    """A town and its base URL."""
+    town = Town(**settings)
+    async with town.server() as server:
+        yield town, str(server.make_url("/v1"))
+
+
+def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any]) -> Path:
+    """A run.toml for a town, with data and a starting bundle beside it. tables: keys to set, by table."""
+    folder.mkdir(exist_ok=True)
+    for part, count in (("train", rows), ("sealed", 12), ("validation", 12)):
+        lines = [json.dumps({"query": f"{part} question number {place}"}) for place in range(count)]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines))
+    if not (folder / "start").exists():
+        _write_start(folder / "start")
+    told: dict[str, dict[str, Any]] = {
+        **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
+        "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},
+        "reward": {"weights": {"judge": 1.0}},
+        "search": {"depth": 3, "first": 4, "queries": 16},
+        "tune": {"k": [0, 1], "order": []},
+        "bundle": {"name": "town", "start": "start"},
+    }
+    for name, values in tables.items():
+        told[name.replace("__", ".")] = {**told.get(name.replace("__", "."), {}), **values}
+    path = folder / "run.toml"
+    path.write_text("\n".join(f"[{name}]\n{_toml(values)}" for name, values in told.items()))
+    return path
+
+
+def _toml(values: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _write_start(place: Path) -> None:
+    examples = [Example(f"e{place}", f"Example question {place}", f"Example answer {place}.") for place in range(3)]
+    draft = BundleDraft("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
+    write_bundle(place, draft, open_embedder("onnx"))
+    assert np.load(place / "vectors.npy").shape[0] == len(examples)
