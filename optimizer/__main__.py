@@ -27,6 +27,7 @@ from optimizer.evaluate import Evaluation, Plan, evaluate
 from optimizer.journal import EVENTS, Journal, read_journal
 from optimizer.live import Live
 from optimizer.model import Decoding, Model
+from optimizer.report import write_report
 from optimizer.rows import Row, read_rows
 from optimizer.run import RUN_FILE, Result, run
 from optimizer.table import as_markdown, as_table, verdict_table
@@ -72,6 +73,7 @@ async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
         await journal.note("begun", folder=str(folder))
         result = await run(config, directory, journal)
     _show_result(result)
+    print(f"Report:  {write_report(directory)}")
     return 0
 
 
@@ -85,6 +87,11 @@ def _show_result(result: Result) -> None:
     else:
         console.print("No better than the baseline, beyond chance: the bundle holds the baseline.")
         console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+
+
+async def _report(options: argparse.Namespace) -> int:
+    print(write_report(options.directory))
+    return 0
 
 
 async def _doctor(options: argparse.Namespace) -> int:
@@ -134,6 +141,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
     "run": _run,
     "resume": _resume,
     "doctor": _doctor,
+    "report": _report,
     "eval": _eval,
 }
 

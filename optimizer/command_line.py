@@ -42,6 +42,8 @@ def command_line() -> argparse.ArgumentParser:
     resume.add_argument("directory", type=Path, metavar="DIR")
     doctor = _add(commands, "doctor", "try what a run needs: models, data, budget", _RUN_TOML)
     doctor.add_argument("config", type=Path, metavar="RUN.TOML")
+    report = _add(commands, "report", "a page about a run, finished or not: DIR/report.html")
+    report.add_argument("directory", type=Path, metavar="DIR")
     _add_eval(_add(commands, "eval", "variants side by side on one data set, without a judge"))
     return parser
 

@@ -5,7 +5,7 @@ relative to the file. Keys are never written here: `api_key_env` names the envir
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,10 +72,17 @@ class SearchTable:
 
 @dataclass(frozen=True, slots=True)
 class RewardTable:
-    """[reward]. weights: by rules, reference, likelihood, judge or MODULE:FUNCTION; safety: see judge.Judge."""
+    """[reward]. weights: by rules, reference, likelihood, judge or MODULE:FUNCTION, for the sealed evaluation; screen:
+    the same for the search, where that is to be cheaper, else weights serve both; safety: see judge.Judge."""
 
     weights: Mapping[str, float]
+    screen: Mapping[str, float] = field(default_factory=dict)
     safety: float = 3.0
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """Every reward that is named."""
+        return frozenset((*self.weights, *self.screen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +222,16 @@ def _refuse_unknown(told: Mapping[str, Any], known: Any, place: str) -> None:
 
 def _check(config: RunConfig) -> None:
     """What cannot be seen from one value alone. Raises ConfigError."""
-    search, weights = config.search, config.reward.weights
+    search, weights, screen = config.search, config.reward.weights, config.reward.screen
+    names = config.reward.all_names
     for ok, complaint in (
         (search.recipe in RECIPES, f"[search] recipe must be one of {', '.join(RECIPES)}"),
         (all(one.kind in KINDS for one in config.models.values()), f"[models] kind must be one of {', '.join(KINDS)}"),
         (all(name in LAYOUTS for name in config.tune.layout), f"[tune] layout must be of {', '.join(LAYOUTS)}"),
-        (bool(weights) and all(weight > 0 for weight in weights.values()), "[reward] weights: at least one, above 0"),
-        (_are_rewards(weights), f"[reward] weights are of {', '.join(NAMED_REWARDS)} or MODULE:FUNCTION"),
-        ("judge" not in weights or "judge" in config.models, "[reward] judge needs a model: add [models.judge]"),
+        (bool(weights), "[reward] weights: name at least one"),
+        (all(weight > 0 for weight in (*weights.values(), *screen.values())), "[reward] weights must be above 0"),
+        (_are_rewards(names), f"[reward] weights are of {', '.join(NAMED_REWARDS)} or MODULE:FUNCTION"),
+        ("judge" not in names or "judge" in config.models, "[reward] judge needs a model: add [models.judge]"),
         (search.recipe != "drpo" or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
         (not config.examples.queries or {"judge", "optimizer"} <= set(config.models), _EXAMPLES_NEED),
         (min(search.beam, search.actions, search.depth, search.block) >= 1, "[search] counts must be at least 1"),
@@ -240,8 +249,8 @@ _EXAMPLES_NEED: Final = (
 )
 
 
-def _are_rewards(weights: Mapping[str, float]) -> bool:
-    return all(name in NAMED_REWARDS or ":" in name for name in weights)
+def _are_rewards(names: Iterable[str]) -> bool:
+    return all(name in NAMED_REWARDS or ":" in name for name in names)
 
 
 def _with_folder(config: RunConfig, folder: Path) -> RunConfig:

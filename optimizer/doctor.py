@@ -90,7 +90,7 @@ async def _scores(shop: Workshop) -> AsyncIterator[Finding]:
     row = shop.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, shop.config, shop.embedder)
-        judged = await shop.scorer.judge(candidate, row)
+        judged = await shop.sealed.judge(candidate, row)
     except DrpoError as error:
         yield Finding("rewards", False, str(error))
         return

@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Workshop:
-    """All that the stages of a run share."""
+    """All that the stages of a run share. screen: scores in the search; sealed: in the sealed evaluation."""
 
     config: RunConfig
     journal: Journal
@@ -63,7 +63,8 @@ class Workshop:
     embedder: Embedder
     task: Task
     judge: Judge
-    scorer: Scorer
+    screen: Scorer
+    sealed: Scorer
     data: Split
 
 
@@ -74,7 +75,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal) -> Result:
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _learn(shop, baseline)
         await journal.note("stage", stage="sealed", rows=len(shop.data.sealed))
-        verdict = await evaluate_sealed(best, baseline, shop.scorer, journal, shop.data.sealed)
+        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, shop.data.sealed)
         chosen = best if verdict.improved else baseline
         place = await asyncio.to_thread(_write, shop, chosen, verdict, directory)
         await journal.note("bundle", directory=place.name, improved=verdict.improved, candidate=chosen.key)
@@ -125,10 +126,10 @@ async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
     await shop.journal.note("candidate", id=best.key, parent=None, prompt=best.prompt)
     rewriter = Rewriter(shop.calls, search.seed, search.words)
     if search.recipe == "drpo":
-        space = PromptSpace(shop.scorer, shop.journal, rows, rewriter, Scale(1.0, 5.0))
+        space = PromptSpace(shop.screen, shop.journal, rows, rewriter, Scale(1.0, 5.0))
         settings = Published(search.beam, search.actions, search.depth)
         return (await search_published(space, best, len(rows), settings))[-1].candidate
-    space = PromptSpace(shop.scorer, shop.journal, rows, rewriter, Scale())
+    space = PromptSpace(shop.screen, shop.journal, rows, rewriter, Scale())
 
     async def watch(level: Level[Candidate]) -> None:
         await note_level(shop.journal, "prompt", level)
@@ -141,7 +142,7 @@ async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
 async def _tune(shop: Workshop, found: _Best) -> Candidate:
     await shop.journal.note("stage", stage="tune", rows=len(shop.data.validation))
     settings = raced_settings(shop.config)
-    tuned, _ = await tune(found.candidate, shop.config.tune, shop.scorer, shop.journal, shop.data.validation, settings)
+    tuned, _ = await tune(found.candidate, shop.config.tune, shop.screen, shop.journal, shop.data.validation, settings)
     return tuned
 
 
@@ -174,9 +175,12 @@ async def open_workshop(config: RunConfig, journal: Journal) -> AsyncIterator[Wo
         embedder = await asyncio.to_thread(open_embedder, config.bundle.embedder)
         task = Task(calls, config.models[TASK].kind, embedder)
         judge = Judge(calls, config.reward.safety)
-        prepare = judge.prepare if "judge" in config.reward.weights else _nothing
-        scorer = Scorer(task, rewards(config, task, judge, embedder), config.reward.weights, prepare)
-        yield Workshop(config, journal, budget, calls, embedder, task, judge, scorer, data)
+        named = rewards(config, task, judge, embedder)
+        screen, sealed = (
+            Scorer(task, named, weights, judge.prepare if "judge" in weights else _nothing)
+            for weights in (config.reward.screen or config.reward.weights, config.reward.weights)
+        )
+        yield Workshop(config, journal, budget, calls, embedder, task, judge, screen, sealed, data)
 
 
 def rewards(config: RunConfig, task: Task, judge: Judge, embedder: Embedder) -> Mapping[str, Reward]:
@@ -187,7 +191,7 @@ def rewards(config: RunConfig, task: Task, judge: Judge, embedder: Embedder) -> 
         "likelihood": Likelihood(task),
         "judge": judge,
     }
-    return {name: known.get(name) or Function(name) for name in config.reward.weights}
+    return {name: known.get(name) or Function(name) for name in config.reward.all_names}
 
 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
@@ -264,5 +268,6 @@ def _provenance(config: RunConfig, verdict: Verdict) -> dict[str, Any]:
         "optimizer": {"recipe": config.search.recipe, "seed": config.search.seed},
         "models": {role: table.model for role, table in config.models.items()},
         "reward": dict(config.reward.weights),
+        "screen": dict(config.reward.screen),
         "sealed": provenance(verdict),
     }

@@ -74,7 +74,7 @@ def test_every_block_follows_on_the_last_and_asks_for_those_still_in(
     assert end <= 40
 
 
-@pytest.mark.parametrize("wrong", [[], [[1.0] * 10], [[1.0] * 9] * 2, [[1.0] * 10, [float("nan")] * 10]])
+@pytest.mark.parametrize("wrong", [[], [[1.0] * 10], [[1.0] * 11] * 2, [[1.0] * 10, [float("nan")] * 10]])
 def test_scores_that_are_not_those_asked_for_are_refused(wrong: list[list[float]]) -> None:
     race = Race(2, RaceSettings())
     with pytest.raises(ValueError, match="finite score"):
