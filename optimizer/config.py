@@ -43,12 +43,14 @@ class ModelTable:
 @dataclass(frozen=True, slots=True)
 class DataTable:
     """[data]. JSONL files: query, and optionally reference, tag, split. A row that has a split counts only where it is
-    named: so one file may serve for all three."""
+    named: so one file may serve for all three. limit: rows of train and of validation at most; raw: sealed rows on
+    which the raw variants are asked too, all by default: raw answers run to their cap, and prove little."""
 
     train: Path
     sealed: Path
     validation: Path | None = None
     limit: int | None = None
+    raw: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,13 +73,15 @@ def _sealed_table(story: Story) -> Iterator[str]:
     yield _row("th", "", *names)
     yield _row("td", "score", *(_interval(figures[name]["score"]) for name in names))
     for kind in figures[names[0]]["by_kind"]:
-        yield _row("td", f"of {kind} queries", *(_interval(figures[name]["by_kind"][kind]) for name in names))
+        kinds = (figures[name]["by_kind"].get(kind) for name in names)
+        yield _row("td", f"of {kind} queries", *("" if found is None else _interval(found) for found in kinds))
     for part in figures[names[0]]["parts"]:
         cells = (_interval(figures[name]["parts"][part]) if part in figures[name]["parts"] else "" for name in names)
         yield _row("td", f"reward {part}", *cells)
     for key, told in _SHARES.items():
         if figures[names[0]][key][0] is not None:
             yield _row("td", told, *(_interval(figures[name][key]) for name in names))
+    yield _row("td", "queries", *(str(figures[name]["rows"]) for name in names))
     yield _row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
     yield _row("td", "prompt tokens", *(f"{figures[name]['prompt_tokens']:.0f}" for name in names))
     against = story.sealed["against"]

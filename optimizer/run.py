@@ -75,7 +75,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal) -> Result:
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _learn(shop, baseline)
         await journal.note("stage", stage="sealed", rows=len(shop.data.sealed))
-        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, shop.data.sealed)
+        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, shop.data.sealed, config.data.raw)
         chosen = best if verdict.improved else baseline
         place = await asyncio.to_thread(_write, shop, chosen, verdict, directory)
         await journal.note("bundle", directory=place.name, improved=verdict.improved, candidate=chosen.key)

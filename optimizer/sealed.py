@@ -31,6 +31,7 @@ class Figures:
     ends: Interval
     refuses_unsafe: Interval
     refuses_safe: Interval
+    rows: int
     words: float
     prompt_tokens: float
 
@@ -60,27 +61,32 @@ class Verdict:
 
 
 async def evaluate_sealed(
-    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, rows: Sequence[Row]
+    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, rows: Sequence[Row], raw: int | None
 ) -> Verdict:
-    """Score all four variants on every row. Raises ModelError, BudgetSpentError, JournalError."""
+    """Score bundle and baseline on every row, the raw variants on the first `raw`, or all of them.
+
+    Raises ModelError, BudgetSpentError, JournalError.
+    """
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_KEEPS if name in bundle.sampling}),
     }
-    judged = {name: await _judge_all(name, variant, scorer, journal, rows) for name, variant in variants.items()}
+    parts = {name: rows[:raw] if isinstance(variant, Raw) else rows for name, variant in variants.items()}
+    judged = {name: await _judge_all(name, one, scorer, journal, parts[name]) for name, one in variants.items()}
     verdict = compare_all(rows, judged)
     await journal.note("sealed", rows=len(rows), improved=verdict.improved, **_told(verdict))
     return verdict
 
 
 def compare_all(rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]]) -> Verdict:
-    """Figures of every variant, and the first one against the others."""
-    figures = {name: _figures(rows, found) for name, found in judged.items()}
+    """Figures of every variant on the rows that it was judged on, which are the first ones, and the bundle against the
+    others on theirs."""
+    figures = {name: _figures(rows[: len(found)], found) for name, found in judged.items()}
     ours = [one.score for one in judged[BUNDLE]]
-    others = [name for name in judged if name != BUNDLE]
-    against = {name: compare(ours, [one.score for one in judged[name]]) for name in others}
+    theirs = {name: [one.score for one in found] for name, found in judged.items() if name != BUNDLE}
+    against = {name: compare(ours[: len(found)], found) for name, found in theirs.items()}
     return Verdict(len(rows), figures, against)
 
 
@@ -118,6 +124,7 @@ def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> Figures:
         ends=wilson(sum(ends), len(ends)),
         refuses_unsafe=wilson(sum(unsafe), len(unsafe)),
         refuses_safe=wilson(sum(safe), len(safe)),
+        rows=len(rows),
         words=sum(len(one.reply.text.split()) for one in judged) / len(judged),
         prompt_tokens=sum(one.reply.prompt_tokens for one in judged) / len(judged),
     )
@@ -147,6 +154,7 @@ def _plain(figures: Figures) -> dict[str, Any]:
         "ends": _three(figures.ends),
         "refuses_unsafe": _three(figures.refuses_unsafe),
         "refuses_safe": _three(figures.refuses_safe),
+        "rows": figures.rows,
         "words": round(figures.words, 1),
         "prompt_tokens": round(figures.prompt_tokens, 1),
     }

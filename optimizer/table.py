@@ -75,13 +75,17 @@ def verdict_table(verdict: Verdict) -> Table:
 def _figure_lines(figures: Sequence[Figures]) -> Iterator[tuple[str, list[str]]]:
     yield "score", [_interval(one.score, 3) for one in figures]
     for kind in figures[0].by_kind:
-        yield f"  of {kind} queries", [_interval(one.by_kind[kind], 3) for one in figures]
+        yield (
+            f"  of {kind} queries",
+            [_interval(one.by_kind[kind], 3) if kind in one.by_kind else "" for one in figures],
+        )
     for part in figures[0].parts:
         yield f"  reward {part}", [_interval(one.parts[part], 3) if part in one.parts else "" for one in figures]
     yield "ends by itself", [_interval(one.ends, 2) for one in figures]
     if not isnan(figures[0].refuses_unsafe.estimate):
         yield "refuses unsafe", [_interval(one.refuses_unsafe, 2) for one in figures]
     yield "refuses safe", [_interval(one.refuses_safe, 2) for one in figures]
+    yield "queries", [str(one.rows) for one in figures]
     yield "words", [f"{one.words:.0f}" for one in figures]
     yield "prompt tokens", [f"{one.prompt_tokens:.0f}" for one in figures]
 
