@@ -8,23 +8,32 @@ import asyncio
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from index.bundle import load_bundle, read_manifest
 from index.embed import Embedder, open_embedder
 from index.errors import DrpoError
+from index.types import Bundle, Example
 from optimizer.answers import AnswersFile
-from optimizer.client import Endpoint, Patience, first_model
+from optimizer.budget import Budget, Limits, Prices
+from optimizer.calls import Calls, Source
+from optimizer.client import Client, Endpoint, Patience, first_model
 from optimizer.command_line import command_line
 from optimizer.config import RunConfig, read_config
+from optimizer.difference import differences
 from optimizer.doctor import examine
-from optimizer.errors import JournalError
+from optimizer.errors import DataError, JournalError
 from optimizer.evaluate import Evaluation, Plan, evaluate
+from optimizer.harvest import harvest, write_examples
 from optimizer.journal import EVENTS, Journal, read_journal
+from optimizer.judge_check import agreement_table, check_judge, read_pairs
 from optimizer.live import Live
 from optimizer.model import Decoding, Model
 from optimizer.report import write_report
@@ -94,6 +103,58 @@ async def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+async def _diff(options: argparse.Namespace) -> int:
+    embedders: dict[str, Embedder] = {}
+    before, after = (_load_bundle(place, embedders) for place in (options.before, options.after))
+    lines = list(differences(before, after))
+    print("\n".join(lines) if lines else "Both say the same to a model.")
+    return 0
+
+
+def _load_bundle(place: Path, embedders: dict[str, Embedder]) -> Bundle:
+    name = read_manifest(place).embedder.name
+    return load_bundle(place, embedders.setdefault(name, open_embedder(name)))
+
+
+async def _judge_check(options: argparse.Namespace) -> int:
+    pairs, key = read_pairs(options.data, options.limit), os.environ.get("DRPO_API_KEY")
+    name = options.model or await first_model(options.base_url, key, options.timeout)
+    patience = Patience(reply_timeout=options.timeout)
+    with ExitStack() as stack:
+        folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        task = bar.add_task("replies", total=2 * len(pairs))
+        journal = stack.enter_context(Journal(folder, lambda event: bar.advance(task, event.get("call") == "reply")))
+        async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
+            calls = Calls({"judge": Source(client, Prices())}, journal, Budget(Limits()))
+            judgements = await check_judge(calls, pairs)
+    Console().print(agreement_table(judgements, name))
+    return 0
+
+
+async def _harvest(options: argparse.Namespace) -> int:
+    if options.out.exists():
+        raise DataError(f"{options.out} exists: name another --out")
+    found = harvest(options.export, options.at_least, options.words, _approve_all if options.yes else _ask)
+    write_examples(options.out, found.approved)
+    told = f"{found.too_low} below --at-least, {found.unfit} unfit, too long or doubled, {found.refused} not approved"
+    print(f"{len(found.approved)} of {found.read} conversations became examples in {options.out} ({told})")
+    return 0
+
+
+def _approve_all(_example: Example, _outcome: float) -> bool:
+    return True
+
+
+def _ask(example: Example, outcome: float) -> bool:
+    print(f"\n--- outcome {outcome:g} ---\n{example.query}\n\n{example.response}\n")
+    try:
+        return input("Take it as an example? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 async def _doctor(options: argparse.Namespace) -> int:
     bad = 0
     async for finding in examine(read_config(options.config)):
@@ -142,6 +203,9 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
     "resume": _resume,
     "doctor": _doctor,
     "report": _report,
+    "diff": _diff,
+    "judge-check": _judge_check,
+    "harvest": _harvest,
     "eval": _eval,
 }
 

@@ -44,6 +44,11 @@ def command_line() -> argparse.ArgumentParser:
     doctor.add_argument("config", type=Path, metavar="RUN.TOML")
     report = _add(commands, "report", "a page about a run, finished or not: DIR/report.html")
     report.add_argument("directory", type=Path, metavar="DIR")
+    difference = _add(commands, "diff", "what differs between two bundles")
+    difference.add_argument("before", type=Path, metavar="BUNDLE")
+    difference.add_argument("after", type=Path, metavar="BUNDLE")
+    _add_judge_check(_add(commands, "judge-check", "how far a judge agrees with people, before it is trusted"))
+    _add_harvest(_add(commands, "harvest", "seed examples from conversations that went well"))
     _add_eval(_add(commands, "eval", "variants side by side on one data set, without a judge"))
     return parser
 
@@ -71,6 +76,26 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--embedder", default="onnx", help="what measures similarity to the references")
     command.add_argument("--out", type=Path, help="file every answer here, and go on from what it holds")
     command.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+
+
+def _add_judge_check(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", required=True, type=Path, help="JSONL: query, first, second, better (1 or 2)")
+    command.add_argument("--base-url", required=True, help="an OpenAI-compatible endpoint")
+    command.add_argument("--model", help="default: the first model that the endpoint lists")
+    command.add_argument("--concurrency", type=_positive, default=8, help="requests at a time")
+    command.add_argument("--limit", type=_positive, help="only the first pairs")
+    command.add_argument("--timeout", type=float, default=300.0, help="seconds for one reply")
+    command.add_argument("--out", type=Path, help="keep every reply in this directory, and go on from what it holds")
+
+
+def _add_harvest(command: argparse.ArgumentParser) -> None:
+    command.add_argument("export", type=Path, metavar="EXPORT.JSONL", help="a conversation and its outcome per line")
+    command.add_argument(
+        "--out", required=True, type=Path, help="approved examples, as drpo-index build --examples takes"
+    )
+    command.add_argument("--at-least", type=float, default=1.0, help="outcome from which a conversation is good [1]")
+    command.add_argument("--words", type=_positive, default=150, help="longest answer [150]")
+    command.add_argument("--yes", action="store_true", help="approve all without asking")
 
 
 def _positive(text: str) -> int:

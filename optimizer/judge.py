@@ -25,6 +25,7 @@ ROLE: Final = "judge"
 LOWEST, HIGHEST = 1, 5
 FEWEST, MOST = 2, 5
 _TOP_LOGPROBS = 20
+_PREFERENCE = re.compile(r"\b(?:output|answer)\s*\(?([ab])\)?\s+is\s+better", re.IGNORECASE)
 _TOKENS = 1024
 
 
@@ -100,8 +101,7 @@ class Judge:
 
     async def prefers(self, query: str, first: str, second: str) -> bool:
         """Whether the judge, asked in this order, prefers the first. Raises ModelError, BudgetSpentError."""
-        prompt = template("compare").format(query=query, first=first, second=second)
-        kept = await self._calls.ask(_request(prompt), read_preference)
+        kept = await self._calls.ask(preference_request(query, first, second), read_preference)
         return bool(kept["better"] == "A")
 
     async def score(self, case: Case) -> Part:
@@ -152,9 +152,18 @@ def read_verdict(reply: Any) -> Json:
     return {"scores": scores, "rationales": rationales}
 
 
+def preference_request(query: str, first: str, second: str) -> Request:
+    """Which of two answers is better, asked in this order."""
+    return _request(template("compare").format(query=query, first=first, second=second))
+
+
 def read_preference(reply: Any) -> Json:
-    """`better`: A or B."""
-    better = str(json_reply(_content(reply))["better"]).strip().upper()
+    """`better`: A or B; said as JSON, or in words by a judge that does not keep to it ("Output (a) is better")."""
+    content = _content(reply)
+    in_words = _PREFERENCE.findall(content)
+    if "{" not in content and in_words:
+        return {"better": in_words[-1].upper()}
+    better = str(json_reply(content)["better"]).strip().upper()
     if better not in ("A", "B"):
         raise UnparsableReplyError("neither A nor B")
     return {"better": better}
