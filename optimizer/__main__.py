@@ -30,6 +30,7 @@ from optimizer.config import RunConfig, read_config
 from optimizer.difference import differences
 from optimizer.doctor import examine
 from optimizer.errors import DataError, JournalError
+from optimizer.estimate import estimate
 from optimizer.evaluate import Evaluation, Plan, evaluate
 from optimizer.harvest import harvest, write_examples
 from optimizer.journal import EVENTS, Journal, read_journal
@@ -38,8 +39,8 @@ from optimizer.live import Live
 from optimizer.model import Decoding, Model
 from optimizer.report import write_report
 from optimizer.rows import Row, read_rows
-from optimizer.run import RUN_FILE, Result, run
-from optimizer.table import as_markdown, as_table, verdict_table
+from optimizer.run import RUN_FILE, Result, open_workshop, run
+from optimizer.table import as_markdown, as_table, estimate_table, verdict_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,6 +101,15 @@ def _show_result(result: Result) -> None:
 
 async def _report(options: argparse.Namespace) -> int:
     print(write_report(options.directory))
+    return 0
+
+
+async def _estimate(options: argparse.Namespace) -> int:
+    config = read_config(options.config)
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        async with open_workshop(config, journal) as shop:
+            found = await estimate(shop)
+    Console().print(estimate_table(found, config.budget))
     return 0
 
 
@@ -203,6 +213,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
     "resume": _resume,
     "doctor": _doctor,
     "report": _report,
+    "estimate": _estimate,
     "diff": _diff,
     "judge-check": _judge_check,
     "harvest": _harvest,

@@ -49,6 +49,8 @@ def command_line() -> argparse.ArgumentParser:
     difference.add_argument("after", type=Path, metavar="BUNDLE")
     _add_judge_check(_add(commands, "judge-check", "how far a judge agrees with people, before it is trusted"))
     _add_harvest(_add(commands, "harvest", "seed examples from conversations that went well"))
+    estimate = _add(commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML)
+    estimate.add_argument("config", type=Path, metavar="RUN.TOML")
     _add_eval(_add(commands, "eval", "variants side by side on one data set, without a judge"))
     return parser
 

@@ -5,6 +5,8 @@ from math import isnan
 
 from rich.table import Table
 
+from optimizer.budget import Limits
+from optimizer.estimate import Estimate, Range
 from optimizer.evaluate import Evaluation
 from optimizer.measures import Measure
 from optimizer.rules import Interval
@@ -70,6 +72,29 @@ def verdict_table(verdict: Verdict) -> Table:
     table.add_row("bundle is better by", *("" if one is None else _interval(one.difference, 3) for one in differences))
     table.add_row("bundle wins", *("" if one is None else f"{one.wins:.0%}" for one in differences))
     return table
+
+
+def estimate_table(estimate: Estimate, limits: Limits) -> Table:
+    """What a run will cost: medians, 90 % intervals, and the budget beside them."""
+    table = Table(title="what this run will cost", title_justify="left")
+    for name in ("", "median", "90 % interval", "budget"):
+        table.add_column(name, justify="right" if name else "left")
+    for role, calls in estimate.by_role.items():
+        table.add_row(f"calls of {role}", f"{calls.median:,.0f}", f"{calls.low:,.0f} to {calls.high:,.0f}", "")
+    minutes = tuple(value / 60 for value in (estimate.seconds.median, estimate.seconds.low, estimate.seconds.high))
+    for name, (median, low, high), limit in (
+        ("calls", _values_of(estimate.calls), limits.calls),
+        ("tokens", _values_of(estimate.tokens), limits.tokens),
+        ("minutes", minutes, limits.minutes),
+    ):
+        digits = 1 if name == "minutes" and high < 100 else 0
+        spread = f"{low:,.{digits}f} to {high:,.{digits}f}"
+        table.add_row(name, f"{median:,.{digits}f}", spread, "" if limit is None else f"{limit:,g}")
+    return table
+
+
+def _values_of(found: Range) -> tuple[float, float, float]:
+    return found.median, found.low, found.high
 
 
 def _figure_lines(figures: Sequence[Figures]) -> Iterator[tuple[str, list[str]]]:

@@ -77,6 +77,11 @@ async def tune(
     return best, tuple(trials)
 
 
+def options(table: TuneTable) -> list[int]:
+    """How many values each knob has that is turned, in their order; the one at hand is taken to be among them."""
+    return [len(values) for _, values in _knobs(table)]
+
+
 def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
     """The candidate with one knob set."""
     if knob in _POLICY:

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from index.embed import open_embedder
 from optimizer.__main__ import main
 from optimizer.config import read_config
 from optimizer.errors import BudgetSpentError
+from optimizer.estimate import estimate
 from optimizer.journal import Journal, read_journal
-from optimizer.run import Result, run
-from tests.optimizer.town import PROMPT, open_town, write_run
+from optimizer.run import Result, open_workshop, run
+from tests.optimizer.town import CRITERIA, PROMPT, number_of, open_town, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,3 +177,28 @@ def test_mistakes_in_run_toml_are_one_line_that_names_the_place(
         assert "\n" not in told
         for left in ("events.jsonl", "run.toml"):
             (tmp_path / "out" / left).unlink(missing_ok=True)
+
+
+def as_noisy_as_judges_are(worth: int, query: str) -> Mapping[str, int]:
+    """Most of a score is the query's, or chance; little is the prompt's."""
+    middle = 2.0 + number_of(query, 3) + 0.1 * worth
+    return {name: min(5, int(middle + number_of(f"{query}{name}{worth}", 1000) / 1000)) for name in CRITERIA}
+
+
+@pytest.mark.slow
+async def test_estimate_holds_for_eight_of_ten_seeds(tmp_path: Path) -> None:
+    def told(seed: int) -> Path:
+        search = {"depth": 4, "first": 4, "queries": 24, "seed": seed}
+        return write_run(tmp_path / f"seed-{seed}", url, search=search, tune={"k": [0, 1], "order": []})
+
+    inside = 0
+    async with open_town(latency=0.002, scores=as_noisy_as_judges_are) as (town, url):
+        with Journal(tmp_path / "estimate") as journal:
+            async with open_workshop(read_config(told(100)), journal) as shop:
+                expected = await estimate(shop)
+        for seed in range(10):
+            town.asked.clear()
+            await go(told(seed), tmp_path / f"out-{seed}")
+            inside += expected.calls.low <= len(town.asked) <= expected.calls.high
+            print(seed, len(town.asked), expected.calls)
+    assert inside >= 8
