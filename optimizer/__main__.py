@@ -79,12 +79,22 @@ async def _resume(options: argparse.Namespace) -> int:
 
 async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
     live = Live(config.budget, Console(stderr=True))
-    with Journal(directory, live.see) as journal, live:
+    with Journal(directory, live.see) as journal:
         await journal.note("begun", folder=str(folder))
-        result = await run(config, directory, journal)
+        try:
+            with live:
+                result = await run(config, directory, journal, _tell)
+        except BaseException:
+            if any(event.get("call") == "reply" for event in journal.events):
+                _tell(f"What was paid for is kept: go on with  drpo-optimizer resume {directory}")
+            raise
     _show_result(result)
     print(f"Report:  {write_report(directory)}")
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _show_result(result: Result) -> None:
@@ -107,7 +117,7 @@ async def _report(options: argparse.Namespace) -> int:
 async def _estimate(options: argparse.Namespace) -> int:
     config = read_config(options.config)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        async with open_workshop(config, journal) as shop:
+        async with open_workshop(config, journal, _tell) as shop:
             found = await estimate(shop)
     Console().print(estimate_table(found, config.budget))
     return 0

@@ -85,9 +85,10 @@ class Calls:
             return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
         return counts[0] - counts[1]
 
-    async def close(self) -> None:
+    async def close(self, say: Callable[[str], None]) -> None:
         """Wait for the calls under way: they are paid for, so their replies are kept."""
         if self._under_way:
+            say(f"waiting for {len(self._under_way)} calls under way: they are paid for (Ctrl-C stops at once)")
             await asyncio.wait(self._under_way.values())
 
     async def _once(self, request: Request, replicate: int, read: Read) -> Json:

@@ -36,7 +36,7 @@ class BudgetSpentError(OptimizeError):
     """The next call might cost more than is left of the budget; `what` is spent: calls, tokens, money or minutes."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the budget of {what} is spent: raise it under [budget], and resume")
+        super().__init__(f"the budget of {what} is spent: raise it under [budget] in the run's run.toml, and resume")
         self.what = what
 
 

@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ RUN_FILE: Final = "run.toml"
 _SEALED_SHARE: Final = 0.2
 """Of the budget, kept for the sealed evaluation: a search that used up everything would not know what it is worth."""
 _TICK = 5.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,12 @@ class Workshop:
     data: Split
 
 
-async def run(config: RunConfig, directory: Path, journal: Journal) -> Result:
-    """Begin a run, or go on with it. Raises OptimizeError, BundleError, EmbedderError."""
-    async with open_workshop(config, journal) as shop:
+async def run(config: RunConfig, directory: Path, journal: Journal, say: Say) -> Result:
+    """Begin a run, or go on with it. say: told what a person has to wait for.
+
+    Raises OptimizeError, BundleError, EmbedderError.
+    """
+    async with open_workshop(config, journal, say) as shop:
         baseline = await asyncio.to_thread(starting_candidate, config, shop.embedder)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _learn(shop, baseline)
@@ -163,14 +167,14 @@ async def note_level(journal: Journal, stage: str, level: Level[Candidate]) -> N
 
 
 @asynccontextmanager
-async def open_workshop(config: RunConfig, journal: Journal) -> AsyncIterator[Workshop]:
+async def open_workshop(config: RunConfig, journal: Journal, say: Say) -> AsyncIterator[Workshop]:
     """Read the data, connect the models, take up what the journal holds."""
     data = read_split(config.data, config.search.seed)
     async with AsyncExitStack() as stack:
         sources = {role: await stack.enter_async_context(_source(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
         calls = Calls(sources, journal, budget)
-        stack.push_async_callback(calls.close)
+        stack.push_async_callback(calls.close, say)
         await stack.enter_async_context(_clock(budget, journal))
         embedder = await asyncio.to_thread(open_embedder, config.bundle.embedder)
         task = Task(calls, config.models[TASK].kind, embedder)

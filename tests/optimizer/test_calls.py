@@ -38,7 +38,7 @@ async def calls(
             with Journal(folder) as journal:
                 made = Calls({"judge": Source(client, Prices(1.0, 2.0))}, journal, budget)
                 yield made, budget
-                await made.close()
+                await made.close(print)
 
 
 def saying(*script: Reply) -> ScriptedEndpoint:

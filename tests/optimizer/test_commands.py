@@ -151,7 +151,7 @@ async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> 
         lines = [json.dumps({"query": f"<script>alert({number})</script>"}) for number in range(12)]
         (tmp_path / "sealed.jsonl").write_text("\n".join(lines))
         with Journal(tmp_path / "out") as journal:
-            await run(read_config(config), tmp_path / "out", journal)
+            await run(read_config(config), tmp_path / "out", journal, print)
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(3)" in page
     assert "<script" not in page

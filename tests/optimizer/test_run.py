@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 async def go(config: Path, out: Path) -> Result:
     with Journal(out) as journal:
-        return await run(read_config(config), out, journal)
+        return await run(read_config(config), out, journal, print)
 
 
 def prompt_of(place: Path) -> str:
@@ -142,19 +142,6 @@ async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and
     print(f"20 kills: {repeated} requests were under way when the process died, and asked again with their key")
 
 
-@pytest.mark.slow
-async def test_calls_that_wait_for_the_judge_wait_together(tmp_path: Path) -> None:
-    latency, concurrency = 0.2, 32
-    async with open_town(latency=latency) as (town, url):
-        models = {f"models__{role}": {"concurrency": concurrency} for role in ("task", "optimizer", "judge")}
-        config = write_run(tmp_path, url, rows=64, search={"depth": 1, "first": 64, "queries": 64}, **models)
-        began = time.monotonic()
-        await go(config, tmp_path / "out")
-        took = time.monotonic() - began
-    print(f"{len(town.asked)} calls in {took:.1f} s; ideal {len(town.asked) * latency / concurrency:.1f} s")
-    assert town.most_at_once > concurrency
-
-
 def test_mistakes_in_run_toml_are_one_line_that_names_the_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +181,7 @@ async def test_estimate_holds_for_eight_of_ten_seeds(tmp_path: Path) -> None:
     inside = 0
     async with open_town(latency=0.002, scores=as_noisy_as_judges_are) as (town, url):
         with Journal(tmp_path / "estimate") as journal:
-            async with open_workshop(read_config(told(100)), journal) as shop:
+            async with open_workshop(read_config(told(100)), journal, print) as shop:
                 expected = await estimate(shop)
         for seed in range(10):
             town.asked.clear()

@@ -104,7 +104,7 @@ async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
         search = {"recipe": "drpo", "beam": W, "actions": M, "depth": depth}
         config = read_config(write_run(tmp_path, url, search=search, tune={"k": [], "order": []}))
         with Journal(tmp_path / "out") as journal:
-            await run(config, tmp_path / "out", journal)
+            await run(config, tmp_path / "out", journal, print)
     rows = [row.query for row in read_split(config.data, 0).train]
     by_number = lambda worth, query: scores(worth, rows[query])  # noqa: E731
     paper = Paper(by_number, depth, len(rows))

@@ -41,10 +41,11 @@ def usual_scores(worth: int, query: str) -> Mapping[str, int]:
 
 @dataclass
 class Town:
-    """The server. latency: seconds for each reply; scores: what the judge says; asked: model and prompt of each call,
-    in their order; paid: how often each key was answered."""
+    """The server. latency: seconds for each reply, judge_latency: for the judge's; scores: what the judge says; asked:
+    model and prompt of each call, in their order; paid: how often each key was answered."""
 
     latency: float = 0.0
+    judge_latency: float | None = None
     scores: Callable[[int, str], Mapping[str, int] | None] = usual_scores
     asked: list[tuple[str, str]] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
@@ -70,7 +71,8 @@ class Town:
         self.asked.append((body["model"], "\n".join(message["content"] for message in body["messages"])))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(self.latency)
+        judged = body["model"] == "judge" and self.judge_latency is not None
+        await asyncio.sleep(self.judge_latency if judged else self.latency)
         self.at_once -= 1
         self.paid[request.headers["Idempotency-Key"]] += 1
         texts = _REPLIES[body["model"]](self, body)

@@ -1,0 +1,86 @@
+"""How well an optimization run keeps a slow judge busy, level by level.
+
+    python -m tests.bench.throughput            prints the table
+
+A scripted judge takes 200 ms for each reply, 32 at a time; the other models answer at once. Ideal is the judge's calls
+x latency / concurrency. The models are in a process of their own, and share the machine with the run and its journal.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from optimizer.config import read_config
+from optimizer.journal import Event, Journal, read_journal
+from optimizer.run import run
+from tests.optimizer.town import open_town, write_run
+
+LATENCY = 0.2  # seconds
+CONCURRENCY = 32
+
+
+def main() -> None:
+    """Run, and print each level."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        events = asyncio.run(_run(Path(folder)))
+    print("| level | calls of the judge | ideal | took | took / ideal |")
+    print("| --- | --- | --- | --- | --- |")
+    for number, (calls, took) in enumerate(levels(events), start=1):
+        ideal = calls * LATENCY / CONCURRENCY
+        print(f"| {number} | {calls} | {ideal:.2f} s | {took:.2f} s | {took / ideal:.2f} |")
+
+
+async def _run(folder: Path) -> Sequence[Event]:
+    async with _served() as url:
+        models = {f"models__{role}": {"concurrency": CONCURRENCY} for role in ("task", "optimizer", "judge")}
+        search = {"depth": 3, "beam": 2, "actions": 3, "first": 64, "block": 16, "queries": 64}
+        config = write_run(folder, url, rows=64, search=search, **models)
+        with Journal(folder / "out") as journal:
+            await run(read_config(config), folder / "out", journal, print)
+    return read_journal(folder / "out")
+
+
+@asynccontextmanager
+async def _served() -> AsyncIterator[str]:
+    """The models' base URL."""
+    told = [sys.executable, "-c", "from tests.bench.throughput import serve; serve()"]
+    process = await asyncio.create_subprocess_exec(*told, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def serve() -> None:
+    """Serve the models until killed; the first line printed is the base URL."""
+
+    async def forever() -> None:
+        async with open_town(judge_latency=LATENCY) as (_, url):
+            print(url, flush=True)
+            await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+def levels(events: Sequence[Event]) -> Iterator[tuple[int, float]]:
+    """Calls of the judge, and seconds, of each level."""
+    began, calls = 0.0, 0
+    for event in events:
+        if event.get("note") == "stage" and event["stage"] == "prompt":
+            began, calls = event["at"], 0
+        elif event.get("call") == "reply" and event["role"] == "judge":
+            calls += 1
+        elif event.get("note") == "level":
+            yield calls, event["at"] - began
+            began, calls = event["at"], 0
+
+
+if __name__ == "__main__":
+    main()
