@@ -1,6 +1,6 @@
 """Which candidate is better, for how few judgements: racing against spending evenly, on real judgements.
 
-    python -m tests.bench.race               prints the table
+    python -m tests.bench.race               prints the table and a plot
     python -m tests.bench.race --draws 2000  more draws
 
 28 systems stand for candidates, GPT-4's judgement of each on 797 instructions for rewards. Eight are drawn, and the
@@ -100,6 +100,22 @@ def judgements() -> Scores:
     return np.array([model["p"] for model in told["models"].values()], dtype=np.float64)
 
 
+def plot(curves: Mapping[str, Sequence[Point]]) -> str:
+    """Reliability over judgements (each column 10 % more than the one before it), each method by its first letter."""
+    least, columns, rows = 10.0, 68, 16
+    grid = [[" "] * columns for _ in range(rows)]
+    for name, points in curves.items():
+        for point in points:
+            column = int(np.log(max(point.spent, least) / least) / np.log(1.1))
+            row = int((1.0 - point.right) / (0.5 / rows))
+            if column < columns and row < rows:
+                grid[row][column] = name[0]
+    lines = [f"{1.0 - 0.5 * row / rows:4.2f} |{''.join(cells)}" for row, cells in enumerate(grid)]
+    marks = {column: f"{least * 1.1**column:.0f}" for column in range(0, columns, 12)}
+    scale = "".join(f"{marks[column]:<12}" for column in marks)
+    return "\n".join([*lines, f"     +{'-' * columns}", f"      {scale} judgements"])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,6 +132,7 @@ def main() -> None:
             costs = [cost_of(points, reliability, hard=hard) for points in curves.values()]
             name = f"{reliability:.0%} right{', top two within 5 points' if hard else ''}"
             print(f"| {name} | " + " | ".join(f"{cost:,.0f}" for cost in costs) + f" | {costs[-1] / costs[0]:.2f} |")
+    print(f"\n{plot(curves)}\n      " + ", ".join(f"{name[0]}: {name}" for name in curves))
 
 
 if __name__ == "__main__":
