@@ -7,6 +7,7 @@ criteria chosen for the query; it ends when no criterion can improve.
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -69,14 +70,18 @@ class Improver:
         criteria = await self._judge.criteria(row.query)
         reply = await self._task.answer(start, row)
         beam = [await self._judged(row, reply.text.strip(), criteria)]
+        rewritten_before: Counter[str] = Counter()
         for number in range(self._table.rounds):
             if min(beam[0].verdict.scores.values()) >= _PERFECT:
                 break
-            rewritten = await asyncio.gather(*(self._rewrite(answered) for answered in beam))
+            again = [rewritten_before[answered.text] for answered in beam]
+            rewritten = await asyncio.gather(*map(self._rewrite, beam, again))
+            rewritten_before.update(answered.text for answered in beam)
             texts = dict.fromkeys(text for group in rewritten for text in group)
             known = {answered.text for answered in beam}
             fresh = await asyncio.gather(*(self._judged(row, text, criteria) for text in texts if text not in known))
-            ranked = sorted([*beam, *fresh], key=lambda answered: -answered.verdict.mean)
+            # Of equals the newer one: it leads on, where another rewrite of the same answer may not.
+            ranked = sorted([*fresh, *beam], key=lambda answered: -answered.verdict.mean)
             await self._note(row, number, ranked[0])
             beam = ranked[: self._table.beam]
         return beam[0]
@@ -84,14 +89,14 @@ class Improver:
     async def _judged(self, row: Row, text: str, criteria: Sequence[Criterion]) -> Answered:
         return Answered(row, text, await self._judge.evaluate(row.query, text, criteria))
 
-    async def _rewrite(self, answered: Answered) -> list[str]:
+    async def _rewrite(self, answered: Answered, again: int) -> list[str]:
         verdict = answered.verdict
         told = "\n".join(f"- {name}: {score:.1f}: {verdict.rationales[name]}" for name, score in verdict.scores.items())
         words, query = self._table.words, answered.row.query
         filled = template("rewrite_answer").format(query=query, answer=answered.text, judgement=told, words=words)
         messages = [{"role": "user", "content": filled}]
         body = {"messages": messages, "n": self._table.actions, "temperature": 0.7, "max_tokens": _TOKENS}
-        kept = await self._calls.ask(Request(ROLE, "chat/completions", body), read_answers)
+        kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=again), read_answers)
         return [text for text in kept["answers"] if len(text.split()) <= words]
 
     async def _note(self, row: Row, number: int, best: Answered) -> None:

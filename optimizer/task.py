@@ -148,17 +148,15 @@ class Task:
 
 def read_completion(reply: Any) -> Json:
     """A text completion's first choice."""
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-    return {"text": str(choice["text"]), "finish_reason": str(choice["finish_reason"]), "tokens": tokens}
+    choice = reply["choices"][0]
+    return {"text": str(choice["text"]), "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
 
 
 def read_chat(reply: Any) -> Json:
     """A chat completion's first choice."""
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+    choice = reply["choices"][0]
     text = str(choice["message"]["content"] or "")
-    return {"text": text, "finish_reason": str(choice["finish_reason"]), "tokens": tokens}
+    return {"text": text, "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
 
 
 def read_echo(reply: Any) -> Json:
@@ -176,6 +174,12 @@ def mean_log_probability(kept: Json, start: int, end: int) -> float:
     if not values:
         raise UnparsableReplyError("the echoed prompt has no token of the reference")
     return float(np.mean(values))
+
+
+def _tokens(reply: Any) -> list[int]:
+    """Prompt and completion tokens, 0 where they are not counted."""
+    usage = reply.get("usage") or {}
+    return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
 
 
 def _reply(kept: Json, examples: tuple[str, ...], *, gap: bool) -> Reply:

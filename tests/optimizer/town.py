@@ -92,9 +92,18 @@ class Town:
     def rewrite(self, body: Mapping[str, Any]) -> list[str]:
         """The optimizer model: the first rewrite is better, the second worse, the third of the same worth."""
         asked = body["messages"][0]["content"]
+        if "\n\nAnswer:\n" in asked:
+            return self._better_answers(asked, body["n"])
         current = asked.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
         variants = [current + "+", current.replace("+", "", 1) + "-", current + "."]
         return [json.dumps({"analysis": "hm", "prompt": text}) for text in variants[: body.get("n", 1)]]
+
+    def _better_answers(self, asked: str, count: int) -> list[str]:
+        """Each is worth one more than the answer that it was made from."""
+        answer = asked.split("\n\nAnswer:\n")[1].split("\n\nHow it was judged")[0]
+        worth = int(re.search(r"worth (\d+)", answer)[1]) + 1  # type: ignore[index]
+        better = [f"{re.sub(r'worth [0-9]+', f'worth {worth}', answer)}{'!' * number}" for number in range(count)]
+        return [json.dumps({"analysis": "hm", "answer": text}) for text in better]
 
     def judge(self, body: Mapping[str, Any]) -> list[str]:
         """The judge: chooses always the same criteria, and scores what the answer tells of itself."""
