@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from index.render import LAYOUTS
+from optimizer.bank import REFUSALS
 from optimizer.budget import Limits, Prices
 from optimizer.candidate import KINDS
 from optimizer.errors import ConfigError
@@ -104,7 +105,8 @@ class ExamplesTable:
 
 @dataclass(frozen=True, slots=True)
 class TuneTable:
-    """[tune]. What is tried, one after the other, each list against the value at hand; an empty list: not tried."""
+    """[tune]. What is tried, one after the other, each list against the value at hand; an empty list: not tried.
+    shortest_answer: in words, of examples that are no refusals; refusal: how those are worded (bank.py)."""
 
     k: tuple[int, ...] = (0, 1, 3, 5)
     order: tuple[str, ...] = ("similar_last", "canonical")
@@ -113,6 +115,8 @@ class TuneTable:
     frequency_penalty: tuple[float, ...] = ()
     presence_penalty: tuple[float, ...] = ()
     temperature: tuple[float, ...] = ()
+    shortest_answer: tuple[int, ...] = ()
+    refusal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ def _check(config: RunConfig) -> None:
         (search.recipe in RECIPES, f"[search] recipe must be one of {', '.join(RECIPES)}"),
         (all(one.kind in KINDS for one in config.models.values()), f"[models] kind must be one of {', '.join(KINDS)}"),
         (all(name in LAYOUTS for name in config.tune.layout), f"[tune] layout must be of {', '.join(LAYOUTS)}"),
+        (all(one in REFUSALS for one in config.tune.refusal), f"[tune] refusal must be of {', '.join(REFUSALS)}"),
         (bool(weights), "[reward] weights: name at least one"),
         (all(weight > 0 for weight in (*weights.values(), *screen.values())), "[reward] weights must be above 0"),
         (_are_rewards(names), f"[reward] weights are of {', '.join(NAMED_REWARDS)} or MODULE:FUNCTION"),

@@ -5,11 +5,12 @@ Several knobs at once would need more queries than a validation set has; a knob 
 at hand by more than `indifference` is left as it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from optimizer.candidate import Candidate
+from optimizer.bank import with_longer_answers, with_refusals
+from optimizer.candidate import Bank, Candidate
 from optimizer.config import TuneTable
 from optimizer.journal import Journal
 from optimizer.prompt import note_score
@@ -18,7 +19,11 @@ from optimizer.rows import Row
 from optimizer.rules import Interval, bootstrap_mean
 from optimizer.search import Level, Outcome, Path, Raced, Step, race_level
 
-_POLICY: Final = ("k", "order", "minimum_similarity")
+_POLICY: Final = ("k", "minimum_similarity", "order")
+_BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
+    "shortest_answer": with_longer_answers,
+    "refusal": with_refusals,
+}
 _SAMPLING: Final = ("frequency_penalty", "presence_penalty", "temperature")
 
 
@@ -61,15 +66,16 @@ async def tune(
     best, trials = first, list[Trial]()
     space = _Knob(scorer, journal, rows)
     for number, (knob, values) in enumerate(_knobs(table)):
-        options = {candidate.key: candidate for candidate in (set_knob(best, knob, one) for one in values)}
-        options.pop(best.key, None)
-        if not options:
+        tried = {set_knob(best, knob, value).key: value for value in values}
+        others = [set_knob(best, knob, value) for key, value in tried.items() if key != best.key]
+        if not others:
             continue
-        level = await race_level(space, number, [best, *options.values()], len(rows), settings)
+        level = await race_level(space, number, [best, *others], len(rows), settings)
         chosen = _chosen(level, best, settings.race.indifference)
         for step in level.ranked:
             mean = bootstrap_mean([outcome.score for outcome in step.outcomes])
-            value, is_kept = get_knob(step.candidate, knob), step.candidate.key == chosen.key
+            value = tried.get(step.candidate.key, get_knob(best, knob))
+            is_kept = step.candidate.key == chosen.key
             trials.append(Trial(knob, value, mean, len(step.outcomes), is_kept))
             told = {"mean": mean.estimate, "low": mean.low, "high": mean.high, "rows": len(step.outcomes)}
             await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
@@ -88,19 +94,23 @@ def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
         return replace(candidate, retrieval=replace(candidate.retrieval, **{knob: value}))
     if knob in _SAMPLING:
         return replace(candidate, sampling={**candidate.sampling, knob: value})
+    if knob in _BANK:
+        return replace(candidate, bank=_BANK[knob](candidate.bank, value))
     return replace(candidate, layout=value)
 
 
 def get_knob(candidate: Candidate, knob: str) -> object:
-    """What a knob is set to; None for what the bundle does not say."""
+    """What a knob is set to; None for what the bundle does not say, or holds as it is."""
     if knob in _POLICY:
         return getattr(candidate.retrieval, knob)
+    if knob in _BANK:
+        return None
     return candidate.sampling.get(knob) if knob in _SAMPLING else candidate.layout
 
 
 def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Knobs in the order in which they are turned: what changes the most comes first."""
-    for knob in ("layout", "frequency_penalty", "presence_penalty", "temperature", "k", "minimum_similarity", "order"):
+    """Knobs in the order in which they are turned."""
+    for knob in ("layout", *_SAMPLING, *_POLICY, *_BANK):
         if values := getattr(table, knob):
             yield knob, values
 
