@@ -125,7 +125,7 @@ class Calls:
                 self._budget.spent += open_attempts.pop(event["key"], Cost())
                 open_attempts[event["key"]] = Cost(1, event["tokens"], event["money"])
             elif kind == "failed":
-                most = open_attempts.pop(event["key"])
+                most = open_attempts.pop(event["key"], Cost())
                 self._budget.spent += most if event["maybe_paid"] else Cost(1)
             elif kind == "reply":
                 open_attempts.pop(event["key"], None)

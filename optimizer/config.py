@@ -76,11 +76,13 @@ class SearchTable:
 @dataclass(frozen=True, slots=True)
 class RewardTable:
     """[reward]. weights: by rules, reference, likelihood, judge or MODULE:FUNCTION, for the sealed evaluation; screen:
-    the same for the search, where that is to be cheaper, else weights serve both; safety: see judge.Judge."""
+    the same for the search, where that is to be cheaper, else weights serve both; safety: see judge.Judge; confirm:
+    sealed rows on which the judge compares the bundle's answers with the baseline's, in both orders."""
 
     weights: Mapping[str, float]
     screen: Mapping[str, float] = field(default_factory=dict)
     safety: float = 3.0
+    confirm: int = 0
 
     @property
     def all_names(self) -> frozenset[str]:
@@ -239,6 +241,7 @@ def _check(config: RunConfig) -> None:
         (all(weight > 0 for weight in (*weights.values(), *screen.values())), "[reward] weights must be above 0"),
         (_are_rewards(names), f"[reward] weights are of {', '.join(NAMED_REWARDS)} or MODULE:FUNCTION"),
         ("judge" not in names or "judge" in config.models, "[reward] judge needs a model: add [models.judge]"),
+        (not config.reward.confirm or "judge" in config.models, "[reward] confirm needs a judge: add [models.judge]"),
         (search.recipe != "drpo" or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
         (not config.examples.queries or {"judge", "optimizer"} <= set(config.models), _EXAMPLES_NEED),
         (min(search.beam, search.actions, search.depth, search.block) >= 1, "[search] counts must be at least 1"),

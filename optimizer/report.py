@@ -87,6 +87,10 @@ def _sealed_table(story: Story) -> Iterator[str]:
     against = story.sealed["against"]
     differences = [_interval(against[name]["difference"]) if name in against else "" for name in names]
     yield _row("td", "bundle is better by", *differences)
+    if preferred := against["baseline"].get("preferred"):
+        yield _row(
+            "td", "judge prefers bundle", *(_interval(preferred) if name == "baseline" else "" for name in names)
+        )
     yield _row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
     yield "</table></div>"
 

@@ -30,7 +30,7 @@ from optimizer.prompt import PromptSpace, Rewriter, Scale
 from optimizer.race import RaceSettings
 from optimizer.rewards import Function, Likelihood, Reference, Reward, Rules, Scorer
 from optimizer.rows import Row
-from optimizer.sealed import Verdict, evaluate_sealed, provenance
+from optimizer.sealed import Plan, Verdict, evaluate_sealed, provenance
 from optimizer.search import Level, Published, Raced, search_published, search_raced
 from optimizer.task import ROLE as TASK
 from optimizer.task import Task
@@ -79,7 +79,8 @@ async def run(config: RunConfig, directory: Path, journal: Journal, say: Say) ->
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _learn(shop, baseline)
         await journal.note("stage", stage="sealed", rows=len(shop.data.sealed))
-        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, shop.data.sealed, config.data.raw)
+        plan = Plan(shop.data.sealed, config.data.raw, config.reward.confirm, shop.judge.better)
+        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, plan)
         chosen = best if verdict.improved else baseline
         place = await asyncio.to_thread(_write, shop, chosen, verdict, directory)
         await journal.note("bundle", directory=place.name, improved=verdict.improved, candidate=chosen.key)

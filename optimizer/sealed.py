@@ -3,8 +3,8 @@ differences; says whether the run improved, and by how much.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from optimizer.candidate import Candidate
@@ -17,6 +17,9 @@ from optimizer.task import Raw, Variant
 
 BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
 _ENDINGS_MAY_LOSE: Final = 0.02
+_EVEN: Final = 0.5
+Confirm = Callable[[str, str, str], Awaitable[float]]
+"""Of a query and two answers: 1 if the first is better, 0 if the second is, 0.5 for neither (Judge.better)."""
 _RAW_KEEPS: Final = ("max_tokens", "temperature")
 """What raw answers are asked with as well: else they would be compared at another length, and at random."""
 
@@ -39,10 +42,12 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The bundle against another variant, row by row: mean difference with a paired bootstrap interval, and the share
-    of rows on which it is better (ties count half)."""
+    of rows on which it is better (ties count half). preferred: the share of pairs in which a judge, shown both answers
+    in both orders, prefers the bundle's (0.5 where the order decides); None where it was not asked."""
 
     difference: Interval
     wins: float
+    preferred: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +60,63 @@ class Verdict:
 
     @property
     def improved(self) -> bool:
-        """Better than the baseline beyond chance, and not worse by more than 2 points at ending by itself."""
+        """Better than the baseline beyond chance, not worse by more than 2 points at ending by itself, and not the one
+        that a judge likes less, where a judge was asked to compare."""
         ends = self.figures[BUNDLE].ends.estimate - self.figures[BASELINE].ends.estimate
-        return self.against[BASELINE].difference.low > 0 and ends >= -_ENDINGS_MAY_LOSE
+        against = self.against[BASELINE]
+        is_confirmed = against.preferred is None or against.preferred.estimate >= _EVEN
+        return against.difference.low > 0 and ends >= -_ENDINGS_MAY_LOSE and is_confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is asked on the sealed rows. raw: how many the raw variants are asked, None for all; confirmed: on how
+    many `confirm` compares bundle and baseline, 0 for none."""
+
+    rows: Sequence[Row]
+    raw: int | None
+    confirmed: int
+    confirm: Confirm
 
 
 async def evaluate_sealed(
-    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, rows: Sequence[Row], raw: int | None
+    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: Plan
 ) -> Verdict:
-    """Score bundle and baseline on every row, the raw variants on the first `raw`, or all of them.
-
-    Raises ModelError, BudgetSpentError, JournalError.
-    """
+    """Score all four variants, and compare. Raises ModelError, BudgetSpentError, JournalError."""
+    rows = plan.rows
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_KEEPS if name in bundle.sampling}),
     }
-    parts = {name: rows[:raw] if isinstance(variant, Raw) else rows for name, variant in variants.items()}
+    parts = {name: rows[: plan.raw] if isinstance(variant, Raw) else rows for name, variant in variants.items()}
     judged = {name: await _judge_all(name, one, scorer, journal, parts[name]) for name, one in variants.items()}
-    verdict = compare_all(rows, judged)
+    preferred = await _preferred(plan, judged[BUNDLE], judged[BASELINE])
+    verdict = compare_all(rows, judged, preferred)
     await journal.note("sealed", rows=len(rows), improved=verdict.improved, **_told(verdict))
     return verdict
 
 
-def compare_all(rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]]) -> Verdict:
+async def _preferred(plan: Plan, ours: Sequence[Judged], theirs: Sequence[Judged]) -> Interval | None:
+    """How the judge likes the bundle's answers beside the baseline's."""
+    triples = list(zip(plan.rows, ours, theirs, strict=True))[: plan.confirmed]
+    if not triples:
+        return None
+    asked = (plan.confirm(row.query, one.reply.text, other.reply.text) for row, one, other in triples)
+    return bootstrap_mean(await asyncio.gather(*asked))
+
+
+def compare_all(
+    rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]], preferred: Interval | None = None
+) -> Verdict:
     """Figures of every variant on the rows that it was judged on, which are the first ones, and the bundle against the
     others on theirs."""
     figures = {name: _figures(rows[: len(found)], found) for name, found in judged.items()}
     ours = [one.score for one in judged[BUNDLE]]
     theirs = {name: [one.score for one in found] for name, found in judged.items() if name != BUNDLE}
     against = {name: compare(ours[: len(found)], found) for name, found in theirs.items()}
+    against[BASELINE] = replace(against[BASELINE], preferred=preferred)
     return Verdict(len(rows), figures, against)
 
 
@@ -135,7 +165,11 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     return {
         "figures": {name: _plain(figures) for name, figures in verdict.figures.items()},
         "against": {
-            name: {"difference": _three(one.difference), "wins": round(one.wins, 4)}
+            name: {
+                "difference": _three(one.difference),
+                "wins": round(one.wins, 4),
+                "preferred": _three(one.preferred) if one.preferred else None,
+            }
             for name, one in verdict.against.items()
         },
     }

@@ -70,6 +70,8 @@ def verdict_table(verdict: Verdict) -> Table:
     differences = [verdict.against.get(name) for name in verdict.figures]
     table.add_section()
     table.add_row("bundle is better by", *("" if one is None else _interval(one.difference, 3) for one in differences))
+    if (preferred := verdict.against["baseline"].preferred) is not None:
+        table.add_row("judge prefers bundle", "", _interval(preferred, 2))
     table.add_row("bundle wins", *("" if one is None else f"{one.wins:.0%}" for one in differences))
     return table
 

@@ -82,16 +82,18 @@ async def test_second_interrupt_waits_for_nobody() -> None:
 
 
 async def test_killed_worker_is_replaced_and_the_others_serve_on() -> None:
-    arguments = ("--workers", "2", "--max-in-flight", "4")
+    # The kernel draws the worker of each connection: of 20, all on one worker is once in a million runs.
+    requests = 20
+    arguments = ("--workers", "2", "--max-in-flight", str(requests))
     async with scripted_backend(answer) as backend, command("--backend", backend.url, *arguments) as server:
         first, second = server.workers()
-        held = [asyncio.create_task(server.chat(f"number {n}", wait=1.5)) for n in range(4)]
-        while len(backend.generating) < 4:
+        held = [asyncio.create_task(server.chat(f"number {n}", wait=1.5)) for n in range(requests)]
+        while len(backend.generating) < requests:
             await asyncio.sleep(0.01)
         os.kill(first, signal.SIGKILL)
         outcomes = await asyncio.gather(*held, return_exceptions=True)
         lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        assert len(lost) < 4, "the other worker's requests were not lost"
+        assert 0 < len(lost) < requests, "the other worker's requests were not lost"
         await server.logged('"worker died"')
         assert {(await server.chat())[0] for _ in range(10)} == {200}, "the dead worker's seats were given back"
         await server.logged('"worker restarted"')
@@ -100,7 +102,7 @@ async def test_killed_worker_is_replaced_and_the_others_serve_on() -> None:
         assert {(await server.chat())[0] for _ in range(10)} == {200}
         page = (await server.get("/metrics"))[1]
         assert _total(page, "drpo_requests_in_flight") == 0
-        assert _total(page, "drpo_requests_total") >= 20 + 4 - len(lost)
+        assert _total(page, "drpo_requests_total") >= 20 + requests - len(lost)
 
 
 async def test_server_that_is_killed_leaves_no_worker() -> None:

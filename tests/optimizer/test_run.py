@@ -20,6 +20,7 @@ from optimizer.config import read_config
 from optimizer.errors import BudgetSpentError
 from optimizer.estimate import estimate
 from optimizer.journal import Journal, read_journal
+from optimizer.rules import Interval
 from optimizer.run import Result, open_workshop, run
 from tests.optimizer.town import CRITERIA, PROMPT, number_of, open_town, write_run
 
@@ -37,8 +38,10 @@ def prompt_of(place: Path) -> str:
 
 async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_path: Path) -> None:
     async with open_town() as (town, url):
-        result = await go(write_run(tmp_path, url), tmp_path / "out")
+        weighed = {"weights": {"judge": 1.0}, "confirm": 5}
+        result = await go(write_run(tmp_path, url, reward=weighed), tmp_path / "out")
     assert prompt_of(result.bundle) == PROMPT + "+++"
+    assert result.verdict.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
     assert result.verdict.improved
     assert result.verdict.against["baseline"].difference.low > 0
     assert max(town.paid.values()) == 1

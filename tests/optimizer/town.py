@@ -110,6 +110,9 @@ class Town:
         asked = body["messages"][0]["content"]
         if asked.startswith("You set the standard"):
             return [json.dumps({"reason": "they decide", "criteria": list(CRITERIA), "new": []})]
+        if asked.startswith("Two answers"):
+            worths = [int(one) for one in re.findall(r"An answer worth (\d+)", asked)]
+            return [json.dumps({"reason": "so", "better": "A" if worths[0] > worths[1] else "B"})]
         query = asked.split("Query:\n")[1].split("\n\nAnswer:")[0]
         found = re.search(r"An answer worth (\d+)", asked)
         scores = self.scores(int(found[1]) if found else 0, query)
