@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    config = read_config(options.config)
+    config = _config(options.config)
     directory = options.out or options.config.parent / "runs" / config.bundle.name
     if (directory / EVENTS).exists():
         raise JournalError(f"{directory} holds a run already: go on with it (resume), or name another --out")
@@ -74,7 +74,13 @@ async def _resume(options: argparse.Namespace) -> int:
     begun = next((event["folder"] for event in read_journal(directory) if event.get("note") == "begun"), None)
     if begun is None:
         raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
-    return await _go(read_config(directory / RUN_FILE, Path(begun)), directory, Path(begun))
+    return await _go(_config(directory / RUN_FILE, Path(begun)), directory, Path(begun))
+
+
+def _config(path: Path, folder: Path | None = None) -> RunConfig:
+    """What read_config gives; a reward of the user's own is a module beside run.toml, or installed."""
+    sys.path.insert(0, str((folder or path.parent).resolve()))
+    return read_config(path, folder)
 
 
 async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
@@ -115,7 +121,7 @@ async def _report(options: argparse.Namespace) -> int:
 
 
 async def _estimate(options: argparse.Namespace) -> int:
-    config = read_config(options.config)
+    config = _config(options.config)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         async with open_workshop(config, journal, _tell) as shop:
             found = await estimate(shop)
@@ -177,7 +183,7 @@ def _ask(example: Example, outcome: float) -> bool:
 
 async def _doctor(options: argparse.Namespace) -> int:
     bad = 0
-    async for finding in examine(read_config(options.config)):
+    async for finding in examine(_config(options.config)):
         mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
         print(f"{mark}{finding.what}: {finding.told}", flush=True)
         bad += finding.ok is False

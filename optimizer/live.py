@@ -4,6 +4,7 @@ the journal's events, and how to say them; prints to stderr.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -32,6 +33,9 @@ class Live:
         self._console = console
         self._clock = clock
         self._stage = "starting"
+        self._planned = 0
+        self._judged = 0
+        self._pace = _Pace(0, clock())
         self._best = ""
         self._calls = 0
         self._tokens = 0
@@ -43,6 +47,7 @@ class Live:
 
     def __enter__(self) -> Self:
         self._replaying = False
+        self._pace = _Pace(self._judged, self._clock())
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -61,13 +66,15 @@ class Live:
             self._money += event["money"]
         elif event.get("tick"):
             self._seconds += event["seconds"]
+        elif event.get("note") == "score":
+            self._judged += event["stage"] == "sealed"
         elif "note" in event and (said := self._say(event)) and not self._replaying:
             self._console.print(said, highlight=False, markup=False, soft_wrap=True)
         self._show()
 
     @property
     def status(self) -> str:
-        """Stage, best score, and what was spent of what."""
+        """Stage, how far it is where that is known, best score, and what was spent of what."""
         spent = [
             f"{self._calls:,}{_of(self._limits.calls)} calls",
             f"{self._tokens:,}{_of(self._limits.tokens)} tokens",
@@ -75,7 +82,19 @@ class Live:
         if self._money or self._limits.money:
             spent.append(f"{self._money:.2f}{_of(self._limits.money)} money")
         spent.append(f"{self._seconds / 60:.1f}{_of(self._limits.minutes)} min")
-        return " | ".join(part for part in (self._stage, self._best, ", ".join(spent)) if part)
+        return " | ".join(part for part in (self._stage, self._progress, self._best, ", ".join(spent)) if part)
+
+    @property
+    def _progress(self) -> str:
+        """Of a stage that knows its end; the others go on until nothing improves, or the budget is spent."""
+        if not self._planned:
+            return ""
+        done = f"{self._judged}/{self._planned} judged"
+        new = self._judged - self._pace.judged
+        if not new or self._judged >= self._planned:
+            return done
+        minutes = (self._clock() - self._pace.since) / new * (self._planned - self._judged) / 60
+        return f"{done}, {max(1, round(minutes))} min left"
 
     def _show(self) -> None:
         if self._replaying:
@@ -98,6 +117,7 @@ class Live:
 
     def _say_stage(self, event: Event) -> str:
         self._stage, self._best = _STAGES[event["stage"]], ""
+        self._planned, self._pace = event.get("judgements", 0), _Pace(self._judged, self._clock())
         return f"{self._stage}: {event['rows']} queries"
 
     def _say_level(self, event: Event) -> str:
@@ -106,6 +126,14 @@ class Live:
         self._best = f"best {mean.estimate:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
         candidates, judged = len(event["ranked"]), sum(len(one["scores"]) for one in event["ranked"])
         return f"  level {event['number'] + 1}: {candidates} candidates, {judged} judgements, {self._best}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """What the speed is reckoned from: so many were judged at that time (seconds of the clock)."""
+
+    judged: int
+    since: float
 
 
 def _say_trial(event: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import asyncio
 import importlib
 import inspect
 import math
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -126,10 +127,13 @@ class Function:
         self._name = name
 
     async def score(self, case: Case) -> Part:
-        """Raises ConfigError for what is no number from 0 to 1."""
+        """Raises ConfigError if the function fails, or gives what is no number from 0 to 1."""
         row = case.row
-        said = self._function(query=row.query, answer=case.reply.text, reference=row.reference, kind=row.kind)
-        value = await said if inspect.isawaitable(said) else said
+        try:
+            said = self._function(query=row.query, answer=case.reply.text, reference=row.reference, kind=row.kind)
+            value = await said if inspect.isawaitable(said) else said
+        except Exception as error:
+            raise ConfigError(f"[reward] {self._name} failed: {_where(error)}") from error
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"[reward] {self._name} must give a number from 0 to 1")
         return Part(float(value))
@@ -156,6 +160,12 @@ class Scorer:
         said = await asyncio.gather(*(self._rewards[name].score(case) for name in names))
         parts = {name: part for name, part in zip(names, said, strict=True) if part is not None}
         return Judged(reply, combine(parts, self._weights), parts)
+
+
+def _where(error: Exception) -> str:
+    """The error's kind and place; not its words, which may hold somebody's text."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {last.filename}, line {last.lineno}"
 
 
 def combine(parts: Mapping[str, Part], weights: Mapping[str, float]) -> float:

@@ -78,8 +78,8 @@ async def run(config: RunConfig, directory: Path, journal: Journal, say: Say) ->
         baseline = await asyncio.to_thread(starting_candidate, config, shop.embedder)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _learn(shop, baseline)
-        await journal.note("stage", stage="sealed", rows=len(shop.data.sealed))
         plan = Plan(shop.data.sealed, config.data.raw, config.reward.confirm, shop.judge.better)
+        await journal.note("stage", stage="sealed", rows=len(plan.rows), judgements=plan.judgements)
         verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, plan)
         chosen = best if verdict.improved else baseline
         place = await asyncio.to_thread(_write, shop, chosen, verdict, directory)

@@ -78,23 +78,30 @@ class Plan:
     confirmed: int
     confirm: Confirm
 
+    def part(self, variant: Variant) -> Sequence[Row]:
+        """The rows that a variant is asked."""
+        return self.rows[: self.raw] if isinstance(variant, Raw) else self.rows
+
+    @property
+    def judgements(self) -> int:
+        """Answers to be scored: of two variants on all rows, of the two raw ones on theirs."""
+        return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
+
 
 async def evaluate_sealed(
     bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: Plan
 ) -> Verdict:
     """Score all four variants, and compare. Raises ModelError, BudgetSpentError, JournalError."""
-    rows = plan.rows
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_KEEPS if name in bundle.sampling}),
     }
-    parts = {name: rows[: plan.raw] if isinstance(variant, Raw) else rows for name, variant in variants.items()}
-    judged = {name: await _judge_all(name, one, scorer, journal, parts[name]) for name, one in variants.items()}
+    judged = {name: await _judge_all(name, one, scorer, journal, plan.part(one)) for name, one in variants.items()}
     preferred = await _preferred(plan, judged[BUNDLE], judged[BASELINE])
-    verdict = compare_all(rows, judged, preferred)
-    await journal.note("sealed", rows=len(rows), improved=verdict.improved, **_told(verdict))
+    verdict = compare_all(plan.rows, judged, preferred)
+    await journal.note("sealed", rows=len(plan.rows), improved=verdict.improved, **_told(verdict))
     return verdict
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,3 +158,17 @@ async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> 
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
     assert "Better than the baseline" in page
+
+
+async def test_reward_of_ones_own_stands_beside_run_toml_and_its_failure_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_town() as (_, url):
+        config = write_run(tmp_path, url, reward={"weights": {"my_reward:worth": 1.0}}, search={"depth": 1})
+        reward = tmp_path / "my_reward.py"
+        reward.write_text("def worth(query, answer, reference, kind):\n    return int(answer.split()[3][:-1]) / 10\n")
+        assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "good")]) == 0
+        reward.write_text("async def worth(**asked):\n    raise KeyError('tone')\n")
+        sys.modules.pop("my_reward")
+        assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "bad")]) == 1
+    assert f"my_reward:worth failed: KeyError in {reward}, line 2" in capsys.readouterr().err

@@ -35,3 +35,16 @@ def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
         "the budget of tokens is spent: the best so far is evaluated",
         "searching the prompt | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
     ]
+
+
+def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
+    told, now = io.StringIO(), [0.0]
+    live = Live(Limits(), Console(file=told, width=60), lambda: now[0])
+    live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 12})
+    live.see({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
+    with live:
+        assert live.status.startswith("sealed evaluation | 1/12 judged | ")
+        now[0] = 120.0
+        live.see({"note": "score", "stage": "tune"})
+        live.see({"note": "score", "stage": "sealed"})
+        assert live.status.startswith("sealed evaluation | 2/12 judged, 20 min left | ")
