@@ -168,9 +168,15 @@ def read_echo(reply: Any) -> Json:
 
 
 def mean_log_probability(kept: Json, start: int, end: int) -> float:
-    """The mean over the tokens that begin from character `start` on, and before `end`."""
-    pairs = zip(kept["offsets"], kept["logprobs"], strict=True)
-    values = [value for offset, value in pairs if start <= offset < end and value is not None]
+    """The mean over the tokens that hold characters `start` to `end` of a text that ends there.
+
+    vLLM counts what it puts before the text (`<bos>`) as characters too: places are reckoned back from the one token
+    that was generated, which begins where the text ends. A token that holds the first character may begin before it.
+    """
+    *offsets, ended = kept["offsets"]
+    begins = start + ended - end
+    spans = zip(offsets, [*offsets[1:], ended], kept["logprobs"], strict=False)
+    values = [value for _, until, value in spans if until > begins and value is not None]
     if not values:
         raise UnparsableReplyError("the echoed prompt has no token of the reference")
     return float(np.mean(values))
