@@ -3,8 +3,8 @@ the journal's events, and how to say them; prints to stderr.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,6 +17,8 @@ from optimizer.journal import Event
 from optimizer.rules import bootstrap_mean
 
 _SAY_EVERY: Final = 30.0
+_PACE_OF: Final = 20
+"""Judgements from which the speed is reckoned: the last ones, since those that a journal knew take no time."""
 _STAGES: Final = {
     "examples": "writing examples",
     "prompt": "searching the prompt",
@@ -35,7 +37,7 @@ class Live:
         self._stage = "starting"
         self._planned = 0
         self._judged = 0
-        self._pace = _Pace(0, clock())
+        self._times: deque[float] = deque(maxlen=_PACE_OF)
         self._best = ""
         self._calls = 0
         self._tokens = 0
@@ -47,7 +49,6 @@ class Live:
 
     def __enter__(self) -> Self:
         self._replaying = False
-        self._pace = _Pace(self._judged, self._clock())
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -67,7 +68,7 @@ class Live:
         elif event.get("tick"):
             self._seconds += event["seconds"]
         elif event.get("note") == "score":
-            self._judged += event["stage"] == "sealed"
+            self._see_score(event)
         elif "note" in event and (said := self._say(event)) and not self._replaying:
             self._console.print(said, highlight=False, markup=False, soft_wrap=True)
         self._show()
@@ -90,11 +91,17 @@ class Live:
         if not self._planned:
             return ""
         done = f"{self._judged}/{self._planned} judged"
-        new = self._judged - self._pace.judged
-        if not new or self._judged >= self._planned:
+        left = self._planned - self._judged
+        if len(self._times) < _PACE_OF or not left:
             return done
-        minutes = (self._clock() - self._pace.since) / new * (self._planned - self._judged) / 60
+        minutes = (self._clock() - self._times[0]) / len(self._times) * left / 60
         return f"{done}, {max(1, round(minutes))} min left"
+
+    def _see_score(self, event: Event) -> None:
+        if event["stage"] == "sealed":
+            self._judged += 1
+            if not self._replaying:
+                self._times.append(self._clock())
 
     def _show(self) -> None:
         if self._replaying:
@@ -117,7 +124,7 @@ class Live:
 
     def _say_stage(self, event: Event) -> str:
         self._stage, self._best = _STAGES[event["stage"]], ""
-        self._planned, self._pace = event.get("judgements", 0), _Pace(self._judged, self._clock())
+        self._planned = event.get("judgements", 0)
         return f"{self._stage}: {event['rows']} queries"
 
     def _say_level(self, event: Event) -> str:
@@ -126,14 +133,6 @@ class Live:
         self._best = f"best {mean.estimate:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
         candidates, judged = len(event["ranked"]), sum(len(one["scores"]) for one in event["ranked"])
         return f"  level {event['number'] + 1}: {candidates} candidates, {judged} judgements, {self._best}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    """What the speed is reckoned from: so many were judged at that time (seconds of the clock)."""
-
-    judged: int
-    since: float
 
 
 def _say_trial(event: Mapping[str, Any]) -> str:

@@ -106,7 +106,8 @@ def _curve(story: Story) -> Iterator[str]:
         _row("td", f"level {one.number + 1}", str(one.candidates), str(one.judgements), _interval(_three(one.ahead)))
         for one in story.levels
     ]
-    yield f"<table>{_row('th', '', 'candidates', 'judgements', 'ahead by')}{''.join(rows)}</table>"
+    heading = _row("th", "", "candidates", "judgements", "ahead by")
+    yield f'<div class="wide"><table>{heading}{"".join(rows)}</table></div>'
 
 
 def _lineage(story: Story) -> Iterator[str]:
@@ -147,13 +148,13 @@ def _judgement(event: Event) -> str:
 def _tried(story: Story) -> Iterator[str]:
     if not story.trials:
         return
-    yield "<h2>How it is shown and decoded</h2><table>"
+    yield '<h2>How it is shown and decoded</h2><div class="wide"><table>'
     yield _row("th", "setting", "mean score", "queries", "")
     for event in story.trials:
         mean = _interval([event["mean"], event["low"], event["high"]])
         kept = '<span class="mark">kept</span>' if event["kept"] else ""
         yield _row("td", f"{_text(event['knob'])} = {_text(event['value'])}", mean, str(event["rows"]), kept)
-    yield "</table>"
+    yield "</table></div>"
 
 
 def _criteria(story: Story) -> Iterator[str]:
@@ -169,13 +170,13 @@ def _criteria(story: Story) -> Iterator[str]:
 def _cost(story: Story) -> Iterator[str]:
     if not story.spending:
         return
-    yield "<h2>Cost</h2><table>"
+    yield '<h2>Cost</h2><div class="wide"><table>'
     yield _row("th", "model", "calls", "prompt tokens", "completion tokens", "money", "mean seconds", "without reply")
     for role, one in story.spending.items():
         seconds = f"{one.seconds / one.calls:.2f}" if one.calls else ""
         counts = [f"{count:,}" for count in (one.calls, one.prompt_tokens, one.completion_tokens)]
         yield _row("td", _text(role), *counts, f"{one.money:.2f}", seconds, str(one.repeated))
-    yield "</table>"
+    yield "</table></div>"
 
 
 def _samples(story: Story) -> Iterator[str]:

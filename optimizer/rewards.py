@@ -132,7 +132,7 @@ class Function:
         try:
             said = self._function(query=row.query, answer=case.reply.text, reference=row.reference, kind=row.kind)
             value = await said if inspect.isawaitable(said) else said
-        except Exception as error:
+        except Exception as error:  # a user's own code may fail in any way
             raise ConfigError(f"[reward] {self._name} failed: {_where(error)}") from error
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"[reward] {self._name} must give a number from 0 to 1")

@@ -40,11 +40,12 @@ def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
 def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
     told, now = io.StringIO(), [0.0]
     live = Live(Limits(), Console(file=told, width=60), lambda: now[0])
-    live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 12})
+    live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
     live.see({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
     with live:
-        assert live.status.startswith("sealed evaluation | 1/12 judged | ")
-        now[0] = 120.0
+        assert live.status.startswith("sealed evaluation | 1/71 judged | ")
         live.see({"note": "score", "stage": "tune"})
-        live.see({"note": "score", "stage": "sealed"})
-        assert live.status.startswith("sealed evaluation | 2/12 judged, 20 min left | ")
+        for _ in range(30):
+            now[0] += 30.0
+            live.see({"note": "score", "stage": "sealed"})
+        assert live.status.startswith("sealed evaluation | 31/71 judged, 19 min left | ")

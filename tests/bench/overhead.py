@@ -1,0 +1,171 @@
+"""What a proxy costs: CPU for each request, time added, memory, streams; beside no proxy, a bare relay, and its peers.
+
+    python -m tests.bench.overhead                        all tables (half an hour)
+    python -m tests.bench.overhead --only drpo-proxy --only "bare aiohttp relay"
+    python -m tests.bench.overhead --table streams
+
+The gateway has core 0 to itself, load and backend share core 1; CPU and memory are the gateway's alone. Each figure is
+the median of the repeats, with the least and the most; the order of the gateways rotates. Every peer is installed once,
+pinned by hash, into the cache folder; one that cannot run is named with the reason. Needs nginx and wrk.
+"""
+
+import argparse
+import asyncio
+import os
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tests.bench.peers.gateways import Gateway, Start, drpo, gateways
+from tests.bench.peers.load import Cell, Load, Streams, nginx, press, source, stream_all
+from tests.bench.peers.machine import OTHERS_CORE, CannotRunError
+from tests.vllm.steps import StepError
+
+CELLS: Final = (
+    Cell("200 B", 200),
+    Cell("2 KB", 2_000),
+    Cell("2 KB in 20 turns", 2_000, turns=20),
+    Cell("100 KB", 100_000),
+    Cell("2 KB, each query new", 2_000, fresh=True),
+)
+_BUSY: Final = 32  # connections
+_RELAY: Final = "bare aiohttp relay"
+_T = TypeVar("_T")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", help="a gateway to measure; repeatable [all]")
+    parser.add_argument("--table", choices=_TABLES, action="append", help="a table to print; repeatable [all]")
+    parser.add_argument("--seconds", type=int, default=3, help="length of each measurement [3]")
+    parser.add_argument("--repeats", type=int, default=3, help="of each measurement [3]")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {OTHERS_CORE})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    chosen = {name: one for name, one in gateways(_say).items() if not options.only or name in options.only}
+    for table in options.table or _TABLES:
+        _TABLES[table](chosen, options.seconds, options.repeats)
+
+
+def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
+    """CPU per request and rate at 32 connections; time added at one."""
+    with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend, _all(chosen, backend, Path(name)) as up:
+        print(f"\n| CPU per request, {_BUSY} connections | {' | '.join(cell.name for cell in CELLS)} | memory |")
+        print("| --- |" + " --- |" * (len(CELLS) + 1), flush=True)
+        busy = {cell: _repeat(up, repeats, partial(_press, cell, _BUSY, seconds, Path(name))) for cell in CELLS}
+        for gateway in up:
+            cells = [_with_ratio(_cpus(busy[cell], gateway), _cpus(busy[cell], _RELAY)) for cell in CELLS]
+            print(f"| {gateway} | {' | '.join(cells)} | {busy[CELLS[1]][gateway][-1].memory / 2**20:.0f} MiB |")
+        _print_rates(up, busy)
+        alone = {
+            cell: _repeat(up, repeats, partial(_press, cell, 1, seconds, Path(name))) for cell in (CELLS[1], CELLS[4])
+        }
+        print("\n| p50 at one connection | 2 KB | 2 KB, each query new |\n| --- | --- | --- |")
+        for gateway in up:
+            times = [_spread([1e3 * one.p50 for one in found[gateway]], "ms", 2) for found in alone.values()]
+            print(f"| {gateway} | {' | '.join(times)} |", flush=True)
+
+
+def _print_rates(up: Mapping[str, Gateway], busy: Mapping[Cell, Mapping[str, Sequence[Load]]]) -> None:
+    print(f"\n| requests per second, {_BUSY} connections | {' | '.join(cell.name for cell in CELLS)} |")
+    print("| --- |" + " --- |" * len(CELLS))
+    for gateway in up:
+        rates = [_spread([one.rate for one in busy[cell][gateway]], "", 0) for cell in CELLS]
+        print(f"| {gateway} | {' | '.join(rates)} |", flush=True)
+
+
+def _press(cell: Cell, connections: int, seconds: int, folder: Path, gateway: Gateway, repeat: int) -> Load:
+    found = press(gateway, cell, connections, seconds, f"{os.getpid()} {repeat} ", folder)
+    if found.failed:
+        _say(f"{gateway.url}: {found.failed} of {found.requests} requests failed ({cell.name})")
+    return found
+
+
+def _streams(chosen: Mapping[str, Start], _seconds: int, repeats: int) -> None:
+    """100 streams at a model's pace, streams as fast as they go, and 1,000 slow ones."""
+    ours = {"drpo-proxy, base model": partial(drpo, kind="completion")} if "drpo-proxy" in chosen else {}
+    chosen = {**chosen, **ours}
+    print("\n| streams | gap p99, 100 of 50 tokens/s | not whole | chunks per second, 16 flat out |", end="")
+    print(" CPU per chunk | memory, 1,000 slow |\n| --- | --- | --- | --- | --- | --- |")
+    paced = _stream(chosen, repeats, 100, 200, 0.02)
+    fast = _stream(chosen, repeats, 16, 4000, 0.0)
+    slow = _stream(chosen, 1, 1000, 12, 1.0)
+    for name in fast:
+        gap = _spread([1e3 * one.gap_p99 for one in paced[name]], "ms", 1)
+        lost = sum(one.lost for found in (paced, fast, slow) for one in found[name])
+        relay = [one.rate for one in fast[_RELAY]] if _RELAY in fast else None
+        rate = _with_ratio([one.rate for one in fast[name]], relay, "", 1.0)
+        cpu = _spread([1e6 * one.cpu for one in fast[name]], "µs", 1)
+        print(f"| {name} | {gap} | {lost} | {rate} | {cpu} | {slow[name][0].memory / 2**20:.0f} MiB |", flush=True)
+
+
+def _stream(
+    chosen: Mapping[str, Start], repeats: int, count: int, chunks: int, pause: float
+) -> dict[str, list[Streams]]:
+    with tempfile.TemporaryDirectory() as name, source(chunks, pause, sys.executable) as backend:
+        with _all(chosen, backend, Path(name)) as up:
+            return _repeat(up, repeats, lambda gateway, _: asyncio.run(stream_all(gateway, count, chunks)))
+
+
+_TABLES: Final[Mapping[str, Callable[[Mapping[str, Start], int, int], None]]] = {
+    "requests": _requests,
+    "streams": _streams,
+}
+
+
+@contextmanager
+def _all(chosen: Mapping[str, Start], backend: str, folder: Path) -> Iterator[dict[str, Gateway]]:
+    """All that can run, running."""
+    with ExitStack() as stack:
+        up = {}
+        for name, start in chosen.items():
+            try:
+                up[name] = stack.enter_context(start(backend, folder))
+            except (CannotRunError, StepError) as error:
+                _say(f"{name} is left out: {error}")
+        yield up
+
+
+def _repeat(up: Mapping[str, Gateway], repeats: int, measure: Callable[[Gateway, int], _T]) -> dict[str, list[_T]]:
+    """Each gateway so many times, in an order that rotates."""
+    found: dict[str, list[_T]] = {name: [] for name in up}
+    names = list(up)
+    for repeat in range(repeats):
+        turn = repeat % max(1, len(names))
+        for name in names[turn:] + names[:turn]:
+            found[name].append(measure(up[name], repeat))
+    return found
+
+
+def _cpus(found: Mapping[str, Sequence[Load]], gateway: str) -> list[float] | None:
+    return [one.cpu for one in found[gateway]] if gateway in found else None
+
+
+def _with_ratio(
+    values: Sequence[float] | None, base: Sequence[float] | None, unit: str = "µs", scale: float = 1e6
+) -> str:
+    """Median and spread, and times the base's median."""
+    if not values or not any(values):
+        return ""
+    told = _spread([scale * one for one in values], unit, 0)
+    return told if not base else f"{told}; {statistics.median(values) / statistics.median(base):.2f}x"
+
+
+def _spread(values: Sequence[float], unit: str, digits: int) -> str:
+    told = f"{statistics.median(values):,.{digits}f} {unit}".rstrip()
+    return f"{told} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

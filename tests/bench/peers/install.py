@@ -1,0 +1,50 @@
+"""The peers' environments: pinned by hash, in the cache folder, each apart from ours and from each other."""
+
+import os
+import shutil
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+from tests.bench.peers.machine import CannotRunError
+from tests.vllm.environment import install
+from tests.vllm.keep import cache_root, kept, key_of
+from tests.vllm.steps import Say, run_step
+
+HERE: Final = Path(__file__).parent
+_NODE: Final = HERE / "node"
+_NPM_WITHIN: Final = 600.0  # seconds
+
+
+def python_of(name: str, say: Say) -> Path:
+    """The interpreter of the environment that requirements/`name`.txt pins. Raises StepError."""
+    requirements = HERE / "requirements" / f"{name}.txt"
+
+    def build(place: Path) -> None:
+        venv.create(place, symlinks=True)
+        into = ["--python", str(place / "bin" / "python")]
+        install([requirements], into, place.with_suffix(".log"), say, f"{name} (once)")
+
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return kept(_folder(name, requirements, version), build, say) / "bin" / "python"
+
+
+def node_gateway(say: Say) -> Path:
+    """Portkey's server script, of the versions that node/package-lock.json pins. Raises CannotRunError, StepError."""
+    if shutil.which("npm") is None:
+        raise CannotRunError("`npm` is not installed")
+
+    def build(place: Path) -> None:
+        place.mkdir()
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(_NODE / name, place)
+        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
+        run_step("Portkey (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+
+    place = kept(_folder("portkey", _NODE / "package-lock.json"), build, say)
+    return place / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+
+
+def _folder(name: str, *sources: Path | str) -> Path:
+    return cache_root() / "peers" / f"{name}-{key_of(*sources)}"

@@ -1,0 +1,190 @@
+"""Load on a gateway: wrk for whole replies, a client of our own for streams. Knows no gateway by name."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+import orjson
+
+from tests.bench.peers.gateways import Gateway
+from tests.bench.peers.machine import OTHERS_CORE, free_port, listens, program, running, usage, write
+from tests.bench.peers.source import MODEL
+
+HERE: Final = Path(__file__).parent
+_PLACEHOLDER: Final = "NEVERSEENQUERY"
+_WARM_UP: Final = 1  # seconds
+_CONTEXT: Final = 131_072  # tokens that the model says it takes: 100 KB must fit
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One kind of request. size: bytes of the body, about; turns: messages; fresh: each query is a new one."""
+
+    name: str
+    size: int
+    turns: int = 1
+    fresh: bool = False
+
+    def body(self, model: str) -> bytes:
+        """The request; where it is to be fresh, with the word that load.lua replaces."""
+        each = max(8, (self.size - 100 - 40 * self.turns) // self.turns)
+        roles = ("user", "assistant")
+        texts = [f"{_PLACEHOLDER if self.fresh else 'question'} {'word ' * (each // 5)}"] * self.turns
+        messages = [{"role": roles[place % 2], "content": text} for place, text in enumerate(texts)]
+        return orjson.dumps({"model": model, "messages": messages, "max_tokens": 256})
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of it. cpu: seconds of CPU per request; p50, p99: seconds; memory: bytes, of the gateway, after it."""
+
+    requests: int
+    failed: int
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+    memory: int
+
+
+@contextmanager
+def nginx(folder: Path) -> Iterator[str]:
+    """A backend that says the same at once: nginx, one worker. Gives its URL. Raises CannotRunError."""
+    port = free_port()
+    usage_ = {"prompt_tokens": 500, "completion_tokens": 60, "total_tokens": 560}
+    words = "word " * 60
+    base = {"id": "cmpl-1", "created": 1700000000, "model": MODEL, "usage": usage_}
+    choice = {"index": 0, "finish_reason": "stop", "logprobs": None}
+    message = {"role": "assistant", "content": words}
+    replies = {
+        "/v1/chat/completions": {**base, "object": "chat.completion", "choices": [{**choice, "message": message}]},
+        "/v1/completions": {**base, "object": "text_completion", "choices": [{**choice, "text": words}]},
+        "/v1/models": {"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": _CONTEXT}]},
+        "/tokenize": {"count": 100, "max_model_len": _CONTEXT, "tokens": []},
+        "/health": {},
+    }
+    places = "".join(f"location = {path} {{ return 200 '{json.dumps(reply)}'; }}\n" for path, reply in replies.items())
+    text = f"""daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+        events {{ worker_connections 4096; }}
+        http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/body;
+            client_max_body_size 16m; client_body_buffer_size 1m; default_type application/json;
+            server {{ listen 127.0.0.1:{port}; {places} }} }}"""
+    command = [program("nginx", "nginx-light"), "-c", str(write(folder, "nginx.conf", text))]
+    with running(command, OTHERS_CORE, listens(port)):
+        yield f"http://127.0.0.1:{port}"
+
+
+def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: str, folder: Path) -> Load:
+    """wrk on the gateway. Raises CannotRunError."""
+    body = folder / "body.json"
+    body.write_bytes(cell.body(gateway.model))
+    headers = "\n".join(f"{name}: {value}" for name, value in gateway.headers.items())
+    environment = {**os.environ, "BODY": str(body), "HEADERS": headers, "FRESH": str(int(cell.fresh))}
+    command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(connections), "--latency"]
+    command += ["--timeout", "20s", "--script", str(HERE / "load.lua")]
+
+    def run(length: int, of: str) -> dict[str, int]:
+        url = f"{gateway.url}/v1/chat/completions"
+        said = subprocess.run(
+            [*command, "--duration", f"{length}s", url],
+            env={**environment, "SEED": f"{seed}{of}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        found: dict[str, int] = json.loads(said.split("RESULT ", 1)[1])
+        return found
+
+    run(_WARM_UP, "warm")
+    before = usage(gateway.pid) if gateway.pid else None
+    told = run(seconds, "timed")
+    after = usage(gateway.pid) if gateway.pid else None
+    used = after.seconds - before.seconds if after and before else 0.0
+    return Load(
+        requests=told["requests"],
+        failed=told["failed"],
+        rate=told["requests"] / (told["microseconds"] / 1e6),
+        p50=told["p50"] / 1e6,
+        p99=told["p99"] / 1e6,
+        cpu=used / max(1, told["requests"]),
+        memory=after.memory if after else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What came of many streams at once. gap_p99: seconds between a stream's chunks; lost: streams that were not whole;
+    rate: chunks per second of all; cpu: seconds per chunk; memory: bytes of the gateway while they ran."""
+
+    gap_p99: float
+    lost: int
+    rate: float
+    cpu: float
+    memory: int
+
+
+async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
+    """So many streams, begun together, each of so many chunks, read to the end."""
+    body = orjson.dumps({**orjson.loads(Cell("", 2000).body(gateway.model)), "stream": True})
+    host, _, path = gateway.url.removeprefix("http://").partition("/")
+    head = [f"POST /{path + '/' if path else ''}v1/chat/completions HTTP/1.1", f"Host: {host}"]
+    head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    head += [f"{name}: {value}" for name, value in gateway.headers.items()]
+    request = ("\r\n".join(head) + "\r\n\r\n").encode() + body
+    before, started = usage(gateway.pid) if gateway.pid else None, perf_counter()
+    reading = [asyncio.create_task(_read(host, request)) for _ in range(count)]
+    memory = 0
+    while not all(task.done() for task in reading):
+        await asyncio.sleep(0.25)
+        memory = max(memory, usage(gateway.pid).memory if gateway.pid and count > 100 else 0)
+    seconds = perf_counter() - started
+    told = [task.result() for task in reading]
+    after = usage(gateway.pid) if gateway.pid else None
+    gaps = np.concatenate([gap for gap, _ in told])
+    total = count * chunks
+    return Streams(
+        gap_p99=float(np.percentile(gaps, 99)) if len(gaps) else float("nan"),
+        lost=sum(events < chunks + 1 for _, events in told),
+        rate=total / seconds,
+        cpu=(after.seconds - before.seconds) / total if after and before else 0.0,
+        memory=memory or (after.memory if after else 0),
+    )
+
+
+async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
+    """Seconds between the arrivals of events, and how many came before [DONE], that one included; 0 without it."""
+    name, _, port = host.partition(":")
+    reader, writer = await asyncio.open_connection(name, int(port), limit=2**20)
+    writer.write(request)
+    times: list[float] = []
+    events, tail = 0, b""
+    while data := await reader.read(2**18):
+        now = perf_counter()
+        data = tail + data
+        new = data.count(b"data: ")
+        times += [now] * new
+        events += new
+        if b"[DONE]" in data:
+            break
+        tail = data[-5:] if b"data: " not in data[-5:] else b""
+    else:
+        events = 0
+    writer.close()
+    return np.diff(times), events
+
+
+@contextmanager
+def source(chunks: int, pause: float, python: str) -> Iterator[str]:
+    """A backend that streams (source.py). Gives its URL."""
+    port = free_port()
+    command = [python, "-m", "tests.bench.peers.source", str(port), str(chunks), str(pause)]
+    with running(command, OTHERS_CORE, listens(port)):
+        yield f"http://127.0.0.1:{port}"

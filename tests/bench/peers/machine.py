@@ -1,0 +1,126 @@
+"""Processes on cores of their own: started, waited for, measured, stopped. Knows no gateway and no load."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+
+SERVER_CORE: Final = 0
+OTHERS_CORE: Final = 1
+_STARTS_WITHIN: Final = 180.0  # seconds: LiteLLM takes up to a minute
+
+
+class CannotRunError(Exception):
+    """Why a peer is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process and its children have used: seconds of CPU; bytes of memory now."""
+
+    seconds: float
+    memory: int
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program of the system. Raises CannotRunError, with Debian's package."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if found is None:
+        raise CannotRunError(f"`{name}` is not installed (Debian: apt-get install {package})")
+    return found
+
+
+@contextmanager
+def running(
+    command: Sequence[str], core: int, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """A process pinned to a core, once `is_up`; gives its id. Raises CannotRunError if it never is."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(extra or {})},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            start_new_session=True,
+        )
+        try:
+            _wait_for(process, is_up, log)
+            yield process.pid
+        finally:
+            _stop(process)
+
+
+def listens(port: int) -> Callable[[], bool]:
+    """Whether somebody listens on the port."""
+
+    def ask() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    return ask
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", is_up: Callable[[], bool], log: IO[bytes]) -> None:
+    until = time.monotonic() + _STARTS_WITHIN
+    while time.monotonic() < until and process.poll() is None:
+        if is_up():
+            return
+        time.sleep(0.1)
+    log.seek(0)
+    said = log.read().decode("utf-8", "replace").strip().splitlines()[-3:]
+    raise CannotRunError(f"it did not start: {' / '.join(said)}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    family = _family(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+
+
+def usage(pid: int) -> Usage:
+    """Of a process and all its descendants, so far."""
+    seconds, memory = 0.0, 0
+    for one in _family(pid):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            seconds += times.user + times.system
+            memory += one.memory_info().rss
+    return Usage(seconds, memory)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    """A file of that name and text."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,44 @@
+"""A Chromium for the tests: the machine's own, or one from npm, kept in the cache folder. Knows no page."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.vllm.keep import cache_root, kept, key_of
+from tests.vllm.steps import Say, run_step
+
+_NODE: Final = Path(__file__).parent / "node"
+_NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_NPM_WITHIN: Final = 600.0  # seconds
+_UNPACK: Final = "import('@sparticuz/chromium').then(async found => console.log(await found.default.executablePath()))"
+
+
+def chromium(say: Say) -> Path:
+    """The program. Raises StepError, or CalledProcessError where npm's cannot be unpacked."""
+    for name in _NAMES:
+        if found := shutil.which(name):
+            return Path(found)
+    return _kept(say) / "chromium"
+
+
+def _kept(say: Say) -> Path:
+    def build(place: Path) -> None:
+        place.mkdir()
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(_NODE / name, place)
+        command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
+        run_step("Chromium (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+        unpacked = subprocess.run(
+            ["node", "--eval", _UNPACK],
+            cwd=place,
+            env={**os.environ, "TMPDIR": str(place)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        if Path(unpacked) != place / "chromium":
+            shutil.copy(unpacked, place / "chromium")
+
+    return kept(cache_root() / f"chromium-{key_of(_NODE / 'package-lock.json')}", build, say)

@@ -1,0 +1,48 @@
+"""The report of a run, as a person sees it: whole on a phone, readable in the dark, its details open at a touch."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from optimizer.config import read_config
+from optimizer.journal import Journal
+from optimizer.report import write_report
+from optimizer.run import run
+from tests.browser.conftest import Open, Scheme
+from tests.optimizer.town import open_town, write_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+
+    async def make() -> Path:
+        async with open_town() as (_, url):
+            weighed = {"weights": {"judge": 1.0}, "confirm": 5}
+            config = read_config(write_run(folder, url, reward=weighed))
+            with Journal(folder / "out") as journal:
+                await run(config, folder / "out", journal, lambda _: None)
+        return write_report(folder / "out")
+
+    with ThreadPoolExecutor(1) as aside:  # the browser's own event loop has this thread
+        return aside.submit(lambda: asyncio.run(make())).result()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_is_whole_and_opens(report: Path, open_page: Open, width: int, scheme: Scheme) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(report.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+        assert page.get_by_text("Better than the baseline").first.is_visible()
+        place = page.evaluate("[...document.querySelectorAll('details')].findIndex(one => !one.open)")
+        closed = page.locator("details").nth(place)
+        inside = closed.locator(":scope > :not(summary)").first
+        assert not inside.is_visible()
+        closed.locator("summary").first.click()
+        assert inside.is_visible()
+        page.screenshot(path=report.with_name(f"report-{width}-{scheme}.png"), full_page=True)

@@ -1,0 +1,46 @@
+"""The likelihood of a reference answer on real vLLM: over the reference's own tokens, and higher for the better one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import openai
+
+from index.embed import open_embedder
+from index.render import render_raw
+from optimizer.budget import Budget, Limits, Prices
+from optimizer.calls import Calls, Source
+from optimizer.client import Client, Endpoint, Patience
+from optimizer.journal import Journal
+from optimizer.rows import Row
+from optimizer.task import Raw, Task
+from tests.vllm.models import BASE
+
+_QUERY = "The capital of France is"
+_REFERENCES = (" Paris.", " cheese 🧀.", "\nParis, of course — 巴黎")
+
+
+async def test_likelihood_is_the_mean_over_the_tokens_of_the_reference(
+    base_url: str, direct: openai.OpenAI, tmp_path: Path
+) -> None:
+    said = []
+    async with Client(Endpoint(f"{base_url}/v1", BASE.name), 4, Patience(reply_timeout=120)) as client:
+        with Journal(tmp_path) as journal:
+            calls = Calls({"task": Source(client, Prices())}, journal, Budget(Limits()))
+            task = Task(calls, "completion", open_embedder("onnx"))
+            for reference in _REFERENCES:
+                row = Row(_QUERY, reference=reference)
+                said.append(await task.log_likelihood(Raw({}), row))
+                shown = render_raw(row.messages)
+                whole, alone = (_prompt_logprobs(direct, text) for text in (shown + reference, shown))
+                assert np.isclose(said[-1], np.mean(whole[len(alone) :]), atol=2e-3)
+    assert said[0] > said[1]
+
+
+def _prompt_logprobs(direct: openai.OpenAI, text: str) -> list[float]:
+    """By vLLM's own field, token by token, with no character counted."""
+    reply = direct.completions.create(
+        model=BASE.name, prompt=text, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
+    )
+    tokens = json.loads(reply.model_dump_json())["choices"][0]["prompt_logprobs"]
+    return [next(iter(token.values()))["logprob"] for token in tokens[1:]]
