@@ -108,7 +108,8 @@ class ExamplesTable:
 @dataclass(frozen=True, slots=True)
 class TuneTable:
     """[tune]. What is tried, one after the other, each list against the value at hand; an empty list: not tried.
-    shortest_answer: in words, of examples that are no refusals; refusal: how those are worded (bank.py)."""
+    shortest_answer: in words, of examples that are no refusals; refusal: how those are worded (bank.py); queries:
+    validation rows, at most, for each knob."""
 
     k: tuple[int, ...] = (0, 1, 3, 5)
     order: tuple[str, ...] = ("similar_last", "canonical")
@@ -119,6 +120,7 @@ class TuneTable:
     temperature: tuple[float, ...] = ()
     shortest_answer: tuple[int, ...] = ()
     refusal: tuple[str, ...] = ()
+    queries: int = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ def _check(config: RunConfig) -> None:
         (search.recipe != "drpo" or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
         (not config.examples.queries or {"judge", "optimizer"} <= set(config.models), _EXAMPLES_NEED),
         (min(search.beam, search.actions, search.depth, search.block) >= 1, "[search] counts must be at least 1"),
+        (config.tune.queries >= 1, "[tune] queries must be at least 1"),
         (search.first >= 2, "[search] first must be at least 2: one query shows no difference"),
         (0 < search.alpha < 1, "[search] alpha must be between 0 and 1"),
         (all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"),

@@ -14,9 +14,9 @@ from typing import Final
 
 from optimizer.config import RunConfig
 from optimizer.data import Split
-from optimizer.run import Workshop, raced_settings, starting_candidate
+from optimizer.run import Workshop, raced_settings, starting_candidate, tune_settings
 from optimizer.search import Outcome, Path, Published, Raced, race_level, search_published, search_raced
-from optimizer.tune import options
+from optimizer.tune import ahead_beyond_chance, options
 
 TASK, JUDGE, OPTIMIZER = "task", "judge", "optimizer"
 _SIMULATIONS: Final = 120
@@ -133,7 +133,7 @@ async def simulate(config: RunConfig, data: Split, seed: int) -> Counter[str]:
         await search_published(space, 0, len(data.train), settings)
     else:
         await search_raced(space, 0, len(data.train), raced_settings(config), _nobody)
-    await _simulate_tuning(config, space, len(data.validation), raced_settings(config))
+    await _simulate_tuning(config, space, len(data.validation), tune_settings(config))
     _count_sealed(config, data, space.calls)
     return space.calls
 
@@ -150,7 +150,7 @@ async def _simulate_tuning(config: RunConfig, space: Simulated, rows: int, setti
             space.worth.append(space.worth[first] + space.chance.gauss(0, 0.05))
             others.append(len(space.worth) - 1)
         level = await race_level(space, number, [first, *others], rows, settings)
-        first = level.ranked[0].candidate
+        first = ahead_beyond_chance(level, first)
 
 
 def _count_examples(config: RunConfig, chance: random.Random, calls: Counter[str]) -> None:

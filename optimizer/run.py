@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,7 +146,7 @@ async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
 
 async def _tune(shop: Workshop, found: _Best) -> Candidate:
     await shop.journal.note("stage", stage="tune", rows=len(shop.data.validation))
-    settings = raced_settings(shop.config)
+    settings = tune_settings(shop.config)
     tuned, _ = await tune(found.candidate, shop.config.tune, shop.screen, shop.journal, shop.data.validation, settings)
     return tuned
 
@@ -156,6 +156,12 @@ def raced_settings(config: RunConfig) -> Raced:
     search = config.search
     race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
     return Raced(search.beam, search.actions, search.depth, search.patience, race)
+
+
+def tune_settings(config: RunConfig) -> Raced:
+    """The same rules, for knobs on validation rows."""
+    settings = raced_settings(config)
+    return replace(settings, race=replace(settings.race, most=config.tune.queries))
 
 
 async def note_level(journal: Journal, stage: str, level: Level[Candidate]) -> None:

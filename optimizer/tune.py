@@ -1,13 +1,14 @@
 """Stage 3: how the bundle is shown and decoded: number, order and floor of examples, layout, penalties. Knows one knob
 at a time, in a fixed order, each value raced against the one at hand on validation rows.
 
-Several knobs at once would need more queries than a validation set has; a knob whose best value is not ahead of the one
-at hand by more than `indifference` is left as it is.
+Several knobs at once would need more queries than a validation set has. A knob is left as it is unless another value is
+ahead beyond chance: of a dozen values that differ in nothing, one always has the best mean, and taking it each time
+walks away from a bundle that was good.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from optimizer.bank import with_longer_answers, with_refusals
 from optimizer.candidate import Bank, Candidate
@@ -17,7 +18,9 @@ from optimizer.prompt import note_score
 from optimizer.rewards import Scorer
 from optimizer.rows import Row
 from optimizer.rules import Interval, bootstrap_mean
-from optimizer.search import Level, Outcome, Path, Raced, Step, race_level
+from optimizer.search import Level, Outcome, Path, Raced, race_level
+
+T = TypeVar("T")
 
 _POLICY: Final = ("k", "minimum_similarity", "order")
 _BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
@@ -71,7 +74,7 @@ async def tune(
         if not others:
             continue
         level = await race_level(space, number, [best, *others], len(rows), settings)
-        chosen = _chosen(level, best, settings.race.indifference)
+        chosen = ahead_beyond_chance(level, best)
         for step in level.ranked:
             mean = bootstrap_mean([outcome.score for outcome in step.outcomes])
             value = tried.get(step.candidate.key, get_knob(best, knob))
@@ -115,13 +118,10 @@ def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield knob, values
 
 
-def _chosen(level: Level[Candidate], best: Candidate, indifference: float) -> Candidate:
-    """The leader, unless it is hardly ahead of the one at hand on the rows that both were scored on."""
+def ahead_beyond_chance(level: Level[T], at_hand: T) -> T:
+    """The level's leader, if the paired 95 % interval of its lead over the one at hand excludes nought on the rows that
+    both were scored on; else the one at hand."""
     leader = level.ranked[0]
-    at_hand = next(step for step in level.ranked if step.candidate.key == best.key)
-    return leader.candidate if _lead(leader, at_hand) > indifference else best
-
-
-def _lead(one: Step[Candidate], other: Step[Candidate]) -> float:
-    pairs = list(zip(one.outcomes, other.outcomes, strict=False))
-    return sum(first.score - second.score for first, second in pairs) / len(pairs) if pairs else 0.0
+    other = next(step for step in level.ranked if step.candidate == at_hand)
+    leads = [one.score - two.score for one, two in zip(leader.outcomes, other.outcomes, strict=False)]
+    return leader.candidate if bootstrap_mean(leads).low > 0 else at_hand
