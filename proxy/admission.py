@@ -117,16 +117,22 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
         raise UnsupportedMediaError("Compressed bodies are not accepted: send it without Content-Encoding.")
     if (request.content_length or 0) > limits.max_body_bytes:
         raise _too_large(limits)
-    parts, size = [], 0
+    if request.content.is_eof():  # all of it is here: nothing to wait for
+        return await _collect(request, limits)
     try:
         async with asyncio.timeout(limits.read_timeout):
-            async for part in request.content.iter_any():
-                size += len(part)
-                if size > limits.max_body_bytes:
-                    raise _too_large(limits)
-                parts.append(part)
+            return await _collect(request, limits)
     except TimeoutError as error:
         raise SlowRequestError(f"The body did not arrive within {limits.read_timeout:g} s.") from error
+
+
+async def _collect(request: web.Request, limits: Limits) -> bytes:
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > limits.max_body_bytes:
+            raise _too_large(limits)
+        parts.append(part)
     return b"".join(parts)
 
 

@@ -1,6 +1,7 @@
 """One line per event on standard error: JSON for machines, short text for a terminal. Knows no request content.
 
-A thread of its own writes them: who reads the log too slowly loses lines, and costs no request time or memory.
+A thread of its own writes them, those of a moment together: each wake-up would cost a request more than its line does.
+Who reads the log too slowly loses lines, and costs no request time or memory.
 """
 
 import logging
@@ -9,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from queue import Empty, Full, Queue
+from queue import Empty, SimpleQueue
 from threading import Thread
+from time import sleep
 from typing import Final, TextIO
 
 import orjson
@@ -20,6 +22,8 @@ LOGGER: Final = logging.getLogger("drpo")
 
 LINES_HELD: Final = 10_000
 _LAST_LINES_WITHIN: Final = 2.0  # seconds, at the end
+_GATHERED_FOR: Final = 0.02  # seconds
+_WRITTEN_TOGETHER: Final = 1_000
 
 
 @contextmanager
@@ -57,38 +61,50 @@ class _Sink(logging.Handler):
         super().__init__()
         self.lost = 0
         self._descriptor = os.dup(descriptor)  # its number is nobody else's, even when the thread outlives the stream
-        self._lines: Queue[str | None] = Queue(LINES_HELD)
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._closing = False
         self._thread = Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.put_nowait(self.format(record))
-        except Full:
+        if self._lines.qsize() < LINES_HELD:
+            self._lines.put(self.format(record))
+        else:
             self.lost += 1
 
     def close(self) -> None:
         """Write what is held, as far as it is taken in two seconds."""
-        while self._lines.full():
-            try:
-                self._lines.get_nowait()
-            except Empty:
-                break
+        self._closing = True
         self._lines.put(None)
         self._thread.join(_LAST_LINES_WITHIN)
         super().close()
 
     def _write_all(self) -> None:
-        told = 0
-        while (line := self._lines.get()) is not None:
-            self._write(line)
+        told, ended = 0, False
+        while not ended:
+            lines = [self._lines.get()]
+            if not self._closing:
+                sleep(_GATHERED_FOR)
+            lines += self._at_hand()
+            ended = lines[-1] is None
+            self._write("".join(f"{line}\n" for line in lines if line is not None))
             if self.lost > told:
                 told = self.lost
-                self._write(self.format(_record("log lines lost", lines=told)))
+                self._write(self.format(_record("log lines lost", lines=told)) + "\n")
         os.close(self._descriptor)
 
-    def _write(self, line: str) -> None:
-        rest = line.encode("utf-8", "replace") + b"\n"
+    def _at_hand(self) -> list[str | None]:
+        """What waits now, up to the end if that is there."""
+        lines: list[str | None] = []
+        while len(lines) < _WRITTEN_TOGETHER and (not lines or lines[-1] is not None):
+            try:
+                lines.append(self._lines.get_nowait())
+            except Empty:
+                break
+        return lines
+
+    def _write(self, text: str) -> None:
+        rest = text.encode("utf-8", "replace")
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -96,13 +112,14 @@ class _Sink(logging.Handler):
             self.lost += 1  # the reader is gone, or the disk is full: the next line is tried all the same
 
 
-def _record(event: str, **values: object) -> logging.LogRecord:
-    return LOGGER.makeRecord(LOGGER.name, logging.WARNING, "", 0, event, (), None, extra={"values": values})
+def _record(event: str, level: int = logging.WARNING, **values: object) -> logging.LogRecord:
+    return LOGGER.makeRecord(LOGGER.name, level, "", 0, event, (), None, extra={"values": values})
 
 
 def log_event(event: str, **values: object) -> None:
     """Write one line: what happened, and plain values that describe it. Never keys, prompts or user text."""
-    LOGGER.info(event, extra={"values": values})
+    if LOGGER.isEnabledFor(logging.INFO):
+        LOGGER.handle(_record(event, logging.INFO, **values))  # not `info`: that walks the stack for the caller's name
 
 
 def log_failure(event: str, error: BaseException, **values: object) -> None:

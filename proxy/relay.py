@@ -6,7 +6,8 @@ error event is sent, no [DONE], and the connection closes, so that no client tak
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
@@ -20,6 +21,7 @@ from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 LARGEST_EVENT: Final = 1024 * 1024
 LARGEST_REPLY: Final = 256 * 1024 * 1024
 _LOOK_EVERY: Final = 1.0  # seconds
+_TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
 DONE: Final = b"data: [DONE]\n\n"
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -151,25 +153,31 @@ class Client:
         self._response = response
         if isinstance(response, web.Response) and isinstance(response.body, bytes):
             self._keep(response.body)
-        await self._in_time(response.prepare(self._request))
+        await self._in_time(response.prepare(self._request), 0)
         return response
 
     async def write(self, data: bytes) -> None:
         """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
         self._keep(data)
-        await self._in_time(self._response.write(data))
+        await self._in_time(self._response.write(data), len(data))
 
     async def end(self) -> None:
         """Send the end, and a whole reply's body."""
-        await self._in_time(self._response.write_eof())
+        body = self._response.body if isinstance(self._response, web.Response) else b""
+        await self._in_time(self._response.write_eof(), len(body) if isinstance(body, bytes) else 0)
 
     def _keep(self, data: bytes) -> None:
         if self._facts.content is not None:
             self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
 
-    async def _in_time(self, writing: Awaitable[object]) -> None:
+    async def _in_time(self, writing: Awaitable[object], size: int) -> None:
+        """Do it within the write timeout; without, where a socket that holds nothing back takes so little at once."""
         if self._response.prepared and self._facts.first_byte is None:
             self._facts.first_byte = perf_counter()
+        transport = self._request.transport
+        if size <= _TAKEN_AT_ONCE and transport is not None and transport.get_write_buffer_size() == 0:
+            await writing
+            return
         try:
             async with asyncio.timeout(self._write_timeout):
                 await writing
@@ -211,19 +219,37 @@ async def _parts(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """A reply's bytes as they come. Raises TimeoutError for the session's silence timeout, aiohttp.ClientError.
 
     aiohttp 3.14 lets a reader wait for ever when a chunk's length is malformed: it closes the connection and tells
-    nobody. So whenever nothing comes for a while, the connection is looked at.
+    nobody. So while a reply is not all there, its connection is looked at now and then.
     """
-    while not upstream.content.at_eof():
-        try:
-            async with asyncio.timeout(_LOOK_EVERY) as looking:
-                data = await upstream.content.readany()
-        except TimeoutError:
-            if not looking.expired():
-                raise
-            if _is_closed(upstream):
-                raise aiohttp.ClientPayloadError("closed without an end") from None
+    content = upstream.content
+    with nullcontext() if content.is_eof() else _looking_at(upstream):
+        while not content.at_eof():
+            yield await content.readany()
+
+
+@contextmanager
+def _looking_at(upstream: aiohttp.ClientResponse) -> Iterator[None]:
+    """Fail the reader of a reply whose connection is closed, and which has neither ended nor failed: nothing more can
+    come. What has come already is left to be read first."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        if _is_closed(upstream) and not upstream.content.is_eof() and not _holds_data(upstream.content):
+            upstream.content.set_exception(aiohttp.ClientPayloadError("closed without an end"))
         else:
-            yield data
+            timer = loop.call_later(_LOOK_EVERY, look)
+
+    timer = loop.call_later(_LOOK_EVERY, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _holds_data(content: aiohttp.StreamReader) -> bool:
+    return bool(content._buffer)  # noqa: SLF001 - there is no public way to ask without taking it
 
 
 def _is_closed(upstream: aiohttp.ClientResponse) -> bool:
