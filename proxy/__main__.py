@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+import uvloop
 from rich.console import Console
 
 from index.errors import DrpoError
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         with log_lines(settings.log_format):
             if command == "check":
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
-            asyncio.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
+            uvloop.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
         return 1

@@ -1,8 +1,7 @@
 """Who gets in, and what must be true of a request before anyone looks at what it asks. Knows no model."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,7 +37,7 @@ class Limits:
 
 class Admission:
     """Counts requests in flight, lets a few more wait in the order of their coming, and refuses the rest; all of them
-    once draining."""
+    once draining. Each request is served within `async with admission`."""
 
     def __init__(self, limits: Limits, shared: Shared, metrics: Metrics) -> None:
         self.limits = limits
@@ -56,17 +55,15 @@ class Admission:
         """Requests that this worker serves."""
         return self._shared.seats[self._shared.worker]
 
-    @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
+    async def __aenter__(self) -> None:
         """Hold a place for one request, waiting for it where it must. Raises DrainingError, OverloadedError."""
         if self.draining:
             raise DrainingError("The server is shutting down: send the request to another one.")
         if self.queued or not self._take():
             await self._wait()
-        try:
-            yield
-        finally:
-            self._give_back()
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._give_back()
 
     async def _wait(self) -> None:
         if self.queued >= self.limits.max_queue:

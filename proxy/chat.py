@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from random import getrandbits
 from time import perf_counter
 from typing import Any, Final
-from uuid import uuid4
 
 from aiohttp import web
 
@@ -98,7 +98,7 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
         if client := gateway.client(request):
             record.client, record.account = client
             record.account.enter()
-        async with gateway.admission.enter():
+        async with gateway.admission:
             response = await serve(gateway, request, record)
         record.status = response.status
         record.outcome = "truncated" if record.facts.truncated else "complete"
@@ -208,7 +208,9 @@ def error_response(error: ProxyError) -> web.Response:
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-Id", "")
-    return given if 0 < len(given) <= _LONGEST_ID and given.isprintable() else uuid4().hex
+    if 0 < len(given) <= _LONGEST_ID and given.isprintable():
+        return given
+    return f"{getrandbits(128):032x}"
 
 
 def _account(metrics: Metrics, record: Record) -> None:

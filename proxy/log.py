@@ -145,9 +145,25 @@ class _Lines(logging.Formatter):
 
 
 class _JsonLines(_Lines):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__(worker)
+        self._second, self._until_second = 0, ""
+
+    def _time(self, seconds: float) -> str:
+        """In ISO 8601, to the millisecond; what is the same for a second is written once."""
+        second = int(seconds)
+        if second != self._second:
+            self._until_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second
+        return f"{self._until_second}.{int(1000 * (seconds - second)):03d}+00:00"
+
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **self.values(record)}
+        line = {
+            "time": self._time(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **self.values(record),
+        }
         return orjson.dumps(line, default=str).decode()
 
 

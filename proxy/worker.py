@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import uvloop
 
 from index.errors import DrpoError
 from proxy.backend import Backend
@@ -28,7 +29,7 @@ from proxy.shared import Mapped
 
 def main() -> None:
     """Serve until told to stop."""
-    asyncio.run(_work())
+    uvloop.run(_work())
 
 
 async def _work() -> None:

@@ -34,7 +34,7 @@ async def test_places_are_given_in_the_order_of_coming() -> None:
     door, order = admission(1, 10), []
 
     async def visit(number: int) -> None:
-        async with door.enter():
+        async with door:
             order.append(number)
             await asyncio.sleep(0.01)
 
@@ -50,7 +50,7 @@ async def test_queue_is_bounded_and_the_rest_is_refused_at_once() -> None:
     door, leave = admission(2, 3), asyncio.Event()
 
     async def visit() -> None:
-        async with door.enter():
+        async with door:
             await leave.wait()
 
     visits = [asyncio.create_task(visit()) for _ in range(20)]
@@ -67,7 +67,7 @@ async def test_who_leaves_the_queue_takes_no_place() -> None:
     door, leave = admission(1, 10), asyncio.Event()
 
     async def visit() -> None:
-        async with door.enter():
+        async with door:
             await leave.wait()
 
     inside, first, second = (asyncio.create_task(visit()) for _ in range(3))
@@ -86,10 +86,10 @@ async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later:
     door = admission(1, 5)
 
     async def visit() -> None:
-        async with door.enter():
+        async with door:
             await asyncio.sleep(60)
 
-    async with door.enter():
+    async with door:
         visitor = asyncio.create_task(visit())
         await turns()
     for _ in range(later):
@@ -103,9 +103,9 @@ async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later:
 async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
     door = admission(1, 10)
-    async with door.enter():
+    async with door:
         with pytest.raises(OverloadedError, match="No place came free"):
-            async with door.enter():
+            async with door:
                 pass
     assert (door.in_flight, door.queued) == (0, 0)
 
@@ -122,7 +122,7 @@ async def test_place_that_another_worker_gives_back_is_found(workers: list[Mappe
     leave = asyncio.Event()
 
     async def visit(door: Admission) -> None:
-        async with door.enter():
+        async with door:
             await leave.wait()
 
     first = asyncio.create_task(visit(here))
