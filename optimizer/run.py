@@ -146,9 +146,13 @@ async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
 
 async def _tune(shop: Workshop, found: _Best) -> Candidate:
     await shop.journal.note("stage", stage="tune", rows=len(shop.data.validation))
-    settings = tune_settings(shop.config)
-    tuned, _ = await tune(found.candidate, shop.config.tune, shop.screen, shop.journal, shop.data.validation, settings)
-    return tuned
+
+    def keep(candidate: Candidate) -> None:
+        found.candidate = candidate
+
+    table, settings = shop.config.tune, tune_settings(shop.config)
+    await tune(found.candidate, table, shop.screen, shop.journal, shop.data.validation, settings, keep)
+    return found.candidate
 
 
 def raced_settings(config: RunConfig) -> Raced:

@@ -7,7 +7,7 @@ walks away from a bundle that was good.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from optimizer.bank import with_longer_answers, with_refusals
@@ -17,7 +17,7 @@ from optimizer.journal import Journal
 from optimizer.prompt import note_score
 from optimizer.rewards import Scorer
 from optimizer.rows import Row
-from optimizer.rules import Interval, bootstrap_mean
+from optimizer.rules import bootstrap_mean
 from optimizer.search import Level, Outcome, Path, Raced, race_level
 
 T = TypeVar("T")
@@ -28,17 +28,6 @@ _BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
     "refusal": with_refusals,
 }
 _SAMPLING: Final = ("frequency_penalty", "presence_penalty", "temperature")
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One value of one knob: its mean score, on how many rows."""
-
-    knob: str
-    value: object
-    mean: Interval
-    rows: int
-    kept: bool
 
 
 class _Knob:
@@ -63,10 +52,19 @@ class _Knob:
 
 
 async def tune(
-    first: Candidate, table: TuneTable, scorer: Scorer, journal: Journal, rows: Sequence[Row], settings: Raced
-) -> tuple[Candidate, tuple[Trial, ...]]:
-    """The best setting, and what every value came to. Raises ModelError, BudgetSpentError, JournalError."""
-    best, trials = first, list[Trial]()
+    first: Candidate,
+    table: TuneTable,
+    scorer: Scorer,
+    journal: Journal,
+    rows: Sequence[Row],
+    settings: Raced,
+    keep: Callable[[Candidate], None],
+) -> None:
+    """Turn every knob; `keep` is told of each better candidate at once, since a budget may end this at any moment.
+
+    Raises ModelError, BudgetSpentError, JournalError.
+    """
+    best = first
     space = _Knob(scorer, journal, rows)
     for number, (knob, values) in enumerate(_knobs(table)):
         tried = {set_knob(best, knob, value).key: value for value in values}
@@ -79,11 +77,10 @@ async def tune(
             mean = bootstrap_mean([outcome.score for outcome in step.outcomes])
             value = tried.get(step.candidate.key, get_knob(best, knob))
             is_kept = step.candidate.key == chosen.key
-            trials.append(Trial(knob, value, mean, len(step.outcomes), is_kept))
             told = {"mean": mean.estimate, "low": mean.low, "high": mean.high, "rows": len(step.outcomes)}
             await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
         best = chosen
-    return best, tuple(trials)
+        keep(best)
 
 
 def options(table: TuneTable) -> list[int]:

@@ -1,0 +1,67 @@
+"""Guards what a knob's race may change: what is ahead beyond chance alone, and what was found before a budget ended it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from index.bundle import default_bundle_directory, load_bundle
+from index.embed import open_embedder
+from optimizer.candidate import Candidate, from_bundle
+from optimizer.config import TuneTable
+from optimizer.errors import BudgetSpentError
+from optimizer.journal import Journal
+from optimizer.race import RaceSettings
+from optimizer.rewards import Judged, Scorer
+from optimizer.rows import Row
+from optimizer.search import Raced
+from optimizer.task import Reply
+from optimizer.tune import tune
+
+ROWS = [Row(f"query {number}") for number in range(60)]
+SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
+
+
+class Scripted:
+    """Scores a candidate by a function of it, and as much noise on top as rewards have."""
+
+    def __init__(self, worth: Callable[[Candidate], float]) -> None:
+        self._worth = worth
+
+    async def judge(self, candidate: Candidate, row: Row, replicate: int = 0) -> Judged:
+        noise = random.Random(f"{candidate.key} {row.query} {replicate}").gauss(0, 0.1)
+        return Judged(Reply("Yes.", "stop", 1, 1, ()), self._worth(candidate) + noise, {})
+
+
+async def tuned(table: TuneTable, worth: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
+    kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))]
+    with Journal(folder) as journal:
+        scorer = cast("Scorer", Scripted(worth))
+        try:
+            await tune(kept[0], table, scorer, journal, ROWS, SETTINGS, kept.append)
+        except BudgetSpentError:
+            return {"spent": True, **kept[-1].sampling}
+    return {**kept[-1].sampling}
+
+
+async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> None:
+    values = tuple(number / 20 for number in range(12))
+    before = await tuned(TuneTable(k=(), order=()), lambda _: 0.5, tmp_path / "none")
+    after = await tuned(
+        TuneTable(k=(), order=(), frequency_penalty=values, temperature=values), lambda _: 0.5, tmp_path / "many"
+    )
+    assert after == before
+
+
+async def test_what_was_found_is_kept_when_the_budget_ends(tmp_path: Path) -> None:
+    def worth(candidate: Candidate) -> float:
+        if candidate.sampling.get("temperature") == 0.7:
+            raise BudgetSpentError("calls")
+        return 0.5 + (candidate.sampling["frequency_penalty"] == 0.9) / 5
+
+    table = TuneTable(k=(), order=(), frequency_penalty=(0.3, 0.9), temperature=(0.7,))
+    found = await tuned(table, worth, tmp_path)
+    assert found["spent"]
+    assert found["frequency_penalty"] == pytest.approx(0.9)
