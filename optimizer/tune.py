@@ -8,6 +8,8 @@ walks away from a bundle that was good.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
+from statistics import NormalDist, mean, stdev
 from typing import Any, Final, TypeVar
 
 from optimizer.bank import with_longer_answers, with_refusals
@@ -27,6 +29,7 @@ _BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
     "shortest_answer": with_longer_answers,
     "refusal": with_refusals,
 }
+_CHANCE: Final = 0.05
 _SAMPLING: Final = ("frequency_penalty", "presence_penalty", "temperature")
 
 
@@ -74,10 +77,10 @@ async def tune(
         level = await race_level(space, number, [best, *others], len(rows), settings)
         chosen = ahead_beyond_chance(level, best)
         for step in level.ranked:
-            mean = bootstrap_mean([outcome.score for outcome in step.outcomes])
+            found = bootstrap_mean([outcome.score for outcome in step.outcomes])
             value = tried.get(step.candidate.key, get_knob(best, knob))
             is_kept = step.candidate.key == chosen.key
-            told = {"mean": mean.estimate, "low": mean.low, "high": mean.high, "rows": len(step.outcomes)}
+            told = {"mean": found.estimate, "low": found.low, "high": found.high, "rows": len(step.outcomes)}
             await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
         best = chosen
         keep(best)
@@ -116,9 +119,14 @@ def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def ahead_beyond_chance(level: Level[T], at_hand: T) -> T:
-    """The level's leader, if the paired 95 % interval of its lead over the one at hand excludes nought on the rows that
-    both were scored on; else the one at hand."""
+    """The level's leader, if it is ahead of the one at hand beyond chance on the rows that both were scored on; else
+    the one at hand. Of many that lead by chance one leads most: the more there are, the wider the interval (Bonferroni).
+    """
     leader = level.ranked[0]
     other = next(step for step in level.ranked if step.candidate == at_hand)
     leads = [one.score - two.score for one, two in zip(leader.outcomes, other.outcomes, strict=False)]
-    return leader.candidate if bootstrap_mean(leads).low > 0 else at_hand
+    if len(leads) < 2:
+        return at_hand
+    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(1, len(level.ranked) - 1))
+    is_ahead = mean(leads) > deviations * stdev(leads) / sqrt(len(leads))
+    return leader.candidate if is_ahead else at_hand

@@ -1,4 +1,4 @@
-"""Guards what a knob's race may change: what is ahead beyond chance alone, and what was found before a budget ended it."""
+"""Guards what a knob may become: what is ahead beyond chance alone, and what was found before a budget ended it."""
 
 import random
 from collections.abc import Callable
