@@ -120,7 +120,8 @@ def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 def ahead_beyond_chance(level: Level[T], at_hand: T) -> T:
     """The level's leader, if it is ahead of the one at hand beyond chance on the rows that both were scored on; else
-    the one at hand. Of many that lead by chance one leads most: the more there are, the wider the interval (Bonferroni).
+    the one at hand. Of many that lead by chance one leads most: the more there are, the wider the interval (after
+    Bonferroni).
     """
     leader = level.ranked[0]
     other = next(step for step in level.ranked if step.candidate == at_hand)
