@@ -56,6 +56,7 @@ class Calls:
         self._budget = budget
         self._replies: dict[str, Json] = {}
         self._under_way: dict[str, asyncio.Task[Json]] = {}
+        self._closing = False
         self._recall(journal.events)
 
     @property
@@ -86,7 +87,9 @@ class Calls:
         return counts[0] - counts[1]
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls under way: they are paid for, so their replies are kept."""
+        """Wait for the calls under way: they are paid for, so their replies are kept. No other is begun any more, by
+        whoever has not heard yet that the run is over: nobody would be there to keep the reply."""
+        self._closing = True
         if self._under_way:
             say(f"waiting for {len(self._under_way)} calls under way: they are paid for (Ctrl-C stops at once)")
             await asyncio.wait(self._under_way.values())
@@ -98,6 +101,8 @@ class Calls:
         if (kept := self._replies.get(key)) is not None:
             return kept
         if key not in self._under_way:
+            if self._closing:
+                raise asyncio.CancelledError("the run is over")
             most = _most(body, request.body, source)
             attempt = _Attempt(self._journal, self._budget, request.role, key, most)
             task = asyncio.create_task(self._send(source, request, body, attempt, read))

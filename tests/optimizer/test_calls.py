@@ -128,3 +128,14 @@ def test_time_is_part_of_the_budget() -> None:
     budget.share = 0.5
     with pytest.raises(BudgetSpentError, match="minutes"):
         budget.reserve(Cost(1))
+
+
+async def test_nothing_is_begun_once_the_run_is_over(tmp_path: Path) -> None:
+    endpoint = saying(completion("Yes."))
+    async with calls(endpoint, tmp_path) as (made, _):
+        await made.ask(asking("one"), read_text)
+        await made.close(print)
+        assert await made.ask(asking("one"), read_text) == {"text": "Yes."}
+        with pytest.raises(asyncio.CancelledError):
+            await made.ask(asking("two"), read_text)
+    assert len(endpoint.seen) == 1
