@@ -13,8 +13,9 @@ Scheme = Literal["light", "dark"]
 Open = Callable[[int, Scheme], AbstractContextManager[Page]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Gone with the module: while it is there its event loop has the thread, and no asynchronous test can run."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(print), args=["--no-sandbox"])
         yield browser
