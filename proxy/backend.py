@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
+from proxy.backend_reply import BackendReply
 from proxy.balance import Candidate, RetryBudget, Standing, order
 from proxy.errors import (
-    BackendProtocolError,
     BackendTimeoutError,
     ProxyError,
     StartupError,
@@ -25,7 +24,7 @@ from proxy.errors import (
 from proxy.log import log_event
 from proxy.metrics import Metrics
 from proxy.models import Kind, Model, count_tokens, discover
-from proxy.wire import CONNECT_ERRORS, Wire, WireRequest, connect_failure, connect_trouble, finish
+from proxy.wire import NoConnectionError, Wire, WireRequest
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small question: models, tokenize
 _NOT_NOW: Final = 503  # the one status that says that nothing was begun
@@ -75,7 +74,7 @@ class Backend:
         """A request to this server; a client's own key, where it may pass, goes before the operator's."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
-        return WireRequest(method, self.url + path, body, merged)
+        return WireRequest(method, self.url, path, body, merged)
 
 
 def backend_url(text: str) -> str:
@@ -84,7 +83,8 @@ def backend_url(text: str) -> str:
         raise StartupError("--backend: a URL with a password or a query in it; use --backend-api-key-file.")
     try:
         parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
+        named = bool((parts.hostname or "").encode("idna"))
+        good = parts.scheme in {"http", "https"} and named and not parts.fragment and parts.port != 0
     except ValueError:
         good = False
     if not good:
@@ -151,7 +151,7 @@ class Pool:
     @asynccontextmanager
     async def send(
         self, model: str, path: str, body: bytes, headers: Mapping[str, str], conversation: str | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[BackendReply]:
         """POST to a backend that serves `model`; yield its reply, headers read. On the way out the exchange is aborted
         unless its body was read to the end.
 
@@ -169,9 +169,9 @@ class Pool:
                 with backend.working():
                     try:
                         response = await self._exchange(backend, backend.request("POST", path, body, headers))
-                    except CONNECT_ERRORS as error:
-                        backend.checked(connect_trouble(error), answering=False)
-                        failure = connect_failure(error)
+                    except NoConnectionError as error:
+                        backend.checked(str(error), answering=False)
+                        failure = error.told
                         continue
                     if (
                         response.status == _NOT_NOW
@@ -180,7 +180,7 @@ class Pool:
                         and spent.enter_context(self._budget.retry())
                     ):
                         self._metrics.retries.labels("backend said 503").inc()
-                        response.close()
+                        response.finish()
                         may_repeat = False
                         continue
                     with self._watched(backend, response):
@@ -188,7 +188,7 @@ class Pool:
                     return
         raise failure
 
-    async def _exchange(self, backend: Backend, request: WireRequest) -> aiohttp.ClientResponse:
+    async def _exchange(self, backend: Backend, request: WireRequest) -> BackendReply:
         """One request to one backend, and what its outcome says of it."""
         try:
             response = await self._wire.exchange(request)
@@ -200,11 +200,11 @@ class Pool:
         return response
 
     @contextmanager
-    def _watched(self, backend: Backend, response: aiohttp.ClientResponse) -> Iterator[None]:
+    def _watched(self, backend: Backend, response: BackendReply) -> Iterator[None]:
         """Let the reply be read; what broke in it counts against the backend, a client that left does not."""
         try:
             yield
-            if not response.content.at_eof() or response.content.exception() is not None:
+            if not response.taken:
                 self._note_failure(backend)
             elif response.status not in _GATEWAY_FAILURES:
                 backend.standing.succeeded()
@@ -212,7 +212,7 @@ class Pool:
             self._note_failure(backend)
             raise
         finally:
-            finish(response)
+            response.finish()
 
     def _note_failure(self, backend: Backend) -> None:
         if backend.standing.failed():
@@ -264,12 +264,10 @@ class _Fetcher:
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 async with await self.wire.exchange(request) as response:
                     return response.status, _json(await response.read())
-        except CONNECT_ERRORS as error:
-            raise connect_failure(error) from error
+        except NoConnectionError as error:
+            raise error.told from error
         except TimeoutError as error:
             raise BackendTimeoutError(f"{path}: no answer within {_PROBE_TIMEOUT:g} s.") from error
-        except aiohttp.ClientError as error:
-            raise BackendProtocolError(f"{path}: the reply broke off.") from error
 
 
 def _json(data: bytes) -> Any:

@@ -6,21 +6,18 @@ error event is sent, no [DONE], and the connection closes, so that no client tak
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-import aiohttp
 import orjson
 from aiohttp import web
 
-from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+from proxy.backend_reply import BackendReply
+from proxy.errors import BackendProtocolError, ProxyError
 
 LARGEST_EVENT: Final = 1024 * 1024
-LARGEST_REPLY: Final = 256 * 1024 * 1024
-_LOOK_EVERY: Final = 1.0  # seconds
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
 DONE: Final = b"data: [DONE]\n\n"
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -42,8 +39,8 @@ def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[
 
 
 def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of a backend's headers goes to the client."""
-    return {name: value for name, value in headers.items() if _passes(name.lower())}
+    """What of a backend's headers (names in lower case) goes to the client."""
+    return {name: value for name, value in headers.items() if _passes(name)}
 
 
 def _passes(name: str) -> bool:
@@ -187,7 +184,7 @@ class Client:
             raise ConnectionAbortedError("the client does not read") from error
 
 
-async def relay_stream(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
+async def relay_stream(upstream: BackendReply, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
     """Pass events on as they come; end as the module's first lines say."""
     failure: ProxyError | None = None
     try:
@@ -195,79 +192,17 @@ async def relay_stream(upstream: aiohttp.ClientResponse, client: Client, rules: 
             failure = BackendProtocolError("The backend's stream ended before the answer did.")
     except ProxyError as error:
         failure = error
-    except TimeoutError:
-        failure = BackendTimeoutError("The backend stopped sending in the middle of its answer.")
-    except aiohttp.ClientError:
-        failure = BackendProtocolError("The backend's stream broke in the middle of its answer.")
     if failure is not None:
         facts.truncated = True
         await client.write(rules.failure(failure))
 
 
-async def _relay_events(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules) -> bool:
+async def _relay_events(upstream: BackendReply, client: Client, rules: StreamRules) -> bool:
     splitter, complete = EventSplitter(), False
-    async for data in _parts(upstream):
+    while data := await upstream.read_part():
         events = splitter.feed(data)
         complete = complete or any(rules.is_end(event) for event in events)
         passed = b"".join(rules.transform(event) for event in events)
         if passed:
             await client.write(passed)
     return complete
-
-
-async def _parts(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """A reply's bytes as they come. Raises TimeoutError for the session's silence timeout, aiohttp.ClientError.
-
-    aiohttp 3.14 lets a reader wait for ever when a chunk's length is malformed: it closes the connection and tells
-    nobody. So while a reply is not all there, its connection is looked at now and then.
-    """
-    content = upstream.content
-    with nullcontext() if content.is_eof() else _looking_at(upstream):
-        while not content.at_eof():
-            yield await content.readany()
-
-
-@contextmanager
-def _looking_at(upstream: aiohttp.ClientResponse) -> Iterator[None]:
-    """Fail the reader of a reply whose connection is closed, and which has neither ended nor failed: nothing more can
-    come. What has come already is left to be read first."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal timer
-        if _is_closed(upstream) and not upstream.content.is_eof() and not _holds_data(upstream.content):
-            upstream.content.set_exception(aiohttp.ClientPayloadError("closed without an end"))
-        else:
-            timer = loop.call_later(_LOOK_EVERY, look)
-
-    timer = loop.call_later(_LOOK_EVERY, look)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _holds_data(content: aiohttp.StreamReader) -> bool:
-    return bool(content._buffer)  # noqa: SLF001 - there is no public way to ask without taking it
-
-
-def _is_closed(upstream: aiohttp.ClientResponse) -> bool:
-    protocol = upstream.connection.protocol if upstream.connection is not None else None
-    return protocol is not None and not protocol.is_connected()
-
-
-async def read_reply(upstream: aiohttp.ClientResponse) -> bytes:
-    """A whole reply. Raises BackendProtocolError if it is cut or too large, BackendTimeoutError if it stalls."""
-    parts, size = [], 0
-    try:
-        async for data in _parts(upstream):
-            size += len(data)
-            if size > LARGEST_REPLY:
-                raise BackendProtocolError("The backend's reply is over 256 MiB.")
-            parts.append(data)
-    except TimeoutError as error:
-        raise BackendTimeoutError("The backend stopped sending in the middle of its reply.") from error
-    except aiohttp.ClientError as error:
-        raise BackendProtocolError("The backend closed the connection in the middle of its reply.") from error
-    return b"".join(parts)

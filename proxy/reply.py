@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.backend_reply import BackendReply
 from proxy.errors import BackendProtocolError
 from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
@@ -18,7 +18,6 @@ from proxy.relay import (
     event_data,
     is_done,
     parse_object,
-    read_reply,
     relay_stream,
     reply_headers,
     usage_filter,
@@ -29,7 +28,7 @@ from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
 async def send_reply(
-    client: Client, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
+    client: Client, upstream: BackendReply, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     """Pass the backend's reply on; `headers` are ours, `facts` is filled on the way."""
     headers = {**reply_headers(upstream.headers), **headers}
@@ -38,7 +37,7 @@ async def send_reply(
         response = await client.begin(web.StreamResponse(headers=headers))
         await relay_stream(upstream, client, stream_rules(plan, facts), facts)
     else:
-        data = await read_reply(upstream)
+        data = await upstream.read()
         if upstream.status == 200:
             data = _whole(data, plan, facts)
         response = await client.begin(web.Response(status=upstream.status, body=data, headers=headers))

