@@ -4,9 +4,11 @@ Used by a server of one process and by each worker of several. Knows no signal a
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -21,6 +23,7 @@ from proxy.settings import Settings, bundle_arguments
 from proxy.shared import Shared
 
 Bundles = dict[str, ServedBundle]
+_COLLECT_AFTER: Final = (10_000, 10, 10)  # objects made and not freed; then each tenth time the older ones too
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ async def serving(
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
         await warm_up(gateway, live.bundles, report)
+        _spare_what_stays()
         runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:
@@ -67,6 +71,14 @@ async def serving(
             yield gateway
         finally:
             await runner.cleanup()
+
+
+def _spare_what_stays() -> None:
+    """Tell Python's garbage collector that what is loaded by now stays, and to look less often: it would go through all
+    of it again and again, for a tenth of a request's time. Requests leave few cycles behind."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Report) -> None:
