@@ -111,9 +111,9 @@ def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
     """The routes over a wired gateway."""
-    app = web.Application(middlewares=[_answer_preflight, _explain_unserved])
+    app = web.Application(middlewares=[_answer_what_is_not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
-    app.on_response_prepare.extend((_name_server, _add_cors_headers))
+    app.on_response_prepare.append(_add_headers)
     for path, serve in PLANNED.items():
         app.router.add_post(path, _served(path, serve))
     for path in RELAYED:
@@ -208,16 +208,11 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 @web.middleware
-async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer_what_is_not_served(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A page's preflight; and a path or a method that is not in the table, said in OpenAI's shape."""
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         asked = request.headers.get("Access-Control-Request-Headers", "")
         return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
-    return await handler(request)
-
-
-@web.middleware
-async def _explain_unserved(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A path or a method that is not in the table, said in OpenAI's shape."""
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
@@ -226,12 +221,9 @@ async def _explain_unserved(request: web.Request, handler: Handler) -> web.Strea
         return error_response(UnknownRouteError("This path is not served: see GET /openapi.json for those that are."))
 
 
-async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "drpo-proxy"
-
-
-async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Runs before the headers are written, streamed or not."""
+    response.headers["Server"] = "drpo-proxy"
     origin = request.headers.get("Origin")
     if origin in request.app[CORS_ORIGINS]:
         response.headers.update(_cors_headers(origin))

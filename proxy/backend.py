@@ -6,7 +6,7 @@ Destinations are fixed at start and never come from a request. How bytes travel 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from proxy.backend_reply import BackendReply
-from proxy.balance import Candidate, RetryBudget, Standing, order
+from proxy.balance import Candidate, Count, RetryBudget, Standing, order
 from proxy.errors import (
     BackendTimeoutError,
     ProxyError,
@@ -44,7 +44,8 @@ class BackendSettings:
 @dataclass(slots=True, eq=False)
 class Backend:
     """One server. `kinds`: what is known of its models without asking; `models` as it listed them last; `healthy` after
-    its last check; `trouble` says why not. `takes_client_keys`: a client's key may go there, if keys are forwarded."""
+    its last check; `trouble` says why not; `work`: the requests that it has. `takes_client_keys`: a client's key may go
+    there, if keys are forwarded."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -52,18 +53,9 @@ class Backend:
     models: Mapping[str, Model] = field(default_factory=dict)
     healthy: bool = False
     trouble: str = "not asked yet"
-    in_flight: int = 0
+    work: Count = field(default_factory=Count, repr=False)
     takes_client_keys: bool = True
     standing: Standing = field(default_factory=lambda: Standing(time.monotonic), repr=False)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a request that this server has."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
 
     def checked(self, trouble: str = "", *, answering: bool) -> None:
         """Note whether it answers, and what is wrong."""
@@ -159,34 +151,28 @@ class Pool:
         what it began with; its requests go to the same backend while that is well and not crowded.
         Raises UnknownModelError, BackendUnavailableError, BackendTimeoutError, BackendProtocolError.
         """
-        failure: ProxyError = UnknownModelError(f"No backend lists {model!r}.", param="model")
         left = self._candidates(model, conversation)
-        with ExitStack() as spent:
-            spent.enter_context(self._budget.request())
-            may_repeat = True
+        failure: ProxyError | None = None
+        repeated = False
+        with self._budget.requests:
             while left:
                 backend = left.pop(0)
-                with backend.working():
+                with backend.work, self._budget.retries if repeated else nullcontext():
                     try:
                         response = await self._exchange(backend, backend.request("POST", path, body, headers))
                     except NoConnectionError as error:
                         backend.checked(str(error), answering=False)
                         failure = error.told
                         continue
-                    if (
-                        response.status == _NOT_NOW
-                        and left
-                        and may_repeat
-                        and spent.enter_context(self._budget.retry())
-                    ):
+                    if response.status == _NOT_NOW and left and not repeated and self._budget.has_room:
                         self._metrics.retries.labels("backend said 503").inc()
                         response.finish()
-                        may_repeat = False
+                        repeated = True
                         continue
                     with self._watched(backend, response):
                         yield response
                     return
-        raise failure
+        raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
 
     async def _exchange(self, backend: Backend, request: WireRequest) -> BackendReply:
         """One request to one backend, and what its outcome says of it."""
@@ -222,8 +208,10 @@ class Pool:
     def _candidates(self, model: str, conversation: str | None = None) -> list[Backend]:
         """Backends that list the model, in the order in which to try them."""
         serving = [backend for backend in self.backends if model in backend.models]
+        if len(serving) < 2:
+            return serving
         seen = [
-            Candidate(backend.url, backend.standing.available, backend.standing.weight, backend.in_flight)
+            Candidate(backend.url, backend.standing.available, backend.standing.weight, backend.work.value)
             for backend in serving
         ]
         return [serving[position] for position in order(seen, conversation)]

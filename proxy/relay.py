@@ -145,13 +145,21 @@ class Client:
         self._facts = facts
         self._response: web.StreamResponse
 
-    async def begin(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Send the headers of the reply."""
+    async def send(self, response: web.Response, body: bytes) -> None:
+        """Send a whole reply."""
         self._response = response
-        if isinstance(response, web.Response) and isinstance(response.body, bytes):
-            self._keep(response.body)
+        self._keep(body)
+        await self._in_time(self._send_whole(response), len(body))
+
+    async def _send_whole(self, response: web.Response) -> None:
+        await response.prepare(self._request)
+        self._facts.first_byte = perf_counter()
+        await response.write_eof()
+
+    async def begin(self, response: web.StreamResponse) -> None:
+        """Send the headers of a streamed reply."""
+        self._response = response
         await self._in_time(response.prepare(self._request), 0)
-        return response
 
     async def write(self, data: bytes) -> None:
         """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
@@ -159,9 +167,8 @@ class Client:
         await self._in_time(self._response.write(data), len(data))
 
     async def end(self) -> None:
-        """Send the end, and a whole reply's body."""
-        body = self._response.body if isinstance(self._response, web.Response) else b""
-        await self._in_time(self._response.write_eof(), len(body) if isinstance(body, bytes) else 0)
+        """Send the end of a streamed reply."""
+        await self._in_time(self._response.write_eof(), 0)
 
     def _keep(self, data: bytes) -> None:
         if self._facts.content is not None:

@@ -34,15 +34,17 @@ async def send_reply(
     headers = {**reply_headers(upstream.headers), **headers}
     if upstream.status == 200 and upstream.content_type == "text/event-stream":
         headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = await client.begin(web.StreamResponse(headers=headers))
+        response = web.StreamResponse(headers=headers)
+        await client.begin(response)
         await relay_stream(upstream, client, stream_rules(plan, facts), facts)
-    else:
-        data = await upstream.read()
-        if upstream.status == 200:
-            data = _whole(data, plan, facts)
-        response = await client.begin(web.Response(status=upstream.status, body=data, headers=headers))
-    await client.end()
-    return response
+        await client.end()
+        return response
+    data = await upstream.read()
+    if upstream.status == 200:
+        data = _whole(data, plan, facts)
+    whole = web.Response(status=upstream.status, body=data, headers=headers)
+    await client.send(whole, data)
+    return whole
 
 
 def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:

@@ -27,7 +27,7 @@ async def aside(
     **named: _Arguments.kwargs,
 ) -> _Result:
     """The function's result; worked out on a thread where the conversation is so long that all others would wait."""
-    if len(messages) <= _MANY and not any(len(text) > _LONG for text in map(_loose_text, messages)):
+    if len(messages) <= _MANY and max(map(len, map(_loose_text, messages)), default=0) <= _LONG:
         return function(*arguments, **named)
     return await asyncio.to_thread(function, *arguments, **named)
 

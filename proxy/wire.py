@@ -121,9 +121,9 @@ class Wire:
             return await self._send(kept, server, request)
         except BackendUnavailableError:
             pass  # closed in the moment in which it was used: nothing came of the request
-        with self._budget.retry() as allowed:
-            if not allowed:
-                raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
+        if not self._budget.has_room:
+            raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
+        with self._budget.retries:
             self._metrics.retries.labels("stale connection").inc()
             return await self._send(await self._connect(request.root, server), server, request)
 
