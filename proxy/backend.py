@@ -108,8 +108,10 @@ class Pool:
         await self._wire.close()
 
     @property
-    def models(self) -> dict[str, Model]:
+    def models(self) -> Mapping[str, Model]:
         """Every model that a backend lists, by id; the first backend's word counts."""
+        if len(self.backends) == 1:
+            return self.backends[0].models
         found: dict[str, Model] = {}
         for backend in self.backends:
             for name, model in backend.models.items():

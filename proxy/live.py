@@ -122,7 +122,8 @@ class TokenCosts:
         known = self._known.get(key)
         if known is None or _is_outdated(known):
             self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
-        return await asyncio.shield(self._known[key])
+        costs = self._known[key]
+        return costs.result() if costs.done() else await asyncio.shield(costs)
 
     async def _measure(self, served: ServedBundle, model: Model) -> Costs:
         texts = [render_prompt(served.layout, served.bundle.prompt)]
