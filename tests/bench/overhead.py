@@ -95,7 +95,7 @@ def _streams(chosen: Mapping[str, Start], _seconds: int, repeats: int) -> None:
     print("\n| streams | gap p99, 100 of 50 tokens/s | not whole | chunks per second, 16 flat out |", end="")
     print(" CPU per chunk | memory, 1,000 slow |\n| --- | --- | --- | --- | --- | --- |")
     paced = _stream(chosen, repeats, 100, 200, 0.02)
-    fast = _stream(chosen, repeats, 16, 4000, 0.0)
+    fast = _stream(chosen, repeats, 16, 12_000, 0.0)
     slow = _stream(chosen, 1, 1000, 12, 1.0)
     for name in fast:
         gap = _spread([1e3 * one.gap_p99 for one in paced[name]], "ms", 1)

@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -141,12 +141,10 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
     request = ("\r\n".join(head) + "\r\n\r\n").encode() + body
     before, started = usage(gateway.pid) if gateway.pid else None, perf_counter()
     reading = [asyncio.create_task(_read(host, request)) for _ in range(count)]
-    memory = 0
-    while not all(task.done() for task in reading):
-        await asyncio.sleep(0.25)
-        memory = max(memory, usage(gateway.pid).memory if gateway.pid and count > 100 else 0)
+    watching = asyncio.create_task(_most_memory(gateway, reading)) if count > 100 else None
+    told = await asyncio.gather(*reading)
     seconds = perf_counter() - started
-    told = [task.result() for task in reading]
+    memory = await watching if watching else 0
     after = usage(gateway.pid) if gateway.pid else None
     gaps = np.concatenate([gap for gap, _ in told])
     total = count * chunks
@@ -157,6 +155,15 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
         cpu=(after.seconds - before.seconds) / total if after and before else 0.0,
         memory=memory or (after.memory if after else 0),
     )
+
+
+async def _most_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"]) -> int:
+    """Bytes, at most, while the streams are read."""
+    most = 0
+    while gateway.pid and not all(task.done() for task in reading):
+        await asyncio.sleep(0.25)
+        most = max(most, usage(gateway.pid).memory)
+    return most
 
 
 async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
