@@ -19,6 +19,7 @@ from proxy.errors import BackendProtocolError, ProxyError
 
 LARGEST_EVENT: Final = 1024 * 1024
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
+_NEWLINE: Final = 10
 DONE: Final = b"data: [DONE]\n\n"
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -53,17 +54,37 @@ class EventSplitter:
 
     held: bytes = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, blank lines included. Raises BackendProtocolError for an endless one."""
-        self.held += data
-        events, start = [], 0
-        for boundary in _BLANK_LINE.finditer(self.held):
-            events.append(self.held[start : boundary.end()])
-            start = boundary.end()
-        self.held = self.held[start:]
+    def feed(self, data: bytes) -> bytes:
+        """The events that `data` completes, blank lines included, in one piece. Raises BackendProtocolError for an
+        endless one."""
+        held = self.held + data
+        end = _end_of_events(held)
+        self.held = held[end:]
         if len(self.held) > LARGEST_EVENT:
             raise BackendProtocolError("The backend sent an event of over 1 MiB.")
-        return events
+        return held[:end]
+
+
+def split_events(whole: bytes) -> list[bytes]:
+    """Whole events, each by itself."""
+    if b"\r" not in whole:
+        return [event + b"\n\n" for event in whole.split(b"\n\n")[:-1]]
+    events, start = [], 0
+    for boundary in _BLANK_LINE.finditer(whole):
+        events.append(whole[start : boundary.end()])
+        start = boundary.end()
+    return events
+
+
+def _end_of_events(data: bytes) -> int:
+    """Where the last whole event ends; 0 if there is none. A line's end is a blank line's only once."""
+    if b"\r" in data:
+        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
+    place = data.rfind(b"\n\n")
+    end = start = place + 2 if place >= 0 else 0
+    while start and data[start - 1] == _NEWLINE:
+        start -= 1
+    return start + (end - start) // 2 * 2
 
 
 @dataclass(slots=True)
@@ -81,6 +102,8 @@ class ReplyFacts:
 
 def event_data(event: bytes) -> bytes:
     """The payload of an event: its `data:` lines joined by newlines."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # one line, as nearly always
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
 
@@ -112,6 +135,11 @@ def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
     return transform
 
 
+def passes_untouched(events: bytes) -> bool:
+    """Whether usage_filter would leave all of these events as they are, and none is [DONE]."""
+    return b'"usage"' not in events and b"[DONE]" not in events
+
+
 def parse_object(data: bytes) -> dict[str, object]:
     """A JSON object, or an empty one where the bytes are none: for looking at replies that pass through anyway."""
     try:
@@ -129,11 +157,13 @@ def error_event(error: ProxyError) -> bytes:
 @dataclass(frozen=True, slots=True)
 class StreamRules:
     """How one kind of stream passes: each event through `transform`; `is_end` says of the backend's event that it ends
-    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise."""
+    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise. `passes` says of
+    whole events that each would pass as it is, and that none is the end: then nobody takes them apart."""
 
     transform: EventTransform
     is_end: Callable[[bytes], bool] = is_done
     failure: Callable[[ProxyError], bytes] = error_event
+    passes: Callable[[bytes], bool] = lambda _: False
 
 
 class Client:
@@ -207,9 +237,11 @@ async def relay_stream(upstream: BackendReply, client: Client, rules: StreamRule
 async def _relay_events(upstream: BackendReply, client: Client, rules: StreamRules) -> bool:
     splitter, complete = EventSplitter(), False
     while data := await upstream.read_part():
-        events = splitter.feed(data)
-        complete = complete or any(rules.is_end(event) for event in events)
-        passed = b"".join(rules.transform(event) for event in events)
+        passed = splitter.feed(data)
+        if not rules.passes(passed):
+            events = split_events(passed)
+            complete = complete or any(map(rules.is_end, events))
+            passed = b"".join([rules.transform(event) for event in events])
         if passed:
             await client.write(passed)
     return complete

@@ -1,7 +1,6 @@
 """A plan's reply to the client: relayed as it is, or translated to chat; streamed or whole. Knows no planning."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,6 +17,7 @@ from proxy.relay import (
     event_data,
     is_done,
     parse_object,
+    passes_untouched,
     relay_stream,
     reply_headers,
     usage_filter,
@@ -68,12 +68,15 @@ def stream_rules(plan: Plan, facts: ReplyFacts) -> StreamRules:
     if isinstance(plan.shape, ChatShape):
         return _cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts)), plan)
     untouched = usage_filter(facts, wanted=not plan.strip_usage)
-    rules = StreamRules(untouched, is_end=_ends_response) if plan.path == RESPONSES else StreamRules(untouched)
-    return _cutting(rules, plan)
+    if plan.path == RESPONSES:
+        return _cutting(StreamRules(untouched, is_end=_ends_response), plan)
+    return _cutting(StreamRules(untouched, passes=passes_untouched), plan)
 
 
 def _cutting(rules: StreamRules, plan: Plan) -> StreamRules:
-    return replace(rules, transform=_cut_first(StopCutter(plan.cut_at), rules.transform)) if plan.cut_at else rules
+    if not plan.cut_at:
+        return rules
+    return StreamRules(_cut_first(StopCutter(plan.cut_at), rules.transform), rules.is_end, rules.failure)
 
 
 def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
