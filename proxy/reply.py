@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.backend_reply import BackendReply
 from proxy.errors import BackendProtocolError
+from proxy.plain_chunks import PlainChunks
 from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
     Client,
@@ -96,8 +97,11 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
 
 def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:
     """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
+    alike = PlainChunks()
 
     def transform(event: bytes) -> bytes:
+        if known := alike.translate(event):
+            return known
         if is_done(event):
             return b"".join(_event(chunk) for chunk in chunks.finish()) + event
         payload = parse_object(event_data(event))
@@ -106,7 +110,11 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> Even
         _note_usage(payload, facts)
         if plan.strip_usage:
             payload.pop("usage", None)
-        return b"".join(_event(chunk) for chunk in chunks.translate(payload))
+        text = chunks.plain_text(payload)
+        translated = chunks.translate(payload)
+        if text is not None:
+            alike.remember(event, text, translated[0])
+        return b"".join([_event(chunk) for chunk in translated])
 
     return transform
 
