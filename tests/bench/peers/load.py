@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+import httptools
 import numpy as np
 import orjson
 
@@ -166,22 +167,39 @@ async def _most_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"])
     return most
 
 
+class _Body:
+    """The bytes of a reply's body, out of the chunks that they travel in: an event may be cut by a chunk's end."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.parts: list[bytes] = []
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def take(self, data: bytes) -> bytes:
+        self.parser.feed_data(data)
+        body = b"".join(self.parts)
+        self.parts.clear()
+        return body
+
+
 async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
     """Seconds between the arrivals of events, and how many came before [DONE], that one included; 0 without it."""
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=2**20)
     writer.write(request)
     times: list[float] = []
-    events, tail = 0, b""
+    events, tail, body = 0, b"", _Body()
     while data := await reader.read(2**18):
         now = perf_counter()
-        data = tail + data
+        data = tail + body.take(data)
         new = data.count(b"data: ")
         times += [now] * new
         events += new
         if b"[DONE]" in data:
             break
-        tail = data[-5:] if b"data: " not in data[-5:] else b""
+        tail = data[-5:]  # less than what is counted
     else:
         events = 0
     writer.close()

@@ -48,9 +48,9 @@ def program(name: str, package: str) -> str:
 
 @contextmanager
 def running(
-    command: Sequence[str], core: int, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
+    command: Sequence[str], core: int | None, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A process pinned to a core, once `is_up`; gives its id. Raises CannotRunError if it never is."""
+    """A process pinned to a core (None: on all), once `is_up`; gives its id. Raises CannotRunError if it never is."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -58,7 +58,7 @@ def running(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(extra or {})},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1) if core is None else {core}),
             start_new_session=True,
         )
         try:
