@@ -112,6 +112,16 @@ def usage(pid: int) -> Usage:
     return Usage(seconds, memory)
 
 
+def shared_out(pid: int) -> int:
+    """Bytes of a process and all its descendants, what several map counted once (PSS)."""
+    total = 0
+    for one in _family(pid):
+        with suppress(OSError):
+            lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
 def _family(pid: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
