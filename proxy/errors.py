@@ -14,6 +14,7 @@
       RateLimitError         429     the key has used up its requests or tokens (Retry-After)
       OverloadedError        503     too many requests in flight (Retry-After)
       DrainingError          503     shutting down (Retry-After)
+      StoreDownError         503     feedback cannot be kept now (Retry-After)
       BackendUnavailableError 502    no backend could be reached
       BackendProtocolError   502     the backend's reply is not a reply
       BackendTimeoutError    504     the backend did not answer in time
@@ -187,6 +188,12 @@ class DrainingError(OverloadedError):
     code = "draining"
 
 
+class StoreDownError(OverloadedError):
+    """Feedback cannot be kept now; nothing of it was, as far as is known, and sending it again does no harm."""
+
+    code = "store_unavailable"
+
+
 class BackendUnavailableError(ProxyError):
     """No backend that serves the model could be reached."""
 
@@ -217,3 +224,11 @@ class StartupError(DrpoError):
 
 class EmbeddedError(StartupError):
     """The embedded model cannot run."""
+
+
+class StoreError(DrpoError):
+    """What experiments bring cannot be kept, or read, now."""
+
+
+class StoreRefusedError(StoreError):
+    """The store is well and does not take a row."""

@@ -18,9 +18,9 @@ class Exposure:
     with which probability, at that time; override: the client named a variant itself, and got that.
 
     unit, asked: digests (see units), of whom, and of the conversation that was asked; time: Unix seconds at its start.
-    latency: seconds to its last byte; time_to_first_token: seconds to the first byte of a streamed answer;
-    ended_by_itself: the model stopped, rather than its length cap; truncated: the answer broke off; error: it came to a
-    status of 400 or more; client_gone: nobody waited for its end. None: not known.
+    latency: seconds to the last byte of a whole answer; time_to_first_token: seconds to the first byte of a streamed
+    one; ended_by_itself: the model stopped, rather than its length cap; truncated: the answer broke off; error: it came
+    to a status of 400 or more; client_gone: nobody waited for its end. None: not known.
     """
 
     id: bytes
@@ -36,7 +36,7 @@ class Exposure:
     variant: str
     bundle: str | None
     asked: bytes | None = field(repr=False)
-    latency: float
+    latency: float | None
     time_to_first_token: float | None
     prompt_tokens: int | None
     completion_tokens: int | None
