@@ -18,7 +18,8 @@ _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Labels are bounded: served paths, our own names for variants and outcomes, never a client's word."""
+    """Labels are bounded: served paths, the operator's names for experiments and arms, our own for variants and
+    outcomes, never a client's word."""
 
     registry: CollectorRegistry
     requests: Counter
@@ -34,6 +35,10 @@ class Metrics:
     ejections: Counter
     queued: Gauge
     log_lines_lost: Gauge
+    experiment_requests: Counter
+    exposures: Counter
+    feedback: Counter
+    store_up: Gauge
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, of all workers together."""
@@ -79,6 +84,17 @@ def create_metrics() -> Metrics:
         ),
         ejections=Counter(
             "drpo_backend_ejections", "Times that a backend was set aside.", ("backend",), registry=registry
+        ),
+        experiment_requests=Counter(
+            "drpo_experiment_requests", "Requests by experiment and arm.", ("experiment", "arm"), registry=registry
+        ),
+        exposures=Counter("drpo_exposures", "Exposures, kept or dropped.", ("result",), registry=registry),
+        feedback=Counter("drpo_feedback", "Feedback, kept or refused.", ("result",), registry=registry),
+        store_up=Gauge(
+            "drpo_store_up",
+            "1 if exposures and feedback can be kept (by every worker).",
+            registry=registry,
+            multiprocess_mode="livemin",
         ),
     )
 

@@ -17,6 +17,7 @@ import orjson
 from aiohttp import web
 
 from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+from proxy.watch import ReplyWatch
 
 LARGEST_EVENT: Final = 1024 * 1024
 LARGEST_REPLY: Final = 256 * 1024 * 1024
@@ -73,13 +74,14 @@ class EventSplitter:
 class ReplyFacts:
     """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
     `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
-    at most a mebibyte, where the operator asked to keep them, else None."""
+    at most a mebibyte, where the operator asked to keep them, else None; `watch`: looks at it, for an experiment."""
 
     answering: bool = False
     first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     content: bytearray | None = None
+    watch: ReplyWatch | None = None
 
 
 def event_data(event: bytes) -> bytes:
@@ -167,6 +169,8 @@ class Client:
         await self._in_time(self._response.write_eof(), len(body) if isinstance(body, bytes) else 0)
 
     def _keep(self, data: bytes) -> None:
+        if self._facts.watch is not None:
+            self._facts.watch.see(data)
         if self._facts.content is not None:
             self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
 

@@ -13,13 +13,15 @@ from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
+from proxy.experiment_file import read_experiments
 from proxy.listen import base_url, bind, bind_admin, hold_port
 from proxy.live import check_bundle_arguments
 from proxy.log import log_event
 from proxy.reload import Reload, Report, read_keyring, reload, reloading
 from proxy.service import Status, bundles_loading, drain, serving, status
-from proxy.settings import EMBEDDED, Settings, bundle_arguments
+from proxy.settings import EMBEDDED, Settings, bundle_arguments, store_argument
 from proxy.shared import Alone
+from proxy.store import place_of
 from proxy.supervisor import Supervisor
 
 _LONGEST_PAUSE: Final = 30.0
@@ -36,6 +38,9 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
     parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
     check_bundle_arguments(bundle_arguments(settings))
     read_keyring(settings, Alone())
+    read_experiments(settings.experiment)
+    if store := store_argument(settings):
+        place_of(store)
     await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)
 
 

@@ -16,9 +16,10 @@ from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.listen import Listener
 from proxy.live import Live, ServedBundle, load_bundles
-from proxy.reload import Report, read_keyring, warm_up
+from proxy.reload import Loaded, Report, read_keyring, read_trials, serve_loaded, warm_up
 from proxy.settings import Settings, bundle_arguments
 from proxy.shared import Shared
+from proxy.trials import warm_pairs
 
 Bundles = dict[str, ServedBundle]
 
@@ -59,7 +60,9 @@ async def serving(
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
-        await warm_up(gateway, live.bundles, report)
+        trials = await read_trials(settings, live.bundles)
+        serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
+        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
         runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:

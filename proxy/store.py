@@ -137,6 +137,10 @@ class Store:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._session.close()
 
     def write(self, batch: Batch) -> None:
