@@ -6,6 +6,7 @@
       ForbiddenError         403     the admin listener is not for this page or name
       UnknownModelError      404     no backend lists the model
       UnknownRouteError      404     not in the table of served paths
+      UnknownExperimentError 404     no experiment of this name runs here
       MethodError            405     the path exists, the method does not
       ReloadRefusedError     409     what was to be served instead is not right
       SlowRequestError       408     the body did not arrive in time
@@ -101,6 +102,14 @@ class UnknownRouteError(ProxyError):
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
+
+
+class UnknownExperimentError(ProxyError):
+    """No experiment of this name runs here."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "experiment_not_found"
 
 
 class MethodError(ProxyError):

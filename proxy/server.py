@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from proxy.admin import administering
+from proxy.admin import Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
+from proxy.board import Board
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
 from proxy.experiment_file import read_experiments
 from proxy.listen import base_url, bind, bind_admin, hold_port
 from proxy.live import check_bundle_arguments
 from proxy.log import log_event
-from proxy.reload import Reload, Report, read_keyring, reload, reloading
+from proxy.reload import Reload, Reloaded, Report, read_keyring, reload, reloading
 from proxy.service import Status, bundles_loading, drain, serving, status
 from proxy.settings import EMBEDDED, Settings, bundle_arguments, store_argument
 from proxy.shared import Alone
@@ -76,7 +77,17 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 @asynccontextmanager
 async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields."""
-    async with reloading(reload_all) as in_turn, administering(bind_admin(settings), in_turn) as admin_url:
+    board = await asyncio.to_thread(Board, settings, lambda _experiment, _outcomes: {})
+
+    async def reload_and_show() -> Reloaded:
+        done = await reload_all()
+        await asyncio.to_thread(board.refresh)
+        return done
+
+    async with (
+        reloading(reload_and_show) as in_turn,
+        administering(bind_admin(settings), Controls(in_turn, board)) as admin_url,
+    ):
         yield admin_url
 
 

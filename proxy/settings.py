@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from proxy.errors import StartupError
 
@@ -109,6 +110,7 @@ def parse_settings(
     for setting in fields(Settings):
         _add_flag(parser, setting)
     namespace = parser.parse_args(arguments)
+    refuse_password(namespace.store)
     values = {
         setting.name: _value(setting, getattr(namespace, setting.name), environment) for setting in fields(Settings)
     }
@@ -138,6 +140,16 @@ def default_store(environment: Mapping[str, str]) -> str:
     """The store of someone who named none: a file where programs keep their state (XDG Base Directory)."""
     folder = environment.get("XDG_STATE_HOME") or "~/.local/state"
     return f"sqlite:{folder}/drpo/experiments.sqlite3"
+
+
+def refuse_password(store: str | None) -> None:
+    """Raise StartupError for a password in a flag, which everyone on the machine can read, and shells remember."""
+    found = urlsplit(store or "") if "://" in (store or "") else None
+    if found is not None and (found.password or "password=" in found.query):
+        raise StartupError(
+            f"--store: a password in a flag is seen by everyone: give the URL as {variable('store')}, or the password "
+            "as PGPASSWORD or in a file (PGPASSFILE)."
+        )
 
 
 def variable(name: str) -> str:

@@ -6,7 +6,7 @@ digests, whose key is made with the store and lies in it alone: the same everywh
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -226,10 +226,19 @@ class StoredOutcomes:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._is_made = False
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        if not self._is_made:
+            Store(self._place).close()  # nobody may have written yet
+            self._is_made = True
+        with closing(self._place.connect()) as session, session.reading():
+            yield session
 
     def units(self, experiment: str) -> Iterator[UnitOutcomes]:
         """See Outcomes. Two queries in the same order, merged."""
-        with closing(self._place.connect()) as session, session.reading():
+        with self._reading() as session:
             wide = session.rows(SELECT_UNITS, (experiment, experiment))
             said = session.rows(SELECT_SAID, (experiment, experiment))
             for _, rows in groupby(merge(wide, said, key=_of_unit), key=_of_unit):
@@ -237,18 +246,18 @@ class StoredOutcomes:
 
     def exposed(self, experiment: str) -> Mapping[str, int]:
         """See Outcomes."""
-        with closing(self._place.connect()) as session, session.reading():
+        with self._reading() as session:
             return dict(map(tuple, session.rows(SELECT_EXPOSED, (experiment,))))
 
     def judged(self, experiment: str) -> Iterator[JudgedUnit]:
         """See Outcomes."""
-        with closing(self._place.connect()) as session, session.reading():
+        with self._reading() as session:
             for _, unit, arm, other, total, count in session.rows(SELECT_JUDGED, (experiment, experiment)):
                 yield JudgedUnit(bytes(unit).hex(), arm, other, (float(total), int(count)))
 
     def steering(self) -> Mapping[str, Steering]:
         """See Outcomes."""
-        with closing(self._place.connect()) as session, session.reading():
+        with self._reading() as session:
             return _steering(session)
 
 

@@ -90,5 +90,11 @@ def _said() -> Iterator[None]:
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         raise StoreRefusedError(f"--store: PostgreSQL does not take a row ({type(error).__name__}).") from error
     except psycopg.Error as error:
-        said = error.diag.message_primary or type(error).__name__
-        raise StoreError(f"--store: PostgreSQL cannot be used: {said}.") from error
+        raise StoreError(f"--store: PostgreSQL cannot be used: {_words(error)}.") from error
+
+
+def _words(error: "psycopg.Error") -> str:
+    """What the server says, or libpq of a connection; what it says of a URL may repeat the password in it."""
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error).splitlines()[0] if isinstance(error, psycopg.OperationalError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own: Debian's server, installed where it is missing, on a port and in a folder of its own."""
+"""A PostgreSQL of a test's own: Debian's server, installed where it is missing; a port and a folder of its own."""
 
 import os
 import pwd
