@@ -1,11 +1,12 @@
-"""The experiments as their operator sees them: what runs, who is in, what came of it. Reads the store; serves nothing.
+"""The experiments as their operator sees them: what runs, who is in, what came of it. Reads the store, and writes
+to it what guardrails and adaptive weights decide; serves nothing.
 
 Everything here waits for files and databases: call it on a thread.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,21 +14,19 @@ from proxy.errors import UnknownExperimentError
 from proxy.experiment import Experiment
 from proxy.experiment_file import read_experiments
 from proxy.outcomes import Outcomes, Steering
+from proxy.reporting import decided, report_as_json
 from proxy.settings import Settings, store_argument
-from proxy.store import StoredOutcomes, place_of
-
-Report = Callable[[Experiment, Outcomes], Mapping[str, Any]]
-"""The statistics of an experiment, as values that JSON has."""
+from proxy.store import Store, StoredOutcomes, place_of
 
 
 class Board:
     """The experiments that the settings name, as they were when last read."""
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._paths = settings.experiment
-        self._report = report
         store = store_argument(settings)
-        self._outcomes = StoredOutcomes(place_of(store)) if store else None
+        self._place = place_of(store) if store else None
+        self._outcomes = StoredOutcomes(self._place) if self._place else None
         self._experiments: Mapping[str, Experiment] = {}
         self.refresh()
 
@@ -49,8 +48,33 @@ class Board:
         if experiment is None or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
             raise UnknownExperimentError(f"There is no such experiment here. There are: {listed}.")
-        steered = self._outcomes.steering().get(name)
-        return {**_card(experiment, steered, self._outcomes), **self._report(experiment, self._outcomes)}
+        return whole_report(experiment, self._outcomes)
+
+    def steer(self) -> list[Steering]:
+        """Stop what a guardrail says, and adapt the weights that are to be adapted; what was decided.
+
+        Replicas that do so at once decide the same. Raises StoreError; NoStatisticsError.
+        """
+        if self._outcomes is None or self._place is None:
+            return []
+        known, now = self._outcomes.steering(), time.time()
+        running = [one for one in self._experiments.values() if state_of(one, known.get(one.name), now) == "running"]
+        found = [decision for one in running if _is_steered(one) and (decision := decided(one, self._outcomes, now))]
+        if found:
+            with Store(self._place) as store:
+                for decision in found:
+                    store.steer(decision)
+        return found
+
+
+def _is_steered(experiment: Experiment) -> bool:
+    return experiment.adaptive is not None or any(guardrail.stop for guardrail in experiment.guardrails)
+
+
+def whole_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
+    """What GET /experiments/{name} answers, and `experiment report --json` prints. Raises as reporting.report_of."""
+    steered = outcomes.steering().get(experiment.name)
+    return {**_card(experiment, steered, outcomes), **report_as_json(experiment, outcomes)}
 
 
 def _card(experiment: Experiment, steered: Steering | None, outcomes: Outcomes) -> dict[str, Any]:

@@ -15,6 +15,7 @@
       RateLimitError         429     the key has used up its requests or tokens (Retry-After)
       OverloadedError        503     too many requests in flight (Retry-After)
       DrainingError          503     shutting down (Retry-After)
+      NoStatisticsError      501     the extra `experiments` is not installed
       StoreDownError         503     feedback cannot be kept now (Retry-After)
       BackendUnavailableError 502    no backend could be reached
       BackendProtocolError   502     the backend's reply is not a reply
@@ -195,6 +196,16 @@ class DrainingError(OverloadedError):
     """The server is shutting down."""
 
     code = "draining"
+
+
+class NoStatisticsError(ProxyError):
+    """What statistics are computed with is not installed."""
+
+    status = 501
+    code = "statistics_not_installed"
+
+    def __init__(self, missing: str | None) -> None:
+        super().__init__(f"Statistics need {missing or 'a library'}: pip install 'drpo-proxy[experiments]'.")
 
 
 class StoreDownError(OverloadedError):

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Final, Literal
 
 Better = Literal["higher", "lower"]
-Adaptive = Literal["thompson", "track-and-stop"]
+Adaptive = Literal["thompson"]
 
 AUTOMATIC_METRICS: Final[Mapping[str, Better]] = {
     "ended_by_itself": "higher",
@@ -64,7 +64,8 @@ class Experiment:
     """One experiment, as its file says. metrics: the first is the one that decides; share: of the units that may be in;
     models and keys: who may be in (empty: all), by the model asked for and the name of the key; start and end: Unix
     seconds; layer and slots: experiments on one layer exclude each other, each having its own part of [0, 1);
-    adaptive: by which rule the weights follow the outcomes, None: they stay as the file says."""
+    adaptive: by which rule the weights follow the outcomes, None: they stay as the file says; planned_units: for how
+    many units, of all arms, the statistics are to be at their best (see sequential)."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -80,6 +81,7 @@ class Experiment:
     layer: str = ""
     slots: tuple[float, float] = (0.0, 1.0)
     adaptive: Adaptive | None = None
+    planned_units: int = 4000
     total: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -13,11 +13,14 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from proxy.board import whole_report
 from proxy.errors import StartupError
 from proxy.experiment import Experiment, assign
-from proxy.experiment_file import ExperimentFile, read_experiments
+from proxy.experiment_file import ExperimentFile, read_experiment, read_experiments
 from proxy.export import export
 from proxy.outcomes import Steering
+from proxy.report_table import print_report
+from proxy.reporting import report_of
 from proxy.settings import default_store, refuse_password, variable
 from proxy.store import Place, Store, StoredOutcomes, place_of
 from proxy.units import named_unit
@@ -54,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = _command(commands, "check", _check, "look at experiments' files, and at the store")
     check.add_argument("files", nargs="+", metavar="FILE")
+    report = _command(commands, "report", _report, "who is ahead, and how certain is it?")
+    report.add_argument("file", metavar="FILE", help="the experiment's file, which says what is compared")
+    report.add_argument("--json", action="store_true", help="what GET /experiments/{name} answers")
     exporting = _command(commands, "export", _export, "print the raw rows of one, as JSON lines")
     exporting.add_argument("name", metavar="NAME")
     stop = _command(commands, "stop", _stop, "give everyone its control")
@@ -126,6 +132,18 @@ def _moment(seconds: float) -> str:
     if abs(seconds) == float("inf"):
         return "now on" if seconds < 0 else "whenever it is taken out"
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _report(options: argparse.Namespace, place: Place, output: Console) -> int:
+    experiment = read_experiment(Path(options.file)).experiment
+    outcomes = outcomes_of(place)
+    if options.json:
+        output.file.write(orjson.dumps(whole_report(experiment, outcomes), option=orjson.OPT_INDENT_2).decode() + "\n")
+        return 0
+    with output.status(f"Reading {experiment.name} from {place.name}"):
+        report = report_of(experiment, outcomes)
+    print_report(experiment.name, report, output)
+    return 0
 
 
 def _export(options: argparse.Namespace, place: Place, output: Console) -> int:

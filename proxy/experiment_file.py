@@ -43,7 +43,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _REQUIRED: Final = ("name", "metrics", "arms")
 _OPTIONAL: Final = (
     *("control", "lower_is_better", "guardrails", "models", "keys", "share", "start", "end"),
-    *("salt", "layer", "slots", "adaptive", "judge"),
+    *("salt", "layer", "slots", "adaptive", "judge", "planned_units"),
 )
 _ARM: Final = ("weight", "variant", "model", "bundle")
 _MOST: Final = 1e9
@@ -121,6 +121,7 @@ def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         layer=fields.line("layer") if "layer" in fields else "",
         slots=_slots(table, path),
         adaptive=_adaptive(fields),
+        planned_units=fields.integer("planned_units", 100, int(_MOST)) if "planned_units" in fields else 4000,
     )
     return ExperimentFile(experiment, _judge(table, path))
 

@@ -2,8 +2,8 @@
 beside the card of the experiment (see board). Knows no arithmetic. A number that is not known yet is None (JSON: null);
 none is ever NaN or infinite.
 
-    {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05, "peeking_only": false,
-     "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
+    {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05,
+     "peeking_only": false, "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
      "sample_ratio": {"counts": {"raw": 2600}, "expected": {"raw": 2598.5}, "p_anytime": 1.0, "p_fixed": 0.97,
                       "blocks": false},
      "comparisons": [{"metric": "thumbs_up", "better": "higher", "primary": true, "arm": "new", "control": "raw",
@@ -117,8 +117,8 @@ class SampleRatio:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailResult:
-    """worse_by: how much worse the arm is than the control, in the metric's unit; worse_at_least: with certainty, at any
-    time (one-sided); breached: that is above the tolerance; stops: then everyone gets the control."""
+    """worse_by: how much worse the arm is than the control, in the metric's unit; worse_at_least: with certainty, at
+    any time (one-sided); breached: that is above the tolerance; stops: then everyone gets the control."""
 
     metric: str
     arm: str
@@ -159,8 +159,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it. first_seen, last_seen: Unix seconds, of units; level: of every interval, 0.05 means 95 %; peeking_only:
-    weights were adaptive, so that intervals for a single look are not right and are left out."""
+    """All of it. first_seen, last_seen: Unix seconds, of units; level: of every interval, 0.05 means 95 %;
+    peeking_only: weights were adaptive, so that intervals for a single look are not right and are left out."""
 
     units: int
     first_seen: float | None

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from index.errors import DrpoError
 from proxy.admin import Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
@@ -25,6 +26,7 @@ from proxy.shared import Alone
 from proxy.store import place_of
 from proxy.supervisor import Supervisor
 
+_STEERING_EVERY: Final = 60.0  # seconds
 _LONGEST_PAUSE: Final = 30.0
 
 Announce = Callable[[str, str | None, Status], None]
@@ -77,7 +79,7 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 @asynccontextmanager
 async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields."""
-    board = await asyncio.to_thread(Board, settings, lambda _experiment, _outcomes: {})
+    board = await asyncio.to_thread(Board, settings)
 
     async def reload_and_show() -> Reloaded:
         done = await reload_all()
@@ -88,7 +90,23 @@ async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str
         reloading(reload_and_show) as in_turn,
         administering(bind_admin(settings), Controls(in_turn, board)) as admin_url,
     ):
-        yield admin_url
+        steering = asyncio.create_task(_keep_steering(board), name="steering")
+        try:
+            yield admin_url
+        finally:
+            steering.cancel()
+            await asyncio.gather(steering, return_exceptions=True)
+
+
+async def _keep_steering(board: Board) -> None:
+    """Do what guardrails and adaptive weights decide. A store or a library that is missing changes nothing."""
+    while True:
+        await asyncio.sleep(_STEERING_EVERY)
+        try:
+            for decision in await asyncio.to_thread(board.steer):
+                log_event("experiment steered", experiment=decision.experiment, stopped=decision.stopped)
+        except DrpoError as error:
+            log_event("experiments cannot be steered", reason=str(error))
 
 
 @asynccontextmanager
