@@ -53,7 +53,7 @@ def analyse(
         adaptive_weights=weights,
         sample_ratio=ratio,
         comparisons=comparisons,
-        guardrails=guardrails,
+        guardrail_results=guardrails,
         series=task.series(),
         verdict=verdict(len(everyone), ratio, comparisons, guardrails, LEVEL, BURN_IN),
     )

@@ -81,7 +81,7 @@ class Experiment:
     layer: str = ""
     slots: tuple[float, float] = (0.0, 1.0)
     adaptive: Adaptive | None = None
-    planned_units: int = 4000
+    planned_units: int = 2000
     total: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         layer=fields.line("layer") if "layer" in fields else "",
         slots=_slots(table, path),
         adaptive=_adaptive(fields),
-        planned_units=fields.integer("planned_units", 100, int(_MOST)) if "planned_units" in fields else 4000,
+        planned_units=fields.integer("planned_units", 100, int(_MOST)) if "planned_units" in fields else 2000,
     )
     return ExperimentFile(experiment, _judge(table, path))
 

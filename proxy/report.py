@@ -14,8 +14,8 @@ none is ever NaN or infinite.
                       "history": {"units": 900, "variance_kept": 0.7}, "detectable": 0.035, "detectable_lift": 0.12,
                       "targets": [{"lift": 0.05, "difference": 0.015, "units": 9000, "days": 6.1}],
                       "ready": true}],
-     "guardrails": [{"metric": "latency", "arm": "new", "tolerance": 0.5, "worse_by": 0.1, "worse_at_least": -0.2,
-                     "stops": true, "breached": false}],
+     "guardrail_results": [{"metric": "latency", "arm": "new", "tolerance": 0.5, "worse_by": 0.1,
+                            "worse_at_least": -0.2, "stops": true, "breached": false}],
      "series": [{"arm": "new", "points": [{"time": 1.7e9, "units": 104, "difference": 0.02, "fixed": {...},
                  "anytime": {...}}]}],
      "verdict": {"decision": "undecided", "arm": null, "sentence": "..."}}
@@ -173,6 +173,6 @@ class Report:
     adaptive_weights: Mapping[str, float] | None
     sample_ratio: SampleRatio
     comparisons: tuple[Comparison, ...]
-    guardrails: tuple[GuardrailResult, ...]
+    guardrail_results: tuple[GuardrailResult, ...]
     series: tuple[Series, ...]
     verdict: Verdict

@@ -14,7 +14,7 @@ def print_report(name: str, report: Report, output: Console) -> None:
     output.print(_sizes(report), style="dim", markup=False)
     if report.comparisons:
         output.print(_comparisons(name, report))
-    for guardrail in report.guardrails:
+    for guardrail in report.guardrail_results:
         output.print(_guardrail(guardrail), style="red" if guardrail.breached else "", markup=False)
     output.print(_reading(report), style="dim", markup=False)
 
@@ -29,7 +29,7 @@ def _sizes(report: Report) -> str:
 def _comparisons(name: str, report: Report) -> Table:
     table = Table(title=name, title_justify="left")
     for heading in ("metric", "arm", "units", "mean", "control", "lift", "at any time"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=heading == "metric")
     if not report.peeking_only:
         table.add_column("one look")
     table.add_column("p")

@@ -24,7 +24,13 @@ def verdict(
     if ratio.blocks:
         return Verdict("blocked", None, _mismatch(ratio))
     if breached := next((one for one in guardrails if one.breached and one.stops), None):
-        return Verdict("stop", breached.arm, _breach(breached))
+        return Verdict("stop", breached.arm, f"Stop: {_breach(breached)}")
+    found = _of_primary(primary, level, burn_in)
+    beware = "".join(f" But {_breach(one)}" for one in guardrails if one.breached)
+    return Verdict(found.decision, found.arm, found.sentence + beware)
+
+
+def _of_primary(primary: Sequence[Comparison], level: float, burn_in: int) -> Verdict:
     if not any(one.ready for one in primary):
         return Verdict("waiting", None, _early(primary, burn_in))
     if certain := [one for one in primary if one.p_anytime_adjusted is not None and one.p_anytime_adjusted <= level]:
@@ -50,7 +56,7 @@ def _mismatch(ratio: SampleRatio) -> str:
 
 def _breach(one: GuardrailResult) -> str:
     return (
-        f"Stop: {one.arm} is worse in {one.metric} by {_number(one.worse_at_least)} at least, and "
+        f"{one.arm} is worse in {one.metric} by {_number(one.worse_at_least)} at least, and "
         f"{_number(one.tolerance)} was tolerated."
     )
 
