@@ -1,11 +1,14 @@
 """A report for a terminal. Knows values and rich, and no arithmetic but percent."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from rich.console import Console
 from rich.table import Table
 
 from proxy.report import ArmMean, Comparison, GuardrailResult, Interval, Report
 
-_COLOURS = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
+_COLOURS: Final[Mapping[str, str]] = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
