@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from proxy.report import ArmMean, Comparison, GuardrailResult, Interval, Report
 
 _COLOURS: Final[Mapping[str, str]] = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
+_WIDE: Final = 110  # columns
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
@@ -16,7 +18,7 @@ def print_report(name: str, report: Report, output: Console) -> None:
     output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
     output.print(_sizes(report), style="dim", markup=False)
     if report.comparisons:
-        output.print(_comparisons(name, report))
+        output.print(_comparisons(name, report, wide=output.width >= _WIDE))
     for guardrail in report.guardrail_results:
         output.print(_guardrail(guardrail), style="red" if guardrail.breached else "", markup=False)
     output.print(_reading(report), style="dim", markup=False)
@@ -29,31 +31,37 @@ def _sizes(report: Report) -> str:
     return f"{report.units:,} units{rate}: {arms}. Sample ratio p = {ratio.p_anytime:.2g}, at any time."
 
 
-def _comparisons(name: str, report: Report) -> Table:
-    table = Table(title=name, title_justify="left")
-    for heading in ("metric", "arm", "units", "mean", "control", "lift", "at any time"):
-        table.add_column(heading, no_wrap=heading == "metric")
-    if not report.peeking_only:
-        table.add_column("one look")
-    table.add_column("p")
+def _comparisons(name: str, report: Report, *, wide: bool) -> Table:
+    """wide: there is room for what decides nothing."""
+    table = Table(title=f"{name} (* decides)", title_justify="left", box=box.SIMPLE)
+    headings = ["metric", "arm", "mean / control", "lift", "at any time", "p"]
+    if wide:
+        headings += ["units"] if report.peeking_only else ["one look", "units"]
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in ("at any time", "one look"))
     for one in report.comparisons:
-        table.add_row(*_row(one, report))
+        cells = _cells(one)
+        table.add_row(*(cells[heading] for heading in headings))
     return table
 
 
-def _row(one: Comparison, report: Report) -> list[str]:
-    metric = f"{one.metric} (decides)" if one.primary else one.metric
-    cells = [metric, one.arm, f"{one.arm_mean.units:,} / {one.control_mean.units:,}"]
-    cells += [_mean(one.arm_mean), _mean(one.control_mean), "" if one.lift is None else f"{one.lift:+.1%}"]
-    cells.append(_interval(one.lift_anytime, one.anytime) or "not yet")
-    if not report.peeking_only:
-        cells.append(_interval(one.lift_fixed, one.fixed))
-    cells.append("" if one.p_anytime_adjusted is None else f"{one.p_anytime_adjusted:.2g}")
-    return cells
+def _cells(one: Comparison) -> Mapping[str, str]:
+    """By heading."""
+    p = one.p_anytime_adjusted
+    return {
+        "metric": f"{one.metric} *" if one.primary else one.metric,
+        "arm": one.arm,
+        "mean / control": f"{_mean(one.arm_mean)} / {_mean(one.control_mean)}",
+        "lift": "" if one.lift is None else f"{one.lift:+.1%}",
+        "at any time": _interval(one.lift_anytime, one.anytime) or "not yet",
+        "p": "" if p is None else f"{p:.2g}",
+        "one look": _interval(one.lift_fixed, one.fixed),
+        "units": f"{one.arm_mean.units:,} / {one.control_mean.units:,}",
+    }
 
 
 def _mean(side: ArmMean) -> str:
-    return "" if side.mean is None else f"{side.mean:.4g}"
+    return "-" if side.mean is None else f"{side.mean:.3g}"
 
 
 def _interval(lifts: Interval | None, differences: Interval | None) -> str:

@@ -61,8 +61,10 @@ def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, pl
 
 
 def _careful(side: dict[str, Floats], other: dict[str, Floats], pooled: Floats) -> Floats:
-    smaller = np.maximum(0, 1 - side["effective"] / other["effective"])
-    return side["error"] * (1 + smaller * np.maximum(0, pooled / side["variance"] - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        smaller = np.maximum(0, 1 - side["effective"] / other["effective"])
+        own = np.where(side["variance"] > 1e-12, side["error"] / side["variance"], 1 / side["effective"])
+    return side["error"] + own * smaller * np.maximum(0, pooled - side["variance"])
 
 
 def _pooled(arm: dict[str, Floats], control: dict[str, Floats]) -> Floats:

@@ -135,7 +135,7 @@ def test_no_difference_is_found_in_at_most_one_run_in_twenty_however_often_one_l
 def test_the_simulation_looks_as_the_report_does() -> None:
     found = units(np.random.default_rng(2), 600, share=0.3)
     everyone = assigned(found, ["raw", "new"], ["score"])
-    looks = runs.look(everyone.values["score"][None], everyone.arm[None] == 1, 1 / everyone.weights[None], 50, 4000)
+    looks = runs.look(everyone.values["score"][None], everyone.arm[None] == 1, 1 / everyone.weights[None], 50, 2000)
     for place, count in ((9, 500), (11, 600)):
         one = analyse(EXPERIMENT, found[:count]).comparisons[0]
         assert one.anytime is not None
