@@ -64,7 +64,7 @@ def _careful(side: dict[str, Floats], other: dict[str, Floats], pooled: Floats) 
     with np.errstate(divide="ignore", invalid="ignore"):
         smaller = np.maximum(0, 1 - side["effective"] / other["effective"])
         own = np.where(side["variance"] > 1e-12, side["error"] / side["variance"], 1 / side["effective"])
-    return side["error"] + own * smaller * np.maximum(0, pooled - side["variance"])
+        return side["error"] + own * smaller * np.maximum(0, pooled - side["variance"])
 
 
 def _pooled(arm: dict[str, Floats], control: dict[str, Floats]) -> Floats:
