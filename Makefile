@@ -68,7 +68,7 @@ soak:
 # run.txt is held to the versions of dev.txt, so that one environment can grow from the first to the second.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
-	--override requirements/override.txt pyproject.toml requirements/build.in --extra embedded
+	--override requirements/override.txt pyproject.toml requirements/build.in --extra embedded --extra experiments
 
 requirements:
 	@sh tools/environment.sh dev

@@ -37,7 +37,8 @@ class Labelled(Generic[_Metric]):
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Labels are bounded: served paths, our own names for variants and outcomes, never a client's word."""
+    """Labels are bounded: served paths, the operator's names for experiments and arms, our own for variants and
+    outcomes, never a client's word."""
 
     registry: CollectorRegistry
     requests: Labelled[Counter]
@@ -53,6 +54,10 @@ class Metrics:
     ejections: Labelled[Counter]
     queued: Gauge
     log_lines_lost: Gauge
+    experiment_requests: Counter
+    exposures: Counter
+    feedback: Counter
+    store_up: Gauge
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, of all workers together."""
@@ -98,7 +103,21 @@ def create_metrics() -> Metrics:
                 multiprocess_mode="livemin",
             )
         ),
+<<<<<<< HEAD
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
+=======
+        experiment_requests=Counter(
+            "drpo_experiment_requests", "Requests by experiment and arm.", ("experiment", "arm"), registry=registry
+        ),
+        exposures=Counter("drpo_exposures", "Exposures, kept or dropped.", ("result",), registry=registry),
+        feedback=Counter("drpo_feedback", "Feedback, kept or refused.", ("result",), registry=registry),
+        store_up=Gauge(
+            "drpo_store_up",
+            "1 if exposures and feedback can be kept (by every worker).",
+            registry=registry,
+            multiprocess_mode="livemin",
+        ),
+>>>>>>> stats
     )
 
 

@@ -14,8 +14,13 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+<<<<<<< HEAD
 from proxy.backend_reply import BackendReply
 from proxy.errors import BackendProtocolError, ProxyError
+=======
+from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+from proxy.watch import ReplyWatch
+>>>>>>> stats
 
 LARGEST_EVENT: Final = 1024 * 1024
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
@@ -91,13 +96,14 @@ def _end_of_events(data: bytes) -> int:
 class ReplyFacts:
     """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
     `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
-    at most a mebibyte, where the operator asked to keep them, else None."""
+    at most a mebibyte, where the operator asked to keep them, else None; `watch`: looks at it, for an experiment."""
 
     answering: bool = False
     first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     content: bytearray | None = None
+    watch: ReplyWatch | None = None
 
 
 def event_data(event: bytes) -> bytes:
@@ -201,6 +207,8 @@ class Client:
         await self._in_time(self._response.write_eof(), 0)
 
     def _keep(self, data: bytes) -> None:
+        if self._facts.watch is not None:
+            self._facts.watch.see(data)
         if self._facts.content is not None:
             self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
 

@@ -19,9 +19,10 @@ from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.listen import Listener
 from proxy.live import Live, ServedBundle, load_bundles
-from proxy.reload import Report, read_keyring, warm_up
+from proxy.reload import Loaded, Report, read_keyring, read_trials, serve_loaded, warm_up
 from proxy.settings import Settings, bundle_arguments
 from proxy.shared import Shared
+from proxy.trials import warm_pairs
 
 Bundles = dict[str, ServedBundle]
 _COLLECT_AFTER: Final = (10_000, 10, 10)  # objects made and not freed; then each tenth time the older ones too
@@ -63,8 +64,14 @@ async def serving(
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
+<<<<<<< HEAD
         await warm_up(gateway, live.bundles, report)
         _settle_memory()
+=======
+        trials = await read_trials(settings, live.bundles)
+        serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
+        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
+>>>>>>> stats
         runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:

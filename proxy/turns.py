@@ -67,6 +67,14 @@ def conversation_key(messages: Sequence[Json]) -> str | None:
     return first_user_text(messages)[:QUERY_CHARACTERS] or None
 
 
+def loose_messages(body: Json) -> list[Json]:
+    """The conversation of either kind of request, as far as it is one; what is wrong with it is said elsewhere."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return loose_items(body)
+    return [message for message in messages if isinstance(message, dict)]
+
+
 def loose_items(body: Json) -> list[Json]:
     """The input as far as it is a conversation; what is wrong with it the backend says."""
     given = body.get("input")
