@@ -15,6 +15,7 @@ from index.types import Bundle, Example, Hit, Message, Order, Vectors
 
 EXACT_LIMIT = 50_000
 QUERY_CHARACTERS = 2_000
+_QUICK_LIMIT = 5_000
 _HNSW_LINKS = 32
 _HNSW_SEARCH_WIDTH = 128
 # How many more than k are fetched at first, for near-duplicates to be dropped from.
@@ -32,6 +33,11 @@ class Retriever:
         self._positions = _searchable(bundle)
         self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
         self._index = _build_index(self._vectors)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a search takes less than half a millisecond, and so may happen on an event loop."""
+        return len(self._positions) <= _QUICK_LIMIT
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
         """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.

@@ -20,7 +20,7 @@ from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.live import Live, ServedBundle
 from proxy.reload import read_keyring
-from proxy.retrieval import Source
+from proxy.lookup import Source
 from proxy.settings import Settings
 from proxy.shared import Alone
 
