@@ -1,27 +1,26 @@
-"""Which examples a query is shown: vectors -> FAISS -> hits. The only importer of faiss; knows no file and no model.
+"""Which examples a query is shown: vectors -> FAISS -> hits. Knows no file and no model.
 
-Up to EXACT_LIMIT examples the search is exact; above, it is an HNSW graph, which may miss a neighbour. The index lives
-in memory and is built from the bundle's vectors, never read from a file.
+The search is exact, but that of a large bank, sorted into clusters (index/clusters.py), which may miss a neighbour. The
+index lives in memory and is built from the bundle's vectors, never read from a file.
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.bank import pinned_positions
+from index.clusters import ClusterIndex
 from index.types import Bundle, Example, Hit, Message, Order, Vectors
 
-EXACT_LIMIT = 50_000
 QUERY_CHARACTERS = 2_000
 _QUICK_LIMIT = 5_000
-_HNSW_LINKS = 32
-_HNSW_SEARCH_WIDTH = 128
 # How many more than k are fetched at first, for near-duplicates to be dropped from.
 _FETCH_FACTOR = 4
 
-_log = logging.getLogger(__name__)
+
+Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
 
 
 class Retriever:
@@ -30,9 +29,18 @@ class Retriever:
     def __init__(self, bundle: Bundle) -> None:
         self._policy = bundle.manifest.retrieval
         self._examples = bundle.examples
-        self._positions = _searchable(bundle)
-        self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
-        self._index = _build_index(self._vectors)
+        self._positions: Sequence[int] | NDArray[np.intp]  # of the rows of `_vectors` in the bank
+        hidden = _hidden(bundle)
+        if bundle.clusters is None or bundle.manifest.probes is None:
+            self._positions = np.flatnonzero(~hidden)
+            self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
+            self._search_index = _exact_search(self._vectors)
+            self._hidden = frozenset[int]()
+        else:
+            self._positions = range(len(bundle.vectors))
+            self._vectors = bundle.vectors
+            self._search_index = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
+            self._hidden = frozenset(np.flatnonzero(hidden).tolist())
 
     @property
     def is_quick(self) -> bool:
@@ -63,7 +71,9 @@ class Retriever:
         while len(given) < total:
             found = self._search(vector, min(fetch, total))
             # Rows not fetched may share the last similarity fetched: a wider search settles who comes first.
-            settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
+            least = min((similarity for _, similarity in found), default=0.0)
+            settled = found if fetch >= total else [pair for pair in found if pair[1] > least]
+            settled = [pair for pair in settled if pair[0] not in self._hidden]
             yield from (pair for pair in settled if pair[0] not in given)
             if fetch >= total:
                 return
@@ -74,10 +84,8 @@ class Retriever:
         # The number of OpenMP threads belongs to the calling thread, so it is set where the search happens: a single
         # query is slower on two threads than on one.
         faiss.omp_set_num_threads(1)
-        similarities, rows = self._index.search(vector[np.newaxis], count)
-        # Where a graph reaches fewer rows than asked for, the row is -1 and the similarity below every floor.
-        found = [(int(row), float(s)) for row, s in zip(rows[0], similarities[0], strict=True)]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+        similarities, rows = self._search_index(vector, count)
+        return sorted(zip(rows.tolist(), similarities.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
 
     def _is_duplicate(self, row: int, others: Sequence[int]) -> bool:
         likeness = self._vectors[list(others)] @ self._vectors[row]
@@ -90,7 +98,7 @@ class Retriever:
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
     """The examples that every request is shown, in the bank's order."""
-    return tuple(example for example in bundle.examples if example.pinned)
+    return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
@@ -121,28 +129,21 @@ def retrieval_query(messages: Sequence[Message]) -> str:
     return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
 
 
-def _searchable(bundle: Bundle) -> NDArray[np.intp]:
-    """The bank's positions that may be hits: neither pinned nor a near-duplicate of a pinned example."""
-    is_pinned = np.array([example.pinned for example in bundle.examples], dtype=np.bool_)
-    likeness = bundle.vectors @ bundle.vectors[is_pinned].T
-    repeats_pinned = (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
-    return np.flatnonzero(~is_pinned & ~repeats_pinned)
+def _hidden(bundle: Bundle) -> NDArray[np.bool_]:
+    """Which positions are no hits: pinned examples, and near-duplicates of one."""
+    is_hidden = np.zeros(len(bundle.vectors), np.bool_)
+    is_hidden[pinned_positions(bundle.examples)] = True
+    likeness = bundle.vectors @ bundle.vectors[is_hidden].T
+    is_hidden |= (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
+    return is_hidden
 
 
-def _build_index(vectors: Vectors) -> faiss.Index:
-    """A FAISS index whose ids are the rows of `vectors` (n, dimension)."""
-    faiss.omp_set_num_threads(1)  # a graph built by several threads differs from start to start
-    index = _exact_index(vectors) if len(vectors) <= EXACT_LIMIT else _approximate_index(vectors)
+def _exact_search(vectors: Vectors) -> Search:
+    index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    return index
 
+    def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
+        similarities, rows = index.search(vector[np.newaxis], count)
+        return similarities[0], rows[0]
 
-def _exact_index(vectors: Vectors) -> faiss.Index:
-    return faiss.IndexFlatIP(vectors.shape[1])
-
-
-def _approximate_index(vectors: Vectors) -> faiss.Index:
-    _log.info("building an approximate index over %d examples, which can take minutes", len(vectors))
-    index = faiss.IndexHNSWFlat(vectors.shape[1], _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efSearch = _HNSW_SEARCH_WIDTH
-    return index
+    return search

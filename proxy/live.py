@@ -16,8 +16,8 @@ from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.errors import StartupError
 from proxy.keys import Keyring
-from proxy.models import Model, TokenCounter
 from proxy.lookup import Source
+from proxy.models import Model, TokenCounter
 
 _COUNTED_AT_ONCE: Final = 8
 _COUNTED_AGAIN_AFTER: Final = 30.0  # seconds, where it could only be estimated

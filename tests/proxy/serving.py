@@ -19,8 +19,8 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.live import Live, ServedBundle
-from proxy.reload import read_keyring
 from proxy.lookup import Source
+from proxy.reload import read_keyring
 from proxy.settings import Settings
 from proxy.shared import Alone
 
