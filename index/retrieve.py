@@ -19,8 +19,8 @@ _QUICK_LIMIT = 5_000
 # How many more than k are fetched at first, for near-duplicates to be dropped from.
 _FETCH_FACTOR = 4
 
-
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
+"""The similarities and positions of the `count` nearest to a vector, in no order."""
 
 
 class Retriever:
@@ -29,23 +29,17 @@ class Retriever:
     def __init__(self, bundle: Bundle) -> None:
         self._policy = bundle.manifest.retrieval
         self._examples = bundle.examples
-        self._positions: Sequence[int] | NDArray[np.intp]  # of the rows of `_vectors` in the bank
-        hidden = _hidden(bundle)
+        self._vectors = bundle.vectors
+        self._hidden = _hidden(bundle)
         if bundle.clusters is None or bundle.manifest.probes is None:
-            self._positions = np.flatnonzero(~hidden)
-            self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
-            self._search_index = _exact_search(self._vectors)
-            self._hidden = frozenset[int]()
+            self._best = _exact_search(bundle.vectors, np.flatnonzero(~self._hidden))
         else:
-            self._positions = range(len(bundle.vectors))
-            self._vectors = bundle.vectors
-            self._search_index = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
-            self._hidden = frozenset(np.flatnonzero(hidden).tolist())
+            self._best = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
 
     @property
     def is_quick(self) -> bool:
         """Whether a search takes less than half a millisecond, and so may happen on an event loop."""
-        return len(self._positions) <= _QUICK_LIMIT
+        return len(self._vectors) <= _QUICK_LIMIT
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
         """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
@@ -56,44 +50,39 @@ class Retriever:
         if vector.shape != self._vectors.shape[1:] or not np.isfinite(vector).all():
             raise ValueError(f"a query's vector must be finite and of shape {self._vectors.shape[1:]}")
         chosen: list[tuple[int, float]] = []
-        for row, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
+        for position, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
             if len(chosen) >= self._policy.k or similarity < self._policy.minimum_similarity:
                 break
-            if not self._is_duplicate(row, [other for other, _ in chosen]):
-                chosen.append((row, similarity))
-        return tuple(self._hit(row, similarity) for row, similarity in chosen)
+            if not self._is_duplicate(position, [other for other, _ in chosen]):
+                chosen.append((position, similarity))
+        return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
 
     def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
-        """Rows and similarities, best first; more are fetched only when the caller asks for more."""
-        total = len(self._positions)
+        """Positions and similarities, best first; more are fetched only when the caller asks for more."""
+        total = len(self._vectors)
         given: set[int] = set()
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
-        while len(given) < total:
+        while True:
             found = self._search(vector, min(fetch, total))
-            # Rows not fetched may share the last similarity fetched: a wider search settles who comes first.
-            least = min((similarity for _, similarity in found), default=0.0)
-            settled = found if fetch >= total else [pair for pair in found if pair[1] > least]
-            settled = [pair for pair in settled if pair[0] not in self._hidden]
-            yield from (pair for pair in settled if pair[0] not in given)
+            # Of those not fetched some may share the last similarity fetched: a wider search settles who comes first.
+            settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
+            yield from (pair for pair in settled if pair[0] not in given and not self._hidden[pair[0]])
             if fetch >= total:
                 return
-            given.update(row for row, _ in settled)
+            given.update(position for position, _ in settled)
             fetch *= _FETCH_FACTOR
 
     def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
         # The number of OpenMP threads belongs to the calling thread, so it is set where the search happens: a single
         # query is slower on two threads than on one.
         faiss.omp_set_num_threads(1)
-        similarities, rows = self._search_index(vector, count)
-        return sorted(zip(rows.tolist(), similarities.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        similarities, positions = self._best(vector, count)
+        found = zip(positions.tolist(), similarities.tolist(), strict=True)
+        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
-    def _is_duplicate(self, row: int, others: Sequence[int]) -> bool:
-        likeness = self._vectors[list(others)] @ self._vectors[row]
+    def _is_duplicate(self, position: int, others: Sequence[int]) -> bool:
+        likeness = self._vectors[list(others)] @ self._vectors[position]
         return bool(np.any(likeness >= self._policy.duplicate_similarity))
-
-    def _hit(self, row: int, similarity: float) -> Hit:
-        position = int(self._positions[row])
-        return Hit(self._examples[position], similarity, position)
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
@@ -138,12 +127,15 @@ def _hidden(bundle: Bundle) -> NDArray[np.bool_]:
     return is_hidden
 
 
-def _exact_search(vectors: Vectors) -> Search:
+def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
+    """Of the rows of `vectors` at `positions`: all that is asked for, or all there are."""
     index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
+    index.add(vectors[positions])
 
     def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        similarities, rows = index.search(vector[np.newaxis], count)
-        return similarities[0], rows[0]
+        # FAISS can't be asked for nothing; where there are fewer rows than asked for, it gives -1.
+        similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
+        there = rows[0] >= 0
+        return similarities[0][there], positions[rows[0][there]]
 
     return search

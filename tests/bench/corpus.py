@@ -49,13 +49,15 @@ def texts() -> list[str]:
     return kept.read_text(encoding="utf-8").split("\n")
 
 
-def vectors(limit: int) -> Vectors:
-    """(at most `limit`, dimension): the vectors of the first texts, in whole parts; made now where they are missing."""
-    wanted = texts()[:limit]
+def vectors(start: int = 0, stop: int | None = None) -> Vectors:
+    """(at most stop - start, dimension): of the texts from `start`, a multiple of PART, up to `stop` or the last whole
+    part; made now where they are missing."""
+    every = texts()
+    stop = min(len(every) // PART * PART, len(every) if stop is None else stop)
     embedder = open_embedder("onnx")
-    starts = range(0, len(wanted) - PART + 1, PART)
-    parts = [_part(embedder, wanted[start : start + PART], f"{start + PART:,} of {len(wanted):,}") for start in starts]
-    return np.concatenate(parts)
+    starts = range(start, stop, PART)
+    parts = [_part(embedder, every[at : at + PART], f"{at + PART:,} of {stop:,}") for at in starts]
+    return np.concatenate(parts)[: stop - start]
 
 
 def _part(embedder: Embedder, some: Sequence[str], progress: str) -> Vectors:
@@ -108,7 +110,7 @@ def _keep_array(place: Path, array: Vectors) -> None:
 
 
 def main() -> None:
-    made = vectors(len(texts()))
+    made = vectors()
     print(f"{len(made):,} vectors of {made.shape[1]} dimensions in {folder()}")
 
 
