@@ -8,7 +8,7 @@ the line and the example's id, and never repeat its text.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Final, overload
 
 import numpy as np
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from index.errors import BundleFormatError, BundleIntegrityError
 from index.files import Content
 from index.render import find_marker
-from index.strict import Fields, parse_json, quoted
+from index.strict import Fields, is_line, parse_json, quoted
 from index.types import Example
 
 # Ids travel in an HTTP header.
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINE_BREAK: Final = ord("\n")
 _BYTES_AT_ONCE: Final = 2**24
+_LINES_AT_ONCE: Final = 1_000
+_USUAL_KEYS: Final = len(fields(Example))
 
 
 def parse_prompt(data: bytes, place: str) -> str:
@@ -79,14 +81,48 @@ class StoredExamples(Sequence[Example]):
         if not len(self):
             raise BundleFormatError(f"{self._place}: there is no example: add at least one")
         pinned, hashes = [], np.empty(len(self), np.int64)
-        for position, example in enumerate(self):
-            hashes[position] = hash(example.id)
-            if example.pinned:
-                pinned.append(position)
+        for start in range(0, len(self), _LINES_AT_ONCE):
+            for position, (name, is_pinned) in enumerate(self._block(start), start):
+                hashes[position] = hash(name)
+                if is_pinned:
+                    pinned.append(position)
         repeated, counts = np.unique(hashes, return_counts=True)
         suspects = np.flatnonzero(np.isin(hashes, repeated[counts > 1]))
         refuse_doubled_ids(((int(one) + 1, self[int(one)]) for one in suspects), self._place)
         return pinned
+
+    def _block(self, start: int) -> Sequence[tuple[str, bool]]:
+        """Id and `pinned` of some examples, checked together; one by one if anything is not as it usually is."""
+        positions = range(start, min(start + _LINES_AT_ONCE, len(self)))
+        bounds = self._starts[start : positions.stop + 1].tolist()
+        lines = self._data[bounds[0] : bounds[-1]].split(b"\n")[: len(positions)]
+        return _usual(lines) or [(one.id, one.pinned) for one in map(self.__getitem__, positions)]
+
+
+def _usual(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
+    """Id and `pinned` of each line, if they are as examples_bytes writes them and nothing in them is to be refused."""
+    try:
+        values = [orjson.loads(line) for line in lines]
+        texts = [value[key] for value in values for key in ("query", "response")]
+        together = "\n".join(texts)  # a line of each text stays a line, which is what a marker begins
+        if "\0" in together or find_marker(together) or not all(map(str.strip, texts)):
+            return None
+        return [(value["id"], value["pinned"]) for value in values] if all(map(_is_usual, values)) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_usual(value: dict[str, object]) -> bool:
+    """Whether one line has every key and no other, and what stands beside the texts is good."""
+    name, tags = value["id"], value["tags"]
+    return (
+        len(value) == _USUAL_KEYS
+        and isinstance(name, str)
+        and _ID.fullmatch(name) is not None
+        and isinstance(value["pinned"], bool)
+        and isinstance(tags, list)
+        and all(isinstance(tag, str) and is_line(tag) for tag in tags)
+    )
 
 
 def pinned_positions(examples: Sequence[Example]) -> Sequence[int]:
@@ -100,13 +136,13 @@ def parse_example(line: bytes, place: str, parse: Callable[[bytes, str], object]
     """One line. `pinned` and `tags` may be absent. BundleFormatError, BundleIntegrityError."""
     if not line.strip():
         raise BundleFormatError(f"{place}: the line is empty: remove it")
-    fields = Fields(parse(line, place), place, ("id", "query", "response"), ("pinned", "tags"))
+    found = Fields(parse(line, place), place, ("id", "query", "response"), ("pinned", "tags"))
     example = Example(
-        id=fields.text("id"),
-        query=fields.text("query"),
-        response=fields.text("response"),
-        pinned=fields.flag("pinned") if "pinned" in fields else False,
-        tags=fields.lines("tags") if "tags" in fields else (),
+        id=found.text("id"),
+        query=found.text("query"),
+        response=found.text("response"),
+        pinned=found.flag("pinned") if "pinned" in found else False,
+        tags=found.lines("tags") if "tags" in found else (),
     )
     check_example(example, place)
     return example

@@ -239,3 +239,8 @@ def test_a_process_that_reads_all_vectors_owns_no_page_of_them(directory: Path) 
     private, resident = map(int, done.stdout.split())
     assert private == 0
     assert resident > 0
+
+
+def test_a_line_without_what_may_be_absent_is_good_in_a_large_bank_too(directory: Path) -> None:
+    replace_line(directory, {"id": "short", "query": "q", "response": "r"})
+    assert read_bundle(directory).examples[1] == Example("short", "q", "r")
