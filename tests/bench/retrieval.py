@@ -220,10 +220,8 @@ def ask(one: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def print_table(sizes: Sequence[int]) -> None:
-    real = len(corpus.vectors(len(corpus.texts()))) - QUERIES
-    print(
-        "| examples | clusters searched | p50, ms | p99, ms | recall@3 | load, s | memory of each of two: private, MB |"
-    )
+    real = real_texts()
+    print("| examples | searched | p50, ms | p99, ms | recall@3 | load, s | MB of each of two: private, of resident |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for size in sizes:
         try:

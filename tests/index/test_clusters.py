@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index import __main__ as command
 from index import bundle as bundle_module
+from index import waiting
 from index.bank import StoredExamples, pinned_positions
 from index.bundle import load_bundle, read_bundle, write_bundle
 from index.clusters import choose_probes, sort_into_clusters
@@ -22,6 +24,8 @@ from index.retrieve import Retriever, pinned
 from index.types import Bundle, Clusters, Example, RetrievalPolicy, Vectors
 from index.vectors import array_bytes
 from tests.index.breaking import edit_manifest, refused, replace_file, replace_line
+from tests.index.commands import open_words, run
+from tests.index.test_bundle import FILES
 from tests.index.test_retrieve import AXES, axes, bank, by_brute_force, halves, ids, policies, unit
 from tests.index.words import DIMENSION, WordEmbedder, draft
 
@@ -244,3 +248,21 @@ def test_a_process_that_reads_all_vectors_owns_no_page_of_them(directory: Path) 
 def test_a_line_without_what_may_be_absent_is_good_in_a_large_bank_too(directory: Path) -> None:
     replace_line(directory, {"id": "short", "query": "q", "response": "r"})
     assert read_bundle(directory).examples[1] == Example("short", "q", "r")
+
+
+def test_build_sorts_a_large_bank_says_so_when_it_takes_long_and_search_finds_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "open_embedder", open_words)
+    monkeypatch.setattr(waiting, "FIRST_WORD", 0.0)
+    (tmp_path / "prompt.txt").write_text("Be good.")
+    lines = [json.dumps({"query": one.query, "response": one.response, "pinned": one.pinned}) for one in many(2_000)]
+    (tmp_path / "examples.jsonl").write_text("\n".join(lines))
+    files = ["--prompt", tmp_path / "prompt.txt", "--examples", tmp_path / "examples.jsonl", "--out", tmp_path / "out"]
+    assert run("build", *files, "--embedder", "words") == 0
+    assert "embedding the queries" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES, *LARGE])
+    assert run("verify", tmp_path / "out") == 0
+    assert "2,000 examples, 2 pinned" in capsys.readouterr().out
+    assert run("search", tmp_path / "out", "boil egg") == 0
+    assert "boil" in capsys.readouterr().out
