@@ -103,9 +103,7 @@ def create_metrics() -> Metrics:
                 multiprocess_mode="livemin",
             )
         ),
-<<<<<<< HEAD
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
-=======
         experiment_requests=Counter(
             "drpo_experiment_requests", "Requests by experiment and arm.", ("experiment", "arm"), registry=registry
         ),
@@ -117,7 +115,6 @@ def create_metrics() -> Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         ),
->>>>>>> stats
     )
 
 

@@ -33,7 +33,7 @@ from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.embedded import MODEL_NAME
 from proxy.live import Live, ServedBundle
-from proxy.retrieval import Source
+from proxy.lookup import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
 from tests.bench.embedders import DATA, ROOT, openers, say
