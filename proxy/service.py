@@ -64,14 +64,10 @@ async def serving(
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
-<<<<<<< HEAD
-        await warm_up(gateway, live.bundles, report)
-        _settle_memory()
-=======
         trials = await read_trials(settings, live.bundles)
         serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
         await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
->>>>>>> stats
+        _settle_memory()
         runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:
