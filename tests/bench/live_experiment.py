@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +54,14 @@ def main() -> None:
     parser.add_argument("--queries", type=Path, help="JSONL with the field `query`")
     parser.add_argument("--folder", type=Path, help="where the store and the files stay")
     parser.add_argument("--count", type=int, default=300, help="requests [300]")
+    parser.add_argument("--skip", type=int, default=0, help="queries that an earlier run asked, to go on after it [0]")
     options = parser.parse_args()
     if options.queries is None or options.folder is None:
         print("left out: it needs --queries and --folder")
         return
     rows = [json.loads(line) for line in options.queries.read_text(encoding="utf-8").splitlines()]
-    queries = [row["query"] for row in rows if row.get("split") != "sealed"][: options.count]
+    queries = [row["query"] for row in rows if row.get("split") != "sealed"]
+    queries = queries[options.skip : options.skip + options.count]
     options.folder.mkdir(parents=True, exist_ok=True)
     asyncio.run(_run(options.folder, queries))
 
@@ -141,10 +144,11 @@ async def _until_ready(session: aiohttp.ClientSession) -> None:
 
 
 async def _ask(session: aiohttp.ClientSession, turns: asyncio.Semaphore, number: int, query: str) -> None:
+    unit = sha256(query.encode()).hexdigest()
     body = {"model": MODEL_NAME, "max_tokens": _TOKENS, "messages": [{"role": "user", "content": query[:500]}]}
     async with (
         turns,
-        session.post("/v1/chat/completions", json=body, headers={"x-drpo-unit": f"query-{number}"}) as response,
+        session.post("/v1/chat/completions", json=body, headers={"x-drpo-unit": unit}) as response,
     ):
         await response.read()
         if number % 50 == 0:

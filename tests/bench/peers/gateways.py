@@ -60,8 +60,8 @@ def drpo(
     core: int | None = SERVER_CORE,
     more: Sequence[str] = (),
 ) -> Iterator[Gateway]:
-    """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request; `more` flags. core:
-    None for all of them."""
+    """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request. core: None for
+    all of them; more: further flags."""
     port = free_port()
     key, line = new_key("bench")
     keys = write(folder, f"keys-{port}", line)
