@@ -68,7 +68,8 @@ async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
     """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
     keyring = read_keyring(settings, shared)
     serving = list(gateway.bundles.values())
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, serving)
+    allowed, asked = settings.allow_embedder, settings.query_embedder
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked, serving)
     await warm_up(gateway, bundles, lambda _: None)
     return Loaded(bundles, keyring)
 
