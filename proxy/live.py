@@ -11,6 +11,9 @@ from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embed import DEFAULT_EMBEDDER, Embedder, check_embedder_allowed, open_embedder
+from index.fast import NAME as FAST
+from index.fast import FastEmbedder
+from index.minilm import OnnxEmbedder
 from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
 from index.types import Bundle, Example, Hit
@@ -18,6 +21,7 @@ from proxy.errors import StartupError
 from proxy.keys import Keyring
 from proxy.lookup import Source
 from proxy.models import Model, TokenCounter
+from proxy.settings import OWN
 
 _COUNTED_AT_ONCE: Final = 8
 _COUNTED_AHEAD: Final = 5_000  # examples at most; those of a larger bank are counted when they are first shown
@@ -61,16 +65,19 @@ class Costs:
 
 
 def load_bundles(
-    arguments: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle] = ()
+    arguments: Sequence[str],
+    allowed: Sequence[str],
+    query_embedder: str = OWN,
+    serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
-    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named.
+    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named;
+    `query_embedder` is the one of --query-embedder.
 
     serving: bundles that are served already. Their embedder is used again if it is the one that comes with the package:
     it is the same, and a second one would cost its memory twice. Raises StartupError, BundleError, EmbedderError.
     """
     served: dict[str, ServedBundle] = {}
-    opened = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
-    embedders = {name: embedder for name, embedder in opened.items() if name == DEFAULT_EMBEDDER}
+    embedders = _opened_before(serving)
     for argument in arguments:
         model, directory = _parse_argument(argument)
         bundle = _load(directory, embedders, allowed)
@@ -79,25 +86,49 @@ def load_bundles(
             raise StartupError(
                 f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR."
             )
-        served[name] = _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[name] = _serve(bundle, _of_queries(query_embedder, bundle, embedders))
     return served
 
 
 def load_directories(
-    directories: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle]
+    directories: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Iterable[ServedBundle]
 ) -> dict[str, ServedBundle]:
     """Bundles by directory, for what is not one model's alone. One that is served already is not loaded a second time.
 
     Raises BundleError, EmbedderError.
     """
     serving = list(serving)
-    embedders = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
+    embedders = _opened_before(serving)
     served: dict[str, ServedBundle] = {}
     for directory in directories:
         bundle = _load(default_bundle_directory() if directory == "default" else Path(directory), embedders, allowed)
         known = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
-        served[directory] = next(known, None) or _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[directory] = next(known, None) or _serve(bundle, _of_queries(query_embedder, bundle, embedders))
     return served
+
+
+def _opened_before(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
+    """What comes with the package, by name, as far as it is open."""
+    used = {old.source.embedder.spec.name: old.source.embedder for old in serving}
+    opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
+    student = opened.get(FAST)
+    return opened | ({DEFAULT_EMBEDDER: student.teacher} if isinstance(student, FastEmbedder) else {})
+
+
+def _of_queries(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
+    """The bundle's own embedder, or the student that was asked for. StartupError if that is another's student."""
+    own = embedders[bundle.manifest.embedder.name]
+    if name != FAST:
+        return own
+    if not isinstance(own, OnnxEmbedder):
+        raise StartupError(
+            f"--query-embedder {FAST}: it follows {DEFAULT_EMBEDDER}, and the vectors of the bundle "
+            f"{bundle.manifest.name} are from {own.spec.name}; leave the flag out, or build the bundle with "
+            f"{DEFAULT_EMBEDDER}."
+        )
+    if FAST not in embedders:
+        embedders[FAST] = FastEmbedder(own)
+    return embedders[FAST]
 
 
 def check_bundle_arguments(arguments: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class Status:
 @asynccontextmanager
 async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
     """The bundles, loaded on a thread while other things start."""
-    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, settings.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
     try:
         yield loading
