@@ -107,8 +107,11 @@ class Trials:
 def load_trials(
     paths: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Sequence[ServedBundle]
 ) -> Trials | None:
-    """The experiments of files, with their bundles; None where there are no files. serving: bundles that are there
-    already; allowed: the embedders that --allow-embedder named; query_embedder: that of --query-embedder. Raises StartupError, BundleError, EmbedderError."""
+    """The experiments of files, with their bundles; None where there are no files.
+
+    allowed, query_embedder: of --allow-embedder and --query-embedder; serving: bundles that are there already. Raises
+    StartupError, BundleError, EmbedderError.
+    """
     files = read_experiments(paths)
     if not files:
         return None

@@ -1,7 +1,7 @@
 """What the choice of examples means for the answers: refusals and similarity with each embedder of `embedders`.
 
     python -m tests.bench.embedder_answers      prints the table of index/README.md, in about 25 minutes on two cores
-    ... --only TEXT --refusals                  only embedders with TEXT in their name, only the queries that sound unsafe
+    ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
 The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings; only the vectors,
 and so the examples that are retrieved, are those of the embedder in question. Greedy, rows that nobody tuned on.

@@ -48,7 +48,8 @@ def test_a_paraphrase_finds_its_meaning_among_the_teachers_vectors() -> None:
 @given(any_text)
 def test_any_text_gets_a_finite_vector_of_norm_1(text: str) -> None:
     (vector,) = STUDENT.embed([text])
-    assert vector.dtype == np.float32 and vector.shape == (384,)
+    assert vector.dtype == np.float32
+    assert vector.shape == (384,)
     assert abs(float(np.linalg.norm(vector)) - 1) < 1e-5
 
 

@@ -35,5 +35,5 @@ def test_fast_is_refused_for_a_bundle_of_another_embedder(monkeypatch: pytest.Mo
     monkeypatch.setattr(live, "read_manifest", lambda _: SimpleNamespace(embedder=WordEmbedder().spec))
     monkeypatch.setattr(live, "open_embedder", lambda _: WordEmbedder())
     monkeypatch.setattr(live, "load_bundle", lambda *_: bundle)
-    with pytest.raises(StartupError, match="--query-embedder fast: it follows onnx, .* are from words; leave"):
+    with pytest.raises(StartupError, match=r"--query-embedder fast: it follows onnx, .* are from words; leave"):
         load_bundles((f"m={tmp_path}",), ("words",), "fast")
