@@ -150,7 +150,7 @@ async def test_reload_from_the_admin_listener_is_all_or_nothing(workers: str, tm
         assert (await _statuses(server, old), await _statuses(server, new)) == ({200}, {401})
         shutil.rmtree(copy)
         shutil.copytree(default_bundle_directory(), copy)
-        assert await _reload(server) == (200, {"bundles": 1, "keys": 1})
+        assert await _reload(server) == (200, {"bundles": 1, "keys": 1, "experiments": 0})
         assert (await _statuses(server, old), await _statuses(server, new)) == ({401}, {200})
 
 
