@@ -65,15 +65,17 @@ soak:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-# run.txt is held to the versions of dev.txt, so that one environment can grow from the first to the second.
+# run.txt and serve.txt (the image's) are held to the versions of dev.txt, so that one environment can grow from the first
+# to the second.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
-	--override requirements/override.txt pyproject.toml requirements/build.in --extra embedded
+	--override requirements/override.txt pyproject.toml requirements/build.in
 
 requirements:
 	@sh tools/environment.sh dev
-	$(COMPILE) --extra dev --output-file requirements/dev.txt
-	$(COMPILE) --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(COMPILE) --extra embedded --extra dev --output-file requirements/dev.txt
+	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(COMPILE) --extra otel --constraint requirements/dev.txt --output-file requirements/serve.txt
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
