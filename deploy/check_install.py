@@ -1,5 +1,5 @@
-"""The packaging guard: the wheel's top level is our three packages, and here each is this distribution's alone. Their names
-are generic, so that another distribution could overwrite them without a word. Run by the image build:
+"""The packaging guard: the wheel's top level is our three packages, and here each is this distribution's alone.
+Their names are generic: another distribution could overwrite them without a word. Run by the image build:
 
 python -I check_install.py WHEEL
 """

@@ -1,4 +1,4 @@
-"""The programs that deploy/ is checked with: the machine's own, or of a package, in the cache folder. Knows no check."""
+"""The programs that deploy/ is checked with: the machine's own, or a package's, in the cache. Knows no check."""
 
 import os
 import shutil

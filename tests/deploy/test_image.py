@@ -1,4 +1,4 @@
-"""Guards the image: hadolint reads the Dockerfile, and its steps run in a clean folder, as far as they need no engine."""
+"""Guards the image: hadolint reads the Dockerfile; its steps run in a clean folder, as far as they need no engine."""
 
 import os
 import re
