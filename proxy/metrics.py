@@ -7,7 +7,7 @@ switches on), and any of them shows those of all.
 import os
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.log import lost_lines
@@ -48,6 +48,7 @@ class Metrics:
 def create_metrics() -> Metrics:
     """Metrics on a registry of their own."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     return Metrics(
         registry=registry,
         requests=Counter(

@@ -67,6 +67,8 @@ def _unpack(package: str, place: Path) -> None:
         raise StepError(f"Debian's package {package} cannot be had here")
     subprocess.run(["dpkg-deb", "-x", str(archives[0]), str(place)], check=True)
     archives[0].unlink()
+    for link in [path for path in place.rglob("*") if path.is_symlink() and not path.exists()]:
+        link.unlink()  # to packages that are not here
 
 
 def _inside(place: Path) -> list[str]:

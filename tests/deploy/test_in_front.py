@@ -1,6 +1,6 @@
 """Guards the snippets for TLS in front: the real nginx and the real Envoy pass each event of a stream on as it comes.
 
-Each event is sent only after the client has the one before it, so that whoever gathers events stops the stream for good.
+Each event is sent only after the client has the one before it: whoever gathers events stops the stream for good.
 """
 
 import asyncio
