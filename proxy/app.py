@@ -3,6 +3,7 @@
 socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply -> client
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -32,8 +33,9 @@ from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
-from proxy.settings import Settings
+from proxy.settings import Settings, process_environment
 from proxy.shared import Shared
+from proxy.telemetry import open_telemetry
 from proxy.variants import ALIGNED, RAW
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
@@ -67,7 +69,7 @@ async def open_gateway(
     settings: Settings, backends: Sequence[Backend], live: Live, shared: Shared
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
-    metrics = create_metrics()
+    metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     limits = Limits(
         settings.max_in_flight,
         settings.max_queue,
@@ -81,11 +83,14 @@ async def open_gateway(
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(limits, shared, metrics)
+            passes_keys, logs_content = settings.forward_authorization, settings.log_content
             yield Gateway(
-                admission, pool, live, injector, planner, metrics, settings.forward_authorization, settings.log_content
+                admission, pool, live, injector, planner, metrics, passes_keys, logs_content, telemetry=telemetry
             )
     finally:
         retrieval.close()
+        if telemetry is not None:
+            await asyncio.to_thread(telemetry.close)
 
 
 def backend_settings(settings: Settings) -> BackendSettings:
