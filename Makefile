@@ -10,7 +10,7 @@ export PYTHON
 LONG := --timeout=1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm lint format bench soak requirements clean
+.PHONY: help run test test-slow test-vllm lint format bench soak requirements dist audit clean
 
 help:
 	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
@@ -23,6 +23,8 @@ help:
 	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
 	@echo 'make soak        20 minutes of load and faults at once: does anything grow? ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin what requirements/*.txt name anew, from pyproject.toml'
+	@echo 'make dist        wheel and sdist, checked, with hashes and a bill of materials, into dist/'
+	@echo 'make audit       known weaknesses of what is pinned (asks the package index)'
 	@echo 'make clean       remove .venv and what tools left behind (not the cache folder, ~/.cache/drpo)'
 
 run:
@@ -76,6 +78,10 @@ requirements:
 	$(COMPILE) --extra embedded --extra dev --output-file requirements/dev.txt
 	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
 	$(COMPILE) --extra otel --constraint requirements/dev.txt --output-file requirements/serve.txt
+
+dist audit:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tests.deploy.release $@
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -31,7 +31,7 @@ BEFORE, AFTER, AT_ONCE = 6, 14, 3  # requests begun before the kill and after it
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client got. whole: a stream with [DONE], or a complete JSON answer; told: a status, or an event in the stream, that
+    """What a client got. whole: a stream with [DONE], or a complete JSON answer; told: a status, or an event, that
     says that it failed."""
 
     after: bool
