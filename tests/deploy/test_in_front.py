@@ -4,6 +4,7 @@ Each event is sent only after the client has the one before it: whoever gathers 
 """
 
 import asyncio
+import os
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -42,8 +43,9 @@ def nginx(folder: Path, tls: Path, port: int, proxy: int) -> list[str]:
     temporary = " ".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/log; user root; events {{}}"
+        f"daemon off; pid {folder}/pid; error_log {folder}/log; {user} events {{}}"
         f"http {{ {temporary} access_log off; include {folder}/drpo.conf; }}",
         encoding="utf-8",
     )

@@ -110,7 +110,9 @@ def _experiment(folder: Path) -> list[str]:
     if "experiment" not in {field.name for field in fields(Settings)}:
         return []
     file = folder / "experiment.toml"
-    arms = "".join(f'[[arms]]\nname = "{name}"\nvariant = "{name}"\nweight = 1\n' for name in ("raw", "aligned"))
+    arms = "".join(
+        f'[[arms]]\nname = "{name}"\nvariant = "{name}"\nweight = 1\n' for name in ("raw-matched", "aligned")
+    )
     file.write_text(f'name = "one"\nmetrics = ["thumbs_up"]\n{arms}', encoding="utf-8")
     return ["--experiment", str(file), "--store", f"sqlite:{folder}/store.db"]
 
@@ -121,14 +123,14 @@ async def _scripted() -> AsyncIterator[list[str]]:
     turn = count()
 
     async def script(reply: Reply, request: Received) -> None:
-        which = next(turn) % 10
-        if which == 0:
-            await reply.whole({}, "503 Service Unavailable")
-        elif which in (1, 2, 3):
+        which = next(turn) % 40
+        if which < 12:  # so many in a row that one of the two has broken three in a row
             reply.reset()
+        elif which % 10 == 5:
+            await reply.whole({}, "503 Service Unavailable")
         elif b'"stream":true' in request.body:
             await reply.begin()
-            for event in completion_events(["a ", "word"])[: 2 if which == 4 else None]:
+            for event in completion_events(["a ", "word"])[: 2 if which % 5 == 4 else None]:
                 await reply.chunk(event)
             await reply.end()
         else:
@@ -178,7 +180,7 @@ async def _ask(url: str) -> None:
 
 async def _praise(session: aiohttp.ClientSession, url: str, response: aiohttp.ClientResponse) -> None:
     """Feedback on an answer; a 404 where the proxy takes none."""
-    said = {"request_id": response.headers["X-Request-Id"], "thumbs_up": True}
+    said = {"request_id": response.headers["X-Request-Id"], "metric": "thumbs_up", "value": True}
     async with session.post(f"{url}/feedback", json=said) as taken:
         await taken.read()
 
@@ -198,6 +200,8 @@ async def _prometheus(folder: Path, proxy: str, vllm: str) -> AsyncIterator[Any]
         query = query.replace("$__rate_interval", "20s").replace("$job", ".*")
         try:
             async with session.get("/api/v1/query", params={"query": query}) as response:
+                if response.status == 503:
+                    return False  # it reads its configuration
                 found = await response.json()
         except aiohttp.ClientConnectionError:
             return False

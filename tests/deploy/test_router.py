@@ -125,7 +125,10 @@ async def _under_load(proxy: Command, victim: Process) -> list[Answer]:
             answers.append(await _ask(proxy, number, after=killed.is_set()))
             if number == BEFORE:
                 victim.kill()
+                await victim.wait()  # one that is dying still takes connections
                 killed.set()
+            elif not answers[-1].whole:
+                await killed.wait()
 
     await asyncio.gather(*(client() for _ in range(AT_ONCE)))
     return answers
