@@ -71,13 +71,13 @@ soak:
 # to the second.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
-	--override requirements/override.txt pyproject.toml requirements/build.in
+	--override requirements/override.txt pyproject.toml requirements/build.in --extra experiments
 
 requirements:
 	@sh tools/environment.sh dev
 	$(COMPILE) --extra embedded --extra dev --output-file requirements/dev.txt
 	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
-	$(COMPILE) --extra otel --constraint requirements/dev.txt --output-file requirements/serve.txt
+	$(COMPILE) --extra otel --extra postgresql --constraint requirements/dev.txt --output-file requirements/serve.txt
 
 dist audit:
 	@sh tools/environment.sh dev

@@ -37,7 +37,10 @@ class OnnxEmbedder:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; its warnings are about devices that are not used
-        self._session = onnxruntime.InferenceSession(contents[_MODEL], options, providers=["CPUExecutionProvider"])
+        options.enable_cpu_mem_arena = False  # it keeps what the longest text needed, and is no faster here
+        # By its path: from bytes, onnxruntime keeps a second copy of the weights (23 MB).
+        path = str(directory / _MODEL)
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_str(contents[_TOKENIZER].decode())
         self._spec = EmbedderSpec(NAME, _revision(contents), DIMENSION)
 

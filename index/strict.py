@@ -136,7 +136,7 @@ def _kind(value: object) -> str:
         return quoted(value)
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value)
+    return json.dumps(value, default=str)  # TOML has dates
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:

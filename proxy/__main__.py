@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from index.errors import DrpoError
 from proxy.check import check
 from proxy.errors import StartupError
+from proxy.experiment_command import run_experiment_command
 from proxy.keys import new_key
 from proxy.log import log_lines
 from proxy.reload import Report
@@ -27,6 +29,7 @@ Serve a base language model as an aligned chat model, to any OpenAI client.
                                                     in front of your own vLLM
   drpo-proxy check --backend URL                    do backends, models and bundles fit?
   drpo-proxy new-key NAME                           make a key for a client, and its line for --api-keys-file
+  drpo-proxy experiment --help                      A/B tests: check, report, export, stop
 
 Ask for a variant with the model's name (MODEL@aligned, MODEL@raw) or the header x-drpo-variant.
 Every flag can be given as an environment variable, shown beside its default.
@@ -42,6 +45,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     console = Console(stderr=True, highlight=False)
     try:
+        if arguments[:1] == ["experiment"]:
+            output = Console(highlight=False)
+            return run_experiment_command(arguments[1:], process_environment(), output)
         settings, command, name = _parse(arguments)
         if command == "new-key":
             return _new_key(name, Console(highlight=False), console)
@@ -54,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

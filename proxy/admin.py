@@ -4,9 +4,11 @@ On loopback a browser is the one stranger who gets there: with a page from elsew
 machine. So whoever comes under another name than this machine's, or with another page's origin, is turned away.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -14,7 +16,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
-from proxy.errors import ForbiddenError, ProxyError, ReloadRefusedError
+from proxy.board import Board
+from proxy.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
 from proxy.front import FrontDoor
 from proxy.listen import Listener, is_loopback
 from proxy.reload import Reload
@@ -25,6 +28,7 @@ class Controls:
     """What the operator may do."""
 
     reload: Reload
+    board: Board
 
 
 CONTROLS: Final = web.AppKey("controls", Controls)
@@ -32,14 +36,14 @@ _HEADERS_WITHIN: Final = 10.0
 
 
 @asynccontextmanager
-async def administering(listener: Listener | None, reload_all: Reload) -> AsyncIterator[str | None]:
+async def administering(listener: Listener | None, controls: Controls) -> AsyncIterator[str | None]:
     """Answer on the listener until the block ends, and close it; yields its URL, None where there is none."""
     if listener is None:
         yield None
         return
     host, port = listener.getsockname()[:2]
     with listener:
-        runner = FrontDoor(create_admin_app(reload_all), _HEADERS_WITHIN)
+        runner = FrontDoor(create_admin_app(controls), _HEADERS_WITHIN)
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()
@@ -48,11 +52,13 @@ async def administering(listener: Listener | None, reload_all: Reload) -> AsyncI
             await runner.cleanup()
 
 
-def create_admin_app(reload_all: Reload) -> web.Application:
+def create_admin_app(controls: Controls) -> web.Application:
     """The routes of the admin listener."""
     app = web.Application(middlewares=[_turn_strangers_away])
-    app[CONTROLS] = Controls(reload_all)
+    app[CONTROLS] = controls
     app.router.add_post("/admin/reload", reload_now)
+    app.router.add_get("/experiments", list_experiments)
+    app.router.add_get("/experiments/{name}", show_experiment)
     return app
 
 
@@ -62,7 +68,31 @@ async def reload_now(request: web.Request) -> web.Response:
         done = await request.app[CONTROLS].reload()
     except DrpoError as error:
         return _error(ReloadRefusedError(str(error)))
-    return web.Response(body=orjson.dumps(asdict(done)), content_type="application/json")
+    return _json(asdict(done))
+
+
+async def list_experiments(request: web.Request) -> web.Response:
+    """GET /experiments: what runs, in which state, with the units of each arm."""
+    return await _read(request.app[CONTROLS].board.listing)
+
+
+async def show_experiment(request: web.Request) -> web.Response:
+    """GET /experiments/{name}: one of them, with the statistics that `drpo-proxy experiment report` prints."""
+    return await _read(partial(request.app[CONTROLS].board.report, request.match_info["name"]))
+
+
+async def _read(ask: Callable[[], object]) -> web.Response:
+    """The answer of something that waits for the store, as JSON."""
+    try:
+        return _json(await asyncio.to_thread(ask))
+    except ProxyError as error:
+        return _error(error)
+    except StoreError as error:
+        return _error(StoreDownError(str(error)))
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
 
 
 @web.middleware

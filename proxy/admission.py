@@ -115,7 +115,10 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
     if (request.content_length or 0) > limits.max_body_bytes:
         raise _too_large(limits)
     if request.content.is_eof():  # all of it is here: nothing to wait for
-        return await _collect(request, limits)
+        body = request.content.read_nowait()
+        if len(body) > limits.max_body_bytes:
+            raise _too_large(limits)
+        return body
     try:
         async with asyncio.timeout(limits.read_timeout):
             return await _collect(request, limits)

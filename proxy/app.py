@@ -4,15 +4,17 @@ socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from proxy.admission import Admission, Limits
+from proxy.admission import Admission, Limits, parse_json, read_body
 from proxy.backend import Backend, BackendSettings, Pool
 from proxy.chat import (
     Gateway,
@@ -26,15 +28,19 @@ from proxy.chat import (
     serve_response,
 )
 from proxy.errors import MethodError, ProxyError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.feedback import Recorder
+from proxy.feedback_request import LONGEST_BODY, parse_feedback
 from proxy.injection import Injector
+from proxy.laboratory import Laboratory
 from proxy.live import Live, ServedBundle, TokenCosts
-from proxy.metrics import create_metrics
+from proxy.metrics import Metrics, create_metrics
 from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
-from proxy.settings import Settings, process_environment
+from proxy.settings import Settings, process_environment, store_argument
 from proxy.shared import Shared
+from proxy.store import place_of
 from proxy.telemetry import open_telemetry
 from proxy.variants import ALIGNED, RAW
 
@@ -59,8 +65,10 @@ RELAYED: Final = (
     "/detokenize",
 )
 _EXPOSED: Final = (
-    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, X-Request-Id, Retry-After"
+    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
+    "X-Drpo-Experiment, X-Request-Id, Retry-After"
 )
+_DAY: Final = 86_400.0  # seconds
 FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
@@ -83,14 +91,35 @@ async def open_gateway(
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(limits, shared, metrics)
-            passes_keys, logs_content = settings.forward_authorization, settings.log_content
-            yield Gateway(
-                admission, pool, live, injector, planner, metrics, passes_keys, logs_content, telemetry=telemetry
-            )
+            async with _laboratory(settings, shared, metrics) as laboratory:
+                yield Gateway(
+                    admission,
+                    pool,
+                    live,
+                    injector,
+                    planner,
+                    metrics,
+                    settings.forward_authorization,
+                    settings.log_content,
+                    laboratory,
+                    telemetry,
+                )
     finally:
         retrieval.close()
         if telemetry is not None:
             await asyncio.to_thread(telemetry.close)
+
+
+@asynccontextmanager
+async def _laboratory(settings: Settings, shared: Shared, metrics: Metrics) -> AsyncIterator[Laboratory | None]:
+    """The experiments, none yet, and what keeps their outcomes; None where there is no store."""
+    store = store_argument(settings)
+    if not store:
+        yield None
+        return
+    retention = settings.retention_days * _DAY
+    async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
+        yield Laboratory(recorder, metrics)
 
 
 def backend_settings(settings: Settings) -> BackendSettings:
@@ -116,15 +145,16 @@ def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
     """The routes over a wired gateway."""
-    app = web.Application(middlewares=[_answer_preflight, _explain_unserved])
+    app = web.Application(middlewares=[_answer_what_is_not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
-    app.on_response_prepare.extend((_name_server, _add_cors_headers))
+    app.on_response_prepare.append(_add_headers)
     for path, serve in PLANNED.items():
         app.router.add_post(path, _served(path, serve))
     for path in RELAYED:
         app.router.add_post(path, _served(path, serve_relayed))
     for path in FORMS:
         app.router.add_post(path, _served(path, serve_form))
+    app.router.add_post("/v1/feedback", _guarded(feedback))
     app.router.add_get("/v1/models", _guarded(list_models))
     app.router.add_get("/v1/models/{id:.+}", _guarded(show_model))
     app.router.add_get("/health/live", alive)
@@ -145,11 +175,22 @@ def _guarded(handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
             request.app[GATEWAY].client(request)
+            return await handler(request)
         except ProxyError as error:
             return error_response(error)
-        return await handler(request)
 
     return guarded
+
+
+async def feedback(request: web.Request) -> web.Response:
+    """POST /v1/feedback: 200 once it is kept for good, else 503. Not held up by requests that wait for a model."""
+    gateway = request.app[GATEWAY]
+    if gateway.laboratory is None:
+        raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
+    limits = replace(gateway.admission.limits, max_body_bytes=LONGEST_BODY)
+    body = parse_json(request, await read_body(request, limits))
+    await gateway.laboratory.recorder.keep(parse_feedback(body, time.time()))
+    return _json({"object": "feedback", "kept": True})
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -213,16 +254,11 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 @web.middleware
-async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer_what_is_not_served(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A page's preflight; and a path or a method that is not in the table, said in OpenAI's shape."""
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         asked = request.headers.get("Access-Control-Request-Headers", "")
         return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
-    return await handler(request)
-
-
-@web.middleware
-async def _explain_unserved(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A path or a method that is not in the table, said in OpenAI's shape."""
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as error:
@@ -231,12 +267,9 @@ async def _explain_unserved(request: web.Request, handler: Handler) -> web.Strea
         return error_response(UnknownRouteError("This path is not served: see GET /openapi.json for those that are."))
 
 
-async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "drpo-proxy"
-
-
-async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Runs before the headers are written, streamed or not."""
+    response.headers["Server"] = "drpo-proxy"
     origin = request.headers.get("Origin")
     if origin in request.app[CORS_ORIGINS]:
         response.headers.update(_cors_headers(origin))

@@ -6,17 +6,16 @@ Destinations are fixed at start and never come from a request. How bytes travel 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
-from proxy.balance import Candidate, RetryBudget, Standing, order
+from proxy.backend_reply import BackendReply
+from proxy.balance import Candidate, Count, RetryBudget, Standing, order
 from proxy.errors import (
-    BackendProtocolError,
     BackendTimeoutError,
     ProxyError,
     StartupError,
@@ -25,7 +24,7 @@ from proxy.errors import (
 from proxy.log import log_event
 from proxy.metrics import Metrics
 from proxy.models import Kind, Model, count_tokens, discover
-from proxy.wire import CONNECT_ERRORS, Wire, WireRequest, connect_failure, connect_trouble, finish
+from proxy.wire import NoConnectionError, Wire, WireRequest
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small question: models, tokenize
 _NOT_NOW: Final = 503  # the one status that says that nothing was begun
@@ -45,7 +44,8 @@ class BackendSettings:
 @dataclass(slots=True, eq=False)
 class Backend:
     """One server. `kinds`: what is known of its models without asking; `models` as it listed them last; `healthy` after
-    its last check; `trouble` says why not. `takes_client_keys`: a client's key may go there, if keys are forwarded."""
+    its last check; `trouble` says why not; `work`: the requests that it has. `takes_client_keys`: a client's key may go
+    there, if keys are forwarded."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -53,18 +53,9 @@ class Backend:
     models: Mapping[str, Model] = field(default_factory=dict)
     healthy: bool = False
     trouble: str = "not asked yet"
-    in_flight: int = 0
+    work: Count = field(default_factory=Count, repr=False)
     takes_client_keys: bool = True
     standing: Standing = field(default_factory=lambda: Standing(time.monotonic), repr=False)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count a request that this server has."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
 
     def checked(self, trouble: str = "", *, answering: bool) -> None:
         """Note whether it answers, and what is wrong."""
@@ -75,7 +66,7 @@ class Backend:
         """A request to this server; a client's own key, where it may pass, goes before the operator's."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
-        return WireRequest(method, self.url + path, body, merged)
+        return WireRequest(method, self.url, path, body, merged)
 
 
 def backend_url(text: str) -> str:
@@ -84,7 +75,8 @@ def backend_url(text: str) -> str:
         raise StartupError("--backend: a URL with a password or a query in it; use --backend-api-key-file.")
     try:
         parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.fragment and parts.port != 0
+        named = bool((parts.hostname or "").encode("idna"))
+        good = parts.scheme in {"http", "https"} and named and not parts.fragment and parts.port != 0
     except ValueError:
         good = False
     if not good:
@@ -116,8 +108,10 @@ class Pool:
         await self._wire.close()
 
     @property
-    def models(self) -> dict[str, Model]:
+    def models(self) -> Mapping[str, Model]:
         """Every model that a backend lists, by id; the first backend's word counts."""
+        if len(self.backends) == 1:
+            return self.backends[0].models
         found: dict[str, Model] = {}
         for backend in self.backends:
             for name, model in backend.models.items():
@@ -151,7 +145,7 @@ class Pool:
     @asynccontextmanager
     async def send(
         self, model: str, path: str, body: bytes, headers: Mapping[str, str], conversation: str | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[BackendReply]:
         """POST to a backend that serves `model`; yield its reply, headers read. On the way out the exchange is aborted
         unless its body was read to the end.
 
@@ -159,36 +153,30 @@ class Pool:
         what it began with; its requests go to the same backend while that is well and not crowded.
         Raises UnknownModelError, BackendUnavailableError, BackendTimeoutError, BackendProtocolError.
         """
-        failure: ProxyError = UnknownModelError(f"No backend lists {model!r}.", param="model")
         left = self._candidates(model, conversation)
-        with ExitStack() as spent:
-            spent.enter_context(self._budget.request())
-            may_repeat = True
+        failure: ProxyError | None = None
+        repeated = False
+        with self._budget.requests:
             while left:
                 backend = left.pop(0)
-                with backend.working():
+                with backend.work, self._budget.retries if repeated else nullcontext():
                     try:
                         response = await self._exchange(backend, backend.request("POST", path, body, headers))
-                    except CONNECT_ERRORS as error:
-                        backend.checked(connect_trouble(error), answering=False)
-                        failure = connect_failure(error)
+                    except NoConnectionError as error:
+                        backend.checked(str(error), answering=False)
+                        failure = error.told
                         continue
-                    if (
-                        response.status == _NOT_NOW
-                        and left
-                        and may_repeat
-                        and spent.enter_context(self._budget.retry())
-                    ):
+                    if response.status == _NOT_NOW and left and not repeated and self._budget.has_room:
                         self._metrics.retries.labels("backend said 503").inc()
-                        response.close()
-                        may_repeat = False
+                        response.finish()
+                        repeated = True
                         continue
                     with self._watched(backend, response):
                         yield response
                     return
-        raise failure
+        raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
 
-    async def _exchange(self, backend: Backend, request: WireRequest) -> aiohttp.ClientResponse:
+    async def _exchange(self, backend: Backend, request: WireRequest) -> BackendReply:
         """One request to one backend, and what its outcome says of it."""
         try:
             response = await self._wire.exchange(request)
@@ -200,11 +188,11 @@ class Pool:
         return response
 
     @contextmanager
-    def _watched(self, backend: Backend, response: aiohttp.ClientResponse) -> Iterator[None]:
+    def _watched(self, backend: Backend, response: BackendReply) -> Iterator[None]:
         """Let the reply be read; what broke in it counts against the backend, a client that left does not."""
         try:
             yield
-            if not response.content.at_eof() or response.content.exception() is not None:
+            if not response.taken:
                 self._note_failure(backend)
             elif response.status not in _GATEWAY_FAILURES:
                 backend.standing.succeeded()
@@ -212,7 +200,7 @@ class Pool:
             self._note_failure(backend)
             raise
         finally:
-            finish(response)
+            response.finish()
 
     def _note_failure(self, backend: Backend) -> None:
         if backend.standing.failed():
@@ -222,8 +210,10 @@ class Pool:
     def _candidates(self, model: str, conversation: str | None = None) -> list[Backend]:
         """Backends that list the model, in the order in which to try them."""
         serving = [backend for backend in self.backends if model in backend.models]
+        if len(serving) < 2:
+            return serving
         seen = [
-            Candidate(backend.url, backend.standing.available, backend.standing.weight, backend.in_flight)
+            Candidate(backend.url, backend.standing.available, backend.standing.weight, backend.work.value)
             for backend in serving
         ]
         return [serving[position] for position in order(seen, conversation)]
@@ -264,12 +254,10 @@ class _Fetcher:
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 async with await self.wire.exchange(request) as response:
                     return response.status, _json(await response.read())
-        except CONNECT_ERRORS as error:
-            raise connect_failure(error) from error
+        except NoConnectionError as error:
+            raise error.told from error
         except TimeoutError as error:
             raise BackendTimeoutError(f"{path}: no answer within {_PROBE_TIMEOUT:g} s.") from error
-        except aiohttp.ClientError as error:
-            raise BackendProtocolError(f"{path}: the reply broke off.") from error
 
 
 def _json(data: bytes) -> Any:

@@ -3,8 +3,7 @@
 Pure but for the numbers that it keeps; a clock is handed in. Knows no HTTP, no model and no destination.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
@@ -108,28 +107,32 @@ def _affinity(conversation: str, name: str) -> bytes:
     return blake2b(f"{name}\0{conversation}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-class RetryBudget:
-    """How many requests may be on their second try at once, so that failing backends see no storm of repetitions."""
+class Count:
+    """How many are within a `with` of it now."""
+
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self._active = 0
-        self._retrying = 0
+        self.value = 0
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request while it is served."""
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
+    def __enter__(self) -> None:
+        self.value += 1
 
-    @contextmanager
-    def retry(self) -> Iterator[bool]:
-        """Whether a request may be sent again; if so, it counts as a retry until the block ends."""
-        allowed = self._retrying < max(_LEAST_RETRIES, _RETRY_SHARE * self._active)
-        self._retrying += allowed
-        try:
-            yield allowed
-        finally:
-            self._retrying -= allowed
+    def __exit__(self, *exception: object) -> None:
+        self.value -= 1
+
+
+class RetryBudget:
+    """How many requests may be on their second try at once, so that failing backends see no storm of repetitions.
+
+    Each request is served within `with requests`, its second try within `with retries`, if it may have one.
+    """
+
+    def __init__(self) -> None:
+        self.requests = Count()
+        self.retries = Count()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may be sent again."""
+        return self.retries.value < max(_LEAST_RETRIES, _RETRY_SHARE * self.requests.value)

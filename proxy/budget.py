@@ -32,16 +32,14 @@ def select(
     The prompt itself always stays.
     """
     kept_pinned, kept_hits = list(pinned), list(hits)
-
-    def total() -> int:
-        examples = [*kept_pinned, *(hit.example for hit in kept_hits)]
-        return prompt_tokens + sum(costs[example.id] for example in examples)
-
-    while kept_hits and total() > room:
-        kept_hits.pop()
-    while kept_pinned and total() > room:
-        kept_pinned.pop()
-    return Selection(tuple(kept_hits), tuple(kept_pinned), total())
+    tokens = (
+        prompt_tokens + sum([costs[example.id] for example in pinned]) + sum([costs[hit.example.id] for hit in hits])
+    )
+    while kept_hits and tokens > room:
+        tokens -= costs[kept_hits.pop().example.id]
+    while kept_pinned and tokens > room:
+        tokens -= costs[kept_pinned.pop().id]
+    return Selection(tuple(kept_hits), tuple(kept_pinned), tokens)
 
 
 def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> int:

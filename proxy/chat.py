@@ -6,7 +6,7 @@ Read this after app.py. Knows HTTP; what is injected is decided in plan, what co
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import getrandbits
 from time import perf_counter
 from typing import Any, Final
@@ -20,41 +20,24 @@ from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.fields import encode
 from proxy.injection import Injector
 from proxy.keys import Account
+from proxy.laboratory import Laboratory
 from proxy.live import Live, ServedBundle
 from proxy.log import log_event, log_failure
 from proxy.metrics import Metrics
 from proxy.models import Model
 from proxy.multipart import form_model
-from proxy.plan import Plan, Planner
+from proxy.plan import COMPLETIONS, Plan, Planner
+from proxy.record import Record
 from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
-from proxy.telemetry import Telemetry, Told, Trace
+from proxy.telemetry import Telemetry, Told
+from proxy.trials import UNIT_HEADER, Asker, Setting
+from proxy.turns import loose_messages
 from proxy.variants import RAW, Choice, choose
+from proxy.watch import ReplyWatch
 
 CLIENT_GONE: Final = 499
 _LONGEST_ID: Final = 200
-
-
-@dataclass(slots=True)
-class Record:
-    """What one request came to, for its log line and its metrics; never what it said."""
-
-    request_id: str
-    route: str
-    started: float = field(default_factory=perf_counter)
-    status: int = 500
-    outcome: str = "error"
-    client: str | None = None
-    account: Account | None = None
-    plan: Plan | None = None
-    asked: bytes = b""
-    facts: ReplyFacts = field(default_factory=ReplyFacts)
-    trace: Trace | None = None
-
-    @property
-    def first_byte(self) -> float | None:
-        """Seconds to the first byte of the answer; None if there was none."""
-        return None if self.facts.first_byte is None else self.facts.first_byte - self.started
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +52,7 @@ class Gateway:
     metrics: Metrics
     forward_authorization: bool
     log_content: bool
+    laboratory: Laboratory | None = None
     telemetry: Telemetry | None = None
 
     @property
@@ -121,7 +105,7 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
         response = error_response(ProxyError("Internal error; the server's log has the place under this request's id."))
     finally:
         gateway.metrics.in_flight.dec()
-        _account(gateway.metrics, record)
+        _account(gateway, record)
     if not response.prepared:
         response.headers["X-Request-Id"] = record.request_id
     return response
@@ -172,8 +156,29 @@ async def _serve_planned(gateway: Gateway, request: web.Request, record: Record,
     record.asked = await read_body(request, gateway.admission.limits)
     body = parse_json(request, record.asked)
     choice, model = gateway.choice(body, request)
-    plan = await plan_of(body, choice, model, gateway.bundles.get(choice.model))
+    setting = Setting(choice, gateway.bundles.get(choice.model))
+    if gateway.laboratory is not None and record.route != COMPLETIONS:
+        setting = _enrol(gateway, gateway.laboratory, request, record, body, setting)
+        model = gateway.pool.models[setting.choice.model]
+    plan = await plan_of(body, setting.choice, model, setting.served)
     return await _forward(gateway, request, record, plan, "application/json")
+
+
+def _enrol(
+    gateway: Gateway,
+    laboratory: Laboratory,
+    request: web.Request,
+    record: Record,
+    body: Mapping[str, Any],
+    setting: Setting,
+) -> Setting:
+    """What the request is served with, by the experiments that it is in; the record remembers them."""
+    headers = request.headers
+    authorization = headers.get("Authorization", "")
+    asker = Asker(headers.get(UNIT_HEADER), record.client, authorization, body, loose_messages(body))
+    record.trial, setting = laboratory.enrol(asker, setting, gateway.pool.models, gateway.bundles)
+    record.facts.watch = ReplyWatch() if record.trial else None
+    return setting
 
 
 async def _forward(
@@ -189,6 +194,8 @@ async def _forward(
         async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers, conversation) as upstream:
             record.facts.answering = upstream.status < BadRequestError.status
             ours = {**plan.headers, "X-Request-Id": record.request_id}
+            if record.trial is not None:
+                ours |= record.trial.headers
             client = Client(request, gateway.admission.limits.write_timeout, record.facts)
             return await send_reply(client, upstream, plan, ours, record.facts)
 
@@ -220,9 +227,9 @@ def _request_id(request: web.Request) -> str:
     return f"{getrandbits(128):032x}"
 
 
-def _account(metrics: Metrics, record: Record) -> None:
-    """Metrics and the log line of a finished request."""
-    seconds = perf_counter() - record.started
+def _account(gateway: Gateway, record: Record) -> None:
+    """Metrics, exposures and the log line of a finished request."""
+    metrics, seconds = gateway.metrics, perf_counter() - record.started
     plan, usage = record.plan, record.facts.usage or {}
     variant = plan.choice.variant if plan else "none"
     metrics.requests.labels(record.route, variant, str(record.status), record.outcome).inc()
@@ -237,6 +244,8 @@ def _account(metrics: Metrics, record: Record) -> None:
             metrics.tokens.labels(variant, name.removesuffix("_tokens")).inc(count)
     if record.trace is not None:
         record.trace.end(_told(record, seconds, usage))
+    if gateway.laboratory is not None and record.trial is not None:
+        gateway.laboratory.note(record.trial, record, seconds)
     _log(record, seconds, variant, usage)
 
 

@@ -6,6 +6,7 @@
       ForbiddenError         403     the admin listener is not for this page or name
       UnknownModelError      404     no backend lists the model
       UnknownRouteError      404     not in the table of served paths
+      UnknownExperimentError 404     no experiment of this name runs here
       MethodError            405     the path exists, the method does not
       ReloadRefusedError     409     what was to be served instead is not right
       SlowRequestError       408     the body did not arrive in time
@@ -14,6 +15,8 @@
       RateLimitError         429     the key has used up its requests or tokens (Retry-After)
       OverloadedError        503     too many requests in flight (Retry-After)
       DrainingError          503     shutting down (Retry-After)
+      NoStatisticsError      501     the extra `experiments` is not installed
+      StoreDownError         503     feedback cannot be kept now (Retry-After)
       BackendUnavailableError 502    no backend could be reached
       BackendProtocolError   502     the backend's reply is not a reply
       BackendTimeoutError    504     the backend did not answer in time
@@ -102,6 +105,14 @@ class UnknownRouteError(ProxyError):
     code = "unknown_url"
 
 
+class UnknownExperimentError(ProxyError):
+    """No experiment of this name runs here."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "experiment_not_found"
+
+
 class MethodError(ProxyError):
     """The path is served, with another method."""
 
@@ -187,6 +198,22 @@ class DrainingError(OverloadedError):
     code = "draining"
 
 
+class NoStatisticsError(ProxyError):
+    """What statistics are computed with is not installed."""
+
+    status = 501
+    code = "statistics_not_installed"
+
+    def __init__(self, missing: str | None) -> None:
+        super().__init__(f"Statistics need {missing or 'a library'}: pip install 'drpo-proxy[experiments]'.")
+
+
+class StoreDownError(OverloadedError):
+    """Feedback cannot be kept now; nothing of it was, as far as is known, and sending it again does no harm."""
+
+    code = "store_unavailable"
+
+
 class BackendUnavailableError(ProxyError):
     """No backend that serves the model could be reached."""
 
@@ -217,3 +244,11 @@ class StartupError(DrpoError):
 
 class EmbeddedError(StartupError):
     """The embedded model cannot run."""
+
+
+class StoreError(DrpoError):
+    """What experiments bring cannot be kept, or read, now."""
+
+
+class StoreRefusedError(StoreError):
+    """The store is well and does not take a row."""

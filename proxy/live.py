@@ -80,6 +80,23 @@ def load_bundles(
     return served
 
 
+def load_directories(
+    directories: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle]
+) -> dict[str, ServedBundle]:
+    """Bundles by directory, for what is not one model's alone. One that is served already is not loaded a second time.
+
+    Raises BundleError, EmbedderError.
+    """
+    serving = list(serving)
+    embedders = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
+    served: dict[str, ServedBundle] = {}
+    for directory in directories:
+        bundle = _load(default_bundle_directory() if directory == "default" else Path(directory), embedders, allowed)
+        known = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
+        served[directory] = next(known, None) or _serve(bundle, embedders[bundle.manifest.embedder.name])
+    return served
+
+
 def check_bundle_arguments(arguments: Sequence[str]) -> None:
     """Raise StartupError for a --bundle argument that names no directory."""
     for argument in arguments:
@@ -122,7 +139,8 @@ class TokenCosts:
         known = self._known.get(key)
         if known is None or _is_outdated(known):
             self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
-        return await asyncio.shield(self._known[key])
+        costs = self._known[key]
+        return costs.result() if costs.done() else await asyncio.shield(costs)
 
     async def _measure(self, served: ServedBundle, model: Model) -> Costs:
         texts = [render_prompt(served.layout, served.bundle.prompt)]

@@ -6,6 +6,7 @@ switches on), and any of them shows those of all.
 
 import os
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -16,24 +17,47 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
 
 
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+class Labelled(Generic[_Metric]):
+    """A metric whose labels are looked up once: prometheus-client does it anew each time, under a lock."""
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric: _Metric = metric
+        self._known: dict[tuple[str, ...], _Metric] = {}
+
+    def labels(self, *values: str) -> _Metric:
+        """The metric of these values, which are few (see Metrics)."""
+        known = self._known.get(values)
+        if known is None:
+            known = self._known[values] = self._metric.labels(*values)
+        return known
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Labels are bounded: served paths, our own names for variants and outcomes, never a client's word."""
+    """Labels are bounded: served paths, the operator's names for experiments and arms, our own for variants and
+    outcomes, never a client's word."""
 
     registry: CollectorRegistry
-    requests: Counter
+    requests: Labelled[Counter]
     in_flight: Gauge
-    duration: Histogram
-    first_byte: Histogram
-    retrieval: Histogram
+    duration: Labelled[Histogram]
+    first_byte: Labelled[Histogram]
+    retrieval: Labelled[Histogram]
     injected_tokens: Histogram
-    degraded: Counter
-    tokens: Counter
-    retries: Counter
-    backend_up: Gauge
-    ejections: Counter
+    degraded: Labelled[Counter]
+    tokens: Labelled[Counter]
+    retries: Labelled[Counter]
+    backend_up: Labelled[Gauge]
+    ejections: Labelled[Counter]
     queued: Gauge
     log_lines_lost: Gauge
+    experiment_requests: Counter
+    exposures: Counter
+    feedback: Counter
+    store_up: Gauge
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, of all workers together."""
@@ -51,8 +75,8 @@ def create_metrics() -> Metrics:
     ProcessCollector(registry=registry)
     return Metrics(
         registry=registry,
-        requests=Counter(
-            "drpo_requests", "Requests by how they ended.", ("route", "variant", "status", "outcome"), registry=registry
+        requests=_counter(
+            "drpo_requests", "Requests by how they ended.", registry, ("route", "variant", "status", "outcome")
         ),
         in_flight=_sum("drpo_requests_in_flight", "Requests being served.", registry),
         queued=_sum("drpo_requests_queued", "Requests that wait for a place.", registry),
@@ -68,19 +92,33 @@ def create_metrics() -> Metrics:
         injected_tokens=Histogram(
             "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
         ),
-        degraded=Counter("drpo_degraded", "Requests served without their examples.", ("reason",), registry=registry),
-        tokens=Counter("drpo_tokens", "Tokens as the backends count them.", ("variant", "type"), registry=registry),
-        retries=Counter("drpo_backend_retries", "Requests sent to a backend again.", ("reason",), registry=registry),
-        backend_up=Gauge(
-            "drpo_backend_up",
-            "1 if the backend answers (every worker, where there are several).",
-            ("backend",),
+        degraded=_counter("drpo_degraded", "Requests served without their examples.", registry, ("reason",)),
+        tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
+        retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
+        backend_up=Labelled(
+            Gauge(
+                "drpo_backend_up",
+                "1 if the backend answers (every worker, where there are several).",
+                ("backend",),
+                registry=registry,
+                multiprocess_mode="livemin",
+            )
+        ),
+<<<<<<< HEAD
+        ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
+=======
+        experiment_requests=Counter(
+            "drpo_experiment_requests", "Requests by experiment and arm.", ("experiment", "arm"), registry=registry
+        ),
+        exposures=Counter("drpo_exposures", "Exposures, kept or dropped.", ("result",), registry=registry),
+        feedback=Counter("drpo_feedback", "Feedback, kept or refused.", ("result",), registry=registry),
+        store_up=Gauge(
+            "drpo_store_up",
+            "1 if exposures and feedback can be kept (by every worker).",
             registry=registry,
             multiprocess_mode="livemin",
         ),
-        ejections=Counter(
-            "drpo_backend_ejections", "Times that a backend was set aside.", ("backend",), registry=registry
-        ),
+>>>>>>> stats
     )
 
 
@@ -88,5 +126,9 @@ def _sum(name: str, text: str, registry: CollectorRegistry) -> Gauge:
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
 
 
-def _histogram(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Histogram:
-    return Histogram(name, text, labels, registry=registry, buckets=_SECONDS)
+def _counter(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Counter]:
+    return Labelled(Counter(name, text, labels, registry=registry))
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Histogram]:
+    return Labelled(Histogram(name, text, labels, registry=registry, buckets=_SECONDS))

@@ -22,6 +22,13 @@ _VARIANT: Final[Schema] = {
     "description": "aligned: prompt and examples; raw: neither; raw-matched: raw with the bundle's sampling.",
     "schema": {"type": "string", "enum": ["aligned", "raw", "raw-matched"]},
 }
+_UNIT: Final[Schema] = {
+    "name": "x-drpo-unit",
+    "in": "header",
+    "required": False,
+    "description": "Whom the request counts for in experiments: a user, a session. Kept as a keyed digest alone.",
+    "schema": _TEXT,
+}
 _REPLY_HEADERS: Final[Schema] = {
     "x-request-id": {"description": "The client's id, or one made here; it is in the log line.", "schema": _TEXT},
     "x-drpo-variant": {"description": "What was served: aligned, raw or raw-matched.", "schema": _TEXT},
@@ -29,6 +36,7 @@ _REPLY_HEADERS: Final[Schema] = {
     "x-drpo-examples": {"description": "Ids of the examples shown, in their order.", "schema": _TEXT},
     "x-drpo-prompt-only": {"description": "Why no examples were shown.", "schema": _TEXT},
     "x-drpo-degraded": {"description": "Why retrieval failed; the prompt went alone.", "schema": _TEXT},
+    "x-drpo-experiment": {"description": "Experiments that the request is in: NAME=ARM, ...", "schema": _TEXT},
 }
 _ERROR: Final[Schema] = {
     "type": "object",
@@ -58,6 +66,22 @@ _READINESS: Final[Schema] = {
     "properties": {"status": {"enum": ["ready", "unready"]}, "reasons": {"type": "array", "items": _TEXT}},
 }
 _LIVENESS: Final[Schema] = {"type": "object", "required": ["status"], "properties": {"status": {"const": "live"}}}
+_FEEDBACK: Final[Schema] = {
+    "type": "object",
+    "required": ["metric", "value"],
+    "properties": {
+        "request_id": {**_TEXT, "description": "The reply's header x-request-id; or give completion_id."},
+        "completion_id": {**_TEXT, "description": "The reply's field id; or give request_id."},
+        "metric": {**_TEXT, "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+        "value": {"description": "A judgement, a measure, or a comment.", "type": ["boolean", "number", "string"]},
+    },
+    "additionalProperties": False,
+}
+_KEPT: Final[Schema] = {
+    "type": "object",
+    "required": ["object", "kept"],
+    "properties": {"object": {"const": "feedback"}, "kept": {"const": True}},
+}
 _OUR_ERRORS: Final[Mapping[int, str]] = {
     400: "The request cannot be served as it is; `param` names the field.",
     404: "No backend lists the model.",
@@ -83,6 +107,7 @@ def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Itera
         "/v1/responses": _post("Answer, by the Responses API", _response(model), _OBJECT),
         **{path: _relayed("application/json", model) for path in relayed},
         **{path: _relayed("multipart/form-data", model) for path in forms},
+        "/v1/feedback": _feedback(),
         "/v1/models": _get("The backends' models, and each with its variants", _MODELS),
         "/v1/models/{id}": _get_model(models),
         "/health/live": _get("The process answers", _LIVENESS),
@@ -160,9 +185,19 @@ def _post(summary: str, body: Schema, answer: Schema) -> Schema:
     good["content"]["text/event-stream"] = {}
     operation = {
         "summary": summary,
-        "parameters": [_VARIANT],
+        "parameters": [_VARIANT, _UNIT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": good, **_errors(_OUR_ERRORS), "default": _BACKENDS_OWN},
+    }
+    return {"post": operation}
+
+
+def _feedback() -> Schema:
+    said = {400: _OUR_ERRORS[400], 404: "Nothing is kept here.", 503: "It cannot be kept now; see Retry-After."}
+    operation = {
+        "summary": "Say how good an answer was; the last word for a metric counts",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _FEEDBACK}}},
+        "responses": {"200": _reply("It is kept for good", "application/json", _KEPT), **_errors(said)},
     }
     return {"post": operation}
 

@@ -80,25 +80,25 @@ class Planner:
     async def chat(self, body: Json, choice: Choice, model: Model, served: ServedBundle | None) -> Plan:
         """The plan of a chat request. Raises BadRequestError for what the model cannot do."""
         messages = chat_messages(body)
-        plan = await self._chat(body, messages, choice, model, served)
-        return replace(plan, conversation=conversation_key(messages))
+        return await self._chat(body, messages, choice, model, served)
 
     async def _chat(
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
     ) -> Plan:
         if model.kind == "completion":
             return await self._chat_as_text(body, messages, choice, model, served)
+        began = conversation_key(messages)
         if choice.variant == RAW or served is None:
-            return _relayed(body, choice, CHAT)
+            return _relayed(body, choice, CHAT, conversation=began)
         if choice.variant != ALIGNED:
             sampled = _with_sampling(body, served)
-            return _relayed(sampled, choice, CHAT)
+            return _relayed(sampled, choice, CHAT, conversation=began)
         texts = tuple(Message("user", text) for text in [first_user_text(messages)])
         client = await aside(messages, joined_text, messages)
         injection = await self._injector.inject(served, model, texts, _prompt_only(body, messages), client, body)
         rendered = await aside(messages, render_chat, served.bundle.prompt, injection.examples, messages)
         sampled = {**_with_sampling(body, served), "messages": rendered}
-        return _relayed(sampled, choice, CHAT, injection)
+        return _relayed(sampled, choice, CHAT, injection, conversation=began)
 
     async def response(self, body: Json, choice: Choice, model: Model, served: ServedBundle | None) -> Plan:
         """The plan of a request to the Responses API: translated for a base model, injected into for a chat model."""
@@ -150,7 +150,9 @@ class Planner:
             cap = await self._injector.length_cap(text, 0, text, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
             sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
-            return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model))
+            return _relayed(
+                sent, choice, COMPLETIONS, shape=_shape(body, model), conversation=conversation_key(messages)
+            )
         client = await aside(messages, render_conversation, served.layout, turns)
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
         text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
@@ -159,8 +161,9 @@ class Planner:
         sent = _in_dialect(completion_body(body, text, stops, _sampling(served), cap), model)
         prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)
         trim = served.layout.answer_begins_with_gap and not prefilled
-        plan = _relayed(sent, choice, COMPLETIONS, injection, _shape(body, model, trim=trim))
-        return replace(plan, cut_at=cut_at)
+        shape = _shape(body, model, trim=trim)
+        plan = _relayed(sent, choice, COMPLETIONS, injection, shape, conversation_key(messages))
+        return replace(plan, cut_at=cut_at) if cut_at else plan
 
 
 def _stops(body: Json, served: ServedBundle, model: Model) -> tuple[list[str], tuple[str, ...]]:
@@ -179,6 +182,7 @@ def _relayed(
     path: str,
     injection: Injection | None = None,
     shape: ChatShape | ResponseShape | None = None,
+    conversation: str | None = None,
 ) -> Plan:
     """A plan for `body`, addressed to the model itself, with usage asked for in streams."""
     stream = flag_field(body, "stream")
@@ -188,7 +192,8 @@ def _relayed(
     if strip_usage:
         sent["stream_options"] = {**options, "include_usage": True}
     data = encode(sent)
-    return Plan(choice, path, data, injection, stream, shape, strip_usage, reserve=_about_tokens(data, sent))
+    reserve = _about_tokens(data, sent)
+    return Plan(choice, path, data, injection, stream, shape, strip_usage, (), reserve, conversation)
 
 
 def _about_tokens(data: bytes, sent: Json) -> int:

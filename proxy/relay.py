@@ -6,22 +6,25 @@ error event is sent, no [DONE], and the connection closes, so that no client tak
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-import aiohttp
 import orjson
 from aiohttp import web
 
+<<<<<<< HEAD
+from proxy.backend_reply import BackendReply
+from proxy.errors import BackendProtocolError, ProxyError
+=======
 from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+from proxy.watch import ReplyWatch
+>>>>>>> stats
 
 LARGEST_EVENT: Final = 1024 * 1024
-LARGEST_REPLY: Final = 256 * 1024 * 1024
-_LOOK_EVERY: Final = 1.0  # seconds
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
+_NEWLINE: Final = 10
 DONE: Final = b"data: [DONE]\n\n"
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -42,8 +45,8 @@ def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[
 
 
 def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of a backend's headers goes to the client."""
-    return {name: value for name, value in headers.items() if _passes(name.lower())}
+    """What of a backend's headers (names in lower case) goes to the client."""
+    return {name: value for name, value in headers.items() if _passes(name)}
 
 
 def _passes(name: str) -> bool:
@@ -56,34 +59,57 @@ class EventSplitter:
 
     held: bytes = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, blank lines included. Raises BackendProtocolError for an endless one."""
-        self.held += data
-        events, start = [], 0
-        for boundary in _BLANK_LINE.finditer(self.held):
-            events.append(self.held[start : boundary.end()])
-            start = boundary.end()
-        self.held = self.held[start:]
+    def feed(self, data: bytes) -> bytes:
+        """The events that `data` completes, blank lines included, in one piece. Raises BackendProtocolError for an
+        endless one."""
+        held = self.held + data
+        end = _end_of_events(held)
+        self.held = held[end:]
         if len(self.held) > LARGEST_EVENT:
             raise BackendProtocolError("The backend sent an event of over 1 MiB.")
-        return events
+        return held[:end]
+
+
+def split_events(whole: bytes) -> list[bytes]:
+    """Whole events, each by itself."""
+    if b"\r" not in whole:
+        return [event + b"\n\n" for event in whole.split(b"\n\n")[:-1]]
+    events, start = [], 0
+    for boundary in _BLANK_LINE.finditer(whole):
+        events.append(whole[start : boundary.end()])
+        start = boundary.end()
+    return events
+
+
+def _end_of_events(data: bytes) -> int:
+    """Where the last whole event ends; 0 if there is none. A line's end is a blank line's only once."""
+    if b"\r" in data:
+        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
+    place = data.rfind(b"\n\n")
+    end = start = place + 2 if place >= 0 else 0
+    while start and data[start - 1] == _NEWLINE:
+        start -= 1
+    return start + (end - start) // 2 * 2
 
 
 @dataclass(slots=True)
 class ReplyFacts:
     """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
     `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
-    at most a mebibyte, where the operator asked to keep them, else None."""
+    at most a mebibyte, where the operator asked to keep them, else None; `watch`: looks at it, for an experiment."""
 
     answering: bool = False
     first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     content: bytearray | None = None
+    watch: ReplyWatch | None = None
 
 
 def event_data(event: bytes) -> bytes:
     """The payload of an event: its `data:` lines joined by newlines."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # one line, as nearly always
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)
 
@@ -115,6 +141,11 @@ def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
     return transform
 
 
+def passes_untouched(events: bytes) -> bool:
+    """Whether usage_filter would leave all of these events as they are, and none is [DONE]."""
+    return b'"usage"' not in events and b"[DONE]" not in events
+
+
 def parse_object(data: bytes) -> dict[str, object]:
     """A JSON object, or an empty one where the bytes are none: for looking at replies that pass through anyway."""
     try:
@@ -132,11 +163,13 @@ def error_event(error: ProxyError) -> bytes:
 @dataclass(frozen=True, slots=True)
 class StreamRules:
     """How one kind of stream passes: each event through `transform`; `is_end` says of the backend's event that it ends
-    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise."""
+    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise. `passes` says of
+    whole events that each would pass as it is, and that none is the end: then nobody takes them apart."""
 
     transform: EventTransform
     is_end: Callable[[bytes], bool] = is_done
     failure: Callable[[ProxyError], bytes] = error_event
+    passes: Callable[[bytes], bool] = lambda _: False
 
 
 class Client:
@@ -148,13 +181,21 @@ class Client:
         self._facts = facts
         self._response: web.StreamResponse
 
-    async def begin(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Send the headers of the reply."""
+    async def send(self, response: web.Response, body: bytes) -> None:
+        """Send a whole reply."""
         self._response = response
-        if isinstance(response, web.Response) and isinstance(response.body, bytes):
-            self._keep(response.body)
+        self._keep(body)
+        await self._in_time(self._send_whole(response), len(body))
+
+    async def _send_whole(self, response: web.Response) -> None:
+        await response.prepare(self._request)
+        self._facts.first_byte = perf_counter()
+        await response.write_eof()
+
+    async def begin(self, response: web.StreamResponse) -> None:
+        """Send the headers of a streamed reply."""
+        self._response = response
         await self._in_time(response.prepare(self._request), 0)
-        return response
 
     async def write(self, data: bytes) -> None:
         """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
@@ -162,11 +203,12 @@ class Client:
         await self._in_time(self._response.write(data), len(data))
 
     async def end(self) -> None:
-        """Send the end, and a whole reply's body."""
-        body = self._response.body if isinstance(self._response, web.Response) else b""
-        await self._in_time(self._response.write_eof(), len(body) if isinstance(body, bytes) else 0)
+        """Send the end of a streamed reply."""
+        await self._in_time(self._response.write_eof(), 0)
 
     def _keep(self, data: bytes) -> None:
+        if self._facts.watch is not None:
+            self._facts.watch.see(data)
         if self._facts.content is not None:
             self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
 
@@ -187,7 +229,7 @@ class Client:
             raise ConnectionAbortedError("the client does not read") from error
 
 
-async def relay_stream(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
+async def relay_stream(upstream: BackendReply, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
     """Pass events on as they come; end as the module's first lines say."""
     failure: ProxyError | None = None
     try:
@@ -195,79 +237,19 @@ async def relay_stream(upstream: aiohttp.ClientResponse, client: Client, rules: 
             failure = BackendProtocolError("The backend's stream ended before the answer did.")
     except ProxyError as error:
         failure = error
-    except TimeoutError:
-        failure = BackendTimeoutError("The backend stopped sending in the middle of its answer.")
-    except aiohttp.ClientError:
-        failure = BackendProtocolError("The backend's stream broke in the middle of its answer.")
     if failure is not None:
         facts.truncated = True
         await client.write(rules.failure(failure))
 
 
-async def _relay_events(upstream: aiohttp.ClientResponse, client: Client, rules: StreamRules) -> bool:
+async def _relay_events(upstream: BackendReply, client: Client, rules: StreamRules) -> bool:
     splitter, complete = EventSplitter(), False
-    async for data in _parts(upstream):
-        events = splitter.feed(data)
-        complete = complete or any(rules.is_end(event) for event in events)
-        passed = b"".join(rules.transform(event) for event in events)
+    while data := await upstream.read_part():
+        passed = splitter.feed(data)
+        if not rules.passes(passed):
+            events = split_events(passed)
+            complete = complete or any(map(rules.is_end, events))
+            passed = b"".join([rules.transform(event) for event in events])
         if passed:
             await client.write(passed)
     return complete
-
-
-async def _parts(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """A reply's bytes as they come. Raises TimeoutError for the session's silence timeout, aiohttp.ClientError.
-
-    aiohttp 3.14 lets a reader wait for ever when a chunk's length is malformed: it closes the connection and tells
-    nobody. So while a reply is not all there, its connection is looked at now and then.
-    """
-    content = upstream.content
-    with nullcontext() if content.is_eof() else _looking_at(upstream):
-        while not content.at_eof():
-            yield await content.readany()
-
-
-@contextmanager
-def _looking_at(upstream: aiohttp.ClientResponse) -> Iterator[None]:
-    """Fail the reader of a reply whose connection is closed, and which has neither ended nor failed: nothing more can
-    come. What has come already is left to be read first."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal timer
-        if _is_closed(upstream) and not upstream.content.is_eof() and not _holds_data(upstream.content):
-            upstream.content.set_exception(aiohttp.ClientPayloadError("closed without an end"))
-        else:
-            timer = loop.call_later(_LOOK_EVERY, look)
-
-    timer = loop.call_later(_LOOK_EVERY, look)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _holds_data(content: aiohttp.StreamReader) -> bool:
-    return bool(content._buffer)  # noqa: SLF001 - there is no public way to ask without taking it
-
-
-def _is_closed(upstream: aiohttp.ClientResponse) -> bool:
-    protocol = upstream.connection.protocol if upstream.connection is not None else None
-    return protocol is not None and not protocol.is_connected()
-
-
-async def read_reply(upstream: aiohttp.ClientResponse) -> bytes:
-    """A whole reply. Raises BackendProtocolError if it is cut or too large, BackendTimeoutError if it stalls."""
-    parts, size = [], 0
-    try:
-        async for data in _parts(upstream):
-            size += len(data)
-            if size > LARGEST_REPLY:
-                raise BackendProtocolError("The backend's reply is over 256 MiB.")
-            parts.append(data)
-    except TimeoutError as error:
-        raise BackendTimeoutError("The backend stopped sending in the middle of its reply.") from error
-    except aiohttp.ClientError as error:
-        raise BackendProtocolError("The backend closed the connection in the middle of its reply.") from error
-    return b"".join(parts)

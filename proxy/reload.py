@@ -7,7 +7,7 @@ with the new ones is said, and the old ones serve on.
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,18 @@ from proxy.live import ServedBundle, load_bundles
 from proxy.log import log_event
 from proxy.settings import Settings, bundle_arguments
 from proxy.shared import Shared
+from proxy.trials import Trials, load_trials, warm_pairs
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What is served now: how many bundles, and how many keys (None: none are asked for)."""
+    """What is served now: how many bundles, how many keys (None: none are asked for), and how many experiments."""
 
     bundles: int
     keys: int | None
+    experiments: int = 0
 
 
 Reload = Callable[[], Awaitable[Reloaded]]
@@ -42,6 +44,7 @@ class Loaded:
 
     bundles: Mapping[str, ServedBundle]
     keyring: Keyring | None
+    trials: Trials | None
 
 
 def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
@@ -55,9 +58,15 @@ def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
-async def warm_up(gateway: Gateway, bundles: Mapping[str, ServedBundle], report: Report) -> None:
-    """Do for each bundle whose model is there what its first request would otherwise wait for."""
-    for name, served in bundles.items():
+async def read_trials(settings: Settings, bundles: Mapping[str, ServedBundle]) -> Trials | None:
+    """The experiments that the settings name, if they do. Raises StartupError, BundleError, EmbedderError."""
+    serving = list(bundles.values())
+    return await asyncio.to_thread(load_trials, settings.experiment, settings.allow_embedder, serving)
+
+
+async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: Report) -> None:
+    """Do for each model that is there, and its bundle, what the first request would otherwise wait for."""
+    for name, served in bundles:
         model = gateway.pool.models.get(name)
         if model is not None:
             report(f"Counting the bundle's tokens for {name}")
@@ -69,14 +78,18 @@ async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
     keyring = read_keyring(settings, shared)
     serving = list(gateway.bundles.values())
     bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, serving)
-    await warm_up(gateway, bundles, lambda _: None)
-    return Loaded(bundles, keyring)
+    trials = await read_trials(settings, bundles)
+    await warm_up(gateway, [*bundles.items(), *warm_pairs(trials)], lambda _: None)
+    return Loaded(bundles, keyring, trials)
 
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
     """From now on, what was loaded is what new requests meet."""
     gateway.live.bundles, gateway.live.keyring = loaded.bundles, loaded.keyring
-    return Reloaded(len(loaded.bundles), None if loaded.keyring is None else len(loaded.keyring.keys))
+    if gateway.laboratory is not None:
+        gateway.laboratory.trials = loaded.trials
+    keys = None if loaded.keyring is None else len(loaded.keyring.keys)
+    return Reloaded(len(loaded.bundles), keys, len(loaded.trials.files) if loaded.trials else 0)
 
 
 async def reload(settings: Settings, gateway: Gateway, shared: Shared) -> Reloaded:
@@ -109,7 +122,7 @@ async def _logged(reload_all: Reload) -> Reloaded:
     except DrpoError as error:
         log_event("reload refused", reason=str(error))
         raise
-    log_event("reloaded", bundles=done.bundles, keys=done.keys)
+    log_event("reloaded", bundles=done.bundles, keys=done.keys, experiments=done.experiments)
     return done
 
 

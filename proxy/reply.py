@@ -1,14 +1,14 @@
 """A plan's reply to the client: relayed as it is, or translated to chat; streamed or whole. Knows no planning."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import orjson
 from aiohttp import web
 
+from proxy.backend_reply import BackendReply
 from proxy.errors import BackendProtocolError
+from proxy.plain_chunks import PlainChunks
 from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
     Client,
@@ -18,7 +18,7 @@ from proxy.relay import (
     event_data,
     is_done,
     parse_object,
-    read_reply,
+    passes_untouched,
     relay_stream,
     reply_headers,
     usage_filter,
@@ -29,21 +29,23 @@ from proxy.translate import ChatChunks, ChatShape, chat_completion
 
 
 async def send_reply(
-    client: Client, upstream: aiohttp.ClientResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
+    client: Client, upstream: BackendReply, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     """Pass the backend's reply on; `headers` are ours, `facts` is filled on the way."""
     headers = {**reply_headers(upstream.headers), **headers}
     if upstream.status == 200 and upstream.content_type == "text/event-stream":
         headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = await client.begin(web.StreamResponse(headers=headers))
+        response = web.StreamResponse(headers=headers)
+        await client.begin(response)
         await relay_stream(upstream, client, stream_rules(plan, facts), facts)
-    else:
-        data = await read_reply(upstream)
-        if upstream.status == 200:
-            data = _whole(data, plan, facts)
-        response = await client.begin(web.Response(status=upstream.status, body=data, headers=headers))
-    await client.end()
-    return response
+        await client.end()
+        return response
+    data = await upstream.read()
+    if upstream.status == 200:
+        data = _whole(data, plan, facts)
+    whole = web.Response(status=upstream.status, body=data, headers=headers)
+    await client.send(whole, data)
+    return whole
 
 
 def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
@@ -67,12 +69,15 @@ def stream_rules(plan: Plan, facts: ReplyFacts) -> StreamRules:
     if isinstance(plan.shape, ChatShape):
         return _cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts)), plan)
     untouched = usage_filter(facts, wanted=not plan.strip_usage)
-    rules = StreamRules(untouched, is_end=_ends_response) if plan.path == RESPONSES else StreamRules(untouched)
-    return _cutting(rules, plan)
+    if plan.path == RESPONSES:
+        return _cutting(StreamRules(untouched, is_end=_ends_response), plan)
+    return _cutting(StreamRules(untouched, passes=passes_untouched), plan)
 
 
 def _cutting(rules: StreamRules, plan: Plan) -> StreamRules:
-    return replace(rules, transform=_cut_first(StopCutter(plan.cut_at), rules.transform)) if plan.cut_at else rules
+    if not plan.cut_at:
+        return rules
+    return StreamRules(_cut_first(StopCutter(plan.cut_at), rules.transform), rules.is_end, rules.failure)
 
 
 def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
@@ -92,8 +97,11 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
 
 def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:
     """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
+    alike = PlainChunks()
 
     def transform(event: bytes) -> bytes:
+        if known := alike.translate(event):
+            return known
         if is_done(event):
             return b"".join(_event(chunk) for chunk in chunks.finish()) + event
         payload = parse_object(event_data(event))
@@ -102,7 +110,11 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> Even
         _note_usage(payload, facts)
         if plan.strip_usage:
             payload.pop("usage", None)
-        return b"".join(_event(chunk) for chunk in chunks.translate(payload))
+        text = chunks.plain_text(payload)
+        translated = chunks.translate(payload)
+        if text is not None:
+            alike.remember(event, text, translated[0])
+        return b"".join([_event(chunk) for chunk in translated])
 
     return transform
 

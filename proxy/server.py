@@ -8,20 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from proxy.admin import administering
+from index.errors import DrpoError
+from proxy.admin import Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
+from proxy.board import Board
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
+from proxy.experiment_file import read_experiments
 from proxy.listen import base_url, bind, bind_admin, hold_port
 from proxy.live import check_bundle_arguments
 from proxy.log import log_event
-from proxy.reload import Reload, Report, read_keyring, reload, reloading
+from proxy.reload import Reload, Reloaded, Report, read_keyring, reload, reloading
 from proxy.service import Status, bundles_loading, drain, serving, status
-from proxy.settings import EMBEDDED, Settings, bundle_arguments
+from proxy.settings import EMBEDDED, Settings, bundle_arguments, store_argument
 from proxy.shared import Alone
+from proxy.store import place_of
 from proxy.supervisor import Supervisor
 
+_STEERING_EVERY: Final = 60.0  # seconds
 _LONGEST_PAUSE: Final = 30.0
 
 Announce = Callable[[str, str | None, Status], None]
@@ -36,6 +41,9 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
     parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
     check_bundle_arguments(bundle_arguments(settings))
     read_keyring(settings, Alone())
+    read_experiments(settings.experiment)
+    if store := store_argument(settings):
+        place_of(store)
     await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)
 
 
@@ -71,8 +79,34 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 @asynccontextmanager
 async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields."""
-    async with reloading(reload_all) as in_turn, administering(bind_admin(settings), in_turn) as admin_url:
-        yield admin_url
+    board = await asyncio.to_thread(Board, settings)
+
+    async def reload_and_show() -> Reloaded:
+        done = await reload_all()
+        await asyncio.to_thread(board.refresh)
+        return done
+
+    async with (
+        reloading(reload_and_show) as in_turn,
+        administering(bind_admin(settings), Controls(in_turn, board)) as admin_url,
+    ):
+        steering = asyncio.create_task(_keep_steering(board), name="steering")
+        try:
+            yield admin_url
+        finally:
+            steering.cancel()
+            await asyncio.gather(steering, return_exceptions=True)
+
+
+async def _keep_steering(board: Board) -> None:
+    """Do what guardrails and adaptive weights decide. A store or a library that is missing changes nothing."""
+    while True:
+        await asyncio.sleep(_STEERING_EVERY)
+        try:
+            for decision in await asyncio.to_thread(board.steer):
+                log_event("experiment steered", experiment=decision.experiment, stopped=decision.stopped)
+        except DrpoError as error:
+            log_event("experiments cannot be steered", reason=str(error))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from proxy.errors import StartupError
 
@@ -81,6 +82,20 @@ class Settings:
     health_interval: float = _setting(5.0, "time between health checks of a backend", "SECONDS")
     drain_timeout: float = _setting(30.0, "time for open requests to end at shutdown", "SECONDS")
     context: int = _setting(4096, "context of the embedded model", "TOKENS")
+    experiment: tuple[str, ...] = _setting(
+        (), "experiment to run (TOML): who gets which variant; read again on SIGHUP; repeatable", "FILE"
+    )
+    store: str = _setting(
+        "",
+        "where experiments and feedback are kept: sqlite:PATH, or postgresql://USER@HOST/NAME (its password in "
+        "the variable, or PGPASSWORD); with --experiment alone, a file in the state folder",
+        "PLACE",
+    )
+    retention_days: float = _setting(180.0, "time that experiments and feedback are kept", "DAYS")
+    judge: str = _setting(
+        "", "base URL of a model server that may see users' text, to judge shadow answers of experiments", "URL"
+    )
+    judge_api_key_file: str = _setting("", "file with the API key to send to the judge", "FILE")
     log_content: bool = _setting(False, "write what clients ask and are answered to the log; off, none of it is")
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
@@ -95,6 +110,7 @@ def parse_settings(
     for setting in fields(Settings):
         _add_flag(parser, setting)
     namespace = parser.parse_args(arguments)
+    refuse_password(namespace.store)
     values = {
         setting.name: _value(setting, getattr(namespace, setting.name), environment) for setting in fields(Settings)
     }
@@ -113,6 +129,27 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 def bundle_arguments(settings: Settings) -> tuple[str, ...]:
     """The bundles to load: those asked for; the default one where only the embedded model is served."""
     return settings.bundle or (("default",) if EMBEDDED in settings.backend else ())
+
+
+def store_argument(settings: Settings) -> str:
+    """Where experiments and feedback are kept; "" where nothing asks for it."""
+    return settings.store or (default_store(process_environment()) if settings.experiment else "")
+
+
+def default_store(environment: Mapping[str, str]) -> str:
+    """The store of someone who named none: a file where programs keep their state (XDG Base Directory)."""
+    folder = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return f"sqlite:{folder}/drpo/experiments.sqlite3"
+
+
+def refuse_password(store: str | None) -> None:
+    """Raise StartupError for a password in a flag, which everyone on the machine can read, and shells remember."""
+    found = urlsplit(store or "") if "://" in (store or "") else None
+    if found is not None and (found.password or "password=" in found.query):
+        raise StartupError(
+            f"--store: a password in a flag is seen by everyone: give the URL as {variable('store')}, or the password "
+            "as PGPASSWORD or in a file (PGPASSFILE)."
+        )
 
 
 def variable(name: str) -> str:

@@ -205,6 +205,17 @@ class ChatChunks:
         deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
         return [{**frame, "choices": [delta]} for delta in deltas]
 
+    def plain_text(self, chunk: Mapping[str, Any]) -> str | None:
+        """The text of a chunk that is nothing but more of an answer that has begun, as nearly all are; else None."""
+        choices = chunk.get("choices") or []
+        if len(choices) != 1 or chunk.get("usage"):
+            return None
+        choice = choices[0]
+        index, text = choice.get("index", 0), choice.get("text")
+        begun = index in self.begun and (index in self.untrimmed or not self.shape.trim)
+        plain = begun and choice.get("finish_reason") is None and not choice.get("logprobs")
+        return text if plain and isinstance(text, str) and text else None
+
     def finish(self) -> list[Json]:
         """The usage event that the backend did not send by itself, if there was usage."""
         return [self.collected] if self.collected else []

@@ -27,7 +27,7 @@ async def aside(
     **named: _Arguments.kwargs,
 ) -> _Result:
     """The function's result; worked out on a thread where the conversation is so long that all others would wait."""
-    if len(messages) <= _MANY and not any(len(text) > _LONG for text in map(_loose_text, messages)):
+    if len(messages) <= _MANY and max(map(len, map(_loose_text, messages)), default=0) <= _LONG:
         return function(*arguments, **named)
     return await asyncio.to_thread(function, *arguments, **named)
 
@@ -65,6 +65,14 @@ def _loose_text(message: Json) -> str:
 def conversation_key(messages: Sequence[Json]) -> str | None:
     """What a conversation began with, the same for all its turns; None if there is no word of it."""
     return first_user_text(messages)[:QUERY_CHARACTERS] or None
+
+
+def loose_messages(body: Json) -> list[Json]:
+    """The conversation of either kind of request, as far as it is one; what is wrong with it is said elsewhere."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return loose_items(body)
+    return [message for message in messages if isinstance(message, dict)]
 
 
 def loose_items(body: Json) -> list[Json]:

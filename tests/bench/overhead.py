@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 from tests.bench.peers.gateways import Gateway, Start, drpo, gateways
 from tests.bench.peers.load import Cell, Load, Streams, nginx, press, source, stream_all
-from tests.bench.peers.machine import OTHERS_CORE, CannotRunError
+from tests.bench.peers.machine import OTHERS_CORE, CannotRunError, shared_out
 from tests.vllm.steps import StepError
 
 CELLS: Final = (
@@ -95,7 +95,7 @@ def _streams(chosen: Mapping[str, Start], _seconds: int, repeats: int) -> None:
     print("\n| streams | gap p99, 100 of 50 tokens/s | not whole | chunks per second, 16 flat out |", end="")
     print(" CPU per chunk | memory, 1,000 slow |\n| --- | --- | --- | --- | --- | --- |")
     paced = _stream(chosen, repeats, 100, 200, 0.02)
-    fast = _stream(chosen, repeats, 16, 4000, 0.0)
+    fast = _stream(chosen, repeats, 16, 12_000, 0.0)
     slow = _stream(chosen, 1, 1000, 12, 1.0)
     for name in fast:
         gap = _spread([1e3 * one.gap_p99 for one in paced[name]], "ms", 1)
@@ -114,9 +114,27 @@ def _stream(
             return _repeat(up, repeats, lambda gateway, _: asyncio.run(stream_all(gateway, count, chunks)))
 
 
+def _workers(_chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
+    """One worker and two, with load, backend and workers on all cores: what the machine as a whole can do."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    print("\n| workers, all on the same cores | requests per second | CPU per request | memory (PSS) |")
+    print("| --- | --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend:
+        starts: dict[str, Start] = {str(count): partial(drpo, workers=count, core=None) for count in (1, 2)}
+        with _all(starts, backend, Path(name)) as up:
+            found = _repeat(up, repeats, partial(_press, CELLS[1], _BUSY, seconds, Path(name)))
+            for workers, loads in found.items():
+                rate = _spread([one.rate for one in loads], "", 0)
+                memory = f"{shared_out(up[workers].pid or 0) / 2**20:.0f} MiB"
+                print(
+                    f"| {workers} | {rate} | {_with_ratio([one.cpu for one in loads], None)} | {memory} |", flush=True
+                )
+
+
 _TABLES: Final[Mapping[str, Callable[[Mapping[str, Start], int, int], None]]] = {
     "requests": _requests,
     "streams": _streams,
+    "workers": _workers,
 }
 
 

@@ -19,7 +19,7 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.live import Live, ServedBundle
-from proxy.reload import read_keyring
+from proxy.reload import Loaded, read_keyring, read_trials, serve_loaded
 from proxy.retrieval import Source
 from proxy.settings import Settings
 from proxy.shared import Alone
@@ -104,6 +104,7 @@ async def serving(
     shared = Alone()
     live = Live(bundles, read_keyring(told, shared))
     async with open_gateway(told, [Backend(url) for url in backends], live, shared) as gateway:
+        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_trials(told, bundles)))
         runner = FrontDoor(create_app(gateway, cors), told.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

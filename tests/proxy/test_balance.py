@@ -114,13 +114,12 @@ def test_backend_that_answers_its_check_again_starts_slowly() -> None:
 def test_retries_are_three_or_a_fifth_of_the_requests_in_flight() -> None:
     for active, most in ((1, 3), (15, 3), (20, 4), (100, 20)):
         budget = RetryBudget()
-        requests = [budget.request() for _ in range(active)]
-        for request in requests:
-            request.__enter__()
-        retries = [budget.retry() for _ in range(active + 5)]
-        assert sum(retry.__enter__() for retry in retries) == most
-        retries[0].__exit__(None, None, None)
-        with budget.retry() as allowed:
-            assert allowed, "what ended makes room"
-        with budget.retry() as allowed:
-            assert allowed
+        for _ in range(active):
+            budget.requests.__enter__()
+        retries = 0
+        while budget.has_room:
+            budget.retries.__enter__()
+            retries += 1
+        assert retries == most
+        budget.retries.__exit__(None, None, None)
+        assert budget.has_room, "what ended makes room"

@@ -14,8 +14,10 @@ from proxy.relay import (
     ReplyFacts,
     event_data,
     is_done,
+    passes_untouched,
     reply_headers,
     request_headers,
+    split_events,
     usage_filter,
 )
 
@@ -37,17 +39,29 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[int]]:
 def test_events_are_whole_and_no_byte_is_lost_however_the_stream_is_cut(stream: tuple[bytes, list[int]]) -> None:
     whole, cuts = stream
     splitter = EventSplitter()
-    events = [event for a, b in itertools.pairwise(cuts) for event in splitter.feed(whole[a:b])]
+    events = [event for a, b in itertools.pairwise(cuts) for event in split_events(splitter.feed(whole[a:b]))]
     assert b"".join(events) + splitter.held == whole
-    at_once = EventSplitter().feed(whole)
+    at_once = split_events(EventSplitter().feed(whole))
     if b"\r" not in whole:
         assert events == at_once
     for event in events:
         assert event.endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"\r\n\r", b"\r")) or event.startswith(b"\n")
 
 
+@given(streams(), st.booleans())
+def test_events_that_pass_together_are_those_that_would_pass_each_by_itself(
+    stream: tuple[bytes, list[int]],
+    wanted: bool,
+) -> None:
+    whole = EventSplitter().feed(stream[0].replace(b"a", b'"usage": null').replace(b"b", b"data: [DONE]"))
+    if passes_untouched(whole):
+        transform = usage_filter(ReplyFacts(), wanted=wanted)
+        assert [transform(event) for event in split_events(whole)] == split_events(whole)
+        assert not any(is_done(event) for event in split_events(whole))
+
+
 def test_crlf_alone_is_not_taken_for_a_blank_line() -> None:
-    assert EventSplitter().feed(b"data: 1\r\ndata: 2\r\n") == []
+    assert EventSplitter().feed(b"data: 1\r\ndata: 2\r\n") == b""
 
 
 def test_event_without_end_is_refused() -> None:
@@ -111,5 +125,5 @@ def test_headers_pass_by_allow_list_only() -> None:
     sent = {"Authorization": "Bearer k", "Cookie": "c", "X-Request-Id": "r", "Traceparent": "t", "X-Evil": "e"}
     assert request_headers(sent, authorization=False) == {"X-Request-Id": "r", "Traceparent": "t"}
     assert request_headers(sent, authorization=True)["Authorization"] == "Bearer k"
-    replied = {"Set-Cookie": "c", "Retry-After": "3", "X-RateLimit-Remaining": "0", "Server": "s"}
-    assert reply_headers(replied) == {"Retry-After": "3", "X-RateLimit-Remaining": "0"}
+    replied = {"set-cookie": "c", "retry-after": "3", "x-ratelimit-remaining": "0", "server": "s"}
+    assert reply_headers(replied) == {"retry-after": "3", "x-ratelimit-remaining": "0"}

@@ -3,13 +3,13 @@ started on one core in front of a backend. Knows no load.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Final
 
 from proxy.keys import new_key
@@ -18,6 +18,7 @@ from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, 
 from tests.bench.peers.source import MODEL
 from tests.vllm.steps import Say
 
+_OTHERS_WITHIN: Final = 5.0  # seconds
 ROOT: Final = Path(__file__).parents[3]
 
 
@@ -41,26 +42,29 @@ def no_proxy(backend: str, _folder: Path) -> Iterator[Gateway]:
 
 
 @contextmanager
-def bare_relay(backend: str, _folder: Path) -> Iterator[Gateway]:
+def bare_relay(backend: str, _folder: Path, *options: str) -> Iterator[Gateway]:
     """tests/bench/peers/relay.py: aiohttp in, aiohttp out."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.bench.peers.relay", str(port), backend]
+    command = [sys.executable, "-m", "tests.bench.peers.relay", str(port), backend, *options]
     with running(command, SERVER_CORE, listens(port)) as pid:
         yield Gateway(f"http://127.0.0.1:{port}", pid)
 
 
 @contextmanager
-def drpo(backend: str, folder: Path, *, kind: str = "chat", workers: int = 1) -> Iterator[Gateway]:
-    """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request."""
+def drpo(
+    backend: str, folder: Path, *, kind: str = "chat", workers: int = 1, core: int | None = SERVER_CORE
+) -> Iterator[Gateway]:
+    """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request. core: None for
+    all of them."""
     port = free_port()
     key, line = new_key("bench")
     keys = write(folder, f"keys-{port}", line)
     told = ["--backend", backend, "--kind", f"{MODEL}={kind}", "--bundle", f"{MODEL}=default"]
     limits = ["--max-in-flight", "2048", "--api-keys-file", str(keys), "--log-format", "json"]
     command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *told, *limits]
-    with running(command, SERVER_CORE, listens(port)) as pid:
+    with running(command, core, listens(port)) as pid:
         if workers > 1:
-            _unpin(pid)
+            sleep(_OTHERS_WITHIN)  # one listens: the others cannot be told apart from outside
         yield Gateway(f"http://127.0.0.1:{port}", pid, headers={"Authorization": f"Bearer {key}"})
 
 
@@ -135,6 +139,7 @@ def gateways(say: Say) -> dict[str, Start]:
     return {
         "no proxy": no_proxy,
         "bare aiohttp relay": bare_relay,
+        "the same on uvloop": lambda backend, folder: bare_relay(backend, folder, "uvloop"),
         "drpo-proxy": drpo,
         "vllm-router": partial(vllm_router, say=say),
         "TensorZero": partial(tensorzero, say=say),
@@ -147,8 +152,3 @@ def _script(name: str, say: Say) -> list[str]:
     """How a command of an environment is called: its first line names the folder that it was built in, now renamed."""
     python = python_of(name, say)
     return [str(python), str(python.with_name(name))]
-
-
-def _unpin(pid: int) -> None:
-    for one in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(one.name), set(range(os.cpu_count() or 1)))

@@ -4,13 +4,14 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
+import httptools
 import numpy as np
 import orjson
 
@@ -141,12 +142,10 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
     request = ("\r\n".join(head) + "\r\n\r\n").encode() + body
     before, started = usage(gateway.pid) if gateway.pid else None, perf_counter()
     reading = [asyncio.create_task(_read(host, request)) for _ in range(count)]
-    memory = 0
-    while not all(task.done() for task in reading):
-        await asyncio.sleep(0.25)
-        memory = max(memory, usage(gateway.pid).memory if gateway.pid and count > 100 else 0)
+    watching = asyncio.create_task(_most_memory(gateway, reading)) if count > 100 else None
+    told = await asyncio.gather(*reading)
     seconds = perf_counter() - started
-    told = [task.result() for task in reading]
+    memory = await watching if watching else 0
     after = usage(gateway.pid) if gateway.pid else None
     gaps = np.concatenate([gap for gap, _ in told])
     total = count * chunks
@@ -159,22 +158,48 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
     )
 
 
+async def _most_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"]) -> int:
+    """Bytes, at most, while the streams are read."""
+    most = 0
+    while gateway.pid and not all(task.done() for task in reading):
+        await asyncio.sleep(0.25)
+        most = max(most, usage(gateway.pid).memory)
+    return most
+
+
+class _Body:
+    """The bytes of a reply's body, out of the chunks that they travel in: an event may be cut by a chunk's end."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.parts: list[bytes] = []
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def take(self, data: bytes) -> bytes:
+        self.parser.feed_data(data)
+        body = b"".join(self.parts)
+        self.parts.clear()
+        return body
+
+
 async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
     """Seconds between the arrivals of events, and how many came before [DONE], that one included; 0 without it."""
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=2**20)
     writer.write(request)
     times: list[float] = []
-    events, tail = 0, b""
+    events, tail, body = 0, b"", _Body()
     while data := await reader.read(2**18):
         now = perf_counter()
-        data = tail + data
+        data = tail + body.take(data)
         new = data.count(b"data: ")
         times += [now] * new
         events += new
         if b"[DONE]" in data:
             break
-        tail = data[-5:] if b"data: " not in data[-5:] else b""
+        tail = data[-5:]  # less than what is counted
     else:
         events = 0
     writer.close()

@@ -48,9 +48,9 @@ def program(name: str, package: str) -> str:
 
 @contextmanager
 def running(
-    command: Sequence[str], core: int, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
+    command: Sequence[str], core: int | None, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A process pinned to a core, once `is_up`; gives its id. Raises CannotRunError if it never is."""
+    """A process pinned to a core (None: on all), once `is_up`; gives its id. Raises CannotRunError if it never is."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -58,7 +58,7 @@ def running(
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(extra or {})},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count() or 1) if core is None else {core}),
             start_new_session=True,
         )
         try:
@@ -110,6 +110,16 @@ def usage(pid: int) -> Usage:
             seconds += times.user + times.system
             memory += one.memory_info().rss
     return Usage(seconds, memory)
+
+
+def shared_out(pid: int) -> int:
+    """Bytes of a process and all its descendants, what several map counted once (PSS)."""
+    total = 0
+    for one in _family(pid):
+        with suppress(OSError):
+            lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+            total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def _family(pid: int) -> list[psutil.Process]:

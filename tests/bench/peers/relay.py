@@ -1,11 +1,12 @@
 """The least that a proxy in Python can be: reads a request, sends it on, passes the reply back as it comes.
 
-python -m tests.bench.peers.relay PORT BACKEND
+python -m tests.bench.peers.relay PORT BACKEND [uvloop]
 """
 
 import sys
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
 
@@ -35,4 +36,5 @@ SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 if __name__ == "__main__":
     BACKEND = sys.argv[2]
-    web.run_app(make_app(), host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
+    loop = uvloop.new_event_loop() if "uvloop" in sys.argv else None
+    web.run_app(make_app(), host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None, loop=loop)

@@ -6,6 +6,7 @@ python -m tests.bench.peers.source PORT CHUNKS SECONDS_BETWEEN
 
 import asyncio
 import sys
+from functools import cache
 from typing import Final
 
 import orjson
@@ -20,14 +21,15 @@ def event(payload: object) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def chunk(path: str, place: int, finish: str | None = None) -> bytes:
-    """A chunk of the shape that vLLM sends on that path."""
+@cache
+def chunk(path: str, digit: int, finish: str | None = None) -> bytes:
+    """A chunk of the shape that vLLM sends on that path. Made once: who is measured here is the reader."""
     frame = {"id": "cmpl-1", "created": 1700000000, "model": MODEL}
     ending = {"finish_reason": finish, "logprobs": None, "index": 0}
     if path.endswith("/chat/completions"):
-        choice = {**ending, "delta": {"content": f" word{place % 10}"}}
+        choice = {**ending, "delta": {"content": f" word{digit}"}}
         return event({**frame, "object": "chat.completion.chunk", "choices": [choice]})
-    choice = {**ending, "text": f" word{place % 10}", "stop_reason": None}
+    choice = {**ending, "text": f" word{digit}", "stop_reason": None}
     return event({**frame, "object": "text_completion", "choices": [choice], "usage": None})
 
 
@@ -85,7 +87,7 @@ class Source(asyncio.Protocol):
             await self._may_write.wait()
             if self._transport.is_closing():
                 return
-            self._transport.write(chunk(path, place, "stop" if place == self._chunks - 1 else None))
+            self._transport.write(chunk(path, place % 10, "stop" if place == self._chunks - 1 else None))
         self._transport.write(event(b"[DONE]") + b"0\r\n\r\n")
 
 

@@ -1,0 +1,33 @@
+"""What one request came to, as it is filled in on the way: for its log line, its metrics and its experiments."""
+
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from proxy.keys import Account
+from proxy.plan import Plan
+from proxy.relay import ReplyFacts
+from proxy.telemetry import Trace
+from proxy.trials import Trial
+
+
+@dataclass(slots=True)
+class Record:
+    """What one request came to, for its log line and its metrics; never what it said."""
+
+    request_id: str
+    route: str
+    started: float = field(default_factory=perf_counter)
+    status: int = 500
+    outcome: str = "error"
+    client: str | None = None
+    account: Account | None = None
+    plan: Plan | None = None
+    trial: Trial | None = None
+    asked: bytes = b""
+    trace: Trace | None = None
+    facts: ReplyFacts = field(default_factory=ReplyFacts)
+
+    @property
+    def first_byte(self) -> float | None:
+        """Seconds to the first byte of the answer; None if there was none."""
+        return None if self.facts.first_byte is None else self.facts.first_byte - self.started

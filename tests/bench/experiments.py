@@ -1,0 +1,182 @@
+"""How often is an experiment's verdict right, if it is looked at after every 50 units? And what does that cost?
+
+A/A: two arms that are the same; how often does each way of deciding find a difference in at least one look? A/B: a true
+difference that a single look at a size planned for it finds four times in five. All runs are simulated, and seeded.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from proxy.adaptive import thompson_weights
+from proxy.sequential import p_value, sample_ratio_log_evidence
+from proxy.statistics import Moments, moments
+from tests.experiments import simulation as runs
+from tests.experiments.simulation import Draw, Looks
+
+Judge = Callable[[np.random.Generator, int], list[float]]
+
+EVERY, AT_ONCE, LEVEL = 50, 250, 0.05
+METRICS = {
+    "normal": runs.normal(),
+    "binary, 30 %": runs.binary(0.3),
+    "binary, 2 %": runs.binary(0.02),
+    "bounded": runs.bounded(),
+    "log-normal, sigma 1": runs.skewed(1.0),
+    "log-normal, sigma 1.5": runs.skewed(1.5),
+}
+# Variance of units without a difference, and the difference that is added or is the new mean's.
+EFFECTS = {"normal": (1.0, 0.1), "binary, 30 %": (0.2172, 0.04), "log-normal, sigma 1": (5.423, 0.15 * np.exp(0.5))}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    options = parser.parse_args(arguments)
+    console, started = Console(width=120), perf_counter()
+    for table in (same, ramps, power, mismatch, adaptive):
+        console.print(table(options.runs))
+        console.print(f"... {perf_counter() - started:.0f} s\n", style="dim")
+
+
+def _averaged(rng: np.random.Generator, total: int, judge: "Judge") -> list[float]:
+    """The mean over runs of what `judge` says of a batch of them."""
+    return [float(one) for one in np.mean([judge(rng, AT_ONCE) for _ in range(max(1, total // AT_ONCE))], axis=0)]
+
+
+def same(total: int) -> Table:
+    """A/A, for arms of several sizes."""
+    table = Table("metric", "share", "any time", "single look, naive", title=f"A/A, 4,000 units, {total:,} runs")
+    for name, draw in METRICS.items():
+        for share in (0.5, 0.2, 0.1):
+
+            def judge(rng: np.random.Generator, count: int, draw: Draw = draw, share: float = share) -> list[float]:
+                looks = _looks(rng, draw, count, 4000, share, 2000)
+                return [looks.any_time(LEVEL).mean(), looks.naive(LEVEL).mean()]
+
+            table.add_row(name, f"{share:.0%}", *_percents(_averaged(np.random.default_rng(1), total, judge)))
+    return table
+
+
+def _looks(rng: np.random.Generator, draw: Draw, count: int, units: int, share: object, planned: float) -> Looks:
+    treated, propensity = runs.assign(rng, (count, units), np.asarray(share))
+    return runs.look(draw(rng, (count, units)), treated, propensity, EVERY, planned)
+
+
+def ramps(total: int) -> Table:
+    """A/A while the treatment's share is ramped and the units change: Simpson's paradox."""
+    table = Table(
+        "weights of units", "any time", "single look, naive", title="A/A, share 10 to 50 %, early units + 1 deviation"
+    )
+    share = np.repeat([0.1, 0.25, 0.5], [1300, 1300, 1400])
+    level = np.repeat([1.0, 0.5, 0.0], [1300, 1300, 1400])
+    for name, known in (("1 / propensity", True), ("none", False)):
+
+        def judge(rng: np.random.Generator, count: int, known: bool = known) -> list[float]:
+            treated, propensity = runs.assign(rng, (count, 4000), share)
+            values = rng.standard_normal((count, 4000)) + level
+            looks = runs.look(values, treated, propensity if known else np.full_like(propensity, 0.5), EVERY, 2000)
+            return [looks.any_time(LEVEL).mean(), looks.naive(LEVEL).mean()]
+
+        table.add_row(name, *_percents(_averaged(np.random.default_rng(2), total, judge)))
+    return table
+
+
+def power(total: int) -> Table:
+    """A/B against the size."""
+    table = Table(
+        "metric", "planned for", "size", "found", "truth inside, always", title="A/B, sizes of a single look's"
+    )
+    for name, (variance, effect) in EFFECTS.items():
+        single = runs.fixed_size(effect, variance)
+        for planned, factor in ((1, 1.0), (1, 1.25), (1, 1.5), (1, 2.0), (1 / 3, 1.5), (3, 1.5), (10, 1.5)):
+
+            def judge(
+                rng: np.random.Generator, count: int, name: str = name, size: int = int(single * factor)
+            ) -> list[float]:
+                treated, propensity = runs.assign(rng, (count, size), 0.5)
+                values = _with_effect(name, rng, treated)
+                looks = runs.look(values, treated, propensity, EVERY, single * planned)  # noqa: B023
+                return [looks.any_time(LEVEL).mean(), 1 - looks.any_time(LEVEL, effect).mean()]  # noqa: B023
+
+            found = _percents(_averaged(np.random.default_rng(3), total, judge))
+            table.add_row(name, f"{planned:.2g} x {single:,}", f"{factor} x", *found)
+    return table
+
+
+def _with_effect(name: str, rng: np.random.Generator, treated: np.ndarray) -> np.ndarray:
+    if name.startswith("binary"):
+        return (rng.random(treated.shape) < np.where(treated, 0.34, 0.3)).astype(float)
+    if name.startswith("log"):
+        return rng.lognormal(0, 1, treated.shape) * np.where(treated, 1.15, 1.0)
+    return rng.standard_normal(treated.shape) + 0.1 * treated
+
+
+def mismatch(total: int) -> Table:
+    """Units of one arm that go missing; 50 : 50, looked at after every 50 units."""
+    table = Table("missing", "5,000 units", "20,000 units", title="Sample ratio mismatch, blocked at some look")
+    for missing in (0.0, 0.02, 0.05, 0.1):
+        rows = []
+        for units in (5_000, 20_000):
+            rng, caught, count = np.random.default_rng(4), 0, min(total, 500)
+            for _ in range(count):
+                arms = (rng.random(units) < (1 - missing) / (2 - missing)).astype(np.intp)
+                caught += _is_caught(arms)
+            rows.append(caught / count)
+        table.add_row(f"{missing:.0%}", *_percents(rows))
+    return table
+
+
+def _is_caught(arms: np.ndarray) -> bool:
+    """At any look: by the closed form for propensities that stay, whose equality with the code is tested."""
+    from scipy.special import betaln
+
+    ends = np.arange(EVERY, len(arms) + 1, EVERY)
+    ones = np.cumsum(arms)[ends - 1]
+    logs = betaln(500 + ones, 500 + ends - ones) - betaln(500, 500) + ends * np.log(2)
+    last = sample_ratio_log_evidence(arms, np.full((len(arms), 2), 0.5))
+    assert abs(last - logs[-1]) < 1e-6
+    return p_value(float(logs.max())) < 0.01
+
+
+def adaptive(total: int) -> Table:
+    """Thompson weights, decided anew after every 200 units."""
+    table = Table(
+        "difference", "truth inside, always", "share of the better arm", title="Adaptive weights, 4,000 units"
+    )
+    for effect in (0.0, 0.1, 0.3):
+        rng, inside, shares = np.random.default_rng(5), [], []
+        for _ in range(min(total, 500)):
+            values, treated, propensity = _adaptive_run(rng, effect)
+            looks = runs.look(values[None], treated[None], propensity[None], EVERY, 2000)
+            inside.append(not looks.any_time(LEVEL, effect)[0])
+            shares.append(treated.mean())
+        table.add_row(f"{effect}", *_percents([float(np.mean(inside)), float(np.mean(shares))]))
+    return table
+
+
+def _adaptive_run(rng: np.random.Generator, effect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    share, parts = 0.5, []
+    for _ in range(20):
+        treated, propensity = runs.assign(rng, (1, 200), share)
+        parts.append((rng.standard_normal(200) + effect * treated[0], treated[0], propensity[0]))
+        values, chosen, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+        share = thompson_weights([_moments(values, weights, chosen == bool(arm)) for arm in (0, 1)], 1)[1]
+    return values, chosen, weights
+
+
+def _moments(values: np.ndarray, propensity: np.ndarray, chosen: np.ndarray) -> Moments:
+    return moments(values[chosen], 1 / propensity[chosen])
+
+
+def _percents(values: Sequence[float]) -> list[str]:
+    return [f"{value:.1%}" for value in values]
+
+
+if __name__ == "__main__":
+    main()
