@@ -83,7 +83,7 @@ def _build(options: argparse.Namespace) -> None:
     draft = _draft(options)
     embedder = _open(options.embedder)
     with Waiting("embedding the queries", len(draft.examples)) as waiting:
-        bundle = write_bundle(options.out, draft, CountingEmbedder(embedder, waiting))
+        bundle = write_bundle(options.out, draft, CountingEmbedder(embedder, waiting), waiting.turn_to)
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
 
 

@@ -4,37 +4,36 @@
     prompt.txt       the system prompt, exactly these bytes
     examples.jsonl   one example per line
     vectors.npy      float32 (examples, dimension), rows of norm 1: the embedded queries, in the order of the lines
+    centroids.npy, offsets.npy   of a large bank alone: the clusters in whose order lines and vectors stand
 
-Knows the directory and the three files together; what a file may hold is in manifest.py and bank.py. Never a pickle,
-never an index of FAISS: reading such a file can run code or corrupt memory. Each file is read once, and what was
-hashed is what is parsed.
+Knows the directory and the files together; how one is read is in files.py, what it may hold in manifest.py, bank.py and
+vectors.py. Never a pickle, never an index of FAISS: reading such a file can run code or corrupt memory. Each file is
+read once, and what was hashed is what is parsed; those of a large bank are mapped, not read.
 """
 
 import hashlib
-import io
-import os
-import secrets
-import shutil
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from index.bank import examples_bytes, parse_examples, parse_prompt
+from index.bank import StoredExamples, examples_bytes, parse_examples, parse_prompt
 from index.embed import Embedder
-from index.errors import BundleError, BundleFormatError, BundleIntegrityError, EmbedderMismatchError
-from index.manifest import EXAMPLES, FILES, FORMAT, PROMPT, VECTORS, manifest_bytes, parse_manifest
-from index.types import Bundle, EmbedderSpec, Example, FileRecord, Manifest, RetrievalPolicy, Vectors
+from index.errors import BundleFormatError, EmbedderMismatchError
+from index.files import MANIFEST, Content, check_hashes, map_file, publish, read_file, read_manifest_bytes, refuse_place
+from index.manifest import CENTROIDS, EXAMPLES, FORMAT, OFFSETS, PROMPT, VECTORS, manifest_bytes, parse_manifest
+from index.types import Bundle, Clusters, EmbedderSpec, Example, FileRecord, Manifest, RetrievalPolicy, Vectors
+from index.vectors import array_bytes, parse_clusters, parse_vectors
 
-MANIFEST = "manifest.json"
-_MANIFEST_LIMIT = 2**20
-_NORM_TOLERANCE = 1e-3
+LARGE_BANK: Final = 50_000
+"""More examples than this are sorted into clusters, and read from the disk when they are needed."""
 _PROBE_SIMILARITY = 0.999
 _EMBEDDED_AT_ONCE = 64
-_REPAIR = "restore the file, or build the bundle again"
+
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +57,16 @@ def default_bundle_directory() -> Path:
 
 def read_manifest(directory: Path) -> Manifest:
     """The checked manifest alone, so that a caller knows which embedder to open. BundleError."""
-    return parse_manifest(_read_manifest_bytes(directory), str(directory / MANIFEST))
+    return parse_manifest(read_manifest_bytes(directory), str(directory / MANIFEST))
 
 
 def read_bundle(directory: Path) -> Bundle:
     """The bundle after every check that needs no embedder; for looking at it. BundleError."""
-    data = _read_manifest_bytes(directory)
+    data = read_manifest_bytes(directory)
     manifest = parse_manifest(data, str(directory / MANIFEST))
-    return _assemble(data, {name: _read_file(directory / name, manifest.files[name].size) for name in FILES}, directory)
+    take = read_file if manifest.probes is None else map_file
+    contents = {name: take(directory / name, record.size) for name, record in manifest.files.items()}
+    return _assemble(data, manifest, contents, directory)
 
 
 def load_bundle(directory: Path, embedder: Embedder) -> Bundle:
@@ -75,68 +76,52 @@ def load_bundle(directory: Path, embedder: Embedder) -> Bundle:
     return bundle
 
 
-def write_bundle(directory: Path, draft: BundleDraft, embedder: Embedder) -> Bundle:
+def write_bundle(directory: Path, draft: BundleDraft, embedder: Embedder, say: Say = lambda _: None) -> Bundle:
     """Embeds the queries of `draft` and writes a bundle that `load_bundle` accepts, or nothing at all.
 
+    The examples of a large bank are written in the order of their clusters. `say` is told of the steps that take long.
     BundleError: `directory` exists, or its parent does not, or the draft is not fit, or the disk is full.
     """
-    _refuse_place(directory)
+    refuse_place(directory)
     contents = {PROMPT: _encode_prompt(draft.prompt), EXAMPLES: examples_bytes(draft.examples), VECTORS: b""}
     _check_before_embedding(draft, embedder.spec, contents, directory)
-    contents[VECTORS] = _vectors_bytes(_embed(embedder, [example.query for example in draft.examples]))
-    data = manifest_bytes(_describe(draft, embedder.spec, contents))
-    bundle = _assemble(data, contents, directory)
+    vectors = _embed(embedder, [example.query for example in draft.examples])
+    order, probes, arrays = _arrange(vectors, say)
+    contents |= arrays
+    if order is not None:
+        contents[EXAMPLES] = examples_bytes([draft.examples[row] for row in order])
+    say("writing and checking the bundle")
+    manifest = _describe(draft, embedder.spec, contents, probes)
+    data = manifest_bytes(manifest)
+    bundle = _assemble(data, parse_manifest(data, str(directory / MANIFEST)), contents, directory)
     _check_embedder(bundle, embedder, directory)
-    _publish(directory, {**contents, MANIFEST: data})
+    publish(directory, {**contents, MANIFEST: data})
     return bundle
 
 
 # Reading
 
 
-def _assemble(manifest_data: bytes, contents: Mapping[str, bytes], directory: Path) -> Bundle:
-    """The checked bundle from the bytes of its files; `directory` is only named in messages."""
-    manifest = parse_manifest(manifest_data, str(directory / MANIFEST))
-    for name, record in manifest.files.items():
-        _check_hash(contents[name], record, directory / name)
-    examples = parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
+def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, Content], directory: Path) -> Bundle:
+    """The checked bundle from the contents of its files; `directory` is only named in messages."""
+    check_hashes(contents, manifest.files, directory)
+    is_large, place = manifest.probes is not None, str(directory / EXAMPLES)
+    examples = StoredExamples(contents[EXAMPLES], place) if is_large else parse_examples(contents[EXAMPLES][:], place)
+    shape = (len(examples), manifest.embedder.dimension)
+    vectors = parse_vectors(contents[VECTORS], shape, directory / VECTORS)
     return Bundle(
         id=hashlib.sha256(manifest_data).hexdigest(),
         manifest=manifest,
-        prompt=parse_prompt(contents[PROMPT], str(directory / PROMPT)),
+        prompt=parse_prompt(contents[PROMPT][:], str(directory / PROMPT)),
         examples=examples,
-        vectors=_parse_vectors(contents[VECTORS], (len(examples), manifest.embedder.dimension), directory / VECTORS),
+        vectors=vectors,
+        clusters=_parse_clusters(contents, vectors, directory) if is_large else None,
     )
 
 
-def _check_hash(data: bytes, record: FileRecord, path: Path) -> None:
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise BundleIntegrityError(f"{path}: its SHA-256 is not the one in {MANIFEST}: {_REPAIR}")
-
-
-def _parse_vectors(data: bytes, shape: tuple[int, int], path: Path) -> Vectors:
-    try:
-        vectors = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError):  # all that a bad header can raise
-        raise BundleFormatError(f"{path}: is not a NumPy array file: {_REPAIR}") from None
-    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
-        raise BundleFormatError(f"{path}: is not one array of float32: {_REPAIR}")
-    if vectors.shape != shape:
-        raise BundleIntegrityError(
-            f"{path}: has shape {vectors.shape}, but {EXAMPLES} and {MANIFEST} call for {shape}: {_REPAIR}"
-        )
-    _check_rows(vectors, path)
-    vectors.flags.writeable = False
-    return vectors
-
-
-def _check_rows(vectors: Vectors, path: Path) -> None:
-    if not np.isfinite(vectors).all():
-        raise BundleIntegrityError(f"{path}: holds values that are not finite: {_REPAIR}")
-    norms = np.linalg.norm(vectors, axis=1)
-    off = np.flatnonzero(np.abs(norms - 1.0) > _NORM_TOLERANCE)
-    if off.size:
-        raise BundleIntegrityError(f"{path}: row {off[0] + 1} has norm {norms[off[0]]:.4f} and not 1: {_REPAIR}")
+def _parse_clusters(contents: Mapping[str, Content], vectors: Vectors, directory: Path) -> Clusters:
+    places = (directory / CENTROIDS, directory / OFFSETS)
+    return parse_clusters(contents[CENTROIDS], contents[OFFSETS], vectors, places)
 
 
 def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None:
@@ -160,55 +145,7 @@ def _wrong_embedder(directory: Path, made: EmbedderSpec, at_hand: EmbedderSpec, 
     )
 
 
-def _read_manifest_bytes(directory: Path) -> bytes:
-    if not _is_directory(directory):
-        raise BundleError(f"{directory}: there is no such directory: give the directory that holds {MANIFEST}")
-    return _read_file(directory / MANIFEST, None)
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _open_plainly(path: str, flags: int) -> int:
-    # A symbolic link is refused, and a named pipe must not be waited for.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _read_file(path: Path, size: int | None) -> bytes:
-    """The bytes of a regular file, which must be `size` long; None: anything up to the limit of a manifest."""
-    try:
-        with open(path, "rb", opener=_open_plainly) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleIntegrityError(f"{path}: is not a regular file: {_REPAIR}")
-            if size is None and status.st_size > _MANIFEST_LIMIT:
-                raise BundleFormatError(f"{path}: is larger than {_MANIFEST_LIMIT:,} bytes: it cannot be a manifest")
-            if size is not None and status.st_size != size:
-                raise _wrong_size(path, status.st_size, size)
-            return file.read(status.st_size)
-    except FileNotFoundError:
-        raise BundleIntegrityError(f"{path}: the file is missing: {_REPAIR}") from None
-    except OSError as error:
-        reason = "is a symbolic link, which a bundle may not hold" if path.is_symlink() else f"{error.strerror}"
-        raise BundleIntegrityError(f"{path}: cannot be read: {reason}: {_REPAIR}") from None
-
-
-def _wrong_size(path: Path, found: int, expected: int) -> BundleIntegrityError:
-    return BundleIntegrityError(f"{path}: has {found:,} bytes, {MANIFEST} says {expected:,}: {_REPAIR}")
-
-
 # Writing
-
-
-def _refuse_place(directory: Path) -> None:
-    if directory.exists() or directory.is_symlink():
-        raise BundleError(f"{directory}: exists already: remove it, or give another directory")
-    if not _is_directory(directory.parent):
-        raise BundleError(f"{directory.parent}: there is no such directory: create it first")
 
 
 def _encode_prompt(prompt: str) -> bytes:
@@ -235,13 +172,25 @@ def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _vectors_bytes(vectors: Vectors) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
-    return buffer.getvalue()
+def _arrange(vectors: Vectors, say: Say) -> tuple[NDArray[np.intp] | None, int | None, dict[str, bytes]]:
+    """The order in which a large bank is written, how many clusters are searched, and the arrays' contents."""
+    if len(vectors) <= LARGE_BANK:
+        return None, None, {VECTORS: array_bytes(vectors)}
+    # Here and not above: FAISS takes longer to load than most commands take to run.
+    from index.clusters import choose_probes, sort_into_clusters
+
+    say("sorting the vectors into clusters")
+    order, clusters = sort_into_clusters(vectors)
+    ordered = np.ascontiguousarray(vectors[order])
+    say("choosing how many clusters to search")
+    probes = choose_probes(ordered, clusters)
+    arrays: dict[str, NDArray[Any]] = {VECTORS: ordered, CENTROIDS: clusters.centroids, OFFSETS: clusters.offsets}
+    return order, probes, {name: array_bytes(array) for name, array in arrays.items()}
 
 
-def _describe(draft: BundleDraft, spec: EmbedderSpec, contents: Mapping[str, bytes]) -> Manifest:
+def _describe(
+    draft: BundleDraft, spec: EmbedderSpec, contents: Mapping[str, bytes], probes: int | None = None
+) -> Manifest:
     return Manifest(
         format=FORMAT,
         name=draft.name,
@@ -252,36 +201,5 @@ def _describe(draft: BundleDraft, spec: EmbedderSpec, contents: Mapping[str, byt
         embedder=spec,
         files={name: FileRecord(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()},
         provenance=dict(draft.provenance),
+        probes=probes,
     )
-
-
-def _publish(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """All files or none: they are complete on the disk, under another name, before the directory gets its own."""
-    temporary = directory.parent / f".{directory.name}.{secrets.token_hex(8)}.tmp"
-    try:
-        temporary.mkdir()
-        for name, data in contents.items():
-            _write_file(temporary / name, data)
-        _sync_directory(temporary)
-        _refuse_place(directory)
-        temporary.rename(directory)
-        _sync_directory(directory.parent)
-    except OSError as error:
-        raise BundleError(f"{directory}: cannot be written: {error.strerror}: make room, or write elsewhere") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -75,6 +75,15 @@ def open_embedder(name: str) -> Embedder:
     return openers[kind](rest)
 
 
+def texts_at_once(name: str) -> int:
+    """How many texts the embedder of that name does well to get in one call, where each text's sender waits for it.
+
+    One where a text costs the same alone (index/minilm.py says why); some where a batch is faster; many where every
+    call is a request over the network.
+    """
+    return {"sentence-transformers": 8, "openai": 32}.get(name.partition(":")[0], 1)
+
+
 class SentenceTransformersEmbedder:
     """A model of the sentence-transformers library, on the device that the library chooses."""
 

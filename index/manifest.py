@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import cast, get_args
 
@@ -13,7 +13,9 @@ from index.types import EmbedderSpec, FileRecord, Manifest, Order, RetrievalPoli
 
 FORMAT = 1
 PROMPT, EXAMPLES, VECTORS = "prompt.txt", "examples.jsonl", "vectors.npy"
+CENTROIDS, OFFSETS = "centroids.npy", "offsets.npy"
 FILES = (PROMPT, EXAMPLES, VECTORS)
+LARGE_FILES = (*FILES, CENTROIDS, OFFSETS)
 _MANIFEST_KEYS = ("format", "name", "model", "layout", "retrieval", "sampling", "embedder", "files", "provenance")
 _POLICY_KEYS = ("k", "minimum_similarity", "duplicate_similarity", "order", "max_injected_tokens")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -40,7 +42,8 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     """The manifest in `data`, with every key known and every value in its range; else BundleFormatError."""
     value = parse_json(data, place)
     _refuse_other_formats(value, place)
-    fields = Fields(value, place, _MANIFEST_KEYS)
+    fields = Fields(value, place, _MANIFEST_KEYS, ("probes",))
+    probes = fields.integer("probes", 1, _MANY) if "probes" in fields else None
     return Manifest(
         format=FORMAT,
         name=fields.line("name"),
@@ -49,15 +52,19 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
         retrieval=_parse_policy(fields.table("retrieval"), f"{place}, retrieval"),
         sampling=check_sampling(fields.table("sampling"), f"{place}, sampling"),
         embedder=_parse_embedder(fields.table("embedder"), f"{place}, embedder"),
-        files=_parse_files(fields.table("files"), f"{place}, files"),
+        files=_parse_files(fields.table("files"), FILES if probes is None else LARGE_FILES, f"{place}, files"),
         provenance=fields.table("provenance"),
+        probes=probes,
     )
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The canonical form: sorted keys, indented, one line break at the end. BundleFormatError if it is not JSON."""
+    table = asdict(manifest)
+    if manifest.probes is None:
+        del table["probes"]
     try:
-        text = json.dumps(asdict(manifest), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(table, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
     except (TypeError, ValueError, RecursionError) as error:
         reason = "it is not Unicode text" if isinstance(error, UnicodeEncodeError) else str(error)
@@ -112,10 +119,10 @@ def _parse_embedder(value: object, place: str) -> EmbedderSpec:
     return EmbedderSpec(fields.line("name"), fields.line("revision"), fields.integer("dimension", 1, 1_000_000))
 
 
-def _parse_files(value: dict[str, object], place: str) -> Mapping[str, FileRecord]:
-    """A record for exactly the three files: no other name, and so no path that leads out of the bundle."""
-    fields = Fields(value, place, FILES)
-    return {name: _parse_file(fields.table(name), f"{place}, {name}") for name in FILES}
+def _parse_files(value: dict[str, object], names: Sequence[str], place: str) -> Mapping[str, FileRecord]:
+    """A record for exactly the files of these names: no other name, and so no path that leads out of the bundle."""
+    fields = Fields(value, place, names)
+    return {name: _parse_file(fields.table(name), f"{place}, {name}") for name in names}
 
 
 def _parse_file(value: object, place: str) -> FileRecord:

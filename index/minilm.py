@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.errors import EmbedderError
 from index.types import EmbedderSpec, Vectors
@@ -32,7 +33,7 @@ class OnnxEmbedder:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        contents = _read_verified(directory)
+        contents = read_verified(directory, (_MODEL, _TOKENIZER), _REPAIR)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -54,10 +55,12 @@ class OnnxEmbedder:
             vectors[row] = self._embed_one(text)
         return vectors
 
+    def token_ids(self, text: str) -> NDArray[np.int64]:
+        """(tokens,): what the model reads of a text; the first and the last mark its start and its end."""
+        return np.array(self._tokenizer.encode(encodable(text[:_CHARACTERS_READ])).ids, np.int64)
+
     def _embed_one(self, text: str) -> Vectors:
-        encoding = self._tokenizer.encode(encodable(text[:_CHARACTERS_READ]))
-        token_ids = np.array(encoding.ids, np.int64)
-        embedding: Vectors = self._session.run(None, {"token_ids": token_ids})[0]
+        embedding: Vectors = self._session.run(None, {"token_ids": self.token_ids(text)})[0]
         return embedding
 
 
@@ -66,24 +69,22 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _read_verified(directory: Path) -> Mapping[str, bytes]:
-    """The files that the checksums name. EmbedderError unless each is there, whole and unchanged."""
-    contents = {name: _read(directory / name) for name in (_CHECKSUMS, _MODEL, _TOKENIZER)}
+def read_verified(directory: Path, names: Sequence[str], repair: str) -> Mapping[str, bytes]:
+    """These files, by name. EmbedderError, with the advice `repair`, unless each is the one of the checksums there."""
+    contents = {name: _read(directory / name, repair) for name in (_CHECKSUMS, *names)}
     expected = contents[_CHECKSUMS].decode("ascii", errors="replace").split()
     recorded = dict(zip(expected[1::2], expected[::2], strict=False))
-    for name in (_MODEL, _TOKENIZER):
+    for name in names:
         if hashlib.sha256(contents[name]).hexdigest() != recorded.get(name):
-            raise EmbedderError(
-                f"{directory / name}: is damaged, its SHA-256 is not the one in {_CHECKSUMS}: {_REPAIR}"
-            )
+            raise EmbedderError(f"{directory / name}: is damaged, its SHA-256 is not the one in {_CHECKSUMS}: {repair}")
     return contents
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, repair: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise EmbedderError(f"{path}: cannot be read ({error.strerror}): {_REPAIR}") from error
+        raise EmbedderError(f"{path}: cannot be read ({error.strerror}): {repair}") from error
 
 
 def _revision(contents: Mapping[str, bytes]) -> str:

@@ -26,6 +26,8 @@ _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _CONTROL_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
 )
+# One of these ends every control token.
+_CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
 
 
@@ -66,6 +68,9 @@ LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
 )
 
 
+_MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.system, one.user, one.assistant)))
+
+
 @cache
 def _markers(layout: TextLayout) -> tuple[str, ...]:
     return layout.system, layout.user, layout.assistant
@@ -86,6 +91,8 @@ def escape(layout: TextLayout, text: str) -> str:
 
 def find_marker(text: str) -> str | None:
     """The first role marker of any layout, or control token of a chat template, that `text` holds; None is good."""
+    if not any(piece in text for piece in _MARKER_PIECES):
+        return None  # nearly always; the patterns take ten times as long to say so
     for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
         if found := pattern.search(text):
             return found[0]

@@ -1,26 +1,26 @@
-"""Which examples a query is shown: vectors -> FAISS -> hits. The only importer of faiss; knows no file and no model.
+"""Which examples a query is shown: vectors -> FAISS -> hits. Knows no file and no model.
 
-Up to EXACT_LIMIT examples the search is exact; above, it is an HNSW graph, which may miss a neighbour. The index lives
-in memory and is built from the bundle's vectors, never read from a file.
+The search is exact, but that of a large bank, sorted into clusters (index/clusters.py), which may miss a neighbour. The
+index lives in memory and is built from the bundle's vectors, never read from a file.
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.bank import pinned_positions
+from index.clusters import ClusterIndex
 from index.types import Bundle, Example, Hit, Message, Order, Vectors
 
-EXACT_LIMIT = 50_000
 QUERY_CHARACTERS = 2_000
-_HNSW_LINKS = 32
-_HNSW_SEARCH_WIDTH = 128
+_QUICK_LIMIT = 5_000
 # How many more than k are fetched at first, for near-duplicates to be dropped from.
 _FETCH_FACTOR = 4
 
-_log = logging.getLogger(__name__)
+Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
+"""The similarities and positions of the `count` nearest to a vector, in no order."""
 
 
 class Retriever:
@@ -29,9 +29,17 @@ class Retriever:
     def __init__(self, bundle: Bundle) -> None:
         self._policy = bundle.manifest.retrieval
         self._examples = bundle.examples
-        self._positions = _searchable(bundle)
-        self._vectors = np.ascontiguousarray(bundle.vectors[self._positions])
-        self._index = _build_index(self._vectors)
+        self._vectors = bundle.vectors
+        self._hidden = _hidden(bundle)
+        if bundle.clusters is None or bundle.manifest.probes is None:
+            self._best = _exact_search(bundle.vectors, np.flatnonzero(~self._hidden))
+        else:
+            self._best = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a search takes less than half a millisecond, and so may happen on an event loop."""
+        return len(self._vectors) <= _QUICK_LIMIT
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
         """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
@@ -42,49 +50,44 @@ class Retriever:
         if vector.shape != self._vectors.shape[1:] or not np.isfinite(vector).all():
             raise ValueError(f"a query's vector must be finite and of shape {self._vectors.shape[1:]}")
         chosen: list[tuple[int, float]] = []
-        for row, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
+        for position, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
             if len(chosen) >= self._policy.k or similarity < self._policy.minimum_similarity:
                 break
-            if not self._is_duplicate(row, [other for other, _ in chosen]):
-                chosen.append((row, similarity))
-        return tuple(self._hit(row, similarity) for row, similarity in chosen)
+            if not self._is_duplicate(position, [other for other, _ in chosen]):
+                chosen.append((position, similarity))
+        return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
 
     def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
-        """Rows and similarities, best first; more are fetched only when the caller asks for more."""
-        total = len(self._positions)
+        """Positions and similarities, best first; more are fetched only when the caller asks for more."""
+        total = len(self._vectors)
         given: set[int] = set()
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
-        while len(given) < total:
+        while True:
             found = self._search(vector, min(fetch, total))
-            # Rows not fetched may share the last similarity fetched: a wider search settles who comes first.
+            # Of those not fetched some may share the last similarity fetched: a wider search settles who comes first.
             settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
-            yield from (pair for pair in settled if pair[0] not in given)
+            yield from (pair for pair in settled if pair[0] not in given and not self._hidden[pair[0]])
             if fetch >= total:
                 return
-            given.update(row for row, _ in settled)
+            given.update(position for position, _ in settled)
             fetch *= _FETCH_FACTOR
 
     def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
         # The number of OpenMP threads belongs to the calling thread, so it is set where the search happens: a single
         # query is slower on two threads than on one.
         faiss.omp_set_num_threads(1)
-        similarities, rows = self._index.search(vector[np.newaxis], count)
-        # Where a graph reaches fewer rows than asked for, the row is -1 and the similarity below every floor.
-        found = [(int(row), float(s)) for row, s in zip(rows[0], similarities[0], strict=True)]
+        similarities, positions = self._best(vector, count)
+        found = zip(positions.tolist(), similarities.tolist(), strict=True)
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
-    def _is_duplicate(self, row: int, others: Sequence[int]) -> bool:
-        likeness = self._vectors[list(others)] @ self._vectors[row]
+    def _is_duplicate(self, position: int, others: Sequence[int]) -> bool:
+        likeness = self._vectors[list(others)] @ self._vectors[position]
         return bool(np.any(likeness >= self._policy.duplicate_similarity))
-
-    def _hit(self, row: int, similarity: float) -> Hit:
-        position = int(self._positions[row])
-        return Hit(self._examples[position], similarity, position)
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
     """The examples that every request is shown, in the bank's order."""
-    return tuple(example for example in bundle.examples if example.pinned)
+    return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
@@ -115,28 +118,24 @@ def retrieval_query(messages: Sequence[Message]) -> str:
     return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
 
 
-def _searchable(bundle: Bundle) -> NDArray[np.intp]:
-    """The bank's positions that may be hits: neither pinned nor a near-duplicate of a pinned example."""
-    is_pinned = np.array([example.pinned for example in bundle.examples], dtype=np.bool_)
-    likeness = bundle.vectors @ bundle.vectors[is_pinned].T
-    repeats_pinned = (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
-    return np.flatnonzero(~is_pinned & ~repeats_pinned)
+def _hidden(bundle: Bundle) -> NDArray[np.bool_]:
+    """Which positions are no hits: pinned examples, and near-duplicates of one."""
+    is_hidden = np.zeros(len(bundle.vectors), np.bool_)
+    is_hidden[pinned_positions(bundle.examples)] = True
+    likeness = bundle.vectors @ bundle.vectors[is_hidden].T
+    is_hidden |= (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
+    return is_hidden
 
 
-def _build_index(vectors: Vectors) -> faiss.Index:
-    """A FAISS index whose ids are the rows of `vectors` (n, dimension)."""
-    faiss.omp_set_num_threads(1)  # a graph built by several threads differs from start to start
-    index = _exact_index(vectors) if len(vectors) <= EXACT_LIMIT else _approximate_index(vectors)
-    index.add(vectors)
-    return index
+def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
+    """Of the rows of `vectors` at `positions`: all that is asked for, or all there are."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors[positions])
 
+    def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
+        # FAISS can't be asked for nothing; where there are fewer rows than asked for, it gives -1.
+        similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
+        there = rows[0] >= 0
+        return similarities[0][there], positions[rows[0][there]]
 
-def _exact_index(vectors: Vectors) -> faiss.Index:
-    return faiss.IndexFlatIP(vectors.shape[1])
-
-
-def _approximate_index(vectors: Vectors) -> faiss.Index:
-    _log.info("building an approximate index over %d examples, which can take minutes", len(vectors))
-    index = faiss.IndexHNSWFlat(vectors.shape[1], _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efSearch = _HNSW_SEARCH_WIDTH
-    return index
+    return search

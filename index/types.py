@@ -1,6 +1,6 @@
 """The frozen values that index, proxy and optimizer hand each other. Knows no file and no algorithm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,6 +83,7 @@ class Manifest:
     """What a bundle says of itself (manifest.json, format 1).
 
     model: the model it was written for. layout: a name in index.render.LAYOUTS, used on base models.
+    probes: of a large bank, whose vectors are sorted by cluster: how many clusters are searched; None of another.
     sampling: OpenAI request fields that apply where the client is silent (`max_tokens`, `frequency_penalty`, ...).
     provenance: how it came to be, free form, shown to people and never interpreted.
     """
@@ -96,14 +97,31 @@ class Manifest:
     embedder: EmbedderSpec
     files: Mapping[str, FileRecord]
     provenance: Mapping[str, object]
+    probes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """How the vectors of a large bank are sorted.
+
+    centroids: (clusters, dimension), rows of norm 1; offsets: (clusters + 1,) int64, ascending from 0 to the number of
+    vectors: cluster n has the rows from offsets[n] up to offsets[n + 1], to all of which its centroid is the nearest.
+    """
+
+    centroids: Vectors
+    offsets: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded and verified bundle. `id`: SHA-256 (hex) of manifest.json; `vectors`: (len(examples), dimension)."""
+    """A loaded and verified bundle. `id`: SHA-256 (hex) of manifest.json; `vectors`: (len(examples), dimension).
+
+    clusters: of a large bank, else None. Its examples are read, and its vectors mapped, from the file when needed.
+    """
 
     id: str
     manifest: Manifest
     prompt: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     vectors: Vectors
+    clusters: Clusters | None = None

@@ -35,6 +35,10 @@ class Waiting:
         self._over.set()
         self._thread.join()
 
+    def turn_to(self, what: str) -> None:
+        """Say that it is now `what`, of which nothing is counted."""
+        self._what, self._total = what, 0
+
     def advance(self, steps: int) -> None:
         self._done = min(self._done + steps, self._total)
 

@@ -68,7 +68,7 @@ class Candidate:
 def from_bundle(bundle: Bundle) -> Candidate:
     """A bundle as a candidate."""
     manifest = bundle.manifest
-    bank = Bank(bundle.examples, bundle.vectors, manifest.embedder)
+    bank = Bank(tuple(bundle.examples), bundle.vectors, manifest.embedder)
     return Candidate(bundle.prompt, bank, manifest.layout, manifest.retrieval, manifest.sampling)
 
 

@@ -31,7 +31,7 @@ from proxy.record import Record
 from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
 from proxy.telemetry import Telemetry, Told
-from proxy.trials import UNIT_HEADER, Asker, Setting
+from proxy.trials import EXPERIMENT_HEADER, UNIT_HEADER, Asker, Setting
 from proxy.turns import loose_messages
 from proxy.variants import RAW, Choice, choose
 from proxy.watch import ReplyWatch
@@ -279,6 +279,7 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         variant=variant,
         model=record.plan.choice.model if record.plan else None,
         bundle=injection.served.id if injection else None,
+        experiment=record.trial.headers.get(EXPERIMENT_HEADER) if record.trial else None,
         examples=len(injection.examples) if injection else None,
         degraded=injection.degraded if injection else None,
         prompt_tokens=usage.get("prompt_tokens"),

@@ -16,7 +16,8 @@ from proxy.shared import Alone
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
     """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    allowed, asked = settings.allow_embedder, settings.query_embedder
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked)
     async with (
         open_backends(settings, report) as backends,
         open_gateway(settings, backends, Live(bundles), Alone()) as gateway,

@@ -61,6 +61,7 @@ class Injector:
         if prompt_only:
             return Injection(served, tokens=costs.prompt, prompt_only=prompt_only)
         found = await self._retrieval.find(served.source, retrieval_query(turns))
+        costs = await self._costs.including(served, model, found.hits)
         limit = served.bundle.manifest.retrieval.max_injected_tokens
         hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
         selection = await self._fit(served, model, hits, costs, client, body)

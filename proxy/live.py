@@ -5,21 +5,27 @@ What a request needs is pinned in one frozen value at its start: a reload swaps 
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embed import DEFAULT_EMBEDDER, Embedder, check_embedder_allowed, open_embedder
+from index.fast import NAME as FAST
+from index.fast import FastEmbedder
+from index.minilm import OnnxEmbedder
 from index.render import LAYOUTS, TextLayout, render_example, render_prompt
 from index.retrieve import Retriever, pinned
-from index.types import Bundle, Example
+from index.types import Bundle, Example, Hit
 from proxy.errors import StartupError
 from proxy.keys import Keyring
+from proxy.lookup import Source
 from proxy.models import Model, TokenCounter
-from proxy.retrieval import Source
+from proxy.settings import OWN
 
 _COUNTED_AT_ONCE: Final = 8
+_COUNTED_AHEAD: Final = 5_000  # examples at most; those of a larger bank are counted when they are first shown
+_COUNTED_KEPT: Final = 50_000
 _COUNTED_AGAIN_AFTER: Final = 30.0  # seconds, where it could only be estimated
 
 
@@ -49,7 +55,8 @@ class Live:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Tokens, for one model's tokenizer: of the prompt, and of each example by id, as they are laid out. `counted`: by
-    the tokenizer itself; else some were estimated, at the time `at` of the event loop's clock."""
+    the tokenizer itself; else some were estimated, at the time `at` of the event loop's clock. Of a large bank only
+    the pinned examples are there, and those that are asked for."""
 
     prompt: int
     examples: Mapping[str, int]
@@ -58,16 +65,19 @@ class Costs:
 
 
 def load_bundles(
-    arguments: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle] = ()
+    arguments: Sequence[str],
+    allowed: Sequence[str],
+    query_embedder: str = OWN,
+    serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
-    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named.
+    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named;
+    `query_embedder` is the one of --query-embedder.
 
     serving: bundles that are served already. Their embedder is used again if it is the one that comes with the package:
     it is the same, and a second one would cost its memory twice. Raises StartupError, BundleError, EmbedderError.
     """
     served: dict[str, ServedBundle] = {}
-    opened = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
-    embedders = {name: embedder for name, embedder in opened.items() if name == DEFAULT_EMBEDDER}
+    embedders = _opened_before(serving)
     for argument in arguments:
         model, directory = _parse_argument(argument)
         bundle = _load(directory, embedders, allowed)
@@ -76,25 +86,49 @@ def load_bundles(
             raise StartupError(
                 f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR."
             )
-        served[name] = _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[name] = _serve(bundle, _of_queries(query_embedder, bundle, embedders))
     return served
 
 
 def load_directories(
-    directories: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle]
+    directories: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Iterable[ServedBundle]
 ) -> dict[str, ServedBundle]:
     """Bundles by directory, for what is not one model's alone. One that is served already is not loaded a second time.
 
     Raises BundleError, EmbedderError.
     """
     serving = list(serving)
-    embedders = {old.bundle.manifest.embedder.name: old.source.embedder for old in serving}
+    embedders = _opened_before(serving)
     served: dict[str, ServedBundle] = {}
     for directory in directories:
         bundle = _load(default_bundle_directory() if directory == "default" else Path(directory), embedders, allowed)
         known = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
-        served[directory] = next(known, None) or _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[directory] = next(known, None) or _serve(bundle, _of_queries(query_embedder, bundle, embedders))
     return served
+
+
+def _opened_before(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
+    """What comes with the package, by name, as far as it is open."""
+    used = {old.source.embedder.spec.name: old.source.embedder for old in serving}
+    opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
+    student = opened.get(FAST)
+    return opened | ({DEFAULT_EMBEDDER: student.teacher} if isinstance(student, FastEmbedder) else {})
+
+
+def _of_queries(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
+    """The bundle's own embedder, or the student that was asked for. StartupError if that is another's student."""
+    own = embedders[bundle.manifest.embedder.name]
+    if name != FAST:
+        return own
+    if not isinstance(own, OnnxEmbedder):
+        raise StartupError(
+            f"--query-embedder {FAST}: it follows {DEFAULT_EMBEDDER}, and the vectors of the bundle "
+            f"{bundle.manifest.name} are from {own.spec.name}; leave the flag out, or build the bundle with "
+            f"{DEFAULT_EMBEDDER}."
+        )
+    if FAST not in embedders:
+        embedders[FAST] = FastEmbedder(own)
+    return embedders[FAST]
 
 
 def check_bundle_arguments(arguments: Sequence[str]) -> None:
@@ -132,6 +166,7 @@ class TokenCosts:
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
         self._known: dict[tuple[str, str], asyncio.Task[Costs]] = {}
+        self._shown: dict[tuple[str, str, str], int] = {}
 
     async def of(self, served: ServedBundle, model: Model) -> Costs:
         """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
@@ -142,16 +177,40 @@ class TokenCosts:
         costs = self._known[key]
         return costs.result() if costs.done() else await asyncio.shield(costs)
 
+    async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> Costs:
+        """The same, with the costs of `hits` whatever the size of the bank."""
+        costs = await self.of(served, model)
+        new = [hit.example for hit in hits if hit.example.id not in costs.examples]
+        if not new:
+            return costs
+        shown = {example.id: await self._of_one(served, model, example) for example in new}
+        return replace(costs, examples={**costs.examples, **shown})
+
+    async def _of_one(self, served: ServedBundle, model: Model, example: Example) -> int:
+        key = (served.bundle.id, model.id, example.id)
+        known = self._shown.get(key)
+        if known is None:
+            text = render_example(served.layout, example)
+            overhead, count = await self._count(model, ""), await self._count(model, text)
+            if overhead is None or count is None:
+                return estimated_tokens(text)
+            if len(self._shown) >= _COUNTED_KEPT:
+                self._shown.clear()
+            known = self._shown[key] = count - overhead
+        return known
+
     async def _measure(self, served: ServedBundle, model: Model) -> Costs:
+        bank = served.bundle.examples
+        ahead = bank if len(bank) <= _COUNTED_AHEAD else served.pinned
         texts = [render_prompt(served.layout, served.bundle.prompt)]
-        texts += [render_example(served.layout, example) for example in served.bundle.examples]
+        texts += [render_example(served.layout, example) for example in ahead]
         overhead = await self._count(model, "")
         counts = [None] * len(texts) if overhead is None else await self._count_all(model, texts)
         tokens = [
             estimated_tokens(text) if count is None else count - (overhead or 0)
             for text, count in zip(texts, counts, strict=True)
         ]
-        by_id = {example.id: cost for example, cost in zip(served.bundle.examples, tokens[1:], strict=True)}
+        by_id = {example.id: cost for example, cost in zip(ahead, tokens[1:], strict=True)}
         return Costs(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:

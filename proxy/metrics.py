@@ -54,9 +54,9 @@ class Metrics:
     ejections: Labelled[Counter]
     queued: Gauge
     log_lines_lost: Gauge
-    experiment_requests: Counter
-    exposures: Counter
-    feedback: Counter
+    experiment_requests: Labelled[Counter]
+    exposures: Labelled[Counter]
+    feedback: Labelled[Counter]
     store_up: Gauge
 
     def exposition(self) -> bytes:
@@ -104,21 +104,18 @@ def create_metrics() -> Metrics:
                 multiprocess_mode="livemin",
             )
         ),
-<<<<<<< HEAD
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
-=======
-        experiment_requests=Counter(
-            "drpo_experiment_requests", "Requests by experiment and arm.", ("experiment", "arm"), registry=registry
+        experiment_requests=_counter(
+            "drpo_experiment_requests", "Requests by experiment and arm.", registry, ("experiment", "arm")
         ),
-        exposures=Counter("drpo_exposures", "Exposures, kept or dropped.", ("result",), registry=registry),
-        feedback=Counter("drpo_feedback", "Feedback, kept or refused.", ("result",), registry=registry),
+        exposures=_counter("drpo_exposures", "Exposures, kept or dropped.", registry, ("result",)),
+        feedback=_counter("drpo_feedback", "Feedback, kept or refused.", registry, ("result",)),
         store_up=Gauge(
             "drpo_store_up",
             "1 if exposures and feedback can be kept (by every worker).",
             registry=registry,
             multiprocess_mode="livemin",
         ),
->>>>>>> stats
     )
 
 

@@ -14,13 +14,9 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-<<<<<<< HEAD
 from proxy.backend_reply import BackendReply
 from proxy.errors import BackendProtocolError, ProxyError
-=======
-from proxy.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 from proxy.watch import ReplyWatch
->>>>>>> stats
 
 LARGEST_EVENT: Final = 1024 * 1024
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait

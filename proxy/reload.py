@@ -61,7 +61,8 @@ def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
 async def read_trials(settings: Settings, bundles: Mapping[str, ServedBundle]) -> Trials | None:
     """The experiments that the settings name, if they do. Raises StartupError, BundleError, EmbedderError."""
     serving = list(bundles.values())
-    return await asyncio.to_thread(load_trials, settings.experiment, settings.allow_embedder, serving)
+    allowed, asked = settings.allow_embedder, settings.query_embedder
+    return await asyncio.to_thread(load_trials, settings.experiment, allowed, asked, serving)
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: Report) -> None:
@@ -77,7 +78,8 @@ async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
     """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
     keyring = read_keyring(settings, shared)
     serving = list(gateway.bundles.values())
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, serving)
+    allowed, asked = settings.allow_embedder, settings.query_embedder
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked, serving)
     trials = await read_trials(settings, bundles)
     await warm_up(gateway, [*bundles.items(), *warm_pairs(trials)], lambda _: None)
     return Loaded(bundles, keyring, trials)

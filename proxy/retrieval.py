@@ -1,63 +1,48 @@
-"""Examples for a query, in time or not at all: cache, single flight, deadline. Knows no HTTP and no model.
+"""Examples for a query, in time or not at all: caches, single flight, micro-batches, deadline. Knows no HTTP, no model.
 
-Retrieval fails open: a slow or broken embedder costs a request its examples, never its answer.
+A query whose vector is known is answered on the event loop where the search is quick; embedding, and the search of a
+large bank, leave it for one thread (proxy/lookup.py). What arrives while the thread works goes there together, the most
+urgent first. Retrieval fails open: a slow or broken embedder costs a request its examples, never its answer.
 """
 
 import asyncio
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Final
+from hashlib import blake2b
+from time import monotonic, perf_counter
+from typing import Final, Generic, TypeVar
 
-import numpy as np
-
-from index.embed import Embedder
-from index.errors import EmbedderError
-from index.retrieve import Retriever
-from index.types import Hit
-from proxy.log import log_failure
+from index.types import EmbedderSpec, Hit, Vectors
+from proxy.lookup import Found, Lookup, Source, work_off
 from proxy.metrics import Metrics
 
 _CACHED_QUERIES: Final = 4096
+# What one hop to the thread carries: large enough to spare hops, small enough that what comes next is not far behind.
+_BATCH: Final = 32
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The hits, most similar first; `degraded` says in a word why there are none when retrieval failed."""
-
-    hits: tuple[Hit, ...]
-    degraded: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where examples come from: one bundle's retriever (`id`: the bundle's) and the embedder that made its vectors."""
-
-    id: str
-    retriever: Retriever
-    embedder: Embedder
+Value = TypeVar("Value")
 
 
 class Retrieval:
     """Finds examples off the event loop; a query seen before is answered at once."""
 
     def __init__(self, timeout: float, metrics: Metrics) -> None:
+        """`timeout`: seconds after which a request goes on without retrieved examples."""
         self._timeout = timeout
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
-        self._cache: OrderedDict[tuple[str, str], tuple[Hit, ...]] = OrderedDict()
-        self._flights: dict[tuple[str, str], asyncio.Task[Found]] = {}
+        self._hits: _Recent[tuple[str, bytes], tuple[Hit, ...]] = _Recent(_CACHED_QUERIES)
+        self._vectors: _Recent[tuple[EmbedderSpec, bytes], Vectors] = _Recent(_CACHED_QUERIES)
+        self._flights: dict[tuple[str, bytes], Lookup] = {}
+        self._waiting: list[Lookup] = []
+        self._batches: asyncio.Task[None] | None = None
 
     async def find(self, source: Source, query: str) -> Found:
         """The examples for `query`, or none, with the reason, when they cannot be had before the deadline."""
-        started, key = perf_counter(), (source.id, query)
-        hits = self._cache.get(key)
-        if hits is not None:
-            self._cache.move_to_end(key)
-            found = Found(hits)
-        else:
-            found = await self._search(source, key)
+        started = perf_counter()
+        digest = blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        hits = self._at_once(source, digest)
+        found = await self._in_time(source, query, digest) if hits is None else Found(hits)
         self._metrics.retrieval.labels("miss" if hits is None else "hit").observe(perf_counter() - started)
         if found.degraded:
             self._metrics.degraded.labels(found.degraded).inc()
@@ -65,42 +50,88 @@ class Retrieval:
 
     def close(self) -> None:
         """Stop the thread; what waits is dropped."""
+        if self._batches is not None:
+            self._batches.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _search(self, source: Source, key: tuple[str, str]) -> Found:
-        flight = self._flights.get(key)
+    def _at_once(self, source: Source, digest: bytes) -> tuple[Hit, ...] | None:
+        """What needs neither an embedding nor a long search. A reloaded or second bundle finds the vectors of the
+        first one's queries here."""
+        hits = self._hits.get((source.id, digest))
+        if hits is None and source.retriever.is_quick:
+            vector = self._vectors.get((source.embedder.spec, digest))
+            if vector is not None:
+                hits = source.retriever.nearest(vector)
+                self._hits.put((source.id, digest), hits)
+        return hits
+
+    async def _in_time(self, source: Source, query: str, digest: bytes) -> Found:
+        deadline = monotonic() + self._timeout
+        flight = self._flights.get((source.id, digest))
         if flight is None:
-            flight = asyncio.create_task(self._fly(source, key), name="retrieval")
-            self._flights[key] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+            flight = self._take_off(source, query, digest, deadline)
+        flight.deadline = deadline  # the last who waits is in time if the lookup is
         try:
             async with asyncio.timeout(self._timeout):
-                return await asyncio.shield(flight)
+                return await asyncio.shield(flight.found)
         except TimeoutError:
             return Found((), degraded="timeout")
 
-    async def _fly(self, source: Source, key: tuple[str, str]) -> Found:
-        """One search, whose result is kept even if nobody waits for it any more, unless it could not begin in time:
-        then it is dropped, so that a crowd does not leave a queue behind."""
-        search = self._executor.submit(_nearest, source, key[1])
-        asyncio.get_running_loop().call_later(self._timeout, search.cancel)  # does nothing to one that has begun
-        try:
-            hits = await asyncio.wrap_future(search)
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            return Found((), degraded="timeout")
-        except Exception as error:  # noqa: BLE001 - the root of the task: any embedder's failure must fail open
-            log_failure("retrieval failed", error, bundle=source.id[:12])
-            return Found((), degraded="embedder")
-        self._cache[key] = hits
-        if len(self._cache) > _CACHED_QUERIES:
-            self._cache.popitem(last=False)
-        return Found(hits)
+    def _take_off(self, source: Source, query: str, digest: bytes, deadline: float) -> Lookup:
+        flight = Lookup(source, query, digest, asyncio.get_running_loop().create_future(), deadline)
+        self._flights[source.id, digest] = flight
+        self._waiting.append(flight)
+        if self._batches is None or self._batches.done():
+            self._batches = asyncio.create_task(self._work_off(), name="retrieval")
+        return flight
+
+    async def _work_off(self) -> None:
+        """Batch after batch, until nobody waits. Results arrive one by one, while the batch is still at work."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = self._next_batch()
+            await loop.run_in_executor(
+                self._executor, work_off, batch, lambda *result: loop.call_soon_threadsafe(self._land, *result)
+            )
+
+    def _next_batch(self) -> list[Lookup]:
+        """The most urgent of what waits. A vector that is known by now, if only for another bundle, goes along."""
+        self._waiting.sort(key=lambda lookup: lookup.deadline)
+        batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+        for lookup in batch:
+            lookup.vector = self._vectors.get((lookup.source.embedder.spec, lookup.digest))
+        return batch
+
+    def _land(self, lookup: Lookup, found: Found) -> None:
+        """Keep a result, even if nobody waits for it any more, and hand it to those who do."""
+        key = (lookup.source.id, lookup.digest)
+        self._flights.pop(key, None)
+        if lookup.vector is not None:
+            self._vectors.put((lookup.source.embedder.spec, lookup.digest), lookup.vector)
+        if found.degraded is None:
+            self._hits.put(key, found.hits)
+        if not lookup.found.done():
+            lookup.found.set_result(found)
 
 
-def _nearest(source: Source, query: str) -> tuple[Hit, ...]:
-    vector = source.embedder.embed([query])[0]
-    if not np.isfinite(vector).all():
-        raise EmbedderError("The embedder returned a vector that is not finite.")
-    return source.retriever.nearest(vector)
+Key = TypeVar("Key")
+
+
+class _Recent(Generic[Key, Value]):
+    """The values asked for last, at most `size`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._size:
+            self._values.popitem(last=False)

@@ -42,7 +42,7 @@ class Status:
 @asynccontextmanager
 async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
     """The bundles, loaded on a thread while other things start."""
-    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder)
+    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, settings.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
     try:
         yield loading
@@ -64,14 +64,10 @@ async def serving(
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
-<<<<<<< HEAD
-        await warm_up(gateway, live.bundles, report)
-        _settle_memory()
-=======
         trials = await read_trials(settings, live.bundles)
         serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
         await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
->>>>>>> stats
+        _settle_memory()
         runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:

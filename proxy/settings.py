@@ -12,6 +12,7 @@ from proxy.errors import StartupError
 
 EMBEDDED: Final = "embedded"
 ADMIN_OFF: Final = "off"
+OWN: Final = "own"
 
 
 def _setting(default: object, help_text: str, metavar: str = "N", choices: Sequence[str] = ()) -> Any:
@@ -52,6 +53,12 @@ class Settings:
         (),
         "embedder besides `onnx` that a bundle may name: it loads a model or sees every query; repeatable",
         "NAME",
+    )
+    query_embedder: str = _setting(
+        OWN,
+        "own: queries are embedded by what made the bundle's vectors; fast: by its student, for bundles made by `onnx`",
+        "NAME",
+        (OWN, "fast"),
     )
     kind: tuple[str, ...] = _setting(
         (), "say whether a model takes chat or text completions, instead of asking the backend", "MODEL=chat|completion"

@@ -104,14 +104,19 @@ class Trials:
         return Setting(Choice(model, variant, explicit=False), served)
 
 
-def load_trials(paths: Sequence[str], allowed: Sequence[str], serving: Sequence[ServedBundle]) -> Trials | None:
-    """The experiments of files, with their bundles; None where there are no files. serving: bundles that are there
-    already; allowed: the embedders that --allow-embedder named. Raises StartupError, BundleError, EmbedderError."""
+def load_trials(
+    paths: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Sequence[ServedBundle]
+) -> Trials | None:
+    """The experiments of files, with their bundles; None where there are no files.
+
+    allowed, query_embedder: of --allow-embedder and --query-embedder; serving: bundles that are there already. Raises
+    StartupError, BundleError, EmbedderError.
+    """
     files = read_experiments(paths)
     if not files:
         return None
     directories = {arm.bundle for file in files for arm in file.experiment.arms if arm.bundle}
-    return Trials(files, load_directories(sorted(directories), allowed, serving))
+    return Trials(files, load_directories(sorted(directories), allowed, query_embedder, serving))
 
 
 def enrol(

@@ -23,6 +23,8 @@ DATA = (
     "optimizer/py.typed",
     "index/weights/model.onnx",
     "index/weights/tokenizer.json",
+    "index/query_weights/weights.npz",
+    "index/query_weights/SHA256SUMS",
     "index/default/manifest.json",
     "index/default/prompt.txt",
     "index/default/examples.jsonl",

@@ -1,6 +1,7 @@
 """What the choice of examples means for the answers: refusals and similarity with each embedder of `embedders`.
 
     python -m tests.bench.embedder_answers      prints the table of index/README.md, in about 25 minutes on two cores
+    ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
 The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings; only the vectors,
 and so the examples that are retrieved, are those of the embedder in question. Greedy, rows that nobody tuned on.
@@ -33,10 +34,10 @@ from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.embedded import MODEL_NAME
 from proxy.live import Live, ServedBundle
-from proxy.retrieval import Source
+from proxy.lookup import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
-from tests.bench.embedders import DATA, ROOT, openers, say
+from tests.bench.embedders import DATA, ROOT, of_the_bank, openers, say
 from tests.quality.conftest import CONCURRENCY, general_test_rows, named, xstest_test_rows
 
 LENGTH = 256
@@ -46,7 +47,10 @@ COLUMNS = ("similarity to reference, general", "refuses unsafe", "answers safe",
 
 def main() -> None:
     """Print the table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure embedders with this in their name")
+    parser.add_argument("--refusals", action="store_true", help="leave out the general queries")
+    options = parser.parse_args()
     if not DATA.is_dir():
         print(f"embedder_answers: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
@@ -54,29 +58,32 @@ def main() -> None:
         model = Path(folder) / "float32.onnx"
         say("writing the float32 model")
         subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", "--float32", model], check=True)
-        asyncio.run(compare(model))
+        asyncio.run(compare(model, options.only, options.refusals))
 
 
-async def compare(float32_model: Path) -> None:
+async def compare(float32_model: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
     bundle, judge = read_bundle(default_bundle_directory()), open_embedder("onnx")
-    general, sensitive = general_test_rows(DATA), xstest_test_rows(DATA)
+    general, sensitive = () if refusals else general_test_rows(DATA), xstest_test_rows(DATA)
     settings = Settings(retrieval_timeout=10.0)
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     async with open_backends(settings, say) as backends:
         for name, open_one in openers(float32_model, bundle.examples).items():
+            if only not in name:
+                continue
             served = with_vectors_of(bundle, open_one())
             async with serving(settings, backends, served) as base_url:
                 say(f"answering with {name}")
-                answers = await measure(base_url, general, LENGTH, judge)
-                refusals = await measure(base_url, sensitive, REFUSAL_LENGTH, judge)
-            print(f"| {name} | {' | '.join(cells(answers, refusals))} |", flush=True)
+                measured = [await measure(base_url, sensitive, REFUSAL_LENGTH, judge)]
+                if general:
+                    measured.append(await measure(base_url, general, LENGTH, judge))
+            print(f"| {name} | {' | '.join(cells(measured))} |", flush=True)
 
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
     """The bundle as it would be if this embedder had made it."""
-    vectors = embedder.embed([example.query for example in bundle.examples])
+    vectors = of_the_bank(embedder).embed([example.query for example in bundle.examples])
     changed = replace(bundle, vectors=vectors)
     source = Source(f"{type(embedder).__name__} {bundle.id}", Retriever(changed), embedder)
     return ServedBundle(changed, LAYOUTS[bundle.manifest.layout], pinned(changed), source)
@@ -103,11 +110,11 @@ async def measure(base_url: str, rows: Sequence[Row], length: int, judge: Embedd
             return await evaluate(plan, model, answers, judge, lambda: None)
 
 
-def cells(answers: Evaluation, refusals: Evaluation) -> list[str]:
-    """The figures of COLUMNS, each with its 95 % interval."""
-    found = {**named(refusals, "aligned"), **named(answers, "aligned")}
-    intervals = [found[column].interval for column in COLUMNS]
-    return [f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})" for one in intervals]
+def cells(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The figures of COLUMNS, each with its 95 % interval; a dash for what was not measured."""
+    found = {name: one for evaluation in evaluations for name, one in named(evaluation, "aligned").items()}
+    intervals = [found[column].interval if column in found else None for column in COLUMNS]
+    return [f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})" if one else "-" for one in intervals]
 
 
 if __name__ == "__main__":

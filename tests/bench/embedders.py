@@ -98,15 +98,30 @@ class Random:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
+def shipped() -> Embeds:
+    from index.minilm import OnnxEmbedder
+
+    return OnnxEmbedder()
+
+
+def student() -> Embeds:
+    from index.fast import FastEmbedder
+    from index.minilm import OnnxEmbedder
+
+    return FastEmbedder(OnnxEmbedder())
+
+
+def of_the_bank(embedder: Embeds) -> Embeds:
+    """What makes the vectors that an embedder's queries are compared with: itself, or the teacher of a student."""
+    bank_embedder: Embeds = getattr(embedder, "teacher", embedder)
+    return bank_embedder
+
+
 def openers(float32_model: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
-    def shipped() -> Embeds:
-        from index.embed import open_embedder
-
-        return open_embedder("onnx")
-
     return {
         "MiniLM, float32": lambda: Float32(float32_model),
         "MiniLM, int8 (`onnx`, the default)": shipped,
+        "student: word pieces and pairs (`fast`, queries only)": student,
         "static: rarity-weighted mean of MiniLM's word-piece vectors": lambda: Static(bank),
         "random choice": Random,
     }
@@ -166,7 +181,7 @@ def read_rows(name: str) -> list[dict[str, object]]:
 
 def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:
     """(queries, 3): the positions of the most similar examples, most similar first."""
-    similarities = embedder.embed(asked) @ embedder.embed([example.query for example in examples]).T
+    similarities = embedder.embed(asked) @ of_the_bank(embedder).embed([example.query for example in examples]).T
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
 

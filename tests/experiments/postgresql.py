@@ -8,13 +8,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
+from tests.faults.process import children
 from tests.vllm.steps import Say, run_step, tail
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
@@ -69,8 +70,11 @@ class PostgresqlServer:
         return f"{self.url.rpartition('/')[0]}/{name}"
 
     def _signal_all(self, number: signal.Signals) -> None:
+        """To each of its processes: they make groups of their own."""
         assert self.process is not None
-        os.killpg(self.process.pid, number)
+        for pid in (self.process.pid, *children(self.process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _answers(self) -> bool:
         try:

@@ -139,7 +139,7 @@ def with_row(position: int, row: Vectors | float) -> bytes:
         (npy(GOOD[:, 1:]), BundleIntegrityError, f"has shape (5, {DIMENSION - 1})"),
         (npy(GOOD.astype(np.float64)), BundleFormatError, "is not one array of float32"),
         (npy(GOOD.astype(">f4")), BundleFormatError, "is not one array of float32"),
-        (npy(np.array([{"a": 1}], dtype=object)), BundleFormatError, "is not a NumPy array file"),
+        (npy(np.array([{"a": 1}], dtype=object)), BundleFormatError, "is not one array of float32"),
         (with_row(1, np.nan), BundleIntegrityError, "not finite"),
         (with_row(1, np.inf), BundleIntegrityError, "not finite"),
         (with_row(3, GOOD[3] * 1.01), BundleIntegrityError, "row 4 has norm 1.0100"),

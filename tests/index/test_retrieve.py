@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from index import retrieve
 from index.retrieve import Retriever, arrange, pinned, retrieval_query
 from index.types import Bundle, EmbedderSpec, Example, Manifest, Message, RetrievalPolicy, Vectors
 
@@ -143,38 +141,6 @@ def test_a_search_uses_one_thread_whichever_thread_asks() -> None:
     thread.start()
     thread.join()
     assert seen == [1]
-
-
-def test_large_banks_are_searched_in_a_graph_that_finds_nearly_what_brute_force_finds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    noise = np.random.default_rng(7).normal(size=(2_000, 16))
-    vectors = np.asarray(noise / np.linalg.norm(noise, axis=1, keepdims=True), dtype=np.float32)
-    exact = Retriever(bank(list(vectors), RetrievalPolicy(k=5)))
-    monkeypatch.setattr(retrieve, "EXACT_LIMIT", 1_999)
-    approximate = Retriever(bank(list(vectors), RetrievalPolicy(k=5)))
-    assert isinstance(exact._index, faiss.IndexFlatIP)
-    assert isinstance(approximate._index, faiss.IndexHNSWFlat)
-    assert approximate._index.metric_type == faiss.METRIC_INNER_PRODUCT
-    shared = [positions(exact, query) & positions(approximate, query) for query in vectors[:50]]
-    assert sum(map(len, shared)) >= 0.95 * sum(len(positions(exact, query)) for query in vectors[:50])
-
-
-class PartlyReachable:
-    """Answers as a graph of FAISS does that reaches only one of its nodes: the other places are -1."""
-
-    def search(self, queries: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        similarities, rows = np.full((1, count), -3.4e38, np.float32), np.full((1, count), -1, np.int64)
-        similarities[0, 0], rows[0, 0] = 0.9, 1
-        return similarities, rows
-
-
-def test_a_graph_with_unreachable_examples_gives_those_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = RetrievalPolicy(k=1, minimum_similarity=-1, duplicate_similarity=1)
-    for count in (3, 20):
-        retriever = Retriever(bank([AXES[0], *[AXES[1]] * count], policy))
-        monkeypatch.setattr(retriever, "_index", PartlyReachable())
-        assert positions(retriever, AXES[1]) == {1}
 
 
 def test_the_examples_are_chosen_by_the_first_user_turn_and_stay_for_later_turns() -> None:

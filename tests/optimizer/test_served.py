@@ -19,7 +19,7 @@ from optimizer.journal import Journal
 from optimizer.rows import Row
 from optimizer.task import Task
 from proxy.live import ServedBundle
-from proxy.retrieval import Source as RetrievalSource
+from proxy.lookup import Source as RetrievalSource
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import serving
 

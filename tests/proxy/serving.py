@@ -19,8 +19,8 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.front import FrontDoor
 from proxy.live import Live, ServedBundle
+from proxy.lookup import Source
 from proxy.reload import Loaded, read_keyring, read_trials, serve_loaded
-from proxy.retrieval import Source
 from proxy.settings import Settings
 from proxy.shared import Alone
 

@@ -84,3 +84,26 @@ async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(mon
         estimated = (await costs.of(served, model)).examples["sum"]
         backend.tokenize_reply = None
         assert (await costs.of(served, model)).examples["sum"] < estimated
+
+
+async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the_same_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        usual = (await proxy.chat())[1]
+        monkeypatch.setattr(live, "_COUNTED_AHEAD", 1)
+        proxy.gateway.injector._costs._known.clear()
+        counted: list[str] = []
+        count = proxy.gateway.injector._costs._count
+
+        async def watched(model: Any, text: str) -> int | None:
+            counted.append(text)
+            return await count(model, text)
+
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_count", watched)
+        for _ in range(2):
+            headers = (await proxy.chat())[1]
+            assert headers["x-drpo-examples"] == usual["x-drpo-examples"]
+        told = [text for text in counted if text]
+        assert told
+        assert len(told) == len(set(told))

@@ -4,7 +4,7 @@ started on one core in front of a backend. Knows no load.
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,16 +52,22 @@ def bare_relay(backend: str, _folder: Path, *options: str) -> Iterator[Gateway]:
 
 @contextmanager
 def drpo(
-    backend: str, folder: Path, *, kind: str = "chat", workers: int = 1, core: int | None = SERVER_CORE
+    backend: str,
+    folder: Path,
+    *,
+    kind: str = "chat",
+    workers: int = 1,
+    core: int | None = SERVER_CORE,
+    more: Sequence[str] = (),
 ) -> Iterator[Gateway]:
     """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request. core: None for
-    all of them."""
+    all of them; more: further flags."""
     port = free_port()
     key, line = new_key("bench")
     keys = write(folder, f"keys-{port}", line)
     told = ["--backend", backend, "--kind", f"{MODEL}={kind}", "--bundle", f"{MODEL}=default"]
     limits = ["--max-in-flight", "2048", "--api-keys-file", str(keys), "--log-format", "json"]
-    command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *told, *limits]
+    command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *told, *limits, *more]
     with running(command, core, listens(port)) as pid:
         if workers > 1:
             sleep(_OTHERS_WITHIN)  # one listens: the others cannot be told apart from outside

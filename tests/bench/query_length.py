@@ -1,0 +1,100 @@
+"""What it would cost to read less of a long query: overlap@3 with the 256 tokens that are read, and the time.
+
+    python -m tests.bench.query_length         prints the table of index/README.md
+
+The queries are those of the measurement data ($DRPO_DATA, or shared/data beside the repository) that may be looked at
+outside tests; the bank is the default bundle. Only queries that a limit cuts say anything about it: their number stands
+beside every figure. `64 + 64` reads the first and the last 64 tokens.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.embed import open_embedder
+from index.minilm import OnnxEmbedder
+from index.retrieve import QUERY_CHARACTERS
+from index.types import Vectors
+from tests.bench.embedders import DATA, NEAREST, Positions, bank, read_rows
+
+READ = 256
+LIMITS = ((64, 0), (32, 32), (96, 0), (64, 32), (128, 0), (64, 64), (192, 0))
+REPEATS = 20
+Tokens = NDArray[np.int64]
+
+
+class Cut:
+    """The default embedder, from token ids that are cut here."""
+
+    def __init__(self) -> None:
+        embedder = open_embedder("onnx")
+        assert isinstance(embedder, OnnxEmbedder)
+        self._session = embedder._session
+        self._tokenizer = embedder._tokenizer
+        self._tokenizer.no_truncation()
+
+    def tokens(self, text: str) -> Tokens:
+        return np.array(self._tokenizer.encode(text).ids, np.int64)
+
+    def embed(self, some: Sequence[Tokens]) -> Vectors:
+        return np.stack([self._session.run(None, {"token_ids": tokens})[0] for tokens in some])
+
+
+def cut(tokens: Tokens, first: int, last: int) -> Tokens:
+    """`first` tokens and `last` tokens, the final one among them, which ends every text."""
+    if len(tokens) <= first + last:
+        return tokens
+    return np.concatenate([tokens[: first if last else first - 1], tokens[-max(last, 1) :]])
+
+
+def queries() -> Iterator[str]:
+    """Those for development: validation rows, or where a file has no split, an even SHA-256."""
+    for name in ("references", "drpo_train_queries", "xstest_prompts", "llmbar"):
+        for row in read_rows(f"{name}.jsonl"):
+            text = next(str(row[key]) for key in ("query", "instruction") if key in row)
+            is_even = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 2 == 0
+            if row["split"] == "validation" if "split" in row else is_even:
+                yield text[:QUERY_CHARACTERS]
+
+
+def nearest(asked: Vectors, examples: Vectors) -> Positions:
+    return np.argsort(-(asked @ examples.T), axis=1, kind="stable")[:, :NEAREST]
+
+
+def main() -> None:
+    if not DATA.is_dir():
+        print(f"query_length: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
+        return
+    model = Cut()
+    asked = [model.tokens(text) for text in dict.fromkeys(queries())]
+    examples = model.embed([cut(model.tokens(example.query), READ, 0) for example in bank()])
+    print(f"{len(asked)} queries, {len(examples)} examples\n")
+    print("| tokens read | queries cut | overlap@3 of those | overlap@3 of all | ms, a query that is cut |")
+    print("| --- | --- | --- | --- | --- |")
+    for first, last in (*LIMITS, (READ, 0)):
+        long = [tokens for tokens in asked if len(tokens) > first + last]
+        expected = nearest(model.embed([cut(tokens, READ, 0) for tokens in long]), examples)
+        found = nearest(model.embed([cut(tokens, first, last) for tokens in long]), examples)
+        shares = [len(set(a) & set(b)) / NEAREST for a, b in zip(found, expected, strict=True)]
+        interval = 1.96 * np.std(shares) / np.sqrt(len(long))
+        overall = 1 - (len(long) - sum(shares)) / len(asked)
+        name = f"{first} + {last}" if last else f"{first}"
+        took = milliseconds(model, cut(max(asked, key=len), first, last))
+        print(f"| {name} | {len(long)} | {np.mean(shares):.2f} ± {interval:.2f} | {overall:.3f} | {took:.1f} |")
+
+
+def milliseconds(model: Cut, tokens: Tokens) -> float:
+    """The median of some calls."""
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        model.embed([tokens])
+        times.append(time.perf_counter() - started)
+    return float(np.median(times)) * 1_000
+
+
+if __name__ == "__main__":
+    main()
