@@ -10,7 +10,7 @@ export PYTHON
 LONG := --timeout=1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm lint format bench soak requirements dist audit clean
+.PHONY: help run test test-slow test-vllm test-deploy lint format bench soak requirements dist audit clean
 
 help:
 	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test        the fast suite, on the real embedded model'
 	@echo 'make test-slow   quality of answers, installed packages: up to half an hour'
 	@echo 'make test-vllm   against a real vLLM server on CPU (sets up 3 GB of its own, in the cache folder, once)'
+	@echo 'make test-deploy  images, Kubernetes, nginx, Prometheus, a router and the pages, with the real parts: 10 minutes'
 	@echo 'make lint        style, types, and which module may import which'
 	@echo 'make format      put the code into the style that lint asks for'
 	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
@@ -37,11 +38,15 @@ test:
 
 test-slow:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m pytest -m '(slow or network) and not vllm' $(LONG) $(ARGS)
+	$(BIN)/python -m pytest -m '(slow or network) and not vllm and not deploy' $(LONG) $(ARGS)
 
 test-vllm:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m pytest -m vllm $(LONG) $(ARGS)
+
+test-deploy:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest -m deploy $(LONG) $(ARGS)
 
 lint:
 	@sh tools/environment.sh dev

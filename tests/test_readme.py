@@ -52,6 +52,7 @@ def _followed() -> list[Path]:
     return [page for page in (*PAGES, README) if any(block.mark == "run" for block in blocks(page.read_text("utf-8")))]
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _followed(), ids=lambda page: page.parent.name)
 def test_a_reader_who_does_what_a_page_says_gets_there(page: Path) -> None:

@@ -18,6 +18,7 @@ DOCKERFILE = DEPLOY / "Dockerfile"
 READ_ONLY = 'mount --bind /tmp /tmp && mount -o remount,bind,ro / && ! touch /written 2>/dev/null && exec "$@"'
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 def test_hadolint_finds_nothing() -> None:
     said = subprocess.run([environment("tools") / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False)
@@ -80,6 +81,7 @@ def _bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(kept)}
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_steps_of_the_image_make_a_server_that_is_healthy_with_nothing_to_write_to(

@@ -19,7 +19,7 @@ from tests.deploy.parts import DEPLOY, called, environment, program
 from tests.faults.scripted import Received, Reply, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 NAME = "api.example.com"
 EVENTS = 6
 

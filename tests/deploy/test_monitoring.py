@@ -68,6 +68,7 @@ def _every_query() -> list[tuple[str, str]]:
     return [query for file in files for query in dashboards.queries(file.read_text(encoding="utf-8"))]
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
     tool = program("promtool", "prometheus")
@@ -85,6 +86,7 @@ def test_every_alert_has_a_test() -> None:
     assert set(alerts) == fired
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 async def test_every_query_of_every_dashboard_is_answered_with_numbers(tmp_path: Path) -> None:
     async with _scripted() as backends, _vllm_page() as vllm:

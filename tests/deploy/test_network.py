@@ -17,7 +17,7 @@ from tests.deploy.parts import ROOT, program
 from tests.faults.process import Command, command
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 NAME = f"drpo{os.getpid() % 100_000}"
 HERE, THERE = "198.18.77.1", "198.18.77.2"  # of a network that RFC 2544 keeps for tests
 PORT = 8000

@@ -39,6 +39,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
 def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> None:
@@ -54,6 +55,7 @@ def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> 
     assert {"aiohttp", "faiss-cpu", "onnxruntime"} <= listed
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_sdist_holds_all_that_its_makefile_and_its_image_need(dist: Path) -> None:
@@ -64,6 +66,7 @@ def test_the_sdist_holds_all_that_its_makefile_and_its_image_need(dist: Path) ->
     assert not [name for name in inside if re.search(r"(^|/)(\.venv|\.git|__pycache__|keys)(/|$)", name)]
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_wheel_in_a_clean_environment_starts_the_server(dist: Path, tmp_path: Path) -> None:

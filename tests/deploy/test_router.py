@@ -24,7 +24,7 @@ from tests.deploy.parts import ROOT
 from tests.faults.process import Command, command
 from tests.vllm.steps import StepError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 KEY = "of-the-model-servers"
 CLIENTS_RETRY = 2
 BEFORE, AFTER, AT_ONCE = 6, 14, 3  # requests begun before the kill and after it

@@ -78,6 +78,7 @@ def _values(attributes: list[Any]) -> dict[str, str]:
     return {one["key"]: str(next(iter(one["value"].values()))) for one in attributes}
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 async def test_a_request_is_one_span_between_the_clients_and_the_backends(
     sdk: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ def _hex(base64_text: str) -> str:
     return base64.b64decode(base64_text).hex()
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 async def test_a_collector_that_is_gone_costs_no_request_and_little_of_the_end(
     sdk: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +161,7 @@ async def test_a_collector_that_is_gone_costs_no_request_and_little_of_the_end(
         assert await proxy.ended(within=15) == 0
 
 
+@pytest.mark.deploy
 @pytest.mark.slow
 async def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
