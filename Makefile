@@ -10,7 +10,7 @@ export PYTHON
 LONG := --timeout=1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm lint format bench soak requirements clean
+.PHONY: help run test test-slow test-vllm test-deploy lint format bench soak requirements dist audit clean
 
 help:
 	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
@@ -18,11 +18,14 @@ help:
 	@echo 'make test        the fast suite, on the real embedded model'
 	@echo 'make test-slow   quality of answers, installed packages: up to half an hour'
 	@echo 'make test-vllm   against a real vLLM server on CPU (sets up 3 GB of its own, in the cache folder, once)'
+	@echo 'make test-deploy  images, Kubernetes, nginx, Prometheus, a router and the pages, with the real parts: 10 minutes'
 	@echo 'make lint        style, types, and which module may import which'
 	@echo 'make format      put the code into the style that lint asks for'
 	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
 	@echo 'make soak        20 minutes of load and faults at once: does anything grow? ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin what requirements/*.txt name anew, from pyproject.toml'
+	@echo 'make dist        wheel and sdist, checked, with hashes and a bill of materials, into dist/'
+	@echo 'make audit       known weaknesses of what is pinned (asks the package index)'
 	@echo 'make clean       remove .venv and what tools left behind (not the cache folder, ~/.cache/drpo)'
 
 run:
@@ -35,11 +38,15 @@ test:
 
 test-slow:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m pytest -m '(slow or network) and not vllm' $(LONG) $(ARGS)
+	$(BIN)/python -m pytest -m '(slow or network) and not vllm and not deploy' $(LONG) $(ARGS)
 
 test-vllm:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m pytest -m vllm $(LONG) $(ARGS)
+
+test-deploy:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest -m deploy $(LONG) $(ARGS)
 
 lint:
 	@sh tools/environment.sh dev
@@ -65,15 +72,21 @@ soak:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-# run.txt is held to the versions of dev.txt, so that one environment can grow from the first to the second.
+# run.txt and serve.txt (the image's) are held to the versions of dev.txt, so that one environment can grow from the first
+# to the second.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \
-	--override requirements/override.txt pyproject.toml requirements/build.in --extra embedded --extra experiments
+	--override requirements/override.txt pyproject.toml requirements/build.in --extra experiments
 
 requirements:
 	@sh tools/environment.sh dev
-	$(COMPILE) --extra dev --output-file requirements/dev.txt
-	$(COMPILE) --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(COMPILE) --extra embedded --extra dev --output-file requirements/dev.txt
+	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(COMPILE) --extra otel --extra postgresql --constraint requirements/dev.txt --output-file requirements/serve.txt
+
+dist audit:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tests.deploy.release $@
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -15,7 +15,7 @@ from index.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, w
 from index.command_line import command_line
 from index.draft import draft_examples
 from index.embed import Embedder, check_embedder_allowed, open_embedder
-from index.errors import BundleFormatError, DrpoError
+from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
 from index.manifest import check_policy, check_sampling
 from index.page import Page, bundle_page, plain, search_page
 from index.render import LAYOUTS, render_text
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify(options: argparse.Namespace) -> None:
     bundle = _load(options.directory, _open_its_own(options))
+    if options.id is not None and bundle.id != options.id:
+        raise BundleIntegrityError(f"{options.directory}: another bundle than asked for: its id is {bundle.id}")
     pinned = sum(example.pinned for example in bundle.examples)
     print(f"{options.directory}: good. {bundle.manifest.name}, {len(bundle.examples):,} examples, {pinned:,} pinned.")
     print(f"bundle id {bundle.id}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -44,6 +45,9 @@ def command_line() -> argparse.ArgumentParser:
     verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
     _add_directory(verify)
     _add_allow_embedder(verify)
+    verify.add_argument(
+        "--id", type=_bundle_id, metavar="SHA256", help="refuse any other bundle than the one of this id"
+    )
     show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
     _add_directory(show)
     show.add_argument("--full", action="store_true", help="print every example whole")
@@ -148,6 +152,13 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
 
 def _bundle_directory(text: str) -> Path:
     return default_bundle_directory() if text == "default" else Path(text)
+
+
+def _bundle_id(text: str) -> str:
+    """A bundle's whole id: a shorter one could be met by chance, or by will."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
+    return text
 
 
 def _filled(text: str) -> str:

@@ -3,6 +3,7 @@
 socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply -> client
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,9 +38,10 @@ from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
-from proxy.settings import Settings, store_argument
+from proxy.settings import Settings, process_environment, store_argument
 from proxy.shared import Shared
 from proxy.store import place_of
+from proxy.telemetry import open_telemetry
 from proxy.variants import ALIGNED, RAW
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
@@ -75,7 +77,7 @@ async def open_gateway(
     settings: Settings, backends: Sequence[Backend], live: Live, shared: Shared
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
-    metrics = create_metrics()
+    metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     limits = Limits(
         settings.max_in_flight,
         settings.max_queue,
@@ -100,9 +102,12 @@ async def open_gateway(
                     settings.forward_authorization,
                     settings.log_content,
                     laboratory,
+                    telemetry,
                 )
     finally:
         retrieval.close()
+        if telemetry is not None:
+            await asyncio.to_thread(telemetry.close)
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from proxy.plan import COMPLETIONS, Plan, Planner
 from proxy.record import Record
 from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
+from proxy.telemetry import Telemetry, Told
 from proxy.trials import EXPERIMENT_HEADER, UNIT_HEADER, Asker, Setting
 from proxy.turns import loose_messages
 from proxy.variants import RAW, Choice, choose
@@ -52,6 +53,7 @@ class Gateway:
     forward_authorization: bool
     log_content: bool
     laboratory: Laboratory | None = None
+    telemetry: Telemetry | None = None
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
@@ -78,6 +80,8 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
     """Run `serve` within admission; every end, a vanished client's too, becomes one status, one log line, one count."""
     record = Record(_request_id(request), route)
     record.facts.content = bytearray() if gateway.log_content else None
+    if gateway.telemetry is not None:
+        record.trace = gateway.telemetry.begin(route, request.headers)
     gateway.metrics.in_flight.inc()
     try:
         if client := gateway.client(request):
@@ -183,6 +187,8 @@ async def _forward(
     record.plan = plan
     headers = request_headers(request.headers, authorization=gateway.forward_authorization)
     headers = {**headers, "Content-Type": content_type, "X-Request-Id": record.request_id}
+    if record.trace is not None:
+        headers |= record.trace.headers
     with _tokens_of(record.account, plan, record.facts):
         conversation = plan.conversation
         async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers, conversation) as upstream:
@@ -236,9 +242,30 @@ def _account(gateway: Gateway, record: Record) -> None:
         count = usage.get(name)
         if isinstance(count, int):
             metrics.tokens.labels(variant, name.removesuffix("_tokens")).inc(count)
+    if record.trace is not None:
+        record.trace.end(_told(record, seconds, usage))
     if gateway.laboratory is not None and record.trial is not None:
         gateway.laboratory.note(record.trial, record, seconds)
     _log(record, seconds, variant, usage)
+
+
+def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:
+    plan = record.plan
+    injection = plan.injection if plan else None
+    return Told(
+        plan.choice.model if plan else None,
+        record.status,
+        record.outcome,
+        seconds,
+        record.first_byte if plan and plan.stream else None,
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        {
+            "drpo.variant": plan.choice.variant if plan else None,
+            "drpo.bundle": injection.served.id if injection else None,
+            "drpo.degraded": injection.degraded if injection else None,
+        },
+    )
 
 
 def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.log import lost_lines
@@ -72,6 +72,7 @@ class Metrics:
 def create_metrics() -> Metrics:
     """Metrics on a registry of their own."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     return Metrics(
         registry=registry,
         requests=_counter(

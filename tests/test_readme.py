@@ -1,11 +1,17 @@
-"""Guards that the README shows the flags of proxy/settings.py; `python -m tests.test_readme` writes them anew."""
+"""Guards the pages: the README shows the flags of proxy/settings.py (`python -m tests.test_readme` writes them anew);
+what a page tells a reader to do is done, on a real proxy with the real embedded model (tests/pages.py)."""
 
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from proxy.settings import Settings, flag
+import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+from proxy.settings import Settings, flag
+from tests.pages import MARKS, blocks, follow
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "deploy" / "README.md")
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
 
 
@@ -28,6 +34,29 @@ def rewritten(text: str) -> str:
 def test_flags_in_the_readme_are_the_flags_of_the_command() -> None:
     text = README.read_text(encoding="utf-8")
     assert text == rewritten(text), "run `python -m tests.test_readme`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_command_of_a_page_is_run_or_said_not_to_be(page: Path) -> None:
+    unmarked = [block.line for block in blocks(page.read_text(encoding="utf-8")) if block.mark not in MARKS]
+    assert not unmarked, f"blocks that say neither of {MARKS}"
+
+
+def test_what_a_block_says_is_read() -> None:
+    run, other = blocks("text\n```sh run in langchain\necho 1\n```\n\n```python\nprint()\n```\n```toml\na = 1\n```\n")
+    assert (run.language, run.mark, run.environment, run.text, run.line) == ("sh", "run", "langchain", "echo 1\n", 2)
+    assert (other.language, other.mark) == ("python", "")
+
+
+def _followed() -> list[Path]:
+    return [page for page in (*PAGES, README) if any(block.mark == "run" for block in blocks(page.read_text("utf-8")))]
+
+
+@pytest.mark.deploy
+@pytest.mark.slow
+@pytest.mark.parametrize("page", _followed(), ids=lambda page: page.parent.name)
+def test_a_reader_who_does_what_a_page_says_gets_there(page: Path) -> None:
+    follow(page)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from index import __main__ as command
-from index.bundle import default_bundle_directory, load_bundle, write_bundle
+from index.bundle import default_bundle_directory, load_bundle, read_bundle, write_bundle
 from index.render import LAYOUTS, render_text
 from index.types import Example, Message, RetrievalPolicy
 from tests.index.commands import drpo_index, open_words, run
@@ -37,6 +37,16 @@ def test_default_is_the_bundle_that_comes_with_the_package() -> None:
         output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert output.startswith(f"{default_bundle_directory()}: good. ")
+
+
+def test_verify_refuses_a_good_bundle_that_is_not_the_one_of_the_id(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle_id = read_bundle(directory).id
+    assert run("verify", directory, "--id", bundle_id) == 0
+    assert run("verify", directory, "--id", bundle_id[::-1]) == 1
+    assert f"another bundle than asked for: its id is {bundle_id}" in capsys.readouterr().err
+    assert run("verify", directory, "--id", bundle_id[:12]) == 2
 
 
 def test_verify_names_the_broken_file_in_one_line(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

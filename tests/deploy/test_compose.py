@@ -1,0 +1,52 @@
+"""Guards compose.yaml: it is one by compose's own schema, and what it names in the repository is there."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.parts import DEPLOY, called, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
+
+_TO_JSON = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))"
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    tools, file = environment("tools"), DEPLOY / "compose.yaml"
+    check = [*called(tools, "check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    read = subprocess.run([tools / "python", "-c", _TO_JSON, file], capture_output=True, text=True, check=True)
+    return json.loads(read.stdout)
+
+
+def test_every_service_has_a_health_check_and_a_limit_of_memory(compose: Any) -> None:
+    services = compose["services"]
+    assert set(services) == {"proxy", "proxy-cpu", "vllm", "prometheus", "grafana", "postgres"}
+    for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert "healthcheck" in service or name.startswith("proxy"), name  # the image of the proxy has one
+
+
+def test_the_proxy_is_given_longer_to_end_than_it_drains(compose: Any) -> None:
+    for name in ("proxy", "proxy-cpu"):
+        service = compose["services"][name]
+        assert int(service["stop_grace_period"][:-1]) >= int(service["environment"]["DRPO_DRAIN_TIMEOUT"]) + 10
+        assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "65532:65532")
+
+
+def test_nothing_is_published_beyond_this_machine(compose: Any) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_files_that_are_mounted_are_there(compose: Any) -> None:
+    mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", ())]
+    here = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
+    assert here
+    assert all((DEPLOY / Path(name)).is_dir() for name in here)

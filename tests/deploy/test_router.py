@@ -1,0 +1,147 @@
+"""Guards several model servers: the proxy in front of a real vllm-router with two real model servers (llama.cpp, the
+embedded model), one of which is killed under load.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.embedded import MODEL_NAME
+from proxy.embedded_weights import GEMMA, default_cache, prepare_weights
+from tests.bench.peers.install import python_of
+from tests.bench.peers.machine import free_port
+from tests.deploy.parts import ROOT
+from tests.faults.process import Command, command
+from tests.vllm.steps import StepError
+
+pytestmark = [pytest.mark.slow, pytest.mark.deploy]
+KEY = "of-the-model-servers"
+CLIENTS_RETRY = 2
+BEFORE, AFTER, AT_ONCE = 6, 14, 3  # requests begun before the kill and after it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got. whole: a stream with [DONE], or a complete JSON answer; told: a status, or an event, that
+    says that it failed."""
+
+    after: bool
+    status: int
+    whole: bool
+    told: bool
+
+
+@asynccontextmanager
+async def model_servers(number: int) -> AsyncIterator[list[tuple[Process, str]]]:
+    """Processes and their addresses; those that are left are ended."""
+    weights = await prepare_weights(GEMMA, default_cache(), print)
+    settings = {"weights": str(weights), "name": MODEL_NAME, "api_key": KEY, "context": 1024, "slots": AT_ONCE}
+    child = [sys.executable, "-I", str(ROOT / "proxy" / "embedded_child.py")]
+    started = [await asyncio.create_subprocess_exec(*child, stdin=PIPE, stdout=PIPE) for _ in range(number)]
+    try:
+        for process in started:
+            assert process.stdin
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+        addresses = [json.loads(await process.stdout.readline())["address"] for process in started if process.stdout]
+        yield list(zip(started, addresses, strict=True))
+    finally:
+        for process in started:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def router(workers: list[str]) -> AsyncIterator[str]:
+    """vllm-router, set up as in deploy/kubernetes."""
+    try:
+        python = await asyncio.to_thread(python_of, "vllm-router", print)
+    except StepError as error:
+        pytest.skip(f"vllm-router cannot be had here: {str(error).splitlines()[0]}")
+    port = free_port()
+    told = ["--worker-urls", *workers, "--policy", "cache_aware", "--host", "127.0.0.1", "--port", str(port)]
+    told += ["--health-check-interval-secs", "5", "--health-failure-threshold", "2"]
+    told += ["--prometheus-port", str(free_port()), "--log-level", "warning"]
+    process = await asyncio.create_subprocess_exec(
+        str(python), str(python.with_name("vllm-router")), *told, stdout=subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            while not await _is_well(session, f"http://127.0.0.1:{port}/health"):
+                await asyncio.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _is_well(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientConnectionError:
+        return False
+
+
+async def _ask(proxy: Command, number: int, *, after: bool) -> Answer:
+    """Every second one streams."""
+    question = [{"role": "user", "content": f"What is the number {number}?"}]
+    body = {"model": MODEL_NAME, "messages": question, "max_tokens": 8, "stream": number % 2 == 0}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session:
+        async with session.post(f"{proxy.url}/chat/completions", json=body) as response:
+            said = await response.text()
+            whole = "data: [DONE]" in said if body["stream"] else '"finish_reason"' in said
+            return Answer(
+                after, response.status, whole and response.status == 200, response.status >= 500 or '"error"' in said
+            )
+
+
+async def _ask_as_clients_do(proxy: Command, number: int, killed: asyncio.Event) -> Answer:
+    """Once the server is gone, twice more after a failure, as OpenAI's own clients do: vllm-router answers 500 to some
+    requests that it sent to the dead one before it knew."""
+    after = killed.is_set()
+    answer = await _ask(proxy, number, after=after)
+    for _ in range(CLIENTS_RETRY if after else 0):
+        if not answer.whole:
+            await asyncio.sleep(0.5)
+            answer = await _ask(proxy, number, after=after)
+    return answer
+
+
+async def test_a_model_server_killed_under_load_costs_only_what_it_had_begun(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY, encoding="utf-8")
+    async with model_servers(2) as servers, router([address for _, address in servers]) as url:
+        told = ["--backend", url, "--kind", f"{MODEL_NAME}=completion", "--bundle", "default"]
+        async with command(*told, "--backend-api-key-file", str(tmp_path / "key")) as proxy:
+            answers = await _under_load(proxy, servers[0][0])
+    assert len(answers) == BEFORE + AFTER
+    assert all(answer.whole or answer.told for answer in answers), "an answer is whole, or an error says that it is not"
+    assert sum(not answer.whole and not answer.after for answer in answers) <= AT_ONCE
+    assert [answer for answer in answers if answer.after and not answer.whole] == []
+
+
+async def _under_load(proxy: Command, victim: Process) -> list[Answer]:
+    numbers, killed, answers = count(), asyncio.Event(), list[Answer]()
+
+    async def client() -> None:
+        while (number := next(numbers)) < BEFORE + AFTER:
+            answers.append(await _ask_as_clients_do(proxy, number, killed))
+            if number == BEFORE:
+                victim.kill()
+                await victim.wait()  # one that is dying still takes connections
+                killed.set()
+            elif not answers[-1].whole:
+                await killed.wait()
+
+    await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+    return answers
