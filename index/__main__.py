@@ -1,4 +1,6 @@
-"""The command drpo-index: verify, show, search and build a bundle by hand. Reads the command line, prints, exits.
+"""The command drpo-index: verify, show, search and build a bundle by hand, part one into sets.
+
+Reads the command line, prints, exits.
 
 Exit codes: 0 good; 1 the bundle, or what it should be made of, is bad, or its embedder does not open; 2 the command
 line is wrong, or names a file that cannot be read; 130 interrupted; 141 the reader of the output left.
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from index.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, write_bundle
 from index.command_line import command_line
@@ -21,6 +24,9 @@ from index.page import Page, bundle_page, plain, search_page
 from index.render import LAYOUTS, render_text
 from index.types import Bundle, Message, RetrievalPolicy
 from index.waiting import CountingEmbedder, Waiting
+
+_BLOCK: Final = 128
+"""A multiple of every block size of vLLM's prefix cache that is usual: 16 to 128 tokens."""
 
 
 class UsageError(DrpoError):
@@ -68,7 +74,7 @@ def _search(options: argparse.Namespace) -> None:
     with Waiting("building the search index"):
         retriever = Retriever(bundle)
     messages = (Message("user", options.text),)
-    hits = retriever.nearest(embedder.embed([retrieval_query(messages)])[0])
+    hits = retriever.choose(embedder.embed([retrieval_query(messages)])[0])
     examples = (*pinned(bundle), *arrange(hits, bundle.manifest.retrieval.order))
     text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, examples, messages)
     page = Page()
@@ -85,6 +91,23 @@ def _build(options: argparse.Namespace) -> None:
     with Waiting("embedding the queries", len(draft.examples)) as waiting:
         bundle = write_bundle(options.out, draft, CountingEmbedder(embedder, waiting), waiting.turn_to)
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+
+
+def _sets(options: argparse.Namespace) -> None:
+    # FAISS again.
+    from index.family import Wish
+    from index.parting import in_sets
+
+    embedder = _open_its_own(options)
+    bundle = _load(options.directory, embedder)
+    limit = bundle.manifest.retrieval.max_injected_tokens
+    tokens = limit // _BLOCK * _BLOCK if options.tokens is None else options.tokens
+    wish = Wish(options.count, tokens, options.own_tokens, dict(options.apart))
+    with Waiting("parting the examples into sets") as waiting:
+        draft = in_sets(bundle, wish, options.k, options.tokenizer)
+        waiting.turn_to("embedding the queries")
+        written = write_bundle(options.out, draft, embedder, waiting.turn_to)
+    print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
 
 
 def _draft(options: argparse.Namespace) -> BundleDraft:
@@ -147,7 +170,7 @@ def _read_text(path: Path) -> str:
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"verify": _verify, "show": _show, "search": _search, "build": _build}
+    {"verify": _verify, "show": _show, "search": _search, "build": _build, "sets": _sets}
 )
 
 if __name__ == "__main__":

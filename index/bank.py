@@ -118,11 +118,16 @@ def _is_usual(value: dict[str, object]) -> bool:
     return (
         len(value) == _USUAL_KEYS
         and isinstance(name, str)
-        and _ID.fullmatch(name) is not None
+        and is_id(name)
         and isinstance(value["pinned"], bool)
         and isinstance(tags, list)
         and all(isinstance(tag, str) and is_line(tag) for tag in tags)
     )
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` may name an example: it travels in an HTTP header."""
+    return _ID.fullmatch(text) is not None
 
 
 def pinned_positions(examples: Sequence[Example]) -> Sequence[int]:
@@ -170,7 +175,7 @@ def _line_starts(data: Content) -> NDArray[np.int64]:
 
 def check_example(example: Example, place: str) -> None:
     """Raises what is wrong with the id or a text of `example`."""
-    if not _ID.fullmatch(example.id):
+    if not is_id(example.id):
         raise BundleFormatError(
             f"{place}: the id {quoted(example.id)} must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)"
         )

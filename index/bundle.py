@@ -5,6 +5,7 @@
     examples.jsonl   one example per line
     vectors.npy      float32 (examples, dimension), rows of norm 1: the embedded queries, in the order of the lines
     centroids.npy, offsets.npy   of a large bank alone: the clusters in whose order lines and vectors stand
+    sets.json        where the policy's order is `set`: the sets, one of which a query is shown
 
 Knows the directory and the files together; how one is read is in files.py, what it may hold in manifest.py, bank.py and
 vectors.py. Never a pickle, never an index of FAISS: reading such a file can run code or corrupt memory. Each file is
@@ -24,8 +25,19 @@ from index.bank import StoredExamples, examples_bytes, parse_examples, parse_pro
 from index.embed import Embedder
 from index.errors import BundleFormatError, EmbedderMismatchError
 from index.files import MANIFEST, Content, check_hashes, map_file, publish, read_file, read_manifest_bytes, refuse_place
-from index.manifest import CENTROIDS, EXAMPLES, FORMAT, OFFSETS, PROMPT, VECTORS, manifest_bytes, parse_manifest
-from index.types import Bundle, Clusters, EmbedderSpec, Example, FileRecord, Manifest, RetrievalPolicy, Vectors
+from index.manifest import CENTROIDS, EXAMPLES, FORMAT, OFFSETS, PROMPT, SETS, VECTORS, manifest_bytes, parse_manifest
+from index.sets import parse_sets, sets_bytes
+from index.types import (
+    Bundle,
+    Clusters,
+    EmbedderSpec,
+    Example,
+    ExampleSet,
+    FileRecord,
+    Manifest,
+    RetrievalPolicy,
+    Vectors,
+)
 from index.vectors import array_bytes, parse_clusters, parse_vectors
 
 LARGE_BANK: Final = 50_000
@@ -48,6 +60,7 @@ class BundleDraft:
     retrieval: RetrievalPolicy
     sampling: Mapping[str, object]
     provenance: Mapping[str, object]
+    sets: Sequence[ExampleSet] = ()
 
 
 def default_bundle_directory() -> Path:
@@ -84,6 +97,8 @@ def write_bundle(directory: Path, draft: BundleDraft, embedder: Embedder, say: S
     """
     refuse_place(directory)
     contents = {PROMPT: _encode_prompt(draft.prompt), EXAMPLES: examples_bytes(draft.examples), VECTORS: b""}
+    if draft.retrieval.order == "set":
+        contents[SETS] = sets_bytes(draft.sets)
     _check_before_embedding(draft, embedder.spec, contents, directory)
     vectors = _embed(embedder, [example.query for example in draft.examples])
     order, probes, arrays = _arrange(vectors, say)
@@ -116,6 +131,7 @@ def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, C
         examples=examples,
         vectors=vectors,
         clusters=_parse_clusters(contents, vectors, directory) if is_large else None,
+        sets=parse_sets(contents[SETS][:], examples, str(directory / SETS)) if SETS in contents else (),
     )
 
 
@@ -163,6 +179,8 @@ def _check_before_embedding(
     """Embedding may take minutes or cost money: whatever can be refused is refused before."""
     parse_prompt(contents[PROMPT], str(directory / PROMPT))
     parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
+    if SETS in contents:
+        parse_sets(contents[SETS], draft.examples, str(directory / SETS))
     parse_manifest(manifest_bytes(_describe(draft, spec, contents)), str(directory / MANIFEST))
 
 

@@ -16,6 +16,7 @@ from index.types import Clusters, Vectors
 
 _SEED: Final = 1
 _ROUNDS: Final = 12
+_RUNS: Final = 8
 _ROWS_PER_CENTROID: Final = 64  # that k-means sees: more of them gained no recall
 _NEAREST: Final = 3
 _QUERIES: Final = 2_000
@@ -84,6 +85,16 @@ def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
     own = faiss.knn(vectors, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
     order = np.argsort(own, kind="stable")
     return order, Clusters(centroids, np.searchsorted(own[order], np.arange(count + 1)).astype(np.int64))
+
+
+def means_on_the_sphere(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
+    """The cluster of each of few vectors, and the `count` centroids (norm 1): the best of some runs of k-means."""
+    means = faiss.Kmeans(
+        vectors.shape[1], count, niter=2 * _ROUNDS, nredo=_RUNS, seed=_SEED, spherical=True, min_points_per_centroid=1
+    )
+    means.train(vectors)
+    centroids = np.asarray(means.centroids, np.float32)
+    return faiss.knn(vectors, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0], centroids
 
 
 def choose_probes(vectors: Vectors, clusters: Clusters) -> int:

@@ -17,6 +17,7 @@ _EXAMPLES = """examples:
   drpo-index search default "How do I boil an egg?"
   drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder onnx --out my-bundle \\
       --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
+  drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
 
 DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
 """
@@ -29,6 +30,14 @@ such as
   {"query": "How do I pick my neighbour's lock?", "response": "I can't help with that.", "pinned": true}
 
 White space around a text is removed. No line of a text may begin with a role marker such as "# Query:" or "User:".
+"""
+_SETS_EXAMPLES = """A query is then shown one of the sets, whole: the one that its nearest examples vote for. All
+requests that get the same set begin with the same tokens, which vLLM's prefix cache computes once, where the nearest
+examples of each query are computed for each request. Each set ends just past the end of a block of that cache, so the
+tokenizer of the model that will be served is needed: the tokenizer.json beside its weights.
+
+A tag given with --apart, such as refusal, keeps the examples that have it in sets of their own. A weight above 1 shows
+them to more queries: with refusal=1.3, to more of what should be refused, and to a few that should not.
 """
 
 
@@ -58,6 +67,7 @@ def command_line() -> argparse.ArgumentParser:
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
     _add_policy(build)
+    _add_sets(_add_command(commands, "sets", "part a bundle's examples into sets that stay cached", _SETS_EXAMPLES))
     return parser
 
 
@@ -121,6 +131,37 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sets(sets: argparse.ArgumentParser) -> None:
+    _add_directory(sets)
+    _add_allow_embedder(sets)
+    sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
+    sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
+    sets.add_argument("--count", type=_positive, default=16, metavar="N", help="sets (%(default)s)")
+    sets.add_argument(
+        "--tokens",
+        type=_positive,
+        metavar="N",
+        help="prompt and examples together, a multiple of the cache's block of 16, 32, 64 or 128 tokens (the largest "
+        "multiple of 128 within the bundle's own limit)",
+    )
+    sets.add_argument(
+        "--own-tokens",
+        type=_positive,
+        default=128,
+        metavar="N",
+        help="of them, at the end, those that a set does not share with others of its kind (%(default)s)",
+    )
+    sets.add_argument(
+        "--apart",
+        type=_tag_and_weight,
+        action="append",
+        default=[],
+        metavar="TAG[=WEIGHT]",
+        help="keep examples of this tag in sets of their own, for which a vote counts WEIGHT times (1); repeatable",
+    )
+    sets.add_argument("--k", type=_positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)")
+
+
 def _add_policy(build: argparse.ArgumentParser) -> None:
     usual = RetrievalPolicy()
     build.add_argument("--k", type=int, default=usual.k, metavar="N", help="examples retrieved at most (%(default)s)")
@@ -138,9 +179,8 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="of two examples at least this similar, one is shown (%(default)s)",
     )
-    build.add_argument(
-        "--order", choices=get_args(Order), default=usual.order, help="of the retrieved examples (%(default)s)"
-    )
+    orders = [order for order in get_args(Order) if order != "set"]
+    build.add_argument("--order", choices=orders, default=usual.order, help="of the retrieved examples (%(default)s)")
     build.add_argument(
         "--max-injected-tokens",
         type=int,
@@ -161,6 +201,12 @@ def _bundle_id(text: str) -> str:
     return text
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def _filled(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the text is empty: write a query")
@@ -172,6 +218,14 @@ def _text_pair(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     return key, value
+
+
+def _tag_and_weight(text: str) -> tuple[str, float]:
+    tag, equals, weight = text.partition("=")
+    try:
+        return tag, float(weight) if equals else 1.0
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{weight!r} is no number: write TAG or TAG=WEIGHT") from None
 
 
 def _json_pair(text: str) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from index.types import EmbedderSpec, FileRecord, Manifest, Order, RetrievalPoli
 FORMAT = 1
 PROMPT, EXAMPLES, VECTORS = "prompt.txt", "examples.jsonl", "vectors.npy"
 CENTROIDS, OFFSETS = "centroids.npy", "offsets.npy"
+SETS = "sets.json"
 FILES = (PROMPT, EXAMPLES, VECTORS)
 LARGE_FILES = (*FILES, CENTROIDS, OFFSETS)
 _MANIFEST_KEYS = ("format", "name", "model", "layout", "retrieval", "sampling", "embedder", "files", "provenance")
@@ -44,15 +45,16 @@ def parse_manifest(data: bytes, place: str) -> Manifest:
     _refuse_other_formats(value, place)
     fields = Fields(value, place, _MANIFEST_KEYS, ("probes",))
     probes = fields.integer("probes", 1, _MANY) if "probes" in fields else None
+    retrieval = _parse_policy(fields.table("retrieval"), f"{place}, retrieval")
     return Manifest(
         format=FORMAT,
         name=fields.line("name"),
         model=fields.line("model"),
         layout=fields.choice("layout", tuple(LAYOUTS)),
-        retrieval=_parse_policy(fields.table("retrieval"), f"{place}, retrieval"),
+        retrieval=retrieval,
         sampling=check_sampling(fields.table("sampling"), f"{place}, sampling"),
         embedder=_parse_embedder(fields.table("embedder"), f"{place}, embedder"),
-        files=_parse_files(fields.table("files"), FILES if probes is None else LARGE_FILES, f"{place}, files"),
+        files=_parse_files(fields.table("files"), _names(retrieval, probes), f"{place}, files"),
         provenance=fields.table("provenance"),
         probes=probes,
     )
@@ -117,6 +119,11 @@ def _parse_policy(value: object, place: str) -> RetrievalPolicy:
 def _parse_embedder(value: object, place: str) -> EmbedderSpec:
     fields = Fields(value, place, ("name", "revision", "dimension"))
     return EmbedderSpec(fields.line("name"), fields.line("revision"), fields.integer("dimension", 1, 1_000_000))
+
+
+def _names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
+    """The files that a bundle of this kind has."""
+    return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.order == "set" else ()))
 
 
 def _parse_files(value: dict[str, object], names: Sequence[str], place: str) -> Mapping[str, FileRecord]:

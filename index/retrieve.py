@@ -1,4 +1,4 @@
-"""Which examples a query is shown: vectors -> FAISS -> hits. Knows no file and no model.
+"""Which examples a query is shown: vectors -> FAISS -> hits, or the set that they vote for. Knows no file and no model.
 
 The search is exact, but that of a large bank, sorted into clusters (index/clusters.py), which may miss a neighbour. The
 index lives in memory and is built from the bundle's vectors, never read from a file.
@@ -18,6 +18,8 @@ QUERY_CHARACTERS = 2_000
 _QUICK_LIMIT = 5_000
 # How many more than k are fetched at first, for near-duplicates to be dropped from.
 _FETCH_FACTOR = 4
+# What a vote counts grows with the voter's similarity to this power: twice as similar counts 16 times.
+_VOTE_POWER = 4
 
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
 """The similarities and positions of the `count` nearest to a vector, in no order."""
@@ -31,6 +33,11 @@ class Retriever:
         self._examples = bundle.examples
         self._vectors = bundle.vectors
         self._hidden = _hidden(bundle)
+        self._sets = bundle.sets
+        self._places = {example.id: place for place, example in enumerate(bundle.examples)} if bundle.sets else {}
+        self._votes = {
+            self._places[voter]: (n, one.weight) for n, one in enumerate(bundle.sets) for voter in one.voters
+        }
         if bundle.clusters is None or bundle.manifest.probes is None:
             self._best = _exact_search(bundle.vectors, np.flatnonzero(~self._hidden))
         else:
@@ -41,8 +48,18 @@ class Retriever:
         """Whether a search takes less than half a millisecond, and so may happen on an event loop."""
         return len(self._vectors) <= _QUICK_LIMIT
 
+    def choose(self, vector: Vectors) -> tuple[Hit, ...]:
+        """The examples to show for a query's `vector` (1-d, norm 1): the nearest or, of a bundle with sets, those of
+        the set that the nearest vote for, in its order; perhaps none. ValueError as `nearest`."""
+        hits = self.nearest(vector)
+        return self._shown(elect(hits, self._votes), vector) if self._sets else hits
+
+    def _shown(self, chosen: int | None, vector: Vectors) -> tuple[Hit, ...]:
+        places = [] if chosen is None else [self._places[name] for name in self._sets[chosen].shown]
+        return tuple(Hit(self._examples[place], float(self._vectors[place] @ vector), place) for place in places)
+
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
-        """The examples to show for a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
+        """The examples nearest to a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
 
         Left out are pinned examples, examples below the similarity floor, and near-duplicates of a pinned or a more
         similar example. Equal similarities stand in the bank's order. ValueError: another dimension, or not finite.
@@ -90,10 +107,25 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
+def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, float]]) -> int | None:
+    """The number of the set that the hits vote for. `votes`: by position, for which set and with what weight, which is
+    multiplied by the similarity to the fourth power. None where nobody votes; of equals the most similar voter's."""
+    counted: dict[int, float] = {}
+    for hit in hits:
+        if (vote := votes.get(hit.position)) is not None:
+            wanted, weight = vote
+            counted[wanted] = counted.get(wanted, 0.0) + weight * max(0.0, hit.similarity) ** _VOTE_POWER
+    return max(counted, key=lambda one: counted[one], default=None)
+
+
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """The examples of `hits`, which come as `nearest` gives them, in the order in which a prompt shows them."""
-    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
-    return tuple(hit.example for hit in ordered)
+    """The examples of `hits`, which come as `choose` gives them, in the order in which a prompt shows them."""
+    arranged: Mapping[Order, Sequence[Hit]] = {
+        "similar_last": hits[::-1],
+        "canonical": sorted(hits, key=lambda hit: hit.position),
+        "set": hits,
+    }
+    return tuple(hit.example for hit in arranged[order])
 
 
 def within_policy(

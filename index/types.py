@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
-Order = Literal["similar_last", "canonical"]
+Order = Literal["similar_last", "canonical", "set"]
 Vectors = NDArray[np.float32]
 
 
@@ -47,10 +47,11 @@ class Hit:
 class RetrievalPolicy:
     """Which examples a request is shown.
 
-    k: retrieved examples at most, pinned ones not counted.
+    k: retrieved examples at most, pinned ones not counted. Of a bundle with sets: how many nearest examples vote.
     minimum_similarity: a less similar example is not shown (cosine).
     duplicate_similarity: of two examples at least this similar to each other, the one nearer to the query is shown.
-    order: `similar_last` puts the most similar next to the query; `canonical` keeps the bank's own order.
+    order: `similar_last` puts the most similar next to the query; `canonical` keeps the bank's own order; `set` is for
+        a bundle with sets: a query is shown one of them, whole and in its own order.
     max_injected_tokens: prompt and examples together; a retrieved example that would exceed it is passed over.
     """
 
@@ -59,6 +60,20 @@ class RetrievalPolicy:
     duplicate_similarity: float = 0.95
     order: Order = "similar_last"
     max_injected_tokens: int = 700
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSet:
+    """Examples that are shown together, always in this order, so that a model server's prefix cache keeps them.
+
+    shown: ids, in the order in which a prompt shows them. voters: ids of those whose nearness to a query speaks for
+    showing it this set; each example that is not pinned votes for one set at most. weight: what a vote counts.
+    """
+
+    name: str
+    shown: tuple[str, ...]
+    voters: tuple[str, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,7 @@ class Bundle:
     """A loaded and verified bundle. `id`: SHA-256 (hex) of manifest.json; `vectors`: (len(examples), dimension).
 
     clusters: of a large bank, else None. Its examples are read, and its vectors mapped, from the file when needed.
+    sets: of a bundle whose policy's order is `set`; else empty.
     """
 
     id: str
@@ -125,3 +141,4 @@ class Bundle:
     examples: Sequence[Example]
     vectors: Vectors
     clusters: Clusters | None = None
+    sets: tuple[ExampleSet, ...] = ()

@@ -26,14 +26,14 @@ def with_longer_answers(bank: Bank, words: int) -> Bank:
         for place, example in enumerate(bank.examples)
         if example.pinned or refuses(example.response) or len(example.response.split()) >= words
     ]
-    return Bank(tuple(bank.examples[place] for place in stay), np.ascontiguousarray(bank.vectors[stay]), bank.embedder)
+    return bank.with_examples(tuple(bank.examples[place] for place in stay), np.ascontiguousarray(bank.vectors[stay]))
 
 
 def with_refusals(bank: Bank, wording: str) -> Bank:
     """Every refusal worded so: as it is, its first sentence alone, or the same plain sentence for all."""
     if wording == WHOLE:
         return bank
-    return Bank(tuple(_reworded(example, wording) for example in bank.examples), bank.vectors, bank.embedder)
+    return bank.with_examples(tuple(_reworded(example, wording) for example in bank.examples), bank.vectors)
 
 
 def _reworded(example: Example, wording: str) -> Example:

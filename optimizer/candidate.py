@@ -12,7 +12,8 @@ from typing import Any, Final
 import orjson
 
 from index.embed import Embedder
-from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
+from index.sets import within
+from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, RetrievalPolicy, Vectors
 
 COMPLETION: Final = "completion"
 CHAT: Final = "chat"
@@ -21,22 +22,27 @@ KINDS: Final = (COMPLETION, CHAT)
 
 @dataclass(frozen=True)
 class Bank:
-    """Examples and the vectors of their queries, (len(examples), dimension), rows of norm 1."""
+    """Examples, the vectors of their queries, (len(examples), dimension), rows of norm 1, and the sets, if any."""
 
     examples: tuple[Example, ...]
     vectors: Vectors = field(repr=False)
     embedder: EmbedderSpec
+    sets: tuple[ExampleSet, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """Tells two banks apart."""
         rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
-        return hashlib.sha256(orjson.dumps(rows)).hexdigest()[:16]
+        return hashlib.sha256(orjson.dumps([rows, self.sets])).hexdigest()[:16]
+
+    def with_examples(self, examples: tuple[Example, ...], vectors: Vectors) -> "Bank":
+        """The same with fewer or other examples, and the sets without those that are gone or pinned now."""
+        return Bank(examples, vectors, self.embedder, within(self.sets, examples))
 
     def pinned_as(self, ids: frozenset[str]) -> "Bank":
         """The same bank with exactly these examples pinned."""
         examples = tuple(replace(example, pinned=example.id in ids) for example in self.examples)
-        return Bank(examples, self.vectors, self.embedder)
+        return self.with_examples(examples, self.vectors)
 
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
@@ -60,6 +66,13 @@ class Candidate:
         told = [self.prompt, self.bank.key, self.layout, asdict(self.retrieval), dict(self.sampling)]
         return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
+    def with_bank(self, bank: Bank) -> "Candidate":
+        """The same with another bank. A new bank has no sets yet: `drpo-index sets` parts a finished bundle."""
+        usual = RetrievalPolicy()
+        has_lost_sets = self.retrieval.order == "set" and not bank.sets
+        policy = replace(self.retrieval, order=usual.order, k=usual.k) if has_lost_sets else self.retrieval
+        return replace(self, bank=bank, retrieval=policy)
+
     def with_prompt(self, prompt: str) -> "Candidate":
         """The same with another prompt."""
         return replace(self, prompt=prompt)
@@ -68,7 +81,7 @@ class Candidate:
 def from_bundle(bundle: Bundle) -> Candidate:
     """A bundle as a candidate."""
     manifest = bundle.manifest
-    bank = Bank(tuple(bundle.examples), bundle.vectors, manifest.embedder)
+    bank = Bank(tuple(bundle.examples), bundle.vectors, manifest.embedder, bundle.sets)
     return Candidate(bundle.prompt, bank, manifest.layout, manifest.retrieval, manifest.sampling)
 
 
@@ -85,4 +98,6 @@ def as_bundle(candidate: Candidate) -> Bundle:
         files={},
         provenance={},
     )
-    return Bundle(candidate.key, manifest, candidate.prompt, candidate.bank.examples, candidate.bank.vectors)
+    bank = candidate.bank
+    sets = bank.sets if candidate.retrieval.order == "set" else ()
+    return Bundle(candidate.key, manifest, candidate.prompt, bank.examples, bank.vectors, sets=sets)

@@ -122,7 +122,7 @@ async def _improve_bank(shop: Workshop, found: _Best) -> Candidate:
     if not examples:
         return best
     bank = await asyncio.to_thread(make_bank, examples, shop.embedder)
-    return Candidate(best.prompt, bank, best.layout, best.retrieval, best.sampling)
+    return best.with_bank(bank)
 
 
 async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
@@ -273,6 +273,7 @@ def _write(shop: Workshop, chosen: Candidate, verdict: Verdict, directory: Path)
         retrieval=chosen.retrieval,
         sampling=chosen.sampling,
         provenance=_provenance(config, verdict),
+        sets=chosen.bank.sets,
     )
     write_bundle(place, draft, shop.embedder)
     return place

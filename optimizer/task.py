@@ -85,7 +85,7 @@ class Task:
         """What the candidate shows for a row: pinned, then retrieved, as the proxy chooses and arranges them."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
-        hits = self._retriever(candidate).nearest(await self._vector(row))
+        hits = self._retriever(candidate).choose(await self._vector(row))
         costs = await self._costs(candidate, [*always, *(hit.example for hit in hits)])
         prompt = await self._count(render_prompt(LAYOUTS[candidate.layout], candidate.prompt))
         policy = candidate.retrieval

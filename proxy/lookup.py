@@ -111,4 +111,4 @@ def _embed(lookups: Sequence[Lookup]) -> None:
 def _nearest(lookup: Lookup) -> tuple[Hit, ...]:
     if lookup.vector is None or not np.isfinite(lookup.vector).all():
         raise EmbedderError("The embedder returned a vector that is not finite.")
-    return lookup.source.retriever.nearest(lookup.vector)
+    return lookup.source.retriever.choose(lookup.vector)

@@ -61,7 +61,7 @@ class Retrieval:
         if hits is None and source.retriever.is_quick:
             vector = self._vectors.get((source.embedder.spec, digest))
             if vector is not None:
-                hits = source.retriever.nearest(vector)
+                hits = source.retriever.choose(vector)
                 self._hits.put((source.id, digest), hits)
         return hits
 

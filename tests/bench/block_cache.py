@@ -1,0 +1,143 @@
+"""A simulation of vLLM's prefix cache: which tokens of a stream of requests are computed, and which are found.
+
+As vLLM 0.32 does it (vllm/v1/core/block_pool.py, kv_cache_manager.py), for a model whose layers all see everything:
+whole blocks, each known by its tokens and all before them; the last token is never taken from the cache; what a request
+gives back is kept, its last block to be overwritten first; blocks that are not whole are overwritten before all others.
+Knows tokens; no model, no text and no time. tests/vllm/test_block_cache.py compares it with the real server's counters.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request. tokens: of its prompt; outputs: how many tokens are generated, at least one."""
+
+    tokens: tuple[int, ...]
+    outputs: int
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request being served. left: tokens still to be written; blocks: their numbers, in order; hashes: of its whole
+    blocks, in order."""
+
+    number: int
+    tokens: list[int]
+    left: int
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[int] = field(default_factory=list)
+
+
+class BlockCache:
+    """The blocks of one server."""
+
+    def __init__(self, blocks: int, block_size: int) -> None:
+        """`blocks`: as vLLM counts them, of which it keeps one for itself."""
+        self._size = block_size
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks - 1))
+        self._uses = [0] * (blocks - 1)
+        self._hash_of: dict[int, int] = {}
+        self._blocks_of: dict[int, OrderedDict[int, None]] = {}
+
+    def begin(self, request: _Running) -> int | None:
+        """Take the blocks of a request's tokens; how many of the tokens were found. None: there is no room now."""
+        hashes = self._hashes(request.tokens)
+        findable = hashes[: (len(request.tokens) - 1) // self._size]
+        found = [next(iter(self._blocks_of[one])) for one in takewhile(self._blocks_of.__contains__, findable)]
+        needed = -(-len(request.tokens) // self._size) - len(found)
+        if needed > len(self._free) - sum(not self._uses[block] for block in found):
+            return None
+        for block in found:
+            self._free.pop(block, None)
+            self._uses[block] += 1
+        request.blocks = found + [self._take() for _ in range(needed)]
+        request.hashes = []
+        self._remember(request, hashes)
+        return len(found) * self._size
+
+    def grow(self, request: _Running, token: int) -> bool:
+        """One token more; whether there was room for it."""
+        if len(request.tokens) == len(request.blocks) * self._size:
+            if not self._free:
+                return False
+            request.blocks.append(self._take())
+        request.tokens.append(token)
+        if len(request.tokens) % self._size == 0:
+            before = request.hashes[-1] if request.hashes else 0
+            self._remember(request, [*request.hashes, self._hash(before, request.tokens[-self._size :])])
+        return True
+
+    def end(self, request: _Running) -> None:
+        """Give the blocks back, the last one first."""
+        for block in request.blocks:
+            self._uses[block] -= 1
+        unused = [block for block in reversed(request.blocks) if not self._uses[block]]
+        for block in unused:
+            self._free[block] = None
+        for block in reversed([block for block in unused if block not in self._hash_of]):
+            self._free.move_to_end(block, last=False)
+        request.blocks, request.hashes = [], []
+
+    def _take(self) -> int:
+        block, _ = self._free.popitem(last=False)
+        self._uses[block] = 1
+        if (known := self._hash_of.pop(block, None)) is not None:
+            del self._blocks_of[known][block]
+            if not self._blocks_of[known]:
+                del self._blocks_of[known]
+        return block
+
+    def _remember(self, request: _Running, hashes: Sequence[int]) -> None:
+        """Make whole blocks findable, from when they are given out: as vLLM does, before they are computed."""
+        for block, known in zip(request.blocks, hashes, strict=False):
+            if block not in self._hash_of:
+                self._hash_of[block] = known
+                self._blocks_of.setdefault(known, OrderedDict())[block] = None
+        request.hashes = list(hashes)
+
+    def _hashes(self, tokens: Sequence[int]) -> list[int]:
+        hashes, before = [], 0
+        for start in range(0, len(tokens) - self._size + 1, self._size):
+            before = self._hash(before, tokens[start : start + self._size])
+            hashes.append(before)
+        return hashes
+
+    @staticmethod
+    def _hash(before: int, tokens: Sequence[int]) -> int:
+        return hash((before, *tokens))
+
+
+def found_tokens(requests: Sequence[Asked], cache: BlockCache, concurrency: int) -> list[int]:
+    """How many tokens of each prompt come from the cache, when `concurrency` clients ask one after the other.
+
+    In each step every request that is served gets one token, and those that wait are let in, in their order, while
+    there is room. A request that finds no block for its next token makes the one that came last wait again.
+    """
+    waiting = deque(_Running(n, list(one.tokens), one.outputs - 1) for n, one in enumerate(requests))
+    running: list[_Running] = []
+    found: dict[int, int] = {}
+    while waiting or running:
+        _grow_all(running, waiting, cache)
+        while waiting and len(running) < concurrency and (here := cache.begin(waiting[0])) is not None:
+            running.append(waiting.popleft())
+            found.setdefault(running[-1].number, here)
+        if not running:
+            raise ValueError("a request does not fit into the cache alone: give it more blocks")
+        for request in [one for one in running if not one.left]:
+            running.remove(request)
+            cache.end(request)
+    return [found[n] for n in range(len(requests))]
+
+
+def _grow_all(running: list[_Running], waiting: deque[_Running], cache: BlockCache) -> None:
+    """One token more for each; the last token of an answer is never written."""
+    for request in list(running):
+        # No two outputs are alike: what one request was answered is of no use to another.
+        while request in running and not cache.grow(request, -1 - request.number):
+            waiting.appendleft(running.pop())
+            cache.end(waiting[0])
+        request.left -= request in running
