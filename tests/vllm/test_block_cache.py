@@ -1,4 +1,4 @@
-"""The simulation of the prefix cache (tests/bench/block_cache.py) against the counters of a real server.
+"""The simulation of the prefix cache (tests/bench/prefix_cache/block_cache.py) against the counters of a real server.
 
 Requests are given as tokens, from few families of prefixes, more than the server's few blocks can hold, so that blocks
 are found, shared, overwritten and computed again. Layers that see a window alone have a cache of their own in vLLM,
@@ -14,7 +14,7 @@ from typing import Final
 import openai
 import pytest
 
-from tests.bench.block_cache import Asked, BlockCache, found_tokens
+from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
 from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK, OneServer
 

@@ -1,0 +1,101 @@
+"""What a policy for showing examples costs in quality: how likely the model finds GPT-4's answers under it.
+
+    python -m tests.bench.likelihood --policy "12 sets"      beside `similar_last`, in 10 to 20 minutes
+
+Mean log-probability per token of the first tokens of the reference answer, as the continuation of what the policy shows
+(the optimizer's reward `likelihood`), over all rows of references.jsonl that are not sealed, on the base model in
+bfloat16 with PyTorch. Differences to exact `similar_last` are paired by query, with 95 % bootstrap intervals.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from index.bundle import default_bundle_directory, load_bundle
+from index.embed import open_embedder
+from index.retrieve import pinned
+from index.types import Example
+from tests.bench.embedders import read_rows
+from tests.bench.prefix import Shown, Texts, policies, read_stream
+from tests.vllm.environment import environment
+from tests.vllm.models import BASE, model_folder
+
+ANSWER: Final = 96  # tokens of the reference that are read
+TOGETHER: Final = 3  # so many rows that show the same share its computation
+RESAMPLES: Final = 10_000
+EXACT: Final = "similar_last"
+_SCRIPT: Final = Path(__file__).parent / "prefix_cache" / "likelihood_torch.py"
+
+
+def score(shown: Shown, rows: Sequence[dict[str, Any]], texts: Texts, always: Sequence[Example]) -> list[float]:
+    """The mean log-probability of each row's reference."""
+    by_examples: dict[tuple[Example, ...], list[int]] = defaultdict(list)
+    for n, examples in enumerate(shown):
+        by_examples[tuple(examples)].append(n)
+    alone = [n for members in by_examples.values() if len(members) < TOGETHER for n in members]
+    groups = [(key, members) for key, members in by_examples.items() if len(members) >= TOGETHER]
+    asked, order = [], []
+    for start, members in [*groups, *([(tuple(always), alone)] if alone else [])]:
+        prefix = texts.prefix(start)
+        asked.append({"prefix": prefix, "rows": [_row(texts, shown[n], rows[n], len(prefix)) for n in members]})
+        order += members
+    scores = _scored(asked)
+    return [value for _, value in sorted(zip(order, scores, strict=True))]
+
+
+def _row(texts: Texts, examples: Sequence[Example], row: dict[str, Any], past: int) -> dict[str, list[int]]:
+    tokens, _ = texts.tokens(examples, row["query"])
+    return {"tokens": list(tokens[past:]), "answer": texts.plain(row["reference"])[:ANSWER]}
+
+
+def _scored(groups: Sequence[dict[str, Any]]) -> list[float]:
+    place = environment(print)
+    with tempfile.TemporaryDirectory() as name:
+        asked, told = Path(name) / "asked.json", Path(name) / "told.json"
+        asked.write_text(json.dumps({"model": str(model_folder(BASE, place, print)), "groups": groups}))
+        subprocess.run([place / "bin" / "python", _SCRIPT, asked, told], check=True)
+        return [float(value) for value in json.loads(told.read_text())]
+
+
+def interval(differences: np.ndarray) -> str:
+    draw = np.random.default_rng(0)
+    means = differences[draw.integers(0, len(differences), (RESAMPLES, len(differences)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--bundle", type=Path, default=default_bundle_directory(), help="another bundle than the default"
+    )
+    parser.add_argument("--policy", action="append", help="only policies whose name begins so; repeatable")
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle, open_embedder("onnx"))
+    tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
+    stream = read_stream()
+    found = {row["query"]: row for row in read_rows("references.jsonl")}
+    rows = [found[query] for query in stream.queries]
+    texts, shown = Texts(bundle, tokenizer), policies(bundle, stream, tokenizer)
+    table = Table("policy", "mean", f"less than {EXACT}: all", "general", "comply", "refuse", title="nats per token")
+    exact = np.array(score(shown[EXACT], rows, texts, pinned(bundle)))
+    for name, some in shown.items():
+        if name == EXACT or any(name.startswith(one) for one in options.policy or [""]):
+            scores = exact if name == EXACT else np.array(score(some, rows, texts, pinned(bundle)))
+            tags = np.array([row["tag"] for row in rows])
+            parts = [np.ones(len(rows), bool), *(tags == tag for tag in ("general", "comply", "refuse"))]
+            table.add_row(name, f"{scores.mean():.4f}", *(interval((scores - exact)[part]) for part in parts))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""What the injected prompt costs: how many of its tokens vLLM computes again for each request, by policy.
+
+    python -m tests.bench.prefix                     simulated: every policy, blocks of 128, 32 and 16 tokens
+    python -m tests.bench.prefix --real --block 32   and on a real vLLM (CPU): the same stream, its own counters
+    python -m tests.bench.prefix --time              what that means for the first token, on the real server
+
+The stream: all queries of references.jsonl that are not sealed, in random order, eight at a time. Every policy has the
+same room for its blocks: twice the fixed prefix (prompt and pinned examples), and eight requests of mean length under
+`similar_last`. Uncached is what of prompt and examples was not found in the cache; the client's own words are not
+counted. The vLLM environment's tokenizer is used for all.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from index.bundle import default_bundle_directory, load_bundle
+from index.embed import open_embedder
+from index.parting import token_lengths
+from index.render import LAYOUTS, render_conversation, render_preamble
+from index.retrieve import Retriever, arrange, pinned, within_policy
+from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
+from tests.bench.embedders import read_rows
+from tests.bench.prefix_cache import served as real
+from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
+from tests.vllm.environment import environment
+from tests.vllm.models import BASE, model_folder
+
+BLOCKS: Final = (128, 32, 16)
+CONCURRENCY: Final = 8
+OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
+CORE: Final = 3  # examples of `core` that everyone is shown
+EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
+
+Shown = Sequence[tuple[Example, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Queries in their order, and their vectors."""
+
+    queries: Sequence[str]
+    vectors: Vectors
+
+
+def read_stream() -> Stream:
+    """The queries that may be looked at, in random order (seeded)."""
+    queries = [row["query"] for row in read_rows("references.jsonl") if row["split"] != "sealed"]
+    random.Random(1).shuffle(queries)
+    return Stream(queries, open_embedder("onnx").embed([query[:2_000] for query in queries]))
+
+
+def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
+    """What each policy shows for each query, pinned examples included."""
+    exact = replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=())
+    lengths = token_lengths(bundle, tokenizer)
+    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
+    fixed = lengths.fixed - sum(costs[one.id] for one in pinned(bundle))
+    nearest = Retriever(exact)
+    limit = EXACT.max_injected_tokens
+    hits = [within_policy(fixed, costs, pinned(bundle), nearest.nearest(vector), limit) for vector in stream.vectors]
+    often = Counter(hit.example.id for some in hits for hit in some)
+    always = pinned(bundle)
+    core = tuple(example for example in bundle.examples if example.id in dict(often.most_common(CORE)))
+    found: dict[str, Shown] = {
+        "DRPO's layout: nearest first, nothing pinned": [tuple(hit.example for hit in some) for some in hits],
+        "similar_last": [(*always, *arrange(some, "similar_last")) for some in hits],
+        "canonical": [(*always, *arrange(some, "canonical")) for some in hits],
+        "cache_aware: most often shown first": [
+            (*always, *sorted((hit.example for hit in some), key=lambda one: (-often[one.id], one.id))) for some in hits
+        ],
+        f"core of {CORE}, and the nearest": [
+            (*always, *core, *(hit.example for hit in some[:1] if hit.example not in core)) for some in hits
+        ],
+        "prompt and pinned alone": [always for _ in hits],
+    }
+    if bundle.sets:
+        chosen = Retriever(bundle)
+        found[f"{len(bundle.sets)} sets (the default bundle)"] = [
+            (*always, *arrange(chosen.choose(vector), "set")) for vector in stream.vectors
+        ]
+    return found
+
+
+class Texts:
+    """A bundle's texts, as tokens."""
+
+    def __init__(self, bundle: Bundle, tokenizer: Path) -> None:
+        self._bundle = bundle
+        self._layout = LAYOUTS[bundle.manifest.layout]
+        self._encode = Tokenizer.from_file(str(tokenizer)).encode
+
+    def tokens(self, examples: Iterable[Example], query: str) -> tuple[tuple[int, ...], int]:
+        """All tokens of a request, and how many of them are injected."""
+        injected = self.prefix(examples)
+        own = self.plain(render_conversation(self._layout, (Message("user", query),)))
+        return (*injected, *own), len(injected)
+
+    def prefix(self, examples: Iterable[Example]) -> list[int]:
+        """The tokens of what stands before the client's words."""
+        before = render_preamble(self._layout, self._bundle.prompt, tuple(examples))
+        return list(self._encode(before).ids)
+
+    def plain(self, text: str) -> list[int]:
+        """The tokens of a text that others stand before."""
+        return list(self._encode(text, add_special_tokens=False).ids)
+
+    def raw(self, queries: Sequence[str]) -> list[Asked]:
+        """The queries as requests that nothing is injected into."""
+        return [Asked(tuple(self._encode(query).ids), OUTPUTS) for query in queries]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A policy's requests. injected: tokens of prompt and examples, of each; near: of the three nearest, how many are
+    shown."""
+
+    requests: Sequence[Asked]
+    injected: Sequence[int]
+    near: float
+
+    def uncached(self, found: Sequence[int]) -> float:
+        """Injected tokens that were computed, a request."""
+        return float(np.mean([max(0, own - cached) for own, cached in zip(self.injected, found, strict=True)]))
+
+
+def line(shown: Shown, exact: Shown, always: Sequence[Example], stream: Stream, texts: Texts) -> Line:
+    both = [texts.tokens(examples, query) for examples, query in zip(shown, stream.queries, strict=True)]
+    nearest = [{one.id for one in some} - {one.id for one in always} for some in exact]
+    near = np.mean(
+        [len({e.id for e in some} & ids) / len(ids) for some, ids in zip(shown, nearest, strict=True) if ids]
+    )
+    return Line([Asked(tokens, OUTPUTS) for tokens, _ in both], [own for _, own in both], float(near))
+
+
+def room(lines: Mapping[str, Line], block: int) -> int:
+    """Blocks that every policy has, and the one that vLLM keeps."""
+    fixed = lines["prompt and pinned alone"].injected[0]
+    request = float(np.mean([len(one.tokens) + one.outputs for one in lines["similar_last"].requests]))
+    return 2 * math.ceil(fixed / block) + CONCURRENCY * math.ceil(request / block) + 1
+
+
+def simulated(lines: Mapping[str, Line]) -> Table:
+    table = Table("policy", "injected", *(f"uncached, blocks of {block}" for block in BLOCKS), "of the 3 nearest")
+    for name, one in lines.items():
+        left = [
+            one.uncached(found_tokens(one.requests, BlockCache(room(lines, block), block), CONCURRENCY))
+            for block in BLOCKS
+        ]
+        table.add_row(name, f"{np.mean(one.injected):.0f}", *(f"{n:.1f}" for n in left), f"{one.near:.2f}")
+    return table
+
+
+def served(lines: Mapping[str, Line], names: Sequence[str], block: int) -> Table:
+    """The same on a real server: its own count of each request's cached tokens."""
+    table = Table("policy", "injected", f"uncached, blocks of {block}", "simulated", "cached share of injected")
+    for name in names:
+        one, blocks = lines[name], room(lines, block)
+        with real.served(block, blocks) as url:
+            found = asyncio.run(real.measure_stream(url, one.requests, CONCURRENCY))
+        expected = one.uncached(found_tokens(one.requests, BlockCache(blocks, block), CONCURRENCY))
+        left, injected = one.uncached(found), float(np.mean(one.injected))
+        table.add_row(name, f"{injected:.0f}", f"{left:.1f}", f"{expected:.1f}", f"{1 - left / injected:.3f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--bundle", type=Path, default=default_bundle_directory(), help="another bundle than the default"
+    )
+    parser.add_argument("--real", action="store_true", help="also on a real vLLM")
+    parser.add_argument("--block", type=int, default=32, help="its block size (%(default)s)")
+    parser.add_argument("--policy", action="append", help="only policies whose name begins so, there; repeatable")
+    parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
+    options = parser.parse_args()
+    tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
+    bundle, stream = load_bundle(options.bundle, open_embedder("onnx")), read_stream()
+    texts, always = Texts(bundle, tokenizer), pinned(bundle)
+    shown = policies(bundle, stream, tokenizer)
+    lines = {name: line(some, shown["similar_last"], always, stream, texts) for name, some in shown.items()}
+    console = Console(width=150)
+    console.print(
+        f"{len(stream.queries)} queries; blocks: {json.dumps({block: room(lines, block) for block in BLOCKS})}"
+    )
+    console.print(simulated(lines))
+    wanted = [name for name in lines if any(name.startswith(one) for one in options.policy or [""])]
+    if options.real:
+        console.print(served(lines, wanted, options.block))
+    if options.time:
+        timed = {name: list(zip(lines[name].requests, lines[name].injected, strict=True)) for name in wanted}
+        console.print(real.measure_time(timed, texts.raw(stream.queries), options.block))
+
+
+if __name__ == "__main__":
+    main()

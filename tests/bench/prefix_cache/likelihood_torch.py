@@ -1,0 +1,58 @@
+"""Scores given answers on the base model with PyTorch, inside the vLLM environment: run by tests/bench/likelihood.py.
+
+Reads {"model": folder, "groups": [{"prefix": tokens, "rows": [{"tokens": ..., "answer": ...}]}]} and writes, in the
+order of the rows, the mean log-probability of each answer's tokens. What a group's rows begin with is computed once.
+Knows tokens alone.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+AT_ONCE = 6
+
+
+@torch.no_grad()
+def main() -> None:
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.bfloat16).eval()
+    scores = [score for group in asked["groups"] for score in score_group(model, group["prefix"], group["rows"])]
+    Path(sys.argv[2]).write_text(json.dumps(scores))
+
+
+def score_group(model: Any, prefix: list[int], rows: list[dict[str, list[int]]]) -> list[float]:
+    known = DynamicCache()
+    model.model(torch.tensor([prefix]), past_key_values=known, use_cache=True)
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n]["tokens"]) + len(rows[n]["answer"]))
+    scores = [0.0] * len(rows)
+    for start in range(0, len(order), AT_ONCE):
+        some = order[start : start + AT_ONCE]
+        for n, score in zip(some, score_batch(model, known, len(prefix), [rows[n] for n in some]), strict=True):
+            scores[n] = score
+    return scores
+
+
+def score_batch(model: Any, known: Any, past: int, rows: list[dict[str, list[int]]]) -> Iterator[float]:
+    """Rows padded at their ends, which nothing before sees."""
+    texts = [row["tokens"] + row["answer"] for row in rows]
+    longest = max(map(len, texts))
+    tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    cache = DynamicCache()
+    for layer, kept in enumerate(known.layers):
+        keys, values = (one.expand(len(rows), -1, -1, -1).contiguous() for one in (kept.keys, kept.values))
+        cache.update(keys, values, layer)
+    places = torch.arange(past, past + longest)[None].expand(len(rows), -1)
+    hidden = model.model(tokens, past_key_values=cache, use_cache=True, position_ids=places).last_hidden_state
+    for n, row in enumerate(rows):
+        start, stop = len(row["tokens"]), len(texts[n])
+        logits = model.lm_head(hidden[n, start - 1 : stop - 1]).float()
+        yield logits.log_softmax(-1).gather(1, tokens[n, start:stop, None]).mean().item()
+
+
+if __name__ == "__main__":
+    main()
