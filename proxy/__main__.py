@@ -117,7 +117,7 @@ def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
     model = aligned or status.models[0]
     raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"
     keys = "a key of --api-keys-file" if status.keyed else "any API key"
-    admin = f"\nAdmin     {admin_url}     (POST /admin/reload reads bundles and keys again)" if admin_url else ""
+    admin = f"\nPage      {admin_url}/ui     (try it, experiments, bundles, live numbers)" if admin_url else ""
     return f"""
 drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
 

@@ -238,15 +238,21 @@ def _account(gateway: Gateway, record: Record) -> None:
         metrics.first_byte.labels(variant).observe(record.first_byte)
     if plan is not None and plan.injection is not None:
         metrics.injected_tokens.observe(plan.injection.tokens)
-    for name in ("prompt_tokens", "completion_tokens"):
-        count = usage.get(name)
-        if isinstance(count, int):
-            metrics.tokens.labels(variant, name.removesuffix("_tokens")).inc(count)
+    for kind, count in _token_counts(usage):
+        metrics.tokens.labels(variant, kind).inc(count)
     if record.trace is not None:
         record.trace.end(_told(record, seconds, usage))
     if gateway.laboratory is not None and record.trial is not None:
         gateway.laboratory.note(record.trial, record, seconds)
     _log(record, seconds, variant, usage)
+
+
+def _token_counts(usage: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Tokens by type; `cached`: of the prompt's, those that the backend's prefix cache had, where it says so."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = {"prompt": usage.get("prompt_tokens"), "completion": usage.get("completion_tokens"), "cached": cached}
+    yield from ((kind, count) for kind, count in counts.items() if isinstance(count, int))
 
 
 def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:

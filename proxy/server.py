@@ -13,6 +13,7 @@ from proxy.admin import Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.board import Board
+from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
 from proxy.experiment_file import read_experiments
@@ -57,7 +58,7 @@ async def _serve_alone(settings: Settings, report: Report, announce: Announce) -
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
             stop = _stop_signals()  # not before: until then an interrupt ends the start itself
-            async with _operated(settings, partial(reload, settings, gateway, shared)) as admin_url:
+            async with _operated(settings, partial(reload, settings, gateway, shared), gateway) as admin_url:
                 announce(base_url(settings.host, listener.getsockname()[1]), admin_url, status(gateway))
                 await stop.wait()
             await drain(gateway, settings.drain_timeout, stop, report)
@@ -77,8 +78,11 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 
 
 @asynccontextmanager
-async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str | None]:
-    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields."""
+async def _operated(
+    settings: Settings, reload_all: Reload, gateway: Gateway | None = None
+) -> AsyncIterator[str | None]:
+    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. gateway: this process's, if it
+    answers requests itself."""
     board = await asyncio.to_thread(Board, settings)
 
     async def reload_and_show() -> Reloaded:
@@ -88,7 +92,7 @@ async def _operated(settings: Settings, reload_all: Reload) -> AsyncIterator[str
 
     async with (
         reloading(reload_and_show) as in_turn,
-        administering(bind_admin(settings), Controls(in_turn, board)) as admin_url,
+        administering(bind_admin(settings), Controls(in_turn, board, gateway)) as admin_url,
     ):
         steering = asyncio.create_task(_keep_steering(board), name="steering")
         try:

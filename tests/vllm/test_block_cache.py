@@ -19,7 +19,14 @@ from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK, OneServer
 
 _BLOCKS: Final = 60
-_FEW: Final = replace(BASE, serving=("--disable-hybrid-kv-cache-manager", "--num-gpu-blocks-override", str(_BLOCKS)))
+_FLAGS: Final = (
+    "--disable-hybrid-kv-cache-manager",
+    "--num-gpu-blocks-override",
+    str(_BLOCKS),
+    "--max-model-len",
+    "1024",
+)
+_FEW: Final = replace(BASE, serving=_FLAGS)
 _REQUESTS: Final = 60
 
 

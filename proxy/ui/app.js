@@ -1,0 +1,45 @@
+// Which view is shown, by the address's fragment, and what all views share: nothing here knows what a view shows.
+import {experiments} from "/ui/experiments.js";
+import {bundles} from "/ui/bundles.js";
+import {live} from "/ui/live.js";
+import {playground} from "/ui/playground.js";
+
+const VIEWS = {playground, experiments, bundles, live};
+const place = document.getElementById("view");
+let leave = () => {};
+
+async function show() {
+  const [name, ...rest] = location.hash.slice(1).split("/");
+  const view = VIEWS[name] ? name : "playground";
+  leave();
+  const left = new AbortController();
+  leave = () => left.abort();
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `${view[0].toUpperCase()}${view.slice(1)} · drpo`;
+  place.replaceChildren();
+  place.className = view;
+  try {
+    await VIEWS[view](place, left.signal, rest.map(decodeURIComponent));
+  } catch (error) {
+    if (!left.signal.aborted) place.append(trouble(error));
+  }
+}
+
+function trouble(error) {
+  const box = document.createElement("p");
+  box.className = "trouble";
+  box.setAttribute("role", "alert");
+  box.textContent = error.message;
+  return box;
+}
+
+document.getElementById("scheme").addEventListener("click", () => {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = document.documentElement.dataset.scheme ?? (dark ? "dark" : "light");
+  document.documentElement.dataset.scheme = now === "dark" ? "light" : "dark";
+});
+addEventListener("hashchange", show);
+show();

@@ -1,0 +1,102 @@
+// A bundle: its prompt, its policy, its examples on a map and in a list, searched by a query.
+import {absent, ask, bar, draw, make, number} from "/ui/parts.js";
+
+const SIZE = 480, EDGE = 18, LISTED = 60;
+
+export async function bundles(place, signal, [wanted]) {
+  const state = await ask("/ui/api/state", signal);
+  if (!state.answers) return place.append(absent());
+  const models = state.models.filter((one) => one.bundled);
+  if (!models.length) {
+    return place.append(make("section", {class: "empty"}, make("h2", {}, "No bundle is served"),
+      make("p", {}, "Start the server with ", make("code", {}, "--bundle DIR"), ", or ask for ", make("code", {}, "default"), ".")));
+  }
+  const name = models.some((one) => one.id === wanted) ? wanted : models[0].id;
+  const bundle = await ask(`/ui/api/bundle?model=${encodeURIComponent(name)}`, signal);
+  const shown = make("div", {class: "found"});
+  const map = chart(bundle, (example) => list(shown, [example], {}));
+  const query = make("input", {type: "search", id: "query", placeholder: "A question, as a user would ask it"});
+  const form = make("form", {class: "search"}, make("label", {for: "query"}, "Which examples does a question find?"),
+    make("div", {class: "row"}, query, make("button", {type: "submit", class: "primary"}, "Search")));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!query.value.trim()) return all();
+    try {
+      const found = await ask("/ui/api/search", signal, {model: name, query: query.value});
+      const by = new Map(bundle.examples.map((one) => [one.id, one]));
+      const likeness = Object.fromEntries(found.nearest.map((one) => [one.id, one.similarity]));
+      map.light(found);
+      list(shown, found.nearest.map((one) => by.get(one.id)).filter(Boolean), likeness, new Set(found.shown));
+      shown.prepend(make("p", {class: "note"}, "Nearest first; marked are those that the model would be shown",
+        bundle.sets.length ? ", as one set, for which the nearest vote." : "."));
+    } catch (error) {
+      if (!signal.aborted) shown.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
+    }
+  });
+  const all = () => {
+    map.light(null);
+    list(shown, bundle.examples.slice(0, LISTED), {});
+    if (bundle.total > LISTED) shown.append(make("p", {class: "note"}, `${number(bundle.total - LISTED)} more: search for them.`));
+  };
+  place.append(
+    models.length > 1 ? make("nav", {class: "list", "aria-label": "Bundles"}, models.map((one) =>
+      make("a", {href: `#bundles/${encodeURIComponent(one.id)}`, "aria-current": one.id === name ? "page" : null}, one.id))) : "",
+    make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
+    make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {}, bundle.prompt)),
+    facts(bundle),
+    make("div", {class: "split"}, make("figure", {class: "map"}, map.picture, map.caption), make("div", {}, form, shown)));
+  all();
+}
+
+function facts(bundle) {
+  const policy = bundle.retrieval;
+  const add = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+  return make("dl", {class: "facts"},
+    add("examples", number(bundle.total)),
+    add("pinned", number(bundle.examples.filter((one) => one.pinned).length)),
+    add("shown", bundle.sets.length ? `one of ${bundle.sets.length} sets, ${policy.k} nearest vote` : `${policy.k} nearest, ${policy.order.replace("_", " ")}`),
+    add("at most", `${number(policy.max_injected_tokens)} tokens`),
+    add("layout", bundle.layout),
+    add("embedder", bundle.embedder),
+    ...Object.entries(bundle.sampling).map(([name, value]) => add(name.replaceAll("_", " "), JSON.stringify(value))));
+}
+
+function chart(bundle, choose) {
+  const at = (value) => EDGE + ((value + 1) / 2) * (SIZE - 2 * EDGE);
+  const kinds = [...new Set(bundle.examples.map(kindOf))].sort();
+  const caption = make("figcaption", {class: "note"}, "Each dot is an example; near dots are alike (two principal components of the vectors). ",
+    make("span", {class: "legend"}, kinds.map((kind, n) => make("span", {}, make("span", {class: `swatch kind${n % 8}`}), kind))));
+  const dots = new Map();
+  const points = bundle.map.map(([x, y], n) => {
+    const example = bundle.examples[n];
+    const dot = draw("circle", {class: `dot kind${kinds.indexOf(kindOf(example)) % 8}${example.pinned ? " pinned" : ""}`,
+      cx: at(x).toFixed(1), cy: at(-y).toFixed(1), r: example.pinned ? 6 : 4, tabindex: -1,
+      onclick: () => choose(example)}, draw("title", {}, example.query));
+    dots.set(example.id, dot);
+    return dot;
+  });
+  const picture = draw("svg", {viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img", "aria-label": `A map of ${bundle.map.length} examples`}, ...points);
+  const light = (found) => {
+    picture.classList.toggle("searched", Boolean(found));
+    for (const dot of dots.values()) dot.classList.remove("near", "shown");
+    for (const one of found?.nearest ?? []) dots.get(one.id)?.classList.add("near");
+    for (const id of found?.shown ?? []) {
+      dots.get(id)?.classList.add("shown");
+      if (dots.has(id)) picture.append(dots.get(id));
+    }
+  };
+  return {picture, caption, light};
+}
+
+// What an example is of, in a word: the set's kind where there are sets, else its first tag.
+const kindOf = (example) => example.votes_for?.replace(/-\d+$/, "") ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
+
+function list(place, examples, likeness, shown = new Set()) {
+  place.replaceChildren(make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},
+    make("div", {class: "head"}, make("span", {class: "query"}, one.query),
+      one.pinned ? make("span", {class: "tag"}, "pinned") : null,
+      shown.has(one.id) ? make("span", {class: "tag strong"}, "shown") : null,
+      one.id in likeness ? make("span", {class: "likeness"}, bar(likeness[one.id], `similarity ${number(likeness[one.id], 2)}`), number(likeness[one.id], 2)) : null),
+    make("p", {class: "response"}, one.response),
+    make("p", {class: "note"}, [one.id, ...one.tags, one.votes_for ? `votes for ${one.votes_for}` : ""].filter(Boolean).join(" · "))))));
+}

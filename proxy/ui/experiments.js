@@ -1,0 +1,150 @@
+// Experiments: who is ahead, how sure that is, and how it came about.
+import {ask, bar, draw, make, number, percent} from "/ui/parts.js";
+
+const WIDTH = 620, HEIGHT = 220, LEFT = 64, RIGHT = 12, TOP = 14, BOTTOM = 28;
+const NAMES = {
+  ended_by_itself: "ended by itself", time_to_first_token: "time to first token", latency: "whole answer",
+  completion_tokens: "tokens of an answer", truncated: "broken off", error: "errors", regenerated: "asked again",
+  judged_better: "judged better", thumbs_up: "thumbs up",
+};
+const named = (metric) => NAMES[metric] ?? metric.replaceAll("_", " ");
+
+export async function experiments(place, signal, [wanted]) {
+  const cards = await ask("/experiments", signal);
+  if (!cards.length) {
+    return place.append(make("section", {class: "empty"},
+      make("h2", {}, "No experiment runs here"),
+      make("p", {}, "An experiment gives each user one of several arms, and says which is better. Describe one in a file, and start the server with it:"),
+      make("pre", {}, "# tone.toml\nname = \"tone\"\nmetrics = [\"thumbs_up\", \"ended_by_itself\"]\n\n[[arms]]\nname = \"raw\"\nvariant = \"raw-matched\"\nweight = 50\n\n[[arms]]\nname = \"aligned\"\nvariant = \"aligned\"\nweight = 50\n\n$ drpo-proxy --backend … --bundle … --experiment tone.toml")));
+  }
+  const name = cards.some((card) => card.name === wanted) ? wanted : cards[0].name;
+  const report = make("div", {class: "report"}, make("p", {class: "note"}, "Counting…"));
+  place.append(
+    cards.length > 1 ? make("nav", {class: "list", "aria-label": "Experiments"}, cards.map((card) =>
+      make("a", {href: `#experiments/${encodeURIComponent(card.name)}`, "aria-current": card.name === name ? "page" : null},
+        card.name, make("small", {}, card.state)))) : "",
+    report);
+  let whole;
+  try {
+    whole = await ask(`/experiments/${encodeURIComponent(name)}`, signal);
+  } catch (error) {
+    const card = cards.find((one) => one.name === name);
+    return report.replaceChildren(heading(card), make("p", {class: "trouble", role: "alert"}, error.message), arms(card));
+  }
+  report.replaceChildren(heading(whole), verdict(whole), arms(whole), ...overTime(whole), metrics(whole), checks(whole));
+}
+
+const heading = (card) => make("div", {class: "heading"}, make("h1", {}, card.name),
+  make("span", {class: `state ${card.state.replace(" ", "-")}`}, card.state),
+  card.stopped ? make("span", {class: "note"}, card.stopped) : null);
+
+const verdict = (whole) => make("p", {class: `verdict ${whole.verdict.decision}`}, whole.verdict.sentence);
+
+function arms(whole) {
+  const total = Object.values(whole.exposed).reduce((sum, count) => sum + count, 0);
+  const weights = whole.arms.reduce((sum, arm) => sum + (whole.weights?.[arm.name] ?? arm.weight), 0);
+  return make("section", {}, make("h2", {}, "Arms"),
+    make("ul", {class: "shares"}, whole.arms.map((arm) => {
+      const units = whole.exposed[arm.name] ?? 0;
+      const share = total ? units / total : 0;
+      const wanted = (whole.weights?.[arm.name] ?? arm.weight) / weights;
+      return make("li", {}, make("strong", {}, arm.name),
+        arm.name === whole.control ? make("span", {class: "tag"}, "control") : null,
+        make("span", {class: "note"}, [arm.variant, arm.bundle, arm.model].filter(Boolean).join(" · ")),
+        bar(share, `${percent(share)} of the units`),
+        make("span", {class: "count"}, `${number(units)} units, ${percent(share, 1)} (weight ${percent(wanted, 1)})`));
+    })));
+}
+
+function overTime(whole) {
+  const primary = whole.comparisons.find((one) => one.primary);
+  return whole.series.filter((one) => one.points.some((point) => point.anytime || point.fixed)).map((one) =>
+    make("section", {}, make("h2", {}, `${named(primary?.metric ?? "")}: ${one.arm} less ${whole.control}, over time`),
+      curve(one.points), key()));
+}
+
+const key = () => make("p", {class: "key"},
+  make("span", {class: "swatch anytime"}), "right however often you look",
+  make("span", {class: "swatch fixed"}), "right for one look, chosen beforehand",
+  make("span", {class: "swatch zero"}), "no difference");
+
+function curve(points) {
+  const known = points.filter((point) => point.difference !== null);
+  const from = known[0].units, to = Math.max(known.at(-1).units, from + 1);
+  // What is wider than four times the last interval would flatten all the rest: it is cut off at the edge.
+  const last = known.at(-1).anytime ?? known.at(-1).fixed;
+  const reach = 2.2 * Math.max(Math.abs(last.low), Math.abs(last.high), 1e-9);
+  const x = (units) => LEFT + ((units - from) / (to - from)) * (WIDTH - LEFT - RIGHT);
+  const y = (value) => TOP + ((reach - Math.max(-reach, Math.min(reach, value))) / (2 * reach)) * (HEIGHT - TOP - BOTTOM);
+  const band = (name) => {
+    const some = known.filter((point) => point[name]);
+    if (some.length < 2) return [];
+    const edge = [...some.map((p) => [x(p.units), y(p[name].high)]), ...some.toReversed().map((p) => [x(p.units), y(p[name].low)])];
+    return [draw("path", {class: `band ${name}`, d: `M${edge.map((at) => at.map((n) => n.toFixed(1)).join(",")).join("L")}Z`})];
+  };
+  const line = known.map((p) => `${x(p.units).toFixed(1)},${y(p.difference).toFixed(1)}`).join("L");
+  const ticks = [-reach / 1.1, 0, reach / 1.1];
+  return draw("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "curve",
+    "aria-label": `The difference and its intervals from ${from} to ${to} units`},
+  ...band("anytime"), ...band("fixed"),
+  draw("line", {class: "zero", x1: LEFT, x2: WIDTH - RIGHT, y1: y(0), y2: y(0)}),
+  draw("path", {class: "line", d: `M${line}`}),
+  ...ticks.map((tick) => draw("text", {x: LEFT - 8, y: y(tick) + 4, "text-anchor": "end"}, signed(tick))),
+  draw("text", {x: LEFT, y: HEIGHT - 8}, `${number(from)} units`),
+  draw("text", {x: WIDTH - RIGHT, y: HEIGHT - 8, "text-anchor": "end"}, `${number(to)} units`));
+}
+
+function metrics(whole) {
+  return make("section", {}, make("h2", {}, "Metrics"), key(),
+    make("div", {class: "scroll"}, make("table", {},
+      make("thead", {}, make("tr", {}, ["metric", "arm", "control", "arm's", "lift", "intervals of the lift", ""].map((head) => make("th", {scope: "col"}, head)))),
+      make("tbody", {}, whole.comparisons.map((one) => make("tr", {class: one.primary ? "primary" : ""},
+        make("th", {scope: "row"}, named(one.metric), one.primary ? make("span", {class: "tag"}, "decides") : null),
+        make("td", {}, one.arm),
+        make("td", {}, short(one.control_mean.mean), make("small", {}, ` ${number(one.control_mean.units)} units`)),
+        make("td", {}, short(one.arm_mean.mean), make("small", {}, ` ${number(one.arm_mean.units)} units`)),
+        make("td", {}, one.lift === null ? "–" : `${one.lift > 0 ? "+" : ""}${percent(one.lift, 1)}`),
+        make("td", {}, forest(one)),
+        make("td", {class: "note"}, one.ready ? reading(one) : `from ${number(whole.burn_in)} units an arm on`)))))));
+}
+
+const short = (value) => value === null ? "–" : number(value, Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 3);
+const signed = (value) => `${value > 0 ? "+" : ""}${short(value)}`;
+
+function reading(one) {
+  const sure = one.anytime && (one.anytime.low > 0 || one.anytime.high < 0);
+  if (!sure) return "not certain";
+  const good = (one.anytime.low > 0) === (one.better === "higher");
+  return good ? "better" : "worse";
+}
+
+function forest(one) {
+  const wide = 220, high = 30;
+  const any = one.lift_anytime, fixed = one.lift_fixed;
+  if (!any && !fixed) return "–";
+  const ends = [any, fixed].filter(Boolean).flatMap((interval) => [interval.low, interval.high]);
+  const reach = Math.min(Math.max(...ends.map(Math.abs)), 4 * Math.max(Math.abs(one.lift ?? 0), 0.05)) * 1.1;
+  const x = (value) => ((Math.max(-reach, Math.min(reach, value)) + reach) / (2 * reach)) * wide;
+  const span = (interval, name, thick) => interval ? [draw("rect", {class: `span ${name}`, x: x(interval.low), y: 12 - thick / 2, width: Math.max(1, x(interval.high) - x(interval.low)), height: thick, rx: thick / 2})] : [];
+  const told = (any ?? fixed);
+  return draw("svg", {viewBox: `0 0 ${wide} ${high}`, class: "forest", role: "img",
+    "aria-label": `lift between ${percent(told.low, 1)} and ${percent(told.high, 1)}`},
+  ...span(any, "anytime", 10), ...span(fixed, "fixed", 4),
+  draw("line", {class: "zero", x1: x(0), x2: x(0), y1: 1, y2: 23}),
+  draw("circle", {class: "dot", cx: x(one.lift ?? 0), cy: 12, r: 3.5}),
+  draw("text", {x: 0, y: 30}, percent(Math.max(told.low, -reach), 0)),
+  draw("text", {x: wide, y: 30, "text-anchor": "end"}, percent(Math.min(told.high, reach), 0)));
+}
+
+function checks(whole) {
+  const ratio = whole.sample_ratio;
+  const guards = whole.guardrail_results.map((one) => make("li", {class: one.breached ? "bad" : "good"},
+    `Guardrail ${named(one.metric)}, ${one.arm}: ${one.breached ? "breached" : "not breached"}; ` +
+    `worse by ${short(one.worse_by)}, tolerated ${short(one.tolerance)}${one.stops ? "; a breach stops the experiment" : ""}.`));
+  return make("section", {}, make("h2", {}, "Checks"), make("ul", {class: "checks"},
+    make("li", {class: ratio.blocks ? "bad" : "good"}, ratio.blocks
+      ? "The arms do not have the sizes that the assignment gives: no difference is to be believed until it is known why."
+      : "The arms have the sizes that the assignment gives."),
+    ...guards,
+    make("li", {}, `${number(whole.units)} units in all${whole.units_per_day ? `, ${number(whole.units_per_day)} a day` : ""}; planned ${number(whole.planned_units)}.`)));
+}

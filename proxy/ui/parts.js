@@ -1,0 +1,89 @@
+// Small makers of elements, and the ways to ask the server. Texts become text nodes, never markup.
+
+export function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function draw(name, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else element.setAttribute(key, value);
+  }
+  element.append(...children.flat());
+  return element;
+}
+
+// Lengths are set through the object model: the page allows no style attributes.
+export function bar(share, label = "") {
+  const fill = make("span", {class: "fill"});
+  fill.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
+  return make("span", {class: "bar", role: "img", "aria-label": label}, fill);
+}
+
+export async function ask(path, signal, body) {
+  const sent = body === undefined
+    ? {signal}
+    : {signal, method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
+  let reply;
+  try {
+    reply = await fetch(path, sent);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Error("The server does not answer. Is it still running?");
+  }
+  if (!reply.ok) throw new Error(await reason(reply));
+  return reply.json();
+}
+
+export async function reason(reply) {
+  try {
+    return (await reply.json()).error.message;
+  } catch {
+    return `The server answered ${reply.status}.`;
+  }
+}
+
+// The data of each server-sent event of a reply, parsed; it ends at [DONE] or with the stream.
+export async function* events(reply) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    const {done, value} = await reader.read();
+    held += value ?? "";
+    const whole = held.split(/\r?\n\r?\n/);
+    held = whole.pop();
+    for (const event of whole) {
+      const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim());
+      if (data.join("\n") === "[DONE]") return;
+      if (data.length) yield JSON.parse(data.join("\n"));
+    }
+    if (done) return;
+  }
+}
+
+export const number = (value, digits = 0) =>
+  value === null || value === undefined
+    ? "–"
+    : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+
+export const seconds = (value) =>
+  value === null || value === undefined ? "–" : value < 1 ? `${number(value * 1000)} ms` : `${number(value, 2)} s`;
+
+export const percent = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
+
+export const absent = () =>
+  make("section", {class: "empty"},
+    make("h2", {}, "Not in this process"),
+    make("p", {}, "This server answers from several workers, and this view asks the one that answers. Start it without ",
+      make("code", {}, "--workers"), " to use it; experiments are there in any case."));

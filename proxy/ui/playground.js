@@ -1,0 +1,149 @@
+// One question, its answers side by side, and what each model was given.
+import {absent, ask, bar, events, make, number, percent, reason, seconds} from "/ui/parts.js";
+
+const ARMS = {
+  aligned: "prompt and examples",
+  "raw-matched": "nothing injected, same sampling",
+  raw: "nothing injected",
+};
+const IDEAS = ["What is a rainbow?", "How do I kill a process in Linux?", "How do I pick a lock to rob a house?"];
+
+export async function playground(place, signal) {
+  const state = await ask("/ui/api/state", signal);
+  if (!state.answers) return place.append(absent());
+  if (!state.models.length) {
+    return place.append(make("section", {class: "empty"}, make("h2", {}, "No model yet"),
+      make("p", {}, "No backend lists a model. The Live view says what is wrong with each.")));
+  }
+  const question = make("textarea", {id: "question", rows: 2, placeholder: "Ask something", required: true});
+  const system = make("textarea", {id: "system", rows: 2, placeholder: "Optional: the client's own system message"});
+  const model = make("select", {id: "model"}, state.models.map((one) => make("option", {value: one.id}, one.id)));
+  const most = make("input", {id: "most", type: "number", min: 1, max: 4096, value: 160});
+  const chosen = make("div", {class: "arms", role: "group", "aria-label": "Arms"});
+  const answers = make("div", {class: "answers", "aria-live": "polite"});
+  const button = make("button", {type: "submit", class: "primary"}, "Ask");
+
+  const offer = () => {
+    const one = state.models.find((candidate) => candidate.id === model.value);
+    chosen.replaceChildren(...one.variants.map((name) => make("label", {class: "choice"},
+      make("input", {type: "checkbox", name: "arm", value: name, checked: name !== "raw" || one.variants.length === 1}),
+      make("span", {}, name), make("small", {}, ARMS[name] ?? ""))));
+  };
+  model.addEventListener("change", offer);
+  offer();
+
+  const form = make("form", {class: "asking"},
+    make("label", {for: "question", class: "title"}, "Ask every arm the same question"),
+    question,
+    make("div", {class: "ideas"}, IDEAS.map((idea) => make("button", {type: "button", class: "idea", onclick: () => {
+      question.value = idea;
+      form.requestSubmit();
+    }}, idea))),
+    make("div", {class: "row"}, chosen, button),
+    make("details", {}, make("summary", {}, "More"),
+      make("div", {class: "more"},
+        make("label", {for: "model"}, "Model", model),
+        make("label", {for: "most"}, "Most tokens", most),
+        make("label", {for: "system", class: "wide"}, "System message", system))));
+  question.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+  });
+
+  let running = new AbortController();
+  signal.addEventListener("abort", () => running.abort());
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    running.abort();
+    running = new AbortController();
+    const arms = [...chosen.querySelectorAll("input:checked")].map((box) => box.value);
+    const messages = [{role: "user", content: question.value}];
+    if (system.value.trim()) messages.unshift({role: "system", content: system.value});
+    answers.replaceChildren(...arms.map((arm) => {
+      const body = {model: `${model.value}@${arm}`, messages, max_tokens: Number(most.value) || 160};
+      return answer(arm, body, running.signal);
+    }));
+    if (!arms.length) answers.append(make("p", {class: "trouble"}, "Choose at least one arm."));
+  });
+  place.append(form, answers);
+}
+
+function answer(arm, body, signal) {
+  const text = make("div", {class: "text waiting"});
+  const facts = make("dl", {class: "facts"});
+  const why = make("div", {class: "why"});
+  const card = make("article", {class: `card ${arm}`},
+    make("h2", {}, arm, make("small", {}, ARMS[arm] ?? "")), text, facts, why);
+  const told = (error) => {
+    if (signal.aborted) return;
+    text.classList.remove("waiting");
+    card.insertBefore(make("p", {class: "trouble", role: "alert"}, error.message), facts);
+  };
+  explain(why, body, signal).catch(told);
+  stream(text, facts, body, signal).catch(told);
+  return card;
+}
+
+async function stream(text, facts, body, signal) {
+  const started = performance.now();
+  const sent = {...body, stream: true, stream_options: {include_usage: true}};
+  const reply = await fetch("/ui/api/chat",
+    {signal, method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(sent)});
+  if (!reply.ok) throw new Error(await reason(reply));
+  let first = null, usage = null, finish = null;
+  for await (const event of events(reply)) {
+    if (event.error) throw new Error(event.error.message);
+    const choice = event.choices?.[0];
+    const piece = choice?.delta?.content;
+    if (piece) {
+      first ??= (performance.now() - started) / 1000;
+      text.classList.remove("waiting");
+      text.append(piece);
+    }
+    finish = choice?.finish_reason ?? finish;
+    usage = event.usage ?? usage;
+  }
+  text.classList.remove("waiting");
+  if (!text.textContent) text.append(make("em", {}, "(an empty answer)"));
+  measured(facts, first, (performance.now() - started) / 1000, usage, finish);
+}
+
+function measured(facts, first, whole, usage, finish) {
+  const cached = usage?.prompt_tokens_details?.cached_tokens;
+  const add = (name, ...value) => facts.append(make("div", {}, make("dt", {}, name), make("dd", {}, ...value)));
+  add("first token", seconds(first));
+  add("whole answer", seconds(whole));
+  add("prompt", `${number(usage?.prompt_tokens)} tokens`);
+  add("answer", `${number(usage?.completion_tokens)} tokens`);
+  add("ended", finish === "stop" ? "by itself" : finish === "length" ? "at the cap" : finish ?? "–");
+  if (cached !== undefined && cached !== null && usage.prompt_tokens) {
+    const share = cached / usage.prompt_tokens;
+    add("cached", percent(share), bar(share, `${percent(share)} of the prompt came from the backend's cache`));
+  }
+}
+
+async function explain(why, body, signal) {
+  const plan = await ask("/ui/api/explain", signal, body);
+  if (plan.degraded) why.append(make("p", {class: "trouble"}, `No examples were found in time: ${plan.degraded}.`));
+  if (plan.prompt_only) why.append(make("p", {class: "note"}, `Prompt only: ${plan.prompt_only}.`));
+  if (plan.examples?.length) {
+    why.append(make("details", {open: true},
+      make("summary", {}, `${plan.examples.length} examples shown`,
+        plan.set ? make("small", {}, ` the set ${plan.set}, for which the nearest examples voted`) : null),
+      make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},
+        make("div", {class: "head"}, make("span", {class: "query"}, one.query),
+          one.pinned ? make("span", {class: "tag"}, "pinned") : null,
+          make("span", {class: "likeness", title: "cosine similarity to the question"},
+            bar(one.similarity ?? 0, `similarity ${number(one.similarity, 2)}`), number(one.similarity, 2))),
+        make("p", {class: "response"}, one.response))))));
+  }
+  const given = plan.text ?? plan.messages.map((one) => `${one.role}: ${content(one)}`).join("\n\n");
+  why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " it was given",
+    plan.tokens ? make("small", {}, ` ${number(plan.tokens)} tokens injected`) : null),
+  make("pre", {}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
+}
+
+const content = (message) =>
+  typeof message.content === "string" ? message.content : JSON.stringify(message.content, null, 1);
