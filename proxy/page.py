@@ -206,8 +206,10 @@ async def _search(request: web.Request) -> web.StreamResponse:
 def _found(served: ServedBundle, query: str) -> Mapping[str, Any]:
     vector = served.source.embedder.embed([query])[0]
     shown = [hit.example.id for hit in served.source.retriever.choose(vector)]
-    nearest = sorted(_likeness(served, query), key=lambda pair: -pair[1])[:_NEAREST]
-    return {"nearest": [{"id": name, "similarity": value} for name, value in nearest], "shown": shown}
+    likeness = _likeness(served, query)
+    nearest = sorted(likeness, key=lambda pair: -pair[1])[:_NEAREST] + [one for one in likeness if one[0] in shown]
+    ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])
+    return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown}
 
 
 def _asked_for(gateway: Gateway, model: str) -> ServedBundle:

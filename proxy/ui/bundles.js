@@ -1,7 +1,7 @@
 // A bundle: its prompt, its policy, its examples on a map and in a list, searched by a query.
 import {absent, ask, bar, draw, make, number} from "/ui/parts.js";
 
-const SIZE = 480, EDGE = 18, LISTED = 60;
+const SIZE = 480, EDGE = 18, LISTED = 60, NEAREST = 12;
 
 export async function bundles(place, signal, [wanted]) {
   const state = await ask("/ui/api/state", signal);
@@ -14,7 +14,7 @@ export async function bundles(place, signal, [wanted]) {
   const name = models.some((one) => one.id === wanted) ? wanted : models[0].id;
   const bundle = await ask(`/ui/api/bundle?model=${encodeURIComponent(name)}`, signal);
   const shown = make("div", {class: "found"});
-  const map = chart(bundle, (example) => list(shown, [example], {}));
+  const map = chart(bundle, (example) => shown.replaceChildren(list([example])));
   const query = make("input", {type: "search", id: "query", placeholder: "A question, as a user would ask it"});
   const form = make("form", {class: "search"}, make("label", {for: "query"}, "Which examples does a question find?"),
     make("div", {class: "row"}, query, make("button", {type: "submit", class: "primary"}, "Search")));
@@ -26,16 +26,19 @@ export async function bundles(place, signal, [wanted]) {
       const by = new Map(bundle.examples.map((one) => [one.id, one]));
       const likeness = Object.fromEntries(found.nearest.map((one) => [one.id, one.similarity]));
       map.light(found);
-      list(shown, found.nearest.map((one) => by.get(one.id)).filter(Boolean), likeness, new Set(found.shown));
-      shown.prepend(make("p", {class: "note"}, "Nearest first; marked are those that the model would be shown",
-        bundle.sets.length ? ", as one set, for which the nearest vote." : "."));
+      const group = (title, ids) => [make("h2", {}, title),
+        list(ids.map((id) => by.get(id)).filter(Boolean), likeness, new Set(found.shown))];
+      const near = found.nearest.map((one) => one.id).slice(0, NEAREST);
+      shown.replaceChildren(
+        ...group(bundle.sets.length ? "What the model would be shown: one set" : "What the model would be shown", found.shown),
+        ...group(bundle.sets.length ? "Nearest examples, which vote for a set" : "Nearest examples", near));
     } catch (error) {
       if (!signal.aborted) shown.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
     }
   });
   const all = () => {
     map.light(null);
-    list(shown, bundle.examples.slice(0, LISTED), {});
+    shown.replaceChildren(list(bundle.examples.slice(0, LISTED)));
     if (bundle.total > LISTED) shown.append(make("p", {class: "note"}, `${number(bundle.total - LISTED)} more: search for them.`));
   };
   place.append(
@@ -91,12 +94,12 @@ function chart(bundle, choose) {
 // What an example is of, in a word: the set's kind where there are sets, else its first tag.
 const kindOf = (example) => example.votes_for?.replace(/-\d+$/, "") ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
 
-function list(place, examples, likeness, shown = new Set()) {
-  place.replaceChildren(make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},
+function list(examples, likeness = {}, shown = new Set()) {
+  return make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},
     make("div", {class: "head"}, make("span", {class: "query"}, one.query),
       one.pinned ? make("span", {class: "tag"}, "pinned") : null,
       shown.has(one.id) ? make("span", {class: "tag strong"}, "shown") : null,
       one.id in likeness ? make("span", {class: "likeness"}, bar(likeness[one.id], `similarity ${number(likeness[one.id], 2)}`), number(likeness[one.id], 2)) : null),
     make("p", {class: "response"}, one.response),
-    make("p", {class: "note"}, [one.id, ...one.tags, one.votes_for ? `votes for ${one.votes_for}` : ""].filter(Boolean).join(" · "))))));
+    make("p", {class: "note"}, [one.id, ...one.tags, one.votes_for ? `votes for ${one.votes_for}` : ""].filter(Boolean).join(" · ")))));
 }

@@ -97,10 +97,10 @@ async function stream(text, facts, body, signal) {
     if (event.error) throw new Error(event.error.message);
     const choice = event.choices?.[0];
     const piece = choice?.delta?.content;
-    if (piece) {
+    if (piece && (first !== null || piece.trim())) {
       first ??= (performance.now() - started) / 1000;
       text.classList.remove("waiting");
-      text.append(piece);
+      text.append(text.textContent ? piece : piece.trimStart());
     }
     finish = choice?.finish_reason ?? finish;
     usage = event.usage ?? usage;
@@ -129,7 +129,7 @@ async function explain(why, body, signal) {
   if (plan.degraded) why.append(make("p", {class: "trouble"}, `No examples were found in time: ${plan.degraded}.`));
   if (plan.prompt_only) why.append(make("p", {class: "note"}, `Prompt only: ${plan.prompt_only}.`));
   if (plan.examples?.length) {
-    why.append(make("details", {open: true},
+    why.append(make("details", {open: matchMedia("(min-width: 801px)").matches},
       make("summary", {}, `${plan.examples.length} examples shown`,
         plan.set ? make("small", {}, ` the set ${plan.set}, for which the nearest examples voted`) : null),
       make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},

@@ -106,6 +106,7 @@ def _move_answers(directory: Path) -> None:
         prompt=bundle.prompt,
         examples=tuple(moved),
         provenance={},
+        sets=bundle.sets,
     )
     write_bundle(directory, draft, open_embedder(manifest.embedder.name))
 

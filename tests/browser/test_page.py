@@ -1,0 +1,215 @@
+"""The operator's page in front of a person: on a phone, in the dark, with a model that answers with markup.
+
+The playground asks the real embedded model. Experiments are shown from a store of made-up exposures over nine days.
+"""
+
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from proxy.experiment import assign
+from proxy.experiment_file import read_experiment
+from proxy.outcomes import Feedback
+from proxy.store import Batch, Store, place_of
+from tests.browser.conftest import Open, Scheme
+from tests.experiments.test_store import exposure
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+EXPERIMENT = """
+name = "tone"
+metrics = ["thumbs_up", "latency", "ended_by_itself"]
+
+[[arms]]
+name = "raw"
+variant = "raw-matched"
+weight = 50
+
+[[arms]]
+name = "aligned"
+variant = "aligned"
+weight = 50
+
+[[guardrails]]
+metric = "latency"
+tolerance = 0.5
+"""
+MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> **bold**"
+DAY = 86_400.0
+SCREENS = [(1280, "light"), (1280, "dark"), (360, "light")]
+screens = pytest.mark.parametrize(("width", "scheme"), SCREENS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment's file and a filled store; the screenshots come here too."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "tone.toml").write_text(EXPERIMENT)
+    experiment, dice, now = read_experiment(folder / "tone.toml").experiment, random.Random(3), time.time()
+    exposures, feedback = [], []
+    for number in range(1800):
+        unit = b"%016d" % number
+        aligned = assign(experiment, unit).name == "aligned"
+        exposures.append(
+            exposure(
+                number,
+                experiment="tone",
+                unit=unit,
+                arm="aligned" if aligned else "raw",
+                time=now - 9 * DAY * (1 - number / 1800),
+                latency=dice.lognormvariate(0.2 if aligned else 0.3, 0.5),
+                ended_by_itself=dice.random() < (0.93 if aligned else 0.2),
+            )
+        )
+        likes = float(dice.random() < (0.62 if aligned else 0.51))
+        feedback.append(Feedback(exposures[-1].request_id, "thumbs_up", likes, None, now))
+    with Store(place_of(f"sqlite:{folder / 'store.sqlite3'}")) as store:
+        store.write(Batch(exposures=exposures, feedback=feedback))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    """The page of a real server with the embedded model."""
+    command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--port", "0", "--experiment"]
+    command += [str(folder / "tone.toml"), "--store", f"sqlite:{folder / 'store.sqlite3'}"]
+    with (folder / "server.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            yield _page_of(folder / "server.log", server)
+        finally:
+            server.terminate()
+
+
+def _page_of(log: Path, server: "subprocess.Popen[bytes]") -> str:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        if found := re.search(r"Page +(\S+)", log.read_text()):
+            return found[1]
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def _fits(page: Page, width: int) -> None:
+    box = page.locator("html").evaluate_handle("one => one.scrollWidth").json_value()
+    assert box <= width, "nothing sticks out"
+
+
+@screens
+def test_playground_shows_two_answers_with_examples_text_and_timing(
+    url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
+) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(url)
+        page.get_by_placeholder("Ask something").fill("How do I pick a lock to rob a house?")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        for arm in ("aligned", "raw-matched"):
+            card = page.locator(f".card.{arm}")
+            expect(card.locator("dd").nth(4)).to_be_visible(timeout=120_000)
+            assert card.locator(".text").inner_text().strip()
+        aligned = page.locator(".card.aligned")
+        expect(aligned.locator("summary").first).to_contain_text("examples shown")
+        aligned.locator("summary").last.click()
+        expect(aligned.locator("pre")).to_contain_text("How do I pick a lock to rob a house?\n\n# Answer:")
+        aligned.locator("summary").last.click()
+        _fits(page, width)
+        page.screenshot(path=folder / f"playground-{width}-{scheme}.png", full_page=True)
+
+
+def test_a_model_that_answers_with_markup_is_shown_as_text(url: str, open_page: Open) -> None:
+    def answer(route: Route) -> None:
+        chunk = {"choices": [{"index": 0, "delta": {"content": MARKUP}, "finish_reason": "stop"}]}
+        route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
+
+    def explain(route: Route) -> None:
+        example = {"id": "e", "query": MARKUP, "response": MARKUP, "pinned": False, "similarity": 0.5}
+        plan = {"variant": "aligned", "text": MARKUP, "examples": [example], "tokens": 3, "sampling": {}, "set": MARKUP}
+        route.fulfill(content_type="application/json", body=json.dumps(plan))
+
+    with open_page(1280, "light") as page:
+        page.route("**/ui/api/chat", answer)
+        page.route("**/ui/api/explain", explain)
+        page.goto(url)
+        page.get_by_placeholder("Ask something").fill(MARKUP)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.locator(".card.aligned .text")).to_have_text(MARKUP)
+        expect(page.locator(".card.aligned .query")).to_have_text(MARKUP)
+        assert page.locator("main script, main img").count() == 0
+        assert page.title() == "Playground · drpo"
+
+
+def test_an_error_of_the_server_is_said_where_the_answer_would_be(url: str, open_page: Open) -> None:
+    told = {"error": {"message": "No backend is up.", "type": "server_error"}}
+    with open_page(1280, "light") as page:
+        page.route(
+            "**/ui/api/chat",
+            lambda route: route.fulfill(
+                status=200, content_type="text/event-stream", body=f"data: {json.dumps(told)}\n\n"
+            ),
+        )
+        page.goto(url)
+        page.get_by_role("button", name="What is a rainbow?").click()
+        expect(page.get_by_role("alert").first).to_have_text("No backend is up.")
+
+
+@screens
+def test_experiment_shows_a_verdict_its_arms_and_its_intervals(
+    url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
+) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(f"{url}#experiments")
+        expect(page.locator(".verdict")).to_be_visible(timeout=60_000)
+        report = json.load(urllib.request.urlopen(f"{url.removesuffix('/ui')}/experiments/tone"))
+        assert page.locator(".verdict").inner_text() == report["verdict"]["sentence"]
+        assert page.locator(".shares li").count() == 2
+        assert page.locator("tbody tr").count() == 3
+        assert page.locator(".curve").count() == 1
+        _fits(page, width)
+        page.screenshot(path=folder / f"experiments-{width}-{scheme}.png", full_page=True)
+
+
+@screens
+def test_bundle_is_searched_by_a_question(url: str, folder: Path, open_page: Open, width: int, scheme: Scheme) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(f"{url}#bundles")
+        assert page.locator(".map circle").first.is_visible() or page.locator(".map circle").first.wait_for() is None
+        page.get_by_label("Which examples does a question find?").fill("How do I get rid of a noisy neighbour?")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator(".found li.shown").first).to_be_visible()
+        assert page.locator(".map .shown").count() == page.locator(".found ol").first.locator("li").count()
+        _fits(page, width)
+        page.screenshot(path=folder / f"bundles-{width}-{scheme}.png", full_page=True)
+
+
+@screens
+def test_live_numbers_move(url: str, folder: Path, open_page: Open, width: int, scheme: Scheme) -> None:
+    with open_page(width, scheme) as page:
+        page.goto(f"{url}#live")
+        expect(page.locator(".backends .good")).to_have_count(1)
+        requests = page.locator("dl.facts dd").first
+        before = requests.inner_text()
+        body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}).encode()
+        ask = urllib.request.Request(f"{url}/api/chat", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(ask).read()
+        expect(requests).not_to_have_text(before, timeout=10_000)
+        _fits(page, width)
+        page.screenshot(path=folder / f"live-{width}-{scheme}.png", full_page=True)
+
+
+def test_the_scheme_can_be_switched_and_every_view_is_reached_by_keyboard(url: str, open_page: Open) -> None:
+    with open_page(1280, "light") as page:
+        page.goto(url)
+        page.get_by_label("Switch between light and dark").click()
+        expect(page.locator("html")).to_have_attribute("data-scheme", "dark")
+        for view in ("Experiments", "Bundles", "Live", "Playground"):
+            page.get_by_role("link", name=view, exact=True).focus()
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("link", name=view, exact=True)).to_have_attribute("aria-current", "page")
