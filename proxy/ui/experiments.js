@@ -63,19 +63,19 @@ function overTime(whole) {
       curve(one.points), key()));
 }
 
-const key = () => make("p", {class: "key"},
-  make("span", {class: "swatch anytime"}), "right however often you look",
-  make("span", {class: "swatch fixed"}), "right for one look, chosen beforehand",
-  make("span", {class: "swatch zero"}), "no difference");
+const KEY = {anytime: "right however often you look", fixed: "right for one look, chosen beforehand", zero: "no difference"};
+const key = () => make("p", {class: "key"}, Object.entries(KEY).map(([name, text]) =>
+  make("span", {}, make("span", {class: `swatch ${name}`}), text)));
 
 function curve(points) {
   const known = points.filter((point) => point.difference !== null);
   const from = known[0].units, to = Math.max(known.at(-1).units, from + 1);
-  // What is wider than four times the last interval would flatten all the rest: it is cut off at the edge.
+  // The first intervals are so wide that they would flatten all the rest: they are cut off at the edge.
   const last = known.at(-1).anytime ?? known.at(-1).fixed;
-  const reach = 2.2 * Math.max(Math.abs(last.low), Math.abs(last.high), 1e-9);
+  const wide = Math.max(last.high - last.low, 1e-9);
+  const top = Math.max(0, last.high) + wide, bottom = Math.min(0, last.low) - wide / 2;
   const x = (units) => LEFT + ((units - from) / (to - from)) * (WIDTH - LEFT - RIGHT);
-  const y = (value) => TOP + ((reach - Math.max(-reach, Math.min(reach, value))) / (2 * reach)) * (HEIGHT - TOP - BOTTOM);
+  const y = (value) => TOP + ((top - Math.max(bottom, Math.min(top, value))) / (top - bottom)) * (HEIGHT - TOP - BOTTOM);
   const band = (name) => {
     const some = known.filter((point) => point[name]);
     if (some.length < 2) return [];
@@ -83,7 +83,7 @@ function curve(points) {
     return [draw("path", {class: `band ${name}`, d: `M${edge.map((at) => at.map((n) => n.toFixed(1)).join(",")).join("L")}Z`})];
   };
   const line = known.map((p) => `${x(p.units).toFixed(1)},${y(p.difference).toFixed(1)}`).join("L");
-  const ticks = [-reach / 1.1, 0, reach / 1.1];
+  const ticks = [0, last.low, last.high].filter((tick, n) => !n || Math.abs(y(tick) - y(0)) > 14);
   return draw("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "curve",
     "aria-label": `The difference and its intervals from ${from} to ${to} units`},
   ...band("anytime"), ...band("fixed"),
@@ -132,8 +132,8 @@ function forest(one) {
   ...span(any, "anytime", 10), ...span(fixed, "fixed", 4),
   draw("line", {class: "zero", x1: x(0), x2: x(0), y1: 1, y2: 23}),
   draw("circle", {class: "dot", cx: x(one.lift ?? 0), cy: 12, r: 3.5}),
-  draw("text", {x: 0, y: 30}, percent(Math.max(told.low, -reach), 0)),
-  draw("text", {x: wide, y: 30, "text-anchor": "end"}, percent(Math.min(told.high, reach), 0)));
+  draw("text", {x: Math.max(x(told.low), 26), y: 30, "text-anchor": "end"}, percent(told.low, 0)),
+  draw("text", {x: Math.min(x(told.high), wide - 26), y: 30}, percent(told.high, 0)));
 }
 
 function checks(whole) {
