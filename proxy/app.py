@@ -28,19 +28,17 @@ from proxy.chat import (
     serve_response,
 )
 from proxy.errors import MethodError, ProxyError, StartupError, UnknownModelError, UnknownRouteError
-from proxy.feedback import Recorder
 from proxy.feedback_request import LONGEST_BODY, parse_feedback
 from proxy.injection import Injector
-from proxy.laboratory import Laboratory
+from proxy.laboratory import open_laboratory
 from proxy.live import Live, ServedBundle, TokenCosts
-from proxy.metrics import Metrics, create_metrics
+from proxy.metrics import create_metrics
 from proxy.models import KINDS, Kind, Model
 from proxy.openapi import openapi_document
 from proxy.plan import CHAT, COMPLETIONS, RESPONSES, Planner
 from proxy.retrieval import Retrieval
-from proxy.settings import Settings, process_environment, store_argument
+from proxy.settings import Settings, process_environment
 from proxy.shared import Shared
-from proxy.store import place_of
 from proxy.telemetry import open_telemetry
 from proxy.variants import ALIGNED, RAW
 
@@ -68,7 +66,6 @@ _EXPOSED: Final = (
     "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
     "X-Drpo-Experiment, X-Request-Id, Retry-After"
 )
-_DAY: Final = 86_400.0  # seconds
 FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
@@ -91,7 +88,7 @@ async def open_gateway(
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(limits, shared, metrics)
-            async with _laboratory(settings, shared, metrics) as laboratory:
+            async with open_laboratory(settings, shared, metrics, pool, planner) as laboratory:
                 yield Gateway(
                     admission,
                     pool,
@@ -108,18 +105,6 @@ async def open_gateway(
         retrieval.close()
         if telemetry is not None:
             await asyncio.to_thread(telemetry.close)
-
-
-@asynccontextmanager
-async def _laboratory(settings: Settings, shared: Shared, metrics: Metrics) -> AsyncIterator[Laboratory | None]:
-    """The experiments, none yet, and what keeps their outcomes; None where there is no store."""
-    store = store_argument(settings)
-    if not store:
-        yield None
-        return
-    retention = settings.retention_days * _DAY
-    async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
-        yield Laboratory(recorder, metrics)
 
 
 def backend_settings(settings: Settings) -> BackendSettings:

@@ -26,7 +26,7 @@ from proxy.log import log_event, log_failure
 from proxy.metrics import Metrics
 from proxy.models import Model
 from proxy.multipart import form_model
-from proxy.plan import COMPLETIONS, Plan, Planner
+from proxy.plan import CHAT, COMPLETIONS, Plan, Planner
 from proxy.record import Record
 from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
@@ -176,8 +176,13 @@ def _enrol(
     headers = request.headers
     authorization = headers.get("Authorization", "")
     asker = Asker(headers.get(UNIT_HEADER), record.client, authorization, body, loose_messages(body))
+    before = setting
     record.trial, setting = laboratory.enrol(asker, setting, gateway.pool.models, gateway.bundles)
     record.facts.watch = ReplyWatch() if record.trial else None
+    if record.route == CHAT:
+        record.sample = laboratory.sample(record.trial, body, before, gateway.bundles)
+        if record.sample is not None and record.facts.content is None:
+            record.facts.content = bytearray()
     return setting
 
 
@@ -238,21 +243,13 @@ def _account(gateway: Gateway, record: Record) -> None:
         metrics.first_byte.labels(variant).observe(record.first_byte)
     if plan is not None and plan.injection is not None:
         metrics.injected_tokens.observe(plan.injection.tokens)
-    for kind, count in _token_counts(usage):
+    for kind, count in record.token_counts():
         metrics.tokens.labels(variant, kind).inc(count)
     if record.trace is not None:
         record.trace.end(_told(record, seconds, usage))
     if gateway.laboratory is not None and record.trial is not None:
-        gateway.laboratory.note(record.trial, record, seconds)
-    _log(record, seconds, variant, usage)
-
-
-def _token_counts(usage: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Tokens by type; `cached`: of the prompt's, those that the backend's prefix cache had, where it says so."""
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = {"prompt": usage.get("prompt_tokens"), "completion": usage.get("completion_tokens"), "cached": cached}
-    yield from ((kind, count) for kind, count in counts.items() if isinstance(count, int))
+        gateway.laboratory.note(record.trial, record, seconds, keeps_content=gateway.log_content)
+    _log(record, seconds, variant, usage, logs_content=gateway.log_content)
 
 
 def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:
@@ -274,7 +271,7 @@ def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:
     )
 
 
-def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, object]) -> None:
+def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, object], *, logs_content: bool) -> None:
     injection = record.plan.injection if record.plan else None
     log_event(
         "request",
@@ -294,6 +291,6 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         duration_ms=round(seconds * 1000, 1),
         request_id=record.request_id,
     )
-    if record.facts.content is not None:
+    if logs_content and record.facts.content is not None:
         asked, answered = (bytes(data).decode("utf-8", "replace") for data in (record.asked, record.facts.content))
         log_event("content", request_id=record.request_id, asked=asked, answered=answered)

@@ -166,3 +166,16 @@ class Keyring:
             raise UnauthorizedError("Send a valid API key: the header `Authorization: Bearer KEY`.")
         key, account = found
         return key.name, account
+
+
+def read_key(file: str, flag: str) -> str | None:
+    """The key in a file, without white space around it. Raises StartupError."""
+    if not file:
+        return None
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"{flag} {file}: cannot be read ({type(error).__name__}).") from error
+    if not key or not key.isprintable():
+        raise StartupError(f"{flag} {file}: holds no key on a single line.")
+    return key

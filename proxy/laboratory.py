@@ -3,24 +3,38 @@
 Knows no route. Nothing here waits: what is noted goes to the recorder's queue.
 """
 
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import getrandbits
-from typing import Final
+from typing import Any, Final
 
+from proxy.backend import Backend, Pool, backend_url
+from proxy.balance import RetryBudget
 from proxy.errors import BadRequestError
 from proxy.feedback import Recorder
+from proxy.keys import read_key
 from proxy.live import ServedBundle
+from proxy.log import log_event
 from proxy.metrics import Metrics
 from proxy.models import Model
 from proxy.outcomes import Exposure
+from proxy.plan import Planner
 from proxy.record import Record
+from proxy.settings import Settings, store_argument
+from proxy.shadow import Sample, ShadowJudge, other_arm
+from proxy.shared import Shared
+from proxy.store import place_of
 from proxy.trials import Asker, Entry, Setting, Trial, Trials, enrol
 from proxy.variants import RAW
+from proxy.wire import Wire
 
 _LONGEST_CONTENT: Final = 64 * 1024  # bytes, of what was asked and of what was answered
 _ID_BITS: Final = 128
+_WHOLE: Final = 200
+_DAY: Final = 86_400.0  # seconds
 
 
 @dataclass(slots=True)
@@ -29,6 +43,7 @@ class Laboratory:
 
     recorder: Recorder
     metrics: Metrics
+    shadow: ShadowJudge | None = None
     trials: Trials | None = None
 
     def enrol(
@@ -45,17 +60,65 @@ class Laboratory:
         self._count(trial)
         return trial, changed
 
-    def note(self, trial: Trial, record: Record, seconds: float) -> None:
-        """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took."""
+    def sample(
+        self, trial: Trial | None, body: Mapping[str, Any], before: Setting, bundled: Mapping[str, ServedBundle]
+    ) -> Sample | None:
+        """Whether the request is one of those that the shadow judge will see; `before`: what it would be served with
+        outside of all experiments."""
+        if self.shadow is None or self.trials is None or trial is None:
+            return None
+        for entry in trial.entries:
+            table = self.trials.judge(entry.experiment.name)
+            if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
+                continue
+            if other := other_arm(entry.experiment, entry.arm):
+                setting = self.trials.setting(other, before, bundled)
+                return Sample(entry.experiment.name, table, other, setting, body)
+        return None
+
+    def note(self, trial: Trial, record: Record, seconds: float, *, keeps_content: bool) -> None:
+        """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took;
+        keeps_content: what was asked and answered is kept, too."""
         exposures = [_exposure(trial, entry, record, seconds) for entry in trial.entries]
+        answered = record.facts.content
         content = None
-        if record.facts.content is not None:
-            content = _text(record.asked), _text(record.facts.content)
+        if keeps_content and answered is not None:
+            content = _text(record.asked), _text(answered)
         self.recorder.note(exposures, content)
+        sample = record.sample
+        if self.shadow and sample and answered and record.outcome == "complete" and record.status == _WHOLE:
+            exposure = next(one for one in exposures if one.experiment == sample.experiment)
+            self.shadow.offer(sample, exposure.id, bytes(answered))
 
     def _count(self, trial: Trial | None, unavailable: str = "") -> None:
         for entry in trial.entries if trial else ():
             self.metrics.experiment_requests.labels(entry.experiment.name, unavailable or _label(entry)).inc()
+
+
+@asynccontextmanager
+async def open_laboratory(
+    settings: Settings, shared: Shared, metrics: Metrics, pool: Pool, planner: Planner
+) -> AsyncIterator[Laboratory | None]:
+    """The experiments, none yet, what keeps their outcomes, and the shadow judge if there is to be one; None where
+    there is no store."""
+    store = store_argument(settings)
+    if not store:
+        yield None
+        return
+    retention = settings.retention_days * _DAY
+    async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
+        if not settings.judge:
+            yield Laboratory(recorder, metrics)
+            return
+        wire = Wire(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
+        judge = Backend(backend_url(settings.judge), read_key(settings.judge_api_key_file, "--judge-api-key-file"))
+        log_event("the shadow judge is sent users' text", url=judge.url)
+        shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.note_judgement)
+        try:
+            async with shadow.working():
+                yield Laboratory(recorder, metrics, shadow)
+        finally:
+            await wire.close()
 
 
 def _label(entry: Entry) -> str:

@@ -57,6 +57,7 @@ class Metrics:
     experiment_requests: Labelled[Counter]
     exposures: Labelled[Counter]
     feedback: Labelled[Counter]
+    judgements: Labelled[Counter]
     store_up: Gauge
 
     def exposition(self) -> bytes:
@@ -110,6 +111,7 @@ def create_metrics() -> Metrics:
         ),
         exposures=_counter("drpo_exposures", "Exposures, kept or dropped.", registry, ("result",)),
         feedback=_counter("drpo_feedback", "Feedback, kept or refused.", registry, ("result",)),
+        judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
         store_up=Gauge(
             "drpo_store_up",
             "1 if exposures and feedback can be kept (by every worker).",

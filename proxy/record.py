@@ -1,11 +1,13 @@
 """What one request came to, as it is filled in on the way: for its log line, its metrics and its experiments."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from proxy.keys import Account
 from proxy.plan import Plan
 from proxy.relay import ReplyFacts
+from proxy.shadow import Sample
 from proxy.telemetry import Trace
 from proxy.trials import Trial
 
@@ -23,6 +25,7 @@ class Record:
     account: Account | None = None
     plan: Plan | None = None
     trial: Trial | None = None
+    sample: Sample | None = None
     asked: bytes = b""
     trace: Trace | None = None
     facts: ReplyFacts = field(default_factory=ReplyFacts)
@@ -31,3 +34,11 @@ class Record:
     def first_byte(self) -> float | None:
         """Seconds to the first byte of the answer; None if there was none."""
         return None if self.facts.first_byte is None else self.facts.first_byte - self.started
+
+    def token_counts(self) -> Iterator[tuple[str, int]]:
+        """Tokens by type; `cached`: of the prompt's, those that the backend's prefix cache had, where it says so."""
+        usage = self.facts.usage or {}
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        counts = {"prompt": usage.get("prompt_tokens"), "completion": usage.get("completion_tokens"), "cached": cached}
+        yield from ((kind, count) for kind, count in counts.items() if isinstance(count, int))

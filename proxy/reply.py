@@ -42,13 +42,14 @@ async def send_reply(
         return response
     data = await upstream.read()
     if upstream.status == 200:
-        data = _whole(data, plan, facts)
+        data = whole_reply(data, plan, facts)
     whole = web.Response(status=upstream.status, body=data, headers=headers)
     await client.send(whole, data)
     return whole
 
 
-def _whole(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
+def whole_reply(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
+    """What the client gets of a reply that came whole; `facts` is filled. Raises BackendProtocolError."""
     payload = parse_object(data)
     _note_usage(payload, facts)
     if plan.cut_at:

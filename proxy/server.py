@@ -5,7 +5,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from index.errors import DrpoError
@@ -15,8 +14,9 @@ from proxy.backend import Backend, backend_url
 from proxy.board import Board
 from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
-from proxy.errors import EmbeddedError, StartupError
+from proxy.errors import EmbeddedError
 from proxy.experiment_file import read_experiments
+from proxy.keys import read_key
 from proxy.listen import base_url, bind, bind_admin, hold_port
 from proxy.live import check_bundle_arguments
 from proxy.log import log_event
@@ -116,7 +116,7 @@ async def _keep_steering(board: Board) -> None:
 @asynccontextmanager
 async def open_backends(settings: Settings, report: Report) -> AsyncIterator[list[Backend]]:
     """The backends of the settings; the embedded one is started, watched, and stopped at the end."""
-    api_key = read_key(settings.backend_api_key_file)
+    api_key = read_key(settings.backend_api_key_file, "--backend-api-key-file")
     backends = [Backend(backend_url(url), api_key) for url in settings.backend if url != EMBEDDED]
     if EMBEDDED not in settings.backend:
         yield backends
@@ -147,19 +147,6 @@ async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
             backend.url = await model.start(lambda _: None)
             backend.api_key = model.api_key
             log_event("embedded model restarted", model=MODEL_NAME)
-
-
-def read_key(file: str) -> str | None:
-    """The key in a file, without white space around it. Raises StartupError."""
-    if not file:
-        return None
-    try:
-        key = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"--backend-api-key-file {file}: cannot be read ({type(error).__name__}).") from error
-    if not key or not key.isprintable():
-        raise StartupError(f"--backend-api-key-file {file}: holds no key on a single line.")
-    return key
 
 
 def _stop_signals() -> asyncio.Event:

@@ -8,7 +8,8 @@ import pytest
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.errors import StartupError
-from proxy.server import bind, read_key
+from proxy.keys import read_key
+from proxy.server import bind
 from proxy.settings import Settings, parse_settings
 
 
@@ -122,10 +123,10 @@ def test_kind_of_a_model_whose_name_has_an_equals_sign() -> None:
 def test_key_file_is_read_and_its_absence_named(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(" secret \n")
-    assert read_key(str(file)) == "secret"
+    assert read_key(str(file), "--backend-api-key-file") == "secret"
     with pytest.raises(StartupError, match="cannot be read"):
-        read_key(str(tmp_path / "none"))
+        read_key(str(tmp_path / "none"), "--backend-api-key-file")
     file.write_text("two\nlines")
     with pytest.raises(StartupError) as caught:
-        read_key(str(file))
+        read_key(str(file), "--backend-api-key-file")
     assert "two" not in str(caught.value)
