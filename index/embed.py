@@ -3,13 +3,15 @@
     onnx                          the one that comes with the package (index/minilm.py)
     sentence-transformers:NAME    any model folder or hub model; needs the extra sentence-transformers
     openai:URL#MODEL              any server with /v1/embeddings; URL as OpenAI clients take it, ending in /v1
+    python:MODULE:CLASS           a class of one's own, which takes no arguments (examples/extend)
 
-Knows the three kinds, and nothing of bundles or retrieval. Foreign errors become EmbedderError here. This is the only
+Knows the four kinds, and nothing of bundles or retrieval. Foreign errors become EmbedderError here. This is the only
 place in index/ that touches the network.
 """
 
 import hashlib
 import http.client
+import importlib
 import os
 import re
 import threading
@@ -31,7 +33,7 @@ _UNKNOWN_REVISION = "unknown"
 _TEXTS_PER_REQUEST = 128
 _TIMEOUT_SECONDS = 30.0
 _LARGEST_REPLY = 64 * 2**20
-_KINDS = "onnx, sentence-transformers:NAME or openai:URL#MODEL"
+_KINDS = "onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
 
 
 class Embedder(Protocol):
@@ -67,12 +69,26 @@ def open_embedder(name: str) -> Embedder:
     openers: dict[str, Callable[[str], Embedder]] = {
         "sentence-transformers": SentenceTransformersEmbedder,
         "openai": OpenAIEmbedder,
+        "python": _of_ones_own,
     }
     if name == DEFAULT_EMBEDDER:
         return OnnxEmbedder()
     if kind not in openers or not rest:
         raise EmbedderError(f"there is no embedder {name!r}: it is {_KINDS}")
     return openers[kind](rest)
+
+
+def _of_ones_own(place: str) -> Embedder:
+    """The embedder that a class of the user's makes. EmbedderError: it cannot be imported or made."""
+    module, _, name = place.partition(":")
+    try:
+        embedder: Embedder = getattr(importlib.import_module(module), name)()
+        made = embedder.spec.name
+    except Exception as error:  # noqa: BLE001 - a user's own code may fail in any way
+        raise EmbedderError(f"python:{place}: cannot be used: {type(error).__name__}: {error}") from None
+    if made != f"python:{place}":
+        raise EmbedderError(f"python:{place}: its spec calls it {made!r}: call it by this name, as bundles will")
+    return embedder
 
 
 def texts_at_once(name: str) -> int:

@@ -49,7 +49,9 @@ def refused(embedder: Embedder, texts: list[str]) -> str:
     ["", "minilm", "ONNX", "onnx:", "onnx:x", "openai", "openai:", "sentence-transformers", "sentence-transformers:"],
 )
 def test_an_unknown_name_is_told_what_there_is(name: str) -> None:
-    with pytest.raises(EmbedderError, match="it is onnx, sentence-transformers:NAME or openai:URL#MODEL"):
+    with pytest.raises(
+        EmbedderError, match="it is onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
+    ):
         open_embedder(name)
 
 

@@ -1,0 +1,21 @@
+"""An embedder of one's own: words, hashed into 256 numbers. Any model that gives vectors of norm 1 goes here."""
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from index.types import EmbedderSpec, Vectors
+
+
+class Words:
+    """Texts that share words are near."""
+
+    spec = EmbedderSpec(name="python:embedder:Words", revision="1", dimension=256)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        counts = np.full((len(texts), self.spec.dimension), 1e-6, np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                counts[row, zlib.crc32(word.encode()) % self.spec.dimension] += 1
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
