@@ -25,6 +25,7 @@ from tests.clients.environments import python_of
 PORTS: Final = ("8080", "8000")
 MARKS: Final = ("run", "serve", "not-run")
 _FENCE: Final = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LEFT_OUT: Final = (".*", "kubernetes", "build", "dist", "runs", "weights", "query_weights")
 _RUN_WITHIN: Final = 300.0  # seconds
 _UP_WITHIN: Final = 120.0
 
@@ -54,7 +55,7 @@ def follow(page: Path) -> None:
     ports = {port: str(free_port()) for port in PORTS}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as serving:
         folder = Path(temporary) / "page"
-        shutil.copytree(page.parent, folder, ignore=lambda _, names: {name for name in names if name == "kubernetes"})
+        shutil.copytree(page.parent, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         for file in folder.glob("*.toml"):
             file.write_text(_moved(file.read_text(encoding="utf-8"), ports), encoding="utf-8")
         for block in blocks(page.read_text(encoding="utf-8")):

@@ -1,6 +1,7 @@
-"""Guards the pages: the README shows the flags of proxy/settings.py (`python -m tests.test_readme` writes them anew);
+"""Guards the pages: proxy/README.md shows the flags of the command (`python -m tests.test_readme` writes them anew);
 what a page tells a reader to do is done, on a real proxy with the real embedded model (tests/pages.py)."""
 
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+FLAGS = ROOT / "proxy" / "README.md"
 PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "deploy" / "README.md")
+TOP = ("deploy", "examples", "index", "optimizer", "proxy", "tests")
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
 
 
@@ -32,11 +35,11 @@ def rewritten(text: str) -> str:
 
 
 def test_flags_in_the_readme_are_the_flags_of_the_command() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = FLAGS.read_text(encoding="utf-8")
     assert text == rewritten(text), "run `python -m tests.test_readme`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.parent.name)
 def test_every_command_of_a_page_is_run_or_said_not_to_be(page: Path) -> None:
     unmarked = [block.line for block in blocks(page.read_text(encoding="utf-8")) if block.mark not in MARKS]
     assert not unmarked, f"blocks that say neither of {MARKS}"
@@ -49,7 +52,7 @@ def test_what_a_block_says_is_read() -> None:
 
 
 def _followed() -> list[Path]:
-    return [page for page in (*PAGES, README) if any(block.mark == "run" for block in blocks(page.read_text("utf-8")))]
+    return [page for page in PAGES if any(block.mark == "run" for block in blocks(page.read_text("utf-8")))]
 
 
 @pytest.mark.deploy
@@ -59,5 +62,21 @@ def test_a_reader_who_does_what_a_page_says_gets_there(page: Path) -> None:
     follow(page)
 
 
+@pytest.mark.slow
+def test_a_reader_who_does_what_the_readme_says_gets_there() -> None:
+    follow(README)
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(page for top in TOP for page in (ROOT / top).rglob("*.md"))]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    FLAGS.write_text(rewritten(FLAGS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -16,7 +16,7 @@ HERE: Final = Path(__file__).parent
 PICTURE: Final = HERE.parents[2] / "pictures" / "prefix.svg"
 WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 40, 60
-TICKS_X: Final = (4, 8, 16, 32, 64, 128, 256)
+TICKS_X: Final = (2, 4, 8, 16, 32, 64, 128, 256)
 STYLE: Final = (
     "text{font:13px system-ui,sans-serif;fill:#3b4252}.small{font-size:12px;fill:#6b7280}.grid{stroke:#d8dee9}"
     ".bar{stroke:#9aa5b8}.dot{fill:#7b8794}.ours{fill:#2563eb}.name{font-weight:600}"
