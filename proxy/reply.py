@@ -7,7 +7,7 @@ import orjson
 from aiohttp import web
 
 from proxy.backend_reply import BackendReply
-from proxy.errors import BackendProtocolError
+from proxy.errors import BackendProtocolError, BackendUnavailableError, ProxyError
 from proxy.plain_chunks import PlainChunks
 from proxy.plan import RESPONSES, Plan
 from proxy.relay import (
@@ -43,6 +43,10 @@ async def send_reply(
     data = await upstream.read()
     if upstream.status == 200:
         data = whole_reply(data, plan, facts)
+    elif upstream.status >= ProxyError.status and not parse_object(data):
+        # A router in between may say which address it could not reach: that is its log's business.
+        data = BackendUnavailableError(f"The backend answered {upstream.status}, and gave no reason in JSON.").json
+        headers["content-type"] = "application/json"
     whole = web.Response(status=upstream.status, body=data, headers=headers)
     await client.send(whole, data)
     return whole

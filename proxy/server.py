@@ -39,6 +39,9 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
 
     Raises StartupError, BundleError, EmbedderError before anything is served.
     """
+    if starting := asyncio.current_task():
+        # Until there is something to drain, being told to stop ends the start, and all that was begun for it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
     check_bundle_arguments(bundle_arguments(settings))
     read_keyring(settings, Alone())

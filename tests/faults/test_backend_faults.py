@@ -120,6 +120,22 @@ async def test_backends_own_error_is_passed_on_as_it_came_and_not_repeated(statu
         assert len(backend.generating) == 2
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_what_a_router_says_of_its_own_addresses_stays_with_us(status: int) -> None:
+    said = b"error sending request for url (http://10.1.2.3:8000/v1/completions)"
+
+    async def script(reply: Reply, _: Received) -> None:
+        await reply.whole(said, f"{status} Whatever", Content_Type="text/plain")
+
+    async with scripted_backend(script) as backend, serving(backend.url, **PATIENCE) as proxy:
+        async with proxy.session.post("/v1/chat/completions", json=_chat(stream=False)) as response:
+            assert response.status == status
+            assert response.content_type == "application/json"
+            told = (await response.json())["error"]
+            assert "10.1.2.3" not in told["message"]
+            assert str(status) in told["message"]
+
+
 async def test_black_hole_is_504_at_the_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         host, port = full.getsockname()

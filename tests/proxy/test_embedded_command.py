@@ -69,6 +69,27 @@ async def test_ctrl_c_during_the_start_ends_it_at_once(command: Process) -> None
     assert b"is ready" not in await command.stdout.read()
 
 
+@pytest.mark.parametrize("words", ["Starting the embedded model", "Starting 2 workers"])
+async def test_sigterm_during_the_start_leaves_no_process(words: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "--port", "0", "--workers", "2"),
+        cwd=ROOT,
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
+    )
+    await _said(process, words)
+    begun: list[psutil.Process] = []
+    while not begun:
+        await asyncio.sleep(0.05)
+        begun = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 20) == 143
+    assert not [one for one in begun if one.is_running()]
+    assert process.stdout is not None
+    assert b"Traceback" not in await process.stdout.read()
+
+
 async def test_a_dead_model_is_started_again_and_sigterm_ends_both(command: Process) -> None:
     base_url = (await _said(command, "Base URL")).split()[2]
     await _said(command, "Stop with Ctrl-C")
