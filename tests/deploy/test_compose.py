@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.settings import parse_settings, store_argument
+from proxy.store import place_of
 from tests.deploy.parts import DEPLOY, called, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
@@ -37,6 +40,17 @@ def test_the_proxy_is_given_longer_to_end_than_it_drains(compose: Any) -> None:
         service = compose["services"][name]
         assert int(service["stop_grace_period"][:-1]) >= int(service["environment"]["DRPO_DRAIN_TIMEOUT"]) + 10
         assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "65532:65532")
+
+
+def test_the_proxy_can_keep_its_experiments_in_the_database_that_is_there(compose: Any) -> None:
+    database = compose["services"]["postgres"]["environment"]
+    place = f"postgresql://{database['POSTGRES_USER']}@postgres/{database['POSTGRES_DB']}"
+    assert place in (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    assert place_of(place).name == "postgresql://postgres/drpo"
+    for name in ("proxy", "proxy-cpu"):
+        assert compose["services"][name]["environment"]["DRPO_STORE"] == "${STORE:-}"
+    settings, _ = parse_settings([], {"DRPO_STORE": "", "DRPO_BACKEND": "embedded"}, ArgumentParser())
+    assert store_argument(settings) == ""
 
 
 def test_nothing_is_published_beyond_this_machine(compose: Any) -> None:
