@@ -15,6 +15,7 @@ import asyncio
 import json
 import math
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,7 +161,21 @@ def simulated(lines: Mapping[str, Line]) -> Table:
             for block in BLOCKS
         ]
         table.add_row(name, f"{np.mean(one.injected):.0f}", *(f"{n:.1f}" for n in left), f"{one.near:.2f}")
+        if "sets" in name:
+            left = [over_two_servers(one, room(lines, block), block) for block in BLOCKS]
+            table.add_row("the same, over two servers", "", *(f"{n:.1f}" for n in left), "")
     return table
+
+
+def over_two_servers(one: Line, blocks: int, block: int) -> float:
+    """Uncached where each conversation has its server, and each server half of the clients and blocks of its own."""
+    left = 0.0
+    for server in range(2):
+        mine = [n for n, request in enumerate(one.requests) if zlib.crc32(repr(request.tokens).encode()) % 2 == server]
+        part = Line([one.requests[n] for n in mine], [one.injected[n] for n in mine], one.near)
+        found = found_tokens(part.requests, BlockCache(blocks, block), CONCURRENCY // 2)
+        left += part.uncached(found) * len(mine)
+    return left / len(one.requests)
 
 
 def served(lines: Mapping[str, Line], names: Sequence[str], block: int) -> Table:
