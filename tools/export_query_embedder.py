@@ -2,7 +2,8 @@
 
     python tools/export_query_embedder.py pairs256.npz
 
-The student is one that tools/train_query_embedder.py wrote, with the embedder of index/weights as its teacher. Each row
+The student is an npz of its layers' weights (int8 tables with their scales, dense layers), trained with the embedder of
+index/weights as its teacher; the script that trained it is not in this repository. Each row
 of a table has one scale, the one of a few that leaves the smallest squared error.
 """
 
@@ -25,7 +26,7 @@ Floats = NDArray[np.float32]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the weights of the embedder `fast`.")
-    parser.add_argument("student", type=Path, help="a file of tools/train_query_embedder.py")
+    parser.add_argument("student", type=Path, help="the trained layers, an npz")
     student = np.load(parser.parse_args().student, allow_pickle=False)
     arrays: dict[str, NDArray[np.generic]] = {"teacher": np.array(OnnxEmbedder().spec.revision)}
     for name in ("words", "pairs"):
