@@ -105,6 +105,8 @@ class Contrast:
         most = math.log(_MOST_UNITS)
         if lacking(most) > 0:
             return _MOST_UNITS
+        if lacking(-most) <= 0:  # of a metric that hardly varies any difference is seen at once
+            return 1 / _MOST_UNITS
         return math.exp(float(optimize.brentq(lacking, -most, most)))
 
     def _bound(self, level: float, sides: int) -> float:

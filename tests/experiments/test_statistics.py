@@ -15,7 +15,7 @@ from proxy.assigned import assigned, sample_ratio
 from proxy.experiment import Arm, Experiment, Guardrail, Metric
 from proxy.outcomes import UnitOutcomes
 from proxy.sequential import boundary, log_evidence, sample_ratio_log_evidence
-from proxy.statistics import adjusted, contrast, holm, log_ratio, moments
+from proxy.statistics import POWER, Contrast, adjusted, contrast, holm, log_ratio, moments
 from tests.experiments import simulation as runs
 
 EXPERIMENT = Experiment("demo", (Arm("raw", 50), Arm("new", 50)), "raw", (Metric("score"), Metric("other")), "salt")
@@ -259,3 +259,54 @@ def test_propensities_of_three_arms_are_told_from_those_of_units() -> None:
     ratio = sample_ratio(everyone, adaptive=False)
     assert not ratio.blocks
     assert ratio.p_fixed == pytest.approx(stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
+
+
+@settings(deadline=None)
+@given(careful=st.floats(1e-12, 1e6), progress=st.floats(1e-6, 1e4), difference=st.floats(1e-12, 1e6))
+def test_the_units_it_takes_are_found_however_much_or_little_a_metric_varies(
+    careful: float, progress: float, difference: float
+) -> None:
+    growth = Contrast(0.0, 1.0, 10.0, careful, progress).growth_until(difference, 0.05)
+    bound = float(boundary(np.array(progress * growth), 0.05)) + float(stats.norm.ppf(POWER))
+    seen = bound * math.sqrt(careful / growth)
+    if 1e-12 < growth < 1e12:
+        assert seen == pytest.approx(difference, rel=1e-6)
+    else:
+        assert (seen > difference) is (growth > 1)
+
+
+@pytest.mark.slow
+def test_with_a_past_the_interval_is_narrower_and_holds_at_every_look() -> None:
+    """CUPED: 60 experiments without a difference, looked at after every 100 of 600 units."""
+    wrong, kept = 0, []
+    for seed in range(60):
+        everyone = units(np.random.default_rng(seed), 600, history=True)
+        looks = [analyse(EXPERIMENT, everyone[:count]).comparisons[0] for count in range(200, 601, 100)]
+        intervals = [look.anytime for look in looks if look.anytime is not None]
+        wrong += any(not interval.low <= 0 <= interval.high for interval in intervals)
+        history = looks[-1].history
+        assert history is not None
+        kept.append(history.variance_kept)
+    assert wrong <= 6, "5 % of 60 are 3; 7 or more are seen in 3 % of such tests"
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.06), "half of the variance is the past's"
+
+
+@pytest.mark.slow
+def test_a_guardrail_stops_what_harms_and_leaves_alone_what_does_not() -> None:
+    """60 experiments each, looked at after every 100 of 800 units; the score falls by nothing, or by 0.8."""
+    guardrail = Guardrail(Metric("score"), 0.2, stop=True)
+    guarded = replace(EXPERIMENT, guardrails=(guardrail,))
+
+    def stops(lift: float) -> int:
+        return sum(
+            any(
+                result.breached
+                for count in range(200, 801, 100)
+                for result in analyse(guarded, everyone[:count]).guardrail_results
+            )
+            for seed in range(60)
+            for everyone in [units(np.random.default_rng(1000 + seed), 800, lift)]
+        )
+
+    assert stops(0.0) <= 2
+    assert stops(-0.8) >= 50
