@@ -55,11 +55,11 @@ DEFAULT_EMBEDDER: Final = "onnx"
 
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
     """Raise EmbedderError unless a bundle may name this embedder: the one that comes with the package and sends nothing
-    anywhere, or one that a person named. Others load a model of the bundle's choice, or get the key and every text."""
+    anywhere, or one that a person named. Others run code or load a model of the bundle's choice, or get every text."""
     if name not in {DEFAULT_EMBEDDER, *allowed}:
         raise EmbedderError(
-            f"{bundle}: its embedder is {name}, which would load a model, or be sent the key and every query. "
-            f"If you trust it, add --allow-embedder '{name}'."
+            f"{bundle}: its embedder is {name}, which would run code, load a model, or be sent the key and every query."
+            f" If you trust it, add --allow-embedder '{name}'."
         )
 
 

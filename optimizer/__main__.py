@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from index.bundle import load_bundle, read_manifest
+from index.bundle import read_bundle
 from index.embed import Embedder, open_embedder
 from index.errors import DrpoError
-from index.types import Bundle, Example
+from index.types import Example
 from optimizer.answers import AnswersFile
 from optimizer.budget import Budget, Limits, Prices
 from optimizer.calls import Calls, Source
@@ -130,16 +130,10 @@ async def _estimate(options: argparse.Namespace) -> int:
 
 
 async def _diff(options: argparse.Namespace) -> int:
-    embedders: dict[str, Embedder] = {}
-    before, after = (_load_bundle(place, embedders) for place in (options.before, options.after))
+    before, after = read_bundle(options.before), read_bundle(options.after)  # opens no embedder of a bundle's choice
     lines = list(differences(before, after))
     print("\n".join(lines) if lines else "Both say the same to a model.")
     return 0
-
-
-def _load_bundle(place: Path, embedders: dict[str, Embedder]) -> Bundle:
-    name = read_manifest(place).embedder.name
-    return load_bundle(place, embedders.setdefault(name, open_embedder(name)))
 
 
 async def _judge_check(options: argparse.Namespace) -> int:
