@@ -48,6 +48,8 @@ async def serve(settings: Settings, report: Report, announce: Announce) -> None:
     read_experiments(settings.experiment)
     if store := store_argument(settings):
         place_of(store)
+    elif settings.judge:
+        raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
     await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)
 
 

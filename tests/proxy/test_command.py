@@ -35,6 +35,7 @@ def test_help_shows_every_flag_with_its_variable() -> None:
         (["--backend", "http://127.0.0.1:9", "--port", "99999"], "--port 99999"),
         (["--backend", "http://127.0.0.1:9", "--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
         (["--backend", "http://127.0.0.1:9", "--api-keys-file", "/no/keys"], "--api-keys-file /no/keys"),
+        (["--backend", "http://127.0.0.1:9", "--judge", "http://127.0.0.1:9"], "--judge"),
         (["new-key", "two words"], "new-key 'two words'"),
     ],
 )
