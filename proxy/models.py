@@ -3,17 +3,21 @@
 Knows the dialects of vLLM and llama.cpp; knows no sockets: it is given functions that fetch.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Literal, Protocol
 
 from proxy.errors import BackendProtocolError
+from proxy.variants import RAW
 
 Kind = Literal["chat", "completion"]
 Dialect = Literal["vllm", "llama.cpp", "unknown"]
 KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
 _LLAMA_STAND_IN: Final = "cc145ac597328b60dbce2631dce17c0c84bb6a87b2380cc0473e2e1291965db7"
+_ANOTHER_PROXY: Final = (
+    "It is a drpo-proxy: name the model servers behind it as --backend instead, since both would put a prompt in front."
+)
 _PROBE: Final = [{"role": "user", "content": "hi"}]
 
 
@@ -51,13 +55,15 @@ class Listing:
 async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model]) -> Listing:
     """The models that a backend lists; those already `known` (by id) are not asked about again.
 
-    kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none, or nothing on it
-    can be served.
+    kinds: what the operator said of models (--kind). Raises BackendProtocolError if the list is none, or a
+    drpo-proxy's, or nothing on it can be served.
     """
     status, listing = await fetch("/v1/models")
     cards = listing.get("data") if isinstance(listing, dict) else None
     if status != 200 or not isinstance(cards, list):
         raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.")
+    if _is_proxy(cards):
+        raise BackendProtocolError(_ANOTHER_PROXY)
     models, trouble = {}, ""
     for card in cards:
         if isinstance(card, dict) and isinstance(card.get("id"), str):
@@ -69,6 +75,13 @@ async def discover(fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, 
     if trouble and not models:
         raise BackendProtocolError(trouble)
     return Listing(models, trouble)
+
+
+def _is_proxy(cards: Sequence[Any]) -> bool:
+    """Whether they come from a drpo-proxy, which lists each model as MODEL@raw too. Asking it of their kind is no use:
+    it relays /tokenize, which tells of the model behind it."""
+    names = {str(card.get("id")) for card in cards if isinstance(card, dict)}
+    return any(f"{name}@{RAW}" in names for name in names)
 
 
 async def _describe(

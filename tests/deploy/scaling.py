@@ -20,26 +20,40 @@ FLEETS: Final = (10, 100, 1_000)  # GPUs
 STREAM: Final = 40  # tokens per second that one stream gets
 CORES_USED: Final = 0.6  # of a core, so that a burst finds room
 POD: Final = 2  # workers
+CPU, CHUNK, STREAMING = "CPU per request", "CPU per chunk", "memory, 1,000 slow"  # heads of columns
+UNKNOWN: Final = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds of one core for a request, a new long query, and a chunk (relayed, translated); the router's own; MiB."""
+    """Seconds of one core for a request, a new long query, and a chunk (relayed, translated); the router's own, None
+    where it was not measured; MiB of a worker with 1,000 streams open."""
 
     request: float
     embedding: float
     relayed: float
     translated: float
-    router_request: float
-    router_chunk: float
-    worker: float
+    router_request: float | None
+    router_chunk: float | None
     worker_streaming: float
 
 
-def _row(text: str, name: str, table: int) -> list[str]:
-    """The cells of a row, of the so-maniest table that has one of that name."""
-    rows = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
-    return [cell.strip() for cell in rows[table].strip("|").split("|")]
+def _cell(text: str, row: str, column: str) -> float | None:
+    """The number in the row of that name, of the first table with a column whose head has `column` in it; None where no
+    table has both, or nothing stands there. Rows are known by name and columns by head, wherever they stand."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        places = [place for place, cell in enumerate(head) if column in cell]
+        cells = [cells for cells in rows if cells[0] == row]
+        if places and cells and cells[0][places[0]]:
+            return _number(cells[0][places[0]])
+    return None
+
+
+def _needed(text: str, row: str, column: str) -> float:
+    found = _cell(text, row, column)
+    assert found is not None, f"tests/bench/README.md has no table with a row {row!r} and a column {column!r}"
+    return found
 
 
 def _number(cell: str) -> float:
@@ -48,22 +62,22 @@ def _number(cell: str) -> float:
     return float(found[1].replace(",", ""))
 
 
-def measured() -> Measured:
-    """What the benchmarks' page says now."""
-    text = BENCH.read_text(encoding="utf-8")
-    ours, router = _row(text, "drpo-proxy", 0), _row(text, "vllm-router", 0)
-    streams, base = _row(text, "drpo-proxy", 1), _row(text, "drpo-proxy, base model (translated)", 0)
-    embedding = re.search(r"of which the embedding of its first 256 tokens (?:is|was)\s+(\d+)", text)
+def _seconds(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6
+
+
+def measured(text: str) -> Measured:
+    """What the benchmarks' page, whose text is given, says."""
+    embedding = re.search(r"embedding\s+of\s+its\s+first\s+256\s+tokens\s+(?:is|was)\s+(\d+)", text)
     assert embedding, "tests/bench/README.md no longer says what a long new query's embedding takes"
     return Measured(
-        request=_number(ours[2]) / 1e6,
+        request=_needed(text, "drpo-proxy", CPU) / 1e6,
         embedding=float(embedding[1]) / 1e3,
-        relayed=_number(streams[3]) / 1e6,
-        translated=_number(base[3]) / 1e6,
-        router_request=_number(router[2]) / 1e6,
-        router_chunk=_number(_row(text, "vllm-router", 1)[3]) / 1e6,
-        worker=_number(ours[-1]),
-        worker_streaming=_number(streams[4]),
+        relayed=_needed(text, "drpo-proxy", CHUNK) / 1e6,
+        translated=_needed(text, "drpo-proxy, base model (translated)", CHUNK) / 1e6,
+        router_request=_seconds(_cell(text, "vllm-router", CPU)),
+        router_chunk=_seconds(_cell(text, "vllm-router", CHUNK)),
+        worker_streaming=_needed(text, "drpo-proxy", STREAMING),
     )
 
 
@@ -93,14 +107,23 @@ def _per_gpu(of: Measured) -> str:
     return _table(("tokens/s of a GPU", "answers/s", *cores, *gpus), rows)
 
 
+def _router_cores(of: Measured, tokens: float) -> str:
+    if of.router_chunk is None or of.router_request is None:
+        return UNKNOWN
+    return f"{tokens * of.router_chunk + tokens / ANSWER * of.router_request:.1f}"
+
+
+def _microseconds(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{round(seconds * 1e6, 1):,g} µs"
+
+
 def _fleet(of: Measured, speed: int = 2_500) -> str:
     rows = []
     for gpus in FLEETS:
         tokens, streams = gpus * speed, gpus * speed / STREAM
         workers = math.ceil(_cores(of, tokens, 0.1) / CORES_USED)
         pods = max(2, math.ceil(workers / POD))
-        memory = POD * of.worker + streams / pods * (of.worker_streaming - of.worker) / 1_000
-        router = tokens * of.router_chunk + tokens / ANSWER * of.router_request
+        assert streams / pods <= POD * 1_000, "memory was measured for up to 1,000 streams of a worker"
         rows.append(
             (
                 f"{gpus:,}",
@@ -109,29 +132,37 @@ def _fleet(of: Measured, speed: int = 2_500) -> str:
                 f"{workers:,}",
                 f"{pods:,}",
                 f"{streams / pods:,.0f}",
-                f"{memory:,.0f} MiB",
-                f"{router:.1f}",
+                f"{POD * of.worker_streaming:,.0f} MiB",
+                _router_cores(of, tokens),
             )
         )
-    head = ("GPUs", "answers/s", "streams open", "workers", f"pods of {POD}", "streams per pod", "memory per pod")
+    head = (
+        "GPUs",
+        "answers/s",
+        "streams open",
+        "workers",
+        f"pods of {POD}",
+        "streams per pod",
+        "memory per pod, at most",
+    )
     return _table((*head, "cores of vllm-router"), rows)
 
 
 def _inputs(of: Measured) -> str:
     rows = (
-        ("a request of 2 KB, known query", f"{of.request * 1e6:,.0f} µs"),
+        ("a request of 2 KB, known query", _microseconds(of.request)),
         ("a query of 2,000 characters never seen before: its embedding, on top", f"{of.embedding * 1e3:,.0f} ms"),
-        ("a chunk, relayed (chat model)", f"{of.relayed * 1e6:g} µs"),
-        ("a chunk, translated (base model)", f"{of.translated * 1e6:g} µs"),
-        ("vllm-router: a request, a chunk", f"{of.router_request * 1e6:,.0f} µs, {of.router_chunk * 1e6:g} µs"),
-        ("memory of a worker; with 1,000 slow streams", f"{of.worker:g} MiB; {of.worker_streaming:g} MiB"),
+        ("a chunk, relayed (chat model)", _microseconds(of.relayed)),
+        ("a chunk, translated (base model)", _microseconds(of.translated)),
+        ("vllm-router: a request; a chunk", f"{_microseconds(of.router_request)}; {_microseconds(of.router_chunk)}"),
+        ("memory of a worker with 1,000 slow streams", f"{of.worker_streaming:g} MiB"),
     )
     return _table(("what was measured", "time of one core, or memory"), rows)
 
 
 def written(text: str) -> str:
     """The page with its tables made anew."""
-    of = measured()
+    of = measured(BENCH.read_text(encoding="utf-8"))
     before, rest = text.split(BEGIN)
     tables = (
         f"\n{_inputs(of)}\nFor a base model, answers of {ANSWER} tokens, one chunk per token, a worker used to "

@@ -4,7 +4,7 @@ import pytest
 
 from tests.deploy import scaling
 
-pytestmark = pytest.mark.deploy  # fails until the page and the benchmarks' new tables are brought together
+pytestmark = pytest.mark.deploy
 
 
 def test_the_tables_are_those_of_the_benchmarks() -> None:
@@ -13,7 +13,34 @@ def test_the_tables_are_those_of_the_benchmarks() -> None:
 
 
 def test_what_was_measured_is_read_from_the_right_cells() -> None:
-    of = scaling.measured()
+    of = scaling.measured(scaling.BENCH.read_text(encoding="utf-8"))
     assert 0 < of.relayed < of.translated < of.request < of.embedding < 1
-    assert 0 < of.router_chunk < of.router_request
-    assert 0 < of.worker < of.worker_streaming
+    assert of.worker_streaming > 0
+
+
+PAGE = """
+a query: of which the embedding of its first 256
+tokens was 80 ms
+
+| | p50 | CPU per request | times |
+| --- | --- | --- | --- |
+| **drpo-proxy** | 0.6 ms | 1,400 µs (379 to 493) | 1.26 |
+| vllm-router | 0.1 ms | | |
+
+| streams | memory, 1,000 slow ones | CPU per chunk |
+| --- | --- | --- |
+| drpo-proxy, base model (translated) | 211 MiB | 3.1 µs |
+| drpo-proxy | 212 MiB | 1.6 µs |
+"""
+
+
+def test_columns_are_found_by_their_heads_wherever_they_stand() -> None:
+    of = scaling.measured(PAGE)
+    assert [of.request, of.relayed, of.translated] == pytest.approx([1400e-6, 1.6e-6, 3.1e-6])
+    assert of.worker_streaming == 212
+    assert (of.router_request, of.router_chunk) == (None, None)
+
+
+def test_a_figure_that_is_gone_is_said_and_not_taken_from_elsewhere() -> None:
+    with pytest.raises(AssertionError, match="'drpo-proxy' and a column 'CPU per chunk'"):
+        scaling.measured(PAGE.replace("CPU per chunk", "chunks"))
