@@ -12,7 +12,7 @@ else does a line begin with one: in every text, such a line gets U+200B after it
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from index.errors import LayoutError
@@ -29,6 +29,7 @@ _CONTROL_TOKEN = re.compile(
 # One of these ends every control token.
 _CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
+_PREAMBLES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,12 @@ def render_text(layout: TextLayout, prompt: str, examples: Sequence[Example], me
 
 def render_preamble(layout: TextLayout, prompt: str, examples: Sequence[Example]) -> str:
     """What stands before the client's words: the concatenation of render_prompt and render_example of each."""
+    return _preamble(layout, prompt, tuple(examples))
+
+
+@lru_cache(maxsize=_PREAMBLES)
+def _preamble(layout: TextLayout, prompt: str, examples: tuple[Example, ...]) -> str:
+    """Kept: a bundle in sets has few of them."""
     return render_prompt(layout, prompt) + "".join(render_example(layout, example) for example in examples)
 
 

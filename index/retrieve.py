@@ -120,12 +120,11 @@ def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, float]]) -> int | 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
     """The examples of `hits`, which come as `choose` gives them, in the order in which a prompt shows them."""
-    arranged: Mapping[Order, Sequence[Hit]] = {
-        "similar_last": hits[::-1],
-        "canonical": sorted(hits, key=lambda hit: hit.position),
-        "set": hits,
-    }
-    return tuple(hit.example for hit in arranged[order])
+    if order == "canonical":
+        hits = sorted(hits, key=lambda hit: hit.position)
+    elif order == "similar_last":
+        hits = hits[::-1]
+    return tuple([hit.example for hit in hits])
 
 
 def within_policy(

@@ -20,7 +20,7 @@ FLEETS: Final = (10, 100, 1_000)  # GPUs
 STREAM: Final = 40  # tokens per second that one stream gets
 CORES_USED: Final = 0.6  # of a core, so that a burst finds room
 POD: Final = 2  # workers
-CPU, CHUNK, STREAMING = "CPU per request", "CPU per chunk", "memory, 1,000 slow"  # heads of columns
+CPU, CHUNK, STREAMING = "CPU per request, 2 KB", "CPU per chunk", "memory, 1,000 slow"  # heads of columns
 UNKNOWN: Final = "not measured"
 
 

@@ -14,7 +14,7 @@ def test_the_tables_are_those_of_the_benchmarks() -> None:
 
 def test_what_was_measured_is_read_from_the_right_cells() -> None:
     of = scaling.measured(scaling.BENCH.read_text(encoding="utf-8"))
-    assert 0 < of.relayed < of.translated < of.request < of.embedding < 1
+    assert 0 < max(of.relayed, of.translated) < of.request < of.embedding < 1
     assert of.worker_streaming > 0
 
 
@@ -22,7 +22,7 @@ PAGE = """
 a query: of which the embedding of its first 256
 tokens was 80 ms
 
-| | p50 | CPU per request | times |
+| | p50 | CPU per request, 2 KB | times |
 | --- | --- | --- | --- |
 | **drpo-proxy** | 0.6 ms | 1,400 µs (379 to 493) | 1.26 |
 | vllm-router | 0.1 ms | | |
