@@ -14,7 +14,7 @@ from proxy.backend import Backend, backend_url
 from proxy.board import Board
 from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
-from proxy.errors import EmbeddedError
+from proxy.errors import EmbeddedError, StartupError
 from proxy.experiment_file import read_experiments
 from proxy.keys import read_key
 from proxy.listen import base_url, bind, bind_admin, hold_port
