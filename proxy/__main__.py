@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import uvloop
 from rich.console import Console
@@ -21,6 +22,9 @@ from proxy.service import Status
 from proxy.settings import Settings, parse_settings, process_environment
 from proxy.variants import RAW
 
+_ADMIN: Final = """
+Page      {0}/ui     (try it, experiments, bundles, live numbers)
+Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
 _DESCRIPTION = """\
 Serve a base language model as an aligned chat model, to any OpenAI client.
 
@@ -119,7 +123,7 @@ def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
     model = aligned or status.models[0]
     raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"
     keys = "a key of --api-keys-file" if status.keyed else "any API key"
-    admin = f"\nPage      {admin_url}/ui     (try it, experiments, bundles, live numbers)" if admin_url else ""
+    admin = _ADMIN.format(admin_url) if admin_url else ""
     return f"""
 drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
 

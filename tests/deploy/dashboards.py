@@ -184,6 +184,7 @@ EXPERIMENTS: Final = Dashboard(
             {"{{result}}": _rate("drpo_exposures_total", "result")},
         ),
         Panel("Feedback", "", "reqps", {"{{result}}": _rate("drpo_feedback_total", "result")}),
+        Panel("Shadow judge", "", "reqps", {"{{result}}": _rate("drpo_judgements_total", "result")}),
         Panel(
             "The store",
             "1: exposures and feedback can be kept.",

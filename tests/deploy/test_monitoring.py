@@ -30,7 +30,7 @@ from tests.faults.process import command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 
 PROMETHEUS = DEPLOY / "prometheus"
-OF_EXPERIMENTS = {"drpo_experiment_requests", "drpo_exposures", "drpo_feedback", "drpo_store_up"}
+OF_EXPERIMENTS = {"drpo_experiment_requests", "drpo_exposures", "drpo_feedback", "drpo_judgements", "drpo_store_up"}
 WITHIN = 60.0  # seconds for every query to be answered
 VLLM = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 
