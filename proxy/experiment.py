@@ -7,6 +7,7 @@ experiment's salt and the unit, so that every worker and every replica knows it 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -127,8 +128,13 @@ def _arrival(salt: str, arm: Arm, unit: bytes) -> float:
 
 def uniform(purpose: str, salt: str, unit: bytes) -> float:
     """A number in (0, 1), the same everywhere for the same arguments, as if drawn at random for others."""
-    digest = blake2b(unit, digest_size=8, key=blake2b(f"{purpose}\0{salt}".encode(), digest_size=32).digest()).digest()
+    digest = blake2b(unit, digest_size=8, key=_key(purpose, salt)).digest()
     return ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
+
+
+@lru_cache(maxsize=1024)
+def _key(purpose: str, salt: str) -> bytes:
+    return blake2b(f"{purpose}\0{salt}".encode(), digest_size=32).digest()
 
 
 def may_meet(one: Experiment, other: Experiment) -> bool:
