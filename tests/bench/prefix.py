@@ -29,7 +29,8 @@ from tokenizers import Tokenizer
 
 from index.bundle import default_bundle_directory, load_bundle
 from index.embed import open_embedder
-from index.parting import token_lengths
+from index.family import Wish
+from index.parting import in_sets, token_lengths
 from index.render import LAYOUTS, render_conversation, render_preamble
 from index.retrieve import Retriever, arrange, pinned, within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
@@ -44,6 +45,8 @@ CONCURRENCY: Final = 8
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
 CORE: Final = 3  # examples of `core` that everyone is shown
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
+SETS: Final = Wish(count=12, tokens=512, own=512, apart={"refusal": 1.5, "harmless": 1.0})
+VOTERS: Final = 12
 
 Shown = Sequence[tuple[Example, ...]]
 
@@ -87,12 +90,16 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
         ],
         "prompt and pinned alone": [always for _ in hits],
     }
-    if bundle.sets:
-        chosen = Retriever(bundle)
-        found[f"{len(bundle.sets)} sets (the default bundle)"] = [
-            (*always, *arrange(chosen.choose(vector), "set")) for vector in stream.vectors
-        ]
+    parted = bundle if bundle.sets else in_memory(bundle, tokenizer)
+    chosen = Retriever(parted)
+    found[f"{len(parted.sets)} sets"] = [(*always, *arrange(chosen.choose(vector), "set")) for vector in stream.vectors]
     return found
+
+
+def in_memory(bundle: Bundle, tokenizer: Path) -> Bundle:
+    """The bundle as `drpo-index sets` would part it."""
+    draft = in_sets(bundle, SETS, VOTERS, tokenizer)
+    return replace(bundle, manifest=replace(bundle.manifest, retrieval=draft.retrieval), sets=tuple(draft.sets))
 
 
 class Texts:
