@@ -3,6 +3,11 @@
 import signal
 
 import pytest
+from hypothesis import settings
+
+# A deadline for each example would be a time asserted, and a busy machine would fail it.
+settings.register_profile("drpo", deadline=None)
+settings.load_profile("drpo")
 
 
 @pytest.fixture(scope="session", autouse=True)
