@@ -10,6 +10,7 @@ from index.bundle import BundleDraft
 from index.errors import BundleError
 from index.family import Lengths, Wish, part_into_sets
 from index.render import LAYOUTS, render_example, render_preamble
+from index.retrieve import pinned
 from index.types import Bundle
 
 
@@ -48,7 +49,6 @@ def token_lengths(bundle: Bundle, tokenizer: Path) -> Lengths:
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for what it cannot read
         raise BundleError(f"{tokenizer}: cannot be read as a tokenizer.json: {error}") from None
     layout = LAYOUTS[bundle.manifest.layout]
-    pinned = [example for example in bundle.examples if example.pinned]
-    fixed = len(encode(render_preamble(layout, bundle.prompt, pinned)).ids)
+    fixed = len(encode(render_preamble(layout, bundle.prompt, pinned(bundle))).ids)
     texts = [render_example(layout, example) for example in bundle.examples]
     return Lengths(fixed, np.array([len(encode(text, add_special_tokens=False).ids) for text in texts], np.int64))

@@ -128,7 +128,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     likeness = {}
     if served is not None and plan.injection is not None:
         query = first_user_text(chat_messages(body))[:QUERY_CHARACTERS]
-        likeness = dict(await asyncio.to_thread(_likeness, served, query))
+        likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.source.embedder.embed([query])[0])))
     return _json(_explained(plan, likeness))
 
 
@@ -147,10 +147,9 @@ def _explained(plan: Plan, likeness: Mapping[str, float]) -> Mapping[str, Any]:
     return {**told, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **why}
 
 
-def _likeness(served: ServedBundle, query: str) -> list[tuple[str, float]]:
-    """Every example of the bank that the page knows, with its query's similarity to this one."""
+def _likeness(served: ServedBundle, vector: Vectors) -> list[tuple[str, float]]:
+    """Every example of the bank that the page knows, with its similarity to a query's vector."""
     examples = served.bundle.examples[:_MOST_EXAMPLES]
-    vector = served.source.embedder.embed([query])[0]
     found = served.bundle.vectors[: len(examples)] @ vector
     return [(example.id, round(float(value), 4)) for example, value in zip(examples, found, strict=True)]
 
@@ -206,7 +205,7 @@ async def _search(request: web.Request) -> web.StreamResponse:
 def _found(served: ServedBundle, query: str) -> Mapping[str, Any]:
     vector = served.source.embedder.embed([query])[0]
     shown = [hit.example.id for hit in served.source.retriever.choose(vector)]
-    likeness = _likeness(served, query)
+    likeness = _likeness(served, vector)
     nearest = sorted(likeness, key=lambda pair: -pair[1])[:_NEAREST] + [one for one in likeness if one[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])
     return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown}

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from proxy.log import log_failure
 from proxy.metrics import Metrics
 from proxy.outcomes import Judgement
 from proxy.plan import CHAT, Planner
-from proxy.relay import ReplyFacts, event_data, is_done, split_events
+from proxy.relay import ReplyFacts, event_data, is_done, parse_object, split_events
 from proxy.reply import whole_reply
 from proxy.trials import Setting
 from proxy.turns import first_user_text, loose_messages
@@ -189,16 +189,9 @@ def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
 def answer_text(reply: bytes) -> str:
     """The text of the only answer in a chat reply, whole or streamed; empty where there is none, or more than one."""
     if reply.lstrip().startswith(b"{"):
-        return _text(_parsed(reply), "message")
+        return _text(parse_object(reply), "message")
     events = [event_data(event) for event in split_events(reply) if not is_done(event)]
-    return "".join(_text(_parsed(data), "delta") for data in events)
-
-
-def _parsed(data: bytes) -> Json:
-    with suppress(orjson.JSONDecodeError):
-        found = orjson.loads(data)
-        return found if isinstance(found, dict) else {}
-    return {}
+    return "".join(_text(parse_object(data), "delta") for data in events)
 
 
 def _text(payload: Json, part: str) -> str:

@@ -24,6 +24,7 @@ from index.bundle import default_bundle_directory, load_bundle
 from index.embed import open_embedder
 from index.retrieve import pinned
 from index.types import Example
+from optimizer.rules import bootstrap_mean
 from tests.bench.embedders import read_rows
 from tests.bench.prefix import Shown, Texts, policies, read_stream
 from tests.vllm.environment import environment
@@ -31,7 +32,6 @@ from tests.vllm.models import BASE, model_folder
 
 ANSWER: Final = 96  # tokens of the reference that are read
 TOGETHER: Final = 3  # so many rows that show the same share its computation
-RESAMPLES: Final = 10_000
 EXACT: Final = "similar_last"
 _SCRIPT: Final = Path(__file__).parent / "prefix_cache" / "likelihood_torch.py"
 
@@ -67,10 +67,8 @@ def _scored(groups: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def interval(differences: np.ndarray) -> str:
-    draw = np.random.default_rng(0)
-    means = differences[draw.integers(0, len(differences), (RESAMPLES, len(differences)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+    found = bootstrap_mean(differences.tolist())
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def main() -> None:

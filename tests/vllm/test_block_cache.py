@@ -5,16 +5,14 @@ are found, shared, overwritten and computed again. Layers that see a window alon
 which is not simulated: the server is told to treat all layers alike.
 """
 
-import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import openai
 import pytest
 
 from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
+from tests.bench.prefix_cache.served import measure_stream
 from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK, OneServer
 
@@ -50,30 +48,10 @@ def stream(seed: int) -> list[Asked]:
     ]
 
 
-async def _cached(url: str, requests: Sequence[Asked], concurrency: int) -> list[int]:
-    """How many tokens of each prompt the server says it found."""
-    turns = asyncio.Semaphore(concurrency)  # first come, first served
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-
-        async def ask(one: Asked) -> int:
-            async with turns:
-                reply = await client.completions.create(
-                    model=BASE.name,
-                    prompt=list(one.tokens),
-                    max_tokens=one.outputs,
-                    temperature=0,
-                    extra_body={"ignore_eos": True},
-                )
-            details = reply.usage.prompt_tokens_details if reply.usage else None
-            return (details.cached_tokens if details else None) or 0
-
-        return list(await asyncio.gather(*map(ask, requests)))
-
-
 async def test_one_after_the_other_every_request_finds_what_the_simulation_says(few_blocks: str) -> None:
     requests = stream(1)
     expected = found_tokens(requests, BlockCache(_BLOCKS, BLOCK), 1)
-    assert await _cached(few_blocks, requests, 1) == expected
+    assert await measure_stream(few_blocks, requests, 1) == expected
     # Neither everything nor only what all share is found: blocks of the families come, and are overwritten.
     assert len(set(expected)) > 4
 
@@ -81,4 +59,4 @@ async def test_one_after_the_other_every_request_finds_what_the_simulation_says(
 async def test_eight_at_once_find_as_much_in_all_as_the_simulation_says(few_blocks: str) -> None:
     requests = stream(2)
     expected = sum(found_tokens(requests, BlockCache(_BLOCKS, BLOCK), 8))
-    assert sum(await _cached(few_blocks, requests, 8)) == pytest.approx(expected, rel=0.1)
+    assert sum(await measure_stream(few_blocks, requests, 8)) == pytest.approx(expected, rel=0.1)
