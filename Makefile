@@ -18,7 +18,7 @@ help:
 	@echo 'make test        the fast suite, on the real embedded model'
 	@echo 'make test-slow   quality of answers, installed packages: up to half an hour'
 	@echo 'make test-vllm   against a real vLLM server on CPU (sets up 3 GB of its own, in the cache folder, once)'
-	@echo 'make test-deploy  images, Kubernetes, nginx, Prometheus, a router and the pages, with the real parts: 10 minutes'
+	@echo 'make test-deploy  images, Kubernetes, nginx, Prometheus, a router and the pages, with the real parts: 5 minutes'
 	@echo 'make lint        style, types, and which module may import which'
 	@echo 'make format      put the code into the style that lint asks for'
 	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'

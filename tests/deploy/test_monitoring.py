@@ -12,7 +12,6 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import pytest
 from aiohttp import web
 
 from proxy.metrics import create_metrics
-from proxy.settings import Settings
 from tests.bench.peers.machine import free_port
 from tests.deploy import dashboards, rules
 from tests.deploy.parts import DEPLOY, program
@@ -89,10 +87,10 @@ def test_every_alert_has_a_test() -> None:
 @pytest.mark.deploy
 @pytest.mark.slow
 async def test_every_query_of_every_dashboard_is_answered_with_numbers(tmp_path: Path) -> None:
-    async with _scripted() as backends, _vllm_page() as vllm:
+    async with _scripted() as backends, scripted_backend(_judge) as judge, _vllm_page() as vllm:
         told = [word for url in backends for word in ("--backend", url)]
         told += ["--bundle", "scripted=default", "--kind", "scripted=completion", "--retrieval-timeout", "0.02"]
-        told += ["--health-interval", "0.5", *_experiment(tmp_path)]
+        told += ["--health-interval", "0.5", *_experiment(tmp_path), "--judge", judge.url]
         async with command(*told) as proxy, _prometheus(tmp_path, proxy.url.split("/")[2], vllm) as prometheus:
             asking = asyncio.create_task(_ask(proxy.url))
             try:
@@ -108,15 +106,20 @@ async def test_every_query_of_every_dashboard_is_answered_with_numbers(tmp_path:
 
 
 def _experiment(folder: Path) -> list[str]:
-    """Flags for an experiment, where the proxy has them."""
-    if "experiment" not in {field.name for field in fields(Settings)}:
-        return []
+    """Flags for an experiment, every request of which is judged."""
     file = folder / "experiment.toml"
     arms = "".join(
         f'[[arms]]\nname = "{name}"\nvariant = "{name}"\nweight = 1\n' for name in ("raw-matched", "aligned")
     )
-    file.write_text(f'name = "one"\nmetrics = ["thumbs_up"]\n{arms}', encoding="utf-8")
+    text = f'name = "one"\nmetrics = ["thumbs_up"]\n{arms}[judge]\nmodel = "critic"\nshare = 1.0\ncalls = 10000\n'
+    file.write_text(text, encoding="utf-8")
     return ["--experiment", str(file), "--store", f"sqlite:{folder}/store.db"]
+
+
+async def _judge(reply: Reply, _request: Received) -> None:
+    message = {"role": "assistant", "content": "A"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    await reply.whole({"object": "chat.completion", "choices": [choice]})
 
 
 @asynccontextmanager
@@ -158,8 +161,10 @@ async def _vllm_page() -> AsyncIterator[str]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def _ask(url: str) -> None:
