@@ -17,21 +17,19 @@ from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
 from proxy.board import Board
-from proxy.chat import Gateway
 from proxy.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
 from proxy.front import FrontDoor
 from proxy.listen import Listener, is_loopback
-from proxy.page import add_page
 from proxy.reload import Reload
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What the operator may do. gateway: what answers the page's questions, where this process has one."""
+    """What the operator may do. add_page: the page's routes, to an application."""
 
     reload: Reload
     board: Board
-    gateway: Gateway | None
+    add_page: Callable[[web.Application], None]
 
 
 CONTROLS: Final = web.AppKey("controls", Controls)
@@ -62,7 +60,7 @@ def create_admin_app(controls: Controls) -> web.Application:
     app.router.add_post("/admin/reload", reload_now)
     app.router.add_get("/experiments", list_experiments)
     app.router.add_get("/experiments/{name}", show_experiment)
-    add_page(app, controls.gateway)
+    controls.add_page(app)
     return app
 
 

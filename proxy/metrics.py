@@ -62,12 +62,16 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, of all workers together."""
+        return generate_latest(self.together())
+
+    def together(self) -> CollectorRegistry:
+        """The metrics of all workers, as they are now."""
         self.log_lines_lost.set(lost_lines())
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        return together
 
 
 def create_metrics() -> Metrics:

@@ -48,16 +48,23 @@ _MOST_EXAMPLES: Final = 2_000  # of a bank, that the page lists and draws
 _NEAREST: Final = 24
 
 
-def add_page(app: web.Application, gateway: Gateway | None) -> None:
-    """The page's routes. gateway: what answers questions; None in a server of several workers, whose requests are
-    answered in other processes: the page then says so."""
+def add_page(app: web.Application, gateway: Gateway) -> None:
+    """The page's routes, where one process has the page and answers its questions."""
+    add_files(app)
+    add_answers(app, gateway)
+
+
+def add_files(app: web.Application) -> None:
+    """The page's own files."""
     app.router.add_get("/", _to_page)
     app.router.add_get("/ui", _file)
     app.router.add_get("/ui/{name}", _file)
-    app.router.add_get("/ui/api/state", _state)
-    if gateway is None:
-        return
+
+
+def add_answers(app: web.Application, gateway: Gateway) -> None:
+    """What the page asks, answered by `gateway`."""
     app[GATEWAY] = gateway
+    app.router.add_get("/ui/api/state", _state)
     app.router.add_post("/ui/api/chat", _chat)
     app.router.add_post("/ui/api/explain", _guarded(_explain))
     app.router.add_get("/ui/api/bundle", _guarded(_bundle))
@@ -95,14 +102,11 @@ async def _file(request: web.Request) -> web.StreamResponse:
 
 async def _state(request: web.Request) -> web.StreamResponse:
     """What there is to be asked: the models with their variants, the first one with a bundle first."""
-    gateway = request.app.get(GATEWAY)
-    if gateway is None:
-        return _json({"answers": False, "models": []})
+    gateway = request.app[GATEWAY]
     bundles = gateway.bundles
     models = sorted(gateway.pool.models.values(), key=lambda model: model.id not in bundles)
     return _json(
         {
-            "answers": True,
             "models": [
                 {"id": one.id, "kind": one.kind, "variants": available(one.id, bundles), "bundled": one.id in bundles}
                 for one in models
@@ -223,7 +227,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     samples = [
         {"name": sample.name, "labels": sample.labels, "value": sample.value}
-        for family in gateway.metrics.registry.collect()
+        for family in gateway.metrics.together().collect()
         for sample in family.samples
         if sample.name.startswith("drpo_") and not sample.name.endswith("_created")
     ]

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
+from aiohttp import web
+
 from index.errors import DrpoError
 from proxy.admin import Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.board import Board
-from proxy.chat import Gateway
 from proxy.embedded import MODEL_NAME, EmbeddedModel
 from proxy.errors import EmbeddedError, StartupError
 from proxy.experiment_file import read_experiments
@@ -20,6 +21,7 @@ from proxy.keys import read_key
 from proxy.listen import base_url, bind, bind_admin, hold_port
 from proxy.live import check_bundle_arguments
 from proxy.log import log_event
+from proxy.page import add_page
 from proxy.reload import Reload, Reloaded, Report, read_keyring, reload, reloading
 from proxy.service import Status, bundles_loading, drain, serving, status
 from proxy.settings import EMBEDDED, Settings, bundle_arguments, store_argument
@@ -63,7 +65,8 @@ async def _serve_alone(settings: Settings, report: Report, announce: Announce) -
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
             stop = _stop_signals()  # not before: until then an interrupt ends the start itself
-            async with _operated(settings, partial(reload, settings, gateway, shared), gateway) as admin_url:
+            reload_all, page = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
+            async with _operated(settings, reload_all, page) as admin_url:
                 announce(base_url(settings.host, listener.getsockname()[1]), admin_url, status(gateway))
                 await stop.wait()
             await drain(gateway, settings.drain_timeout, stop, report)
@@ -75,7 +78,7 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
     with holder:
         async with open_backends(settings, report) as backends, Supervisor(settings, backends, report) as workers:
             stop = _stop_signals()
-            async with _operated(settings, workers.reload) as admin_url:
+            async with _operated(settings, workers.reload, workers.add_page) as admin_url:
                 announce(base_url(settings.host, settings.port), admin_url, workers.status)
                 await stop.wait()
             stop.clear()
@@ -84,10 +87,9 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 
 @asynccontextmanager
 async def _operated(
-    settings: Settings, reload_all: Reload, gateway: Gateway | None = None
+    settings: Settings, reload_all: Reload, page: Callable[[web.Application], None]
 ) -> AsyncIterator[str | None]:
-    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. gateway: this process's, if it
-    answers requests itself."""
+    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. page: adds the page's routes."""
     board = await asyncio.to_thread(Board, settings)
 
     async def reload_and_show() -> Reloaded:
@@ -97,7 +99,7 @@ async def _operated(
 
     async with (
         reloading(reload_and_show) as in_turn,
-        administering(bind_admin(settings), Controls(in_turn, board, gateway)) as admin_url,
+        administering(bind_admin(settings), Controls(in_turn, board, page)) as admin_url,
     ):
         steering = asyncio.create_task(_keep_steering(board), name="steering")
         try:

@@ -63,6 +63,7 @@ class Mapped:
     """The numbers of one of several workers. folder: theirs alone, made with `prepare`. Use as `with`."""
 
     def __init__(self, folder: Path, worker: int) -> None:
+        self.folder = folder
         self.worker = worker
         self._lock = (folder / "lock").open("rb")
         self._accounts = folder / "accounts"

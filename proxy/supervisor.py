@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, Final, Self, cast
 
 import orjson
+from aiohttp import web
 from prometheus_client.multiprocess import mark_process_dead
 
 from index.errors import DrpoError
 from proxy.backend import Backend
 from proxy.errors import StartupError
 from proxy.log import log_event
+from proxy.page_workers import add_page_of_workers
 from proxy.reload import Reloaded, Report
 from proxy.service import Status
 from proxy.settings import Settings
@@ -104,6 +106,10 @@ class Supervisor:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._end()
+
+    def add_page(self, app: web.Application) -> None:
+        """The routes of the page, whose questions a worker answers."""
+        add_page_of_workers(app, self._folder)
 
     async def reload(self) -> Reloaded:
         """All workers load everything anew; if all can, all serve it. Raises StartupError with the reason of one that

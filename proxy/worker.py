@@ -21,6 +21,7 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.listen import join_port
 from proxy.log import log_lines
+from proxy.page_workers import answering_page
 from proxy.reload import Loaded, load, serve_loaded
 from proxy.service import bundles_loading, drain, serving, status
 from proxy.settings import Settings
@@ -51,7 +52,10 @@ async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, or
     async with bundles_loading(settings) as loading:
         await asyncio.wait([loading])
         with join_port(settings) as listener:
-            async with serving(settings, backends, loading, listener, shared, lambda _: None) as gateway:
+            async with (
+                serving(settings, backends, loading, listener, shared, lambda _: None) as gateway,
+                answering_page(gateway, shared.folder, shared.worker),
+            ):
                 say(ready=asdict(status(gateway)))
                 following = asyncio.create_task(Orders(settings, gateway, shared, orders, stop).follow())
                 await stop.wait()

@@ -1,11 +1,10 @@
 // A bundle: its prompt, its policy, its examples on a map and in a list, searched by a query.
-import {absent, ask, bar, draw, make, number} from "/ui/parts.js";
+import {ask, bar, draw, make, number} from "/ui/parts.js";
 
 const SIZE = 480, EDGE = 18, LISTED = 60, NEAREST = 12;
 
 export async function bundles(place, signal, [wanted]) {
   const state = await ask("/ui/api/state", signal);
-  if (!state.answers) return place.append(absent());
   const models = state.models.filter((one) => one.bundled);
   if (!models.length) {
     return place.append(make("section", {class: "empty"}, make("h2", {}, "No bundle is served"),

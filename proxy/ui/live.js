@@ -1,11 +1,10 @@
 // What the server does now: its own metrics, asked every two seconds; rates are differences of two answers.
-import {absent, ask, draw, make, number, percent, seconds} from "/ui/parts.js";
+import {ask, draw, make, number, percent, seconds} from "/ui/parts.js";
 
 const EVERY = 2000, KEPT = 90, WIDTH = 220, HEIGHT = 44;
 
 export async function live(place, signal) {
   const state = await ask("/ui/api/state", signal);
-  if (!state.answers) return place.append(absent());
   const tiles = make("div", {class: "tiles"});
   const backends = make("section", {}, make("h2", {}, "Backends"), make("ul", {class: "backends"}));
   const since = make("section", {}, make("h2", {}, "Since the start"), make("dl", {class: "facts"}));

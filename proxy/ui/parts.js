@@ -81,9 +81,3 @@ export const seconds = (value) =>
 
 export const percent = (value, digits = 0) =>
   value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
-
-export const absent = () =>
-  make("section", {class: "empty"},
-    make("h2", {}, "Not in this process"),
-    make("p", {}, "This server answers from several workers, and this view asks the one that answers. Start it without ",
-      make("code", {}, "--workers"), " to use it; experiments are there in any case."));

@@ -1,5 +1,5 @@
 // One question, its answers side by side, and what each model was given.
-import {absent, ask, bar, events, make, number, percent, reason, seconds} from "/ui/parts.js";
+import {ask, bar, events, make, number, percent, reason, seconds} from "/ui/parts.js";
 
 const ARMS = {
   aligned: "prompt and examples",
@@ -10,7 +10,6 @@ const IDEAS = ["What is a rainbow?", "How do I kill a process in Linux?", "How d
 
 export async function playground(place, signal) {
   const state = await ask("/ui/api/state", signal);
-  if (!state.answers) return place.append(absent());
   if (!state.models.length) {
     return place.append(make("section", {class: "empty"}, make("h2", {}, "No model yet"),
       make("p", {}, "No backend lists a model. The Live view says what is wrong with each.")));

@@ -1,19 +1,20 @@
 """Guards the routes of the operator's page: what they tell and whom, and that they add no second way to ask."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.admin import Controls, create_admin_app
 from proxy.board import Board
-from proxy.chat import Gateway
-from proxy.page import on_a_map
+from proxy.page import add_files, add_page, on_a_map
 from proxy.reload import Reloaded
 from proxy.settings import Settings
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
@@ -32,9 +33,9 @@ async def no_reload() -> Reloaded:
 
 
 @asynccontextmanager
-async def admin(gateway: Gateway | None) -> AsyncIterator[aiohttp.ClientSession]:
+async def admin(page: Callable[[web.Application], None]) -> AsyncIterator[aiohttp.ClientSession]:
     """A session of the admin listener's application."""
-    app = create_admin_app(Controls(no_reload, Board(Settings()), gateway))
+    app = create_admin_app(Controls(no_reload, Board(Settings()), page))
     async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
         yield session
 
@@ -44,7 +45,7 @@ async def operated(**settings: Any) -> AsyncIterator[tuple[Serving, aiohttp.Clie
     async with (
         scripted_backend(answer) as backend,
         serving(backend.url, **settings) as proxy,
-        admin(proxy.gateway) as session,
+        admin(partial(add_page, gateway=proxy.gateway)) as session,
     ):
         yield proxy, session, backend
 
@@ -56,7 +57,7 @@ async def told(session: aiohttp.ClientSession, path: str, body: Mapping[str, Any
 
 
 async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothing_from_elsewhere() -> None:
-    async with admin(None) as session:
+    async with admin(add_files) as session:
         for path in ("/ui", "/ui/app.js", "/ui/style.css", "/ui/playground.js"):
             async with session.get(path) as reply:
                 assert reply.status == 200
@@ -70,7 +71,7 @@ async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothin
 
 @pytest.mark.parametrize("path", ["/ui/..%2Fpage.py", "/ui/page.py", "/ui/%2Fetc%2Fpasswd", "/ui/none.js", "/ui/ui"])
 async def test_nothing_but_the_pages_files_is_served(path: str) -> None:
-    async with admin(None) as session, session.get(path) as reply:
+    async with admin(add_files) as session, session.get(path) as reply:
         assert reply.status == 404
 
 
@@ -155,13 +156,6 @@ async def test_live_numbers_are_the_metrics_and_hold_no_word_of_a_user() -> None
         assert [one["value"] for one in cached] == [3]
         assert "sky" not in orjson.dumps(live).decode()
         assert live["backends"][0]["trouble"] is None
-
-
-async def test_a_process_that_answers_nobody_says_so() -> None:
-    async with admin(None) as session:
-        assert (await told(session, "/ui/api/state"))[1] == {"answers": False, "models": []}
-        async with session.post("/ui/api/chat", json=ASKED) as reply:
-            assert reply.status == 404
 
 
 def test_the_map_keeps_apart_what_is_apart_and_does_not_flip() -> None:
