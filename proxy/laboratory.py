@@ -32,7 +32,7 @@ from proxy.variants import RAW
 from proxy.wire import Wire
 
 _LONGEST_CONTENT: Final = 64 * 1024  # bytes, of what was asked and of what was answered
-_ID_BITS: Final = 128
+_RANDOM_BITS: Final = 80
 _WHOLE: Final = 200
 _DAY: Final = 86_400.0  # seconds
 
@@ -135,7 +135,7 @@ def _exposure(trial: Trial, entry: Entry, record: Record, seconds: float) -> Exp
     is_whole = record.outcome == "complete" and not error
     served = trial.setting.served if trial.setting.choice.variant != RAW else None
     return Exposure(
-        id=getrandbits(_ID_BITS).to_bytes(_ID_BITS // 8),
+        id=_exposure_id(trial.time),
         experiment=entry.experiment.name,
         arm=entry.arm.name if entry.arm else "",
         propensity=entry.propensity,
@@ -157,6 +157,12 @@ def _exposure(trial: Trial, entry: Entry, record: Record, seconds: float) -> Exp
         error=error,
         client_gone=client_gone,
     )
+
+
+def _exposure_id(now: float) -> bytes:
+    """16 bytes that are nobody else's, milliseconds first (as in a UUID of version 7, RFC 9562): a database that keeps
+    them in order touches one page for many of them."""
+    return (int(now * 1000) << _RANDOM_BITS | getrandbits(_RANDOM_BITS)).to_bytes(16)
 
 
 def _count_of(usage: Mapping[str, object], *names: str) -> int | None:

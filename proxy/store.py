@@ -12,6 +12,7 @@ from functools import partial
 from hashlib import blake2b
 from heapq import merge
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
@@ -161,8 +162,7 @@ class Store:
                     session.execute_many(statement, rows)
 
     def _row(self, exposure: Exposure) -> Sequence[Any]:
-        values = [getattr(exposure, name) for name in EXPOSURE_COLUMNS]
-        row = [int(value) if isinstance(value, bool) else value for value in values]
+        row = [int(value) if value.__class__ is bool else value for value in _COLUMNS(exposure)]
         row[_UNIT] = self._keyed(exposure.unit, _UNIT_BYTES)
         row[_ASKED] = None if exposure.asked is None else self._keyed(exposure.asked, _ASKED_BYTES)
         return row
@@ -198,6 +198,7 @@ class Store:
         return blake2b(digest, key=self._key, digest_size=size).digest()
 
 
+_COLUMNS: Final = attrgetter(*EXPOSURE_COLUMNS)
 _UNIT: Final = EXPOSURE_COLUMNS.index("unit")
 _ASKED: Final = EXPOSURE_COLUMNS.index("asked")
 

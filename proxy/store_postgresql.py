@@ -3,7 +3,7 @@
 A password comes with the variable DRPO_STORE, with PGPASSWORD, or from the password file of libpq, never with a flag.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -57,7 +57,7 @@ class PostgresqlSession:
         """Run one statement; the number of rows that it changed."""
         return self._connection.execute(_translated(statement), values).rowcount
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run it for each row, in one round trip."""
         with self._connection.cursor() as cursor:
             cursor.executemany(_translated(statement), rows)

@@ -62,6 +62,14 @@ def test_what_is_written_twice_is_there_once(place: Place) -> None:
     assert unit.metrics["judged_better"] == (1.0, 1)
 
 
+@pytest.mark.parametrize("number", [46, 47, 48, 95])
+def test_every_row_of_a_batch_that_takes_several_statements_is_there(place: Place, number: int) -> None:
+    rows = [exposure(n, unit=b"%016d" % n, latency=float(n)) for n in range(1, number + 1)]
+    units = kept(place, Batch(rows, [], [], [said(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
+    assert sorted(unit.metrics["latency"][0] for unit in units) == [float(n) for n in range(1, number + 1)]
+    assert sum(unit.metrics["thumbs_up"][0] for unit in units) == (number + 1) // 2
+
+
 def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(place: Place) -> None:
     (unit,) = kept(
         place,
