@@ -17,7 +17,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.test_repository import ROOT, tracked_files
@@ -32,11 +33,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs with the environment in place [3]")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory(prefix="drpo-start-") as folder:
-        project = Path(folder, "project")
-        for path in tracked_files():
-            target = project / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+        project = copied(Path(folder, "project"))
         environment = {**os.environ, "XDG_CACHE_HOME": f"{folder}/cache", "PIP_CACHE_DIR": f"{folder}/pip"}
         print("| `make run` | ready | first answer |\n| --- | --- | --- |")
         ready, answered = first_answer(project, environment)
@@ -46,11 +43,29 @@ def main() -> None:
         print(f"| environment in place, median of {runs} | {ready:.1f} s | {answered:.1f} s |")
 
 
+def copied(project: Path) -> Path:
+    """A copy of the repository's files, and of nothing else that lies there."""
+    for path in tracked_files():
+        target = project / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    return project
+
+
 def first_answer(project: Path, environment: Mapping[str, str]) -> tuple[float, float]:
     """Seconds from the command to its word that it is ready, and to the end of the first answer."""
     start = time.monotonic()
+    with make_run(project, environment, PORT):
+        ready = time.monotonic() - start
+        ask()
+        return ready, time.monotonic() - start
+
+
+@contextmanager
+def make_run(project: Path, environment: Mapping[str, str], port: int) -> Iterator[str]:
+    """`make run`, once it is ready; gives what it said until then. Raises RuntimeError where it ends before."""
     process = subprocess.Popen(
-        ["make", "run", f"ARGS=--port {PORT}"],
+        ["make", "run", f"ARGS=--port {port}"],
         cwd=project,
         env=environment,
         stdout=subprocess.PIPE,
@@ -63,15 +78,14 @@ def first_answer(project: Path, environment: Mapping[str, str]) -> tuple[float, 
         said = []
         for line in process.stdout:
             said.append(line)
-            if "drpo-proxy is ready" in line:
+            if line.startswith("Stop with"):
                 break
         else:
-            raise SystemExit("".join(said))
-        ready = time.monotonic() - start
-        ask()
-        return ready, time.monotonic() - start
+            raise RuntimeError("".join(said))
+        yield "".join(said)
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         process.communicate()
 
 
