@@ -51,7 +51,7 @@ def add_page_of_workers(app: web.Application, folder: Path) -> None:
 
 async def _pass_on(request: web.Request) -> web.StreamResponse:
     """To the first worker that takes the question; it is not asked twice."""
-    body = await request.read()
+    body = request.content if request.can_read_body else None  # not read before a worker is there to take it
     for socket in sorted(request.app[_FOLDER].glob(_NAME.format("*"))):
         connector = aiohttp.UnixConnector(str(socket))
         async with aiohttp.ClientSession(
@@ -61,7 +61,7 @@ async def _pass_on(request: web.Request) -> web.StreamResponse:
                 reply = await session.request(
                     request.method,
                     f"http://worker{request.path_qs}",
-                    data=body or None,
+                    data=body,
                     headers=_kept(request.headers),
                 )
             except aiohttp.ClientConnectorError:

@@ -1,6 +1,7 @@
 """Guards the page of a server of several workers, on the real command: it answers as that of one process does."""
 
 import asyncio
+import io
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -88,6 +89,15 @@ async def test_a_worker_that_died_is_passed_over_and_none_is_told_of(tmp_path: P
         async with session.get("/ui/api/state") as reply:
             assert reply.status == 503
             assert "Ask again" in (await reply.json())["error"]["message"]
+
+
+async def test_a_body_is_refused_by_the_workers_own_limits_and_words() -> None:
+    async with two_workers() as (_, session, _):
+        for body, status in (("{", 400), ("x" * 3_000_000, 400), ("x" * 30_000_000, 413)):
+            headers = {"Content-Type": "application/json"}
+            async with session.post("/ui/api/explain", data=io.BytesIO(body.encode()), headers=headers) as reply:
+                assert reply.status == status
+                assert (await reply.json())["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/ui/api/none", "/ui/api/chat"])
