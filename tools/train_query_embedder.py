@@ -1,0 +1,151 @@
+"""Trains a student for `--query-embedder fast` (index/fast.py), by regression on the teacher's vectors of short texts.
+
+    python tools/train_query_embedder.py --texts texts.txt --teacher-vectors vectors.npy teach
+    python tools/train_query_embedder.py --texts texts.txt --teacher-vectors vectors.npy --out student.npz train
+    python tools/export_query_embedder.py student.npz
+
+texts.txt has one text to a line: descriptions of packages, questions, titles, whatever is short and real; none that
+anything is measured with. `teach` needs this project alone, `train` PyTorch (its own environment may have it). The loss
+is one less the cosine, as static students of sentence encoders are trained (tokenlearn, model2vec), and for the batch's
+other texts the squared difference of similarities, since it is the ranking that retrieval uses.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+WORDS, PAIRS, WIDTH, INNER, OUT = 30_522, 32_768, 256, 1_024, 384
+FIRST_FACTOR, SECOND_FACTOR = 8_191, 131_071  # as in index/fast.py
+SPREAD = 10.0
+MOST_TOKENS = 64
+HELD_OUT = 1_000
+AS_RANKED = 4.0  # weight of the differences of similarities, in the loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("teach", "train"))
+    parser.add_argument("--texts", type=Path, required=True, help="one to a line")
+    parser.add_argument("--teacher-vectors", type=Path, required=True, help="npz of the texts' tokens and vectors")
+    parser.add_argument("--out", type=Path, default=Path("student.npz"), help="the trained layers [student.npz]")
+    parser.add_argument("--minutes", type=float, default=60.0, help="that training may take [60]")
+    parser.add_argument("--processes", type=int, default=2, help="that embed [2]")
+    options = parser.parse_args()
+    if options.step == "teach":
+        teach(options.texts, options.teacher_vectors, options.processes)
+    else:
+        train(options.teacher_vectors, options.out, options.minutes)
+
+
+def teach(texts: Path, target: Path, processes: int) -> None:
+    """Write the tokens (0 where a text has no more) and the vectors of every text."""
+    lines = list(dict.fromkeys(line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()))
+    parts = [lines[begin : begin + 500] for begin in range(0, len(lines), 500)]
+    tokens, vectors, begun = [], [], time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for number, (ids, found) in enumerate(pool.imap(_taught, parts), 1):
+            tokens.append(ids)
+            vectors.append(found)
+            sys.stderr.write(f"\r{number * 500:,} of {len(lines):,} texts, {time.monotonic() - begun:.0f} s")
+    sys.stderr.write("\n")
+    np.savez(target, tokens=np.concatenate(tokens), vectors=np.concatenate(vectors))
+
+
+def _taught(texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
+    from index.minilm import OnnxEmbedder
+
+    teacher = OnnxEmbedder()
+    ids = np.zeros((len(texts), MOST_TOKENS), np.int32)
+    for row, text in enumerate(texts):
+        found = teacher.token_ids(text)[:MOST_TOKENS]
+        ids[row, : len(found)] = found
+    return ids, teacher.embed(texts).astype(np.float16)
+
+
+def train(taught: Path, target: Path, minutes: float) -> None:
+    """Train until the time is over, with a rate that falls to nothing by then; write the layers."""
+    import torch
+
+    data = np.load(taught)
+    tokens, vectors = torch.from_numpy(data["tokens"].astype(np.int64)), torch.from_numpy(data["vectors"])
+    torch.manual_seed(0)
+    order = torch.randperm(len(tokens))
+    held, rest = order[:HELD_OUT], order[HELD_OUT:]
+    student = _student(torch)
+    tables = [student.words.weight, student.pairs.weight]
+    dense = [value for name, value in student.named_parameters() if name not in ("words.weight", "pairs.weight")]
+    optimizers = [torch.optim.SparseAdam(tables, lr=0.01), torch.optim.AdamW(dense, lr=0.002, weight_decay=0.01)]
+    rates = [0.01, 0.002]
+    begun, step, size = time.monotonic(), 0, 256
+    while (done := (time.monotonic() - begun) / (60 * minutes)) < 1.0:
+        rows = rest[torch.randint(len(rest), (size,))]
+        wanted = torch.nn.functional.normalize(vectors[rows].float(), dim=1)
+        found = student(tokens[rows])
+        loss = (1 - (found * wanted).sum(1)).mean() + AS_RANKED * (found @ found.T - wanted @ wanted.T).square().mean()
+        loss.backward()
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 200, 2 * (1 - done))
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        if step % 200 == 0:
+            with torch.no_grad():
+                wanted = torch.nn.functional.normalize(vectors[held].float(), dim=1)
+                cosine = (student(tokens[held]) * wanted).sum(1).mean()
+            sys.stderr.write(f"\r{done:4.0%}  step {step:,}  loss {loss:.4f}  held-out cosine {cosine:.4f}")
+    sys.stderr.write("\n")
+    _write(student, target)
+
+
+def _student(torch: Any) -> Any:
+    """What index/fast.py computes, to be trained."""
+
+    class Student(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = torch.nn.Embedding(WORDS, WIDTH, sparse=True)
+            self.pairs = torch.nn.Embedding(PAIRS, WIDTH, sparse=True)
+            for table, spread in ((self.words, 0.05), (self.pairs, 0.01)):
+                torch.nn.init.normal_(table.weight, std=spread)
+            self.out, self.norm = torch.nn.Linear(WIDTH, OUT), torch.nn.LayerNorm(WIDTH)
+            self.wide, self.narrow = torch.nn.Linear(WIDTH, INNER), torch.nn.Linear(INNER, OUT)
+
+        def forward(self, tokens: Any) -> Any:
+            there = (tokens > 0).float()
+            both = there[:, 1:]
+            pairs = (tokens[:, :-1] * FIRST_FACTOR + tokens[:, 1:] * SECOND_FACTOR) % PAIRS
+            pooled = _mean(self.words(tokens), there) + _mean(self.pairs(pairs), both)
+            curved = torch.nn.functional.gelu(self.wide(self.norm(pooled * SPREAD)), approximate="tanh")
+            return torch.nn.functional.normalize(self.out(pooled) + self.narrow(curved), dim=1)
+
+    return Student()
+
+
+def _mean(vectors: Any, there: Any) -> Any:
+    return (vectors * there[:, :, None]).sum(1) / there.sum(1, keepdim=True)
+
+
+def _write(student: Any, target: Path) -> None:
+    """Tables in int8 with a scale per row, dense layers as they are: what tools/export_query_embedder.py reads."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name in ("words", "pairs"):
+        rows = getattr(student, name).weight.detach().numpy()
+        scales = np.abs(rows).max(1, keepdims=True) / 127 + 1e-12
+        arrays[f"{name}.weight.int8"] = np.round(rows / scales).astype(np.int8)
+        arrays[f"{name}.weight.scales"] = scales.astype(np.float32)
+    for name in ("out", "norm", "wide", "narrow"):
+        layer = getattr(student, name)
+        arrays[f"{name}.weight"] = layer.weight.detach().numpy().astype(np.float16)
+        arrays[f"{name}.bias"] = layer.bias.detach().numpy().astype(np.float16)
+    np.savez(target, **arrays)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
