@@ -243,7 +243,9 @@ def overlap(found: dict[str, Positions], name: str) -> tuple[float, float]:
 
 
 def point(name: str, found: dict[str, Positions], costs: dict[str, dict[str, float]]) -> Point:
-    return Point(name.partition(":")[0].replace("`", ""), costs[name]["p50"], *overlap(found, name), "`" in name)
+    """A point of the picture, under a name that leaves room for others."""
+    short = re.sub(r"MiniLM's first (\d) of 6 layers, float32", r"\1 of 6", name.partition(":")[0].replace("`", ""))
+    return Point(short, costs[name]["p50"], *overlap(found, name), "`" in name)
 
 
 def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[Example], asked: Sequence[str]) -> None:

@@ -69,8 +69,7 @@ def _drawn(point: Point, x: Scale, y: Scale) -> Iterator[str]:
     at, high, low = x(point.milliseconds), y(point.overlap + point.half), y(point.overlap - point.half)
     yield f'<line class="bar" x1="{at:.1f}" y1="{high:.1f}" x2="{at:.1f}" y2="{low:.1f}"/>'
     yield f'<circle class="{"ours" if point.ours else "dot"}" cx="{at:.1f}" cy="{y(point.overlap):.1f}" r="5"/>'
-    right = at > WIDTH * 0.6
-    yield _text(at - 10 if right else at + 10, y(point.overlap) + 4, point.name, "end" if right else "start", "name")
+    yield _text(at, y(point.overlap) + (22 if point.ours else -14), point.name, "middle", "name")
 
 
 def _text(x: float, y: float, said: str, anchor: str, style: str = "small") -> str:
