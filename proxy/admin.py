@@ -22,6 +22,8 @@ from proxy.front import FrontDoor
 from proxy.listen import Listener, is_loopback
 from proxy.reload import Reload
 
+AddPage = Callable[[web.Application], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Controls:
@@ -29,7 +31,7 @@ class Controls:
 
     reload: Reload
     board: Board
-    add_page: Callable[[web.Application], None]
+    add_page: AddPage
 
 
 CONTROLS: Final = web.AppKey("controls", Controls)

@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
-from aiohttp import web
-
 from index.errors import DrpoError
-from proxy.admin import Controls, administering
+from proxy.admin import AddPage, Controls, administering
 from proxy.app import parse_kinds
 from proxy.backend import Backend, backend_url
 from proxy.board import Board
@@ -86,9 +84,7 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
 
 
 @asynccontextmanager
-async def _operated(
-    settings: Settings, reload_all: Reload, page: Callable[[web.Application], None]
-) -> AsyncIterator[str | None]:
+async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. page: adds the page's routes."""
     board = await asyncio.to_thread(Board, settings)
 

@@ -74,7 +74,7 @@ class Session(Protocol):
         ...
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run it for each row."""
+        """Insert each row, by a statement that does so for one; there is one at least."""
         ...
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:

@@ -130,8 +130,7 @@ def enrol(
     """The experiments that a request is in, and what it is served with. steering: what was decided about experiments;
     setting: what it would be served with outside of them; now: Unix seconds."""
     choice = setting.choice
-    experiments = (file.experiment for file in trials.files)
-    concerned = [one for one in experiments if now < one.end and one.concerns(choice.model, asker.client)]
+    concerned = [one for one in trials.experiments if now < one.end and one.concerns(choice.model, asker.client)]
     if not concerned:
         return None, setting
     unit, entries = asker.unit, []

@@ -25,6 +25,7 @@ def test_make_run_ends_in_a_server_that_answers_as_the_readme_says(tmp_path: Pat
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "VIRTUAL_ENV"))}
     with make_run(copied(tmp_path / "drpo"), outside, port) as said:
         base_url, page = (re.search(rf"^{name} +(http\S+)", said, re.MULTILINE) for name in ("Base URL", "Page"))
+        assert "drpo-proxy is ready" in said
         assert base_url
         assert page
         assert f":{port}/" in base_url[1]

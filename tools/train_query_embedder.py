@@ -1,7 +1,7 @@
 """Trains a student for `--query-embedder fast` (index/fast.py), by regression on the teacher's vectors of short texts.
 
-    python tools/train_query_embedder.py --texts texts.txt --teacher-vectors vectors.npy teach
-    python tools/train_query_embedder.py --texts texts.txt --teacher-vectors vectors.npy --out student.npz train
+    python tools/train_query_embedder.py teach texts.txt taught.npz
+    python tools/train_query_embedder.py train taught.npz student.npz
     python tools/export_query_embedder.py student.npz
 
 texts.txt has one text to a line: descriptions of packages, questions, titles, whatever is short and real; none that
@@ -20,28 +20,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).parents[1]
 WORDS, PAIRS, WIDTH, INNER, OUT = 30_522, 32_768, 256, 1_024, 384
 FIRST_FACTOR, SECOND_FACTOR = 8_191, 131_071  # as in index/fast.py
 SPREAD = 10.0
 MOST_TOKENS = 64
+DENSE = ("out", "norm", "wide", "narrow")
 HELD_OUT = 1_000
+BATCH = 256
 AS_RANKED = 4.0  # weight of the differences of similarities, in the loss
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("teach", "train"))
-    parser.add_argument("--texts", type=Path, required=True, help="one to a line")
-    parser.add_argument("--teacher-vectors", type=Path, required=True, help="npz of the texts' tokens and vectors")
-    parser.add_argument("--out", type=Path, default=Path("student.npz"), help="the trained layers [student.npz]")
-    parser.add_argument("--minutes", type=float, default=60.0, help="that training may take [60]")
-    parser.add_argument("--processes", type=int, default=2, help="that embed [2]")
+    steps = parser.add_subparsers(dest="step", required=True)
+    one = steps.add_parser("teach", help="embed texts with the teacher")
+    one.add_argument("texts", type=Path, help="one to a line")
+    one.add_argument("taught", type=Path, help="npz for their tokens and vectors")
+    one.add_argument("--processes", type=int, default=2, help="that embed [2]")
+    two = steps.add_parser("train", help="train a student on what was taught")
+    two.add_argument("taught", type=Path, help="what `teach` wrote")
+    two.add_argument("student", type=Path, help="npz for the trained layers")
+    two.add_argument("--minutes", type=float, default=60.0, help="that training may take [60]")
     options = parser.parse_args()
     if options.step == "teach":
-        teach(options.texts, options.teacher_vectors, options.processes)
+        teach(options.texts, options.taught, options.processes)
     else:
-        train(options.teacher_vectors, options.out, options.minutes)
+        train(options.taught, options.student, options.minutes)
 
 
 def teach(texts: Path, target: Path, processes: int) -> None:
@@ -53,7 +57,9 @@ def teach(texts: Path, target: Path, processes: int) -> None:
         for number, (ids, found) in enumerate(pool.imap(_taught, parts), 1):
             tokens.append(ids)
             vectors.append(found)
-            sys.stderr.write(f"\r{number * 500:,} of {len(lines):,} texts, {time.monotonic() - begun:.0f} s")
+            sys.stderr.write(
+                f"\r{min(number * 500, len(lines)):,} of {len(lines):,} texts, {time.monotonic() - begun:.0f} s"
+            )
     sys.stderr.write("\n")
     np.savez(target, tokens=np.concatenate(tokens), vectors=np.concatenate(vectors))
 
@@ -80,17 +86,19 @@ def train(taught: Path, target: Path, minutes: float) -> None:
     held, rest = order[:HELD_OUT], order[HELD_OUT:]
     student = _student(torch)
     tables = [student.words.weight, student.pairs.weight]
-    dense = [value for name, value in student.named_parameters() if name not in ("words.weight", "pairs.weight")]
-    optimizers = [torch.optim.SparseAdam(tables, lr=0.01), torch.optim.AdamW(dense, lr=0.002, weight_decay=0.01)]
-    rates = [0.01, 0.002]
-    begun, step, size = time.monotonic(), 0, 256
+    dense = [value for layer in DENSE for value in getattr(student, layer).parameters()]
+    optimizers = (
+        (torch.optim.SparseAdam(tables), 0.01),
+        (torch.optim.AdamW(dense, weight_decay=0.01), 0.002),
+    )
+    begun, step = time.monotonic(), 0
     while (done := (time.monotonic() - begun) / (60 * minutes)) < 1.0:
-        rows = rest[torch.randint(len(rest), (size,))]
+        rows = rest[torch.randint(len(rest), (BATCH,))]
         wanted = torch.nn.functional.normalize(vectors[rows].float(), dim=1)
         found = student(tokens[rows])
         loss = (1 - (found * wanted).sum(1)).mean() + AS_RANKED * (found @ found.T - wanted @ wanted.T).square().mean()
         loss.backward()
-        for optimizer, rate in zip(optimizers, rates, strict=True):
+        for optimizer, rate in optimizers:
             optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 200, 2 * (1 - done))
             optimizer.step()
             optimizer.zero_grad()
@@ -140,7 +148,7 @@ def _write(student: Any, target: Path) -> None:
         scales = np.abs(rows).max(1, keepdims=True) / 127 + 1e-12
         arrays[f"{name}.weight.int8"] = np.round(rows / scales).astype(np.int8)
         arrays[f"{name}.weight.scales"] = scales.astype(np.float32)
-    for name in ("out", "norm", "wide", "narrow"):
+    for name in DENSE:
         layer = getattr(student, name)
         arrays[f"{name}.weight"] = layer.weight.detach().numpy().astype(np.float16)
         arrays[f"{name}.bias"] = layer.bias.detach().numpy().astype(np.float16)

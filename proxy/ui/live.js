@@ -4,7 +4,6 @@ import {ask, draw, make, number, percent, seconds} from "/ui/parts.js";
 const EVERY = 2000, KEPT = 90, WIDTH = 220, HEIGHT = 44;
 
 export async function live(place, signal) {
-  const state = await ask("/ui/api/state", signal);
   const tiles = make("div", {class: "tiles"});
   const backends = make("section", {}, make("h2", {}, "Backends"), make("ul", {class: "backends"}));
   const since = make("section", {}, make("h2", {}, "Since the start"), make("dl", {class: "facts"}));

@@ -24,6 +24,7 @@ from proxy.metrics import create_metrics
 from tests.bench.peers.machine import free_port
 from tests.deploy import dashboards, rules
 from tests.deploy.parts import DEPLOY, program
+from tests.experiments.test_shadow import chat
 from tests.faults.process import command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 
@@ -117,9 +118,7 @@ def _experiment(folder: Path) -> list[str]:
 
 
 async def _judge(reply: Reply, _request: Received) -> None:
-    message = {"role": "assistant", "content": "A"}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    await reply.whole({"object": "chat.completion", "choices": [choice]})
+    await reply.whole(chat("A"))
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Guards the routes of the operator's page: what they tell and whom, and that they add no second way to ask."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -9,10 +9,9 @@ import aiohttp
 import numpy as np
 import orjson
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.admin import Controls, create_admin_app
+from proxy.admin import AddPage, Controls, create_admin_app
 from proxy.board import Board
 from proxy.page import add_files, add_page, on_a_map
 from proxy.reload import Reloaded
@@ -33,7 +32,7 @@ async def no_reload() -> Reloaded:
 
 
 @asynccontextmanager
-async def admin(page: Callable[[web.Application], None]) -> AsyncIterator[aiohttp.ClientSession]:
+async def admin(page: AddPage) -> AsyncIterator[aiohttp.ClientSession]:
     """A session of the admin listener's application."""
     app = create_admin_app(Controls(no_reload, Board(Settings()), page))
     async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:

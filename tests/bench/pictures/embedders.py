@@ -4,18 +4,16 @@ What is drawn was measured by tests/bench/embedders.py, in one run. Knows no emb
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from tests.bench.prefix_cache.plot import BOTTOM, HEIGHT, LEFT, RIGHT, STYLE, TOP, WIDTH
+from tests.bench.pictures.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, dot, grid, picture
 
 TICKS_X: Final = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 TICKS_Y: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _GOAL_MS, _GOAL_OVERLAP = 0.4, 0.6
-
-Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +37,13 @@ def draw(points: Sequence[Point]) -> str:
     def y(overlap: float) -> float:
         return HEIGHT - BOTTOM - overlap * (HEIGHT - TOP - BOTTOM)
 
-    shown = [point for point in points if point.milliseconds >= TICKS_X[0]]
-    parts = [*_grid(x, y), *(part for point in shown for part in _drawn(point, x, y))]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="Overlap with MiniLM against milliseconds per query, by embedder"><style>{STYLE}</style>'
-        f"{''.join(parts)}</svg>\n"
-    )
+    shown = (point for point in points if point.milliseconds >= TICKS_X[0])
+    dots = (part for point in shown for part in _drawn(point, x, y))
+    parts = [*grid(x, y, TICKS_X, TICKS_Y), *_titles_and_goal(x, y), *dots]
+    return picture("Overlap with MiniLM against milliseconds per query, by embedder", parts)
 
 
-def _grid(x: Scale, y: Scale) -> Iterator[str]:
-    for tick in TICKS_X:
-        yield f'<line class="grid" x1="{x(tick):.1f}" y1="{TOP}" x2="{x(tick):.1f}" y2="{HEIGHT - BOTTOM}"/>'
-        yield _text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", "middle")
-    for tick in TICKS_Y:
-        yield f'<line class="grid" x1="{LEFT}" y1="{y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{y(tick):.1f}"/>'
-        yield _text(LEFT - 8, y(tick) + 4, f"{tick:.1f}", "end")
+def _titles_and_goal(x: Scale, y: Scale) -> Iterator[str]:
     yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "milliseconds per query (p50, log scale)", "middle")
     yield _text(LEFT - 50, TOP - 18, "overlap@3 with float32 MiniLM", "start")
     left, low = x(TICKS_X[0]), y(_GOAL_OVERLAP)
@@ -66,10 +55,10 @@ def _grid(x: Scale, y: Scale) -> Iterator[str]:
 
 
 def _drawn(point: Point, x: Scale, y: Scale) -> Iterator[str]:
-    at, high, low = x(point.milliseconds), y(point.overlap + point.half), y(point.overlap - point.half)
-    yield f'<line class="bar" x1="{at:.1f}" y1="{high:.1f}" x2="{at:.1f}" y2="{low:.1f}"/>'
-    yield f'<circle class="{"ours" if point.ours else "dot"}" cx="{at:.1f}" cy="{y(point.overlap):.1f}" r="5"/>'
-    yield _text(at, y(point.overlap) + (22 if point.ours else -14), point.name, "middle", "name")
+    at, value = x(point.milliseconds), y(point.overlap)
+    low, high = y(point.overlap - point.half), y(point.overlap + point.half)
+    yield from dot(at, value, low, high, ours=point.ours, radius=5)
+    yield _text(at, value + (22 if point.ours else -14), point.name, "middle", "name")
 
 
 def _text(x: float, y: float, said: str, anchor: str, style: str = "small") -> str:
