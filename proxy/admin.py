@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from index.errors import DrpoError
 from proxy.board import Board
 from proxy.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
-from proxy.front import FrontDoor
+from proxy.front import FrontDoor, error_response, saying_what_is_not_served
 from proxy.listen import Listener, is_loopback
 from proxy.reload import Reload
 
@@ -57,7 +57,8 @@ async def administering(listener: Listener | None, controls: Controls) -> AsyncI
 
 def create_admin_app(controls: Controls) -> web.Application:
     """The routes of the admin listener."""
-    app = web.Application(middlewares=[_turn_strangers_away])
+    not_served = saying_what_is_not_served("the admin listener has the page at /ui, and GET /experiments.")
+    app = web.Application(middlewares=[_turn_strangers_away, not_served])
     app[CONTROLS] = controls
     app.router.add_post("/admin/reload", reload_now)
     app.router.add_get("/experiments", list_experiments)
@@ -71,7 +72,7 @@ async def reload_now(request: web.Request) -> web.Response:
     try:
         done = await request.app[CONTROLS].reload()
     except DrpoError as error:
-        return _error(ReloadRefusedError(str(error)))
+        return error_response(ReloadRefusedError(str(error)))
     return _json(asdict(done))
 
 
@@ -90,9 +91,9 @@ async def _read(ask: Callable[[], object]) -> web.Response:
     try:
         return _json(await asyncio.to_thread(ask))
     except ProxyError as error:
-        return _error(error)
+        return error_response(error)
     except StoreError as error:
-        return _error(StoreDownError(str(error)))
+        return error_response(StoreDownError(str(error)))
 
 
 def _json(value: object) -> web.Response:
@@ -105,9 +106,5 @@ async def _turn_strangers_away(request: web.Request, handler: Handler) -> web.St
     own_page = request.headers.get("Origin") in (None, f"http://{request.host}")
     arrived = request.get_extra_info("sockname")
     if is_loopback(arrived[0]) and not (is_loopback(named) and own_page):
-        return _error(ForbiddenError("The admin listener answers this machine's own name and pages alone."))
+        return error_response(ForbiddenError("The admin listener answers this machine's own name and pages alone."))
     return await handler(request)
-
-
-def _error(error: ProxyError) -> web.Response:
-    return web.Response(status=error.status, body=error.json, content_type="application/json")

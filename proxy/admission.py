@@ -17,6 +17,7 @@ from proxy.errors import (
     UnsupportedMediaError,
 )
 from proxy.metrics import Metrics
+from proxy.settings import Settings
 from proxy.shared import Shared
 
 _LONGEST_WAIT: Final = 10.0  # seconds in the queue
@@ -33,6 +34,17 @@ class Limits:
     max_body_bytes: int
     read_timeout: float
     write_timeout: float
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that a server's settings name."""
+    return Limits(
+        settings.max_in_flight,
+        settings.max_queue,
+        settings.max_body_bytes,
+        settings.read_timeout,
+        settings.write_timeout,
+    )
 
 
 class Admission:

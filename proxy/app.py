@@ -14,12 +14,11 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from proxy.admission import Admission, Limits, parse_json, read_body
+from proxy.admission import Admission, limits_of, parse_json, read_body
 from proxy.backend import Backend, BackendSettings, Pool
 from proxy.chat import (
     Gateway,
     Serve,
-    error_response,
     handle,
     serve_chat,
     serve_completion,
@@ -27,8 +26,9 @@ from proxy.chat import (
     serve_relayed,
     serve_response,
 )
-from proxy.errors import MethodError, ProxyError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.errors import ProxyError, StartupError, UnknownModelError, UnknownRouteError
 from proxy.feedback_request import LONGEST_BODY, parse_feedback
+from proxy.front import error_response, saying_what_is_not_served
 from proxy.injection import Injector
 from proxy.laboratory import open_laboratory
 from proxy.live import Live, ServedBundle, TokenCosts
@@ -75,19 +75,12 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
-    limits = Limits(
-        settings.max_in_flight,
-        settings.max_queue,
-        settings.max_body_bytes,
-        settings.read_timeout,
-        settings.write_timeout,
-    )
     retrieval = Retrieval(settings.retrieval_timeout, metrics)
     try:
         async with Pool(backends, backend_settings(settings), metrics) as pool:
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
-            admission = Admission(limits, shared, metrics)
+            admission = Admission(limits_of(settings), shared, metrics)
             async with open_laboratory(settings, shared, metrics, pool, planner) as laboratory:
                 yield Gateway(
                     admission,
@@ -130,7 +123,8 @@ def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
     """The routes over a wired gateway."""
-    app = web.Application(middlewares=[_answer_what_is_not_served])
+    not_served = saying_what_is_not_served("see GET /openapi.json for those that are.")
+    app = web.Application(middlewares=[_answer_preflight, not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.append(_add_headers)
     for path, serve in PLANNED.items():
@@ -239,17 +233,12 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 @web.middleware
-async def _answer_what_is_not_served(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A page's preflight; and a path or a method that is not in the table, said in OpenAI's shape."""
+async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a browser asks before a page from elsewhere may ask."""
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         asked = request.headers.get("Access-Control-Request-Headers", "")
         return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
-    try:
-        return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        return error_response(MethodError(sorted(error.allowed_methods)))
-    except web.HTTPNotFound:
-        return error_response(UnknownRouteError("This path is not served: see GET /openapi.json for those that are."))
+    return await handler(request)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -18,6 +18,7 @@ from proxy.admission import Admission, parse_json, read_body
 from proxy.backend import Pool
 from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.fields import encode
+from proxy.front import error_response
 from proxy.injection import Injector
 from proxy.keys import Account
 from proxy.laboratory import Laboratory
@@ -218,11 +219,6 @@ def _tokens_of(account: Account | None, plan: Plan, facts: ReplyFacts) -> Iterat
         told = (facts.usage or {}).get("total_tokens")
         unknown = plan.reserve if facts.answering else 0
         account.settle(plan.reserve, told if isinstance(told, int) else unknown)
-
-
-def error_response(error: ProxyError) -> web.Response:
-    """An error of ours in OpenAI's shape."""
-    return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
 
 
 def _request_id(request: web.Request) -> str:

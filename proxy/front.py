@@ -7,9 +7,30 @@ aiohttp 3.14 waits for headers for ever, and logs the bytes that it could not pa
 import asyncio
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from proxy.errors import BadRequestError, ProxyError, SlowRequestError
+from proxy.errors import BadRequestError, MethodError, ProxyError, SlowRequestError, UnknownRouteError
 from proxy.log import log_failure
+
+
+def error_response(error: ProxyError) -> web.Response:
+    """An error of ours in OpenAI's shape."""
+    return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
+
+
+def saying_what_is_not_served(where: str) -> Middleware:
+    """For an application: a path or a method that it has not is refused in OpenAI's shape. where: to look instead."""
+
+    @web.middleware
+    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPMethodNotAllowed as error:
+            return error_response(MethodError(sorted(error.allowed_methods)))
+        except web.HTTPNotFound:
+            return error_response(UnknownRouteError(f"This path is not served: {where}"))
+
+    return refuse
 
 
 class FrontDoor(web.AppRunner):
@@ -65,6 +86,11 @@ class _Connection(web.RequestHandler):
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():
             request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
+
+    def log_exception(self, *words: object, **options: object) -> None:
+        """aiohttp's trouble with a connection; without that a body is broken, which the client was told."""
+        if not isinstance(options.get("exc_info"), BadRequestError):
+            super().log_exception(*words, **options)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()

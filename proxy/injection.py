@@ -21,6 +21,9 @@ Json = Mapping[str, Any]
 LENGTH_CAP: Final = 1024  # tokens of an answer on a base model, where neither client nor bundle says: vLLM's own is 16
 
 
+_LONGEST_TOKEN: Final = 64  # bytes: more than a context of them is no text that fits
+
+
 @dataclass(frozen=True, slots=True)
 class Injection:
     """What goes before the client's words. `prompt_only` and `degraded` say in a word why there are no examples."""
@@ -84,7 +87,10 @@ class Injector:
         return select(costs.prompt, costs.examples, served.pinned, hits, room)
 
     async def _tokens(self, model: Model, text: str) -> int:
-        """Tokens of a text: counted, or estimated where the backend cannot count."""
+        """Tokens of a text: counted, or estimated where the backend cannot count, and where the text is so long for the
+        model that the count, for which a backend may need many seconds, would change nothing."""
+        if model.context is not None and token_bound(text) > _LONGEST_TOKEN * model.context:
+            return estimated_tokens(text)
         exact = await self._count(model, text)
         return estimated_tokens(text) if exact is None else exact
 

@@ -20,9 +20,10 @@ from index.errors import DrpoError, LayoutError
 from index.retrieve import QUERY_CHARACTERS
 from index.types import Bundle, Vectors
 from proxy.admission import parse_json, read_body
-from proxy.chat import Gateway, error_response, handle, serve_chat
+from proxy.chat import Gateway, handle, serve_chat
 from proxy.errors import BadRequestError, ProxyError, UnknownModelError, UnknownRouteError
 from proxy.fields import text_field
+from proxy.front import error_response
 from proxy.live import Live, ServedBundle
 from proxy.plan import CHAT, Plan
 from proxy.turns import chat_messages, first_user_text

@@ -4,23 +4,38 @@ and the admin listener, in the process that watches them, passes a question on t
 The sockets lie in a folder that only this user may enter. Knows no question, and nothing of what it passes on.
 """
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 
-from proxy.chat import Gateway, error_response
-from proxy.errors import OverloadedError
-from proxy.front import FrontDoor
+from proxy.admission import Limits, read_body
+from proxy.chat import Gateway
+from proxy.errors import OverloadedError, ProxyError
+from proxy.front import FrontDoor, error_response, saying_what_is_not_served
 from proxy.log import log_event
 from proxy.page import add_answers, add_files
 
-_FOLDER: Final = web.AppKey("workers' folder", Path)
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The workers, as the admin listener sees them. folder: where their sockets are; limits: of a question."""
+
+    folder: Path
+    limits: Limits
+
+
+_BEHIND: Final = web.AppKey("workers behind the page", Behind)
 _NAME: Final = "page-{}.socket"
-_HEADERS_WITHIN: Final = 10.0
+_LONGEST_PATH: Final = 107  # bytes, of a socket's place: unix(7)
+_HEADERS_WITHIN: Final = 10.0  # seconds
+_LIVES_WITHIN: Final = 2.0  # seconds
+_ALIVE: Final = "/alive"
 _OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
 
 
@@ -28,7 +43,8 @@ _OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "date", "ho
 async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIterator[None]:
     """Answer the page's questions until the block ends. Where no socket can be made (a folder's name is too long for
     one), the worker serves without."""
-    app = web.Application()
+    app = web.Application(middlewares=[saying_what_is_not_served("the page has no such question.")])
+    app.router.add_get(_ALIVE, _alive)
     add_answers(app, gateway)
     runner = FrontDoor(app, _HEADERS_WITHIN)
     await runner.setup()
@@ -42,37 +58,54 @@ async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIt
         await runner.cleanup()
 
 
-def add_page_of_workers(app: web.Application, folder: Path) -> None:
-    """The page's routes, where workers that have their sockets in `folder` answer."""
+async def _alive(_: web.Request) -> web.Response:
+    return web.Response()
+
+
+def add_page_of_workers(app: web.Application, behind: Behind) -> None:
+    """The page's routes, where workers answer."""
     add_files(app)
-    app[_FOLDER] = folder
+    app[_BEHIND] = behind
     app.router.add_route("*", "/ui/api/{question}", _pass_on)
 
 
 async def _pass_on(request: web.Request) -> web.StreamResponse:
-    """To the first worker that takes the question; it is not asked twice."""
-    body = request.content if request.can_read_body else None  # not read before a worker is there to take it
-    for socket in sorted(request.app[_FOLDER].glob(_NAME.format("*"))):
-        connector = aiohttp.UnixConnector(str(socket))
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
-        ) as session:
-            try:
-                reply = await session.request(
-                    request.method,
-                    f"http://worker{request.path_qs}",
-                    data=body,
-                    headers=_kept(request.headers),
-                )
-            except aiohttp.ClientConnectorError:
-                continue  # it died, and its socket is still there
-            except aiohttp.ClientError:
-                break
-            return await _hand_back(request, reply)
-    return error_response(OverloadedError("No worker answers the page now. Ask again in a few seconds."))
+    """To the first worker that lives; a question is not asked twice."""
+    behind = request.app[_BEHIND]
+    try:
+        body = await read_body(request, behind.limits)
+        for socket in sorted(behind.folder.glob(_NAME.format("*"))):
+            async with _connected(socket) as worker:
+                if await _lives(worker):
+                    return await _ask(worker, request, body)
+        raise _nobody(behind.folder)
+    except ProxyError as error:
+        return error_response(error)
 
 
-async def _hand_back(request: web.Request, reply: aiohttp.ClientResponse) -> web.StreamResponse:
+def _connected(socket: Path) -> aiohttp.ClientSession:
+    """To one worker; an answer may take as long as the worker lets it."""
+    connector = aiohttp.UnixConnector(str(socket))
+    return aiohttp.ClientSession(
+        "http://worker", connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+    )
+
+
+async def _lives(worker: aiohttp.ClientSession) -> bool:
+    """A worker that died leaves its socket, and one that hangs still has the kernel take what it is told."""
+    try:
+        async with worker.get(_ALIVE, timeout=aiohttp.ClientTimeout(total=_LIVES_WITHIN)):
+            return True
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+async def _ask(worker: aiohttp.ClientSession, request: web.Request, body: bytes) -> web.StreamResponse:
+    """The worker's answer, passed on as it comes. Raises OverloadedError where it died before it began."""
+    try:
+        reply = await worker.request(request.method, request.rel_url, data=body or None, headers=_kept(request.headers))
+    except aiohttp.ClientError as error:
+        raise OverloadedError("The worker that was asked ended. Ask again in a few seconds.") from error
     response = web.StreamResponse(status=reply.status, headers=_kept(reply.headers))
     try:
         await response.prepare(request)
@@ -83,6 +116,12 @@ async def _hand_back(request: web.Request, reply: aiohttp.ClientResponse) -> web
         if request.transport is not None:
             request.transport.abort()
     return response
+
+
+def _nobody(folder: Path) -> OverloadedError:
+    if len(os.fsencode(folder / _NAME.format(0))) > _LONGEST_PATH:
+        return OverloadedError("The page needs a shorter name for the folder of temporary files: set TMPDIR=/tmp.")
+    return OverloadedError("No worker answers the page now. Ask again in a few seconds.")
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ async def _serve_alone(settings: Settings, report: Report, announce: Announce) -
             async with _operated(settings, reload_all, page) as admin_url:
                 announce(base_url(settings.host, listener.getsockname()[1]), admin_url, status(gateway))
                 await stop.wait()
-            await drain(gateway, settings.drain_timeout, stop, report)
+                await drain(gateway, settings.drain_timeout, stop, report)
 
 
 async def _serve_together(settings: Settings, report: Report, announce: Announce) -> None:
@@ -79,8 +79,8 @@ async def _serve_together(settings: Settings, report: Report, announce: Announce
             async with _operated(settings, workers.reload, workers.add_page) as admin_url:
                 announce(base_url(settings.host, settings.port), admin_url, workers.status)
                 await stop.wait()
-            stop.clear()
-            await workers.drain(stop)
+                stop.clear()
+                await workers.drain(stop)
 
 
 @asynccontextmanager

@@ -6,10 +6,11 @@ A server of one process keeps them to itself, behind the same two methods. Knows
 
 import fcntl
 import mmap
+import shutil
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
@@ -66,19 +67,29 @@ class Mapped:
         self.folder = folder
         self.worker = worker
         self._lock = (folder / "lock").open("rb")
+        self._present = (folder / "present").open("rb")
         self._accounts = folder / "accounts"
         self.seats: Seats = _map(folder / "seats").cast("q")
 
     def __enter__(self) -> Self:
+        fcntl.flock(self._present, fcntl.LOCK_SH)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._lock.close()
+        self._present.close()
+
+    def remove_if_last(self) -> None:
+        """Remove the folder if no other worker uses it: for workers whose server, which would have done it, is gone."""
+        with suppress(BlockingIOError):  # whoever fails here has given up its own share: the last one does not fail
+            fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def prepare(folder: Path, workers: int) -> None:
         """Make the files, before any worker starts."""
         (folder / "lock").touch()
+        (folder / "present").touch()
         (folder / "accounts").touch()
         (folder / "seats").write_bytes(bytes(workers * _CELL))
 

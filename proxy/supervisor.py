@@ -21,10 +21,11 @@ from aiohttp import web
 from prometheus_client.multiprocess import mark_process_dead
 
 from index.errors import DrpoError
+from proxy.admission import limits_of
 from proxy.backend import Backend
 from proxy.errors import StartupError
 from proxy.log import log_event
-from proxy.page_workers import add_page_of_workers
+from proxy.page_workers import Behind, add_page_of_workers
 from proxy.reload import Reloaded, Report
 from proxy.service import Status
 from proxy.settings import Settings
@@ -109,7 +110,7 @@ class Supervisor:
 
     def add_page(self, app: web.Application) -> None:
         """The routes of the page, whose questions a worker answers."""
-        add_page_of_workers(app, self._folder)
+        add_page_of_workers(app, Behind(self._folder, limits_of(self._settings)))
 
     async def reload(self) -> Reloaded:
         """All workers load everything anew; if all can, all serve it. Raises StartupError with the reason of one that

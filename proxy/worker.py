@@ -43,6 +43,8 @@ async def _work() -> None:
             await _serve(settings, backends, shared, orders)
         except DrpoError as error:
             say(error=str(error))
+        if orders.at_eof():
+            shared.remove_if_last()
 
 
 async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, orders: asyncio.StreamReader) -> None:

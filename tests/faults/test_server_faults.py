@@ -14,6 +14,7 @@ import pytest
 
 from index.bundle import default_bundle_directory
 from proxy.keys import new_key
+from proxy.supervisor import METRICS_FOLDER
 from tests.faults.process import Command, command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 
@@ -51,6 +52,21 @@ async def test_sigterm_refuses_new_requests_and_lets_open_streams_end(workers: s
         assert with_refusal in (503, "refused"), "draining, or no longer listening"
         streams = await asyncio.gather(*open_streams)
         assert all(one.endswith(b"data: [DONE]\n\n") for one in streams)
+        assert await server.ended() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_sigterm_lets_an_answer_on_the_page_end(workers: str) -> None:
+    asked = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with (
+        scripted_backend(drip) as backend,
+        command("--backend", backend.url, "--workers", workers) as server,
+        aiohttp.ClientSession(server.admin_url) as session,
+    ):
+        async with session.post("/ui/api/chat", json=asked) as reply:
+            await reply.content.readany()
+            server.process.send_signal(signal.SIGTERM)
+            assert (await reply.read()).endswith(b"data: [DONE]\n\n")
         assert await server.ended() == 0
 
 
@@ -105,15 +121,19 @@ async def test_killed_worker_is_replaced_and_the_others_serve_on() -> None:
         assert _total(page, "drpo_requests_total") >= 20 + requests - len(lost)
 
 
-async def test_server_that_is_killed_leaves_no_worker() -> None:
+async def test_server_that_is_killed_leaves_no_worker_and_no_file() -> None:
     async with scripted_backend(answer) as backend, command("--backend", backend.url, "--workers", "2") as server:
         workers = server.workers()
         assert len(workers) == 2
+        environment = Path(f"/proc/{workers[0]}/environ").read_text(encoding="utf-8").split("\0")
+        folder = Path(next(one for one in environment if one.startswith(METRICS_FOLDER)).partition("=")[2])
+        assert (folder / "seats").exists()
         server.process.kill()
         await server.ended()
         async with asyncio.timeout(10):
             while any(_alive(pid) for pid in workers):
                 await asyncio.sleep(0.05)
+        assert not folder.exists()
 
 
 async def test_limits_are_those_of_all_workers_together(tmp_path: Path) -> None:

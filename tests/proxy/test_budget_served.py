@@ -52,6 +52,17 @@ async def test_reply_says_when_the_context_left_no_room_for_any_example(kind: st
         assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
 
 
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_text_that_no_context_holds_is_not_counted_for_many_seconds(kind: str) -> None:
+    async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
+        text = "word " * 20_000
+        _, headers, _ = await proxy.chat(text)
+        assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
+        counted = [one for one in backend.received if one.path == "/tokenize"]
+        assert counted
+        assert not [one for one in counted if text in str(one.json)]
+
+
 async def test_client_cap_of_zero_is_the_backends_to_judge() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         await proxy.chat(max_tokens=0)
