@@ -6,14 +6,13 @@ one. Whoever computes statistics reads them through `Outcomes`, a unit at a time
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 Tally: TypeAlias = tuple[float, int]
 """Sum and count of a metric over the requests of a unit for which it is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(NamedTuple):
     """One request in one experiment. arm: what its unit is assigned ("" before the experiment's start); propensity:
     with which probability, at that time; override: the client named a variant itself, and got that.
 
@@ -21,6 +20,8 @@ class Exposure:
     latency: seconds to the last byte of a whole answer; time_to_first_token: seconds to the first byte of a streamed
     one; ended_by_itself: the model stopped, rather than its length cap; truncated: the answer broke off; error: it came
     to a status of 400 or more; client_gone: nobody waited for its end. None: not known.
+
+    A tuple, because it is made for every request: it takes a third of the time of a frozen dataclass.
     """
 
     id: bytes
@@ -28,14 +29,14 @@ class Exposure:
     arm: str
     propensity: float
     override: bool
-    unit: bytes = field(repr=False)
+    unit: bytes
     request_id: str
     completion_id: str | None
     time: float
     model: str
     variant: str
     bundle: str | None
-    asked: bytes | None = field(repr=False)
+    asked: bytes | None
     latency: float | None
     time_to_first_token: float | None
     prompt_tokens: int | None
@@ -44,6 +45,9 @@ class Exposure:
     truncated: bool
     error: bool
     client_gone: bool
+
+    def __repr__(self) -> str:
+        return f"Exposure(experiment={self.experiment!r}, request_id={self.request_id!r})"
 
 
 @dataclass(frozen=True, slots=True)

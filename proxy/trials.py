@@ -13,7 +13,7 @@ from proxy.experiment import Arm, Experiment, assign
 from proxy.experiment_file import ExperimentFile, JudgeTable, read_experiments
 from proxy.live import ServedBundle, load_directories
 from proxy.outcomes import Steering
-from proxy.units import conversation_digest, unit_of
+from proxy.units import conversation_digest, opening_digest, unit_of
 from proxy.variants import ALIGNED, RAW, RAW_MATCHED, Choice
 
 Json = Mapping[str, Any]
@@ -71,10 +71,11 @@ class Asker:
     body: Json
     messages: Sequence[Json]
 
-    @property
-    def unit(self) -> bytes:
-        """Whom the request counts for."""
-        return unit_of(self.header, self.body, self.client or self.authorization, self.messages)
+    def identify(self) -> tuple[bytes, bytes]:
+        """Whom the request counts for, and which conversation it asks."""
+        opening = opening_digest(self.messages)
+        unit = unit_of(self.header, self.body, self.client or self.authorization, opening)
+        return unit, conversation_digest(self.messages, opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +131,11 @@ def enrol(
     """The experiments that a request is in, and what it is served with. steering: what was decided about experiments;
     setting: what it would be served with outside of them; now: Unix seconds."""
     choice = setting.choice
-    concerned = [one for one in trials.experiments if now < one.end and one.concerns(choice.model, asker.client)]
+    known = [file.experiment for file in trials.files]
+    concerned = [one for one in known if now < one.end and one.concerns(choice.model, asker.client)]
     if not concerned:
         return None, setting
-    unit, entries = asker.unit, []
+    (unit, asked), entries = asker.identify(), []
     for experiment in concerned:
         if not experiment.includes(unit):
             continue
@@ -147,7 +149,7 @@ def enrol(
             setting = trials.setting(entry.arm, setting, bundled)
     if not entries:
         return None, setting
-    return Trial(unit, conversation_digest(asker.messages), now, tuple(entries), setting), setting
+    return Trial(unit, asked, now, tuple(entries), setting), setting
 
 
 def _controlled(

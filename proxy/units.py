@@ -12,6 +12,7 @@ import orjson
 from proxy.turns import first_user_text
 
 _BYTES: Final = 16
+_QUESTION: Final = frozenset({"role", "content"})
 
 Json = Mapping[str, Any]
 
@@ -21,27 +22,29 @@ def named_unit(name: str) -> bytes:
     return _digest(b"name", name.encode("utf-8", "surrogatepass"))
 
 
-def unit_of(header: str | None, body: Json, key: str, messages: Sequence[Json]) -> bytes:
+def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
     """The unit of a request: the header's, else the `user` field's, else one for this key and conversation.
 
-    key: the name of the client's key, or what it sent as one.
+    key: the name of the client's key, or what it sent as one; opening: see opening_digest.
     """
     user = body.get("user")
     name = header or (user if isinstance(user, str) else "")
     if name:
         return named_unit(name)
-    return _digest(b"conversation", key.encode("utf-8", "surrogatepass"), _opening(messages))
+    return _digest(b"conversation", key.encode("utf-8", "surrogatepass"), opening)
 
 
-def _opening(messages: Sequence[Json]) -> bytes:
-    """The first user turn: its text, or where it has none, what else it has."""
+def opening_digest(messages: Sequence[Json]) -> bytes:
+    """The same for all turns of a conversation: of its first user text, or where it has none, of what else it has."""
     if text := first_user_text(messages):
-        return text.encode("utf-8", "surrogatepass")
-    return conversation_digest(messages[:1])
+        return _digest(b"opening", text.encode("utf-8", "surrogatepass"))
+    return _digest(b"messages", orjson.dumps(messages[:1]))
 
 
-def conversation_digest(messages: Sequence[Json]) -> bytes:
-    """The same for the same messages alone."""
+def conversation_digest(messages: Sequence[Json], opening: bytes) -> bytes:
+    """The same for the same messages alone. A question by itself, the usual case, is not read a second time."""
+    if len(messages) == 1 and messages[0].keys() == _QUESTION and messages[0]["content"].__class__ is str:
+        return opening
     return _digest(b"messages", orjson.dumps(messages))
 
 

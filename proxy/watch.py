@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_ID_FIRST: Final = re.compile(rb'(?:data: ?)?\{"id": ?"([!#-[\]-~]{1,200})"')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
 _RESPONSE_END: Final = re.compile(rb'"type"\s*:\s*"response\.(completed|incomplete|failed)"')
 _BY_ITSELF: Final = frozenset({b"stop", b"tool_calls", b"function_call", b"completed"})
@@ -44,6 +45,13 @@ class ReplyWatch:
 
 
 def _id_of(data: bytes) -> str | None:
+    """The id at the start, where servers write it; else wherever it is."""
+    if found := _ID_FIRST.match(data):
+        return found[1].decode("ascii")
+    return _parsed_id(data)
+
+
+def _parsed_id(data: bytes) -> str | None:
     payload = _first_object(data)
     found = payload.get("id")
     if found is None and isinstance(payload.get("response"), dict):
