@@ -3,6 +3,7 @@
     python -m tests.bench.prefix                     simulated: every policy, blocks of 128, 32 and 16 tokens
     python -m tests.bench.prefix --real --block 32   and on a real vLLM (CPU): the same stream, its own counters
     python -m tests.bench.prefix --time              what that means for the first token, on the real server
+    python -m tests.bench.prefix --routed            and where the proxy or vllm-router chooses between two real servers
 
 The stream: all queries of references.jsonl that are not sealed, in random order, eight at a time. Every policy has the
 same room for its blocks: twice the fixed prefix (prompt and pinned examples), and eight requests of mean length under
@@ -37,11 +38,13 @@ from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
 from tests.bench.embedders import read_rows
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
+from tests.bench.prefix_cache.routed import cost_of, measure_routed
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 
 BLOCKS: Final = (128, 32, 16)
 CONCURRENCY: Final = 8
+CONVERSATIONS: Final = 150  # two turns each, where two servers are chosen from
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
 CORE: Final = 3  # examples of `core` that everyone is shown
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
@@ -206,6 +209,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="also on a real vLLM")
     parser.add_argument("--block", type=int, default=32, help="its block size (%(default)s)")
     parser.add_argument("--policy", action="append", help="only policies whose name begins so, there; repeatable")
+    parser.add_argument("--routed", action="store_true", help="two real servers, by who chooses")
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
@@ -221,6 +225,10 @@ def main() -> None:
     wanted = [name for name in lines if any(name.startswith(one) for one in options.policy or [""])]
     if options.real:
         console.print(served(lines, wanted, options.block))
+    if options.routed:
+        cost = cost_of(bundle.examples, lambda examples: len(texts.prefix(examples)))
+        few = room(lines, options.block)
+        console.print(measure_routed(stream.queries[:CONVERSATIONS], cost, options.block, few, CONCURRENCY))
     if options.time:
         timed = {name: list(zip(lines[name].requests, lines[name].injected, strict=True)) for name in wanted}
         console.print(real.measure_time(timed, texts.raw(stream.queries), options.block))

@@ -293,3 +293,17 @@ async def test_openai_client_gets_its_own_exceptions() -> None:
         with pytest.raises(openai.BadRequestError):
             await client.chat.completions.create(model="scripted", messages=[])
         await client.close()
+
+
+async def test_all_turns_of_a_conversation_name_one_session_to_a_router_and_others_another() -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        opening = {"role": "user", "content": "How do I make tea?"}
+        for messages in (
+            [opening],
+            [opening, {"role": "assistant", "content": "Boil."}, {"role": "user", "content": "And then?"}],
+            [{"role": "user", "content": "How do I make soup?"}],
+        ):
+            await proxy.chat(messages=messages, headers={"X-Session-ID": "a client's does not pass"})
+        first, later, other = [one.headers["X-Session-ID"] for one in backend.generating]
+        assert first == later != other
+        assert "tea" not in first

@@ -22,8 +22,11 @@ _THREADS: Final = 4
 
 
 @contextlib.contextmanager
-def vllm_server(environment: Path, model: SmallModel, folder: Path, log: Path, say: Say) -> Iterator[str]:
-    """A vLLM server of `folder`; yields its base URL, without /v1. Raises StepError."""
+def vllm_server(
+    environment: Path, model: SmallModel, folder: Path, log: Path, say: Say, cores: Sequence[int] = ()
+) -> Iterator[str]:
+    """A vLLM server of `folder`; yields its base URL, without /v1. cores: those that it computes on; none: the first
+    four. Raises StepError."""
     port = _free_port()
     command = [
         *(str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"),
@@ -33,7 +36,7 @@ def vllm_server(environment: Path, model: SmallModel, folder: Path, log: Path, s
     ]
     title, at = f"vLLM with {model.name}", f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="drpo-") as scratch:
-        env = _vllm_environment(environment, scratch)
+        env = _vllm_environment(environment, scratch, cores or sorted(os.sched_getaffinity(0))[:_THREADS])
         with _serving(title, command, at, "/health", log, say, env) as url:
             yield url
 
@@ -66,9 +69,8 @@ def _serving(
         end_group(process)
 
 
-def _vllm_environment(environment: Path, scratch: str) -> dict[str, str]:
+def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> dict[str, str]:
     """What vLLM needs to run well on a CPU, offline, and to leave nothing behind: it does not tidy its own files."""
-    cores = sorted(os.sched_getaffinity(0))[:_THREADS]
     return {
         **os.environ,
         "TMPDIR": scratch,
@@ -78,6 +80,7 @@ def _vllm_environment(environment: Path, scratch: str) -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(cache_root() / "vllm-run"),
         "VLLM_CONFIG_ROOT": str(cache_root() / "vllm-run"),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # POST /reset_prefix_cache
         "HF_HUB_OFFLINE": "1",
     }
 

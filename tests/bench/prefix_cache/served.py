@@ -28,14 +28,15 @@ REPEATS: Final = 8
 
 
 @contextmanager
-def served(block: int, blocks: int | None = None) -> Iterator[str]:
-    """The base URL of a server with this block size, whose layers share a cache, of `blocks` blocks if that is said."""
+def served(block: int, blocks: int | None = None, cores: Sequence[int] = ()) -> Iterator[str]:
+    """The base URL of a server with this block size, whose layers share a cache, of `blocks` blocks if that is said;
+    cores: see vllm_server."""
     few = ("--num-gpu-blocks-override", str(blocks)) if blocks else ()
     model = replace(BASE, serving=("--disable-hybrid-kv-cache-manager", "--block-size", str(block), *few))
     place = environment(print)
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "vllm.log"
-        with vllm_server(place, model, model_folder(BASE, place, print), log, lambda _: None) as url:
+        with vllm_server(place, model, model_folder(BASE, place, print), log, lambda _: None, cores) as url:
             yield url
 
 

@@ -1,0 +1,163 @@
+"""Conversations through the proxy to two real vLLM servers, by who chooses the server: the proxy, or vllm-router.
+
+Knows how to ask and to read the servers' counters; knows no policy of examples.
+"""
+
+import asyncio
+import re
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import openai
+from rich.table import Table
+
+from index.types import Example
+from tests.bench.peers.install import python_of
+from tests.bench.peers.machine import free_port, listens, running
+from tests.bench.prefix_cache.served import served
+from tests.vllm.models import BASE
+from tests.vllm.server import proxy_server
+
+SERVERS: Final = 2
+OUTPUTS: Final = 8  # tokens of an answer
+MORE: Final = "Can you say more about that?"
+ROUTER_POLICIES: Final = ("consistent_hash", "cache_aware", "round_robin")
+
+Cost = Callable[[Sequence[str]], int]
+"""The injected tokens of a request that was shown examples of these ids, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one request came to: tokens of prompt and examples, and how many of all its tokens were found."""
+
+    injected: int
+    found: int
+
+    @property
+    def uncached(self) -> int:
+        """Injected tokens that were computed."""
+        return max(0, self.injected - self.found)
+
+
+def measure_routed(queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int) -> Table:
+    """Each query opens a conversation of two turns; `concurrency` of them at a time."""
+    table = Table(
+        "who chooses", "requests at the busier server", "first turns: uncached", "second turns: uncached",
+        "whole blocks among them", "cached share of all tokens", "took, s",
+    )  # fmt: skip
+    with ExitStack() as stack:
+        urls = [stack.enter_context(served(block, blocks, [core])) for core in range(SERVERS)]
+        for name, way in ways(urls):
+            for url in urls:
+                _post(f"{url}/reset_prefix_cache")
+            before = [_counters(url) for url in urls]
+            started = time.perf_counter()
+            with way() as proxy:
+                talks = asyncio.run(_converse(proxy, queries, cost, concurrency))
+            took = time.perf_counter() - started
+            table.add_row(name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}")
+    return table
+
+
+def ways(urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], "contextmanager[str]"]]]:
+    """Who chooses a server, and how to start it: the base URL of a proxy, while it runs."""
+    yield "the proxy", lambda: _proxied(urls)
+    for policy in ROUTER_POLICIES:
+        yield f"vllm-router, {policy}", lambda policy=policy: _routed(urls, policy)
+
+
+@contextmanager
+def _proxied(backends: Sequence[str]) -> Iterator[str]:
+    more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
+    with tempfile.TemporaryDirectory() as logs:
+        told = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}=default"]
+        with proxy_server(f"{backends[0]}/v1", told, Path(logs) / "proxy.log", lambda _: None) as url:
+            yield url
+
+
+@contextmanager
+def _routed(urls: Sequence[str], policy: str) -> Iterator[str]:
+    port, metrics = free_port(), free_port()
+    command = [str(python_of("vllm-router", print).parent / "vllm-router"), "--worker-urls", *urls]
+    command += ["--policy", policy, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--prometheus-port", str(metrics), "--log-level", "warning"]
+    with running(command, None, listens(port)), _proxied([f"http://127.0.0.1:{port}"]) as proxy:
+        yield proxy
+
+
+async def _converse(url: str, queries: Sequence[str], cost: Cost, concurrency: int) -> list[tuple[Turn, Turn]]:
+    places = asyncio.Semaphore(concurrency)
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
+
+        async def talk(query: str) -> tuple[Turn, Turn]:
+            async with places:
+                messages = [{"role": "user", "content": query}]
+                first, answer = await _ask(client, messages, cost)
+                messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": MORE}]
+                second, _ = await _ask(client, messages, cost)
+                return first, second
+
+        return list(await asyncio.gather(*map(talk, queries)))
+
+
+async def _ask(client: openai.AsyncOpenAI, messages: Sequence[Mapping[str, str]], cost: Cost) -> tuple[Turn, str]:
+    reply = await client.chat.completions.with_raw_response.create(
+        model=BASE.name,
+        messages=messages,  # type: ignore[arg-type]
+        max_tokens=OUTPUTS,
+        temperature=0,
+    )
+    shown = [one for one in reply.headers["x-drpo-examples"].split(",") if one]
+    completion = reply.parse()
+    details = completion.usage.prompt_tokens_details if completion.usage else None
+    answer = completion.choices[0].message.content or "Yes."
+    return Turn(cost(shown), (details.cached_tokens if details else None) or 0), answer
+
+
+def _cells(
+    talks: Sequence[tuple[Turn, Turn]], before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]],
+    block: int,
+) -> Iterator[str]:  # fmt: skip
+    grown = [{name: now[name] - then[name] for name in now} for then, now in zip(before, after, strict=True)]
+    asked = [one["requests"] for one in grown]
+    yield f"{max(asked) / sum(asked):.0%}"
+    for turn in range(2):
+        yield f"{sum(talk[turn].uncached for talk in talks) / len(talks):.1f}"
+    yield f"{sum(talk[1].uncached // block for talk in talks) / len(talks):.2f}"
+    yield f"{sum(one['hits'] for one in grown) / sum(one['queries'] for one in grown):.3f}"
+
+
+def _counters(url: str) -> Mapping[str, float]:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
+        page = reply.read().decode()
+    names = {"hits": "prefix_cache_hits", "queries": "prefix_cache_queries", "requests": "request_success"}
+    return {
+        name: sum(float(value) for value in re.findall(rf"^vllm:{counter}_total{{.*}} (\S+)$", page, re.MULTILINE))
+        for name, counter in names.items()
+    }
+
+
+def _post(url: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=60):
+        pass
+
+
+def cost_of(bundle_examples: Sequence[Example], tokens: Callable[[Sequence[Example]], int]) -> Cost:
+    """By the ids that a reply names."""
+    known = {one.id: one for one in bundle_examples}
+    costs: dict[tuple[str, ...], int] = {}
+
+    def cost(shown: Sequence[str]) -> int:
+        key = tuple(shown)
+        if key not in costs:
+            costs[key] = tokens([known[one] for one in key])
+        return costs[key]
+
+    return cost
