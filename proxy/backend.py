@@ -182,6 +182,7 @@ class Pool:
                         response.finish()
                         repeated = True
                         continue
+                    body = b""  # it has been sent, and a long answer should not hold it
                     with self._watched(backend, response):
                         yield response
                     return

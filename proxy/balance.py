@@ -16,7 +16,8 @@ _FIRST_EJECTION: Final = 5.0  # seconds; doubled with each one that follows
 _LONGEST_EJECTION: Final = 60.0
 _SLOW_START: Final = 10.0  # seconds in which a backend that comes back gets ever more
 _LEAST_WEIGHT: Final = 0.1
-_CROWDED: Final = 1.25  # times its share: a conversation's own backend is passed over (arXiv 1608.01350)
+_CROWDED: Final = 1.25  # times its share: a conversation's own backend is passed over (arXiv 1608.01350), but
+_NEVER_CROWDED: Final = 4  # requests more than its share cost a server less than a conversation read anew
 _RETRY_SHARE: Final = 0.2  # of the requests in flight, as Envoy's retry budget has it
 _LEAST_RETRIES: Final = 3
 
@@ -97,7 +98,8 @@ def _ranked(candidates: Sequence[Candidate], among: Sequence[int], conversation:
     total = sum(candidates[n].in_flight for n in among) + 1
     weights = sum(candidates[n].weight for n in among)
     for n in owners:
-        if candidates[n].in_flight < ceil(_CROWDED * total * candidates[n].weight / weights):
+        share = total * candidates[n].weight / weights
+        if candidates[n].in_flight < ceil(max(_CROWDED * share, share + _NEVER_CROWDED * candidates[n].weight)):
             return [n, *(other for other in by_load if other != n)]
     return by_load
 

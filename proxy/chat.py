@@ -129,7 +129,7 @@ async def serve_response(gateway: Gateway, request: web.Request, record: Record)
 
 async def serve_relayed(gateway: Gateway, request: web.Request, record: Record) -> web.StreamResponse:
     """Any other path that takes JSON: the body as it came, but for the model's suffix, to the backend of its model."""
-    data = record.asked = await read_body(request, gateway.admission.limits)
+    data = await _read(gateway, request, record)
     body = parse_json(request, data)
     choice, _ = gateway.choice(body, request)
     if body.get("model") != choice.model:
@@ -154,15 +154,27 @@ Plans = Callable[[Mapping[str, Any], Choice, Model, ServedBundle | None], Awaita
 
 
 async def _serve_planned(gateway: Gateway, request: web.Request, record: Record, plan_of: Plans) -> web.StreamResponse:
-    record.asked = await read_body(request, gateway.admission.limits)
-    body = parse_json(request, record.asked)
+    plan = await _planned(gateway, request, record, plan_of)
+    return await _forward(gateway, request, record, plan, "application/json")
+
+
+async def _planned(gateway: Gateway, request: web.Request, record: Record, plan_of: Plans) -> Plan:
+    """The plan of a request. What was asked is let go with this: an answer may stream for minutes."""
+    body = parse_json(request, await _read(gateway, request, record))
     choice, model = gateway.choice(body, request)
     setting = Setting(choice, gateway.bundles.get(choice.model))
     if gateway.laboratory is not None and record.route != COMPLETIONS:
         setting = _enrol(gateway, gateway.laboratory, request, record, body, setting)
         model = gateway.pool.models[setting.choice.model]
-    plan = await plan_of(body, setting.choice, model, setting.served)
-    return await _forward(gateway, request, record, plan, "application/json")
+    return await plan_of(body, setting.choice, model, setting.served)
+
+
+async def _read(gateway: Gateway, request: web.Request, record: Record) -> bytes:
+    """The body, which the record keeps where contents are logged."""
+    data = await read_body(request, gateway.admission.limits)
+    if gateway.log_content:
+        record.asked = data
+    return data
 
 
 def _enrol(
@@ -197,7 +209,7 @@ async def _forward(
         headers |= record.trace.headers
     with _tokens_of(record.account, plan, record.facts):
         conversation = plan.conversation
-        async with gateway.pool.send(plan.choice.model, plan.path, plan.body, headers, conversation) as upstream:
+        async with gateway.pool.send(plan.choice.model, plan.path, plan.take_body(), headers, conversation) as upstream:
             record.facts.answering = upstream.status < BadRequestError.status
             ours = {**plan.headers, "X-Request-Id": record.request_id}
             if record.trial is not None:

@@ -38,12 +38,12 @@ _STRUCTURED: Final = ("structured_outputs", "guided_json", "guided_regex", "guid
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
-    """One request, decided. `shape`: how the reply, a completion, becomes chat; None: it passes as it is.
-    `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`: stop strings that the
-    backend was not told. `reserve`: about as many tokens as it may take, prompt and answer. `conversation`: what it
-    began with, the same for all its turns; None for what is no conversation."""
+    """One request, decided. `body`: until it is taken to be sent. `shape`: how the reply, a completion, becomes chat;
+    None: it passes as it is. `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`:
+    stop strings that the backend was not told. `reserve`: about as many tokens as it may take, prompt and answer.
+    `conversation`: what it began with, the same for all its turns; None for what is no conversation."""
 
     choice: Choice
     path: str
@@ -55,6 +55,11 @@ class Plan:
     cut_at: tuple[str, ...] = ()
     reserve: int = 0
     conversation: str | None = field(default=None, repr=False)
+
+    def take_body(self) -> bytes:
+        """The body, which the plan does not keep: while an answer streams, nobody needs what was asked."""
+        body, self.body = self.body, b""
+        return body
 
     @property
     def headers(self) -> dict[str, str]:

@@ -152,7 +152,7 @@ class ShadowJudge:
             return ""
         plan = await self._planner.chat({**silent, "stream": False}, choice, model, sample.setting.served)
         headers = {"Content-Type": "application/json"}
-        async with self._pool.send(choice.model, plan.path, plan.body, headers, plan.conversation) as upstream:
+        async with self._pool.send(choice.model, plan.path, plan.take_body(), headers, plan.conversation) as upstream:
             data = await upstream.read()
             return answer_text(whole_reply(data, plan, ReplyFacts())) if upstream.status == 200 else ""
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from proxy import store_postgresql, store_sqlite
+from proxy import store_sqlite
 from proxy.errors import StartupError, StoreError
 from proxy.outcomes import (
     Content,
@@ -106,6 +106,8 @@ def place_of(store: str) -> Place:
         file = Path(path).expanduser()
         return Place(f"sqlite:{file}", partial(store_sqlite.SqliteSession, file), store_sqlite.TYPES)
     if kind in {"postgresql", "postgres"} and path.startswith("//"):
+        from proxy import store_postgresql  # here and not above: its driver takes 10 MB of memory
+
         where = urlsplit(store)
         name = f"postgresql://{where.netloc.rpartition('@')[2]}{where.path}"
         return Place(name, partial(store_postgresql.PostgresqlSession, store), store_postgresql.TYPES)

@@ -35,6 +35,7 @@ from proxy.live import Live, ServedBundle
 from proxy.lookup import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
+from proxy.shared import Alone
 from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
 from tests.quality.conftest import CONCURRENCY, general_test_rows, named, xstest_test_rows
 
@@ -88,7 +89,7 @@ def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
 @asynccontextmanager
 async def serving(settings: Settings, backends: Sequence[Backend], served: ServedBundle) -> AsyncIterator[str]:
     """The base URL of a proxy that injects from `served`."""
-    async with open_gateway(settings, backends, Live({MODEL_NAME: served})) as gateway:
+    async with open_gateway(settings, backends, Live({MODEL_NAME: served}), Alone()) as gateway:
         runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -38,7 +38,7 @@ from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
 from tests.bench.embedders import read_rows
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
-from tests.bench.prefix_cache.routed import cost_of, measure_routed
+from tests.bench.prefix_cache.routed import HEADINGS, cost_of, measure_routed
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 
@@ -228,7 +228,10 @@ def main() -> None:
     if options.routed:
         cost = cost_of(bundle.examples, lambda examples: len(texts.prefix(examples)))
         few = room(lines, options.block)
-        console.print(measure_routed(stream.queries[:CONVERSATIONS], cost, options.block, few, CONCURRENCY))
+        console.print(*HEADINGS, sep=" | ")
+        opened = stream.queries[:CONVERSATIONS]
+        for row in measure_routed(options.bundle, opened, cost, options.block, few, CONCURRENCY):
+            console.print(*row, sep=" | ")
     if options.time:
         timed = {name: list(zip(lines[name].requests, lines[name].injected, strict=True)) for name in wanted}
         console.print(real.measure_time(timed, texts.raw(stream.queries), options.block))

@@ -56,8 +56,8 @@ def test_conversations_spread_and_only_those_of_a_lost_backend_move() -> None:
 
 def test_conversation_leaves_its_backend_when_that_has_more_than_its_share() -> None:
     owner = order(backends(0, 0), "tea")[0]
-    assert order(backends(*(4 if n == owner else 3 for n in range(2))), "tea")[0] == owner
-    assert order(backends(*(9 if n == owner else 0 for n in range(2))), "tea")[0] != owner
+    for own, others, stays in ((4, 3, True), (7, 0, True), (9, 0, False), (50, 45, True), (64, 36, False)):
+        assert (order(backends(*(own if n == owner else others for n in range(2))), "tea")[0] == owner) is stays
 
 
 def test_without_a_conversation_the_least_loaded_comes_first() -> None:

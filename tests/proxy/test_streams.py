@@ -1,6 +1,7 @@
 """Guards how streams begin, go on and end: role first, each token when it comes, finish reason last, no silent cut."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy import admission, chat, fields, plan
 from proxy.relay import event_data
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import served_bundle, serving
@@ -184,3 +186,34 @@ async def test_backends_errors_are_passed_on_verbatim() -> None:
             assert (response.headers["Retry-After"], response.headers["X-RateLimit-Limit"]) == ("7", "9")
             assert "Set-Cookie" not in response.headers
         assert len(backend.generating) == 1
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_a_stream_holds_nothing_of_what_was_asked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = []
+
+    class Watched(bytes):
+        def __del__(self) -> None:
+            gone.append(bytes(self[:9]))
+
+    async def read_body(*arguments: Any) -> bytes:
+        return Watched(await admission.read_body(*arguments))
+
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.begin()
+        await reply.chunk(completion_events(["Be"])[0])
+        await asked.wait()
+        await reply.end()
+
+    monkeypatch.setattr(chat, "read_body", read_body)
+    monkeypatch.setattr(chat, "parse_json", lambda request, data: admission.parse_json(request, bytes(data)))
+    monkeypatch.setattr(plan, "encode", lambda body: Watched(fields.encode(body)))
+    asked = asyncio.Event()
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with scripted_backend(script, kind=kind, keeps=False) as backend, serving(backend.url) as proxy:
+        async with proxy.session.post("/v1/chat/completions", json=body) as response:
+            await response.content.readany()
+            gc.collect()
+            assert len(gone) == 2, "of what the client sent, and of what was made of it"
+            asked.set()
+            await response.read()

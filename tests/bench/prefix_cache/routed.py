@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import openai
-from rich.table import Table
 
 from index.types import Example
-from tests.bench.peers.install import python_of
+from tests.bench.peers.install import script_of
 from tests.bench.peers.machine import free_port, listens, running
 from tests.bench.prefix_cache.served import served
 from tests.vllm.models import BASE
@@ -28,6 +27,11 @@ SERVERS: Final = 2
 OUTPUTS: Final = 8  # tokens of an answer
 MORE: Final = "Can you say more about that?"
 ROUTER_POLICIES: Final = ("consistent_hash", "cache_aware", "round_robin")
+
+HEADINGS: Final = (
+    *("who chooses", "requests at the busier server", "first turns: uncached", "second turns: uncached"),
+    *("whole blocks among them", "cached share of all tokens", "took, s"),
+)
 
 Cost = Callable[[Sequence[str]], int]
 """The injected tokens of a request that was shown examples of these ids, in this order."""
@@ -46,15 +50,14 @@ class Turn:
         return max(0, self.injected - self.found)
 
 
-def measure_routed(queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int) -> Table:
-    """Each query opens a conversation of two turns; `concurrency` of them at a time."""
-    table = Table(
-        "who chooses", "requests at the busier server", "first turns: uncached", "second turns: uncached",
-        "whole blocks among them", "cached share of all tokens", "took, s",
-    )  # fmt: skip
+def measure_routed(
+    bundle: Path, queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int
+) -> Iterator[Sequence[str]]:
+    """A row of HEADINGS for each who may choose. Each query opens a conversation of two turns, `concurrency` of them at
+    a time."""
     with ExitStack() as stack:
         urls = [stack.enter_context(served(block, blocks, [core])) for core in range(SERVERS)]
-        for name, way in ways(urls):
+        for name, way in ways(bundle, urls):
             for url in urls:
                 _post(f"{url}/reset_prefix_cache")
             before = [_counters(url) for url in urls]
@@ -62,33 +65,32 @@ def measure_routed(queries: Sequence[str], cost: Cost, block: int, blocks: int, 
             with way() as proxy:
                 talks = asyncio.run(_converse(proxy, queries, cost, concurrency))
             took = time.perf_counter() - started
-            table.add_row(name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}")
-    return table
+            yield name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}"
 
 
-def ways(urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], "contextmanager[str]"]]]:
+def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], "contextmanager[str]"]]]:
     """Who chooses a server, and how to start it: the base URL of a proxy, while it runs."""
-    yield "the proxy", lambda: _proxied(urls)
+    yield "the proxy", lambda: _proxied(bundle, urls)
     for policy in ROUTER_POLICIES:
-        yield f"vllm-router, {policy}", lambda policy=policy: _routed(urls, policy)
+        yield f"vllm-router, {policy}", lambda policy=policy: _routed(bundle, urls, policy)
 
 
 @contextmanager
-def _proxied(backends: Sequence[str]) -> Iterator[str]:
+def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
-        told = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}=default"]
+        told = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
         with proxy_server(f"{backends[0]}/v1", told, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
 
 
 @contextmanager
-def _routed(urls: Sequence[str], policy: str) -> Iterator[str]:
+def _routed(bundle: Path, urls: Sequence[str], policy: str) -> Iterator[str]:
     port, metrics = free_port(), free_port()
-    command = [str(python_of("vllm-router", print).parent / "vllm-router"), "--worker-urls", *urls]
+    command = [*script_of("vllm-router", print), "--worker-urls", *urls]
     command += ["--policy", policy, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--prometheus-port", str(metrics), "--log-level", "warning"]
-    with running(command, None, listens(port)), _proxied([f"http://127.0.0.1:{port}"]) as proxy:
+    with running(command, None, listens(port)), _proxied(bundle, [f"http://127.0.0.1:{port}"]) as proxy:
         yield proxy
 
 
