@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import getrandbits
-from time import perf_counter
 from typing import Any, Final
 
 from aiohttp import web
 
 from index.errors import LayoutError
+from proxy.accounting import account_for
 from proxy.admission import Admission, parse_json, read_body
 from proxy.backend import Pool
 from proxy.errors import BadRequestError, ProxyError, UnsupportedMediaError
@@ -23,7 +23,7 @@ from proxy.injection import Injector
 from proxy.keys import Account
 from proxy.laboratory import Laboratory
 from proxy.live import Live, ServedBundle
-from proxy.log import log_event, log_failure
+from proxy.log import log_failure
 from proxy.metrics import Metrics
 from proxy.models import Model
 from proxy.multipart import form_model
@@ -31,8 +31,8 @@ from proxy.plan import CHAT, COMPLETIONS, Plan, Planner
 from proxy.record import Record
 from proxy.relay import Client, ReplyFacts, request_headers
 from proxy.reply import send_reply
-from proxy.telemetry import Telemetry, Told
-from proxy.trials import EXPERIMENT_HEADER, UNIT_HEADER, Asker, Setting
+from proxy.telemetry import Telemetry
+from proxy.trials import UNIT_HEADER, Asker, Setting
 from proxy.turns import loose_messages
 from proxy.variants import RAW, Choice, choose
 from proxy.watch import ReplyWatch
@@ -106,7 +106,7 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
         response = error_response(ProxyError("Internal error; the server's log has the place under this request's id."))
     finally:
         gateway.metrics.in_flight.dec()
-        _account(gateway, record)
+        account_for(record, gateway.metrics, gateway.laboratory, logs_content=gateway.log_content)
     if not response.prepared:
         response.headers["X-Request-Id"] = record.request_id
     return response
@@ -238,67 +238,3 @@ def _request_id(request: web.Request) -> str:
     if 0 < len(given) <= _LONGEST_ID and given.isprintable():
         return given
     return f"{getrandbits(128):032x}"
-
-
-def _account(gateway: Gateway, record: Record) -> None:
-    """Metrics, exposures and the log line of a finished request."""
-    metrics, seconds = gateway.metrics, perf_counter() - record.started
-    plan, usage = record.plan, record.facts.usage or {}
-    variant = plan.choice.variant if plan else "none"
-    metrics.requests.labels(record.route, variant, str(record.status), record.outcome).inc()
-    metrics.duration.labels(record.route, variant).observe(seconds)
-    if record.first_byte is not None:
-        metrics.first_byte.labels(variant).observe(record.first_byte)
-    if plan is not None and plan.injection is not None:
-        metrics.injected_tokens.observe(plan.injection.tokens)
-    for kind, count in record.token_counts():
-        metrics.tokens.labels(variant, kind).inc(count)
-    if record.trace is not None:
-        record.trace.end(_told(record, seconds, usage))
-    if gateway.laboratory is not None and record.trial is not None:
-        gateway.laboratory.note(record.trial, record, seconds, keeps_content=gateway.log_content)
-    _log(record, seconds, variant, usage, logs_content=gateway.log_content)
-
-
-def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:
-    plan = record.plan
-    injection = plan.injection if plan else None
-    return Told(
-        plan.choice.model if plan else None,
-        record.status,
-        record.outcome,
-        seconds,
-        record.first_byte if plan and plan.stream else None,
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        {
-            "drpo.variant": plan.choice.variant if plan else None,
-            "drpo.bundle": injection.served.id if injection else None,
-            "drpo.degraded": injection.degraded if injection else None,
-        },
-    )
-
-
-def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, object], *, logs_content: bool) -> None:
-    injection = record.plan.injection if record.plan else None
-    log_event(
-        "request",
-        route=record.route,
-        status=record.status,
-        outcome=record.outcome,
-        client=record.client,
-        variant=variant,
-        model=record.plan.choice.model if record.plan else None,
-        bundle=injection.served.id if injection else None,
-        experiment=record.trial.headers.get(EXPERIMENT_HEADER) if record.trial else None,
-        examples=len(injection.examples) if injection else None,
-        degraded=injection.degraded if injection else None,
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        first_byte_ms=None if record.first_byte is None else round(record.first_byte * 1000, 1),
-        duration_ms=round(seconds * 1000, 1),
-        request_id=record.request_id,
-    )
-    if logs_content and record.facts.content is not None:
-        asked, answered = (bytes(data).decode("utf-8", "replace") for data in (record.asked, record.facts.content))
-        log_event("content", request_id=record.request_id, asked=asked, answered=answered)

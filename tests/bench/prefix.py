@@ -208,7 +208,7 @@ def main() -> None:
     )
     parser.add_argument("--real", action="store_true", help="also on a real vLLM")
     parser.add_argument("--block", type=int, default=32, help="its block size (%(default)s)")
-    parser.add_argument("--policy", action="append", help="only policies whose name begins so, there; repeatable")
+    parser.add_argument("--policy", action="append", help="only what begins so, there; repeatable")
     parser.add_argument("--routed", action="store_true", help="two real servers, by who chooses")
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
@@ -230,7 +230,9 @@ def main() -> None:
         few = room(lines, options.block)
         console.print(*HEADINGS, sep=" | ")
         opened = stream.queries[:CONVERSATIONS]
-        for row in measure_routed(options.bundle, opened, cost, options.block, few, CONCURRENCY):
+        for row in measure_routed(
+            options.policy or [""], options.bundle, opened, cost, options.block, few, CONCURRENCY
+        ):
             console.print(*row, sep=" | ")
     if options.time:
         timed = {name: list(zip(lines[name].requests, lines[name].injected, strict=True)) for name in wanted}

@@ -51,13 +51,15 @@ class Turn:
 
 
 def measure_routed(
-    bundle: Path, queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int
+    wanted: Sequence[str], bundle: Path, queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int
 ) -> Iterator[Sequence[str]]:
-    """A row of HEADINGS for each who may choose. Each query opens a conversation of two turns, `concurrency` of them at
-    a time."""
+    """A row of HEADINGS for each who may choose, if its name begins as one of `wanted`. Each query opens a conversation
+    of two turns, `concurrency` of them at a time."""
     with ExitStack() as stack:
         urls = [stack.enter_context(served(block, blocks, [core])) for core in range(SERVERS)]
         for name, way in ways(bundle, urls):
+            if not name.startswith(tuple(wanted)):
+                continue
             for url in urls:
                 _post(f"{url}/reset_prefix_cache")
             before = [_counters(url) for url in urls]
@@ -70,6 +72,7 @@ def measure_routed(
 
 def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], "contextmanager[str]"]]]:
     """Who chooses a server, and how to start it: the base URL of a proxy, while it runs."""
+    yield "nobody: one server", lambda: _proxied(bundle, urls[:1])
     yield "the proxy", lambda: _proxied(bundle, urls)
     for policy in ROUTER_POLICIES:
         yield f"vllm-router, {policy}", lambda policy=policy: _routed(bundle, urls, policy)
