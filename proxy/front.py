@@ -88,7 +88,7 @@ class _Connection(web.RequestHandler):
             request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
 
     def log_exception(self, *words: object, **options: object) -> None:
-        """aiohttp's trouble with a connection; without that a body is broken, which the client was told."""
+        """What aiohttp logs of a connection, but not that a body is broken: the client was told so."""
         if not isinstance(options.get("exc_info"), BadRequestError):
             super().log_exception(*words, **options)
 

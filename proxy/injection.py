@@ -18,10 +18,8 @@ from proxy.translate import client_max_tokens
 
 Json = Mapping[str, Any]
 
+_LONGEST_TOKEN: Final = 256  # bytes: twice the longest run of spaces that a usual vocabulary has
 LENGTH_CAP: Final = 1024  # tokens of an answer on a base model, where neither client nor bundle says: vLLM's own is 16
-
-
-_LONGEST_TOKEN: Final = 64  # bytes: more than a context of them is no text that fits
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ async def _file(request: web.Request) -> web.StreamResponse:
     """One of the page's own files, by its name alone."""
     name = request.match_info.get("name", "index.html")
     place = _FILES / name
-    if place.parent != _FILES or place.suffix not in _TYPES or not place.is_file():
+    if place.suffix not in _TYPES or place not in _FILES.iterdir():
         return error_response(UnknownRouteError(f"The page has no file {name[:100]!r}."))
     content = await asyncio.to_thread(place.read_bytes)
     return web.Response(body=content, content_type=_TYPES[place.suffix], charset="utf-8", headers=_HEADERS)

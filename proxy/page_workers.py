@@ -70,10 +70,10 @@ def add_page_of_workers(app: web.Application, behind: Behind) -> None:
 
 
 async def _pass_on(request: web.Request) -> web.StreamResponse:
-    """To the first worker that lives; a question is not asked twice."""
+    """To the first worker that lives, which so has all of the page to itself; a question is not asked twice."""
     behind = request.app[_BEHIND]
     try:
-        body = await read_body(request, behind.limits)
+        body = await read_body(request, behind.limits) if request.can_read_body else b""
         for socket in sorted(behind.folder.glob(_NAME.format("*"))):
             async with _connected(socket) as worker:
                 if await _lives(worker):

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # of the environment: the workers' folder; metrics meet there, too
 NAME_BYTES: Final = 32
 CELLS: Final = 4
 _CELL: Final = 8  # bytes, of an integer as of a float
@@ -61,7 +62,10 @@ class Alone:
 
 
 class Mapped:
-    """The numbers of one of several workers. folder: theirs alone, made with `prepare`. Use as `with`."""
+    """The numbers of one of several workers. folder: theirs alone, made with `prepare`. Use as `with`.
+
+    Raises FileNotFoundError where the folder is gone, as it is with its server and the last of the other workers.
+    """
 
     def __init__(self, folder: Path, worker: int) -> None:
         self.folder = folder
@@ -70,9 +74,10 @@ class Mapped:
         self._present = (folder / "present").open("rb")
         self._accounts = folder / "accounts"
         self.seats: Seats = _map(folder / "seats").cast("q")
+        fcntl.flock(self._present, fcntl.LOCK_SH)
+        (folder / "present").stat()  # whoever was waited for may have been the last, and removed it
 
     def __enter__(self) -> Self:
-        fcntl.flock(self._present, fcntl.LOCK_SH)
         return self
 
     def __exit__(self, *exception: object) -> None:

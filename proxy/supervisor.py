@@ -29,7 +29,7 @@ from proxy.page_workers import Behind, add_page_of_workers
 from proxy.reload import Reloaded, Report
 from proxy.service import Status
 from proxy.settings import Settings
-from proxy.shared import Mapped, clear_seats
+from proxy.shared import FOLDER_VARIABLE, Mapped, clear_seats
 
 _FIRST_PAUSE: Final = 0.1  # seconds before a dead worker is replaced; doubled while they keep dying
 _LONGEST_PAUSE: Final = 30.0
@@ -37,7 +37,6 @@ _LONG_LIFE: Final = 60.0  # seconds after which a death is no sequel of the last
 _LONGEST_START: Final = 300.0
 _LAST_WORDS: Final = 5.0  # seconds beyond the drain
 _LOOK_EVERY: Final = 0.5  # seconds between looks at where the backends are
-METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Worker:
@@ -153,7 +152,6 @@ class Supervisor:
         worker = self._workers[number] = Worker(process)
         first = {
             "settings": asdict(self._settings),
-            "folder": str(self._folder),
             "worker": number,
             "backends": self._places(),
         }
@@ -204,8 +202,8 @@ class Supervisor:
         return [{name: getattr(backend, name) for name in names} for backend in self._backends]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, with the same places to import from, and where the workers' metrics meet."""
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), METRICS_FOLDER: str(self._folder)}
+        """Ours, with the same places to import from, and the folder where the workers meet."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), FOLDER_VARIABLE: str(self._folder)}
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._workers.values():

@@ -1,7 +1,7 @@
 """What an answer told while it passed to the client: its id, and how it ended. Looks at the client's own bytes.
 
-Used for requests of an experiment alone, and cheap: the first event is parsed, the others only searched. No text of an
-answer can be taken for a field, since its quotation marks are escaped.
+Used for requests of an experiment alone, and cheap: the first event is parsed only where its id does not stand at its
+start, the others are searched. No text of an answer can be taken for a field, since its quotation marks are escaped.
 """
 
 import re

@@ -6,9 +6,11 @@ gone: it drains and leaves, so that no worker outlives its server.
 """
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from proxy.page_workers import answering_page
 from proxy.reload import Loaded, load, serve_loaded
 from proxy.service import bundles_loading, drain, serving, status
 from proxy.settings import Settings
-from proxy.shared import Mapped
+from proxy.shared import FOLDER_VARIABLE, Mapped
 
 
 def main() -> None:
@@ -35,16 +37,29 @@ def main() -> None:
 
 async def _work() -> None:
     orders = await _orders()
-    first = orjson.loads(await orders.readline())
+    line = await orders.readline()
+    first = orjson.loads(line) if line else {"worker": 0}  # without a word its supervisor is gone already
+    try:
+        shared = Mapped(Path(os.environ[FOLDER_VARIABLE]), first["worker"])
+    except FileNotFoundError:
+        return
+    with shared:
+        try:
+            if line:
+                await _serve_as_told(first, shared, orders)
+        finally:
+            if orders.at_eof():
+                shared.remove_if_last()
+
+
+async def _serve_as_told(first: Mapping[str, Any], shared: Mapped, orders: asyncio.StreamReader) -> None:
     settings = settings_of(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
-    with Mapped(Path(first["folder"]), first["worker"]) as shared, log_lines(settings.log_format, worker=shared.worker):
+    with log_lines(settings.log_format, worker=shared.worker):
         try:
             await _serve(settings, backends, shared, orders)
         except DrpoError as error:
             say(error=str(error))
-        if orders.at_eof():
-            shared.remove_if_last()
 
 
 async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, orders: asyncio.StreamReader) -> None:
@@ -96,7 +111,8 @@ class Orders:
                 self._loaded = None
             elif order["do"] == "move":
                 self._move(order["backends"])
-        self._stop.set()
+        if not self._gateway.admission.draining:  # a stop that comes while it drains ends what it waits for
+            self._stop.set()
 
     async def _load(self) -> None:
         try:
@@ -121,9 +137,9 @@ def _tuple_if_list(value: Any) -> Any:
 
 
 def say(**answer: object) -> None:
-    """One line to the supervisor."""
-    sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
-    sys.stdout.buffer.flush()
+    """One line to the supervisor; one that is gone does not hear it."""
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), orjson.dumps(answer) + b"\n")
 
 
 async def _orders() -> asyncio.StreamReader:

@@ -53,6 +53,13 @@ def kept(place: Place, *batches: Batch) -> list[UnitOutcomes]:
     return list(StoredOutcomes(place).units("e"))
 
 
+def test_an_exposure_shows_neither_its_unit_nor_what_was_asked() -> None:
+    shown = repr(exposure(1, unit=b"a-unit", asked=b"a-question"))
+    assert "r1" in shown
+    assert "a-unit" not in shown
+    assert "a-question" not in shown
+
+
 def test_what_is_written_twice_is_there_once(place: Place) -> None:
     batch = Batch([exposure(1)], [], [Judgement(exposure(1).id, "b", 1.0, "j", 1.0)], [said("r1", 1.0)])
     (unit,) = kept(place, batch, batch)

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import pytest
 
 from index.bundle import default_bundle_directory
 from proxy.keys import new_key
-from proxy.supervisor import METRICS_FOLDER
-from tests.faults.process import Command, command
+from proxy.shared import FOLDER_VARIABLE
+from tests.faults.process import ROOT, Command, children, command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 
 
@@ -25,9 +27,9 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 async def drip(reply: Reply, request: Received) -> None:
-    """A stream of about a second."""
+    """A stream of about a second, or of as many as the request says."""
     await reply.begin()
-    for event in completion_events(["Be", "cause"] * 5):
+    for event in completion_events(["Be", "cause"] * 5 * request.json.get("wait", 1)):
         await asyncio.sleep(0.1)
         await reply.chunk(event)
     await reply.end()
@@ -57,7 +59,8 @@ async def test_sigterm_refuses_new_requests_and_lets_open_streams_end(workers: s
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_sigterm_lets_an_answer_on_the_page_end(workers: str) -> None:
-    asked = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    # Longer than the second that a listener being closed gives what is open.
+    asked = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True, "wait": 4}
     async with (
         scripted_backend(drip) as backend,
         command("--backend", backend.url, "--workers", workers) as server,
@@ -126,7 +129,7 @@ async def test_server_that_is_killed_leaves_no_worker_and_no_file() -> None:
         workers = server.workers()
         assert len(workers) == 2
         environment = Path(f"/proc/{workers[0]}/environ").read_text(encoding="utf-8").split("\0")
-        folder = Path(next(one for one in environment if one.startswith(METRICS_FOLDER)).partition("=")[2])
+        folder = Path(next(one for one in environment if one.startswith(FOLDER_VARIABLE)).partition("=")[2])
         assert (folder / "seats").exists()
         server.process.kill()
         await server.ended()
@@ -134,6 +137,37 @@ async def test_server_that_is_killed_leaves_no_worker_and_no_file() -> None:
             while any(_alive(pid) for pid in workers):
                 await asyncio.sleep(0.05)
         assert not folder.exists()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.5])
+async def test_server_that_is_killed_while_it_starts_leaves_no_worker_and_no_file(after: float, tmp_path: Path) -> None:
+    told = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    async with scripted_backend(answer) as backend:
+        command = (*told, "--backend", backend.url)
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE)
+        async with asyncio.timeout(30):
+            while len(workers := children(process.pid)) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(after)
+        process.kill()
+        said = await process.communicate()  # to the end of the last worker, which has the same standard error
+        async with asyncio.timeout(10):
+            while any(_alive(pid) for pid in workers):
+                await asyncio.sleep(0.05)
+        assert b"Traceback" not in b"".join(said)
+        assert not list(tmp_path.glob("drpo-*"))
+
+
+async def test_server_that_is_killed_while_it_drains_lets_its_streams_end() -> None:
+    async with scripted_backend(drip) as backend, command("--backend", backend.url, "--workers", "2") as server:
+        open_streams = [asyncio.create_task(stream(server)) for _ in range(4)]
+        while len(backend.generating) < 4:
+            await asyncio.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        server.process.kill()
+        assert all(one.endswith(b"data: [DONE]\n\n") for one in await asyncio.gather(*open_streams))
 
 
 async def test_limits_are_those_of_all_workers_together(tmp_path: Path) -> None:

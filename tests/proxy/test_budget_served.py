@@ -55,7 +55,7 @@ async def test_reply_says_when_the_context_left_no_room_for_any_example(kind: st
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 async def test_text_that_no_context_holds_is_not_counted_for_many_seconds(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
-        text = "word " * 20_000
+        text = "word " * 60_000
         _, headers, _ = await proxy.chat(text)
         assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
         counted = [one for one in backend.received if one.path == "/tokenize"]

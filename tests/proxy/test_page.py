@@ -68,7 +68,9 @@ async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothin
             assert (reply.status, reply.headers["Location"]) == (302, "/ui")
 
 
-@pytest.mark.parametrize("path", ["/ui/..%2Fpage.py", "/ui/page.py", "/ui/%2Fetc%2Fpasswd", "/ui/none.js", "/ui/ui"])
+@pytest.mark.parametrize(
+    "path", ["/ui/..%2Fpage.py", "/ui/page.py", "/ui/%2Fetc%2Fpasswd", "/ui/none.js", "/ui/ui", f"/ui/{'a' * 300}.js"]
+)
 async def test_nothing_but_the_pages_files_is_served(path: str) -> None:
     async with admin(add_files) as session, session.get(path) as reply:
         assert reply.status == 404

@@ -83,6 +83,7 @@ def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
         told = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
+        told += ["--retrieval-timeout", "30"]  # the servers have every core: a late retrieval would show no examples
         with proxy_server(f"{backends[0]}/v1", told, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
 
