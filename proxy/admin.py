@@ -35,7 +35,6 @@ class Controls:
 
 
 CONTROLS: Final = web.AppKey("controls", Controls)
-_HEADERS_WITHIN: Final = 10.0
 
 
 @asynccontextmanager
@@ -46,7 +45,7 @@ async def administering(listener: Listener | None, controls: Controls) -> AsyncI
         return
     host, port = listener.getsockname()[:2]
     with listener:
-        runner = FrontDoor(create_admin_app(controls), _HEADERS_WITHIN)
+        runner = FrontDoor(create_admin_app(controls))
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()

@@ -28,12 +28,12 @@ from proxy.models import Kind, Model, count_tokens, discover
 from proxy.wire import NoConnectionError, Wire, WireRequest
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small question: models, tokenize
-SESSION_HEADER: Final = "X-Session-ID"
+_SESSION: Final = "X-Session-ID"
 _NOT_NOW: Final = 503  # the one status that says that nothing was begun
 _GATEWAY_FAILURES: Final = (502, 503, 504)  # a 500 may be the doing of one client's request, and ejects nobody
 
 
-def session_id(conversation: str) -> str:
+def _session_id(conversation: str) -> str:
     """The same for all turns of a conversation, by which a router keeps them together (vllm-router's consistent_hash,
     which would look at the id of each request otherwise). Short: those that share one share a server, no more."""
     return f"{zlib.crc32(conversation.encode('utf-8', 'surrogatepass')):08x}"
@@ -163,7 +163,7 @@ class Pool:
         Raises UnknownModelError, BackendUnavailableError, BackendTimeoutError, BackendProtocolError.
         """
         if conversation is not None:
-            headers = {**headers, SESSION_HEADER: session_id(conversation)}
+            headers = {**headers, _SESSION: _session_id(conversation)}
         left = self._candidates(model, conversation)
         failure: ProxyError | None = None
         repeated = False

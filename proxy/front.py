@@ -36,7 +36,7 @@ def saying_what_is_not_served(where: str) -> Middleware:
 class FrontDoor(web.AppRunner):
     """Runs an application. headers_within: seconds for the first request of a connection to tell its headers."""
 
-    def __init__(self, app: web.Application, headers_within: float) -> None:
+    def __init__(self, app: web.Application, headers_within: float = 10.0) -> None:
         super().__init__(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         self._headers_within = headers_within
 

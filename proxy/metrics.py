@@ -6,12 +6,14 @@ switches on), and any of them shows those of all.
 
 import os
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.log import lost_lines
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # of the environment, Prometheus' own name: where workers meet
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
@@ -67,7 +69,7 @@ class Metrics:
     def together(self) -> CollectorRegistry:
         """The metrics of all workers, as they are now."""
         self.log_lines_lost.set(lost_lines())
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if FOLDER_VARIABLE not in os.environ:
             return self.registry
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]

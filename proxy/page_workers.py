@@ -33,7 +33,6 @@ class Behind:
 _BEHIND: Final = web.AppKey("workers behind the page", Behind)
 _NAME: Final = "page-{}.socket"
 _LONGEST_PATH: Final = 107  # bytes, of a socket's place: unix(7)
-_HEADERS_WITHIN: Final = 10.0  # seconds
 _LIVES_WITHIN: Final = 2.0  # seconds
 _ALIVE: Final = "/alive"
 _OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
@@ -46,7 +45,7 @@ async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIt
     app = web.Application(middlewares=[saying_what_is_not_served("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
     add_answers(app, gateway)
-    runner = FrontDoor(app, _HEADERS_WITHIN)
+    runner = FrontDoor(app)
     await runner.setup()
     try:
         try:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # of the environment: the workers' folder; metrics meet there, too
 NAME_BYTES: Final = 32
 CELLS: Final = 4
 _CELL: Final = 8  # bytes, of an integer as of a float

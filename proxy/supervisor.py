@@ -25,11 +25,12 @@ from proxy.admission import limits_of
 from proxy.backend import Backend
 from proxy.errors import StartupError
 from proxy.log import log_event
+from proxy.metrics import FOLDER_VARIABLE
 from proxy.page_workers import Behind, add_page_of_workers
 from proxy.reload import Reloaded, Report
 from proxy.service import Status
 from proxy.settings import Settings
-from proxy.shared import FOLDER_VARIABLE, Mapped, clear_seats
+from proxy.shared import Mapped, clear_seats
 
 _FIRST_PAUSE: Final = 0.1  # seconds before a dead worker is replaced; doubled while they keep dying
 _LONGEST_PAUSE: Final = 30.0

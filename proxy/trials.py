@@ -71,11 +71,9 @@ class Asker:
     body: Json
     messages: Sequence[Json]
 
-    def identify(self) -> tuple[bytes, bytes]:
-        """Whom the request counts for, and which conversation it asks."""
-        opening = opening_digest(self.messages)
-        unit = unit_of(self.header, self.body, self.client or self.authorization, opening)
-        return unit, conversation_digest(self.messages, opening)
+    def unit(self, opening: bytes) -> bytes:
+        """Whom the request counts for. opening: the digest of its own conversation's."""
+        return unit_of(self.header, self.body, self.client or self.authorization, opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +129,11 @@ def enrol(
     """The experiments that a request is in, and what it is served with. steering: what was decided about experiments;
     setting: what it would be served with outside of them; now: Unix seconds."""
     choice = setting.choice
-    known = [file.experiment for file in trials.files]
-    concerned = [one for one in known if now < one.end and one.concerns(choice.model, asker.client)]
+    concerned = [one for one in trials.experiments if now < one.end and one.concerns(choice.model, asker.client)]
     if not concerned:
         return None, setting
-    (unit, asked), entries = asker.identify(), []
+    opening, entries = opening_digest(asker.messages), []
+    unit = asker.unit(opening)
     for experiment in concerned:
         if not experiment.includes(unit):
             continue
@@ -149,7 +147,7 @@ def enrol(
             setting = trials.setting(entry.arm, setting, bundled)
     if not entries:
         return None, setting
-    return Trial(unit, asked, now, tuple(entries), setting), setting
+    return Trial(unit, conversation_digest(asker.messages, opening), now, tuple(entries), setting), setting
 
 
 def _controlled(

@@ -23,11 +23,12 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.listen import join_port
 from proxy.log import log_lines
+from proxy.metrics import FOLDER_VARIABLE
 from proxy.page_workers import answering_page
 from proxy.reload import Loaded, load, serve_loaded
 from proxy.service import bundles_loading, drain, serving, status
 from proxy.settings import Settings
-from proxy.shared import FOLDER_VARIABLE, Mapped
+from proxy.shared import Mapped
 
 
 def main() -> None:

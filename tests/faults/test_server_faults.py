@@ -16,7 +16,7 @@ import pytest
 
 from index.bundle import default_bundle_directory
 from proxy.keys import new_key
-from proxy.shared import FOLDER_VARIABLE
+from proxy.metrics import FOLDER_VARIABLE
 from tests.faults.process import ROOT, Command, children, command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 

@@ -5,7 +5,7 @@ started on one core in front of a backend. Knows no load.
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from time import sleep
 from typing import Final
 
 from proxy.keys import new_key
-from tests.bench.peers.install import node_gateway, python_of, script_of
+from tests.bench.peers.install import node_gateway, python_of
 from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, write
 from tests.bench.peers.source import MODEL
 from tests.vllm.steps import Say
@@ -32,7 +32,7 @@ class Gateway:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Start = Callable[[str, Path], "contextmanager[Gateway]"]
+Start = Callable[[str, Path], AbstractContextManager[Gateway]]
 """Of a backend's URL and a folder for files: the gateway, while it runs. Raises CannotRunError, StepError."""
 
 
@@ -77,10 +77,17 @@ def drpo(
 @contextmanager
 def vllm_router(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
     """vLLM's own router (Rust), with its cache-aware policy."""
+    with router([backend], "cache_aware", SERVER_CORE, say) as gateway:
+        yield gateway
+
+
+@contextmanager
+def router(backends: Sequence[str], policy: str, core: int | None, say: Say) -> Iterator[Gateway]:
+    """vLLM's own router in front of servers; core: see `running`."""
     port, metrics = free_port(), free_port()
-    command = [*script_of("vllm-router", say), "--worker-urls", backend, "--policy", "cache_aware"]
+    command = [*_script("vllm-router", say), "--worker-urls", *backends, "--policy", policy]
     command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), "--log-level", "warning"]
-    with running(command, SERVER_CORE, listens(port)) as pid:
+    with running(command, core, listens(port)) as pid:
         yield Gateway(f"http://127.0.0.1:{port}", pid)
 
 
@@ -123,7 +130,7 @@ def litellm(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
         "general_settings": {"master_key": "sk-bench"},
     }
     told = write(folder, "litellm.yaml", json.dumps(settings))  # JSON is YAML
-    command = [*script_of("litellm", say), "--config", str(told), "--host", "127.0.0.1"]
+    command = [*_script("litellm", say), "--config", str(told), "--host", "127.0.0.1"]
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
     with running([*command, "--port", str(port), "--num_workers", "1"], SERVER_CORE, listens(port), quiet) as pid:
         yield Gateway(f"http://127.0.0.1:{port}", pid, headers={"Authorization": "Bearer sk-bench"})
@@ -152,3 +159,9 @@ def gateways(say: Say) -> dict[str, Start]:
         "Portkey": partial(portkey, say=say),
         "LiteLLM": partial(litellm, say=say),
     }
+
+
+def _script(name: str, say: Say) -> list[str]:
+    """How a command of an environment is called: its first line names the folder that it was built in, now renamed."""
+    python = python_of(name, say)
+    return [str(python), str(python.with_name(name))]

@@ -30,13 +30,6 @@ def python_of(name: str, say: Say) -> Path:
     return kept(_folder(name, requirements, version), build, say) / "bin" / "python"
 
 
-def script_of(name: str, say: Say) -> list[str]:
-    """How a command of an environment is called: its first line names the folder that it was built in, now renamed.
-    Raises StepError."""
-    python = python_of(name, say)
-    return [str(python), str(python.with_name(name))]
-
-
 def node_gateway(say: Say) -> Path:
     """Portkey's server script, of the versions that node/package-lock.json pins. Raises CannotRunError, StepError."""
     if shutil.which("npm") is None:

@@ -9,17 +9,17 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 import openai
 
 from index.types import Example
-from tests.bench.peers.install import script_of
-from tests.bench.peers.machine import free_port, listens, running
-from tests.bench.prefix_cache.served import served
+from tests.bench.peers.gateways import router
+from tests.bench.prefix_cache.served import cached_tokens, served
 from tests.vllm.models import BASE
 from tests.vllm.server import proxy_server
 
@@ -33,7 +33,7 @@ HEADINGS: Final = (
     *("whole blocks among them", "cached share of all tokens", "took, s"),
 )
 
-Cost = Callable[[Sequence[str]], int]
+Cost = Callable[[tuple[str, ...]], int]
 """The injected tokens of a request that was shown examples of these ids, in this order."""
 
 
@@ -70,12 +70,12 @@ def measure_routed(
             yield name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}"
 
 
-def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], "contextmanager[str]"]]]:
+def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], AbstractContextManager[str]]]]:
     """Who chooses a server, and how to start it: the base URL of a proxy, while it runs."""
-    yield "nobody: one server", lambda: _proxied(bundle, urls[:1])
-    yield "the proxy", lambda: _proxied(bundle, urls)
+    yield "nobody: one server", partial(_proxied, bundle, urls[:1])
+    yield "the proxy", partial(_proxied, bundle, urls)
     for policy in ROUTER_POLICIES:
-        yield f"vllm-router, {policy}", lambda policy=policy: _routed(bundle, urls, policy)
+        yield f"vllm-router, {policy}", partial(_routed, bundle, urls, policy)
 
 
 @contextmanager
@@ -90,11 +90,7 @@ def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def _routed(bundle: Path, urls: Sequence[str], policy: str) -> Iterator[str]:
-    port, metrics = free_port(), free_port()
-    command = [*script_of("vllm-router", print), "--worker-urls", *urls]
-    command += ["--policy", policy, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--prometheus-port", str(metrics), "--log-level", "warning"]
-    with running(command, None, listens(port)), _proxied(bundle, [f"http://127.0.0.1:{port}"]) as proxy:
+    with router(urls, policy, None, print) as gateway, _proxied(bundle, [gateway.url]) as proxy:
         yield proxy
 
 
@@ -120,11 +116,10 @@ async def _ask(client: openai.AsyncOpenAI, messages: Sequence[Mapping[str, str]]
         max_tokens=OUTPUTS,
         temperature=0,
     )
-    shown = [one for one in reply.headers["x-drpo-examples"].split(",") if one]
+    shown = tuple(one for one in reply.headers["x-drpo-examples"].split(",") if one)
     completion = reply.parse()
-    details = completion.usage.prompt_tokens_details if completion.usage else None
     answer = completion.choices[0].message.content or "Yes."
-    return Turn(cost(shown), (details.cached_tokens if details else None) or 0), answer
+    return Turn(cost(shown), cached_tokens(completion.usage)), answer
 
 
 def _cells(
@@ -158,12 +153,4 @@ def _post(url: str) -> None:
 def cost_of(bundle_examples: Sequence[Example], tokens: Callable[[Sequence[Example]], int]) -> Cost:
     """By the ids that a reply names."""
     known = {one.id: one for one in bundle_examples}
-    costs: dict[tuple[str, ...], int] = {}
-
-    def cost(shown: Sequence[str]) -> int:
-        key = tuple(shown)
-        if key not in costs:
-            costs[key] = tokens([known[one] for one in key])
-        return costs[key]
-
-    return cost
+    return cache(lambda shown: tokens([known[one] for one in shown]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import openai
+from openai.types import CompletionUsage
 from rich.table import Table
 
 from tests.bench.prefix_cache.block_cache import Asked
@@ -54,10 +55,15 @@ async def measure_stream(url: str, requests: Sequence[Asked], concurrency: int) 
                     temperature=0,
                     extra_body={"ignore_eos": True},
                 )
-            details = reply.usage.prompt_tokens_details if reply.usage else None
-            return (details.cached_tokens if details else None) or 0
+            return cached_tokens(reply.usage)
 
         return list(await asyncio.gather(*map(ask, requests)))
+
+
+def cached_tokens(usage: CompletionUsage | None) -> int:
+    """How many tokens of a prompt its server says it found; 0 where it says nothing."""
+    details = usage.prompt_tokens_details if usage else None
+    return (details.cached_tokens if details else None) or 0
 
 
 def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, int]:
@@ -73,8 +79,7 @@ def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, in
     ) as chunks:
         for chunk in chunks:
             first = first or time.perf_counter() - started
-            if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
-                cached = chunk.usage.prompt_tokens_details.cached_tokens or 0
+            cached = cached_tokens(chunk.usage) or cached
     return first, cached
 
 
