@@ -95,14 +95,15 @@ def _build(options: argparse.Namespace) -> None:
 
 def _sets(options: argparse.Namespace) -> None:
     # FAISS again.
-    from index.family import Wish
+    from index.family import Apart, Wish
     from index.parting import in_sets
 
     embedder = _open_its_own(options)
     bundle = _load(options.directory, embedder)
     limit = bundle.manifest.retrieval.max_injected_tokens
     tokens = limit // _BLOCK * _BLOCK if options.tokens is None else options.tokens
-    wish = Wish(options.count, tokens, options.own_tokens, dict(options.apart))
+    apart = {tag: Apart(weight, count) for tag, weight, count in options.apart}
+    wish = Wish(options.count, tokens, apart, options.minimum_similarity, options.shortest_answer)
     with Waiting("parting the examples into sets") as waiting:
         draft = in_sets(bundle, wish, options.k, options.tokenizer)
         waiting.turn_to("embedding the queries")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from typing import get_args
@@ -138,7 +139,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     _add_allow_embedder(sets)
     sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
-    sets.add_argument("--count", type=_positive, default=16, metavar="N", help="sets (%(default)s)")
+    sets.add_argument("--count", type=_positive, default=9, metavar="N", help="sets (%(default)s)")
     sets.add_argument(
         "--tokens",
         type=_positive,
@@ -147,19 +148,26 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         "multiple of 128 within the bundle's own limit)",
     )
     sets.add_argument(
-        "--own-tokens",
-        type=_positive,
-        default=128,
-        metavar="N",
-        help="of them, at the end, those that a set does not share with others of its kind (%(default)s)",
-    )
-    sets.add_argument(
         "--apart",
-        type=_tag_and_weight,
+        type=_tag_and_apart,
         action="append",
         default=[],
-        metavar="TAG[=WEIGHT]",
-        help="keep examples of this tag in sets of their own, for which a vote counts WEIGHT times (1); repeatable",
+        metavar="TAG[=WEIGHT[:SETS]]",
+        help="keep examples of this tag in SETS of their own (1), for which a vote counts WEIGHT times (1); repeatable",
+    )
+    sets.add_argument(
+        "--minimum-similarity",
+        type=_cosine,
+        default=-1.0,
+        metavar="COSINE",
+        help="less similar examples do not vote for sets apart; 0.3 is good with the embedder onnx (-1: all vote)",
+    )
+    sets.add_argument(
+        "--shortest-answer",
+        type=int,
+        default=0,
+        metavar="WORDS",
+        help="shorter answers are not shown, but in sets apart; a small base model answers as shortly as that (0)",
     )
     sets.add_argument("--k", type=_positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)")
 
@@ -222,12 +230,24 @@ def _text_pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _tag_and_weight(text: str) -> tuple[str, float]:
-    tag, equals, weight = text.partition("=")
+def _tag_and_apart(text: str) -> tuple[str, float, int]:
+    """The tag, the weight of a vote for its sets, and their number."""
+    tag, _, rest = text.partition("=")
+    weight, _, count = rest.partition(":")
     try:
-        return tag, float(weight) if equals else 1.0
+        return tag, float(weight or 1), _positive(count or "1")
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{weight!r} is no number: write TAG or TAG=WEIGHT") from None
+        raise argparse.ArgumentTypeError(f"{weight!r} is no number: write TAG, TAG=WEIGHT or TAG=WEIGHT:SETS") from None
+
+
+def _cosine(text: str) -> float:
+    try:
+        cosine = float(text)
+    except ValueError:
+        cosine = math.nan
+    if not -1 <= cosine <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no cosine: write a number from -1 to 1")
+    return cosine
 
 
 def _json_pair(text: str) -> tuple[str, object]:

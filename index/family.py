@@ -1,18 +1,19 @@
 """How a bank is parted into few example sets, so that a model server's prefix cache holds them all. Knows no file.
 
 Examples that share a tag of the wish (such as `refusal`) stay together: they are one kind, all others another. Each
-kind is clustered; the examples of a cluster vote for the cluster's set. What a set shows:
+kind is clustered; the examples of a cluster vote for the cluster's set. What a request is sent as:
 
-    prompt, pinned | shared by all sets of the kind | the set's own examples | the client's words
-    '------------- `tokens` in all, just past the end of a block of the cache --------------'
+    prompt, pinned | the set's examples | the client's words
+    '-- `tokens`, just past the end --'
+         of a block of the cache
 
-Own examples are those by which the cluster's queries are covered best (facility location: each query counts by the
+A set shows those examples by which its cluster's queries are covered best (facility location: each query counts by the
 shown example nearest to it), among those whose lengths add up to the room there is, to a few tokens: what stands past
 the end of a whole block is computed again for every request.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -28,21 +29,30 @@ _SLACKS: Final = (4, 8, 16, 32, 64)  # tokens past the end of a block, tried in 
 _CANDIDATES: Final = 40
 _TRIED_TOGETHER: Final = 3
 _ALIKE: Final = 0.9  # two own examples at least this similar show little more than one
-_SHARED_SLACK: Final = 64
+_OTHER: Final = "other"
 
 Places = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """A tag that makes a kind. weight: of a vote for one of its sets; count: of those sets."""
+
+    weight: float = 1.0
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
-    """What sets to make. count: of sets; tokens: of prompt and examples together, a multiple of the cache's block; own:
-    how many of them, at the end, are not shared with the other sets of a kind; apart: tags that make a kind, each with
-    the weight of a vote for one of its sets."""
+    """What sets to make. count: of sets; tokens: of prompt and examples together, a multiple of the cache's block;
+    apart: by tag; minimum_similarity: of a voter for a kind apart, a cosine; shortest_answer: in words, of the examples
+    that are shown and of no kind apart."""
 
     count: int
     tokens: int
-    own: int
-    apart: Mapping[str, float]
+    apart: Mapping[str, Apart]
+    minimum_similarity: float = -1.0
+    shortest_answer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +69,59 @@ def part_into_sets(
     """The sets, the same for the same input. BundleError where the lengths leave no choice."""
     if wish.tokens <= lengths.fixed:
         raise BundleError(f"prompt and pinned examples have {lengths.fixed} tokens already: take more tokens in all")
-    kinds = _kinds(examples, wish.apart)
-    counts = _shares(wish.count, [len(places) for _, places in kinds])
-    return tuple(
-        ExampleSet(f"{kind}-{n}", _ids(examples, shown), _ids(examples, voters), wish.apart.get(kind, 1.0))
-        for (kind, places), count in zip(kinds, counts, strict=True)
-        for n, (shown, voters) in enumerate(_sets_of_kind(vectors, lengths, wish, kind, places, count), start=1)
-    )
+    return tuple(one for kind in _kinds(examples, wish) for one in _sets_of(kind, examples, vectors, lengths, wish))
 
 
-def _kinds(examples: Sequence[Example], apart: Iterable[str]) -> list[tuple[str, Places]]:
-    """Each kind and the places of its examples; the first tag of `apart` that an example has decides."""
-    named = [next((tag for tag in apart if tag in one.tags), "other") for one in examples]
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of examples, and how its sets are voted for. places: of all its examples; showable: of those that its sets
+    may show."""
+
+    name: str
+    places: Places
+    showable: Places
+    count: int
+    weight: float
+    minimum_similarity: float
+
+
+def _kinds(examples: Sequence[Example], wish: Wish) -> Iterator[_Kind]:
+    """The kinds that there are examples of; the first tag of `apart` that an example has decides. BundleError: there
+    are more sets of kinds apart than sets."""
+    named = [next((tag for tag in wish.apart if tag in one.tags), _OTHER) for one in examples]
     free = np.array([not one.pinned for one in examples])
-    found = [(kind, np.flatnonzero(free & np.array([name == kind for name in named]))) for kind in (*apart, "other")]
-    return [(kind, places) for kind, places in found if len(places)]
+    places = {kind: np.flatnonzero(free & np.array([name == kind for name in named])) for kind in (*wish.apart, _OTHER)}
+    for tag, apart in wish.apart.items():
+        if len(of_tag := places[tag]):
+            yield _Kind(tag, of_tag, of_tag, apart.count, apart.weight, wish.minimum_similarity)
+    if len(others := places[_OTHER]):
+        count = wish.count - sum(apart.count for tag, apart in wish.apart.items() if len(places[tag]))
+        if count < 1:
+            raise BundleError(f"{wish.count} sets leave none for what is not apart: take more, or fewer of kinds apart")
+        is_long = np.array([len(examples[int(place)].response.split()) >= wish.shortest_answer for place in others])
+        if not is_long.any():
+            raise BundleError(f"no answer that is not apart has {wish.shortest_answer} words: allow shorter ones")
+        yield _Kind(_OTHER, others, others[is_long], count, 1.0, -1.0)
 
 
-def _shares(count: int, sizes: Sequence[int]) -> list[int]:
-    """`count` divided as `sizes` are, at least one each (largest remainders)."""
-    ideal = np.array(sizes) / sum(sizes) * count
-    shares = np.maximum(1, np.floor(ideal)).astype(int)
-    while shares.sum() < count:
-        shares[np.argmax(ideal - shares)] += 1
-    return [int(min(share, size)) for share, size in zip(shares, sizes, strict=True)]
-
-
-def _sets_of_kind(
-    vectors: Vectors, lengths: Lengths, wish: Wish, kind: str, places: Places, count: int
-) -> Iterator[tuple[list[int], Places]]:
-    """What each set of a kind shows, and who votes for it. BundleError names the kind."""
-    shared: list[int] = []
-    if (room := wish.tokens - wish.own - lengths.fixed) > 0:
-        gap = _Gap(vectors, lengths.examples, places, (), room)
-        shared = gap.fill(_nearest(vectors, places, vectors[places].mean(axis=0)), (_SHARED_SLACK,), kind)
-    room = wish.tokens - lengths.fixed - int(lengths.examples[shared].sum())
-    own, centroids = means_on_the_sphere(np.ascontiguousarray(vectors[places]), count)
-    for cluster, centroid in enumerate(centroids):
-        voters = places[own == cluster]
-        if len(voters):
-            candidates = [one for one in _nearest(vectors, places, centroid) if one not in shared]
-            chosen = _Gap(vectors, lengths.examples, voters, shared, room).fill(candidates, _SLACKS, kind)
-            yield [*shared, *sorted(chosen, key=lambda one: float(vectors[one] @ centroid))], voters
+def _sets_of(
+    kind: _Kind, examples: Sequence[Example], vectors: Vectors, lengths: Lengths, wish: Wish
+) -> Iterator[ExampleSet]:
+    """A kind's sets. BundleError names the kind whose lengths leave no choice."""
+    own, centroids = means_on_the_sphere(np.ascontiguousarray(vectors[kind.places]), min(kind.count, len(kind.places)))
+    for n, centroid in enumerate(centroids):
+        if len(voters := kind.places[own == n]):
+            gap = _Gap(vectors, lengths.examples, voters, wish.tokens - lengths.fixed)
+            chosen = gap.fill(_nearest(vectors, kind.showable, centroid), kind.name)
+            shown = sorted(chosen, key=lambda one: float(vectors[one] @ centroid))
+            yield ExampleSet(
+                name=f"{kind.name}-{n + 1}",
+                shown=_ids(examples, shown),
+                voters=_ids(examples, voters),
+                kind=kind.name,
+                weight=kind.weight,
+                minimum_similarity=kind.minimum_similarity,
+            )
 
 
 def _nearest(vectors: Vectors, places: Places, centre: Vectors) -> list[int]:
@@ -110,15 +131,14 @@ def _nearest(vectors: Vectors, places: Places, centre: Vectors) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Room, in tokens, that is to be filled with examples beside those `shown`, so that `covered` is covered best."""
+    """Room, in tokens, that is to be filled with examples so that `covered` is covered best."""
 
     vectors: Vectors
     costs: NDArray[np.int64]
     covered: Places
-    shown: Sequence[int]
     room: int
 
-    def fill(self, candidates: Sequence[int], slacks: Sequence[int], kind: str) -> list[int]:
+    def fill(self, candidates: Sequence[int], kind: str) -> list[int]:
         """Some of the first candidates. While there is much room, whoever covers most for its length is taken; the
         last few are tried all together."""
         near = list(candidates[:_CANDIDATES])
@@ -126,13 +146,13 @@ class _Gap:
         while self._room(chosen) > (_TRIED_TOGETHER + 0.5) * self.costs[near].mean() and len(chosen) < len(near):
             chosen.append(max((one for one in near if one not in chosen), key=lambda one: self._gain(chosen, one)))
         rest = [one for one in near if one not in chosen]
-        for slack in slacks:
+        for slack in _SLACKS:
             fitting = self._fitting(chosen, rest, slack)
             if last := max(fitting, key=lambda some: self._cover([*chosen, *some]), default=()):
                 return [*chosen, *last]
         raise BundleError(
-            f"no {len(near)} examples of the kind {kind} add up to {self.room} tokens: "
-            "take more tokens in all, fewer own ones, or fewer sets"
+            f"no examples among {len(near)} of the kind {kind} add up to {self.room} tokens: "
+            "take more tokens in all, or allow shorter answers"
         )
 
     def _fitting(self, chosen: Sequence[int], rest: Sequence[int], slack: int) -> Iterator[tuple[int, ...]]:
@@ -153,7 +173,7 @@ class _Gap:
 
     def _cover(self, chosen: Sequence[int]) -> float:
         """Facility location: for each of the covered how near the nearest of the shown is."""
-        likeness = self.vectors[self.covered] @ self.vectors[[*self.shown, *chosen]].T
+        likeness = self.vectors[self.covered] @ self.vectors[list(chosen)].T
         return float(likeness.max(axis=1, initial=0.0).sum())
 
     def _are_alike(self, some: Sequence[int]) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from index.bank import pinned_positions
 from index.clusters import ClusterIndex
-from index.types import Bundle, Example, Hit, Message, Order, Vectors
+from index.types import Bundle, Example, ExampleSet, Hit, Message, Order, Vectors
 
 QUERY_CHARACTERS = 2_000
 _QUICK_LIMIT = 5_000
@@ -35,9 +35,7 @@ class Retriever:
         self._hidden = _hidden(bundle)
         self._sets = bundle.sets
         self._places = {example.id: place for place, example in enumerate(bundle.examples)} if bundle.sets else {}
-        self._votes = {
-            self._places[voter]: (n, one.weight) for n, one in enumerate(bundle.sets) for voter in one.voters
-        }
+        self._votes = {self._places[voter]: (n, one) for n, one in enumerate(bundle.sets) for voter in one.voters}
         if bundle.clusters is None or bundle.manifest.probes is None:
             self._best = _exact_search(bundle.vectors, np.flatnonzero(~self._hidden))
         else:
@@ -107,15 +105,25 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
-def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, float]]) -> int | None:
-    """The number of the set that the hits vote for. `votes`: by position, for which set and with what weight, which is
-    multiplied by the similarity to the fourth power. None where nobody votes; of equals the most similar voter's."""
-    counted: dict[int, float] = {}
+def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
+    """The number of the set that the hits vote for: of the kind that has most votes, the set that has most.
+
+    votes: by position, for which set, and its number. A vote counts the set's weight times the similarity to the fourth
+    power. None where nobody votes; of equals the most similar voter's.
+    """
+    kinds: dict[str, float] = {}
+    sets: dict[str, dict[int, float]] = {}
     for hit in hits:
-        if (vote := votes.get(hit.position)) is not None:
-            wanted, weight = vote
-            counted[wanted] = counted.get(wanted, 0.0) + weight * max(0.0, hit.similarity) ** _VOTE_POWER
-    return max(counted, key=lambda one: counted[one], default=None)
+        if (vote := votes.get(hit.position)) is not None and hit.similarity >= vote[1].minimum_similarity:
+            number, wanted = vote
+            counts = wanted.weight * max(0.0, hit.similarity) ** _VOTE_POWER
+            kinds[wanted.kind] = kinds.get(wanted.kind, 0.0) + counts
+            of_kind = sets.setdefault(wanted.kind, {})
+            of_kind[number] = of_kind.get(number, 0.0) + counts
+    if not kinds:
+        return None
+    counted = sets[max(kinds, key=lambda kind: kinds[kind])]
+    return max(counted, key=lambda number: counted[number])
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:

@@ -1,6 +1,7 @@
 """sets.json: from bytes to checked example sets and back. Knows the ids of the bank; knows no vector and no directory.
 
-[{"name": ..., "shown": [ids, in the order of the prompt], "voters": [ids], "weight": ...}, ...]
+[{"name": ..., "shown": [ids, in the order of the prompt], "voters": [ids], "kind": ..., "weight": ...,
+  "minimum_similarity": ...}, ...]
 """
 
 import json
@@ -46,9 +47,15 @@ def sets_bytes(sets: Sequence[ExampleSet]) -> bytes:
 
 
 def _parse_set(value: object, free: Collection[str], place: str) -> ExampleSet:
-    fields = Fields(value, place, ("name", "shown", "voters", "weight"))
-    weight = fields.number("weight", *_WEIGHTS)
-    one = ExampleSet(fields.text("name"), fields.lines("shown"), fields.lines("voters"), weight)
+    fields = Fields(value, place, ("name", "shown", "voters", "kind", "weight", "minimum_similarity"))
+    one = ExampleSet(
+        name=fields.text("name"),
+        shown=fields.lines("shown"),
+        voters=fields.lines("voters"),
+        kind=fields.line("kind"),
+        weight=fields.number("weight", *_WEIGHTS),
+        minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
+    )
     if not is_id(one.name):
         raise BundleFormatError(f'{place}: "name" must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)')
     for key, ids in (("shown", one.shown), ("voters", one.voters)):

@@ -67,13 +67,17 @@ class ExampleSet:
     """Examples that are shown together, always in this order, so that a model server's prefix cache keeps them.
 
     shown: ids, in the order in which a prompt shows them. voters: ids of those whose nearness to a query speaks for
-    showing it this set; each example that is not pinned votes for one set at most. weight: what a vote counts.
+    showing it this set; each example that is not pinned votes for one set at most. kind: of what, in a word; sets of a
+    kind stand together against other kinds. weight: what a vote counts, if the voter is at least as similar to the
+    query as `minimum_similarity` (a cosine); else it does not count.
     """
 
     name: str
     shown: tuple[str, ...]
     voters: tuple[str, ...]
+    kind: str = "other"
     weight: float = 1.0
+    minimum_similarity: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)

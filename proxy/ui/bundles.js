@@ -65,13 +65,13 @@ function facts(bundle) {
 
 function chart(bundle, choose) {
   const at = (value) => EDGE + ((value + 1) / 2) * (SIZE - 2 * EDGE);
-  const kinds = [...new Set(bundle.examples.map(kindOf))].sort();
+  const kinds = [...new Set(bundle.examples.map((one) => kindOf(bundle, one)))].sort();
   const caption = make("figcaption", {class: "note"}, "Each dot is an example; near dots are alike (two principal components of the vectors). ",
     make("span", {class: "legend"}, kinds.map((kind, n) => make("span", {}, make("span", {class: `swatch kind${n % 8}`}), kind))));
   const dots = new Map();
   const points = bundle.map.map(([x, y], n) => {
     const example = bundle.examples[n];
-    const dot = draw("circle", {class: `dot kind${kinds.indexOf(kindOf(example)) % 8}${example.pinned ? " pinned" : ""}`,
+    const dot = draw("circle", {class: `dot kind${kinds.indexOf(kindOf(bundle, example)) % 8}${example.pinned ? " pinned" : ""}`,
       cx: at(x).toFixed(1), cy: at(-y).toFixed(1), r: example.pinned ? 6 : 4, tabindex: -1,
       onclick: () => choose(example)}, draw("title", {}, example.query));
     dots.set(example.id, dot);
@@ -91,7 +91,7 @@ function chart(bundle, choose) {
 }
 
 // What an example is of, in a word: the set's kind where there are sets, else its first tag.
-const kindOf = (example) => example.votes_for?.replace(/-\d+$/, "") ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
+const kindOf = (bundle, example) => bundle.sets.find((one) => one.name === example.votes_for)?.kind ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
 
 function list(examples, likeness = {}, shown = new Set()) {
   return make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 
 from index.bundle import default_bundle_directory, load_bundle
 from index.embed import open_embedder
-from index.family import Wish
+from index.family import Apart, Wish
 from index.parting import in_sets, token_lengths
 from index.render import LAYOUTS, render_conversation, render_preamble
 from index.retrieve import Retriever, arrange, pinned, within_policy
@@ -48,7 +48,13 @@ CONVERSATIONS: Final = 150  # two turns each, where two servers are chosen from
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
 CORE: Final = 3  # examples of `core` that everyone is shown
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
-SETS: Final = Wish(count=12, tokens=512, own=512, apart={"refusal": 1.5, "harmless": 1.0})
+SETS: Final = Wish(
+    count=9,
+    tokens=640,
+    apart={"refusal": Apart(1.5), "harmless": Apart(count=2)},
+    minimum_similarity=0.3,
+    shortest_answer=40,
+)
 VOTERS: Final = 12
 
 Shown = Sequence[tuple[Example, ...]]

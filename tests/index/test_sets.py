@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from index import __main__ as command
 from index.bundle import BundleDraft, load_bundle, write_bundle
 from index.errors import BundleError, BundleFormatError
-from index.family import Lengths, Wish, part_into_sets
+from index.family import Apart, Lengths, Wish, part_into_sets
 from index.parting import token_lengths
 from index.render import LAYOUTS, render_preamble
-from index.retrieve import Retriever, arrange, pinned
+from index.retrieve import Retriever, arrange, elect, pinned
 from index.sets import parse_sets, sets_bytes, within
-from index.types import Bundle, Example, ExampleSet, RetrievalPolicy
+from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, draft
 
@@ -69,6 +69,22 @@ def test_nobody_votes_below_the_similarity_floor(tmp_path: Path) -> None:
     assert shown(bundle, "What is the capital of Japan?") == ["france"]
 
 
+def test_who_is_less_similar_than_a_set_asks_for_does_not_vote_for_it(tmp_path: Path) -> None:
+    query = "What is the capital of Japan and how do I boil an egg for a haiku?"
+    for least, expected in ((0.0, ["france"]), (0.999, ["haiku", "boil"])):
+        asking = replace(PLACES, kind="places", weight=100.0, minimum_similarity=least)
+        write_bundle(tmp_path / f"{least}", with_sets((FOOD, asking)), WordEmbedder())
+        assert shown(load_bundle(tmp_path / f"{least}", WordEmbedder()), query) == expected
+
+
+def test_the_sets_of_a_kind_stand_together_against_another_kind() -> None:
+    hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.5, 0.45, 0.45))]
+    one, two, three = (ExampleSet(name, (), (), kind) for name, kind in (("a", "x"), ("b", "y"), ("c", "y")))
+    assert elect(hits, {0: (0, one), 1: (1, two), 2: (2, three)}) == 1
+    assert elect(hits, {0: (0, one), 1: (1, replace(two, kind="z")), 2: (2, three)}) == 0
+    assert elect(hits, {}) is None
+
+
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
@@ -82,6 +98,8 @@ def test_nobody_votes_below_the_similarity_floor(tmp_path: Path) -> None:
         (sets_bytes((FOOD, replace(PLACES, name="food"))), 'the name "food" stands twice'),
         (sets_bytes((replace(FOOD, name="a b"),)), '"name" must be 1 to 64 letters'),
         (sets_bytes((replace(FOOD, weight=0.0),)), '"weight" must be a number'),
+        (sets_bytes((replace(FOOD, kind=" "),)), '"kind" must be a string of one line'),
+        (sets_bytes((replace(FOOD, minimum_similarity=1.5),)), '"minimum_similarity" must be a number from -1 to 1'),
     ],
 )
 def test_sets_that_could_not_be_shown_are_refused_with_the_reason(broken: bytes, reason: str) -> None:
@@ -122,45 +140,50 @@ def bank(count: int, seed: int) -> tuple[tuple[Example, ...], Lengths]:
 
 
 @settings(deadline=None, max_examples=30)
-@given(count=st.integers(60, 200), sets=st.integers(2, 20), seed=st.integers(0, 9), own=st.sampled_from([128, 512]))
+@given(count=st.integers(60, 200), sets=st.integers(3, 20), seed=st.integers(0, 9), apart=st.integers(1, 2))
 def test_every_set_ends_just_past_a_block_and_every_free_example_votes_once(
-    count: int, sets: int, seed: int, own: int
+    count: int, sets: int, seed: int, apart: int
 ) -> None:
     examples, lengths = bank(count, seed)
     vectors = WordEmbedder().embed([example.query for example in examples])
-    found = part_into_sets(examples, vectors, lengths, Wish(sets, 512, own, {"refusal": 1.5}))
+    found = part_into_sets(examples, vectors, lengths, Wish(sets, 512, {"refusal": Apart(1.5, apart)}, 0.3))
     cost = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
     assert all(512 <= lengths.fixed + sum(cost[name] for name in one.shown) <= 512 + 64 for one in found)
     assert sorted(voter for one in found for voter in one.voters) == sorted(
         one.id for one in examples if not one.pinned
     )
-    assert {one.weight for one in found} == {1.0, 1.5}
+    assert {(one.kind, one.weight, one.minimum_similarity) for one in found} == {
+        ("refusal", 1.5, 0.3),
+        ("other", 1.0, -1.0),
+    }
+    assert len([one for one in found if one.kind == "refusal"]) <= apart
+    assert len(found) <= sets
     by_id = {one.id: one for one in examples}
     for one in found:
         assert len({"refusal" in by_id[name].tags for name in (*one.shown, *one.voters)}) == 1
     assert parse_sets(sets_bytes(found), examples, "sets.json") == found
 
 
-def test_sets_of_a_kind_share_all_but_their_own_tokens() -> None:
+def test_short_answers_vote_but_are_not_shown_unless_they_are_apart() -> None:
     examples, lengths = bank(150, 0)
+    examples = tuple(replace(one, response="r " * (1 + n % 9)) for n, one in enumerate(examples))
     vectors = WordEmbedder().embed([example.query for example in examples])
-    found = part_into_sets(examples, vectors, lengths, Wish(8, 640, 128, {"refusal": 1.0}))
-    cost = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
-    for kind in ("refusal", "other"):
-        same = [one.shown for one in found if one.name.startswith(kind)]
-        assert len(same) > 1
-        common = 0
-        while len({shown[: common + 1] for shown in same}) == 1:
-            common += 1
-        assert lengths.fixed + sum(cost[name] for name in same[0][:common]) >= 512
+    found = part_into_sets(examples, vectors, lengths, Wish(5, 512, {"refusal": Apart()}, shortest_answer=5))
+    by_id = {one.id: one for one in examples}
+    shortest = {
+        kind: min(len(by_id[name].response.split()) for one in found if one.kind == kind for name in one.shown)
+        for kind in ("refusal", "other")
+    }
+    assert shortest["other"] >= 5 > shortest["refusal"]
+    assert len([voter for one in found for voter in one.voters]) == 149
 
 
 def test_lengths_that_leave_no_choice_are_an_error_that_says_what_to_change() -> None:
     examples, _ = bank(60, 0)
     vectors = WordEmbedder().embed([example.query for example in examples])
     long = Lengths(100, np.full(60, 4000))
-    with pytest.raises(BundleError, match="take more tokens in all, fewer own ones, or fewer sets"):
-        part_into_sets(examples, vectors, long, Wish(4, 512, 512, {}))
+    with pytest.raises(BundleError, match="take more tokens in all, or allow shorter answers"):
+        part_into_sets(examples, vectors, long, Wish(4, 512, {}))
 
 
 # The command
@@ -183,7 +206,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path) -> None:
-    flags = ["--tokenizer", TOKENIZER, "--count", "6", "--tokens", "256", "--apart", "law=2"]
+    flags = ["--tokenizer", TOKENIZER, "--count", "6", "--tokens", "256", "--apart", "law=2:2"]
     assert run("sets", source, *flags, "--out", tmp_path / "out") == 0
     before, after = (load_bundle(place, WordEmbedder()) for place in (source, tmp_path / "out"))
     assert (after.prompt, after.examples, after.manifest.layout) == (
@@ -193,6 +216,7 @@ def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path
     )
     assert (after.manifest.retrieval.order, after.manifest.retrieval.k) == ("set", 12)
     assert {one.name.partition("-")[0]: one.weight for one in after.sets} == {"law": 2.0, "other": 1.0}
+    assert [one.kind for one in after.sets].count("law") == 2
     by_id = {one.id: one for one in after.examples}
     lengths = token_lengths(after, TOKENIZER)
     for one in after.sets:
@@ -207,7 +231,11 @@ def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path
         (["--tokenizer", "nowhere.json"], "cannot be read as a tokenizer.json"),
         (["--tokenizer", str(TOKENIZER), "--tokens", "8"], "take more tokens in all"),
         (["--tokenizer", str(TOKENIZER), "--count", "0"], "is not a whole number from 1 on"),
-        (["--tokenizer", str(TOKENIZER), "--apart", "law=x"], "is no number: write TAG or TAG=WEIGHT"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=x"], "is no number: write TAG, TAG=WEIGHT or TAG=WEIGHT:SETS"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:0"], "is not a whole number from 1 on"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:16"], "leave none for what is not apart"),
+        (["--tokenizer", str(TOKENIZER), "--shortest-answer", "500"], "has 500 words: allow shorter ones"),
+        (["--tokenizer", str(TOKENIZER), "--minimum-similarity", "2"], "is no cosine"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
