@@ -38,7 +38,6 @@ class OnnxEmbedder:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; its warnings are about devices that are not used
-        options.enable_cpu_mem_arena = False  # it keeps what the longest text needed, and is no faster here
         # By its path: from bytes, onnxruntime keeps a second copy of the weights (23 MB).
         path = str(directory / _MODEL)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

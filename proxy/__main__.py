@@ -16,6 +16,7 @@ from proxy.errors import StartupError
 from proxy.experiment_command import run_experiment_command
 from proxy.keys import new_key
 from proxy.log import log_lines
+from proxy.memory import give_back_large_blocks
 from proxy.reload import Report
 from proxy.server import Announce, serve
 from proxy.service import Status
@@ -58,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         with log_lines(settings.log_format):
             if command == "check":
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
+            give_back_large_blocks()
             uvloop.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from proxy.backend import Backend
 from proxy.chat import Gateway
 from proxy.listen import join_port
 from proxy.log import log_lines
+from proxy.memory import give_back_large_blocks
 from proxy.metrics import FOLDER_VARIABLE
 from proxy.page_workers import answering_page
 from proxy.reload import Loaded, load, serve_loaded
@@ -33,6 +34,7 @@ from proxy.shared import Mapped
 
 def main() -> None:
     """Serve until told to stop."""
+    give_back_large_blocks()
     uvloop.run(_work())
 
 

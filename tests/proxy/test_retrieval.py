@@ -131,11 +131,14 @@ async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> 
 
 
 async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
-    retrieval, slow = Retrieval(0.05, create_metrics()), source(Embedder(0.1))
+    embedder = Embedder(0.1)
+    retrieval, slow = Retrieval(0.05, create_metrics()), source(embedder)
     try:
         assert (await retrieval.find(slow, "hello")).degraded == "timeout"
-        await asyncio.sleep(0.2)
-        assert (await retrieval.find(slow, "hello")).hits
+        async with asyncio.timeout(30):
+            while not (await retrieval.find(slow, "hello")).hits:
+                pass
+        assert embedder.calls == [["hello"]]
     finally:
         retrieval.close()
 

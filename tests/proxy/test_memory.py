@@ -1,0 +1,31 @@
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+# A block of 8 MB is freed, which raises glibc's own bound to that; is a block of 1 MB then still mapped by itself?
+_MAPPED_AFTER = """
+import ctypes
+from proxy.memory import give_back_large_blocks
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+c.mallinfo2.restype = Info
+{first}
+c.free(c.malloc(8_000_000))
+before = c.mallinfo2().hblks
+c.malloc(1_000_000)
+print(c.mallinfo2().hblks - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library is not glibc 2.33 or later")
+@pytest.mark.parametrize(("first", "mapped"), [("", "0"), ("give_back_large_blocks()", "1")])
+def test_a_large_block_goes_back_to_the_system_whatever_was_freed_before(first: str, mapped: str) -> None:
+    script = _MAPPED_AFTER.format(first=first)
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == mapped
