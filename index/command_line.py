@@ -139,7 +139,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     _add_allow_embedder(sets)
     sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
-    sets.add_argument("--count", type=_positive, default=9, metavar="N", help="sets (%(default)s)")
+    sets.add_argument("--count", type=_positive, default=12, metavar="N", help="sets (%(default)s)")
     sets.add_argument(
         "--tokens",
         type=_positive,

@@ -28,6 +28,7 @@ DATA = (
     "index/default/manifest.json",
     "index/default/prompt.txt",
     "index/default/examples.jsonl",
+    "index/default/sets.json",
     "index/default/vectors.npy",
 )
 LARGEST_WHEEL = 40_000_000

@@ -3,8 +3,9 @@
     python -m tests.bench.embedder_answers      prints the table of index/README.md, in about 25 minutes on two cores
     ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
-The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings; only the vectors,
-and so the examples that are retrieved, are those of the embedder in question. Greedy, rows that nobody tuned on.
+The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings, showing the three
+nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, rows
+that nobody tuned on.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> None:
 
 async def compare(float32_models: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
-    bundle, judge = read_bundle(default_bundle_directory()), open_embedder("onnx")
+    bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
     general, sensitive = () if refusals else general_test_rows(DATA), xstest_test_rows(DATA)
     settings = Settings(retrieval_timeout=10.0)
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
@@ -76,6 +77,12 @@ async def compare(float32_models: Path, only: str, refusals: bool) -> None:
                 if general:
                     measured.append(await measure(base_url, general, LENGTH, judge))
             print(f"| {name} | {' | '.join(cells(measured))} |", flush=True)
+
+
+def showing_nearest(bundle: Bundle, count: int) -> Bundle:
+    """The bundle as it would be without sets: so many nearest examples, the most similar last."""
+    retrieval = replace(bundle.manifest.retrieval, k=count, order="similar_last")
+    return replace(bundle, manifest=replace(bundle.manifest, retrieval=retrieval), sets=())
 
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:

@@ -49,8 +49,8 @@ OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter 
 CORE: Final = 3  # examples of `core` that everyone is shown
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
 SETS: Final = Wish(
-    count=9,
-    tokens=640,
+    count=12,
+    tokens=544,
     apart={"refusal": Apart(1.5), "harmless": Apart(count=2)},
     minimum_similarity=0.3,
     shortest_answer=40,

@@ -18,7 +18,7 @@ from optimizer.rewards import Judged, Scorer
 from optimizer.rows import Row
 from optimizer.search import Raced
 from optimizer.task import Reply
-from optimizer.tune import tune
+from optimizer.tune import set_knob, tune
 
 ROWS = [Row(f"query {number}") for number in range(60)]
 SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
@@ -53,6 +53,14 @@ async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> N
         TuneTable(k=(), order=(), frequency_penalty=values, temperature=values), lambda _: 0.5, tmp_path / "many"
     )
     assert after == before
+
+
+def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_that_voted() -> None:
+    in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))
+    assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
+    nearest = set_knob(in_sets, "order", "similar_last")
+    assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)
+    assert set_knob(nearest, "order", "canonical").retrieval.k == 3
 
 
 async def test_what_was_found_is_kept_when_the_budget_ends(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Draws the frontier of README.md: what of the injected prompt is computed anew, against what the policy is worth.
+"""Draws the frontiers of README.md: what of the injected prompt is computed anew, against what the policy is worth.
 
-    python -m tests.bench.prefix_cache.plot        writes pictures/prefix.svg from points.json beside this file
+    python -m tests.bench.prefix_cache.plot        writes them into pictures/ from points.json beside this file
 
 points.json holds figures that were measured, and says how; this measures nothing.
 """
@@ -15,15 +15,17 @@ from typing import Any, Final
 from tests.bench.pictures.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, dot, grid, picture
 
 HERE: Final = Path(__file__).parent
-PICTURE: Final = HERE.parents[2] / "pictures" / "prefix.svg"
+PICTURES: Final = HERE.parents[2] / "pictures"
 TICKS_X: Final = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def main() -> None:
-    PICTURE.write_text(draw(json.loads((HERE / "points.json").read_text())["points"]))
+    for chart in json.loads((HERE / "points.json").read_text())["charts"]:
+        (PICTURES / chart["picture"]).write_text(draw(chart["value"], chart["points"]))
 
 
-def draw(points: Sequence[Mapping[str, Any]]) -> str:
+def draw(value: str, points: Sequence[Mapping[str, Any]]) -> str:
+    """The chart of `points`. value: what they have, in words."""
     low = min(point["low"] for point in points)
     high = max(point["high"] for point in points)
     floor, ceiling = math.floor(low * 10) / 10, math.ceil(high * 10) / 10
@@ -36,12 +38,12 @@ def draw(points: Sequence[Mapping[str, Any]]) -> str:
         return HEIGHT - BOTTOM - (value - floor) / (ceiling - floor) * (HEIGHT - TOP - BOTTOM)
 
     ticks = [floor + n / 10 for n in range(round((ceiling - floor) * 10) + 1)]
-    parts = [*grid(x, y, TICKS_X, ticks), *_titles(), *(part for point in points for part in _point(point, x, y))]
-    return picture("Uncached injected tokens against balanced accuracy, by policy", parts)
+    parts = [*grid(x, y, TICKS_X, ticks), *_titles(value), *(part for point in points for part in _point(point, x, y))]
+    return picture(f"Uncached injected tokens against {escape(value)}, by policy", parts)
 
 
-def _titles() -> Iterator[str]:
-    yield f'<text x="{LEFT}" y="22">balanced accuracy on what is, or only sounds, unsafe (95 % interval)</text>'
+def _titles(value: str) -> Iterator[str]:
+    yield f'<text x="{LEFT}" y="22">{escape(value)}</text>'
     middle = (LEFT + WIDTH - RIGHT) / 2
     yield (
         f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">injected tokens that vLLM computes anew for each '
