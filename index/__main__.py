@@ -103,6 +103,8 @@ def _sets(options: argparse.Namespace) -> None:
     limit = bundle.manifest.retrieval.max_injected_tokens
     tokens = limit // _BLOCK * _BLOCK if options.tokens is None else options.tokens
     apart = {tag: Apart(weight, count) for tag, weight, count in options.apart}
+    if len(apart) < len(options.apart):
+        raise UsageError("--apart: a tag is named twice; name each once, as TAG=WEIGHT:SETS")
     wish = Wish(options.count, tokens, apart, options.minimum_similarity, options.shortest_answer)
     with Waiting("parting the examples into sets") as waiting:
         draft = in_sets(bundle, wish, options.k, options.tokenizer)

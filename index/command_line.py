@@ -9,6 +9,7 @@ from typing import get_args
 
 from index.bundle import default_bundle_directory
 from index.render import LAYOUTS
+from index.sets import WEIGHTS
 from index.types import Order, RetrievalPolicy
 
 _DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
@@ -164,7 +165,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     )
     sets.add_argument(
         "--shortest-answer",
-        type=int,
+        type=_number_of_words,
         default=0,
         metavar="WORDS",
         help="shorter answers are not shown, but in sets apart; a small base model answers as shortly as that (0)",
@@ -217,6 +218,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _number_of_words(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def _filled(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the text is empty: write a query")
@@ -235,9 +242,13 @@ def _tag_and_apart(text: str) -> tuple[str, float, int]:
     tag, _, rest = text.partition("=")
     weight, _, count = rest.partition(":")
     try:
-        return tag, float(weight or 1), _positive(count or "1")
+        weighs = float(weight or 1)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{weight!r} is no number: write TAG, TAG=WEIGHT or TAG=WEIGHT:SETS") from None
+        weighs = math.nan
+    if not tag or not WEIGHTS[0] <= weighs <= WEIGHTS[1]:
+        form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
+    return tag, weighs, _positive(count or "1")
 
 
 def _cosine(text: str) -> float:

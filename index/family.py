@@ -21,14 +21,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from index.bank import is_id
 from index.clusters import means_on_the_sphere
 from index.errors import BundleError
+from index.strict import quoted
 from index.types import Example, ExampleSet, Vectors
 
 _SLACKS: Final = (4, 8, 16, 32, 64)  # tokens past the end of a block, tried in turn
 _CANDIDATES: Final = 40
 _TRIED_TOGETHER: Final = 3
-_ALIKE: Final = 0.9  # two own examples at least this similar show little more than one
+_ALIKE: Final = 0.9  # two examples at least this similar show little more than one
 _OTHER: Final = "other"
 
 Places = NDArray[np.intp]
@@ -69,13 +71,14 @@ def part_into_sets(
     """The sets, the same for the same input. BundleError where the lengths leave no choice."""
     if wish.tokens <= lengths.fixed:
         raise BundleError(f"prompt and pinned examples have {lengths.fixed} tokens already: take more tokens in all")
-    return tuple(one for kind in _kinds(examples, wish) for one in _sets_of(kind, examples, vectors, lengths, wish))
+    kinds = _kinds(examples, wish)
+    return tuple(one for kind in kinds for one in _sets_of(kind, examples, vectors, lengths, wish))
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of examples, and how its sets are voted for. places: of all its examples; showable: of those that its sets
-    may show."""
+    """A kind of examples. places: of all of them; showable: of those that its sets may show; count: of its sets; weight
+    and minimum_similarity: of a vote, see ExampleSet."""
 
     name: str
     places: Places
@@ -85,23 +88,40 @@ class _Kind:
     minimum_similarity: float
 
 
-def _kinds(examples: Sequence[Example], wish: Wish) -> Iterator[_Kind]:
-    """The kinds that there are examples of; the first tag of `apart` that an example has decides. BundleError: there
-    are more sets of kinds apart than sets."""
+def _kinds(examples: Sequence[Example], wish: Wish) -> list[_Kind]:
+    """The kinds that there are examples of; the first tag of `apart` that an example has decides. BundleError."""
     named = [next((tag for tag in wish.apart if tag in one.tags), _OTHER) for one in examples]
     free = np.array([not one.pinned for one in examples])
     places = {kind: np.flatnonzero(free & np.array([name == kind for name in named])) for kind in (*wish.apart, _OTHER)}
-    for tag, apart in wish.apart.items():
-        if len(of_tag := places[tag]):
-            yield _Kind(tag, of_tag, of_tag, apart.count, apart.weight, wish.minimum_similarity)
-    if len(others := places[_OTHER]):
-        count = wish.count - sum(apart.count for tag, apart in wish.apart.items() if len(places[tag]))
-        if count < 1:
-            raise BundleError(f"{wish.count} sets leave none for what is not apart: take more, or fewer of kinds apart")
-        is_long = np.array([len(examples[int(place)].response.split()) >= wish.shortest_answer for place in others])
-        if not is_long.any():
-            raise BundleError(f"no answer that is not apart has {wish.shortest_answer} words: allow shorter ones")
-        yield _Kind(_OTHER, others, others[is_long], count, 1.0, -1.0)
+    for tag in wish.apart:
+        _check_tag(tag, places[tag])
+    kinds = [
+        _Kind(tag, places[tag], places[tag], apart.count, apart.weight, wish.minimum_similarity)
+        for tag, apart in wish.apart.items()
+    ]
+    return [*kinds, _others(examples, places[_OTHER], wish)] if len(places[_OTHER]) else kinds
+
+
+def _check_tag(tag: str, places: Places) -> None:
+    """BundleError: no example has the tag, or it cannot name sets."""
+    if not len(places):
+        raise BundleError(f"no example that is not pinned has the tag {quoted(tag)}: `drpo-index show` lists the tags")
+    if tag == _OTHER or not is_id(f"{tag}-{len(places)}"):
+        raise BundleError(
+            f"the tag {quoted(tag)} cannot name sets: it must be short, of letters, digits, dots, dashes or "
+            f"underscores (ASCII), and not `{_OTHER}`"
+        )
+
+
+def _others(examples: Sequence[Example], places: Places, wish: Wish) -> _Kind:
+    """What is not apart. BundleError: no set is left for it, or no answer of it is long enough."""
+    count = wish.count - sum(apart.count for apart in wish.apart.values())
+    if count < 1:
+        raise BundleError(f"{wish.count} sets leave none for what is not apart: take more, or fewer of kinds apart")
+    is_long = np.array([len(examples[int(place)].response.split()) >= wish.shortest_answer for place in places])
+    if not is_long.any():
+        raise BundleError(f"no answer that is not apart has {wish.shortest_answer} words: allow shorter ones")
+    return _Kind(_OTHER, places, places[is_long], count, 1.0, -1.0)
 
 
 def _sets_of(
@@ -152,7 +172,7 @@ class _Gap:
                 return [*chosen, *last]
         raise BundleError(
             f"no examples among {len(near)} of the kind {kind} add up to {self.room} tokens: "
-            "take more tokens in all, or allow shorter answers"
+            "try another number of tokens in all, or allow shorter answers"
         )
 
     def _fitting(self, chosen: Sequence[int], rest: Sequence[int], slack: int) -> Iterator[tuple[int, ...]]:

@@ -109,21 +109,22 @@ def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, ExampleSet]]) -> i
     """The number of the set that the hits vote for: of the kind that has most votes, the set that has most.
 
     votes: by position, for which set, and its number. A vote counts the set's weight times the similarity to the fourth
-    power. None where nobody votes; of equals the most similar voter's.
+    power. Where all voters are less similar than their sets ask for, all count. None where there is no voter; of equals
+    the most similar voter's.
     """
+    voters = [(hit.similarity, *votes[hit.position]) for hit in hits if hit.position in votes]
+    near = [voter for voter in voters if voter[0] >= voter[2].minimum_similarity]
     kinds: dict[str, float] = {}
     sets: dict[str, dict[int, float]] = {}
-    for hit in hits:
-        if (vote := votes.get(hit.position)) is not None and hit.similarity >= vote[1].minimum_similarity:
-            number, wanted = vote
-            counts = wanted.weight * max(0.0, hit.similarity) ** _VOTE_POWER
-            kinds[wanted.kind] = kinds.get(wanted.kind, 0.0) + counts
-            of_kind = sets.setdefault(wanted.kind, {})
-            of_kind[number] = of_kind.get(number, 0.0) + counts
+    for similarity, number, wanted in near or voters:
+        vote = wanted.weight * max(0.0, similarity) ** _VOTE_POWER
+        kinds[wanted.kind] = kinds.get(wanted.kind, 0.0) + vote
+        of_kind = sets.setdefault(wanted.kind, {})
+        of_kind[number] = of_kind.get(number, 0.0) + vote
     if not kinds:
         return None
-    counted = sets[max(kinds, key=lambda kind: kinds[kind])]
-    return max(counted, key=lambda number: counted[number])
+    of_chosen = sets[max(kinds, key=lambda kind: kinds[kind])]
+    return max(of_chosen, key=lambda number: of_chosen[number])
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:

@@ -14,7 +14,7 @@ from index.errors import BundleFormatError
 from index.strict import Fields, parse_json, quoted
 from index.types import Example, ExampleSet
 
-_WEIGHTS: Final = (0.01, 100.0)
+WEIGHTS: Final = (0.01, 100.0)
 
 
 def parse_sets(data: bytes, examples: Sequence[Example], place: str) -> tuple[ExampleSet, ...]:
@@ -53,7 +53,7 @@ def _parse_set(value: object, free: Collection[str], place: str) -> ExampleSet:
         shown=fields.lines("shown"),
         voters=fields.lines("voters"),
         kind=fields.line("kind"),
-        weight=fields.number("weight", *_WEIGHTS),
+        weight=fields.number("weight", *WEIGHTS),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
     )
     if not is_id(one.name):

@@ -69,7 +69,7 @@ class ExampleSet:
     shown: ids, in the order in which a prompt shows them. voters: ids of those whose nearness to a query speaks for
     showing it this set; each example that is not pinned votes for one set at most. kind: of what, in a word; sets of a
     kind stand together against other kinds. weight: what a vote counts, if the voter is at least as similar to the
-    query as `minimum_similarity` (a cosine); else it does not count.
+    query as `minimum_similarity` (a cosine); less similar ones count only where no other voter does.
     """
 
     name: str

@@ -25,7 +25,7 @@ from optimizer.search import Level, Outcome, Path, Raced, race_level
 
 T = TypeVar("T")
 
-_POLICY: Final = ("k", "minimum_similarity", "order")
+_POLICY: Final = ("order", "k", "minimum_similarity")
 _BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
     "shortest_answer": with_longer_answers,
     "refusal": with_refusals,
@@ -71,6 +71,8 @@ async def tune(
     best = first
     space = _Knob(scorer, journal, rows)
     for number, (knob, values) in enumerate(_knobs(table)):
+        if knob == "k" and best.retrieval.order == "set":
+            continue  # there it is how many vote, and not how many are shown
         tried = {set_knob(best, knob, value).key: value for value in values}
         others = [set_knob(best, knob, value) for key, value in tried.items() if key != best.key]
         if not others:
@@ -95,7 +97,7 @@ def options(table: TuneTable) -> list[int]:
 def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
     """The candidate with one knob set. One that leaves its sets shows as many nearest examples as is usual: the dozen
     that voted for a set would be many."""
-    if knob == "order" and candidate.retrieval.order == "set":
+    if knob == "order" and candidate.retrieval.order == "set" != value:
         return replace(candidate, retrieval=replace(candidate.retrieval, order=value, k=RetrievalPolicy().k))
     if knob in _POLICY:
         return replace(candidate, retrieval=replace(candidate.retrieval, **{knob: value}))

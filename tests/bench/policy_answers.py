@@ -11,6 +11,7 @@ cores.
 
 import argparse
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=default_bundle_directory(), help="another one than the default")
     parser.add_argument(
-        "--policy", action="append", metavar="'N nearest' or sets", help="repeatable; the first is compared with"
+        "--policy",
+        action="append",
+        type=_policy,
+        metavar="'N nearest' or sets",
+        help="repeatable; the first is compared with",
     )
     parser.add_argument("--half", choices=HALVES, default="both", help="of the rows (%(default)s)")
     options = parser.parse_args()
@@ -61,6 +66,8 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     """One line of the table per policy, printed as soon as it is known."""
     judge = open_embedder("onnx")
     bundle = load_bundle(directory, judge)
+    if SETS in policies and not bundle.sets:
+        raise SystemExit(f"policy_answers: {directory} is not in sets: see drpo-index sets")
     general, sensitive = general_rows()[half], sensitive_rows()[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
@@ -89,6 +96,12 @@ def sensitive_rows() -> list[Row]:
     """XSTest's prompts for development."""
     rows = (row for row in read_rows("xstest_prompts.jsonl") if not is_test(str(row["query"])))
     return [Row(str(row["query"]), COMPLY if row["safe"] else REFUSE) for row in rows]
+
+
+def _policy(text: str) -> str:
+    if not re.fullmatch(rf"{SETS}|[1-9][0-9]? nearest", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no policy: write {SETS}, or such as '3 nearest'")
+    return text
 
 
 def under(bundle: Bundle, policy: str) -> Bundle:

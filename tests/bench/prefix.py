@@ -97,6 +97,8 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
         f"core of {CORE}, and the nearest": [
             (*always, *core, *(hit.example for hit in some[:1] if hit.example not in core)) for some in hits
         ],
+        "the 2 nearest": [(*always, *arrange(some[:2], "similar_last")) for some in hits],
+        "the nearest": [(*always, *arrange(some[:1], "similar_last")) for some in hits],
         "prompt and pinned alone": [always for _ in hits],
     }
     parted = bundle if bundle.sets else in_memory(bundle, tokenizer)

@@ -22,6 +22,7 @@ from index.bank import parse_examples, parse_prompt
 from index.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embed import open_embedder
 from index.render import LAYOUTS
+from index.sets import parse_sets
 from index.types import Example
 from tests.quality.float32_minilm import Float32MiniLM
 
@@ -101,6 +102,16 @@ def test_the_bundle_loads_and_says_what_it_is() -> None:
     assert "hand" in str(bundle.manifest.provenance)
     assert "not optimised" in str(bundle.manifest.provenance)
     assert bundle.manifest.layout in LAYOUTS
+
+
+def test_no_set_mixes_kinds_and_every_free_example_votes(examples: Sequence[Example]) -> None:
+    # Refusals beside harmless questions cost this model a third of its balanced accuracy (index/README.md).
+    sets = parse_sets((default_bundle_directory() / "sets.json").read_bytes(), examples, "sets.json")
+    tags = {example.id: example.tags for example in examples}
+    for one in sets:
+        for name in (*one.shown, *one.voters):
+            assert next((tag for tag in ("refusal", "harmless") if tag in tags[name]), "other") == one.kind
+    assert {voter for one in sets for voter in one.voters} == {one.id for one in examples if not one.pinned}
 
 
 def test_prompt_and_examples_are_short_enough(prompt: str, examples: Sequence[Example]) -> None:

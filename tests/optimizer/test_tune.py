@@ -61,6 +61,18 @@ def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_
     nearest = set_knob(in_sets, "order", "similar_last")
     assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)
     assert set_knob(nearest, "order", "canonical").retrieval.k == 3
+    assert set_knob(in_sets, "order", "set") == in_sets
+
+
+async def test_how_many_vote_for_a_set_is_not_tuned_as_if_they_were_shown(tmp_path: Path) -> None:
+    asked = set()
+
+    def worth(candidate: Candidate) -> float:
+        asked.add((candidate.retrieval.order, candidate.retrieval.k))
+        return 0.9 if candidate.retrieval.order == "set" else 0.1
+
+    await tuned(TuneTable(k=(0, 1, 5), order=("similar_last",)), worth, tmp_path)
+    assert asked == {("set", 12), ("similar_last", 3)}
 
 
 async def test_what_was_found_is_kept_when_the_budget_ends(tmp_path: Path) -> None:
