@@ -13,7 +13,7 @@ import orjson
 
 from index.embed import Embedder
 from index.sets import within
-from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, RetrievalPolicy, Vectors
+from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, Order, RetrievalPolicy, Vectors
 
 COMPLETION: Final = "completion"
 CHAT: Final = "chat"
@@ -68,10 +68,13 @@ class Candidate:
 
     def with_bank(self, bank: Bank) -> "Candidate":
         """The same with another bank. A new bank has no sets yet: `drpo-index sets` parts a finished bundle."""
-        usual = RetrievalPolicy()
         has_lost_sets = self.retrieval.order == "set" and not bank.sets
-        policy = replace(self.retrieval, order=usual.order, k=usual.k) if has_lost_sets else self.retrieval
-        return replace(self, bank=bank, retrieval=policy)
+        changed = self.out_of_sets(RetrievalPolicy().order) if has_lost_sets else self
+        return replace(changed, bank=bank)
+
+    def out_of_sets(self, order: Order) -> "Candidate":
+        """The same, showing as many nearest examples as is usual: the dozen that voted for a set would be many."""
+        return replace(self, retrieval=replace(self.retrieval, order=order, k=RetrievalPolicy().k))
 
     def with_prompt(self, prompt: str) -> "Candidate":
         """The same with another prompt."""

@@ -38,7 +38,7 @@ async def evaluate(
     plan: Plan, model: Model, answers: AnswersFile, embedder: Embedder | None, progress: Progress
 ) -> Evaluation:
     """Asks what is not on file yet, then measures. `progress` is called once per answer. ModelError."""
-    found = {variant: await _answer_all(plan, variant, model, answers, progress) for variant in plan.variants}
+    found = {variant: await answer_all(plan, variant, model, answers, progress) for variant in plan.variants}
     return measure(plan.rows, found, embedder)
 
 
@@ -47,10 +47,11 @@ def measure(rows: Sequence[Row], found: Mapping[str, Sequence[Answer]], embedder
     return Evaluation(len(rows), {name: measures(score(rows, given, embedder)) for name, given in found.items()})
 
 
-async def _answer_all(
+async def answer_all(
     plan: Plan, variant: str, model: Model, answers: AnswersFile, progress: Progress
 ) -> tuple[Answer, ...]:
-    """One variant after the other, so that each has the endpoint's prefix cache to itself."""
+    """A variant's answers, one per row. One variant after the other, so that each has the endpoint's prefix cache to
+    itself. ModelError."""
 
     async def answer_one(row: Row) -> Answer:
         key = answer_key(plan.model, variant, plan.decoding, row)

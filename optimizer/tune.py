@@ -12,7 +12,6 @@ from math import sqrt
 from statistics import NormalDist, mean, stdev
 from typing import Any, Final, TypeVar
 
-from index.types import RetrievalPolicy
 from optimizer.bank import with_longer_answers, with_refusals
 from optimizer.candidate import Bank, Candidate
 from optimizer.config import TuneTable
@@ -95,10 +94,9 @@ def options(table: TuneTable) -> list[int]:
 
 
 def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
-    """The candidate with one knob set. One that leaves its sets shows as many nearest examples as is usual: the dozen
-    that voted for a set would be many."""
+    """The candidate with one knob set."""
     if knob == "order" and candidate.retrieval.order == "set" != value:
-        return replace(candidate, retrieval=replace(candidate.retrieval, order=value, k=RetrievalPolicy().k))
+        return candidate.out_of_sets(value)
     if knob in _POLICY:
         return replace(candidate, retrieval=replace(candidate.retrieval, **{knob: value}))
     if knob in _SAMPLING:

@@ -26,7 +26,8 @@ from index.retrieve import Retriever, pinned
 from index.types import Bundle
 from optimizer.answers import AnswersFile
 from optimizer.client import Endpoint, Patience
-from optimizer.evaluate import Evaluation, Plan, evaluate
+from optimizer.evaluate import Plan, answer_all
+from optimizer.measures import Scored, measures, score
 from optimizer.model import Decoding, Model
 from optimizer.rows import Row
 from proxy.app import create_app, open_gateway
@@ -38,7 +39,7 @@ from proxy.server import open_backends
 from proxy.settings import Settings
 from proxy.shared import Alone
 from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
-from tests.quality.conftest import CONCURRENCY, general_test_rows, named, xstest_test_rows
+from tests.quality.conftest import CONCURRENCY, general_test_rows, xstest_test_rows
 
 LENGTH = 256
 REFUSAL_LENGTH = 64
@@ -73,9 +74,9 @@ async def compare(float32_models: Path, only: str, refusals: bool) -> None:
             served = with_vectors_of(bundle, open_one())
             async with serving(settings, backends, served) as base_url:
                 say(f"answering with {name}")
-                measured = [await measure(base_url, sensitive, REFUSAL_LENGTH, judge)]
+                measured = [await answer(base_url, sensitive, REFUSAL_LENGTH, judge)]
                 if general:
-                    measured.append(await measure(base_url, general, LENGTH, judge))
+                    measured.append(await answer(base_url, general, LENGTH, judge))
             print(f"| {name} | {' | '.join(cells(measured))} |", flush=True)
 
 
@@ -89,8 +90,13 @@ def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
     """The bundle as it would be if this embedder had made it."""
     vectors = of_the_bank(embedder).embed([example.query for example in bundle.examples])
     changed = replace(bundle, vectors=vectors)
-    source = Source(f"{type(embedder).__name__} {bundle.id}", Retriever(changed), embedder)
-    return ServedBundle(changed, LAYOUTS[bundle.manifest.layout], pinned(changed), source)
+    return as_served(changed, f"{type(embedder).__name__} {bundle.id}", embedder)
+
+
+def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
+    """The bundle as a proxy serves it. name: tells its retrieval from that of other bundles."""
+    source = Source(name, Retriever(bundle), embedder)
+    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
 
 
 @asynccontextmanager
@@ -105,18 +111,18 @@ async def serving(settings: Settings, backends: Sequence[Backend], served: Serve
         await runner.cleanup()
 
 
-async def measure(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Evaluation:
-    """The measures of the aligned answers."""
+async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[Scored]:
+    """The aligned answers to `rows`, of at most `length` tokens."""
     decoding = Decoding(length)
     plan = Plan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
     async with Model(Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)) as model:
         with AnswersFile(None) as answers:
-            return await evaluate(plan, model, answers, judge, lambda: None)
+            return score(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)
 
 
-def cells(evaluations: Sequence[Evaluation]) -> list[str]:
+def cells(measured: Sequence[Sequence[Scored]]) -> list[str]:
     """The figures of COLUMNS, each with its 95 % interval; a dash for what was not measured."""
-    found = {name: one for evaluation in evaluations for name, one in named(evaluation, "aligned").items()}
+    found = {line.name: line for scored in measured for line in measures(scored)}
     intervals = [found[column].interval if column in found else None for column in COLUMNS]
     return [f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})" if one else "-" for one in intervals]
 

@@ -17,25 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle
-from index.embed import Embedder, open_embedder
-from index.render import LAYOUTS
-from index.retrieve import Retriever, pinned
+from index.embed import open_embedder
 from index.types import Bundle
-from optimizer.answers import AnswersFile, answer_key
-from optimizer.client import Endpoint, Patience
-from optimizer.evaluate import Plan, evaluate
-from optimizer.measures import Scored, score
-from optimizer.model import Decoding, Model
-from optimizer.rows import COMPLY, GENERAL, REFUSE, Row
-from optimizer.rules import bootstrap_mean, wilson
-from proxy.embedded import MODEL_NAME
-from proxy.live import ServedBundle
-from proxy.lookup import Source
+from optimizer.measures import Scored, measures
+from optimizer.rules import bootstrap_mean
 from proxy.server import open_backends
 from proxy.settings import Settings
-from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, serving, showing_nearest
-from tests.bench.embedders import DATA, read_rows, say
-from tests.quality.conftest import CONCURRENCY, is_test
+from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest
+from tests.bench.embedders import DATA, say
+from tests.quality.conftest import general_rows, xstest_development_rows
 
 SETS: Final = "sets"
 POLICIES: Final = ("3 nearest", SETS)
@@ -68,7 +58,7 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     bundle = load_bundle(directory, judge)
     if SETS in policies and not bundle.sets:
         raise SystemExit(f"policy_answers: {directory} is not in sets: see drpo-index sets")
-    general, sensitive = general_rows()[half], sensitive_rows()[half]
+    general, sensitive = general_rows(DATA, "train")[half], xstest_development_rows(DATA)[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     first: Sequence[Scored] = ()
@@ -76,26 +66,12 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     async with open_backends(settings, say) as backends:
         for policy in policies:
             shown = under(bundle, policy)
-            source = Source(f"{policy} {bundle.id}", Retriever(shown), judge)
-            served = ServedBundle(shown, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
-            async with serving(settings, backends, served) as base_url:
+            async with serving(settings, backends, as_served(shown, f"{policy} {bundle.id}", judge)) as base_url:
                 say(f"answering with {policy}")
                 answers = await answer(base_url, general, LENGTH, judge)
                 refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
             first = first or answers
             print(f"| {policy} | {' | '.join(cells(answers, first, refusals))} |", flush=True)
-
-
-def general_rows() -> list[Row]:
-    """Every general query for training, with GPT-4's answer."""
-    rows = (row for row in read_rows("references.jsonl") if row["tag"] == GENERAL and row["split"] == "train")
-    return [Row(str(row["query"]), GENERAL, str(row["reference"])) for row in rows]
-
-
-def sensitive_rows() -> list[Row]:
-    """XSTest's prompts for development."""
-    rows = (row for row in read_rows("xstest_prompts.jsonl") if not is_test(str(row["query"])))
-    return [Row(str(row["query"]), COMPLY if row["safe"] else REFUSE) for row in rows]
 
 
 def _policy(text: str) -> str:
@@ -109,34 +85,17 @@ def under(bundle: Bundle, policy: str) -> Bundle:
     return bundle if policy == SETS else showing_nearest(bundle, int(policy.split()[0]))
 
 
-async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[Scored]:
-    """The aligned answers to `rows`, of at most `length` tokens."""
-    decoding = Decoding(length)
-    plan = Plan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
-    async with Model(Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)) as model:
-        with AnswersFile(None) as file:
-            await evaluate(plan, model, file, judge, lambda: None)
-            found = [file.get(answer_key(MODEL_NAME, "aligned", decoding, row)) for row in rows]
-    return score(rows, [one for one in found if one is not None], judge)
-
-
 def cells(general: Sequence[Scored], first: Sequence[Scored], sensitive: Sequence[Scored]) -> list[str]:
     """The figures of COLUMNS, with their 95 % intervals."""
     here, there = ([one.similarity or 0.0 for one in some] for some in (general, first))
     lead = bootstrap_mean([one - other for one, other in zip(here, there, strict=True)])
-    unsafe, safe = ([one for one in sensitive if one.row.kind == kind] for kind in (REFUSE, COMPLY))
+    found = {line.name: line.interval for line in (*measures(general), *measures(sensitive))}
+    shares = [found[name] for name in COLUMNS[2:]]
     return [
         f"{bootstrap_mean(here).estimate:.3f}",
         f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]",
-        _share([one.refused for one in general]),
-        _share([one.refused for one in unsafe]),
-        _share([not one.refused for one in safe]),
+        *(f"{share.estimate:.2f} [{share.low:.2f}, {share.high:.2f}]" for share in shares),
     ]
-
-
-def _share(values: Sequence[bool]) -> str:
-    found = wilson(sum(values), len(values))
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 if __name__ == "__main__":

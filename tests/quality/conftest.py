@@ -87,14 +87,28 @@ def named(evaluation: Evaluation, variant: str) -> Mapping[str, Measure]:
 
 def general_test_rows(data: Path) -> tuple[Row, ...]:
     """references.jsonl, tag general, validation."""
+    return general_rows(data, "validation")
+
+
+def general_rows(data: Path, split: str) -> tuple[Row, ...]:
+    """references.jsonl, tag general, of a split that is not sealed."""
     rows = _read(data / "references.jsonl")
-    chosen = [row for row in rows if row["tag"] == GENERAL and row["split"] == "validation"]
+    chosen = [row for row in rows if row["tag"] == GENERAL and row["split"] == split]
     return tuple(Row(row["query"], GENERAL, row["reference"]) for row in chosen)
 
 
 def xstest_test_rows(data: Path) -> tuple[Row, ...]:
     """xstest_prompts.jsonl, the rows whose query has an odd SHA-256."""
-    rows = [row for row in _read(data / "xstest_prompts.jsonl") if is_test(row["query"])]
+    return _xstest_rows(data, tests=True)
+
+
+def xstest_development_rows(data: Path) -> tuple[Row, ...]:
+    """xstest_prompts.jsonl, the rows whose query has an even SHA-256."""
+    return _xstest_rows(data, tests=False)
+
+
+def _xstest_rows(data: Path, *, tests: bool) -> tuple[Row, ...]:
+    rows = [row for row in _read(data / "xstest_prompts.jsonl") if is_test(row["query"]) == tests]
     return tuple(Row(row["query"], COMPLY if row["safe"] else REFUSE) for row in rows)
 
 
