@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.clients.answers import QUESTION, check_answer, check_usage
+from tests.clients.answers import LONGER, QUESTION, check_answer, check_usage
 from tests.clients.environments import clean_environment, python_of
 from tests.vllm.steps import Say
 
@@ -92,7 +92,7 @@ def _check_usage(entry: Any, *, aligned: bool = True) -> None:
 
 @pytest.mark.parametrize("model", ["aligned", "responses"])
 def test_a_streamed_answer_is_printed_piece_by_piece_and_logged_with_its_usage(llm: Llm, model: str) -> None:
-    ran = _ask(llm, model, QUESTION)
+    ran = _ask(llm, model, LONGER)
     check_answer(ran.text)
     assert len(ran.pieces) > 3
     entry = _logged(llm)

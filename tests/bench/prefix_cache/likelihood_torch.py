@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, DynamicCache
 
 AT_ONCE = 6
+EXACT = torch.float32  # in bfloat16, which many CPUs only imitate, this took four to five times as long
 
 
 @torch.no_grad()
 def main() -> None:
     asked = json.loads(Path(sys.argv[1]).read_text())
-    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.bfloat16).eval()
-    scores = [score for group in asked["groups"] for score in score_group(model, group["prefix"], group["rows"])]
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=EXACT).eval()
+    with tqdm(total=sum(len(group["rows"]) for group in asked["groups"]), unit=" answers", mininterval=2) as progress:
+        scores = [score for group in asked["groups"] for score in score_group(model, group, progress)]
     Path(sys.argv[2]).write_text(json.dumps(scores))
 
 
-def score_group(model: Any, prefix: list[int], rows: list[dict[str, list[int]]]) -> list[float]:
+def score_group(model: Any, group: dict[str, Any], progress: Any) -> list[float]:
+    prefix, rows = group["prefix"], group["rows"]
     known = DynamicCache()
     model.model(torch.tensor([prefix]), past_key_values=known, use_cache=True)
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]["tokens"]) + len(rows[n]["answer"]))
@@ -34,6 +38,7 @@ def score_group(model: Any, prefix: list[int], rows: list[dict[str, list[int]]])
         some = order[start : start + AT_ONCE]
         for n, score in zip(some, score_batch(model, known, len(prefix), [rows[n] for n in some]), strict=True):
             scores[n] = score
+        progress.update(len(some))
     return scores
 
 

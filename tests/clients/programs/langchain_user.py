@@ -13,6 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
+LONGER = "Which country is Paris in?"  # its answer has pieces enough to be a stream
 
 
 class City(BaseModel):
@@ -63,7 +64,7 @@ def answer(message: AIMessage) -> dict[str, Any]:
 
 def streamed(chat: ChatOpenAI) -> dict[str, Any]:
     """The pieces of a stream, and their sum as LangChain adds them up."""
-    chunks = list(chat.stream(QUESTION))
+    chunks = list(chat.stream(LONGER))
     total: AIMessageChunk = sum(chunks[1:], chunks[0])
     return {**answer(total), "pieces": [str(chunk.text) for chunk in chunks if chunk.text]}
 

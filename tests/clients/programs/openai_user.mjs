@@ -8,6 +8,7 @@ const [baseURL, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: 'any', maxRetries: 0 });
 const told = { model, temperature: 0, max_tokens: 40 };
 const messages = [{ role: 'user', content: 'What is the capital of France?' }];
+const longer = [{ role: 'user', content: 'Which country is Paris in?' }]; // its answer has pieces enough to be a stream
 
 async function chat() {
   const asked = client.chat.completions.create({ ...told, messages });
@@ -19,7 +20,7 @@ async function chat() {
 async function streamed(options = {}) {
   const pieces = [];
   let usage = null;
-  for await (const chunk of await client.chat.completions.create({ ...told, messages, stream: true, ...options })) {
+  for await (const chunk of await client.chat.completions.create({ ...told, messages: longer, stream: true, ...options })) {
     if (chunk.choices[0]?.delta.content) pieces.push(chunk.choices[0].delta.content);
     usage = chunk.usage ?? usage;
   }

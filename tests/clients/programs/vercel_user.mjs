@@ -11,6 +11,7 @@ import { z } from 'zod';
 const [baseURL, model] = process.argv.slice(2);
 const told = { temperature: 0, maxOutputTokens: 40, maxRetries: 0 };
 const prompt = 'What is the capital of France?';
+const longer = 'Which country is Paris in?'; // its answer has pieces enough to be a stream
 
 const options = { name: 'drpo', baseURL, apiKey: 'any', includeUsage: true, supportsStructuredOutputs: true };
 const provider = createOpenAICompatible(options);
@@ -27,7 +28,7 @@ async function generated(languageModel, request = { prompt }) {
 }
 
 async function streamed(languageModel) {
-  const result = streamText({ ...told, model: languageModel, prompt, onError: () => {} });
+  const result = streamText({ ...told, model: languageModel, prompt: longer, onError: () => {} });
   const pieces = [];
   for await (const piece of result.textStream) pieces.push(piece);
   const [text, usage, finishReason, response] = await Promise.all(
