@@ -169,7 +169,8 @@ def render_chat(
     if not messages:
         raise LayoutError("there are no messages: send at least one")
     leading = _count_leading_system(messages)
-    system = SEPARATOR.join(text for text in (prompt, *(text_of(m.get("content")) for m in messages[:leading])) if text)
+    texts = [prompt, *[text_of(message.get("content")) for message in messages[:leading]]]
+    system = SEPARATOR.join(filter(None, texts))
     opening: list[dict[str, object]] = [{"role": "system", "content": system}] if system else []
     turns = [turn for example in examples for turn in render_chat_turns(example)]
     return opening + turns + [dict(message) for message in messages[leading:]]
@@ -209,8 +210,10 @@ def _prefilled_answer(layout: TextLayout, prefill: str) -> str:
 
 
 def _count_leading_system(messages: Sequence[Mapping[str, object]]) -> int:
-    others = (n for n, message in enumerate(messages) if message.get("role") not in _CLIENT_SYSTEM_ROLES)
-    return next(others, len(messages))
+    for count, message in enumerate(messages):
+        if message.get("role") not in _CLIENT_SYSTEM_ROLES:
+            return count
+    return len(messages)
 
 
 def render_chat_turns(example: Example) -> tuple[dict[str, object], dict[str, object]]:

@@ -44,7 +44,7 @@ def _told(record: Record, seconds: float, usage: Mapping[str, object]) -> Told:
         usage.get("completion_tokens"),
         {
             "drpo.variant": plan.choice.variant if plan else None,
-            "drpo.bundle": injection.served.id if injection else None,
+            "drpo.bundle": injection.bundle if injection else None,
             "drpo.degraded": injection.degraded if injection else None,
         },
     )
@@ -60,7 +60,7 @@ def _log(record: Record, seconds: float, variant: str, usage: Mapping[str, objec
         client=record.client,
         variant=variant,
         model=record.plan.choice.model if record.plan else None,
-        bundle=injection.served.id if injection else None,
+        bundle=injection.bundle if injection else None,
         experiment=record.trial.headers.get(EXPERIMENT_HEADER) if record.trial else None,
         examples=len(injection.examples) if injection else None,
         degraded=injection.degraded if injection else None,

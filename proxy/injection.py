@@ -5,32 +5,47 @@ Knows token counts and retrieval; knows neither HTTP nor how a request's body is
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from index.retrieve import arrange, retrieval_query, within_policy
 from index.types import Example, Hit, Message
 from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound
 from proxy.live import Costs, ServedBundle, TokenCosts, estimated_tokens
+from proxy.lookup import Found
 from proxy.models import Model, TokenCounter
+from proxy.recent import Recent
 from proxy.retrieval import Retrieval
 from proxy.translate import client_max_tokens
 
 Json = Mapping[str, Any]
 
 _LONGEST_TOKEN: Final = 256  # bytes: twice the longest run of spaces that a usual vocabulary has
+_OFFERS: Final = 1024
 LENGTH_CAP: Final = 1024  # tokens of an answer on a base model, where neither client nor bundle says: vLLM's own is 16
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What goes before the client's words. `prompt_only` and `degraded` say in a word why there are no examples."""
+    """What goes before the client's words. `bundle`: its id, as people see it; `prompt_only` and `degraded` say in a
+    word why there are no examples."""
 
-    served: ServedBundle
+    bundle: str
     examples: tuple[Example, ...] = ()
     tokens: int = 0
     prompt_only: str | None = None
     degraded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """The hits that the bundle's own limit allows, and all of them as they are shown. `costs`: theirs among others;
+    `base`: those that it was worked out from."""
+
+    base: Costs
+    costs: Costs
+    hits: tuple[Hit, ...]
+    everything: Injection
 
 
 class Injector:
@@ -40,6 +55,7 @@ class Injector:
         self._retrieval = retrieval
         self._costs = costs
         self._count = count
+        self._offers: Recent[tuple[str, str, tuple[int, ...]], _Offer] = Recent(_OFFERS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
         """Do ahead of the first request what is done once: count tokens, load the embedder, fill the first cache."""
@@ -60,29 +76,38 @@ class Injector:
         """
         costs = await self._costs.of(served, model)
         if prompt_only:
-            return Injection(served, tokens=costs.prompt, prompt_only=prompt_only)
+            return Injection(served.id, tokens=costs.prompt, prompt_only=prompt_only)
         found = await self._retrieval.find(served.source, retrieval_query(turns))
+        offer = await self._offer(served, model, costs, found)
+        room = await self._room(model, offer.everything.tokens, client, _answer_room(body, served))
+        if room is None:
+            return offer.everything
+        selection = select(offer.costs.prompt, offer.costs.examples, served.pinned, offer.hits, room)
+        fitted = _injection(served, selection, found)
+        lost_all = offer.everything.examples and not fitted.examples
+        return replace(fitted, prompt_only="context") if lost_all else fitted
+
+    async def _offer(self, served: ServedBundle, model: Model, base: Costs, found: Found) -> _Offer:
+        """What the bundle's own limit allows of the hits: the same for the same hits, and kept for the next request."""
+        key = (served.bundle.id, model.id, tuple([hit.position for hit in found.hits]))
+        known = self._offers.get(key)
+        if known is not None and known.base is base and not found.degraded:
+            return known
         costs = await self._costs.including(served, model, found.hits)
         limit = served.bundle.manifest.retrieval.max_injected_tokens
         hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
-        selection = await self._fit(served, model, hits, costs, client, body)
-        retrieved = arrange(selection.hits, served.bundle.manifest.retrieval.order)
-        examples = (*selection.pinned, *retrieved)
-        why = "context" if (hits or served.pinned) and not examples else None
-        return Injection(served, examples, selection.tokens, prompt_only=why, degraded=found.degraded)
-
-    async def _fit(
-        self, served: ServedBundle, model: Model, hits: Sequence[Hit], costs: Costs, client: str, body: Json
-    ) -> Selection:
-        """What the context leaves: by the bound where that is enough, by exact counts near the limit."""
         everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
-        if model.context is None:
-            return everything
-        answer = _answer_room(body, served)
-        if everything.tokens + token_bound(client) + answer <= model.context - ANSWER_ROOM:
-            return everything
-        room = room_for_injection(model.context, await self._tokens(model, client), answer)
-        return select(costs.prompt, costs.examples, served.pinned, hits, room)
+        offer = _Offer(base, costs, hits, _injection(served, everything, found))
+        if costs is base and not found.degraded:  # else some may be estimated, or it is none of the bundle's doing
+            self._offers.put(key, offer)
+        return offer
+
+    async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
+        """Tokens that the context leaves for prompt and examples; None where `wanted` surely fit. By a bound where that
+        is enough, by exact counts near the limit."""
+        if model.context is None or wanted + token_bound(client) + answer <= model.context - ANSWER_ROOM:
+            return None
+        return room_for_injection(model.context, await self._tokens(model, client), answer)
 
     async def _tokens(self, model: Model, text: str) -> int:
         """Tokens of a text: counted, or estimated where the backend cannot count, and where the text is so long for the
@@ -103,6 +128,11 @@ class Injector:
         if injected + token_bound(client) + cap <= model.context:
             return cap
         return max(1, min(cap, model.context - await self._tokens(model, text)))
+
+
+def _injection(served: ServedBundle, selection: Selection, found: Found) -> Injection:
+    retrieved = arrange(selection.hits, served.bundle.manifest.retrieval.order)
+    return Injection(served.id, (*selection.pinned, *retrieved), selection.tokens, degraded=found.degraded)
 
 
 def _bundle_cap(served: ServedBundle | None) -> int:

@@ -134,17 +134,17 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     if served is not None and plan.injection is not None:
         query = first_user_text(chat_messages(body))[:QUERY_CHARACTERS]
         likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.source.embedder.embed([query])[0])))
-    return _json(_explained(plan, likeness))
+    return _json(_explained(plan, served, likeness))
 
 
-def _explained(plan: Plan, likeness: Mapping[str, float]) -> Mapping[str, Any]:
+def _explained(plan: Plan, served: ServedBundle | None, likeness: Mapping[str, float]) -> Mapping[str, Any]:
     sent, injection = orjson.loads(plan.body), plan.injection
     sampling = {name: value for name, value in sent.items() if name not in ("prompt", "messages")}
     told: dict[str, Any] = {"variant": plan.choice.variant, "path": plan.path, "sampling": sampling}
     told |= {"text": sent.get("prompt"), "messages": sent.get("messages")}
-    if injection is None:
+    if injection is None or served is None:
         return told
-    bundle = injection.served.bundle
+    bundle = served.bundle
     examples = [{**asdict(one), "similarity": likeness.get(one.id)} for one in injection.examples]
     shown = tuple(one.id for one in injection.examples if not one.pinned)
     chosen = next((one.name for one in bundle.sets if one.shown == shown), None)

@@ -26,7 +26,16 @@ from proxy.translate import (
     completion_body,
     text_messages,
 )
-from proxy.turns import aside, chat_messages, conversation_key, first_user_text, input_items, joined_text, loose_items
+from proxy.turns import (
+    aside,
+    chat_messages,
+    conversation_key,
+    first_user_text,
+    input_items,
+    is_long,
+    joined_text,
+    loose_items,
+)
 from proxy.variants import ALIGNED, RAW, Choice
 
 Json = Mapping[str, Any]
@@ -35,6 +44,8 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 _STRUCTURED: Final = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar")
+_FORMS: Final = frozenset({"tools", "functions", "response_format", "text", *_STRUCTURED})
+_CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
@@ -67,7 +78,7 @@ class Plan:
         headers = {"x-drpo-variant": self.choice.variant}
         if self.injection is None:
             return headers
-        headers["x-drpo-bundle"] = self.injection.served.id
+        headers["x-drpo-bundle"] = self.injection.bundle
         headers["x-drpo-examples"] = ",".join(example.id for example in self.injection.examples)
         if self.injection.prompt_only:
             headers["x-drpo-prompt-only"] = self.injection.prompt_only
@@ -92,16 +103,17 @@ class Planner:
     ) -> Plan:
         if model.kind == "completion":
             return await self._chat_as_text(body, messages, choice, model, served)
-        began = conversation_key(messages)
+        first = first_user_text(messages)
+        began = conversation_key(first)
         if choice.variant == RAW or served is None:
             return _relayed(body, choice, CHAT, conversation=began)
         if choice.variant != ALIGNED:
             sampled = _with_sampling(body, served)
             return _relayed(sampled, choice, CHAT, conversation=began)
-        texts = tuple(Message("user", text) for text in [first_user_text(messages)])
-        client = await aside(messages, joined_text, messages)
-        injection = await self._injector.inject(served, model, texts, _prompt_only(body, messages), client, body)
-        rendered = await aside(messages, render_chat, served.bundle.prompt, injection.examples, messages)
+        long, only = is_long(messages), _prompt_only(body, messages)
+        client = await aside(long, joined_text, messages)
+        injection = await self._injector.inject(served, model, (Message("user", first),), only, client, body)
+        rendered = await aside(long, render_chat, served.bundle.prompt, injection.examples, messages)
         sampled = {**_with_sampling(body, served), "messages": rendered}
         return _relayed(sampled, choice, CHAT, injection, conversation=began)
 
@@ -112,7 +124,7 @@ class Planner:
             trim, top = (plan.shape.trim, plan.shape.top_logprobs) if plan.shape else (False, 0)
             return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
         plan = await self._chat_response(body, choice, model, served)
-        return replace(plan, conversation=conversation_key(loose_items(body)))
+        return replace(plan, conversation=conversation_key(first_user_text(loose_items(body))))
 
     async def _chat_response(self, body: Json, choice: Choice, model: Model, served: ServedBundle | None) -> Plan:
         if choice.variant == RAW or served is None:
@@ -122,7 +134,7 @@ class Planner:
         items = input_items(body)
         turns = (Message("user", first_user_text(items)),)
         only = _response_prompt_only(body, items)
-        client = await aside(items, joined_text, items)
+        client = await aside(is_long(items), joined_text, items)
         injection = await self._injector.inject(served, model, turns, only, client, body)
         sent = {**_with_response_sampling(body, served), **_injected_input(body, served, injection)}
         return _relayed(sent, choice, RESPONSES, injection)
@@ -149,16 +161,15 @@ class Planner:
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
     ) -> Plan:
         check_completable(body)
-        turns = await aside(messages, text_messages, messages)
+        long, began = is_long(messages), conversation_key(first_user_text(messages))
+        turns = await aside(long, text_messages, messages)
         if choice.variant != ALIGNED or served is None:
             text = render_raw(turns)
             cap = await self._injector.length_cap(text, 0, text, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
             sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
-            return _relayed(
-                sent, choice, COMPLETIONS, shape=_shape(body, model), conversation=conversation_key(messages)
-            )
-        client = await aside(messages, render_conversation, served.layout, turns)
+            return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation=began)
+        client = await aside(long, render_conversation, served.layout, turns)
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
         text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
         cap = await self._injector.length_cap(text, injection.tokens, client, model, served)
@@ -167,7 +178,7 @@ class Planner:
         prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)
         trim = served.layout.answer_begins_with_gap and not prefilled
         shape = _shape(body, model, trim=trim)
-        plan = _relayed(sent, choice, COMPLETIONS, injection, shape, conversation_key(messages))
+        plan = _relayed(sent, choice, COMPLETIONS, injection, shape, began)
         return replace(plan, cut_at=cut_at) if cut_at else plan
 
 
@@ -203,10 +214,9 @@ def _relayed(
 
 def _about_tokens(data: bytes, sent: Json) -> int:
     """Tokens that a request may take: its bytes, of which about four make a token, and the answers that it asks for."""
-    caps = (sent.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
-    cap = next((cap for cap in caps if isinstance(cap, int)), LENGTH_CAP)
+    caps = [cap for name in _CAPS if isinstance(cap := sent.get(name), int)] or [LENGTH_CAP]
     choices = sent.get("n")
-    return len(data) // 4 + max(0, cap) * max(1, choices if isinstance(choices, int) else 1)
+    return len(data) // 4 + max(0, caps[0]) * max(1, choices if isinstance(choices, int) else 1)
 
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
@@ -216,17 +226,20 @@ def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
 
 def _prompt_only(body: Json, messages: Sequence[Json]) -> str | None:
     """Why a request gets the prompt without examples: they would teach it another form than the one it asks for."""
+    form = None if _FORMS.isdisjoint(body) else _asked_form(body)
+    if form is None and messages and messages[-1].get("role") == "assistant":
+        return "prefill"
+    return form
+
+
+def _asked_form(body: Json) -> str | None:
     if body.get("tools") or body.get("functions"):
         return "tools"
     text = body.get("text")
     for wanted in (body.get("response_format"), text.get("format") if isinstance(text, dict) else None):
         if isinstance(wanted, dict) and wanted.get("type", "text") != "text":
             return "response_format"
-    if any(body.get(name) for name in _STRUCTURED):
-        return "structured_outputs"
-    if messages and messages[-1].get("role") == "assistant":
-        return "prefill"
-    return None
+    return "structured_outputs" if any(body.get(name) for name in _STRUCTURED) else None
 
 
 def _response_prompt_only(body: Json, items: Sequence[Json]) -> str | None:
@@ -253,10 +266,10 @@ def _sampling(served: ServedBundle) -> Json:
 
 
 def _with_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
-    sampling = dict(served.bundle.manifest.sampling)
+    missing = {name: value for name, value in served.bundle.manifest.sampling.items() if body.get(name) is None}
     if client_max_tokens(body) is not None:
-        sampling.pop("max_tokens", None)
-    return {**body, **{name: value for name, value in sampling.items() if body.get(name) is None}}
+        missing.pop("max_tokens", None)
+    return {**body, **missing}
 
 
 def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:

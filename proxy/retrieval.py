@@ -6,21 +6,19 @@ urgent first. Retrieval fails open: a slow or broken embedder costs a request it
 """
 
 import asyncio
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from time import monotonic, perf_counter
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from index.types import EmbedderSpec, Hit, Vectors
 from proxy.lookup import Found, Lookup, Source, work_off
 from proxy.metrics import Metrics
+from proxy.recent import Recent
 
 _CACHED_QUERIES: Final = 4096
 # What one hop to the thread carries: large enough to spare hops, small enough that what comes next is not far behind.
 _BATCH: Final = 32
-
-Value = TypeVar("Value")
 
 
 class Retrieval:
@@ -31,8 +29,8 @@ class Retrieval:
         self._timeout = timeout
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
-        self._hits: _Recent[tuple[str, bytes], tuple[Hit, ...]] = _Recent(_CACHED_QUERIES)
-        self._vectors: _Recent[tuple[EmbedderSpec, bytes], Vectors] = _Recent(_CACHED_QUERIES)
+        self._hits: Recent[tuple[str, bytes], tuple[Hit, ...]] = Recent(_CACHED_QUERIES)
+        self._vectors: Recent[tuple[EmbedderSpec, bytes], Vectors] = Recent(_CACHED_QUERIES)
         self._flights: dict[tuple[str, bytes], Lookup] = {}
         self._waiting: list[Lookup] = []
         self._batches: asyncio.Task[None] | None = None
@@ -112,26 +110,3 @@ class Retrieval:
             self._hits.put(key, found.hits)
         if not lookup.found.done():
             lookup.found.set_result(found)
-
-
-Key = TypeVar("Key")
-
-
-class _Recent(Generic[Key, Value]):
-    """The values asked for last, at most `size`."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[Key, Value] = OrderedDict()
-
-    def get(self, key: Key) -> Value | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: Key, value: Value) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._size:
-            self._values.popitem(last=False)

@@ -20,16 +20,19 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+def is_long(messages: Sequence[Json]) -> bool:
+    """Whether a conversation is so long that all others would wait for what is done with it."""
+    return len(messages) > _MANY or max(map(len, map(_loose_text, messages)), default=0) > _LONG
+
+
 async def aside(
-    messages: Sequence[Json],
+    is_long: bool,
     function: Callable[_Arguments, _Result],
     *arguments: _Arguments.args,
     **named: _Arguments.kwargs,
 ) -> _Result:
-    """The function's result; worked out on a thread where the conversation is so long that all others would wait."""
-    if len(messages) <= _MANY and max(map(len, map(_loose_text, messages)), default=0) <= _LONG:
-        return function(*arguments, **named)
-    return await asyncio.to_thread(function, *arguments, **named)
+    """The function's result; worked out on a thread where it is for a long conversation."""
+    return await asyncio.to_thread(function, *arguments, **named) if is_long else function(*arguments, **named)
 
 
 def chat_messages(body: Json) -> list[Json]:
@@ -45,7 +48,10 @@ def chat_messages(body: Json) -> list[Json]:
 
 def first_user_text(messages: Sequence[Json]) -> str:
     """The text of the first user turn; empty if there is none."""
-    return next((_loose_text(message) for message in messages if message.get("role") == "user"), "")
+    for message in messages:
+        if message.get("role") == "user":
+            return _loose_text(message)
+    return ""
 
 
 def joined_text(messages: Sequence[Json]) -> str:
@@ -62,9 +68,9 @@ def _loose_text(message: Json) -> str:
     return content if isinstance(content, str) else ""
 
 
-def conversation_key(messages: Sequence[Json]) -> str | None:
-    """What a conversation began with, the same for all its turns; None if there is no word of it."""
-    return first_user_text(messages)[:QUERY_CHARACTERS] or None
+def conversation_key(first: str) -> str | None:
+    """What a conversation is known by in all its turns, of the text of its first user turn; None if there is none."""
+    return first[:QUERY_CHARACTERS] or None
 
 
 def loose_messages(body: Json) -> list[Json]:

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from index.types import Message
 from proxy import live
+from proxy.injection import Injection
+from proxy.lookup import Found
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import serving
+from tests.proxy.serving import Serving, serving
 
 WORDS = "word " * 300  # 1,500 bytes and 300 tokens of the scripted backend
 
@@ -95,6 +98,32 @@ async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(mon
         estimated = (await costs.of(served, model)).examples["sum"]
         backend.tokenize_reply = None
         assert (await costs.of(served, model)).examples["sum"] < estimated
+
+
+async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
+        estimated = await injected(proxy)
+        backend.tokenize_reply = None
+        monkeypatch.setattr(live, "_COUNTED_AGAIN_AFTER", 0.0)
+        counted = await injected(proxy)
+        assert counted.tokens < estimated.tokens
+        assert await injected(proxy) is counted, "nothing changed: nothing is worked out"
+
+
+async def test_failed_retrieval_is_told_even_where_the_query_has_no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        found = iter([Found(()), Found((), degraded="timeout"), Found(())])
+
+        async def find(*_: object) -> Found:
+            return next(found)
+
+        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
+        assert [(await injected(proxy)).degraded for _ in range(3)] == [None, "timeout", None]
+
+
+async def injected(proxy: Serving) -> Injection:
+    served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
+    return await proxy.gateway.injector.inject(served, model, (Message("user", "hello"),), None, "hello", {})
 
 
 async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the_same_limits(

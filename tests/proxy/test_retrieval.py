@@ -16,7 +16,8 @@ from index.retrieve import Retriever
 from index.types import EmbedderSpec, Vectors
 from proxy.lookup import Found, Source
 from proxy.metrics import create_metrics
-from proxy.retrieval import Retrieval, _Recent
+from proxy.recent import Recent
+from proxy.retrieval import Retrieval
 from tests.proxy.serving import WordEmbedder, served_bundle
 
 WORDS = WordEmbedder().spec
@@ -176,7 +177,7 @@ def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: l
 
 
 def test_the_value_not_asked_for_longest_makes_room() -> None:
-    recent: _Recent[str, int] = _Recent(2)
+    recent: Recent[str, int] = Recent(2)
     recent.put("a", 1)
     recent.put("b", 2)
     assert recent.get("a") == 1
