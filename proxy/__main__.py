@@ -11,9 +11,7 @@ import uvloop
 from rich.console import Console
 
 from index.errors import DrpoError
-from proxy.check import check
 from proxy.errors import StartupError
-from proxy.experiment_command import run_experiment_command
 from proxy.keys import new_key
 from proxy.log import log_lines
 from proxy.memory import give_back_large_blocks
@@ -51,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         if arguments[:1] == ["experiment"]:
+            from proxy.experiment_command import run_experiment_command  # 2 MB that no server needs
+
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
         settings, command, name = _parse(arguments)
@@ -58,6 +58,8 @@ def run(arguments: Sequence[str]) -> int:
             return _new_key(name, Console(highlight=False), console)
         with log_lines(settings.log_format):
             if command == "check":
+                from proxy.check import check  # the same
+
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
             give_back_large_blocks()
             uvloop.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))

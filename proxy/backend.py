@@ -5,7 +5,6 @@ Destinations are fixed at start and never come from a request. How bytes travel 
 
 import asyncio
 import time
-import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -28,15 +27,9 @@ from proxy.models import Kind, Model, count_tokens, discover
 from proxy.wire import NoConnectionError, Wire, WireRequest
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small question: models, tokenize
-_SESSION: Final = "X-Session-ID"
+_SESSION: Final = "X-Session-ID"  # what vllm-router's consistent_hash looks at, before the id of each request
 _NOT_NOW: Final = 503  # the one status that says that nothing was begun
 _GATEWAY_FAILURES: Final = (502, 503, 504)  # a 500 may be the doing of one client's request, and ejects nobody
-
-
-def _session_id(conversation: str) -> str:
-    """The same for all turns of a conversation, by which a router keeps them together (vllm-router's consistent_hash,
-    which would look at the id of each request otherwise). Short: those that share one share a server, no more."""
-    return f"{zlib.crc32(conversation.encode('utf-8', 'surrogatepass')):08x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +151,12 @@ class Pool:
         unless its body was read to the end.
 
         A backend that no connection can be made to, or that says 503, is passed over for the next one. conversation:
-        what it began with; its requests go to the same backend while that is well and not crowded. A backend that is a
-        router is told which they are.
+        what its turns are known by; they go to the same backend while that is well and not crowded. A backend that is a
+        router is told it.
         Raises UnknownModelError, BackendUnavailableError, BackendTimeoutError, BackendProtocolError.
         """
         if conversation is not None:
-            headers = {**headers, _SESSION: _session_id(conversation)}
+            headers = {**headers, _SESSION: conversation}
         left = self._candidates(model, conversation)
         failure: ProxyError | None = None
         repeated = False

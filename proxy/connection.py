@@ -27,6 +27,26 @@ class Connection(asyncio.Protocol):
     exchange ended well and that can take another one; `idle_since` is when (loop time). forget is called when it is
     closed."""
 
+    __slots__ = (
+        "_ends_with_connection",
+        "_forget",
+        "_give_back",
+        "_head_size",
+        "_headers",
+        "_heard",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_reply",
+        "_reusable",
+        "_silence_timeout",
+        "_transport",
+        "_unfinished",
+        "_watch",
+        "closed",
+        "idle_since",
+    )
+
     def __init__(
         self,
         silence_timeout: float,

@@ -63,6 +63,8 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One connection: closed if it does not bring the headers of a request in time."""
 
+    __slots__ = ("_deadline", "_said_something", "_within")
+
     def __init__(self, server: _Server, *, loop: asyncio.AbstractEventLoop, **options: object) -> None:
         super().__init__(server, loop=loop, **options)  # type: ignore[arg-type]  # AppRunner's, passed on
         self._within = server.headers_within

@@ -54,7 +54,7 @@ class Plan:
     """One request, decided. `body`: until it is taken to be sent. `shape`: how the reply, a completion, becomes chat;
     None: it passes as it is. `strip_usage`: the stream carries a usage event that the client did not ask for. `cut_at`:
     stop strings that the backend was not told. `reserve`: about as many tokens as it may take, prompt and answer.
-    `conversation`: what it began with, the same for all its turns; None for what is no conversation."""
+    `conversation`: what all its turns are known by; None for what is no conversation."""
 
     choice: Choice
     path: str
@@ -65,7 +65,7 @@ class Plan:
     strip_usage: bool = False
     cut_at: tuple[str, ...] = ()
     reserve: int = 0
-    conversation: str | None = field(default=None, repr=False)
+    conversation: str | None = None
 
     def take_body(self) -> bytes:
         """The body, which the plan does not keep: while an answer streams, nobody needs what was asked."""

@@ -171,6 +171,8 @@ class StreamRules:
 class Client:
     """Who the reply goes to. write_timeout: seconds that it may not read, until it counts as gone."""
 
+    __slots__ = ("_facts", "_request", "_response", "_write_timeout")
+
     def __init__(self, request: web.Request, write_timeout: float, facts: ReplyFacts) -> None:
         self._request = request
         self._write_timeout = write_timeout

@@ -6,6 +6,7 @@ Strict only where the proxy itself builds on the form; for the rest the backend 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
+from zlib import crc32
 
 from index.retrieve import QUERY_CHARACTERS
 from proxy.errors import BadRequestError
@@ -69,8 +70,13 @@ def _loose_text(message: Json) -> str:
 
 
 def conversation_key(first: str) -> str | None:
-    """What a conversation is known by in all its turns, of the text of its first user turn; None if there is none."""
-    return first[:QUERY_CHARACTERS] or None
+    """What a conversation is known by in all its turns, from the text of its first user turn; None if there is none.
+
+    A checksum, and short: those that share one share a server, no more, and it is kept while an answer streams.
+    """
+    if not first:
+        return None
+    return f"{crc32(first[:QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
 
 
 def loose_messages(body: Json) -> list[Json]:
