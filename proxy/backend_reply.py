@@ -103,7 +103,8 @@ class BackendReply:
         """Take a part of the body; how many bytes are held now."""
         self._parts.append(data)
         self._held += len(data)
-        self.wake()
+        if self._waiting is not None:  # what comes in one piece with this need not wake anybody again
+            self.wake()
         return self._held
 
     def fail(self, error: ProxyError) -> None:
@@ -114,8 +115,9 @@ class BackendReply:
 
     def wake(self) -> None:
         """Let whoever waits look again."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     async def _news(self) -> None:
         self._waiting = asyncio.get_running_loop().create_future()

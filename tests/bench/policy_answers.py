@@ -2,6 +2,7 @@
 
     python -m tests.bench.policy_answers                 the 3 nearest, and the bundle's own sets
     ... --policy "3 nearest" --policy "1 nearest"        other ones
+    ... --policy sets --policy "sets fast"               the same with --query-embedder fast
     ... --half first                                     every second row, to choose on; `second` confirms
 
 The real proxy on the embedded model with the bundle's prompt, pinned examples and settings, greedy. Rows are those of
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle import default_bundle_directory, load_bundle
-from index.embed import open_embedder
+from index.embed import Embedder, open_embedder
+from index.fast import NAME as FAST
+from index.fast import FastEmbedder
 from index.types import Bundle
 from optimizer.measures import Scored, measures
 from optimizer.rules import bootstrap_mean
@@ -56,7 +59,7 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     """One line of the table per policy, printed as soon as it is known."""
     judge = open_embedder("onnx")
     bundle = load_bundle(directory, judge)
-    if SETS in policies and not bundle.sets:
+    if any(policy.startswith(SETS) for policy in policies) and not bundle.sets:
         raise SystemExit(f"policy_answers: {directory} is not in sets: see drpo-index sets")
     general, sensitive = general_rows(DATA, "train")[half], xstest_development_rows(DATA)[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
@@ -66,7 +69,8 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     async with open_backends(settings, say) as backends:
         for policy in policies:
             shown = under(bundle, policy)
-            async with serving(settings, backends, as_served(shown, f"{policy} {bundle.id}", judge)) as base_url:
+            served = as_served(shown, f"{policy} {bundle.id}", queries_by(policy, judge))
+            async with serving(settings, backends, served) as base_url:
                 say(f"answering with {policy}")
                 answers = await answer(base_url, general, LENGTH, judge)
                 refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
@@ -75,14 +79,21 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
 
 
 def _policy(text: str) -> str:
-    if not re.fullmatch(rf"{SETS}|[1-9][0-9]? nearest", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no policy: write {SETS}, or such as '3 nearest'")
+    if not re.fullmatch(rf"({SETS}|[1-9][0-9]? nearest)( {FAST})?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no policy: write {SETS} or '3 nearest', with {FAST} behind or not"
+        )
     return text
 
 
 def under(bundle: Bundle, policy: str) -> Bundle:
     """The bundle as it would be with this policy: its own sets, or so many nearest examples."""
-    return bundle if policy == SETS else showing_nearest(bundle, int(policy.split()[0]))
+    return bundle if policy.startswith(SETS) else showing_nearest(bundle, int(policy.split()[0]))
+
+
+def queries_by(policy: str, own: Embedder) -> Embedder:
+    """What embeds the queries: the bundle's own embedder, or the fast one in its place."""
+    return FastEmbedder(own) if policy.endswith(FAST) else own
 
 
 def cells(general: Sequence[Scored], first: Sequence[Scored], sensitive: Sequence[Scored]) -> list[str]:
