@@ -128,7 +128,11 @@ def _sets_of(
     kind: _Kind, examples: Sequence[Example], vectors: Vectors, lengths: Lengths, wish: Wish
 ) -> Iterator[ExampleSet]:
     """A kind's sets. BundleError names the kind whose lengths leave no choice."""
-    own, centroids = means_on_the_sphere(np.ascontiguousarray(vectors[kind.places]), min(kind.count, len(kind.places)))
+    if kind.count > len(kind.places):
+        raise BundleError(
+            f"{kind.count} sets of the kind {kind.name}, which has {len(kind.places)} examples: take fewer"
+        )
+    own, centroids = means_on_the_sphere(np.ascontiguousarray(vectors[kind.places]), kind.count)
     for n, centroid in enumerate(centroids):
         if len(voters := kind.places[own == n]):
             gap = _Gap(vectors, lengths.examples, voters, wish.tokens - lengths.fixed)

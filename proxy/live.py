@@ -21,9 +21,11 @@ from proxy.errors import StartupError
 from proxy.keys import Keyring
 from proxy.lookup import Source
 from proxy.models import Model, TokenCounter
+from proxy.recent import Recent
 from proxy.settings import OWN
 
 _COUNTED_AT_ONCE: Final = 8
+_COSTS_KEPT: Final = 256  # bundles on models: those of bundles that were replaced make room
 _COUNTED_AHEAD: Final = 5_000  # examples at most; those of a larger bank are counted when they are first shown
 _COUNTED_KEPT: Final = 50_000
 _COUNTED_AGAIN_AFTER: Final = 30.0  # seconds, where it could only be estimated
@@ -165,7 +167,7 @@ class TokenCosts:
 
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
-        self._known: dict[tuple[str, str], asyncio.Task[Costs]] = {}
+        self._known: Recent[tuple[str, str], asyncio.Task[Costs]] = Recent(_COSTS_KEPT)
         self._shown: dict[tuple[str, str, str], int] = {}
 
     async def of(self, served: ServedBundle, model: Model) -> Costs:
@@ -173,9 +175,9 @@ class TokenCosts:
         key = (served.bundle.id, model.id)
         known = self._known.get(key)
         if known is None or _is_outdated(known):
-            self._known[key] = asyncio.create_task(self._measure(served, model), name="token costs")
-        costs = self._known[key]
-        return costs.result() if costs.done() else await asyncio.shield(costs)
+            known = asyncio.create_task(self._measure(served, model), name="token costs")
+            self._known.put(key, known)
+        return known.result() if known.done() else await asyncio.shield(known)
 
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> Costs:
         """The same, with the costs of `hits` whatever the size of the bank."""

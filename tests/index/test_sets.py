@@ -253,6 +253,7 @@ def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path
         (["--tokenizer", str(TOKENIZER), "--shortest-answer", "-5"], "is not a whole number from 0 on"),
         (["--tokenizer", str(TOKENIZER), "--apart", "law=1:0"], "is not a whole number from 1 on"),
         (["--tokenizer", str(TOKENIZER), "--apart", "law=1:16"], "leave none for what is not apart"),
+        (["--tokenizer", str(TOKENIZER), "--count", "4000"], "examples: take fewer"),
         (["--tokenizer", str(TOKENIZER), "--shortest-answer", "500"], "has 500 words: allow shorter ones"),
         (["--tokenizer", str(TOKENIZER), "--minimum-similarity", "2"], "is no cosine"),
     ],

@@ -8,6 +8,7 @@ from index.types import Message
 from proxy import live
 from proxy.injection import Injection
 from proxy.lookup import Found
+from proxy.recent import Recent
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
 
@@ -132,7 +133,7 @@ async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         usual = (await proxy.chat())[1]
         monkeypatch.setattr(live, "_COUNTED_AHEAD", 1)
-        proxy.gateway.injector._costs._known.clear()
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_known", Recent(1))
         counted: list[str] = []
         count = proxy.gateway.injector._costs._count
 
