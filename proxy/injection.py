@@ -98,7 +98,7 @@ class Injector:
         hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
         everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
         offer = _Offer(base, costs, hits, _injection(served, everything, found))
-        if costs is base and not found.degraded:  # else some may be estimated, or it is none of the bundle's doing
+        if base.counted and costs is base and not found.degraded:  # else it would soon be another, and be kept in vain
             self._offers.put(key, offer)
         return offer
 

@@ -1,6 +1,6 @@
 """What a policy for showing examples costs in quality: how likely the model finds GPT-4's answers under it.
 
-    python -m tests.bench.likelihood --policy "12 sets"      beside `similar_last`, in about 20 minutes
+    python -m tests.bench.likelihood --policy "12 sets"      beside `similar_last`, in about 15 minutes
 
 Mean log-probability per token of the first tokens of the reference answer, as the continuation of what the policy shows
 (the optimizer's reward `likelihood`), over all rows of references.jsonl that are not sealed, on the base model in
