@@ -39,10 +39,8 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """The hits that the bundle's own limit allows, and all of them as they are shown. `costs`: theirs among others;
-    `base`: those that it was worked out from."""
+    """The hits that the bundle's own limit allows, and all of them as they are shown. `costs`: theirs among others."""
 
-    base: Costs
     costs: Costs
     hits: tuple[Hit, ...]
     everything: Injection
@@ -87,19 +85,22 @@ class Injector:
         lost_all = offer.everything.examples and not fitted.examples
         return replace(fitted, prompt_only="context") if lost_all else fitted
 
-    async def _offer(self, served: ServedBundle, model: Model, base: Costs, found: Found) -> _Offer:
-        """What the bundle's own limit allows of the hits: the same for the same hits, and kept for the next request."""
+    async def _offer(self, served: ServedBundle, model: Model, ahead: Costs, found: Found) -> _Offer:
+        """What the bundle's own limit allows of the hits: the same for the same hits, and kept for the next request.
+
+        ahead: the costs that are known without looking at the hits.
+        """
         key = (served.bundle.id, model.id, tuple([hit.position for hit in found.hits]))
         known = self._offers.get(key)
-        if known is not None and known.base is base and not found.degraded:
+        if known is not None and not found.degraded:
             return known
         costs = await self._costs.including(served, model, found.hits)
         limit = served.bundle.manifest.retrieval.max_injected_tokens
         hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
         everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
-        offer = _Offer(base, costs, hits, _injection(served, everything, found))
-        if base.counted and costs is base and not found.degraded:  # else it would soon be another, and be kept in vain
-            self._offers.put(key, offer)
+        offer = _Offer(costs, hits, _injection(served, everything, found))
+        if costs.counted and costs is ahead and not found.degraded:
+            self._offers.put(key, offer)  # estimates give way to counts, and the costs of a large bank are made anew
         return offer
 
     async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:

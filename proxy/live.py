@@ -168,7 +168,7 @@ class TokenCosts:
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
         self._known: Recent[tuple[str, str], asyncio.Task[Costs]] = Recent(_COSTS_KEPT)
-        self._shown: dict[tuple[str, str, str], int] = {}
+        self._shown: Recent[tuple[str, str, str], int] = Recent(_COUNTED_KEPT)
 
     async def of(self, served: ServedBundle, model: Model) -> Costs:
         """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
@@ -196,9 +196,8 @@ class TokenCosts:
             overhead, count = await self._count(model, ""), await self._count(model, text)
             if overhead is None or count is None:
                 return estimated_tokens(text)
-            if len(self._shown) >= _COUNTED_KEPT:
-                self._shown.clear()
-            known = self._shown[key] = count - overhead
+            known = count - overhead
+            self._shown.put(key, known)
         return known
 
     async def _measure(self, served: ServedBundle, model: Model) -> Costs:

@@ -27,13 +27,13 @@ def is_long(messages: Sequence[Json]) -> bool:
 
 
 async def aside(
-    is_long: bool,
+    long: bool,
     function: Callable[_Arguments, _Result],
     *arguments: _Arguments.args,
     **named: _Arguments.kwargs,
 ) -> _Result:
-    """The function's result; worked out on a thread where it is for a long conversation."""
-    return await asyncio.to_thread(function, *arguments, **named) if is_long else function(*arguments, **named)
+    """The function's result; worked out on a thread where that is for a long conversation."""
+    return await asyncio.to_thread(function, *arguments, **named) if long else function(*arguments, **named)
 
 
 def chat_messages(body: Json) -> list[Json]:
