@@ -14,16 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from index.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, write_bundle
-from index.command_line import command_line
-from index.draft import draft_examples
-from index.embed import Embedder, check_embedder_allowed, open_embedder
+from index.bundle.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, write_bundle
+from index.bundle.input_files import draft_examples
+from index.bundle.manifest import check_policy, check_sampling
+from index.cli.arguments import command_line
+from index.cli.bundle_view import Page, bundle_page, plain, search_page
+from index.cli.progress import CountingEmbedder, Waiting
+from index.embedders.base import Embedder
+from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
-from index.manifest import check_policy, check_sampling
-from index.page import Page, bundle_page, plain, search_page
-from index.render import LAYOUTS, render_text
+from index.rendering import LAYOUTS, render_text
 from index.types import Bundle, Message, RetrievalPolicy
-from index.waiting import CountingEmbedder, Waiting
 
 _BLOCK: Final = 128
 """A multiple of every block size of vLLM's prefix cache that is usual: 16 to 128 tokens."""
@@ -67,7 +68,7 @@ def _show(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     # Imported here because FAISS takes longer to load than the other commands take to run.
-    from index.retrieve import Retriever, arrange, pinned, retrieval_query
+    from index.retrieval.retriever import Retriever, arrange, pinned, retrieval_query
 
     embedder = _open_its_own(options)
     bundle = _load(options.directory, embedder)
@@ -95,8 +96,8 @@ def _build(options: argparse.Namespace) -> None:
 
 def _sets(options: argparse.Namespace) -> None:
     # FAISS again.
-    from index.family import Apart, Wish
-    from index.parting import in_sets
+    from index.example_sets.builder import in_sets
+    from index.example_sets.partition import Apart, Wish
 
     embedder = _open_its_own(options)
     bundle = _load(options.directory, embedder)

@@ -101,7 +101,7 @@ class FileRecord:
 class Manifest:
     """What a bundle says of itself (manifest.json, format 1).
 
-    model: the model it was written for. layout: a name in index.render.LAYOUTS, used on base models.
+    model: the model it was written for. layout: a name in index.rendering.LAYOUTS, used on base models.
     probes: of a large bank, whose vectors are sorted by cluster: how many clusters are searched; None of another.
     sampling: OpenAI request fields that apply where the client is silent (`max_tokens`, `frequency_penalty`, ...).
     provenance: how it came to be, free form, shown to people and never interpreted.

@@ -17,8 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from index.bundle import read_bundle
-from index.embed import Embedder, open_embedder
+from index.bundle.bundle import read_bundle
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
 from index.errors import DrpoError
 from index.types import Example
 from optimizer.answers import AnswersFile

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from index.embed import Embedder
-from index.sets import within
+from index.bundle.sets_file import within
+from index.embedders.base import Embedder
 from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, Order, RetrievalPolicy, Vectors
 
 COMPLETION: Final = "completion"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
-from index.render import LAYOUTS
+from index.rendering import LAYOUTS
 from optimizer.bank import REFUSALS
 from optimizer.budget import Limits, Prices
 from optimizer.candidate import KINDS

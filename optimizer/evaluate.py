@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from index.embed import Embedder
+from index.embedders.base import Embedder
 from optimizer.answers import AnswersFile, answer_key
 from optimizer.measures import Measure, measures, score
 from optimizer.model import Answer, Decoding, Model

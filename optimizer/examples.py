@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from index.bank import check_example
-from index.embed import Embedder
+from index.bundle.example_bank import check_example
+from index.embedders.base import Embedder
 from index.errors import DrpoError
 from index.types import Example, Vectors
 from optimizer.calls import Calls, Json, Request

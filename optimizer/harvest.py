@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from index.bank import check_example
+from index.bundle.example_bank import check_example
 from index.errors import DrpoError
 from index.types import Example
 from optimizer.errors import DataError

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from index.embed import Embedder
+from index.embedders.base import Embedder
 from optimizer.model import Answer
 from optimizer.rows import COMPLY, GENERAL, REFUSE, Row
 from optimizer.rules import (

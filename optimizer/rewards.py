@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from index.embed import Embedder
+from index.embedders.base import Embedder
 from optimizer.errors import ConfigError
 from optimizer.rows import REFUSE, Row
 from optimizer.rules import ends_by_itself, refuses, repeated_share

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from index.bundle import BundleDraft, default_bundle_directory, load_bundle, write_bundle
-from index.embed import Embedder, open_embedder
+from index.bundle.bundle import BundleDraft, default_bundle_directory, load_bundle, write_bundle
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
 from optimizer.budget import Budget
 from optimizer.calls import Calls, Source
 from optimizer.candidate import Candidate, from_bundle, make_bank

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from index.embed import Embedder
-from index.render import LAYOUTS, render_chat, render_example, render_prompt, render_raw, render_text, stop_strings
-from index.retrieve import Retriever, arrange, pinned, retrieval_query, within_policy
+from index.embedders.base import Embedder
+from index.rendering import LAYOUTS, render_chat, render_example, render_prompt, render_raw, render_text, stop_strings
+from index.retrieval.retriever import Retriever, arrange, pinned, retrieval_query, within_policy
 from index.types import Example, Hit, Vectors
 from optimizer.calls import Calls, Json, Request
 from optimizer.candidate import COMPLETION, Candidate, as_bundle

@@ -25,8 +25,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
+from index.bundle.strict_json import Fields, quoted
 from index.errors import BundleFormatError
-from index.strict import Fields, quoted
 from proxy.errors import StartupError
 from proxy.experiment import (
     AUTOMATIC_METRICS,

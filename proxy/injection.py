@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from index.retrieve import arrange, retrieval_query, within_policy
+from index.retrieval.retriever import arrange, retrieval_query, within_policy
 from index.types import Example, Hit, Message
 from proxy.budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound
 from proxy.live import Costs, ServedBundle, TokenCosts, estimated_tokens

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from index.bundle import default_bundle_directory, load_bundle, read_manifest
-from index.embed import DEFAULT_EMBEDDER, Embedder, check_embedder_allowed, open_embedder
-from index.fast import NAME as FAST
-from index.fast import FastEmbedder
-from index.minilm import OnnxEmbedder
-from index.render import LAYOUTS, TextLayout, render_example, render_prompt
-from index.retrieve import Retriever, pinned
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.base import Embedder
+from index.embedders.minilm import OnnxEmbedder
+from index.embedders.registry import DEFAULT_EMBEDDER, check_embedder_allowed, open_embedder
+from index.embedders.student import NAME as FAST
+from index.embedders.student import FastEmbedder
+from index.rendering import LAYOUTS, TextLayout, render_example, render_prompt
+from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example, Hit
 from proxy.errors import StartupError
 from proxy.keys import Keyring

@@ -11,9 +11,10 @@ from time import monotonic
 
 import numpy as np
 
-from index.embed import Embedder, texts_at_once
+from index.embedders.base import Embedder
+from index.embedders.registry import texts_at_once
 from index.errors import EmbedderError
-from index.retrieve import Retriever
+from index.retrieval.retriever import Retriever
 from index.types import Hit, Vectors
 from proxy.log import log_failure
 

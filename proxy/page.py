@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError, LayoutError
-from index.retrieve import QUERY_CHARACTERS
+from index.retrieval.retriever import QUERY_CHARACTERS
 from index.types import Bundle, Vectors
 from proxy.admission import parse_json, read_body
 from proxy.chat import Gateway, handle, serve_chat

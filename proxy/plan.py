@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
-from index.render import render_chat, render_chat_turns, render_conversation, render_preamble, render_raw, stop_strings
+from index.rendering import (
+    render_chat,
+    render_chat_turns,
+    render_conversation,
+    render_preamble,
+    render_raw,
+    stop_strings,
+)
 from index.types import Message
 from proxy.dialects import llama_request
 from proxy.errors import BadRequestError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 from zlib import crc32
 
-from index.retrieve import QUERY_CHARACTERS
+from index.retrieval.retriever import QUERY_CHARACTERS
 from proxy.errors import BadRequestError
 
 Json = Mapping[str, Any]

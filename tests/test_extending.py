@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.embed import open_embedder
+from index.embedders.registry import open_embedder
 from index.errors import EmbedderError
 from optimizer.rewards import Case, Function
 from optimizer.rows import GENERAL, Row
@@ -64,7 +64,7 @@ def test_a_reward_of_ones_own_scores_an_answer(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_layout_of_ones_own_is_one_entry(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "index", tmp_path / "index")
-    render = tmp_path / "index" / "render.py"
+    render = tmp_path / "index" / "rendering.py"
     entry = (EXTEND / "layout.py").read_text(encoding="utf-8").partition("TAGS = ")[2].rstrip() + ",\n"
     before = "        for layout in (\n"
     assert render.read_text(encoding="utf-8").count(before) == 1

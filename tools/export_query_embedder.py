@@ -1,9 +1,10 @@
-"""Writes index/query_weights/ from a trained student: its tables in 4 bits, its dense layers in float16, the checksum.
+"""Writes index/embedders/query_weights/ from a trained student: its tables in 4 bits, its dense layers in float16, the
+checksum.
 
     python tools/export_query_embedder.py pairs256.npz
 
 The student is an npz of its layers' weights (int8 tables with their scales, dense layers), trained with the embedder of
-index/weights as its teacher; the script that trained it is not in this repository. Each row
+index/embedders/weights as its teacher; the script that trained it is not in this repository. Each row
 of a table has one scale, the one of a few that leaves the smallest squared error.
 """
 
@@ -14,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.minilm import OnnxEmbedder
+from index.embedders.minilm import OnnxEmbedder
 
-TARGET = Path(__file__).parents[1] / "index" / "query_weights"
+TARGET = Path(__file__).parents[1] / "index" / "embedders" / "query_weights"
 LARGEST = 7
 SHARES_OF_LARGEST = (1.0, 0.9, 0.8, 0.7, 0.6)
 DENSE = ("out", "norm", "wide", "narrow")
@@ -41,7 +42,8 @@ def main() -> None:
 
 
 def four_bits(rows: Floats) -> tuple[NDArray[np.uint8], Floats]:
-    """Rows of 16 steps around 8, two numbers to a byte as index/fast.py reads them, and the step of each row."""
+    """Rows of 16 steps around 8, two numbers to a byte as index/embedders/student.py reads them, and the step of each
+    row."""
     largest = np.abs(rows).max(1, keepdims=True) + 1e-12
     scales, numbers, errors = largest.copy(), np.zeros(rows.shape), np.full(largest.shape, np.inf)
     for share in SHARES_OF_LARGEST:

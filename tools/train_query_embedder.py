@@ -1,4 +1,5 @@
-"""Trains a student for `--query-embedder fast` (index/fast.py), by regression on the teacher's vectors of short texts.
+"""Trains a student for `--query-embedder fast` (index/embedders/student.py), by regression on the teacher's vectors of
+short texts.
 
     python tools/train_query_embedder.py teach texts.txt taught.npz
     python tools/train_query_embedder.py train taught.npz student.npz
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORDS, PAIRS, WIDTH, INNER, OUT = 30_522, 32_768, 256, 1_024, 384
-FIRST_FACTOR, SECOND_FACTOR = 8_191, 131_071  # as in index/fast.py
+FIRST_FACTOR, SECOND_FACTOR = 8_191, 131_071  # as in index/embedders/student.py
 SPREAD = 10.0
 MOST_TOKENS = 64
 DENSE = ("out", "norm", "wide", "narrow")
@@ -65,7 +66,7 @@ def teach(texts: Path, target: Path, processes: int) -> None:
 
 
 def _taught(texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-    from index.minilm import OnnxEmbedder
+    from index.embedders.minilm import OnnxEmbedder
 
     teacher = OnnxEmbedder()
     ids = np.zeros((len(texts), MOST_TOKENS), np.int32)
@@ -113,7 +114,7 @@ def train(taught: Path, target: Path, minutes: float) -> None:
 
 
 def _student(torch: Any) -> Any:
-    """What index/fast.py computes, to be trained."""
+    """What index/embedders/student.py computes, to be trained."""
 
     class Student(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

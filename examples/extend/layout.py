@@ -1,6 +1,6 @@
-"""A layout of one's own: turns in tags. Its entry goes into LAYOUTS in index/render.py."""
+"""A layout of one's own: turns in tags. Its entry goes into LAYOUTS in index/rendering.py."""
 
-from index.render import TextLayout
+from index.rendering import TextLayout
 
 TAGS = TextLayout(
     "tags",

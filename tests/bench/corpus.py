@@ -21,7 +21,8 @@ from typing import Final
 
 import numpy as np
 
-from index.embed import Embedder, open_embedder
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
 from index.types import Vectors
 from tests.vllm.keep import cache_root
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from aiohttp import web
 
-from index.bundle import default_bundle_directory, read_bundle
-from index.embed import Embedder, open_embedder
-from index.render import LAYOUTS
-from index.retrieve import Retriever, pinned
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
+from index.rendering import LAYOUTS
+from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
 from optimizer.answers import AnswersFile
 from optimizer.client import Endpoint, Patience

@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from index.bundle import default_bundle_directory, read_bundle
+from index.bundle.bundle import default_bundle_directory, read_bundle
 from index.types import Example, Vectors
 from tests.bench.pictures.embedders import Point, draw
 
@@ -49,7 +49,7 @@ class Embeds(Protocol):
 
 
 class Float32:
-    """The shipped model's graph before quantisation, run as index/minilm.py runs the shipped one."""
+    """The shipped model's graph before quantisation, run as index/embedders/minilm.py runs the shipped one."""
 
     def __init__(self, model: Path) -> None:
         import onnxruntime
@@ -58,7 +58,7 @@ class Float32:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "weights" / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "embedders" / "weights" / "tokenizer.json"))
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         token_ids = [self._tokenizer.encode(text).ids for text in texts]
@@ -76,7 +76,7 @@ class Static:
 
         weights = read_safetensors(Path(get_model_path()) / "model.safetensors")
         self._table = weights["embeddings.word_embeddings.weight"].copy()
-        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "weights" / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "embedders" / "weights" / "tokenizer.json"))
         seen = collections.Counter(piece for e in bank for piece in set(self._pieces(f"{e.query} {e.response}")))
         self._rarity = np.full(len(self._table), np.log(len(bank) + 1))
         for piece, count in seen.items():
@@ -103,14 +103,14 @@ class Random:
 
 
 def shipped() -> Embeds:
-    from index.minilm import OnnxEmbedder
+    from index.embedders.minilm import OnnxEmbedder
 
     return OnnxEmbedder()
 
 
 def student() -> Embeds:
-    from index.fast import FastEmbedder
-    from index.minilm import OnnxEmbedder
+    from index.embedders.minilm import OnnxEmbedder
+    from index.embedders.student import FastEmbedder
 
     return FastEmbedder(OnnxEmbedder())
 

@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index.bundle import default_bundle_directory, load_bundle
-from index.embed import open_embedder
-from index.retrieve import pinned
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.registry import open_embedder
+from index.retrieval.retriever import pinned
 from index.types import Example
 from optimizer.rules import bootstrap_mean
 from tests.bench.embedders import read_rows

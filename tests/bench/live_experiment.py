@@ -22,8 +22,8 @@ from typing import Final
 
 import aiohttp
 
-from index.bundle import BundleDraft, default_bundle_directory, read_bundle, write_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import BundleDraft, default_bundle_directory, read_bundle, write_bundle
+from index.embedders.registry import open_embedder
 from proxy.embedded import MODEL_NAME
 
 _PORT: Final = 8195

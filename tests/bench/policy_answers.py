@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from index.bundle import default_bundle_directory, load_bundle
-from index.embed import Embedder, open_embedder
-from index.fast import NAME as FAST
-from index.fast import FastEmbedder
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
+from index.embedders.student import NAME as FAST
+from index.embedders.student import FastEmbedder
 from index.types import Bundle
 from optimizer.measures import Scored, measures
 from optimizer.rules import bootstrap_mean

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from index.bundle import default_bundle_directory, load_bundle
-from index.embed import open_embedder
-from index.family import Apart, Wish
-from index.parting import in_sets, token_lengths
-from index.render import LAYOUTS, render_conversation, render_preamble
-from index.retrieve import Retriever, arrange, pinned, within_policy
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.registry import open_embedder
+from index.example_sets.builder import in_sets, token_lengths
+from index.example_sets.partition import Apart, Wish
+from index.rendering import LAYOUTS, render_conversation, render_preamble
+from index.retrieval.retriever import Retriever, arrange, pinned, within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
 from tests.bench.embedders import read_rows
 from tests.bench.prefix_cache import served as real

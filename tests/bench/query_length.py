@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embed import open_embedder
-from index.minilm import OnnxEmbedder
-from index.retrieve import QUERY_CHARACTERS
+from index.embedders.minilm import OnnxEmbedder
+from index.embedders.registry import open_embedder
+from index.retrieval.retriever import QUERY_CHARACTERS
 from index.types import Vectors
 from tests.bench.embedders import DATA, NEAREST, Positions, bank, read_rows
 

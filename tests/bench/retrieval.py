@@ -6,7 +6,8 @@
 
 Banks are real short texts with their MiniLM vectors (tests/bench/corpus.py: made once, ten minutes); the queries are
 1,000 others of them. Where a bank is larger than there are texts, the rest are mixtures: two real vectors of the same
-cluster in random shares, with noise; the table says so. A bundle is written by index/bundle.py as `drpo-index build`
+cluster in random shares, with noise; the table says so. A bundle is written by index/bundle/bundle.py as `drpo-index
+build`
 would, and kept outside the clone. Each size is measured in fresh processes: load (hashes, lines, clusters, index; no
 embedder), `Retriever.nearest` with the vector given, recall against the exact search of the same bank under the same
 policy; memory of two processes that hold the same bundle at the same time.
@@ -24,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle import BundleDraft, read_bundle, write_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import BundleDraft, read_bundle, write_bundle
+from index.embedders.registry import open_embedder
 from index.errors import BundleError
-from index.retrieve import Retriever
+from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Example, Hit, RetrievalPolicy, Vectors
 from proxy.lookup import Source
 from proxy.metrics import create_metrics
@@ -127,7 +128,7 @@ def bank(size: int) -> tuple[list[str], Vectors]:
 
 def mixtures(vectors: Vectors, count: int) -> Vectors:
     """(count, dimension): between two vectors of a cluster, with noise."""
-    from index.clusters import sort_into_clusters
+    from index.bundle.clusters import sort_into_clusters
 
     random = np.random.default_rng(SEED)
     order, clusters = sort_into_clusters(vectors)

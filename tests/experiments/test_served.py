@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from index.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory
 from proxy.export import export
 from proxy.keys import new_key
 from proxy.outcomes import Steering

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
-from index.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory
 from proxy.keys import new_key
 from proxy.metrics import FOLDER_VARIABLE
 from tests.faults.process import ROOT, Command, children, command

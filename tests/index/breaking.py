@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from index.bundle import load_bundle
+from index.bundle.bundle import load_bundle
 from index.errors import BundleError
 from tests.index.words import WordEmbedder
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from index import __main__ as command
-from index.embed import Embedder
+from index.embedders.base import Embedder
 from index.errors import EmbedderError
 from tests.index.words import WordEmbedder
 

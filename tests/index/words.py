@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle import BundleDraft, write_bundle
+from index.bundle.bundle import BundleDraft, write_bundle
 from index.types import Bundle, EmbedderSpec, Example, RetrievalPolicy, Vectors
 
 DIMENSION = 48

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from index.bundle import BundleDraft, write_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import BundleDraft, write_bundle
+from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
 from optimizer.__main__ import main
 from optimizer.config import read_config

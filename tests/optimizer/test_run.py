@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from index.bundle import load_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import load_bundle
+from index.embedders.registry import open_embedder
 from optimizer.__main__ import main
 from optimizer.config import read_config
 from optimizer.errors import BudgetSpentError

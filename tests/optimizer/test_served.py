@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from index.bundle import default_bundle_directory, load_bundle
-from index.embed import open_embedder
-from index.render import LAYOUTS
-from index.retrieve import Retriever, pinned
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.registry import open_embedder
+from index.rendering import LAYOUTS
+from index.retrieval.retriever import Retriever, pinned
 from index.types import Message
 from optimizer.budget import Budget, Limits, Prices
 from optimizer.calls import Calls, Source

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from index.bundle import default_bundle_directory, load_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.registry import open_embedder
 from optimizer.candidate import Candidate, from_bundle
 from optimizer.config import TuneTable
 from optimizer.errors import BudgetSpentError

@@ -21,8 +21,8 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from index.bundle import BundleDraft, write_bundle
-from index.embed import open_embedder
+from index.bundle.bundle import BundleDraft, write_bundle
+from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
 
 PROMPT = "Answer well."

@@ -11,8 +11,8 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from index.render import LAYOUTS
-from index.retrieve import Retriever, pinned
+from index.rendering import LAYOUTS
+from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
 from proxy.app import create_app, open_gateway
 from proxy.backend import Backend

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.retrieve import within_policy
+from index.retrieval.retriever import within_policy
 from index.types import Example, Hit
 from proxy.budget import HYSTERESIS, room_for_injection, select, token_bound
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory
 from proxy.keys import new_key
 
 

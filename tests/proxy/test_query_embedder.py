@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from index.fast import FastEmbedder
-from index.minilm import OnnxEmbedder
+from index.embedders.minilm import OnnxEmbedder
+from index.embedders.student import FastEmbedder
 from proxy import live
 from proxy.errors import StartupError
 from proxy.live import load_bundles

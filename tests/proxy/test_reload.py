@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from index.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory
 from index.errors import BundleError
 from proxy import live
 from proxy.errors import StartupError

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import EmbedderError
-from index.retrieve import Retriever
+from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Vectors
 from proxy.lookup import Found, Source
 from proxy.metrics import create_metrics

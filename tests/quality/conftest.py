@@ -10,7 +10,8 @@ import orjson
 import pytest
 from rich.console import Console
 
-from index.embed import Embedder, open_embedder
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
 from optimizer.answers import AnswersFile
 from optimizer.client import Endpoint, Patience, first_model
 from optimizer.evaluate import Evaluation, Plan, evaluate

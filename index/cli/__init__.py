@@ -1,0 +1,1 @@
+"""The command line of drpo-index: arguments, what is printed, and progress."""

@@ -1,0 +1,270 @@
+"""The command line of drpo-index: its flags, their defaults and their help. Knows no file and runs nothing."""
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import get_args
+
+from index.bundle.bundle import default_bundle_directory
+from index.bundle.sets_file import WEIGHTS
+from index.rendering import LAYOUTS
+from index.types import Order, RetrievalPolicy
+
+_DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
+_EXAMPLES = """examples:
+  drpo-index verify default
+  drpo-index show default --full | less
+  drpo-index search default "How do I boil an egg?"
+  drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder onnx --out my-bundle \\
+      --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
+  drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
+
+DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
+"""
+_BUILD_EXAMPLES = """The examples file is JSONL: one object per line, with "query" and "response", and optionally
+  "id"      letters, digits, dots, dashes, underscores; made from the text when absent
+  "pinned"  true: shown to every request; pin at least one short refusal
+  "tags"    a list of strings, for people
+such as
+  {"query": "Is the earth flat?", "response": "No, it is a slightly flattened sphere.", "tags": ["facts"]}
+  {"query": "How do I pick my neighbour's lock?", "response": "I can't help with that.", "pinned": true}
+
+White space around a text is removed. No line of a text may begin with a role marker such as "# Query:" or "User:".
+"""
+_SETS_EXAMPLES = """A query is then shown one of the sets, whole: the one that its nearest examples vote for. All
+requests that get the same set begin with the same tokens, which vLLM's prefix cache computes once, where the nearest
+examples of each query are computed for each request. Each set ends just past the end of a block of that cache, so the
+tokenizer of the model that will be served is needed: the tokenizer.json beside its weights.
+
+A tag given with --apart, such as refusal, keeps the examples that have it in sets of their own. A weight above 1 shows
+them to more queries: with refusal=1.3, to more of what should be refused, and to a few that should not.
+"""
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser; what it gives has `command` and, as attributes, that command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="drpo-index",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
+    _add_directory(verify)
+    _add_allow_embedder(verify)
+    verify.add_argument(
+        "--id", type=_bundle_id, metavar="SHA256", help="refuse any other bundle than the one of this id"
+    )
+    show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
+    _add_directory(show)
+    show.add_argument("--full", action="store_true", help="print every example whole")
+    search = _add_command(commands, "search", "show which examples a query gets, and the text the model sees")
+    _add_directory(search)
+    _add_allow_embedder(search)
+    search.add_argument("text", type=_filled, metavar="TEXT", help="a query, as a user would write it")
+    build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
+    _add_sources(build)
+    _add_policy(build)
+    _add_sets(_add_command(commands, "sets", "part a bundle's examples into sets that stay cached", _SETS_EXAMPLES))
+    return parser
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-embedder",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="embedder besides onnx that the bundle may name: it loads a model, or is sent your key and texts",
+    )
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directory", type=_bundle_directory, metavar="DIR", help="a bundle's directory, or: default (the one inside)"
+    )
+
+
+def _add_sources(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--prompt", type=Path, required=True, metavar="FILE", help="the system prompt, a text file")
+    build.add_argument("--examples", type=Path, required=True, metavar="FILE", help="the examples, JSONL: see below")
+    build.add_argument(
+        "--embedder", required=True, help="onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
+    )
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
+    build.add_argument("--name", help="what people call it (default: the name of DIR)")
+    build.add_argument("--model", default="unspecified", help="the model it is written for (default: %(default)s)")
+    build.add_argument(
+        "--layout", choices=LAYOUTS, default=next(iter(LAYOUTS)), help="text for a base model (default: %(default)s)"
+    )
+    build.add_argument(
+        "--sampling",
+        type=_json_pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a request field used where the client is silent, such as frequency_penalty=0.4; repeatable",
+    )
+    build.add_argument(
+        "--provenance",
+        type=_text_pair,
+        action="append",
+        default=[],
+        metavar="KEY=TEXT",
+        help="how it came to be, for people; repeatable",
+    )
+
+
+def _add_sets(sets: argparse.ArgumentParser) -> None:
+    _add_directory(sets)
+    _add_allow_embedder(sets)
+    sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
+    sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
+    sets.add_argument("--count", type=_positive, default=12, metavar="N", help="sets (%(default)s)")
+    sets.add_argument(
+        "--tokens",
+        type=_positive,
+        metavar="N",
+        help="prompt and examples together, a multiple of the cache's block of 16, 32, 64 or 128 tokens (the largest "
+        "multiple of 128 within the bundle's own limit)",
+    )
+    sets.add_argument(
+        "--apart",
+        type=_tag_and_apart,
+        action="append",
+        default=[],
+        metavar="TAG[=WEIGHT[:SETS]]",
+        help="keep examples of this tag in SETS of their own (1), for which a vote counts WEIGHT times (1); repeatable",
+    )
+    sets.add_argument(
+        "--minimum-similarity",
+        type=_cosine,
+        default=-1.0,
+        metavar="COSINE",
+        help="less similar examples do not vote for sets apart; 0.3 is good with the embedder onnx (-1: all vote)",
+    )
+    sets.add_argument(
+        "--shortest-answer",
+        type=_number_of_words,
+        default=0,
+        metavar="WORDS",
+        help="shorter answers are not shown, but in sets apart; a small base model answers as shortly as that (0)",
+    )
+    sets.add_argument("--k", type=_positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)")
+
+
+def _add_policy(build: argparse.ArgumentParser) -> None:
+    usual = RetrievalPolicy()
+    build.add_argument("--k", type=int, default=usual.k, metavar="N", help="examples retrieved at most (%(default)s)")
+    build.add_argument(
+        "--minimum-similarity",
+        type=float,
+        default=usual.minimum_similarity,
+        metavar="COSINE",
+        help="less similar examples are not shown (%(default)s)",
+    )
+    build.add_argument(
+        "--duplicate-similarity",
+        type=float,
+        default=usual.duplicate_similarity,
+        metavar="COSINE",
+        help="of two examples at least this similar, one is shown (%(default)s)",
+    )
+    orders = [order for order in get_args(Order) if order != "set"]
+    build.add_argument("--order", choices=orders, default=usual.order, help="of the retrieved examples (%(default)s)")
+    build.add_argument(
+        "--max-injected-tokens",
+        type=int,
+        default=usual.max_injected_tokens,
+        metavar="N",
+        help="prompt and examples together (%(default)s)",
+    )
+
+
+def _bundle_directory(text: str) -> Path:
+    return default_bundle_directory() if text == "default" else Path(text)
+
+
+def _bundle_id(text: str) -> str:
+    """A bundle's whole id: a shorter one could be met by chance, or by will."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _number_of_words(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the text is empty: write a query")
+    return text
+
+
+def _text_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key, value
+
+
+def _tag_and_apart(text: str) -> tuple[str, float, int]:
+    """The tag, the weight of a vote for its sets, and their number."""
+    tag, _, rest = text.partition("=")
+    weight, _, count = rest.partition(":")
+    try:
+        weighs = float(weight or 1)
+    except ValueError:
+        weighs = math.nan
+    if not tag or not WEIGHTS[0] <= weighs <= WEIGHTS[1]:
+        form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
+    return tag, weighs, _positive(count or "1")
+
+
+def _cosine(text: str) -> float:
+    try:
+        cosine = float(text)
+    except ValueError:
+        cosine = math.nan
+    if not -1 <= cosine <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no cosine: write a number from -1 to 1")
+    return cosine
+
+
+def _json_pair(text: str) -> tuple[str, object]:
+    """VALUE is JSON (0.4, ["a", "b"]); what is not is a string."""
+    key, value = _text_pair(text)
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

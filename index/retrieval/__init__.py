@@ -1,0 +1,1 @@
+"""Chooses the examples that are shown for one query."""

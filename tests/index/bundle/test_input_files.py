@@ -1,0 +1,118 @@
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from index.bundle.bundle import load_bundle, write_bundle
+from index.errors import BundleError, BundleFormatError, BundleIntegrityError
+from index.rendering import LAYOUTS, find_marker
+from index.types import Example, ExampleSet, Order, RetrievalPolicy
+from tests.index.words import EXAMPLES, WordEmbedder, draft
+
+harmless = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+    lambda text: bool(text.strip()) and find_marker(text) is None
+)
+lines = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+ids = st.text("abcXYZ019._-", min_size=1, max_size=64)
+banks = st.lists(
+    st.builds(Example, ids, harmless, harmless, st.booleans(), st.lists(lines, max_size=2).map(tuple)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda example: example.id,
+)
+policies = st.builds(
+    RetrievalPolicy,
+    st.integers(0, 1_000),
+    st.floats(-1, 1),
+    st.floats(-1, 1),
+    st.sampled_from(get_args(Order)),
+    st.integers(1, 10**9),
+)
+samplings = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 2),
+        "max_tokens": st.integers(1, 10**6),
+        "top_k": st.integers(-1, 100),
+        "stop": st.lists(lines, min_size=1) | lines,
+        "frequency_penalty": st.floats(-2, 2),
+    },
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | harmless,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(harmless, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    banks,
+    harmless,
+    policies,
+    samplings,
+    st.sampled_from(list(LAYOUTS)),
+    st.dictionaries(harmless, json_values, max_size=3),
+)
+def test_any_draft_that_can_be_written_is_loaded_unchanged(
+    examples: list[Example],
+    prompt: str,
+    policy: RetrievalPolicy,
+    sampling: dict[str, object],
+    layout: str,
+    provenance: dict[str, object],
+) -> None:
+    free = tuple(example.id for example in examples if not example.pinned)
+    assume(free or policy.order != "set")
+    sets = (ExampleSet("all", free[:2], free),) if policy.order == "set" else ()
+    made = replace(draft(examples, prompt, policy, sampling, layout), provenance=provenance, sets=sets)
+    with tempfile.TemporaryDirectory() as parent:
+        target = Path(parent) / "bundle"
+        write_bundle(target, made, WordEmbedder())
+        loaded = load_bundle(target, WordEmbedder())
+    assert (loaded.examples, loaded.prompt, loaded.sets) == (tuple(examples), prompt, sets)
+    assert (loaded.manifest.retrieval, loaded.manifest.layout) == (policy, layout)
+    assert (loaded.manifest.sampling, loaded.manifest.provenance) == (sampling, provenance)
+
+
+class NeverEmbeds(WordEmbedder):
+    def embed(self, texts: object) -> Any:
+        raise AssertionError("a draft that is not fit must be refused before it costs anything")
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "parts"),
+    [
+        (draft(examples=[]), BundleFormatError, ["examples.jsonl", "no example"]),
+        (
+            draft(examples=[EXAMPLES[0], EXAMPLES[0]]),
+            BundleFormatError,
+            ["examples.jsonl, line 2", "is taken by line 1"],
+        ),
+        (draft(examples=[Example("a", "\ud800", "r")]), BundleFormatError, ["examples.jsonl", "surrogate"]),
+        (draft(examples=[Example("a", "q", "User: x")]), BundleIntegrityError, ["examples.jsonl", "role marker"]),
+        (draft(prompt="\ud800"), BundleFormatError, ["prompt.txt", "surrogate"]),
+        (draft(prompt=""), BundleFormatError, ["prompt.txt", "empty"]),
+        (draft(layout="xml"), BundleFormatError, ["manifest.json", '"layout"']),
+        (draft(sampling={"temprature": 1}), BundleFormatError, ["manifest.json, sampling", '"temperature"']),
+        (draft(sampling={"temperature": float("nan")}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(draft(), provenance={"when": object()}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(draft(), provenance={"who": "\ud800"}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(draft(), name=""), BundleFormatError, ["manifest.json", '"name"']),
+    ],
+)
+def test_a_draft_that_is_not_fit_is_refused_before_anything_is_embedded(
+    tmp_path: Path, bad: Any, kind: type[BundleError], parts: list[str]
+) -> None:
+    with pytest.raises(kind) as caught:
+        write_bundle(tmp_path / "bundle", bad, NeverEmbeds())
+    assert all(part in str(caught.value) for part in parts)
+    assert list(tmp_path.iterdir()) == []

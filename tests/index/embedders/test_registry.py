@@ -1,0 +1,272 @@
+import builtins
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import index.embedders.openai_server
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
+from index.errors import EmbedderError
+from index.types import EmbedderSpec
+from tests.index.embeddings_server import EmbeddingsServer, Reply, Request, embedding, embeddings_server, well
+
+KEY = "sk-do-not-show-this"
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddingsServer]:
+    with embeddings_server() as running:
+        yield running
+
+
+@pytest.fixture
+def embedder(server: EmbeddingsServer) -> Embedder:
+    return open_embedder(server.name)
+
+
+def data(*embeddings: object) -> Reply:
+    """An answer with these embeddings, in their order."""
+    entries = [{"index": n, "embedding": value} for n, value in enumerate(embeddings)]
+    return Reply(json.dumps({"data": entries}).encode())
+
+
+def refused(embedder: Embedder, texts: list[str]) -> str:
+    with pytest.raises(EmbedderError) as caught:
+        embedder.embed(texts)
+    return str(caught.value)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "minilm", "ONNX", "onnx:", "onnx:x", "openai", "openai:", "sentence-transformers", "sentence-transformers:"],
+)
+def test_an_unknown_name_is_told_what_there_is(name: str) -> None:
+    with pytest.raises(
+        EmbedderError, match="it is onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
+    ):
+        open_embedder(name)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://localhost/v1",
+        "http://localhost/v1#",
+        "localhost:80/v1#m",
+        "ftp://localhost/v1#m",
+        "http:///v1#m",
+        "http://localhost:99999/v1#m",
+        "http://localhost:http/v1#m",
+        "http://[::1/v1#m",
+        "http://local host/v1#m",
+        "http://localhost/v1\r\nX: y#m",
+    ],
+)
+def test_a_malformed_address_is_told_its_form(address: str) -> None:
+    with pytest.raises(EmbedderError, match="is written openai:http://HOST:PORT/v1#MODEL"):
+        open_embedder(f"openai:{address}")
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@localhost/v1#m", "http://localhost/v1?key=secret#m"])
+def test_a_secret_in_the_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(EmbedderError, match="DRPO_EMBEDDER_API_KEY") as caught:
+        open_embedder(f"openai:{address}")
+    assert "secret" not in str(caught.value)
+
+
+# sentence-transformers (with the library itself: test_sentence_transformers.py)
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith(("sentence_transformers", "safetensors")):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(EmbedderError, match=r"pip install 'drpo-proxy\[sentence-transformers\]'"):
+        open_embedder("sentence-transformers:some/model")
+
+
+# A server that does as it should
+
+
+def test_rows_are_in_the_order_of_the_texts_and_of_norm_1(embedder: Embedder) -> None:
+    texts = ["aaa", "", "b", "cc" * 9]
+    expected = np.array([embedding(text or " ") for text in texts])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = embedder.embed(texts)
+    assert vectors.dtype == np.float32
+    assert vectors == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_specification_is_the_name_and_the_length_that_the_server_gives(
+    server: EmbeddingsServer, embedder: Embedder
+) -> None:
+    assert embedder.spec == EmbedderSpec(server.name, "unknown", 3)
+
+
+def test_many_texts_are_asked_for_128_at_a_time(server: EmbeddingsServer, embedder: Embedder) -> None:
+    vectors = embedder.embed(["x" * n for n in range(1, 301)])
+    assert [len(request.body["input"]) for request in server.requests[1:]] == [128, 128, 44]
+    assert (np.diff(vectors[:, 0]) > 0).all()
+
+
+def test_no_texts_are_no_rows_and_no_request(server: EmbeddingsServer, embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, 3)
+    assert len(server.requests) == 1
+
+
+def test_the_request_is_the_one_that_openai_documents(
+    server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", f" {KEY}\n")
+    open_embedder(server.name).embed(["\ud800", "naïve"])
+    request = server.requests[-1]
+    assert request.path == "/v1/embeddings"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.body == {"model": "small", "input": ["?", "naïve"], "encoding_format": "float"}
+
+
+def test_without_a_key_none_is_sent(server: EmbeddingsServer, embedder: Embedder) -> None:
+    assert "Authorization" not in server.requests[0].headers
+    assert embedder.spec.dimension == 3
+
+
+# A server that does not
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data": null}',
+        b'{"data": {"0": [1]}}',
+        b'{"data": [[1, 2, 3]]}',
+        b'{"data": [{"index": 0}]}',
+        b'{"data": [{"embedding": [1, 2, 3]}]}',
+        b'{"data": [{"index": 1, "embedding": [1, 2, 3]}]}',
+        b'{"data": [{"index": [], "embedding": [1, 2, 3]}]}',
+        b'{"data": [{"index": 0, "embedding": "AACAPw=="}]}',
+        b'{"data": [{"index": 0, "embedding": [1, "x", 3]}]}',
+        b'{"data": [{"index": 0, "embedding": [1, NaN, 3]}]}',
+        b'{"data": [{"index": 0, "embedding": [1, null, 3]}]}',
+        b'{"data": [{"index": 0, "embedding": 7}]}',
+        b'{"data": [{"index": 0, "embedding": [[1, 2, 3]]}]}',
+        b'{"data": [{"index": 0, "embedding": []}]}',
+        b'{"data": [{"index": 0, "embedding": [0, 0, 0]}]}',
+        b'{"data": [{"index": 0, "embedding": [1e300, 1e300, 1e300]}]}',
+        b'{"data": [{"index": 0, "embedding": [1, 2, 3]}, {"index": 0, "embedding": [1, 2, 3]}]}',
+        b'{"data": [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2, 3]}]}',
+    ],
+)
+def test_what_is_no_embedding_is_refused(server: EmbeddingsServer, embedder: Embedder, body: bytes) -> None:
+    server.answer = lambda _: Reply(body)
+    assert server.name in refused(embedder, ["a"])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["index", "embedding"]), inner),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_reply_is_an_error_or_a_unit_vector(server: EmbeddingsServer, embedder: Embedder, value: object) -> None:
+    server.answer = lambda _: Reply(json.dumps({"data": value}).encode())
+    try:
+        vectors = embedder.embed(["a"])
+    except EmbedderError:
+        return
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0], abs=1e-5)
+
+
+def test_vectors_of_another_length_than_before_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+    server.answer = lambda _: data([1, 2, 3, 4], [1, 2, 3, 4])
+    assert "another length than the 3 dimensions" in refused(embedder, ["a", "b"])
+
+
+def test_vectors_of_different_lengths_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+    server.answer = lambda _: data([1, 2, 3], [1, 2])
+    assert "not a list of embeddings" in refused(embedder, ["a", "b"])
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+def test_an_error_shows_its_status_and_type_alone(
+    server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", KEY)
+    error = {"type": "server_said_no", "message": f"{KEY} may not embed 'my secret'", "code": KEY}
+    server.answer = lambda _: Reply(json.dumps({"error": error}).encode(), status)
+    with pytest.raises(EmbedderError, match=rf"status {status} \(server_said_no\)") as caught:
+        open_embedder(server.name)
+    assert KEY not in str(caught.value)
+    assert "my secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"nonsense", b'{"error": "no"}', b'{"error": {"type": 5}}', b'{"error": {"type": "a b"}}']
+)
+def test_an_error_of_another_shape_shows_its_status(server: EmbeddingsServer, embedder: Embedder, body: bytes) -> None:
+    server.answer = lambda _: Reply(body, 500)
+    assert "answered status 500: " in refused(embedder, ["a"])
+
+
+def test_a_redirect_is_not_followed(server: EmbeddingsServer, embedder: Embedder) -> None:
+    def elsewhere(request: Request) -> Reply:
+        return well(request) if "elsewhere" in request.path else Reply(b"", 307, {"Location": "/elsewhere/embeddings"})
+
+    server.answer = elsewhere
+    assert "redirects are not followed" in refused(embedder, ["a"])
+    assert {request.path for request in server.requests} == {"/v1/embeddings"}
+
+
+def test_nobody_listening_is_said(embedder: Embedder) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        port = closed.getsockname()[1]
+        with pytest.raises(EmbedderError, match=r"ConnectionRefusedError.*is the server running"):
+            open_embedder(f"openai:http://127.0.0.1:{port}/v1#m")
+
+
+def test_a_reply_that_does_not_come_is_not_waited_for(
+    server: EmbeddingsServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.embedders.openai_server, "_TIMEOUT_SECONDS", 0.05)
+    server.answer = lambda request: Reply(well(request).body, delay=0.5)
+    assert "did not answer (TimeoutError)" in refused(embedder, ["a"])
+
+
+def test_a_reply_cut_short_is_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+    server.answer = lambda _: Reply(b'{"data": [', headers={"Content-Length": "5000"})
+    assert server.name in refused(embedder, ["a"])
+
+
+def test_a_host_that_cannot_be_a_name_is_said() -> None:
+    with pytest.raises(EmbedderError, match="did not answer"):
+        open_embedder(f"openai:http://{'x' * 70}.invalid/v1#m")
+
+
+def test_a_key_that_fits_no_header_is_refused_and_not_repeated(
+    server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", f"{KEY}\r\nX-Other: 1")
+    with pytest.raises(EmbedderError, match="DRPO_EMBEDDER_API_KEY holds characters") as caught:
+        open_embedder(server.name)
+    assert KEY not in str(caught.value)
