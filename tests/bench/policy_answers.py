@@ -23,8 +23,8 @@ from index.embedders.registry import open_embedder
 from index.embedders.student import NAME as FAST
 from index.embedders.student import FastEmbedder
 from index.types import Bundle
-from optimizer.measures import Scored, measures
-from optimizer.rules import bootstrap_mean
+from optimizer.core.confidence import bootstrap_mean
+from optimizer.evaluation.measures import Scored, measures
 from proxy.server import open_backends
 from proxy.settings import Settings
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.race import RaceSettings, run_race
+from optimizer.search.race import RaceSettings, run_race
 from tests.index.bundle.test_default_bundle import DATA
 
 Scores = NDArray[np.float64]

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from optimizer.config import read_config
-from optimizer.journal import Event, Journal, read_journal
-from optimizer.run import run
+from optimizer.core.config import read_config
+from optimizer.core.journal import Event, Journal, read_journal
+from optimizer.stages.run import run
 from tests.optimizer.town import open_town, write_run
 
 LATENCY = 0.2  # seconds

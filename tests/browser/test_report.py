@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.config import read_config
-from optimizer.journal import Journal
-from optimizer.report import write_report
-from optimizer.run import run
+from optimizer.core.config import read_config
+from optimizer.core.journal import Journal
+from optimizer.report.html_report import write_report
+from optimizer.stages.run import run
 from tests.browser.conftest import Open, Scheme
 from tests.optimizer.town import open_town, write_run
 

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from optimizer.answers import AnswersFile
-from optimizer.client import Endpoint, Patience, first_model
-from optimizer.evaluate import Evaluation, Plan, evaluate
-from optimizer.measures import Measure
-from optimizer.model import Decoding, Model
-from optimizer.rows import COMPLY, GENERAL, REFUSE, Row
-from optimizer.table import as_markdown, as_table
+from optimizer.cli.tables import as_markdown, as_table
+from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
+from optimizer.evaluation.answers_file import AnswersFile
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
+from optimizer.evaluation.measures import Measure
+from optimizer.models.http_client import Endpoint, Patience, first_model
 from tests.quality.served import served_proxy
 
 DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[3] / "shared" / "data")

@@ -6,7 +6,7 @@ Whoever tunes the bundle does not look at them: they are for the final measureme
 from typing import Final
 
 from index.types import Message
-from optimizer.rows import REFUSE, Row
+from optimizer.data.dataset import REFUSE, Row
 
 # First question, answer, second question, answer, and then the harmful one.
 _CONVERSATIONS: Final = (

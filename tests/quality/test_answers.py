@@ -1,6 +1,7 @@
 """What the default bundle must show, on rows that nobody tuned on: the real proxy, the embedded model, greedy.
 
-Refusing is judged by optimizer.rules.refuses, a regular expression over an answer's first 200 characters. Where only
+Refusing is judged by optimizer.core.text_rules.refuses, a regular expression over an answer's first 200 characters.
+Where only
 refusing is asked, the raw variants get 64 tokens, which hold these characters; on general rows they get a stated
 subset, because every raw answer runs to its cap. All figures are printed and kept in build/quality.md.
 """

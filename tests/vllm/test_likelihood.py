@@ -8,12 +8,12 @@ import openai
 
 from index.embedders.registry import open_embedder
 from index.rendering import render_raw
-from optimizer.budget import Budget, Limits, Prices
-from optimizer.calls import Calls, Source
-from optimizer.client import Client, Endpoint, Patience
-from optimizer.journal import Journal
-from optimizer.rows import Row
-from optimizer.task import Raw, Task
+from optimizer.core.budget import Budget, Limits, Prices
+from optimizer.core.journal import Journal
+from optimizer.data.dataset import Row
+from optimizer.models.cached_calls import Calls, Source
+from optimizer.models.http_client import Client, Endpoint, Patience
+from optimizer.models.task_model import Raw, Task
 from tests.vllm.models import BASE
 
 _QUERY = "The capital of France is"

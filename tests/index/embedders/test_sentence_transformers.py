@@ -28,7 +28,7 @@ SCRIPT = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from index.embed import open_embedder
+from index.embedders.registry import open_embedder
 from index.errors import EmbedderError
 
 name, texts = sys.argv[1], json.loads(sys.argv[2])

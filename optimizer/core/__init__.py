@@ -1,0 +1,1 @@
+"""What every part of the optimizer uses: candidates, settings, the journal, budgets and errors."""

@@ -1,0 +1,56 @@
+"""Intervals for shares and means: how sure an estimate from a sample is. Pure functions."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+# 95 %, two sided.
+_Z = 1.959964
+_BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and the ends of its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def wilson(hits: int, trials: int) -> Interval:
+    """The share of `hits` with Wilson's score interval; without a trial: nan, from 0 to 1."""
+    if trials == 0:
+        return Interval(float("nan"), 0.0, 1.0)
+    share = hits / trials
+    spread = _Z * _Z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z * sqrt(share * (1 - share) / trials + spread / trials / 4) / (1 + spread)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
+    """The mean of `values` with a percentile bootstrap interval; the same `seed` gives the same interval."""
+    if not values:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    draw = random.Random(seed)  # noqa: S311 - resampling, hides nothing
+    count = len(values)
+    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(_BOOTSTRAPS))
+    return Interval(sum(values) / count, means[round(0.025 * _BOOTSTRAPS)], means[round(0.975 * _BOOTSTRAPS) - 1])
+
+
+def balanced_accuracy(refused_unsafe: Interval, answered_safe: Interval) -> Interval:
+    """The mean of two independent shares; the interval joins both in quadrature, each side on its own."""
+    low = sqrt(_below(refused_unsafe) ** 2 + _below(answered_safe) ** 2) / 2
+    high = sqrt(_above(refused_unsafe) ** 2 + _above(answered_safe) ** 2) / 2
+    middle = (refused_unsafe.estimate + answered_safe.estimate) / 2
+    return Interval(middle, middle - low, middle + high)
+
+
+def _below(interval: Interval) -> float:
+    return interval.estimate - interval.low
+
+
+def _above(interval: Interval) -> float:
+    return interval.high - interval.estimate

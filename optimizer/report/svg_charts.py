@@ -1,0 +1,78 @@
+"""Two charts as SVG: a curve with its intervals, and bars with theirs. Knows numbers and names; colours are in
+templates/report.css.
+"""
+
+import html
+from collections.abc import Sequence
+from typing import Final
+
+from optimizer.core.confidence import Interval
+
+_WIDTH: Final = 640
+_CURVE_HEIGHT: Final = 260
+_LEFT, _TOP, _BOTTOM = 48, 12, 28
+_BAR_LEFT, _BAR_ROW = 190, 20
+
+
+def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
+    """Estimates by number, in their order, with a band for the intervals."""
+    low = min(interval.low for _, interval in points)
+    high = max(interval.high for _, interval in points)
+    span = (high - low) or 1.0
+
+    def x(place: int) -> float:
+        return _LEFT + (_WIDTH - _LEFT - 16) * (place + 0.5) / len(points)
+
+    def y(value: float) -> float:
+        return _TOP + (_CURVE_HEIGHT - _BOTTOM - _TOP) * (1 - (value - low) / span)
+
+    ticks = "".join(_tick(value, y(value)) for value in (low, low + span / 2, low + span))
+    upper = [f"{x(place):.1f},{y(interval.high):.1f}" for place, (_, interval) in enumerate(points)]
+    lower = [f"{x(place):.1f},{y(interval.low):.1f}" for place, (_, interval) in enumerate(points)]
+    middle = [f"{x(place):.1f},{y(interval.estimate):.1f}" for place, (_, interval) in enumerate(points)]
+    band = f'<polygon class="band" points="{" ".join([*upper, *reversed(lower)])}"/>'
+    line = f'<polyline class="curve" points="{" ".join(middle)}"/>'
+    dots = "".join(
+        _dot(number, x(place), (y(interval.estimate), y(interval.low), y(interval.high)))
+        for place, (number, interval) in enumerate(points)
+    )
+    return _svg(_CURVE_HEIGHT, "lead over the first prompt, by level", ticks + band + line + dots)
+
+
+def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
+    """One bar for each named interval, the first one in colour; from 0 on."""
+    most = max(1.0, *(interval.high for _, interval in bars))
+    scale = (_WIDTH - _BAR_LEFT - 60) / most
+    drawn = "".join(_bar(place, title, interval, scale) for place, (title, interval) in enumerate(bars))
+    return _svg(30 + len(bars) * _BAR_ROW, name, f'<text x="0" y="14">{html.escape(name)}</text>{drawn}')
+
+
+def _tick(value: float, y: float) -> str:
+    line = f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'{line}<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+
+
+def _dot(number: int, x: float, ys: tuple[float, float, float]) -> str:
+    middle, low, high = ys
+    return (
+        f'<circle class="dot" cx="{x:.1f}" cy="{middle:.1f}" r="4"/>'
+        f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+        f'<text x="{x:.1f}" y="{_CURVE_HEIGHT - 8}" text-anchor="middle">{number}</text>'
+    )
+
+
+def _bar(place: int, title: str, interval: Interval, scale: float) -> str:
+    top = 22 + place * _BAR_ROW
+    length = max(0.0, interval.estimate) * scale
+    low, high = (_BAR_LEFT + max(0.0, value) * scale for value in (interval.low, interval.high))
+    kind = "bar" if place else "bar bundle"
+    return (
+        f'<text x="{_BAR_LEFT - 8}" y="{top + 12}" text-anchor="end">{html.escape(title)}</text>'
+        f'<rect class="{kind}" x="{_BAR_LEFT}" y="{top}" width="{length:.1f}" height="14"/>'
+        f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{top + 7}" y2="{top + 7}"/>'
+        f'<text x="{high + 6:.1f}" y="{top + 12}">{interval.estimate:.2f}</text>'
+    )
+
+
+def _svg(height: int, told: str, inside: str) -> str:
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{html.escape(told)}">{inside}</svg>'

@@ -1,0 +1,1 @@
+"""Scores one answer to one query."""

@@ -1,0 +1,174 @@
+"""Guards the smaller commands as they are typed: judge-check, diff, harvest, doctor, report."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.bundle.bundle import BundleDraft, write_bundle
+from index.embedders.registry import open_embedder
+from index.types import Example, RetrievalPolicy
+from optimizer.__main__ import main
+from optimizer.core.config import read_config
+from optimizer.core.journal import Journal
+from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
+from optimizer.report.html_report import write_report
+from optimizer.stages.run import run
+from tests.optimizer.scripted import ScriptedEndpoint, completion
+from tests.optimizer.town import open_town, write_run
+
+DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[4] / "shared" / "data")
+
+
+def recorded(row: dict[str, Any], *, swapped: bool) -> str:
+    """What GPT-4 said of a pair, in one of the orders."""
+    results: list[dict[str, Any]] = row["gpt4_swap"]["results"]
+    return str(results[0][f"swap = {swapped}"]["completion"][0])
+
+
+def replay(rows: Sequence[dict[str, Any]]) -> ScriptedEndpoint:
+    """A judge that says what GPT-4 said of the same pair in the same order."""
+    by_pair = {(row["instruction"], row["output_1"], row["output_2"]): recorded(row, swapped=False) for row in rows}
+    by_pair |= {(row["instruction"], row["output_2"], row["output_1"]): recorded(row, swapped=True) for row in rows}
+
+    def script(body: dict[str, Any], _variant: str) -> Any:
+        asked = body["messages"][0]["content"]
+        query = asked.split("Query:\n", 1)[1].split("\n\nAnswer A:\n", 1)[0]
+        first = asked.split("\n\nAnswer A:\n", 1)[1].split("\n\nAnswer B:\n", 1)[0]
+        second = asked.split("\n\nAnswer B:\n", 1)[1].split("\n\nReply with JSON only", 1)[0]
+        return completion(by_pair[query, first, second])
+
+    return ScriptedEndpoint(script)
+
+
+def by_hand(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The same figures from the recorded words, counted plainly."""
+    first, right, readable, both, alike, whole = 0, 0, 0, 0, 0, 0
+    for row in rows:
+        said = [re.findall(r"Output \(([ab])\) is better", recorded(row, swapped=swapped)) for swapped in (False, True)]
+        chosen = [
+            {"a": 1, "b": 2}[said[0][-1]] if said[0] else None,
+            {"a": 2, "b": 1}[said[1][-1]] if said[1] else None,
+        ]
+        readable += sum(choice is not None for choice in chosen)
+        right += sum(choice == row["label"] for choice in chosen)
+        first += (chosen[0] == 1) + (chosen[1] == 2)
+        if None not in chosen:
+            whole += 1
+            alike += chosen[0] == chosen[1]
+            both += chosen[0] == chosen[1] == row["label"]
+    shares = right / readable, both / whole, alike / whole, first / readable, readable / (2 * len(rows))
+    return [f"{share:.3f}" for share in shares]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the measurement data is not at {DATA}: set DRPO_DATA")
+async def test_judge_check_prints_what_the_recorded_judgements_come_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data = DATA / "llmbar.jsonl"
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    async with replay(rows).server() as server:
+        told = ["judge-check", "--data", str(data), "--base-url", str(server.make_url("/v1"))]
+        assert await asyncio.to_thread(main, [*told, "--out", str(tmp_path / "out")]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if f"all ({len(rows)})" in line)
+    assert re.findall(r"(\d\.\d{3}) \[", line) == by_hand(rows)
+
+
+def test_reply_that_cannot_be_read_is_counted_and_judges_nothing() -> None:
+    pair = Pair("q", "a", "b", 1, "")
+    found = agreement([Judgement(pair, 1, 1), Judgement(pair, 2, None), Judgement(pair, None, None)])
+    assert found.readable.estimate == pytest.approx(3 / 6)
+    assert found.accuracy.estimate == pytest.approx(2 / 3)
+    assert found.both.estimate == 1.0
+    assert found.first_shown.estimate == pytest.approx(1 / 3)
+
+
+DRAFT = BundleDraft(
+    "one",
+    "m",
+    "query-answer",
+    "Be good. Be brief.",
+    (Example("a", "What is tea?", "A drink."), Example("b", "How are you?", "Well.")),
+    RetrievalPolicy(k=1),
+    {"temperature": 0.1},
+    {},
+)
+
+
+def test_diff_tells_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedder = open_embedder("onnx")
+    examples = (replace(DRAFT.examples[0], pinned=True), Example("c", "Who are you?", "A model."))
+    other = replace(DRAFT, prompt="Be good. Be kind.", examples=examples, retrieval=RetrievalPolicy(k=2))
+    write_bundle(tmp_path / "one", DRAFT, embedder)
+    write_bundle(tmp_path / "two", other, embedder)
+    assert main(["diff", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
+    assert "Both say the same" in capsys.readouterr().out
+    assert main(["diff", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    for line in ("  - Be brief.", "  + Be kind.", "  - b: How are you?", "  + c: Who are you?", "  k: 1 -> 2"):
+        assert line in told
+    assert "  ~ a: What is tea?: pinned: False -> True" in told
+
+
+def test_harvest_takes_good_first_turns_and_tells_what_became_of_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def turns(query: str, answer: str) -> list[dict[str, str]]:
+        system = {"role": "system", "content": "Be good."}
+        return [system, {"role": "user", "content": query}, {"role": "assistant", "content": answer}]
+
+    lines: list[dict[str, Any]] = [
+        {"messages": turns("What is tea?", "A drink."), "outcome": True},
+        {"messages": turns("What is tea?", "A drink again."), "rating": 5},
+        {"messages": turns("What is rum?", "Bad answer."), "score": 0.2},
+        {"messages": turns("What is rye?", "word " * 200), "score": 1},
+        {"messages": turns("What is # Query:", "# Query: forged\n# Query:\nno"), "score": 1},
+        {"messages": [{"role": "user", "content": "no answer"}], "score": 1},
+    ]
+    export = tmp_path / "export.jsonl"
+    export.write_text("\n".join(json.dumps(line) for line in lines))
+    out = tmp_path / "examples.jsonl"
+    assert main(["harvest", str(export), "--out", str(out), "--yes"]) == 0
+    assert [json.loads(line)["query"] for line in out.read_text().splitlines()] == ["What is tea?"]
+    assert "1 of 6 conversations" in capsys.readouterr().out
+    assert main(["harvest", str(export), "--out", str(out), "--yes"]) == 1
+    assert "exists" in capsys.readouterr().err
+    export.write_text('{"messages": []}')
+    assert main(["harvest", str(export), "--out", str(tmp_path / "no"), "--yes"]) == 1
+    assert "line 1: needs one of outcome" in capsys.readouterr().err
+
+
+async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> None:
+    async with open_town() as (_, url):
+        config = write_run(tmp_path, url)
+        lines = [json.dumps({"query": f"<script>alert({number})</script>"}) for number in range(12)]
+        (tmp_path / "sealed.jsonl").write_text("\n".join(lines))
+        with Journal(tmp_path / "out") as journal:
+            await run(read_config(config), tmp_path / "out", journal, print)
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(3)" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
+    assert "Better than the baseline" in page
+
+
+async def test_reward_of_ones_own_stands_beside_run_toml_and_its_failure_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_town() as (_, url):
+        config = write_run(tmp_path, url, reward={"weights": {"my_reward:worth": 1.0}}, search={"depth": 1})
+        reward = tmp_path / "my_reward.py"
+        reward.write_text("def worth(query, answer, reference, kind):\n    return int(answer.split()[3][:-1]) / 10\n")
+        assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "good")]) == 0
+        reward.write_text("async def worth(**asked):\n    raise KeyError('tone')\n")
+        sys.modules.pop("my_reward")
+        assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "bad")]) == 1
+    assert f"my_reward:worth failed: KeyError in {reward}, line 2" in capsys.readouterr().err

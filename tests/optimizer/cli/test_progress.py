@@ -1,0 +1,51 @@
+"""Guards what a person sees of a run that is not on a terminal: a line for each thing that happened, now and then the
+status, and nothing twice when a run is resumed."""
+
+import io
+
+from rich.console import Console
+
+from optimizer.cli.progress import Live
+from optimizer.core.budget import Limits
+from optimizer.core.journal import Event
+
+EVENTS: list[Event] = [
+    {"note": "stage", "stage": "prompt", "rows": 40},
+    {"call": "reply", "tokens": [100, 20], "money": 0.25},
+    {"tick": True, "seconds": 30.0},
+    {"note": "level", "number": 0, "ranked": [{"scores": [0.5, 0.7]}, {"scores": [0.1]}], "kept": 1},
+    {"note": "trial", "knob": "k", "value": 3, "mean": 0.6, "low": 0.5, "high": 0.7, "rows": 12, "kept": True},
+    {"note": "spent", "what": "tokens"},
+]
+
+
+def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
+    told, now = io.StringIO(), [0.0]
+    live = Live(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
+    live.see({"note": "stage", "stage": "examples", "rows": 5})  # what the journal held
+    with live:
+        for event in EVENTS:
+            now[0] += 11
+            live.see(event)
+    assert told.getvalue().splitlines() == [
+        "searching the prompt: 40 queries",
+        "searching the prompt | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
+        "  level 1: 2 candidates, 3 judgements, best 0.600 [0.500, 0.700]",
+        "  k = 3: 0.600 [0.500, 0.700], 12 queries (kept)",
+        "the budget of tokens is spent: the best so far is evaluated",
+        "searching the prompt | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
+    ]
+
+
+def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
+    told, now = io.StringIO(), [0.0]
+    live = Live(Limits(), Console(file=told, width=60), lambda: now[0])
+    live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
+    live.see({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
+    with live:
+        assert live.status.startswith("sealed evaluation | 1/71 judged | ")
+        live.see({"note": "score", "stage": "tune"})
+        for _ in range(30):
+            now[0] += 30.0
+            live.see({"note": "score", "stage": "sealed"})
+        assert live.status.startswith("sealed evaluation | 31/71 judged, 19 min left | ")

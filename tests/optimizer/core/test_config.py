@@ -1,0 +1,23 @@
+"""Guards that run.toml is explained: each table and key that can be said stands in the README."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+from optimizer.core.config import ModelTable, RunConfig
+
+README = Path(__file__).parents[3] / "optimizer" / "README.md"
+
+
+def test_every_table_and_key_stands_in_the_readme() -> None:
+    rows = {}
+    for line in README.read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"\| `\[(\w+)(?:\.\w+)?\]`.*? \| (.*) \|$", line):
+            rows[found[1]] = set(re.findall(r"`(\w+)`", found[2]))
+    hints = get_type_hints(RunConfig)
+    tables = {one.name: hints[one.name] for one in fields(RunConfig)} | {"models": ModelTable}
+    assert rows.keys() == tables.keys()
+    for name, kind in tables.items():
+        assert is_dataclass(kind)
+        assert {one.name for one in fields(kind)} <= rows[name], name

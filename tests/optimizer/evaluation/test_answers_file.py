@@ -1,0 +1,78 @@
+"""A run that was cut short must go on from its answers, and never take an answer for another one."""
+
+from pathlib import Path
+
+import pytest
+
+from index.types import Message
+from optimizer.core.errors import DataError
+from optimizer.data.dataset import Row
+from optimizer.evaluation.answers_file import AnswersFile, answer_key
+from optimizer.evaluation.chat_endpoint import Answer, Decoding
+
+ANSWER = Answer("text", "stop", 5, 2, ("one", "two"))
+
+
+def test_answers_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnswersFile(path) as answers:
+        answers.add("key", "raw", Row("q"), ANSWER)
+    with AnswersFile(path) as answers:
+        assert answers.get("key") == ANSWER
+        assert answers.get("other") is None
+
+
+def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnswersFile(path) as answers:
+        answers.add("first", "raw", Row("q"), ANSWER)
+        answers.add("second", "raw", Row("q"), ANSWER)
+    path.write_bytes(path.read_bytes()[:-20])
+    with AnswersFile(path) as answers:
+        assert answers.get("second") is None
+        answers.add("second", "raw", Row("q"), ANSWER)
+    with AnswersFile(path) as answers:
+        assert answers.get("first") == answers.get("second") == ANSWER
+
+
+def test_line_separators_inside_an_answer_do_not_break_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    odd = Answer("a\nb\u2028c\x85d\x0ce", "stop", 1, 1)
+    with AnswersFile(path) as answers:
+        answers.add("key", "raw", Row("q"), odd)
+    with AnswersFile(path) as answers:
+        assert answers.get("key") == odd
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b'{"key": "k", "text": "t"}\n'])
+def test_another_file_is_refused_and_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(line)
+    with pytest.raises(DataError, match=r"answers\.jsonl, line 1"):
+        AnswersFile(path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        AnswersFile(tmp_path / "absent" / "answers.jsonl")
+
+
+def test_without_a_path_answers_live_in_memory() -> None:
+    with AnswersFile(None) as answers:
+        answers.add("key", "raw", Row("q"), ANSWER)
+        assert answers.get("key") == ANSWER
+
+
+def test_whatever_decides_an_answer_changes_its_key() -> None:
+    base = ("model", "raw", Decoding(256, 0.0), Row("q"))
+    others = [
+        ("other", *base[1:]),
+        (base[0], "aligned", *base[2:]),
+        (*base[:2], Decoding(128, 0.0), base[3]),
+        (*base[:2], Decoding(256, 0.7), base[3]),
+        (*base[:3], Row("p")),
+        (*base[:3], Row("q", history=(Message("user", "before"),))),
+    ]
+    keys = {answer_key(*arguments) for arguments in (base, *others)}
+    assert len(keys) == 7
+    assert answer_key(*base) == answer_key(*base[:3], Row("q", kind="refuse", reference="other"))

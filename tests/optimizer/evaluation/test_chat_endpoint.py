@@ -1,0 +1,161 @@
+"""What may pass is tried again, what cannot is told at once; and no key and no text is ever in an error."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from index.types import Message
+from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.models.http_client import Endpoint, Patience, first_model
+from tests.optimizer.scripted import Reply, ScriptedEndpoint, completion, failure
+
+ASKED = (Message("user", "the secret question"),)
+
+
+@asynccontextmanager
+async def connected(
+    endpoint: ScriptedEndpoint, patience: Patience | None = None, concurrency: int = 4
+) -> AsyncIterator[tuple[Model, list[float]]]:
+    """A model whose sleeps are recorded instead of slept."""
+    slept: list[float] = []
+
+    async def record(seconds: float) -> None:
+        slept.append(seconds)
+
+    async with endpoint.server() as server:
+        where = Endpoint(str(server.make_url("/v1")), "tiny", "the-key")
+        async with Model(where, Decoding(16), concurrency, patience or Patience(), record) as model:
+            yield model, slept
+
+
+def replies(*script: Reply) -> ScriptedEndpoint:
+    left = list(script)
+    return ScriptedEndpoint(lambda _body, _variant: left.pop(0))
+
+
+async def test_an_answer_carries_what_the_server_says() -> None:
+    endpoint = replies(completion("Hello", "length", {"x-drpo-examples": "one, two"}))
+    async with connected(endpoint) as (model, slept):
+        answer = await model.complete(ASKED, "aligned")
+    assert (answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == (
+        "Hello",
+        "length",
+        12,
+        3,
+    )
+    assert answer.examples == ("one", "two")
+    body, variant = endpoint.seen[0]
+    assert variant == "aligned"
+    assert endpoint.keys == ["Bearer the-key"]
+    assert body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "the secret question"}],
+        "max_tokens": 16,
+        "temperature": 0.0,
+    }
+    assert slept == []
+
+
+async def test_without_a_variant_no_header_is_sent() -> None:
+    endpoint = replies(completion("Hello"))
+    async with connected(endpoint) as (model, _):
+        await model.complete(ASKED)
+    assert endpoint.seen[0][1] == ""
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_what_may_pass_is_tried_again(status: int) -> None:
+    async with connected(replies(failure(status), failure(status), completion("at last"))) as (model, slept):
+        assert (await model.complete(ASKED)).text == "at last"
+    assert len(slept) == 2
+    assert 0.25 <= slept[0] <= 0.5
+    assert 0.5 <= slept[1] <= 1.0
+
+
+async def test_the_server_decides_how_long_to_wait_up_to_a_limit() -> None:
+    script = replies(
+        failure(429, headers={"Retry-After": "7"}),
+        failure(503, headers={"Retry-After": "9999"}),
+        failure(503, headers={"Retry-After": "soon"}),
+        completion("ok"),
+    )
+    async with connected(script) as (model, slept):
+        await model.complete(ASKED)
+    assert slept[:2] == [7.0, 30.0]
+    assert slept[2] <= 2.0
+
+
+async def test_after_the_last_attempt_the_servers_own_words_are_told() -> None:
+    script = replies(*[failure(503, "too busy")] * 3)
+    async with connected(script, Patience(attempts=3)) as (model, slept):
+        with pytest.raises(RefusedRequestError, match="503: too busy") as caught:
+            await model.complete(ASKED)
+    assert caught.value.status == 503
+    assert len(slept) == 2
+    assert "secret" not in str(caught.value)
+    assert "the-key" not in str(caught.value)
+
+
+async def test_a_mistake_of_ours_is_not_repeated() -> None:
+    endpoint = replies(failure(400, "unknown variant"))
+    async with connected(endpoint) as (model, slept):
+        with pytest.raises(RefusedRequestError, match="unknown variant"):
+            await model.complete(ASKED)
+    assert (len(endpoint.seen), slept) == (1, [])
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": {}}]}'])
+async def test_a_reply_that_is_no_completion_is_told_at_once(raw: bytes) -> None:
+    endpoint = replies((200, {}, raw))
+    async with connected(endpoint) as (model, _):
+        with pytest.raises(UnparsableReplyError):
+            await model.complete(ASKED)
+    assert len(endpoint.seen) == 1
+
+
+async def test_a_server_that_is_not_there_is_named() -> None:
+    async def no_sleep(_: float) -> None:
+        return
+
+    async with Model(Endpoint("http://127.0.0.1:9/v1", "m"), Decoding(), 1, Patience(attempts=2), no_sleep) as model:
+        with pytest.raises(UnreachableError, match="is the server running"):
+            await model.complete(ASKED)
+
+
+async def test_a_reply_that_never_comes_is_given_up() -> None:
+    released = asyncio.Event()
+    endpoint = ScriptedEndpoint(lambda _body, _variant: completion("x"), before_reply=released.wait)
+    async with connected(endpoint, Patience(attempts=1, reply_timeout=0.05)) as (model, _):
+        with pytest.raises(UnreachableError, match=r"no reply within 0\.05 s"):
+            await model.complete(ASKED)
+        released.set()
+
+
+async def test_no_more_requests_at_a_time_than_allowed() -> None:
+    running, most = 0, 0
+
+    async def count() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    endpoint = ScriptedEndpoint(lambda _body, _variant: completion("x"), before_reply=count)
+    async with connected(endpoint, concurrency=3) as (model, _):
+        await asyncio.gather(*(model.complete(ASKED) for _ in range(12)))
+    assert most == 3
+
+
+async def test_the_first_model_under_its_own_name_is_taken() -> None:
+    async with ScriptedEndpoint(lambda _b, _v: completion("x")).server() as server:
+        assert await first_model(str(server.make_url("/v1/")), None, 5) == "tiny"
+        with pytest.raises(ModelError, match="404"):
+            await first_model(str(server.make_url("/nowhere")), None, 5)
+
+
+def test_the_key_is_not_shown_with_the_endpoint() -> None:
+    assert "the-key" not in repr(Endpoint("http://x/v1", "m", "the-key"))

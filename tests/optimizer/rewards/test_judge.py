@@ -1,0 +1,86 @@
+"""Guards what is taken from a judge's reply: expectations over the score token, never a guess, never a default."""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.core.errors import UnparsableReplyError
+from optimizer.rewards.judge import json_reply, known_criteria, read_choice, read_preference, read_verdict
+from optimizer.templates import template
+
+
+def reply(content: str, logprobs: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content}, "logprobs": {"content": logprobs} if logprobs else None}]}
+
+
+def token(text: str, **alternatives: float) -> dict[str, Any]:
+    told = [{"token": name.strip("_"), "logprob": math.log(p)} for name, p in alternatives.items()]
+    return {"token": text, "logprob": 0.0, "top_logprobs": told}
+
+
+def test_all_fourteen_criteria_of_the_paper_and_over_refusal_are_there_with_anchors() -> None:
+    found = known_criteria()
+    assert len(found) == 15
+    assert {"helpfulness", "critical-thinking", "safety", "over-refusal"} <= set(found)
+    assert all(set(one.anchors) == {1, 3, 5} for one in found.values())
+
+
+def test_templates_are_filled_without_a_field_left() -> None:
+    for name, fields in (("choose", ("criteria", "query")), ("evaluate", ("query", "answer", "criteria", "shape"))):
+        filled = template(name).format(**dict.fromkeys(fields, "{here}"))
+        assert filled.count("{here}") == len(fields)
+
+
+def test_score_is_the_expectation_where_the_distribution_is_told() -> None:
+    pieces = [token('{"clarity": {"rationale": "x 5", "score": '), token("4", _4=0.6, _5=0.3, _x=0.1), token("}}")]
+    found = read_verdict(reply("".join(piece["token"] for piece in pieces), pieces))
+    assert found["scores"]["clarity"] == pytest.approx((4 * 0.6 + 5 * 0.3) / 0.9)
+    assert found["rationales"]["clarity"] == "x 5"
+
+
+def test_score_is_the_number_where_no_distribution_is_told() -> None:
+    content = '```json\n{"clarity": {"rationale": "", "score": "4"}, "depth": {"score": 2}}\n```'
+    assert read_verdict(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
+
+
+def test_each_score_has_its_own_token() -> None:
+    pieces = [
+        *(token('{"a": {"score": '), token("1", _1=1.0), token('}, "b": {"score": '), token("5", _4=0.5, _5=0.5)),
+        token("}}"),
+    ]
+    content = "".join(piece["token"] for piece in pieces)
+    assert read_verdict(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "I think 4.", '{"a": {"score": 7}}', '{"a": {"rationale": "no score"}}', "[1]"]
+)
+def test_verdict_that_cannot_be_read_is_an_error_and_no_score(content: str) -> None:
+    with pytest.raises((UnparsableReplyError, KeyError, TypeError)):
+        read_verdict(reply(content))
+
+
+@given(st.text())
+def test_any_text_is_json_or_an_error(text: str) -> None:
+    with suppress(UnparsableReplyError):
+        assert isinstance(json_reply(text), dict)
+
+
+def test_choice_keeps_what_is_known_or_defined() -> None:
+    content = """{"criteria": ["Clarity", "rhyme", "nonsense", "depth"], "new":
+        [{"name": "Rhyme", "asks": "Does it rhyme?", "one": "No.", "five": "Yes."}]}"""
+    found = read_choice(reply(content))
+    assert found["criteria"] == ["clarity", "rhyme", "depth"]
+    assert found["new"][0]["name"] == "rhyme"
+    with pytest.raises(UnparsableReplyError, match="fewer than 2"):
+        read_choice(reply('{"criteria": ["clarity", "nonsense"]}'))
+
+
+def test_preference_is_a_or_b() -> None:
+    assert read_preference(reply('{"reason": "x", "better": "b"}')) == {"better": "B"}
+    with pytest.raises(UnparsableReplyError):
+        read_preference(reply('{"better": "both"}'))

@@ -1,0 +1,186 @@
+"""Guards the two recipes: `drpo` makes exactly the calls of the published algorithm, `raced` keeps parents, drops
+doubles and returns what is best on shared queries.
+
+What is expected of `drpo` is written here a second time, from the paper and its authors' code, without our search.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from optimizer.core.config import read_config
+from optimizer.core.journal import Journal
+from optimizer.data.split import read_split
+from optimizer.search.race import RaceSettings
+from optimizer.search.search import Outcome, Published, Raced, search_published, search_raced
+from optimizer.search.search import Path as Walked
+from optimizer.stages.run import run
+from tests.optimizer.town import PROMPT, Town, open_town, usual_scores, write_run
+
+W, M, D, DEEPER = 2, 3, 5, 10
+
+
+class Paper:
+    """The published algorithm over the town's rules, as a list of what is asked: (who, prompt, query)."""
+
+    def __init__(self, scores: object, depth: int, queries: int) -> None:
+        self.scores, self.depth, self.queries = scores, depth, queries
+        self.calls: list[tuple[str, str, int]] = []
+        self.chosen: set[int] = set()
+
+    def output_and_evaluate(self, prompt: str, query: int) -> Sequence[int] | None:
+        if query not in self.chosen:
+            self.chosen.add(query)
+            self.calls.append(("choose", "", query))
+        self.calls += [("answer", prompt, query), ("evaluate", prompt, query)]
+        scores = self.scores(prompt.count("+"), query)
+        return None if scores is None else list(scores.values())
+
+    def run(self) -> str:
+        beam = [([PROMPT], self.output_and_evaluate(PROMPT, 0), [])]
+        done, depth, deepest = [], 0, self.depth
+        while depth < deepest + 1:
+            grown, deepened = [], False
+            for prompts, said, rewards in beam:
+                if len(prompts) >= deepest or len(prompts) >= self.queries:
+                    done.append((prompts, rewards))
+                    continue
+                enough = said is None or sum(said) / len(said) > 4.5
+                if enough and not deepened and deepest < self.depth + DEEPER:
+                    deepest, deepened = deepest + 1, True
+                if enough:
+                    actions = [prompts[-1]]
+                else:
+                    self.calls.append(("rewrite", prompts[-1], len(prompts) - 1))
+                    last = prompts[-1]
+                    actions = [last + "+", last.replace("+", "", 1) + "-", last + "."][:M]
+                for action in actions:
+                    query = len(prompts)
+                    told = self.output_and_evaluate(action, query)
+                    reward = [sum(told) / len(told)] if told is not None else []
+                    grown.append(([*prompts, action], told, [*rewards, *reward]))
+            beam = sorted(grown, key=lambda one: -sum(one[2]) / max(1, len(one[2])))[:W]
+            depth += 1
+        return max(done, key=lambda one: sum(one[1]) / max(1, len(one[1])))[0][-1]
+
+
+def asked_of(town: Town, rows: Sequence[str]) -> list[tuple[str, str, int]]:
+    """The town's calls in the paper's words, up to the first sealed query."""
+    told = []
+    for model, text in town.asked:
+        if "sealed" in text:
+            break
+        if model == "task":
+            system, query = text.split("\n")[0], rows.index(text.split("\n")[-1])
+            told.append(("answer", system, query))
+        elif model == "optimizer":
+            prompt = text.split("Current system prompt:\n")[1].split("\n\nWhat")[0]
+            query = rows.index(re.findall(r"^Query: (.*)$", text, re.MULTILINE)[0])
+            told.append(("rewrite", prompt, query))
+        elif text.startswith("You set the standard"):
+            told.append(("choose", "", rows.index(text.split("Query:\n")[1].split("\n")[0])))
+        else:
+            told.append(("evaluate", "", rows.index(text.split("Query:\n")[1].split("\n")[0])))
+    return told
+
+
+def harsh(worth: int, query: str) -> Mapping[str, int]:
+    """Never enough."""
+    return {"helpfulness": min(4, 1 + worth), "clarity": 3}
+
+
+def soon_enough(worth: int, query: str) -> Mapping[str, int]:
+    """Enough from a worth of 2 on: skipped, and deeper."""
+    return {"helpfulness": 5 if worth >= 2 else 3, "clarity": 5 if worth >= 2 else 2 + worth}
+
+
+@pytest.mark.parametrize(("scores", "depth"), [(harsh, D), (usual_scores, D), (soon_enough, D), (soon_enough, 3)])
+async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
+    scores: object, depth: int, tmp_path: Path
+) -> None:
+    async with open_town(scores=scores) as (town, url):
+        search = {"recipe": "drpo", "beam": W, "actions": M, "depth": depth}
+        config = read_config(write_run(tmp_path, url, search=search, tune={"k": [], "order": []}))
+        with Journal(tmp_path / "out") as journal:
+            await run(config, tmp_path / "out", journal, print)
+    rows = [row.query for row in read_split(config.data, 0).train]
+    by_number = lambda worth, query: scores(worth, rows[query])  # noqa: E731
+    paper = Paper(by_number, depth, len(rows))
+    paper.run()
+    wanted = [(who, "" if who == "evaluate" else prompt, query) for who, prompt, query in _once(paper.calls)]
+    assert asked_of(town, rows) == wanted
+
+
+def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """A call that was paid before is not made again: two walks may come to the same prompt on the same query."""
+    return list(dict.fromkeys(calls))
+
+
+async def test_unreadable_judgement_is_never_a_score_and_the_prompt_is_kept(tmp_path: Path) -> None:
+    space = Numbers({})
+    space.unreadable = {0, 1}
+    path = await search_published(space, 0, 20, Published(beam=1, actions=2, depth=3, deeper=0))
+    assert [step.candidate for step in path] == [0, 0, 0]
+    assert space.expanded == []
+
+
+class Numbers:
+    """Whole numbers as candidates: worth what they are, less the query's own noise, which is the same for all."""
+
+    def __init__(self, noise: Mapping[int, float]) -> None:
+        self.noise, self.expanded, self.scored, self.unreadable = (
+            noise,
+            list[int](),
+            list[tuple[int, int]](),
+            set[int](),
+        )
+
+    def key(self, candidate: int) -> str:
+        return str(candidate)
+
+    async def expand(self, path: Walked[int], count: int, again: int) -> Sequence[int]:
+        self.expanded.append(path[-1].candidate)
+        return [path[-1].candidate + step for step in (1, -1, 1)][:count]
+
+    async def score(self, candidate: int, query: int) -> Outcome:
+        self.scored.append((candidate, query))
+        readable = query not in self.unreadable
+        return Outcome(query, candidate / 10 + self.noise.get(query, 0.0) if readable else 0.0, readable=readable)
+
+
+async def nobody(_level: object) -> None:
+    """Watches nothing."""
+
+
+SMALL = Raced(beam=2, actions=3, depth=4, race=RaceSettings(first=4, block=2, most=12))
+
+
+async def test_raced_climbs_keeps_parents_and_asks_no_candidate_twice_on_a_query() -> None:
+    space = Numbers({query: query % 3 for query in range(20)})
+    best, levels = await search_raced(space, 0, 20, SMALL, nobody)
+    assert best.candidate == 4
+    assert [level.ranked[0].candidate for level in levels] == [1, 2, 3, 4]
+    assert all(len({step.candidate for step in level.ranked}) == len(level.ranked) for level in levels)
+    assert 0 in [step.candidate for step in levels[0].ranked], "the parent races with its children"
+    assert {query for _, query in space.scored} <= set(range(12))
+
+
+async def test_query_that_cannot_be_scored_for_one_counts_for_none() -> None:
+    space = Numbers({})
+    space.unreadable = {1, 5}
+    best, levels = await search_raced(space, 0, 20, SMALL, nobody)
+    assert best.candidate == 4
+    assert all(
+        outcome.query not in space.unreadable for level in levels for step in level.ranked for outcome in step.outcomes
+    )
+
+
+async def test_raced_ends_when_nothing_gets_better() -> None:
+    class Flat(Numbers):
+        async def score(self, candidate: int, query: int) -> Outcome:
+            return Outcome(query, 0.5 if candidate == 0 else 0.1)
+
+    best, levels = await search_raced(Flat({}), 0, 20, SMALL, nobody)
+    assert (best.candidate, len(levels)) == (0, 2)

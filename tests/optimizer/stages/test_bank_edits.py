@@ -1,0 +1,37 @@
+"""Guards the banks made from a bank: vectors stay with their examples, refusals and pinned ones stay at all."""
+
+import numpy as np
+import pytest
+
+from index.types import EmbedderSpec, Example
+from optimizer.core.candidate import Bank
+from optimizer.core.config import FIRST_SENTENCE, PLAIN, WHOLE
+from optimizer.stages.bank_edits import with_longer_answers, with_refusals
+
+NO = "I can't help with harm. I can explain e.g. how to stay safe!"
+EXAMPLES = (
+    Example("pinned", "Q1", "Short.", pinned=True),
+    Example("short", "Q2", "Yes."),
+    Example("no", "Q3", NO),
+    Example("long", "Q4", "One two three four five."),
+)
+BANK = Bank(EXAMPLES, np.eye(4, dtype=np.float32), EmbedderSpec("e", "1", 4))
+
+
+def test_short_answers_go_and_the_rest_keep_their_vectors() -> None:
+    found = with_longer_answers(BANK, 4)
+    assert [example.id for example in found.examples] == ["pinned", "no", "long"]
+    assert np.array_equal(found.vectors, np.eye(4, dtype=np.float32)[[0, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("wording", "response"),
+    [(WHOLE, NO), (FIRST_SENTENCE, "I can't help with harm."), (PLAIN, "I'm sorry, but I can't help with that.")],
+)
+def test_refusals_alone_are_reworded(wording: str, response: str) -> None:
+    found = with_refusals(BANK, wording)
+    assert {example.id: example.response for example in found.examples} == {
+        **{example.id: example.response for example in EXAMPLES},
+        "no": response,
+    }
+    assert (found.key == BANK.key) == (wording == WHOLE)

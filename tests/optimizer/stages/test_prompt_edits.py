@@ -1,0 +1,41 @@
+"""Guards the edit operators: sentences put together are the prompt, an edit is one edit, and seeds are kept to."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.stages.prompt_edits import edits, units
+
+PROMPT = """You are a careful assistant. Answer first, then explain (briefly), and stop.
+
+- Use plain words.
+- If you do not know, say so.
+Never repeat yourself!"""
+
+prompts = st.text(alphabet="ab. \n-!,;()", max_size=60)
+
+
+@given(prompts)
+def test_units_are_the_prompt_again(prompt: str) -> None:
+    assert "".join(units(prompt)) == prompt
+
+
+@given(prompts, st.integers(1, 5))
+def test_edits_are_different_prompts_within_their_length(prompt: str, count: int) -> None:
+    found = edits(prompt, count, "0", 20)
+    assert len(set(found)) == len(found) <= count
+    assert all(one != prompt and 0 < len(one.split()) <= 20 for one in found)
+
+
+def test_edits_are_always_the_same_for_a_seed() -> None:
+    assert edits(PROMPT, 5, "1", 250) == edits(PROMPT, 5, "1", 250)
+    assert edits(PROMPT, 5, "1", 250) != edits(PROMPT, 5, "2", 250)
+
+
+def test_every_operator_is_seen() -> None:
+    found = {edit for seed in range(40) for edit in edits(PROMPT, 4, str(seed), 250)}
+    assert any("Never repeat" not in edit for edit in found), "drop"
+    assert any("(briefly)" not in edit and "Answer first" in edit for edit in found), "shorten"
+    assert any("assistant; answer first" in edit for edit in found), "merge"
+    places = [(edit.find("If you do not"), edit.find("plain words")) for edit in sorted(found)]
+    assert any(0 <= first < second for first, second in places), "swap"
+    assert any(len(units(edit)) > len(units(PROMPT)) for edit in found), "add"

@@ -1,0 +1,194 @@
+"""Guards a whole run on a scripted town: it finds the better prompt, pays each call once whatever kills it, keeps to
+its budget, and writes a bundle that says what was measured.
+"""
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.bundle.bundle import load_bundle
+from index.embedders.registry import open_embedder
+from optimizer.__main__ import main
+from optimizer.core.confidence import Interval
+from optimizer.core.config import read_config
+from optimizer.core.errors import BudgetSpentError
+from optimizer.core.journal import Journal, read_journal
+from optimizer.stages.estimate import estimate
+from optimizer.stages.run import Result, open_workshop, run
+from tests.optimizer.town import CRITERIA, PROMPT, number_of, open_town, write_run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+async def go(config: Path, out: Path) -> Result:
+    with Journal(out) as journal:
+        return await run(read_config(config), out, journal, print)
+
+
+def prompt_of(place: Path) -> str:
+    return load_bundle(place, open_embedder("onnx")).prompt
+
+
+async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_path: Path) -> None:
+    async with open_town() as (town, url):
+        weighed = {"weights": {"judge": 1.0}, "confirm": 5}
+        result = await go(write_run(tmp_path, url, reward=weighed), tmp_path / "out")
+    assert prompt_of(result.bundle) == PROMPT + "+++"
+    assert result.verdict.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
+    assert result.verdict.improved
+    assert result.verdict.against["baseline"].difference.low > 0
+    assert max(town.paid.values()) == 1
+    provenance = load_bundle(result.bundle, open_embedder("onnx")).manifest.provenance
+    assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
+
+
+async def test_run_that_improves_nothing_keeps_the_baseline_and_says_so(tmp_path: Path) -> None:
+    async with open_town(scores=lambda _worth, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        result = await go(write_run(tmp_path, url), tmp_path / "out")
+    assert not result.verdict.improved
+    assert prompt_of(result.bundle) == PROMPT
+
+
+async def test_run_again_asks_nothing_and_ends_in_the_same_bundle(tmp_path: Path) -> None:
+    async with open_town() as (town, url):
+        config = write_run(tmp_path, url)
+        first = await go(config, tmp_path / "out")
+        manifest, asked = (first.bundle / "manifest.json").read_bytes(), len(town.asked)
+        events = len(read_journal(tmp_path / "out"))
+        second = await go(config, tmp_path / "out")
+        assert (second.bundle / "manifest.json").read_bytes() == manifest
+        assert len(town.asked) == asked
+        assert len(read_journal(tmp_path / "out")) == events, "what follows from a journal is not written into it twice"
+
+
+@pytest.mark.parametrize(("budget", "what"), [({"calls": 60}, "calls"), ({"tokens": 9_000}, "tokens")])
+async def test_budget_is_never_overshot_and_its_end_is_told(tmp_path: Path, budget: dict[str, int], what: str) -> None:
+    async with open_town(latency=0.002) as (town, url):
+        config = write_run(tmp_path, url, budget=budget)
+        with pytest.raises(BudgetSpentError, match=f"the budget of {what} is spent"):
+            await go(config, tmp_path / "out")
+        assert sum(town.paid.values()) <= budget.get("calls", 10_000)
+        assert sum(town.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
+        assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
+        result = await go(write_run(tmp_path, url), tmp_path / "out")
+        assert result.verdict.improved, "with a larger budget it goes on"
+        assert max(town.paid.values()) == 1
+
+
+async def test_search_ends_before_the_budget_of_the_sealed_evaluation_begins(tmp_path: Path) -> None:
+    async with open_town() as (_, url):
+        result = await go(
+            write_run(tmp_path, url, budget={"calls": 700}, search={"beam": 4, "first": 16}), tmp_path / "out"
+        )
+    assert result.spent_out
+
+
+async def test_concurrency_is_used_and_kept_to(tmp_path: Path) -> None:
+    async with open_town(latency=0.02) as (town, url):
+        models = {f"models__{role}": {"concurrency": 3} for role in ("task", "optimizer", "judge")}
+        await go(write_run(tmp_path, url, **models), tmp_path / "out")
+    assert 6 <= town.most_at_once <= 9
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "optimizer", *arguments]
+
+
+async def started(*arguments: str) -> asyncio.subprocess.Process:
+    pipes: dict[str, Any] = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    return await asyncio.create_subprocess_exec(*command(*arguments), cwd=ROOT, **pipes)
+
+
+@pytest.mark.slow
+async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and_pays_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    chance, repeated = random.Random(0), 0
+    async with open_town(latency=0.01) as (town, url):
+        config = write_run(tmp_path, url)
+        undisturbed = await go(config, tmp_path / "undisturbed")
+        wanted = (undisturbed.bundle / "manifest.json").read_bytes()
+        began = time.monotonic()
+        whole = await started("run", str(config), "--out", str(tmp_path / "timed"))
+        await whole.communicate()
+        lasts = time.monotonic() - began
+        for moment in range(20):
+            town.paid.clear()
+            out = tmp_path / f"killed-{moment}"
+            process = await started("run", str(config), "--out", str(out))
+            reading = asyncio.create_task(process.communicate())
+            await asyncio.sleep(chance.uniform(0.3, 1.0) * lasts)
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+            await reading
+            if not (out / "events.jsonl").exists():
+                continue  # it had not begun
+            answered = {event["key"] for event in read_journal(out) if event.get("call") == "reply"}
+            resumed = await started("resume", str(out))
+            told, _ = await resumed.communicate()
+            if b"never began" in told:
+                continue
+            assert resumed.returncode == 0, told.decode()
+            assert (out / "bundle" / "manifest.json").read_bytes() == wanted, moment
+            assert all(town.paid[key] == 1 for key in answered), "what is in the journal is never asked again"
+            again = [count - 1 for count in town.paid.values() if count > 1]
+            assert all(count == 1 for count in again), "and what died on its way, once, with the same key"
+            assert len(again) <= 3 * 8, "which is at most what may be under way"
+            repeated += len(again)
+    print(f"20 kills: {repeated} requests were under way when the process died, and asked again with their key")
+
+
+def test_mistakes_in_run_toml_are_one_line_that_names_the_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "http://127.0.0.1:9/v1")
+    good = (tmp_path / "run.toml").read_text()
+    for old, new, complaint in (
+        ("[search]", "[serach]", "run.toml: serach is unknown; the nearest known name is search"),
+        ("depth = 3", "depht = 3", "[search]: depht is unknown; the nearest known name is depth"),
+        ("depth = 3", 'depth = "3"', "[search] depth must be a whole number, not '3'"),
+        ("[models.task]", "[models.tsak]", "[models.task] is missing"),
+        ('"judge" = 1.0', '"juge" = 1.0', "[reward] weights are of rules, reference, likelihood, judge or MODULE"),
+        ('train = "train.jsonl"', 'train = "none.jsonl"', "none.jsonl: cannot be read"),
+        ('sealed = "sealed.jsonl"', 'sealed = "train.jsonl"', "40 queries are in sealed and in train"),
+    ):
+        assert old in good
+        (tmp_path / "run.toml").write_text(good.replace(old, new))
+        assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out")]) == 1
+        told = capsys.readouterr().err.strip()
+        assert complaint in told
+        assert "\n" not in told
+        for left in ("events.jsonl", "run.toml"):
+            (tmp_path / "out" / left).unlink(missing_ok=True)
+
+
+def as_noisy_as_judges_are(worth: int, query: str) -> Mapping[str, int]:
+    """Most of a score is the query's, or chance; little is the prompt's."""
+    middle = 2.0 + number_of(query, 3) + 0.1 * worth
+    return {name: min(5, int(middle + number_of(f"{query}{name}{worth}", 1000) / 1000)) for name in CRITERIA}
+
+
+@pytest.mark.slow
+async def test_estimate_holds_for_eight_of_ten_seeds(tmp_path: Path) -> None:
+    def told(seed: int) -> Path:
+        search = {"depth": 4, "first": 4, "queries": 24, "seed": seed}
+        return write_run(tmp_path / f"seed-{seed}", url, search=search, tune={"k": [0, 1], "order": []})
+
+    inside = 0
+    async with open_town(latency=0.002, scores=as_noisy_as_judges_are) as (town, url):
+        with Journal(tmp_path / "estimate") as journal:
+            async with open_workshop(read_config(told(100)), journal, print) as shop:
+                expected = await estimate(shop)
+        for seed in range(10):
+            town.asked.clear()
+            await go(told(seed), tmp_path / f"out-{seed}")
+            inside += expected.calls.low <= len(town.asked) <= expected.calls.high
+            print(seed, len(town.asked), expected.calls)
+    assert inside >= 8

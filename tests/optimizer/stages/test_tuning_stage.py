@@ -1,0 +1,87 @@
+"""Guards what a knob may become: what is ahead beyond chance alone, and what was found before a budget ended it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.embedders.registry import open_embedder
+from optimizer.core.candidate import Candidate, from_bundle
+from optimizer.core.config import TuneTable
+from optimizer.core.errors import BudgetSpentError
+from optimizer.core.journal import Journal
+from optimizer.data.dataset import Row
+from optimizer.models.task_model import Reply
+from optimizer.rewards.rewards import Judged, Scorer
+from optimizer.search.race import RaceSettings
+from optimizer.search.search import Raced
+from optimizer.stages.tuning_stage import set_knob, tune
+
+ROWS = [Row(f"query {number}") for number in range(60)]
+SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
+
+
+class Scripted:
+    """Scores a candidate by a function of it, and as much noise on top as rewards have."""
+
+    def __init__(self, worth: Callable[[Candidate], float]) -> None:
+        self._worth = worth
+
+    async def judge(self, candidate: Candidate, row: Row, replicate: int = 0) -> Judged:
+        noise = random.Random(f"{candidate.key} {row.query} {replicate}").gauss(0, 0.1)
+        return Judged(Reply("Yes.", "stop", 1, 1, ()), self._worth(candidate) + noise, {})
+
+
+async def tuned(table: TuneTable, worth: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
+    kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))]
+    with Journal(folder) as journal:
+        scorer = cast("Scorer", Scripted(worth))
+        try:
+            await tune(kept[0], table, scorer, journal, ROWS, SETTINGS, kept.append)
+        except BudgetSpentError:
+            return {"spent": True, **kept[-1].sampling}
+    return {**kept[-1].sampling}
+
+
+async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> None:
+    values = tuple(number / 20 for number in range(12))
+    before = await tuned(TuneTable(k=(), order=()), lambda _: 0.5, tmp_path / "none")
+    after = await tuned(
+        TuneTable(k=(), order=(), frequency_penalty=values, temperature=values), lambda _: 0.5, tmp_path / "many"
+    )
+    assert after == before
+
+
+def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_that_voted() -> None:
+    in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))
+    assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
+    nearest = set_knob(in_sets, "order", "similar_last")
+    assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)
+    assert set_knob(nearest, "order", "canonical").retrieval.k == 3
+    assert set_knob(in_sets, "order", "set") == in_sets
+
+
+async def test_how_many_vote_for_a_set_is_not_tuned_as_if_they_were_shown(tmp_path: Path) -> None:
+    asked = set()
+
+    def worth(candidate: Candidate) -> float:
+        asked.add((candidate.retrieval.order, candidate.retrieval.k))
+        return 0.9 if candidate.retrieval.order == "set" else 0.1
+
+    await tuned(TuneTable(k=(0, 1, 5), order=("similar_last",)), worth, tmp_path)
+    assert asked == {("set", 12), ("similar_last", 3)}
+
+
+async def test_what_was_found_is_kept_when_the_budget_ends(tmp_path: Path) -> None:
+    def worth(candidate: Candidate) -> float:
+        if candidate.sampling.get("temperature") == 0.7:
+            raise BudgetSpentError("calls")
+        return 0.5 + (candidate.sampling["frequency_penalty"] == 0.9) / 5
+
+    table = TuneTable(k=(), order=(), frequency_penalty=(0.3, 0.9), temperature=(0.7,))
+    found = await tuned(table, worth, tmp_path)
+    assert found["spent"]
+    assert found["frequency_penalty"] == pytest.approx(0.9)
