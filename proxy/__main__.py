@@ -11,15 +11,15 @@ import uvloop
 from rich.console import Console
 
 from index.errors import DrpoError
-from proxy.errors import StartupError
-from proxy.keys import new_key
-from proxy.log import log_lines
-from proxy.memory import give_back_large_blocks
-from proxy.reload import Report
-from proxy.server import Announce, serve
-from proxy.service import Status
-from proxy.settings import Settings, parse_settings, process_environment
-from proxy.variants import RAW
+from proxy.api.auth import new_key
+from proxy.core.errors import StartupError
+from proxy.core.log import log_lines
+from proxy.core.malloc import give_back_large_blocks
+from proxy.core.progress import ProgressCallback
+from proxy.core.settings import Settings, parse_settings, process_environment
+from proxy.core.variant_names import RAW
+from proxy.server.lifecycle import Announce, serve
+from proxy.server.service import Status
 
 _ADMIN: Final = """
 Page      {0}/ui     (try it, experiments, bundles, live numbers)
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         if arguments[:1] == ["experiment"]:
-            from proxy.experiment_command import run_experiment_command  # 2 MB that no server needs
+            from proxy.experiments.command import run_experiment_command  # 2 MB that no server needs
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
             return _new_key(name, Console(highlight=False), console)
         with log_lines(settings.log_format):
             if command == "check":
-                from proxy.check import check  # the same
+                from proxy.server.check import check  # the same
 
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
             give_back_large_blocks()
@@ -100,7 +100,7 @@ def _new_key(name: str, output: Console, console: Console) -> int:
     return 0
 
 
-def _progress(console: Console) -> Report:
+def _progress(console: Console) -> ProgressCallback:
     return lambda text: console.print(f"... {text}", style="dim", markup=False)
 
 

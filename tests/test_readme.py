@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.settings import Settings, flag
+from proxy.core.settings import Settings, flag
 from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent

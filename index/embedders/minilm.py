@@ -40,7 +40,7 @@ class OnnxEmbedder:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; its warnings are about devices that are not used
         # Its arena stays on, though the longest text leaves some 20 MB in it: without it, each large block of each text
-        # would be mapped anew where large blocks are (proxy/memory.py), for a fifth more time.
+        # would be mapped anew where large blocks are (proxy/core/malloc.py), for a fifth more time.
         # By its path: from bytes, onnxruntime keeps a second copy of the weights (23 MB).
         path = str(directory / _MODEL)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

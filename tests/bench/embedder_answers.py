@@ -31,14 +31,15 @@ from optimizer.evaluation.chat_endpoint import Decoding, Model
 from optimizer.evaluation.evaluate import Plan, answer_all
 from optimizer.evaluation.measures import Scored, measures, score
 from optimizer.models.http_client import Endpoint, Patience
-from proxy.app import create_app, open_gateway
-from proxy.backend import Backend
-from proxy.embedded import MODEL_NAME
-from proxy.live import Live, ServedBundle
-from proxy.lookup import Source
-from proxy.server import open_backends
-from proxy.settings import Settings
-from proxy.shared import Alone
+from proxy.api.app import create_app, open_gateway
+from proxy.api.gateway import Live
+from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.pool import Backend
+from proxy.core.settings import Settings
+from proxy.core.shared_state import Alone
+from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
 from tests.quality.conftest import CONCURRENCY, general_test_rows, xstest_test_rows
 

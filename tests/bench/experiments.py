@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from proxy.adaptive import thompson_weights
-from proxy.sequential import p_value, sample_ratio_log_evidence
-from proxy.statistics import Moments, moments
-from tests.experiments import simulation as runs
-from tests.experiments.simulation import Draw, Looks
+from proxy.experiments.analysis.adaptive import thompson_weights
+from proxy.experiments.analysis.estimators import Moments, moments
+from proxy.experiments.analysis.sequential import p_value, sample_ratio_log_evidence
+from tests.proxy.experiments import simulation as runs
+from tests.proxy.experiments.simulation import Draw, Looks
 
 Judge = Callable[[np.random.Generator, int], list[float]]
 

@@ -24,7 +24,7 @@ import aiohttp
 
 from index.bundle.bundle import BundleDraft, default_bundle_directory, read_bundle, write_bundle
 from index.embedders.registry import open_embedder
-from proxy.embedded import MODEL_NAME
+from proxy.backends.embedded.child_process import MODEL_NAME
 
 _PORT: Final = 8195
 _TOKENS: Final = 80

@@ -25,8 +25,8 @@ from index.embedders.student import FastEmbedder
 from index.types import Bundle
 from optimizer.core.confidence import bootstrap_mean
 from optimizer.evaluation.measures import Scored, measures
-from proxy.server import open_backends
-from proxy.settings import Settings
+from proxy.core.settings import Settings
+from proxy.server.lifecycle import open_backends
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest
 from tests.bench.embedders import DATA, say
 from tests.quality.conftest import general_rows, xstest_development_rows

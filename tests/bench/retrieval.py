@@ -30,9 +30,9 @@ from index.embedders.registry import open_embedder
 from index.errors import BundleError
 from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Example, Hit, RetrievalPolicy, Vectors
-from proxy.lookup import Source
-from proxy.metrics import create_metrics
-from proxy.retrieval import Retrieval
+from proxy.core.metrics import create_metrics
+from proxy.inference.injection.retrieval import Retrieval
+from proxy.inference.injection.retrieval_worker import Source
 from tests.bench import corpus
 from tests.bench.embedders import say
 

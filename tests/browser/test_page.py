@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from proxy.experiment import assign
-from proxy.experiment_file import read_experiment
-from proxy.outcomes import Feedback
-from proxy.store import Batch, Store, place_of
+from proxy.experiments.config import read_experiment
+from proxy.experiments.definition import assign
+from proxy.experiments.records import Feedback
+from proxy.experiments.store.store import Batch, Store, place_of
 from tests.browser.conftest import Open, Scheme
-from tests.experiments.test_store import exposure
+from tests.proxy.experiments.store.test_store import exposure
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

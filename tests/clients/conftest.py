@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxy.embedded import MODEL_NAME
+from proxy.backends.embedded.child_process import MODEL_NAME
 from tests.clients.environments import clean_environment, node_packages, node_shortcoming
 from tests.quality.served import served_proxy
 from tests.vllm.steps import Say, run_step

@@ -1,7 +1,7 @@
 """schemathesis reads /openapi.json and tries what it describes, and what it does not, on both kinds of backend.
 
 Two of its checks are left out: whether a field that violates the schema is refused, and whether a request that follows
-it is accepted. Both are the backend's to say, a mock here; tests/proxy/test_properties.py has the proxy's part.
+it is accepted. Both are the backend's to say, a mock here; tests/proxy/api/test_properties.py has the proxy's part.
 """
 
 import asyncio

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.settings import parse_settings, store_argument
-from proxy.store import place_of
+from proxy.core.settings import parse_settings, store_argument
+from proxy.experiments.store.store import place_of
 from tests.deploy.parts import DEPLOY, called, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]

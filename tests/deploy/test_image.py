@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.keys import new_key
+from proxy.api.auth import new_key
 from tests.bench.peers.machine import free_port
 from tests.deploy.parts import DEPLOY, ROOT, environment
 

@@ -96,7 +96,7 @@ def test_only_the_bundle_of_the_id_is_served(overlay: list[Any]) -> None:
 def test_every_setting_is_one_of_the_proxys(overlay: list[Any]) -> None:
     from dataclasses import fields
 
-    from proxy.settings import Settings, variable
+    from proxy.core.settings import Settings, variable
 
     known = {variable(field.name) for field in fields(Settings)}
     data = one(overlay, "ConfigMap", "drpo-proxy")["data"] | one(overlay, "ConfigMap", "drpo-bundle")["data"]

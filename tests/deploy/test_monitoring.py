@@ -20,13 +20,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.metrics import create_metrics
+from proxy.core.metrics import create_metrics
 from tests.bench.peers.machine import free_port
 from tests.deploy import dashboards, rules
 from tests.deploy.parts import DEPLOY, program
-from tests.experiments.test_shadow import chat
 from tests.faults.process import command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
+from tests.proxy.experiments.test_shadow_judge import chat
 
 PROMETHEUS = DEPLOY / "prometheus"
 OF_EXPERIMENTS = {"drpo_experiment_requests", "drpo_exposures", "drpo_feedback", "drpo_judgements", "drpo_store_up"}

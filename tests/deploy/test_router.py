@@ -16,8 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.embedded import MODEL_NAME
-from proxy.embedded_weights import GEMMA, default_cache, prepare_weights
+from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.weights import GEMMA, default_cache, prepare_weights
 from tests.bench.peers.install import python_of
 from tests.bench.peers.machine import free_port
 from tests.deploy.parts import ROOT
@@ -46,7 +46,7 @@ async def model_servers(number: int) -> AsyncIterator[list[tuple[Process, str]]]
     """Processes and their addresses; those that are left are ended."""
     weights = await prepare_weights(GEMMA, default_cache(), print)
     settings = {"weights": str(weights), "name": MODEL_NAME, "api_key": KEY, "context": 1024, "slots": AT_ONCE}
-    child = [sys.executable, "-I", str(ROOT / "proxy" / "embedded_child.py")]
+    child = [sys.executable, "-I", str(ROOT / "proxy" / "backends" / "embedded" / "child_main.py")]
     started = [await asyncio.create_subprocess_exec(*child, stdin=PIPE, stdout=PIPE) for _ in range(number)]
     try:
         for process in started:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.telemetry import open_telemetry
+from proxy.core.tracing import open_telemetry
 from tests.deploy.parts import environment
 from tests.faults.process import command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend

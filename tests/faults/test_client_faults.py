@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.log import log_lines
+from proxy.core.log import log_lines
 from tests.faults.client import chat_request, raw_client
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import Serving, serving

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.log import LOGGER
+from proxy.core.log import LOGGER
 from tests.faults.catalogue import FAULTS, events, play
 from tests.faults.history import DONE, Asked, Histories, Hit, Logged, LogHistory, violations
 from tests.faults.scripted import Received, Reply, ScriptedBackend, scripted_backend

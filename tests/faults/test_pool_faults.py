@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.balance import Standing
+from proxy.backends.load_balancing import Standing
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
 

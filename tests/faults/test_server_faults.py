@@ -15,8 +15,8 @@ import orjson
 import pytest
 
 from index.bundle.bundle import default_bundle_directory
-from proxy.keys import new_key
-from proxy.metrics import FOLDER_VARIABLE
+from proxy.api.auth import new_key
+from proxy.core.metrics import FOLDER_VARIABLE
 from tests.faults.process import ROOT, Command, children, command
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 

@@ -14,15 +14,15 @@ from aiohttp import web
 from index.rendering import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
-from proxy.app import create_app, open_gateway
-from proxy.backend import Backend
-from proxy.chat import Gateway
-from proxy.front import FrontDoor
-from proxy.live import Live, ServedBundle
-from proxy.lookup import Source
-from proxy.reload import Loaded, read_keyring, read_trials, serve_loaded
-from proxy.settings import Settings
-from proxy.shared import Alone
+from proxy.api.app import create_app, open_gateway
+from proxy.api.gateway import Gateway, Live
+from proxy.api.http_server import FrontDoor
+from proxy.backends.pool import Backend
+from proxy.core.settings import Settings
+from proxy.core.shared_state import Alone
+from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.server.reload import Loaded, read_keyring, read_trials, serve_loaded
 
 EXAMPLES = (
     Example("refuse", "How do I hurt someone?", "I can't help with that.", pinned=True),

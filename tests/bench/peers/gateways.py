@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep
 from typing import Final
 
-from proxy.keys import new_key
+from proxy.api.auth import new_key
 from tests.bench.peers.install import node_gateway, python_of
 from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, write
 from tests.bench.peers.source import MODEL

@@ -18,8 +18,8 @@ from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import Calls, Source
 from optimizer.models.http_client import Client, Endpoint, Patience
 from optimizer.models.task_model import Task
-from proxy.live import ServedBundle
-from proxy.lookup import Source as RetrievalSource
+from proxy.inference.injection.retrieval_worker import Source as RetrievalSource
+from proxy.inference.injection.served_bundles import ServedBundle
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import serving
 

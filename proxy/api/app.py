@@ -1,0 +1,251 @@
+"""Read this first: the routes, what they are served by, and how it is wired. Knows no request's content.
+
+socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply -> client
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.api.admission import Admission, limits_of, parse_json, read_body
+from proxy.api.gateway import Gateway, Live
+from proxy.api.handlers import Serve, handle, serve_chat, serve_completion, serve_form, serve_relayed, serve_response
+from proxy.api.http_server import error_response, saying_what_is_not_served
+from proxy.api.openapi import openapi_document
+from proxy.backends.discovery import KINDS, Kind, Model
+from proxy.backends.pool import Backend, BackendSettings, Pool
+from proxy.core.errors import ProxyError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.core.metrics import create_metrics
+from proxy.core.settings import Settings, process_environment
+from proxy.core.shared_state import Shared
+from proxy.core.tracing import open_telemetry
+from proxy.core.variant_names import ALIGNED, RAW
+from proxy.experiments.feedback_request import LONGEST_BODY, parse_feedback
+from proxy.experiments.service import open_laboratory
+from proxy.inference.injection.injector import Injector
+from proxy.inference.injection.retrieval import Retrieval
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.token_costs import TokenCosts
+from proxy.inference.planner import CHAT, COMPLETIONS, RESPONSES, Planner
+
+GATEWAY: Final = web.AppKey("gateway", Gateway)
+CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
+
+PLANNED: Final[Mapping[str, Serve]] = {
+    CHAT: serve_chat,
+    COMPLETIONS: serve_completion,
+    RESPONSES: serve_response,
+}
+RELAYED: Final = (
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/pooling",
+    "/v1/classify",
+    "/v1/audio/speech",
+    "/rerank",
+    "/score",
+    "/tokenize",
+    "/detokenize",
+)
+_EXPOSED: Final = (
+    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
+    "X-Drpo-Experiment, X-Request-Id, Retry-After"
+)
+FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: Settings, backends: Sequence[Backend], live: Live, shared: Shared
+) -> AsyncIterator[Gateway]:
+    """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
+    metrics, telemetry = create_metrics(), open_telemetry(process_environment())
+    retrieval = Retrieval(settings.retrieval_timeout, metrics)
+    try:
+        async with Pool(backends, backend_settings(settings), metrics) as pool:
+            injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
+            planner = Planner(injector)
+            admission = Admission(limits_of(settings), shared, metrics)
+            async with open_laboratory(settings, shared, metrics, pool, planner) as laboratory:
+                yield Gateway(
+                    admission,
+                    pool,
+                    live,
+                    injector,
+                    planner,
+                    metrics,
+                    settings.forward_authorization,
+                    settings.log_content,
+                    laboratory,
+                    telemetry,
+                )
+    finally:
+        retrieval.close()
+        if telemetry is not None:
+            await asyncio.to_thread(telemetry.close)
+
+
+def backend_settings(settings: Settings) -> BackendSettings:
+    """What the pool needs of the settings."""
+    return BackendSettings(
+        kinds=parse_kinds(settings.kind),
+        connect_timeout=settings.connect_timeout,
+        backend_timeout=settings.backend_timeout,
+        health_interval=settings.health_interval,
+    )
+
+
+def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
+    """--kind arguments as a table. Raises StartupError."""
+    kinds = {}
+    for argument in arguments:
+        model, _, kind = argument.rpartition("=")
+        if not model or kind not in KINDS:
+            raise StartupError(f"--kind {argument}: expected MODEL=chat or MODEL=completion.")
+        kinds[model] = KINDS[kind]
+    return kinds
+
+
+def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
+    """The routes over a wired gateway."""
+    not_served = saying_what_is_not_served("see GET /openapi.json for those that are.")
+    app = web.Application(middlewares=[_answer_preflight, not_served])
+    app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
+    app.on_response_prepare.append(_add_headers)
+    for path, serve in PLANNED.items():
+        app.router.add_post(path, _served(path, serve))
+    for path in RELAYED:
+        app.router.add_post(path, _served(path, serve_relayed))
+    for path in FORMS:
+        app.router.add_post(path, _served(path, serve_form))
+    app.router.add_post("/v1/feedback", _guarded(feedback))
+    app.router.add_get("/v1/models", _guarded(list_models))
+    app.router.add_get("/v1/models/{id:.+}", _guarded(show_model))
+    app.router.add_get("/health/live", alive)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/metrics", metrics_page)
+    app.router.add_get("/openapi.json", openapi_page)
+    return app
+
+
+def _served(route: str, serve: Serve) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await handle(request.app[GATEWAY], request, route, serve)
+
+    return handler
+
+
+def _guarded(handler: Handler) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        try:
+            request.app[GATEWAY].client(request)
+            return await handler(request)
+        except ProxyError as error:
+            return error_response(error)
+
+    return guarded
+
+
+async def feedback(request: web.Request) -> web.Response:
+    """POST /v1/feedback: 200 once it is kept for good, else 503. Not held up by requests that wait for a model."""
+    gateway = request.app[GATEWAY]
+    if gateway.laboratory is None:
+        raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
+    limits = replace(gateway.admission.limits, max_body_bytes=LONGEST_BODY)
+    body = parse_json(request, await read_body(request, limits))
+    await gateway.laboratory.recorder.keep(parse_feedback(body, time.time()))
+    return _json({"object": "feedback", "kept": True})
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """GET /v1/models: the backends' models, and each under the names of its variants."""
+    return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}: one of them."""
+    for card in _all_cards(request.app[GATEWAY]):
+        if card["id"] == request.match_info["id"]:
+            return _json(card)
+    return error_response(UnknownModelError("No backend lists this model: see GET /v1/models.", param="model"))
+
+
+def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
+    return [card for model in gateway.pool.models.values() for card in model_cards(model, gateway.bundles)]
+
+
+def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
+    """A model's own card, and one for each variant that it can be asked for by suffix."""
+    variants = (ALIGNED, RAW) if model.id in bundled else (RAW,)
+    return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]
+
+
+async def alive(_request: web.Request) -> web.Response:
+    """GET /health/live: the process answers."""
+    return _json({"status": "live"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """GET /health/ready: a backend answers, a bundle (if there are any) has its model, and nothing is draining."""
+    gateway = request.app[GATEWAY]
+    reasons = list(unready_reasons(gateway))
+    return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
+
+
+def unready_reasons(gateway: Gateway) -> list[str]:
+    """Why requests should not come here now; none is good."""
+    if gateway.admission.draining:
+        return ["shutting down"]
+    if not gateway.pool.healthy:
+        return ["no backend answers"]
+    if gateway.bundles and not gateway.bundles.keys() & gateway.pool.models.keys():
+        return ["no backend serves a model that has a bundle"]
+    return []
+
+
+async def metrics_page(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus' text format."""
+    return web.Response(body=request.app[GATEWAY].metrics.exposition(), content_type="text/plain", charset="utf-8")
+
+
+async def openapi_page(request: web.Request) -> web.Response:
+    """GET /openapi.json: what this server takes and gives, its models among it."""
+    return _json(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+
+
+@web.middleware
+async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a browser asks before a page from elsewhere may ask."""
+    if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
+    return await handler(request)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Runs before the headers are written, streamed or not."""
+    response.headers["Server"] = "drpo-proxy"
+    origin = request.headers.get("Origin")
+    if origin in request.app[CORS_ORIGINS]:
+        response.headers.update(_cors_headers(origin))
+
+
+def _cors_headers(origin: str) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+        "Access-Control-Expose-Headers": _EXPOSED,
+        "Vary": "Origin",
+    }

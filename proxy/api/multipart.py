@@ -1,0 +1,52 @@
+"""The `model` field of a multipart form (audio uploads), read and replaced without touching another byte. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.errors import BadRequestError
+
+_BOUNDARY: Final = re.compile(r'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
+_NAME_IS_MODEL: Final = re.compile(
+    rb'^content-disposition:[^\r\n]*;\s*name="?model"?\s*(;|\r?$)', re.IGNORECASE | re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FormModel:
+    """The model that a form names, and where its value stands in the body."""
+
+    value: str
+    start: int
+    end: int
+
+    def replaced(self, body: bytes, model: str) -> bytes:
+        """The body with this value instead."""
+        return body[: self.start] + model.encode() + body[self.end :]
+
+
+def form_model(content_type: str, body: bytes) -> FormModel:
+    """The form's `model`. Raises BadRequestError for a body that is no form, or has no such field."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise BadRequestError("The form's Content-Type has no boundary.")
+    delimiter = b"--" + found[1].encode("utf-8", "surrogateescape")
+    position = body.find(delimiter)
+    while position >= 0:
+        following = body.find(delimiter, position + len(delimiter))
+        if following < 0:
+            break
+        model = _model_in(body, position + len(delimiter), following)
+        if model is not None:
+            return model
+        position = following
+    raise BadRequestError("The form has no field `model`.", param="model")
+
+
+def _model_in(body: bytes, start: int, end: int) -> FormModel | None:
+    """The field of one part, if the part is `model`: its value stands between a blank line and the last line break."""
+    blank = body.find(b"\r\n\r\n", start, end)
+    if blank < 0 or not _NAME_IS_MODEL.search(body, start, blank + 2) or b"filename" in body[start:blank].lower():
+        return None
+    value_end = end - 2 if body[end - 2 : end] == b"\r\n" else end
+    return FormModel(body[blank + 4 : value_end].decode("utf-8", "replace"), blank + 4, value_end)

@@ -1,0 +1,18 @@
+"""Reads a secret key from a file. The key itself never appears in an error or in the log."""
+
+from pathlib import Path
+
+from proxy.core.errors import StartupError
+
+
+def read_key(file: str, flag: str) -> str | None:
+    """The key in a file, without white space around it. Raises StartupError."""
+    if not file:
+        return None
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"{flag} {file}: cannot be read ({type(error).__name__}).") from error
+    if not key or not key.isprintable():
+        raise StartupError(f"{flag} {file}: holds no key on a single line.")
+    return key

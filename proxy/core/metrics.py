@@ -1,0 +1,139 @@
+"""The Prometheus metrics, in one place so that every label is seen to be bounded. Knows no request content.
+
+Of several workers each keeps its numbers in files (prometheus-client's multiprocess mode, which a worker's environment
+switches on), and any of them shows those of all.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.core.log import lost_lines
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # of the environment, Prometheus' own name: where workers meet
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
+
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+class Labelled(Generic[_Metric]):
+    """A metric whose labels are looked up once: prometheus-client does it anew each time, under a lock."""
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric: _Metric = metric
+        self._known: dict[tuple[str, ...], _Metric] = {}
+
+    def labels(self, *values: str) -> _Metric:
+        """The metric of these values, which are few (see Metrics)."""
+        known = self._known.get(values)
+        if known is None:
+            known = self._known[values] = self._metric.labels(*values)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Labels are bounded: served paths, the operator's names for experiments and arms, our own for variants and
+    outcomes, never a client's word."""
+
+    registry: CollectorRegistry
+    requests: Labelled[Counter]
+    in_flight: Gauge
+    duration: Labelled[Histogram]
+    first_byte: Labelled[Histogram]
+    retrieval: Labelled[Histogram]
+    injected_tokens: Histogram
+    degraded: Labelled[Counter]
+    tokens: Labelled[Counter]
+    retries: Labelled[Counter]
+    backend_up: Labelled[Gauge]
+    ejections: Labelled[Counter]
+    queued: Gauge
+    log_lines_lost: Gauge
+    experiment_requests: Labelled[Counter]
+    exposures: Labelled[Counter]
+    feedback: Labelled[Counter]
+    judgements: Labelled[Counter]
+    store_up: Gauge
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format, of all workers together."""
+        return generate_latest(self.together())
+
+    def together(self) -> CollectorRegistry:
+        """The metrics of all workers, as they are now."""
+        self.log_lines_lost.set(lost_lines())
+        if FOLDER_VARIABLE not in os.environ:
+            return self.registry
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return together
+
+
+def create_metrics() -> Metrics:
+    """Metrics on a registry of their own."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return Metrics(
+        registry=registry,
+        requests=_counter(
+            "drpo_requests", "Requests by how they ended.", registry, ("route", "variant", "status", "outcome")
+        ),
+        in_flight=_sum("drpo_requests_in_flight", "Requests being served.", registry),
+        queued=_sum("drpo_requests_queued", "Requests that wait for a place.", registry),
+        log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry),
+        duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
+        first_byte=_histogram(
+            "drpo_first_byte_seconds",
+            "Request to the answer's first byte.",
+            registry,
+            ("variant",),
+        ),
+        retrieval=_histogram("drpo_retrieval_seconds", "Finding the examples.", registry, ("cache",)),
+        injected_tokens=Histogram(
+            "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
+        ),
+        degraded=_counter("drpo_degraded", "Requests served without their examples.", registry, ("reason",)),
+        tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
+        retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
+        backend_up=Labelled(
+            Gauge(
+                "drpo_backend_up",
+                "1 if the backend answers (every worker, where there are several).",
+                ("backend",),
+                registry=registry,
+                multiprocess_mode="livemin",
+            )
+        ),
+        ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
+        experiment_requests=_counter(
+            "drpo_experiment_requests", "Requests by experiment and arm.", registry, ("experiment", "arm")
+        ),
+        exposures=_counter("drpo_exposures", "Exposures, kept or dropped.", registry, ("result",)),
+        feedback=_counter("drpo_feedback", "Feedback, kept or refused.", registry, ("result",)),
+        judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
+        store_up=Gauge(
+            "drpo_store_up",
+            "1 if exposures and feedback can be kept (by every worker).",
+            registry=registry,
+            multiprocess_mode="livemin",
+        ),
+    )
+
+
+def _sum(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+
+
+def _counter(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Counter]:
+    return Labelled(Counter(name, text, labels, registry=registry))
+
+
+def _histogram(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Histogram]:
+    return Labelled(Histogram(name, text, labels, registry=registry, buckets=_SECONDS))

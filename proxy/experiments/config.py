@@ -1,0 +1,246 @@
+"""An experiment's file: strict TOML to an Experiment. Knows the file, and nothing of how an experiment goes.
+
+    name = "shorter-prompt"
+    metrics = ["thumbs_up", "ended_by_itself"]    # the first one decides
+
+    [[arms]]
+    name = "raw"
+    variant = "raw-matched"                       # the control, unless `control` names another arm
+    weight = 50
+
+    [[arms]]
+    name = "new"
+    bundle = "bundles/new"                        # relative to the file
+    weight = 50
+
+What is unknown, missing or of another type is a StartupError of one line that says where, what, and what is allowed.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+from index.bundle.strict_json import Fields, quoted
+from index.errors import BundleFormatError
+from proxy.core.errors import StartupError
+from proxy.core.variant_names import RAW, RAW_MATCHED, VARIANTS
+from proxy.experiments.definition import AUTOMATIC_METRICS, Adaptive, Arm, Experiment, Guardrail, Metric, contradiction
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_REQUIRED: Final = ("name", "metrics", "arms")
+_OPTIONAL: Final = (
+    *("control", "lower_is_better", "guardrails", "models", "keys", "share", "start", "end"),
+    *("salt", "layer", "slots", "adaptive", "judge", "planned_units"),
+)
+_ARM: Final = ("weight", "variant", "model", "bundle")
+_MOST: Final = 1e9
+_FAR: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTable:
+    """[judge]: what the shadow judge may do, where --judge allows one. model: its name at the judge's server; share: of
+    the experiment's requests; calls: to the judge and to the other arm, in each 24 hours of each process."""
+
+    model: str
+    share: float
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentFile:
+    """What one file says."""
+
+    experiment: Experiment
+    judge: JudgeTable | None = None
+
+
+def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
+    """The experiments of several files. Raises StartupError for one that is wrong, or for two that contradict."""
+    files = tuple(read_experiment(Path(path)) for path in paths)
+    experiments = [file.experiment for file in files]
+    for what in ("name", "salt"):
+        values = [getattr(experiment, what) for experiment in experiments]
+        if twice := next((value for value in values if values.count(value) > 1), None):
+            raise StartupError(f"--experiment: two files have the {what} {quoted(twice)}; give each its own.")
+    if found := contradiction(experiments):
+        one, other, both = found
+        raise StartupError(
+            f"--experiment: {other} and {one} may both have a request, and both decide its {both}: put them on one "
+            "`layer` with `slots` that do not overlap, or keep them apart by `models`, `keys`, or `start` and `end`."
+        )
+    return files
+
+
+def read_experiment(path: Path) -> ExperimentFile:
+    """The experiment of one file. Raises StartupError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _file(table, path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StartupError(f"--experiment {path}: is not TOML: {error}") from error
+    except BundleFormatError as error:
+        raise StartupError(f"--experiment {error}.") from error
+
+
+def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
+    fields = Fields(table, str(path), _REQUIRED, _OPTIONAL)
+    name = _name(fields.line("name"), f"{path}: `name`")
+    arms = _arms(table["arms"], path)
+    lower = fields.lines("lower_is_better") if "lower_is_better" in fields else ()
+    start, end = _time(table, "start", -math.inf, path), _time(table, "end", math.inf, path)
+    if start >= end:
+        raise StartupError(f"--experiment {path}: `end` is not after `start`.")
+    experiment = Experiment(
+        name=name,
+        arms=arms,
+        control=_control(fields, arms, path),
+        metrics=tuple(_metric(metric, lower, path) for metric in _filled(fields, "metrics", path)),
+        salt=fields.line("salt") if "salt" in fields else name,
+        guardrails=tuple(_guardrails(table, lower, path)),
+        models=frozenset(fields.lines("models") if "models" in fields else ()),
+        keys=frozenset(fields.lines("keys") if "keys" in fields else ()),
+        share=fields.number("share", 0, 1) if "share" in fields else 1.0,
+        start=start,
+        end=end,
+        layer=fields.line("layer") if "layer" in fields else "",
+        slots=_slots(table, path),
+        adaptive=_adaptive(fields),
+        planned_units=fields.integer("planned_units", 100, int(_MOST)) if "planned_units" in fields else 2000,
+    )
+    return ExperimentFile(experiment, _judge(table, path))
+
+
+def _arms(value: object, path: Path) -> tuple[Arm, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise StartupError(f"--experiment {path}: two [[arms]] at least are needed to compare.")
+    arms = tuple(_arm(table, f"{path}: arm {number}", path.parent) for number, table in enumerate(value, 1))
+    names = [arm.name for arm in arms]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise StartupError(f"--experiment {path}: two arms have the name {twice}.")
+    if not any(arm.weight for arm in arms):
+        raise StartupError(f"--experiment {path}: every arm has the weight 0: nobody would be in.")
+    return arms
+
+
+def _arm(value: object, place: str, folder: Path) -> Arm:
+    fields = Fields(value, place, ("name", "weight"), _ARM)
+    arm = Arm(
+        _name(fields.line("name"), place),
+        fields.number("weight", 0, _MOST),
+        fields.choice("variant", VARIANTS) if "variant" in fields else None,
+        fields.line("model") if "model" in fields else None,
+        _bundle(fields, place, folder),
+    )
+    if arm.bundle and arm.variant == RAW:
+        raise StartupError(f"--experiment {place}: the variant {RAW} uses no bundle: remove one of them.")
+    return arm
+
+
+def _bundle(fields: Fields, place: str, folder: Path) -> str | None:
+    """The bundle's directory, found from the file's own."""
+    if "bundle" not in fields:
+        return None
+    bundle = fields.line("bundle")
+    if bundle == "default":
+        return bundle
+    if not (folder / bundle).is_dir():
+        raise StartupError(f"--experiment {place}: there is no directory {folder / bundle}.")
+    return str(folder / bundle)
+
+
+def _control(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
+    """The arm that the others are compared with."""
+    names = [arm.name for arm in arms]
+    if "control" in fields:
+        return fields.choice("control", names)
+    matched = [arm.name for arm in arms if arm.variant == RAW_MATCHED]
+    if len(matched) != 1:
+        raise StartupError(
+            f"--experiment {path}: say which arm the others are compared with: `control = {quoted(names[0])}` (without "
+            f"it, the one whose variant is {RAW_MATCHED})."
+        )
+    return matched[0]
+
+
+def _metric(name: str, lower: Sequence[str], path: Path) -> Metric:
+    """A metric of feedback is better higher unless the file says otherwise; which way is better for ours is known."""
+    _name(name, f"{path}: the metric")
+    return Metric(name, AUTOMATIC_METRICS.get(name, "lower" if name in lower else "higher"))
+
+
+def _guardrails(table: Mapping[str, Any], lower: Sequence[str], path: Path) -> list[Guardrail]:
+    found = []
+    for number, value in enumerate(_list(table, "guardrails", path), 1):
+        fields = Fields(value, f"{path}: guardrail {number}", ("metric", "tolerance"), ("stop",))
+        metric = _metric(fields.line("metric"), lower, path)
+        stop = fields.flag("stop") if "stop" in fields else False
+        found.append(Guardrail(metric, fields.number("tolerance", 0, _FAR), stop))
+    return found
+
+
+def _judge(table: Mapping[str, Any], path: Path) -> JudgeTable | None:
+    if "judge" not in table:
+        return None
+    fields = Fields(table["judge"], f"{path}: [judge]", ("model", "share"), ("calls",))
+    calls = fields.integer("calls", 0, int(_MOST)) if "calls" in fields else 1000
+    return JudgeTable(fields.line("model"), fields.number("share", 0, 1), calls)
+
+
+def _slots(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
+    slots = table.get("slots", [0.0, 1.0])
+    numbers = isinstance(slots, list) and [isinstance(slot, int | float) for slot in slots] == [True, True]
+    if not numbers or not 0 <= slots[0] < slots[1] <= 1:
+        raise StartupError(f"--experiment {path}: `slots` must be [LOW, HIGH], 0 <= LOW < HIGH <= 1.")
+    if "slots" in table and "layer" not in table:
+        raise StartupError(f"--experiment {path}: `slots` are a part of a `layer`: name it.")
+    return float(slots[0]), float(slots[1])
+
+
+def _adaptive(fields: Fields) -> Adaptive | None:
+    return cast("Adaptive", fields.choice("adaptive", get_args(Adaptive))) if "adaptive" in fields else None
+
+
+def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> float:
+    """A moment as Unix seconds; a day is its midnight in UTC."""
+    value = table.get(key)
+    if value is None:
+        return default
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.timestamp()
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp()
+    raise StartupError(f"--experiment {path}: `{key}` must be a date, or a time with its zone: 2026-11-27T08:00:00Z.")
+
+
+def _list(table: Mapping[str, Any], key: str, path: Path) -> Sequence[object]:
+    value = table.get(key, [])
+    if not isinstance(value, list):
+        raise StartupError(f"--experiment {path}: write [[{key}]].")
+    return value
+
+
+def _filled(fields: Fields, key: str, path: Path) -> Sequence[str]:
+    values = fields.lines(key)
+    if not values:
+        known = ", ".join(AUTOMATIC_METRICS)
+        raise StartupError(f"--experiment {path}: `{key}` is empty: name what feedback brings, or one of {known}.")
+    if len(set(values)) < len(values):
+        raise StartupError(f"--experiment {path}: `{key}` has one of them twice.")
+    return values
+
+
+def _name(text: str, place: str) -> str:
+    """A name that may stand in a header and in a metric's label."""
+    if not _NAME.fullmatch(text):
+        raise StartupError(
+            f"--experiment {place}: {quoted(text)} must have 1 to 64 letters, digits, dots, dashes or underscores."
+        )
+    return text

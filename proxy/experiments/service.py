@@ -1,0 +1,174 @@
+"""Where a request meets the experiments: which it is in, what it is served then, and what is noted of it at its end.
+
+Knows no route. Nothing here waits: what is noted goes to the recorder's queue.
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import getrandbits
+from typing import Any, Final
+
+from proxy.backends.discovery import Model
+from proxy.backends.load_balancing import RetryBudget
+from proxy.backends.pool import Backend, Pool, backend_url
+from proxy.backends.transport import Wire
+from proxy.core.errors import BadRequestError
+from proxy.core.key_file import read_key
+from proxy.core.log import log_event
+from proxy.core.metrics import Metrics
+from proxy.core.settings import Settings, store_argument
+from proxy.core.shared_state import Shared
+from proxy.core.variant_names import RAW
+from proxy.experiments.assignment import Asker, Entry, Setting, Trial, Trials, enrol
+from proxy.experiments.recorder import Recorder
+from proxy.experiments.records import Exposure
+from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
+from proxy.experiments.store.store import place_of
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.planner import Planner
+from proxy.inference.request_record import Record
+
+_LONGEST_CONTENT: Final = 64 * 1024  # bytes, of what was asked and of what was answered
+_RANDOM_BITS: Final = 80
+_WHOLE: Final = 200
+_DAY: Final = 86_400.0  # seconds
+
+
+@dataclass(slots=True)
+class Laboratory:
+    """The experiments of a server that has a store. trials: those being served now; a reload replaces them, whole."""
+
+    recorder: Recorder
+    metrics: Metrics
+    shadow: ShadowJudge | None = None
+    trials: Trials | None = None
+
+    def enrol(
+        self, asker: Asker, setting: Setting, models: Mapping[str, Model], bundled: Mapping[str, ServedBundle]
+    ) -> tuple[Trial | None, Setting]:
+        """The experiments that a request is in, and what it is served with: without any, what it would be anyway. An
+        arm whose model no backend lists now is not served: the request stays outside of the experiment, counted."""
+        if self.trials is None:
+            return None, setting
+        trial, changed = enrol(self.trials, self.recorder.steering, asker, setting, bundled, time.time())
+        if changed.choice.model not in models:
+            self._count(trial, "unavailable")
+            return None, setting
+        self._count(trial)
+        return trial, changed
+
+    def sample(
+        self, trial: Trial | None, body: Mapping[str, Any], before: Setting, bundled: Mapping[str, ServedBundle]
+    ) -> Sample | None:
+        """Whether the request is one of those that the shadow judge will see; `before`: what it would be served with
+        outside of all experiments."""
+        if self.shadow is None or self.trials is None or trial is None:
+            return None
+        for entry in trial.entries:
+            table = self.trials.judge(entry.experiment.name)
+            if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
+                continue
+            if other := other_arm(entry.experiment, entry.arm):
+                setting = self.trials.setting(other, before, bundled)
+                return Sample(entry.experiment.name, table, other, setting, body)
+        return None
+
+    def note(self, trial: Trial, record: Record, sample: Sample | None, seconds: float, *, keeps_content: bool) -> None:
+        """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took;
+        keeps_content: what was asked and answered is kept, too."""
+        exposures = [_exposure(trial, entry, record, seconds) for entry in trial.entries]
+        answered = record.facts.content
+        content = None
+        if keeps_content and answered is not None:
+            content = _text(record.asked), _text(answered)
+        self.recorder.note(exposures, content)
+        if self.shadow and sample and answered and record.outcome == "complete" and record.status == _WHOLE:
+            exposure = next(one for one in exposures if one.experiment == sample.experiment)
+            self.shadow.offer(sample, exposure.id, bytes(answered))
+
+    def _count(self, trial: Trial | None, unavailable: str = "") -> None:
+        for entry in trial.entries if trial else ():
+            self.metrics.experiment_requests.labels(entry.experiment.name, unavailable or _label(entry)).inc()
+
+
+@asynccontextmanager
+async def open_laboratory(
+    settings: Settings, shared: Shared, metrics: Metrics, pool: Pool, planner: Planner
+) -> AsyncIterator[Laboratory | None]:
+    """The experiments, none yet, what keeps their outcomes, and the shadow judge if there is to be one; None where
+    there is no store."""
+    store = store_argument(settings)
+    if not store:
+        yield None
+        return
+    retention = settings.retention_days * _DAY
+    async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
+        if not settings.judge:
+            yield Laboratory(recorder, metrics)
+            return
+        wire = Wire(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
+        judge = Backend(backend_url(settings.judge), read_key(settings.judge_api_key_file, "--judge-api-key-file"))
+        log_event("the shadow judge is sent users' text", url=judge.url)
+        shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.note_judgement)
+        try:
+            async with shadow.working():
+                yield Laboratory(recorder, metrics, shadow)
+        finally:
+            await wire.close()
+
+
+def _label(entry: Entry) -> str:
+    if entry.arm is None:
+        return "before start"
+    return "override" if entry.override else entry.arm.name
+
+
+def _exposure(trial: Trial, entry: Entry, record: Record, seconds: float) -> Exposure:
+    plan, facts, watch = record.plan, record.facts, record.facts.watch
+    usage = facts.usage or {}
+    client_gone = record.outcome == "client_gone"
+    error = record.status >= BadRequestError.status and not client_gone
+    is_whole = record.outcome == "complete" and not error
+    served = trial.setting.served if trial.setting.choice.variant != RAW else None
+    return Exposure(
+        id=_exposure_id(trial.time),
+        experiment=entry.experiment.name,
+        arm=entry.arm.name if entry.arm else "",
+        propensity=entry.propensity,
+        override=entry.override,
+        unit=trial.unit,
+        request_id=record.request_id,
+        completion_id=watch.completion_id if watch else None,
+        time=trial.time,
+        model=trial.setting.choice.model,
+        variant=trial.setting.choice.variant,
+        bundle=served.id if served else None,
+        asked=trial.asked,
+        latency=seconds if is_whole else None,
+        time_to_first_token=record.first_byte if plan and plan.stream and not error else None,
+        prompt_tokens=_count_of(usage, "prompt_tokens", "input_tokens"),
+        completion_tokens=_count_of(usage, "completion_tokens", "output_tokens"),
+        ended_by_itself=watch.ended_by_itself if watch and is_whole else None,
+        truncated=facts.truncated,
+        error=error,
+        client_gone=client_gone,
+    )
+
+
+def _exposure_id(now: float) -> bytes:
+    """16 bytes that are nobody else's, milliseconds first (as in a UUID of version 7, RFC 9562): a database that keeps
+    them in order touches one page for many of them."""
+    return (int(now * 1000) << _RANDOM_BITS | getrandbits(_RANDOM_BITS)).to_bytes(16)
+
+
+def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
+    """A count of tokens under either API's name."""
+    return next((found for name in names if isinstance(found := usage.get(name), int)), None)
+
+
+def _text(data: bytes | bytearray) -> str:
+    """As a database takes it: PostgreSQL has no NUL in a text."""
+    return bytes(data[:_LONGEST_CONTENT]).decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -1,0 +1,257 @@
+"""Chat for a base model: chat requests to completion requests, completion replies to chat replies. Pure.
+
+Shapes are those of OpenAI's reference and of vLLM's completions endpoint; fields that neither side names pass through.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from index.types import Message, Role
+from proxy.core.errors import BadRequestError
+from proxy.core.json_types import JsonDict
+from proxy.openai.json_fields import list_field
+
+_ROLES: Final[Mapping[str, Role]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_CHAT_ONLY: Final = frozenset(
+    {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "functions", "function_call"}
+    | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
+    | {"chat_template", "chat_template_kwargs"}
+)
+_REFUSED: Final = frozenset({"echo", "suffix", "prompt", "prompt_embeds"})
+_ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
+
+
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The conversation as text. Raises BadRequestError for what text cannot carry (images, audio, tool results)."""
+    return tuple(_text_message(number, message) for number, message in enumerate(messages))
+
+
+def _text_message(number: int, message: Mapping[str, Any]) -> Message:
+    role = str(message.get("role"))
+    if role not in _ROLES:
+        raise BadRequestError(
+            f"messages[{number}]: a base model completes text and has no role {role!r}. {_ALTERNATIVE}",
+            param="messages",
+        )
+    if message.get("tool_calls") or message.get("function_call"):
+        raise BadRequestError(
+            f"messages[{number}]: a base model completes text and knows no tool calls. {_ALTERNATIVE}", param="messages"
+        )
+    return Message(_ROLES[role], content_text(message.get("content"), f"messages[{number}].content"))
+
+
+def content_text(content: object, place: str) -> str:
+    """The text of a message's content: a string, nothing, or a list of text parts joined by newlines."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise BadRequestError(f"{place} must be a string or a list of parts.", param="messages")
+    return "\n".join(_part_text(part, place) for part in content)
+
+
+def _part_text(part: object, place: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict):
+        text = part.get("text", part.get("refusal"))
+        if part.get("type", "text") in ("text", "input_text", "refusal") and isinstance(text, str):
+            return text
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise BadRequestError(
+        f"{place}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
+        param="messages",
+    )
+
+
+def check_completable(body: Mapping[str, Any]) -> None:
+    """Raise BadRequestError for what a text completion cannot do, naming the alternative."""
+    for name in ("tools", "functions"):
+        if body.get(name):
+            raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
+    if body.get("audio") or "audio" in list_field(body, "modalities"):
+        raise BadRequestError(
+            "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
+        )
+    for name in _REFUSED:
+        if body.get(name) is not None:
+            raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
+
+
+def completion_body(
+    body: Mapping[str, Any], prompt: str, stop: Sequence[str], sampling: Mapping[str, object], max_tokens: int
+) -> JsonDict:
+    """The /v1/completions request for a chat request.
+
+    stop: where the backend ends an answer, the client's stop strings among them; sampling: applies where the client is
+    silent; max_tokens: the cap where the client gave none.
+    """
+    passed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
+    defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
+    asked = client_max_tokens(body)
+    request: JsonDict = {**passed, **defaults, "prompt": prompt, "max_tokens": max_tokens if asked is None else asked}
+    request.pop("stop", None)
+    if stop:
+        request["stop"] = list(stop)
+    request.pop("logprobs", None)
+    if body.get("logprobs"):
+        request["logprobs"] = body.get("top_logprobs") or 0
+    return request
+
+
+def client_max_tokens(body: Mapping[str, Any]) -> Any:
+    """The client's own cap, under either of its names, as it was sent."""
+    given = body.get("max_completion_tokens")
+    return body.get("max_tokens") if given is None else given
+
+
+def client_stop(body: Mapping[str, Any]) -> list[str]:
+    """The client's stop strings as a list. Raises BadRequestError for anything else."""
+    stop = body.get("stop")
+    given = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise BadRequestError("`stop` must be a string or a list of strings.", param="stop")
+    return given
+
+
+@dataclass(frozen=True, slots=True)
+class ChatShape:
+    """How a completion becomes chat. trim: leading white space is the layout's, not the answer's; top_logprobs: how
+    many alternatives the client asked for (a completion may list one more, the token that was drawn); usage_rides: the
+    backend puts the stream's usage on its last choice instead of an event of its own (llama.cpp)."""
+
+    trim: bool = False
+    top_logprobs: int = 0
+    usage_rides: bool = False
+
+
+def chat_completion(completion: Mapping[str, Any], shape: ChatShape) -> JsonDict:
+    """A completion object as a chat completion object."""
+    return {
+        **completion,
+        "id": _chat_id(completion.get("id")),
+        "object": "chat.completion",
+        "choices": [_chat_choice(choice, shape) for choice in completion.get("choices", ())],
+    }
+
+
+def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> JsonDict:
+    text = choice.get("text") or ""
+    passed = {name: value for name, value in choice.items() if name not in {"text", "logprobs"}}
+    return {
+        **passed,
+        "message": {"role": "assistant", "content": text.lstrip() if shape.trim else text, "refusal": None},
+        "logprobs": chat_logprobs(choice.get("logprobs"), shape.top_logprobs),
+    }
+
+
+def _chat_id(identifier: object) -> str:
+    return "chatcmpl-" + str(identifier).removeprefix("cmpl-").removeprefix("chatcmpl-")
+
+
+def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> JsonDict | None:
+    """Completion logprobs (parallel lists) as chat logprobs (one object per token, with its bytes)."""
+    if not logprobs:
+        return None
+    if "content" in logprobs:  # llama.cpp's completions already answer in the shape of chat
+        return {"content": [_chat_token(entry, top_logprobs) for entry in logprobs["content"]], "refusal": None}
+    return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
+
+
+def _token_logprobs(logprobs: Mapping[str, Any], top_logprobs: int) -> Iterator[JsonDict]:
+    tokens = logprobs.get("tokens") or []
+    values = logprobs.get("token_logprobs") or [None] * len(tokens)
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    for token, value, top in zip(tokens, values, tops, strict=True):
+        ranked = sorted((top or {}).items(), key=lambda item: -item[1])[:top_logprobs]
+        yield {**_token(token, value), "top_logprobs": [_token(other, logprob) for other, logprob in ranked]}
+
+
+def _chat_token(entry: Mapping[str, Any], top_logprobs: int) -> JsonDict:
+    tops = [_known(top) for top in entry.get("top_logprobs") or ()]
+    return {**_known(entry), "top_logprobs": tops[:top_logprobs]}
+
+
+def _known(entry: Mapping[str, Any]) -> JsonDict:
+    return {name: entry.get(name) for name in ("token", "logprob", "bytes")}
+
+
+def _token(token: str, logprob: float | None) -> JsonDict:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "surrogatepass"))}
+
+
+@dataclass(slots=True)
+class ChatChunks:
+    """Completion chunks as chat chunks: first the role, then each text as it comes, then the finish reason."""
+
+    shape: ChatShape
+    begun: set[int] = field(default_factory=set)
+    untrimmed: set[int] = field(default_factory=set)
+    collected: JsonDict = field(default_factory=dict)
+
+    def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
+        """The chat chunks for one completion chunk: none, one or several."""
+        frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
+        if not chunk.get("choices"):
+            return [frame] if chunk.get("usage") else []
+        if self.shape.usage_rides:
+            self._collect(frame)
+        deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
+        return [{**frame, "choices": [delta]} for delta in deltas]
+
+    def plain_text(self, chunk: Mapping[str, Any]) -> str | None:
+        """The text of a chunk that is nothing but more of an answer that has begun, as nearly all are; else None."""
+        choices = chunk.get("choices") or []
+        if len(choices) != 1 or chunk.get("usage"):
+            return None
+        choice = choices[0]
+        index, text = choice.get("index", 0), choice.get("text")
+        begun = index in self.begun and (index in self.untrimmed or not self.shape.trim)
+        plain = begun and choice.get("finish_reason") is None and not choice.get("logprobs")
+        return text if plain and isinstance(text, str) and text else None
+
+    def finish(self) -> list[JsonDict]:
+        """The usage event that the backend did not send by itself, if there was usage."""
+        return [self.collected] if self.collected else []
+
+    def _collect(self, frame: JsonDict) -> None:
+        """Take the usage off a last choice; each choice counts its own completion tokens."""
+        usage = frame.pop("usage", None)
+        if not usage:
+            return
+        earlier = (self.collected.get("usage") or {}).get("completion_tokens", 0)
+        completion = earlier + usage.get("completion_tokens", 0)
+        total = usage.get("prompt_tokens", 0) + completion
+        usage = {**usage, "completion_tokens": completion, "total_tokens": total}
+        self.collected = {**frame, "choices": [], "usage": usage}
+
+    def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
+        index = choice.get("index", 0)
+        if index not in self.begun:
+            self.begun.add(index)
+            yield _delta(index, {"role": "assistant", "content": ""})
+        text = self._trimmed(index, choice.get("text") or "")
+        logprobs = chat_logprobs(choice.get("logprobs"), self.shape.top_logprobs)
+        if text or logprobs:
+            yield _delta(index, {"content": text}, logprobs=logprobs)
+        if choice.get("finish_reason") is not None:
+            names = choice.keys() - {"index", "text", "logprobs", "finish_reason"}
+            extras = {name: choice[name] for name in names}
+            yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
+
+    def _trimmed(self, index: int, text: str) -> str:
+        if not self.shape.trim or index in self.untrimmed:
+            return text
+        text = text.lstrip()
+        if text:
+            self.untrimmed.add(index)
+        return text
+
+
+def _delta(index: int, delta: JsonDict, logprobs: JsonDict | None = None) -> JsonDict:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}

@@ -1,0 +1,224 @@
+"""OpenAI's Responses API for a base model: its request as a chat request, a completion as a response. Pure.
+
+Shapes are those of OpenAI's reference (responses). Nothing is stored, so nothing can be continued by its id.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from proxy.core.errors import BadRequestError
+from proxy.core.json_types import JsonDict
+from proxy.openai.chat_completion import chat_logprobs
+from proxy.openai.json_fields import list_field, text_field
+
+_TRANSLATED: Final = frozenset(
+    {"input", "instructions", "max_output_tokens", "text", "include", "store", "truncation", "reasoning", "metadata"}
+    | {"previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "service_tier", "messages"}
+)
+_REFUSED: Final[Mapping[str, str]] = {
+    "previous_response_id": "nothing is stored for a base model: send the whole conversation as `input`",
+    "conversation": "nothing is stored for a base model: send the whole conversation as `input`",
+    "prompt": "stored prompts are not served: send `instructions` and `input`",
+    "background": "background responses are not served: leave it out",
+}
+_LOGPROBS: Final = "message.output_text.logprobs"
+_ECHOED: Final[Mapping[str, Any]] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "temperature": None,
+    "top_p": None,
+    "truncation": "disabled",
+    "user": None,
+}
+
+
+def chat_body(body: Mapping[str, Any]) -> JsonDict:
+    """The chat request that a responses request amounts to. Raises BadRequestError for what is not served."""
+    for name, reason in _REFUSED.items():
+        if body.get(name):
+            raise BadRequestError(f"`{name}`: {reason}.", param=name)
+    if body.get("n") not in (None, 1):
+        raise BadRequestError("`n`: a response has one answer.", param="n")
+    passed = {name: value for name, value in body.items() if name not in _TRANSLATED}
+    chat: JsonDict = {**passed, "messages": response_messages(body)}
+    if body.get("max_output_tokens") is not None:
+        chat["max_completion_tokens"] = body["max_output_tokens"]
+    if _LOGPROBS in list_field(body, "include"):
+        chat["logprobs"] = True
+    response_format = _response_format(body.get("text"))
+    return {**chat, "response_format": response_format} if response_format else chat
+
+
+def response_messages(body: Mapping[str, Any]) -> list[JsonDict]:
+    """Instructions and input as chat messages. Raises BadRequestError."""
+    instructions, given = text_field(body, "instructions"), body.get("input")
+    opening = [{"role": "system", "content": instructions}] if instructions else []
+    if isinstance(given, str):
+        return [*opening, {"role": "user", "content": given}]
+    if not isinstance(given, list) or not given:
+        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
+    return [*opening, *(_message(number, item) for number, item in enumerate(given))]
+
+
+def _message(number: int, item: object) -> JsonDict:
+    if not isinstance(item, dict) or item.get("type", "message") != "message" or "role" not in item:
+        kind = item.get("type") if isinstance(item, dict) else type(item).__name__
+        raise BadRequestError(f"input[{number}]: a base model reads messages, no item of type {kind!r}.", param="input")
+    content = item.get("content")
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+    return {"role": item["role"], "content": content}
+
+
+def _part(part: object) -> object:
+    if isinstance(part, dict) and part.get("type") in ("input_text", "output_text"):
+        return {"type": "text", "text": part.get("text")}
+    return part
+
+
+def _response_format(text: object) -> JsonDict | None:
+    """`text.format` as chat's response_format, where the schema stands one level deeper."""
+    wanted = text.get("format") if isinstance(text, dict) else None
+    if not isinstance(wanted, dict) or wanted.get("type", "text") == "text":
+        return None
+    if wanted["type"] != "json_schema":
+        return dict(wanted)
+    return {"type": "json_schema", "json_schema": {name: value for name, value in wanted.items() if name != "type"}}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseShape:
+    """How a completion becomes a response. echoed: the request's fields that a response repeats; trim: leading white
+    space is the layout's; top_logprobs: alternatives asked for; logprobs: whether any were."""
+
+    id: str
+    echoed: Mapping[str, Any] = field(repr=False)
+    trim: bool = False
+    top_logprobs: int = 0
+
+
+def echoed_fields(body: Mapping[str, Any]) -> JsonDict:
+    """What of the request a response repeats, with OpenAI's defaults."""
+    text = body.get("text") or {"format": {"type": "text"}}
+    echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED.items()}
+    return {**echoed, "text": text, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
+
+
+def response_object(shape: ResponseShape, completion: Mapping[str, Any]) -> JsonDict:
+    """A whole completion as a response."""
+    choice = (completion.get("choices") or [{}])[0]
+    text = choice.get("text") or ""
+    part = _text_part(text.lstrip() if shape.trim else text, _logprobs(choice, shape))
+    return _response(shape, completion, choice.get("finish_reason"), part)
+
+
+def _response(shape: ResponseShape, completion: Mapping[str, Any], finish_reason: object, part: JsonDict) -> JsonDict:
+    status = "incomplete" if finish_reason == "length" else "completed"
+    details = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    return {
+        **_frame(shape, completion, status),
+        "incomplete_details": details,
+        "output": [_item(shape, status, [part])],
+        "usage": _usage(completion.get("usage")),
+    }
+
+
+def _frame(shape: ResponseShape, completion: Mapping[str, Any], status: str) -> JsonDict:
+    return {
+        "id": f"resp_{shape.id}",
+        "object": "response",
+        "created_at": completion.get("created", 0),
+        "status": status,
+        "error": None,
+        "incomplete_details": None,
+        "model": completion.get("model"),
+        "output": [],
+        "usage": None,
+        **shape.echoed,
+    }
+
+
+def _item(shape: ResponseShape, status: str, content: Sequence[JsonDict]) -> JsonDict:
+    return {"id": f"msg_{shape.id}", "type": "message", "role": "assistant", "status": status, "content": list(content)}
+
+
+def _text_part(text: str, logprobs: Sequence[JsonDict]) -> JsonDict:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
+
+
+def _logprobs(choice: Mapping[str, Any], shape: ResponseShape) -> list[JsonDict]:
+    translated = chat_logprobs(choice.get("logprobs"), shape.top_logprobs)
+    return translated["content"] if translated else []
+
+
+def _usage(usage: object) -> JsonDict | None:
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details") or {}
+    return {
+        "input_tokens": usage.get("prompt_tokens", 0),
+        "input_tokens_details": {"cached_tokens": details.get("cached_tokens") or 0},
+        "output_tokens": usage.get("completion_tokens", 0),
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.get("total_tokens", 0),
+    }
+
+
+@dataclass(slots=True)
+class ResponseEvents:
+    """Completion chunks as the events of a response, numbered from 0."""
+
+    shape: ResponseShape
+    number: int = 0
+    text: str = ""
+    logprobs: list[JsonDict] = field(default_factory=list)
+    last: JsonDict = field(default_factory=dict)
+    finish_reason: object = None
+
+    def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
+        """The events for one completion chunk: none, one or several."""
+        opening = [] if self.number else list(self._open(chunk))
+        self.last = {**self.last, **{name: value for name, value in chunk.items() if value is not None}}
+        return [*opening, *(event for choice in chunk.get("choices") or () for event in self._deltas(choice))]
+
+    def finish(self) -> list[JsonDict]:
+        """The events that end a complete response."""
+        part = _text_part(self.text, self.logprobs)
+        response = _response(self.shape, self.last, self.finish_reason, part)
+        place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+        return [
+            self._event("response.output_text.done", **place, text=self.text, logprobs=self.logprobs),
+            self._event("response.content_part.done", **place, part=part),
+            self._event("response.output_item.done", output_index=0, item=response["output"][0]),
+            self._event(f"response.{response['status']}", response=response),
+        ]
+
+    def fail(self, code: str | None, message: str) -> JsonDict:
+        """The event of an error in the middle."""
+        return self._event("error", code=code, message=message, param=None)
+
+    def _open(self, chunk: Mapping[str, Any]) -> Iterator[JsonDict]:
+        frame = _frame(self.shape, chunk, "in_progress")
+        yield self._event("response.created", response=frame)
+        yield self._event("response.in_progress", response=frame)
+        yield self._event("response.output_item.added", output_index=0, item=_item(self.shape, "in_progress", []))
+        place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+        yield self._event("response.content_part.added", **place, part=_text_part("", []))
+
+    def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
+        text = choice.get("text") or ""
+        delta = text.lstrip() if self.shape.trim and not self.text else text
+        logprobs = _logprobs(choice, self.shape)
+        self.text += delta
+        self.logprobs += logprobs
+        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        if delta or logprobs:
+            place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+            yield self._event("response.output_text.delta", **place, delta=delta, logprobs=logprobs)
+
+    def _event(self, kind: str, **fields: object) -> JsonDict:
+        event = {"type": kind, "sequence_number": self.number, **fields}
+        self.number += 1
+        return event

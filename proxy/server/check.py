@@ -1,0 +1,65 @@
+"""`drpo-proxy check`: do backends answer, of which kind are models, do bundles fit them? Serves nothing."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from proxy.api.app import open_gateway
+from proxy.api.gateway import Gateway, Live
+from proxy.core.settings import Settings, bundle_arguments
+from proxy.core.shared_state import Alone
+from proxy.inference.injection.served_bundles import load_bundles
+from proxy.server.lifecycle import open_backends
+
+
+async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
+    """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
+    allowed, asked = settings.allow_embedder, settings.query_embedder
+    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked)
+    async with (
+        open_backends(settings, report) as backends,
+        open_gateway(settings, backends, Live(bundles), Alone()) as gateway,
+    ):
+        console.print(_backend_table(gateway))
+        console.print(_bundle_table(gateway))
+        problems = list(_problems(gateway))
+    for problem in problems:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+    if not problems:
+        console.print("Everything fits.", style="green")
+    return 1 if problems else 0
+
+
+def _backend_table(gateway: Gateway) -> Table:
+    table = Table("backend", "answers", "model", "kind", "context", "server", title="Backends", title_justify="left")
+    for backend in gateway.pool.backends:
+        answers = "yes" if backend.healthy else f"no: {backend.trouble}"
+        if not backend.models:
+            table.add_row(backend.url, answers, "", "", "", "")
+        for model in backend.models.values():
+            table.add_row(backend.url, answers, model.id, model.kind, str(model.context or "unknown"), model.dialect)
+    return table
+
+
+def _bundle_table(gateway: Gateway) -> Table:
+    table = Table("model", "bundle", "id", "examples", "layout", "embedder", title="Bundles", title_justify="left")
+    for name, served in gateway.bundles.items():
+        manifest = served.bundle.manifest
+        count = str(len(served.bundle.examples))
+        table.add_row(name, manifest.name, served.id, count, manifest.layout, manifest.embedder.name)
+    return table
+
+
+def _problems(gateway: Gateway) -> Iterator[str]:
+    for backend in gateway.pool.backends:
+        if backend.trouble:
+            yield f"{backend.url}: {backend.trouble}"
+    for name, served in gateway.bundles.items():
+        if name not in gateway.pool.models:
+            listed = ", ".join(sorted(gateway.pool.models)) or "none"
+            yield (
+                f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}); "
+                f"for another model say --bundle MODEL=DIR"
+            )

@@ -1,0 +1,107 @@
+"""One process that serves: its gateway wired, its bundles loaded, its socket answered, its requests drained.
+
+Used by a server of one process and by each worker of several. Knows no signal and no other process.
+"""
+
+import asyncio
+import ctypes
+import gc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from proxy.api.app import create_app, open_gateway
+from proxy.api.gateway import Gateway, Live
+from proxy.api.http_server import FrontDoor
+from proxy.api.listeners import Listener
+from proxy.backends.pool import Backend
+from proxy.core.progress import ProgressCallback
+from proxy.core.settings import Settings, bundle_arguments
+from proxy.core.shared_state import Shared
+from proxy.experiments.assignment import warm_pairs
+from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
+from proxy.server.reload import Loaded, read_keyring, read_trials, serve_loaded, warm_up
+
+Bundles = dict[str, ServedBundle]
+_COLLECT_AFTER: Final = (10_000, 10, 10)  # objects made and not freed; then each tenth time the older ones too
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a person is told of a server that is up. models: listed by a backend; bundled: models that have a bundle;
+    troubles: of backends, by URL; keyed: whether clients need a key."""
+
+    models: tuple[str, ...]
+    bundled: tuple[str, ...]
+    troubles: tuple[str, ...]
+    keyed: bool
+
+
+@asynccontextmanager
+async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
+    """The bundles, loaded on a thread while other things start."""
+    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, settings.query_embedder)
+    loading = asyncio.create_task(work, name="bundles")
+    try:
+        yield loading
+    finally:
+        loading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loading
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    backends: Sequence[Backend],
+    loading: "asyncio.Task[Bundles]",
+    listener: Listener,
+    shared: Shared,
+    report: ProgressCallback,
+) -> AsyncIterator[Gateway]:
+    """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
+    live = Live(await loading, read_keyring(settings, shared))
+    async with open_gateway(settings, backends, live, shared) as gateway:
+        trials = await read_trials(settings, live.bundles)
+        serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
+        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
+        _settle_memory()
+        runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield gateway
+        finally:
+            await runner.cleanup()
+
+
+def _settle_memory() -> None:
+    """Give back what loading alone needed (glibc keeps some 20 MB of it), and tell Python's garbage collector that the
+    rest stays, and to look less often: it would go through all of it again and again, for a tenth of a request's time.
+    Requests leave few cycles behind."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
+    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        give_back(0)
+
+
+async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: ProgressCallback) -> None:
+    """Take no new requests; wait for open ones until they end, `grace` seconds are over, or `stop` is set again."""
+    gateway.admission.draining = True
+    stop.clear()
+    if gateway.admission.in_flight:
+        report(f"Waiting for {gateway.admission.in_flight} open requests (at most {grace:g} s; Ctrl-C stops at once)")
+    ends = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
+    await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+
+
+def status(gateway: Gateway) -> Status:
+    """What is to be told of a gateway."""
+    troubles = tuple(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends if backend.trouble)
+    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.live.keyring is not None)

@@ -1,0 +1,190 @@
+"""Guards who waits, who is turned away, and that a place is given to the first in line and to nobody twice."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.api import admission as module
+from proxy.api.admission import Admission, Limits
+from proxy.core.errors import OverloadedError
+from proxy.core.log import log_lines
+from proxy.core.metrics import create_metrics
+from proxy.core.shared_state import Alone, Mapped, clear_seats
+from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
+from tests.proxy.serving import serving
+
+
+def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admission:
+    limits = Limits(max_in_flight, max_queue, max_body_bytes=1000, read_timeout=1, write_timeout=1)
+    return Admission(limits, shared or Alone(), create_metrics())
+
+
+async def turns() -> None:
+    """Let every task do what it can without waiting."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_places_are_given_in_the_order_of_coming() -> None:
+    door, order = admission(1, 10), []
+
+    async def visit(number: int) -> None:
+        async with door:
+            order.append(number)
+            await asyncio.sleep(0.01)
+
+    visits = [asyncio.create_task(visit(number)) for number in range(8)]
+    await turns()
+    assert (door.in_flight, door.queued) == (1, 7)
+    await asyncio.gather(*visits)
+    assert order == list(range(8))
+    assert (door.in_flight, door.queued, door.idle.is_set()) == (0, 0, True)
+
+
+async def test_queue_is_bounded_and_the_rest_is_refused_at_once() -> None:
+    door, leave = admission(2, 3), asyncio.Event()
+
+    async def visit() -> None:
+        async with door:
+            await leave.wait()
+
+    visits = [asyncio.create_task(visit()) for _ in range(20)]
+    await turns()
+    refused = [task for task in visits if task.done()]
+    assert len(refused) == 15
+    assert all(isinstance(task.exception(), OverloadedError) for task in refused)
+    leave.set()
+    await asyncio.gather(*visits, return_exceptions=True)
+    assert sum(task.exception() is None for task in visits) == 5
+
+
+async def test_who_leaves_the_queue_takes_no_place() -> None:
+    door, leave = admission(1, 10), asyncio.Event()
+
+    async def visit() -> None:
+        async with door:
+            await leave.wait()
+
+    inside, first, second = (asyncio.create_task(visit()) for _ in range(3))
+    await turns()
+    first.cancel()
+    await turns()
+    assert (door.in_flight, door.queued) == (1, 1)
+    leave.set()
+    await asyncio.gather(inside, second)
+    assert first.cancelled()
+    assert (door.in_flight, door.queued, door.idle.is_set()) == (0, 0, True)
+
+
+@pytest.mark.parametrize("later", range(6))
+async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later: int) -> None:
+    door = admission(1, 5)
+
+    async def visit() -> None:
+        async with door:
+            await asyncio.sleep(60)
+
+    async with door:
+        visitor = asyncio.create_task(visit())
+        await turns()
+    for _ in range(later):
+        await asyncio.sleep(0)
+    visitor.cancel()
+    await asyncio.wait([visitor], timeout=1)
+    assert visitor.cancelled()
+    assert (door.in_flight, door.queued) == (0, 0)
+
+
+async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
+    door = admission(1, 10)
+    async with door:
+        with pytest.raises(OverloadedError, match="No place came free"):
+            async with door:
+                pass
+    assert (door.in_flight, door.queued) == (0, 0)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[list[Mapped]]:
+    Mapped.prepare(tmp_path, 3)
+    with ExitStack() as opened:
+        yield [opened.enter_context(Mapped(tmp_path, number)) for number in range(3)]
+
+
+async def test_place_that_another_worker_gives_back_is_found(workers: list[Mapped]) -> None:
+    here, there = (admission(1, 10, worker) for worker in workers[:2])
+    leave = asyncio.Event()
+
+    async def visit(door: Admission) -> None:
+        async with door:
+            await leave.wait()
+
+    first = asyncio.create_task(visit(here))
+    await turns()
+    second = asyncio.create_task(visit(there))
+    await turns()
+    assert (here.in_flight, there.in_flight, there.queued) == (1, 0, 1)
+    leave.set()
+    async with asyncio.timeout(2):
+        await asyncio.gather(first, second)
+
+
+def test_seats_of_a_dead_worker_are_cleared_and_no_others(workers: list[Mapped], tmp_path: Path) -> None:
+    for worker in workers:
+        worker.seats[worker.worker] = worker.worker + 5
+    clear_seats(tmp_path, 1)
+    assert list(workers[0].seats) == [5, 0, 7]
+
+
+def test_numbers_under_a_name_are_the_same_for_all_workers(workers: list[Mapped]) -> None:
+    here, there, _ = workers
+    first = here.cells(b"a" * 32, [1.0, 2.0, 3.0, 4.0])
+    second = here.cells(b"b" * 32, [5.0, 6.0, 7.0, 8.0])
+    first[0] = 10.0
+    assert list(there.cells(b"a" * 32, [0.0] * 4)) == [10.0, 2.0, 3.0, 4.0]
+    there.cells(b"b" * 32, [0.0] * 4)[3] = 11.0
+    assert list(second) == [5.0, 6.0, 7.0, 11.0]
+
+
+async def test_overload_of_four_times_serves_all_that_it_lets_in() -> None:
+    async def slow(reply: Reply, request: Received) -> None:
+        await asyncio.sleep(0.02)
+        await reply.whole(completion("Yes."))
+
+    async with scripted_backend(slow) as backend:
+        async with serving(backend.url, bundles={}, max_in_flight=8, max_queue=8) as proxy:
+            replies = await asyncio.gather(*(proxy.chat(f"question {n}") for n in range(64)))
+            statuses = [status for status, _, _ in replies]
+            assert set(statuses) == {200, 503}
+            assert statuses.count(200) == len(backend.generating) >= 16
+            assert all(headers["Retry-After"] for status, headers, _ in replies if status == 503)
+            assert proxy.gateway.admission.idle.is_set()
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+async def test_what_is_asked_and_answered_is_logged_only_where_the_operator_says_so(
+    asked_for: bool, tmp_path: Path
+) -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        if not request.json.get("stream"):
+            await reply.whole(completion("An answer."))
+            return
+        await reply.begin()
+        for event in completion_events(["An ", "answer."]):
+            await reply.chunk(event)
+        await reply.end()
+
+    with (tmp_path / "log").open("w") as file, log_lines("json", file):
+        async with scripted_backend(script) as backend, serving(backend.url, log_content=asked_for) as proxy:
+            await proxy.chat("A question?")
+            await proxy.stream()
+    text = (tmp_path / "log").read_text(encoding="utf-8")
+    lines = [line for line in map(orjson.loads, text.splitlines()) if line["event"] == "content"]
+    assert len(lines) == (2 if asked_for else 0)
+    assert ("A question?" in text, "answer." in text) == (asked_for, asked_for)

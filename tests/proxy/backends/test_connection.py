@@ -1,0 +1,275 @@
+"""Guards the proxy's own HTTP client: a reply is the same however the network cuts it, ends only where it ends, and
+leaves nothing behind for the next one."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.backends.connection import LARGEST_HEAD, Connection
+from proxy.backends.load_balancing import RetryBudget
+from proxy.backends.response import BackendReply
+from proxy.backends.transport import Wire, WireRequest, request_head, server_at
+from proxy.core.errors import BackendProtocolError, BackendTimeoutError, ProxyError
+from proxy.core.metrics import create_metrics
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Pipe(asyncio.Transport):
+    """A transport that goes nowhere: what is fed is received, what is done to it is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+        self.paused = False
+
+    def writelines(self, data: object) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+class Exchange:
+    """One connection over a pipe, and the reply that it is fed."""
+
+    def __init__(self, silence: float = 60.0) -> None:
+        self.kept: list[Connection] = []
+        self.pipe = Pipe()
+        self.connection = Connection(silence, self.kept.append, lambda _: None)
+        self.connection.connection_made(self.pipe)
+
+    async def reply(self, *parts: bytes, ended: bool = False) -> BackendReply:
+        asking = asyncio.create_task(self.connection.exchange([b"request"]))
+        await asyncio.sleep(0)
+        for part in parts:
+            if not self.connection.closed:
+                self.connection.data_received(part)
+        if ended:
+            self.connection.connection_lost(None)
+        return await asking
+
+
+GOOD = {
+    "with a length": (OK + b"Content-Length: 5\r\n\r\nhello", b"hello", True),
+    "in chunks": (CHUNKED + b"2\r\nhe\r\n3;note=1\r\nllo\r\n0\r\nX-Trailer: t\r\n\r\n", b"hello", True),
+    "after interim replies": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: a/b\r\n\r\n"
+        + OK
+        + b"Content-Length: 5\r\n\r\nhello",
+        b"hello",
+        True,
+    ),
+    "that closes": (OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+    "of HTTP/1.0": (b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+    "without a body": (OK + b"Content-Length: 0\r\n\r\n", b"", True),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@given(cuts=st.lists(st.integers(1, 200), max_size=6))
+def test_reply_is_the_same_however_it_is_cut(kind: str, cuts: list[int]) -> None:
+    data, body, reusable = GOOD[kind]
+    places = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
+
+    async def run() -> None:
+        exchange = Exchange()
+        reply = await exchange.reply(*[data[a:b] for a, b in itertools.pairwise(places)])
+        assert (reply.status, reply.content_type, await reply.read()) == (200, "text/plain", body)
+        reply.finish()
+        assert (exchange.kept == [exchange.connection], exchange.pipe.aborted) == (reusable, not reusable)
+
+    asyncio.run(run())
+
+
+async def test_body_without_a_length_ends_with_the_connection_and_a_cut_one_does_not() -> None:
+    reply = await Exchange().reply(OK + b"\r\n", b"hel", b"lo", ended=True)
+    assert await reply.read() == b"hello"
+    for cut in (OK + b"Content-Length: 9\r\n\r\nhello", CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"9\r\nhello"):
+        reply = await Exchange().reply(cut, ended=True)
+        assert await reply.read_part() == b"hello"
+        with pytest.raises(BackendProtocolError):
+            await reply.read_part()
+        assert not reply.taken
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n",
+        OK + b"Transfer-Encoding: gzip\r\n\r\n",
+        OK + b"X-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+        OK + b"X: " + b"x" * LARGEST_HEAD + b"\r\nContent-Length: 0\r\n\r\n",
+        OK + b"X: " + b"x" * 2 * LARGEST_HEAD,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x16\x03\x01\x02\x00",
+    ],
+)
+async def test_what_is_no_reply_is_refused_before_anyone_reads_it(data: bytes) -> None:
+    exchange = Exchange()
+    with pytest.raises(BackendProtocolError):
+        await exchange.reply(*[data[n : n + 4096] for n in range(0, len(data), 4096)])
+    assert exchange.pipe.aborted
+
+
+@pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"])
+async def test_bytes_behind_a_reply_never_become_part_of_it_or_of_the_next_one(more: bytes) -> None:
+    whole = OK + b"Content-Length: 5\r\n\r\nhello"
+    for parts in ((whole + more,), (whole, more)):
+        exchange = Exchange()
+        reply = await exchange.reply(*parts)
+        assert await reply.read() == b"hello"
+        reply.finish()
+        assert (exchange.kept, exchange.pipe.aborted) == ([], True)
+    exchange = Exchange()
+    reply = await exchange.reply(whole)
+    await reply.read()
+    reply.finish()
+    exchange.connection.data_received(more)
+    assert exchange.connection.closed
+
+
+async def test_reply_that_is_left_unread_closes_its_connection() -> None:
+    exchange = Exchange()
+    reply = await exchange.reply(OK + b"Content-Length: 5\r\n\r\nhello")
+    reply.finish()
+    assert (exchange.kept, exchange.pipe.aborted) == ([], True)
+
+
+async def test_backend_waits_where_nobody_reads_and_no_byte_is_lost() -> None:
+    exchange = Exchange(silence=0.02)
+    reply = await exchange.reply(OK + b"Content-Length: 300000\r\n\r\n", b"a" * 200_000)
+    assert exchange.pipe.paused
+    await asyncio.sleep(0.06)  # a slow reader is no silent backend
+    assert await reply.read_part() == b"a" * 200_000
+    assert not exchange.pipe.paused
+    exchange.connection.data_received(b"b" * 100_000)
+    assert await reply.read() == b"b" * 100_000
+
+
+async def test_silence_is_counted_from_the_last_byte() -> None:
+    exchange = Exchange(silence=0.1)
+    reply = await exchange.reply(CHUNKED)
+    for _ in range(4):
+        await asyncio.sleep(0.05)
+        exchange.connection.data_received(b"1\r\nx\r\n")
+        assert await reply.read_part() == b"x"
+    with pytest.raises(BackendTimeoutError):
+        await reply.read_part()
+    assert exchange.pipe.aborted
+
+
+async def test_cancelled_exchange_closes_its_connection() -> None:
+    exchange = Exchange()
+    asking = asyncio.create_task(exchange.connection.exchange([b"request"]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert exchange.pipe.aborted
+
+
+@given(st.dictionaries(st.sampled_from(["Accept", "Traceparent", "X-Request-Id"]), st.text(max_size=20)))
+def test_header_with_a_line_break_is_never_sent(headers: dict[str, str]) -> None:
+    try:
+        head = request_head("POST", "/v1/chat/completions", headers, 7)
+    except (ValueError, UnicodeEncodeError):
+        return
+    assert head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(headers) + 3
+
+
+def test_root_url_says_where_and_as_what() -> None:
+    plain, secure, six = (server_at(url) for url in ("http://a:81/x y/", "https://b", "http://[::1]:9"))
+    assert (plain.host, plain.port, plain.prefix, plain.fixed["Host"]) == ("a", 81, "/x%20y", "a:81")
+    assert (secure.secure, secure.port, secure.fixed["Host"]) == (True, 443, "b")
+    assert (six.host, six.fixed["Host"]) == ("::1", "[::1]:9")
+
+
+@asynccontextmanager
+async def wired(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[Any]:
+    """A wire, and a request to a server that answers so; every connection is closed at the end."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        wire = Wire(1.0, 1.0, RetryBudget(), create_metrics())
+        yield wire, WireRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
+        await wire.close()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0.01)
+
+
+async def test_connection_serves_one_request_after_another_and_is_closed_when_it_waited_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backends.transport._KEEPALIVE", 0.1)
+    opened, closed = [], asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        while await reader.read(65536):
+            writer.write(OK + b"Content-Length: 2\r\n\r\nhi")
+        closed.set()
+
+    async with wired(answer) as (wire, request):
+        for _ in range(3):
+            async with await wire.exchange(request) as reply:
+                assert await reply.read() == b"hi"
+        assert len(opened) == 1
+        await asyncio.wait_for(closed.wait(), 2)
+        async with await wire.exchange(request) as reply:
+            assert await reply.read() == b"hi"
+        assert len(opened) == 2
+
+
+async def test_body_that_the_backend_did_not_wait_for_keeps_no_connection() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await asyncio.sleep(0.1)
+
+    async with wired(answer) as (wire, request):
+        large = WireRequest("POST", request.root, request.path, b"x" * 2**24, {})
+        async with await wire.exchange(large) as reply:
+            assert (reply.status, await reply.read()) == (413, b"no")
+        assert not any(wire._idle.values())
+
+
+@given(st.binary(max_size=400), st.integers(1, 40))
+def test_any_bytes_are_a_reply_or_an_error_of_ours(data: bytes, size: int) -> None:
+    async def run() -> None:
+        exchange = Exchange()
+        try:
+            parts = [data[n : n + size] for n in range(0, len(data), size)]
+            reply = await exchange.reply(b"HTTP/1.1 2", *parts, ended=True)
+            await reply.read()
+        except ProxyError:
+            pass
+
+    asyncio.run(run())

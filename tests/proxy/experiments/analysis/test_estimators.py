@@ -1,0 +1,312 @@
+"""What the statistics of experiments must hold to: other libraries where there are any, else simulation."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from proxy.experiments.analysis.analyze import analyse
+from proxy.experiments.analysis.estimators import POWER, Contrast, adjusted, contrast, holm, log_ratio, moments
+from proxy.experiments.analysis.samples import assigned, sample_ratio
+from proxy.experiments.analysis.sequential import boundary, log_evidence, sample_ratio_log_evidence
+from proxy.experiments.definition import Arm, Experiment, Guardrail, Metric
+from proxy.experiments.records import UnitOutcomes
+from tests.proxy.experiments import simulation as runs
+
+EXPERIMENT = Experiment("demo", (Arm("raw", 50), Arm("new", 50)), "raw", (Metric("score"), Metric("other")), "salt")
+
+
+def units(
+    rng: np.random.Generator, count: int, lift: float = 0.0, share: float = 0.5, *, history: bool = False
+) -> list[UnitOutcomes]:
+    """Units a minute apart, with a score that is normal around 5."""
+    found = []
+    for number in range(count):
+        arm = "new" if rng.random() < share else "raw"
+        past = rng.normal()
+        score = 5 + past + rng.normal() + (lift if arm == "new" else 0)
+        metrics = {"score": (score, 1), "other": (3 * rng.random(), 3)}
+        before = {"score": (past * 2, 2)} if history else {}
+        propensity = share if arm == "new" else 1 - share
+        found.append(UnitOutcomes(f"u{number:06}", arm, propensity, 1e9 + 60 * number, metrics, before))
+    return found
+
+
+def _two_samples() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return rng.lognormal(0.1, 1, 700), rng.lognormal(0, 1, 400)
+
+
+def test_one_look_is_welchs_test_as_scipy_and_statsmodels_have_it() -> None:
+    from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+    arm, control = _two_samples()
+    found = contrast(moments(arm, np.full(700, 2.0)), moments(control, np.full(400, 2.0)), 1000)
+    assert found is not None
+    expected = stats.ttest_ind(arm, control, equal_var=False)
+    ends = CompareMeans(DescrStatsW(arm), DescrStatsW(control)).tconfint_diff(usevar="unequal")
+    assert found.p_fixed == pytest.approx(expected.pvalue, rel=1e-9)
+    assert (found.fixed(0.05).low, found.fixed(0.05).high) == pytest.approx(ends, rel=1e-9)
+
+
+def test_lift_and_history_are_as_tea_tasting_has_them() -> None:
+    import tea_tasting as tea
+
+    rng = np.random.default_rng(6)
+    past = rng.normal(3, 1, 1100)
+    values = past + rng.lognormal(0.1, 0.5, 1100)
+    ours = np.arange(1100) < 700
+    import pandas as pd
+
+    table = pd.DataFrame({"variant": ours.astype(int), "value": values, "past": past})
+    for covariate in (None, "past"):
+        mean = tea.Mean("value", covariate, equal_var=False, use_t=True)
+        theirs = tea.Experiment(value=mean).analyze(table)["value"]
+        used = adjusted(values, past, np.ones(1100)) if covariate else values
+        sides = moments(used[ours], np.ones(700)), moments(used[~ours], np.ones(400))
+        difference, lift = contrast(*sides, 1000), log_ratio(*sides, 1000)
+        assert difference is not None
+        assert lift is not None
+        fixed, lifted = difference.fixed(0.05), lift.fixed(0.05)
+        found = [difference.difference, fixed.low, fixed.high, difference.p_fixed]
+        found += [math.expm1(one) for one in (lift.difference, lifted.low, lifted.high)]
+        names = ("effect_size", "effect_size_ci_lower", "effect_size_ci_upper", "pvalue", "rel_effect_size")
+        names += ("rel_effect_size_ci_lower", "rel_effect_size_ci_upper")
+        assert found == pytest.approx([getattr(theirs, name) for name in names], rel=1e-9)
+
+
+def test_detectable_effect_and_holm_are_as_statsmodels_has_them() -> None:
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.power import NormalIndPower
+
+    values = np.tile([0.0, 2.0], 500)
+    side = moments(values, np.ones(1000))
+    found = contrast(side, replace(side, mean=0.0), 1000)
+    assert found is not None
+    assert side.variance is not None
+    effect = found.detectable(0.05) / math.sqrt(side.variance)
+    assert NormalIndPower().power(effect, 1000, 0.025, alternative="larger") == pytest.approx(0.8, rel=1e-9)
+    p_values = [0.01, 0.04, 0.03, 0.5, 0.009]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-9)
+
+
+def test_sample_ratio_evidence_is_a_dirichlet_multinomial_bayes_factor() -> None:
+    rng = np.random.default_rng(1)
+    shares = np.array([0.5, 0.3, 0.2])
+    arms = rng.choice(3, 2000, p=[0.45, 0.35, 0.2])
+    counts = np.bincount(arms)
+    expected = stats.dirichlet_multinomial(1000 * shares, 2000).logpmf(counts)
+    expected -= stats.multinomial(2000, shares).logpmf(counts)
+    found = sample_ratio_log_evidence(arms, np.tile(shares, (2000, 1)))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_evidence_is_on_average_one_at_any_moment_if_there_is_nothing_to_find() -> None:
+    for progress in (0.01, 0.3, 1.0, 5.0):
+        score = np.linspace(-14, 14, 200_001)
+        for sides in (1, 2):
+            evidence = np.exp(log_evidence(score, np.full_like(score, progress), sides=sides))
+            average = np.trapezoid(evidence * stats.norm.pdf(score), score)
+            assert average == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_boundary_is_where_the_evidence_is() -> None:
+    progress = np.geomspace(0.01, 1000, 30)
+    for sides in (1, 2):
+        bound = boundary(progress, 0.05, sides=sides)
+        assert log_evidence(bound, progress, sides=sides) == pytest.approx(np.full(30, math.log(20)), rel=1e-9)
+    widths = bound / np.sqrt(progress)
+    assert (np.diff(widths) < 0).all()
+
+
+def test_no_difference_is_found_in_at_most_one_run_in_twenty_however_often_one_looks() -> None:
+    rng = np.random.default_rng(11)
+    treated, propensity = runs.assign(rng, (1000, 2000), 0.5)
+    looks = runs.look(runs.binary(0.3)(rng, (1000, 2000)), treated, propensity, 50, 2000)
+    assert looks.any_time(0.05).mean() <= 0.05
+    assert looks.naive(0.05).mean() > 0.15
+
+
+def test_the_simulation_looks_as_the_report_does() -> None:
+    found = units(np.random.default_rng(2), 600, share=0.3)
+    everyone = assigned(found, ["raw", "new"], ["score"])
+    looks = runs.look(everyone.values["score"][None], everyone.arm[None] == 1, 1 / everyone.weights[None], 50, 2000)
+    for place, count in ((9, 500), (11, 600)):
+        one = analyse(EXPERIMENT, found[:count]).comparisons[0]
+        assert one.anytime is not None
+        bound = boundary(looks.progress[:, place], 0.05)[0] * math.sqrt(looks.error[0, place])
+        assert one.anytime.low == pytest.approx(looks.difference[0, place] - bound, rel=1e-9)
+
+
+def test_a_ramp_does_not_pass_for_a_difference() -> None:
+    """Simpson's paradox: the first units score 5 more, and few of them are treated."""
+    rng = np.random.default_rng(3)
+    found, early = [], 1500
+    for number in range(3000):
+        share = 0.1 if number < early else 0.5
+        arm = "new" if rng.random() < share else "raw"
+        score = rng.normal() + (5 if number < early else 0)
+        propensity = share if arm == "new" else 1 - share
+        found.append(UnitOutcomes(f"u{number:06}", arm, propensity, 1e9 + number, {"score": (score, 1)}, {}))
+    report = analyse(EXPERIMENT, found)
+    one = report.comparisons[0]
+    assert one.fixed is not None
+    assert one.fixed.low < 0 < one.fixed.high
+    plain = analyse(EXPERIMENT, [replace(unit, propensity=0.5) for unit in found]).comparisons[0]
+    assert plain.fixed is not None
+    assert plain.fixed.high < -1
+    assert not report.sample_ratio.blocks
+
+
+def test_units_that_go_missing_block_the_verdict() -> None:
+    rng = np.random.default_rng(4)
+    found = [unit for unit in units(rng, 8000, lift=1.0) if unit.arm == "raw" or rng.random() < 0.88]
+    report = analyse(EXPERIMENT, found)
+    assert report.verdict.decision == "blocked"
+    assert "do not have the sizes" in report.verdict.sentence
+
+
+def test_a_difference_is_found_and_said() -> None:
+    verdict = analyse(EXPERIMENT, units(np.random.default_rng(4), 2000, lift=0.4)).verdict
+    assert (verdict.decision, verdict.arm) == ("better", "new")
+    lower = replace(EXPERIMENT, metrics=(Metric("score", "lower"),))
+    assert analyse(lower, units(np.random.default_rng(4), 2000, lift=0.4)).verdict.decision == "worse"
+
+
+def test_history_makes_intervals_narrower() -> None:
+    rng = np.random.default_rng(8)
+    without, with_it = (
+        analyse(EXPERIMENT, units(np.random.default_rng(8), 1000, history=known)).comparisons[0]
+        for known in (False, True)
+    )
+    assert rng is not None
+    assert without.anytime is not None
+    assert with_it.anytime is not None
+    assert with_it.history is not None
+    assert with_it.history.variance_kept == pytest.approx(0.5, abs=0.06)
+    assert with_it.anytime.high - with_it.anytime.low < 0.8 * (without.anytime.high - without.anytime.low)
+
+
+def test_a_guardrail_stops_only_beyond_its_tolerance() -> None:
+    found = units(np.random.default_rng(9), 2000, lift=1.0)
+    for tolerance, decision in ((0.5, "stop"), (1.5, "better")):
+        guarded = replace(EXPERIMENT, guardrails=(Guardrail(Metric("score", "lower"), tolerance, stop=True),))
+        assert analyse(guarded, found).verdict.decision == decision
+
+
+def test_adaptive_weights_leave_only_what_may_be_looked_at_at_any_time() -> None:
+    report = analyse(replace(EXPERIMENT, adaptive="thompson"), units(np.random.default_rng(4), 1000))
+    assert report.peeking_only
+    assert all(one.fixed is None and one.p_fixed is None and one.lift_fixed is None for one in report.comparisons)
+    assert report.comparisons[0].anytime is not None
+    assert report.sample_ratio.p_fixed is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 260), st.floats(0.01, 1e4), st.floats(-1e3, 1e3))
+def test_order_scale_and_names_do_not_matter(seed: int, count: int, scale: float, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    found = units(rng, count)
+    report = analyse(EXPERIMENT, found)
+    assert analyse(EXPERIMENT, [found[place] for place in rng.permutation(count)]) == report
+    moved = [
+        replace(unit, metrics={"score": (unit.metrics["score"][0] * scale + shift, 1), "other": unit.metrics["other"]})
+        for unit in found
+    ]
+    one, other = report.comparisons[0], analyse(EXPERIMENT, moved).comparisons[0]
+    assert (one.ready, one.difference is None) == (other.ready, other.difference is None)
+    if one.difference is not None and other.difference is not None:
+        assert other.difference == pytest.approx(one.difference * scale, rel=1e-5, abs=1e-6 * (scale + abs(shift)))
+    if one.anytime and other.anytime:
+        wide = one.anytime.high - one.anytime.low
+        assert other.anytime.high - other.anytime.low == pytest.approx(wide * scale, rel=1e-5)
+    renamed = replace(EXPERIMENT, arms=(Arm("a", 50), Arm("b", 50)), control="a")
+    names = {"raw": "a", "new": "b"}
+    again = analyse(renamed, [replace(unit, arm=names[unit.arm]) for unit in found]).comparisons[0]
+    assert (again.difference, again.anytime, again.p_fixed) == (one.difference, one.anytime, one.p_fixed)
+
+
+VALUE = st.sampled_from([0.0, 1.0, -1.0, 1e-12, 1e9, 0.5])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["raw", "new", "gone"]), VALUE, st.sampled_from([0.01, 0.5, 1.0])), max_size=40)
+)
+def test_a_report_of_next_to_nothing_has_no_number_that_json_lacks(rows: list[tuple[str, float, float]]) -> None:
+    found = [
+        UnitOutcomes(str(place), arm, share, 1e9, {"score": (value, 1)}, {"score": (value, 1)})
+        for place, (arm, value, share) in enumerate(rows)
+    ]
+    guarded = replace(EXPERIMENT, guardrails=(Guardrail(Metric("score"), 0.1, stop=True),))
+    report = analyse(guarded, found)
+    assert json.loads(json.dumps(asdict(report), allow_nan=False))["units"] == report.units
+
+
+def test_propensities_of_three_arms_are_told_from_those_of_units() -> None:
+    rng = np.random.default_rng(12)
+    shares = np.array([0.5, 0.3, 0.2])
+    arms = rng.choice(3, 3000, p=shares)
+    names = ["a", "b", "c"]
+    found = [UnitOutcomes(f"{i:05}", names[arm], shares[arm], 1e9 + i, {}, {}) for i, arm in enumerate(arms)]
+    everyone = assigned(found, names, [])
+    assert everyone.propensities == pytest.approx(np.tile(shares, (3000, 1)))
+    ratio = sample_ratio(everyone, adaptive=False)
+    assert not ratio.blocks
+    assert ratio.p_fixed == pytest.approx(stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
+
+
+@settings(deadline=None)
+@given(careful=st.floats(1e-12, 1e6), progress=st.floats(1e-6, 1e4), difference=st.floats(1e-12, 1e6))
+def test_the_units_it_takes_are_found_however_much_or_little_a_metric_varies(
+    careful: float, progress: float, difference: float
+) -> None:
+    growth = Contrast(0.0, 1.0, 10.0, careful, progress).growth_until(difference, 0.05)
+    bound = float(boundary(np.array(progress * growth), 0.05)) + float(stats.norm.ppf(POWER))
+    seen = bound * math.sqrt(careful / growth)
+    if 1e-12 < growth < 1e12:
+        assert seen == pytest.approx(difference, rel=1e-6)
+    else:
+        assert (seen > difference) is (growth > 1)
+
+
+@pytest.mark.slow
+def test_with_a_past_the_interval_is_narrower_and_holds_at_every_look() -> None:
+    """CUPED: 60 experiments without a difference, looked at after every 100 of 600 units."""
+    wrong, kept = 0, []
+    for seed in range(60):
+        everyone = units(np.random.default_rng(seed), 600, history=True)
+        looks = [analyse(EXPERIMENT, everyone[:count]).comparisons[0] for count in range(200, 601, 100)]
+        intervals = [look.anytime for look in looks if look.anytime is not None]
+        wrong += any(not interval.low <= 0 <= interval.high for interval in intervals)
+        history = looks[-1].history
+        assert history is not None
+        kept.append(history.variance_kept)
+    assert wrong <= 6, "5 % of 60 are 3; 7 or more are seen in 3 % of such tests"
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.06), "half of the variance is the past's"
+
+
+@pytest.mark.slow
+def test_a_guardrail_stops_what_harms_and_leaves_alone_what_does_not() -> None:
+    """60 experiments each, looked at after every 100 of 800 units; the score falls by nothing, or by 0.8."""
+    guardrail = Guardrail(Metric("score"), 0.2, stop=True)
+    guarded = replace(EXPERIMENT, guardrails=(guardrail,))
+
+    def stops(lift: float) -> int:
+        return sum(
+            any(
+                result.breached
+                for count in range(200, 801, 100)
+                for result in analyse(guarded, everyone[:count]).guardrail_results
+            )
+            for seed in range(60)
+            for everyone in [units(np.random.default_rng(1000 + seed), 800, lift)]
+        )
+
+    assert stops(0.0) <= 2
+    assert stops(-0.8) >= 50

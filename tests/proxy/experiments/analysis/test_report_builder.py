@@ -1,0 +1,154 @@
+"""From a store to a report: the same everywhere, equal to the raw rows, and acted on."""
+
+import random
+import sys
+from hashlib import blake2b
+from pathlib import Path
+
+import orjson
+import pytest
+from scipy import stats
+
+from proxy.__main__ import run
+from proxy.core.settings import Settings
+from proxy.experiments.config import read_experiment
+from proxy.experiments.dashboard import Board
+from proxy.experiments.definition import assign
+from proxy.experiments.records import Exposure, Feedback
+from proxy.experiments.store.store import Batch, Store, StoredOutcomes, place_of
+from tests.proxy.experiments.simulation import fixed_size
+
+FILE = """
+name = "demo"
+metrics = ["thumbs_up", "latency"]
+lower_is_better = ["thumbs_down"]
+{more}
+[[arms]]
+name = "raw"
+variant = "raw-matched"
+weight = 50
+[[arms]]
+name = "new"
+variant = "aligned"
+weight = 50
+[[guardrails]]
+metric = "latency"
+tolerance = 0.5
+stop = true
+"""
+
+
+def _filled(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, str]:
+    """An experiment's file, and a store with 600 units of two requests each."""
+    file, store = folder / "demo.toml", f"sqlite:{folder / 'store.db'}"
+    file.write_text(FILE.format(more=more))
+    experiment = read_experiment(file).experiment
+    dice, exposures, feedback = random.Random(1), [], []
+    for number in range(1200):
+        unit = b"%016d" % (number % 600)
+        arm = assign(experiment, unit)
+        latency = dice.lognormvariate(0, 0.5) + (slower if arm.name == "new" else 0)
+        exposures.append(_exposure(number, unit, arm.name, latency))
+        likes = dice.random() < (0.7 if arm.name == "new" else 0.3)
+        feedback.append(Feedback(f"r{number}", "thumbs_up", float(likes), None, 1.7e9 + 2000))
+    with Store(place_of(store)) as opened:
+        opened.write(Batch(exposures=exposures, feedback=feedback))
+    return str(file), store
+
+
+def _exposure(number: int, unit: bytes, arm: str, latency: float) -> Exposure:
+    return Exposure(
+        id=blake2b(b"%d" % number, digest_size=16).digest(),
+        experiment="demo",
+        arm=arm,
+        propensity=0.5,
+        override=False,
+        unit=unit,
+        request_id=f"r{number}",
+        completion_id=None,
+        time=1.7e9 + number,
+        model="m",
+        variant="aligned" if arm == "new" else "raw-matched",
+        bundle=None,
+        asked=None,
+        latency=latency,
+        time_to_first_token=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        ended_by_itself=None,
+        truncated=False,
+        error=False,
+        client_gone=False,
+    )
+
+
+def _printed(file: str, store: str, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert run(["experiment", "report", file, "--store", store, *flags]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = _filled(tmp_path)
+    report = orjson.loads(_printed(file, store, capsys, "--json"))
+    assert run(["experiment", "export", "demo", "--store", store]) == 0
+    rows = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    by_unit: dict[tuple[str, str], list[float]] = {}
+    for row in (row for row in rows if row["type"] == "exposure"):
+        by_unit.setdefault((row["arm"], row["unit"]), []).append(row["latency"])
+    sides = [[sum(v) / len(v) for (arm, _), v in by_unit.items() if arm == name] for name in ("new", "raw")]
+    latency = report["comparisons"][1]
+    expected = stats.ttest_ind(*sides, equal_var=False)
+    assert latency["arm_mean"]["units"] + latency["control_mean"]["units"] == report["units"] == 600
+    assert latency["p_fixed"] == pytest.approx(expected.pvalue, rel=1e-9)
+    assert latency["fixed"]["low"] == pytest.approx(expected.confidence_interval().low, rel=1e-9)
+    assert report["sample_ratio"]["counts"] == report["exposed"]
+
+
+def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = _filled(tmp_path)
+    board = Board(Settings(experiment=(file,), store=store))
+    assert orjson.loads(orjson.dumps(board.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
+    printed = " ".join(_printed(file, store, capsys).split())
+    assert "new is better than raw: thumbs_up" in printed
+    assert board.report("demo")["verdict"]["sentence"].split()[0] == "new"
+
+
+def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
+    file, store = _filled(tmp_path, slower=2.0)
+    board = Board(Settings(experiment=(file,), store=store))
+    assert ["worse in latency" in decision.stopped for decision in board.steer()] == [True]
+    assert StoredOutcomes(place_of(store)).steering()["demo"].stopped.startswith("Stop: new")
+    assert board.steer() == []
+
+
+def test_an_experiment_that_goes_well_is_left_alone(tmp_path: Path) -> None:
+    file, store = _filled(tmp_path)
+    assert Board(Settings(experiment=(file,), store=store)).steer() == []
+
+
+def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_path: Path) -> None:
+    file, store = _filled(tmp_path, more='adaptive = "thompson"')
+    decision = Board(Settings(experiment=(file,), store=store)).steer()[0]
+    assert decision.weights == pytest.approx({"raw": 0.05, "new": 0.95})
+
+
+@pytest.fixture
+def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra were not installed."""
+    for name in ("analysis", "assigned", "statistics", "adaptive"):
+        monkeypatch.delitem(sys.modules, f"proxy.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+
+
+@pytest.mark.usefixtures("without_scipy")
+def test_what_to_install_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, store = _filled(tmp_path)
+    assert run(["experiment", "report", file, "--store", store]) == 1
+    said = capsys.readouterr().err
+    assert "Statistics need scipy: pip install 'drpo-proxy[experiments]'." in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_a_size_for_one_look_is_the_textbooks() -> None:
+    """Lehr's rule of 16: 16 variances over the squared difference, in each arm."""
+    assert fixed_size(0.5, 1.0) == pytest.approx(2 * 16 / 0.25, rel=0.03)

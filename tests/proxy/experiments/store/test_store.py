@@ -1,0 +1,263 @@
+"""Guards what a store keeps and what statistics read from it, on SQLite, and (slow) on PostgreSQL."""
+
+import random
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from proxy.core.errors import StartupError, StoreError, StoreRefusedError
+from proxy.experiments.records import Content, Exposure, Feedback, Judgement, Steering, UnitOutcomes
+from proxy.experiments.store.export import export
+from proxy.experiments.store.store import Batch, Place, Store, StoredOutcomes, place_of
+
+BASE = Exposure(
+    id=b"",
+    experiment="e",
+    arm="a",
+    propensity=0.5,
+    override=False,
+    unit=b"u1",
+    request_id="r1",
+    completion_id="c1",
+    time=100.0,
+    model="m",
+    variant="raw",
+    bundle=None,
+    asked=b"hello",
+    latency=1.0,
+    time_to_first_token=None,
+    prompt_tokens=3,
+    completion_tokens=5,
+    ended_by_itself=True,
+    truncated=False,
+    error=False,
+    client_gone=False,
+)
+
+
+def exposure(number: int, **said: object) -> Exposure:
+    told = {"id": b"%016d" % number, "request_id": f"r{number}", "completion_id": f"c{number}", "time": 100.0 + number}
+    return BASE._replace(**{**told, "asked": b"%d" % number, **said})  # type: ignore[arg-type]
+
+
+def said(subject: str, value: float | None, time: float = 500.0, metric: str = "thumbs_up") -> Feedback:
+    return Feedback(subject, metric, value, None if value is not None else "fine", time)
+
+
+def kept(place: Place, *batches: Batch) -> list[UnitOutcomes]:
+    with Store(place) as store:
+        for batch in batches:
+            store.write(batch)
+    return list(StoredOutcomes(place).units("e"))
+
+
+def test_an_exposure_shows_neither_its_unit_nor_what_was_asked() -> None:
+    shown = repr(exposure(1, unit=b"a-unit", asked=b"a-question"))
+    assert "r1" in shown
+    assert "a-unit" not in shown
+    assert "a-question" not in shown
+
+
+def test_what_is_written_twice_is_there_once(place: Place) -> None:
+    batch = Batch([exposure(1)], [], [Judgement(exposure(1).id, "b", 1.0, "j", 1.0)], [said("r1", 1.0)])
+    (unit,) = kept(place, batch, batch)
+    assert unit.metrics["latency"] == (1.0, 1)
+    assert unit.metrics["thumbs_up"] == (1.0, 1)
+    assert unit.metrics["judged_better"] == (1.0, 1)
+
+
+@pytest.mark.parametrize("number", [46, 47, 48, 95])
+def test_every_row_of_a_batch_that_takes_several_statements_is_there(place: Place, number: int) -> None:
+    rows = [exposure(n, unit=b"%016d" % n, latency=float(n)) for n in range(1, number + 1)]
+    units = kept(place, Batch(rows, [], [], [said(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
+    assert sorted(unit.metrics["latency"][0] for unit in units) == [float(n) for n in range(1, number + 1)]
+    assert sum(unit.metrics["thumbs_up"][0] for unit in units) == (number + 1) // 2
+
+
+def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(place: Place) -> None:
+    (unit,) = kept(
+        place,
+        Batch(feedback=[said("c1", 0.0, 10.0)]),
+        Batch([exposure(1), exposure(2)]),
+        Batch(feedback=[said("r1", 1.0, 20.0), said("r2", 1.0, 20.0)]),
+        Batch(feedback=[said("r2", 0.0, 5.0)]),
+        Batch(feedback=[said("r1", None, 30.0, "why")]),
+    )
+    assert unit.metrics["thumbs_up"] == (2.0, 2)
+    assert "why" not in unit.metrics
+
+
+def test_a_unit_counts_for_its_first_arm_and_overrides_for_none(place: Place) -> None:
+    exposures = [exposure(1, override=True), exposure(2, arm="b"), exposure(3, arm="a"), exposure(4, arm="b")]
+    (unit,) = kept(place, Batch(exposures, feedback=[said("r1", 1.0), said("r3", 1.0)]))
+    assert (unit.arm, unit.first_seen) == ("b", 102.0)
+    assert unit.metrics["latency"] == (2.0, 2)
+    assert "thumbs_up" not in unit.metrics
+    assert unit.history["thumbs_up"] == (1.0, 1)
+    assert StoredOutcomes(place).exposed("e") == {"b": 1}
+
+
+def test_history_is_what_came_before_the_first_exposure(place: Place) -> None:
+    exposures = [exposure(1, arm=""), exposure(2, experiment="other", latency=3.0), exposure(3), exposure(4)]
+    exposures += [exposure(5, experiment="other", latency=9.0), exposure(6, unit=b"u2", experiment="other")]
+    (unit,) = kept(place, Batch(exposures))
+    assert unit.metrics["latency"] == (2.0, 2)
+    assert unit.history["latency"] == (4.0, 2)
+
+
+def test_a_conversation_that_is_asked_again_was_regenerated(place: Place) -> None:
+    exposures = [exposure(1, asked=b"x"), exposure(2, asked=b"x"), exposure(3, asked=b"y")]
+    exposures += [exposure(4, asked=b"y", unit=b"u2"), exposure(5, asked=b"y", error=True, latency=None)]
+    units = {unit.arm + str(unit.first_seen): unit for unit in kept(place, Batch(exposures))}
+    assert units["a101.0"].metrics["regenerated"] == (2.0, 3)
+    assert units["a104.0"].metrics["regenerated"] == (0.0, 1)
+
+
+def test_units_and_conversations_are_kept_as_keyed_digests(place: Place) -> None:
+    (unit,) = kept(place, Batch([exposure(1, unit=b"secret-unit", asked=b"secret-asked")]))
+    rows = str(list(export(place, "e")))
+    assert "secret" not in rows
+    assert b"secret-unit".hex() not in rows + unit.unit
+    assert unit.unit == next(StoredOutcomes(place).units("e")).unit, "the key stays with the store"
+
+
+def test_a_unit_can_be_deleted_with_all_that_hangs_on_it(place: Place) -> None:
+    mine, other = exposure(1), exposure(2, unit=b"u2")
+    contents = [Content(mine.id, "asked", "answered"), Content(other.id, "asked", "answered")]
+    judged = [Judgement(mine.id, "b", 1.0, "j", 1.0)]
+    feedback = [said("r1", 1.0), said("c1", 1.0, metric="m2"), said("r2", 1.0)]
+    with Store(place) as store:
+        store.write(Batch([mine, other], contents, judged, feedback))
+        assert store.delete_unit(b"u1") == 1
+        assert store.delete_unit(b"u1") == 0
+    rows = list(export(place, "e"))
+    assert [(row["type"], row.get("request_id") or row.get("subject")) for row in rows] == [
+        ("exposure", "r2"),
+        ("feedback", "r2"),
+    ]
+
+
+def test_what_is_older_than_it_may_be_is_deleted(place: Place) -> None:
+    batch = Batch([exposure(1), exposure(900)], feedback=[said("r1", 1.0, 120.0), said("r900", 1.0, 1200.0)])
+    with Store(place) as store:
+        store.write(batch)
+        assert store.delete_before(500.0) == 2
+        assert store.delete_before(500.0) == 0
+    assert [row["time"] for row in export(place, "e")] == [1000.0, 1200.0]
+
+
+def test_decisions_about_experiments_reach_every_replica(place: Place) -> None:
+    with Store(place) as store, Store(place) as replica:
+        store.steer(Steering("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0))
+        assert replica.steering() == {"e": Steering("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0)}
+        assert replica.release("e")
+        assert store.steering() == {}
+
+
+def test_a_batch_that_is_not_taken_leaves_nothing(place: Place) -> None:
+    bad = exposure(2, arm=None)
+    with Store(place) as store:
+        with pytest.raises(StoreRefusedError) as raised:
+            store.write(Batch([exposure(1), bad]))
+        assert "r2" not in str(raised.value)
+        assert list(StoredOutcomes(place).units("e")) == []
+        store.write(Batch([exposure(1)]))
+    assert len(list(StoredOutcomes(place).units("e"))) == 1
+
+
+def test_statistics_may_be_asked_before_anything_is_kept(place: Place) -> None:
+    outcomes = StoredOutcomes(place)
+    assert (list(outcomes.units("e")), dict(outcomes.exposed("e")), list(outcomes.judged("e"))) == ([], {}, [])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_units_are_what_a_recomputation_from_the_raw_rows_gives(place: Place, seed: int) -> None:
+    rnd = random.Random(seed)
+    exposures = [
+        exposure(
+            number,
+            unit=b"u%d" % rnd.randrange(12),
+            arm=rnd.choice(["a", "a", "b", ""]),
+            experiment=rnd.choice(["e", "e", "other"]),
+            override=rnd.random() < 0.1,
+            asked=rnd.choice([b"x", b"y", None]),
+            latency=rnd.choice([None, 1.0, 2.5]),
+            error=rnd.random() < 0.1,
+            ended_by_itself=rnd.choice([None, True, False]),
+        )
+        for number in range(150)
+    ]
+    feedback = [
+        said(rnd.choice("rc") + str(rnd.randrange(160)), float(rnd.random() < 0.5), 500.0 + number)
+        for number in range(120)
+    ]
+    rnd.shuffle(feedback)
+    found = kept(place, Batch(exposures[:70]), Batch(feedback=feedback), Batch(exposures[70:]))
+    expected = recomputed(list(export(place, "e")), list(export(place, "other")))
+    assert {
+        unit.unit: (unit.arm, unit.first_seen, dict(unit.metrics), dict(unit.history)) for unit in found
+    } == expected
+    assert [unit.first_seen for unit in found] == sorted(unit.first_seen for unit in found)
+
+
+def recomputed(rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, tuple]:
+    """The same in plain Python, from the export alone."""
+    exposures = sorted((row for row in [*rows, *others] if row["type"] == "exposure"), key=lambda row: row["time"])
+    spoken = sorted((row for row in [*rows, *others] if row["type"] == "feedback"), key=lambda row: row["time"])
+    units: dict[str, tuple] = {}
+    for first in exposures:
+        if first["experiment"] != "e" or not first["arm"] or first["override"] or first["unit"] in units:
+            continue
+        own = [row for row in exposures if row["unit"] == first["unit"]]
+        history = [row for row in own if row["time"] < first["time"]]
+        mine = [
+            row for row in own
+            if row["time"] >= first["time"] and row["experiment"] == "e" and not row["override"]
+            and row["arm"] == first["arm"]
+        ]  # fmt: skip
+        counted = history + mine
+        units[first["unit"]] = (
+            first["arm"],
+            first["time"],
+            tallies(mine, counted, spoken),
+            tallies(history, counted, spoken),
+        )
+    return units
+
+
+def tallies(mine: Sequence[Mapping], counted: Sequence[Mapping], spoken: Sequence[Mapping]) -> dict[str, tuple]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in mine:
+        for name in ("latency", "prompt_tokens", "completion_tokens", "ended_by_itself", "truncated", "error"):
+            if row[name] is not None:
+                found[name].append(row[name])
+        found["client_gone"].append(row["client_gone"])
+        if row["asked"] is not None and not row["error"]:
+            same = [one for one in counted if (one["asked"], one["experiment"]) == (row["asked"], row["experiment"])]
+            found["regenerated"].append(any(one["time"] > row["time"] for one in same))
+        words = [one["value"] for one in spoken if one["subject"] in (row["request_id"], row["completion_id"])]
+        found["thumbs_up"] += words[-1:]
+    return {name: (float(sum(values)), len(values)) for name, values in found.items() if values}
+
+
+def test_a_store_of_another_format_is_refused(place: Place) -> None:
+    if not place.name.startswith("sqlite:"):
+        pytest.skip("the same statement")
+    Store(place).close()
+    with sqlite3.connect(place.name.removeprefix("sqlite:")) as connection:
+        connection.execute("UPDATE about SET value = ? WHERE name = 'format'", (b"99",))
+    connection.close()
+    with pytest.raises(StoreError, match="another format"):
+        Store(place)
+
+
+@pytest.mark.parametrize("store", ["sqlite:", "mysql://x", "postgresql:x", "/a/file"])
+def test_a_place_that_is_none_is_said(store: str) -> None:
+    with pytest.raises(StartupError, match="expected sqlite:PATH or postgresql://"):
+        place_of(store)
+
+
+def test_a_places_name_has_no_password() -> None:
+    assert place_of("postgresql://me:secret@host:1/db").name == "postgresql://host:1/db"

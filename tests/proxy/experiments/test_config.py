@@ -1,0 +1,120 @@
+"""Guards that an experiment's file means one thing, and that what is wrong with it is said in a line."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import StartupError
+from proxy.experiments.config import read_experiment, read_experiments
+from proxy.experiments.definition import Arm, Guardrail, Metric
+
+GOOD = """\
+name = "one"
+metrics = ["thumbs_up", "complaints", "latency"]
+lower_is_better = ["complaints"]
+models = ["m"]
+keys = ["alice"]
+share = 0.5
+start = 2026-11-27T08:00:00Z
+end = 2026-12-01
+layer = "page"
+slots = [0.0, 0.5]
+adaptive = "thompson"
+
+[[arms]]
+name = "raw"
+variant = "raw-matched"
+weight = 90
+
+[[arms]]
+name = "new"
+bundle = "bundles/new"
+model = "other"
+weight = 10
+
+[[guardrails]]
+metric = "error"
+tolerance = 0.01
+stop = true
+
+[judge]
+model = "judge"
+share = 0.1
+"""
+
+
+def written(folder: Path, text: str = GOOD, name: str = "one.toml") -> Path:
+    (folder / "bundles" / "new").mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_is_what_it_says(tmp_path: Path) -> None:
+    found = read_experiment(written(tmp_path))
+    told = found.experiment
+    assert told.arms == (
+        Arm("raw", 90.0, variant="raw-matched"),
+        Arm("new", 10.0, model="other", bundle=str(tmp_path / "bundles/new")),
+    )
+    assert (told.control, told.salt, told.share, told.slots) == ("raw", "one", 0.5, (0.0, 0.5))
+    assert told.metrics == (Metric("thumbs_up", "higher"), Metric("complaints", "lower"), Metric("latency", "lower"))
+    assert told.guardrails == (Guardrail(Metric("error", "lower"), 0.01, stop=True),)
+    assert (told.start, told.end) == (1795766400.0, 1796083200.0)
+    assert found.judge is not None
+    assert (found.judge.model, found.judge.share, found.judge.calls) == ("judge", 0.1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("share = 0.5", "shares = 0.5", 'unknown key "shares"; the nearest known key is "share"'),
+        ("share = 0.5", "share = 1.5", '"share" must be a number from 0 to 1'),
+        ('name = "one"', "", '"name" is missing'),
+        ('name = "one"', 'name = "one=two"', "1 to 64 letters"),
+        ('name = "one"', "name = 2026-11-27", "must be a string of one line"),
+        ('metrics = ["thumbs_up", "complaints", "latency"]', "metrics = []", "`metrics` is empty"),
+        ('metrics = ["thumbs_up", ', 'metrics = ["latency", ', "one of them twice"),
+        ("start = 2026-11-27T08:00:00Z", "start = 2026-11-27T08:00:00", "with its zone"),
+        ("start = 2026-11-27T08:00:00Z", "start = 2026-12-27T08:00:00Z", "`end` is not after `start`"),
+        ("slots = [0.0, 0.5]", "slots = [0.5, 0.5]", "LOW < HIGH"),
+        ('layer = "page"', "", "name it"),
+        ('adaptive = "thompson"', 'adaptive = "greedy"', 'must be one of "thompson"'),
+        ('variant = "raw-matched"', 'variant = "rawmatched"', '"raw-matched"'),
+        ('variant = "raw-matched"', 'variant = "raw"', "say which arm the others are compared with"),
+        ('name = "new"', 'name = "raw"', "two arms have the name raw"),
+        ("weight = 90", "weight = -1", '"weight" must be a number from 0'),
+        ('bundle = "bundles/new"', 'bundle = "bundles/old"', "there is no directory"),
+        ('bundle = "bundles/new"', 'bundle = "bundles/new"\nvariant = "raw"', "uses no bundle"),
+        ("[[guardrails]]", "[guardrails]", "write [[guardrails]]"),
+        ("tolerance = 0.01", "", '"tolerance" is missing'),
+        ('model = "judge"', "model = 3", '"model" must be a string of one line'),
+        ("share = 0.5", "share = ", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(StartupError) as raised:
+        read_experiment(written(tmp_path, GOOD.replace(old, new, 1)))
+    assert said in str(raised.value)
+    assert str(tmp_path / "one.toml") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"nowhere\.toml: cannot be read"):
+        read_experiment(tmp_path / "nowhere.toml")
+
+
+def test_two_files_that_would_decide_the_same_request_are_refused(tmp_path: Path) -> None:
+    one = written(tmp_path)
+    same = written(tmp_path, GOOD, "same.toml")
+    with pytest.raises(StartupError, match='the name "one"'):
+        read_experiments([str(one), str(same)])
+    salted = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"\nsalt = "one"'), "two.toml")
+    with pytest.raises(StartupError, match='the salt "one"'):
+        read_experiments([str(one), str(salted)])
+    other = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"'), "two.toml")
+    with pytest.raises(StartupError, match="may both have a request"):
+        read_experiments([str(one), str(other)])
+    apart = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"').replace("0.0, 0.5", "0.5, 1.0"), "two.toml")
+    assert len(read_experiments([str(one), str(apart)])) == 2

@@ -1,0 +1,267 @@
+"""Guards what a request meets in an experiment: its arm, its headers, what is noted of it, what feedback may say."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index.bundle.bundle import default_bundle_directory
+from proxy.api.auth import new_key
+from proxy.core.settings import Settings
+from proxy.experiments.records import Steering
+from proxy.experiments.store.export import export
+from proxy.experiments.store.store import Store, place_of
+from proxy.server.reload import reload
+from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.proxy.serving import Serving, serving
+
+ARMS = """
+metrics = ["thumbs_up"]
+control = "plain"
+[[arms]]
+name = "plain"
+variant = "raw-matched"
+weight = {plain}
+[[arms]]
+name = "new"
+variant = "aligned"
+weight = {new}
+"""
+
+
+MODELS = {"one": "another", "two": "scripted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trying:
+    """A proxy with an experiment; its rows can be read once `async with` ends."""
+
+    proxy: Serving
+    folder: Path
+
+    def rows(self, name: str = "one", kind: str = "exposure") -> list[dict[str, Any]]:
+        return [row for row in export(place_of(f"sqlite:{self.folder}/s.sqlite3"), name) if row["type"] == kind]
+
+
+def write(folder: Path, *, plain: float = 1, new: float = 1, more: str = "", name: str = "one") -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(f'name = "{name}"\n{more}\n{ARMS.format(plain=plain, new=new)}', encoding="utf-8")
+    return str(path)
+
+
+async def answer(reply: Reply, request: Received) -> None:
+    if request.json.get("stream"):
+        await reply.begin()
+        await reply.chunk(b'data: {"id":"cmpl-s","choices":[{"index":0,"text":"Air.","finish_reason":null}]}\n\n')
+        await reply.chunk(b'data: {"id":"cmpl-s","choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n')
+        await reply.chunk(b"data: [DONE]\n\n")
+        await reply.end()
+    else:
+        await reply.whole(completion("Because of air."))
+
+
+@asynccontextmanager
+async def trying(folder: Path, paths: Sequence[str], script: Any = answer, **settings: Any) -> AsyncIterator[Trying]:
+    told = {"experiment": tuple(paths), "store": f"sqlite:{folder}/s.sqlite3", **settings}
+    async with scripted_backend(script) as backend, serving(backend.url, **told) as proxy:
+        yield Trying(proxy, folder)
+
+
+async def test_a_unit_always_gets_its_arm_and_the_reply_says_which(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        told: dict[str, set[tuple[str, str]]] = {}
+        for number in range(60):
+            unit = f"user-{number % 20}"
+            by = {"headers": {"x-drpo-unit": unit}} if number < 40 else {"user": unit}
+            _, headers, _ = await one.proxy.chat(f"question {number}", **by)
+            told.setdefault(unit, set()).add((headers["x-drpo-experiment"], headers["x-drpo-variant"]))
+    assert all(len(seen) == 1 for seen in told.values())
+    assert set.union(*told.values()) == {("one=plain", "raw-matched"), ("one=new", "aligned")}
+    rows = one.rows()
+    assert (len(rows), len({row["unit"] for row in rows})) == (60, 20), "header and `user` name the same unit"
+
+
+async def test_without_a_name_a_conversation_is_a_unit(tmp_path: Path) -> None:
+    first = [{"role": "user", "content": "Hello"}]
+    later = [*first, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        for messages in (first, later, [{"role": "user", "content": "Other"}]):
+            await one.proxy.chat(messages=messages)
+        await one.proxy.chat(messages=first, headers={"Authorization": "Bearer someone"})
+    units = [row["unit"] for row in one.rows()]
+    assert units[0] == units[1]
+    assert len(set(units)) == 3
+    stored = (
+        (tmp_path / "s.sqlite3").read_bytes() + (tmp_path / "s.sqlite3-wal").read_bytes()
+        if (tmp_path / "s.sqlite3-wal").exists()
+        else (tmp_path / "s.sqlite3").read_bytes()
+    )
+    assert b"Hello" not in stored
+    assert b"someone" not in stored
+
+
+async def test_what_the_client_names_itself_is_an_override(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        for how in ({"headers": {"x-drpo-variant": "raw"}}, {"model": "scripted@aligned"}):
+            status, headers, _ = await one.proxy.chat(**how)
+            assert status == 200
+            assert "x-drpo-experiment" not in headers
+    assert [(row["override"], row["variant"]) for row in one.rows()] == [(True, "raw"), (True, "aligned")]
+
+
+async def test_what_is_noted_of_a_request_is_what_happened(tmp_path: Path) -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        text = request.json["prompt"]
+        if "fail" in text:
+            await reply.whole(b'{"error": {"message": "no"}}', "400 Bad Request")
+        elif "long" in text:
+            await reply.whole(completion("and so on", finish_reason="length"))
+        elif "cut" in text:
+            await reply.begin()
+            await reply.chunk(b'data: {"id":"cmpl-s","choices":[{"index":0,"text":"Air.","finish_reason":null}]}\n\n')
+            await reply.end()
+        else:
+            await answer(reply, request)
+
+    async with trying(tmp_path, [write(tmp_path, new=0)], script) as one:
+        for content in ("well", "long", "fail"):
+            await one.proxy.chat(content)
+        for content in ("flow", "cut"):
+            await one.proxy.stream(messages=[{"role": "user", "content": content}])
+        await one.proxy.post("/v1/responses", {"model": "scripted", "input": "hi"})
+    well, long, fail, flow, cut, response = one.rows()
+    names = ("ended_by_itself", "truncated", "error", "client_gone")
+    assert [well[name] for name in names] == [True, False, False, False]
+    assert [long[name] for name in names] == [False, False, False, False]
+    assert [fail[name] for name in names] == [None, False, True, False]
+    assert [flow[name] for name in names] == [True, False, False, False]
+    assert [cut[name] for name in names] == [None, True, False, False]
+    assert well["latency"] > 0
+    assert well["time_to_first_token"] is None
+    assert 0 < flow["time_to_first_token"] <= flow["latency"]
+    assert fail["latency"] is cut["latency"] is None
+    assert (well["prompt_tokens"], well["completion_tokens"], well["completion_id"]) == (5, 3, "chatcmpl-1")
+    assert flow["completion_id"] == "chatcmpl-s"
+    assert response["completion_id"].startswith("resp_")
+    assert response["ended_by_itself"]
+    assert well["propensity"] == 1.0
+
+
+async def test_text_completions_and_other_models_are_in_no_experiment(tmp_path: Path) -> None:
+    paths = [write(tmp_path, more=f'models = ["{model}"]', name=name) for name, model in MODELS.items()]
+    async with trying(tmp_path, paths) as one:
+        _, headers, _ = await one.proxy.post("/v1/completions", {"model": "scripted", "prompt": "hi"})
+        assert "x-drpo-experiment" not in headers
+        _, headers, _ = await one.proxy.chat()
+        assert headers["x-drpo-experiment"].startswith("two=")
+
+
+async def test_before_its_start_an_experiment_only_looks(tmp_path: Path) -> None:
+    path = write(tmp_path, plain=1, new=0, more="start = 2100-01-01")
+    async with trying(tmp_path, [path]) as one:
+        _, headers, _ = await one.proxy.chat()
+        assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("aligned", None)
+    assert [(row["arm"], row["variant"]) for row in one.rows()] == [("", "aligned")]
+
+
+async def test_after_its_end_an_experiment_is_over(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path, plain=1, new=0, more="end = 2001-01-01")]) as one:
+        _, headers, _ = await one.proxy.chat()
+        assert headers["x-drpo-variant"] == "aligned"
+    assert not one.rows()
+
+
+async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path: Path) -> None:
+    place = place_of(f"sqlite:{tmp_path}/s.sqlite3")
+    with Store(place) as store:
+        store.steer(Steering("one", "too many errors", None, 1.0))
+    async with trying(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
+        await _until(lambda: "one" in one.proxy.gateway.laboratory.recorder.steering)  # type: ignore[union-attr]
+        _, headers, _ = await one.proxy.chat()
+        assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("raw-matched", None)
+    assert not one.rows()
+
+
+async def test_weights_that_were_decided_later_are_followed_and_logged(tmp_path: Path) -> None:
+    with Store(place_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
+        store.steer(Steering("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        await _until(lambda: "one" in one.proxy.gateway.laboratory.recorder.steering)  # type: ignore[union-attr]
+        for number in range(20):
+            await one.proxy.chat(user=str(number))
+    assert {(row["arm"], row["propensity"]) for row in one.rows()} == {("plain", 0.2), ("new", 0.8)}
+
+
+async def test_an_arm_brings_its_own_bundle_and_one_without_its_model_is_not_served(tmp_path: Path) -> None:
+    shutil.copytree(default_bundle_directory(), tmp_path / "bundle")
+    arms = (
+        'metrics = ["m"]\ncontrol = "a"\n[[arms]]\nname = "a"\nweight = {}\n{}\n[[arms]]\nname = "b"\nweight = {}\n{}'
+    )
+    path = tmp_path / "one.toml"
+    path.write_text('name = "one"\n' + arms.format(0, "", 1, 'bundle = "bundle"'), encoding="utf-8")
+    async with trying(tmp_path, [str(path)]) as one:
+        _, headers, _ = await one.proxy.chat()
+        assert headers["x-drpo-experiment"] == "one=b"
+        assert headers["x-drpo-bundle"] != "b" * 12
+        path.write_text('name = "one"\n' + arms.format(0, "", 1, 'model = "nowhere"'), encoding="utf-8")
+        await reload(Settings(experiment=(str(path),)), one.proxy.gateway, one.proxy.shared)
+        status, headers, _ = await one.proxy.chat()
+        assert (status, headers.get("x-drpo-experiment")) == (200, None)
+        assert b'drpo_experiment_requests_total{arm="unavailable",experiment="one"} 1.0' in (
+            one.proxy.gateway.metrics.exposition()
+        )
+
+
+async def test_feedback_is_kept_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        _, headers, reply = await one.proxy.chat()
+        mine = {"request_id": headers["x-request-id"], "metric": "thumbs_up"}
+        for body in ({**mine, "value": True}, {**mine, "value": True}, {**mine, "metric": "why", "value": "a\0b"}):
+            assert (await one.proxy.post("/v1/feedback", body))[0] == 200
+        assert (await one.proxy.post("/v1/feedback", {"completion_id": reply["id"], "metric": "s", "value": 3}))[
+            0
+        ] == 200
+        for wrong in (
+            {**mine},
+            {**mine, "value": None},
+            {**mine, "value": [1]},
+            {**mine, "value": "x" * 10_001},
+            {**mine, "value": 1, "completion_id": "c"},
+            {**mine, "value": 1, "request_id": "x" * 201},
+            {**mine, "value": 1, "metric": "a b"},
+            {**mine, "value": 1, "metric": "latency"},
+            {**mine, "value": 1, "unit": "u"},
+        ):
+            assert (await one.proxy.post("/v1/feedback", wrong))[0] == 400, wrong
+    found = [(row["metric"], row["value"], row["comment"]) for row in one.rows(kind="feedback")]
+    assert sorted(found) == [("s", 3.0, None), ("thumbs_up", 1.0, None), ("why", None, "a\ufffdb")]
+
+
+async def test_feedback_needs_a_key_where_keys_are_asked_for_and_a_store(tmp_path: Path) -> None:
+    body = {"request_id": "r", "metric": "m", "value": 1}
+    key, line = new_key("alice")
+    (tmp_path / "keys").write_text(line, encoding="utf-8")
+    async with trying(tmp_path, [write(tmp_path)], api_keys_file=str(tmp_path / "keys")) as one:
+        assert (await one.proxy.post("/v1/feedback", body))[0] == 401
+        assert (await one.proxy.post("/v1/feedback", body, {"Authorization": f"Bearer {key}"}))[0] == 200
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        assert (await proxy.post("/v1/feedback", body))[0] == 404
+
+
+async def test_content_is_kept_only_where_it_is_logged(tmp_path: Path) -> None:
+    for logged in (False, True):
+        async with trying(tmp_path, [write(tmp_path)], log_content=logged) as one:
+            await one.proxy.chat("Why is the sky blue?")
+    without, with_it = one.rows()
+    assert "asked_text" not in without
+    assert "Why is the sky blue?" in with_it["asked_text"]
+    assert "Because of air." in with_it["answered_text"]
+
+
+async def _until(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.02)

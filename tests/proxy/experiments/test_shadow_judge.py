@@ -1,0 +1,197 @@
+"""Guards the shadow judge: what it is sent and when, what counts, and that no user ever waits for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.experiments.definition import Arm, Experiment, Metric
+from proxy.experiments.shadow_judge import WAITING, answer_text, other_arm
+from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
+from tests.proxy.experiments.test_service import Trying, answer, trying, write
+
+JUDGED = '[judge]\nmodel = "critic"\nshare = {share}\ncalls = {calls}\n'
+
+
+def chat(text: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def arms_of(request: Received) -> tuple[str, str]:
+    """The two answers that a judge is shown, in its order."""
+    text = request.json["messages"][-1]["content"]
+    first, second = text.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
+    return first, second.removesuffix("\n\nWhich is better?")
+
+
+async def likes_ours(reply: Reply, request: Received) -> None:
+    """Prefers the longer answer, in either place."""
+    first, second = arms_of(request)
+    await reply.whole(chat("A" if len(first) >= len(second) else "B."))
+
+
+async def two_answers(reply: Reply, request: Received) -> None:
+    """The aligned arm answers at length."""
+    injected = request.json["prompt"].startswith("Answer well.")
+    text = "Air scatters blue light the most, so it comes from everywhere." if injected else "Air."
+    if request.json.get("stream"):
+        await reply.begin()
+        for event in completion_events([text[:3], text[3:]]):
+            await reply.chunk(event)
+        await reply.end()
+    else:
+        await reply.whole({"id": "cmpl", "choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
+
+
+def judged(path: str, share: float, calls: int) -> None:
+    """Add the table of the judge to an experiment's file."""
+    file = Path(path)
+    file.write_text(file.read_text() + JUDGED.format(share=share, calls=calls))
+
+
+@asynccontextmanager
+async def judging(
+    folder: Path, judge: Any = likes_ours, script: Any = two_answers, *, share: float = 1.0, calls: int = 99
+) -> AsyncIterator[tuple[Trying, ScriptedBackend]]:
+    path = write(folder, plain=0, more="")
+    judged(path, share, calls)
+    async with scripted_backend(judge) as critic, trying(folder, [path], script, judge=critic.url) as one:
+        yield one, critic
+
+
+def count(one: Trying, result: str) -> float:
+    return one.proxy.gateway.metrics.judgements.labels(result)._value.get()
+
+
+async def until(one: Trying, result: str, wanted: int = 1) -> None:
+    async with asyncio.timeout(10):
+        while count(one, result) < wanted:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_is_compared_with_the_other_arms_in_both_orders(tmp_path: Path, streaming: bool) -> None:
+    async with judging(tmp_path) as (one, critic):
+        if streaming:
+            await one.proxy.stream()
+        else:
+            await one.proxy.chat()
+        await until(one, "judged")
+        first, second = map(arms_of, critic.generating)
+        assert first == second[::-1] == ("Air scatters blue light the most, so it comes from everywhere.", "Air.")
+        assert critic.generating[0].json["model"] == "critic"
+    row = one.rows(kind="judgement")[0]
+    assert (row["other"], row["score"], row["judge"]) == ("plain", 1.0, "critic")
+    assert row["exposure"] == one.rows()[0]["id"]
+
+
+async def test_a_judge_that_likes_whatever_comes_first_says_nothing(tmp_path: Path) -> None:
+    async def always_first(reply: Reply, _: Received) -> None:
+        await reply.whole(chat("A"))
+
+    async with judging(tmp_path, always_first) as (one, _):
+        await one.proxy.chat()
+        await until(one, "judged")
+    assert one.rows(kind="judgement")[0]["score"] == 0.5
+
+
+async def test_a_reply_that_cannot_be_read_is_no_score(tmp_path: Path) -> None:
+    async def rambles(reply: Reply, _: Received) -> None:
+        await reply.whole(chat("Both have merits."))
+
+    async with judging(tmp_path, rambles) as (one, _):
+        await one.proxy.chat()
+        await until(one, "unreadable")
+    assert one.rows(kind="judgement") == []
+
+
+async def test_a_user_never_waits_for_the_judge_and_too_many_cases_are_dropped(tmp_path: Path) -> None:
+    async def never(_: Reply, __: Received) -> None:
+        await asyncio.Event().wait()
+
+    async with judging(tmp_path, never) as (one, _):
+        async with asyncio.timeout(20):
+            for number in range(WAITING + 10):
+                status, _, _ = await one.proxy.chat(f"question {number}")
+                assert status == 200
+        assert count(one, "dropped") >= 10 - 2
+    assert len(one.rows()) == WAITING + 10
+
+
+async def test_a_broken_judge_costs_its_judgement_and_nothing_else(tmp_path: Path) -> None:
+    async def breaks(reply: Reply, _: Received) -> None:
+        reply.reset()
+
+    async with judging(tmp_path, breaks) as (one, _):
+        for _ in range(3):
+            assert (await one.proxy.chat())[0] == 200
+        await until(one, "failed", 3)
+    assert len(one.rows()) == 3
+
+
+async def test_what_a_day_may_cost_is_not_exceeded(tmp_path: Path) -> None:
+    async with judging(tmp_path, calls=7) as (one, critic):
+        for number in range(4):
+            await one.proxy.chat(f"question {number}")
+        await until(one, "budget spent", 2)
+        assert len(critic.generating) == 4, "two comparisons of three calls each; the third would be the ninth"
+
+
+async def test_overrides_errors_and_broken_answers_are_not_judged(tmp_path: Path) -> None:
+    async def fails(reply: Reply, request: Received) -> None:
+        if "fail" in request.json["prompt"].rpartition("# Query:")[2]:
+            await reply.whole({"error": {"message": "no"}}, "400 Bad Request")
+        else:
+            await two_answers(reply, request)
+
+    async with judging(tmp_path, script=fails) as (one, critic):
+        await one.proxy.chat(headers={"x-drpo-variant": "aligned"})
+        await one.proxy.chat("fail please")
+        await one.proxy.chat("Why is the sky blue?")
+        await until(one, "judged")
+        assert len(critic.generating) == 2
+
+
+async def test_nothing_is_sent_to_anyone_without_the_flag(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    judged(path, 1.0, 99)
+    async with trying(tmp_path, [path], answer) as one:
+        await one.proxy.chat()
+        assert one.proxy.gateway.laboratory is not None
+        assert one.proxy.gateway.laboratory.shadow is None
+
+
+async def test_what_was_collected_for_the_judge_is_neither_logged_nor_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with judging(tmp_path) as (one, _):
+        await one.proxy.chat("Where is my grandmother's ring?")
+        await until(one, "judged")
+    assert "grandmother" not in capsys.readouterr().err
+    assert b"grandmother" not in b"".join(file.read_bytes() for file in tmp_path.glob("s.sqlite3*"))
+
+
+def test_the_control_is_compared_with_any_other_and_the_others_with_the_control() -> None:
+    arms = tuple(Arm(name, weight) for name, weight in (("a", 1.0), ("b", 1.0), ("c", 0.0)))
+    experiment = Experiment("x", arms, "a", (Metric("latency", "lower"),), "salt")
+    assert other_arm(experiment, arms[1]) == arms[0]
+    assert {other_arm(experiment, arms[0]) for _ in range(20)} == {arms[1]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (b'{"choices":[{"index":0,"message":{"content":"Hi"}}]}', "Hi"),
+        (b'{"choices":[{"message":{"content":"Hi"}},{"message":{"content":"Ho"}}]}', ""),
+        (b'{"choices":[{"message":{"content":null,"tool_calls":[]}}]}', ""),
+        (b'data: {"choices":[{"delta":{"content":"H"}}]}\n\ndata: {"choices":[]}\n\ndata: [DONE]\n\n', "H"),
+        (b"{not json", ""),
+        (b"", ""),
+    ],
+)
+def test_only_the_text_of_a_single_answer_is_taken(reply: bytes, text: str) -> None:
+    assert answer_text(reply) == text

@@ -1,0 +1,164 @@
+"""Guards what happens when the store does not: chat goes on, no acknowledged feedback is lost, the rest is said."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.core.metrics import create_metrics
+from proxy.experiments.recorder import EXPOSURES_HELD, Recorder
+from proxy.experiments.records import Feedback
+from proxy.experiments.store.sqlite import SqliteSession
+from proxy.experiments.store.store import Place, StoredOutcomes, place_of
+from tests.proxy.experiments.postgresql import PostgresqlServer
+from tests.proxy.experiments.store.test_store import exposure
+from tests.proxy.experiments.test_service import trying, write
+
+VOTE = {"request_id": "r", "metric": "m", "value": 1}
+
+
+def value(metrics: Any, name: str, **labels: str) -> float:
+    return float(metrics.registry.get_sample_value(name, labels) or 0.0)
+
+
+@asynccontextmanager
+async def recording(place: Place) -> AsyncIterator[tuple[Recorder, Any]]:
+    metrics = create_metrics()
+    async with Recorder(place, 1e10, metrics, cleans=True) as recorder:
+        yield recorder, metrics
+
+
+def rows(path: Path, table: str = "exposures") -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+    finally:
+        connection.close()
+
+
+async def test_a_locked_file_costs_feedback_a_503_and_chat_nothing(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path)]) as one:
+        assert (await one.proxy.post("/v1/feedback", VOTE))[0] == 200
+        holder = sqlite3.connect(tmp_path / "s.sqlite3", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        status, headers, reply = await one.proxy.post("/v1/feedback", VOTE)
+        assert (status, reply["error"]["code"], headers["Retry-After"]) == (503, "store_unavailable", "1")
+        for _ in range(5):
+            assert (await one.proxy.chat())[0] == 200
+        assert time.monotonic() - started < 10
+        holder.execute("ROLLBACK")
+        holder.close()
+        async with asyncio.timeout(15):
+            while (await one.proxy.post("/v1/feedback", VOTE))[0] != 200:
+                await asyncio.sleep(0.1)
+    assert len(one.rows()) == 5, "what waited was written when the file came free"
+
+
+async def test_a_full_disk_is_said_and_what_waited_is_written_later(tmp_path: Path) -> None:
+    path, limit = tmp_path / "full.sqlite3", [30]
+
+    def connect() -> SqliteSession:
+        session = SqliteSession(path)
+        session._connection.execute(f"PRAGMA max_page_count = {limit[0]}")
+        return session
+
+    async with recording(replace(place_of(f"sqlite:{path}"), connect=connect)) as (recorder, metrics):
+        recorder.note([exposure(number) for number in range(900)])
+        await _until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._pause > 0.3)
+        with pytest.raises(Exception, match="cannot be kept"):
+            await recorder.keep(Feedback("r", "m", 1.0, None, 1.0))
+        limit[0] = 100_000
+        await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 900)
+    assert rows(path) == 900
+    assert value(metrics, "drpo_exposures_total", result="dropped") == 0
+
+
+async def test_a_file_that_is_replaced_takes_no_feedback_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with recording(place_of(f"sqlite:{path}")) as (recorder, _):
+        await recorder.keep(Feedback("before", "m", 1.0, None, 1.0))
+        for file in tmp_path.iterdir():
+            file.unlink()
+        while True:
+            try:
+                await recorder.keep(Feedback("after", "m", 1.0, None, 1.0))
+                break
+            except Exception:  # noqa: BLE001 - until a new file is made
+                await asyncio.sleep(0.1)
+    assert rows(path, "feedback") == 1
+
+
+async def test_too_many_exposures_are_dropped_and_counted(tmp_path: Path) -> None:
+    async with recording(place_of("sqlite:/proc/nowhere/s.sqlite3")) as (recorder, metrics):
+        for number in range(EXPOSURES_HELD + 50):
+            recorder.note([exposure(number)])
+        assert value(metrics, "drpo_exposures_total", result="dropped") == 50
+    assert value(metrics, "drpo_exposures_total", result="dropped") == EXPOSURES_HELD + 50
+
+
+async def test_a_row_that_is_not_taken_stops_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    async with recording(place_of(f"sqlite:{path}")) as (recorder, metrics):
+        recorder.note([exposure(1, arm=None)])
+        await _until(lambda: value(metrics, "drpo_exposures_total", result="dropped") == 1)
+        recorder.note([exposure(2)])
+    assert rows(path) == 1
+
+
+async def test_chat_is_served_where_no_store_ever_was(tmp_path: Path) -> None:
+    async with trying(tmp_path, [write(tmp_path)], store="sqlite:/proc/nowhere/s.sqlite3") as one:
+        assert (await one.proxy.chat())[0] == 200
+        assert (await one.proxy.post("/v1/feedback", VOTE))[0] == 503
+
+
+@pytest.mark.slow
+async def test_a_postgresql_that_dies_or_hangs_costs_chat_nothing(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    place = place_of(postgresql.database("faults"))
+    acknowledged = []
+    async with recording(place) as (recorder, metrics):
+
+        async def vote(subject: str) -> bool:
+            try:
+                await recorder.keep(Feedback(subject, "m", 1.0, None, 1.0))
+            except Exception:  # noqa: BLE001 - refused: it may or may not be there
+                return False
+            acknowledged.append(subject)
+            return True
+
+        recorder.note([exposure(1)])
+        assert await vote("first")
+        postgresql.kill()
+        recorder.note([exposure(2)])
+        assert not await vote("dead")
+        postgresql.start()
+        await _until_kept(vote, "back")
+        postgresql.hang()
+        recorder.note([exposure(3)])
+        started = time.monotonic()
+        assert not await vote("hung")
+        assert time.monotonic() - started < 5
+        postgresql.go_on()
+        await _until_kept(vote, "again")
+        await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 3)
+    (unit,) = StoredOutcomes(place).units("e")
+    assert unit.metrics["latency"] == (3.0, 3)
+    assert {"first", "back", "again"} <= set(acknowledged)
+
+
+async def _until_kept(vote: Any, subject: str) -> None:
+    async with asyncio.timeout(30):
+        while not await vote(subject):
+            await asyncio.sleep(0.1)
+
+
+async def _until(true: Any) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.02)

@@ -1,0 +1,185 @@
+"""Guards that a query is embedded once, and that what is late, crowded or broken costs examples and nothing more."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.errors import EmbedderError
+from index.retrieval.retriever import Retriever
+from index.types import EmbedderSpec, Vectors
+from proxy.core.lru_cache import Recent
+from proxy.core.metrics import create_metrics
+from proxy.inference.injection.retrieval import Retrieval
+from proxy.inference.injection.retrieval_worker import Found, Source
+from tests.proxy.serving import WordEmbedder, served_bundle
+
+WORDS = WordEmbedder().spec
+MANY_AT_ONCE = replace(WORDS, name="openai:test")
+
+
+@dataclass(slots=True)
+class Embedder:
+    """The words' vectors, after a while; keeps what it was asked, in which thread, and refuses the word `poison`."""
+
+    seconds: float = 0.0
+    spec: EmbedderSpec = WORDS
+    calls: list[list[str]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.calls.append(list(texts))
+        self.threads.add(threading.get_ident())
+        time.sleep(self.seconds)
+        if "poison" in texts:
+            raise EmbedderError("refused")
+        vectors = WordEmbedder().embed(texts)
+        vectors[[n for n, text in enumerate(texts) if text == "infinite"]] = np.inf
+        return vectors
+
+
+def source(embedder: Embedder, name: str = "bundle") -> Source:
+    return Source(name, Retriever(served_bundle().bundle), embedder)
+
+
+@pytest.fixture
+async def retrieval() -> AsyncIterator[Retrieval]:
+    found = Retrieval(0.5, create_metrics())
+    yield found
+    found.close()
+
+
+async def test_a_query_seen_before_is_answered_without_the_thread(retrieval: Retrieval) -> None:
+    embedder = Embedder()
+    first = await retrieval.find(source(embedder), "hello")
+    retrieval._executor.shutdown()
+    assert await retrieval.find(source(embedder), "hello") == first
+    assert first.hits
+    assert threading.get_ident() not in embedder.threads
+
+
+async def test_a_reloaded_bundle_embeds_no_query_again(retrieval: Retrieval) -> None:
+    embedder = Embedder()
+    before = await retrieval.find(source(embedder), "hello")
+    retrieval._executor.shutdown()  # the vector is known and the bank small: the event loop answers
+    assert (await retrieval.find(source(embedder, "reloaded"), "hello")).hits == before.hits
+    assert embedder.calls == [["hello"]]
+
+
+async def test_another_embedder_embeds_the_same_query_itself(retrieval: Retrieval) -> None:
+    one, other = Embedder(), Embedder(spec=replace(WORDS, revision="2"))
+    await retrieval.find(source(one, "one"), "hello")
+    await retrieval.find(source(other, "other"), "hello")
+    assert (one.calls, other.calls) == ([["hello"]], [["hello"]])
+
+
+async def test_equal_queries_at_the_same_time_are_embedded_once_whichever_bundle_asks(retrieval: Retrieval) -> None:
+    embedder = Embedder(0.02)
+    sources = [source(embedder, name) for name in ("one", "two", "one", "two", "one")]
+    found = await asyncio.gather(*(retrieval.find(each, "hello") for each in sources))
+    assert len({each.hits for each in found}) == 1
+    assert embedder.calls == [["hello"]]
+
+
+async def test_what_comes_while_one_is_embedded_goes_together_in_one_call(retrieval: Retrieval) -> None:
+    embedder = Embedder(0.02, MANY_AT_ONCE)
+    first = asyncio.create_task(retrieval.find(source(embedder), "first"))
+    await asyncio.sleep(0.005)
+    await asyncio.gather(*(retrieval.find(source(embedder), f"query {n}") for n in range(40)))
+    assert (await first).hits
+    assert [len(call) for call in embedder.calls] == [1, 32, 8]
+
+
+async def test_an_embedder_that_gains_nothing_from_a_batch_answers_each_as_soon_as_it_is_done(
+    retrieval: Retrieval,
+) -> None:
+    embedder, order = Embedder(0.01), []
+
+    async def ask(name: str) -> None:
+        await retrieval.find(source(embedder), name)
+        order.append((name, len(embedder.calls)))
+
+    await asyncio.gather(*(ask(f"query {n}") for n in range(6)))
+    assert [len(call) for call in embedder.calls] == [1] * 6
+    assert [name for name, _ in order] == [f"query {n}" for n in range(6)]
+    assert order[0][1] < 6  # the first was told before the last was embedded
+
+
+async def test_a_text_that_the_embedder_refuses_costs_its_neighbours_nothing(retrieval: Retrieval) -> None:
+    embedder = Embedder(0.01, MANY_AT_ONCE)
+    texts = ["first", "good", "poison", "infinite", "better"]
+    found = await asyncio.gather(*(retrieval.find(source(embedder), text) for text in texts))
+    assert [each.degraded for each in found] == [None, None, "embedder", "embedder", None]
+    assert (await retrieval.find(source(embedder), "infinite")).degraded == "embedder"
+
+
+async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> None:
+    retrieval, slow = Retrieval(0.2, create_metrics()), source(Embedder(0.05))
+    try:
+        crowd = await asyncio.gather(*(retrieval.find(slow, f"query {number}") for number in range(60)))
+        assert {found.degraded for found in crowd} == {None, "timeout"}
+        assert (await retrieval.find(slow, "one that comes later")).degraded is None
+        assert not retrieval._flights
+        assert not retrieval._waiting
+    finally:
+        retrieval.close()
+
+
+async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
+    embedder = Embedder(0.1)
+    retrieval, slow = Retrieval(0.05, create_metrics()), source(embedder)
+    try:
+        assert (await retrieval.find(slow, "hello")).degraded == "timeout"
+        async with asyncio.timeout(30):
+            while not (await retrieval.find(slow, "hello")).hits:
+                await asyncio.sleep(0.01)
+        assert embedder.calls == [["hello"]]
+    finally:
+        retrieval.close()
+
+
+async def test_a_client_that_leaves_takes_nobodys_examples_with_it(retrieval: Retrieval) -> None:
+    slow = source(Embedder(0.05))
+    leaving = asyncio.create_task(retrieval.find(slow, "hello"))
+    staying = asyncio.create_task(retrieval.find(slow, "hello"))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    assert (await staying).hits
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["one", "two"]), st.booleans()), max_size=30))
+def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: list[tuple[str, str, bool]]) -> None:
+    """The third of each says whether the next waits for it."""
+
+    async def ask_all() -> None:
+        retrieval, embedder = Retrieval(5, create_metrics()), Embedder(spec=MANY_AT_ONCE)
+        tasks: list[tuple[str, asyncio.Task[Found]]] = []
+        try:
+            for text, bundle, waits in asked:
+                tasks.append((text, asyncio.create_task(retrieval.find(source(embedder, bundle), text))))
+                if waits:
+                    await tasks[-1][1]
+            for text, task in tasks:
+                expected = Retriever(served_bundle().bundle).nearest(WordEmbedder().embed([text])[0])
+                assert await task == Found(expected)
+            assert sorted(text for call in embedder.calls for text in call) == sorted({text for text, _, _ in asked})
+        finally:
+            retrieval.close()
+
+    asyncio.run(ask_all())
+
+
+def test_the_value_not_asked_for_longest_makes_room() -> None:
+    recent: Recent[str, int] = Recent(2)
+    recent.put("a", 1)
+    recent.put("b", 2)
+    assert recent.get("a") == 1
+    recent.put("c", 3)
+    assert [recent.get(key) for key in "abc"] == [1, None, 3]

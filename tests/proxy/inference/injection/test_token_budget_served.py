@@ -1,0 +1,150 @@
+"""Guards the token budget as it is served: examples leave for want of room, and for no other reason."""
+
+from typing import Any
+
+import pytest
+
+from index.types import Message
+from proxy.core.lru_cache import Recent
+from proxy.inference.injection import token_costs
+from proxy.inference.injection.injector import Injection
+from proxy.inference.injection.retrieval_worker import Found
+from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.proxy.serving import Serving, serving
+
+WORDS = "word " * 300  # 1,500 bytes and 300 tokens of the scripted backend
+
+
+async def answer(reply: Reply, request: Received) -> None:
+    await reply.whole(completion("Yes."))
+
+
+@pytest.mark.parametrize("tokenize_reply", [404, 500, [1, 2], {"count": None}, "nothing"])
+async def test_backend_that_cannot_count_gets_estimates_and_never_an_answer_of_one_token(tokenize_reply: Any) -> None:
+    async with scripted_backend(answer, context=1000, tokenize_reply=tokenize_reply) as backend:
+        async with serving(backend.url) as proxy:
+            _, headers, _ = await proxy.chat(WORDS)
+            assert len(headers["x-drpo-examples"].split(",")) >= 2
+            assert backend.generating[-1].json["max_tokens"] == 100
+            await proxy.chat(WORDS, model="scripted@raw")
+            assert backend.generating[-1].json["max_tokens"] > 100
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_large_cap_that_many_clients_send_costs_no_example(kind: str, name: str) -> None:
+    async with scripted_backend(answer, kind=kind) as backend, serving(backend.url) as proxy:
+        usual = (await proxy.chat())[1]["x-drpo-examples"]
+        for cap in (1, 4000, 4096, 10**9):
+            _, headers, _ = await proxy.chat(**{name: cap})
+            assert headers["x-drpo-examples"] == usual
+        assert usual
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_long_query_is_counted_and_not_taken_for_as_many_tokens_as_bytes(kind: str) -> None:
+    async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
+        _, headers, _ = await proxy.chat(WORDS)
+        assert len(headers["x-drpo-examples"].split(",")) == 3
+        assert "x-drpo-prompt-only" not in headers
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_reply_says_when_the_context_left_no_room_for_any_example(kind: str) -> None:
+    async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
+        _, headers, _ = await proxy.chat("word " * 900)
+        assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+async def test_text_that_no_context_holds_is_not_counted_for_many_seconds(kind: str) -> None:
+    async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
+        text = "word " * 60_000
+        _, headers, _ = await proxy.chat(text)
+        assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
+        counted = [one for one in backend.received if one.path == "/tokenize"]
+        assert counted
+        assert not [one for one in counted if text in str(one.json)]
+
+
+async def test_client_cap_of_zero_is_the_backends_to_judge() -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        await proxy.chat(max_tokens=0)
+        assert backend.generating[-1].json["max_tokens"] == 0
+
+
+async def test_counting_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        costs = proxy.gateway.injector._costs
+        count, calls = costs._count, 0
+
+        async def fails_once(*arguments: Any) -> int | None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise OSError("once")
+            return await count(*arguments)
+
+        monkeypatch.setattr(costs, "_count", fails_once)
+        assert (await proxy.chat())[0] == 500
+        assert (await proxy.chat())[0] == 200
+
+
+async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_costs, "_COUNTED_AGAIN_AFTER", 0.0)
+    async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
+        await proxy.chat()
+        costs = proxy.gateway.injector._costs
+        served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
+        estimated = (await costs.of(served, model)).examples["sum"]
+        backend.tokenize_reply = None
+        assert (await costs.of(served, model)).examples["sum"] < estimated
+
+
+async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
+        estimated = await injected(proxy)
+        backend.tokenize_reply = None
+        monkeypatch.setattr(token_costs, "_COUNTED_AGAIN_AFTER", 0.0)
+        counted = await injected(proxy)
+        assert counted.tokens < estimated.tokens
+        assert await injected(proxy) is counted, "nothing changed: nothing is worked out"
+
+
+async def test_failed_retrieval_is_told_even_where_the_query_has_no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        found = iter([Found(()), Found((), degraded="timeout"), Found(())])
+
+        async def find(*_: object) -> Found:
+            return next(found)
+
+        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
+        assert [(await injected(proxy)).degraded for _ in range(3)] == [None, "timeout", None]
+
+
+async def injected(proxy: Serving) -> Injection:
+    served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
+    return await proxy.gateway.injector.inject(served, model, (Message("user", "hello"),), None, "hello", {})
+
+
+async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the_same_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+        usual = (await proxy.chat())[1]
+        monkeypatch.setattr(token_costs, "_COUNTED_AHEAD", 1)
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_known", Recent(1))
+        counted: list[str] = []
+        count = proxy.gateway.injector._costs._count
+
+        async def watched(model: Any, text: str) -> int | None:
+            counted.append(text)
+            return await count(model, text)
+
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_count", watched)
+        for _ in range(2):
+            headers = (await proxy.chat())[1]
+            assert headers["x-drpo-examples"] == usual["x-drpo-examples"]
+        told = [text for text in counted if text]
+        assert told
+        assert len(told) == len(set(told))

@@ -1,0 +1,64 @@
+"""Guards that the short way of translating a chunk says what the long way says, or nothing."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.inference.planner import Plan
+from proxy.inference.relay import ReplyFacts
+from proxy.inference.reply import stream_rules
+from proxy.inference.variants import Choice
+from proxy.openai.chat_completion import ChatChunks, ChatShape
+from proxy.openai.chunk_cache import PlainChunks
+
+ODD = st.sampled_from(['"', "\\", '\\"', '"text":"', "", " ", "\u2028", "\0"])
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | ODD
+CHOICE = st.fixed_dictionaries(
+    {"index": st.integers(0, 1), "text": TEXT},
+    optional={
+        "logprobs": st.sampled_from([None, {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [None]}]),
+        "finish_reason": st.sampled_from([None, None, None, "stop"]),
+        "note": TEXT,
+    },
+)
+CHUNK = st.fixed_dictionaries(
+    {
+        "id": st.just("cmpl-1"),
+        "object": st.just("text_completion"),
+        "choices": st.lists(CHOICE, min_size=1, max_size=2),
+    },
+    optional={"usage": st.none() | st.just({"total_tokens": 3}), "note": TEXT},
+)
+
+
+def event(chunk: Any, *, spaced: bool = False) -> bytes:
+    written = str(chunk).encode("utf-8", "replace") if isinstance(chunk, str) else orjson.dumps(chunk)
+    return b"data: " + (written.replace(b'":', b'": ') if spaced else written) + b"\n\n"
+
+
+@given(st.lists(CHUNK, max_size=12), st.booleans(), st.booleans(), st.booleans())
+def test_chunk_by_chunk_the_short_way_says_the_same(chunks: list[Any], trim: bool, strip: bool, spaced: bool) -> None:
+    shape = ChatShape(trim)
+    plan = Plan(Choice("m", "aligned", explicit=False), "/v1/completions", b"", None, True, shape, strip)
+    transform, long_way = stream_rules(plan, ReplyFacts()).transform, ChatChunks(shape)
+    for chunk in chunks:
+        told = event(chunk, spaced=spaced)
+        parsed = orjson.loads(told[6:])
+        if strip:
+            parsed.pop("usage", None)
+        expected = [event(translated) for translated in long_way.translate(parsed)]
+        assert [one + b"\n\n" for one in transform(told).split(b"\n\n")[:-1]] == expected
+
+
+def test_stream_of_one_words_after_another_is_translated_by_the_short_way() -> None:
+    alike, base = PlainChunks(), {"id": "1", "choices": [{"index": 0, "text": "a", "finish_reason": None}]}
+    first = event(base)
+    assert alike.translate(first) is None
+    chat = {"id": "chat", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+    alike.remember(first, "a", chat)
+    assert alike.translate(first.replace(b'"a"', b'" w\\n"')) == event(chat).replace(b'"a"', b'" w\\n"')
+    for other in (b'""', b'"\\""', b'"\\\\"', b"null"):
+        assert alike.translate(first.replace(b'"a"', other)) is None
+    assert alike.translate(first.replace(b"null", b'"stop"')) is None

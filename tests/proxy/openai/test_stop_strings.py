@@ -1,0 +1,112 @@
+"""Guards the stop strings that a backend was not told: never shown, in any split of a stream; nothing else lost."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.openai.stop_strings import StopCutter, cut_completion, divide
+from tests.faults.scripted import Received, Reply, scripted_backend
+from tests.proxy.serving import serving
+
+LAYOUT = ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:"]
+TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "\n", "# ", "Query:", "END", "EN", "D"]), max_size=30).map("".join)
+STOPS = st.lists(st.sampled_from(["ab", "END", "\n# Query:", "\n\n", "b# "]), min_size=1, max_size=4)
+
+
+def expected(text: str, stops: list[str]) -> tuple[str, str]:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(places)], "stop") if places else (text, "length")
+
+
+@given(TEXTS, STOPS, st.data())
+def test_a_stream_is_cut_where_a_whole_reply_is_however_it_was_split(text: str, stops: list[str], data: Any) -> None:
+    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, stops)["choices"][0]
+    assert (whole["text"], whole["finish_reason"]) == expected(text, stops)
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+    cutter = StopCutter(stops)
+    shown = [
+        choice
+        for number, piece in enumerate(pieces)
+        for choice in cutter.cut({"choices": [_choice(piece, last=number == len(pieces) - 1)]})["choices"]
+    ]
+    assert "".join(choice["text"] for choice in shown) == whole["text"]
+    assert [choice["finish_reason"] for choice in shown if choice["finish_reason"]] == [whole["finish_reason"]]
+
+
+def _choice(text: str, *, last: bool) -> dict[str, Any]:
+    return {"index": 0, "text": text, "finish_reason": "length" if last else None}
+
+
+def test_choices_are_cut_each_by_itself_and_their_logprobs_with_them() -> None:
+    logprobs = {"tokens": ["a", "b", "EN", "D!"], "token_logprobs": [-1.0, -2.0, -3.0, -4.0], "top_logprobs": None}
+    choices = [
+        {"index": 0, "text": "abEND!", "logprobs": logprobs, "finish_reason": "length", "stop_reason": None},
+        {"index": 1, "text": "other", "logprobs": None, "finish_reason": "length", "stop_reason": None},
+    ]
+    first, second = cut_completion({"choices": choices}, ["END"])["choices"]
+    assert (first["text"], first["finish_reason"], first["stop_reason"]) == ("ab", "stop", "END")
+    assert first["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "top_logprobs": None}
+    assert second == choices[1]
+
+
+@given(st.lists(st.text(min_size=1), max_size=8))
+def test_a_backend_gets_no_more_than_it_takes_and_nothing_is_forgotten(client: list[str]) -> None:
+    told, ours = divide(LAYOUT, client, 4)
+    assert sorted([*told, *ours]) == sorted([*LAYOUT, *client])
+    assert len(told) <= 4 or len(client) > 4
+    assert told[:2] == LAYOUT[:2], "the next question was not the first to be told"
+    assert divide(LAYOUT, client, None) == ([*LAYOUT, *client], ())
+
+
+async def ramble(reply: Reply, request: Received) -> None:
+    """An answer that goes on past the client's fourth stop string, as a backend that was not told it sends it."""
+    frame: dict[str, Any] = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "scripted"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
+    pieces = ["One, ", "two", ", FO", "UR five ", "six"]
+    if not request.json.get("stream"):
+        choice = {"index": 0, "text": "".join(pieces), "logprobs": None, "finish_reason": "length"}
+        await reply.whole({**frame, "choices": [choice], "usage": usage})
+        return
+    await reply.begin()
+    for number, text in enumerate(pieces):
+        reason = "length" if number == len(pieces) - 1 else None
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        await reply.chunk(_event({**frame, "choices": [choice]}))
+    await reply.chunk(_event({**frame, "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+    await reply.end()
+
+
+def _event(payload: object) -> bytes:
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+async def test_four_stop_strings_of_a_client_work_beside_the_layouts_own() -> None:
+    fields = {"stop": ["W", "X", "Y", "FOUR"]}
+    async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat(**fields)
+        assert backend.generating[-1].json["stop"] == ["\n\n# Query:", "\n# Query:", "W", "X"]
+        assert reply["choices"][0]["message"]["content"] == "One, two, "
+        assert reply["choices"][0]["finish_reason"] == "stop"
+        assert reply["usage"]["completion_tokens"] == 9, "the tokens that were made are no longer told"
+        events = (await proxy.stream(**fields, stream_options={"include_usage": True})).split(b"\n\n")
+        chunks = [orjson.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
+        texts = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
+        reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+        assert "".join(texts) == "One, two, "
+        assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+        assert chunks[-1]["usage"]["completion_tokens"] == 9
+        assert events[-2:] == [b"data: [DONE]", b""]
+
+
+async def test_a_completion_with_a_variant_is_cut_as_well() -> None:
+    fields = {"model": "scripted@aligned", "prompt": "Count.", "stop": ["W", "X", "Y", "FOUR"]}
+    async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.post("/v1/completions", fields)
+        assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("One, two, ", "stop")
+        stream = await proxy.stream("/v1/completions", **fields)
+        assert b"UR" not in stream
+        assert b"two" in stream
+        assert b'"usage"' not in stream

@@ -1,0 +1,114 @@
+"""Guards the command line: help that teaches, and one clear line instead of a stack trace for a user's mistake."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index.bundle.bundle import default_bundle_directory
+from proxy.api.auth import new_key
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "proxy", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_shows_every_flag_with_its_variable() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("--backend", "DRPO_BACKEND", "--bundle", "--kind", "--port", "check", "@raw"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backend", "http://127.0.0.1:9", "--bundle", "/no/such/place"], "--bundle /no/such/place"),
+        (["--backend", "localhost:8000"], "--backend localhost:8000"),
+        (["--backend", "http://127.0.0.1:9", "--kind", "m=vision"], "--kind m=vision"),
+        (["--backend", "http://127.0.0.1:9", "--host", "0.0.0.0"], "--allow-unauthenticated"),
+        (["--backend", "http://127.0.0.1:9", "--port", "99999"], "--port 99999"),
+        (["--backend", "http://127.0.0.1:9", "--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
+        (["--backend", "http://127.0.0.1:9", "--api-keys-file", "/no/keys"], "--api-keys-file /no/keys"),
+        (["--backend", "http://127.0.0.1:9", "--judge", "http://127.0.0.1:9"], "--judge"),
+        (["new-key", "two words"], "new-key 'two words'"),
+    ],
+)
+def test_mistake_is_one_line_that_names_the_flag(arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith("...")]) == 1
+
+
+def test_check_names_a_backend_that_does_not_answer() -> None:
+    done = run("check", "--backend", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "problem: http://127.0.0.1:9" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_flag_is_usage() -> None:
+    assert run("--bakend", "x").returncode == 2
+
+
+def test_new_key_prints_its_line_apart_from_the_key_so_that_it_can_be_appended() -> None:
+    done = run("new-key", "alice")
+    assert done.returncode == 0
+    assert re.fullmatch(r"alice [0-9a-f]{64}\n", done.stdout)
+    assert "drpo-" in done.stderr
+    assert run("new-key").returncode == 2
+    assert run("serve", "alice").returncode == 2
+
+
+def test_hangup_reloads_the_keys_and_a_mistake_in_them_stops_nothing(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(new_key("alice")[1], encoding="utf-8")
+    command = [sys.executable, "-m", "proxy", "--backend", "http://127.0.0.1:9", "--port", "0"]
+    command += ["--api-keys-file", str(keys), "--host", "0.0.0.0", "--log-format", "json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        _line_with(process, "Listening on")
+        process.send_signal(signal.SIGHUP)
+        assert '"keys":1' in _line_with(process, '"event":"reloaded"')
+        keys.write_text("a mistake", encoding="utf-8")
+        process.send_signal(signal.SIGHUP)
+        assert "line 1: expected NAME SHA256" in _line_with(process, '"event":"reload refused"')
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _line_with(process: "subprocess.Popen[str]", wanted: str) -> str:
+    assert process.stdout is not None
+    return next(line for line in process.stdout if wanted in line)
+
+
+def test_bundle_for_two_models_is_not_loaded_twice_for_one(tmp_path: Path) -> None:
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", "a=default", "--bundle", "a=default")
+    assert done.returncode == 1
+    assert "two bundles for the model a" in done.stderr
+
+
+def test_bundle_that_would_send_queries_to_its_own_address_needs_the_operators_word(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(default_bundle_directory(), bundle)
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "onnx"', '"name": "openai:http://127.0.0.1:9/v1#spy"'))
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", str(bundle))
+    assert done.returncode == 1
+    assert "--allow-embedder 'openai:http://127.0.0.1:9/v1#spy'" in done.stderr
+    allowed = ("--allow-embedder", "openai:http://127.0.0.1:9/v1#spy")
+    done = run("--backend", "http://127.0.0.1:9", "--bundle", str(bundle), *allowed)
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr
+    assert "--allow-embedder" not in done.stderr, "the embedder was allowed, and then asked"

@@ -1,0 +1,168 @@
+"""Guards the routes of the operator's page: what they tell and whom, and that they add no second way to ask."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+import pytest
+from aiohttp.test_utils import TestServer
+
+from proxy.api.admin import AddPage, Controls, Reloaded, create_admin_app
+from proxy.core.settings import Settings
+from proxy.experiments.dashboard import Board
+from proxy.ui.pages import add_files, add_page, on_a_map
+from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.proxy.serving import Serving, serving
+
+ASKED = {"model": "scripted@aligned", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+
+
+async def answer(reply: Reply, _: Received) -> None:
+    whole = completion("Because of air.")
+    await reply.whole({**whole, "usage": {**whole["usage"], "prompt_tokens_details": {"cached_tokens": 3}}})
+
+
+async def no_reload() -> Reloaded:
+    raise AssertionError("nobody asked for it")
+
+
+@asynccontextmanager
+async def admin(page: AddPage) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session of the admin listener's application."""
+    app = create_admin_app(Controls(no_reload, Board(Settings()), page))
+    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
+        yield session
+
+
+@asynccontextmanager
+async def operated(**settings: Any) -> AsyncIterator[tuple[Serving, aiohttp.ClientSession, Any]]:
+    async with (
+        scripted_backend(answer) as backend,
+        serving(backend.url, **settings) as proxy,
+        admin(partial(add_page, gateway=proxy.gateway)) as session,
+    ):
+        yield proxy, session, backend
+
+
+async def told(session: aiohttp.ClientSession, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    method = "GET" if body is None else "POST"
+    async with session.request(method, path, json=body) as reply:
+        return reply.status, await reply.json(content_type=None)
+
+
+async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothing_from_elsewhere() -> None:
+    async with admin(add_files) as session:
+        for path in ("/ui", "/ui/app.js", "/ui/style.css", "/ui/playground.js"):
+            async with session.get(path) as reply:
+                assert reply.status == 200
+                policy = reply.headers["Content-Security-Policy"]
+                assert "default-src 'none'" in policy
+                assert "unsafe" not in policy
+                assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        async with session.get("/", allow_redirects=False) as reply:
+            assert (reply.status, reply.headers["Location"]) == (302, "/ui")
+
+
+@pytest.mark.parametrize(
+    "path", ["/ui/..%2Fpage.py", "/ui/page.py", "/ui/%2Fetc%2Fpasswd", "/ui/none.js", "/ui/ui", f"/ui/{'a' * 300}.js"]
+)
+async def test_nothing_but_the_pages_files_is_served(path: str) -> None:
+    async with admin(add_files) as session, session.get(path) as reply:
+        assert reply.status == 404
+
+
+async def test_a_page_from_elsewhere_can_neither_read_nor_ask() -> None:
+    async with operated() as (_, session, backend):
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            async with session.post("/ui/api/chat", json=ASKED, headers=headers) as reply:
+                assert reply.status == 403
+        assert not backend.generating
+
+
+async def test_a_question_goes_the_way_of_a_clients_and_needs_no_key() -> None:
+    async with operated() as (proxy, session, backend):
+        status, reply = await told(session, "/ui/api/chat", ASKED)
+        assert (status, reply["choices"][0]["message"]["content"]) == (200, "Because of air.")
+        await proxy.post("/v1/chat/completions", ASKED)
+        ours, clients = (request.json for request in backend.generating)
+        assert ours == clients
+
+
+async def test_the_plan_that_is_explained_is_what_would_be_sent() -> None:
+    async with operated() as (_, session, backend):
+        status, plan = await told(session, "/ui/api/explain", ASKED)
+        assert status == 200
+        assert not backend.generating
+        await told(session, "/ui/api/chat", ASKED)
+        assert plan["text"] == backend.generating[0].json["prompt"]
+        assert plan["examples"][0]["id"] == "refuse"
+        by_id = {one["id"]: one["similarity"] for one in plan["examples"]}
+        assert by_id["sky"] == pytest.approx(1.0, abs=1e-3)
+        assert by_id["refuse"] < 1.0
+        assert plan["tokens"] > 0
+
+
+async def test_a_raw_question_has_no_examples_to_explain() -> None:
+    async with operated() as (_, session, _backend):
+        _, plan = await told(session, "/ui/api/explain", {**ASKED, "model": "scripted@raw"})
+        assert (plan["text"], "examples" in plan) == ("Why is the sky blue?", False)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/ui/api/explain", {**ASKED, "model": "nobody"}, 404),
+        ("/ui/api/explain", {**ASKED, "messages": []}, 400),
+        ("/ui/api/search", {"model": "scripted", "query": " "}, 400),
+        ("/ui/api/search", {"model": "nobody", "query": "tea"}, 404),
+        ("/ui/api/bundle?model=nobody", None, 404),
+    ],
+)
+async def test_what_cannot_be_told_is_an_error_with_its_reason(path: str, body: Any, status: int) -> None:
+    async with operated() as (_, session, _backend):
+        found, reply = await told(session, path, body)
+        assert found == status
+        assert reply["error"]["message"]
+
+
+async def test_a_bundle_is_told_with_a_place_on_the_map_for_each_example() -> None:
+    async with operated() as (_, session, _backend):
+        _, bundle = await told(session, "/ui/api/bundle?model=scripted")
+        assert [one["id"] for one in bundle["examples"]] == ["refuse", "sky", "sum", "tea"]
+        assert len(bundle["map"]) == 4
+        assert bundle["prompt"] == "Answer well."
+
+
+async def test_a_search_says_what_is_near_and_what_would_be_shown() -> None:
+    async with operated() as (_, session, _backend):
+        _, found = await told(session, "/ui/api/search", {"model": "scripted", "query": "How do I make tea?"})
+        assert found["nearest"][0]["id"] == "tea"
+        assert found["nearest"][0]["similarity"] == pytest.approx(1.0, abs=1e-3)
+        assert found["shown"][0] == "tea"
+
+
+async def test_live_numbers_are_the_metrics_and_hold_no_word_of_a_user() -> None:
+    async with operated() as (proxy, session, _backend):
+        await proxy.chat("Why is the sky blue?")
+        status, live = await told(session, "/ui/api/live")
+        assert status == 200
+        served = [one for one in live["samples"] if one["name"] == "drpo_requests_total"]
+        assert sum(one["value"] for one in served) == 1
+        cached = [one for one in live["samples"] if one["labels"].get("type") == "cached" and "total" in one["name"]]
+        assert [one["value"] for one in cached] == [3]
+        assert "sky" not in orjson.dumps(live).decode()
+        assert live["backends"][0]["trouble"] is None
+
+
+def test_the_map_keeps_apart_what_is_apart_and_does_not_flip() -> None:
+    vectors = np.eye(6, dtype=np.float32)[[0, 0, 1, 1, 2, 2]]
+    places = on_a_map(vectors)
+    assert np.abs(places).max() == pytest.approx(1.0)
+    assert np.allclose(places[0], places[1], atol=1e-6)
+    assert np.linalg.norm(places[0] - places[2]) > 0.5
+    assert np.array_equal(places, on_a_map(vectors))
+    assert np.array_equal(on_a_map(vectors[:1]), np.zeros((1, 2), np.float32))

@@ -1,0 +1,137 @@
+"""Guards the page of a server of several workers, on the real command: it answers as that of one process does."""
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from proxy.api.admission import limits_of
+from proxy.core.settings import Settings
+from proxy.ui.worker_relay import Behind, add_page_of_workers
+from tests.faults.client import raw_client
+from tests.faults.process import Command, command
+from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
+
+MODEL = "scripted"
+ASKED = {"model": MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+FOR_EVER = 10_000
+
+
+async def streaming(reply: Reply, request: Received) -> None:
+    """Words without end for who asks for many, else three."""
+    await reply.begin()
+    for event in completion_events(["a "] * (FOR_EVER if request.json.get("max_tokens") == FOR_EVER else 3)):
+        await reply.chunk(event)
+        await asyncio.sleep(0.001)
+    await reply.end()
+
+
+@asynccontextmanager
+async def two_workers() -> AsyncIterator[tuple[Command, aiohttp.ClientSession, ScriptedBackend]]:
+    async with scripted_backend(streaming) as backend:
+        told = ["--backend", backend.url, "--kind", f"{MODEL}=completion", "--bundle", f"{MODEL}=default"]
+        async with (
+            command(*told, "--workers", "2") as server,
+            aiohttp.ClientSession(server.admin_url) as session,
+        ):
+            yield server, session, backend
+
+
+async def asked(session: aiohttp.ClientSession, path: str, body: Any = None) -> Any:
+    async with session.request("GET" if body is None else "POST", path, json=body) as reply:
+        assert reply.status == 200, await reply.text()
+        return await reply.json()
+
+
+async def test_every_view_is_answered_and_live_counts_every_request() -> None:
+    async with two_workers() as (server, session, _):
+        assert [one["id"] for one in (await asked(session, "/ui/api/state"))["models"]] == [MODEL]
+        assert (await asked(session, f"/ui/api/bundle?model={MODEL}"))["examples"]
+        assert (await asked(session, "/ui/api/search", {"model": MODEL, "query": "rice"}))["shown"]
+        assert (await asked(session, "/ui/api/explain", ASKED))["examples"]
+        # Each on a connection of its own, for the kernel to draw a worker: one of them gets all in 1 of 2,000 runs.
+        for _ in range(12):
+            async with aiohttp.ClientSession() as client:
+                async with client.post(f"{server.url}/chat/completions", json={**ASKED, "stream": True}) as reply:
+                    await reply.read()
+        samples = (await asked(session, "/ui/api/live"))["samples"]
+        counted = [one["value"] for one in samples if one["name"] == "drpo_requests_total"]
+        assert sum(counted) == 12
+        async with asyncio.timeout(20):  # the log's lines come after the answers
+            while {orjson.loads(one)["worker"] for one in server.log if '"request"' in one} != {0, 1}:
+                await asyncio.sleep(0.02)
+
+
+async def test_an_answer_streams_and_ends_at_the_backend_when_the_page_is_closed() -> None:
+    async with two_workers() as (_, session, backend):
+        async with session.post("/ui/api/chat", json={**ASKED, "stream": True}) as reply:
+            assert reply.headers["Content-Type"].startswith("text/event-stream")
+            assert (await reply.read()).rstrip().endswith(b"data: [DONE]")
+        async with session.post("/ui/api/chat", json={**ASKED, "stream": True, "max_tokens": FOR_EVER}) as reply:
+            await reply.content.readany()  # the first words come before the last
+        async with asyncio.timeout(20):
+            await backend.aborted.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_worker_that_died_or_hangs_is_passed_over(which: int, how: signal.Signals) -> None:
+    async with two_workers() as (server, session, _):
+        pid = server.workers()[which]
+        os.kill(pid, how)
+        async with asyncio.timeout(20):
+            assert (await asked(session, "/ui/api/state"))["models"]
+        if how == signal.SIGKILL:
+            await server.logged("worker restarted")
+            assert (await asked(session, "/ui/api/state"))["models"]
+        else:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("below", "said"), [("", "Ask again"), ("long/" * 20, "TMPDIR")])
+async def test_that_nobody_answers_is_said_with_what_to_do(below: str, said: str, tmp_path: Path) -> None:
+    app = web.Application()
+    add_page_of_workers(app, Behind(tmp_path / below, limits_of(Settings())))
+    async with TestServer(app) as nobody, aiohttp.ClientSession(nobody.make_url("/")) as session:
+        async with session.get("/ui/api/state") as reply:
+            assert reply.status == 503
+            assert said in (await reply.json())["error"]["message"]
+
+
+async def test_a_bad_body_is_refused_as_one_process_does() -> None:
+    async with two_workers() as (server, session, _):
+        for body, status in (("{", 400), ("x" * 3_000_000, 400), ("x" * 30_000_000, 413)):
+            headers = {"Content-Type": "application/json"}
+            async with session.post("/ui/api/explain", data=io.BytesIO(body.encode()), headers=headers) as reply:
+                assert reply.status == status
+                assert (await reply.json())["error"]["message"]
+        for header, body, status in (
+            ("Transfer-Encoding: chunked", b"zz\r\n", 400),
+            ("Content-Encoding: gzip\r\nContent-Length: 3", b"abc", 415),
+        ):
+            head = f"POST /ui/api/explain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{header}"
+            async with raw_client(server.admin_url) as client:
+                await client.send(f"{head}\r\n\r\n".encode())
+                await asyncio.sleep(0.1)  # the body comes when the request is already being answered
+                await client.send(body)
+                answer = await client.some(b"}}")
+                assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert not [line for line in server.log if "Traceback" in line or "defect" in line]
+
+
+async def test_a_question_that_there_is_not_is_refused_in_the_shape_of_every_error() -> None:
+    async with two_workers() as (_, session, _):
+        for path, status in (("/ui/api/none", 404), ("/ui/api/chat", 405), ("/none", 404)):
+            async with session.get(path) as reply:
+                assert reply.status == status
+                assert (await reply.json())["error"]["message"]
