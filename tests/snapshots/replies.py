@@ -260,7 +260,7 @@ def _streamed(rng: Random, payloads: Sequence[Json], tags: list[str]) -> Answer:
         whole = b"".join(encoded_events)
         encoded_events = [whole[: rng.randint(0, len(whole) - 8)]]
     tags += [ending, {"\n": "lf", "\r\n": "crlf", "\r": "cr"}[newline]]
-    pieces = _WAYS[rng.choice(list(_WAYS))](rng, encoded_events)
+    pieces = _with_whole_line_ends(_WAYS[rng.choice(list(_WAYS))](rng, encoded_events))
     headers = {"Content-Type": rng.choice(["text/event-stream", "text/event-stream; charset=utf-8"])}
     return Answer(tuple(piece for piece in pieces if piece), 200, headers, cut=ending == "closed")
 
@@ -275,6 +275,17 @@ def _at_odd_places(rng: Random, events: Sequence[bytes]) -> list[bytes]:
     whole = b"".join(events)
     places = sorted(rng.randint(0, len(whole)) for _ in range(rng.randint(1, 12)))
     return [whole[start:end] for start, end in zip([0, *places], [*places, len(whole)], strict=True)]
+
+
+def _with_whole_line_ends(pieces: Sequence[bytes]) -> list[bytes]:
+    """The pieces, with no CR LF cut in two: the reply would depend on whether both halves arrive together."""
+    mended: list[bytes] = []
+    for piece in pieces:
+        if mended and mended[-1].endswith(b"\r") and piece.startswith(b"\n"):
+            mended[-1] += b"\n"
+            piece = piece[1:]
+        mended.append(piece)
+    return mended
 
 
 def _few_bytes(_rng: Random, events: Sequence[bytes]) -> list[bytes]:
