@@ -52,7 +52,7 @@ def test_log_that_nobody_reads_drops_lines_counts_them_and_says_so_when_it_is_re
 
 def test_process_whose_log_is_stuck_or_closed_ends_by_itself() -> None:
     program = (
-        "import sys\nfrom proxy.log import log_event, log_lines\n"
+        "import sys\nfrom proxy.core.log import log_event, log_lines\n"
         "with log_lines('json'):\n    for n in range(30000): log_event('request', n=n, text='x' * 100)\n"
         "print('ended', flush=True)\n"
     )

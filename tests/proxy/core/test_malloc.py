@@ -7,7 +7,7 @@ import pytest
 # A block of 8 MB is freed, which raises glibc's own bound to that; is a block of 1 MB then still mapped by itself?
 _MAPPED_AFTER = """
 import ctypes
-from proxy.memory import give_back_large_blocks
+from proxy.core.malloc import give_back_large_blocks
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
