@@ -4,8 +4,8 @@
     ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
 The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings, showing the three
-nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, rows
-that nobody tuned on.
+nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, on
+validation rows.
 """
 
 import argparse
@@ -38,8 +38,9 @@ from proxy.lookup import Source
 from proxy.server import open_backends
 from proxy.settings import Settings
 from proxy.shared import Alone
-from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
-from tests.quality.conftest import CONCURRENCY, general_test_rows, xstest_test_rows
+from tests.bench.embedders import of_the_bank, openers, say, write_models
+from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
+from tests.quality.conftest import CONCURRENCY
 
 LENGTH = 256
 REFUSAL_LENGTH = 64
@@ -63,7 +64,7 @@ def main() -> None:
 async def compare(float32_models: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
     bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
-    general, sensitive = () if refusals else general_test_rows(DATA), xstest_test_rows(DATA)
+    general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
     settings = Settings(retrieval_timeout=10.0)
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")

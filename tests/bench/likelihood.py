@@ -25,8 +25,8 @@ from index.embed import open_embedder
 from index.retrieve import pinned
 from index.types import Example
 from optimizer.rules import bootstrap_mean
-from tests.bench.embedders import read_rows
 from tests.bench.prefix import Shown, Texts, policies, read_stream
+from tests.measurement import read_rows
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 

@@ -1,12 +1,10 @@
 """What the quality tests share: the measurement data, the proxy, the report, and one way to measure."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import orjson
 import pytest
 from rich.console import Console
 
@@ -16,11 +14,11 @@ from optimizer.client import Endpoint, Patience, first_model
 from optimizer.evaluate import Evaluation, Plan, evaluate
 from optimizer.measures import Measure
 from optimizer.model import Decoding, Model
-from optimizer.rows import COMPLY, GENERAL, REFUSE, Row
+from optimizer.rows import Row
 from optimizer.table import as_markdown, as_table
+from tests.measurement import DATA
 from tests.quality.served import served_proxy
 
-DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[3] / "shared" / "data")
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")
 CONCURRENCY = 4
 
@@ -49,7 +47,7 @@ def embedder() -> Embedder:
 def report() -> Path:
     """A fresh report; every measurement adds its table."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("# Answer quality: embedded model, default bundle, greedy, test rows\n")
+    REPORT.write_text("# Answer quality: embedded model, default bundle, greedy, validation rows\n")
     return REPORT
 
 
@@ -83,38 +81,3 @@ async def _measure(
 
 def named(evaluation: Evaluation, variant: str) -> Mapping[str, Measure]:
     return {line.name: line for line in evaluation.variants[variant]}
-
-
-def general_test_rows(data: Path) -> tuple[Row, ...]:
-    """references.jsonl, tag general, validation."""
-    return general_rows(data, "validation")
-
-
-def general_rows(data: Path, split: str) -> tuple[Row, ...]:
-    """references.jsonl, tag general, of a split that is not sealed."""
-    rows = _read(data / "references.jsonl")
-    chosen = [row for row in rows if row["tag"] == GENERAL and row["split"] == split]
-    return tuple(Row(row["query"], GENERAL, row["reference"]) for row in chosen)
-
-
-def xstest_test_rows(data: Path) -> tuple[Row, ...]:
-    """xstest_prompts.jsonl, the rows whose query has an odd SHA-256."""
-    return _xstest_rows(data, tests=True)
-
-
-def xstest_development_rows(data: Path) -> tuple[Row, ...]:
-    """xstest_prompts.jsonl, the rows whose query has an even SHA-256."""
-    return _xstest_rows(data, tests=False)
-
-
-def _xstest_rows(data: Path, *, tests: bool) -> tuple[Row, ...]:
-    rows = [row for row in _read(data / "xstest_prompts.jsonl") if is_test(row["query"]) == tests]
-    return tuple(Row(row["query"], COMPLY if row["safe"] else REFUSE) for row in rows)
-
-
-def is_test(query: str) -> bool:
-    return int(hashlib.sha256(query.encode()).hexdigest(), 16) % 2 == 1
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
