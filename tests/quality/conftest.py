@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from optimizer.model import Decoding, Model
 from optimizer.rows import Row
 from optimizer.table import as_markdown, as_table
 from tests.measurement import DATA
-from tests.quality.served import served_proxy
 
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")
 CONCURRENCY = 4
@@ -33,9 +32,8 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_url() -> Iterator[str]:
-    with served_proxy() as url:
-        yield url
+def base_url(embedded_url: str) -> str:
+    return embedded_url
 
 
 @pytest.fixture(scope="session")
