@@ -94,7 +94,7 @@ async def test_one_hung_backend_does_not_slow_the_others() -> None:
             assert {task.result()[0] for task in asking if task.done()} == {200}
             assert len(stuck) == hits(hung)[0]
             assert len(stuck) <= 100 * 1.25 / 3 + 1, "no more than its share of what is in flight"
-            later = await asyncio.wait_for(asyncio.gather(*(proxy.chat(f"later {n}") for n in range(30))), 5)
+            later = await asyncio.wait_for(asyncio.gather(*(proxy.chat(f"later {n}") for n in range(30))), 20)
             assert {reply[0] for reply in later} == {200}, "a backend with open requests is passed over"
             for task in stuck:
                 task.cancel()
@@ -141,7 +141,7 @@ async def test_failing_backends_see_no_storm_of_repetitions() -> None:
     async with scripted_backend(busy) as one, scripted_backend(busy) as two:
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             asking = [asyncio.create_task(proxy.chat(f"question {n}")) for n in range(50)]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while sum(hits(one, two)) < 50:
                     await asyncio.sleep(0.01)
                 gates[0].set()
