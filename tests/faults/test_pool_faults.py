@@ -11,7 +11,7 @@ from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, 
 from tests.proxy.serving import Serving, serving
 
 Script = Callable[[Reply, Received], Awaitable[None]]
-QUIET = {"connect_timeout": 0.3, "health_interval": 60.0}
+QUIET = {"connect_timeout": 10.0, "health_interval": 60.0}
 
 
 async def answer(reply: Reply, request: Received) -> None:
