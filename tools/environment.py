@@ -110,7 +110,7 @@ def _create() -> None:
 def _linked(name: str) -> bool:
     """Whether .venv now has the files of the kept environment."""
     requirements = ROOT / "requirements" / f"{name}.txt"
-    key = key_of(requirements, Path(__file__), sys.implementation.cache_tag or "", sysconfig.get_platform())
+    key = key_of(requirements, sys.implementation.cache_tag or "", sysconfig.get_platform())
     try:
         environment = kept(cache_root() / f"environment-{name}-{key}", lambda place: _build(place, name), _say)
     except (OSError, StepError, subprocess.CalledProcessError) as error:

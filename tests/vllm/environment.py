@@ -46,8 +46,7 @@ def shortcoming() -> str | None:
 
 def folder() -> Path:
     """Where the environment is or will be."""
-    sources = (Path(__file__), _REQUIREMENTS, _CPU_TORCH, _INDEX_TORCH)
-    return cache_root() / f"vllm-environment-{key_of(*sources)}"
+    return cache_root() / f"vllm-environment-{key_of(_REQUIREMENTS, _CPU_TORCH, _INDEX_TORCH, _PYTHON)}"
 
 
 def environment(say: Say) -> Path:
