@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.flaky import listed
+
 ROOT = Path(__file__).parent.parent
 MADE_BY_TOOLS = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|build/|dist/)")
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt")) + sorted((ROOT / "tests" / "vllm").glob("*.txt"))
@@ -98,3 +100,9 @@ def test_one_environment_can_grow_from_run_to_dev() -> None:
         )
 
     assert pins("run") <= pins("dev")
+
+
+def test_the_list_of_tests_that_wait_names_fifty_that_exist() -> None:
+    tests = [test.split("::") for test in listed()]
+    assert len({tuple(test) for test in tests}) == len(tests) == 50
+    assert not [test for test in tests if f"def {test[1]}(" not in (ROOT / test[0]).read_text(encoding="utf-8")]

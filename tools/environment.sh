@@ -3,6 +3,7 @@
 #
 # A stamp in .venv says which files made it, so that nothing is done when nothing changed (milliseconds), and all is
 # done again when a requirement changed, the folder was moved, or the last attempt was interrupted. dev contains run.
+# This script finds Python and sees whether anything is to be done; tools/environment.py does it.
 set -eu
 
 name=$1
@@ -58,28 +59,15 @@ find_python() {
     die "Python 3.11 or newer is needed and was not found. Install it, or say where it is: make PYTHON=/path/to/python3.11"
 }
 
-# A .venv that runs, with the Python asked for, and was made in this folder is completed; any other is made anew.
-make_environment() {
-    if is_usable && [ "$(cat .venv/drpo-folder 2>/dev/null || echo "$PWD")" = "$PWD" ] &&
-        .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        return
+# The Python that .venv was made from, where .venv runs and is of the Python asked for; else the one that is found.
+python() {
+    if is_usable; then
+        .venv/bin/python -c 'import sys; print(sys._base_executable)'
+    else
+        find_python
     fi
-    python=$(find_python)
-    echo "Making .venv with $("$python" --version)"
-    rm -rf .venv
-    "$python" -m venv .venv || die "Making .venv failed. On Debian and Ubuntu: apt-get install python3-venv"
-    pwd >.venv/drpo-folder
-}
-
-# The pinned list is complete, so pip has nothing to resolve (--no-deps) and every file has a hash.
-install() {
-    echo "Installing requirements/$name.txt into .venv (once; a few hundred MB)"
-    rm -f .venv/drpo-*.stamp
-    .venv/bin/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r "requirements/$name.txt"
-    .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-    description "$name" >"$(stamp "$name")"
 }
 
 is_ready && exit 0
-make_environment
-install
+python=$(python)
+exec "$python" -m tools.environment "$name" "$(description run)" "$(description dev)"

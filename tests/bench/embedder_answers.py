@@ -4,8 +4,8 @@
     ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
 The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings, showing the three
-nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, rows
-that nobody tuned on.
+nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, on
+validation rows.
 """
 
 import argparse
@@ -25,23 +25,24 @@ from index.embedders.registry import open_embedder
 from index.rendering import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
-from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.models.http_client import Endpoint, Patience
 from optimizer.evaluation.evaluate import Plan, answer_all
 from optimizer.evaluation.measures import Scored, measures, score
-from optimizer.models.http_client import Endpoint, Patience
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.data.dataset import Row
 from proxy.api.app import create_app, open_gateway
-from proxy.api.gateway import Live
-from proxy.backends.embedded.child_process import MODEL_NAME
 from proxy.backends.pool import Backend
+from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.api.gateway import Live
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.retrieval_worker import Source
+from proxy.server.lifecycle import open_backends
 from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
-from proxy.inference.injection.retrieval_worker import Source
-from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.server.lifecycle import open_backends
-from tests.bench.embedders import DATA, of_the_bank, openers, say, write_models
-from tests.quality.conftest import CONCURRENCY, general_test_rows, xstest_test_rows
+from tests.bench.embedders import of_the_bank, openers, say, write_models
+from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
+from tests.quality.conftest import CONCURRENCY
 
 LENGTH = 256
 REFUSAL_LENGTH = 64
@@ -65,7 +66,7 @@ def main() -> None:
 async def compare(float32_models: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
     bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
-    general, sensitive = () if refusals else general_test_rows(DATA), xstest_test_rows(DATA)
+    general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
     settings = Settings(retrieval_timeout=10.0)
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")

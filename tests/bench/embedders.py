@@ -4,8 +4,8 @@
     python -m tests.bench.embedders --picture FILE     also draws it
     python -m tests.bench.embedders --retrieved FILE   also writes which examples each query finds, per embedder
 
-The queries are those of the measurement data ($DRPO_DATA, or shared/data beside the repository), validation rows where
-a file has splits; the bank is the default bundle. Overlap@3: the share of float32's three nearest examples that are
+The queries are the validation rows of the measurement data (tests/measurement.py); the bank is the default bundle.
+Overlap@3: the share of float32's three nearest examples that are
 among an embedder's three nearest, with a 95 % interval over the queries. Time and memory are those of a fresh process:
 one short query at a time, one thread; memory is what opening and using the embedder adds to Python with numpy.
 """
@@ -13,7 +13,6 @@ one short query at a time, one thread; memory is what opening and using the embe
 import argparse
 import collections
 import json
-import os
 import re
 import subprocess
 import sys
@@ -31,14 +30,14 @@ from numpy.typing import NDArray
 from index.bundle.bundle import default_bundle_directory, read_bundle
 from index.types import Example, Vectors
 from tests.bench.pictures.embedders import Point, draw
+from tests.measurement import DATA, VALIDATION, rows_of
 
 Positions = NDArray[np.intp]
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("DRPO_DATA") or ROOT.parent / "shared" / "data")
 SEED = 1
 NEAREST = 3
-FEWEST_QUERIES = 300
+FEWEST_QUERIES = 100
 WARM_UP, CALLS = 50, 1_000
 LONGEST_SHORT = 80
 LAYERS, CUT_AT = 6, (1, 2, 3, 4)
@@ -185,17 +184,11 @@ def bank() -> list[Example]:
 
 
 def queries() -> list[str]:
-    rows = [
-        row for name in ("references", "drpo_train_queries", "xstest_prompts") for row in read_rows(f"{name}.jsonl")
-    ]
-    asked = list(dict.fromkeys(str(row["query"]) for row in rows if row.get("split", "validation") == "validation"))
+    names = ("references.jsonl", "drpo_train_queries.jsonl", "xstest_prompts.jsonl")
+    asked = list(dict.fromkeys(str(row["query"]) for name in names for row in rows_of(name, VALIDATION)))
     if len(asked) < FEWEST_QUERIES:
         raise SystemExit(f"only {len(asked)} queries at {DATA}: at least {FEWEST_QUERIES} are needed")
     return asked
-
-
-def read_rows(name: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
 def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:

@@ -25,8 +25,8 @@ from index.embedders.registry import open_embedder
 from index.retrieval.retriever import pinned
 from index.types import Example
 from optimizer.core.confidence import bootstrap_mean
-from tests.bench.embedders import read_rows
 from tests.bench.prefix import Shown, Texts, policies, read_stream
+from tests.measurement import read_rows
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 

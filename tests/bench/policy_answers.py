@@ -5,9 +5,9 @@
     ... --policy sets --policy "sets fast"               the same with --query-embedder fast
     ... --half first                                     every second row, to choose on; `second` confirms
 
-The real proxy on the embedded model with the bundle's prompt, pinned examples and settings, greedy. Rows are those of
-development: general training queries of references.jsonl, and XSTest's prompts. Some 6 minutes a policy and half on two
-cores.
+The real proxy on the embedded model with the bundle's prompt, pinned examples and settings, greedy. A policy is chosen
+on these figures, so the rows are training rows: general queries of references.jsonl, and XSTest's prompts. Some
+6 minutes a policy and half on two cores.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from optimizer.evaluation.measures import Scored, measures
 from proxy.core.settings import Settings
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest
-from tests.bench.embedders import DATA, say
-from tests.quality.conftest import general_rows, xstest_development_rows
+from tests.bench.embedders import say
+from tests.measurement import DATA, TRAIN, general_rows, sensitive_rows
 
 SETS: Final = "sets"
 POLICIES: Final = ("3 nearest", SETS)
@@ -62,7 +62,7 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     bundle = load_bundle(directory, judge)
     if any(policy.startswith(SETS) for policy in policies) and not bundle.sets:
         raise SystemExit(f"policy_answers: {directory} is not in sets: see drpo-index sets")
-    general, sensitive = general_rows(DATA, "train")[half], xstest_development_rows(DATA)[half]
+    general, sensitive = general_rows(TRAIN)[half], sensitive_rows(TRAIN)[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     first: Sequence[Scored] = ()

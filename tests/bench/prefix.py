@@ -35,10 +35,10 @@ from index.example_sets.partition import Apart, Wish
 from index.rendering import LAYOUTS, render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, arrange, pinned, within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
-from tests.bench.embedders import read_rows
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
 from tests.bench.prefix_cache.routed import HEADINGS, cost_of, measure_routed
+from tests.measurement import read_rows
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 

@@ -2,12 +2,11 @@
 
     python -m tests.bench.query_length         prints the table of index/README.md
 
-The queries are those of the measurement data ($DRPO_DATA, or shared/data beside the repository) that may be looked at
-outside tests; the bank is the default bundle. Only queries that a limit cuts say anything about it: their number stands
+The queries are the validation rows of the measurement data and the development half of llmbar, which has no splits; the
+bank is the default bundle. Only queries that a limit cuts say anything about it: their number stands
 beside every figure. `64 + 64` reads the first and the last 64 tokens.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +17,8 @@ from index.embedders.minilm import OnnxEmbedder
 from index.embedders.registry import open_embedder
 from index.retrieval.retriever import QUERY_CHARACTERS
 from index.types import Vectors
-from tests.bench.embedders import DATA, NEAREST, Positions, bank, read_rows
+from tests.bench.embedders import NEAREST, Positions, bank
+from tests.measurement import DATA, VALIDATION, is_for_development, read_rows, rows_of
 
 READ = 256
 LIMITS = ((64, 0), (32, 32), (96, 0), (64, 32), (128, 0), (64, 64), (192, 0))
@@ -51,13 +51,11 @@ def cut(tokens: Tokens, first: int, last: int) -> Tokens:
 
 
 def queries() -> Iterator[str]:
-    """Those for development: validation rows, or where a file has no split, an even SHA-256."""
-    for name in ("references", "drpo_train_queries", "xstest_prompts", "llmbar"):
-        for row in read_rows(f"{name}.jsonl"):
-            text = next(str(row[key]) for key in ("query", "instruction") if key in row)
-            is_even = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 2 == 0
-            if row["split"] == "validation" if "split" in row else is_even:
-                yield text[:QUERY_CHARACTERS]
+    """Validation rows, and those of llmbar for development."""
+    for name in ("references", "drpo_train_queries", "xstest_prompts"):
+        yield from (row["query"][:QUERY_CHARACTERS] for row in rows_of(f"{name}.jsonl", VALIDATION))
+    instructions = (row["instruction"] for row in read_rows("llmbar.jsonl"))
+    yield from (text[:QUERY_CHARACTERS] for text in instructions if is_for_development(text))
 
 
 def nearest(asked: Vectors, examples: Vectors) -> Positions:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.search.race import RaceSettings, run_race
-from tests.index.bundle.test_default_bundle import DATA
+from tests.measurement import DATA
 
 Scores = NDArray[np.float64]
 Method = Callable[[Scores, float], tuple[int, int]]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +10,9 @@ import pytest
 
 from proxy.backends.embedded.child_process import MODEL_NAME
 from tests.clients.environments import clean_environment, node_packages, node_shortcoming
-from tests.quality.served import served_proxy
 from tests.vllm.steps import Say, run_step
 
-_SKIPPED: Final = pytest.StashKey[str]()
+_SKIPPED: Final = "JavaScript clients: "
 _TEST_WITHIN: Final = 600.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
 _PROGRAM_WITHIN: Final = 600.0  # seconds
 PROGRAMS: Final = Path(__file__).parent / "programs"
@@ -29,11 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_TEST_WITHIN, func_only=True))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A banner where the JavaScript clients could not run."""
-    if reason := config.stash.get(_SKIPPED, ""):
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    if reason := next((str(why[2]) for why in skipped if isinstance(why, tuple) and _SKIPPED in str(why[2])), ""):
         terminalreporter.write_sep("!", "NO JAVASCRIPT CLIENT WAS TESTED", red=True, bold=True)
-        terminalreporter.write_line(f"{reason}.", red=True)
+        terminalreporter.write_line(f"{reason.partition(_SKIPPED)[2]}.", red=True)
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +53,9 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 
 @pytest.fixture(scope="session")
-def base_url(say: Say) -> Iterator[str]:
+def base_url(embedded_url: str) -> str:
     """The proxy on the embedded model with the default bundle, as a client is told of it: with /v1."""
-    say("proxy with the embedded model ...")
-    with served_proxy() as url:
-        yield url
+    return embedded_url
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +73,10 @@ def results(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -
 
 
 @pytest.fixture(scope="session")
-def node_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
+def node_folder(tmp_path_factory: pytest.TempPathFactory, say: Say) -> Path:
     """Our programs beside the packages that they import: Node looks for these where a program is."""
     if reason := node_shortcoming():
-        request.config.stash[_SKIPPED] = reason
-        pytest.skip(f"JavaScript clients: {reason}")
+        pytest.skip(f"{_SKIPPED}{reason}")
     folder = tmp_path_factory.mktemp("node")
     (folder / "node_modules").symlink_to(node_packages(say))
     for program in PROGRAMS.glob("*.mjs"):

@@ -55,7 +55,7 @@ async def test_client_that_goes_takes_the_backends_work_with_it(
         while not backend.generating:
             await asyncio.sleep(0.005)
         client.vanish() if way == "resets" else client.writer.close()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await backend.aborted.wait()
         await _settled(proxy)
         assert 'outcome="client_gone",route="/v1/chat/completions",status="499"' in await _metrics(proxy)
@@ -257,7 +257,7 @@ async def test_overload_is_refused_at_once_and_those_inside_are_served() -> None
         serving(backend.url, bundles={}, max_in_flight=4, max_queue=0) as proxy,
     ):
         tasks = [asyncio.create_task(proxy.chat()) for _ in range(16)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while sum(task.done() for task in tasks) < 12:
                 await asyncio.sleep(0.005)
         inside.set()
@@ -267,7 +267,7 @@ async def test_overload_is_refused_at_once_and_those_inside_are_served() -> None
         assert len(backend.generating) == 4
 
 
-async def _settled(proxy: Serving, within: float = 2.0) -> None:
+async def _settled(proxy: Serving, within: float = 20.0) -> None:
     async with asyncio.timeout(within):
         while proxy.gateway.admission.in_flight:
             await asyncio.sleep(0.005)

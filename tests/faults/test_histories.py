@@ -146,7 +146,7 @@ class Town:
     async def close(self) -> Histories:
         """Wait for everyone, and judge."""
         asked = await asyncio.gather(*self.errands)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.proxy.gateway.admission.in_flight or self.proxy.gateway.admission.queued:
                 await asyncio.sleep(0.005)
         for number in self.running:

@@ -1,27 +1,24 @@
 """What the quality tests share: the measurement data, the proxy, the report, and one way to measure."""
 
 import asyncio
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import orjson
 import pytest
 from rich.console import Console
 
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from optimizer.cli.tables import as_markdown, as_table
-from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.models.http_client import Endpoint, Patience, first_model
 from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
 from optimizer.evaluation.measures import Measure
-from optimizer.models.http_client import Endpoint, Patience, first_model
-from tests.quality.served import served_proxy
+from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.data.dataset import Row
+from optimizer.cli.tables import as_markdown, as_table
+from tests.measurement import DATA
 
-DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[3] / "shared" / "data")
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")
 CONCURRENCY = 4
 
@@ -36,9 +33,8 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_url() -> Iterator[str]:
-    with served_proxy() as url:
-        yield url
+def base_url(embedded_url: str) -> str:
+    return embedded_url
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +46,7 @@ def embedder() -> Embedder:
 def report() -> Path:
     """A fresh report; every measurement adds its table."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text("# Answer quality: embedded model, default bundle, greedy, test rows\n")
+    REPORT.write_text("# Answer quality: embedded model, default bundle, greedy, validation rows\n")
     return REPORT
 
 
@@ -84,38 +80,3 @@ async def _measure(
 
 def named(evaluation: Evaluation, variant: str) -> Mapping[str, Measure]:
     return {line.name: line for line in evaluation.variants[variant]}
-
-
-def general_test_rows(data: Path) -> tuple[Row, ...]:
-    """references.jsonl, tag general, validation."""
-    return general_rows(data, "validation")
-
-
-def general_rows(data: Path, split: str) -> tuple[Row, ...]:
-    """references.jsonl, tag general, of a split that is not sealed."""
-    rows = _read(data / "references.jsonl")
-    chosen = [row for row in rows if row["tag"] == GENERAL and row["split"] == split]
-    return tuple(Row(row["query"], GENERAL, row["reference"]) for row in chosen)
-
-
-def xstest_test_rows(data: Path) -> tuple[Row, ...]:
-    """xstest_prompts.jsonl, the rows whose query has an odd SHA-256."""
-    return _xstest_rows(data, tests=True)
-
-
-def xstest_development_rows(data: Path) -> tuple[Row, ...]:
-    """xstest_prompts.jsonl, the rows whose query has an even SHA-256."""
-    return _xstest_rows(data, tests=False)
-
-
-def _xstest_rows(data: Path, *, tests: bool) -> tuple[Row, ...]:
-    rows = [row for row in _read(data / "xstest_prompts.jsonl") if is_test(row["query"]) == tests]
-    return tuple(Row(row["query"], COMPLY if row["safe"] else REFUSE) for row in rows)
-
-
-def is_test(query: str) -> bool:
-    return int(hashlib.sha256(query.encode()).hexdigest(), 16) % 2 == 1
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]

@@ -18,15 +18,24 @@ from tests.vllm.steps import Say
 
 _FIGURES: Final = pytest.StashKey[list[str]]()
 _SKIPPED: Final = pytest.StashKey[str]()
+_SERVERS: Final = ("base_url", "few_blocks", "chat_url")
+"""The fixtures that start a server in place of another, in their order."""
 _TEST_WITHIN: Final = 300.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs vLLM."""
+    """Everything in this folder needs vLLM. Tests of the same server stand together: each is started once."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.vllm)
             item.add_marker(pytest.mark.timeout(_TEST_WITHIN, func_only=True))
+    items.sort(key=_server_of)
+
+
+def _server_of(item: pytest.Item) -> int:
+    """Its place in _SERVERS; what needs another server, or none, comes first."""
+    fixtures = getattr(item, "fixturenames", ()) if item.get_closest_marker("vllm") else ()
+    return max((place for place, name in enumerate(_SERVERS, 1) if name in fixtures), default=0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -80,19 +89,19 @@ def servers(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory, sa
         one.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def base_url(servers: OneServer) -> str:
     """A real vLLM server of the base model, without /v1."""
     return servers.url(BASE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chat_url(servers: OneServer) -> str:
     """A real vLLM server of the chat model, without /v1."""
     return servers.url(CHAT)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def proxy_url(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Iterator[str]:
     """The proxy with the default bundle in front of the base model, without /v1."""
     log = tmp_path_factory.mktemp("proxy") / "proxy.log"
@@ -100,7 +109,7 @@ def proxy_url(base_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say)
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chat_proxy_url(chat_url: str, tmp_path_factory: pytest.TempPathFactory, say: Say) -> Iterator[str]:
     """The proxy with the default bundle in front of the chat model, without /v1."""
     log = tmp_path_factory.mktemp("proxy") / "proxy.log"

@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ HERE: Final = Path(__file__).parent
 _REQUIREMENTS: Final = HERE / "requirements.txt"
 _CPU_TORCH: Final = HERE / "torch-cpu.txt"
 _INDEX_TORCH: Final = HERE / "torch-index.txt"
+_PINS: Final = HERE.parents[1] / "requirements" / "dev.txt"
 _PYTHON: Final = "3.11"  # the +cpu build of torch is for this one
 _DISK: Final = 8e9  # bytes: environment 3.1 GB, models 1.7 GB, what is unpacked on the way
 _MEMORY: Final = 10e9  # bytes: vLLM in float32 takes 4 to 8 GB
@@ -44,8 +46,7 @@ def shortcoming() -> str | None:
 
 def folder() -> Path:
     """Where the environment is or will be."""
-    sources = (Path(__file__), _REQUIREMENTS, _CPU_TORCH, _INDEX_TORCH)
-    return cache_root() / f"vllm-environment-{key_of(*sources)}"
+    return cache_root() / f"vllm-environment-{key_of(_REQUIREMENTS, _CPU_TORCH, _INDEX_TORCH, _PYTHON)}"
 
 
 def environment(say: Say) -> Path:
@@ -82,23 +83,33 @@ def _can_install(requirements: Path, options: Sequence[str], say: Say) -> bool:
 
 
 def _uv(say: Say) -> list[str]:
-    """uv of this environment or of the machine; else one that pip puts into a folder of its own."""
+    """uv of this environment; else the pinned one, in a folder of its own that pip fills."""
     if importlib.util.find_spec("uv"):
         return [sys.executable, "-m", "uv"]
-    found = shutil.which("uv")
-    return [found] if found else [str(kept(cache_root() / "uv-1", _install_uv, say) / "bin" / "python"), "-m", "uv"]
+    found = re.search(r"^uv==(?:.*\\\n)*.*\n", _PINS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    folder = cache_root() / f"uv-{key_of(found[0])}"
+    return [str(kept(folder, lambda place: _install_uv(place, found[0]), say) / "bin" / "python"), "-m", "uv"]
 
 
-def _install_uv(place: Path) -> None:
-    venv.create(place, with_pip=True)
-    subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", "uv"], check=True)
+def _install_uv(place: Path, pin: str) -> None:
+    venv.create(place, symlinks=True, with_pip=True)
+    (place / "uv.txt").write_text(pin, encoding="utf-8")
+    command = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    subprocess.run([*command, "--requirement", place / "uv.txt"], check=True)
 
 
 def _uv_environment() -> dict[str, str]:
-    """uv reads none of pip's configuration: the index, if pip has one of its own, is handed on."""
-    ours = dict(os.environ)
-    for index in _pip_settings("index-url"):
-        ours.setdefault("UV_DEFAULT_INDEX", index)
+    """uv reads none of pip's configuration: indexes and certificates, if pip has some of its own, are handed on.
+
+    A package is taken from whichever index has it, as pip does: its hash is pinned.
+    """
+    ours = {"UV_INDEX_STRATEGY": "unsafe-best-match", **os.environ}
+    for variable, setting in (("UV_DEFAULT_INDEX", "index-url"), ("SSL_CERT_FILE", "cert")):
+        for value in _pip_settings(setting):
+            ours.setdefault(variable, value)
+    if extra := list(_pip_settings("extra-index-url")):
+        ours.setdefault("UV_INDEX", " ".join(" ".join(extra).split()))
     return ours
 
 

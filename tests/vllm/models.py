@@ -51,7 +51,7 @@ CHAT: Final = SmallModel(
 def model_folder(model: SmallModel, environment: Path, say: Say) -> Path:
     """The converted model, made if it is missing or damaged. Raises StepError."""
     name = model.name.rpartition("/")[2].lower()
-    key = key_of(_WEIGHTS, _SCRIPT, Path(__file__), environment.name)
+    key = key_of(_WEIGHTS, _SCRIPT, repr(model), environment.name)
     folder = cache_root() / f"vllm-model-{name}-{key}"
     return kept(folder, lambda place: _convert(model, environment, place, say), say)
 

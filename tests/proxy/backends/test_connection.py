@@ -243,7 +243,7 @@ async def test_connection_serves_one_request_after_another_and_is_closed_when_it
             async with await wire.exchange(request) as reply:
                 assert await reply.read() == b"hi"
         assert len(opened) == 1
-        await asyncio.wait_for(closed.wait(), 2)
+        await asyncio.wait_for(closed.wait(), 20)
         async with await wire.exchange(request) as reply:
             assert await reply.read() == b"hi"
         assert len(opened) == 2

@@ -1,0 +1,98 @@
+"""Runs the tests that wait for something many times on a busy machine, and says which of them failed how often.
+
+    make flaky                         20 repeats of the tests in tests/timing.txt
+    make flaky ARGS="--repeats 3"      fewer
+    make flaky ARGS="--only streams"   only tests with this in their name
+
+Two processes compute without end meanwhile, which keeps two cores busy. Each repeat is a pytest of its own. Exits with
+1 if any test failed in any repeat: its verdict depends on time, or on what ran before it.
+"""
+
+import argparse
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+TESTS: Final = Path(__file__).with_name("timing.txt")
+BUSY: Final = 2
+_WITHIN: Final = 3600.0  # seconds, a repeat
+
+
+def listed() -> list[str]:
+    """The ids in the list, without their parameters."""
+    lines = TESTS.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def main() -> int:
+    """Run and report. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20, help="how often (%(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tests with this in their name")
+    options = parser.parse_args()
+    tests = [test for test in listed() if options.only in test]
+    failures: Counter[str] = Counter()
+    with _busy():
+        for number in range(options.repeats):
+            failed = _failed(tests)
+            failures.update(failed)
+            print(f"repeat {number + 1} of {options.repeats}: {', '.join(failed) or 'all passed'}", flush=True)
+    for test, count in failures.most_common():
+        print(f"{count} of {options.repeats} failed: {test}")
+    return 1 if failures else 0
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Keep cores busy."""
+    busy = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(BUSY)]
+    for one in busy:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in busy:
+            one.terminate()
+            one.join()
+
+
+def _compute() -> None:
+    while True:
+        sum(range(100_000))
+
+
+def _failed(tests: Sequence[str]) -> list[str]:
+    """The tests that fail in one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            f"--junitxml={report}",
+            *tests,
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_WITHIN, check=False)
+        if done.returncode:
+            print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
+        if not report.exists():
+            return ["pytest itself"]
+        cases = ElementTree.parse(report).iter("testcase")
+        failed = [one for one in cases if one.find("failure") is not None or one.find("error") is not None]
+        names = [f"{one.get('classname')}::{one.get('name')}" for one in failed]
+        return names or ["pytest itself"] * bool(done.returncode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
