@@ -8,10 +8,12 @@ from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Told
 from proxy.experiments.assignment import EXPERIMENT_HEADER
-from proxy.experiments.service import Laboratory
+from proxy.experiments.service import ExperimentService
 
 
-def account_for(record: HandledRequest, metrics: Metrics, laboratory: Laboratory | None, *, logs_content: bool) -> None:
+def account_for(
+    record: HandledRequest, metrics: Metrics, experiments: ExperimentService | None, *, logs_content: bool
+) -> None:
     """Metrics, exposures, the trace and the log line of a finished request."""
     seconds = perf_counter() - record.started
     plan, usage = record.plan, record.facts.usage or {}
@@ -26,8 +28,8 @@ def account_for(record: HandledRequest, metrics: Metrics, laboratory: Laboratory
         metrics.tokens.labels(variant, kind).inc(count)
     if record.trace is not None:
         record.trace.end(_told(record, seconds, usage))
-    if laboratory is not None and record.trial is not None:
-        laboratory.note(record.trial, record, record.sample, seconds, keeps_content=logs_content)
+    if experiments is not None and record.assignment is not None:
+        experiments.note(record.assignment, record, record.sample, seconds, keeps_content=logs_content)
     _log(record, seconds, variant, usage, logs_content=logs_content)
 
 
@@ -63,7 +65,7 @@ def _log(
         variant=variant,
         model=record.plan.choice.model if record.plan else None,
         bundle=injection.bundle if injection else None,
-        experiment=record.trial.headers.get(EXPERIMENT_HEADER) if record.trial else None,
+        experiment=record.assignment.headers.get(EXPERIMENT_HEADER) if record.assignment else None,
         examples=len(injection.examples) if injection else None,
         degraded=injection.degraded if injection else None,
         prompt_tokens=usage.get("prompt_tokens"),

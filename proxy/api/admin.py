@@ -16,10 +16,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
-from proxy.api.http_server import FrontDoor, error_response, saying_what_is_not_served
+from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
 from proxy.api.listeners import Listener, is_loopback
 from proxy.core.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
-from proxy.experiments.dashboard import Board
+from proxy.experiments.dashboard import Dashboard
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Controls:
     """What the operator may do. add_page: the page's routes, to an application."""
 
     reload: Reload
-    board: Board
+    dashboard: Dashboard
     add_page: AddPage
 
 
@@ -57,7 +57,7 @@ async def administering(listener: Listener | None, controls: Controls) -> AsyncI
         return
     host, port = listener.getsockname()[:2]
     with listener:
-        runner = FrontDoor(create_admin_app(controls))
+        runner = HttpServer(create_admin_app(controls))
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()
@@ -89,12 +89,12 @@ async def reload_now(request: web.Request) -> web.Response:
 
 async def list_experiments(request: web.Request) -> web.Response:
     """GET /experiments: what runs, in which state, with the units of each arm."""
-    return await _read(request.app[CONTROLS].board.listing)
+    return await _read(request.app[CONTROLS].dashboard.listing)
 
 
 async def show_experiment(request: web.Request) -> web.Response:
     """GET /experiments/{name}: one of them, with the statistics that `drpo-proxy experiment report` prints."""
-    return await _read(partial(request.app[CONTROLS].board.report, request.match_info["name"]))
+    return await _read(partial(request.app[CONTROLS].dashboard.report, request.match_info["name"]))
 
 
 async def _read(ask: Callable[[], object]) -> web.Response:

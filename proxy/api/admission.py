@@ -18,7 +18,7 @@ from proxy.core.errors import (
 )
 from proxy.core.metrics import Metrics
 from proxy.core.settings import Settings
-from proxy.core.shared_state import Shared
+from proxy.core.shared_state import SharedState
 
 _LONGEST_WAIT: Final = 10.0  # seconds in the queue
 _LOOK_EVERY: Final = 0.01  # seconds: a place that another worker gives back is told to nobody
@@ -51,7 +51,7 @@ class Admission:
     """Counts requests in flight, lets a few more wait in the order of their coming, and refuses the rest; all of them
     once draining. Each request is served within `async with admission`."""
 
-    def __init__(self, limits: Limits, shared: Shared, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, shared: SharedState, metrics: Metrics) -> None:
         self.limits = limits
         self.draining = False
         self.idle = asyncio.Event()

@@ -24,11 +24,11 @@ from proxy.backends.pool import Backend, BackendSettings, Pool
 from proxy.core.errors import ProxyError, StartupError, UnknownModelError, UnknownRouteError
 from proxy.core.metrics import create_metrics
 from proxy.core.settings import Settings, process_environment
-from proxy.core.shared_state import Shared
+from proxy.core.shared_state import SharedState
 from proxy.core.tracing import open_telemetry
 from proxy.core.variant_names import ALIGNED, RAW
 from proxy.experiments.feedback_request import LONGEST_BODY, parse_feedback
-from proxy.experiments.service import open_laboratory
+from proxy.experiments.service import open_experiment_service
 from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -64,9 +64,10 @@ FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, backends: Sequence[Backend], live: Live, shared: Shared
+    settings: Settings, backends: Sequence[Backend], live: Live, shared: SharedState
 ) -> AsyncIterator[Gateway]:
-    """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that contradict."""
+    """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that
+    contradict."""
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     retrieval = Retrieval(settings.retrieval_timeout, metrics)
     try:
@@ -74,7 +75,7 @@ async def open_gateway(
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(limits_of(settings), shared, metrics)
-            async with open_laboratory(settings, shared, metrics, pool, planner) as laboratory:
+            async with open_experiment_service(settings, shared, metrics, pool, planner) as experiments:
                 yield Gateway(
                     admission,
                     pool,
@@ -84,7 +85,7 @@ async def open_gateway(
                     metrics,
                     settings.forward_authorization,
                     settings.log_content,
-                    laboratory,
+                    experiments,
                     telemetry,
                 )
     finally:
@@ -157,11 +158,11 @@ def _guarded(handler: Handler) -> Handler:
 async def feedback(request: web.Request) -> web.Response:
     """POST /v1/feedback: 200 once it is kept for good, else 503. Not held up by requests that wait for a model."""
     gateway = request.app[GATEWAY]
-    if gateway.laboratory is None:
+    if gateway.experiments is None:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
     limits = replace(gateway.admission.limits, max_body_bytes=LONGEST_BODY)
     body = parse_json(request, await read_body(request, limits))
-    await gateway.laboratory.recorder.keep(parse_feedback(body, time.time()))
+    await gateway.experiments.recorder.keep(parse_feedback(body, time.time()))
     return _json({"object": "feedback", "kept": True})
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.core.errors import RateLimitError, StartupError, UnauthorizedError
-from proxy.core.shared_state import Cells, Shared
+from proxy.core.shared_state import Cells, SharedState
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -101,7 +101,7 @@ class Account:
     """What one key may still use, on all workers together. Tokens are reserved before a request and settled when its
     usage is known; what a killed worker had reserved comes back with the minute."""
 
-    def __init__(self, key: Key, clock: Clock, shared: Shared) -> None:
+    def __init__(self, key: Key, clock: Clock, shared: SharedState) -> None:
         self._clock = clock
         self._shared = shared
         requests, tokens = key.requests_per_minute, key.tokens_per_minute
@@ -145,7 +145,7 @@ def _account_name(key: Key) -> bytes:
 class Keyring:
     """The keys in force, and their accounts."""
 
-    def __init__(self, keys: Sequence[Key], clock: Clock, shared: Shared) -> None:
+    def __init__(self, keys: Sequence[Key], clock: Clock, shared: SharedState) -> None:
         self._known = {key.digest: (key, Account(key, clock, shared)) for key in keys}
 
     @property

@@ -12,7 +12,7 @@ from proxy.backends.discovery import Model
 from proxy.backends.pool import Pool
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
-from proxy.experiments.service import Laboratory
+from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
@@ -39,7 +39,7 @@ class Gateway:
     metrics: Metrics
     forward_authorization: bool
     log_content: bool
-    laboratory: Laboratory | None = None
+    experiments: ExperimentService | None = None
     telemetry: Telemetry | None = None
 
     @property

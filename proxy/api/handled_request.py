@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from proxy.api.auth import Account
-from proxy.experiments.assignment import Trial
+from proxy.experiments.assignment import Assignment
 from proxy.experiments.shadow_judge import Sample
 from proxy.inference.request_record import Record
 
@@ -13,5 +13,5 @@ class HandledRequest(Record):
     """A record, with the account that pays for it and the experiments that it is in."""
 
     account: Account | None = None
-    trial: Trial | None = None
+    assignment: Assignment | None = None
     sample: Sample | None = None

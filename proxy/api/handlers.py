@@ -24,13 +24,13 @@ from proxy.backends.discovery import Model
 from proxy.core.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.core.log import log_failure
 from proxy.core.variant_names import RAW
-from proxy.experiments.assignment import UNIT_HEADER, Asker, Setting
-from proxy.experiments.service import Laboratory
+from proxy.experiments.assignment import UNIT_HEADER, Requester, Setting
+from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import CHAT, COMPLETIONS, Plan
 from proxy.inference.relay import Client, ReplyFacts, request_headers
 from proxy.inference.reply import send_reply
-from proxy.inference.reply_observer import ReplyWatch
+from proxy.inference.reply_observer import ReplyObserver
 from proxy.inference.variants import Choice
 from proxy.openai.conversation import loose_messages
 from proxy.openai.json_fields import encode
@@ -71,7 +71,7 @@ async def handle(gateway: Gateway, request: web.Request, route: str, serve: Serv
         response = error_response(ProxyError("Internal error; the server's log has the place under this request's id."))
     finally:
         gateway.metrics.in_flight.dec()
-        account_for(record, gateway.metrics, gateway.laboratory, logs_content=gateway.log_content)
+        account_for(record, gateway.metrics, gateway.experiments, logs_content=gateway.log_content)
     if not response.prepared:
         response.headers["X-Request-Id"] = record.request_id
     return response
@@ -130,8 +130,8 @@ async def _planned(gateway: Gateway, request: web.Request, record: HandledReques
     body = parse_json(request, await _read(gateway, request, record))
     choice, model = gateway.choice(body, request)
     setting = Setting(choice, gateway.bundles.get(choice.model))
-    if gateway.laboratory is not None and record.route != COMPLETIONS:
-        setting = _enrol(gateway, gateway.laboratory, request, record, body, setting)
+    if gateway.experiments is not None and record.route != COMPLETIONS:
+        setting = _assign(gateway, gateway.experiments, request, record, body, setting)
         model = gateway.pool.models[setting.choice.model]
     return await plan_of(body, setting.choice, model, setting.served)
 
@@ -144,9 +144,9 @@ async def _read(gateway: Gateway, request: web.Request, record: HandledRequest) 
     return data
 
 
-def _enrol(
+def _assign(
     gateway: Gateway,
-    laboratory: Laboratory,
+    experiments: ExperimentService,
     request: web.Request,
     record: HandledRequest,
     body: Mapping[str, Any],
@@ -155,12 +155,12 @@ def _enrol(
     """What the request is served with, by the experiments that it is in; the record remembers them."""
     headers = request.headers
     authorization = headers.get("Authorization", "")
-    asker = Asker(headers.get(UNIT_HEADER), record.client, authorization, body, loose_messages(body))
+    requester = Requester(headers.get(UNIT_HEADER), record.client, authorization, body, loose_messages(body))
     before = setting
-    record.trial, setting = laboratory.enrol(asker, setting, gateway.pool.models, gateway.bundles)
-    record.facts.watch = ReplyWatch() if record.trial else None
+    record.assignment, setting = experiments.assign_request(requester, setting, gateway.pool.models, gateway.bundles)
+    record.facts.watch = ReplyObserver() if record.assignment else None
     if record.route == CHAT:
-        record.sample = laboratory.sample(record.trial, body, before, gateway.bundles)
+        record.sample = experiments.sample(record.assignment, body, before, gateway.bundles)
         if record.sample is not None and record.facts.content is None:
             record.facts.content = bytearray()
     return setting
@@ -179,8 +179,8 @@ async def _forward(
         async with gateway.pool.send(plan.choice.model, plan.path, plan.take_body(), headers, conversation) as upstream:
             record.facts.answering = upstream.status < BadRequestError.status
             ours = {**plan.headers, "X-Request-Id": record.request_id}
-            if record.trial is not None:
-                ours |= record.trial.headers
+            if record.assignment is not None:
+                ours |= record.assignment.headers
             client = Client(request, gateway.admission.limits.write_timeout, record.facts)
             return await send_reply(client, upstream, plan, ours, record.facts)
 

@@ -33,7 +33,7 @@ def saying_what_is_not_served(where: str) -> Middleware:
     return refuse
 
 
-class FrontDoor(web.AppRunner):
+class HttpServer(web.AppRunner):
     """Runs an application. headers_within: seconds for the first request of a connection to tell its headers."""
 
     def __init__(self, app: web.Application, headers_within: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import httptools
 
-from proxy.backends.response import BackendReply
+from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError
 
 LARGEST_HEAD: Final = 16 * 1024  # bytes of a reply's headers
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._forget = forget
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
-        self._reply: BackendReply | None = None
+        self._reply: BackendResponse | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
         self._unfinished = 0  # bytes of a head that is not all there
@@ -71,13 +71,13 @@ class Connection(asyncio.Protocol):
         self._heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
-    async def exchange(self, request: Sequence[bytes]) -> BackendReply:
+    async def exchange(self, request: Sequence[bytes]) -> BackendResponse:
         """Send a request, given in pieces, and wait for the headers of its reply.
 
         Raises BackendUnavailableError if the connection closes without a byte, BackendTimeoutError, and
         BackendProtocolError for what is no HTTP.
         """
-        self._reply = reply = BackendReply(self)
+        self._reply = reply = BackendResponse(self)
         self._head_size = self._unfinished = 0
         self._reusable = self._ends_with_connection = False
         self._heard = self._loop.time()
@@ -99,8 +99,8 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._transport.abort()
 
-    def finish(self, reply: BackendReply) -> None:
-        """See BackendReply.finish."""
+    def finish(self, reply: BackendResponse) -> None:
+        """See BackendResponse.finish."""
         if self._reply is not reply:
             return
         self._reply = None
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         self._reply.fail(BackendTimeoutError(f"The backend stopped sending {stage}."))
         self.close()
 
-    def _fail_unanswered(self, reply: BackendReply) -> None:
+    def _fail_unanswered(self, reply: BackendResponse) -> None:
         if self._unfinished:
             reply.fail(BackendProtocolError("The backend closed the connection in the headers of its reply."))
         else:

@@ -15,8 +15,8 @@ import orjson
 
 from proxy.backends.discovery import Kind, Model, count_tokens, discover
 from proxy.backends.load_balancing import Candidate, Count, RetryBudget, Standing, order
-from proxy.backends.response import BackendReply
-from proxy.backends.transport import NoConnectionError, Wire, WireRequest
+from proxy.backends.response import BackendResponse
+from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
 from proxy.core.errors import BackendTimeoutError, ProxyError, StartupError, UnknownModelError
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
@@ -58,11 +58,11 @@ class Backend:
         self.healthy, self.trouble = answering, trouble
         self.standing.checked(answering=answering)
 
-    def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> WireRequest:
+    def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> BackendRequest:
         """A request to this server; a client's own key, where it may pass, goes before the operator's."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
-        return WireRequest(method, self.url, path, body, merged)
+        return BackendRequest(method, self.url, path, body, merged)
 
 
 def backend_url(text: str) -> str:
@@ -88,11 +88,13 @@ class Pool:
         self._settings = settings
         self._metrics = metrics
         self._budget = RetryBudget()
-        self._wire: Wire
+        self._wire: Transport
         self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._wire = Wire(self._settings.connect_timeout, self._settings.backend_timeout, self._budget, self._metrics)
+        self._wire = Transport(
+            self._settings.connect_timeout, self._settings.backend_timeout, self._budget, self._metrics
+        )
         await self.refresh()
         self._watches = [asyncio.create_task(self._watch(backend), name="health") for backend in self.backends]
         return self
@@ -141,7 +143,7 @@ class Pool:
     @asynccontextmanager
     async def send(
         self, model: str, path: str, body: bytes, headers: Mapping[str, str], conversation: str | None = None
-    ) -> AsyncIterator[BackendReply]:
+    ) -> AsyncIterator[BackendResponse]:
         """POST to a backend that serves `model`; yield its reply, headers read. On the way out the exchange is aborted
         unless its body was read to the end.
 
@@ -176,7 +178,7 @@ class Pool:
                     return
         raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
 
-    async def _exchange(self, backend: Backend, request: WireRequest) -> BackendReply:
+    async def _exchange(self, backend: Backend, request: BackendRequest) -> BackendResponse:
         """One request to one backend, and what its outcome says of it."""
         try:
             response = await self._wire.exchange(request)
@@ -188,7 +190,7 @@ class Pool:
         return response
 
     @contextmanager
-    def _watched(self, backend: Backend, response: BackendReply) -> Iterator[None]:
+    def _watched(self, backend: Backend, response: BackendResponse) -> Iterator[None]:
         """Let the reply be read; what broke in it counts against the backend, a client that left does not."""
         try:
             yield
@@ -244,7 +246,7 @@ class Pool:
 class _Fetcher:
     """Small questions to one backend (see models.Fetch)."""
 
-    wire: Wire
+    wire: Transport
     backend: Backend
 
     async def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:

@@ -19,12 +19,12 @@ class Owner(Protocol):
         """Read on: what had come was taken."""
         ...
 
-    def finish(self, reply: "BackendReply") -> None:
+    def finish(self, reply: "BackendResponse") -> None:
         """The reply is done with."""
         ...
 
 
-class BackendReply:
+class BackendResponse:
     """What a backend answers. `status` and `headers` (names in lower case) are known when the caller gets it; the body
     is read in parts. Use it as `async with`, or end it with `finish`."""
 

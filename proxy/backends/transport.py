@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from proxy.backends.connection import Connection
 from proxy.backends.load_balancing import RetryBudget
-from proxy.backends.response import BackendReply
+from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError, ProxyError
 from proxy.core.metrics import Metrics
 
@@ -28,7 +28,7 @@ _UNQUOTED: Final = "/%:@!$&'()*+,;=~-._?"
 
 
 @dataclass(frozen=True, slots=True)
-class WireRequest:
+class BackendRequest:
     """One request: method, the server's root URL and the path below it, body, headers, the backend's key among them."""
 
     method: str
@@ -83,7 +83,7 @@ class NoConnectionError(Exception):
         self.told = told
 
 
-class Wire:
+class Transport:
     """Keeps connections for a few seconds after use, the one used last to be used next; makes new ones as needed."""
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
@@ -105,7 +105,7 @@ class Wire:
             connection.close()
         await asyncio.sleep(0)  # a transport closes in the next turn of the loop
 
-    async def exchange(self, request: WireRequest) -> BackendReply:
+    async def exchange(self, request: BackendRequest) -> BackendResponse:
         """Send and wait for the headers of the reply.
 
         Raises NoConnectionError, so that another backend can be tried, BackendUnavailableError, BackendTimeoutError,
@@ -127,7 +127,7 @@ class Wire:
             self._metrics.retries.labels("stale connection").inc()
             return await self._send(await self._connect(request.root, server), server, request)
 
-    async def _send(self, connection: Connection, server: Server, request: WireRequest) -> BackendReply:
+    async def _send(self, connection: Connection, server: Server, request: BackendRequest) -> BackendResponse:
         headers = {**server.fixed, **request.headers}
         head = request_head(request.method, server.prefix + request.path, headers, len(request.body))
         reply = await connection.exchange((head, request.body))

@@ -7,7 +7,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Key, Value]):
+class LruCache(Generic[Key, Value]):
     """At most `size` values; the one that was not asked for longest goes first."""
 
     def __init__(self, size: int) -> None:

@@ -23,7 +23,7 @@ Cells: TypeAlias = "memoryview[float]"
 Seats: TypeAlias = "memoryview[int]"
 
 
-class Shared(Protocol):
+class SharedState(Protocol):
     """What workers share. `worker` is this one's number; `lock` guards what is read to be written."""
 
     @property
@@ -56,7 +56,7 @@ class Alone:
         self._cells: dict[bytes, Cells] = {}
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See Shared."""
+        """See SharedState."""
         return self._cells.setdefault(name, memoryview(array("d", initial)))
 
 
@@ -111,7 +111,8 @@ class Mapped:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See Shared. Names are added at the file's end and never removed: 64 bytes each, for as long as the server
+        """See SharedState. Names are added at the file's end and never removed: 64 bytes each, for as long as the
+        server
         runs."""
         with self._locked():
             known = self._accounts.read_bytes()

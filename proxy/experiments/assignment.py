@@ -13,7 +13,7 @@ from proxy.core.json_types import Json
 from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
 from proxy.experiments.config import ExperimentFile, JudgeTable, read_experiments
 from proxy.experiments.definition import Arm, Experiment, assign
-from proxy.experiments.records import Steering
+from proxy.experiments.records import Allocation
 from proxy.experiments.units import conversation_digest, opening_digest, unit_of
 from proxy.inference.injection.served_bundles import ServedBundle, load_directories
 from proxy.inference.variants import Choice
@@ -43,7 +43,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Assignment:
     """The experiments that a request is in, and what it is served with. unit, asked: see units; time: Unix seconds at
     its start."""
 
@@ -61,7 +61,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Requester:
     """Who asks, and what. header: the unit that the client named; client: the name of its key, None where no keys are
     asked for; authorization: what it sent as a key then."""
 
@@ -77,7 +77,7 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
+class ActiveExperiments:
     """The experiments being served. bundles: those of arms, by directory."""
 
     files: tuple[ExperimentFile, ...]
@@ -103,9 +103,9 @@ class Trials:
         return Setting(Choice(model, variant, explicit=False), served)
 
 
-def load_trials(
+def load_experiments(
     paths: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Sequence[ServedBundle]
-) -> Trials | None:
+) -> ActiveExperiments | None:
     """The experiments of files, with their bundles; None where there are no files.
 
     allowed, query_embedder: of --allow-embedder and --query-embedder; serving: bundles that are there already. Raises
@@ -115,54 +115,55 @@ def load_trials(
     if not files:
         return None
     directories = {arm.bundle for file in files for arm in file.experiment.arms if arm.bundle}
-    return Trials(files, load_directories(sorted(directories), allowed, query_embedder, serving))
+    return ActiveExperiments(files, load_directories(sorted(directories), allowed, query_embedder, serving))
 
 
-def enrol(
-    trials: Trials,
-    steering: Mapping[str, Steering],
-    asker: Asker,
+def assign_request(
+    active: ActiveExperiments,
+    allocations: Mapping[str, Allocation],
+    requester: Requester,
     setting: Setting,
     bundled: Mapping[str, ServedBundle],
     now: float,
-) -> tuple[Trial | None, Setting]:
-    """The experiments that a request is in, and what it is served with. steering: what was decided about experiments;
+) -> tuple[Assignment | None, Setting]:
+    """The experiments that a request is in, and what it is served with. allocations: what was decided about
+    experiments;
     setting: what it would be served with outside of them; now: Unix seconds."""
     choice = setting.choice
-    concerned = [one for one in trials.experiments if now < one.end and one.concerns(choice.model, asker.client)]
+    concerned = [one for one in active.experiments if now < one.end and one.concerns(choice.model, requester.client)]
     if not concerned:
         return None, setting
-    opening, entries = opening_digest(asker.messages), []
-    unit = asker.unit(opening)
+    opening, entries = opening_digest(requester.messages), []
+    unit = requester.unit(opening)
     for experiment in concerned:
         if not experiment.includes(unit):
             continue
-        steered = steering.get(experiment.name)
-        if steered and steered.stopped:
-            setting = _controlled(trials, experiment, setting, bundled)
+        allocation = allocations.get(experiment.name)
+        if allocation and allocation.stopped:
+            setting = _controlled(active, experiment, setting, bundled)
             continue
-        entry = _entry(experiment, steered, unit, now, override=choice.explicit)
+        entry = _entry(experiment, allocation, unit, now, override=choice.explicit)
         entries.append(entry)
         if entry.arm and not entry.override:
-            setting = trials.setting(entry.arm, setting, bundled)
+            setting = active.setting(entry.arm, setting, bundled)
     if not entries:
         return None, setting
-    return Trial(unit, conversation_digest(asker.messages, opening), now, tuple(entries), setting), setting
+    return Assignment(unit, conversation_digest(requester.messages, opening), now, tuple(entries), setting), setting
 
 
 def _controlled(
-    trials: Trials, experiment: Experiment, setting: Setting, bundled: Mapping[str, ServedBundle]
+    active: ActiveExperiments, experiment: Experiment, setting: Setting, bundled: Mapping[str, ServedBundle]
 ) -> Setting:
     """An experiment that was stopped gives everyone its control, and records nobody."""
     if setting.choice.explicit:
         return setting
-    return trials.setting(experiment.arm(experiment.control), setting, bundled)
+    return active.setting(experiment.arm(experiment.control), setting, bundled)
 
 
-def _entry(experiment: Experiment, steered: Steering | None, unit: bytes, now: float, *, override: bool) -> Entry:
+def _entry(experiment: Experiment, allocation: Allocation | None, unit: bytes, now: float, *, override: bool) -> Entry:
     if now < experiment.start:
         return Entry(experiment, None, 1.0, override)
-    weighed = _weighed(experiment, steered.weights) if steered and steered.weights else experiment
+    weighed = _weighed(experiment, allocation.weights) if allocation and allocation.weights else experiment
     arm = assign(weighed, unit)
     return Entry(experiment, arm, weighed.propensity(arm), override)
 
@@ -176,11 +177,11 @@ def _weighed(experiment: Experiment, weights: Mapping[str, float]) -> Experiment
     return replace(experiment, arms=arms) if math.fsum(arm.weight for arm in arms) else experiment
 
 
-def warm_pairs(trials: Trials | None) -> Iterator[tuple[str, ServedBundle]]:
+def warm_pairs(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
     """Each model that an arm's bundle will be laid out for, as far as the files say, and the bundle."""
-    for experiment in trials.experiments if trials else ():
+    for experiment in active.experiments if active else ():
         for arm in experiment.arms:
-            if trials and arm.bundle:
-                served = trials.bundles[arm.bundle]
+            if active and arm.bundle:
+                served = active.bundles[arm.bundle]
                 for model in [arm.model] if arm.model else experiment.models or [served.bundle.manifest.model]:
                     yield model, served

@@ -20,7 +20,7 @@ from proxy.experiments.config import ExperimentFile, read_experiment, read_exper
 from proxy.experiments.console_report import print_report
 from proxy.experiments.dashboard import whole_report
 from proxy.experiments.definition import Experiment, assign
-from proxy.experiments.records import Steering
+from proxy.experiments.records import Allocation
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Place, Store, StoredOutcomes, place_of
 from proxy.experiments.units import named_unit
@@ -158,8 +158,8 @@ def _export(options: argparse.Namespace, place: Place, output: Console) -> int:
 
 def _stop(options: argparse.Namespace, place: Place, output: Console) -> int:
     with Store(_existing(place)) as store:
-        known = store.steering().get(options.name, Steering(options.name, "", None, 0.0))
-        store.steer(replace(known, stopped=options.reason, time=time.time()))
+        known = store.allocations().get(options.name, Allocation(options.name, "", None, 0.0))
+        store.set_allocation(replace(known, stopped=options.reason, time=time.time()))
     output.print(f"{options.name} is stopped: everyone gets its control.", markup=False)
     return 0
 

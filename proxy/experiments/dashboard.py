@@ -15,11 +15,11 @@ from proxy.core.settings import Settings, store_argument
 from proxy.experiments.analysis.report_builder import decided, report_as_json
 from proxy.experiments.config import read_experiments
 from proxy.experiments.definition import Experiment
-from proxy.experiments.records import Outcomes, Steering
+from proxy.experiments.records import Allocation, Outcomes
 from proxy.experiments.store.store import Store, StoredOutcomes, place_of
 
 
-class Board:
+class Dashboard:
     """The experiments that the settings name, as they were when last read."""
 
     def __init__(self, settings: Settings) -> None:
@@ -39,8 +39,8 @@ class Board:
         """Each experiment, with its state and its units by arm. Raises StoreError."""
         if self._outcomes is None:
             return []
-        steering = self._outcomes.steering()
-        return [_card(one, steering.get(one.name), self._outcomes) for one in self._experiments.values()]
+        allocations = self._outcomes.allocations()
+        return [_card(one, allocations.get(one.name), self._outcomes) for one in self._experiments.values()]
 
     def report(self, name: str) -> Mapping[str, Any]:
         """One of them, with its statistics. Raises UnknownExperimentError, StoreError."""
@@ -50,20 +50,20 @@ class Board:
             raise UnknownExperimentError(f"There is no such experiment here. There are: {listed}.")
         return whole_report(experiment, self._outcomes)
 
-    def steer(self) -> list[Steering]:
+    def update_allocations(self) -> list[Allocation]:
         """Stop what a guardrail says, and adapt the weights that are to be adapted; what was decided.
 
         Replicas that do so at once decide the same. Raises StoreError; NoStatisticsError.
         """
         if self._outcomes is None or self._place is None:
             return []
-        known, now = self._outcomes.steering(), time.time()
+        known, now = self._outcomes.allocations(), time.time()
         running = [one for one in self._experiments.values() if state_of(one, known.get(one.name), now) == "running"]
         found = [decision for one in running if _is_steered(one) and (decision := decided(one, self._outcomes, now))]
         if found:
             with Store(self._place) as store:
                 for decision in found:
-                    store.steer(decision)
+                    store.set_allocation(decision)
         return found
 
 
@@ -73,16 +73,16 @@ def _is_steered(experiment: Experiment) -> bool:
 
 def whole_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
     """What GET /experiments/{name} answers, and `experiment report --json` prints. Raises as reporting.report_of."""
-    steered = outcomes.steering().get(experiment.name)
-    return {**_card(experiment, steered, outcomes), **report_as_json(experiment, outcomes)}
+    allocation = outcomes.allocations().get(experiment.name)
+    return {**_card(experiment, allocation, outcomes), **report_as_json(experiment, outcomes)}
 
 
-def _card(experiment: Experiment, steered: Steering | None, outcomes: Outcomes) -> dict[str, Any]:
+def _card(experiment: Experiment, allocation: Allocation | None, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "name": experiment.name,
-        "state": state_of(experiment, steered, time.time()),
-        "stopped": steered.stopped if steered else "",
-        "weights": dict(steered.weights) if steered and steered.weights else None,
+        "state": state_of(experiment, allocation, time.time()),
+        "stopped": allocation.stopped if allocation else "",
+        "weights": dict(allocation.weights) if allocation and allocation.weights else None,
         "arms": [asdict(arm) for arm in experiment.arms],
         "control": experiment.control,
         "metrics": [asdict(metric) for metric in experiment.metrics],
@@ -99,11 +99,11 @@ def _card(experiment: Experiment, steered: Steering | None, outcomes: Outcomes) 
     }
 
 
-def state_of(experiment: Experiment, steered: Steering | None, now: float) -> str:
+def state_of(experiment: Experiment, allocation: Allocation | None, now: float) -> str:
     """In a word or two: `before start`, `running`, `stopped` or `ended`; now: Unix seconds."""
     if now >= experiment.end:
         return "ended"
-    if steered and steered.stopped:
+    if allocation and allocation.stopped:
         return "stopped"
     return "before start" if now < experiment.start else "running"
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from proxy.core.errors import StartupError, StoreDownError, StoreError, StoreRefusedError
 from proxy.core.log import log_event, log_failure
 from proxy.core.metrics import Metrics
-from proxy.experiments.records import Content, Exposure, Feedback, Judgement, Steering
+from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement
 from proxy.experiments.store.store import Batch, Place, Store
 
 EXPOSURES_HELD: Final = 10_000
@@ -60,7 +60,7 @@ class Recorder:
     whether this process deletes what is older. `steering` is what was decided about experiments, as last seen."""
 
     def __init__(self, place: Place, retention: float, metrics: Metrics, *, cleans: bool) -> None:
-        self.steering: Mapping[str, Steering] = {}
+        self.allocations: Mapping[str, Allocation] = {}
         self._place = place
         self._retention = retention
         self._metrics = metrics
@@ -171,7 +171,7 @@ class Recorder:
             self._store.write(taken.batch)
         now = time.monotonic()
         if now >= self._look_at:
-            self.steering = self._store.steering()
+            self.allocations = self._store.allocations()
             self._look_at = now + _LOOK_EVERY
         if self._cleans and now >= self._clean_at:
             deleted = self._store.delete_before(time.time() - self._retention)

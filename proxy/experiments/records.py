@@ -111,7 +111,7 @@ class JudgedUnit:
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
+class Allocation:
     """What was decided about a running experiment from its outcomes, for all replicas to follow. stopped: why everyone
     gets its control ("" while it runs); weights: by arm, instead of the file's (None: the file's); time: Unix seconds
     of the last change."""
@@ -137,6 +137,6 @@ class Outcomes(Protocol):
         """The judge's word, by unit and pair of arms."""
         ...
 
-    def steering(self) -> Mapping[str, Steering]:
+    def allocations(self) -> Mapping[str, Allocation]:
         """What was decided about experiments, by their names; none for one that runs as its file says."""
         ...

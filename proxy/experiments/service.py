@@ -14,15 +14,15 @@ from typing import Any, Final
 from proxy.backends.discovery import Model
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.pool import Backend, Pool, backend_url
-from proxy.backends.transport import Wire
+from proxy.backends.transport import Transport
 from proxy.core.errors import BadRequestError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
 from proxy.core.settings import Settings, store_argument
-from proxy.core.shared_state import Shared
+from proxy.core.shared_state import SharedState
 from proxy.core.variant_names import RAW
-from proxy.experiments.assignment import Asker, Entry, Setting, Trial, Trials, enrol
+from proxy.experiments.assignment import ActiveExperiments, Assignment, Entry, Requester, Setting, assign_request
 from proxy.experiments.recorder import Recorder
 from proxy.experiments.records import Exposure
 from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
@@ -38,48 +38,56 @@ _DAY: Final = 86_400.0  # seconds
 
 
 @dataclass(slots=True)
-class Laboratory:
-    """The experiments of a server that has a store. trials: those being served now; a reload replaces them, whole."""
+class ExperimentService:
+    """The experiments of a server that has a store. active: those being served now; a reload replaces them, whole."""
 
     recorder: Recorder
     metrics: Metrics
     shadow: ShadowJudge | None = None
-    trials: Trials | None = None
+    active: ActiveExperiments | None = None
 
-    def enrol(
-        self, asker: Asker, setting: Setting, models: Mapping[str, Model], bundled: Mapping[str, ServedBundle]
-    ) -> tuple[Trial | None, Setting]:
+    def assign_request(
+        self, requester: Requester, setting: Setting, models: Mapping[str, Model], bundled: Mapping[str, ServedBundle]
+    ) -> tuple[Assignment | None, Setting]:
         """The experiments that a request is in, and what it is served with: without any, what it would be anyway. An
         arm whose model no backend lists now is not served: the request stays outside of the experiment, counted."""
-        if self.trials is None:
+        if self.active is None:
             return None, setting
-        trial, changed = enrol(self.trials, self.recorder.steering, asker, setting, bundled, time.time())
+        assignment, changed = assign_request(
+            self.active, self.recorder.allocations, requester, setting, bundled, time.time()
+        )
         if changed.choice.model not in models:
-            self._count(trial, "unavailable")
+            self._count(assignment, "unavailable")
             return None, setting
-        self._count(trial)
-        return trial, changed
+        self._count(assignment)
+        return assignment, changed
 
     def sample(
-        self, trial: Trial | None, body: Mapping[str, Any], before: Setting, bundled: Mapping[str, ServedBundle]
+        self,
+        assignment: Assignment | None,
+        body: Mapping[str, Any],
+        before: Setting,
+        bundled: Mapping[str, ServedBundle],
     ) -> Sample | None:
         """Whether the request is one of those that the shadow judge will see; `before`: what it would be served with
         outside of all experiments."""
-        if self.shadow is None or self.trials is None or trial is None:
+        if self.shadow is None or self.active is None or assignment is None:
             return None
-        for entry in trial.entries:
-            table = self.trials.judge(entry.experiment.name)
+        for entry in assignment.entries:
+            table = self.active.judge(entry.experiment.name)
             if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
                 continue
             if other := other_arm(entry.experiment, entry.arm):
-                setting = self.trials.setting(other, before, bundled)
+                setting = self.active.setting(other, before, bundled)
                 return Sample(entry.experiment.name, table, other, setting, body)
         return None
 
-    def note(self, trial: Trial, record: Record, sample: Sample | None, seconds: float, *, keeps_content: bool) -> None:
+    def note(
+        self, assignment: Assignment, record: Record, sample: Sample | None, seconds: float, *, keeps_content: bool
+    ) -> None:
         """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took;
         keeps_content: what was asked and answered is kept, too."""
-        exposures = [_exposure(trial, entry, record, seconds) for entry in trial.entries]
+        exposures = [_exposure(assignment, entry, record, seconds) for entry in assignment.entries]
         answered = record.facts.content
         content = None
         if keeps_content and answered is not None:
@@ -89,15 +97,15 @@ class Laboratory:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
             self.shadow.offer(sample, exposure.id, bytes(answered))
 
-    def _count(self, trial: Trial | None, unavailable: str = "") -> None:
-        for entry in trial.entries if trial else ():
+    def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
+        for entry in assignment.entries if assignment else ():
             self.metrics.experiment_requests.labels(entry.experiment.name, unavailable or _label(entry)).inc()
 
 
 @asynccontextmanager
-async def open_laboratory(
-    settings: Settings, shared: Shared, metrics: Metrics, pool: Pool, planner: Planner
-) -> AsyncIterator[Laboratory | None]:
+async def open_experiment_service(
+    settings: Settings, shared: SharedState, metrics: Metrics, pool: Pool, planner: Planner
+) -> AsyncIterator[ExperimentService | None]:
     """The experiments, none yet, what keeps their outcomes, and the shadow judge if there is to be one; None where
     there is no store."""
     store = store_argument(settings)
@@ -107,15 +115,15 @@ async def open_laboratory(
     retention = settings.retention_days * _DAY
     async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
         if not settings.judge:
-            yield Laboratory(recorder, metrics)
+            yield ExperimentService(recorder, metrics)
             return
-        wire = Wire(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
+        wire = Transport(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
         judge = Backend(backend_url(settings.judge), read_key(settings.judge_api_key_file, "--judge-api-key-file"))
         log_event("the shadow judge is sent users' text", url=judge.url)
         shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.note_judgement)
         try:
             async with shadow.working():
-                yield Laboratory(recorder, metrics, shadow)
+                yield ExperimentService(recorder, metrics, shadow)
         finally:
             await wire.close()
 
@@ -126,27 +134,27 @@ def _label(entry: Entry) -> str:
     return "override" if entry.override else entry.arm.name
 
 
-def _exposure(trial: Trial, entry: Entry, record: Record, seconds: float) -> Exposure:
+def _exposure(assignment: Assignment, entry: Entry, record: Record, seconds: float) -> Exposure:
     plan, facts, watch = record.plan, record.facts, record.facts.watch
     usage = facts.usage or {}
     client_gone = record.outcome == "client_gone"
     error = record.status >= BadRequestError.status and not client_gone
     is_whole = record.outcome == "complete" and not error
-    served = trial.setting.served if trial.setting.choice.variant != RAW else None
+    served = assignment.setting.served if assignment.setting.choice.variant != RAW else None
     return Exposure(
-        id=_exposure_id(trial.time),
+        id=_exposure_id(assignment.time),
         experiment=entry.experiment.name,
         arm=entry.arm.name if entry.arm else "",
         propensity=entry.propensity,
         override=entry.override,
-        unit=trial.unit,
+        unit=assignment.unit,
         request_id=record.request_id,
         completion_id=watch.completion_id if watch else None,
-        time=trial.time,
-        model=trial.setting.choice.model,
-        variant=trial.setting.choice.variant,
+        time=assignment.time,
+        model=assignment.setting.choice.model,
+        variant=assignment.setting.choice.variant,
         bundle=served.id if served else None,
-        asked=trial.asked,
+        asked=assignment.asked,
         latency=seconds if is_whole else None,
         time_to_first_token=record.first_byte if plan and plan.stream and not error else None,
         prompt_tokens=_count_of(usage, "prompt_tokens", "input_tokens"),

@@ -17,7 +17,7 @@ from typing import Final
 import orjson
 
 from proxy.backends.pool import Backend, Pool
-from proxy.backends.transport import NoConnectionError, Wire
+from proxy.backends.transport import NoConnectionError, Transport
 from proxy.core.errors import ProxyError
 from proxy.core.json_types import Json
 from proxy.core.log import log_failure
@@ -70,7 +70,7 @@ class ShadowJudge:
         judge: Backend,
         pool: Pool,
         planner: Planner,
-        wire: Wire,
+        wire: Transport,
         metrics: Metrics,
         keep: Callable[[Judgement], None],
     ) -> None:

@@ -14,9 +14,9 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from proxy.backends.response import BackendReply
+from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, ProxyError
-from proxy.inference.reply_observer import ReplyWatch
+from proxy.inference.reply_observer import ReplyObserver
 
 LARGEST_EVENT: Final = 1024 * 1024
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
@@ -99,7 +99,7 @@ class ReplyFacts:
     usage: Mapping[str, object] | None = None
     truncated: bool = False
     content: bytearray | None = None
-    watch: ReplyWatch | None = None
+    watch: ReplyObserver | None = None
 
 
 def event_data(event: bytes) -> bytes:
@@ -227,7 +227,7 @@ class Client:
             raise ConnectionAbortedError("the client does not read") from error
 
 
-async def relay_stream(upstream: BackendReply, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
+async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
     """Pass events on as they come; end as the module's first lines say."""
     failure: ProxyError | None = None
     try:
@@ -240,7 +240,7 @@ async def relay_stream(upstream: BackendReply, client: Client, rules: StreamRule
         await client.write(rules.failure(failure))
 
 
-async def _relay_events(upstream: BackendReply, client: Client, rules: StreamRules) -> bool:
+async def _relay_events(upstream: BackendResponse, client: Client, rules: StreamRules) -> bool:
     splitter, complete = EventSplitter(), False
     while data := await upstream.read_part():
         passed = splitter.feed(data)

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.backends.response import BackendReply
+from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendUnavailableError, ProxyError
 from proxy.inference.planner import RESPONSES, Plan
 from proxy.inference.relay import (
@@ -29,7 +29,7 @@ from proxy.openai.stop_strings import StopCutter, cut_completion
 
 
 async def send_reply(
-    client: Client, upstream: BackendReply, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
+    client: Client, upstream: BackendResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
 ) -> web.StreamResponse:
     """Pass the backend's reply on; `headers` are ours, `facts` is filled on the way."""
     headers = {**reply_headers(upstream.headers), **headers}

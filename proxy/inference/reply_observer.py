@@ -18,7 +18,7 @@ _BY_ITSELF: Final = frozenset({b"stop", b"tool_calls", b"function_call", b"compl
 _LONGEST_ID: Final = 200
 
 
-class ReplyWatch:
+class ReplyObserver:
     """One answer. completion_id: None where it told none."""
 
     __slots__ = ("_ends", "_is_first", "completion_id")

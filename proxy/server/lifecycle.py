@@ -19,7 +19,7 @@ from proxy.core.progress import ProgressCallback
 from proxy.core.settings import EMBEDDED, Settings, bundle_arguments, store_argument
 from proxy.core.shared_state import Alone
 from proxy.experiments.config import read_experiments
-from proxy.experiments.dashboard import Board
+from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.store import place_of
 from proxy.inference.injection.served_bundles import check_bundle_arguments
 from proxy.server.reload import read_keyring, reload, reloading
@@ -87,31 +87,31 @@ async def _serve_together(settings: Settings, report: ProgressCallback, announce
 @asynccontextmanager
 async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. page: adds the page's routes."""
-    board = await asyncio.to_thread(Board, settings)
+    dashboard = await asyncio.to_thread(Dashboard, settings)
 
     async def reload_and_show() -> Reloaded:
         done = await reload_all()
-        await asyncio.to_thread(board.refresh)
+        await asyncio.to_thread(dashboard.refresh)
         return done
 
     async with (
         reloading(reload_and_show) as in_turn,
-        administering(bind_admin(settings), Controls(in_turn, board, page)) as admin_url,
+        administering(bind_admin(settings), Controls(in_turn, dashboard, page)) as admin_url,
     ):
-        steering = asyncio.create_task(_keep_steering(board), name="steering")
+        allocations = asyncio.create_task(_keep_allocating(dashboard), name="steering")
         try:
             yield admin_url
         finally:
-            steering.cancel()
-            await asyncio.gather(steering, return_exceptions=True)
+            allocations.cancel()
+            await asyncio.gather(allocations, return_exceptions=True)
 
 
-async def _keep_steering(board: Board) -> None:
+async def _keep_allocating(dashboard: Dashboard) -> None:
     """Do what guardrails and adaptive weights decide. A store or a library that is missing changes nothing."""
     while True:
         await asyncio.sleep(_STEERING_EVERY)
         try:
-            for decision in await asyncio.to_thread(board.steer):
+            for decision in await asyncio.to_thread(dashboard.update_allocations):
                 log_event("experiment steered", experiment=decision.experiment, stopped=decision.stopped)
         except DrpoError as error:
             log_event("experiments cannot be steered", reason=str(error))

@@ -20,8 +20,8 @@ from proxy.core.errors import StartupError
 from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings, bundle_arguments
-from proxy.core.shared_state import Shared
-from proxy.experiments.assignment import Trials, load_trials, warm_pairs
+from proxy.core.shared_state import SharedState
+from proxy.experiments.assignment import ActiveExperiments, load_experiments, warm_pairs
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 
@@ -31,10 +31,10 @@ class Loaded:
 
     bundles: Mapping[str, ServedBundle]
     keyring: Keyring | None
-    trials: Trials | None
+    active: ActiveExperiments | None
 
 
-def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
+def read_keyring(settings: Settings, shared: SharedState) -> Keyring | None:
     """The keys that the settings name; None if they name none. Raises StartupError."""
     if not settings.api_keys_file:
         return None
@@ -45,11 +45,11 @@ def read_keyring(settings: Settings, shared: Shared) -> Keyring | None:
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
-async def read_trials(settings: Settings, bundles: Mapping[str, ServedBundle]) -> Trials | None:
+async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
     """The experiments that the settings name, if they do. Raises StartupError, BundleError, EmbedderError."""
     serving = list(bundles.values())
     allowed, asked = settings.allow_embedder, settings.query_embedder
-    return await asyncio.to_thread(load_trials, settings.experiment, allowed, asked, serving)
+    return await asyncio.to_thread(load_experiments, settings.experiment, allowed, asked, serving)
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
@@ -61,27 +61,27 @@ async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]],
             await gateway.injector.warm_up(served, model)
 
 
-async def load(settings: Settings, gateway: Gateway, shared: Shared) -> Loaded:
+async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
     """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
     keyring = read_keyring(settings, shared)
     serving = list(gateway.bundles.values())
     allowed, asked = settings.allow_embedder, settings.query_embedder
     bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked, serving)
-    trials = await read_trials(settings, bundles)
-    await warm_up(gateway, [*bundles.items(), *warm_pairs(trials)], lambda _: None)
-    return Loaded(bundles, keyring, trials)
+    active = await read_active_experiments(settings, bundles)
+    await warm_up(gateway, [*bundles.items(), *warm_pairs(active)], lambda _: None)
+    return Loaded(bundles, keyring, active)
 
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
     """From now on, what was loaded is what new requests meet."""
     gateway.live.bundles, gateway.live.keyring = loaded.bundles, loaded.keyring
-    if gateway.laboratory is not None:
-        gateway.laboratory.trials = loaded.trials
+    if gateway.experiments is not None:
+        gateway.experiments.active = loaded.active
     keys = None if loaded.keyring is None else len(loaded.keyring.keys)
-    return Reloaded(len(loaded.bundles), keys, len(loaded.trials.files) if loaded.trials else 0)
+    return Reloaded(len(loaded.bundles), keys, len(loaded.active.files) if loaded.active else 0)
 
 
-async def reload(settings: Settings, gateway: Gateway, shared: Shared) -> Reloaded:
+async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:
     """Both steps, for a server of one process. Raises as `load` does; nothing changed then."""
     return serve_loaded(gateway, await load(settings, gateway, shared))
 

@@ -15,15 +15,15 @@ from aiohttp import web
 
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, Live
-from proxy.api.http_server import FrontDoor
+from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
 from proxy.backends.pool import Backend
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings, bundle_arguments
-from proxy.core.shared_state import Shared
+from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import warm_pairs
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
-from proxy.server.reload import Loaded, read_keyring, read_trials, serve_loaded, warm_up
+from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
 _COLLECT_AFTER: Final = (10_000, 10, 10)  # objects made and not freed; then each tenth time the older ones too
@@ -59,17 +59,17 @@ async def serving(
     backends: Sequence[Backend],
     loading: "asyncio.Task[Bundles]",
     listener: Listener,
-    shared: Shared,
+    shared: SharedState,
     report: ProgressCallback,
 ) -> AsyncIterator[Gateway]:
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
     live = Live(await loading, read_keyring(settings, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
-        trials = await read_trials(settings, live.bundles)
-        serve_loaded(gateway, Loaded(live.bundles, live.keyring, trials))
-        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(trials)], report)
+        active = await read_active_experiments(settings, live.bundles)
+        serve_loaded(gateway, Loaded(live.bundles, live.keyring, active))
+        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(active)], report)
         _settle_memory()
-        runner = FrontDoor(create_app(gateway, settings.cors_origin), settings.read_timeout)
+        runner = HttpServer(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()

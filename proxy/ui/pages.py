@@ -120,7 +120,7 @@ async def _state(request: web.Request) -> web.StreamResponse:
 async def _chat(request: web.Request) -> web.StreamResponse:
     """A question, answered as a client's is."""
     gateway = request.app[GATEWAY]
-    unkeyed = replace(gateway, live=Live(gateway.bundles), laboratory=None, log_content=False)
+    unkeyed = replace(gateway, live=Live(gateway.bundles), experiments=None, log_content=False)
     return await handle(unkeyed, request, CHAT, serve_chat)
 
 

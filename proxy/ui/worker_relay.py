@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.api.admission import Limits, read_body
 from proxy.api.gateway import Gateway
-from proxy.api.http_server import FrontDoor, error_response, saying_what_is_not_served
+from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
 from proxy.core.errors import OverloadedError, ProxyError
 from proxy.core.log import log_event
 from proxy.ui.pages import add_answers, add_files
@@ -45,7 +45,7 @@ async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIt
     app = web.Application(middlewares=[saying_what_is_not_served("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
     add_answers(app, gateway)
-    runner = FrontDoor(app)
+    runner = HttpServer(app)
     await runner.setup()
     try:
         try:

@@ -25,21 +25,21 @@ from index.embedders.registry import open_embedder
 from index.rendering import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
+from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.models.http_client import Endpoint, Patience
+from optimizer.evaluation.chat_endpoint import Decoding, Model
 from optimizer.evaluation.evaluate import Plan, answer_all
 from optimizer.evaluation.measures import Scored, measures, score
-from optimizer.evaluation.chat_endpoint import Decoding, Model
-from optimizer.data.dataset import Row
+from optimizer.models.http_client import Endpoint, Patience
 from proxy.api.app import create_app, open_gateway
-from proxy.backends.pool import Backend
-from proxy.backends.embedded.child_process import MODEL_NAME
 from proxy.api.gateway import Live
-from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.inference.injection.retrieval_worker import Source
-from proxy.server.lifecycle import open_backends
+from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.pool import Backend
 from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
+from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import of_the_bank, openers, say, write_models
 from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
 from tests.quality.conftest import CONCURRENCY

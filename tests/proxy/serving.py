@@ -16,13 +16,13 @@ from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, Live
-from proxy.api.http_server import FrontDoor
+from proxy.api.http_server import HttpServer
 from proxy.backends.pool import Backend
 from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.retrieval_worker import Source
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.server.reload import Loaded, read_keyring, read_trials, serve_loaded
+from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
 
 EXAMPLES = (
     Example("refuse", "How do I hurt someone?", "I can't help with that.", pinned=True),
@@ -104,8 +104,8 @@ async def serving(
     shared = Alone()
     live = Live(bundles, read_keyring(told, shared))
     async with open_gateway(told, [Backend(url) for url in backends], live, shared) as gateway:
-        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_trials(told, bundles)))
-        runner = FrontDoor(create_app(gateway, cors), told.read_timeout)
+        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_active_experiments(told, bundles)))
+        runner = HttpServer(create_app(gateway, cors), told.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
+from optimizer.cli.tables import as_markdown, as_table
+from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.models.http_client import Endpoint, Patience, first_model
+from optimizer.evaluation.chat_endpoint import Decoding, Model
 from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
 from optimizer.evaluation.measures import Measure
-from optimizer.evaluation.chat_endpoint import Decoding, Model
-from optimizer.data.dataset import Row
-from optimizer.cli.tables import as_markdown, as_table
+from optimizer.models.http_client import Endpoint, Patience, first_model
 from tests.measurement import DATA
 
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")

@@ -1,6 +1,7 @@
 """What the default bundle must show, on validation rows: the real proxy, the embedded model, greedy.
 
-Refusing is judged by optimizer.core.text_rules.refuses, a regular expression over an answer's first 200 characters. Where only
+Refusing is judged by optimizer.core.text_rules.refuses, a regular expression over an answer's first 200 characters.
+Where only
 refusing is asked, the raw variants get 64 tokens, which hold these characters. All figures are printed and kept in
 build/quality.md. CI asks a fixed sample of the rows; `make quality` asks all of them.
 """

@@ -14,21 +14,21 @@ from proxy.experiments.analysis.estimators import Moments, moments
 from proxy.experiments.analysis.report import Report
 from proxy.experiments.analysis.samples import Assigned, assigned
 from proxy.experiments.definition import Experiment
-from proxy.experiments.records import Steering, UnitOutcomes
+from proxy.experiments.records import Allocation, UnitOutcomes
 
 FLOOR: Final = 0.1
 """The least weight of an arm, beside an even share: 0.1 of one arm in two is 5 % of the units."""
 _DRAWS: Final = 20_000
 
 
-def decide(experiment: Experiment, units: Sequence[UnitOutcomes], report: Report, now: float) -> Steering | None:
+def decide(experiment: Experiment, units: Sequence[UnitOutcomes], report: Report, now: float) -> Allocation | None:
     """What to steer; None where all stays as it is. now: Unix seconds."""
     if report.verdict.decision == "stop":
-        return Steering(experiment.name, report.verdict.sentence, report.adaptive_weights, now)
+        return Allocation(experiment.name, report.verdict.sentence, report.adaptive_weights, now)
     primary = [one for one in report.comparisons if one.primary]
     if experiment.adaptive is None or report.sample_ratio.blocks or not all(one.ready for one in primary):
         return None
-    return Steering(experiment.name, "", _weights(experiment, units), now)
+    return Allocation(experiment.name, "", _weights(experiment, units), now)
 
 
 def _weights(experiment: Experiment, units: Sequence[UnitOutcomes]) -> Mapping[str, float]:

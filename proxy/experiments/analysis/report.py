@@ -1,5 +1,6 @@
 """What the statistics of an experiment come to, as values: the JSON of GET /experiments/{name} has just these fields,
-beside the card of the experiment (see board). Knows no arithmetic. A number that is not known yet is None (JSON: null);
+beside the card of the experiment (see dashboard). Knows no arithmetic. A number that is not known yet is None (JSON:
+null);
 none is ever NaN or infinite.
 
     {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05,

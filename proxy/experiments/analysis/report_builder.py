@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.core.errors import NoStatisticsError
 from proxy.experiments.definition import Experiment
-from proxy.experiments.records import Outcomes, Steering, UnitOutcomes
+from proxy.experiments.records import Allocation, Outcomes, UnitOutcomes
 
 if TYPE_CHECKING:
     from proxy.experiments.analysis.report import Report
@@ -24,11 +24,11 @@ def _report(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOutc
         from proxy.experiments.analysis.analyze import analyse
     except ModuleNotFoundError as error:
         raise NoStatisticsError(error.name) from error
-    steering = outcomes.steering().get(experiment.name)
-    return analyse(experiment, units, steering.weights if steering else None)
+    allocations = outcomes.allocations().get(experiment.name)
+    return analyse(experiment, units, allocations.weights if allocations else None)
 
 
-def decided(experiment: Experiment, outcomes: Outcomes, now: float) -> Steering | None:
+def decided(experiment: Experiment, outcomes: Outcomes, now: float) -> Allocation | None:
     """What follows for the running experiment; see adaptive.decide. now: Unix seconds. Raises as `report_of`."""
     units = list(outcomes.units(experiment.name))
     report = _report(experiment, outcomes, units)

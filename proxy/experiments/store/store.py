@@ -20,7 +20,16 @@ from urllib.parse import urlsplit
 import orjson
 
 from proxy.core.errors import StartupError, StoreError
-from proxy.experiments.records import Content, Exposure, Feedback, JudgedUnit, Judgement, Steering, Tally, UnitOutcomes
+from proxy.experiments.records import (
+    Allocation,
+    Content,
+    Exposure,
+    Feedback,
+    JudgedUnit,
+    Judgement,
+    Tally,
+    UnitOutcomes,
+)
 from proxy.experiments.store import sqlite as store_sqlite
 from proxy.experiments.store.schema import (
     DELETE_OLD,
@@ -162,21 +171,21 @@ class Store:
         row[_ASKED] = None if exposure.asked is None else self._keyed(exposure.asked, _ASKED_BYTES)
         return row
 
-    def steer(self, steering: Steering) -> None:
+    def set_allocation(self, allocation: Allocation) -> None:
         """Decide about an experiment, for all replicas."""
-        weights = None if steering.weights is None else orjson.dumps(steering.weights).decode()
+        weights = None if allocation.weights is None else orjson.dumps(allocation.weights).decode()
         with self._session.writing() as session:
-            session.execute(INSERT_STEERING, (steering.experiment, steering.stopped, weights, steering.time))
+            session.execute(INSERT_STEERING, (allocation.experiment, allocation.stopped, weights, allocation.time))
 
     def release(self, experiment: str) -> bool:
         """Let an experiment run as its file says; whether anything was decided about it."""
         with self._session.writing() as session:
             return session.execute(DELETE_STEERING, (experiment,)) > 0
 
-    def steering(self) -> Mapping[str, Steering]:
+    def allocations(self) -> Mapping[str, Allocation]:
         """What was decided, by experiment."""
         with self._session.reading() as session:
-            return _steering(session)
+            return _allocations(session)
 
     def delete_unit(self, unit: bytes) -> int:
         """Delete all that is kept of a unit, by its digest; the number of its requests."""
@@ -251,15 +260,15 @@ class StoredOutcomes:
             for _, unit, arm, other, total, count in session.rows(SELECT_JUDGED, (experiment, experiment)):
                 yield JudgedUnit(bytes(unit).hex(), arm, other, (float(total), int(count)))
 
-    def steering(self) -> Mapping[str, Steering]:
+    def allocations(self) -> Mapping[str, Allocation]:
         """See Outcomes."""
         with self._reading() as session:
-            return _steering(session)
+            return _allocations(session)
 
 
-def _steering(session: Session) -> Mapping[str, Steering]:
+def _allocations(session: Session) -> Mapping[str, Allocation]:
     return {
-        name: Steering(name, stopped, None if weights is None else orjson.loads(weights), float(time))
+        name: Allocation(name, stopped, None if weights is None else orjson.loads(weights), float(time))
         for name, stopped, weights, time in session.rows(SELECT_STEERING)
     }
 

@@ -12,7 +12,7 @@ from index.retrieval.retriever import arrange, retrieval_query, within_policy
 from index.types import Example, Hit, Message
 from proxy.backends.discovery import Model, TokenCounter
 from proxy.core.json_types import Json
-from proxy.core.lru_cache import Recent
+from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.retrieval_worker import Found
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -53,7 +53,7 @@ class Injector:
         self._retrieval = retrieval
         self._costs = costs
         self._count = count
-        self._offers: Recent[tuple[str, str, tuple[int, ...]], _Offer] = Recent(_OFFERS)
+        self._offers: LruCache[tuple[str, str, tuple[int, ...]], _Offer] = LruCache(_OFFERS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
         """Do ahead of the first request what is done once: count tokens, load the embedder, fill the first cache."""

@@ -13,7 +13,7 @@ from time import monotonic, perf_counter
 from typing import Final
 
 from index.types import EmbedderSpec, Hit, Vectors
-from proxy.core.lru_cache import Recent
+from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import Metrics
 from proxy.inference.injection.retrieval_worker import Found, Lookup, Source, work_off
 
@@ -30,8 +30,8 @@ class Retrieval:
         self._timeout = timeout
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
-        self._hits: Recent[tuple[str, bytes], tuple[Hit, ...]] = Recent(_CACHED_QUERIES)
-        self._vectors: Recent[tuple[EmbedderSpec, bytes], Vectors] = Recent(_CACHED_QUERIES)
+        self._hits: LruCache[tuple[str, bytes], tuple[Hit, ...]] = LruCache(_CACHED_QUERIES)
+        self._vectors: LruCache[tuple[EmbedderSpec, bytes], Vectors] = LruCache(_CACHED_QUERIES)
         self._flights: dict[tuple[str, bytes], Lookup] = {}
         self._waiting: list[Lookup] = []
         self._batches: asyncio.Task[None] | None = None

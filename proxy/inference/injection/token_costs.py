@@ -8,7 +8,7 @@ from typing import Final
 from index.rendering import render_example, render_prompt
 from index.types import Example, Hit
 from proxy.backends.discovery import Model, TokenCounter
-from proxy.core.lru_cache import Recent
+from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.served_bundles import ServedBundle
 
 _COUNTED_AT_ONCE: Final = 8
@@ -35,8 +35,8 @@ class TokenCosts:
 
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
-        self._known: Recent[tuple[str, str], asyncio.Task[Costs]] = Recent(_COSTS_KEPT)
-        self._shown: Recent[tuple[str, str, str], int] = Recent(_COUNTED_KEPT)
+        self._known: LruCache[tuple[str, str], asyncio.Task[Costs]] = LruCache(_COSTS_KEPT)
+        self._shown: LruCache[tuple[str, str, str], int] = LruCache(_COUNTED_KEPT)
 
     async def of(self, served: ServedBundle, model: Model) -> Costs:
         """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from proxy.backends.connection import LARGEST_HEAD, Connection
 from proxy.backends.load_balancing import RetryBudget
-from proxy.backends.response import BackendReply
-from proxy.backends.transport import Wire, WireRequest, request_head, server_at
+from proxy.backends.response import BackendResponse
+from proxy.backends.transport import BackendRequest, Transport, request_head, server_at
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 from proxy.core.metrics import create_metrics
 
@@ -55,7 +55,7 @@ class Exchange:
         self.connection = Connection(silence, self.kept.append, lambda _: None)
         self.connection.connection_made(self.pipe)
 
-    async def reply(self, *parts: bytes, ended: bool = False) -> BackendReply:
+    async def reply(self, *parts: bytes, ended: bool = False) -> BackendResponse:
         asking = asyncio.create_task(self.connection.exchange([b"request"]))
         await asyncio.sleep(0)
         for part in parts:
@@ -219,8 +219,8 @@ async def wired(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], A
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        wire = Wire(1.0, 1.0, RetryBudget(), create_metrics())
-        yield wire, WireRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
+        wire = Transport(1.0, 1.0, RetryBudget(), create_metrics())
+        yield wire, BackendRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
         await wire.close()
         await asyncio.gather(*serving, return_exceptions=True)
         await asyncio.sleep(0.01)
@@ -255,7 +255,7 @@ async def test_body_that_the_backend_did_not_wait_for_keeps_no_connection() -> N
         await asyncio.sleep(0.1)
 
     async with wired(answer) as (wire, request):
-        large = WireRequest("POST", request.root, request.path, b"x" * 2**24, {})
+        large = BackendRequest("POST", request.root, request.path, b"x" * 2**24, {})
         async with await wire.exchange(large) as reply:
             assert (reply.status, await reply.read()) == (413, b"no")
         assert not any(wire._idle.values())

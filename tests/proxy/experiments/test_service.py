@@ -11,7 +11,7 @@ from typing import Any
 from index.bundle.bundle import default_bundle_directory
 from proxy.api.auth import new_key
 from proxy.core.settings import Settings
-from proxy.experiments.records import Steering
+from proxy.experiments.records import Allocation
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Store, place_of
 from proxy.server.reload import reload
@@ -177,9 +177,9 @@ async def test_after_its_end_an_experiment_is_over(tmp_path: Path) -> None:
 async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path: Path) -> None:
     place = place_of(f"sqlite:{tmp_path}/s.sqlite3")
     with Store(place) as store:
-        store.steer(Steering("one", "too many errors", None, 1.0))
+        store.set_allocation(Allocation("one", "too many errors", None, 1.0))
     async with trying(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
-        await _until(lambda: "one" in one.proxy.gateway.laboratory.recorder.steering)  # type: ignore[union-attr]
+        await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         _, headers, _ = await one.proxy.chat()
         assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("raw-matched", None)
     assert not one.rows()
@@ -187,9 +187,9 @@ async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path
 
 async def test_weights_that_were_decided_later_are_followed_and_logged(tmp_path: Path) -> None:
     with Store(place_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
-        store.steer(Steering("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
+        store.set_allocation(Allocation("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
     async with trying(tmp_path, [write(tmp_path)]) as one:
-        await _until(lambda: "one" in one.proxy.gateway.laboratory.recorder.steering)  # type: ignore[union-attr]
+        await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         for number in range(20):
             await one.proxy.chat(user=str(number))
     assert {(row["arm"], row["propensity"]) for row in one.rows()} == {("plain", 0.2), ("new", 0.8)}

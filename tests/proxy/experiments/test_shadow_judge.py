@@ -161,8 +161,8 @@ async def test_nothing_is_sent_to_anyone_without_the_flag(tmp_path: Path) -> Non
     judged(path, 1.0, 99)
     async with trying(tmp_path, [path], answer) as one:
         await one.proxy.chat()
-        assert one.proxy.gateway.laboratory is not None
-        assert one.proxy.gateway.laboratory.shadow is None
+        assert one.proxy.gateway.experiments is not None
+        assert one.proxy.gateway.experiments.shadow is None
 
 
 async def test_what_was_collected_for_the_judge_is_neither_logged_nor_stored(

@@ -12,7 +12,7 @@ from scipy import stats
 from proxy.__main__ import run
 from proxy.core.settings import Settings
 from proxy.experiments.config import read_experiment
-from proxy.experiments.dashboard import Board
+from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.definition import assign
 from proxy.experiments.records import Exposure, Feedback
 from proxy.experiments.store.store import Batch, Store, StoredOutcomes, place_of
@@ -106,7 +106,7 @@ def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pyt
 
 def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, store = _filled(tmp_path)
-    board = Board(Settings(experiment=(file,), store=store))
+    board = Dashboard(Settings(experiment=(file,), store=store))
     assert orjson.loads(orjson.dumps(board.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
     printed = " ".join(_printed(file, store, capsys).split())
     assert "new is better than raw: thumbs_up" in printed
@@ -115,28 +115,28 @@ def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.C
 
 def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
     file, store = _filled(tmp_path, slower=2.0)
-    board = Board(Settings(experiment=(file,), store=store))
-    assert ["worse in latency" in decision.stopped for decision in board.steer()] == [True]
-    assert StoredOutcomes(place_of(store)).steering()["demo"].stopped.startswith("Stop: new")
-    assert board.steer() == []
+    board = Dashboard(Settings(experiment=(file,), store=store))
+    assert ["worse in latency" in decision.stopped for decision in board.update_allocations()] == [True]
+    assert StoredOutcomes(place_of(store)).allocations()["demo"].stopped.startswith("Stop: new")
+    assert board.update_allocations() == []
 
 
 def test_an_experiment_that_goes_well_is_left_alone(tmp_path: Path) -> None:
     file, store = _filled(tmp_path)
-    assert Board(Settings(experiment=(file,), store=store)).steer() == []
+    assert Dashboard(Settings(experiment=(file,), store=store)).update_allocations() == []
 
 
 def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_path: Path) -> None:
     file, store = _filled(tmp_path, more='adaptive = "thompson"')
-    decision = Board(Settings(experiment=(file,), store=store)).steer()[0]
+    decision = Dashboard(Settings(experiment=(file,), store=store)).update_allocations()[0]
     assert decision.weights == pytest.approx({"raw": 0.05, "new": 0.95})
 
 
 @pytest.fixture
 def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the extra were not installed."""
-    for name in ("analysis", "assigned", "statistics", "adaptive"):
-        monkeypatch.delitem(sys.modules, f"proxy.{name}", raising=False)
+    for name in ("analyze", "samples", "estimators", "adaptive"):
+        monkeypatch.delitem(sys.modules, f"proxy.experiments.analysis.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "scipy", None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from proxy.core.errors import StartupError, StoreError, StoreRefusedError
-from proxy.experiments.records import Content, Exposure, Feedback, Judgement, Steering, UnitOutcomes
+from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement, UnitOutcomes
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Batch, Place, Store, StoredOutcomes, place_of
 
@@ -150,10 +150,10 @@ def test_what_is_older_than_it_may_be_is_deleted(place: Place) -> None:
 
 def test_decisions_about_experiments_reach_every_replica(place: Place) -> None:
     with Store(place) as store, Store(place) as replica:
-        store.steer(Steering("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0))
-        assert replica.steering() == {"e": Steering("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0)}
+        store.set_allocation(Allocation("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0))
+        assert replica.allocations() == {"e": Allocation("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0)}
         assert replica.release("e")
-        assert store.steering() == {}
+        assert store.allocations() == {}
 
 
 def test_a_batch_that_is_not_taken_leaves_nothing(place: Place) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from index.errors import EmbedderError
 from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Vectors
-from proxy.core.lru_cache import Recent
+from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import create_metrics
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.retrieval_worker import Found, Source
@@ -177,7 +177,7 @@ def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: l
 
 
 def test_the_value_not_asked_for_longest_makes_room() -> None:
-    recent: Recent[str, int] = Recent(2)
+    recent: LruCache[str, int] = LruCache(2)
     recent.put("a", 1)
     recent.put("b", 2)
     assert recent.get("a") == 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from index.types import Message
-from proxy.core.lru_cache import Recent
+from proxy.core.lru_cache import LruCache
 from proxy.inference.injection import token_costs
 from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.retrieval_worker import Found
@@ -133,7 +133,7 @@ async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         usual = (await proxy.chat())[1]
         monkeypatch.setattr(token_costs, "_COUNTED_AHEAD", 1)
-        monkeypatch.setattr(proxy.gateway.injector._costs, "_known", Recent(1))
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_known", LruCache(1))
         counted: list[str] = []
         count = proxy.gateway.injector._costs._count
 
