@@ -27,9 +27,10 @@ from proxy.experiments.config import JudgeTable
 from proxy.experiments.definition import Arm, Experiment
 from proxy.experiments.records import Judgement
 from proxy.inference.planner import CHAT, Planner
-from proxy.inference.relay import ReplyFacts, event_data, is_done, parse_object, split_events
+from proxy.inference.relay import ReplyFacts
 from proxy.inference.reply import whole_reply
 from proxy.openai.conversation import first_user_text, loose_messages
+from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
 WAITING: Final = 32
 AT_ONCE: Final = 2

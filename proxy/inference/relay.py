@@ -17,12 +17,17 @@ from aiohttp import web
 from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, ProxyError
 from proxy.inference.reply_observer import ReplyObserver
+from proxy.openai.sse import (
+    MAX_EVENT_BYTES,
+    EventSplitter,
+    error_event,
+    event_data,
+    is_done,
+    parse_object,
+    split_events,
+)
 
-LARGEST_EVENT: Final = 1024 * 1024
 _TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
-_NEWLINE: Final = 10
-DONE: Final = b"data: [DONE]\n\n"
-_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _REQUEST_HEADERS: Final = ("Accept", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
 _REPLY_HEADERS: Final = frozenset(
@@ -50,45 +55,6 @@ def _passes(name: str) -> bool:
 
 
 @dataclass(slots=True)
-class EventSplitter:
-    """Bytes in, whole events out; what is held back is at most LARGEST_EVENT."""
-
-    held: bytes = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The events that `data` completes, blank lines included, in one piece. Raises BackendProtocolError for an
-        endless one."""
-        held = self.held + data
-        end = _end_of_events(held)
-        self.held = held[end:]
-        if len(self.held) > LARGEST_EVENT:
-            raise BackendProtocolError("The backend sent an event of over 1 MiB.")
-        return held[:end]
-
-
-def split_events(whole: bytes) -> list[bytes]:
-    """Whole events, each by itself."""
-    if b"\r" not in whole:
-        return [event + b"\n\n" for event in whole.split(b"\n\n")[:-1]]
-    events, start = [], 0
-    for boundary in _BLANK_LINE.finditer(whole):
-        events.append(whole[start : boundary.end()])
-        start = boundary.end()
-    return events
-
-
-def _end_of_events(data: bytes) -> int:
-    """Where the last whole event ends; 0 if there is none. A line's end is a blank line's only once."""
-    if b"\r" in data:
-        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
-    place = data.rfind(b"\n\n")
-    end = start = place + 2 if place >= 0 else 0
-    while start and data[start - 1] == _NEWLINE:
-        start -= 1
-    return start + (end - start) // 2 * 2
-
-
-@dataclass(slots=True)
 class ReplyFacts:
     """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
     `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
@@ -100,19 +66,6 @@ class ReplyFacts:
     truncated: bool = False
     content: bytearray | None = None
     watch: ReplyObserver | None = None
-
-
-def event_data(event: bytes) -> bytes:
-    """The payload of an event: its `data:` lines joined by newlines."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
-        return event[6:-2]  # one line, as nearly always
-    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines)
-
-
-def is_done(event: bytes) -> bool:
-    """Whether this is the event that ends a complete stream."""
-    return b"[DONE]" in event and event_data(event).strip() == b"[DONE]"
 
 
 def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
@@ -140,20 +93,6 @@ def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
 def passes_untouched(events: bytes) -> bool:
     """Whether usage_filter would leave all of these events as they are, and none is [DONE]."""
     return b'"usage"' not in events and b"[DONE]" not in events
-
-
-def parse_object(data: bytes) -> dict[str, object]:
-    """A JSON object, or an empty one where the bytes are none: for looking at replies that pass through anyway."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def error_event(error: ProxyError) -> bytes:
-    """An error of ours as one event."""
-    return b"data: " + error.json + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +147,7 @@ class Client:
         if self._facts.watch is not None:
             self._facts.watch.see(data)
         if self._facts.content is not None:
-            self._facts.content += data[: LARGEST_EVENT - len(self._facts.content)]
+            self._facts.content += data[: MAX_EVENT_BYTES - len(self._facts.content)]
 
     async def _in_time(self, writing: Awaitable[object], size: int) -> None:
         """Do it within the write timeout; without, where a socket that holds nothing back takes so little at once."""

@@ -14,9 +14,6 @@ from proxy.inference.relay import (
     EventTransform,
     ReplyFacts,
     StreamRules,
-    event_data,
-    is_done,
-    parse_object,
     passes_untouched,
     relay_stream,
     reply_headers,
@@ -25,6 +22,7 @@ from proxy.inference.relay import (
 from proxy.openai.chat_completion import ChatChunks, ChatShape, chat_completion
 from proxy.openai.chunk_cache import PlainChunks
 from proxy.openai.responses import ResponseEvents, ResponseShape, response_object
+from proxy.openai.sse import event_data, is_done, parse_object
 from proxy.openai.stop_strings import StopCutter, cut_completion
 
 

@@ -1,51 +1,19 @@
-"""Guards that a stream arrives byte for byte however it is cut, and that only the usage not asked for is taken out."""
-
-import itertools
+"""Guards that only the usage that the client did not ask for is removed from a stream."""
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.errors import BackendProtocolError
 from proxy.inference.relay import (
-    LARGEST_EVENT,
-    EventSplitter,
     ReplyFacts,
-    event_data,
-    is_done,
     passes_untouched,
     reply_headers,
     request_headers,
-    split_events,
     usage_filter,
 )
-
-END_OF_LINE = st.sampled_from([b"\n", b"\r\n", b"\r"])
-LINE = st.binary(min_size=1, max_size=20).filter(lambda line: b"\n" not in line and b"\r" not in line)
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> tuple[bytes, list[int]]:
-    """A stream of events with one kind of line end, and where it is cut on its way."""
-    end = draw(END_OF_LINE)
-    events = draw(st.lists(st.lists(LINE, min_size=1, max_size=3), max_size=5))
-    whole = b"".join(end.join(lines) + end + end for lines in events)
-    cuts = draw(st.lists(st.integers(0, len(whole)), max_size=8))
-    return whole, [0, *sorted(cuts), len(whole)]
-
-
-@given(streams())
-def test_events_are_whole_and_no_byte_is_lost_however_the_stream_is_cut(stream: tuple[bytes, list[int]]) -> None:
-    whole, cuts = stream
-    splitter = EventSplitter()
-    events = [event for a, b in itertools.pairwise(cuts) for event in split_events(splitter.feed(whole[a:b]))]
-    assert b"".join(events) + splitter.held == whole
-    at_once = split_events(EventSplitter().feed(whole))
-    if b"\r" not in whole:
-        assert events == at_once
-    for event in events:
-        assert event.endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"\r\n\r", b"\r")) or event.startswith(b"\n")
+from proxy.openai.sse import EventSplitter, is_done, split_events
+from tests.proxy.openai.test_sse import streams
 
 
 @given(streams(), st.booleans())
@@ -58,32 +26,6 @@ def test_events_that_pass_together_are_those_that_would_pass_each_by_itself(
         transform = usage_filter(ReplyFacts(), wanted=wanted)
         assert [transform(event) for event in split_events(whole)] == split_events(whole)
         assert not any(is_done(event) for event in split_events(whole))
-
-
-def test_crlf_alone_is_not_taken_for_a_blank_line() -> None:
-    assert EventSplitter().feed(b"data: 1\r\ndata: 2\r\n") == b""
-
-
-def test_event_without_end_is_refused() -> None:
-    with pytest.raises(BackendProtocolError):
-        EventSplitter().feed(b"x" * (LARGEST_EVENT + 1))
-
-
-@pytest.mark.parametrize(
-    ("event", "done"),
-    [
-        (b"data: [DONE]\n\n", True),
-        (b"data:[DONE]\r\n\r\n", True),
-        (b'data: {"choices": [{"delta": {"content": "data: [DONE]"}}]}\n\n', False),
-        (b": [DONE]\n\n", False),
-    ],
-)
-def test_only_the_done_event_ends_a_stream(event: bytes, *, done: bool) -> None:
-    assert is_done(event) is done
-
-
-def test_data_of_several_lines_is_joined() -> None:
-    assert event_data(b"event: a\ndata: {\ndata: }\n\n") == b"{\n}"
 
 
 USAGE = b'data: {"id":"1","choices":[],"usage":{"prompt_tokens":3}}\n\n'

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from proxy.api import admission
 from proxy.api import handlers as chat
 from proxy.inference import planner as plan
-from proxy.inference.relay import event_data
 from proxy.openai import json_fields as fields
+from proxy.openai.sse import event_data
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import served_bundle, serving
 

@@ -1,0 +1,95 @@
+"""Server-sent events: splits a stream of bytes into whole events and reads their payloads. Pure functions.
+
+It does not depend on how events travel or on what a payload means.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from proxy.core.errors import BackendProtocolError, ProxyError
+
+MAX_EVENT_BYTES: Final = 1024 * 1024
+_NEWLINE: Final = 10
+_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+
+
+@dataclass(slots=True)
+class EventSplitter:
+    """Collects bytes until they make whole events.
+
+    Attributes:
+        held: The bytes of an event that is not complete yet, at most MAX_EVENT_BYTES.
+    """
+
+    held: bytes = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events that `data` completes, joined, with their blank lines.
+
+        Raises:
+            BackendProtocolError: An event is longer than MAX_EVENT_BYTES.
+        """
+        held = self.held + data
+        end = _end_of_events(held)
+        self.held = held[end:]
+        if len(self.held) > MAX_EVENT_BYTES:
+            raise BackendProtocolError("The backend sent an event of over 1 MiB.")
+        return held[:end]
+
+
+def split_events(joined: bytes) -> list[bytes]:
+    """Split joined whole events into single events, each with its blank line."""
+    if b"\r" not in joined:
+        return [event + b"\n\n" for event in joined.split(b"\n\n")[:-1]]
+    events, start = [], 0
+    for boundary in _BLANK_LINE.finditer(joined):
+        events.append(joined[start : boundary.end()])
+        start = boundary.end()
+    return events
+
+
+def _end_of_events(data: bytes) -> int:
+    """Return the offset behind the last whole event, 0 if there is none.
+
+    One newline never belongs to two blank lines.
+    """
+    if b"\r" in data:
+        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
+    last = data.rfind(b"\n\n")
+    end = start = last + 2 if last >= 0 else 0
+    while start and data[start - 1] == _NEWLINE:
+        start -= 1
+    return start + (end - start) // 2 * 2
+
+
+def event_data(event: bytes) -> bytes:
+    """Return the payload of an event: its `data:` lines, joined by newlines."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # fast path: nearly every event has one line
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def is_done(event: bytes) -> bool:
+    """Return whether this is the `[DONE]` event, which ends a complete stream."""
+    return b"[DONE]" in event and event_data(event).strip() == b"[DONE]"
+
+
+def parse_object(data: bytes) -> dict[str, object]:
+    """Parse a JSON object; return an empty one for anything else.
+
+    It is used on replies that reach the client in any case, so that a malformed one is not an error here.
+    """
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def error_event(error: ProxyError) -> bytes:
+    """Return an error of the proxy as one event."""
+    return b"data: " + error.json + b"\n\n"
