@@ -1,4 +1,4 @@
-"""Guards the pages: proxy/README.md shows the flags of the command (`python -m tests.test_readme` writes them anew);
+"""Guards the pages: docs/serving.md shows the flags of the command (`python -m tests.test_readme` writes them anew);
 what a page tells a reader to do is done, on a real proxy with the real embedded model (tests/pages.py)."""
 
 import re
@@ -12,9 +12,9 @@ from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-FLAGS = ROOT / "proxy" / "README.md"
+FLAGS = ROOT / "docs" / "serving.md"
 PAGES = (*sorted((ROOT / "examples").glob("*/README.md")), ROOT / "deploy" / "README.md")
-TOP = ("deploy", "examples", "index", "optimizer", "proxy", "tests")
+TOP = ("deploy", "docs", "examples", "index", "optimizer", "proxy", "tests")
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
 
 

@@ -102,7 +102,7 @@ def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
     asked for its nearest others. A row is found if its cluster is searched, so no search is needed to tell.
 
     A twentieth of the clusters at least: in a bank of paraphrases every row is found in the first cluster or two, and
-    what people ask is not. They need more than the bank's own rows do in any case (index/README.md says how many).
+    what people ask is not. They need more than the bank's own rows do in any case (docs/bundles.md says how many).
     """
     asked = np.random.default_rng(_SEED).choice(len(vectors), min(_QUERIES, len(vectors)), replace=False)
     queries = np.ascontiguousarray(vectors[asked])

@@ -1,6 +1,6 @@
 """`fast`: the vectors that the default embedder would give to queries, nearly, for a tenth of its time or less.
 
-A student of index/embedders/minilm.py, from index/embedders/query_weights/ (index/README.md says how it was trained
+A student of index/embedders/minilm.py, from index/embedders/query_weights/ (docs/bundles.md says how it was trained
 and what it keeps): the
 mean of a vector for each word piece and of one for each pair of neighbours (hashed), through a small network. Queries
 only: a bank's vectors stay the teacher's, with whose vectors the student's are compared. Knows numpy and that file.

@@ -24,7 +24,7 @@ A run.toml, with what must be said:
   name = "mine"
 
 More: [models.optimizer] and [models.judge] (rewrite prompts, score answers), [search] (recipe = "raced" or "drpo",
-beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). optimizer/README.md explains.
+beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). docs/optimizing.md explains.
 """
 
 

@@ -1,6 +1,6 @@
 """What the choice of examples means for the answers: refusals and similarity with each embedder of `embedders`.
 
-    python -m tests.bench.embedder_answers      prints the table of index/README.md, in about 60 minutes on two cores
+    python -m tests.bench.embedder_answers      prints the table of docs/bundles.md, in about 60 minutes on two cores
     ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
 
 The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings, showing the three

@@ -1,6 +1,6 @@
 """What the default embedder keeps of float32 MiniLM, and what it costs, beside cheaper ones.
 
-    python -m tests.bench.embedders                    prints the table of index/README.md
+    python -m tests.bench.embedders                    prints the table of docs/bundles.md
     python -m tests.bench.embedders --picture FILE     also draws it
     python -m tests.bench.embedders --retrieved FILE   also writes which examples each query finds, per embedder
 

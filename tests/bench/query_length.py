@@ -1,6 +1,6 @@
 """What it would cost to read less of a long query: overlap@3 with the 256 tokens that are read, and the time.
 
-    python -m tests.bench.query_length         prints the table of index/README.md
+    python -m tests.bench.query_length         prints the table of docs/bundles.md
 
 The queries are the validation rows of the measurement data and the development half of llmbar, which has no splits; the
 bank is the default bundle. Only queries that a limit cuts say anything about it: their number stands

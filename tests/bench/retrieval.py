@@ -1,6 +1,6 @@
 """What a search costs as the bank grows, and whether the event loop stands still while new queries come.
 
-    python -m tests.bench.retrieval                      the table of index/README.md, then the loop
+    python -m tests.bench.retrieval                      the table of docs/bundles.md, then the loop
     python -m tests.bench.retrieval --sizes 64 1000      some sizes
     python -m tests.bench.retrieval --part loop          the loop alone
 

@@ -102,7 +102,7 @@ def test_the_bundle_loads_and_says_what_it_is() -> None:
 
 
 def test_no_set_mixes_kinds_and_every_free_example_votes(examples: Sequence[Example]) -> None:
-    # Refusals beside harmless questions cost this model a third of its balanced accuracy (index/README.md).
+    # Refusals beside harmless questions cost this model a third of its balanced accuracy (docs/bundles.md).
     sets = parse_sets((default_bundle_directory() / "sets.json").read_bytes(), examples, "sets.json")
     tags = {example.id: example.tags for example in examples}
     for one in sets:

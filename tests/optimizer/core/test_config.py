@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 from optimizer.core.config import ModelTable, RunConfig
 
-README = Path(__file__).parents[3] / "optimizer" / "README.md"
+README = Path(__file__).parents[3] / "docs" / "optimizing.md"
 
 
 def test_every_table_and_key_stands_in_the_readme() -> None:
