@@ -26,22 +26,22 @@ from optimizer.cli.arguments import command_line
 from optimizer.cli.bundle_diff import differences
 from optimizer.cli.doctor import examine
 from optimizer.cli.harvest import harvest, write_examples
-from optimizer.cli.progress import Live
-from optimizer.cli.tables import as_markdown, as_table, estimate_table, verdict_table
+from optimizer.cli.progress import ProgressDisplay
+from optimizer.cli.tables import as_markdown, as_table, estimate_table, sealed_table
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.config import RunConfig, read_config
 from optimizer.core.errors import DataError, JournalError
 from optimizer.core.journal import EVENTS, Journal, read_journal
 from optimizer.data.dataset import Row, read_rows
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.evaluation.chat_endpoint import Decoding, Model
-from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
+from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
+from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.judge_agreement import agreement_table, check_judge, read_pairs
 from optimizer.models.cached_calls import Calls, Source
 from optimizer.models.http_client import Client, Endpoint, Patience, first_model
 from optimizer.report.html_report import write_report
 from optimizer.stages.estimate import estimate
-from optimizer.stages.run import RUN_FILE, Result, open_workshop, run
+from optimizer.stages.run import RUN_FILE, Result, open_run_context, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _config(path: Path, folder: Path | None = None) -> RunConfig:
 
 
 async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
-    live = Live(config.budget, Console(stderr=True))
+    live = ProgressDisplay(config.budget, Console(stderr=True))
     with Journal(directory, live.see) as journal:
         await journal.note("begun", folder=str(folder))
         try:
@@ -106,7 +106,7 @@ def _tell(line: str) -> None:
 
 def _show_result(result: Result) -> None:
     console = Console()
-    console.print(verdict_table(result.verdict))
+    console.print(sealed_table(result.verdict))
     if result.spent_out:
         console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
     if result.verdict.improved:
@@ -124,8 +124,8 @@ async def _report(options: argparse.Namespace) -> int:
 async def _estimate(options: argparse.Namespace) -> int:
     config = _config(options.config)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        async with open_workshop(config, journal, _tell) as shop:
-            found = await estimate(shop)
+        async with open_run_context(config, journal, _tell) as context:
+            found = await estimate(context)
     Console().print(estimate_table(found, config.budget))
     return 0
 
@@ -190,17 +190,19 @@ async def _eval(options: argparse.Namespace) -> int:
     api_key = os.environ.get("DRPO_API_KEY")
     name = options.model or await first_model(options.base_url, api_key, options.timeout)
     decoding = Decoding(options.max_tokens, options.temperature)
-    plan = Plan(name, decoding, tuple(dict.fromkeys(options.variant)), rows)
+    plan = EvaluationPlan(name, decoding, tuple(dict.fromkeys(options.variant)), rows)
     endpoint = Endpoint(options.base_url, name, api_key)
     patience = Patience(reply_timeout=options.timeout)
-    async with Model(endpoint, decoding, options.concurrency, patience) as model:
+    async with ChatEndpoint(endpoint, decoding, options.concurrency, patience) as model:
         with AnswersFile(options.out) as answers:
             evaluation = await _with_progress(plan, model, answers, _open_embedder(options.embedder, rows))
     _show(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}", markdown=options.markdown)
     return 0
 
 
-async def _with_progress(plan: Plan, model: Model, answers: AnswersFile, embedder: Embedder | None) -> Evaluation:
+async def _with_progress(
+    plan: EvaluationPlan, model: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None
+) -> Evaluation:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("answers", total=len(plan.rows) * len(plan.variants))

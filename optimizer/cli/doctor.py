@@ -18,7 +18,7 @@ from optimizer.models.cached_calls import Request
 from optimizer.models.http_client import listed_models
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import read_chat
-from optimizer.stages.run import Workshop, api_key, open_workshop, starting_candidate
+from optimizer.stages.run import RunContext, api_key, open_run_context, starting_candidate
 
 _WITHIN = 15.0
 
@@ -38,11 +38,11 @@ async def examine(config: RunConfig) -> AsyncIterator[Finding]:
         yield await _listed(role, table)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         try:
-            async with open_workshop(config, journal, _nobody_listens) as shop:
-                yield _data(shop)
+            async with open_run_context(config, journal, _nobody_listens) as context:
+                yield _data(context)
                 for role in config.models:
-                    yield await _answers(shop, role)
-                async for finding in _scores(shop):
+                    yield await _answers(context, role)
+                async for finding in _scores(context):
                     yield finding
         except DrpoError as error:
             yield Finding("set-up", False, str(error))
@@ -63,9 +63,9 @@ def _nobody_listens(_told: str) -> None:
     """Little is under way here."""
 
 
-def _data(shop: Workshop) -> Finding:
-    told = [_counted(name, rows) for name, rows in (("train", shop.data.train), ("sealed", shop.data.sealed))]
-    return Finding("data", True, "; ".join([*told, _counted("validation", shop.data.validation)]))
+def _data(context: RunContext) -> Finding:
+    told = [_counted(name, rows) for name, rows in (("train", context.data.train), ("sealed", context.data.sealed))]
+    return Finding("data", True, "; ".join([*told, _counted("validation", context.data.validation)]))
 
 
 def _counted(name: str, rows: Sequence[Row]) -> str:
@@ -75,30 +75,30 @@ def _counted(name: str, rows: Sequence[Row]) -> str:
     return f"{name}: {len(rows)} queries ({listed}; {referenced} with a reference)"
 
 
-async def _answers(shop: Workshop, role: str) -> Finding:
+async def _answers(context: RunContext, role: str) -> Finding:
     what = f"models.{role} answers"
     try:
         if role == TASK:
-            candidate = await asyncio.to_thread(starting_candidate, shop.config, shop.embedder)
-            reply = await shop.task.answer(candidate, Row("Say hello.", history=(Message("user", "Hi."),)))
+            candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+            reply = await context.task.answer(candidate, Row("Say hello.", history=(Message("user", "Hi."),)))
             return Finding(what, True, f"{reply.completion_tokens} tokens, ends with {reply.finish_reason}")
         body = {"messages": [{"role": "user", "content": "Reply with the word yes."}], "max_tokens": 8}
-        await shop.calls.ask(Request(role, "chat/completions", body), read_chat)
+        await context.calls.ask(Request(role, "chat/completions", body), read_chat)
     except DrpoError as error:
         return Finding(what, False, str(error))
     return Finding(what, True, "a chat completion")
 
 
-async def _scores(shop: Workshop) -> AsyncIterator[Finding]:
+async def _scores(context: RunContext) -> AsyncIterator[Finding]:
     """The first training row under the starting bundle, by every reward."""
-    row = shop.data.train[0]
+    row = context.data.train[0]
     try:
-        candidate = await asyncio.to_thread(starting_candidate, shop.config, shop.embedder)
-        judged = await shop.sealed.judge(candidate, row)
+        candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+        judged = await context.sealed.judge(candidate, row)
     except DrpoError as error:
         yield Finding("rewards", False, str(error))
         return
-    for name in shop.config.reward.weights:
+    for name in context.config.reward.weights:
         part = judged.parts.get(name)
         told = "nothing to say of the first training row (no reference)" if part is None else f"{part.value:.3f}"
         yield Finding(f"reward {name}", None if part is None else True, told)

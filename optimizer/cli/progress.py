@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from rich.console import Console
-from rich.live import Live as RichLive
+from rich.live import Live
 from rich.text import Text
 
 from optimizer.core.budget import Limits
@@ -27,7 +27,7 @@ _STAGES: Final = {
 }
 
 
-class Live:
+class ProgressDisplay:
     """Shows events. Use as a context manager; `see` is what a Journal's `watch` takes."""
 
     def __init__(self, limits: Limits, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class Live:
         self._seconds = 0.0
         self._said = clock()
         self._replaying = True
-        self._live = RichLive(console=console, refresh_per_second=4, transient=True)
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         self._replaying = False

@@ -10,7 +10,7 @@ from optimizer.core.confidence import Interval
 from optimizer.evaluation.evaluate import Evaluation
 from optimizer.evaluation.measures import Measure
 from optimizer.stages.estimate import Estimate, Range
-from optimizer.stages.sealed_evaluation import Figures, Verdict
+from optimizer.stages.sealed_evaluation import SealedResult, VariantSummary
 
 
 def as_table(evaluation: Evaluation, title: str) -> Table:
@@ -58,7 +58,7 @@ def _values(measure: Measure) -> dict[str, object]:
     return values if measure.hits is None else {**values, "hits": measure.hits}
 
 
-def verdict_table(verdict: Verdict) -> Table:
+def sealed_table(verdict: SealedResult) -> Table:
     """The sealed evaluation: figures in lines, variants in columns, with 95 % intervals in brackets."""
     table = Table(title=f"sealed evaluation, {verdict.rows} queries that nothing before has seen", title_justify="left")
     table.add_column("figure")
@@ -99,7 +99,7 @@ def _values_of(found: Range) -> tuple[float, float, float]:
     return found.median, found.low, found.high
 
 
-def _figure_lines(figures: Sequence[Figures]) -> Iterator[tuple[str, list[str]]]:
+def _figure_lines(figures: Sequence[VariantSummary]) -> Iterator[tuple[str, list[str]]]:
     yield "score", [_interval(one.score, 3) for one in figures]
     for kind in figures[0].by_kind:
         yield (

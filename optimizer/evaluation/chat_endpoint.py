@@ -39,7 +39,7 @@ class Answer:
     examples: tuple[str, ...] = ()
 
 
-class Model:
+class ChatEndpoint:
     """An open connection to one endpoint; at most `concurrency` requests at a time. Use as `async with`."""
 
     def __init__(

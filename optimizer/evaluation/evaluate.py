@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from index.embedders.base import Embedder
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile, answer_key
-from optimizer.evaluation.chat_endpoint import Answer, Decoding, Model
+from optimizer.evaluation.chat_endpoint import Answer, ChatEndpoint, Decoding
 from optimizer.evaluation.measures import Measure, measures, score
 
 Progress = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """What is asked: every row of every variant. `model` and `decoding` name the answers in the answers file."""
 
     model: str
@@ -35,7 +35,7 @@ class Evaluation:
 
 
 async def evaluate(
-    plan: Plan, model: Model, answers: AnswersFile, embedder: Embedder | None, progress: Progress
+    plan: EvaluationPlan, model: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None, progress: Progress
 ) -> Evaluation:
     """Asks what is not on file yet, then measures. `progress` is called once per answer. ModelError."""
     found = {variant: await answer_all(plan, variant, model, answers, progress) for variant in plan.variants}
@@ -48,7 +48,7 @@ def measure(rows: Sequence[Row], found: Mapping[str, Sequence[Answer]], embedder
 
 
 async def answer_all(
-    plan: Plan, variant: str, model: Model, answers: AnswersFile, progress: Progress
+    plan: EvaluationPlan, variant: str, model: ChatEndpoint, answers: AnswersFile, progress: Progress
 ) -> tuple[Answer, ...]:
     """A variant's answers, one per row. One variant after the other, so that each has the endpoint's prefix cache to
     itself. ModelError."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimizer.core.confidence import Interval
 from optimizer.core.journal import Event, read_journal
-from optimizer.report.run_summary import Node, Story, criteria, tell
+from optimizer.report.run_summary import Node, RunSummary, criteria, tell
 from optimizer.report.svg_charts import draw_bars, draw_curve
 
 REPORT: Final = "report.html"
@@ -32,7 +32,7 @@ def write_report(directory: Path) -> Path:
     return place
 
 
-def report_page(story: Story) -> str:
+def report_page(story: RunSummary) -> str:
     """The whole page."""
     css = resources.files("optimizer.templates").joinpath("report.css").read_text(encoding="utf-8")
     body = "\n".join(part for section in _SECTIONS for part in section(story))
@@ -41,7 +41,7 @@ def report_page(story: Story) -> str:
     return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>'
 
 
-def _headline(story: Story) -> Iterator[str]:
+def _headline(story: RunSummary) -> Iterator[str]:
     yield f"<h1>{_text(story.name)}</h1>"
     calls = sum(one.calls for one in story.spending.values())
     yield f'<p class="soft">recipe {_text(story.recipe)}, {calls:,} calls, {story.minutes:.0f} minutes</p>'
@@ -62,7 +62,7 @@ def _verdict(sealed: Event) -> str:
     return f'<p class="verdict">No better than the baseline, beyond chance: {told}. The bundle holds the baseline.</p>'
 
 
-def _sealed_table(story: Story) -> Iterator[str]:
+def _sealed_table(story: RunSummary) -> Iterator[str]:
     if story.sealed is None:
         return
     figures = story.sealed["figures"]
@@ -95,7 +95,7 @@ def _sealed_table(story: Story) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _curve(story: Story) -> Iterator[str]:
+def _curve(story: RunSummary) -> Iterator[str]:
     if not story.levels:
         return
     yield "<h2>Learning curve</h2>"
@@ -110,7 +110,7 @@ def _curve(story: Story) -> Iterator[str]:
     yield f'<div class="wide"><table>{heading}{"".join(rows)}</table></div>'
 
 
-def _lineage(story: Story) -> Iterator[str]:
+def _lineage(story: RunSummary) -> Iterator[str]:
     if not story.nodes:
         return
     yield "<h2>Prompts</h2>"
@@ -121,7 +121,7 @@ def _lineage(story: Story) -> Iterator[str]:
     yield "</div>"
 
 
-def _branch(story: Story, node: Node) -> Iterator[str]:
+def _branch(story: RunSummary, node: Node) -> Iterator[str]:
     mean = node.mean
     told = _interval(_three(mean)) if mean else "not judged"
     mark = ' <span class="mark">chosen</span>' if node.id == story.result else ""
@@ -145,7 +145,7 @@ def _judgement(event: Event) -> str:
     return f"<details><summary>{told}</summary>{answer}</details>"
 
 
-def _tried(story: Story) -> Iterator[str]:
+def _tried(story: RunSummary) -> Iterator[str]:
     if not story.trials:
         return
     yield '<h2>How it is shown and decoded</h2><div class="wide"><table>'
@@ -157,7 +157,7 @@ def _tried(story: Story) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _criteria(story: Story) -> Iterator[str]:
+def _criteria(story: RunSummary) -> Iterator[str]:
     found = criteria(story)
     if not found:
         return
@@ -167,7 +167,7 @@ def _criteria(story: Story) -> Iterator[str]:
         yield draw_bars(name, [(variant, by_variant[variant]) for variant in _VARIANTS if variant in by_variant])
 
 
-def _cost(story: Story) -> Iterator[str]:
+def _cost(story: RunSummary) -> Iterator[str]:
     if not story.spending:
         return
     yield '<h2>Cost</h2><div class="wide"><table>'
@@ -179,7 +179,7 @@ def _cost(story: Story) -> Iterator[str]:
     yield "</table></div>"
 
 
-def _samples(story: Story) -> Iterator[str]:
+def _samples(story: RunSummary) -> Iterator[str]:
     pairs = [(query, found) for query, found in story.answers.items() if {"bundle", "raw"} <= set(found)]
     if not pairs:
         return

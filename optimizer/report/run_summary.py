@@ -28,7 +28,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class LevelFact:
+class LevelSummary:
     """One level: the leader and by how much it is ahead of the first prompt, on the queries that both were judged on;
     how many candidates and judgements."""
 
@@ -40,7 +40,7 @@ class LevelFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class ModelUsage:
     """What a role's model cost. repeated: requests that were sent and never answered, or failed."""
 
     calls: int = 0
@@ -52,17 +52,17 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RunSummary:
     """All that a report shows."""
 
     name: str
     recipe: str
     nodes: Mapping[str, Node]
-    levels: tuple[LevelFact, ...]
+    levels: tuple[LevelSummary, ...]
     trials: tuple[Event, ...]
     sealed: Event | None
     spent_out: str | None
-    spending: Mapping[str, Spending]
+    spending: Mapping[str, ModelUsage]
     minutes: float
     answers: Mapping[str, Mapping[str, Event]] = field(repr=False)
     """Sealed answers: by query, by variant."""
@@ -77,7 +77,7 @@ class Story:
         return [node for node in self.nodes.values() if node.parent == id_]
 
 
-def tell(events: Sequence[Event]) -> Story:
+def tell(events: Sequence[Event]) -> RunSummary:
     """The story of a journal, finished or not."""
     notes: dict[str, list[Event]] = defaultdict(list)
     for event in events:
@@ -85,7 +85,7 @@ def tell(events: Sequence[Event]) -> Story:
             notes[event["note"]].append(event)
     nodes = _nodes(notes["candidate"], notes["score"])
     run = notes["run"][0] if notes["run"] else {"bundle": "a run that has not begun", "recipe": ""}
-    return Story(
+    return RunSummary(
         name=run["bundle"],
         recipe=run["recipe"],
         nodes=nodes,
@@ -111,12 +111,12 @@ def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, No
     return nodes
 
 
-def _level(event: Event, nodes: Mapping[str, Node]) -> LevelFact:
+def _level(event: Event, nodes: Mapping[str, Node]) -> LevelSummary:
     leader = nodes[event["ranked"][0]["id"]]
     first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
     ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
     judgements = sum(len(one["scores"]) for one in event["ranked"])
-    return LevelFact(event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements)
+    return LevelSummary(event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements)
 
 
 def _answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
@@ -127,7 +127,7 @@ def _answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
     return dict(found)
 
 
-def _spending(events: Sequence[Event]) -> dict[str, Spending]:
+def _spending(events: Sequence[Event]) -> dict[str, ModelUsage]:
     replies: dict[str, list[Event]] = defaultdict(list)
     sent: Counter[str] = Counter()
     for event in events:
@@ -136,7 +136,7 @@ def _spending(events: Sequence[Event]) -> dict[str, Spending]:
         elif event.get("call") == "sent":
             sent[event["role"]] += 1
     return {
-        role: Spending(
+        role: ModelUsage(
             calls=len(replies[role]),
             prompt_tokens=sum(event["tokens"][0] for event in replies[role]),
             completion_tokens=sum(event["tokens"][1] for event in replies[role]),
@@ -148,7 +148,7 @@ def _spending(events: Sequence[Event]) -> dict[str, Spending]:
     }
 
 
-def criteria(story: Story) -> dict[str, dict[str, Interval]]:
+def criteria(story: RunSummary) -> dict[str, dict[str, Interval]]:
     """Means of what the rewards are made of on the sealed rows, by name, by variant: criteria of a judge from 1 to 5,
     parts of rules from 0 to 1."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -15,8 +15,8 @@ from typing import Final
 from optimizer.core.config import RunConfig
 from optimizer.data.split import Split
 from optimizer.search.search import Outcome, Path, Published, Raced, race_level, search_published, search_raced
-from optimizer.stages.run import Workshop, raced_settings, starting_candidate, tune_settings
-from optimizer.stages.tuning_stage import ahead_beyond_chance, options
+from optimizer.stages.run import RunContext, raced_settings, starting_candidate, tune_settings
+from optimizer.stages.tuning_stage import options, significant_leader
 
 TASK, JUDGE, OPTIMIZER = "task", "judge", "optimizer"
 _SIMULATIONS: Final = 120
@@ -106,17 +106,17 @@ def _count_judgement(calls: Counter[str], weights: Mapping[str, float], query: o
         chosen.add(query)
 
 
-async def estimate(shop: Workshop) -> Estimate:
+async def estimate(context: RunContext) -> Estimate:
     """Simulate the run, and measure what its calls cost. Raises ModelError, BudgetSpentError, JournalError."""
-    units = await _measure(shop)
-    counts = [await simulate(shop.config, shop.data, seed) for seed in range(_SIMULATIONS)]
+    units = await _measure(context)
+    counts = [await simulate(context.config, context.data, seed) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, OPTIMIZER) if any(count[role] for count in counts)]
     chance = random.Random(0)  # noqa: S311 - how far three probes may be off
     tokens, seconds = [], []
     for count in counts:
         off = chance.uniform(0.7, 1.4)
         tokens.append(off * sum(count[role] * units[role].tokens for role in roles))
-        busy = [count[role] * units[role].seconds / shop.config.models[role].concurrency for role in roles]
+        busy = [count[role] * units[role].seconds / context.config.models[role].concurrency for role in roles]
         seconds.append(chance.uniform(0.9, 1.6) * off * sum(busy))
     by_role = {role: _range([count[role] for count in counts]) for role in roles}
     return Estimate(by_role, _range([count.total() for count in counts]), _range(tokens), _range(seconds))
@@ -150,7 +150,7 @@ async def _simulate_tuning(config: RunConfig, space: Simulated, rows: int, setti
             space.worth.append(space.worth[first] + space.chance.gauss(0, 0.05))
             others.append(len(space.worth) - 1)
         level = await race_level(space, number, [first, *others], rows, settings)
-        first = ahead_beyond_chance(level, first)
+        first = significant_leader(level, first)
 
 
 def _count_examples(config: RunConfig, chance: random.Random, calls: Counter[str]) -> None:
@@ -171,14 +171,14 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
             _count_judgement(calls, config.reward.weights, query, chosen)
 
 
-async def _measure(shop: Workshop) -> dict[str, Unit]:
+async def _measure(context: RunContext) -> dict[str, Unit]:
     """What a call of each role costs, from a few training rows under the starting bundle."""
-    candidate = await asyncio.to_thread(starting_candidate, shop.config, shop.embedder)
+    candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
     spent: dict[str, list[tuple[int, float]]] = {}
-    for row in shop.data.train[:_PROBED]:
-        before = len(shop.journal.events)
-        await shop.screen.judge(candidate, row)
-        for event in shop.journal.events[before:]:
+    for row in context.data.train[:_PROBED]:
+        before = len(context.journal.events)
+        await context.screen.judge(candidate, row)
+        for event in context.journal.events[before:]:
             if event.get("call") == "reply":
                 spent.setdefault(event["role"], []).append((sum(event["tokens"]), event["seconds"]))
     units = {

@@ -39,7 +39,7 @@ _TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class JudgedAnswer:
     """One query with the best answer found for it."""
 
     row: Row
@@ -52,7 +52,7 @@ class Answered:
         return refuses(self.text)
 
 
-class Improver:
+class AnswerSearch:
     """Searches for better answers."""
 
     def __init__(self, task: Task, judge: Judge, calls: Calls, journal: Journal, table: ExamplesTable) -> None:
@@ -62,11 +62,11 @@ class Improver:
         self._journal = journal
         self._table = table
 
-    async def improve_all(self, start: Candidate, rows: Sequence[Row]) -> list[Answered]:
+    async def improve_all(self, start: Candidate, rows: Sequence[Row]) -> list[JudgedAnswer]:
         """The best answer found for each row. Raises ModelError, BudgetSpentError, JournalError."""
         return list(await asyncio.gather(*(self._improve(start, row) for row in rows)))
 
-    async def _improve(self, start: Candidate, row: Row) -> Answered:
+    async def _improve(self, start: Candidate, row: Row) -> JudgedAnswer:
         criteria = await self._judge.criteria(row.query)
         reply = await self._task.answer(start, row)
         beam = [await self._judged(row, reply.text.strip(), criteria)]
@@ -86,10 +86,10 @@ class Improver:
             beam = ranked[: self._table.beam]
         return beam[0]
 
-    async def _judged(self, row: Row, text: str, criteria: Sequence[Criterion]) -> Answered:
-        return Answered(row, text, await self._judge.evaluate(row.query, text, criteria))
+    async def _judged(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer:
+        return JudgedAnswer(row, text, await self._judge.evaluate(row.query, text, criteria))
 
-    async def _rewrite(self, answered: Answered, again: int) -> list[str]:
+    async def _rewrite(self, answered: JudgedAnswer, again: int) -> list[str]:
         verdict = answered.verdict
         told = "\n".join(f"- {name}: {score:.1f}: {verdict.rationales[name]}" for name, score in verdict.scores.items())
         words, query = self._table.words, answered.row.query
@@ -99,7 +99,7 @@ class Improver:
         kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=again), read_answers)
         return [text for text in kept["answers"] if len(text.split()) <= words]
 
-    async def _note(self, row: Row, number: int, best: Answered) -> None:
+    async def _note(self, row: Row, number: int, best: JudgedAnswer) -> None:
         scores = dict(best.verdict.scores)
         await self._journal.note("answer", query=row.query, round=number, answer=best.text, scores=scores)
 
@@ -113,7 +113,7 @@ def read_answers(reply: Any) -> Json:
     return {"answers": found}
 
 
-def choose_bank(answered: Sequence[Answered], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
+def choose_bank(answered: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
     """The examples that serve best together: good ones, unlike each other, refusals among them, none too long.
 
     Greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each next one has the best verdict less its
@@ -132,18 +132,18 @@ def choose_bank(answered: Sequence[Answered], embedder: Embedder, table: Example
     return tuple(_example(fit[place], pinned) for place in chosen)
 
 
-def _wanted(fit: Sequence[Answered], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
+def _wanted(fit: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
     refusals = [place for place in left if fit[place].refused]
     have = sum(fit[place].refused for place in chosen)
     return refusals if refusals and have < _REFUSALS * (len(chosen) + 1) else left
 
 
-def _value(fit: Sequence[Answered], vectors: Vectors, chosen: Sequence[int], place: int) -> float:
+def _value(fit: Sequence[JudgedAnswer], vectors: Vectors, chosen: Sequence[int], place: int) -> float:
     likeness = float(np.max(vectors[list(chosen)] @ vectors[place])) if chosen else 0.0
     return fit[place].verdict.mean / HIGHEST - _DIVERSITY * likeness
 
 
-def _is_fit(one: Answered, words: int) -> bool:
+def _is_fit(one: JudgedAnswer, words: int) -> bool:
     """Short enough, right about refusing, and accepted by a bundle."""
     if not one.text or len(one.text.split()) > words or one.row.history:
         return False
@@ -156,7 +156,7 @@ def _is_fit(one: Answered, words: int) -> bool:
     return True
 
 
-def _example(one: Answered, pinned: set[str]) -> Example:
+def _example(one: JudgedAnswer, pinned: set[str]) -> Example:
     name = hashlib.sha256(one.row.query.encode()).hexdigest()[:12]
     tags = ("refusal",) if one.refused else ()
     return Example(name, one.row.query, one.text, one.row.query in pinned, tags)

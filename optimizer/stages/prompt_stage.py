@@ -67,7 +67,7 @@ class PromptSpace:
             judged = await self._scorer.judge(candidate, row)
         except UnparsableReplyError:
             return Outcome(query, 0.0, readable=False)
-        await note_score(self._journal, "prompt", candidate.key, row, judged)
+        await journal_score(self._journal, "prompt", candidate.key, row, judged)
         return Outcome(query, self._scale.of(judged.score), told=(row, judged))
 
 
@@ -117,7 +117,7 @@ def read_prompts(reply: Any) -> Json:
     return {"prompts": [prompt for prompt in prompts if prompt]}
 
 
-async def note_score(journal: Journal, stage: str, key: str, row: Row, judged: Judged) -> None:
+async def journal_score(journal: Journal, stage: str, key: str, row: Row, judged: Judged) -> None:
     """A score, for whoever reads the journal: what was asked and answered, and what each reward said."""
     parts = {name: {"value": part.value, **part.details} for name, part in judged.parts.items()}
     reply = judged.reply

@@ -32,9 +32,9 @@ from optimizer.rewards.judge import Judge
 from optimizer.rewards.rewards import Function, Likelihood, Reference, Reward, Rules, Scorer
 from optimizer.search.race import RaceSettings
 from optimizer.search.search import Level, Published, Raced, search_published, search_raced
-from optimizer.stages.example_stage import Improver, choose_bank
+from optimizer.stages.example_stage import AnswerSearch, choose_bank
 from optimizer.stages.prompt_stage import PromptSpace, Rewriter, Scale
-from optimizer.stages.sealed_evaluation import Plan, Verdict, evaluate_sealed, provenance
+from optimizer.stages.sealed_evaluation import SealedPlan, SealedResult, evaluate_sealed, provenance
 from optimizer.stages.tuning_stage import tune
 
 BUNDLE: Final = "bundle"
@@ -50,12 +50,12 @@ class Result:
     """What a run came to. bundle: where it was written; spent_out: the search ended because the budget did."""
 
     bundle: Path
-    verdict: Verdict
+    verdict: SealedResult
     spent_out: bool
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RunContext:
     """All that the stages of a run share. screen: scores in the search; sealed: in the sealed evaluation."""
 
     config: RunConfig
@@ -75,31 +75,31 @@ async def run(config: RunConfig, directory: Path, journal: Journal, say: Say) ->
 
     Raises OptimizeError, BundleError, EmbedderError.
     """
-    async with open_workshop(config, journal, say) as shop:
-        baseline = await asyncio.to_thread(starting_candidate, config, shop.embedder)
+    async with open_run_context(config, journal, say) as context:
+        baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
-        best, spent_out = await _learn(shop, baseline)
-        plan = Plan(shop.data.sealed, config.data.raw, config.reward.confirm, shop.judge.better)
+        best, spent_out = await _learn(context, baseline)
+        plan = SealedPlan(context.data.sealed, config.data.raw, config.reward.confirm, context.judge.better)
         await journal.note("stage", stage="sealed", rows=len(plan.rows), judgements=plan.judgements)
-        verdict = await evaluate_sealed(best, baseline, shop.sealed, journal, plan)
+        verdict = await evaluate_sealed(best, baseline, context.sealed, journal, plan)
         chosen = best if verdict.improved else baseline
-        place = await asyncio.to_thread(_write, shop, chosen, verdict, directory)
+        place = await asyncio.to_thread(_write, context, chosen, verdict, directory)
         await journal.note("bundle", directory=place.name, improved=verdict.improved, candidate=chosen.key)
         return Result(place, verdict, spent_out)
 
 
-async def _learn(shop: Workshop, baseline: Candidate) -> tuple[Candidate, bool]:
+async def _learn(context: RunContext, baseline: Candidate) -> tuple[Candidate, bool]:
     """The best candidate that the budget allows, and whether the budget ended the search."""
     best = _Best(baseline)
-    shop.budget.share = 1.0 - _SEALED_SHARE
+    context.budget.share = 1.0 - _SEALED_SHARE
     try:
         for stage in (_improve_bank, _improve_prompt, _tune):
-            best.candidate = await stage(shop, best)
+            best.candidate = await stage(context, best)
     except BudgetSpentError as error:
-        await shop.journal.note("spent", what=error.what)
+        await context.journal.note("spent", what=error.what)
         return best.candidate, True
     finally:
-        shop.budget.share = 1.0
+        context.budget.share = 1.0
     return best.candidate, False
 
 
@@ -110,49 +110,49 @@ class _Best:
     candidate: Candidate
 
 
-async def _improve_bank(shop: Workshop, found: _Best) -> Candidate:
-    table, best = shop.config.examples, found.candidate
+async def _improve_bank(context: RunContext, found: _Best) -> Candidate:
+    table, best = context.config.examples, found.candidate
     if not table.queries:
         return best
-    rows = shop.data.train[: table.queries]
-    await shop.journal.note("stage", stage="examples", rows=len(rows))
-    improver = Improver(shop.task, shop.judge, shop.calls, shop.journal, table)
+    rows = context.data.train[: table.queries]
+    await context.journal.note("stage", stage="examples", rows=len(rows))
+    improver = AnswerSearch(context.task, context.judge, context.calls, context.journal, table)
     answered = await improver.improve_all(best, rows)
-    examples = choose_bank(answered, shop.embedder, table)
-    await shop.journal.note("bank", size=len(examples), pinned=sum(example.pinned for example in examples))
+    examples = choose_bank(answered, context.embedder, table)
+    await context.journal.note("bank", size=len(examples), pinned=sum(example.pinned for example in examples))
     if not examples:
         return best
-    bank = await asyncio.to_thread(make_bank, examples, shop.embedder)
+    bank = await asyncio.to_thread(make_bank, examples, context.embedder)
     return best.with_bank(bank)
 
 
-async def _improve_prompt(shop: Workshop, found: _Best) -> Candidate:
-    search, rows, best = shop.config.search, shop.data.train, found.candidate
-    await shop.journal.note("stage", stage="prompt", rows=len(rows))
-    await shop.journal.note("candidate", id=best.key, parent=None, prompt=best.prompt)
-    rewriter = Rewriter(shop.calls, search.seed, search.words)
+async def _improve_prompt(context: RunContext, found: _Best) -> Candidate:
+    search, rows, best = context.config.search, context.data.train, found.candidate
+    await context.journal.note("stage", stage="prompt", rows=len(rows))
+    await context.journal.note("candidate", id=best.key, parent=None, prompt=best.prompt)
+    rewriter = Rewriter(context.calls, search.seed, search.words)
     if search.recipe == "drpo":
-        space = PromptSpace(shop.screen, shop.journal, rows, rewriter, Scale(1.0, 5.0))
+        space = PromptSpace(context.screen, context.journal, rows, rewriter, Scale(1.0, 5.0))
         settings = Published(search.beam, search.actions, search.depth)
         return (await search_published(space, best, len(rows), settings))[-1].candidate
-    space = PromptSpace(shop.screen, shop.journal, rows, rewriter, Scale())
+    space = PromptSpace(context.screen, context.journal, rows, rewriter, Scale())
 
     async def watch(level: Level[Candidate]) -> None:
-        await note_level(shop.journal, "prompt", level)
+        await journal_level(context.journal, "prompt", level)
         found.candidate = level.ranked[0].candidate
 
-    last, _ = await search_raced(space, best, len(rows), raced_settings(shop.config), watch)
+    last, _ = await search_raced(space, best, len(rows), raced_settings(context.config), watch)
     return last.candidate
 
 
-async def _tune(shop: Workshop, found: _Best) -> Candidate:
-    await shop.journal.note("stage", stage="tune", rows=len(shop.data.validation))
+async def _tune(context: RunContext, found: _Best) -> Candidate:
+    await context.journal.note("stage", stage="tune", rows=len(context.data.validation))
 
     def keep(candidate: Candidate) -> None:
         found.candidate = candidate
 
-    table, settings = shop.config.tune, tune_settings(shop.config)
-    await tune(found.candidate, table, shop.screen, shop.journal, shop.data.validation, settings, keep)
+    table, settings = context.config.tune, tune_settings(context.config)
+    await tune(found.candidate, table, context.screen, context.journal, context.data.validation, settings, keep)
     return found.candidate
 
 
@@ -169,7 +169,7 @@ def tune_settings(config: RunConfig) -> Raced:
     return replace(settings, race=replace(settings.race, most=config.tune.queries))
 
 
-async def note_level(journal: Journal, stage: str, level: Level[Candidate]) -> None:
+async def journal_level(journal: Journal, stage: str, level: Level[Candidate]) -> None:
     """A level's ranking, for the report."""
     ranked = [
         {"id": step.candidate.key, "scores": [round(outcome.score, 6) for outcome in step.outcomes]}
@@ -179,7 +179,7 @@ async def note_level(journal: Journal, stage: str, level: Level[Candidate]) -> N
 
 
 @asynccontextmanager
-async def open_workshop(config: RunConfig, journal: Journal, say: Say) -> AsyncIterator[Workshop]:
+async def open_run_context(config: RunConfig, journal: Journal, say: Say) -> AsyncIterator[RunContext]:
     """Read the data, connect the models, take up what the journal holds."""
     data = read_split(config.data, config.search.seed)
     async with AsyncExitStack() as stack:
@@ -196,7 +196,7 @@ async def open_workshop(config: RunConfig, journal: Journal, say: Say) -> AsyncI
             Scorer(task, named, weights, judge.prepare if "judge" in weights else _nothing)
             for weights in (config.reward.screen or config.reward.weights, config.reward.weights)
         )
-        yield Workshop(config, journal, budget, calls, embedder, task, judge, screen, sealed, data)
+        yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data)
 
 
 def rewards(config: RunConfig, task: Task, judge: Judge, embedder: Embedder) -> Mapping[str, Reward]:
@@ -259,12 +259,12 @@ async def _clock(budget: Budget, journal: Journal) -> AsyncIterator[None]:
         ticking.cancel()
 
 
-def _write(shop: Workshop, chosen: Candidate, verdict: Verdict, directory: Path) -> Path:
+def _write(context: RunContext, chosen: Candidate, verdict: SealedResult, directory: Path) -> Path:
     """The bundle, written anew if it is there: what it is made of is in the journal."""
     place = directory / BUNDLE
     if place.exists():
         shutil.rmtree(place)
-    config = shop.config
+    config = context.config
     draft = BundleDraft(
         name=config.bundle.name,
         model=config.bundle.model or config.models[TASK].model,
@@ -276,11 +276,11 @@ def _write(shop: Workshop, chosen: Candidate, verdict: Verdict, directory: Path)
         provenance=_provenance(config, verdict),
         sets=chosen.bank.sets,
     )
-    write_bundle(place, draft, shop.embedder)
+    write_bundle(place, draft, context.embedder)
     return place
 
 
-def _provenance(config: RunConfig, verdict: Verdict) -> dict[str, Any]:
+def _provenance(config: RunConfig, verdict: SealedResult) -> dict[str, Any]:
     return {
         "optimizer": {"recipe": config.search.recipe, "seed": config.search.seed},
         "models": {role: table.model for role, table in config.models.items()},

@@ -14,19 +14,19 @@ from optimizer.core.text_rules import ends_by_itself, refuses
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.task_model import Raw, Variant
 from optimizer.rewards.rewards import Judged, Scorer
-from optimizer.stages.prompt_stage import note_score
+from optimizer.stages.prompt_stage import journal_score
 
 BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
 _ENDINGS_MAY_LOSE: Final = 0.02
 _EVEN: Final = 0.5
-Confirm = Callable[[str, str, str], Awaitable[float]]
+CompareAnswers = Callable[[str, str, str], Awaitable[float]]
 """Of a query and two answers: 1 if the first is better, 0 if the second is, 0.5 for neither (Judge.better)."""
 _RAW_KEEPS: Final = ("max_tokens", "temperature")
 """What raw answers are asked with as well: else they would be compared at another length, and at random."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class VariantSummary:
     """One variant on the sealed rows: mean score, shares and lengths, each with its 95 % interval; parts by reward."""
 
     score: Interval
@@ -52,11 +52,11 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SealedResult:
     """What the sealed evaluation came to."""
 
     rows: int
-    figures: Mapping[str, Figures]
+    figures: Mapping[str, VariantSummary]
     against: Mapping[str, Comparison]
 
     @property
@@ -70,14 +70,14 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SealedPlan:
     """How much is asked on the sealed rows. raw: how many the raw variants are asked, None for all; confirmed: on how
     many `confirm` compares bundle and baseline, 0 for none."""
 
     rows: Sequence[Row]
     raw: int | None
     confirmed: int
-    confirm: Confirm
+    confirm: CompareAnswers
 
     def part(self, variant: Variant) -> Sequence[Row]:
         """The rows that a variant is asked."""
@@ -90,8 +90,8 @@ class Plan:
 
 
 async def evaluate_sealed(
-    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: Plan
-) -> Verdict:
+    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: SealedPlan
+) -> SealedResult:
     """Score all four variants, and compare. Raises ModelError, BudgetSpentError, JournalError."""
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
@@ -106,7 +106,7 @@ async def evaluate_sealed(
     return verdict
 
 
-async def _preferred(plan: Plan, ours: Sequence[Judged], theirs: Sequence[Judged]) -> Interval | None:
+async def _preferred(plan: SealedPlan, ours: Sequence[Judged], theirs: Sequence[Judged]) -> Interval | None:
     """How the judge likes the bundle's answers beside the baseline's."""
     triples = list(zip(plan.rows, ours, theirs, strict=True))[: plan.confirmed]
     if not triples:
@@ -117,15 +117,14 @@ async def _preferred(plan: Plan, ours: Sequence[Judged], theirs: Sequence[Judged
 
 def compare_all(
     rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]], preferred: Interval | None = None
-) -> Verdict:
-    """Figures of every variant on the rows that it was judged on, which are the first ones, and the bundle against the
-    others on theirs."""
+) -> SealedResult:
+    """Summarize every variant on the rows that it answered, and compare the bundle with each of the others there."""
     figures = {name: _figures(rows[: len(found)], found) for name, found in judged.items()}
     ours = [one.score for one in judged[BUNDLE]]
     theirs = {name: [one.score for one in found] for name, found in judged.items() if name != BUNDLE}
     against = {name: compare(ours[: len(found)], found) for name, found in theirs.items()}
     against[BASELINE] = replace(against[BASELINE], preferred=preferred)
-    return Verdict(len(rows), figures, against)
+    return SealedResult(len(rows), figures, against)
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
@@ -142,20 +141,20 @@ async def _judge_all(
 
     async def judge(row: Row) -> Judged:
         judged = await scorer.judge(variant, row)
-        await note_score(journal, "sealed", name, row, judged)
+        await journal_score(journal, "sealed", name, row, judged)
         return judged
 
     return list(await asyncio.gather(*(judge(row) for row in rows)))
 
 
-def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> Figures:
+def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> VariantSummary:
     pairs = list(zip(rows, judged, strict=True))
     kinds = {kind: [one.score for row, one in pairs if row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)}
     names = dict.fromkeys(name for one in judged for name in one.parts)
     unsafe = [refuses(one.reply.text) for row, one in pairs if row.kind == REFUSE]
     safe = [refuses(one.reply.text) for row, one in pairs if row.kind != REFUSE]
     ends = [ends_by_itself(one.reply.finish_reason) for one in judged]
-    return Figures(
+    return VariantSummary(
         score=bootstrap_mean([one.score for one in judged]),
         by_kind={kind: bootstrap_mean(found) for kind, found in kinds.items() if found},
         parts={name: bootstrap_mean([one.parts[name].value for one in judged if name in one.parts]) for name in names},
@@ -168,7 +167,7 @@ def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> Figures:
     )
 
 
-def _told(verdict: Verdict) -> dict[str, Any]:
+def _told(verdict: SealedResult) -> dict[str, Any]:
     """The verdict as plain values, for the journal and the bundle's provenance."""
     return {
         "figures": {name: _plain(figures) for name, figures in verdict.figures.items()},
@@ -183,12 +182,12 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def provenance(verdict: Verdict) -> dict[str, Any]:
+def provenance(verdict: SealedResult) -> dict[str, Any]:
     """What a bundle says of its own evaluation."""
     return {"rows": verdict.rows, "improved": verdict.improved, **_told(verdict)}
 
 
-def _plain(figures: Figures) -> dict[str, Any]:
+def _plain(figures: VariantSummary) -> dict[str, Any]:
     return {
         "score": _three(figures.score),
         "by_kind": {kind: _three(found) for kind, found in figures.by_kind.items()},

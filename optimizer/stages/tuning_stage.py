@@ -20,7 +20,7 @@ from optimizer.data.dataset import Row
 from optimizer.rewards.rewards import Scorer
 from optimizer.search.search import Level, Outcome, Path, Raced, race_level
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
-from optimizer.stages.prompt_stage import note_score
+from optimizer.stages.prompt_stage import journal_score
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class _Knob:
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         row = self._rows[query]
         judged = await self._scorer.judge(candidate, row)
-        await note_score(self._journal, "tune", candidate.key, row, judged)
+        await journal_score(self._journal, "tune", candidate.key, row, judged)
         return Outcome(query, judged.score)
 
 
@@ -72,15 +72,15 @@ async def tune(
     for number, (knob, values) in enumerate(_knobs(table)):
         if knob == "k" and best.retrieval.order == "set":
             continue  # there it is how many vote, and not how many are shown
-        tried = {set_knob(best, knob, value).key: value for value in values}
-        others = [set_knob(best, knob, value) for key, value in tried.items() if key != best.key]
+        tried = {set_hyperparameter(best, knob, value).key: value for value in values}
+        others = [set_hyperparameter(best, knob, value) for key, value in tried.items() if key != best.key]
         if not others:
             continue
         level = await race_level(space, number, [best, *others], len(rows), settings)
-        chosen = ahead_beyond_chance(level, best)
+        chosen = significant_leader(level, best)
         for step in level.ranked:
             found = bootstrap_mean([outcome.score for outcome in step.outcomes])
-            value = tried.get(step.candidate.key, get_knob(best, knob))
+            value = tried.get(step.candidate.key, get_hyperparameter(best, knob))
             is_kept = step.candidate.key == chosen.key
             told = {"mean": found.estimate, "low": found.low, "high": found.high, "rows": len(step.outcomes)}
             await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
@@ -93,7 +93,7 @@ def options(table: TuneTable) -> list[int]:
     return [len(values) for _, values in _knobs(table)]
 
 
-def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
+def set_hyperparameter(candidate: Candidate, knob: str, value: Any) -> Candidate:
     """The candidate with one knob set."""
     if knob == "order" and candidate.retrieval.order == "set" != value:
         return candidate.out_of_sets(value)
@@ -106,7 +106,7 @@ def set_knob(candidate: Candidate, knob: str, value: Any) -> Candidate:
     return replace(candidate, layout=value)
 
 
-def get_knob(candidate: Candidate, knob: str) -> object:
+def get_hyperparameter(candidate: Candidate, knob: str) -> object:
     """What a knob is set to; None for what the bundle does not say, or holds as it is."""
     if knob in _POLICY:
         return getattr(candidate.retrieval, knob)
@@ -122,7 +122,7 @@ def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield knob, values
 
 
-def ahead_beyond_chance(level: Level[T], at_hand: T) -> T:
+def significant_leader(level: Level[T], at_hand: T) -> T:
     """The level's leader, if it is ahead of the one at hand beyond chance on the rows that both were scored on; else
     the one at hand. Of many that lead by chance one leads most: the more there are, the wider the interval (after
     Bonferroni).

@@ -27,9 +27,9 @@ from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.evaluation.chat_endpoint import Decoding, Model
-from optimizer.evaluation.evaluate import Plan, answer_all
-from optimizer.evaluation.measures import Scored, measures, score
+from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
+from optimizer.evaluation.evaluate import EvaluationPlan, answer_all
+from optimizer.evaluation.measures import ScoredAnswer, measures, score
 from optimizer.models.http_client import Endpoint, Patience
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Live
@@ -114,16 +114,18 @@ async def serving(settings: Settings, backends: Sequence[Backend], served: Serve
         await runner.cleanup()
 
 
-async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[Scored]:
+async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[ScoredAnswer]:
     """The aligned answers to `rows`, of at most `length` tokens."""
     decoding = Decoding(length)
-    plan = Plan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
-    async with Model(Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)) as model:
+    plan = EvaluationPlan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
+    async with ChatEndpoint(
+        Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)
+    ) as model:
         with AnswersFile(None) as answers:
             return score(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)
 
 
-def cells(measured: Sequence[Sequence[Scored]]) -> list[str]:
+def cells(measured: Sequence[Sequence[ScoredAnswer]]) -> list[str]:
     """The figures of COLUMNS, each with its 95 % interval; a dash for what was not measured."""
     found = {line.name: line for scored in measured for line in measures(scored)}
     intervals = [found[column].interval if column in found else None for column in COLUMNS]

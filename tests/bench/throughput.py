@@ -17,7 +17,7 @@ from pathlib import Path
 from optimizer.core.config import read_config
 from optimizer.core.journal import Event, Journal, read_journal
 from optimizer.stages.run import run
-from tests.optimizer.town import open_town, write_run
+from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 LATENCY = 0.2  # seconds
 CONCURRENCY = 32
@@ -62,7 +62,7 @@ def serve() -> None:
     """Serve the models until killed; the first line printed is the base URL."""
 
     async def forever() -> None:
-        async with open_town(judge_latency=LATENCY) as (_, url):
+        async with open_scripted_models(judge_latency=LATENCY) as (_, url):
             print(url, flush=True)
             await asyncio.Event().wait()
 

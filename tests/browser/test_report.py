@@ -11,7 +11,7 @@ from optimizer.core.journal import Journal
 from optimizer.report.html_report import write_report
 from optimizer.stages.run import run
 from tests.browser.conftest import Open, Scheme
-from tests.optimizer.town import open_town, write_run
+from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
 
     async def make() -> Path:
-        async with open_town() as (_, url):
+        async with open_scripted_models() as (_, url):
             weighed = {"weights": {"judge": 1.0}, "confirm": 5}
             config = read_config(write_run(folder, url, reward=weighed))
             with Journal(folder / "out") as journal:

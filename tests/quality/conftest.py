@@ -13,8 +13,8 @@ from index.embedders.registry import open_embedder
 from optimizer.cli.tables import as_markdown, as_table
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
-from optimizer.evaluation.chat_endpoint import Decoding, Model
-from optimizer.evaluation.evaluate import Evaluation, Plan, evaluate
+from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
+from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.measures import Measure
 from optimizer.models.http_client import Endpoint, Patience, first_model
 from tests.measurement import DATA
@@ -72,8 +72,8 @@ async def _measure(
 ) -> Evaluation:
     patience = Patience(reply_timeout=600)
     name = await first_model(base_url, None, patience.reply_timeout)
-    plan = Plan(name, decoding, tuple(variants), tuple(rows))
-    async with Model(Endpoint(base_url, name), decoding, CONCURRENCY, patience) as model:
+    plan = EvaluationPlan(name, decoding, tuple(variants), tuple(rows))
+    async with ChatEndpoint(Endpoint(base_url, name), decoding, CONCURRENCY, patience) as model:
         with AnswersFile(None) as answers:
             return await evaluate(plan, model, answers, embedder, lambda: None)
 

@@ -21,8 +21,8 @@ from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
 from optimizer.stages.run import run
 from tests.measurement import DATA, needs_data
-from tests.optimizer.scripted import ScriptedEndpoint, completion
-from tests.optimizer.town import open_town, write_run
+from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion
+from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 
 def recorded(row: dict[str, Any], *, swapped: bool) -> str:
@@ -145,7 +145,7 @@ def test_harvest_takes_good_first_turns_and_tells_what_became_of_the_rest(
 
 
 async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> None:
-    async with open_town() as (_, url):
+    async with open_scripted_models() as (_, url):
         config = write_run(tmp_path, url)
         lines = [json.dumps({"query": f"<script>alert({number})</script>"}) for number in range(12)]
         (tmp_path / "sealed.jsonl").write_text("\n".join(lines))
@@ -161,7 +161,7 @@ async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> 
 async def test_reward_of_ones_own_stands_beside_run_toml_and_its_failure_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with open_town() as (_, url):
+    async with open_scripted_models() as (_, url):
         config = write_run(tmp_path, url, reward={"weights": {"my_reward:worth": 1.0}}, search={"depth": 1})
         reward = tmp_path / "my_reward.py"
         reward.write_text("def worth(query, answer, reference, kind):\n    return int(answer.split()[3][:-1]) / 10\n")

@@ -5,7 +5,7 @@ import io
 
 from rich.console import Console
 
-from optimizer.cli.progress import Live
+from optimizer.cli.progress import ProgressDisplay
 from optimizer.core.budget import Limits
 from optimizer.core.journal import Event
 
@@ -21,7 +21,7 @@ EVENTS: list[Event] = [
 
 def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
     told, now = io.StringIO(), [0.0]
-    live = Live(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
+    live = ProgressDisplay(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
     live.see({"note": "stage", "stage": "examples", "rows": 5})  # what the journal held
     with live:
         for event in EVENTS:
@@ -39,7 +39,7 @@ def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
 
 def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
     told, now = io.StringIO(), [0.0]
-    live = Live(Limits(), Console(file=told, width=60), lambda: now[0])
+    live = ProgressDisplay(Limits(), Console(file=told, width=60), lambda: now[0])
     live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
     live.see({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
     with live:

@@ -8,9 +8,9 @@ import pytest
 
 from index.types import Message
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
-from optimizer.evaluation.chat_endpoint import Decoding, Model
+from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.models.http_client import Endpoint, Patience, first_model
-from tests.optimizer.scripted import Reply, ScriptedEndpoint, completion, failure
+from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 ASKED = (Message("user", "the secret question"),)
 
@@ -18,7 +18,7 @@ ASKED = (Message("user", "the secret question"),)
 @asynccontextmanager
 async def connected(
     endpoint: ScriptedEndpoint, patience: Patience | None = None, concurrency: int = 4
-) -> AsyncIterator[tuple[Model, list[float]]]:
+) -> AsyncIterator[tuple[ChatEndpoint, list[float]]]:
     """A model whose sleeps are recorded instead of slept."""
     slept: list[float] = []
 
@@ -27,7 +27,7 @@ async def connected(
 
     async with endpoint.server() as server:
         where = Endpoint(str(server.make_url("/v1")), "tiny", "the-key")
-        async with Model(where, Decoding(16), concurrency, patience or Patience(), record) as model:
+        async with ChatEndpoint(where, Decoding(16), concurrency, patience or Patience(), record) as model:
             yield model, slept
 
 
@@ -120,7 +120,9 @@ async def test_a_server_that_is_not_there_is_named() -> None:
     async def no_sleep(_: float) -> None:
         return
 
-    async with Model(Endpoint("http://127.0.0.1:9/v1", "m"), Decoding(), 1, Patience(attempts=2), no_sleep) as model:
+    async with ChatEndpoint(
+        Endpoint("http://127.0.0.1:9/v1", "m"), Decoding(), 1, Patience(attempts=2), no_sleep
+    ) as model:
         with pytest.raises(UnreachableError, match="is the server running"):
             await model.complete(ASKED)
 

@@ -15,7 +15,7 @@ from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer
 from optimizer.evaluation.evaluate import Evaluation, measure
 from optimizer.evaluation.measures import Measure
-from tests.optimizer.scripted import ScriptedEndpoint, completion, failure
+from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion, failure
 
 
 class LetterEmbedder:

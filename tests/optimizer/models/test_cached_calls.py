@@ -13,7 +13,7 @@ from optimizer.core.errors import BudgetSpentError, RefusedRequestError, Unparsa
 from optimizer.core.journal import Journal
 from optimizer.models.cached_calls import Calls, Json, Request, Source
 from optimizer.models.http_client import Client, Endpoint, Patience
-from tests.optimizer.scripted import Reply, ScriptedEndpoint, completion, failure
+from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 PATIENT = Patience(attempts=3, first_wait=0.001)
 

@@ -17,13 +17,13 @@ from optimizer.search.race import RaceSettings
 from optimizer.search.search import Outcome, Published, Raced, search_published, search_raced
 from optimizer.search.search import Path as Walked
 from optimizer.stages.run import run
-from tests.optimizer.town import PROMPT, Town, open_town, usual_scores, write_run
+from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, usual_scores, write_run
 
 W, M, D, DEEPER = 2, 3, 5, 10
 
 
 class Paper:
-    """The published algorithm over the town's rules, as a list of what is asked: (who, prompt, query)."""
+    """The published algorithm over the models's rules, as a list of what is asked: (who, prompt, query)."""
 
     def __init__(self, scores: object, depth: int, queries: int) -> None:
         self.scores, self.depth, self.queries = scores, depth, queries
@@ -66,10 +66,10 @@ class Paper:
         return max(done, key=lambda one: sum(one[1]) / max(1, len(one[1])))[0][-1]
 
 
-def asked_of(town: Town, rows: Sequence[str]) -> list[tuple[str, str, int]]:
-    """The town's calls in the paper's words, up to the first sealed query."""
+def asked_of(models: ScriptedModels, rows: Sequence[str]) -> list[tuple[str, str, int]]:
+    """The models's calls in the paper's words, up to the first sealed query."""
     told = []
-    for model, text in town.asked:
+    for model, text in models.asked:
         if "sealed" in text:
             break
         if model == "task":
@@ -100,7 +100,7 @@ def soon_enough(worth: int, query: str) -> Mapping[str, int]:
 async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
     scores: object, depth: int, tmp_path: Path
 ) -> None:
-    async with open_town(scores=scores) as (town, url):
+    async with open_scripted_models(scores=scores) as (models, url):
         search = {"recipe": "drpo", "beam": W, "actions": M, "depth": depth}
         config = read_config(write_run(tmp_path, url, search=search, tune={"k": [], "order": []}))
         with Journal(tmp_path / "out") as journal:
@@ -110,7 +110,7 @@ async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
     paper = Paper(by_number, depth, len(rows))
     paper.run()
     wanted = [(who, "" if who == "evaluate" else prompt, query) for who, prompt, query in _once(paper.calls)]
-    assert asked_of(town, rows) == wanted
+    assert asked_of(models, rows) == wanted
 
 
 def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:

@@ -9,9 +9,9 @@ from optimizer.core.config import ExamplesTable, read_config
 from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import Row
 from optimizer.rewards.judge import Verdict
-from optimizer.stages.example_stage import Answered, choose_bank
+from optimizer.stages.example_stage import JudgedAnswer, choose_bank
 from optimizer.stages.run import run
-from tests.optimizer.town import open_town, write_run
+from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 NO = "I can't help with that."
 
@@ -29,11 +29,11 @@ class Topics:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def answered(query: str, text: str, score: float, kind: str = "general") -> Answered:
-    return Answered(Row(query, kind), text, Verdict({"clarity": score}, {"clarity": "so"}))
+def answered(query: str, text: str, score: float, kind: str = "general") -> JudgedAnswer:
+    return JudgedAnswer(Row(query, kind), text, Verdict({"clarity": score}, {"clarity": "so"}))
 
 
-def bank(*candidates: Answered, size: int = 2, pinned: int = 1) -> dict[str, tuple[str, bool]]:
+def bank(*candidates: JudgedAnswer, size: int = 2, pinned: int = 1) -> dict[str, tuple[str, bool]]:
     chosen = choose_bank(candidates, Topics(), ExamplesTable(size=size, pinned=pinned, words=10))
     return {example.query: (example.response, example.pinned) for example in chosen}
 
@@ -68,7 +68,7 @@ def test_what_should_have_been_refused_is_too_long_or_forges_a_marker_is_left_ou
 
 
 async def test_answers_are_rewritten_until_no_criterion_can_improve(tmp_path: Path) -> None:
-    async with open_town() as (_, url):
+    async with open_scripted_models() as (_, url):
         config = read_config(write_run(tmp_path, url, examples={"queries": 6, "rounds": 8, "actions": 2, "size": 4}))
         with Journal(tmp_path / "out") as journal:
             result = await run(config, tmp_path / "out", journal, print)

@@ -1,4 +1,4 @@
-"""Guards a whole run on a scripted town: it finds the better prompt, pays each call once whatever kills it, keeps to
+"""Guards a whole run on a scripted models: it finds the better prompt, pays each call once whatever kills it, keeps to
 its budget, and writes a bundle that says what was measured.
 """
 
@@ -21,8 +21,8 @@ from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.stages.estimate import estimate
-from optimizer.stages.run import Result, open_workshop, run
-from tests.optimizer.town import CRITERIA, PROMPT, number_of, open_town, write_run
+from optimizer.stages.run import Result, open_run_context, run
+from tests.optimizer.scripted_models import CRITERIA, PROMPT, number_of, open_scripted_models, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,53 +37,53 @@ def prompt_of(place: Path) -> str:
 
 
 async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_path: Path) -> None:
-    async with open_town() as (town, url):
+    async with open_scripted_models() as (models, url):
         weighed = {"weights": {"judge": 1.0}, "confirm": 5}
         result = await go(write_run(tmp_path, url, reward=weighed), tmp_path / "out")
     assert prompt_of(result.bundle) == PROMPT + "+++"
     assert result.verdict.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
     assert result.verdict.improved
     assert result.verdict.against["baseline"].difference.low > 0
-    assert max(town.paid.values()) == 1
+    assert max(models.paid.values()) == 1
     provenance = load_bundle(result.bundle, open_embedder("onnx")).manifest.provenance
     assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
 
 
 async def test_run_that_improves_nothing_keeps_the_baseline_and_says_so(tmp_path: Path) -> None:
-    async with open_town(scores=lambda _worth, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+    async with open_scripted_models(scores=lambda _worth, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
         result = await go(write_run(tmp_path, url), tmp_path / "out")
     assert not result.verdict.improved
     assert prompt_of(result.bundle) == PROMPT
 
 
 async def test_run_again_asks_nothing_and_ends_in_the_same_bundle(tmp_path: Path) -> None:
-    async with open_town() as (town, url):
+    async with open_scripted_models() as (models, url):
         config = write_run(tmp_path, url)
         first = await go(config, tmp_path / "out")
-        manifest, asked = (first.bundle / "manifest.json").read_bytes(), len(town.asked)
+        manifest, asked = (first.bundle / "manifest.json").read_bytes(), len(models.asked)
         events = len(read_journal(tmp_path / "out"))
         second = await go(config, tmp_path / "out")
         assert (second.bundle / "manifest.json").read_bytes() == manifest
-        assert len(town.asked) == asked
+        assert len(models.asked) == asked
         assert len(read_journal(tmp_path / "out")) == events, "what follows from a journal is not written into it twice"
 
 
 @pytest.mark.parametrize(("budget", "what"), [({"calls": 60}, "calls"), ({"tokens": 9_000}, "tokens")])
 async def test_budget_is_never_overshot_and_its_end_is_told(tmp_path: Path, budget: dict[str, int], what: str) -> None:
-    async with open_town(latency=0.002) as (town, url):
+    async with open_scripted_models(latency=0.002) as (models, url):
         config = write_run(tmp_path, url, budget=budget)
         with pytest.raises(BudgetSpentError, match=f"the budget of {what} is spent"):
             await go(config, tmp_path / "out")
-        assert sum(town.paid.values()) <= budget.get("calls", 10_000)
-        assert sum(town.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
+        assert sum(models.paid.values()) <= budget.get("calls", 10_000)
+        assert sum(models.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
         assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
         result = await go(write_run(tmp_path, url), tmp_path / "out")
         assert result.verdict.improved, "with a larger budget it goes on"
-        assert max(town.paid.values()) == 1
+        assert max(models.paid.values()) == 1
 
 
 async def test_search_ends_before_the_budget_of_the_sealed_evaluation_begins(tmp_path: Path) -> None:
-    async with open_town() as (_, url):
+    async with open_scripted_models() as (_, url):
         result = await go(
             write_run(tmp_path, url, budget={"calls": 700}, search={"beam": 4, "first": 16}), tmp_path / "out"
         )
@@ -91,10 +91,10 @@ async def test_search_ends_before_the_budget_of_the_sealed_evaluation_begins(tmp
 
 
 async def test_concurrency_is_used_and_kept_to(tmp_path: Path) -> None:
-    async with open_town(latency=0.02) as (town, url):
-        models = {f"models__{role}": {"concurrency": 3} for role in ("task", "optimizer", "judge")}
-        await go(write_run(tmp_path, url, **models), tmp_path / "out")
-    assert 6 <= town.most_at_once <= 9
+    async with open_scripted_models(latency=0.02) as (models, url):
+        tables = {f"models__{role}": {"concurrency": 3} for role in ("task", "optimizer", "judge")}
+        await go(write_run(tmp_path, url, **tables), tmp_path / "out")
+    assert 6 <= models.most_at_once <= 9
 
 
 def command(*arguments: str) -> list[str]:
@@ -111,7 +111,7 @@ async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and
     tmp_path: Path,
 ) -> None:
     chance, repeated = random.Random(0), 0
-    async with open_town(latency=0.01) as (town, url):
+    async with open_scripted_models(latency=0.01) as (models, url):
         config = write_run(tmp_path, url)
         undisturbed = await go(config, tmp_path / "undisturbed")
         wanted = (undisturbed.bundle / "manifest.json").read_bytes()
@@ -120,7 +120,7 @@ async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and
         await whole.communicate()
         lasts = time.monotonic() - began
         for moment in range(20):
-            town.paid.clear()
+            models.paid.clear()
             out = tmp_path / f"killed-{moment}"
             process = await started("run", str(config), "--out", str(out))
             reading = asyncio.create_task(process.communicate())
@@ -137,8 +137,8 @@ async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and
                 continue
             assert resumed.returncode == 0, told.decode()
             assert (out / "bundle" / "manifest.json").read_bytes() == wanted, moment
-            assert all(town.paid[key] == 1 for key in answered), "what is in the journal is never asked again"
-            again = [count - 1 for count in town.paid.values() if count > 1]
+            assert all(models.paid[key] == 1 for key in answered), "what is in the journal is never asked again"
+            again = [count - 1 for count in models.paid.values() if count > 1]
             assert all(count == 1 for count in again), "and what died on its way, once, with the same key"
             assert len(again) <= 3 * 8, "which is at most what may be under way"
             repeated += len(again)
@@ -182,13 +182,13 @@ async def test_estimate_holds_for_eight_of_ten_seeds(tmp_path: Path) -> None:
         return write_run(tmp_path / f"seed-{seed}", url, search=search, tune={"k": [0, 1], "order": []})
 
     inside = 0
-    async with open_town(latency=0.002, scores=as_noisy_as_judges_are) as (town, url):
+    async with open_scripted_models(latency=0.002, scores=as_noisy_as_judges_are) as (models, url):
         with Journal(tmp_path / "estimate") as journal:
-            async with open_workshop(read_config(told(100)), journal, print) as shop:
-                expected = await estimate(shop)
+            async with open_run_context(read_config(told(100)), journal, print) as context:
+                expected = await estimate(context)
         for seed in range(10):
-            town.asked.clear()
+            models.asked.clear()
             await go(told(seed), tmp_path / f"out-{seed}")
-            inside += expected.calls.low <= len(town.asked) <= expected.calls.high
-            print(seed, len(town.asked), expected.calls)
+            inside += expected.calls.low <= len(models.asked) <= expected.calls.high
+            print(seed, len(models.asked), expected.calls)
     assert inside >= 8

@@ -18,7 +18,7 @@ from optimizer.models.task_model import Reply
 from optimizer.rewards.rewards import Judged, Scorer
 from optimizer.search.race import RaceSettings
 from optimizer.search.search import Raced
-from optimizer.stages.tuning_stage import set_knob, tune
+from optimizer.stages.tuning_stage import set_hyperparameter, tune
 
 ROWS = [Row(f"query {number}") for number in range(60)]
 SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
@@ -58,10 +58,10 @@ async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> N
 def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_that_voted() -> None:
     in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))
     assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
-    nearest = set_knob(in_sets, "order", "similar_last")
+    nearest = set_hyperparameter(in_sets, "order", "similar_last")
     assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)
-    assert set_knob(nearest, "order", "canonical").retrieval.k == 3
-    assert set_knob(in_sets, "order", "set") == in_sets
+    assert set_hyperparameter(nearest, "order", "canonical").retrieval.k == 3
+    assert set_hyperparameter(in_sets, "order", "set") == in_sets
 
 
 async def test_how_many_vote_for_a_set_is_not_tuned_as_if_they_were_shown(tmp_path: Path) -> None:

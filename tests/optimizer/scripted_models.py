@@ -40,7 +40,7 @@ def usual_scores(worth: int, query: str) -> Mapping[str, int]:
 
 
 @dataclass
-class Town:
+class ScriptedModels:
     """The server. latency: seconds for each reply, judge_latency: for the judge's; scores: what the judge says; asked:
     model and prompt of each call, in their order; paid: how often each key was answered."""
 
@@ -121,23 +121,23 @@ class Town:
         return [json.dumps({name: {"rationale": "so", "score": score} for name, score in scores.items()})]
 
 
-_REPLIES: Mapping[str, Callable[[Town, Mapping[str, Any]], list[str]]] = {
-    "task": Town.answer,
-    "optimizer": Town.rewrite,
-    "judge": Town.judge,
+_REPLIES: Mapping[str, Callable[[ScriptedModels, Mapping[str, Any]], list[str]]] = {
+    "task": ScriptedModels.answer,
+    "optimizer": ScriptedModels.rewrite,
+    "judge": ScriptedModels.judge,
 }
 
 
 @asynccontextmanager
-async def open_town(**settings: Any) -> AsyncIterator[tuple[Town, str]]:
-    """A town and its base URL."""
-    town = Town(**settings)
-    async with town.server() as server:
-        yield town, str(server.make_url("/v1"))
+async def open_scripted_models(**settings: Any) -> AsyncIterator[tuple[ScriptedModels, str]]:
+    """Serve scripted models; yields them and their base URL."""
+    models = ScriptedModels(**settings)
+    async with models.server() as server:
+        yield models, str(server.make_url("/v1"))
 
 
 def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any]) -> Path:
-    """A run.toml for a town, with data and a starting bundle beside it. tables: keys to set, by table."""
+    """A run.toml for scripted models, with data and a starting bundle beside it. tables: keys to set, by table."""
     folder.mkdir(exist_ok=True)
     for part, count in (("train", rows), ("sealed", 12), ("validation", 12)):
         lines = [json.dumps({"query": f"{part} question number {place}"}) for place in range(count)]
@@ -150,7 +150,7 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         "reward": {"weights": {"judge": 1.0}},
         "search": {"depth": 3, "first": 4, "queries": 16},
         "tune": {"k": [0, 1], "order": []},
-        "bundle": {"name": "town", "start": "start"},
+        "bundle": {"name": "scripted", "start": "start"},
     }
     for name, values in tables.items():
         told[name.replace("__", ".")] = {**told.get(name.replace("__", "."), {}), **values}
