@@ -68,7 +68,8 @@ def _show(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     # Imported here because FAISS takes longer to load than the other commands take to run.
-    from index.retrieval.retriever import Retriever, arrange, pinned, retrieval_query
+    from index.retrieval.retriever import Retriever, pinned, retrieval_query
+    from index.retrieval.selection import arrange
 
     embedder = _open_its_own(options)
     bundle = _load(options.directory, embedder)

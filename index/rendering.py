@@ -1,12 +1,13 @@
-"""From prompt, examples and messages to exactly what a model sees. Pure: knows no file, no vector and no server.
+"""Renders prompt, examples and messages into the exact text or messages that a model receives, and cleans its answer.
 
-The same functions serve and train. A text layout writes a conversation as one text for a base model:
+The proxy and the optimizer use the same functions. The module is pure: it does not depend on files, vectors or servers.
+A text layout writes a conversation as one text for a base model:
 
     {prompt} (blank line) # Query: / {query} (blank line) # Answer: / {response} (blank line) ... # Answer:
 
-always in the order prompt, pinned examples, retrieved examples, the client's own messages, so that what is fixed comes
-first and turn n + 1 extends the text of turn n. A turn begins with a marker at the beginning of a line, and nowhere
-else does a line begin with one: in every text, such a line gets U+200B after its first character.
+The order is always prompt, pinned examples, retrieved examples, the client's messages. The fixed part comes first, and
+turn n + 1 extends the text of turn n, so that a model server's prefix cache holds it. A turn begins with a marker at
+the beginning of a line. No other line begins with a marker: such a line gets U+200B after its first character.
 """
 
 import re
@@ -20,27 +21,30 @@ from index.types import Example, Message, Role
 
 ZERO_WIDTH_SPACE = "\u200b"
 SEPARATOR = "\n\n"
-# Everything that str.splitlines takes for the end of a line: a model may take it for one too.
+# Every character that str.splitlines treats as the end of a line, because a model may treat it so too.
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# What chat templates write around turns. In a bundle's texts, such a token would forge a turn on a chat model.
+# Tokens that chat templates write around turns. In a bundle's text, such a token could forge a turn on a chat model.
 _CONTROL_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
 )
-# One of these ends every control token.
+# Every control token ends with one of these.
 _CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
-_PREAMBLES = 128
+_MAX_CACHED_PREAMBLES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class TextLayout:
     """How a conversation is written as one text.
 
-    system, user, assistant: the marker that opens a turn of this role, at the beginning of a line.
-    gap: what stands between a marker and its text: a line break or one space.
-    answer_begins_with_gap: the text given to the model ends with the bare assistant marker and the model writes the
-    gap itself, because a base model's tokens carry their leading space. Whoever reads the answer then removes one
-    leading gap, unless the answer continues a prefill that is not empty.
+    Attributes:
+        name: The name of the layout in a bundle's manifest.
+        system: The marker at the beginning of a system turn.
+        user: The marker at the beginning of a user turn.
+        assistant: The marker at the beginning of an assistant turn.
+        gap: The text between a marker and the text of its turn: a line break or one space.
+        answer_begins_with_gap: Whether the rendered text ends with the assistant marker alone, so that the model
+            writes the gap. A base model's tokens include their leading space. `TextPrompt.clean` removes the gap.
     """
 
     name: str
@@ -51,7 +55,11 @@ class TextLayout:
     answer_begins_with_gap: bool
 
     def marker(self, role: Role) -> str:
-        """The marker that opens a turn of `role`; LayoutError for a role that a text cannot express."""
+        """Return the marker that begins a turn of `role`.
+
+        Raises:
+            LayoutError: The layout has no such role.
+        """
         markers: Mapping[str, str] = {"system": self.system, "user": self.user, "assistant": self.assistant}
         if role not in markers:
             raise LayoutError(f"the layout {self.name} knows the roles system, user and assistant: use one of these")
@@ -72,6 +80,25 @@ LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
 _MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.system, one.user, one.assistant)))
 
 
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A rendered conversation for a base model, and how the model's answer is read.
+
+    Attributes:
+        text: The exact prompt of the completion request.
+        stop: Strings that end the answer.
+        has_leading_gap: Whether the answer begins with the layout's gap, which is not part of the answer.
+    """
+
+    text: str
+    stop: tuple[str, ...]
+    has_leading_gap: bool
+
+    def clean(self, answer: str) -> str:
+        """Return the model's answer without the layout's leading gap."""
+        return remove_leading_gap(answer) if self.has_leading_gap else answer
+
+
 @cache
 def _markers(layout: TextLayout) -> tuple[str, ...]:
     return layout.system, layout.user, layout.assistant
@@ -84,16 +111,16 @@ def _marker_at_line_start(layout: TextLayout) -> re.Pattern[str]:
 
 
 def escape(layout: TextLayout, text: str) -> str:
-    """`text` with U+200B after the first character of every line that begins with a marker; else unchanged."""
+    """Return `text` with U+200B after the first character of every line that begins with a marker."""
     if not any(marker in text for marker in _markers(layout)):
-        return text  # nearly always; the pattern takes twenty times as long to say so
+        return text  # the usual case; the search with the pattern takes twenty times as long
     return _marker_at_line_start(layout).sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
 
 
 def find_marker(text: str) -> str | None:
-    """The first role marker of any layout, or control token of a chat template, that `text` holds; None is good."""
+    """Return the first role marker of a layout, or control token of a chat template, in `text`; None if it is safe."""
     if not any(piece in text for piece in _MARKER_PIECES):
-        return None  # nearly always; the patterns take ten times as long to say so
+        return None  # the usual case; the search with the patterns takes ten times as long
     for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
         if found := pattern.search(text):
             return found[0]
@@ -101,28 +128,31 @@ def find_marker(text: str) -> str | None:
 
 
 def stop_strings(layout: TextLayout) -> tuple[str, ...]:
-    """What ends an answer: a line that begins with the user's or the assistant's marker, as the next turn would.
+    """Return the strings that end an answer: a line that begins with the user's or the assistant's marker.
 
-    The second one because a small base model, its answer finished, sometimes answers again. With the blank line before
-    it each marker comes first, so that no blank line remains.
+    The assistant's marker is included because a small base model sometimes answers again after its answer. For each
+    marker, the string with the blank line comes first, so that no blank line remains at the end of the answer.
     """
     return tuple(f"{gap}{marker}" for marker in (layout.user, layout.assistant) for gap in (SEPARATOR, "\n"))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
-    """The prompt as the model sees it, with the blank line after it; nothing for an empty prompt."""
+    """Return the system prompt as the model sees it, with a blank line after it. Empty for an empty prompt."""
     return f"{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
 
 
 def render_example(layout: TextLayout, example: Example) -> str:
-    """One example as a finished pair of turns, with the blank line after it."""
+    """Return one example as a complete pair of turns, with a blank line after each."""
     return _turn(layout, "user", example.query) + _turn(layout, "assistant", example.response)
 
 
 def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
-    """The client's messages in their order, and then the opened answer; a final assistant message is left open.
+    """Return the client's messages in their order, followed by the assistant marker that the model continues.
 
-    An empty final assistant message is the same as none. LayoutError: no messages, or a role without a marker.
+    A final assistant message (a prefill) is left open instead, so that the model continues it. An empty one is ignored.
+
+    Raises:
+        LayoutError: There are no messages, or the layout has no marker for a role.
     """
     if not messages:
         raise LayoutError("there are no messages: send at least one")
@@ -134,37 +164,77 @@ def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
 
 
 def render_text(layout: TextLayout, prompt: str, examples: Sequence[Example], messages: Sequence[Message]) -> str:
-    """The exact text for a base model: prompt, then `examples` as they are ordered, then the conversation.
+    """Return the exact text for a base model: the preamble (prompt and `examples`), then the conversation."""
+    return text_prompt(layout, prompt, examples, messages).text
 
-    It is the concatenation of render_preamble and render_conversation.
+
+def text_prompt(
+    layout: TextLayout,
+    prompt: str,
+    examples: Sequence[Example],
+    messages: Sequence[Message],
+    conversation: str | None = None,
+) -> TextPrompt:
+    """Render a conversation for a base model.
+
+    Args:
+        layout: How the text is written.
+        prompt: The system prompt of the bundle.
+        examples: The examples to show, in this order.
+        messages: The client's messages.
+        conversation: The result of `render_conversation`, if the caller has it already.
+
+    Raises:
+        LayoutError: There are no messages, or the layout has no marker for a role.
     """
-    return render_preamble(layout, prompt, examples) + render_conversation(layout, messages)
+    rendered = render_conversation(layout, messages) if conversation is None else conversation
+    text = render_preamble(layout, prompt, examples) + rendered
+    return TextPrompt(text, stop_strings(layout), layout.answer_begins_with_gap and not _continues_prefill(messages))
+
+
+def remove_leading_gap(answer: str) -> str:
+    """Return an answer, or the beginning of a streamed one, without leading white space.
+
+    A layout promises one gap, but a model sometimes writes more white space: all of it is removed.
+    """
+    return answer.lstrip()
+
+
+def leading_gap(layout: TextLayout) -> str:
+    """Return the text that a model writes between the rendered conversation and its answer."""
+    return layout.gap if layout.answer_begins_with_gap else ""
+
+
+def _continues_prefill(messages: Sequence[Message]) -> bool:
+    return messages[-1].role == "assistant" and bool(messages[-1].text)
 
 
 def render_preamble(layout: TextLayout, prompt: str, examples: Sequence[Example]) -> str:
-    """What stands before the client's words: the concatenation of render_prompt and render_example of each."""
+    """Return the text before the client's messages: the system prompt and the examples."""
     return _preamble(layout, prompt, tuple(examples))
 
 
-@lru_cache(maxsize=_PREAMBLES)
+@lru_cache(maxsize=_MAX_CACHED_PREAMBLES)
 def _preamble(layout: TextLayout, prompt: str, examples: tuple[Example, ...]) -> str:
-    """Kept: a bundle in sets has few of them."""
+    # Cached because a bundle with example sets has few preambles.
     return render_prompt(layout, prompt) + "".join(render_example(layout, example) for example in examples)
 
 
 def render_raw(messages: Sequence[Message]) -> str:
-    """The texts alone, joined by a blank line: what a base model gets when nothing is injected."""
+    """Return the texts of the messages joined by blank lines: the prompt of a base model without injection."""
     return SEPARATOR.join(message.text for message in messages)
 
 
 def render_chat(
     prompt: str, examples: Sequence[Example], messages: Sequence[Mapping[str, object]]
 ) -> list[dict[str, object]]:
-    """Messages for a model with a chat template: one system message, the examples as turns, the client's messages.
+    """Return the messages for a model with a chat template: system message, examples as turns, client's messages.
 
-    The client's leading system and developer messages are merged into the one system message, after `prompt`, each
-    after a blank line; all other messages are passed on as they are. LayoutError: no messages, or a leading system
-    message that holds something else than text.
+    The client's leading system and developer messages are merged into the one system message. They follow
+    `prompt`, each after a blank line. All other messages are passed on unchanged.
+
+    Raises:
+        LayoutError: There are no messages, or a leading system message contains a part that is not text.
     """
     if not messages:
         raise LayoutError("there are no messages: send at least one")
@@ -177,9 +247,10 @@ def render_chat(
 
 
 def text_of(content: object) -> str:
-    """The text of an OpenAI message's `content`: a string, nothing (None), or text parts, joined by line breaks.
+    """Return the text of an OpenAI message's `content`: a string, None, or text parts, which are joined by line breaks.
 
-    LayoutError: a part that is not text.
+    Raises:
+        LayoutError: A part is not text.
     """
     if content is None:
         return ""
@@ -217,5 +288,5 @@ def _count_leading_system(messages: Sequence[Mapping[str, object]]) -> int:
 
 
 def render_chat_turns(example: Example) -> tuple[dict[str, object], dict[str, object]]:
-    """One example as a pair of chat messages."""
+    """Return one example as a user message and an assistant message."""
     return {"role": "user", "content": example.query}, {"role": "assistant", "content": example.response}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from index.bundle.clusters import ClusterIndex
 from index.bundle.example_bank import pinned_positions
-from index.types import Bundle, Example, ExampleSet, Hit, Message, Order, Vectors
+from index.types import Bundle, Example, ExampleSet, Hit, Message, Vectors
 
 QUERY_CHARACTERS = 2_000
 _QUICK_LIMIT = 5_000
@@ -126,29 +126,6 @@ def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, ExampleSet]]) -> i
         return None
     of_chosen = sets[max(kinds, key=lambda kind: kinds[kind])]
     return max(of_chosen, key=lambda number: of_chosen[number])
-
-
-def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """The examples of `hits`, which come as `choose` gives them, in the order in which a prompt shows them."""
-    if order == "canonical":
-        hits = sorted(hits, key=lambda hit: hit.position)
-    elif order == "similar_last":
-        hits = hits[::-1]
-    return tuple([hit.example for hit in hits])
-
-
-def within_policy(
-    prompt_tokens: int, costs: Mapping[str, int], pinned: Sequence[Example], hits: Sequence[Hit], limit: int
-) -> tuple[Hit, ...]:
-    """The hits that keep prompt and examples within the bundle's own limit; a long one is passed over for a shorter."""
-    tokens = prompt_tokens + sum(costs[example.id] for example in pinned)
-    kept = []
-    for hit in hits:
-        cost = costs[hit.example.id]
-        if tokens + cost <= limit:
-            tokens += cost
-            kept.append(hit)
-    return tuple(kept)
 
 
 def retrieval_query(messages: Sequence[Message]) -> str:

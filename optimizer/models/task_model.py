@@ -6,15 +6,25 @@ out in the same bytes share the reply.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.rendering import LAYOUTS, render_chat, render_example, render_prompt, render_raw, render_text, stop_strings
-from index.retrieval.retriever import Retriever, arrange, pinned, retrieval_query, within_policy
-from index.types import Example, Hit, Vectors
+from index.rendering import (
+    LAYOUTS,
+    TextPrompt,
+    leading_gap,
+    render_chat,
+    render_example,
+    render_prompt,
+    render_raw,
+    text_prompt,
+)
+from index.retrieval.retriever import Retriever, pinned, retrieval_query
+from index.retrieval.selection import select_within_policy
+from index.types import Example, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
@@ -60,11 +70,13 @@ class Task:
     async def answer(self, variant: Variant, row: Row, replicate: int = 0) -> Reply:
         """The answer to a row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
         if isinstance(variant, Raw):
-            return _reply(await self._calls.ask(self._raw(variant, row, replicate), self._reader), (), gap=False)
+            return _reply(await self._calls.ask(self._raw(variant, row, replicate), self._reader), ())
         examples = await self.examples(variant, row)
         request = self.request(variant, examples, row, replicate)
-        gap = self._kind == COMPLETION and LAYOUTS[variant.layout].answer_begins_with_gap
-        return _reply(await self._calls.ask(request, self._reader), tuple(one.id for one in examples), gap=gap)
+        reply = _reply(await self._calls.ask(request, self._reader), tuple(one.id for one in examples))
+        if self._kind != COMPLETION:
+            return reply
+        return replace(reply, text=_text_prompt(variant, examples, row).clean(reply.text))
 
     async def log_likelihood(self, variant: Variant, row: Row) -> float:
         """Mean log-probability per token of the row's reference answer, as the continuation of what the variant shows.
@@ -74,8 +86,8 @@ class Task:
         if self._kind != COMPLETION:
             raise ConfigError("the reward likelihood needs a completion model: chat models do not score given answers")
         shown = await self._text(variant, row)
-        # The layout's own gap between marker and answer, so that the answer begins as one would that was generated.
-        gap = " " if isinstance(variant, Candidate) and LAYOUTS[variant.layout].answer_begins_with_gap else ""
+        # A generated answer would begin with the layout's gap.
+        gap = leading_gap(LAYOUTS[variant.layout]) if isinstance(variant, Candidate) else ""
         text = f"{shown}{gap}{row.reference or ''}"
         body = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 0}
         kept = await self._calls.ask(Request(ROLE, "completions", body), read_echo)
@@ -88,17 +100,15 @@ class Task:
         hits = self._retriever(candidate).choose(await self._vector(row))
         costs = await self._costs(candidate, [*always, *(hit.example for hit in hits)])
         prompt = await self._count(render_prompt(LAYOUTS[candidate.layout], candidate.prompt))
-        policy = candidate.retrieval
-        kept: Sequence[Hit] = within_policy(prompt, costs, always, hits, policy.max_injected_tokens)
-        return (*always, *arrange(kept, policy.order))
+        selection = select_within_policy(candidate.retrieval, prompt, costs, always, hits)
+        return selection.in_order(candidate.retrieval.order)
 
     def request(self, candidate: Candidate, examples: Sequence[Example], row: Row, replicate: int = 0) -> Request:
         """The request that the proxy would send to the backend."""
         sampling = dict(candidate.sampling)
         if self._kind == COMPLETION:
-            layout = LAYOUTS[candidate.layout]
-            text = render_text(layout, candidate.prompt, examples, row.messages)
-            body = {"max_tokens": _RAW_CAP, **sampling, "prompt": text, "stop": list(stop_strings(layout))}
+            prompt = _text_prompt(candidate, examples, row)
+            body = {"max_tokens": _RAW_CAP, **sampling, "prompt": prompt.text, "stop": list(prompt.stop)}
             return Request(ROLE, "completions", body, replicate)
         messages = [{"role": message.role, "content": message.text} for message in row.messages]
         body = {**sampling, "messages": render_chat(candidate.prompt, examples, messages)}
@@ -114,8 +124,7 @@ class Task:
     async def _text(self, variant: Variant, row: Row) -> str:
         if isinstance(variant, Raw):
             return render_raw(row.messages)
-        layout = LAYOUTS[variant.layout]
-        return render_text(layout, variant.prompt, await self.examples(variant, row), row.messages)
+        return _text_prompt(variant, await self.examples(variant, row), row).text
 
     @property
     def _reader(self) -> "Any":
@@ -188,7 +197,10 @@ def _tokens(reply: Any) -> list[int]:
     return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
 
 
-def _reply(kept: Json, examples: tuple[str, ...], *, gap: bool) -> Reply:
-    text = kept["text"].removeprefix(" ") if gap else kept["text"]
+def _reply(kept: Json, examples: tuple[str, ...]) -> Reply:
     prompt, completion = kept["tokens"]
-    return Reply(text, kept["finish_reason"], prompt, completion, examples)
+    return Reply(kept["text"], kept["finish_reason"], prompt, completion, examples)
+
+
+def _text_prompt(candidate: Candidate, examples: Sequence[Example], row: Row) -> TextPrompt:
+    return text_prompt(LAYOUTS[candidate.layout], candidate.prompt, examples, row.messages)

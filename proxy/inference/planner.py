@@ -12,9 +12,8 @@ from index.rendering import (
     render_chat,
     render_chat_turns,
     render_conversation,
-    render_preamble,
     render_raw,
-    stop_strings,
+    text_prompt,
 )
 from index.types import Message
 from proxy.backends.dialects import llama_request
@@ -155,10 +154,10 @@ class Planner:
         turn = (Message("user", _completion_prompt(body)),)
         client = render_conversation(served.layout, turn)
         injection = await self._injector.inject(served, model, turn, _prompt_only(body, ()), client, body)
-        text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
-        cap = await self._injector.length_cap(text, injection.tokens, client, model, served)
-        stops, cut_at = _stops(body, served, model)
-        sent = completion_body(body, text, stops, _sampling(served), cap)
+        prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turn, client)
+        cap = await self._injector.length_cap(prompt.text, injection.tokens, client, model, served)
+        stops, cut_at = _stops(body, prompt.stop, model)
+        sent = completion_body(body, prompt.text, stops, _sampling(served), cap)
         if "logprobs" in body:
             sent["logprobs"] = body["logprobs"]
         sent = {**_in_dialect(sent, model)}
@@ -178,21 +177,19 @@ class Planner:
             return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation=began)
         client = await aside(long, render_conversation, served.layout, turns)
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
-        text = render_preamble(served.layout, served.bundle.prompt, injection.examples) + client
-        cap = await self._injector.length_cap(text, injection.tokens, client, model, served)
-        stops, cut_at = _stops(body, served, model)
-        sent = _in_dialect(completion_body(body, text, stops, _sampling(served), cap), model)
-        prefilled = turns[-1].role == "assistant" and bool(turns[-1].text)
-        trim = served.layout.answer_begins_with_gap and not prefilled
-        shape = _shape(body, model, trim=trim)
+        prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turns, client)
+        cap = await self._injector.length_cap(prompt.text, injection.tokens, client, model, served)
+        stops, cut_at = _stops(body, prompt.stop, model)
+        sent = _in_dialect(completion_body(body, prompt.text, stops, _sampling(served), cap), model)
+        shape = _shape(body, model, trim=prompt.has_leading_gap)
         plan = _relayed(sent, choice, COMPLETIONS, injection, shape, began)
         return replace(plan, cut_at=cut_at) if cut_at else plan
 
 
-def _stops(body: Json, served: ServedBundle, model: Model) -> tuple[list[str], tuple[str, ...]]:
+def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
     """Where the backend ends an answer, and where the proxy does because the backend takes no more stop strings."""
     most = None if model.dialect == "llama.cpp" else MOST_STOPS
-    return divide(stop_strings(served.layout), client_stop(body), most)
+    return divide(layout_stops, client_stop(body), most)
 
 
 def _in_dialect(request: Json, model: Model) -> Json:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from index.rendering import remove_leading_gap
 from index.types import Message, Role
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
@@ -145,7 +146,7 @@ def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> JsonDict:
     passed = {name: value for name, value in choice.items() if name not in {"text", "logprobs"}}
     return {
         **passed,
-        "message": {"role": "assistant", "content": text.lstrip() if shape.trim else text, "refusal": None},
+        "message": {"role": "assistant", "content": remove_leading_gap(text) if shape.trim else text, "refusal": None},
         "logprobs": chat_logprobs(choice.get("logprobs"), shape.top_logprobs),
     }
 
@@ -247,7 +248,7 @@ class ChatChunks:
     def _trimmed(self, index: int, text: str) -> str:
         if not self.shape.trim or index in self.untrimmed:
             return text
-        text = text.lstrip()
+        text = remove_leading_gap(text)
         if text:
             self.untrimmed.add(index)
         return text

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from index.rendering import remove_leading_gap
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.chat_completion import chat_logprobs
@@ -110,7 +111,7 @@ def response_object(shape: ResponseShape, completion: Mapping[str, Any]) -> Json
     """A whole completion as a response."""
     choice = (completion.get("choices") or [{}])[0]
     text = choice.get("text") or ""
-    part = _text_part(text.lstrip() if shape.trim else text, _logprobs(choice, shape))
+    part = _text_part(remove_leading_gap(text) if shape.trim else text, _logprobs(choice, shape))
     return _response(shape, completion, choice.get("finish_reason"), part)
 
 
@@ -209,7 +210,7 @@ class ResponseEvents:
 
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
         text = choice.get("text") or ""
-        delta = text.lstrip() if self.shape.trim and not self.text else text
+        delta = remove_leading_gap(text) if self.shape.trim and not self.text else text
         logprobs = _logprobs(choice, self.shape)
         self.text += delta
         self.logprobs += logprobs

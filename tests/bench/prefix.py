@@ -33,7 +33,8 @@ from index.embedders.registry import open_embedder
 from index.example_sets.builder import in_sets, token_lengths
 from index.example_sets.partition import Apart, Wish
 from index.rendering import LAYOUTS, render_conversation, render_preamble
-from index.retrieval.retriever import Retriever, arrange, pinned, within_policy
+from index.retrieval.retriever import Retriever, pinned
+from index.retrieval.selection import arrange, select_within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
@@ -82,8 +83,8 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
     costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
     fixed = lengths.fixed - sum(costs[one.id] for one in pinned(bundle))
     nearest = Retriever(exact)
-    limit = EXACT.max_injected_tokens
-    hits = [within_policy(fixed, costs, pinned(bundle), nearest.nearest(vector), limit) for vector in stream.vectors]
+    found_hits = [nearest.nearest(vector) for vector in stream.vectors]
+    hits = [select_within_policy(EXACT, fixed, costs, pinned(bundle), some).hits for some in found_hits]
     often = Counter(hit.example.id for some in hits for hit in some)
     always = pinned(bundle)
     core = tuple(example for example in bundle.examples if example.id in dict(often.most_common(CORE)))

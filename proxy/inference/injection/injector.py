@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from index.retrieval.retriever import arrange, retrieval_query, within_policy
-from index.types import Example, Hit, Message
+from index.retrieval.retriever import retrieval_query
+from index.retrieval.selection import Selection, fit_to_room, select_within_policy
+from index.types import Example, Message
 from proxy.backends.discovery import Model, TokenCounter
 from proxy.core.json_types import Json
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.retrieval_worker import Found
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.inference.injection.token_budget import ANSWER_ROOM, Selection, room_for_injection, select, token_bound
+from proxy.inference.injection.token_budget import ANSWER_ROOM, room_for_injection, token_bound
 from proxy.inference.injection.token_costs import Costs, TokenCosts, estimated_tokens
 from proxy.openai.chat_completion import client_max_tokens
 
@@ -39,11 +40,17 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """The hits that the bundle's own limit allows, and all of them as they are shown. `costs`: theirs among others."""
+    """The examples that the bundle's own limit allows.
+
+    Attributes:
+        costs: Token costs that include those of the selected examples.
+        selection: The selected examples.
+        injection: The same examples in the order in which the prompt shows them.
+    """
 
     costs: Costs
-    hits: tuple[Hit, ...]
-    everything: Injection
+    selection: Selection
+    injection: Injection
 
 
 class Injector:
@@ -77,12 +84,11 @@ class Injector:
             return Injection(served.id, tokens=costs.prompt, prompt_only=prompt_only)
         found = await self._retrieval.find(served.source, retrieval_query(turns))
         offer = await self._offer(served, model, costs, found)
-        room = await self._room(model, offer.everything.tokens, client, _answer_room(body, served))
+        room = await self._room(model, offer.injection.tokens, client, _answer_room(body, served))
         if room is None:
-            return offer.everything
-        selection = select(offer.costs.prompt, offer.costs.examples, served.pinned, offer.hits, room)
-        fitted = _injection(served, selection, found)
-        lost_all = offer.everything.examples and not fitted.examples
+            return offer.injection
+        fitted = _injection(served, fit_to_room(offer.selection, offer.costs.examples, room), found)
+        lost_all = offer.injection.examples and not fitted.examples
         return replace(fitted, prompt_only="context") if lost_all else fitted
 
     async def _offer(self, served: ServedBundle, model: Model, ahead: Costs, found: Found) -> _Offer:
@@ -95,10 +101,9 @@ class Injector:
         if known is not None and not found.degraded:
             return known
         costs = await self._costs.including(served, model, found.hits)
-        limit = served.bundle.manifest.retrieval.max_injected_tokens
-        hits = within_policy(costs.prompt, costs.examples, served.pinned, found.hits, limit)
-        everything = select(costs.prompt, costs.examples, served.pinned, hits, room=2**31)
-        offer = _Offer(costs, hits, _injection(served, everything, found))
+        policy = served.bundle.manifest.retrieval
+        selection = select_within_policy(policy, costs.prompt, costs.examples, served.pinned, found.hits)
+        offer = _Offer(costs, selection, _injection(served, selection, found))
         if costs.counted and costs is ahead and not found.degraded:
             self._offers.put(key, offer)  # estimates give way to counts, and the costs of a large bank are made anew
         return offer
@@ -132,8 +137,8 @@ class Injector:
 
 
 def _injection(served: ServedBundle, selection: Selection, found: Found) -> Injection:
-    retrieved = arrange(selection.hits, served.bundle.manifest.retrieval.order)
-    return Injection(served.id, (*selection.pinned, *retrieved), selection.tokens, degraded=found.degraded)
+    examples = selection.in_order(served.bundle.manifest.retrieval.order)
+    return Injection(served.id, examples, selection.tokens, degraded=found.degraded)
 
 
 def _bundle_cap(served: ServedBundle | None) -> int:

@@ -15,7 +15,8 @@ from index.errors import BundleError, BundleFormatError
 from index.example_sets.builder import token_lengths
 from index.example_sets.partition import Apart, Lengths, Wish, part_into_sets
 from index.rendering import LAYOUTS, render_preamble
-from index.retrieval.retriever import Retriever, arrange, elect, pinned
+from index.retrieval.retriever import Retriever, elect, pinned
+from index.retrieval.selection import arrange
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, draft

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.retrieval.retriever import Retriever, arrange, pinned, retrieval_query
+from index.retrieval.retriever import Retriever, pinned, retrieval_query
+from index.retrieval.selection import arrange
 from index.types import Bundle, EmbedderSpec, Example, Manifest, Message, RetrievalPolicy, Vectors
 
 AXES = np.eye(4, dtype=np.float32)

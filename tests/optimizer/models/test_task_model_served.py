@@ -1,9 +1,14 @@
-"""Guards that what is measured is what is served: the proxy sends a backend the very bytes that the optimizer asked."""
+"""Tests that the optimizer measures what the proxy serves.
+
+For the same bundle and conversation both send a backend the same prompt, and both clean its answer in the same way.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
@@ -20,7 +25,7 @@ from optimizer.models.http_client import Client, Endpoint, Patience
 from optimizer.models.task_model import Task
 from proxy.inference.injection.retrieval_worker import Source as RetrievalSource
 from proxy.inference.injection.served_bundles import ServedBundle
-from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
 QUERIES = (
@@ -42,29 +47,72 @@ async def whatever(reply: Reply, request: Received) -> None:
         await reply.whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}})
 
 
-@pytest.mark.parametrize("kind", ["completion", "chat"])
-async def test_proxy_sends_what_the_optimizer_measured(kind: str, tmp_path: Path) -> None:
-    embedder = open_embedder("onnx")
-    bundle = load_bundle(default_bundle_directory(), embedder)
-    source = RetrievalSource(bundle.id, Retriever(bundle), embedder)
-    served = ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
+EMBEDDER = open_embedder("onnx")
+DEFAULT_BUNDLE = load_bundle(default_bundle_directory(), EMBEDDER)
+
+
+def serve_in_layout(layout: str) -> ServedBundle:
+    """The default bundle as it would be if it had this layout."""
+    bundle = replace(DEFAULT_BUNDLE, manifest=replace(DEFAULT_BUNDLE.manifest, layout=layout))
+    source = RetrievalSource(bundle.id, Retriever(bundle), EMBEDDER)
+    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), source)
+
+
+def chat_request(row: Row) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.text} for message in row.messages]
+    return {"model": "scripted", "messages": messages}
+
+
+@pytest.mark.parametrize(("kind", "layout"), [*(("completion", name) for name in LAYOUTS), ("chat", "query-answer")])
+async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, tmp_path: Path) -> None:
+    served = serve_in_layout(layout)
     async with (
         scripted_backend(whatever, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
         Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, Patience()) as client,
     ):
         with Journal(tmp_path) as journal:
-            task = Task(Calls({"task": Source(client, Prices())}, journal, Budget(Limits())), kind, embedder)
+            task = Task(Calls({"task": Source(client, Prices())}, journal, Budget(Limits())), kind, EMBEDDER)
             for row in QUERIES:
-                reply = await task.answer(from_bundle(bundle), row)
-                messages = [{"role": message.role, "content": message.text} for message in row.messages]
-                body = {"model": "scripted", "messages": messages}
-                status, headers, _ = await proxy.post("/v1/chat/completions", body)
+                reply = await task.answer(from_bundle(served.bundle), row)
+                status, headers, _ = await proxy.post("/v1/chat/completions", chat_request(row))
                 assert status == 200
                 measured, sent = (plain(one.json) for one in backend.generating[-2:])
                 assert sent == measured
                 assert reply.examples
                 assert headers["x-drpo-examples"] == ",".join(reply.examples)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("text", ["Yes.", " Yes.", "  Yes.", "\n Yes.\n", "\n\n\tYes. \n", " ", ""])
+async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str, tmp_path: Path) -> None:
+    async def answer(reply: Reply, request: Received) -> None:
+        if request.json.get("stream"):
+            await reply.begin()
+            for event in completion_events(list(text) or [""]):
+                await reply.chunk(event)
+            await reply.end()
+        else:
+            await reply.whole(completion(text))
+
+    served = serve_in_layout(layout)
+    async with (
+        scripted_backend(answer) as backend,
+        serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
+        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, Patience()) as client,
+    ):
+        with Journal(tmp_path) as journal:
+            task = Task(Calls({"task": Source(client, Prices())}, journal, Budget(Limits())), "completion", EMBEDDER)
+            measured = await task.answer(from_bundle(served.bundle), QUERIES[0])
+        _, _, whole = await proxy.post("/v1/chat/completions", chat_request(QUERIES[0]))
+        stream = await proxy.stream(**chat_request(QUERIES[0]))
+    assert measured.text == whole["choices"][0]["message"]["content"] == streamed_content(stream)
+    assert measured.text == (text.lstrip() if LAYOUTS[layout].answer_begins_with_gap else text)
+
+
+def streamed_content(data: bytes) -> str:
+    events = [orjson.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: {")]
+    return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
 
 
 def plain(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Selects the examples of a prompt by their token counts, and orders them.
+
+The proxy and the optimizer both use these functions, so that the optimizer measures what the proxy serves. This module
+is arithmetic over token counts: it does not depend on texts, tokenizers or vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from index.types import Example, Hit, Order, RetrievalPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The examples that a prompt shows.
+
+    Attributes:
+        pinned: Pinned examples, in the order of the bank.
+        hits: Retrieved examples, as `Retriever.choose` returns them: the most similar first, or in the order of a set.
+        tokens: Tokens of the system prompt and of all these examples together.
+    """
+
+    pinned: tuple[Example, ...]
+    hits: tuple[Hit, ...]
+    tokens: int
+
+    def in_order(self, order: Order) -> tuple[Example, ...]:
+        """Return the examples in the order in which the prompt shows them: pinned examples first."""
+        return (*self.pinned, *arrange(self.hits, order))
+
+
+def select_within_policy(
+    policy: RetrievalPolicy,
+    prompt_tokens: int,
+    costs: Mapping[str, int],
+    pinned: Sequence[Example],
+    hits: Sequence[Hit],
+) -> Selection:
+    """Select the pinned examples, and each hit that keeps the total within `policy.max_injected_tokens`.
+
+    A hit that is too long is skipped, and a shorter one after it may still be selected.
+
+    Args:
+        policy: The retrieval policy of the bundle.
+        prompt_tokens: Tokens of the system prompt.
+        costs: Tokens of each example by its id, as the layout renders it.
+        pinned: The pinned examples. They are always selected.
+        hits: The retrieved examples, in order of preference.
+    """
+    tokens = prompt_tokens + sum([costs[example.id] for example in pinned])
+    selected = []
+    for hit in hits:
+        cost = costs[hit.example.id]
+        if tokens + cost <= policy.max_injected_tokens:
+            tokens += cost
+            selected.append(hit)
+    return Selection(tuple(pinned), tuple(selected), tokens)
+
+
+def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Selection:
+    """Remove whole examples until the selection has at most `room` tokens. The system prompt always stays.
+
+    Hits are removed before pinned examples, and of each kind the last one first.
+    """
+    pinned, hits, tokens = list(selection.pinned), list(selection.hits), selection.tokens
+    while hits and tokens > room:
+        tokens -= costs[hits.pop().example.id]
+    while pinned and tokens > room:
+        tokens -= costs[pinned.pop().id]
+    return Selection(tuple(pinned), tuple(hits), tokens)
+
+
+def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
+    """Return the examples of `hits`, which `Retriever.choose` returned, in the order in which a prompt shows them."""
+    if order == "canonical":
+        hits = sorted(hits, key=lambda hit: hit.position)
+    elif order == "similar_last":
+        hits = hits[::-1]
+    return tuple([hit.example for hit in hits])
