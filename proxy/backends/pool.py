@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from proxy.backends.discovery import Kind, Model, count_tokens, discover
+from proxy.backends.dialects.base import Kind
+from proxy.backends.discovery import Model, discover
 from proxy.backends.load_balancing import Candidate, Count, RetryBudget, Standing, order
 from proxy.backends.response import BackendResponse
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
@@ -135,7 +136,7 @@ class Pool:
         """Tokens of `text` for the served tokenizer; None if no backend can say."""
         for backend in self._candidates(model.id):
             try:
-                return await count_tokens(model, text, _Fetcher(self._wire, backend))
+                return await model.dialect.count_tokens(model.id, text, _Fetcher(self._wire, backend))
             except ProxyError:
                 continue
         return None
@@ -233,7 +234,7 @@ class Pool:
             kinds = {**backend.kinds, **self._settings.kinds}
             listing = await discover(_Fetcher(self._wire, backend), kinds, known)
             backend.models = listing.models
-            backend.checked(listing.trouble, answering=True)
+            backend.checked(listing.problem, answering=True)
         except ProxyError as error:
             backend.checked(str(error), answering=False)
         if (backend.healthy, backend.trouble) != before:

@@ -16,7 +16,6 @@ from index.rendering import (
     text_prompt,
 )
 from index.types import Message
-from proxy.backends.dialects import llama_request
 from proxy.backends.discovery import Model
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
@@ -44,7 +43,7 @@ from proxy.openai.conversation import (
 )
 from proxy.openai.json_fields import encode, flag_field, object_field, text_field
 from proxy.openai.responses import ResponseShape, chat_body, echoed_fields
-from proxy.openai.stop_strings import MOST_STOPS, divide
+from proxy.openai.stop_strings import divide
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -160,8 +159,8 @@ class Planner:
         sent = completion_body(body, prompt.text, stops, _sampling(served), cap)
         if "logprobs" in body:
             sent["logprobs"] = body["logprobs"]
-        sent = {**_in_dialect(sent, model)}
-        return replace(_relayed(sent, choice, COMPLETIONS, injection), cut_at=cut_at)
+        plan = _relayed(model.dialect.completion_request(sent), choice, COMPLETIONS, injection)
+        return replace(plan, cut_at=cut_at)
 
     async def _chat_as_text(
         self, body: Json, messages: Sequence[Json], choice: Choice, model: Model, served: ServedBundle | None
@@ -173,14 +172,14 @@ class Planner:
             text = render_raw(turns)
             cap = await self._injector.length_cap(text, 0, text, model, served if choice.variant != RAW else None)
             sampling = _sampling(served) if served is not None and choice.variant != RAW else {}
-            sent = _in_dialect(completion_body(body, text, client_stop(body), sampling, cap), model)
+            sent = model.dialect.completion_request(completion_body(body, text, client_stop(body), sampling, cap))
             return _relayed(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation=began)
         client = await aside(long, render_conversation, served.layout, turns)
         injection = await self._injector.inject(served, model, turns, _prompt_only(body, messages), client, body)
         prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turns, client)
         cap = await self._injector.length_cap(prompt.text, injection.tokens, client, model, served)
         stops, cut_at = _stops(body, prompt.stop, model)
-        sent = _in_dialect(completion_body(body, prompt.text, stops, _sampling(served), cap), model)
+        sent = model.dialect.completion_request(completion_body(body, prompt.text, stops, _sampling(served), cap))
         shape = _shape(body, model, trim=prompt.has_leading_gap)
         plan = _relayed(sent, choice, COMPLETIONS, injection, shape, began)
         return replace(plan, cut_at=cut_at) if cut_at else plan
@@ -188,12 +187,7 @@ class Planner:
 
 def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
     """Where the backend ends an answer, and where the proxy does because the backend takes no more stop strings."""
-    most = None if model.dialect == "llama.cpp" else MOST_STOPS
-    return divide(layout_stops, client_stop(body), most)
-
-
-def _in_dialect(request: Json, model: Model) -> Json:
-    return llama_request(request) if model.dialect == "llama.cpp" else request
+    return divide(layout_stops, client_stop(body), model.dialect.max_stop_strings)
 
 
 def _relayed(
@@ -225,7 +219,7 @@ def _about_tokens(data: bytes, sent: Json) -> int:
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
     top = body.get("top_logprobs")
-    return ChatShape(trim, top if isinstance(top, int) else 0, usage_rides=model.dialect == "llama.cpp")
+    return ChatShape(trim, top if isinstance(top, int) else 0, usage_on_last_choice=model.dialect.usage_on_last_choice)
 
 
 def _prompt_only(body: Json, messages: Sequence[Json]) -> str | None:

@@ -122,13 +122,17 @@ def client_stop(body: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ChatShape:
-    """How a completion becomes chat. trim: leading white space is the layout's, not the answer's; top_logprobs: how
-    many alternatives the client asked for (a completion may list one more, the token that was drawn); usage_rides: the
-    backend puts the stream's usage on its last choice instead of an event of its own (llama.cpp)."""
+    """How a completion becomes a chat reply.
+
+    Attributes:
+        trim: Whether leading white space belongs to the layout of the prompt and is removed from the answer.
+        top_logprobs: How many alternatives the client asked for. A completion may list one more: the drawn token.
+        usage_on_last_choice: Whether the stream carries its usage on the last choice instead of in its own event.
+    """
 
     trim: bool = False
     top_logprobs: int = 0
-    usage_rides: bool = False
+    usage_on_last_choice: bool = False
 
 
 def chat_completion(completion: Mapping[str, Any], shape: ChatShape) -> JsonDict:
@@ -200,7 +204,7 @@ class ChatChunks:
         frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
             return [frame] if chunk.get("usage") else []
-        if self.shape.usage_rides:
+        if self.shape.usage_on_last_choice:
             self._collect(frame)
         deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
         return [{**frame, "choices": [delta]} for delta in deltas]

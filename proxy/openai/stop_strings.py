@@ -6,11 +6,9 @@ as many. What does not fit is looked for here. The backend goes on to its own en
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from proxy.core.json_types import JsonDict
-
-MOST_STOPS: Final = 4
 
 
 def divide(layout: Sequence[str], client: Sequence[str], most: int | None) -> tuple[list[str], tuple[str, ...]]:

@@ -39,7 +39,9 @@ def _backend_table(gateway: Gateway) -> Table:
         if not backend.models:
             table.add_row(backend.url, answers, "", "", "", "")
         for model in backend.models.values():
-            table.add_row(backend.url, answers, model.id, model.kind, str(model.context or "unknown"), model.dialect)
+            table.add_row(
+                backend.url, answers, model.id, model.kind, str(model.context or "unknown"), model.dialect.name
+            )
     return table
 
 

@@ -95,7 +95,7 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
 
 
 def test_usage_that_rides_on_the_last_choice_gets_an_event_of_its_own() -> None:
-    chunks = ChatChunks(ChatShape(usage_rides=True))
+    chunks = ChatChunks(ChatShape(usage_on_last_choice=True))
     for index in range(2):
         choice = {"index": index, "text": "", "finish_reason": "stop"}
         usage = {"prompt_tokens": 5, "completion_tokens": 2 + index, "total_tokens": 7 + index}

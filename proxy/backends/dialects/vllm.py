@@ -1,0 +1,30 @@
+"""The dialect of vLLM."""
+
+from typing import Any, Final
+
+from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
+
+_TEST_MESSAGES: Final = ({"role": "user", "content": "hi"},)
+
+
+async def _detect(model_id: str, fetch: Fetch) -> ModelFacts | None:
+    """Send messages to /tokenize, which refuses them for a model without a chat template."""
+    status, reply = await fetch("/tokenize", {"model": model_id, "messages": _TEST_MESSAGES})
+    if status == 200 and isinstance(reply, dict) and "count" in reply:
+        return ModelFacts("chat")
+    if status == 400 and "chat template" in str(reply).lower():
+        return ModelFacts("completion")
+    return None
+
+
+async def _count_tokens(model_id: str, text: str, fetch: Fetch) -> int | None:
+    status, reply = await fetch("/tokenize", {"model": model_id, "prompt": text, "add_special_tokens": True})
+    return _count(reply) if status == 200 else None
+
+
+def _count(reply: Any) -> int | None:
+    count = reply.get("count") if isinstance(reply, dict) else None
+    return count if isinstance(count, int) else None
+
+
+VLLM: Final = Dialect("vllm", detect=_detect, count_tokens=_count_tokens)
