@@ -24,7 +24,8 @@ _CHAT_ONLY: Final = frozenset(
     | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
     | {"chat_template", "chat_template_kwargs"}
 )
-_REFUSED: Final = frozenset({"echo", "suffix", "prompt", "prompt_embeds"})
+_COMPLETION_FIELDS: Final = ("prompt", "prompt_embeds", "suffix", "echo")
+_TRANSLATED: Final = frozenset({"index", "text", "logprobs", "finish_reason"})
 _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
 
 
@@ -79,7 +80,7 @@ def check_completable(body: Mapping[str, Any]) -> None:
         raise BadRequestError(
             "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
         )
-    for name in _REFUSED:
+    for name in _COMPLETION_FIELDS:
         if body.get(name) is not None:
             raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
 
@@ -245,8 +246,7 @@ class ChatChunks:
         if text or logprobs:
             yield _delta(index, {"content": text}, logprobs=logprobs)
         if choice.get("finish_reason") is not None:
-            names = choice.keys() - {"index", "text", "logprobs", "finish_reason"}
-            extras = {name: choice[name] for name in names}
+            extras = {name: value for name, value in choice.items() if name not in _TRANSLATED}
             yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
 
     def _trimmed(self, index: int, text: str) -> str:

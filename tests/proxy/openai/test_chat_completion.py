@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.errors import BadRequestError
 from proxy.openai.chat_completion import (
     ChatChunks,
     ChatShape,
     chat_completion,
     chat_logprobs,
+    check_completable,
     completion_body,
     text_messages,
 )
@@ -109,3 +112,17 @@ def test_logprobs_in_the_shape_of_chat_lose_what_chat_does_not_know_and_what_was
     translated = chat_logprobs({"content": [{**entry, "top_logprobs": [entry, entry]}]}, 1)
     token = {"token": "a", "bytes": [97], "logprob": -1.0}
     assert translated == {"content": [{**token, "top_logprobs": [token]}], "refusal": None}
+
+
+def test_extra_fields_of_a_finished_choice_keep_their_order() -> None:
+    names = [f"field_{number}" for number in range(20)]
+    choice = {"index": 0, "text": "", "finish_reason": "stop", **dict.fromkeys(names, 1)}
+    *_, last = ChatChunks(ChatShape()).translate({"id": "1", "choices": [choice]})
+    assert [name for name in last["choices"][0] if name in names] == names
+
+
+def test_first_refused_field_in_a_fixed_order_is_named_in_the_error() -> None:
+    body = dict.fromkeys(["echo", "suffix", "prompt_embeds", "prompt"], "x")
+    with pytest.raises(BadRequestError) as raised:
+        check_completable(body)
+    assert raised.value.param == "prompt"
