@@ -29,7 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _group(item: pytest.Item) -> str:
     """Tests of a group run in one process: those of a file, and those that share a server started once a session."""
-    shared = next((name for fixture, name in SHARED.items() if fixture in getattr(item, "fixturenames", ())), None)
+    parameters = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    used = {*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))}
+    shared = next((name for fixture, name in SHARED.items() if fixture in used), None)
     return shared or item.path.relative_to(item.config.rootpath).as_posix()
 
 

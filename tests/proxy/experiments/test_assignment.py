@@ -66,10 +66,15 @@ def test_the_share_of_traffic_says_nothing_of_the_arm() -> None:
 
 
 def test_the_same_unit_gets_the_same_in_every_process() -> None:
-    program = (
-        "from tests.proxy.experiments.test_assignment import *; import hashlib;"
-        "print(hashlib.sha256(' '.join(arms_of(experiment((50, 30, 20)))).encode()).hexdigest())"
-    )
+    program = """
+from hashlib import sha256
+from proxy.experiments.definition import Arm, Experiment, Metric, assign
+
+arms = tuple(Arm(f"arm{number}", weight) for number, weight in enumerate((50, 30, 20)))
+told = Experiment(name="salt", arms=arms, control="arm0", metrics=(Metric("m"),), salt="salt")
+names = " ".join(assign(told, b"%d" % number).name for number in range(20_000))
+print(sha256(names.encode()).hexdigest())
+"""
     told = {
         subprocess.run(
             [sys.executable, "-c", program],
