@@ -12,7 +12,7 @@ LONG := --timeout=1800
 # Two processes share the tests by file; what shares a server (tests/conftest.py) stays together. WORKERS=0 for one.
 WORKERS ?= 2
 TWO := -n $(WORKERS) --dist loadgroup --max-worker-restart 0
-SLOWEST := --durations=20 --durations-min=1
+SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow test-vllm test-deploy quality flaky lint format bench soak requirements dist audit clean
