@@ -11,6 +11,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,23 +34,25 @@ import numpy as np
 from index.embedders.registry import open_embedder
 from index.errors import EmbedderError
 
-name, texts = sys.argv[1], json.loads(sys.argv[2])
-try:
-    embedder = open_embedder(name)
-except EmbedderError as error:
-    print(json.dumps({"error": str(error)}))
-    sys.exit()
-vectors = embedder.embed(texts)
-with ThreadPoolExecutor(4) as pool:
-    together = list(pool.map(embedder.embed, [texts] * 8))
-print(json.dumps({
-    "spec": [embedder.spec.name, embedder.spec.revision, embedder.spec.dimension],
-    "vectors": vectors.tolist(),
-    "dtype": str(vectors.dtype),
-    "none": embedder.embed([]).shape,
-    "strange": np.linalg.norm(embedder.embed(["", "\\ud800", "a\\0b", "x" * 100_000]), axis=1).tolist(),
-    "disturbed": sum(not np.allclose(one, vectors, atol=1e-6) for one in together),
-}))
+def answer(name, texts):
+    try:
+        embedder = open_embedder(name)
+    except EmbedderError as error:
+        return {"error": str(error)}
+    vectors = embedder.embed(texts)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(embedder.embed, [texts] * 8))
+    return {
+        "spec": [embedder.spec.name, embedder.spec.revision, embedder.spec.dimension],
+        "vectors": vectors.tolist(),
+        "dtype": str(vectors.dtype),
+        "none": embedder.embed([]).shape,
+        "strange": np.linalg.norm(embedder.embed(["", "\\ud800", "a\\0b", "x" * 100_000]), axis=1).tolist(),
+        "disturbed": sum(not np.allclose(one, vectors, atol=1e-6) for one in together),
+    }
+
+models, texts = json.loads(sys.argv[1])
+print(json.dumps([answer(f"sentence-transformers:{model}", texts) for model in models]))
 """
 
 
@@ -66,33 +69,42 @@ def python() -> Path:
     return kept(cache_root() / f"sentence-transformers-{key_of(*PACKAGES, version)}", build, print) / "bin" / "python"
 
 
-def opened(python: Path, model: object, hub: Path) -> dict[str, object]:
-    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(hub)}
-    command = [python, "-c", SCRIPT, f"sentence-transformers:{model}", json.dumps(TEXTS)]
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, one with a broken model, and a hub's cache with the model."""
+    place = tmp_path_factory.mktemp("models")
+    for name in ("model", "broken", f"hub/models--some--minilm/snapshots/{COMMIT}"):
+        shutil.copytree(get_model_path(), place / name)
+    (place / "broken" / "model.safetensors").write_bytes(b"broken")
+    refs = place / "hub" / "models--some--minilm" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    return place
+
+
+@pytest.fixture(scope="module")
+def answers(python: Path, place: Path) -> dict[str, dict[str, Any]]:
+    """What became of each model. One process opens them all: it takes most of its time to import torch."""
+    models = [str(place / "model"), str(place / "broken"), "some/minilm", "no/model"]
+    settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
+    command = [python, "-c", SCRIPT, json.dumps([models, TEXTS])]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, check=False)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return dict(zip(("model", "broken", *models[2:]), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_a_model_folder_gives_the_vectors_of_the_same_model_in_onnx(python: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(get_model_path(), folder)
-    answer = opened(python, folder, tmp_path)
-    name, revision, dimension = answer["spec"]  # type: ignore[misc]
-    assert (name, len(revision), dimension) == (f"sentence-transformers:{folder}", 16, 384)
+def test_a_model_folder_gives_the_vectors_of_the_same_model_in_onnx(
+    answers: dict[str, dict[str, Any]], place: Path
+) -> None:
+    answer = answers["model"]
+    name, revision, dimension = answer["spec"]
+    assert (name, len(revision), dimension) == (f"sentence-transformers:{place / 'model'}", 16, 384)
     assert (np.array(answer["vectors"]) * OnnxEmbedder().embed(TEXTS)).sum(1).min() >= 0.995
     assert (answer["dtype"], answer["none"], answer["disturbed"]) == ("float32", [0, 384], 0)
     assert answer["strange"] == pytest.approx([1.0] * 4, abs=1e-5)
-
-    (folder / "model.safetensors").write_bytes(b"broken")
-    assert f"cannot load '{folder}'" in str(opened(python, folder, tmp_path)["error"])
+    assert f"cannot load '{place / 'broken'}'" in answers["broken"]["error"]
 
 
-def test_a_hub_model_is_known_by_its_commit(python: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "hub" / "models--some--minilm"
-    shutil.copytree(get_model_path(), cached / "snapshots" / COMMIT)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(COMMIT)
-    assert opened(python, "some/minilm", tmp_path)["spec"] == ["sentence-transformers:some/minilm", COMMIT, 384]
-    assert "cannot load 'no/model'" in str(opened(python, "no/model", tmp_path)["error"])
+def test_a_hub_model_is_known_by_its_commit(answers: dict[str, dict[str, Any]]) -> None:
+    assert answers["some/minilm"]["spec"] == ["sentence-transformers:some/minilm", COMMIT, 384]
+    assert "cannot load 'no/model'" in answers["no/model"]["error"]
