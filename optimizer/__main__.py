@@ -1,6 +1,6 @@
-"""The command drpo-optimizer. Reads the command line, shows progress, prints what came of it, exits.
+"""The command drpo-optimizer: parses the command line, runs a command, shows its progress and its result.
 
-Exit codes: 0 good; 1 an endpoint, the data or the run fails; 2 the command line is wrong; 130 interrupted.
+Exit codes: 0 success; 1 an endpoint, the data or the run fails; 2 a wrong command line; 130 interrupted.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
 from index.types import Example
-from optimizer.cli.arguments import command_line
+from optimizer.cli.arguments import argument_parser
 from optimizer.cli.bundle_diff import differences
-from optimizer.cli.doctor import examine
+from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import harvest, write_examples
 from optimizer.cli.progress import ProgressDisplay
-from optimizer.cli.tables import as_markdown, as_table, estimate_table, sealed_table
+from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.config import RunConfig, read_config
 from optimizer.core.errors import DataError, JournalError
@@ -41,12 +41,13 @@ from optimizer.models.cached_calls import Calls, Source
 from optimizer.models.http_client import Client, Endpoint, Patience, first_model
 from optimizer.report.html_report import write_report
 from optimizer.stages.estimate import estimate
-from optimizer.stages.run import RUN_FILE, Result, open_run_context, run
+from optimizer.stages.run import RUN_FILE, Result, run
+from optimizer.stages.run_context import open_run_context
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code; argparse itself exits with 2."""
-    options = command_line().parse_args(arguments)
+    """Run one command and return its exit code. argparse itself exits with 2."""
+    options = argument_parser().parse_args(arguments)
     try:
         return asyncio.run(_COMMANDS[options.command](options))
     except DrpoError as error:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    config = _config(options.config)
+    config = _read_config(options.config)
     directory = options.out or options.config.parent / "runs" / config.bundle.name
     if (directory / EVENTS).exists():
         raise JournalError(f"{directory} holds a run already: go on with it (resume), or name another --out")
@@ -67,49 +68,50 @@ async def _run(options: argparse.Namespace) -> int:
         shutil.copy(options.config, directory / RUN_FILE)
     except OSError as error:
         raise JournalError(f"{directory}: cannot be written: {error.strerror}") from None
-    return await _go(config, directory, options.config.resolve().parent)
+    return await _start_or_continue(config, directory, options.config.resolve().parent)
 
 
 async def _resume(options: argparse.Namespace) -> int:
     directory: Path = options.directory
-    begun = next((event["folder"] for event in read_journal(directory) if event.get("note") == "begun"), None)
-    if begun is None:
+    folder = next((event["folder"] for event in read_journal(directory) if event.get("note") == "begun"), None)
+    if folder is None:
         raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
-    return await _go(_config(directory / RUN_FILE, Path(begun)), directory, Path(begun))
+    return await _start_or_continue(_read_config(directory / RUN_FILE, Path(folder)), directory, Path(folder))
 
 
-def _config(path: Path, folder: Path | None = None) -> RunConfig:
-    """What read_config gives; a reward of the user's own is a module beside run.toml, or installed."""
+def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
+    """Read run.toml. Reward modules of the user are importable from the folder that its paths are relative to."""
     sys.path.insert(0, str((folder or path.parent).resolve()))
     return read_config(path, folder)
 
 
-async def _go(config: RunConfig, directory: Path, folder: Path) -> int:
-    live = ProgressDisplay(config.budget, Console(stderr=True))
-    with Journal(directory, live.see) as journal:
+async def _start_or_continue(config: RunConfig, directory: Path, folder: Path) -> int:
+    """Run in a directory with progress on stderr. `folder` is what the paths of run.toml are relative to."""
+    progress = ProgressDisplay(config.budget, Console(stderr=True))
+    with Journal(directory, progress.on_event) as journal:
         await journal.note("begun", folder=str(folder))
         try:
-            with live:
-                result = await run(config, directory, journal, _tell)
+            with progress:
+                result = await run(config, directory, journal, _print_error_line)
         except BaseException:
             if any(event.get("call") == "reply" for event in journal.events):
-                _tell(f"What was paid for is kept: go on with  drpo-optimizer resume {directory}")
+                _print_error_line(f"What was paid for is kept: go on with  drpo-optimizer resume {directory}")
             raise
     _show_result(result)
     print(f"Report:  {write_report(directory)}")
     return 0
 
 
-def _tell(line: str) -> None:
+def _print_error_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def _show_result(result: Result) -> None:
     console = Console()
-    console.print(sealed_table(result.verdict))
+    console.print(sealed_table(result.sealed))
     if result.spent_out:
         console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
-    if result.verdict.improved:
+    if result.sealed.improved:
         console.print(f"Better than the baseline. Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
     else:
         console.print("No better than the baseline, beyond chance: the bundle holds the baseline.")
@@ -122,16 +124,16 @@ async def _report(options: argparse.Namespace) -> int:
 
 
 async def _estimate(options: argparse.Namespace) -> int:
-    config = _config(options.config)
+    config = _read_config(options.config)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        async with open_run_context(config, journal, _tell) as context:
-            found = await estimate(context)
-    Console().print(estimate_table(found, config.budget))
+        async with open_run_context(config, journal, _print_error_line) as context:
+            expected = await estimate(context)
+    Console().print(estimate_table(expected, config.budget))
     return 0
 
 
 async def _diff(options: argparse.Namespace) -> int:
-    before, after = read_bundle(options.before), read_bundle(options.after)  # opens no embedder of a bundle's choice
+    before, after = read_bundle(options.before), read_bundle(options.after)  # opens no embedder: bundles are untrusted
     lines = list(differences(before, after))
     print("\n".join(lines) if lines else "Both say the same to a model.")
     return 0
@@ -143,8 +145,7 @@ async def _judge_check(options: argparse.Namespace) -> int:
     patience = Patience(reply_timeout=options.timeout)
     with ExitStack() as stack:
         folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        bar = stack.enter_context(_progress_bar())
         task = bar.add_task("replies", total=2 * len(pairs))
         journal = stack.enter_context(Journal(folder, lambda event: bar.advance(task, event.get("call") == "reply")))
         async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
@@ -157,10 +158,10 @@ async def _judge_check(options: argparse.Namespace) -> int:
 async def _harvest(options: argparse.Namespace) -> int:
     if options.out.exists():
         raise DataError(f"{options.out} exists: name another --out")
-    found = harvest(options.export, options.at_least, options.words, _approve_all if options.yes else _ask)
+    found = harvest(options.export, options.at_least, options.words, _approve_all if options.yes else _ask_approval)
     write_examples(options.out, found.approved)
-    told = f"{found.too_low} below --at-least, {found.unfit} unfit, too long or doubled, {found.refused} not approved"
-    print(f"{len(found.approved)} of {found.read} conversations became examples in {options.out} ({told})")
+    rest = f"{found.too_low} below --at-least, {found.unfit} unfit, too long or doubled, {found.refused} not approved"
+    print(f"{len(found.approved)} of {found.read} conversations became examples in {options.out} ({rest})")
     return 0
 
 
@@ -168,7 +169,7 @@ def _approve_all(_example: Example, _outcome: float) -> bool:
     return True
 
 
-def _ask(example: Example, outcome: float) -> bool:
+def _ask_approval(example: Example, outcome: float) -> bool:
     print(f"\n--- outcome {outcome:g} ---\n{example.query}\n\n{example.response}\n")
     try:
         return input("Take it as an example? [y/N] ").strip().lower() in ("y", "yes")
@@ -177,12 +178,12 @@ def _ask(example: Example, outcome: float) -> bool:
 
 
 async def _doctor(options: argparse.Namespace) -> int:
-    bad = 0
-    async for finding in examine(_config(options.config)):
+    failures = 0
+    async for finding in check_run(_read_config(options.config)):
         mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
-        print(f"{mark}{finding.what}: {finding.told}", flush=True)
-        bad += finding.ok is False
-    return 1 if bad else 0
+        print(f"{mark}{finding.subject}: {finding.message}", flush=True)
+        failures += finding.ok is False
+    return 1 if failures else 0
 
 
 async def _eval(options: argparse.Namespace) -> int:
@@ -191,34 +192,34 @@ async def _eval(options: argparse.Namespace) -> int:
     name = options.model or await first_model(options.base_url, api_key, options.timeout)
     decoding = Decoding(options.max_tokens, options.temperature)
     plan = EvaluationPlan(name, decoding, tuple(dict.fromkeys(options.variant)), rows)
-    endpoint = Endpoint(options.base_url, name, api_key)
+    address = Endpoint(options.base_url, name, api_key)
     patience = Patience(reply_timeout=options.timeout)
-    async with ChatEndpoint(endpoint, decoding, options.concurrency, patience) as model:
+    async with ChatEndpoint(address, decoding, options.concurrency, patience) as endpoint:
         with AnswersFile(options.out) as answers:
-            evaluation = await _with_progress(plan, model, answers, _open_embedder(options.embedder, rows))
-    _show(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}", markdown=options.markdown)
+            evaluation = await _evaluate(plan, endpoint, answers, _open_embedder(options.embedder, rows))
+    if options.markdown:
+        print(evaluation_markdown(evaluation))
+    else:
+        Console().print(evaluation_table(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}"))
     return 0
 
 
-async def _with_progress(
-    plan: EvaluationPlan, model: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None
+async def _evaluate(
+    plan: EvaluationPlan, endpoint: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None
 ) -> Evaluation:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with _progress_bar() as bar:
         task = bar.add_task("answers", total=len(plan.rows) * len(plan.variants))
-        return await evaluate(plan, model, answers, embedder, lambda: bar.advance(task))
+        return await evaluate(plan, endpoint, answers, embedder, lambda: bar.advance(task))
+
+
+def _progress_bar() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:
-    """None where nothing is to be compared: a data set without references needs no embedder."""
+    """Open the embedder if the data set has references to compare answers with."""
     return open_embedder(name) if any(row.reference for row in rows) else None
-
-
-def _show(evaluation: Evaluation, title: str, *, markdown: bool) -> None:
-    if markdown:
-        print(as_markdown(evaluation))
-    else:
-        Console().print(as_table(evaluation, title))
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]] = {

@@ -1,1 +1,1 @@
-"""The command line of drpo-optimizer: arguments, progress, tables and the checks before a run."""
+"""The command line of drpo-optimizer: arguments, progress, tables, checks before a run, and the smaller commands."""

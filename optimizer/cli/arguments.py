@@ -1,4 +1,4 @@
-"""The command line of drpo-optimizer: what can be said, and how it is explained. Knows no command's work."""
+"""The arguments of drpo-optimizer and their help texts. It does not depend on the code of the commands."""
 
 import argparse
 from pathlib import Path
@@ -28,39 +28,41 @@ beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, 
 """
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The whole command line."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="drpo-optimizer",
         description="Writes the bundle that drpo-proxy serves: searches a prompt and examples that align one model.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = _add(commands, "run", "from a run.toml to a bundle", _RUN_TOML)
+    run = _add_command(commands, "run", "from a run.toml to a bundle", _RUN_TOML)
     run.add_argument("config", type=Path, metavar="RUN.TOML")
     run.add_argument("--out", type=Path, help="the run's directory [runs/NAME, beside run.toml]")
-    resume = _add(commands, "resume", "go on with a run that was stopped: no paid call is made twice")
+    resume = _add_command(commands, "resume", "go on with a run that was stopped: no paid call is made twice")
     resume.add_argument("directory", type=Path, metavar="DIR")
-    doctor = _add(commands, "doctor", "try what a run needs: models, data, budget", _RUN_TOML)
+    doctor = _add_command(commands, "doctor", "try what a run needs: models, data, budget", _RUN_TOML)
     doctor.add_argument("config", type=Path, metavar="RUN.TOML")
-    report = _add(commands, "report", "a page about a run, finished or not: DIR/report.html")
+    report = _add_command(commands, "report", "a page about a run, finished or not: DIR/report.html")
     report.add_argument("directory", type=Path, metavar="DIR")
-    difference = _add(commands, "diff", "what differs between two bundles")
+    difference = _add_command(commands, "diff", "what differs between two bundles")
     difference.add_argument("before", type=Path, metavar="BUNDLE")
     difference.add_argument("after", type=Path, metavar="BUNDLE")
-    _add_judge_check(_add(commands, "judge-check", "how far a judge agrees with people, before it is trusted"))
-    _add_harvest(_add(commands, "harvest", "seed examples from conversations that went well"))
-    estimate = _add(commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML)
+    _add_judge_check(_add_command(commands, "judge-check", "how far a judge agrees with people, before it is trusted"))
+    _add_harvest(_add_command(commands, "harvest", "seed examples from conversations that went well"))
+    estimate = _add_command(
+        commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML
+    )
     estimate.add_argument("config", type=Path, metavar="RUN.TOML")
-    _add_eval(_add(commands, "eval", "variants side by side on one data set, without a judge"))
+    _add_eval(_add_command(commands, "eval", "variants side by side on one data set, without a judge"))
     return parser
 
 
-def _add(commands: Any, name: str, told: str, epilog: str = "") -> argparse.ArgumentParser:
-    kind = argparse.RawDescriptionHelpFormatter
-    added: argparse.ArgumentParser = commands.add_parser(
-        name, help=told, description=told.capitalize(), epilog=epilog, formatter_class=kind
+def _add_command(commands: Any, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary.capitalize(), epilog=epilog, formatter_class=formatter
     )
-    return added
+    return command
 
 
 def _add_eval(command: argparse.ArgumentParser) -> None:
@@ -70,10 +72,10 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", required=True, type=Path, help="JSONL: query, and optionally reference, tag or safe")
     command.add_argument("--variant", action="append", required=True, help="aligned, raw-matched, raw; repeatable")
     command.add_argument("--model", help="default: the first model that the endpoint lists")
-    command.add_argument("--max-tokens", type=_positive, default=256)
+    command.add_argument("--max-tokens", type=_positive_integer, default=256)
     command.add_argument("--temperature", type=float, default=0.0)
-    command.add_argument("--concurrency", type=_positive, default=4, help="requests at a time")
-    command.add_argument("--limit", type=_positive, help="only the first rows")
+    command.add_argument("--concurrency", type=_positive_integer, default=4, help="requests at a time")
+    command.add_argument("--limit", type=_positive_integer, help="only the first rows")
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
     command.add_argument("--embedder", default="onnx", help="what measures similarity to the references")
     command.add_argument("--out", type=Path, help="file every answer here, and go on from what it holds")
@@ -84,8 +86,8 @@ def _add_judge_check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", required=True, type=Path, help="JSONL: query, first, second, better (1 or 2)")
     command.add_argument("--base-url", required=True, help="an OpenAI-compatible endpoint")
     command.add_argument("--model", help="default: the first model that the endpoint lists")
-    command.add_argument("--concurrency", type=_positive, default=8, help="requests at a time")
-    command.add_argument("--limit", type=_positive, help="only the first pairs")
+    command.add_argument("--concurrency", type=_positive_integer, default=8, help="requests at a time")
+    command.add_argument("--limit", type=_positive_integer, help="only the first pairs")
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one reply")
     command.add_argument("--out", type=Path, help="keep every reply in this directory, and go on from what it holds")
 
@@ -96,11 +98,11 @@ def _add_harvest(command: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, help="approved examples, as drpo-index build --examples takes"
     )
     command.add_argument("--at-least", type=float, default=1.0, help="outcome from which a conversation is good [1]")
-    command.add_argument("--words", type=_positive, default=150, help="longest answer [150]")
+    command.add_argument("--words", type=_positive_integer, default=150, help="longest answer [150]")
     command.add_argument("--yes", action="store_true", help="approve all without asking")
 
 
-def _positive(text: str) -> int:
+def _positive_integer(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

@@ -1,21 +1,24 @@
-"""What differs between two bundles: prompt, examples, settings. Knows bundles; prints nothing."""
+"""The differences between two bundles as lines of text: prompt, examples and settings."""
 
 import difflib
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Final
 
 from index.types import Bundle, Example
 from optimizer.stages.prompt_edits import units
 
+_MAX_QUERY_CHARACTERS: Final = 70
+
 
 def differences(before: Bundle, after: Bundle) -> Iterator[str]:
-    """Lines for people: `-` for what is gone, `+` for what is new; nothing where both say the same to a model."""
-    yield from _prompt(before.prompt, after.prompt)
-    yield from _examples(before, after)
-    yield from _settings(before, after)
+    """Yield lines with `-` for removed and `+` for added text; nothing if both bundles say the same to a model."""
+    yield from _prompt_differences(before.prompt, after.prompt)
+    yield from _example_differences(before, after)
+    yield from _setting_differences(before, after)
 
 
-def _prompt(before: str, after: str) -> Iterator[str]:
+def _prompt_differences(before: str, after: str) -> Iterator[str]:
     if before == after:
         return
     yield "prompt"
@@ -25,21 +28,23 @@ def _prompt(before: str, after: str) -> Iterator[str]:
             yield f"  {line}"
 
 
-def _examples(before: Bundle, after: Bundle) -> Iterator[str]:
+def _example_differences(before: Bundle, after: Bundle) -> Iterator[str]:
     old, new = ({example.query: example for example in bundle.examples} for bundle in (before, after))
-    gone, fresh = [old[query] for query in old.keys() - new.keys()], [new[query] for query in new.keys() - old.keys()]
-    changed = [(old[query], new[query]) for query in old if query in new and _told(old[query]) != _told(new[query])]
-    if not (gone or fresh or changed):
+    removed = sorted((old[query] for query in old.keys() - new.keys()), key=lambda example: example.id)
+    added = sorted((new[query] for query in new.keys() - old.keys()), key=lambda example: example.id)
+    shared = [(old[query], new[query]) for query in old if query in new]
+    changed = [(one, other) for one, other in shared if (one.response, one.pinned) != (other.response, other.pinned)]
+    if not (removed or added or changed):
         return
     yield f"examples: {len(before.examples)} -> {len(after.examples)}"
-    yield from (f"  - {_short(example)}" for example in sorted(gone, key=lambda one: one.id))
-    yield from (f"  + {_short(example)}" for example in sorted(fresh, key=lambda one: one.id))
+    yield from (f"  - {_example_line(example)}" for example in removed)
+    yield from (f"  + {_example_line(example)}" for example in added)
     for one, other in changed:
-        what = "answer" if one.response != other.response else f"pinned: {one.pinned} -> {other.pinned}"
-        yield f"  ~ {_short(other)}: {what}"
+        change = "answer" if one.response != other.response else f"pinned: {one.pinned} -> {other.pinned}"
+        yield f"  ~ {_example_line(other)}: {change}"
 
 
-def _settings(before: Bundle, after: Bundle) -> Iterator[str]:
+def _setting_differences(before: Bundle, after: Bundle) -> Iterator[str]:
     old, new = (
         {"layout": bundle.manifest.layout, **asdict(bundle.manifest.retrieval), **bundle.manifest.sampling}
         for bundle in (before, after)
@@ -52,10 +57,7 @@ def _settings(before: Bundle, after: Bundle) -> Iterator[str]:
         yield from lines
 
 
-def _told(example: Example) -> tuple[str, bool]:
-    return example.response, example.pinned
-
-
-def _short(example: Example) -> str:
+def _example_line(example: Example) -> str:
     query = " ".join(example.query.split())
-    return f"{example.id}: {query if len(query) <= 70 else f'{query[:70]}...'}"
+    shortened = query if len(query) <= _MAX_QUERY_CHARACTERS else f"{query[:_MAX_QUERY_CHARACTERS]}..."
+    return f"{example.id}: {shortened}"

@@ -1,5 +1,6 @@
-"""Is everything there that a run needs? Asks each model one small thing, reads the data, loads the bundle. Knows what
-to try and how to say what is wrong; changes nothing.
+"""The checks of the command `doctor`: asks each model one small thing, reads the data and loads the bundle.
+
+It changes nothing.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from index.errors import DrpoError
 from index.types import Message
@@ -18,79 +20,85 @@ from optimizer.models.cached_calls import Request
 from optimizer.models.http_client import listed_models
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import read_chat
-from optimizer.stages.run import RunContext, api_key, open_run_context, starting_candidate
+from optimizer.stages.run_context import RunContext, api_key, open_run_context, starting_candidate
 
-_WITHIN = 15.0
+_LIST_TIMEOUT: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried. ok: None for what is only worth knowing."""
+    """The result of one check.
 
-    what: str
+    Attributes:
+        subject: What was checked.
+        ok: Whether the check passed; None for information.
+        message: What was found.
+    """
+
+    subject: str
     ok: bool | None
-    told: str
+    message: str
 
 
-async def examine(config: RunConfig) -> AsyncIterator[Finding]:
-    """What was found, one thing after the other; later things are tried although earlier ones failed."""
+async def check_run(config: RunConfig) -> AsyncIterator[Finding]:
+    """Check one thing after the other. A check that fails does not stop the later ones."""
     for role, table in config.models.items():
-        yield await _listed(role, table)
+        yield await _check_model_list(role, table)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         try:
-            async with open_run_context(config, journal, _nobody_listens) as context:
-                yield _data(context)
+            async with open_run_context(config, journal, lambda _line: None) as context:
+                yield _describe_data(context)
                 for role in config.models:
-                    yield await _answers(context, role)
-                async for finding in _scores(context):
+                    yield await _check_answer(context, role)
+                async for finding in _check_rewards(context):
                     yield finding
         except DrpoError as error:
             yield Finding("set-up", False, str(error))
 
 
-async def _listed(role: str, table: ModelTable) -> Finding:
-    what = f"models.{role}"
+async def _check_model_list(role: str, table: ModelTable) -> Finding:
+    subject = f"models.{role}"
     try:
-        names = await asyncio.wait_for(listed_models(table.base_url, api_key(table), _WITHIN), _WITHIN + 1)
+        listing = listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
+        names = await asyncio.wait_for(listing, _LIST_TIMEOUT + 1)
     except DrpoError as error:
-        return Finding(what, False, str(error))
+        return Finding(subject, False, str(error))
     if names and table.model not in names:
-        return Finding(what, False, f"{table.base_url} does not list {table.model}: it lists {', '.join(names[:5])}")
-    return Finding(what, True, f"{table.model} at {table.base_url}")
+        message = f"{table.base_url} does not list {table.model}: it lists {', '.join(names[:5])}"
+        return Finding(subject, False, message)
+    return Finding(subject, True, f"{table.model} at {table.base_url}")
 
 
-def _nobody_listens(_told: str) -> None:
-    """Little is under way here."""
+def _describe_data(context: RunContext) -> Finding:
+    data = context.data
+    parts = {"train": data.train, "sealed": data.sealed, "validation": data.validation}
+    return Finding("data", True, "; ".join(_describe_rows(name, rows) for name, rows in parts.items()))
 
 
-def _data(context: RunContext) -> Finding:
-    told = [_counted(name, rows) for name, rows in (("train", context.data.train), ("sealed", context.data.sealed))]
-    return Finding("data", True, "; ".join([*told, _counted("validation", context.data.validation)]))
-
-
-def _counted(name: str, rows: Sequence[Row]) -> str:
+def _describe_rows(name: str, rows: Sequence[Row]) -> str:
     kinds = Counter(row.kind for row in rows)
-    referenced = sum(row.reference is not None for row in rows)
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"{name}: {len(rows)} queries ({listed}; {referenced} with a reference)"
+    with_reference = sum(row.reference is not None for row in rows)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{name}: {len(rows)} queries ({counts}; {with_reference} with a reference)"
 
 
-async def _answers(context: RunContext, role: str) -> Finding:
-    what = f"models.{role} answers"
+async def _check_answer(context: RunContext, role: str) -> Finding:
+    """Ask the model of a role for one short answer."""
+    subject = f"models.{role} answers"
     try:
         if role == TASK:
             candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
             reply = await context.task.answer(candidate, Row("Say hello.", history=(Message("user", "Hi."),)))
-            return Finding(what, True, f"{reply.completion_tokens} tokens, ends with {reply.finish_reason}")
+            return Finding(subject, True, f"{reply.completion_tokens} tokens, ends with {reply.finish_reason}")
         body = {"messages": [{"role": "user", "content": "Reply with the word yes."}], "max_tokens": 8}
         await context.calls.ask(Request(role, "chat/completions", body), read_chat)
     except DrpoError as error:
-        return Finding(what, False, str(error))
-    return Finding(what, True, "a chat completion")
+        return Finding(subject, False, str(error))
+    return Finding(subject, True, "a chat completion")
 
 
-async def _scores(context: RunContext) -> AsyncIterator[Finding]:
-    """The first training row under the starting bundle, by every reward."""
+async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
+    """Answer the first training row with the starting bundle, and score the answer with every reward."""
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
@@ -100,5 +108,7 @@ async def _scores(context: RunContext) -> AsyncIterator[Finding]:
         return
     for name in context.config.reward.weights:
         part = judged.parts.get(name)
-        told = "nothing to say of the first training row (no reference)" if part is None else f"{part.value:.3f}"
-        yield Finding(f"reward {name}", None if part is None else True, told)
+        if part is None:
+            yield Finding(f"reward {name}", None, "nothing to say of the first training row (no reference)")
+        else:
+            yield Finding(f"reward {name}", True, f"{part.value:.3f}")

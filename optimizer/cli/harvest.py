@@ -1,17 +1,16 @@
-"""Seed examples from conversations that went well: an export with outcomes goes in, approved examples come out. Knows
-conversations and what a bundle accepts; asks a person about each.
+"""Seed examples from good conversations: reads an export with outcomes and returns the examples a person approves.
 
     {"messages": [{"role", "content"}, ...], "outcome": 0.9}
 
-`outcome` (or score, rating, reward) is a number, or true for good. Taken is the first question with its answer: later
-turns lean on what was said before.
+`outcome` (or score, rating, reward) is a number, or true for good. An example is the first question with its answer,
+because later turns depend on the turns before.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -20,12 +19,23 @@ from index.errors import DrpoError
 from index.types import Example
 from optimizer.core.errors import DataError
 
-_OUTCOMES = ("outcome", "score", "rating", "reward")
+Approve = Callable[[Example, float], bool]
+"""Decides whether an example with its outcome is taken."""
+_OUTCOME_FIELDS: Final = ("outcome", "score", "rating", "reward")
+_ID_LENGTH: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """What came of an export. approved: in the order of the file; the rest are counts."""
+    """The examples from an export, and the number of conversations that gave none.
+
+    Attributes:
+        approved: The approved examples, in the order of the file.
+        read: Number of conversations.
+        too_low: Number of conversations whose outcome is too low.
+        unfit: Number of conversations whose example is unusable, too long or a duplicate.
+        refused: Number of examples that were not approved.
+    """
 
     approved: tuple[Example, ...]
     read: int
@@ -34,24 +44,28 @@ class Harvest:
     refused: int
 
 
-Approve = Callable[[Example, float], bool]
+def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) -> Harvest:
+    """Read an export and choose its examples.
 
+    Args:
+        path: A JSONL file with one conversation per line.
+        min_outcome: Conversations with a lower outcome are left out.
+        max_words: Longer answers are left out.
+        approve: Called with each example that is left.
 
-def harvest(path: Path, at_least: float, words: int, approve: Approve) -> Harvest:
-    """Read an export; ask `approve` about each example that is good enough, short enough and not there yet.
-
-    Raises DataError for a line that is no conversation.
+    Raises:
+        DataError: The file cannot be read, or a line is not a conversation with an outcome.
     """
     approved: dict[str, Example] = {}
     read = too_low = unfit = refused = 0
-    for fields, place in _lines(path):
+    for fields, location in _conversations(path):
         read += 1
-        outcome = _outcome(fields, place)
-        if outcome < at_least:
+        outcome = _outcome(fields, location)
+        if outcome < min_outcome:
             too_low += 1
             continue
-        example = _example(fields, place)
-        if example is None or example.id in approved or len(example.response.split()) > words:
+        example = _first_example(fields, location)
+        if example is None or example.id in approved or len(example.response.split()) > max_words:
             unfit += 1
         elif approve(example, outcome):
             approved[example.id] = example
@@ -61,7 +75,7 @@ def harvest(path: Path, at_least: float, words: int, approve: Approve) -> Harves
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """As drpo-index build --examples takes them. Raises DataError."""
+    """Write examples in the format of drpo-index build --examples. Raises DataError."""
     rows = [{"query": one.query, "response": one.response, "tags": list(one.tags)} for one in examples]
     try:
         path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
@@ -69,42 +83,47 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _conversations(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the fields of each line, and its location for error messages."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            place = f"{path}, line {number}"
-            try:
-                fields = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                raise DataError(f"{place}: not JSON") from None
-            if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
-                raise DataError(f'{place}: needs "messages", a list of turns')
-            yield fields, place
+            location = f"{path}, line {number}"
+            yield _parse_conversation(line, location), location
 
 
-def _outcome(fields: Mapping[str, Any], place: str) -> float:
-    """True counts as 1; a conversation without an outcome is an error: it would be taken for a good one."""
-    value = next((fields[name] for name in _OUTCOMES if name in fields), None)
+def _parse_conversation(line: bytes, location: str) -> Mapping[str, Any]:
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise DataError(f"{location}: not JSON") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
+        raise DataError(f'{location}: needs "messages", a list of turns')
+    return fields
+
+
+def _outcome(fields: Mapping[str, Any], location: str) -> float:
+    """Return the outcome; true counts as 1. A missing outcome is an error, so that it does not count as a good one."""
+    value = next((fields[name] for name in _OUTCOME_FIELDS if name in fields), None)
     if not isinstance(value, int | float):
-        raise DataError(f"{place}: needs one of {', '.join(_OUTCOMES)}: a number, or true for good")
+        raise DataError(f"{location}: needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good")
     return float(value)
 
 
-def _example(fields: Mapping[str, Any], place: str) -> Example | None:
-    """The first user turn and the answer to it; None where there is none that a bundle accepts."""
+def _first_example(fields: Mapping[str, Any], location: str) -> Example | None:
+    """Return the first user turn with its answer; None if a bundle does not accept it."""
     turns = [turn for turn in fields["messages"] if isinstance(turn, dict) and turn.get("role") != "system"]
     match turns[:2]:
         case [{"role": "user", "content": str() as query}, {"role": "assistant", "content": str() as response}]:
-            name = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:12]
+            name = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:_ID_LENGTH]
             example = Example(name, query.strip(), response.strip(), tags=("harvested",))
         case _:
             return None
     try:
-        check_example(example, place)
+        check_example(example, location)
     except DrpoError:
         return None
     return example

@@ -1,4 +1,4 @@
-"""The measures as a table for people, and as plain values for files. Knows no answer and no rule."""
+"""Results as tables for a terminal, as Markdown and as plain values."""
 
 from collections.abc import Iterator, Sequence
 from math import isnan
@@ -13,41 +13,73 @@ from optimizer.stages.estimate import Estimate, Range
 from optimizer.stages.sealed_evaluation import SealedResult, VariantSummary
 
 
-def as_table(evaluation: Evaluation, title: str) -> Table:
-    """Measures in lines, variants in columns; 95 % intervals in brackets."""
+def evaluation_table(evaluation: Evaluation, title: str) -> Table:
+    """Show measures in rows and variants in columns, with 95 % intervals in brackets."""
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     for variant in evaluation.variants:
         table.add_column(variant, justify="right")
     for line in zip(*evaluation.variants.values(), strict=True):
-        table.add_row(line[0].name, *(as_text(measure) for measure in line))
+        table.add_row(line[0].name, *(measure_text(measure) for measure in line))
     return table
 
 
-def as_markdown(evaluation: Evaluation) -> str:
-    """The same table in Markdown."""
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """Return the same table in Markdown."""
     names = list(evaluation.variants)
     lines = [["measure", *names], ["---"] * (len(names) + 1)]
-    lines += [[line[0].name, *map(as_text, line)] for line in zip(*evaluation.variants.values(), strict=True)]
+    lines += [[line[0].name, *map(measure_text, line)] for line in zip(*evaluation.variants.values(), strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def as_values(evaluation: Evaluation) -> dict[str, object]:
-    """Variant -> measure -> estimate, low, high, trials (and hits for shares that were counted)."""
+def evaluation_values(evaluation: Evaluation) -> dict[str, object]:
+    """Return estimate, low, high and trials by variant and measure, and hits for shares."""
     return {
-        variant: {measure.name: _values(measure) for measure in lines} for variant, lines in evaluation.variants.items()
+        variant: {measure.name: _measure_values(measure) for measure in measures}
+        for variant, measures in evaluation.variants.items()
     }
 
 
-def as_text(measure: Measure) -> str:
-    """Such as `0.97 [0.90, 0.99] 58/60`."""
-    digits = 2 if measure.is_share else 0
-    interval = measure.interval
-    text = f"{interval.estimate:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+def measure_text(measure: Measure) -> str:
+    """Return a measure as text, for example `0.97 [0.90, 0.99] 58/60`."""
+    text = _interval_text(measure.interval, 2 if measure.is_share else 0)
     return text if measure.hits is None else f"{text} {measure.hits}/{measure.trials}"
 
 
-def _values(measure: Measure) -> dict[str, object]:
+def sealed_table(result: SealedResult) -> Table:
+    """Show the sealed evaluation: figures in rows and variants in columns, with 95 % intervals in brackets."""
+    table = Table(title=f"sealed evaluation, {result.rows} queries that nothing before has seen", title_justify="left")
+    table.add_column("figure")
+    for name in result.summaries:
+        table.add_column(name, justify="right")
+    for label, cells in _summary_rows(list(result.summaries.values())):
+        table.add_row(label, *cells)
+    comparisons = [result.against.get(name) for name in result.summaries]
+    table.add_section()
+    differences = ("" if one is None else _interval_text(one.difference, 3) for one in comparisons)
+    table.add_row("bundle is better by", *differences)
+    if (preferred := result.against["baseline"].preferred) is not None:
+        table.add_row("judge prefers bundle", "", _interval_text(preferred, 2))
+    table.add_row("bundle wins", *("" if one is None else f"{one.wins:.0%}" for one in comparisons))
+    return table
+
+
+def estimate_table(estimate: Estimate, limits: Limits) -> Table:
+    """Show the expected cost of a run, with 90 % intervals, next to its budget."""
+    table = Table(title="what this run will cost", title_justify="left")
+    for name in ("", "median", "90 % interval", "budget"):
+        table.add_column(name, justify="right" if name else "left")
+    for role, calls in estimate.by_role.items():
+        table.add_row(f"calls of {role}", *_range_cells(calls, 0), "")
+    seconds = estimate.seconds
+    minutes = Range(seconds.median / 60, seconds.low / 60, seconds.high / 60)
+    table.add_row("calls", *_range_cells(estimate.calls, 0), _limit_text(limits.calls))
+    table.add_row("tokens", *_range_cells(estimate.tokens, 0), _limit_text(limits.tokens))
+    table.add_row("minutes", *_range_cells(minutes, 1 if minutes.high < 100 else 0), _limit_text(limits.minutes))
+    return table
+
+
+def _measure_values(measure: Measure) -> dict[str, object]:
     interval = measure.interval
     values: dict[str, object] = {
         "estimate": interval.estimate,
@@ -58,64 +90,31 @@ def _values(measure: Measure) -> dict[str, object]:
     return values if measure.hits is None else {**values, "hits": measure.hits}
 
 
-def sealed_table(verdict: SealedResult) -> Table:
-    """The sealed evaluation: figures in lines, variants in columns, with 95 % intervals in brackets."""
-    table = Table(title=f"sealed evaluation, {verdict.rows} queries that nothing before has seen", title_justify="left")
-    table.add_column("figure")
-    for name in verdict.figures:
-        table.add_column(name, justify="right")
-    figures = list(verdict.figures.values())
-    for name, found in _figure_lines(figures):
-        table.add_row(name, *found)
-    differences = [verdict.against.get(name) for name in verdict.figures]
-    table.add_section()
-    table.add_row("bundle is better by", *("" if one is None else _interval(one.difference, 3) for one in differences))
-    if (preferred := verdict.against["baseline"].preferred) is not None:
-        table.add_row("judge prefers bundle", "", _interval(preferred, 2))
-    table.add_row("bundle wins", *("" if one is None else f"{one.wins:.0%}" for one in differences))
-    return table
+def _summary_rows(summaries: Sequence[VariantSummary]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the label and the cells of each row. The first summary decides which kinds and rewards are shown."""
+    first = summaries[0]
+    yield "score", [_interval_text(one.score, 3) for one in summaries]
+    for kind in first.by_kind:
+        cells = [_interval_text(one.by_kind[kind], 3) if kind in one.by_kind else "" for one in summaries]
+        yield f"  of {kind} queries", cells
+    for part in first.parts:
+        yield f"  reward {part}", [_interval_text(one.parts[part], 3) if part in one.parts else "" for one in summaries]
+    yield "ends by itself", [_interval_text(one.ends, 2) for one in summaries]
+    if not isnan(first.refuses_unsafe.estimate):
+        yield "refuses unsafe", [_interval_text(one.refuses_unsafe, 2) for one in summaries]
+    yield "refuses safe", [_interval_text(one.refuses_safe, 2) for one in summaries]
+    yield "queries", [str(one.rows) for one in summaries]
+    yield "words", [f"{one.words:.0f}" for one in summaries]
+    yield "prompt tokens", [f"{one.prompt_tokens:.0f}" for one in summaries]
 
 
-def estimate_table(estimate: Estimate, limits: Limits) -> Table:
-    """What a run will cost: medians, 90 % intervals, and the budget beside them."""
-    table = Table(title="what this run will cost", title_justify="left")
-    for name in ("", "median", "90 % interval", "budget"):
-        table.add_column(name, justify="right" if name else "left")
-    for role, calls in estimate.by_role.items():
-        table.add_row(f"calls of {role}", f"{calls.median:,.0f}", f"{calls.low:,.0f} to {calls.high:,.0f}", "")
-    minutes = tuple(value / 60 for value in (estimate.seconds.median, estimate.seconds.low, estimate.seconds.high))
-    for name, (median, low, high), limit in (
-        ("calls", _values_of(estimate.calls), limits.calls),
-        ("tokens", _values_of(estimate.tokens), limits.tokens),
-        ("minutes", minutes, limits.minutes),
-    ):
-        digits = 1 if name == "minutes" and high < 100 else 0
-        spread = f"{low:,.{digits}f} to {high:,.{digits}f}"
-        table.add_row(name, f"{median:,.{digits}f}", spread, "" if limit is None else f"{limit:,g}")
-    return table
+def _range_cells(values: Range, digits: int) -> tuple[str, str]:
+    return f"{values.median:,.{digits}f}", f"{values.low:,.{digits}f} to {values.high:,.{digits}f}"
 
 
-def _values_of(found: Range) -> tuple[float, float, float]:
-    return found.median, found.low, found.high
+def _limit_text(limit: float | None) -> str:
+    return "" if limit is None else f"{limit:,g}"
 
 
-def _figure_lines(figures: Sequence[VariantSummary]) -> Iterator[tuple[str, list[str]]]:
-    yield "score", [_interval(one.score, 3) for one in figures]
-    for kind in figures[0].by_kind:
-        yield (
-            f"  of {kind} queries",
-            [_interval(one.by_kind[kind], 3) if kind in one.by_kind else "" for one in figures],
-        )
-    for part in figures[0].parts:
-        yield f"  reward {part}", [_interval(one.parts[part], 3) if part in one.parts else "" for one in figures]
-    yield "ends by itself", [_interval(one.ends, 2) for one in figures]
-    if not isnan(figures[0].refuses_unsafe.estimate):
-        yield "refuses unsafe", [_interval(one.refuses_unsafe, 2) for one in figures]
-    yield "refuses safe", [_interval(one.refuses_safe, 2) for one in figures]
-    yield "queries", [str(one.rows) for one in figures]
-    yield "words", [f"{one.words:.0f}" for one in figures]
-    yield "prompt tokens", [f"{one.prompt_tokens:.0f}" for one in figures]
-
-
-def _interval(interval: Interval, digits: int) -> str:
+def _interval_text(interval: Interval, digits: int) -> str:
     return f"{interval.estimate:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

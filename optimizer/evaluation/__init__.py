@@ -1,1 +1,1 @@
-"""Measures the answers of a model or a server on a data set."""
+"""Evaluation of endpoints on a data set, and of a judge against labels by people."""

@@ -1,12 +1,11 @@
-"""The answers file: one JSON line per answer, written when it comes, so that a run that was cut short goes on.
+"""The answers file: one JSON line per answer, written as soon as it arrives, so that an interrupted run can continue.
 
-A line is found again by its key: a hash of all that decides an answer (model, variant, decoding, conversation). It does
-not know the bundle behind an endpoint: after changing that, begin a new file.
+The key of a line is a hash of model, variant, decoding and conversation. The bundle behind an endpoint is not part of
+the key: start a new file after changing the bundle.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Self
 
@@ -18,16 +17,17 @@ from optimizer.evaluation.chat_endpoint import Answer, Decoding
 
 
 def answer_key(model: str, variant: str, decoding: Decoding, row: Row) -> str:
-    """What an answer is filed under."""
+    """Return the key under which an answer is saved."""
     turns = [[message.role, message.text] for message in row.messages]
-    return hashlib.sha256(orjson.dumps([model, variant, asdict(decoding), turns])).hexdigest()
+    parameters = {"max_tokens": decoding.max_tokens, "temperature": decoding.temperature}
+    return hashlib.sha256(orjson.dumps([model, variant, parameters, turns])).hexdigest()
 
 
 class AnswersFile:
-    """Answers by key, kept in a file if there is a path. Use as a context manager."""
+    """Answers by key, saved in a file, or only in memory if the path is None. Use it as a context manager."""
 
     def __init__(self, path: Path | None) -> None:
-        """DataError: the file cannot be opened, or holds a line that is no answer."""
+        """Read the file. Raises DataError if it cannot be opened or has a line that is not an answer."""
         self._answers: dict[str, Answer] = {}
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -42,20 +42,20 @@ class AnswersFile:
             self._file.close()
 
     def get(self, key: str) -> Answer | None:
-        """The answer filed under `key`, if any."""
+        """Return the answer with this key; None if there is none."""
         return self._answers.get(key)
 
     def add(self, key: str, variant: str, row: Row, answer: Answer) -> None:
-        """Files one answer, at once on disk. The query is written too, for people who read the file."""
+        """Save one answer at once. The query is written too, for people who read the file."""
         self._answers[key] = answer
         if self._file is not None:
-            record = {"key": key, "variant": variant, "kind": row.kind, "query": row.query, **asdict(answer)}
+            record = {"key": key, "variant": variant, "kind": row.kind, "query": row.query, **_as_values(answer)}
             self._file.write(orjson.dumps(record) + b"\n")
             self._file.flush()
 
 
 def _read(path: Path) -> dict[str, Answer]:
-    """The answers on file. What stands after the last line break was cut off: it is removed, and asked again."""
+    """Read the answers. Removes text after the last line break: the run that wrote it was interrupted."""
     try:
         with path.open("a+b") as file:
             file.seek(0)
@@ -64,10 +64,22 @@ def _read(path: Path) -> dict[str, Answer]:
             file.truncate(len(complete))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
-    return dict(_parse(line, f"{path}, line {n}") for n, line in enumerate(complete.split(b"\n")[:-1], start=1))
+    return dict(
+        _parse(line, f"{path}, line {number}") for number, line in enumerate(complete.split(b"\n")[:-1], start=1)
+    )
 
 
-def _parse(line: bytes, place: str) -> tuple[str, Answer]:
+def _as_values(answer: Answer) -> dict[str, object]:
+    return {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "examples": answer.examples,
+    }
+
+
+def _parse(line: bytes, location: str) -> tuple[str, Answer]:
     try:
         record: Mapping[str, object] = orjson.loads(line)
         answer = Answer(
@@ -79,4 +91,4 @@ def _parse(line: bytes, place: str) -> tuple[str, Answer]:
         )
         return str(record["key"]), answer
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{place}: not an answer of an earlier run: name another file with --out") from None
+        raise DataError(f"{location}: not an answer of an earlier run: name another file with --out") from None

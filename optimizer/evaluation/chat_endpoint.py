@@ -1,5 +1,6 @@
-"""A chat endpoint as a function: messages in, one answer out. For `eval`, which measures whole endpoints. Knows how an
-answer is asked for and read; the HTTP is in client.py.
+"""A chat endpoint as a function: takes messages, returns one answer. The command `eval` measures endpoints with it.
+
+It builds requests and reads replies. The HTTP client is optimizer.models.http_client.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ VARIANT_HEADER = "x-drpo-variant"
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What the client states about decoding; everything else is left to the bundle or the server."""
+    """The decoding parameters of a request. The bundle or the server sets all others."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -27,9 +28,14 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `finish_reason` as the server gives it; tokens are 0 where it does not count them.
+    """One answer of an endpoint.
 
-    `examples`: the ids that the proxy says it showed (empty elsewhere).
+    Attributes:
+        text: The text of the answer.
+        finish_reason: The finish reason that the server gives.
+        prompt_tokens: Tokens of the prompt; 0 if the server does not count them.
+        completion_tokens: Tokens of the answer; 0 if the server does not count them.
+        examples: Ids of the examples that the proxy injected; empty for other servers.
     """
 
     text: str
@@ -40,7 +46,7 @@ class Answer:
 
 
 class ChatEndpoint:
-    """An open connection to one endpoint; at most `concurrency` requests at a time. Use as `async with`."""
+    """A client of one chat endpoint, with a limit of concurrent requests. Use it as an async context manager."""
 
     def __init__(
         self,
@@ -63,7 +69,15 @@ class ChatEndpoint:
         await self._client.__aexit__(kind, error, trace)
 
     async def complete(self, messages: Sequence[Message], variant: str | None = None) -> Answer:
-        """The answer to `messages`. `variant`: sent as x-drpo-variant, if any. ModelError."""
+        """Ask for an answer.
+
+        Args:
+            messages: The conversation.
+            variant: The value of the header x-drpo-variant; None sends no header.
+
+        Raises:
+            ModelError: The endpoint gives no usable answer.
+        """
         body = {
             "model": self._client.endpoint.model,
             "messages": [{"role": message.role, "content": message.text} for message in messages],
@@ -71,12 +85,20 @@ class ChatEndpoint:
             "temperature": self._decoding.temperature,
         }
         headers = {VARIANT_HEADER: variant} if variant else {}
-        raw, told = await self._client.post("chat/completions", orjson.dumps(body), headers)
-        return parse_answer(raw, told.get("x-drpo-examples", ""))
+        raw, reply_headers = await self._client.post("chat/completions", orjson.dumps(body), headers)
+        return parse_answer(raw, reply_headers.get("x-drpo-examples", ""))
 
 
 def parse_answer(raw: bytes, examples: str) -> Answer:
-    """A chat completion's first choice. `examples`: ids, separated by commas. UnparsableReplyError."""
+    """Read the first choice of a chat completion.
+
+    Args:
+        raw: The body of the reply.
+        examples: The header x-drpo-examples: ids, separated by commas.
+
+    Raises:
+        UnparsableReplyError: The body is not a chat completion.
+    """
     try:
         reply = orjson.loads(raw)
         choice = reply["choices"][0]

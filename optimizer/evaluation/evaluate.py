@@ -1,6 +1,6 @@
-"""Variants side by side on one data set: asks every variant every query and measures the answers. Read this first.
+"""Compares variants of an endpoint on one data set: asks every variant every query, and measures the answers.
 
-One way: rows -> answers (each filed at once) -> scores -> measures -> table.
+The data flows in one direction: rows, answers (each saved at once), scored answers, measures. Read this module first.
 """
 
 import asyncio
@@ -11,14 +11,21 @@ from index.embedders.base import Embedder
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile, answer_key
 from optimizer.evaluation.chat_endpoint import Answer, ChatEndpoint, Decoding
-from optimizer.evaluation.measures import Measure, measures, score
+from optimizer.evaluation.measures import Measure, measure_answers, measures
 
-Progress = Callable[[], None]
+OnAnswer = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is asked: every row of every variant. `model` and `decoding` name the answers in the answers file."""
+    """What an evaluation asks: every row of every variant.
+
+    Attributes:
+        model: Name of the model; part of the key of an answer in the answers file.
+        decoding: Decoding parameters; part of the key too.
+        variants: Values of the header x-drpo-variant.
+        rows: The rows of the data set.
+    """
 
     model: str
     decoding: Decoding
@@ -28,44 +35,61 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The measures of every variant, in the order that the variants were named."""
+    """The result of an evaluation.
+
+    Attributes:
+        rows: Number of rows.
+        variants: Measures by variant, in the order of the plan.
+    """
 
     rows: int
     variants: Mapping[str, tuple[Measure, ...]]
 
 
 async def evaluate(
-    plan: EvaluationPlan, model: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None, progress: Progress
+    plan: EvaluationPlan, endpoint: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None, on_answer: OnAnswer
 ) -> Evaluation:
-    """Asks what is not on file yet, then measures. `progress` is called once per answer. ModelError."""
-    found = {variant: await answer_all(plan, variant, model, answers, progress) for variant in plan.variants}
+    """Ask for the answers that the file does not hold, and measure all answers.
+
+    Args:
+        plan: What to ask.
+        endpoint: The endpoint to evaluate.
+        answers: Holds the answers of earlier runs, and saves new ones.
+        embedder: Measures similarity to the references; None for no such measure.
+        on_answer: Called once per answer.
+
+    Raises:
+        ModelError: The endpoint gives no usable answer.
+    """
+    # One variant after the other, so that each has the endpoint's prefix cache to itself.
+    found = {variant: await answer_all(plan, variant, endpoint, answers, on_answer) for variant in plan.variants}
     return measure(plan.rows, found, embedder)
 
 
-def measure(rows: Sequence[Row], found: Mapping[str, Sequence[Answer]], embedder: Embedder | None) -> Evaluation:
-    """The measures of answers that are there already, one per row for each variant."""
-    return Evaluation(len(rows), {name: measures(score(rows, given, embedder)) for name, given in found.items()})
+def measure(rows: Sequence[Row], answers: Mapping[str, Sequence[Answer]], embedder: Embedder | None) -> Evaluation:
+    """Measure the answers of each variant, one per row."""
+    variants = {name: measures(measure_answers(rows, found, embedder)) for name, found in answers.items()}
+    return Evaluation(len(rows), variants)
 
 
 async def answer_all(
-    plan: EvaluationPlan, variant: str, model: ChatEndpoint, answers: AnswersFile, progress: Progress
+    plan: EvaluationPlan, variant: str, endpoint: ChatEndpoint, answers: AnswersFile, on_answer: OnAnswer
 ) -> tuple[Answer, ...]:
-    """A variant's answers, one per row. One variant after the other, so that each has the endpoint's prefix cache to
-    itself. ModelError."""
+    """Return the answers of one variant, one per row. Raises ModelError."""
 
-    async def answer_one(row: Row) -> Answer:
+    async def answer_row(row: Row) -> Answer:
         key = answer_key(plan.model, variant, plan.decoding, row)
         answer = answers.get(key)
         if answer is None:
-            answer = await model.complete(row.messages, variant)
+            answer = await endpoint.complete(row.messages, variant)
             answers.add(key, variant, row, answer)
-        progress()
+        on_answer()
         return answer
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer_one(row)) for row in plan.rows]
+            tasks = [group.create_task(answer_row(row)) for row in plan.rows]
     except ExceptionGroup as failures:
-        # The others were cancelled because of the first one: that is the one to tell.
+        # The group cancelled the other tasks because of the first failure.
         raise failures.exceptions[0] from None
     return tuple(task.result() for task in tasks)

@@ -1,9 +1,10 @@
-"""How far a judge agrees with people: pairs of answers with a human label, each judged in both orders. Knows pairs and
-counts; a reply that cannot be read is counted, and asked for once.
+"""How often a judge agrees with people: pairs of answers with a label by a person, each pair judged in both orders.
+
+The data is JSONL. The names of LLMBar (instruction, output_1, output_2, label) are read too:
 
     {"query": "...", "first": "...", "second": "...", "better": 1 | 2, "subset": "..."}
 
-LLMBar's names for the same (instruction, output_1, output_2, label) are read too.
+A reply that cannot be read is counted, because how often that happens is part of the result. It is not asked for again.
 """
 
 import asyncio
@@ -20,12 +21,20 @@ from optimizer.core.errors import DataError, UnparsableReplyError
 from optimizer.models.cached_calls import Calls, Json
 from optimizer.rewards.judge import preference_request, read_preference
 
-_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))
+_FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to a query; better: 1 or 2, by a person."""
+    """Two answers to one query with a label.
+
+    Attributes:
+        query: The query.
+        first: Answer 1.
+        second: Answer 2.
+        better: The answer that a person prefers: 1 or 2.
+        subset: The part of the data set that the pair belongs to; may be empty.
+    """
 
     query: str
     first: str
@@ -36,7 +45,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the judge preferred, 1 or 2 as the pair numbers them, shown in order and swapped; None: unreadable."""
+    """The answers that the judge prefers: 1 or 2 as the pair numbers them, None if the reply cannot be read.
+
+    Attributes:
+        pair: The pair that was judged.
+        in_order: The preferred answer when answer 1 is shown first.
+        swapped: The preferred answer when answer 2 is shown first.
+    """
 
     pair: Pair
     in_order: int | None
@@ -45,8 +60,16 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """accuracy: of all readable replies; both: pairs judged right in both orders; consistent: pairs judged alike in
-    both; first_shown: replies that prefer what was shown first (0.5 is no bias); readable: of all replies."""
+    """The agreement of a judge with people, as shares with 95 % intervals.
+
+    Attributes:
+        pairs: Number of pairs.
+        accuracy: Correct preferences, of all readable replies.
+        both: Pairs that are judged correctly in both orders, of the pairs with two readable replies.
+        consistent: Pairs with the same preference in both orders, of the pairs with two readable replies.
+        first_shown: Preferences for the answer shown first, of all readable replies; 0.5 means no position bias.
+        readable: Readable replies, of all replies.
+    """
 
     pairs: int
     accuracy: Interval
@@ -57,41 +80,40 @@ class Agreement:
 
 
 def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
-    """The pairs of a JSONL file. Raises DataError."""
+    """Read the pairs of a JSONL file, at most `limit`. Raises DataError."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    pairs = [_pair(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    pairs = [_parse_pair(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not pairs:
         raise DataError(f"{path}: there is no pair")
     return tuple(pairs[:limit])
 
 
 async def check_judge(calls: Calls, pairs: Sequence[Pair]) -> list[Judgement]:
-    """Every pair in both orders. Raises ModelError, BudgetSpentError."""
-    return list(await asyncio.gather(*(_judge(calls, pair) for pair in pairs)))
+    """Judge every pair in both orders. Raises ModelError, BudgetSpentError."""
+    return list(await asyncio.gather(*(_judge_pair(calls, pair) for pair in pairs)))
 
 
 def agreement(judgements: Sequence[Judgement]) -> Agreement:
-    """What the judgements come to."""
-    said = [(one.pair.better, choice) for one in judgements for choice in (one.in_order, one.swapped)]
-    right = [choice == better for better, choice in said if choice is not None]
-    whole = [one for one in judgements if one.in_order is not None and one.swapped is not None]
-    shown_first = [one.in_order == 1 for one in judgements if one.in_order is not None]
-    shown_first += [one.swapped == 2 for one in judgements if one.swapped is not None]
+    """Compute the agreement from the judgements."""
+    preferences = [(one.pair.better, preferred) for one in judgements for preferred in (one.in_order, one.swapped)]
+    complete = [one for one in judgements if one.in_order is not None and one.swapped is not None]
+    first_shown = [one.in_order == 1 for one in judgements if one.in_order is not None]
+    first_shown += [one.swapped == 2 for one in judgements if one.swapped is not None]
     return Agreement(
         pairs=len(judgements),
-        accuracy=_share(right),
-        both=_share([one.in_order == one.swapped == one.pair.better for one in whole]),
-        consistent=_share([one.in_order == one.swapped for one in whole]),
-        first_shown=_share(shown_first),
-        readable=_share([choice is not None for _, choice in said]),
+        accuracy=_share([preferred == better for better, preferred in preferences if preferred is not None]),
+        both=_share([one.in_order == one.swapped == one.pair.better for one in complete]),
+        consistent=_share([one.in_order == one.swapped for one in complete]),
+        first_shown=_share(first_shown),
+        readable=_share([preferred is not None for _, preferred in preferences]),
     )
 
 
 def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
-    """All pairs, and each subset."""
+    """Show the agreement on all pairs and on each subset."""
     table = Table(title=f"{model} against people", title_justify="left")
     for name in ("pairs", "accuracy", "right in both orders", "consistent", "prefers first shown", "readable"):
         table.add_column(name, justify="right")
@@ -99,30 +121,30 @@ def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
     for name, group in _groups(judgements):
         found = agreement(group)
         shares = (found.accuracy, found.both, found.consistent, found.first_shown, found.readable)
-        table.add_row(f"{name} ({found.pairs})", *(_text(share) for share in shares))
+        table.add_row(f"{name} ({found.pairs})", *(_share_text(share) for share in shares))
     return table
 
 
 def read_either(reply: Any) -> Json:
-    """`better`: A or B, or None where the reply cannot be read: that is what is measured here."""
+    """Read which answer is better: A, B, or None for a reply that cannot be read. Such a reply is a valid result."""
     try:
         return read_preference(reply)
     except (UnparsableReplyError, KeyError):
         return {"better": None}
 
 
-async def _judge(calls: Calls, pair: Pair) -> Judgement:
+async def _judge_pair(calls: Calls, pair: Pair) -> Judgement:
     in_order, swapped = await asyncio.gather(
         calls.ask(preference_request(pair.query, pair.first, pair.second), read_either),
         calls.ask(preference_request(pair.query, pair.second, pair.first), read_either),
     )
-    return Judgement(pair, _number(in_order, "A"), _number(swapped, "B"))
+    return Judgement(pair, _preferred_answer(in_order, "A"), _preferred_answer(swapped, "B"))
 
 
-def _number(kept: Json, first_is: str) -> int | None:
-    if kept["better"] is None:
+def _preferred_answer(reply: Json, letter_of_first: str) -> int | None:
+    if reply["better"] is None:
         return None
-    return 1 if kept["better"] == first_is else 2
+    return 1 if reply["better"] == letter_of_first else 2
 
 
 def _groups(judgements: Sequence[Judgement]) -> Iterator[tuple[str, Sequence[Judgement]]]:
@@ -133,15 +155,15 @@ def _groups(judgements: Sequence[Judgement]) -> Iterator[tuple[str, Sequence[Jud
             yield subset or "others", [one for one in judgements if one.pair.subset == subset]
 
 
-def _pair(line: bytes, place: str) -> Pair:
+def _parse_pair(line: bytes, location: str) -> Pair:
     try:
         fields: Mapping[str, Any] = orjson.loads(line)
-        names = next(names for names in _NAMES if all(name in fields for name in names))
+        names = next(names for names in _FIELD_NAMES if all(name in fields for name in names))
     except (orjson.JSONDecodeError, StopIteration, TypeError):
-        raise DataError(f"{place}: needs query, first, second and better (1 or 2)") from None
+        raise DataError(f"{location}: needs query, first, second and better (1 or 2)") from None
     query, first, second, better = (fields[name] for name in names)
     if better not in (1, 2) or not all(isinstance(text, str) for text in (query, first, second)):
-        raise DataError(f"{place}: query and both answers must be texts, and the better one 1 or 2")
+        raise DataError(f"{location}: query and both answers must be texts, and the better one 1 or 2")
     return Pair(query, first, second, better, str(fields.get("subset", "")))
 
 
@@ -149,5 +171,5 @@ def _share(outcomes: Sequence[bool]) -> Interval:
     return wilson(sum(outcomes), len(outcomes))
 
 
-def _text(share: Interval) -> str:
+def _share_text(share: Interval) -> str:
     return f"{share.estimate:.3f} [{share.low:.2f}, {share.high:.2f}]"

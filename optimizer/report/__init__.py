@@ -1,1 +1,1 @@
-"""The report of a run: one HTML page that is made from the journal alone."""
+"""The report of a run: an HTML page that is made only from the journal."""

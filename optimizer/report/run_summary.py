@@ -1,5 +1,6 @@
-"""What a journal tells, gathered for people: stages, candidates with their parents and scores, what was tried, what it
-cost, answers side by side. Knows the journal's notes; writes nothing.
+"""The summary of a run: prompts with their scores, levels, tuning, costs and sealed answers.
+
+It is computed from the events of the journal, for a run that is finished or not. It writes nothing.
 """
 
 from collections import Counter, defaultdict
@@ -12,8 +13,15 @@ from optimizer.core.journal import Event
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A candidate of the prompt search: its prompt, its parent's id, its scores by query as they were journaled."""
+class PromptNode:
+    """A candidate of the prompt search.
+
+    Attributes:
+        id: The key of the candidate.
+        parent: The key of the candidate that it was rewritten from; None for the first one.
+        prompt: The text of the prompt.
+        judged: The `score` events of the candidate.
+    """
 
     id: str
     parent: str | None
@@ -22,15 +30,22 @@ class Node:
 
     @property
     def mean(self) -> Interval | None:
-        """Of its scores; None where it has none."""
+        """The mean score; None without a score."""
         scores = [event["score"] for event in self.judged]
         return bootstrap_mean(scores) if scores else None
 
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One level: the leader and by how much it is ahead of the first prompt, on the queries that both were judged on;
-    how many candidates and judgements."""
+    """One level of the prompt search.
+
+    Attributes:
+        number: The number of the level, from 0.
+        leader: The key of the best candidate.
+        ahead: Its mean lead over the first prompt, on the queries that both answered.
+        candidates: Number of candidates.
+        judgements: Number of scored answers.
+    """
 
     number: int
     leader: str
@@ -41,44 +56,65 @@ class LevelSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What a role's model cost. repeated: requests that were sent and never answered, or failed."""
+    """The calls of one role's model and their cost.
+
+    Attributes:
+        calls: Number of replies.
+        prompt_tokens: Tokens of all prompts.
+        completion_tokens: Tokens of all replies.
+        money: Cost in the unit of the prices.
+        seconds: Total duration of the calls.
+        without_reply: Requests that were sent and have no reply.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     money: float = 0.0
     seconds: float = 0.0
-    repeated: int = 0
+    without_reply: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """All that a report shows."""
+    """Everything that a report shows.
+
+    Attributes:
+        name: The name of the bundle.
+        recipe: The recipe of the search.
+        nodes: The candidates of the prompt search by key.
+        levels: The levels of the prompt search.
+        trials: The `trial` events of the tuning stage.
+        sealed: The `sealed` event; None before the sealed evaluation.
+        spent_out: The kind of budget that ended the search; None if none did.
+        usage: Calls and cost by role.
+        minutes: Running time.
+        answers: The `score` events of the sealed evaluation by query and variant.
+    """
 
     name: str
     recipe: str
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, PromptNode]
     levels: tuple[LevelSummary, ...]
     trials: tuple[Event, ...]
     sealed: Event | None
     spent_out: str | None
-    spending: Mapping[str, ModelUsage]
+    usage: Mapping[str, ModelUsage]
     minutes: float
     answers: Mapping[str, Mapping[str, Event]] = field(repr=False)
-    """Sealed answers: by query, by variant."""
 
     @property
     def result(self) -> str | None:
-        """The id of the last level's leader."""
+        """The key of the leader of the last level."""
         return self.levels[-1].leader if self.levels else None
 
-    def children(self, id_: str | None) -> list[Node]:
-        """The candidates made from one; of None: those that the search began with."""
-        return [node for node in self.nodes.values() if node.parent == id_]
+    def children(self, parent: str | None) -> list[PromptNode]:
+        """Return the candidates that were rewritten from a parent; None returns the first candidates."""
+        return [node for node in self.nodes.values() if node.parent == parent]
 
 
-def tell(events: Sequence[Event]) -> RunSummary:
-    """The story of a journal, finished or not."""
+def summarize_run(events: Sequence[Event]) -> RunSummary:
+    """Summarize the events of a journal."""
     notes: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if "note" in event:
@@ -89,29 +125,29 @@ def tell(events: Sequence[Event]) -> RunSummary:
         name=run["bundle"],
         recipe=run["recipe"],
         nodes=nodes,
-        levels=tuple(_level(event, nodes) for event in notes["level"]),
+        levels=tuple(_level_summary(event, nodes) for event in notes["level"]),
         trials=tuple(notes["trial"]),
         sealed=notes["sealed"][-1] if notes["sealed"] else None,
         spent_out=notes["spent"][-1]["what"] if notes["spent"] else None,
-        spending=_spending(events),
+        usage=_model_usage(events),
         minutes=sum(event["seconds"] for event in events if event.get("tick")) / 60,
-        answers=_answers(notes["score"]),
+        answers=_sealed_answers(notes["score"]),
     )
 
 
-def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, Node]:
+def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, PromptNode]:
     judged: dict[str, list[Event]] = defaultdict(list)
     for event in scores:
         if event["stage"] == "prompt":
             judged[event["candidate"]].append(event)
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, PromptNode] = {}
     for event in candidates:
         if event["id"] not in nodes:
-            nodes[event["id"]] = Node(event["id"], event["parent"], event["prompt"], tuple(judged[event["id"]]))
+            nodes[event["id"]] = PromptNode(event["id"], event["parent"], event["prompt"], tuple(judged[event["id"]]))
     return nodes
 
 
-def _level(event: Event, nodes: Mapping[str, Node]) -> LevelSummary:
+def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummary:
     leader = nodes[event["ranked"][0]["id"]]
     first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
     ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
@@ -119,7 +155,7 @@ def _level(event: Event, nodes: Mapping[str, Node]) -> LevelSummary:
     return LevelSummary(event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements)
 
 
-def _answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
+def _sealed_answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
     found: dict[str, dict[str, Event]] = defaultdict(dict)
     for event in scores:
         if event["stage"] == "sealed":
@@ -127,7 +163,7 @@ def _answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
     return dict(found)
 
 
-def _spending(events: Sequence[Event]) -> dict[str, ModelUsage]:
+def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
     replies: dict[str, list[Event]] = defaultdict(list)
     sent: Counter[str] = Counter()
     for event in events:
@@ -142,17 +178,19 @@ def _spending(events: Sequence[Event]) -> dict[str, ModelUsage]:
             completion_tokens=sum(event["tokens"][1] for event in replies[role]),
             money=sum(event["money"] for event in replies[role]),
             seconds=sum(event["seconds"] for event in replies[role]),
-            repeated=count - len(replies[role]),
+            without_reply=count - len(replies[role]),
         )
         for role, count in sent.items()
     }
 
 
-def criteria(story: RunSummary) -> dict[str, dict[str, Interval]]:
-    """Means of what the rewards are made of on the sealed rows, by name, by variant: criteria of a judge from 1 to 5,
-    parts of rules from 0 to 1."""
+def detail_means(summary: RunSummary) -> dict[str, dict[str, Interval]]:
+    """Return the mean of each detail of a reward on the sealed rows, by name and by variant.
+
+    The criteria of a judge are scored from 1 to 5, the parts of `rules` from 0 to 1.
+    """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for variants in story.answers.values():
+    for variants in summary.answers.values():
         for variant, event in variants.items():
             for name, value in _details(event["parts"]):
                 values[name][variant].append(value)
@@ -165,7 +203,7 @@ def criteria(story: RunSummary) -> dict[str, dict[str, Interval]]:
 def _details(parts: Mapping[str, Any]) -> list[tuple[str, float]]:
     found = []
     for reward, part in parts.items():
-        for name, told in part.items():
-            value = told["score"] if isinstance(told, dict) else told
+        for name, detail in part.items():
+            value = detail["score"] if isinstance(detail, dict) else detail
             found.append((reward if name == "value" else f"{reward}: {name}", float(value)))
     return found

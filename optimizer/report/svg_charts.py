@@ -1,6 +1,4 @@
-"""Two charts as SVG: a curve with its intervals, and bars with theirs. Knows numbers and names; colours are in
-templates/report.css.
-"""
+"""Two charts as SVG, both with intervals: a curve and bars. The colours are in templates/report.css."""
 
 import html
 from collections.abc import Sequence
@@ -15,35 +13,35 @@ _BAR_LEFT, _BAR_ROW = 190, 20
 
 
 def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
-    """Estimates by number, in their order, with a band for the intervals."""
+    """Draw numbered estimates in their order, with a band for the intervals."""
     low = min(interval.low for _, interval in points)
     high = max(interval.high for _, interval in points)
     span = (high - low) or 1.0
 
-    def x(place: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - 16) * (place + 0.5) / len(points)
+    def x(index: int) -> float:
+        return _LEFT + (_WIDTH - _LEFT - 16) * (index + 0.5) / len(points)
 
     def y(value: float) -> float:
         return _TOP + (_CURVE_HEIGHT - _BOTTOM - _TOP) * (1 - (value - low) / span)
 
     ticks = "".join(_tick(value, y(value)) for value in (low, low + span / 2, low + span))
-    upper = [f"{x(place):.1f},{y(interval.high):.1f}" for place, (_, interval) in enumerate(points)]
-    lower = [f"{x(place):.1f},{y(interval.low):.1f}" for place, (_, interval) in enumerate(points)]
-    middle = [f"{x(place):.1f},{y(interval.estimate):.1f}" for place, (_, interval) in enumerate(points)]
+    upper = [f"{x(index):.1f},{y(interval.high):.1f}" for index, (_, interval) in enumerate(points)]
+    lower = [f"{x(index):.1f},{y(interval.low):.1f}" for index, (_, interval) in enumerate(points)]
+    middle = [f"{x(index):.1f},{y(interval.estimate):.1f}" for index, (_, interval) in enumerate(points)]
     band = f'<polygon class="band" points="{" ".join([*upper, *reversed(lower)])}"/>'
     line = f'<polyline class="curve" points="{" ".join(middle)}"/>'
     dots = "".join(
-        _dot(number, x(place), (y(interval.estimate), y(interval.low), y(interval.high)))
-        for place, (number, interval) in enumerate(points)
+        _dot(number, x(index), (y(interval.estimate), y(interval.low), y(interval.high)))
+        for index, (number, interval) in enumerate(points)
     )
     return _svg(_CURVE_HEIGHT, "lead over the first prompt, by level", ticks + band + line + dots)
 
 
 def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
-    """One bar for each named interval, the first one in colour; from 0 on."""
-    most = max(1.0, *(interval.high for _, interval in bars))
-    scale = (_WIDTH - _BAR_LEFT - 60) / most
-    drawn = "".join(_bar(place, title, interval, scale) for place, (title, interval) in enumerate(bars))
+    """Draw one bar from 0 for each named interval. The first bar has a colour of its own."""
+    largest = max(1.0, *(interval.high for _, interval in bars))
+    scale = (_WIDTH - _BAR_LEFT - 60) / largest
+    drawn = "".join(_bar(index, title, interval, scale) for index, (title, interval) in enumerate(bars))
     return _svg(30 + len(bars) * _BAR_ROW, name, f'<text x="0" y="14">{html.escape(name)}</text>{drawn}')
 
 
@@ -61,11 +59,11 @@ def _dot(number: int, x: float, ys: tuple[float, float, float]) -> str:
     )
 
 
-def _bar(place: int, title: str, interval: Interval, scale: float) -> str:
-    top = 22 + place * _BAR_ROW
+def _bar(index: int, title: str, interval: Interval, scale: float) -> str:
+    top = 22 + index * _BAR_ROW
     length = max(0.0, interval.estimate) * scale
     low, high = (_BAR_LEFT + max(0.0, value) * scale for value in (interval.low, interval.high))
-    kind = "bar" if place else "bar bundle"
+    kind = "bar" if index else "bar bundle"
     return (
         f'<text x="{_BAR_LEFT - 8}" y="{top + 12}" text-anchor="end">{html.escape(title)}</text>'
         f'<rect class="{kind}" x="{_BAR_LEFT}" y="{top}" width="{length:.1f}" height="14"/>'
@@ -74,5 +72,5 @@ def _bar(place: int, title: str, interval: Interval, scale: float) -> str:
     )
 
 
-def _svg(height: int, told: str, inside: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{html.escape(told)}">{inside}</svg>'
+def _svg(height: int, label: str, content: str) -> str:
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{content}</svg>'

@@ -1,6 +1,7 @@
-"""Banks made from a bank, without a model: which answers stay, and how refusals are worded. Pure; knows no score.
+"""Edits of an example bank without a model: drops short answers, and rewords refusals. Pure functions.
 
-What examples look like moves a small base model more than what its prompt says, and the length of its answers most.
+The form of the examples changes a small base model more than the words of its prompt do. The length of their answers
+changes it most.
 """
 
 import re
@@ -14,31 +15,37 @@ from optimizer.core.candidate import Bank
 from optimizer.core.config import PLAIN, WHOLE
 from optimizer.core.text_rules import refuses
 
-_PLAIN: Final = "I'm sorry, but I can't help with that."
+_PLAIN_REFUSAL: Final = "I'm sorry, but I can't help with that."
 _SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
-def with_longer_answers(bank: Bank, words: int) -> Bank:
-    """Without the examples whose answers have fewer words; pinned ones and refusals stay."""
-    stay = [
-        place
-        for place, example in enumerate(bank.examples)
-        if example.pinned or refuses(example.response) or len(example.response.split()) >= words
+def with_longer_answers(bank: Bank, min_words: int) -> Bank:
+    """Return the bank without examples whose answers have fewer words. Pinned examples and refusals stay."""
+    kept = [
+        index
+        for index, example in enumerate(bank.examples)
+        if example.pinned or refuses(example.response) or len(example.response.split()) >= min_words
     ]
-    return bank.with_examples(tuple(bank.examples[place] for place in stay), np.ascontiguousarray(bank.vectors[stay]))
+    return bank.with_examples(tuple(bank.examples[index] for index in kept), np.ascontiguousarray(bank.vectors[kept]))
 
 
 def with_refusals(bank: Bank, wording: str) -> Bank:
-    """Every refusal worded so: as it is, its first sentence alone, or the same plain sentence for all."""
+    """Return the bank with its refusals reworded.
+
+    Args:
+        bank: The bank to edit.
+        wording: `whole` keeps refusals, `first_sentence` keeps their first sentence, `plain` replaces each by the same
+            short sentence.
+    """
     if wording == WHOLE:
         return bank
-    return bank.with_examples(tuple(_reworded(example, wording) for example in bank.examples), bank.vectors)
+    return bank.with_examples(tuple(_reword(example, wording) for example in bank.examples), bank.vectors)
 
 
-def _reworded(example: Example, wording: str) -> Example:
+def _reword(example: Example, wording: str) -> Example:
     if not refuses(example.response):
         return example
     if wording == PLAIN:
-        return replace(example, response=_PLAIN)
+        return replace(example, response=_PLAIN_REFUSAL)
     first = _SENTENCE.match(example.response)
     return replace(example, response=first[0].strip()) if first and refuses(first[0]) else example

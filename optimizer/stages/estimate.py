@@ -1,8 +1,8 @@
-"""What a run will cost, before it is begun: the same search, simulated on scores that are drawn, and a few real calls
-to see what one costs. Knows how often a stage asks whom; asks for nothing that a run would not ask.
+"""The cost of a run before it starts: the number of calls from simulations, the cost of a call from a few real ones.
 
-How candidates and queries differ is not known beforehand, so each simulation draws it anew: the share of a score's
-variance that is the query's, how much rewrites gain or lose, how often an answer is good enough to be skipped.
+A simulation runs the real search on random scores and counts the calls that it would make. How candidates and queries
+differ is not known beforehand. So each simulation draws these properties at random: how much of the variance of a score
+belongs to the query, how much a rewrite changes the score, and how many rewrites are new prompts.
 """
 
 import asyncio
@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from optimizer.core.config import RunConfig
+from optimizer.core.journal import Event
 from optimizer.data.split import Split
-from optimizer.search.search import Outcome, Path, Published, Raced, race_level, search_published, search_raced
-from optimizer.stages.run import RunContext, raced_settings, starting_candidate, tune_settings
-from optimizer.stages.tuning_stage import options, significant_leader
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.rewards.judge import ROLE as JUDGE
+from optimizer.search.search import Outcome, Path, race_level, search_published, search_raced
+from optimizer.stages.prompt_stage import ROLE as OPTIMIZER
+from optimizer.stages.prompt_stage import published_settings, raced_settings
+from optimizer.stages.run_context import RunContext, starting_candidate
+from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 
-TASK, JUDGE, OPTIMIZER = "task", "judge", "optimizer"
 _SIMULATIONS: Final = 120
-_PROBED: Final = 3
+_MEASURED_ROWS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,13 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """What one call of a role costs: tokens, and seconds at the role's concurrency of one."""
+class CallCost:
+    """The mean cost of one call.
+
+    Attributes:
+        tokens: Prompt and completion tokens.
+        seconds: Duration with one call at a time.
+    """
 
     tokens: float
     seconds: float
@@ -42,7 +51,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """By role: calls; and of all together: calls, tokens, seconds."""
+    """The expected cost of a run.
+
+    Attributes:
+        by_role: Number of calls by role of the model.
+        calls: Number of calls of all roles.
+        tokens: Prompt and completion tokens of all calls.
+        seconds: Duration of the run.
+    """
 
     by_role: Mapping[str, Range]
     calls: Range
@@ -50,151 +66,171 @@ class Estimate:
     seconds: Range
 
 
-@dataclass
-class Simulated:
-    """A space of numbered candidates whose scores are drawn; counts what a real one would ask for."""
-
-    config: RunConfig
-    chance: random.Random
-    scale: float
-    calls: Counter[str] = field(default_factory=Counter)
-    asked: set[tuple[int, int]] = field(default_factory=set)
-    chosen: set[object] = field(default_factory=set)
-    worth: list[float] = field(default_factory=lambda: [0.0])
-    noise: dict[int, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.spread = self.chance.uniform(0.1, 0.3)
-        self.query_share = self.chance.uniform(0.3, 0.8)
-        self.step = self.chance.uniform(0.0, 0.15)
-        self.middle = self.chance.uniform(0.3, 0.9)
-        self.finds = self.chance.uniform(0.5, 1.0)
-
-    def key(self, candidate: int) -> str:
-        return str(candidate)
-
-    async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
-        if OPTIMIZER in self.config.models:
-            self.calls[OPTIMIZER] += 1
-        parent, found = path[-1].candidate, []
-        for _ in range(count):
-            if self.chance.random() < self.finds:
-                self.worth.append(self.worth[parent] + self.chance.gauss(0, self.step))
-                found.append(len(self.worth) - 1)
-        return found
-
-    async def score(self, candidate: int, query: int) -> Outcome:
-        self.count(candidate, query)
-        if query not in self.noise:
-            self.noise[query] = self.chance.gauss(0, self.spread * self.query_share**0.5)
-        own = self.chance.gauss(0, self.spread * (1 - self.query_share) ** 0.5)
-        score = min(1.0, max(0.0, self.middle + self.worth[candidate] + self.noise[query] + own))
-        return Outcome(query, 1 + 4 * score if self.scale > 1 else score)
-
-    def count(self, candidate: int, query: int) -> None:
-        """One judgement: an answer, and what each reward asks for."""
-        if (candidate, query) in self.asked:
-            return
-        self.asked.add((candidate, query))
-        _count_judgement(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.chosen)
-
-
-def _count_judgement(calls: Counter[str], weights: Mapping[str, float], query: object, chosen: set[object]) -> None:
-    calls[TASK] += 1 + ("likelihood" in weights)
-    if "judge" in weights:
-        calls[JUDGE] += 1 + (query not in chosen)
-        chosen.add(query)
-
-
 async def estimate(context: RunContext) -> Estimate:
-    """Simulate the run, and measure what its calls cost. Raises ModelError, BudgetSpentError, JournalError."""
-    units = await _measure(context)
+    """Simulate the run many times, and measure the cost of a call.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    costs = await _measure_call_costs(context)
     counts = [await simulate(context.config, context.data, seed) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, OPTIMIZER) if any(count[role] for count in counts)]
-    chance = random.Random(0)  # noqa: S311 - how far three probes may be off
+    chance = random.Random(0)  # noqa: S311 - a simulation
     tokens, seconds = [], []
     for count in counts:
-        off = chance.uniform(0.7, 1.4)
-        tokens.append(off * sum(count[role] * units[role].tokens for role in roles))
-        busy = [count[role] * units[role].seconds / context.config.models[role].concurrency for role in roles]
-        seconds.append(chance.uniform(0.9, 1.6) * off * sum(busy))
+        measurement_error = chance.uniform(0.7, 1.4)
+        tokens.append(measurement_error * sum(count[role] * costs[role].tokens for role in roles))
+        busy = [count[role] * costs[role].seconds / context.config.models[role].concurrency for role in roles]
+        seconds.append(chance.uniform(0.9, 1.6) * measurement_error * sum(busy))
     by_role = {role: _range([count[role] for count in counts]) for role in roles}
     return Estimate(by_role, _range([count.total() for count in counts]), _range(tokens), _range(seconds))
 
 
 async def simulate(config: RunConfig, data: Split, seed: int) -> Counter[str]:
-    """Calls by role of one simulated run."""
-    chance = random.Random(seed)  # noqa: S311 - a simulation
-    published = config.search.recipe == "drpo"
-    space = Simulated(config, chance, 5.0 if published else 1.0)
-    _count_examples(config, chance, space.calls)
-    if published:
-        settings = Published(config.search.beam, config.search.actions, config.search.depth)
-        await search_published(space, 0, len(data.train), settings)
+    """Return the number of calls by role of one simulated run."""
+    is_published = config.search.recipe == "drpo"
+    space = SimulatedSpace(config, random.Random(seed), 5.0 if is_published else 1.0)  # noqa: S311 - a simulation
+    _simulate_examples(space)
+    if is_published:
+        await search_published(space, 0, len(data.train), published_settings(config))
     else:
-        await search_raced(space, 0, len(data.train), raced_settings(config), _nobody)
-    await _simulate_tuning(config, space, len(data.validation), tune_settings(config))
+        await search_raced(space, 0, len(data.train), raced_settings(config), _ignore_level)
+    await _simulate_tuning(space, len(data.validation))
     _count_sealed(config, data, space.calls)
     return space.calls
 
 
-async def _simulate_tuning(config: RunConfig, space: Simulated, rows: int, settings: Raced) -> None:
-    """Each knob raced against the one at hand, on rows of its own."""
-    space.asked.clear()
-    space.noise.clear()
-    space.chosen.clear()
-    first = 0
-    for number, count in enumerate(options(config.tune)):
-        others = []
-        for _ in range(count - 1):
-            space.worth.append(space.worth[first] + space.chance.gauss(0, 0.05))
-            others.append(len(space.worth) - 1)
-        level = await race_level(space, number, [first, *others], rows, settings)
-        first = significant_leader(level, first)
+@dataclass
+class SimulatedSpace:
+    """A search space of numbered candidates with random scores, which counts the calls of a real one.
+
+    Attributes:
+        config: The settings of run.toml.
+        chance: The source of random numbers.
+        scale: The highest score: 1, or 5 for the recipe `drpo`.
+        calls: Number of calls by role.
+        scored: Pairs of candidate and query that have a score.
+        judged: Queries for which the judge has chosen criteria.
+        quality: The part of a score that belongs to the candidate, by candidate.
+        difficulty: The part of a score that belongs to the query, by query.
+    """
+
+    config: RunConfig
+    chance: random.Random
+    scale: float
+    calls: Counter[str] = field(default_factory=Counter)
+    scored: set[tuple[int, int]] = field(default_factory=set)
+    judged: set[object] = field(default_factory=set)
+    quality: list[float] = field(default_factory=lambda: [0.0])
+    difficulty: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._deviation = self.chance.uniform(0.1, 0.3)
+        self._query_share = self.chance.uniform(0.3, 0.8)
+        self._step = self.chance.uniform(0.0, 0.15)
+        self._mean = self.chance.uniform(0.3, 0.9)
+        self._new_share = self.chance.uniform(0.5, 1.0)
+
+    def key(self, candidate: int) -> str:
+        """Return the number of the candidate as text."""
+        return str(candidate)
+
+    def add_candidate(self, parent: int, deviation: float) -> int:
+        """Add a candidate whose quality differs from that of its parent by a random step."""
+        self.quality.append(self.quality[parent] + self.chance.gauss(0, deviation))
+        return len(self.quality) - 1
+
+    def forget_queries(self) -> None:
+        """Continue on other queries."""
+        self.scored.clear()
+        self.difficulty.clear()
+        self.judged.clear()
+
+    async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
+        """Return new candidates; some rewrites are not new."""
+        if OPTIMIZER in self.config.models:
+            self.calls[OPTIMIZER] += 1
+        parent = path[-1].candidate
+        return [self.add_candidate(parent, self._step) for _ in range(count) if self.chance.random() < self._new_share]
+
+    async def score(self, candidate: int, query: int) -> Outcome:
+        """Return a random score, and count the calls if the pair has none yet."""
+        if (candidate, query) not in self.scored:
+            self.scored.add((candidate, query))
+            _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.judged)
+        if query not in self.difficulty:
+            self.difficulty[query] = self.chance.gauss(0, self._deviation * self._query_share**0.5)
+        noise = self.chance.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
+        score = min(1.0, max(0.0, self._mean + self.quality[candidate] + self.difficulty[query] + noise))
+        return Outcome(query, 1 + 4 * score if self.scale > 1 else score)
 
 
-def _count_examples(config: RunConfig, chance: random.Random, calls: Counter[str]) -> None:
-    table = config.examples
+def _simulate_examples(space: SimulatedSpace) -> None:
+    table, calls = space.config.examples, space.calls
     for _ in range(table.queries):
-        rounds = chance.randint(0, table.rounds)
+        rounds = space.chance.randint(0, table.rounds)
         calls[TASK] += 1
         calls[OPTIMIZER] += rounds * table.beam
         calls[JUDGE] += 2 + rounds * table.beam * table.actions
 
 
+async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
+    space.forget_queries()
+    current, settings = 0, tuning_settings(space.config)
+    for number, count in enumerate(value_counts(space.config.tune)):
+        others = [space.add_candidate(current, 0.05) for _ in range(count - 1)]
+        level = await race_level(space, number, [current, *others], rows, settings)
+        current = significant_leader(level, current)
+
+
 def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
-    """Bundle and baseline on all rows; raw and raw-matched, which may be the same request, on some."""
-    chosen: set[object] = set()
+    """Count the calls of the bundle and the baseline on all rows, and of both raw variants on theirs.
+
+    The raw variants may share their requests. That is not known beforehand, so all of them are counted.
+    """
+    judged: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
     for count in (len(data.sealed), len(data.sealed), raw, raw):
         for query in range(count):
-            _count_judgement(calls, config.reward.weights, query, chosen)
+            _count_score(calls, config.reward.weights, query, judged)
 
 
-async def _measure(context: RunContext) -> dict[str, Unit]:
-    """What a call of each role costs, from a few training rows under the starting bundle."""
+def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, judged: set[object]) -> None:
+    """Count the calls for one score: the answer, and those of each reward. Criteria are chosen once per query."""
+    calls[TASK] += 1 + ("likelihood" in weights)
+    if "judge" in weights:
+        calls[JUDGE] += 1 + (query not in judged)
+        judged.add(query)
+
+
+async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
+    """Score a few training rows with the starting bundle, and return the mean cost of a call by role."""
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-    spent: dict[str, list[tuple[int, float]]] = {}
-    for row in context.data.train[:_PROBED]:
-        before = len(context.journal.events)
+    already = len(context.journal.events)
+    for row in context.data.train[:_MEASURED_ROWS]:
         await context.screen.judge(candidate, row)
-        for event in context.journal.events[before:]:
-            if event.get("call") == "reply":
-                spent.setdefault(event["role"], []).append((sum(event["tokens"]), event["seconds"]))
-    units = {
-        role: Unit(sum(tokens for tokens, _ in told) / len(told), sum(seconds for _, seconds in told) / len(told))
-        for role, told in spent.items()
+    replies = [event for event in context.journal.events[already:] if event.get("call") == "reply"]
+    costs = {
+        role: _mean_cost([event for event in replies if event["role"] == role])
+        for role in dict.fromkeys(event["role"] for event in replies)
     }
-    judged = units.get(JUDGE, units[TASK])
-    # A rewrite is about as long as a verdict, several times over.
-    return {OPTIMIZER: Unit(judged.tokens * 2, judged.seconds * 2), JUDGE: judged, **units}
+    judge = costs.get(JUDGE, costs[TASK])
+    # No rewrite is measured: it needs outcomes first. It is longer than a judgement.
+    return {OPTIMIZER: CallCost(judge.tokens * 2, judge.seconds * 2), JUDGE: judge, **costs}
+
+
+def _mean_cost(replies: Sequence[Event]) -> CallCost:
+    tokens = sum(sum(event["tokens"]) for event in replies)
+    return CallCost(tokens / len(replies), sum(event["seconds"] for event in replies) / len(replies))
 
 
 def _range(values: Sequence[float]) -> Range:
     ordered = sorted(values)
-    at = [ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] for share in (0.5, 0.05, 0.95)]
-    return Range(*at)
+    median, low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.5, 0.05, 0.95))
+    return Range(median, low, high)
 
 
-async def _nobody(_level: object) -> None:
-    """Watches nothing."""
+async def _ignore_level(_level: object) -> None:
+    """Do nothing after a level."""

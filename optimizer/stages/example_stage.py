@@ -1,8 +1,7 @@
-"""Stage 1: the bank. Answers of the task model are searched for better ones, judged and rewritten; then the examples
-that serve best together are chosen. Knows answers and their verdicts; nothing of how they are shown.
+"""Stage 1: the example bank. Improves answers of the task model, then chooses the examples that work best together.
 
-The search is a beam over answers to one query: each of W answers is rewritten M times, for up to D rounds, under the
-criteria chosen for the query; it ends when no criterion can improve.
+A beam search improves the answer to each query. Every round rewrites each of W answers M times, under the criteria that
+the judge chose for the query. The search ends after D rounds, or when no criterion can improve.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from index.bundle.example_bank import check_example
 from index.embedders.base import Embedder
 from index.errors import DrpoError
 from index.types import Example, Vectors
-from optimizer.core.candidate import Candidate
+from optimizer.core.candidate import Candidate, make_bank
 from optimizer.core.config import ExamplesTable
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
@@ -28,32 +27,58 @@ from optimizer.models.cached_calls import Calls, Json, Request
 from optimizer.models.task_model import Task
 from optimizer.rewards.judge import HIGHEST, Criterion, Judge, Verdict, json_reply
 from optimizer.stages.prompt_stage import ROLE
+from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
 
-_PERFECT: Final = HIGHEST - 0.05
-_DIVERSITY: Final = 0.5
-"""How much likeness to what is chosen already costs, where the best verdict is worth 1."""
-_REFUSALS: Final = 0.15
-"""Share of the bank that should be refusals, as far as there are good ones."""
-_TOKENS = 1024
+_PERFECT_SCORE: Final = HIGHEST - 0.05
+_SIMILARITY_PENALTY: Final = 0.5
+"""Weight of the similarity to the examples chosen before; the judge's mean score has weight 1."""
+_REFUSAL_SHARE: Final = 0.15
+"""Share of the bank that should be refusals, if enough good ones exist."""
+_MAX_REPLY_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """One query with the best answer found for it."""
+    """An answer to one query and the judge's scores of it."""
 
     row: Row
     text: str
-    verdict: Verdict
+    judgement: Verdict
 
     @property
     def refused(self) -> bool:
-        """By the rule of optimizer.core.text_rules.refuses."""
+        """Whether the answer refuses, by the rule of optimizer.core.text_rules.refuses."""
         return refuses(self.text)
 
 
+async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
+    """Replace the bank of the best candidate by new examples, if [examples] asks for any.
+
+    Journals `stage`, an `answer` per query and round, and `bank`.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+        EmbedderError: The queries cannot be embedded.
+    """
+    table = context.config.examples
+    if not table.queries:
+        return
+    rows = context.data.train[: table.queries]
+    await context.journal.note("stage", stage="examples", rows=len(rows))
+    search = AnswerSearch(context.task, context.judge, context.calls, context.journal, table)
+    answers = await search.best_answers(best.candidate, rows)
+    examples = choose_bank(answers, context.embedder, table)
+    await context.journal.note("bank", size=len(examples), pinned=sum(example.pinned for example in examples))
+    if examples:
+        bank = await asyncio.to_thread(make_bank, examples, context.embedder)
+        best.candidate = best.candidate.with_bank(bank)
+
+
 class AnswerSearch:
-    """Searches for better answers."""
+    """A beam search for better answers to single queries."""
 
     def __init__(self, task: Task, judge: Judge, calls: Calls, journal: Journal, table: ExamplesTable) -> None:
         self._task = task
@@ -62,107 +87,124 @@ class AnswerSearch:
         self._journal = journal
         self._table = table
 
-    async def improve_all(self, start: Candidate, rows: Sequence[Row]) -> list[JudgedAnswer]:
-        """The best answer found for each row. Raises ModelError, BudgetSpentError, JournalError."""
-        return list(await asyncio.gather(*(self._improve(start, row) for row in rows)))
+    async def best_answers(self, start: Candidate, rows: Sequence[Row]) -> list[JudgedAnswer]:
+        """Return the best answer found for each row. `start` writes the first answers.
 
-    async def _improve(self, start: Candidate, row: Row) -> JudgedAnswer:
+        Raises:
+            ModelError: A model gives no usable answer.
+            BudgetSpentError: The budget is spent.
+            JournalError: The journal cannot be written.
+        """
+        return list(await asyncio.gather(*(self._search(start, row) for row in rows)))
+
+    async def _search(self, start: Candidate, row: Row) -> JudgedAnswer:
         criteria = await self._judge.criteria(row.query)
         reply = await self._task.answer(start, row)
-        beam = [await self._judged(row, reply.text.strip(), criteria)]
-        rewritten_before: Counter[str] = Counter()
+        beam = [await self._judge_answer(row, reply.text.strip(), criteria)]
+        rewrite_counts: Counter[str] = Counter()
         for number in range(self._table.rounds):
-            if min(beam[0].verdict.scores.values()) >= _PERFECT:
+            if min(beam[0].judgement.scores.values()) >= _PERFECT_SCORE:
                 break
-            again = [rewritten_before[answered.text] for answered in beam]
-            rewritten = await asyncio.gather(*map(self._rewrite, beam, again))
-            rewritten_before.update(answered.text for answered in beam)
-            texts = dict.fromkeys(text for group in rewritten for text in group)
-            known = {answered.text for answered in beam}
-            fresh = await asyncio.gather(*(self._judged(row, text, criteria) for text in texts if text not in known))
-            # Of equals the newer one: it leads on, where another rewrite of the same answer may not.
-            ranked = sorted([*fresh, *beam], key=lambda answered: -answered.verdict.mean)
-            await self._note(row, number, ranked[0])
+            texts = await self._rewrite_beam(beam, rewrite_counts)
+            new = await asyncio.gather(*(self._judge_answer(row, text, criteria) for text in texts))
+            # Of equal answers the newer one comes first: the rewrites of the older one are known already.
+            ranked = sorted([*new, *beam], key=lambda answer: -answer.judgement.mean)
+            await self._journal_round(row, number, ranked[0])
             beam = ranked[: self._table.beam]
         return beam[0]
 
-    async def _judged(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer:
+    async def _judge_answer(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer:
         return JudgedAnswer(row, text, await self._judge.evaluate(row.query, text, criteria))
 
-    async def _rewrite(self, answered: JudgedAnswer, again: int) -> list[str]:
-        verdict = answered.verdict
-        told = "\n".join(f"- {name}: {score:.1f}: {verdict.rationales[name]}" for name, score in verdict.scores.items())
-        words, query = self._table.words, answered.row.query
-        filled = template("rewrite_answer").format(query=query, answer=answered.text, judgement=told, words=words)
-        messages = [{"role": "user", "content": filled}]
-        body = {"messages": messages, "n": self._table.actions, "temperature": 0.7, "max_tokens": _TOKENS}
-        kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=again), read_answers)
+    async def _rewrite_beam(self, beam: Sequence[JudgedAnswer], rewrite_counts: Counter[str]) -> list[str]:
+        """Rewrite every answer of the beam; returns the texts that are not in the beam, each once."""
+        replicates = [rewrite_counts[answer.text] for answer in beam]
+        groups = await asyncio.gather(*map(self._rewrite, beam, replicates))
+        rewrite_counts.update(answer.text for answer in beam)
+        known = {answer.text for answer in beam}
+        return [text for text in dict.fromkeys(text for group in groups for text in group) if text not in known]
+
+    async def _rewrite(self, answer: JudgedAnswer, replicate: int) -> list[str]:
+        judgement, words = answer.judgement, self._table.words
+        reasons = "\n".join(
+            f"- {name}: {score:.1f}: {judgement.rationales[name]}" for name, score in judgement.scores.items()
+        )
+        prompt = template("rewrite_answer").format(
+            query=answer.row.query, answer=answer.text, judgement=reasons, words=words
+        )
+        messages = [{"role": "user", "content": prompt}]
+        body = {"messages": messages, "n": self._table.actions, "temperature": 0.7, "max_tokens": _MAX_REPLY_TOKENS}
+        kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=replicate), read_answers)
         return [text for text in kept["answers"] if len(text.split()) <= words]
 
-    async def _note(self, row: Row, number: int, best: JudgedAnswer) -> None:
-        scores = dict(best.verdict.scores)
+    async def _journal_round(self, row: Row, number: int, best: JudgedAnswer) -> None:
+        scores = dict(best.judgement.scores)
         await self._journal.note("answer", query=row.query, round=number, answer=best.text, scores=scores)
 
 
 def read_answers(reply: Any) -> Json:
-    """The answer of each choice that can be read; at least one."""
-    answers = [_answer_of(choice) for choice in reply["choices"]]
+    """Read the rewritten answer of each choice. Raises UnparsableReplyError if no choice holds one."""
+    answers = [_read_answer(choice) for choice in reply["choices"]]
     found = [answer for answer in answers if answer]
     if not found:
         raise UnparsableReplyError("no choice holds an answer")
     return {"answers": found}
 
 
-def choose_bank(answered: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
-    """The examples that serve best together: good ones, unlike each other, refusals among them, none too long.
+def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
+    """Choose good answers to different queries, with enough refusals among them.
 
-    Greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each next one has the best verdict less its
-    likeness to those chosen. Where refusals are short of their share, the next one is a refusal.
+    The choice is greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next example has the
+    highest score after a penalty for its similarity to the examples chosen before. While refusals are below their
+    share, the next example is a refusal.
     """
-    fit = [one for one in answered if _is_fit(one, table.words)]
-    if not fit:
+    usable = [answer for answer in answers if _is_usable(answer, table.words)]
+    if not usable:
         return ()
-    vectors = embedder.embed([one.row.query for one in fit])
+    vectors = embedder.embed([answer.row.query for answer in usable])
     chosen: list[int] = []
-    while len(chosen) < min(table.size, len(fit)):
-        left = [place for place in range(len(fit)) if place not in chosen]
-        chosen.append(max(_wanted(fit, chosen, left), key=lambda place: _value(fit, vectors, chosen, place)))
-    short = sorted((fit[place] for place in chosen if fit[place].refused), key=lambda one: len(one.text))
-    pinned = {one.row.query for one in short[: table.pinned]}
-    return tuple(_example(fit[place], pinned) for place in chosen)
+    while len(chosen) < min(table.size, len(usable)):
+        left = [index for index in range(len(usable)) if index not in chosen]
+        eligible = _eligible(usable, chosen, left)
+        chosen.append(max(eligible, key=lambda index: _marginal_relevance(usable, vectors, chosen, index)))
+    refusals = sorted((usable[index] for index in chosen if usable[index].refused), key=lambda one: len(one.text))
+    pinned = {refusal.row.query for refusal in refusals[: table.pinned]}
+    return tuple(_as_example(usable[index], pinned) for index in chosen)
 
 
-def _wanted(fit: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
-    refusals = [place for place in left if fit[place].refused]
-    have = sum(fit[place].refused for place in chosen)
-    return refusals if refusals and have < _REFUSALS * (len(chosen) + 1) else left
+def _eligible(usable: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
+    """Return the refusals that are left while refusals are below their share, else all that is left."""
+    refusals = [index for index in left if usable[index].refused]
+    chosen_refusals = sum(usable[index].refused for index in chosen)
+    return refusals if refusals and chosen_refusals < _REFUSAL_SHARE * (len(chosen) + 1) else left
 
 
-def _value(fit: Sequence[JudgedAnswer], vectors: Vectors, chosen: Sequence[int], place: int) -> float:
-    likeness = float(np.max(vectors[list(chosen)] @ vectors[place])) if chosen else 0.0
-    return fit[place].verdict.mean / HIGHEST - _DIVERSITY * likeness
+def _marginal_relevance(usable: Sequence[JudgedAnswer], vectors: Vectors, chosen: Sequence[int], index: int) -> float:
+    similarity = float(np.max(vectors[list(chosen)] @ vectors[index])) if chosen else 0.0
+    return usable[index].judgement.mean / HIGHEST - _SIMILARITY_PENALTY * similarity
 
 
-def _is_fit(one: JudgedAnswer, words: int) -> bool:
-    """Short enough, right about refusing, and accepted by a bundle."""
-    if not one.text or len(one.text.split()) > words or one.row.history:
+def _is_usable(answer: JudgedAnswer, max_words: int) -> bool:
+    """Whether the answer is short enough, refuses if it must, and is accepted by a bundle."""
+    if not answer.text or len(answer.text.split()) > max_words or answer.row.history:
         return False
-    if one.row.kind == REFUSE and not one.refused:
+    if answer.row.kind == REFUSE and not answer.refused:
         return False
     try:
-        check_example(_example(one, set()), "answer")
+        check_example(_as_example(answer, set()), "answer")
     except DrpoError:
         return False
     return True
 
 
-def _example(one: JudgedAnswer, pinned: set[str]) -> Example:
-    name = hashlib.sha256(one.row.query.encode()).hexdigest()[:12]
-    tags = ("refusal",) if one.refused else ()
-    return Example(name, one.row.query, one.text, one.row.query in pinned, tags)
+def _as_example(answer: JudgedAnswer, pinned: set[str]) -> Example:
+    name = hashlib.sha256(answer.row.query.encode()).hexdigest()[:12]
+    tags = ("refusal",) if answer.refused else ()
+    return Example(name, answer.row.query, answer.text, answer.row.query in pinned, tags)
 
 
-def _answer_of(choice: Mapping[str, Any]) -> str:
+def _read_answer(choice: Mapping[str, Any]) -> str:
+    """Read the answer of one choice; empty if it cannot be read."""
     try:
         return str(json_reply(choice["message"]["content"])["answer"]).strip()
     except (DrpoError, KeyError):

@@ -1,8 +1,10 @@
-"""New prompts from an old one, without a model: operators on its sentences and bullets. Pure; knows no score.
+"""Edits of a prompt without a model, by random operators on its sentences and list items. Pure functions.
 
-drop      one sentence                      shorten   cut a sentence's last clause, or what stands in brackets
-swap      two neighbours                    merge     two neighbours into one sentence
-add       a sentence from the written pool (templates/pool.txt) that the prompt does not have yet
+drop      removes a sentence
+swap      exchanges two neighbours
+merge     joins two neighbours into one sentence
+shorten   removes the last clause of a sentence, or its text in brackets
+add       inserts a sentence of templates/pool.txt that the prompt does not contain
 """
 
 import random
@@ -12,102 +14,109 @@ from collections.abc import Callable, Iterator, Sequence
 from optimizer.templates import template
 
 Units = tuple[str, ...]
-"""Sentences and bullets, each with the white space that follows it, so that together they are the prompt."""
+"""Sentences and list items of a prompt, each with the white space that follows it. Joined, they are the prompt."""
 
 _UNIT = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
 _LAST_CLAUSE = re.compile(r"(?:[,;:]| -| \u2014)\s[^,;:.!?]+(?=[.!?]?\s*$)")
 _CONDITIONS = ("If ", "When ", "Where ", "Unless ")
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
-_TRIES = 20
+_MAX_TRIES_PER_EDIT = 20
 
 
-def edits(prompt: str, count: int, seed: str, words: int) -> list[str]:
-    """Up to `count` different prompts, one edit away from `prompt`; always the same ones for a seed. words: at most."""
+def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
+    """Return different prompts that are one edit away from a prompt.
+
+    Args:
+        prompt: The prompt to edit.
+        count: Maximum number of prompts.
+        seed: The same seed gives the same prompts.
+        max_words: Longer prompts are left out.
+    """
     chance = random.Random(f"{seed}:{prompt}")  # noqa: S311 - chooses edits, hides nothing
     found: dict[str, None] = {}
-    for _ in range(count * _TRIES):
+    for _ in range(count * _MAX_TRIES_PER_EDIT):
         if len(found) == count:
             break
         edited = chance.choice(_OPERATORS)(units(prompt), chance)
-        if edited and edited != prompt and len(edited.split()) <= words:
+        if edited and edited != prompt and len(edited.split()) <= max_words:
             found[edited] = None
     return list(found)
 
 
 def units(prompt: str) -> Units:
-    """The sentences and bullets of a prompt; joined, they are the prompt again."""
+    """Split a prompt into sentences and list items. Joined, they are the prompt again."""
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
 def drop(parts: Units, chance: random.Random) -> str:
-    """Without one of them; never without the last one left."""
+    """Remove one unit. Returns an empty text if there is only one."""
     if len(parts) < 2:
         return ""
-    place = chance.randrange(len(parts))
-    return _joined(parts[:place] + parts[place + 1 :])
+    index = chance.randrange(len(parts))
+    return _join(parts[:index] + parts[index + 1 :])
 
 
 def swap(parts: Units, chance: random.Random) -> str:
-    """Two neighbours exchanged; each keeps its place's white space."""
+    """Exchange two neighbours. The white space between units stays where it is."""
     if len(parts) < 2:
         return ""
-    place = chance.randrange(len(parts) - 1)
-    first, second = parts[place], parts[place + 1]
-    exchanged = second.rstrip() + _tail(first), first.rstrip() + _tail(second)
-    return _joined(parts[:place] + exchanged + parts[place + 2 :])
+    index = chance.randrange(len(parts) - 1)
+    first, second = parts[index], parts[index + 1]
+    exchanged = second.rstrip() + _trailing_space(first), first.rstrip() + _trailing_space(second)
+    return _join(parts[:index] + exchanged + parts[index + 2 :])
 
 
 def merge(parts: Units, chance: random.Random) -> str:
-    """Two neighbouring sentences of one line, joined by a semicolon."""
-    places = [place for place in range(len(parts) - 1) if _are_one_line(parts[place], parts[place + 1])]
-    if not places:
+    """Join two neighbouring sentences of the same line with a semicolon."""
+    indexes = [index for index in range(len(parts) - 1) if _are_on_one_line(parts[index], parts[index + 1])]
+    if not indexes:
         return ""
-    place = chance.choice(places)
-    first, second = parts[place].rstrip().rstrip(".!"), parts[place + 1]
+    index = chance.choice(indexes)
+    first, second = parts[index].rstrip().rstrip(".!"), parts[index + 1]
     begins = second if second.startswith(("I ", "I'")) else second[:1].lower() + second[1:]
-    return _joined((*parts[:place], f"{first}; {begins}", *parts[place + 2 :]))
+    return _join((*parts[:index], f"{first}; {begins}", *parts[index + 2 :]))
 
 
 def shorten(parts: Units, chance: random.Random) -> str:
-    """One of them without its last clause, or without its brackets."""
-    shorter = [(place, short) for place, part in enumerate(parts) for short in _shorter(part)]
+    """Remove the last clause of a unit, or its text in brackets."""
+    shorter = [(index, short) for index, part in enumerate(parts) for short in _shortened(part)]
     if not shorter:
         return ""
-    place, short = chance.choice(shorter)
-    return _joined((*parts[:place], short, *parts[place + 1 :]))
+    index, short = chance.choice(shorter)
+    return _join((*parts[:index], short, *parts[index + 1 :]))
 
 
 def add(parts: Units, chance: random.Random) -> str:
-    """With one from the pool, before, between or behind them, written as its neighbours are."""
+    """Insert a sentence of the pool at a random position, as a list item if its neighbour is one."""
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [line for line in template("pool").splitlines() if line not in present]
     if not unused:
         return ""
-    line, place = chance.choice(unused), chance.randrange(len(parts) + 1)
-    neighbour = parts[place - 1] if place else (parts[0] if parts else "")
+    line, index = chance.choice(unused), chance.randrange(len(parts) + 1)
+    neighbour = parts[index - 1] if index else (parts[0] if parts else "")
     mark = found[0] if (found := re.match(r"\s*[-*] ", neighbour)) else ""
-    gap = "\n" if mark or "\n" in _tail(neighbour) else " "
-    before = parts[:place] if not place else (*parts[: place - 1], parts[place - 1].rstrip() + gap)
-    return _joined((*before, f"{mark}{line}{gap}", *parts[place:]))
+    gap = "\n" if mark or "\n" in _trailing_space(neighbour) else " "
+    before = parts[:index] if not index else (*parts[: index - 1], parts[index - 1].rstrip() + gap)
+    return _join((*before, f"{mark}{line}{gap}", *parts[index:]))
 
 
 _OPERATORS: Sequence[Callable[[Units, random.Random], str]] = (drop, swap, merge, shorten, add, add)
 
 
-def _shorter(part: str) -> Iterator[str]:
+def _shortened(part: str) -> Iterator[str]:
     for pattern in (_LAST_CLAUSE, _BRACKETS):
         short = pattern.sub("", part, count=1)
         if short != part and len(short.split()) >= 2 and not short.startswith(_CONDITIONS):
             yield short
 
 
-def _are_one_line(first: str, second: str) -> bool:
+def _are_on_one_line(first: str, second: str) -> bool:
     return "\n" not in first and first.rstrip().endswith((".", "!")) and not second.startswith(("-", "*"))
 
 
-def _tail(part: str) -> str:
+def _trailing_space(part: str) -> str:
     return part[len(part.rstrip()) :]
 
 
-def _joined(parts: Units) -> str:
+def _join(parts: Units) -> str:
     return "".join(parts).strip()

@@ -1,5 +1,6 @@
-"""Stage 2: the system prompt, as a space to search in. Knows how prompts are rewritten and how one is scored on a row;
-the order of things is the search's.
+"""Stage 2: the system prompt. Defines the search space of prompts: how a prompt is rewritten and how it is scored.
+
+It does not depend on how the search orders candidates (optimizer.search).
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,40 +8,84 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from optimizer.core.candidate import Candidate
+from optimizer.core.config import RunConfig
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import Calls, Json, Request
 from optimizer.rewards.judge import json_reply
 from optimizer.rewards.rewards import Judged, Scorer
-from optimizer.search.search import Outcome, Path
+from optimizer.search.race import RaceSettings
+from optimizer.search.search import Level, Outcome, Path, Published, Raced, search_published, search_raced
 from optimizer.stages.prompt_edits import edits
+from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
 
 ROLE: Final = "optimizer"
-_EARLIER = 4
-_CASES = 3
-_TOKENS = 2048
-_SHOWN_CHARACTERS = 1500
+_MAX_EARLIER_VERSIONS: Final = 4
+_MAX_CASES: Final = 3
+_MAX_REPLY_TOKENS: Final = 2048
+_MAX_CASE_CHARACTERS: Final = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """A score from 0 to 1 as the search sees it: the paper counts from 1 to 5."""
+class ScoreScale:
+    """The range to which scores from 0 to 1 are mapped for the search. The DRPO paper counts from 1 to 5."""
 
     low: float = 0.0
     high: float = 1.0
 
-    def of(self, score: float) -> float:
-        """The score on this scale."""
+    def convert(self, score: float) -> float:
+        """Map a score from 0 to 1 to this range."""
         return self.low + score * (self.high - self.low)
 
 
+async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
+    """Search for a better prompt, by the recipe of [search].
+
+    Journals `stage`, a `candidate` per prompt, a `score` per answer and, for the recipe `raced`, a `level` per level.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    first, rows = best.candidate, context.data.train
+    await context.journal.note("stage", stage="prompt", rows=len(rows))
+    await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
+    if context.config.search.recipe == "drpo":
+        space = _prompt_space(context, ScoreScale(1.0, 5.0))
+        path = await search_published(space, first, len(rows), published_settings(context.config))
+        best.candidate = path[-1].candidate
+        return
+
+    async def keep_leader(level: Level[Candidate]) -> None:
+        await _journal_level(context.journal, level)
+        best.candidate = level.ranked[0].candidate
+
+    space = _prompt_space(context, ScoreScale())
+    last, _ = await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
+    best.candidate = last.candidate
+
+
+def published_settings(config: RunConfig) -> Published:
+    """Return the settings of [search] for the recipe `drpo`."""
+    search = config.search
+    return Published(search.beam, search.actions, search.depth)
+
+
+def raced_settings(config: RunConfig) -> Raced:
+    """Return the settings of [search] for the recipe `raced`."""
+    search = config.search
+    race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
+    return Raced(search.beam, search.actions, search.depth, search.patience, race)
+
+
 class PromptSpace:
-    """Candidates that differ in their prompts alone. rows: the queries by their number; words: the longest prompt."""
+    """The search space of candidates that differ only in their prompts. Queries are numbers of `rows`."""
 
     def __init__(
-        self, scorer: Scorer, journal: Journal, rows: Sequence[Row], rewriter: "Rewriter", scale: Scale
+        self, scorer: Scorer, journal: Journal, rows: Sequence[Row], rewriter: "PromptRewriter", scale: ScoreScale
     ) -> None:
         self._scorer = scorer
         self._journal = journal
@@ -49,11 +94,11 @@ class PromptSpace:
         self._scale = scale
 
     def key(self, candidate: Candidate) -> str:
-        """See Candidate.key."""
+        """Return Candidate.key."""
         return candidate.key
 
     async def expand(self, path: Path[Candidate], count: int, again: int) -> Sequence[Candidate]:
-        """Rewrites of the path's last prompt."""
+        """Return candidates with rewrites of the path's last prompt, and journal them."""
         parent = path[-1].candidate
         children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count, again)]
         for child in children:
@@ -61,51 +106,61 @@ class PromptSpace:
         return children
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
-        """The candidate on a row; journaled for the report."""
+        """Answer one row with the candidate, score the answer and journal the score."""
         row = self._rows[query % len(self._rows)]
         try:
             judged = await self._scorer.judge(candidate, row)
         except UnparsableReplyError:
             return Outcome(query, 0.0, readable=False)
         await journal_score(self._journal, "prompt", candidate.key, row, judged)
-        return Outcome(query, self._scale.of(judged.score), told=(row, judged))
+        return Outcome(query, self._scale.convert(judged.score), told=(row, judged))
 
 
-class Rewriter:
-    """The optimizer model where there is one, else edit operators. words: the longest prompt."""
+class PromptRewriter:
+    """Rewrites prompts with the optimizer model, or with edit operators if run.toml has no [models.optimizer]."""
 
-    def __init__(self, calls: Calls, seed: int, words: int) -> None:
+    def __init__(self, calls: Calls, seed: int, max_words: int) -> None:
         self._calls = calls
         self._seed = seed
-        self._words = words
+        self._max_words = max_words
 
     async def rewrite(self, path: Path[Candidate], count: int, again: int) -> list[str]:
-        """New prompts in place of the path's last one. Raises ModelError, BudgetSpentError."""
+        """Return rewrites of the path's last prompt.
+
+        Args:
+            path: The candidates from the first one to the one to rewrite.
+            count: Maximum number of rewrites.
+            again: How often this candidate was rewritten before. Each number gives other rewrites.
+
+        Raises:
+            ModelError: The optimizer model gives no usable answer.
+            BudgetSpentError: The budget is spent.
+        """
         if ROLE not in self._calls.roles:
-            return edits(path[-1].candidate.prompt, count, f"{self._seed}:{again}", self._words)
-        request = replace(rewrite_request(path, count, self._words), replicate=again)
+            return edits(path[-1].candidate.prompt, count, f"{self._seed}:{again}", self._max_words)
+        request = replace(rewrite_request(path, count, self._max_words), replicate=again)
         kept = await self._calls.ask(request, read_prompts)
-        return [prompt for prompt in kept["prompts"] if len(prompt.split()) <= 2 * self._words]
+        return [prompt for prompt in kept["prompts"] if len(prompt.split()) <= 2 * self._max_words]
 
 
-def rewrite_request(path: Path[Candidate], count: int, words: int) -> Request:
-    """What the optimizer model is asked: the prompt, its worst outcomes with the judge's reasons, earlier versions."""
+def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Request:
+    """Ask for rewrites of a prompt, given its worst answers with the judge's reasons, and its earlier versions."""
     last = path[-1]
-    worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_CASES]
-    cases = "\n\n".join(_case(outcome) for outcome in worst if outcome.told is not None) or "(none yet)"
+    worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_MAX_CASES]
+    cases = "\n\n".join(_case_text(outcome) for outcome in worst if outcome.told is not None) or "(none yet)"
     earlier = "\n\n".join(
-        f"--- version {number}{_mean(step.outcomes)} ---\n{step.candidate.prompt}"
-        for number, step in enumerate(path[-_EARLIER - 1 : -1], start=1)
+        f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
+        for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
     )
-    filled = template("rewrite_prompt").format(
-        prompt=last.candidate.prompt, cases=cases, earlier=earlier or "(none)", words=words
+    prompt = template("rewrite_prompt").format(
+        prompt=last.candidate.prompt, cases=cases, earlier=earlier or "(none)", words=max_words
     )
-    body = {"messages": [{"role": "user", "content": filled}], "n": count, "temperature": 0.7, "top_p": 0.95}
-    return Request(ROLE, "chat/completions", {**body, "max_tokens": _TOKENS})
+    body = {"messages": [{"role": "user", "content": prompt}], "n": count, "temperature": 0.7, "top_p": 0.95}
+    return Request(ROLE, "chat/completions", {**body, "max_tokens": _MAX_REPLY_TOKENS})
 
 
 def read_prompts(reply: Any) -> Json:
-    """The prompt of each choice that can be read; at least one."""
+    """Read the rewritten prompt of each choice. Raises UnparsableReplyError if no choice holds one."""
     prompts = []
     for choice in reply["choices"]:
         try:
@@ -118,28 +173,48 @@ def read_prompts(reply: Any) -> Json:
 
 
 async def journal_score(journal: Journal, stage: str, key: str, row: Row, judged: Judged) -> None:
-    """A score, for whoever reads the journal: what was asked and answered, and what each reward said."""
-    parts = {name: {"value": part.value, **part.details} for name, part in judged.parts.items()}
-    reply = judged.reply
-    told = {"answer": reply.text, "finish_reason": reply.finish_reason, "tokens": reply.completion_tokens}
-    asked = {"query": row.query, "kind": row.kind}
-    await journal.note("score", stage=stage, candidate=key, score=judged.score, parts=parts, **asked, **told)
-
-
-def _case(outcome: Outcome) -> str:
-    row, judged = cast("tuple[Row, Judged]", outcome.told)  # what `score` put there
-    reasons = "\n".join(f"  {name}: {_said(part.details)}" for name, part in judged.parts.items())
-    answer = judged.reply.text[:_SHOWN_CHARACTERS]
-    return f"Query: {row.query[:_SHOWN_CHARACTERS]}\nAnswer: {answer}\nScore: {judged.score:.2f}\n{reasons}"
-
-
-def _said(details: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{name} {told['score']:.1f} ({told['why']})" if isinstance(told, dict) else f"{name} {told:.2f}"
-        for name, told in details.items()
+    """Journal the score of one answer, with the query, the answer and the value of each reward."""
+    await journal.note(
+        "score",
+        stage=stage,
+        candidate=key,
+        score=judged.score,
+        parts={name: {"value": part.value, **part.details} for name, part in judged.parts.items()},
+        query=row.query,
+        kind=row.kind,
+        answer=judged.reply.text,
+        finish_reason=judged.reply.finish_reason,
+        tokens=judged.reply.completion_tokens,
     )
 
 
-def _mean(outcomes: Sequence[Outcome]) -> str:
+def _prompt_space(context: RunContext, scale: ScoreScale) -> PromptSpace:
+    rewriter = PromptRewriter(context.calls, context.config.search.seed, context.config.search.words)
+    return PromptSpace(context.screen, context.journal, context.data.train, rewriter, scale)
+
+
+async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
+    ranked = [
+        {"id": step.candidate.key, "scores": [round(outcome.score, 6) for outcome in step.outcomes]}
+        for step in level.ranked
+    ]
+    await journal.note("level", stage="prompt", number=level.number, ranked=ranked, kept=level.kept)
+
+
+def _case_text(outcome: Outcome) -> str:
+    row, judged = cast("tuple[Row, Judged]", outcome.told)  # PromptSpace.score stores this pair
+    reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in judged.parts.items())
+    answer = judged.reply.text[:_MAX_CASE_CHARACTERS]
+    return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {judged.score:.2f}\n{reasons}"
+
+
+def _details_text(details: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name} {value['score']:.1f} ({value['why']})" if isinstance(value, dict) else f"{name} {value:.2f}"
+        for name, value in details.items()
+    )
+
+
+def _mean_text(outcomes: Sequence[Outcome]) -> str:
     scores = [outcome.score for outcome in outcomes]
     return f" (mean score {sum(scores) / len(scores):.2f})" if scores else ""

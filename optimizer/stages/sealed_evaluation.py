@@ -1,10 +1,12 @@
-"""Stage 4: the bundle against baseline and raw, on queries that nothing before has seen. Knows scores and their
-differences; says whether the run improved, and by how much.
+"""Stage 4: compares the best candidate with the baseline and with raw answers, on rows that no earlier stage has used.
+
+The result says whether the run improved on the baseline, and by how much.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any, Final
 
 from optimizer.core.candidate import Candidate
@@ -15,19 +17,32 @@ from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.task_model import Raw, Variant
 from optimizer.rewards.rewards import Judged, Scorer
 from optimizer.stages.prompt_stage import journal_score
+from optimizer.stages.run_context import RunContext
 
 BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
-_ENDINGS_MAY_LOSE: Final = 0.02
+_MAX_ENDING_LOSS: Final = 0.02
 _EVEN: Final = 0.5
-CompareAnswers = Callable[[str, str, str], Awaitable[float]]
-"""Of a query and two answers: 1 if the first is better, 0 if the second is, 0.5 for neither (Judge.better)."""
-_RAW_KEEPS: Final = ("max_tokens", "temperature")
-"""What raw answers are asked with as well: else they would be compared at another length, and at random."""
+_RAW_SAMPLING: Final = ("max_tokens", "temperature")
+"""Sampling that raw answers share with the bundle: otherwise their length and randomness would differ too."""
+ComparePair = Callable[[str, str, str], Awaitable[float]]
+"""Compares two answers to a query: 1 if the first is better, 0 if the second is, 0.5 for a tie (Judge.better)."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantSummary:
-    """One variant on the sealed rows: mean score, shares and lengths, each with its 95 % interval; parts by reward."""
+    """The results of one variant on the sealed rows, with 95 % intervals.
+
+    Attributes:
+        score: Mean score.
+        by_kind: Mean score by kind of row.
+        parts: Mean value by reward.
+        ends: Share of answers that end by themselves.
+        refuses_unsafe: Share of refusals on rows that must be refused.
+        refuses_safe: Share of refusals on the other rows.
+        rows: Number of rows.
+        words: Mean number of words of an answer.
+        prompt_tokens: Mean number of tokens of a prompt.
+    """
 
     score: Interval
     by_kind: Mapping[str, Interval]
@@ -42,9 +57,14 @@ class VariantSummary:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The bundle against another variant, row by row: mean difference with a paired bootstrap interval, and the share
-    of rows on which it is better (ties count half). preferred: the share of pairs in which a judge, shown both answers
-    in both orders, prefers the bundle's (0.5 where the order decides); None where it was not asked."""
+    """The bundle compared with another variant, row by row.
+
+    Attributes:
+        difference: Mean difference of the scores, with a paired bootstrap interval.
+        wins: Share of rows on which the bundle is better; a tie counts half.
+        preferred: Share of pairs in which the judge, given both orders, prefers the bundle. A pair counts half if the
+            order decides. None if the judge did not compare these variants.
+    """
 
     difference: Interval
     wins: float
@@ -53,111 +73,157 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SealedResult:
-    """What the sealed evaluation came to."""
+    """The result of the sealed evaluation.
+
+    Attributes:
+        rows: Number of sealed rows.
+        summaries: The summary of each variant.
+        against: The comparison of the bundle with each other variant.
+    """
 
     rows: int
-    figures: Mapping[str, VariantSummary]
+    summaries: Mapping[str, VariantSummary]
     against: Mapping[str, Comparison]
 
     @property
     def improved(self) -> bool:
-        """Better than the baseline beyond chance, not worse by more than 2 points at ending by itself, and not the one
-        that a judge likes less, where a judge was asked to compare."""
-        ends = self.figures[BUNDLE].ends.estimate - self.figures[BASELINE].ends.estimate
+        """Whether the bundle is better than the baseline.
+
+        The interval of the difference must be above 0. The share of answers that end by themselves must not fall by
+        more than 2 points. If the judge compared the answers, it must not prefer the baseline.
+        """
+        ending_gain = self.summaries[BUNDLE].ends.estimate - self.summaries[BASELINE].ends.estimate
         against = self.against[BASELINE]
         is_confirmed = against.preferred is None or against.preferred.estimate >= _EVEN
-        return against.difference.low > 0 and ends >= -_ENDINGS_MAY_LOSE and is_confirmed
+        return against.difference.low > 0 and ending_gain >= -_MAX_ENDING_LOSS and is_confirmed
 
 
 @dataclass(frozen=True, slots=True)
 class SealedPlan:
-    """How much is asked on the sealed rows. raw: how many the raw variants are asked, None for all; confirmed: on how
-    many `confirm` compares bundle and baseline, 0 for none."""
+    """How many sealed rows each part of the evaluation uses.
+
+    Attributes:
+        rows: All sealed rows.
+        raw: Number of rows for the raw variants; None for all.
+        confirmed: Number of rows on which the judge compares the bundle with the baseline; 0 for none.
+        compare: Compares two answers to a query.
+    """
 
     rows: Sequence[Row]
     raw: int | None
     confirmed: int
-    confirm: CompareAnswers
+    compare: ComparePair
 
-    def part(self, variant: Variant) -> Sequence[Row]:
-        """The rows that a variant is asked."""
+    def rows_of(self, variant: Variant) -> Sequence[Row]:
+        """Return the rows that a variant answers."""
         return self.rows[: self.raw] if isinstance(variant, Raw) else self.rows
 
     @property
     def judgements(self) -> int:
-        """Answers to be scored: of two variants on all rows, of the two raw ones on theirs."""
+        """Number of answers to score: two variants answer all rows, the two raw variants answer theirs."""
         return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
+
+
+async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: Candidate) -> SealedResult:
+    """Compare the best candidate with the baseline, by the settings of [data] and [reward].
+
+    Journals `stage`, a `score` per answer and `sealed`.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    config = context.config
+    plan = SealedPlan(context.data.sealed, config.data.raw, config.reward.confirm, context.judge.better)
+    await context.journal.note("stage", stage="sealed", rows=len(plan.rows), judgements=plan.judgements)
+    return await evaluate_sealed(best, baseline, context.sealed, context.journal, plan)
 
 
 async def evaluate_sealed(
     bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: SealedPlan
 ) -> SealedResult:
-    """Score all four variants, and compare. Raises ModelError, BudgetSpentError, JournalError."""
+    """Score all four variants and compare the bundle with the others."""
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
-        RAW: Raw({name: bundle.sampling[name] for name in _RAW_KEEPS if name in bundle.sampling}),
+        RAW: Raw({name: bundle.sampling[name] for name in _RAW_SAMPLING if name in bundle.sampling}),
     }
-    judged = {name: await _judge_all(name, one, scorer, journal, plan.part(one)) for name, one in variants.items()}
-    preferred = await _preferred(plan, judged[BUNDLE], judged[BASELINE])
-    verdict = compare_all(plan.rows, judged, preferred)
-    await journal.note("sealed", rows=len(plan.rows), improved=verdict.improved, **_told(verdict))
-    return verdict
-
-
-async def _preferred(plan: SealedPlan, ours: Sequence[Judged], theirs: Sequence[Judged]) -> Interval | None:
-    """How the judge likes the bundle's answers beside the baseline's."""
-    triples = list(zip(plan.rows, ours, theirs, strict=True))[: plan.confirmed]
-    if not triples:
-        return None
-    asked = (plan.confirm(row.query, one.reply.text, other.reply.text) for row, one, other in triples)
-    return bootstrap_mean(await asyncio.gather(*asked))
+    # One variant after the other, so that each has the server's prefix cache to itself.
+    judged = {
+        name: await _score_variant(name, variant, scorer, journal, plan.rows_of(variant))
+        for name, variant in variants.items()
+    }
+    preferred = await _preference_share(plan, judged[BUNDLE], judged[BASELINE])
+    result = compare_all(plan.rows, judged, preferred)
+    await journal.note("sealed", rows=len(plan.rows), improved=result.improved, **_as_values(result))
+    return result
 
 
 def compare_all(
     rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]], preferred: Interval | None = None
 ) -> SealedResult:
-    """Summarize every variant on the rows that it answered, and compare the bundle with each of the others there."""
-    figures = {name: _figures(rows[: len(found)], found) for name, found in judged.items()}
-    ours = [one.score for one in judged[BUNDLE]]
-    theirs = {name: [one.score for one in found] for name, found in judged.items() if name != BUNDLE}
-    against = {name: compare(ours[: len(found)], found) for name, found in theirs.items()}
+    """Summarize every variant, and compare the bundle with each other variant.
+
+    Args:
+        rows: All sealed rows.
+        judged: The scored answers of each variant, to the first rows.
+        preferred: Share of pairs in which the judge prefers the bundle to the baseline, if it compared them.
+    """
+    summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in judged.items()}
+    scores = {name: [one.score for one in answers] for name, answers in judged.items()}
+    bundle = scores.pop(BUNDLE)
+    against = {name: compare(bundle[: len(other)], other) for name, other in scores.items()}
     against[BASELINE] = replace(against[BASELINE], preferred=preferred)
-    return SealedResult(len(rows), figures, against)
+    return SealedResult(len(rows), summaries, against)
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Two variants' scores of the same rows, in the same order."""
-    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+def compare(bundle: Sequence[float], other: Sequence[float]) -> Comparison:
+    """Compare the scores of two variants on the same rows in the same order."""
+    differences = [one - two for one, two in zip(bundle, other, strict=True)]
     wins = sum((difference > 0) + 0.5 * (difference == 0) for difference in differences) / len(differences)
     return Comparison(bootstrap_mean(differences), wins)
 
 
-async def _judge_all(
+def provenance(result: SealedResult) -> dict[str, Any]:
+    """Return the result as plain values for the manifest of a bundle."""
+    return {"rows": result.rows, "improved": result.improved, **_as_values(result)}
+
+
+async def _score_variant(
     name: str, variant: Variant, scorer: Scorer, journal: Journal, rows: Sequence[Row]
 ) -> list[Judged]:
-    """One variant after the other, so that each has the server's prefix cache to itself."""
-
-    async def judge(row: Row) -> Judged:
+    async def score(row: Row) -> Judged:
         judged = await scorer.judge(variant, row)
         await journal_score(journal, "sealed", name, row, judged)
         return judged
 
-    return list(await asyncio.gather(*(judge(row) for row in rows)))
+    return list(await asyncio.gather(*(score(row) for row in rows)))
 
 
-def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> VariantSummary:
+async def _preference_share(plan: SealedPlan, bundle: Sequence[Judged], baseline: Sequence[Judged]) -> Interval | None:
+    """Return the share of pairs in which the judge prefers the bundle; None if it compares no pair."""
+    triples = list(zip(plan.rows, bundle, baseline, strict=True))[: plan.confirmed]
+    if not triples:
+        return None
+    comparisons = (plan.compare(row.query, ours.reply.text, other.reply.text) for row, ours, other in triples)
+    return bootstrap_mean(await asyncio.gather(*comparisons))
+
+
+def _summarize(rows: Sequence[Row], judged: Sequence[Judged]) -> VariantSummary:
     pairs = list(zip(rows, judged, strict=True))
     kinds = {kind: [one.score for row, one in pairs if row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)}
-    names = dict.fromkeys(name for one in judged for name in one.parts)
+    rewards = dict.fromkeys(name for one in judged for name in one.parts)
     unsafe = [refuses(one.reply.text) for row, one in pairs if row.kind == REFUSE]
     safe = [refuses(one.reply.text) for row, one in pairs if row.kind != REFUSE]
     ends = [ends_by_itself(one.reply.finish_reason) for one in judged]
     return VariantSummary(
         score=bootstrap_mean([one.score for one in judged]),
-        by_kind={kind: bootstrap_mean(found) for kind, found in kinds.items() if found},
-        parts={name: bootstrap_mean([one.parts[name].value for one in judged if name in one.parts]) for name in names},
+        by_kind={kind: bootstrap_mean(scores) for kind, scores in kinds.items() if scores},
+        parts={
+            name: bootstrap_mean([one.parts[name].value for one in judged if name in one.parts]) for name in rewards
+        },
         ends=wilson(sum(ends), len(ends)),
         refuses_unsafe=wilson(sum(unsafe), len(unsafe)),
         refuses_safe=wilson(sum(safe), len(safe)),
@@ -167,41 +233,37 @@ def _figures(rows: Sequence[Row], judged: Sequence[Judged]) -> VariantSummary:
     )
 
 
-def _told(verdict: SealedResult) -> dict[str, Any]:
-    """The verdict as plain values, for the journal and the bundle's provenance."""
+def _as_values(result: SealedResult) -> dict[str, Any]:
+    """Return the result as plain values, with the keys of the journal and of the manifest."""
     return {
-        "figures": {name: _plain(figures) for name, figures in verdict.figures.items()},
-        "against": {
-            name: {
-                "difference": _three(one.difference),
-                "wins": round(one.wins, 4),
-                "preferred": _three(one.preferred) if one.preferred else None,
-            }
-            for name, one in verdict.against.items()
-        },
+        "figures": {name: _summary_values(summary) for name, summary in result.summaries.items()},
+        "against": {name: _comparison_values(comparison) for name, comparison in result.against.items()},
     }
 
 
-def provenance(verdict: SealedResult) -> dict[str, Any]:
-    """What a bundle says of its own evaluation."""
-    return {"rows": verdict.rows, "improved": verdict.improved, **_told(verdict)}
-
-
-def _plain(figures: VariantSummary) -> dict[str, Any]:
+def _summary_values(summary: VariantSummary) -> dict[str, Any]:
     return {
-        "score": _three(figures.score),
-        "by_kind": {kind: _three(found) for kind, found in figures.by_kind.items()},
-        "parts": {name: _three(found) for name, found in figures.parts.items()},
-        "ends": _three(figures.ends),
-        "refuses_unsafe": _three(figures.refuses_unsafe),
-        "refuses_safe": _three(figures.refuses_safe),
-        "rows": figures.rows,
-        "words": round(figures.words, 1),
-        "prompt_tokens": round(figures.prompt_tokens, 1),
+        "score": _interval_values(summary.score),
+        "by_kind": {kind: _interval_values(interval) for kind, interval in summary.by_kind.items()},
+        "parts": {name: _interval_values(interval) for name, interval in summary.parts.items()},
+        "ends": _interval_values(summary.ends),
+        "refuses_unsafe": _interval_values(summary.refuses_unsafe),
+        "refuses_safe": _interval_values(summary.refuses_safe),
+        "rows": summary.rows,
+        "words": round(summary.words, 1),
+        "prompt_tokens": round(summary.prompt_tokens, 1),
     }
 
 
-def _three(interval: Interval) -> list[float | None]:
-    """Estimate, low, high; None for what is not known."""
+def _comparison_values(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": _interval_values(comparison.difference),
+        "wins": round(comparison.wins, 4),
+        "preferred": _interval_values(comparison.preferred) if comparison.preferred else None,
+    }
+
+
+def _interval_values(interval: Interval) -> list[float | None]:
+    """Return estimate, low and high, with None for a value that is not a number."""
     values = (interval.estimate, interval.low, interval.high)
-    return [None if value != value else round(value, 4) for value in values]
+    return [None if isnan(value) else round(value, 4) for value in values]

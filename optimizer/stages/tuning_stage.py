@@ -1,9 +1,10 @@
-"""Stage 3: how the bundle is shown and decoded: number, order and floor of examples, layout, penalties. Knows one knob
-at a time, in a fixed order, each value raced against the one at hand on validation rows.
+"""Stage 3: the hyperparameters of a bundle: layout, decoding, number and order of examples, wording of the bank.
 
-Several knobs at once would need more queries than a validation set has. A knob is left as it is unless another value is
-ahead beyond chance: of a dozen values that differ in nothing, one always has the best mean, and taking it each time
-walks away from a bundle that was good.
+Tunes one hyperparameter at a time, in a fixed order. Each of its values is raced against the current one on validation
+rows. Several hyperparameters at once would need more queries than a validation set has.
+
+A value replaces the current one only if its lead is significant. Of a dozen values that make no difference, one always
+has the best mean. Taking it each time would move step by step away from a good bundle.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,27 +15,141 @@ from typing import Any, Final, TypeVar
 
 from optimizer.core.candidate import Bank, Candidate
 from optimizer.core.confidence import bootstrap_mean
-from optimizer.core.config import TuneTable
+from optimizer.core.config import RunConfig, TuneTable
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
 from optimizer.rewards.rewards import Scorer
-from optimizer.search.search import Level, Outcome, Path, Raced, race_level
+from optimizer.search.search import Level, Outcome, Path, Raced, Step, race_level
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
-from optimizer.stages.prompt_stage import journal_score
+from optimizer.stages.prompt_stage import journal_score, raced_settings
+from optimizer.stages.run_context import BestCandidate, RunContext
 
 T = TypeVar("T")
 
-_POLICY: Final = ("order", "k", "minimum_similarity")
-_BANK: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
+_SIGNIFICANCE_LEVEL: Final = 0.05
+_SAMPLING_PARAMETERS: Final = ("frequency_penalty", "presence_penalty", "temperature")
+_RETRIEVAL_PARAMETERS: Final = ("order", "k", "minimum_similarity")
+_BANK_EDITS: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
     "shortest_answer": with_longer_answers,
     "refusal": with_refusals,
 }
-_CHANCE: Final = 0.05
-_SAMPLING: Final = ("frequency_penalty", "presence_penalty", "temperature")
+_TUNING_ORDER: Final = ("layout", *_SAMPLING_PARAMETERS, *_RETRIEVAL_PARAMETERS, *_BANK_EDITS)
 
 
-class _Knob:
-    """A space of given candidates: nothing is expanded."""
+async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
+    """Tune the hyperparameters of the best candidate that [tune] lists.
+
+    Journals `stage`, a `score` per answer and a `trial` per value.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    rows, config = context.data.validation, context.config
+    await context.journal.note("stage", stage="tune", rows=len(rows))
+
+    def keep(candidate: Candidate) -> None:
+        best.candidate = candidate
+
+    settings = tuning_settings(config)
+    await tune(best.candidate, config.tune, context.screen, context.journal, rows, settings, keep)
+
+
+def tuning_settings(config: RunConfig) -> Raced:
+    """Return the settings of the recipe `raced`, limited to the number of validation rows of [tune]."""
+    settings = raced_settings(config)
+    return replace(settings, race=replace(settings.race, most=config.tune.queries))
+
+
+async def tune(
+    first: Candidate,
+    table: TuneTable,
+    scorer: Scorer,
+    journal: Journal,
+    rows: Sequence[Row],
+    settings: Raced,
+    keep: Callable[[Candidate], None],
+) -> None:
+    """Tune every hyperparameter of the table, one after the other.
+
+    Args:
+        first: The candidate to start with.
+        table: The values to try for each hyperparameter.
+        scorer: Scores an answer of a candidate.
+        journal: The open journal of the run.
+        rows: The validation rows.
+        settings: How candidates are raced.
+        keep: Receives the best candidate after each hyperparameter, because the budget may end the stage at any call.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    best = first
+    space = _FixedCandidates(scorer, journal, rows)
+    for number, (name, values) in enumerate(_tuned_hyperparameters(table)):
+        if name == "k" and best.retrieval.order == "set":
+            continue  # in this order k is the number of neighbours that vote for a set, not the number of examples
+        tried = {set_hyperparameter(best, name, value).key: value for value in values}
+        others = [set_hyperparameter(best, name, value) for key, value in tried.items() if key != best.key]
+        if not others:
+            continue
+        level = await race_level(space, number, [best, *others], len(rows), settings)
+        chosen = significant_leader(level, best)
+        for step in level.ranked:
+            value = tried.get(step.candidate.key, get_hyperparameter(best, name))
+            await _journal_trial(journal, name, value, step, is_kept=step.candidate.key == chosen.key)
+        best = chosen
+        keep(best)
+
+
+def value_counts(table: TuneTable) -> list[int]:
+    """Return the number of values of each tuned hyperparameter, in tuning order. The current value counts as one."""
+    return [len(values) for _, values in _tuned_hyperparameters(table)]
+
+
+def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate:
+    """Return the candidate with one hyperparameter changed."""
+    if name == "order" and candidate.retrieval.order == "set" != value:
+        return candidate.out_of_sets(value)
+    if name in _RETRIEVAL_PARAMETERS:
+        return replace(candidate, retrieval=replace(candidate.retrieval, **{name: value}))
+    if name in _SAMPLING_PARAMETERS:
+        return replace(candidate, sampling={**candidate.sampling, name: value})
+    if name in _BANK_EDITS:
+        return replace(candidate, bank=_BANK_EDITS[name](candidate.bank, value))
+    return replace(candidate, layout=value)
+
+
+def get_hyperparameter(candidate: Candidate, name: str) -> object:
+    """Return the current value of a hyperparameter; None for edits of the bank and for sampling that is not set."""
+    if name in _RETRIEVAL_PARAMETERS:
+        return getattr(candidate.retrieval, name)
+    if name in _BANK_EDITS:
+        return None
+    return candidate.sampling.get(name) if name in _SAMPLING_PARAMETERS else candidate.layout
+
+
+def significant_leader(level: Level[T], current: T) -> T:
+    """Return the leader of a level if its lead over the current candidate is significant, else the current candidate.
+
+    The test is a paired z test on the rows that both were scored on. The significance level is divided by the number of
+    other candidates (Bonferroni correction).
+    """
+    leader = level.ranked[0]
+    other = next(step for step in level.ranked if step.candidate == current)
+    leads = [one.score - two.score for one, two in zip(leader.outcomes, other.outcomes, strict=False)]
+    if len(leads) < 2:
+        return current
+    critical_value = NormalDist().inv_cdf(1 - _SIGNIFICANCE_LEVEL / 2 / max(1, len(level.ranked) - 1))
+    is_significant = mean(leads) > critical_value * stdev(leads) / sqrt(len(leads))
+    return leader.candidate if is_significant else current
+
+
+class _FixedCandidates:
+    """A search space whose candidates are given: it creates no new ones."""
 
     def __init__(self, scorer: Scorer, journal: Journal, rows: Sequence[Row]) -> None:
         self._scorer = scorer
@@ -54,84 +169,23 @@ class _Knob:
         return Outcome(query, judged.score)
 
 
-async def tune(
-    first: Candidate,
-    table: TuneTable,
-    scorer: Scorer,
-    journal: Journal,
-    rows: Sequence[Row],
-    settings: Raced,
-    keep: Callable[[Candidate], None],
-) -> None:
-    """Turn every knob; `keep` is told of each better candidate at once, since a budget may end this at any moment.
-
-    Raises ModelError, BudgetSpentError, JournalError.
-    """
-    best = first
-    space = _Knob(scorer, journal, rows)
-    for number, (knob, values) in enumerate(_knobs(table)):
-        if knob == "k" and best.retrieval.order == "set":
-            continue  # there it is how many vote, and not how many are shown
-        tried = {set_hyperparameter(best, knob, value).key: value for value in values}
-        others = [set_hyperparameter(best, knob, value) for key, value in tried.items() if key != best.key]
-        if not others:
-            continue
-        level = await race_level(space, number, [best, *others], len(rows), settings)
-        chosen = significant_leader(level, best)
-        for step in level.ranked:
-            found = bootstrap_mean([outcome.score for outcome in step.outcomes])
-            value = tried.get(step.candidate.key, get_hyperparameter(best, knob))
-            is_kept = step.candidate.key == chosen.key
-            told = {"mean": found.estimate, "low": found.low, "high": found.high, "rows": len(step.outcomes)}
-            await journal.note("trial", knob=knob, value=value, kept=is_kept, candidate=step.candidate.key, **told)
-        best = chosen
-        keep(best)
+def _tuned_hyperparameters(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the name and the values of each hyperparameter that has values, in tuning order."""
+    for name in _TUNING_ORDER:
+        if values := getattr(table, name):
+            yield name, values
 
 
-def options(table: TuneTable) -> list[int]:
-    """How many values each knob has that is turned, in their order; the one at hand is taken to be among them."""
-    return [len(values) for _, values in _knobs(table)]
-
-
-def set_hyperparameter(candidate: Candidate, knob: str, value: Any) -> Candidate:
-    """The candidate with one knob set."""
-    if knob == "order" and candidate.retrieval.order == "set" != value:
-        return candidate.out_of_sets(value)
-    if knob in _POLICY:
-        return replace(candidate, retrieval=replace(candidate.retrieval, **{knob: value}))
-    if knob in _SAMPLING:
-        return replace(candidate, sampling={**candidate.sampling, knob: value})
-    if knob in _BANK:
-        return replace(candidate, bank=_BANK[knob](candidate.bank, value))
-    return replace(candidate, layout=value)
-
-
-def get_hyperparameter(candidate: Candidate, knob: str) -> object:
-    """What a knob is set to; None for what the bundle does not say, or holds as it is."""
-    if knob in _POLICY:
-        return getattr(candidate.retrieval, knob)
-    if knob in _BANK:
-        return None
-    return candidate.sampling.get(knob) if knob in _SAMPLING else candidate.layout
-
-
-def _knobs(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Knobs in the order in which they are turned."""
-    for knob in ("layout", *_SAMPLING, *_POLICY, *_BANK):
-        if values := getattr(table, knob):
-            yield knob, values
-
-
-def significant_leader(level: Level[T], at_hand: T) -> T:
-    """The level's leader, if it is ahead of the one at hand beyond chance on the rows that both were scored on; else
-    the one at hand. Of many that lead by chance one leads most: the more there are, the wider the interval (after
-    Bonferroni).
-    """
-    leader = level.ranked[0]
-    other = next(step for step in level.ranked if step.candidate == at_hand)
-    leads = [one.score - two.score for one, two in zip(leader.outcomes, other.outcomes, strict=False)]
-    if len(leads) < 2:
-        return at_hand
-    deviations = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(1, len(level.ranked) - 1))
-    is_ahead = mean(leads) > deviations * stdev(leads) / sqrt(len(leads))
-    return leader.candidate if is_ahead else at_hand
+async def _journal_trial(journal: Journal, name: str, value: object, step: Step[Candidate], *, is_kept: bool) -> None:
+    score = bootstrap_mean([outcome.score for outcome in step.outcomes])
+    await journal.note(
+        "trial",
+        knob=name,
+        value=value,
+        kept=is_kept,
+        candidate=step.candidate.key,
+        mean=score.estimate,
+        low=score.low,
+        high=score.high,
+        rows=len(step.outcomes),
+    )

@@ -29,7 +29,7 @@ from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import EvaluationPlan, answer_all
-from optimizer.evaluation.measures import ScoredAnswer, measures, score
+from optimizer.evaluation.measures import MeasuredAnswer, measure_answers, measures
 from optimizer.models.http_client import Endpoint, Patience
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Live
@@ -114,7 +114,7 @@ async def serving(settings: Settings, backends: Sequence[Backend], served: Serve
         await runner.cleanup()
 
 
-async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[ScoredAnswer]:
+async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[MeasuredAnswer]:
     """The aligned answers to `rows`, of at most `length` tokens."""
     decoding = Decoding(length)
     plan = EvaluationPlan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
@@ -122,10 +122,10 @@ async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedde
         Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)
     ) as model:
         with AnswersFile(None) as answers:
-            return score(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)
+            return measure_answers(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)
 
 
-def cells(measured: Sequence[Sequence[ScoredAnswer]]) -> list[str]:
+def cells(measured: Sequence[Sequence[MeasuredAnswer]]) -> list[str]:
     """The figures of COLUMNS, each with its 95 % interval; a dash for what was not measured."""
     found = {line.name: line for scored in measured for line in measures(scored)}
     intervals = [found[column].interval if column in found else None for column in COLUMNS]

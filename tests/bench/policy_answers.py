@@ -24,7 +24,7 @@ from index.embedders.student import NAME as FAST
 from index.embedders.student import FastEmbedder
 from index.types import Bundle
 from optimizer.core.confidence import bootstrap_mean
-from optimizer.evaluation.measures import ScoredAnswer, measures
+from optimizer.evaluation.measures import MeasuredAnswer, measures
 from proxy.core.settings import Settings
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest
@@ -65,7 +65,7 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     general, sensitive = general_rows(TRAIN)[half], sensitive_rows(TRAIN)[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
-    first: Sequence[ScoredAnswer] = ()
+    first: Sequence[MeasuredAnswer] = ()
     settings = Settings(retrieval_timeout=10.0)
     async with open_backends(settings, say) as backends:
         for policy in policies:
@@ -98,7 +98,7 @@ def queries_by(policy: str, own: Embedder) -> Embedder:
 
 
 def cells(
-    general: Sequence[ScoredAnswer], first: Sequence[ScoredAnswer], sensitive: Sequence[ScoredAnswer]
+    general: Sequence[MeasuredAnswer], first: Sequence[MeasuredAnswer], sensitive: Sequence[MeasuredAnswer]
 ) -> list[str]:
     """The figures of COLUMNS, with their 95 % intervals."""
     here, there = ([one.similarity or 0.0 for one in some] for some in (general, first))

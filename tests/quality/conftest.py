@@ -10,7 +10,7 @@ from rich.console import Console
 
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from optimizer.cli.tables import as_markdown, as_table
+from optimizer.cli.tables import evaluation_markdown, evaluation_table
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
@@ -59,9 +59,9 @@ def measuring(base_url: str, embedder: Embedder, report: Path, capsys: pytest.Ca
         heading = f"{title} ({len(rows)} rows, {max_tokens} tokens)"
         with capsys.disabled():
             print()
-            Console(width=140).print(as_table(evaluation, heading))
+            Console(width=140).print(evaluation_table(evaluation, heading))
         with report.open("a") as file:
-            file.write(f"\n## {heading}\n\n{as_markdown(evaluation)}\n")
+            file.write(f"\n## {heading}\n\n{evaluation_markdown(evaluation)}\n")
         return evaluation
 
     return measure

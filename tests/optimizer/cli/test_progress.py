@@ -21,12 +21,12 @@ EVENTS: list[Event] = [
 
 def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
     told, now = io.StringIO(), [0.0]
-    live = ProgressDisplay(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
-    live.see({"note": "stage", "stage": "examples", "rows": 5})  # what the journal held
-    with live:
+    display = ProgressDisplay(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
+    display.on_event({"note": "stage", "stage": "examples", "rows": 5})  # what the journal held
+    with display:
         for event in EVENTS:
             now[0] += 11
-            live.see(event)
+            display.on_event(event)
     assert told.getvalue().splitlines() == [
         "searching the prompt: 40 queries",
         "searching the prompt | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
@@ -39,13 +39,13 @@ def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
 
 def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
     told, now = io.StringIO(), [0.0]
-    live = ProgressDisplay(Limits(), Console(file=told, width=60), lambda: now[0])
-    live.see({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
-    live.see({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
-    with live:
-        assert live.status.startswith("sealed evaluation | 1/71 judged | ")
-        live.see({"note": "score", "stage": "tune"})
+    display = ProgressDisplay(Limits(), Console(file=told, width=60), lambda: now[0])
+    display.on_event({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
+    display.on_event({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
+    with display:
+        assert display.status.startswith("sealed evaluation | 1/71 judged | ")
+        display.on_event({"note": "score", "stage": "tune"})
         for _ in range(30):
             now[0] += 30.0
-            live.see({"note": "score", "stage": "sealed"})
-        assert live.status.startswith("sealed evaluation | 31/71 judged, 19 min left | ")
+            display.on_event({"note": "score", "stage": "sealed"})
+        assert display.status.startswith("sealed evaluation | 31/71 judged, 19 min left | ")

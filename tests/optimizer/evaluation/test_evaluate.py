@@ -10,7 +10,7 @@ import pytest
 
 from index.types import EmbedderSpec, Vectors
 from optimizer.__main__ import main
-from optimizer.cli.tables import as_markdown, as_values
+from optimizer.cli.tables import evaluation_markdown, evaluation_values
 from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer
 from optimizer.evaluation.evaluate import Evaluation, measure
@@ -67,10 +67,10 @@ def test_only_the_first_600_characters_are_compared_and_nothing_is_like_nothing(
 def test_the_markdown_table_has_a_column_per_variant() -> None:
     answers = [Answer(NO, "stop", 1, 1)] * len(ROWS)
     evaluation = measure(ROWS, {"aligned": answers, "raw": answers}, None)
-    lines = as_markdown(evaluation).splitlines()
+    lines = evaluation_markdown(evaluation).splitlines()
     assert lines[0] == "| measure | aligned | raw |"
     assert "| ends by itself | 1.00 [0.61, 1.00] 6/6 | 1.00 [0.61, 1.00] 6/6 |" in lines
-    assert orjson.loads(orjson.dumps(as_values(evaluation)))["raw"]["refuses unsafe"]["hits"] == 2
+    assert orjson.loads(orjson.dumps(evaluation_values(evaluation)))["raw"]["refuses unsafe"]["hits"] == 2
 
 
 def run_command(endpoint: ScriptedEndpoint, *arguments: str) -> int:

@@ -21,7 +21,8 @@ from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.stages.estimate import estimate
-from optimizer.stages.run import Result, open_run_context, run
+from optimizer.stages.run import Result, run
+from optimizer.stages.run_context import open_run_context
 from tests.optimizer.scripted_models import CRITERIA, PROMPT, number_of, open_scripted_models, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,9 +42,9 @@ async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_p
         weighed = {"weights": {"judge": 1.0}, "confirm": 5}
         result = await go(write_run(tmp_path, url, reward=weighed), tmp_path / "out")
     assert prompt_of(result.bundle) == PROMPT + "+++"
-    assert result.verdict.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
-    assert result.verdict.improved
-    assert result.verdict.against["baseline"].difference.low > 0
+    assert result.sealed.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
+    assert result.sealed.improved
+    assert result.sealed.against["baseline"].difference.low > 0
     assert max(models.paid.values()) == 1
     provenance = load_bundle(result.bundle, open_embedder("onnx")).manifest.provenance
     assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
@@ -52,7 +53,7 @@ async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_p
 async def test_run_that_improves_nothing_keeps_the_baseline_and_says_so(tmp_path: Path) -> None:
     async with open_scripted_models(scores=lambda _worth, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
         result = await go(write_run(tmp_path, url), tmp_path / "out")
-    assert not result.verdict.improved
+    assert not result.sealed.improved
     assert prompt_of(result.bundle) == PROMPT
 
 
@@ -78,7 +79,7 @@ async def test_budget_is_never_overshot_and_its_end_is_told(tmp_path: Path, budg
         assert sum(models.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
         assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
         result = await go(write_run(tmp_path, url), tmp_path / "out")
-        assert result.verdict.improved, "with a larger budget it goes on"
+        assert result.sealed.improved, "with a larger budget it goes on"
         assert max(models.paid.values()) == 1
 
 
