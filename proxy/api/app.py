@@ -19,9 +19,10 @@ from proxy.api.gateway import Gateway, Live
 from proxy.api.handlers import Serve, handle, serve_chat, serve_completion, serve_form, serve_relayed, serve_response
 from proxy.api.http_server import error_response, saying_what_is_not_served
 from proxy.api.openapi import openapi_document
+from proxy.backends.backend import Backend
 from proxy.backends.dialects.base import Kind
 from proxy.backends.discovery import KINDS, Model
-from proxy.backends.pool import Backend, BackendSettings, Pool
+from proxy.backends.pool import BackendSettings, Pool
 from proxy.core.errors import ProxyError, StartupError, UnknownModelError, UnknownRouteError
 from proxy.core.metrics import create_metrics
 from proxy.core.settings import Settings, process_environment

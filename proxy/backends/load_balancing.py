@@ -1,6 +1,6 @@
-"""Which backend gets a request, and how often a request may be sent again: rules over loads and standings.
+"""Load balancing: which backend gets a request, and how many requests may be retried at once.
 
-Pure but for the numbers that it keeps; a clock is handed in. Knows no HTTP, no model and no destination.
+The rules depend on counters and a clock alone. They do not depend on HTTP, models or URLs.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,67 +11,74 @@ from typing import Final
 
 Clock = Callable[[], float]
 
-_FAILURES: Final = 3  # in a row, until a backend is ejected
-_FIRST_EJECTION: Final = 5.0  # seconds; doubled with each one that follows
-_LONGEST_EJECTION: Final = 60.0
-_SLOW_START: Final = 10.0  # seconds in which a backend that comes back gets ever more
-_LEAST_WEIGHT: Final = 0.1
-_CROWDED: Final = 1.25  # times its share: a conversation's own backend is passed over (arXiv 1608.01350), but
-_NEVER_CROWDED: Final = 4  # requests more than its share cost a server less than a conversation read anew
-_RETRY_SHARE: Final = 0.2  # of the requests in flight, as Envoy's retry budget has it
-_LEAST_RETRIES: Final = 3
+_MAX_FAILURES: Final = 3  # consecutive failures that eject a backend
+_MIN_EJECTION: Final = 5.0  # seconds; each further ejection takes twice as long
+_MAX_EJECTION: Final = 60.0
+_SLOW_START: Final = 10.0  # seconds in which the weight of a backend that is back grows to 1
+_MIN_WEIGHT: Final = 0.1
+_MAX_LOAD_FACTOR: Final = 1.25  # times its fair share, for the backend of a conversation (arXiv 1608.01350)
+_MIN_EXTRA_LOAD: Final = 4  # requests over its fair share: they cost less than to compute a conversation's prefix anew
+_RETRY_SHARE: Final = 0.2  # of the requests in flight, as in Envoy's retry budget
+_MIN_RETRIES: Final = 3
 
 
-class Standing:
-    """How one backend did lately: its last health check, the failures since, and what follows from them."""
+class BackendHealth:
+    """The health of one backend: its last health check, and outlier detection by consecutive failures."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failures = 0
         self._ejections = 0
         self._ejected_until = float("-inf")
-        self._back_since = float("-inf")
-        self._answering = False
-        self._answered_ever = False
+        self._recovered_at = float("-inf")
+        self._answers = False
+        self._has_ever_answered = False
 
     @property
     def available(self) -> bool:
-        """Whether it should be given requests while others can be."""
-        return self._answering and self._clock() >= self._ejected_until
+        """Whether the backend should get requests before those that are not available."""
+        return self._answers and self._clock() >= self._ejected_until
 
     @property
     def weight(self) -> float:
-        """Its share beside the others': 1, or less while it is coming back."""
-        since = self._clock() - max(self._back_since, self._ejected_until)
-        return min(1.0, max(_LEAST_WEIGHT, since / _SLOW_START))
+        """The share of requests relative to other backends: 1, or less during slow start."""
+        elapsed = self._clock() - max(self._recovered_at, self._ejected_until)
+        return min(1.0, max(_MIN_WEIGHT, elapsed / _SLOW_START))
 
-    def checked(self, *, answering: bool) -> None:
-        """Note a health check. One that answers again after it did not starts slowly."""
-        if answering and not self._answering and self._answered_ever:
-            self._back_since = self._clock()
-        self._answering = answering
-        self._answered_ever = self._answered_ever or answering
+    def record_check(self, *, answering: bool) -> None:
+        """Record a health check. A backend that answers again begins with a slow start."""
+        if answering and not self._answers and self._has_ever_answered:
+            self._recovered_at = self._clock()
+        self._answers = answering
+        self._has_ever_answered = self._has_ever_answered or answering
 
-    def succeeded(self) -> None:
-        """Note a reply; after a good minute, earlier ejections are forgotten."""
+    def record_success(self) -> None:
+        """Record a complete reply. The ejection time is reset when the last ejection is long enough ago."""
         self._failures = 0
-        if self._clock() - self._ejected_until > _LONGEST_EJECTION:
+        if self._clock() - self._ejected_until > _MAX_EJECTION:
             self._ejections = 0
 
-    def failed(self) -> bool:
-        """Note a request that it broke, and whether that ejects it."""
+    def record_failure(self) -> bool:
+        """Record a failed request; return whether it ejects the backend."""
         self._failures += 1
-        if self._failures < _FAILURES:
+        if self._failures < _MAX_FAILURES:
             return False
         self._failures = 0
-        self._ejected_until = self._clock() + min(_LONGEST_EJECTION, _FIRST_EJECTION * 2.0**self._ejections)
+        self._ejected_until = self._clock() + min(_MAX_EJECTION, _MIN_EJECTION * 2.0**self._ejections)
         self._ejections += 1
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A backend as the choice sees it. name: the same in every process, so that all choose alike."""
+class BackendLoad:
+    """The state of one backend that load balancing depends on.
+
+    Attributes:
+        name: Identifies the backend. It is the same in every process, so that all processes choose the same backend.
+        available: See BackendHealth.
+        weight: See BackendHealth.
+        in_flight: How many requests the backend is serving for this process.
+    """
 
     name: str
     available: bool
@@ -79,38 +86,46 @@ class Candidate:
     in_flight: int
 
 
-def order(candidates: Sequence[Candidate], conversation: str | None) -> list[int]:
-    """Positions in `candidates`, the one to try first in front; those to be avoided last, since none may be left.
+def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> list[int]:
+    """Return the positions in `backends` in the order in which to try them.
 
-    A conversation goes to the backend that its hash names, whose prefix cache knows it, unless that has more than its
-    share to do; anything else goes where least is going on.
+    Backends that are not available come last: there may be no other. A conversation goes to the backend that its hash
+    selects, because that backend's prefix cache holds the earlier turns. Any other request, and a conversation whose
+    backend has too much load, goes to the backend with the least load.
+
+    Args:
+        backends: The backends that serve the model.
+        conversation: The key of the conversation; None if the request does not belong to one.
     """
-    usable = [n for n, candidate in enumerate(candidates) if candidate.available]
-    avoided = [n for n, candidate in enumerate(candidates) if not candidate.available]
-    return _ranked(candidates, usable, conversation) + _ranked(candidates, avoided, conversation)
+    available = [n for n, backend in enumerate(backends) if backend.available]
+    others = [n for n, backend in enumerate(backends) if not backend.available]
+    return _ranked(backends, available, conversation) + _ranked(backends, others, conversation)
 
 
-def _ranked(candidates: Sequence[Candidate], among: Sequence[int], conversation: str | None) -> list[int]:
-    by_load = sorted(among, key=lambda n: (candidates[n].in_flight + 1) / candidates[n].weight)
-    if conversation is None or len(among) < 2:
+def _ranked(backends: Sequence[BackendLoad], positions: Sequence[int], conversation: str | None) -> list[int]:
+    by_load = sorted(positions, key=lambda n: (backends[n].in_flight + 1) / backends[n].weight)
+    if conversation is None or len(positions) < 2:
         return by_load
-    owners = sorted(among, key=lambda n: _affinity(conversation, candidates[n].name), reverse=True)
-    total = sum(candidates[n].in_flight for n in among) + 1
-    weights = sum(candidates[n].weight for n in among)
-    for n in owners:
-        share = total * candidates[n].weight / weights
-        if candidates[n].in_flight < ceil(max(_CROWDED * share, share + _NEVER_CROWDED * candidates[n].weight)):
+    by_affinity = sorted(positions, key=lambda n: _affinity(conversation, backends[n].name), reverse=True)
+    total = sum(backends[n].in_flight for n in positions) + 1
+    weights = sum(backends[n].weight for n in positions)
+    for n in by_affinity:
+        share = total * backends[n].weight / weights
+        if backends[n].in_flight < ceil(max(_MAX_LOAD_FACTOR * share, share + _MIN_EXTRA_LOAD * backends[n].weight)):
             return [n, *(other for other in by_load if other != n)]
     return by_load
 
 
 def _affinity(conversation: str, name: str) -> bytes:
-    """Rendezvous hashing (Thaler and Ravishankar, 1998): when a backend goes, only its own conversations move."""
+    """Return the rank of a backend for a conversation by rendezvous hashing (Thaler and Ravishankar, 1998).
+
+    When a backend is removed, only its own conversations move to another one.
+    """
     return blake2b(f"{name}\0{conversation}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-class Count:
-    """How many are within a `with` of it now."""
+class InFlightCounter:
+    """Counts the `with` blocks of it that are open now."""
 
     __slots__ = ("value",)
 
@@ -125,16 +140,16 @@ class Count:
 
 
 class RetryBudget:
-    """How many requests may be on their second try at once, so that failing backends see no storm of repetitions.
+    """Limits how many retries run at once, so that failing backends do not get a storm of repeated requests.
 
-    Each request is served within `with requests`, its second try within `with retries`, if it may have one.
+    Each request is served within `with requests`, and each retry within `with retries`.
     """
 
     def __init__(self) -> None:
-        self.requests = Count()
-        self.retries = Count()
+        self.requests = InFlightCounter()
+        self.retries = InFlightCounter()
 
     @property
     def has_room(self) -> bool:
-        """Whether another request may be sent again."""
-        return self.retries.value < max(_LEAST_RETRIES, _RETRY_SHARE * self.requests.value)
+        """Whether another retry may begin."""
+        return self.retries.value < max(_MIN_RETRIES, _RETRY_SHARE * self.requests.value)

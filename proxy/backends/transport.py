@@ -1,8 +1,7 @@
-"""HTTP to the backends: the connections that are kept for the next request, how a new one is made, and the one retry
-that is safe.
+"""HTTP requests to backends: opens connections, reuses idle ones, and retries a request where that is safe.
 
-A request is repeated only when a kept-alive connection was found closed, on a fresh connection; a fresh connection that
-breaks after the request was sent may already have made the backend generate. Knows no model and no choice of backend.
+A request is retried only if a reused connection was already closed. A fresh connection that breaks after the request
+was sent may already have made the backend generate. The transport does not depend on models or on load balancing.
 """
 
 import asyncio
@@ -20,16 +19,24 @@ from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError, ProxyError
 from proxy.core.metrics import Metrics
 
-_NOT_FOLLOWED: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
-_KEEPALIVE: Final = 3.0  # vLLM closes idle connections after 5 s; racing it loses requests
-_HTTPS: Final = 443
-_HTTP: Final = 80
-_UNQUOTED: Final = "/%:@!$&'()*+,;=~-._?"
+_UNSUPPORTED_REPLY: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
+_IDLE_TIMEOUT: Final = 3.0  # seconds; a server closes idle connections too (vLLM after 5 s), which loses a request
+_HTTPS_PORT: Final = 443
+_HTTP_PORT: Final = 80
+_SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~-._?"
 
 
 @dataclass(frozen=True, slots=True)
 class BackendRequest:
-    """One request: method, the server's root URL and the path below it, body, headers, the backend's key among them."""
+    """One HTTP request to a backend.
+
+    Attributes:
+        method: The HTTP method.
+        root: The root URL of the backend.
+        path: The path below the root URL.
+        body: The body; empty for a GET.
+        headers: The headers, with the key of the backend.
+    """
 
     method: str
     root: str
@@ -39,35 +46,53 @@ class BackendRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where a root URL leads. prefix: what stands before every path; fixed: headers of every request."""
+class ServerAddress:
+    """The address that a root URL stands for.
+
+    Attributes:
+        host: The host name in ASCII.
+        port: The TCP port.
+        secure: Whether to use TLS.
+        path_prefix: The quoted path of the root URL, in front of every path.
+        headers: The headers of every request.
+    """
 
     host: str
     port: int
     secure: bool
-    prefix: str
-    fixed: Mapping[str, str]
+    path_prefix: str
+    headers: Mapping[str, str]
 
 
-def server_at(root: str) -> Server:
-    """The server of a URL that proxy.backends.pool has checked."""
+def parse_root_url(root: str) -> ServerAddress:
+    """Return the address of a root URL that `proxy.backends.pool.backend_url` has checked."""
     parts = urlsplit(root)
     secure = parts.scheme == "https"
     host = parts.hostname or ""
     if not host.isascii():
         host = host.encode("idna").decode("ascii")
-    port = parts.port or (_HTTPS if secure else _HTTP)
-    named = f"[{host}]" if ":" in host else host
-    fixed = {
-        "Host": named if parts.port is None else f"{named}:{port}",
+    port = parts.port or (_HTTPS_PORT if secure else _HTTP_PORT)
+    host_in_header = f"[{host}]" if ":" in host else host
+    headers = {
+        "Host": host_in_header if parts.port is None else f"{host_in_header}:{port}",
         "User-Agent": "drpo-proxy",
         "Accept-Encoding": "identity",
     }
-    return Server(host, port, secure, quote(parts.path.rstrip("/"), safe=_UNQUOTED), fixed)
+    return ServerAddress(host, port, secure, quote(parts.path.rstrip("/"), safe=_SAFE_IN_PATH), headers)
 
 
 def request_head(method: str, target: str, headers: Mapping[str, str], size: int) -> bytes:
-    """The head of a request with a body of `size` bytes. Raises ValueError for a line break within a line of it."""
+    """Return the request line and the headers of a request.
+
+    Args:
+        method: The HTTP method.
+        target: The path and the query.
+        headers: The headers without Content-Length.
+        size: The size of the body in bytes.
+
+    Raises:
+        ValueError: A header contains a line break.
+    """
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     text = "\r\n".join(lines)
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
@@ -76,71 +101,86 @@ def request_head(method: str, target: str, headers: Mapping[str, str], size: int
 
 
 class NoConnectionError(Exception):
-    """No connection was made, so that another backend can be tried. `told`: the error that a client gets for it."""
+    """No connection could be opened, so another backend can be tried.
 
-    def __init__(self, trouble: str, told: ProxyError) -> None:
-        super().__init__(trouble)
-        self.told = told
+    Attributes:
+        client_error: The error that the client gets if no other backend can be tried.
+    """
+
+    def __init__(self, problem: str, client_error: ProxyError) -> None:
+        super().__init__(problem)
+        self.client_error = client_error
 
 
 class Transport:
-    """Keeps connections for a few seconds after use, the one used last to be used next; makes new ones as needed."""
+    """Sends requests to backends. It keeps idle connections for a few seconds and reuses the last used one first."""
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
+        """Create a transport without connections.
+
+        Args:
+            connect_timeout: Seconds until an attempt to connect fails.
+            silence_timeout: Seconds without a byte until an exchange fails.
+            budget: Limits the retries.
+            metrics: Count the retries.
+        """
         self._connect_timeout = connect_timeout
         self._silence_timeout = silence_timeout
         self._budget = budget
         self._metrics = metrics
-        self._servers: dict[str, Server] = {}
+        self._addresses: dict[str, ServerAddress] = {}
         self._idle: dict[str, list[Connection]] = {}
         self._open: set[Connection] = set()
-        self._sweep: asyncio.TimerHandle | None = None
+        self._cleanup: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
 
     async def close(self) -> None:
-        """Close every connection."""
-        if self._sweep is not None:
-            self._sweep.cancel()
+        """Close all connections."""
+        if self._cleanup is not None:
+            self._cleanup.cancel()
         for connection in self._open:
             connection.close()
-        await asyncio.sleep(0)  # a transport closes in the next turn of the loop
+        await asyncio.sleep(0)  # an asyncio transport closes in the next iteration of the event loop
 
     async def exchange(self, request: BackendRequest) -> BackendResponse:
-        """Send and wait for the headers of the reply.
+        """Send a request and wait for the headers of the reply.
 
-        Raises NoConnectionError, so that another backend can be tried, BackendUnavailableError, BackendTimeoutError,
-        BackendProtocolError.
+        Raises:
+            NoConnectionError: No connection could be opened.
+            BackendUnavailableError: The connection was closed before the reply.
+            BackendTimeoutError: The backend sent nothing for too long.
+            BackendProtocolError: The reply is not HTTP, or of a form that the proxy does not follow.
         """
-        server = self._servers.get(request.root)
-        if server is None:
-            server = self._servers[request.root] = server_at(request.root)
-        kept = self._kept(request.root)
-        if kept is None:
-            return await self._send(await self._connect(request.root, server), server, request)
+        address = self._addresses.get(request.root)
+        if address is None:
+            address = self._addresses[request.root] = parse_root_url(request.root)
+        reused = self._take_idle(request.root)
+        if reused is None:
+            return await self._send(await self._connect(request.root, address), address, request)
         try:
-            return await self._send(kept, server, request)
+            return await self._send(reused, address, request)
         except BackendUnavailableError:
-            pass  # closed in the moment in which it was used: nothing came of the request
+            pass  # the server closed the idle connection before it received the request
         if not self._budget.has_room:
             raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
         with self._budget.retries:
             self._metrics.retries.labels("stale connection").inc()
-            return await self._send(await self._connect(request.root, server), server, request)
+            return await self._send(await self._connect(request.root, address), address, request)
 
-    async def _send(self, connection: Connection, server: Server, request: BackendRequest) -> BackendResponse:
-        headers = {**server.fixed, **request.headers}
-        head = request_head(request.method, server.prefix + request.path, headers, len(request.body))
+    async def _send(self, connection: Connection, address: ServerAddress, request: BackendRequest) -> BackendResponse:
+        headers = {**address.headers, **request.headers}
+        head = request_head(request.method, address.path_prefix + request.path, headers, len(request.body))
         reply = await connection.exchange((head, request.body))
         status, coding = reply.status, reply.headers.get("content-encoding", "identity")
         if (200 <= status < 300 or status >= 400) and coding == "identity":
             return reply
         connection.close()
-        raise BackendProtocolError(_NOT_FOLLOWED)
+        raise BackendProtocolError(_UNSUPPORTED_REPLY)
 
-    def _kept(self, root: str) -> Connection | None:
-        """A connection that waits, and has not waited too long."""
+    def _take_idle(self, root: str) -> Connection | None:
+        """Return an idle connection that the server has probably not closed; None if there is none."""
         idle = self._idle.get(root)
-        earliest = asyncio.get_running_loop().time() - _KEEPALIVE
+        earliest = asyncio.get_running_loop().time() - _IDLE_TIMEOUT
         while idle:
             connection = idle.pop()
             if not connection.closed and connection.idle_since > earliest:
@@ -148,49 +188,49 @@ class Transport:
             connection.close()
         return None
 
-    async def _connect(self, root: str, server: Server) -> Connection:
-        connection = Connection(self._silence_timeout, partial(self._keep, root), self._open.discard)
-        tls = self._context() if server.secure else None
+    async def _connect(self, root: str, address: ServerAddress) -> Connection:
+        connection = Connection(self._silence_timeout, partial(self._keep_idle, root), self._open.discard)
+        tls = self._tls_context() if address.secure else None
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: connection, server.host, server.port, ssl=tls
+                    lambda: connection, address.host, address.port, ssl=tls
                 )
         except TimeoutError as error:
-            late = BackendTimeoutError("No backend accepted a connection in time.")
-            raise NoConnectionError("no connection in time", late) from error
+            timeout = BackendTimeoutError("No backend accepted a connection in time.")
+            raise NoConnectionError("no connection in time", timeout) from error
         except OSError as error:
-            trouble = _why(error)
-            told = BackendUnavailableError(f"No backend could be reached: {trouble}.")
-            raise NoConnectionError(trouble, told) from error
+            reason = _reason(error)
+            unavailable = BackendUnavailableError(f"No backend could be reached: {reason}.")
+            raise NoConnectionError(reason, unavailable) from error
         self._open.add(connection)
         return connection
 
-    def _context(self) -> ssl.SSLContext:
+    def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def _keep(self, root: str, connection: Connection) -> None:
+    def _keep_idle(self, root: str, connection: Connection) -> None:
         self._idle.setdefault(root, []).append(connection)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_KEEPALIVE, self._close_old)
+        if self._cleanup is None:
+            self._cleanup = asyncio.get_running_loop().call_later(_IDLE_TIMEOUT, self._close_idle)
 
-    def _close_old(self) -> None:
-        """Close what has waited too long; look again while anything waits."""
+    def _close_idle(self) -> None:
+        """Close the connections that have been idle for too long; run again while any connection is idle."""
         loop = asyncio.get_running_loop()
-        earliest = loop.time() - _KEEPALIVE
+        earliest = loop.time() - _IDLE_TIMEOUT
         for root, idle in self._idle.items():
             for connection in idle:
                 if connection.idle_since <= earliest:
                     connection.close()
             self._idle[root] = [connection for connection in idle if not connection.closed]
-        waiting = any(self._idle.values())
-        self._sweep = loop.call_later(_KEEPALIVE / 3, self._close_old) if waiting else None
+        any_idle = any(self._idle.values())
+        self._cleanup = loop.call_later(_IDLE_TIMEOUT / 3, self._close_idle) if any_idle else None
 
 
-def _why(error: OSError) -> str:
-    """In a few words, without the address: a client is told it."""
+def _reason(error: OSError) -> str:
+    """Return a short reason without the address, because a client reads it."""
     if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno).lower()
     return (error.strerror or "connection failed").lower()

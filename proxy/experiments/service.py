@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
 
+from proxy.backends.backend import Backend, backend_url
 from proxy.backends.discovery import Model
 from proxy.backends.load_balancing import RetryBudget
-from proxy.backends.pool import Backend, Pool, backend_url
+from proxy.backends.pool import Pool
 from proxy.backends.transport import Transport
 from proxy.core.errors import BadRequestError
 from proxy.core.key_file import read_key

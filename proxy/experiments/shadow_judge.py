@@ -16,7 +16,8 @@ from typing import Final
 
 import orjson
 
-from proxy.backends.pool import Backend, Pool
+from proxy.backends.backend import Backend
+from proxy.backends.pool import Pool
 from proxy.backends.transport import NoConnectionError, Transport
 from proxy.core.errors import ProxyError
 from proxy.core.json_types import Json
@@ -167,7 +168,7 @@ class ShadowJudge:
             async with asyncio.timeout(_JUDGE_WITHIN), await self._wire.exchange(request) as reply:
                 said = answer_text(await reply.read()) if reply.status == 200 else ""
         except NoConnectionError as error:
-            raise error.told from error
+            raise error.client_error from error
         except TimeoutError:
             return None
         letter = _WORD.match(said)

@@ -43,7 +43,7 @@ from proxy.openai.conversation import (
 )
 from proxy.openai.json_fields import encode, flag_field, object_field, text_field
 from proxy.openai.responses import ResponseShape, chat_body, echoed_fields
-from proxy.openai.stop_strings import divide
+from proxy.openai.stop_strings import split_stop_strings
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -187,7 +187,7 @@ class Planner:
 
 def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
     """Where the backend ends an answer, and where the proxy does because the backend takes no more stop strings."""
-    return divide(layout_stops, client_stop(body), model.dialect.max_stop_strings)
+    return split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
 
 
 def _relayed(

@@ -20,7 +20,7 @@ from proxy.inference.relay import (
     usage_filter,
 )
 from proxy.openai.chat_completion import ChatChunks, ChatShape, chat_completion
-from proxy.openai.chunk_cache import PlainChunks
+from proxy.openai.chunk_cache import ChunkCache
 from proxy.openai.responses import ResponseEvents, ResponseShape, response_object
 from proxy.openai.sse import event_data, is_done, parse_object
 from proxy.openai.stop_strings import StopCutter, cut_completion
@@ -100,10 +100,10 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
 
 def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:
     """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
-    alike = PlainChunks()
+    cache = ChunkCache()
 
     def transform(event: bytes) -> bytes:
-        if known := alike.translate(event):
+        if known := cache.translate(event):
             return known
         if is_done(event):
             return b"".join(_event(chunk) for chunk in chunks.finish()) + event
@@ -116,7 +116,7 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> Even
         text = chunks.plain_text(payload)
         translated = chunks.translate(payload)
         if text is not None:
-            alike.remember(event, text, translated[0])
+            cache.store(event, text, translated[0])
         return b"".join([_event(chunk) for chunk in translated])
 
     return transform

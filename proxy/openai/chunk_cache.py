@@ -1,8 +1,8 @@
-"""Translates by a short way those chunks of a stream that differ from an earlier one in their text alone, as nearly all
-do: what stands around the text was translated once, and the text's own JSON is copied. Knows no HTTP and no plan.
+"""A fast path for streams: translates a chunk by copying its text into the translation of an earlier chunk.
 
-Parsing and writing each chunk anew costs four times as much (tests/bench/README.md). Whatever is not surely the same is
-left to be parsed.
+Nearly all chunks of a stream differ in their text alone. To parse and serialize each of them takes four times as long
+(tests/bench/README.md). A chunk that may differ in anything else is left to the parser. The module does not depend on
+HTTP or on how a request was planned.
 """
 
 from collections.abc import Mapping
@@ -10,37 +10,46 @@ from typing import Any, Final
 
 import orjson
 
-_TEXT: Final = b'"text":"'
-_CONTENT: Final = b'"content":""'
+_TEXT_FIELD: Final = b'"text":"'
+_CONTENT_FIELD: Final = b'"content":""'
 
 
-class PlainChunks:
-    """Remembers one chunk: what stood before and behind its text, and what came of it."""
+class ChunkCache:
+    """Holds one chunk and its translation, each as the bytes before and after the text."""
 
     def __init__(self) -> None:
-        self._before = self._behind = b""
-        self._translated_before = self._translated_behind = b""
+        self._prefix = self._suffix = b""
+        self._translated_prefix = self._translated_suffix = b""
 
     def translate(self, event: bytes) -> bytes | None:
-        """The translation of a whole event that is like the remembered one but for its text; None for any other."""
-        before, behind = self._before, self._behind
-        if not before or not event.startswith(before) or not event.endswith(behind):
+        """Return the translation of an event that differs from the stored one in its text alone; None for others."""
+        prefix, suffix = self._prefix, self._suffix
+        if not prefix or not event.startswith(prefix) or not event.endswith(suffix):
             return None
-        text = event[len(before) : -len(behind)]
-        if not text or b'"' in text or text.endswith(b"\\"):  # an escaped quote: let a parser say where the text ends
+        text = event[len(prefix) : -len(suffix)]
+        if not text or b'"' in text or text.endswith(b"\\"):  # only a parser finds the end of a text with a quote
             return None
-        return self._translated_before + text + self._translated_behind
+        return self._translated_prefix + text + self._translated_suffix
 
-    def remember(self, event: bytes, text: str, translated: Mapping[str, Any]) -> None:
-        """Keep an event whose one text is `text`, and the chat chunk that came of it, whose content is that text."""
-        before, found, rest = event.partition(_TEXT)
-        written, _, _ = rest.partition(b'"')
-        if not found or rest.count(_TEXT) or b"\\" in written or written.decode("utf-8", "replace") != text:
+    def store(self, event: bytes, text: str, translated: Mapping[str, Any]) -> None:
+        """Store an event if later ones can be translated by copying.
+
+        Args:
+            event: An event of the backend with exactly one text.
+            text: That text.
+            translated: The chat chunk of the event, with the text as its content.
+        """
+        prefix, found, rest = event.partition(_TEXT_FIELD)
+        encoded_text, _, _ = rest.partition(b'"')
+        has_escapes = b"\\" in encoded_text
+        if not found or rest.count(_TEXT_FIELD) or has_escapes or encoded_text.decode("utf-8", "replace") != text:
             return
         (choice,) = translated["choices"]
         empty = {**translated, "choices": [{**choice, "delta": {"content": ""}}]}
-        ours_before, ours, ours_behind = (b"data: " + orjson.dumps(empty) + b"\n\n").partition(_CONTENT)
-        if not ours or ours_behind.count(_CONTENT):
+        serialized = b"data: " + orjson.dumps(empty) + b"\n\n"
+        translated_prefix, found, translated_suffix = serialized.partition(_CONTENT_FIELD)
+        if not found or translated_suffix.count(_CONTENT_FIELD):
             return
-        self._before, self._behind = before + _TEXT, rest[len(written) :]
-        self._translated_before, self._translated_behind = ours_before + _CONTENT[:-1], b'"' + ours_behind
+        self._prefix, self._suffix = prefix + _TEXT_FIELD, rest[len(encoded_text) :]
+        self._translated_prefix = translated_prefix + _CONTENT_FIELD[:-1]
+        self._translated_suffix = b'"' + translated_suffix

@@ -1,7 +1,8 @@
-"""Stop strings beyond what a backend takes: the proxy ends the answer there itself. Knows completions only. Pure.
+"""Stop strings that exceed a backend's limit: the proxy finds them and cuts the answer itself. Pure functions.
 
-vLLM takes four, as OpenAI's reference says ("up to 4 sequences"); a layout needs four of its own, and a client may send
-as many. What does not fit is looked for here. The backend goes on to its own end: usage stays true, tokens are lost.
+OpenAI's reference allows "up to 4 sequences", and vLLM takes no more. A prompt layout needs four, and a client may send
+four more. The backend still generates to its own end: the usage stays correct, but the tokens after the cut are lost.
+The module reads completions and does not depend on backends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,109 +12,126 @@ from typing import Any
 from proxy.core.json_types import JsonDict
 
 
-def divide(layout: Sequence[str], client: Sequence[str], most: int | None) -> tuple[list[str], tuple[str, ...]]:
-    """(for the backend, for the proxy). layout: most needed first; most: how many the backend takes, None for any.
+def split_stop_strings(
+    layout: Sequence[str], client: Sequence[str], limit: int | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Divide the stop strings between the backend and the proxy.
 
-    The first half of the layout's goes before the client's, which go before the rest of the layout's. More strings from
-    the client than the backend takes all go there, for its own error.
+    The backend gets the first half of the layout's strings, then the client's, then the rest, up to its limit. If the
+    client's strings alone exceed the limit, the backend gets all strings, so that the client gets the backend's error.
+
+    Args:
+        layout: The stop strings of the prompt layout, the most important first.
+        client: The stop strings of the request.
+        limit: The most stop strings that the backend takes; None if there is no limit.
+
+    Returns:
+        The strings for the backend and the strings for the proxy.
     """
-    if most is None or len(client) > most:
+    if limit is None or len(client) > limit:
         return [*layout, *client], ()
     half = len(layout) // 2
-    wanted = [*layout[:half], *client, *layout[half:]]
-    return wanted[:most], tuple(wanted[most:])
+    ordered = [*layout[:half], *client, *layout[half:]]
+    return ordered[:limit], tuple(ordered[limit:])
 
 
 def cut_completion(completion: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
-    """A whole completion, each choice cut at the first of `stops`."""
+    """Return a complete reply with each choice cut at the first stop string."""
     choices = [_cut_choice(choice, stops) for choice in completion.get("choices") or ()]
     return {**completion, "choices": choices}
 
 
 def _cut_choice(choice: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
-    found = _first(choice.get("text") or "", stops)
-    return dict(choice) if found is None else _ended(choice, *found)
+    found = _first_stop(choice.get("text") or "", stops)
+    return dict(choice) if found is None else _end_choice(choice, *found)
 
 
 @dataclass(slots=True)
 class StopCutter:
-    """The same for the chunks of a stream. What may begin a stop string is held back until it is known."""
+    """Cuts the choices of a stream. Text that may be the beginning of a stop string is held back.
+
+    Attributes:
+        stops: The stop strings.
+        held: The parts held back, by the index of the choice.
+        ended: The indexes of the choices that were cut.
+    """
 
     stops: Sequence[str]
     held: dict[int, list[JsonDict]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
 
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
-        """The chunk with the choices that may be shown now; perhaps none."""
-        choices = [shown for choice in chunk.get("choices") or () for shown in self._shown(choice)]
+        """Return the chunk with the choices that can be sent now, which may be none."""
+        choices = [ready for choice in chunk.get("choices") or () for ready in self._ready_parts(choice)]
         return {**chunk, "choices": choices}
 
-    def _shown(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
+    def _ready_parts(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
         index = choice.get("index", 0)
         if index in self.ended:
             return
-        pieces = [*self.held.pop(index, ()), dict(choice)]
-        text = "".join(piece.get("text") or "" for piece in pieces)
-        found = _first(text, self.stops)
+        parts = [*self.held.pop(index, ()), dict(choice)]
+        text = "".join(part.get("text") or "" for part in parts)
+        found = _first_stop(text, self.stops)
         if found is not None:
             self.ended.add(index)
-            yield from _pieces_before(pieces, *found)
+            yield from _parts_before(parts, *found)
             return
-        known = len(text) if choice.get("finish_reason") is not None else len(text) - _open_end(text, self.stops)
-        shown = _fitting(pieces, known)
-        yield from pieces[:shown]
-        if pieces[shown:]:
-            self.held[index] = pieces[shown:]
+        is_last = choice.get("finish_reason") is not None
+        length = len(text) if is_last else len(text) - _possible_stop_length(text, self.stops)
+        count = _parts_within(parts, length)
+        yield from parts[:count]
+        if parts[count:]:
+            self.held[index] = parts[count:]
 
 
-def _first(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Where the first stop string begins, and which it is; the longest where several begin there."""
-    places = [(place, -len(stop), stop) for stop in stops if stop and (place := text.find(stop)) >= 0]
-    return (min(places)[0], min(places)[2]) if places else None
+def _first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Return the position of the first stop string, and the longest stop string at that position."""
+    matches = [(position, -len(stop), stop) for stop in stops if stop and (position := text.find(stop)) >= 0]
+    return (min(matches)[0], min(matches)[2]) if matches else None
 
 
-def _open_end(text: str, stops: Sequence[str]) -> int:
-    """How many last characters of `text` may be the beginning of a stop string."""
-    ends = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
-    return max(ends, default=0)
+def _possible_stop_length(text: str, stops: Sequence[str]) -> int:
+    """Return how many characters at the end of a text may be the beginning of a stop string."""
+    lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
+    return max(lengths, default=0)
 
 
-def _fitting(pieces: Sequence[JsonDict], length: int) -> int:
-    """How many of the pieces lie within the first `length` characters."""
+def _parts_within(parts: Sequence[JsonDict], length: int) -> int:
+    """Return how many of the parts lie within the first `length` characters."""
     end = 0
-    for number, piece in enumerate(pieces):
-        end += len(piece.get("text") or "")
+    for number, part in enumerate(parts):
+        end += len(part.get("text") or "")
         if end > length:
             return number
-    return len(pieces)
+    return len(parts)
 
 
-def _pieces_before(pieces: Sequence[JsonDict], place: int, stop: str) -> Iterator[JsonDict]:
-    """The pieces up to `place`, the last one cut there and said to be the last."""
-    for piece in pieces:
-        length = len(piece.get("text") or "")
-        if length >= place:
-            yield _ended(piece, place, stop)
+def _parts_before(parts: Sequence[JsonDict], position: int, stop: str) -> Iterator[JsonDict]:
+    """Yield the parts before a position. The last one is cut there and gets the finish reason."""
+    for part in parts:
+        length = len(part.get("text") or "")
+        if length >= position:
+            yield _end_choice(part, position, stop)
             return
-        yield piece
-        place -= length
+        yield part
+        position -= length
 
 
-def _ended(choice: Mapping[str, Any], place: int, stop: str) -> JsonDict:
-    """A choice whose text ends before `place`, because of `stop`."""
-    cut = {**choice, "text": (choice.get("text") or "")[:place], "finish_reason": "stop"}
+def _end_choice(choice: Mapping[str, Any], position: int, stop: str) -> JsonDict:
+    """Return a choice whose text ends at a position because of a stop string."""
+    cut = {**choice, "text": (choice.get("text") or "")[:position], "finish_reason": "stop"}
     if "stop_reason" in choice:
         cut["stop_reason"] = stop
     logprobs = choice.get("logprobs")
     if isinstance(logprobs, dict) and isinstance(logprobs.get("tokens"), list):
-        cut["logprobs"] = _first_tokens(logprobs, _tokens_within(logprobs["tokens"], place))
+        cut["logprobs"] = _first_logprobs(logprobs, _tokens_within(logprobs["tokens"], position))
     return cut
 
 
 def _tokens_within(tokens: Sequence[str], length: int) -> int:
-    return _fitting([{"text": token} for token in tokens], length)
+    return _parts_within([{"text": token} for token in tokens], length)
 
 
-def _first_tokens(logprobs: Mapping[str, Any], count: int) -> JsonDict:
-    """The parallel lists of a completion's logprobs, cut to `count` tokens."""
+def _first_logprobs(logprobs: Mapping[str, Any], count: int) -> JsonDict:
+    """Return the logprobs of the first `count` tokens. A completion has them as parallel lists."""
     return {name: value[:count] if isinstance(value, list) else value for name, value in logprobs.items()}

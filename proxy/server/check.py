@@ -35,7 +35,7 @@ async def check(settings: Settings, report: Callable[[str], None], console: Cons
 def _backend_table(gateway: Gateway) -> Table:
     table = Table("backend", "answers", "model", "kind", "context", "server", title="Backends", title_justify="left")
     for backend in gateway.pool.backends:
-        answers = "yes" if backend.healthy else f"no: {backend.trouble}"
+        answers = "yes" if backend.healthy else f"no: {backend.problem}"
         if not backend.models:
             table.add_row(backend.url, answers, "", "", "", "")
         for model in backend.models.values():
@@ -56,8 +56,8 @@ def _bundle_table(gateway: Gateway) -> Table:
 
 def _problems(gateway: Gateway) -> Iterator[str]:
     for backend in gateway.pool.backends:
-        if backend.trouble:
-            yield f"{backend.url}: {backend.trouble}"
+        if backend.problem:
+            yield f"{backend.url}: {backend.problem}"
     for name, served in gateway.bundles.items():
         if name not in gateway.pool.models:
             listed = ", ".join(sorted(gateway.pool.models)) or "none"

@@ -10,8 +10,8 @@ from typing import Final
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
 from proxy.api.app import parse_kinds
+from proxy.backends.backend import Backend, backend_url
 from proxy.backends.embedded.child_process import MODEL_NAME, EmbeddedModel
-from proxy.backends.pool import Backend, backend_url
 from proxy.core.errors import EmbeddedError, StartupError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
@@ -143,7 +143,7 @@ async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
     pause = 1.0
     while True:
         await model.exited.wait()
-        backend.checked("the embedded model died", answering=False)
+        backend.record_check("the embedded model died", answering=False)
         log_event("embedded model died", restart_in_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -17,7 +17,7 @@ from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, Live
 from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
-from proxy.backends.pool import Backend
+from proxy.backends.backend import Backend
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings, bundle_arguments
 from proxy.core.shared_state import SharedState
@@ -103,5 +103,5 @@ async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Pro
 
 def status(gateway: Gateway) -> Status:
     """What is to be told of a gateway."""
-    troubles = tuple(f"{backend.url} ({backend.trouble})" for backend in gateway.pool.backends if backend.trouble)
+    troubles = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
     return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.live.keyring is not None)

@@ -23,7 +23,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from index.errors import DrpoError
 from proxy.api.admin import Reloaded
 from proxy.api.admission import limits_of
-from proxy.backends.pool import Backend
+from proxy.backends.backend import Backend
 from proxy.core.errors import StartupError
 from proxy.core.log import log_event
 from proxy.core.metrics import FOLDER_VARIABLE

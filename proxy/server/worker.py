@@ -21,7 +21,7 @@ import uvloop
 
 from index.errors import DrpoError
 from proxy.api.gateway import Gateway
-from proxy.backends.pool import Backend
+from proxy.backends.backend import Backend
 from proxy.core.log import log_lines
 from proxy.core.malloc import give_back_large_blocks
 from proxy.core.metrics import FOLDER_VARIABLE

@@ -234,7 +234,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
         if sample.name.startswith("drpo_") and not sample.name.endswith("_created")
     ]
     backends = [
-        {"url": one.url, "models": list(one.models), "trouble": one.trouble or None} for one in gateway.pool.backends
+        {"url": one.url, "models": list(one.models), "trouble": one.problem or None} for one in gateway.pool.backends
     ]
     return _json({"samples": samples, "backends": backends})
 

@@ -33,8 +33,8 @@ from optimizer.evaluation.measures import MeasuredAnswer, measure_answers, measu
 from optimizer.models.http_client import Endpoint, Patience
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Live
+from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME
-from proxy.backends.pool import Backend
 from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.retrieval_worker import Source

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.load_balancing import Standing
+from proxy.backends.load_balancing import BackendHealth
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
 
@@ -53,11 +53,11 @@ async def test_ejected_backend_comes_back_when_it_answers() -> None:
     async with scripted_backend(close) as flapping, scripted_backend(answer) as well:
         async with serving(flapping.url, well.url, bundles={}, **QUIET) as proxy:
             for backend in proxy.gateway.pool.backends:
-                backend.standing = Standing(lambda: clock[0])
-                backend.standing.checked(answering=True)
+                backend.health = BackendHealth(lambda: clock[0])
+                backend.health.record_check(answering=True)
             for number in range(40):
                 await proxy.chat(f"question {number}")
-            assert not proxy.gateway.pool.backends[0].standing.available
+            assert not proxy.gateway.pool.backends[0].health.available
             flapping.script = answer
             before = hits(flapping)
             assert {(await proxy.chat(f"question {n}"))[0] for n in range(20)} == {200}
@@ -80,7 +80,7 @@ async def test_client_whose_request_makes_a_backend_fail_ejects_nobody() -> None
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             for number in range(30):
                 await proxy.chat(f"question {number}")
-            assert all(backend.standing.available for backend in proxy.gateway.pool.backends)
+            assert all(backend.health.available for backend in proxy.gateway.pool.backends)
 
 
 async def test_one_hung_backend_does_not_slow_the_others() -> None:
@@ -170,7 +170,7 @@ async def test_model_of_unknown_kind_does_not_take_the_others_with_it() -> None:
             assert (await proxy.chat())[0] == 200
             code, _, reply = await proxy.chat(model="mystery")
             assert (code, reply["error"]["code"]) == (404, "model_not_found")
-            assert "--kind mystery=chat" in proxy.gateway.pool.backends[0].trouble
+            assert "--kind mystery=chat" in proxy.gateway.pool.backends[0].problem
 
 
 async def _converse(proxy: Serving, question: str) -> None:

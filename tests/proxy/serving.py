@@ -17,7 +17,7 @@ from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, Live
 from proxy.api.http_server import HttpServer
-from proxy.backends.pool import Backend
+from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.retrieval_worker import Source

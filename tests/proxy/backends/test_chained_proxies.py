@@ -24,8 +24,8 @@ async def test_a_proxy_is_no_backend_and_the_error_says_what_to_name_instead(kin
         (backend,) = outer.gateway.pool.backends
         assert not backend.healthy
         assert not backend.models
-        assert backend.trouble.startswith("It is a drpo-proxy")
-        assert "--backend" in backend.trouble
+        assert backend.problem.startswith("It is a drpo-proxy")
+        assert "--backend" in backend.problem
 
 
 async def test_a_model_whose_name_has_a_suffix_of_its_own_is_a_model() -> None:

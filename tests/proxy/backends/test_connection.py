@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.connection import LARGEST_HEAD, Connection
+from proxy.backends.connection import MAX_HEAD_BYTES, Connection
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.response import BackendResponse
-from proxy.backends.transport import BackendRequest, Transport, request_head, server_at
+from proxy.backends.transport import BackendRequest, Transport, parse_root_url, request_head
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, ProxyError
 from proxy.core.metrics import create_metrics
 
@@ -92,7 +92,7 @@ def test_reply_is_the_same_however_it_is_cut(kind: str, cuts: list[int]) -> None
         exchange = Exchange()
         reply = await exchange.reply(*[data[a:b] for a, b in itertools.pairwise(places)])
         assert (reply.status, reply.content_type, await reply.read()) == (200, "text/plain", body)
-        reply.finish()
+        reply.close()
         assert (exchange.kept == [exchange.connection], exchange.pipe.aborted) == (reusable, not reusable)
 
     asyncio.run(run())
@@ -106,7 +106,7 @@ async def test_body_without_a_length_ends_with_the_connection_and_a_cut_one_does
         assert await reply.read_part() == b"hello"
         with pytest.raises(BackendProtocolError):
             await reply.read_part()
-        assert not reply.taken
+        assert not reply.fully_read
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ async def test_body_without_a_length_ends_with_the_connection_and_a_cut_one_does
         OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n",
         OK + b"Transfer-Encoding: gzip\r\n\r\n",
         OK + b"X-Folded: a\r\n b\r\nContent-Length: 0\r\n\r\n",
-        OK + b"X: " + b"x" * LARGEST_HEAD + b"\r\nContent-Length: 0\r\n\r\n",
-        OK + b"X: " + b"x" * 2 * LARGEST_HEAD,
+        OK + b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\nContent-Length: 0\r\n\r\n",
+        OK + b"X: " + b"x" * 2 * MAX_HEAD_BYTES,
         b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"\x16\x03\x01\x02\x00",
@@ -138,12 +138,12 @@ async def test_bytes_behind_a_reply_never_become_part_of_it_or_of_the_next_one(m
         exchange = Exchange()
         reply = await exchange.reply(*parts)
         assert await reply.read() == b"hello"
-        reply.finish()
+        reply.close()
         assert (exchange.kept, exchange.pipe.aborted) == ([], True)
     exchange = Exchange()
     reply = await exchange.reply(whole)
     await reply.read()
-    reply.finish()
+    reply.close()
     exchange.connection.data_received(more)
     assert exchange.connection.closed
 
@@ -151,7 +151,7 @@ async def test_bytes_behind_a_reply_never_become_part_of_it_or_of_the_next_one(m
 async def test_reply_that_is_left_unread_closes_its_connection() -> None:
     exchange = Exchange()
     reply = await exchange.reply(OK + b"Content-Length: 5\r\n\r\nhello")
-    reply.finish()
+    reply.close()
     assert (exchange.kept, exchange.pipe.aborted) == ([], True)
 
 
@@ -198,15 +198,17 @@ def test_header_with_a_line_break_is_never_sent(headers: dict[str, str]) -> None
 
 
 def test_root_url_says_where_and_as_what() -> None:
-    plain, secure, six = (server_at(url) for url in ("http://a:81/x y/", "https://b", "http://[::1]:9"))
-    assert (plain.host, plain.port, plain.prefix, plain.fixed["Host"]) == ("a", 81, "/x%20y", "a:81")
-    assert (secure.secure, secure.port, secure.fixed["Host"]) == (True, 443, "b")
-    assert (six.host, six.fixed["Host"]) == ("::1", "[::1]:9")
+    plain, secure, six = (parse_root_url(url) for url in ("http://a:81/x y/", "https://b", "http://[::1]:9"))
+    assert (plain.host, plain.port, plain.path_prefix, plain.headers["Host"]) == ("a", 81, "/x%20y", "a:81")
+    assert (secure.secure, secure.port, secure.headers["Host"]) == (True, 443, "b")
+    assert (six.host, six.headers["Host"]) == ("::1", "[::1]:9")
 
 
 @asynccontextmanager
-async def wired(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[Any]:
-    """A wire, and a request to a server that answers so; every connection is closed at the end."""
+async def transport_to(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[Any]:
+    """Yield a transport and a request to a server that runs `answer`; close all connections at the end."""
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,9 +221,9 @@ async def wired(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], A
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        wire = Transport(1.0, 1.0, RetryBudget(), create_metrics())
-        yield wire, BackendRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
-        await wire.close()
+        transport = Transport(1.0, 1.0, RetryBudget(), create_metrics())
+        yield transport, BackendRequest("POST", f"http://127.0.0.1:{port}", "/v1/x", b"{}", {})
+        await transport.close()
         await asyncio.gather(*serving, return_exceptions=True)
         await asyncio.sleep(0.01)
 
@@ -229,7 +231,7 @@ async def wired(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], A
 async def test_connection_serves_one_request_after_another_and_is_closed_when_it_waited_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.backends.transport._KEEPALIVE", 0.1)
+    monkeypatch.setattr("proxy.backends.transport._IDLE_TIMEOUT", 0.1)
     opened, closed = [], asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -238,13 +240,13 @@ async def test_connection_serves_one_request_after_another_and_is_closed_when_it
             writer.write(OK + b"Content-Length: 2\r\n\r\nhi")
         closed.set()
 
-    async with wired(answer) as (wire, request):
+    async with transport_to(answer) as (transport, request):
         for _ in range(3):
-            async with await wire.exchange(request) as reply:
+            async with await transport.exchange(request) as reply:
                 assert await reply.read() == b"hi"
         assert len(opened) == 1
         await asyncio.wait_for(closed.wait(), 20)
-        async with await wire.exchange(request) as reply:
+        async with await transport.exchange(request) as reply:
             assert await reply.read() == b"hi"
         assert len(opened) == 2
 
@@ -254,11 +256,11 @@ async def test_body_that_the_backend_did_not_wait_for_keeps_no_connection() -> N
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
         await asyncio.sleep(0.1)
 
-    async with wired(answer) as (wire, request):
+    async with transport_to(answer) as (transport, request):
         large = BackendRequest("POST", request.root, request.path, b"x" * 2**24, {})
-        async with await wire.exchange(large) as reply:
+        async with await transport.exchange(large) as reply:
             assert (reply.status, await reply.read()) == (413, b"no")
-        assert not any(wire._idle.values())
+        assert not any(transport._idle.values())
 
 
 @given(st.binary(max_size=400), st.integers(1, 40))

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.load_balancing import Candidate, RetryBudget, Standing, order
+from proxy.backends.load_balancing import BackendHealth, BackendLoad, RetryBudget, rank_backends
 
 
 class Clock:
@@ -16,38 +16,38 @@ class Clock:
         return self.now
 
 
-def backends(*loads: int, avoided: tuple[int, ...] = ()) -> list[Candidate]:
-    return [Candidate(f"http://b{n}", n not in avoided, 1.0, load) for n, load in enumerate(loads)]
+def backends(*loads: int, avoided: tuple[int, ...] = ()) -> list[BackendLoad]:
+    return [BackendLoad(f"http://b{n}", n not in avoided, 1.0, load) for n, load in enumerate(loads)]
 
 
-CANDIDATES = st.lists(
-    st.builds(Candidate, st.uuids().map(str), st.booleans(), st.floats(0.1, 1.0), st.integers(0, 500)),
+LOADS = st.lists(
+    st.builds(BackendLoad, st.uuids().map(str), st.booleans(), st.floats(0.1, 1.0), st.integers(0, 500)),
     max_size=6,
-    unique_by=lambda candidate: candidate.name,
+    unique_by=lambda load: load.name,
 )
 
 
-@given(CANDIDATES, st.none() | st.text())
-def test_order_has_every_backend_once_and_those_to_avoid_last(candidates: list[Candidate], words: str | None) -> None:
-    ordered = order(candidates, words)
-    assert sorted(ordered) == list(range(len(candidates)))
-    flags = [candidates[n].available for n in ordered]
+@given(LOADS, st.none() | st.text())
+def test_order_has_every_backend_once_and_those_to_avoid_last(loads: list[BackendLoad], words: str | None) -> None:
+    ordered = rank_backends(loads, words)
+    assert sorted(ordered) == list(range(len(loads)))
+    flags = [loads[n].available for n in ordered]
     assert flags == sorted(flags, reverse=True)
 
 
-@given(CANDIDATES, st.text())
-def test_order_of_a_conversation_is_the_same_wherever_it_is_asked_for(candidates: list[Candidate], words: str) -> None:
-    idle = [Candidate(one.name, True, 1.0, 0) for one in candidates]
-    named = [idle[n].name for n in order(idle, words)[:1]]
+@given(LOADS, st.text())
+def test_order_of_a_conversation_is_the_same_wherever_it_is_asked_for(loads: list[BackendLoad], words: str) -> None:
+    idle = [BackendLoad(one.name, True, 1.0, 0) for one in loads]
+    named = [idle[n].name for n in rank_backends(idle, words)[:1]]
     reverse = idle[::-1]
-    assert [reverse[n].name for n in order(reverse, words)[:1]] == named
+    assert [reverse[n].name for n in rank_backends(reverse, words)[:1]] == named
 
 
 def test_conversations_spread_and_only_those_of_a_lost_backend_move() -> None:
     conversations = [f"How do I make tea number {n}?" for n in range(3000)]
     three, two = backends(0, 0, 0), backends(0, 0, 0, avoided=(1,))
-    before = [order(three, words)[0] for words in conversations]
-    after = [order(two, words)[0] for words in conversations]
+    before = [rank_backends(three, words)[0] for words in conversations]
+    after = [rank_backends(two, words)[0] for words in conversations]
     assert all(900 < count < 1100 for count in Counter(before).values())
     assert all(old == new for old, new in zip(before, after, strict=True) if old != 1)
     moved = Counter(new for old, new in zip(before, after, strict=True) if old == 1)
@@ -55,60 +55,60 @@ def test_conversations_spread_and_only_those_of_a_lost_backend_move() -> None:
 
 
 def test_conversation_leaves_its_backend_when_that_has_more_than_its_share() -> None:
-    owner = order(backends(0, 0), "tea")[0]
+    owner = rank_backends(backends(0, 0), "tea")[0]
     for own, others, stays in ((4, 3, True), (7, 0, True), (9, 0, False), (50, 45, True), (64, 36, False)):
-        assert (order(backends(*(own if n == owner else others for n in range(2))), "tea")[0] == owner) is stays
+        assert (rank_backends(backends(*(own if n == owner else others for n in range(2))), "tea")[0] == owner) is stays
 
 
 def test_without_a_conversation_the_least_loaded_comes_first() -> None:
-    assert order(backends(3, 1, 2), None) == [1, 2, 0]
+    assert rank_backends(backends(3, 1, 2), None) == [1, 2, 0]
 
 
 def test_backend_that_fails_thrice_is_set_aside_ever_longer_and_comes_back_slowly() -> None:
     clock = Clock()
-    standing = Standing(clock)
-    assert not standing.available, "not asked yet"
-    standing.checked(answering=True)
-    assert (standing.available, standing.weight) == (True, 1.0), "the first check needs no slow start"
+    health = BackendHealth(clock)
+    assert not health.available, "not asked yet"
+    health.record_check(answering=True)
+    assert (health.available, health.weight) == (True, 1.0), "the first check needs no slow start"
     for seconds in (5, 10, 20, 40, 60, 60):
-        assert [standing.failed() for _ in range(3)] == [False, False, True]
+        assert [health.record_failure() for _ in range(3)] == [False, False, True]
         clock.now += seconds - 0.1
-        assert not standing.available
+        assert not health.available
         clock.now += 0.2
-        assert standing.available
-        assert standing.weight == 0.1
+        assert health.available
+        assert health.weight == 0.1
     clock.now += 5
-    assert 0.4 < standing.weight < 0.6
+    assert 0.4 < health.weight < 0.6
     clock.now += 60
-    standing.succeeded()
-    assert [standing.failed() for _ in range(3)][-1]
+    health.record_success()
+    assert [health.record_failure() for _ in range(3)][-1]
     clock.now += 5.1
-    assert standing.available, "after a good minute it begins at five seconds again"
+    assert health.available, "after a good minute it begins at five seconds again"
 
 
 def test_failures_count_only_in_a_row() -> None:
-    standing = Standing(Clock())
-    standing.checked(answering=True)
+    health = BackendHealth(Clock())
+    health.record_check(answering=True)
     for _ in range(10):
-        assert not standing.failed()
-        assert not standing.failed()
-        standing.succeeded()
-    assert standing.available
+        assert not health.record_failure()
+        assert not health.record_failure()
+        health.record_success()
+    assert health.available
 
 
 def test_backend_that_answers_its_check_again_starts_slowly() -> None:
     clock = Clock()
-    standing = Standing(clock)
+    health = BackendHealth(clock)
     for answering in (True, False):
-        standing.checked(answering=answering)
-    assert not standing.available
+        health.record_check(answering=answering)
+    assert not health.available
     clock.now += 100
-    standing.checked(answering=True)
-    assert (standing.available, standing.weight) == (True, 0.1)
+    health.record_check(answering=True)
+    assert (health.available, health.weight) == (True, 0.1)
     clock.now += 1
-    standing.checked(answering=True)
+    health.record_check(answering=True)
     clock.now += 9
-    assert standing.weight == 1.0, "a check that was good before is no new start"
+    assert health.weight == 1.0, "a check that was good before is no new start"
 
 
 def test_retries_are_three_or_a_fifth_of_the_requests_in_flight() -> None:

@@ -78,6 +78,6 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_
         async with serving(url) as proxy:
             status, _, reply = await proxy.chat()
             assert status in (404, 502)
-            assert "certificate" in proxy.gateway.pool.backends[0].trouble
+            assert "certificate" in proxy.gateway.pool.backends[0].problem
             assert "127.0.0.1" not in reply["error"]["message"]
         assert backend.received == []

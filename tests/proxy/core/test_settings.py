@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.api.app import parse_kinds
-from proxy.backends.pool import Backend, backend_url
+from proxy.backends.backend import Backend, backend_url
 from proxy.core.errors import StartupError
 from proxy.core.key_file import read_key
 from proxy.core.settings import Settings, parse_settings

@@ -11,7 +11,7 @@ from proxy.inference.relay import ReplyFacts
 from proxy.inference.reply import stream_rules
 from proxy.inference.variants import Choice
 from proxy.openai.chat_completion import ChatChunks, ChatShape
-from proxy.openai.chunk_cache import PlainChunks
+from proxy.openai.chunk_cache import ChunkCache
 
 ODD = st.sampled_from(['"', "\\", '\\"', '"text":"', "", " ", "\u2028", "\0"])
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | ODD
@@ -53,12 +53,12 @@ def test_chunk_by_chunk_the_short_way_says_the_same(chunks: list[Any], trim: boo
 
 
 def test_stream_of_one_words_after_another_is_translated_by_the_short_way() -> None:
-    alike, base = PlainChunks(), {"id": "1", "choices": [{"index": 0, "text": "a", "finish_reason": None}]}
+    cache, base = ChunkCache(), {"id": "1", "choices": [{"index": 0, "text": "a", "finish_reason": None}]}
     first = event(base)
-    assert alike.translate(first) is None
+    assert cache.translate(first) is None
     chat = {"id": "chat", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
-    alike.remember(first, "a", chat)
-    assert alike.translate(first.replace(b'"a"', b'" w\\n"')) == event(chat).replace(b'"a"', b'" w\\n"')
+    cache.store(first, "a", chat)
+    assert cache.translate(first.replace(b'"a"', b'" w\\n"')) == event(chat).replace(b'"a"', b'" w\\n"')
     for other in (b'""', b'"\\""', b'"\\\\"', b"null"):
-        assert alike.translate(first.replace(b'"a"', other)) is None
-    assert alike.translate(first.replace(b"null", b'"stop"')) is None
+        assert cache.translate(first.replace(b'"a"', other)) is None
+    assert cache.translate(first.replace(b"null", b'"stop"')) is None

@@ -6,7 +6,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.openai.stop_strings import StopCutter, cut_completion, divide
+from proxy.openai.stop_strings import StopCutter, cut_completion, split_stop_strings
 from tests.faults.scripted import Received, Reply, scripted_backend
 from tests.proxy.serving import serving
 
@@ -54,11 +54,11 @@ def test_choices_are_cut_each_by_itself_and_their_logprobs_with_them() -> None:
 
 @given(st.lists(st.text(min_size=1), max_size=8))
 def test_a_backend_gets_no_more_than_it_takes_and_nothing_is_forgotten(client: list[str]) -> None:
-    told, ours = divide(LAYOUT, client, 4)
+    told, ours = split_stop_strings(LAYOUT, client, 4)
     assert sorted([*told, *ours]) == sorted([*LAYOUT, *client])
     assert len(told) <= 4 or len(client) > 4
     assert told[:2] == LAYOUT[:2], "the next question was not the first to be told"
-    assert divide(LAYOUT, client, None) == ([*LAYOUT, *client], ())
+    assert split_stop_strings(LAYOUT, client, None) == ([*LAYOUT, *client], ())
 
 
 async def ramble(reply: Reply, request: Received) -> None:

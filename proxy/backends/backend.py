@@ -1,0 +1,74 @@
+"""One model server: its URL, its keys, the state of its last health check. It does not send requests itself."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from proxy.backends.dialects.base import Kind
+from proxy.backends.discovery import Model
+from proxy.backends.load_balancing import BackendHealth, BackendLoad, InFlightCounter
+from proxy.backends.transport import BackendRequest
+from proxy.core.errors import StartupError
+
+
+@dataclass(slots=True, eq=False)
+class Backend:
+    """One model server and its state.
+
+    Attributes:
+        url: The root URL.
+        api_key: The key that the proxy sends.
+        kinds: The kinds of its models that are known in advance, by model id.
+        models: The models that it listed last, by id.
+        healthy: Whether it answered the last health check.
+        problem: Why it is not healthy or what the operator must do; empty if nothing is wrong.
+        in_flight: The requests that it is serving.
+        takes_client_keys: Whether a client's key may be forwarded to it.
+        health: Its health for load balancing.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    healthy: bool = False
+    problem: str = "not asked yet"
+    in_flight: InFlightCounter = field(default_factory=InFlightCounter, repr=False)
+    takes_client_keys: bool = True
+    health: BackendHealth = field(default_factory=lambda: BackendHealth(time.monotonic), repr=False)
+
+    def record_check(self, problem: str = "", *, answering: bool) -> None:
+        """Record whether the backend answers, and what is wrong with it."""
+        self.healthy, self.problem = answering, problem
+        self.health.record_check(answering=answering)
+
+    def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> BackendRequest:
+        """Return a request to this backend. A client's key replaces the operator's, if it may be forwarded."""
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
+        return BackendRequest(method, self.url, path, body, merged)
+
+    @property
+    def load(self) -> BackendLoad:
+        """The state that load balancing depends on."""
+        return BackendLoad(self.url, self.health.available, self.health.weight, self.in_flight.value)
+
+
+def backend_url(text: str) -> str:
+    """Return the root URL of a backend, with or without /v1 at the end of `text`.
+
+    Raises:
+        StartupError: The text is not an http or https URL, or it contains a password or a query.
+    """
+    if "@" in text or "?" in text:
+        raise StartupError("--backend: a URL with a password or a query in it; use --backend-api-key-file.")
+    try:
+        parts = urlsplit(text)
+        has_host = bool((parts.hostname or "").encode("idna"))
+        valid = parts.scheme in {"http", "https"} and has_host and not parts.fragment and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise StartupError(f"--backend {text}: not a base URL such as http://127.0.0.1:8000/v1.")
+    return text.rstrip("/").removesuffix("/v1")
