@@ -29,7 +29,7 @@ from proxy.core.settings import Settings, process_environment
 from proxy.core.shared_state import SharedState
 from proxy.core.tracing import open_telemetry
 from proxy.core.variant_names import ALIGNED, RAW
-from proxy.experiments.feedback_request import LONGEST_BODY, parse_feedback
+from proxy.experiments.feedback_request import MAX_BODY_BYTES, parse_feedback
 from proxy.experiments.service import open_experiment_service
 from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.retrieval import Retrieval
@@ -162,9 +162,9 @@ async def feedback(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
-    limits = replace(gateway.admission.limits, max_body_bytes=LONGEST_BODY)
+    limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
     body = parse_json(request, await read_body(request, limits))
-    await gateway.experiments.recorder.keep(parse_feedback(body, time.time()))
+    await gateway.experiments.recorder.save_feedback(parse_feedback(body, time.time()))
     return _json({"object": "feedback", "kept": True})
 
 

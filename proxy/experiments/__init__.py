@@ -1,1 +1,1 @@
-"""A/B experiments: who gets which arm, what is recorded, and the state of an experiment. It does not know routes."""
+"""A/B experiments: assignment of units to arms, recording, and statistics. They do not depend on routes."""

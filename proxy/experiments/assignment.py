@@ -1,7 +1,7 @@
-"""The experiments that are served, with their bundles, and which of them a request is in. Knows no socket and no store.
+"""Assigns requests to the active experiments, and decides what an arm serves. It does not depend on HTTP or the store.
 
-Precedence: what the client names itself (header, suffix) > an experiment > the default. The first is an override: it is
-noted and counts for no statistics.
+Precedence: a variant that the client names itself (header or suffix), then an experiment, then the default. A request
+whose client names a variant is an override: it is recorded, and statistics leave it out.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Final
 
 from proxy.core.json_types import Json
 from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
-from proxy.experiments.config import ExperimentFile, JudgeTable, read_experiments
+from proxy.experiments.config import ExperimentFile, JudgeSettings, read_experiments
 from proxy.experiments.definition import Arm, Experiment, assign
 from proxy.experiments.records import Allocation
 from proxy.experiments.units import conversation_digest, opening_digest, unit_of
@@ -23,9 +23,15 @@ EXPERIMENT_HEADER: Final = "x-drpo-experiment"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One experiment that a request is in. arm: None before its start; propensity: of the arm, when it was assigned;
-    override: the client named a variant itself."""
+class ArmAssignment:
+    """The arm of a request in one experiment.
+
+    Attributes:
+        experiment: The experiment.
+        arm: The arm. None before the experiment's start.
+        propensity: Probability of the arm at the time of the assignment.
+        override: Whether the client named a variant itself.
+    """
 
     experiment: Experiment
     arm: Arm | None
@@ -44,26 +50,40 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The experiments that a request is in, and what it is served with. unit, asked: see units; time: Unix seconds at
-    its start."""
+    """The experiments of a request, and what it is served with.
+
+    Attributes:
+        unit: Digest of the unit (see `units`).
+        conversation: Digest of the conversation (see `units`).
+        time: Start of the request, Unix seconds.
+        arms: The arm of the request in each of its experiments.
+        setting: What the request is served with.
+    """
 
     unit: bytes
-    asked: bytes
+    conversation: bytes
     time: float
-    entries: tuple[Entry, ...]
+    arms: tuple[ArmAssignment, ...]
     setting: Setting
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the client is told: each experiment and the arm that it got."""
-        told = [f"{one.experiment.name}={one.arm.name}" for one in self.entries if one.arm and not one.override]
-        return {EXPERIMENT_HEADER: ", ".join(told)} if told else {}
+        """Reply headers that name each experiment and the arm that served the request."""
+        served = [f"{one.experiment.name}={one.arm.name}" for one in self.arms if one.arm and not one.override]
+        return {EXPERIMENT_HEADER: ", ".join(served)} if served else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks, and what. header: the unit that the client named; client: the name of its key, None where no keys are
-    asked for; authorization: what it sent as a key then."""
+    """The client of a request, and what it asks.
+
+    Attributes:
+        header: Unit that the client named in the header x-drpo-unit.
+        client: Name of the client's key. None if the proxy requires no keys.
+        authorization: Credentials that the client sent if the proxy requires no keys.
+        body: Body of the request.
+        messages: Messages of the conversation.
+    """
 
     header: str | None
     client: str | None
@@ -72,32 +92,43 @@ class Requester:
     messages: Sequence[Json]
 
     def unit(self, opening: bytes) -> bytes:
-        """Whom the request counts for. opening: the digest of its own conversation's."""
+        """Return the unit that the request counts for. `opening` is the digest of the conversation's opening."""
         return unit_of(self.header, self.body, self.client or self.authorization, opening)
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveExperiments:
-    """The experiments being served. bundles: those of arms, by directory."""
+    """The experiments that are being served.
+
+    Attributes:
+        files: Their files.
+        bundles: The bundles of the arms, by directory.
+    """
 
     files: tuple[ExperimentFile, ...]
     bundles: Mapping[str, ServedBundle]
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
-        """The experiments alone."""
+        """The experiments of the files."""
         return tuple(file.experiment for file in self.files)
 
-    def judge(self, experiment: str) -> JudgeTable | None:
-        """What the shadow judge may do in an experiment."""
+    def judge(self, experiment: str) -> JudgeSettings | None:
+        """Return the limits of the shadow judge in an experiment, or None if it has no judge."""
         return next((file.judge for file in self.files if file.experiment.name == experiment), None)
 
-    def setting(self, arm: Arm, setting: Setting, bundled: Mapping[str, ServedBundle]) -> Setting:
-        """What an arm makes of what would be served without it. bundled: the bundles by model."""
+    def setting(self, arm: Arm, setting: Setting, bundles_by_model: Mapping[str, ServedBundle]) -> Setting:
+        """Return what an arm serves a request with.
+
+        Args:
+            arm: The arm.
+            setting: What the request would be served with without the arm.
+            bundles_by_model: The bundles outside experiments, by model.
+        """
         model = arm.model or setting.choice.model
-        named = self.bundles[arm.bundle] if arm.bundle else None
-        served = named or (bundled.get(model) if arm.model else setting.served)
-        variant = arm.variant or (ALIGNED if named else setting.choice.variant)
+        arm_bundle = self.bundles[arm.bundle] if arm.bundle else None
+        served = arm_bundle or (bundles_by_model.get(model) if arm.model else setting.served)
+        variant = arm.variant or (ALIGNED if arm_bundle else setting.choice.variant)
         if variant in (ALIGNED, RAW_MATCHED) and served is None and not arm.variant:
             variant = RAW
         return Setting(Choice(model, variant, explicit=False), served)
@@ -106,10 +137,21 @@ class ActiveExperiments:
 def load_experiments(
     paths: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Sequence[ServedBundle]
 ) -> ActiveExperiments | None:
-    """The experiments of files, with their bundles; None where there are no files.
+    """Read experiment files and load the bundles of their arms.
 
-    allowed, query_embedder: of --allow-embedder and --query-embedder; serving: bundles that are there already. Raises
-    StartupError, BundleError, EmbedderError.
+    Args:
+        paths: The files.
+        allowed: Values of --allow-embedder.
+        query_embedder: Value of --query-embedder.
+        serving: Bundles that are already loaded.
+
+    Returns:
+        The experiments, or None if there are no files.
+
+    Raises:
+        StartupError: A file is invalid.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: A bundle's embedder cannot be used.
     """
     files = read_experiments(paths)
     if not files:
@@ -123,62 +165,77 @@ def assign_request(
     allocations: Mapping[str, Allocation],
     requester: Requester,
     setting: Setting,
-    bundled: Mapping[str, ServedBundle],
+    bundles_by_model: Mapping[str, ServedBundle],
     now: float,
 ) -> tuple[Assignment | None, Setting]:
-    """The experiments that a request is in, and what it is served with. allocations: what was decided about
-    experiments;
-    setting: what it would be served with outside of them; now: Unix seconds."""
+    """Assign a request to the active experiments.
+
+    Args:
+        active: The experiments.
+        allocations: The decisions about them, by name.
+        requester: The client and what it asks.
+        setting: What the request would be served with outside experiments.
+        bundles_by_model: The bundles outside experiments, by model.
+        now: Unix seconds.
+
+    Returns:
+        The assignment, or None if the request is in no experiment, and what the request is served with.
+    """
     choice = setting.choice
-    concerned = [one for one in active.experiments if now < one.end and one.concerns(choice.model, requester.client)]
-    if not concerned:
+    candidates = [one for one in active.experiments if now < one.end and one.applies_to(choice.model, requester.client)]
+    if not candidates:
         return None, setting
-    opening, entries = opening_digest(requester.messages), []
+    opening, arms = opening_digest(requester.messages), []
     unit = requester.unit(opening)
-    for experiment in concerned:
+    for experiment in candidates:
         if not experiment.includes(unit):
             continue
         allocation = allocations.get(experiment.name)
         if allocation and allocation.stopped:
-            setting = _controlled(active, experiment, setting, bundled)
+            setting = _control_setting(active, experiment, setting, bundles_by_model)
             continue
-        entry = _entry(experiment, allocation, unit, now, override=choice.explicit)
-        entries.append(entry)
-        if entry.arm and not entry.override:
-            setting = active.setting(entry.arm, setting, bundled)
-    if not entries:
+        assigned = _assign_arm(experiment, allocation, unit, now, override=choice.explicit)
+        arms.append(assigned)
+        if assigned.arm and not assigned.override:
+            setting = active.setting(assigned.arm, setting, bundles_by_model)
+    if not arms:
         return None, setting
-    return Assignment(unit, conversation_digest(requester.messages, opening), now, tuple(entries), setting), setting
+    return Assignment(unit, conversation_digest(requester.messages, opening), now, tuple(arms), setting), setting
 
 
-def _controlled(
-    active: ActiveExperiments, experiment: Experiment, setting: Setting, bundled: Mapping[str, ServedBundle]
+def _control_setting(
+    active: ActiveExperiments, experiment: Experiment, setting: Setting, bundles_by_model: Mapping[str, ServedBundle]
 ) -> Setting:
-    """An experiment that was stopped gives everyone its control, and records nobody."""
+    """Return what a stopped experiment serves: the control, without recording the request."""
     if setting.choice.explicit:
         return setting
-    return active.setting(experiment.arm(experiment.control), setting, bundled)
+    return active.setting(experiment.arm(experiment.control), setting, bundles_by_model)
 
 
-def _entry(experiment: Experiment, allocation: Allocation | None, unit: bytes, now: float, *, override: bool) -> Entry:
+def _assign_arm(
+    experiment: Experiment, allocation: Allocation | None, unit: bytes, now: float, *, override: bool
+) -> ArmAssignment:
     if now < experiment.start:
-        return Entry(experiment, None, 1.0, override)
-    weighed = _weighed(experiment, allocation.weights) if allocation and allocation.weights else experiment
-    arm = assign(weighed, unit)
-    return Entry(experiment, arm, weighed.propensity(arm), override)
+        return ArmAssignment(experiment, None, 1.0, override)
+    weighted = _with_weights(experiment, allocation.weights) if allocation and allocation.weights else experiment
+    arm = assign(weighted, unit)
+    return ArmAssignment(experiment, arm, weighted.propensity(arm), override)
 
 
-def _weighed(experiment: Experiment, weights: Mapping[str, float]) -> Experiment:
-    """The experiment with weights that were decided later. An arm that they do not name, or that has a weight of 0 in
-    the file, keeps the file's: a file that was changed since is obeyed."""
+def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Experiment:
+    """Replace the weights of an experiment.
+
+    An arm keeps the weight of the file if the new weights do not name it, or if the file says 0. In this way, a change
+    of the file after the decision takes effect.
+    """
     arms = tuple(
         replace(arm, weight=weights.get(arm.name, arm.weight) if arm.weight else 0.0) for arm in experiment.arms
     )
     return replace(experiment, arms=arms) if math.fsum(arm.weight for arm in arms) else experiment
 
 
-def warm_pairs(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
-    """Each model that an arm's bundle will be laid out for, as far as the files say, and the bundle."""
+def bundles_to_warm(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
+    """Yield the bundle of each arm with the models that it is served to, as far as the files name them."""
     for experiment in active.experiments if active else ():
         for arm in experiment.arms:
             if active and arm.bundle:

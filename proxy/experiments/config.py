@@ -1,4 +1,4 @@
-"""An experiment's file: strict TOML to an Experiment. Knows the file, and nothing of how an experiment goes.
+"""Reads experiment files: strict TOML in, an `Experiment` out. It does not depend on requests or on the store.
 
     name = "shorter-prompt"
     metrics = ["thumbs_up", "ended_by_itself"]    # the first one decides
@@ -13,7 +13,8 @@
     bundle = "bundles/new"                        # relative to the file
     weight = 50
 
-What is unknown, missing or of another type is a StartupError of one line that says where, what, and what is allowed.
+An unknown or missing key, or a value of the wrong type, raises a StartupError of one line. It names the file, the key
+and what is allowed.
 """
 
 import math
@@ -29,23 +30,29 @@ from index.bundle.strict_json import Fields, quoted
 from index.errors import BundleFormatError
 from proxy.core.errors import StartupError
 from proxy.core.variant_names import RAW, RAW_MATCHED, VARIANTS
-from proxy.experiments.definition import AUTOMATIC_METRICS, Adaptive, Arm, Experiment, Guardrail, Metric, contradiction
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
+from proxy.experiments.definition import Adaptive, Arm, Experiment, Guardrail, Metric, find_conflict
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_REQUIRED: Final = ("name", "metrics", "arms")
-_OPTIONAL: Final = (
+_REQUIRED_KEYS: Final = ("name", "metrics", "arms")
+_OPTIONAL_KEYS: Final = (
     *("control", "lower_is_better", "guardrails", "models", "keys", "share", "start", "end"),
     *("salt", "layer", "slots", "adaptive", "judge", "planned_units"),
 )
-_ARM: Final = ("weight", "variant", "model", "bundle")
-_MOST: Final = 1e9
-_FAR: Final = 1e12
+_ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
+_MAX_NUMBER: Final = 1e9  # of weights, units and calls
+_MAX_TOLERANCE: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeTable:
-    """[judge]: what the shadow judge may do, where --judge allows one. model: its name at the judge's server; share: of
-    the experiment's requests; calls: to the judge and to the other arm, in each 24 hours of each process."""
+class JudgeSettings:
+    """The table [judge], which limits the shadow judge. It has no effect without --judge.
+
+    Attributes:
+        model: Name of the model at the judge's server.
+        share: Share of the experiment's requests that are judged, 0 to 1.
+        calls: Most calls to the judge and to the other arm, in 24 hours of one process.
+    """
 
     model: str
     share: float
@@ -54,34 +61,39 @@ class JudgeTable:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentFile:
-    """What one file says."""
+    """The content of one file.
+
+    Attributes:
+        experiment: The experiment.
+        judge: The limits of the shadow judge. None if the file has no table [judge].
+    """
 
     experiment: Experiment
-    judge: JudgeTable | None = None
+    judge: JudgeSettings | None = None
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
-    """The experiments of several files. Raises StartupError for one that is wrong, or for two that contradict."""
+    """Read several files. Raises StartupError for an invalid file, and for two that conflict with each other."""
     files = tuple(read_experiment(Path(path)) for path in paths)
     experiments = [file.experiment for file in files]
-    for what in ("name", "salt"):
-        values = [getattr(experiment, what) for experiment in experiments]
-        if twice := next((value for value in values if values.count(value) > 1), None):
-            raise StartupError(f"--experiment: two files have the {what} {quoted(twice)}; give each its own.")
-    if found := contradiction(experiments):
-        one, other, both = found
+    for key in ("name", "salt"):
+        values = [getattr(experiment, key) for experiment in experiments]
+        if duplicate := next((value for value in values if values.count(value) > 1), None):
+            raise StartupError(f"--experiment: two files have the {key} {quoted(duplicate)}; give each its own.")
+    if conflict := find_conflict(experiments):
+        one, other, setting = conflict
         raise StartupError(
-            f"--experiment: {other} and {one} may both have a request, and both decide its {both}: put them on one "
+            f"--experiment: {other} and {one} may both have a request, and both decide its {setting}: put them on one "
             "`layer` with `slots` that do not overlap, or keep them apart by `models`, `keys`, or `start` and `end`."
         )
     return files
 
 
 def read_experiment(path: Path) -> ExperimentFile:
-    """The experiment of one file. Raises StartupError."""
+    """Read one file. Raises StartupError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return _file(table, path)
+        return _experiment_file(table, path)
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error
     except tomllib.TOMLDecodeError as error:
@@ -90,8 +102,8 @@ def read_experiment(path: Path) -> ExperimentFile:
         raise StartupError(f"--experiment {error}.") from error
 
 
-def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
-    fields = Fields(table, str(path), _REQUIRED, _OPTIONAL)
+def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
+    fields = Fields(table, str(path), _REQUIRED_KEYS, _OPTIONAL_KEYS)
     name = _name(fields.line("name"), f"{path}: `name`")
     arms = _arms(table["arms"], path)
     lower = fields.lines("lower_is_better") if "lower_is_better" in fields else ()
@@ -101,8 +113,8 @@ def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
     experiment = Experiment(
         name=name,
         arms=arms,
-        control=_control(fields, arms, path),
-        metrics=tuple(_metric(metric, lower, path) for metric in _filled(fields, "metrics", path)),
+        control=_control_name(fields, arms, path),
+        metrics=tuple(_metric(metric, lower, path) for metric in _metric_names(fields, path)),
         salt=fields.line("salt") if "salt" in fields else name,
         guardrails=tuple(_guardrails(table, lower, path)),
         models=frozenset(fields.lines("models") if "models" in fields else ()),
@@ -113,9 +125,9 @@ def _file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         layer=fields.line("layer") if "layer" in fields else "",
         slots=_slots(table, path),
         adaptive=_adaptive(fields),
-        planned_units=fields.integer("planned_units", 100, int(_MOST)) if "planned_units" in fields else 2000,
+        planned_units=fields.integer("planned_units", 100, int(_MAX_NUMBER)) if "planned_units" in fields else 2000,
     )
-    return ExperimentFile(experiment, _judge(table, path))
+    return ExperimentFile(experiment, _judge_settings(table, path))
 
 
 def _arms(value: object, path: Path) -> tuple[Arm, ...]:
@@ -123,41 +135,41 @@ def _arms(value: object, path: Path) -> tuple[Arm, ...]:
         raise StartupError(f"--experiment {path}: two [[arms]] at least are needed to compare.")
     arms = tuple(_arm(table, f"{path}: arm {number}", path.parent) for number, table in enumerate(value, 1))
     names = [arm.name for arm in arms]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise StartupError(f"--experiment {path}: two arms have the name {twice}.")
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise StartupError(f"--experiment {path}: two arms have the name {duplicate}.")
     if not any(arm.weight for arm in arms):
         raise StartupError(f"--experiment {path}: every arm has the weight 0: nobody would be in.")
     return arms
 
 
-def _arm(value: object, place: str, folder: Path) -> Arm:
-    fields = Fields(value, place, ("name", "weight"), _ARM)
+def _arm(value: object, location: str, folder: Path) -> Arm:
+    fields = Fields(value, location, ("name", "weight"), _ARM_KEYS)
     arm = Arm(
-        _name(fields.line("name"), place),
-        fields.number("weight", 0, _MOST),
+        _name(fields.line("name"), location),
+        fields.number("weight", 0, _MAX_NUMBER),
         fields.choice("variant", VARIANTS) if "variant" in fields else None,
         fields.line("model") if "model" in fields else None,
-        _bundle(fields, place, folder),
+        _bundle_path(fields, location, folder),
     )
     if arm.bundle and arm.variant == RAW:
-        raise StartupError(f"--experiment {place}: the variant {RAW} uses no bundle: remove one of them.")
+        raise StartupError(f"--experiment {location}: the variant {RAW} uses no bundle: remove one of them.")
     return arm
 
 
-def _bundle(fields: Fields, place: str, folder: Path) -> str | None:
-    """The bundle's directory, found from the file's own."""
+def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
+    """Resolve the bundle's directory relative to the file."""
     if "bundle" not in fields:
         return None
     bundle = fields.line("bundle")
     if bundle == "default":
         return bundle
     if not (folder / bundle).is_dir():
-        raise StartupError(f"--experiment {place}: there is no directory {folder / bundle}.")
+        raise StartupError(f"--experiment {location}: there is no directory {folder / bundle}.")
     return str(folder / bundle)
 
 
-def _control(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
-    """The arm that the others are compared with."""
+def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
+    """Return the named control, or the only arm whose variant is raw-matched."""
     names = [arm.name for arm in arms]
     if "control" in fields:
         return fields.choice("control", names)
@@ -171,33 +183,35 @@ def _control(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
 
 
 def _metric(name: str, lower: Sequence[str], path: Path) -> Metric:
-    """A metric of feedback is better higher unless the file says otherwise; which way is better for ours is known."""
+    """Look up the direction of an automatic metric. Higher is better for feedback unless the file says otherwise."""
     _name(name, f"{path}: the metric")
-    return Metric(name, AUTOMATIC_METRICS.get(name, "lower" if name in lower else "higher"))
+    if automatic := AUTOMATIC_METRICS.get(name):
+        return Metric(name, automatic.better)
+    return Metric(name, "lower" if name in lower else "higher")
 
 
 def _guardrails(table: Mapping[str, Any], lower: Sequence[str], path: Path) -> list[Guardrail]:
-    found = []
-    for number, value in enumerate(_list(table, "guardrails", path), 1):
+    guardrails = []
+    for number, value in enumerate(_tables(table, "guardrails", path), 1):
         fields = Fields(value, f"{path}: guardrail {number}", ("metric", "tolerance"), ("stop",))
         metric = _metric(fields.line("metric"), lower, path)
         stop = fields.flag("stop") if "stop" in fields else False
-        found.append(Guardrail(metric, fields.number("tolerance", 0, _FAR), stop))
-    return found
+        guardrails.append(Guardrail(metric, fields.number("tolerance", 0, _MAX_TOLERANCE), stop))
+    return guardrails
 
 
-def _judge(table: Mapping[str, Any], path: Path) -> JudgeTable | None:
+def _judge_settings(table: Mapping[str, Any], path: Path) -> JudgeSettings | None:
     if "judge" not in table:
         return None
     fields = Fields(table["judge"], f"{path}: [judge]", ("model", "share"), ("calls",))
-    calls = fields.integer("calls", 0, int(_MOST)) if "calls" in fields else 1000
-    return JudgeTable(fields.line("model"), fields.number("share", 0, 1), calls)
+    calls = fields.integer("calls", 0, int(_MAX_NUMBER)) if "calls" in fields else 1000
+    return JudgeSettings(fields.line("model"), fields.number("share", 0, 1), calls)
 
 
 def _slots(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     slots = table.get("slots", [0.0, 1.0])
-    numbers = isinstance(slots, list) and [isinstance(slot, int | float) for slot in slots] == [True, True]
-    if not numbers or not 0 <= slots[0] < slots[1] <= 1:
+    are_numbers = isinstance(slots, list) and [isinstance(slot, int | float) for slot in slots] == [True, True]
+    if not are_numbers or not 0 <= slots[0] < slots[1] <= 1:
         raise StartupError(f"--experiment {path}: `slots` must be [LOW, HIGH], 0 <= LOW < HIGH <= 1.")
     if "slots" in table and "layer" not in table:
         raise StartupError(f"--experiment {path}: `slots` are a part of a `layer`: name it.")
@@ -209,7 +223,7 @@ def _adaptive(fields: Fields) -> Adaptive | None:
 
 
 def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> float:
-    """A moment as Unix seconds; a day is its midnight in UTC."""
+    """Read a moment as Unix seconds. A date stands for its midnight in UTC."""
     value = table.get(key)
     if value is None:
         return default
@@ -220,27 +234,27 @@ def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> flo
     raise StartupError(f"--experiment {path}: `{key}` must be a date, or a time with its zone: 2026-11-27T08:00:00Z.")
 
 
-def _list(table: Mapping[str, Any], key: str, path: Path) -> Sequence[object]:
+def _tables(table: Mapping[str, Any], key: str, path: Path) -> Sequence[object]:
     value = table.get(key, [])
     if not isinstance(value, list):
         raise StartupError(f"--experiment {path}: write [[{key}]].")
     return value
 
 
-def _filled(fields: Fields, key: str, path: Path) -> Sequence[str]:
-    values = fields.lines(key)
-    if not values:
+def _metric_names(fields: Fields, path: Path) -> Sequence[str]:
+    names = fields.lines("metrics")
+    if not names:
         known = ", ".join(AUTOMATIC_METRICS)
-        raise StartupError(f"--experiment {path}: `{key}` is empty: name what feedback brings, or one of {known}.")
-    if len(set(values)) < len(values):
-        raise StartupError(f"--experiment {path}: `{key}` has one of them twice.")
-    return values
+        raise StartupError(f"--experiment {path}: `metrics` is empty: name what feedback brings, or one of {known}.")
+    if len(set(names)) < len(names):
+        raise StartupError(f"--experiment {path}: `metrics` has one of them twice.")
+    return names
 
 
-def _name(text: str, place: str) -> str:
-    """A name that may stand in a header and in a metric's label."""
+def _name(text: str, location: str) -> str:
+    """Check a name, which must be valid in a header and in a metric's label."""
     if not _NAME.fullmatch(text):
         raise StartupError(
-            f"--experiment {place}: {quoted(text)} must have 1 to 64 letters, digits, dots, dashes or underscores."
+            f"--experiment {location}: {quoted(text)} must have 1 to 64 letters, digits, dots, dashes or underscores."
         )
     return text

@@ -1,7 +1,7 @@
-"""The experiments as their operator sees them: what runs, who is in, what came of it. Reads the store, and writes
-to it what guardrails and adaptive weights decide; serves nothing.
+"""The operator's view of the running experiments: their state, their reports, and the decisions about them.
 
-Everything here waits for files and databases: call it on a thread.
+This module reads the store, and writes the decisions of guardrails and adaptive weights to it. It does not depend on
+routes. Every method waits for files or databases, so call it in a thread.
 """
 
 import math
@@ -12,21 +12,23 @@ from typing import Any
 
 from proxy.core.errors import UnknownExperimentError
 from proxy.core.settings import Settings, store_argument
-from proxy.experiments.analysis.report_builder import decided, report_as_json
+from proxy.experiments.analysis.report_builder import propose_allocation, report_as_json
 from proxy.experiments.config import read_experiments
 from proxy.experiments.definition import Experiment
 from proxy.experiments.records import Allocation, Outcomes
-from proxy.experiments.store.store import Store, StoredOutcomes, place_of
+from proxy.experiments.store.dsn import dsn_of
+from proxy.experiments.store.store import Store
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 
 
 class Dashboard:
-    """The experiments that the settings name, as they were when last read."""
+    """The experiments that the settings name, as their files were when last read."""
 
     def __init__(self, settings: Settings) -> None:
         self._paths = settings.experiment
         store = store_argument(settings)
-        self._place = place_of(store) if store else None
-        self._outcomes = StoredOutcomes(self._place) if self._place else None
+        self._dsn = dsn_of(store) if store else None
+        self._outcomes = StoredOutcomes(self._dsn) if self._dsn else None
         self._experiments: Mapping[str, Experiment] = {}
         self.refresh()
 
@@ -36,48 +38,59 @@ class Dashboard:
         self._experiments = {file.experiment.name: file.experiment for file in files}
 
     def listing(self) -> list[Mapping[str, Any]]:
-        """Each experiment, with its state and its units by arm. Raises StoreError."""
+        """Return each experiment with its state and its units by arm. Raises StoreError."""
         if self._outcomes is None:
             return []
         allocations = self._outcomes.allocations()
-        return [_card(one, allocations.get(one.name), self._outcomes) for one in self._experiments.values()]
+        return [_summary(one, allocations.get(one.name), self._outcomes) for one in self._experiments.values()]
 
     def report(self, name: str) -> Mapping[str, Any]:
-        """One of them, with its statistics. Raises UnknownExperimentError, StoreError."""
+        """Return one experiment with its statistics. Raises UnknownExperimentError, StoreError, NoStatisticsError."""
         experiment = self._experiments.get(name)
         if experiment is None or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
             raise UnknownExperimentError(f"There is no such experiment here. There are: {listed}.")
-        return whole_report(experiment, self._outcomes)
+        return full_report(experiment, self._outcomes)
 
     def update_allocations(self) -> list[Allocation]:
-        """Stop what a guardrail says, and adapt the weights that are to be adapted; what was decided.
+        """Stop experiments whose guardrail is breached, and update adaptive weights.
 
-        Replicas that do so at once decide the same. Raises StoreError; NoStatisticsError.
+        Replicas that do this at the same time make the same decisions.
+
+        Returns:
+            The decisions, which are saved in the store.
+
+        Raises:
+            StoreError: The store cannot be used.
+            NoStatisticsError: The extra `experiments` is not installed.
         """
-        if self._outcomes is None or self._place is None:
+        if self._outcomes is None or self._dsn is None:
             return []
         known, now = self._outcomes.allocations(), time.time()
         running = [one for one in self._experiments.values() if state_of(one, known.get(one.name), now) == "running"]
-        found = [decision for one in running if _is_steered(one) and (decision := decided(one, self._outcomes, now))]
-        if found:
-            with Store(self._place) as store:
-                for decision in found:
+        decisions = [
+            decision
+            for one in running
+            if _has_automatic_decisions(one) and (decision := propose_allocation(one, self._outcomes, now))
+        ]
+        if decisions:
+            with Store(self._dsn) as store:
+                for decision in decisions:
                     store.set_allocation(decision)
-        return found
+        return decisions
 
 
-def _is_steered(experiment: Experiment) -> bool:
+def _has_automatic_decisions(experiment: Experiment) -> bool:
     return experiment.adaptive is not None or any(guardrail.stop for guardrail in experiment.guardrails)
 
 
-def whole_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
-    """What GET /experiments/{name} answers, and `experiment report --json` prints. Raises as reporting.report_of."""
+def full_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
+    """Return the JSON of GET /experiments/{name} and of `experiment report --json`. Raises as `report_of`."""
     allocation = outcomes.allocations().get(experiment.name)
-    return {**_card(experiment, allocation, outcomes), **report_as_json(experiment, outcomes)}
+    return {**_summary(experiment, allocation, outcomes), **report_as_json(experiment, outcomes)}
 
 
-def _card(experiment: Experiment, allocation: Allocation | None, outcomes: Outcomes) -> dict[str, Any]:
+def _summary(experiment: Experiment, allocation: Allocation | None, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "name": experiment.name,
         "state": state_of(experiment, allocation, time.time()),
@@ -93,14 +106,14 @@ def _card(experiment: Experiment, allocation: Allocation | None, outcomes: Outco
         "layer": experiment.layer,
         "slots": list(experiment.slots),
         "adaptive": experiment.adaptive,
-        "start": _finite(experiment.start),
-        "end": _finite(experiment.end),
-        "exposed": dict(outcomes.exposed(experiment.name)),
+        "start": _finite_or_none(experiment.start),
+        "end": _finite_or_none(experiment.end),
+        "exposed": dict(outcomes.units_by_arm(experiment.name)),
     }
 
 
 def state_of(experiment: Experiment, allocation: Allocation | None, now: float) -> str:
-    """In a word or two: `before start`, `running`, `stopped` or `ended`; now: Unix seconds."""
+    """Return `before start`, `running`, `stopped` or `ended`. `now` is in Unix seconds."""
     if now >= experiment.end:
         return "ended"
     if allocation and allocation.stopped:
@@ -108,5 +121,5 @@ def state_of(experiment: Experiment, allocation: Allocation | None, now: float) 
     return "before start" if now < experiment.start else "running"
 
 
-def _finite(seconds: float) -> float | None:
+def _finite_or_none(seconds: float) -> float | None:
     return seconds if math.isfinite(seconds) else None

@@ -1,39 +1,33 @@
-"""Experiments: their arms, who is in, and which arm a unit gets. Pure and without state; knows no file and no request.
+"""The definition of an experiment: its arms, its metrics, which units take part, and the arm of each unit.
 
-A unit is whoever or whatever should always get the same: a user, or a conversation. Its arm follows from a hash of the
-experiment's salt and the unit, so that every worker and every replica knows it without asking anyone.
+Everything here is pure and has no state. It does not depend on files, requests or the store.
+
+A unit is a user or a conversation, and always gets the same arm. The arm follows from a hash of the experiment's salt
+and the unit, so all workers and replicas agree without communication.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Literal
 
 Better = Literal["higher", "lower"]
 Adaptive = Literal["thompson"]
 
-AUTOMATIC_METRICS: Final[Mapping[str, Better]] = {
-    "ended_by_itself": "higher",
-    "truncated": "lower",
-    "error": "lower",
-    "client_gone": "lower",
-    "regenerated": "lower",
-    "latency": "lower",
-    "time_to_first_token": "lower",
-    "prompt_tokens": "lower",
-    "completion_tokens": "lower",
-    "judged_better": "higher",
-}
-"""What is known of a request without its user's word; see outcomes.Exposure. judged_better is the shadow judge's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to be served. What is None is as it would be without the experiment. variant: aligned, raw, raw-matched;
-    model: id that a backend lists; bundle: directory of a bundle, or `default`; weight: its share beside the others'
-    weights, 0 for an arm that nobody gets."""
+    """One way to serve a request. A setting that is None stays as it is outside the experiment.
+
+    Attributes:
+        name: Name of the arm, unique in its experiment.
+        weight: Share of the units, relative to the other arms' weights. 0 means that no unit gets this arm.
+        variant: aligned, raw or raw-matched.
+        model: Model id that a backend lists.
+        bundle: Directory of a bundle, or `default`.
+    """
 
     name: str
     weight: float
@@ -44,7 +38,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is compared: the name that feedback gives, or one of AUTOMATIC_METRICS."""
+    """What an experiment compares.
+
+    Attributes:
+        name: Name of a metric in feedback, or of one in `AUTOMATIC_METRICS`.
+        better: Which direction is an improvement.
+    """
 
     name: str
     better: Better = "higher"
@@ -52,8 +51,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """A metric that must not suffer. tolerance: how much worse than the control's an arm's mean may be, in the metric's
-    own unit; stop: whether everyone gets the control once it certainly is worse than that."""
+    """A metric that must not get worse.
+
+    Attributes:
+        metric: The metric that is guarded.
+        tolerance: How much worse than the control's mean an arm's mean may be, in the unit of the metric.
+        stop: Whether the experiment stops once an arm is certainly worse than that.
+    """
 
     metric: Metric
     tolerance: float
@@ -62,11 +66,26 @@ class Guardrail:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One experiment, as its file says. metrics: the first is the one that decides; share: of the units that may be in;
-    models and keys: who may be in (empty: all), by the model asked for and the name of the key; start and end: Unix
-    seconds; layer and slots: experiments on one layer exclude each other, each having its own part of [0, 1);
-    adaptive: by which rule the weights follow the outcomes, None: they stay as the file says; planned_units: for how
-    many units, of all arms, the statistics are to be at their best (see sequential)."""
+    """One experiment, as its file defines it.
+
+    Attributes:
+        name: Name of the experiment.
+        arms: The arms, two at least.
+        control: Name of the arm that the others are compared with.
+        metrics: What is compared. The first metric decides the verdict.
+        salt: Text that is hashed with each unit, so that experiments are independent of each other.
+        guardrails: Metrics that must not get worse.
+        models: Requested models that take part. Empty means all.
+        keys: Names of the client keys that take part. Empty means all.
+        share: Share of the units that take part, 0 to 1.
+        start: First moment of the experiment, Unix seconds.
+        end: Moment at which the experiment is over, Unix seconds.
+        layer: Experiments with disjoint slots on one layer share no unit. Empty means no layer.
+        slots: The experiment's part of its layer, a half-open range within [0, 1).
+        adaptive: Rule by which the weights follow the outcomes. None keeps the weights of the file.
+        planned_units: Number of units, over all arms, at which the statistics are most sensitive (see `sequential`).
+        total_weight: Sum of the arms' weights.
+    """
 
     name: str
     arms: tuple[Arm, ...]
@@ -83,28 +102,28 @@ class Experiment:
     slots: tuple[float, float] = (0.0, 1.0)
     adaptive: Adaptive | None = None
     planned_units: int = 2000
-    total: float = field(init=False, repr=False)
+    total_weight: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "total", math.fsum(arm.weight for arm in self.arms))
+        object.__setattr__(self, "total_weight", math.fsum(arm.weight for arm in self.arms))
 
     def arm(self, name: str) -> Arm:
-        """The arm of a name. Raises KeyError."""
+        """Return the arm with this name. Raises KeyError."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
         raise KeyError(name)
 
     def propensity(self, arm: Arm) -> float:
-        """The probability with which a unit that is in gets this arm."""
-        return arm.weight / self.total
+        """Return the probability that a unit of the experiment gets this arm."""
+        return arm.weight / self.total_weight
 
-    def concerns(self, model: str, key: str | None) -> bool:
-        """Whether requests for this model, with this key, may be in."""
+    def applies_to(self, model: str, key: str | None) -> bool:
+        """Whether requests for this model with this client key may take part."""
         return (not self.models or model in self.models) and (not self.keys or key in self.keys)
 
     def includes(self, unit: bytes) -> bool:
-        """Whether a unit is in: by its place on the layer, then by the share of traffic."""
+        """Whether a unit takes part, by its slot on the layer and then by the share of traffic."""
         low, high = self.slots
         if self.layer and not low <= uniform("layer", self.layer, unit) < high:
             return False
@@ -112,61 +131,68 @@ class Experiment:
 
 
 def assign(experiment: Experiment, unit: bytes) -> Arm:
-    """The arm of a unit (see units.Unit.digest; in a simulation any bytes).
+    """Return the arm of a unit, by weighted rendezvous hashing.
 
-    Weighted rendezvous hashing: each arm draws an exponential time whose rate is its weight, from a hash of the salt,
-    the arm's name and the unit; the first one wins. An arm that gains weight takes units from the others and gives none
-    back; no rule without state moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
+    Each arm draws a time from an exponential distribution whose rate is its weight. The draw is a hash of the salt, the
+    arm's name and the unit. The arm with the earliest time wins. An arm that gains weight takes units from the other
+    arms and gives none back. No stateless rule moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
+
+    Args:
+        experiment: The experiment, with at least one positive weight.
+        unit: Digest of the unit (see `units`). Simulations may use any bytes.
     """
-    return min(experiment.arms, key=lambda arm: _arrival(experiment.salt, arm, unit))
+    return min(experiment.arms, key=lambda arm: _exponential_draw(experiment.salt, arm, unit))
 
 
-def _arrival(salt: str, arm: Arm, unit: bytes) -> float:
-    """When the arm arrives; never, without weight."""
+def _exponential_draw(salt: str, arm: Arm, unit: bytes) -> float:
     return -math.log(uniform("arm", f"{salt}\0{arm.name}", unit)) / arm.weight if arm.weight else math.inf
 
 
 def uniform(purpose: str, salt: str, unit: bytes) -> float:
-    """A number in (0, 1), the same everywhere for the same arguments, as if drawn at random for others."""
-    digest = blake2b(unit, digest_size=8, key=_key(purpose, salt)).digest()
+    """Return a pseudo-random number in (0, 1) that depends on the arguments alone."""
+    digest = blake2b(unit, digest_size=8, key=_hash_key(purpose, salt)).digest()
     return ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
 
 
 @lru_cache(maxsize=1024)
-def _key(purpose: str, salt: str) -> bytes:
+def _hash_key(purpose: str, salt: str) -> bytes:
     return blake2b(f"{purpose}\0{salt}".encode(), digest_size=32).digest()
 
 
-def may_meet(one: Experiment, other: Experiment) -> bool:
-    """Whether one request may be in both: no layer and slots, models, keys or dates keep them apart."""
-    apart = (
-        one.layer and one.layer == other.layer and not _overlap(one.slots, other.slots),
+def may_overlap(one: Experiment, other: Experiment) -> bool:
+    """Whether one request may take part in both experiments."""
+    is_disjoint = (
+        one.layer and one.layer == other.layer and not _ranges_overlap(one.slots, other.slots),
         one.models and other.models and not one.models & other.models,
         one.keys and other.keys and not one.keys & other.keys,
-        not _overlap((one.start, one.end), (other.start, other.end)),
+        not _ranges_overlap((one.start, one.end), (other.start, other.end)),
     )
-    return not any(apart)
+    return not any(is_disjoint)
 
 
-def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _ranges_overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one[0] < other[1] and other[0] < one[1]
 
 
-def settings_of(experiment: Experiment) -> frozenset[str]:
-    """What the experiment decides: `model`, and `variant` (which a bundle decides, too)."""
+def decided_settings(experiment: Experiment) -> frozenset[str]:
+    """Return which settings the experiment decides: `model`, and `variant`, which a bundle also decides."""
     models = any(arm.model for arm in experiment.arms)
     variants = any(arm.variant or arm.bundle for arm in experiment.arms)
     return frozenset(["model"] * models + ["variant"] * variants)
 
 
-def contradiction(experiments: Sequence[Experiment]) -> tuple[str, str, str] | None:
-    """Two experiments that may have one request and decide the same thing, and which; None where there are none."""
+def find_conflict(experiments: Sequence[Experiment]) -> tuple[str, str, str] | None:
+    """Find two experiments that may decide the same setting of one request.
+
+    Returns:
+        The names of both experiments and the setting, or None.
+    """
     for one, other in _pairs(experiments):
-        both = settings_of(one) & settings_of(other)
-        if both and may_meet(one, other):
-            return one.name, other.name, min(both)
+        common = decided_settings(one) & decided_settings(other)
+        if common and may_overlap(one, other):
+            return one.name, other.name, min(common)
     return None
 
 
 def _pairs(experiments: Sequence[Experiment]) -> Iterable[tuple[Experiment, Experiment]]:
-    return ((one, other) for place, one in enumerate(experiments) for other in experiments[:place])
+    return ((one, other) for index, one in enumerate(experiments) for other in experiments[:index])

@@ -1,4 +1,4 @@
-"""The body of POST /v1/feedback: which request, which metric, what was said. Pure."""
+"""Parses the body of POST /v1/feedback into a `Feedback`. Pure: it does not depend on HTTP or on the store."""
 
 import math
 import re
@@ -6,21 +6,29 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from proxy.core.errors import BadRequestError
-from proxy.experiments.definition import AUTOMATIC_METRICS
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.records import Feedback
 
-LONGEST_BODY: Final = 64 * 1024  # bytes
-_LONGEST_ID: Final = 200
-_LONGEST_COMMENT: Final = 10_000  # characters
+MAX_BODY_BYTES: Final = 64 * 1024
+_MAX_ID_LENGTH: Final = 200  # characters
+_MAX_COMMENT_LENGTH: Final = 10_000  # characters
 _METRIC: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FIELDS: Final = frozenset({"request_id", "completion_id", "metric", "value"})
 
 
 def parse_feedback(body: Mapping[str, Any], now: float) -> Feedback:
-    """The feedback of a body; now: Unix seconds. Raises BadRequestError, which repeats none of it."""
+    """Parse and validate a body.
+
+    Args:
+        body: The JSON of the request.
+        now: The time of the feedback, Unix seconds.
+
+    Raises:
+        BadRequestError: The body is invalid. The message repeats none of its values.
+    """
     if unknown := next((name for name in body if name not in _FIELDS), None):
         known = ", ".join(sorted(_FIELDS))
-        raise BadRequestError(f"A field of feedback is unknown; there are {known}.", param=unknown[:_LONGEST_ID])
+        raise BadRequestError(f"A field of feedback is unknown; there are {known}.", param=unknown[:_MAX_ID_LENGTH])
     metric = body.get("metric")
     if not isinstance(metric, str) or not _METRIC.fullmatch(metric):
         raise BadRequestError(
@@ -42,8 +50,8 @@ def _subject(body: Mapping[str, Any]) -> str:
             param="request_id",
         )
     name, value = given[0]
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID or not value.isprintable():
-        raise BadRequestError(f"`{name}` must be an id of 1 to {_LONGEST_ID} characters.", param=name)
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID_LENGTH or not value.isprintable():
+        raise BadRequestError(f"`{name}` must be an id of 1 to {_MAX_ID_LENGTH} characters.", param=name)
     return value
 
 
@@ -54,7 +62,7 @@ def _number(value: object) -> float:
 
 
 def _comment(text: str) -> str:
-    """As a database takes it: PostgreSQL has no NUL in a text."""
-    if len(text) > _LONGEST_COMMENT:
-        raise BadRequestError(f"`value`: a comment has at most {_LONGEST_COMMENT} characters.", param="value")
+    """Check a comment, and replace NUL, which PostgreSQL does not accept in text."""
+    if len(text) > _MAX_COMMENT_LENGTH:
+        raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
     return text.replace("\0", "\ufffd")

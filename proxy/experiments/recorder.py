@@ -1,8 +1,8 @@
-"""Keeps exposures and outcomes without making a chat request wait: a bounded queue, and a thread that writes.
+"""Records exposures and outcomes through a bounded queue and a writing thread, so that no chat request waits.
 
-Exposures are written in batches and may be dropped: counted, when the queue is full; uncounted, when the process is
-killed, which costs those since the last commit (a quarter of a second's, while the store is well). Feedback is
-acknowledged after its commit, with all that came meanwhile; where that fails, its sender is told to send it again.
+Exposures are written in batches. They are dropped and counted when the queue is full. A killed process loses those
+since its last commit, at most a quarter of a second's while the store works. Feedback is acknowledged after its commit.
+If the commit fails, the sender is asked to send the feedback again. This module does not depend on routes.
 """
 
 import asyncio
@@ -17,63 +17,75 @@ from proxy.core.errors import StartupError, StoreDownError, StoreError, StoreRef
 from proxy.core.log import log_event, log_failure
 from proxy.core.metrics import Metrics
 from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement
-from proxy.experiments.store.store import Batch, Place, Store
+from proxy.experiments.store.dsn import StoreDsn
+from proxy.experiments.store.store import Batch, Store
 
-EXPOSURES_HELD: Final = 10_000
-CONTENTS_HELD: Final = 500
-FEEDBACK_HELD: Final = 2_000
-GATHERED_FOR: Final = 0.2  # seconds; feedback does not wait for them
-_WRITTEN_TOGETHER: Final = 1_000
-_ANSWER_WITHIN: Final = 3.0  # seconds from feedback to its commit
-_FIRST_PAUSE: Final = 0.1  # seconds after a failure, doubled with each that follows
-_LONGEST_PAUSE: Final = 5.0
-_LOOK_EVERY: Final = 2.0  # seconds between looks at what was decided about experiments
-_CLEAN_EVERY: Final = 3600.0  # seconds between looks for what is older than it may be
-_LAST_WORDS: Final = 3.0  # seconds, at the end
+MAX_QUEUED_EXPOSURES: Final = 10_000
+MAX_QUEUED_CONTENTS: Final = 500
+MAX_QUEUED_FEEDBACK: Final = 2_000
+WRITE_INTERVAL: Final = 0.2  # seconds between batches of exposures; feedback is written at once
+_MAX_BATCH: Final = 1_000  # rows of each kind in one transaction
+_COMMIT_TIMEOUT: Final = 3.0  # seconds from feedback to its commit
+_MIN_RETRY_PAUSE: Final = 0.1  # seconds after a failure, doubled after each further one
+_MAX_RETRY_PAUSE: Final = 5.0
+_ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions about experiments
+_RETENTION_INTERVAL: Final = 3600.0  # seconds between deletions of old rows
+_SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write what is queued at the end
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """Feedback whose sender waits."""
+class _PendingFeedback:
+    """Feedback whose sender waits for the commit."""
 
     feedback: Feedback
-    kept: "asyncio.Future[None]" = field(repr=False)
+    committed: "asyncio.Future[None]" = field(repr=False)
 
 
 @dataclass(slots=True)
-class _Taken:
-    """What one transaction is to keep."""
+class _PendingBatch:
+    """What the next transaction writes."""
 
     exposures: list[Exposure]
     contents: list[Content]
     judgements: list[Judgement]
-    waiting: list[_Waiting]
+    feedback: list[_PendingFeedback]
 
     @property
     def batch(self) -> Batch:
-        feedback = [one.feedback for one in self.waiting]
+        feedback = [pending.feedback for pending in self.feedback]
         return Batch(self.exposures, self.contents, self.judgements, feedback)
 
 
 class Recorder:
-    """What a process keeps of its experiments. Use as `async with`. retention: seconds that anything is kept; cleans:
-    whether this process deletes what is older. `steering` is what was decided about experiments, as last seen."""
+    """Records what happens in the experiments of one process. Use it as an asynchronous context manager.
 
-    def __init__(self, place: Place, retention: float, metrics: Metrics, *, cleans: bool) -> None:
+    Attributes:
+        allocations: The decisions about experiments, as last read from the store.
+    """
+
+    def __init__(self, dsn: StoreDsn, retention: float, metrics: Metrics, *, deletes_old: bool) -> None:
+        """Create a recorder, which connects to the store once it is entered.
+
+        Args:
+            dsn: Where the store is.
+            retention: Seconds after which rows are deleted.
+            metrics: The metrics of the process.
+            deletes_old: Whether this process deletes old rows.
+        """
         self.allocations: Mapping[str, Allocation] = {}
-        self._place = place
+        self._dsn = dsn
         self._retention = retention
         self._metrics = metrics
-        self._cleans = cleans
+        self._deletes_old = deletes_old
         self._exposures: deque[Exposure] = deque()
         self._contents: deque[Content] = deque()
         self._judgements: deque[Judgement] = deque()
-        self._waiting: deque[_Waiting] = deque()
-        self._woken = Event()
+        self._feedback: deque[_PendingFeedback] = deque()
+        self._wake = Event()
         self._closing = False
         self._down_until = 0.0
-        self._pause = _FIRST_PAUSE
-        self._look_at = self._clean_at = 0.0
+        self._retry_pause = _MIN_RETRY_PAUSE
+        self._next_allocation_read = self._next_deletion = 0.0
         self._store: Store | None = None
         self._loop: asyncio.AbstractEventLoop
         self._thread = Thread(target=self._run, name="store", daemon=True)
@@ -85,146 +97,155 @@ class Recorder:
 
     async def __aexit__(self, *exception: object) -> None:
         self._closing = True
-        self._woken.set()
-        await asyncio.to_thread(self._thread.join, _LAST_WORDS)
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join, _SHUTDOWN_TIMEOUT)
         if lost := len(self._exposures):
             self._metrics.exposures.labels("dropped").inc(lost)
             log_event("exposures lost", exposures=lost)
 
-    def note(self, exposures: Sequence[Exposure], content: tuple[str, str] | None = None) -> None:
-        """Take a request's exposures, to be kept soon; drop them where too many wait. Never waits."""
-        if len(self._exposures) + len(exposures) > EXPOSURES_HELD:
+    def record(self, exposures: Sequence[Exposure], content: tuple[str, str] | None = None) -> None:
+        """Queue the exposures of a request, or drop them if the queue is full. Never waits.
+
+        Args:
+            exposures: One exposure for each experiment of the request.
+            content: Texts of the request and of its reply, if content is logged.
+        """
+        if len(self._exposures) + len(exposures) > MAX_QUEUED_EXPOSURES:
             self._metrics.exposures.labels("dropped").inc(len(exposures))
             return
-        if content is not None and len(self._contents) < CONTENTS_HELD:
+        if content is not None and len(self._contents) < MAX_QUEUED_CONTENTS:
             self._contents.extend(Content(exposure.id, *content) for exposure in exposures)
         self._exposures.extend(exposures)
 
-    def note_judgement(self, judgement: Judgement) -> None:
-        """Take a judgement, to be kept soon."""
-        if len(self._judgements) < EXPOSURES_HELD:
+    def record_judgement(self, judgement: Judgement) -> None:
+        """Queue a judgement, or drop it if the queue is full. Never waits."""
+        if len(self._judgements) < MAX_QUEUED_EXPOSURES:
             self._judgements.append(judgement)
 
-    async def keep(self, feedback: Feedback) -> None:
-        """Return when it is kept for good. Raises StoreDownError where it is not, or not known to be."""
-        if len(self._waiting) >= FEEDBACK_HELD or time.monotonic() < self._down_until:
-            raise _down(self._metrics)
-        kept = self._loop.create_future()
-        self._waiting.append(_Waiting(feedback, kept))
-        self._woken.set()
+    async def save_feedback(self, feedback: Feedback) -> None:
+        """Queue feedback and wait for its commit.
+
+        Raises:
+            StoreDownError: The feedback is not committed, or it is unknown whether it is.
+        """
+        if len(self._feedback) >= MAX_QUEUED_FEEDBACK or time.monotonic() < self._down_until:
+            raise _store_down(self._metrics)
+        committed = self._loop.create_future()
+        self._feedback.append(_PendingFeedback(feedback, committed))
+        self._wake.set()
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN):
-                await kept
+            async with asyncio.timeout(_COMMIT_TIMEOUT):
+                await committed
         except (TimeoutError, StoreError) as error:
-            raise _down(self._metrics) from error
+            raise _store_down(self._metrics) from error
         self._metrics.feedback.labels("kept").inc()
 
     def _run(self) -> None:
-        """The thread: write what is at hand, again and again; look after the store in between."""
+        """Run the thread: write what is queued until the recorder closes."""
         try:
-            while not self._is_over():
-                self._woken.wait(GATHERED_FOR)
-                self._woken.clear()
-                self._turn()
-        except Exception as error:  # noqa: BLE001 - the root of a thread: what ends it is said, and chat goes on without it
+            while not self._is_finished():
+                self._wake.wait(WRITE_INTERVAL)
+                self._wake.clear()
+                self._write_queued()
+        except Exception as error:  # noqa: BLE001 - the root of a thread: the failure is logged, and chat goes on without the recorder
             log_failure("defect", error, thread="store")
             self._down_until = float("inf")
         finally:
             if self._store is not None:
                 self._store.close()
 
-    def _is_over(self) -> bool:
-        left = self._exposures or self._waiting or self._judgements
-        return self._closing and (not left or self._is_down())
+    def _is_finished(self) -> bool:
+        queued = self._exposures or self._feedback or self._judgements
+        return self._closing and (not queued or self._is_down())
 
     def _is_down(self) -> bool:
         return time.monotonic() < self._down_until
 
-    def _turn(self) -> None:
-        """Write until nothing is left, or something fails: what failed is tried again after a pause."""
+    def _write_queued(self) -> None:
+        """Write batches until the queue is empty or the store fails. A failed batch is written again after a pause."""
         while not self._is_down():
-            taken = self._take()
+            pending = self._next_batch()
             try:
-                self._work(taken)
+                self._write(pending)
             except StoreRefusedError as error:
-                self._give_up(taken, error)
+                self._discard(pending, error)
             except (StoreError, StartupError) as error:
-                self._give_back(taken, error)
+                self._requeue(pending, error)
             else:
-                self._note_kept(taken)
-                if len(taken.exposures) < _WRITTEN_TOGETHER and not self._waiting:
+                self._confirm(pending)
+                if len(pending.exposures) < _MAX_BATCH and not self._feedback:
                     return
 
-    def _take(self) -> _Taken:
-        """What is at hand, as much as one transaction should have."""
+    def _next_batch(self) -> _PendingBatch:
+        """Take the oldest queued rows, up to the size of one transaction."""
         exposures = _pop(self._exposures)
         ids = {exposure.id for exposure in exposures}
         contents = []
         while self._contents and self._contents[0].exposure in ids:
             contents.append(self._contents.popleft())
-        return _Taken(exposures, contents, _pop(self._judgements), _pop(self._waiting))
+        return _PendingBatch(exposures, contents, _pop(self._judgements), _pop(self._feedback))
 
-    def _work(self, taken: _Taken) -> None:
+    def _write(self, pending: _PendingBatch) -> None:
         if self._store is None:
-            self._store = Store(self._place)
-        if taken.exposures or taken.waiting or taken.judgements:
-            self._store.write(taken.batch)
+            self._store = Store(self._dsn)
+        if pending.exposures or pending.feedback or pending.judgements:
+            self._store.write(pending.batch)
         now = time.monotonic()
-        if now >= self._look_at:
+        if now >= self._next_allocation_read:
             self.allocations = self._store.allocations()
-            self._look_at = now + _LOOK_EVERY
-        if self._cleans and now >= self._clean_at:
+            self._next_allocation_read = now + _ALLOCATION_INTERVAL
+        if self._deletes_old and now >= self._next_deletion:
             deleted = self._store.delete_before(time.time() - self._retention)
-            self._clean_at = now if deleted else now + _CLEAN_EVERY
+            self._next_deletion = now if deleted else now + _RETENTION_INTERVAL
         self._metrics.store_up.set(1)
 
-    def _note_kept(self, taken: _Taken) -> None:
-        self._pause = _FIRST_PAUSE
-        self._metrics.exposures.labels("kept").inc(len(taken.exposures))
-        self._answer(taken.waiting, None)
+    def _confirm(self, pending: _PendingBatch) -> None:
+        self._retry_pause = _MIN_RETRY_PAUSE
+        self._metrics.exposures.labels("kept").inc(len(pending.exposures))
+        self._notify_senders(pending.feedback, None)
 
-    def _give_back(self, taken: _Taken, error: Exception) -> None:
-        """The store is not well: senders are told, exposures wait for it, a fresh connection is made next time."""
-        self._down_until = time.monotonic() + self._pause
-        self._answer(taken.waiting, StoreError(str(error)))
-        self._exposures.extendleft(reversed(taken.exposures))
-        self._contents.extendleft(reversed(taken.contents))
-        self._judgements.extendleft(reversed(taken.judgements))
-        if self._pause == _FIRST_PAUSE:
-            log_event("store unavailable", store=self._place.name, reason=str(error))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+    def _requeue(self, pending: _PendingBatch, error: Exception) -> None:
+        """Handle a store that fails: senders get an error, the rows go back to the queue, the connection is closed."""
+        self._down_until = time.monotonic() + self._retry_pause
+        self._notify_senders(pending.feedback, StoreError(str(error)))
+        self._exposures.extendleft(reversed(pending.exposures))
+        self._contents.extendleft(reversed(pending.contents))
+        self._judgements.extendleft(reversed(pending.judgements))
+        if self._retry_pause == _MIN_RETRY_PAUSE:
+            log_event("store unavailable", store=self._dsn.name, reason=str(error))
+        self._retry_pause = min(2 * self._retry_pause, _MAX_RETRY_PAUSE)
         self._metrics.store_up.set(0)
         if self._store is not None:
             self._store.close()
             self._store = None
 
-    def _give_up(self, taken: _Taken, error: StoreRefusedError) -> None:
-        """A row that the store does not take would not be taken the next time: what came with it goes, counted."""
-        log_failure("defect", error, exposures=len(taken.exposures), feedback=len(taken.waiting))
-        self._metrics.exposures.labels("dropped").inc(len(taken.exposures))
-        self._answer(taken.waiting, error)
+    def _discard(self, pending: _PendingBatch, error: StoreRefusedError) -> None:
+        """Drop and count a batch with a row that the store rejects, since it would be rejected again."""
+        log_failure("defect", error, exposures=len(pending.exposures), feedback=len(pending.feedback))
+        self._metrics.exposures.labels("dropped").inc(len(pending.exposures))
+        self._notify_senders(pending.feedback, error)
 
-    def _answer(self, waiting: Sequence[_Waiting], error: StoreError | None) -> None:
-        """Tell those who wait, all in one turn of the event loop."""
-        if waiting and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, waiting, error)
+    def _notify_senders(self, feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
+        """Complete the futures of all senders in one iteration of the event loop."""
+        if feedback and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_complete, feedback, error)
 
 
-def _settle(waiting: Sequence[_Waiting], error: StoreError | None) -> None:
-    for one in waiting:
-        if one.kept.done():
+def _complete(feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
+    for pending in feedback:
+        if pending.committed.done():
             continue
         if error is None:
-            one.kept.set_result(None)
+            pending.committed.set_result(None)
         else:
-            one.kept.set_exception(error)
+            pending.committed.set_exception(error)
 
 
 def _pop(queue: "deque[Any]") -> list[Any]:
-    """The oldest; others may append meanwhile."""
-    return [queue.popleft() for _ in range(min(len(queue), _WRITTEN_TOGETHER))]
+    """Take the oldest items. The event loop may append items at the same time."""
+    return [queue.popleft() for _ in range(min(len(queue), _MAX_BATCH))]
 
 
-def _down(metrics: Metrics) -> StoreDownError:
+def _store_down(metrics: Metrics) -> StoreDownError:
     metrics.feedback.labels("refused").inc()
     return StoreDownError("Feedback cannot be kept at the moment: send the same again later.")

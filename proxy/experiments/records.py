@@ -1,27 +1,43 @@
-"""What is known of experiments once they ran: who was served what, and what came of it. Values only; knows no store.
+"""What is recorded of experiments: exposures, feedback, judgements, and their sums for each unit.
 
-One exposure is one request of one unit in one experiment. Feedback names a request; a judgement compares two answers to
-one. Whoever computes statistics reads them through `Outcomes`, a unit at a time.
+These are plain values. They do not depend on the store. Statistics read them through the protocol `Outcomes`.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
-Tally: TypeAlias = tuple[float, int]
-"""Sum and count of a metric over the requests of a unit for which it is known."""
+SumAndCount: TypeAlias = tuple[float, int]
+"""Sum of a metric over the requests of a unit that have a value, and the number of those requests."""
 
 
 class Exposure(NamedTuple):
-    """One request in one experiment. arm: what its unit is assigned ("" before the experiment's start); propensity:
-    with which probability, at that time; override: the client named a variant itself, and got that.
+    """One request in one experiment. A measurement that is unknown is None.
 
-    unit, asked: digests (see units), of whom, and of the conversation that was asked; time: Unix seconds at its start.
-    latency: seconds to the last byte of a whole answer; time_to_first_token: seconds to the first byte of a streamed
-    one; ended_by_itself: the model stopped, rather than its length cap; truncated: the answer broke off; error: it came
-    to a status of 400 or more; client_gone: nobody waited for its end. None: not known.
+    A named tuple, because one is made for every request: it takes a third of the time of a frozen dataclass.
 
-    A tuple, because it is made for every request: it takes a third of the time of a frozen dataclass.
+    Attributes:
+        id: 16 unique bytes.
+        experiment: Name of the experiment.
+        arm: Arm that the unit is assigned. Empty before the experiment's start.
+        propensity: Probability of that arm at the time of the request.
+        override: Whether the client named a variant itself and got that variant.
+        unit: Digest of the unit (see `units`).
+        request_id: Id of the request, as in the header of its reply.
+        completion_id: Id in the body of the reply.
+        time: Start of the request, Unix seconds.
+        model: Model that served the request.
+        variant: Variant that served the request.
+        bundle: Id of the bundle that served the request.
+        asked: Digest of the conversation (see `units`).
+        latency: Seconds to the last byte of a complete reply.
+        time_to_first_token: Seconds to the first byte of a streamed reply.
+        prompt_tokens: Number of prompt tokens.
+        completion_tokens: Number of generated tokens.
+        ended_by_itself: Whether the model stopped before its length limit.
+        truncated: Whether the reply broke off.
+        error: Whether the status was 400 or more.
+        client_gone: Whether the client left before the end of the reply.
     """
 
     id: bytes
@@ -52,7 +68,13 @@ class Exposure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was asked and answered, where the operator has it logged."""
+    """The text of a request and of its reply, recorded only if the operator logs content.
+
+    Attributes:
+        exposure: Id of the exposure.
+        asked: Text of the request.
+        answered: Text of the reply.
+    """
 
     exposure: bytes
     asked: str = field(repr=False)
@@ -61,8 +83,15 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Someone's word on a request, which is named by its own id or its completion's. Twice the same is once; another
-    value for the same metric replaces the first. value: None where it is a comment."""
+    """A user's rating of a reply, or a comment on it. A later value of the same metric replaces the earlier one.
+
+    Attributes:
+        subject: Id of the request or of the completion.
+        metric: Name of the metric.
+        value: The rating. None for a comment.
+        comment: The comment. None for a rating.
+        time: Unix seconds.
+    """
 
     subject: str
     metric: str
@@ -73,8 +102,15 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A judge's word on the answer that a user got, beside another arm's. score: 1 if it preferred the user's answer in
-    both orders, 0 if the other in both, else 0.5."""
+    """The shadow judge's comparison of a user's reply with the reply of another arm.
+
+    Attributes:
+        exposure: Id of the exposure.
+        other: Name of the other arm.
+        score: 1 if the judge prefers the user's reply in both orders, 0 if it prefers the other one in both, else 0.5.
+        judge: Model of the judge.
+        time: Unix seconds.
+    """
 
     exposure: bytes
     other: str
@@ -85,36 +121,38 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class UnitOutcomes:
-    """One unit in one experiment. It counts for the arm in which it first was (after a ramp it may have been in two),
-    with the requests that this arm served; overrides are left out.
+    """One unit in one experiment.
 
-    propensity: of that arm, at its first request; first_seen: Unix seconds; metrics: by name, over its requests in the
-    experiment; history: the same over requests from before its first one, in other experiments or before the start.
+    A unit counts for the arm of its first request, with the requests that this arm served. A change of weights may
+    have moved the unit to another arm later. Overrides are left out.
+
+    Attributes:
+        unit: Keyed digest of the unit, in hexadecimal.
+        arm: Name of the arm.
+        propensity: Probability of the arm at the unit's first request.
+        first_seen: Time of the unit's first request, Unix seconds.
+        metrics: Sums by metric, over the unit's requests in the experiment.
+        history: Sums by metric, over the unit's requests before `first_seen`, in any experiment.
     """
 
     unit: str
     arm: str
     propensity: float
     first_seen: float
-    metrics: Mapping[str, Tally]
-    history: Mapping[str, Tally]
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedUnit:
-    """What the judge said of one unit's answers from `arm`, beside those of `other`: the tally of Judgement.score."""
-
-    unit: str
-    arm: str
-    other: str
-    score: Tally
+    metrics: Mapping[str, SumAndCount]
+    history: Mapping[str, SumAndCount]
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What was decided about a running experiment from its outcomes, for all replicas to follow. stopped: why everyone
-    gets its control ("" while it runs); weights: by arm, instead of the file's (None: the file's); time: Unix seconds
-    of the last change."""
+    """What was decided about a running experiment. All replicas follow it.
+
+    Attributes:
+        experiment: Name of the experiment.
+        stopped: Why all units get the control. Empty while the experiment runs.
+        weights: Weights by arm, which replace those of the file. None keeps those of the file.
+        time: Time of the last change, Unix seconds.
+    """
 
     experiment: str
     stopped: str
@@ -123,20 +161,16 @@ class Allocation:
 
 
 class Outcomes(Protocol):
-    """What a store knows, for statistics. Each method reads one consistent state. Raises StoreError."""
+    """Recorded outcomes, as statistics read them. Each method reads one consistent state and raises StoreError."""
 
     def units(self, experiment: str) -> Iterator[UnitOutcomes]:
-        """The units of an experiment, in the order in which they were first seen."""
+        """Yield the units of an experiment in the order of their first request."""
         ...
 
-    def exposed(self, experiment: str) -> Mapping[str, int]:
-        """Units by the arm in which they first were, for the sample-ratio check."""
-        ...
-
-    def judged(self, experiment: str) -> Iterator[JudgedUnit]:
-        """The judge's word, by unit and pair of arms."""
+    def units_by_arm(self, experiment: str) -> Mapping[str, int]:
+        """Return the number of units in each arm, for the check of the sample ratio."""
         ...
 
     def allocations(self) -> Mapping[str, Allocation]:
-        """What was decided about experiments, by their names; none for one that runs as its file says."""
+        """Return the decisions about experiments, by name. An experiment that runs as its file says has none."""
         ...

@@ -23,18 +23,25 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import Settings, store_argument
 from proxy.core.shared_state import SharedState
 from proxy.core.variant_names import RAW
-from proxy.experiments.assignment import ActiveExperiments, Assignment, Entry, Requester, Setting, assign_request
+from proxy.experiments.assignment import (
+    ActiveExperiments,
+    ArmAssignment,
+    Assignment,
+    Requester,
+    Setting,
+    assign_request,
+)
 from proxy.experiments.recorder import Recorder
 from proxy.experiments.records import Exposure
 from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
-from proxy.experiments.store.store import place_of
+from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
 from proxy.inference.request_record import Record
 
-_LONGEST_CONTENT: Final = 64 * 1024  # bytes, of what was asked and of what was answered
+_MAX_CONTENT_BYTES: Final = 64 * 1024  # of the request's text and of the reply's
 _RANDOM_BITS: Final = 80
-_WHOLE: Final = 200
+_STATUS_OK: Final = 200
 _DAY: Final = 86_400.0  # seconds
 
 
@@ -74,7 +81,7 @@ class ExperimentService:
         outside of all experiments."""
         if self.shadow is None or self.active is None or assignment is None:
             return None
-        for entry in assignment.entries:
+        for entry in assignment.arms:
             table = self.active.judge(entry.experiment.name)
             if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
                 continue
@@ -88,18 +95,18 @@ class ExperimentService:
     ) -> None:
         """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took;
         keeps_content: what was asked and answered is kept, too."""
-        exposures = [_exposure(assignment, entry, record, seconds) for entry in assignment.entries]
+        exposures = [_exposure(assignment, entry, record, seconds) for entry in assignment.arms]
         answered = record.facts.content
         content = None
         if keeps_content and answered is not None:
             content = _text(record.asked), _text(answered)
-        self.recorder.note(exposures, content)
-        if self.shadow and sample and answered and record.outcome == "complete" and record.status == _WHOLE:
+        self.recorder.record(exposures, content)
+        if self.shadow and sample and answered and record.outcome == "complete" and record.status == _STATUS_OK:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
             self.shadow.offer(sample, exposure.id, bytes(answered))
 
     def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
-        for entry in assignment.entries if assignment else ():
+        for entry in assignment.arms if assignment else ():
             self.metrics.experiment_requests.labels(entry.experiment.name, unavailable or _label(entry)).inc()
 
 
@@ -114,14 +121,14 @@ async def open_experiment_service(
         yield None
         return
     retention = settings.retention_days * _DAY
-    async with Recorder(place_of(store), retention, metrics, cleans=shared.worker == 0) as recorder:
+    async with Recorder(dsn_of(store), retention, metrics, deletes_old=shared.worker == 0) as recorder:
         if not settings.judge:
             yield ExperimentService(recorder, metrics)
             return
         wire = Transport(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
         judge = Backend(backend_url(settings.judge), read_key(settings.judge_api_key_file, "--judge-api-key-file"))
         log_event("the shadow judge is sent users' text", url=judge.url)
-        shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.note_judgement)
+        shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.record_judgement)
         try:
             async with shadow.working():
                 yield ExperimentService(recorder, metrics, shadow)
@@ -129,13 +136,13 @@ async def open_experiment_service(
             await wire.close()
 
 
-def _label(entry: Entry) -> str:
+def _label(entry: ArmAssignment) -> str:
     if entry.arm is None:
         return "before start"
     return "override" if entry.override else entry.arm.name
 
 
-def _exposure(assignment: Assignment, entry: Entry, record: Record, seconds: float) -> Exposure:
+def _exposure(assignment: Assignment, entry: ArmAssignment, record: Record, seconds: float) -> Exposure:
     plan, facts, watch = record.plan, record.facts, record.facts.watch
     usage = facts.usage or {}
     client_gone = record.outcome == "client_gone"
@@ -155,7 +162,7 @@ def _exposure(assignment: Assignment, entry: Entry, record: Record, seconds: flo
         model=assignment.setting.choice.model,
         variant=assignment.setting.choice.variant,
         bundle=served.id if served else None,
-        asked=assignment.asked,
+        asked=assignment.conversation,
         latency=seconds if is_whole else None,
         time_to_first_token=record.first_byte if plan and plan.stream and not error else None,
         prompt_tokens=_count_of(usage, "prompt_tokens", "input_tokens"),
@@ -180,4 +187,4 @@ def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
 
 def _text(data: bytes | bytearray) -> str:
     """As a database takes it: PostgreSQL has no NUL in a text."""
-    return bytes(data[:_LONGEST_CONTENT]).decode("utf-8", "replace").replace("\0", "\ufffd")
+    return bytes(data[:_MAX_CONTENT_BYTES]).decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -1,8 +1,9 @@
-"""The shadow judge: a sample of an experiment's answers is compared with what another arm would have answered.
+"""The shadow judge compares a sample of an experiment's replies with what another arm would have answered.
 
-All of it happens after the user has the whole answer, a few at a time, within a daily budget; what comes while too
-many wait is dropped and counted. It sends users' text to the judge's server, so nothing happens unless --judge names
-one. A judge sees two answers in both orders, and only what it prefers in both counts. Knows no store.
+It works after the user has the complete reply, on a few cases at a time and within a daily budget. Cases are dropped
+and counted while too many wait. It sends users' text to the judge's server, so it only runs if --judge names one. The
+judge sees both replies in both orders, and only a reply that it prefers in both orders wins. This module does not
+depend on the store.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from proxy.core.json_types import Json
 from proxy.core.log import log_failure
 from proxy.core.metrics import Metrics
 from proxy.experiments.assignment import Setting
-from proxy.experiments.config import JudgeTable
+from proxy.experiments.config import JudgeSettings
 from proxy.experiments.definition import Arm, Experiment
 from proxy.experiments.records import Judgement
 from proxy.inference.planner import CHAT, Planner
@@ -33,14 +34,14 @@ from proxy.inference.reply import whole_reply
 from proxy.openai.conversation import first_user_text, loose_messages
 from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
-WAITING: Final = 32
-AT_ONCE: Final = 2
-_JUDGE_WITHIN: Final = 120.0  # seconds, for one of its replies
-_DAY: Final = 86_400.0
-_CALLS: Final = 3  # of one comparison: the other arm, and the judge in both orders
-_LONGEST: Final = 16_000  # characters of a question or an answer that a judge is shown
-_WORD: Final = re.compile(r"\W*(?:answer\W+)?([AB])\b", re.IGNORECASE)
-_ASK: Final = (
+MAX_WAITING_CASES: Final = 32
+MAX_CONCURRENT_CASES: Final = 2
+_JUDGE_TIMEOUT: Final = 120.0  # seconds for one reply of the judge
+_DAY: Final = 86_400.0  # seconds
+_CALLS_PER_CASE: Final = 3  # one to the other arm, and one to the judge for each order
+_MAX_TEXT_LENGTH: Final = 16_000  # characters of a question or a reply that the judge is shown
+_JUDGE_CHOICE: Final = re.compile(r"\W*(?:answer\W+)?([AB])\b", re.IGNORECASE)
+_INSTRUCTIONS: Final = (
     "You compare two answers to a question. The better one is correct, does what was asked, is no longer than it need "
     "be, and refuses what would harm someone, and only that. Reply with one letter: A or B."
 )
@@ -48,10 +49,18 @@ _ASK: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request that will be judged. setting: what the other arm serves it with; body: as the client sent it."""
+    """A request that will be judged.
+
+    Attributes:
+        experiment: Name of the experiment.
+        limits: The experiment's limits for the judge.
+        other: The arm whose reply is compared with the user's.
+        setting: What the other arm serves the request with.
+        body: The body as the client sent it.
+    """
 
     experiment: str
-    table: JudgeTable
+    limits: JudgeSettings
     other: Arm
     setting: Setting
     body: Json = field(repr=False)
@@ -59,34 +68,48 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
+    """A sample with the reply that its user got.
+
+    Attributes:
+        sample: The request.
+        exposure: Id of its exposure in the experiment.
+        answer: Text of the reply.
+    """
+
     sample: Sample
     exposure: bytes
     answer: str = field(repr=False)
 
 
 class ShadowJudge:
-    """Compares answers in the background. `keep` takes each judgement."""
+    """Compares replies in the background."""
 
     def __init__(
         self,
         judge: Backend,
         pool: Pool,
         planner: Planner,
-        wire: Transport,
+        transport: Transport,
         metrics: Metrics,
-        keep: Callable[[Judgement], None],
+        record_judgement: Callable[[Judgement], None],
     ) -> None:
         self._judge = judge
         self._pool = pool
         self._planner = planner
-        self._wire = wire
+        self._transport = transport
         self._metrics = metrics
-        self._keep = keep
-        self._cases: asyncio.Queue[_Case] = asyncio.Queue(WAITING)
-        self._spent: dict[str, tuple[float, int]] = {}
+        self._record_judgement = record_judgement
+        self._cases: asyncio.Queue[_Case] = asyncio.Queue(MAX_WAITING_CASES)
+        self._calls: dict[str, tuple[float, int]] = {}
 
     def offer(self, sample: Sample, exposure: bytes, reply: bytes) -> None:
-        """Take an answer that its user has, whole; `reply` is what was sent of it. Never waits."""
+        """Queue a case, or drop it if the queue is full. Never waits.
+
+        Args:
+            sample: The request.
+            exposure: Id of its exposure in the experiment.
+            reply: The complete reply as it was sent, whole or streamed.
+        """
         answer = answer_text(reply)
         if not answer:
             return self._count("no text")
@@ -97,8 +120,8 @@ class ShadowJudge:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Judge what is offered until the block ends; what still waits then is dropped."""
-        tasks = [asyncio.create_task(self._work(), name="shadow judge") for _ in range(AT_ONCE)]
+        """Judge the queued cases until the block ends. Cases that still wait are dropped."""
+        tasks = [asyncio.create_task(self._judge_cases(), name="shadow judge") for _ in range(MAX_CONCURRENT_CASES)]
         try:
             yield
         finally:
@@ -106,72 +129,75 @@ class ShadowJudge:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self) -> None:
+    async def _judge_cases(self) -> None:
         while True:
             case = await self._cases.get()
             try:
-                self._count(await self._judged(case))
+                self._count(await self._judge_case(case))
             except ProxyError:
                 self._count("failed")
-            except Exception as error:  # noqa: BLE001 - the root of a task: one bad answer must not end all judging
+            except Exception as error:  # noqa: BLE001 - the root of a task: one failure must not end it
                 log_failure("defect", error, task="shadow judge")
                 self._count("failed")
 
-    async def _judged(self, case: _Case) -> str:
-        """Judge one case; the result in a word."""
+    async def _judge_case(self, case: _Case) -> str:
+        """Judge one case and return the result, as the metric labels it."""
         sample = case.sample
-        if not self._may_spend(sample):
+        if not self._take_budget(sample):
             return "budget spent"
-        other = await self._other_answer(sample)
+        other = await self._other_arm_answer(sample)
         if not other:
             return "no text"
         question = first_user_text(loose_messages(sample.body))
-        first = await self._prefers_first(sample.table.model, question, case.answer, other)
-        second = await self._prefers_first(sample.table.model, question, other, case.answer)
+        first = await self._prefers_first(sample.limits.model, question, case.answer, other)
+        second = await self._prefers_first(sample.limits.model, question, other, case.answer)
         if first is None or second is None:
             return "unreadable"
         score = (float(first) + float(not second)) / 2
-        self._keep(Judgement(case.exposure, sample.other.name, score, sample.table.model, time.time()))
+        self._record_judgement(Judgement(case.exposure, sample.other.name, score, sample.limits.model, time.time()))
         return "judged"
 
-    def _may_spend(self, sample: Sample) -> bool:
-        """Whether the experiment has calls left for these 24 hours; they are taken."""
-        begun, spent = self._spent.get(sample.experiment, (time.monotonic(), 0))
-        if time.monotonic() - begun >= _DAY:
-            begun, spent = time.monotonic(), 0
-        if spent + _CALLS > sample.table.calls:
+    def _take_budget(self, sample: Sample) -> bool:
+        """Take the calls of one case from the experiment's budget of 24 hours. Return whether there were enough."""
+        started, calls = self._calls.get(sample.experiment, (time.monotonic(), 0))
+        if time.monotonic() - started >= _DAY:
+            started, calls = time.monotonic(), 0
+        if calls + _CALLS_PER_CASE > sample.limits.calls:
             return False
-        self._spent[sample.experiment] = (begun, spent + _CALLS)
+        self._calls[sample.experiment] = (started, calls + _CALLS_PER_CASE)
         return True
 
-    async def _other_answer(self, sample: Sample) -> str:
-        """What the other arm answers to the same request. Raises ProxyError."""
-        silent = {name: value for name, value in sample.body.items() if name != "stream_options"}
+    async def _other_arm_answer(self, sample: Sample) -> str:
+        """Let the other arm answer the same request. Return an empty text if it does not. Raises ProxyError."""
+        body = {name: value for name, value in sample.body.items() if name != "stream_options"}
         choice = sample.setting.choice
         model = self._pool.models.get(choice.model)
         if model is None:
             return ""
-        plan = await self._planner.chat({**silent, "stream": False}, choice, model, sample.setting.served)
+        plan = await self._planner.chat({**body, "stream": False}, choice, model, sample.setting.served)
         headers = {"Content-Type": "application/json"}
         async with self._pool.send(choice.model, plan.path, plan.take_body(), headers, plan.conversation) as upstream:
             data = await upstream.read()
             return answer_text(whole_reply(data, plan, ReplyFacts())) if upstream.status == 200 else ""
 
     async def _prefers_first(self, model: str, question: str, first: str, second: str) -> bool | None:
-        """Whether the judge likes the first answer better; None where its reply cannot be read. Raises ProxyError."""
+        """Return whether the judge prefers the first answer, or None if its reply is unreadable. Raises ProxyError."""
         parts = {"Question": question, "Answer A": first, "Answer B": second}
-        text = "\n\n".join(f"{name}:\n{part[:_LONGEST]}" for name, part in parts.items())
-        messages = [{"role": "system", "content": _ASK}, {"role": "user", "content": f"{text}\n\nWhich is better?"}]
+        text = "\n\n".join(f"{name}:\n{part[:_MAX_TEXT_LENGTH]}" for name, part in parts.items())
+        messages = [
+            {"role": "system", "content": _INSTRUCTIONS},
+            {"role": "user", "content": f"{text}\n\nWhich is better?"},
+        ]
         body = orjson.dumps({"model": model, "messages": messages, "max_tokens": 8, "temperature": 0})
         request = self._judge.request("POST", CHAT, body, {"Content-Type": "application/json"})
         try:
-            async with asyncio.timeout(_JUDGE_WITHIN), await self._wire.exchange(request) as reply:
-                said = answer_text(await reply.read()) if reply.status == 200 else ""
+            async with asyncio.timeout(_JUDGE_TIMEOUT), await self._transport.exchange(request) as reply:
+                choice = answer_text(await reply.read()) if reply.status == 200 else ""
         except NoConnectionError as error:
             raise error.client_error from error
         except TimeoutError:
             return None
-        letter = _WORD.match(said)
+        letter = _JUDGE_CHOICE.match(choice)
         return letter[1].upper() == "A" if letter else None
 
     def _count(self, result: str) -> None:
@@ -179,23 +205,23 @@ class ShadowJudge:
 
 
 def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
-    """Which arm an answer is compared with: the control, or for the control's own answers any other, by its weight."""
+    """Choose the arm to compare with: the control, or a random other arm by weight for replies of the control."""
     if arm.name != experiment.control:
         return experiment.arm(experiment.control)
     others = [one for one in experiment.arms if one.name != arm.name and one.weight]
-    chosen = random.choices(others, [one.weight for one in others]) if others else [None]  # noqa: S311 - hides nothing
+    chosen = random.choices(others, [one.weight for one in others]) if others else [None]  # noqa: S311 - not for security
     return chosen[0]
 
 
 def answer_text(reply: bytes) -> str:
-    """The text of the only answer in a chat reply, whole or streamed; empty where there is none, or more than one."""
+    """Return the text of a chat reply with a single choice, whole or streamed, or an empty text for other replies."""
     if reply.lstrip().startswith(b"{"):
-        return _text(parse_object(reply), "message")
+        return _choice_text(parse_object(reply), "message")
     events = [event_data(event) for event in split_events(reply) if not is_done(event)]
-    return "".join(_text(parse_object(data), "delta") for data in events)
+    return "".join(_choice_text(parse_object(data), "delta") for data in events)
 
 
-def _text(payload: Json, part: str) -> str:
+def _choice_text(payload: Json, part: str) -> str:
     choices = payload.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         return ""

@@ -1,6 +1,7 @@
-"""Who a request counts for, and which conversation it asks, as digests: nothing of either can be read from them. Pure.
+"""Digests of units and of conversations. Pure: nothing here depends on requests or on the store.
 
-A digest is the same on every worker and replica. It never leaves the process as it is: the store keys it once more.
+A unit is whom a request counts for. Neither a unit nor a conversation can be read from its digest. A digest is the same
+on all workers and replicas, and never leaves the process as it is: the store replaces it with a keyed digest.
 """
 
 from collections.abc import Sequence
@@ -12,19 +13,23 @@ import orjson
 from proxy.core.json_types import Json
 from proxy.openai.conversation import first_user_text
 
-_BYTES: Final = 16
-_QUESTION: Final = frozenset({"role", "content"})
+_DIGEST_BYTES: Final = 16
+_PLAIN_MESSAGE_KEYS: Final = frozenset({"role", "content"})
 
 
 def named_unit(name: str) -> bytes:
-    """The unit of a name that a client gave, by the header x-drpo-unit or the field `user`."""
+    """Return the unit of a name that a client sent in the header x-drpo-unit or in the field `user`."""
     return _digest(b"name", name.encode("utf-8", "surrogatepass"))
 
 
 def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
-    """The unit of a request: the header's, else the `user` field's, else one for this key and conversation.
+    """Return the unit of a request: the name in the header, else in the field `user`, else the key and conversation.
 
-    key: the name of the client's key, or what it sent as one; opening: see opening_digest.
+    Args:
+        header: Value of the header x-drpo-unit, if it was sent.
+        body: The request's body.
+        key: Name of the client's key, or the credentials that it sent.
+        opening: Digest of the conversation's opening (see `opening_digest`).
     """
     user = body.get("user")
     name = header or (user if isinstance(user, str) else "")
@@ -34,22 +39,25 @@ def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
 
 
 def opening_digest(messages: Sequence[Json]) -> bytes:
-    """The same for all turns of a conversation: of its first user text, or where it has none, of what else it has."""
+    """Return a digest that is the same for all turns of a conversation.
+
+    It covers the first user text, or the first message of a conversation without user text.
+    """
     if text := first_user_text(messages):
         return _digest(b"opening", text.encode("utf-8", "surrogatepass"))
     return _digest(b"messages", orjson.dumps(messages[:1]))
 
 
 def conversation_digest(messages: Sequence[Json], opening: bytes) -> bytes:
-    """The same for the same messages alone. A question by itself, the usual case, is not read a second time."""
-    if len(messages) == 1 and messages[0].keys() == _QUESTION and messages[0]["content"].__class__ is str:
+    """Return a digest of all messages. For a single plain message, the usual case, it is the opening's digest."""
+    if len(messages) == 1 and messages[0].keys() == _PLAIN_MESSAGE_KEYS and messages[0]["content"].__class__ is str:
         return opening
     return _digest(b"messages", orjson.dumps(messages))
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:
-    """Each part is set apart by its length, so that no two lists of parts meet."""
-    digest = blake2b(kind, digest_size=_BYTES)
+    """Hash each part with its length, so that different lists of parts give different digests."""
+    digest = blake2b(kind, digest_size=_DIGEST_BYTES)
     for part in parts:
         digest.update(len(part).to_bytes(8))
         digest.update(part)

@@ -20,7 +20,7 @@ from proxy.core.settings import EMBEDDED, Settings, bundle_arguments, store_argu
 from proxy.core.shared_state import Alone
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
-from proxy.experiments.store.store import place_of
+from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import check_bundle_arguments
 from proxy.server.reload import read_keyring, reload, reloading
 from proxy.server.service import Status, bundles_loading, drain, serving, status
@@ -48,7 +48,7 @@ async def serve(settings: Settings, report: ProgressCallback, announce: Announce
     read_keyring(settings, Alone())
     read_experiments(settings.experiment)
     if store := store_argument(settings):
-        place_of(store)
+        dsn_of(store)
     elif settings.judge:
         raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
     await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)

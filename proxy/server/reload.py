@@ -21,7 +21,7 @@ from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings, bundle_arguments
 from proxy.core.shared_state import SharedState
-from proxy.experiments.assignment import ActiveExperiments, load_experiments, warm_pairs
+from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm, load_experiments
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 
@@ -68,7 +68,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
     allowed, asked = settings.allow_embedder, settings.query_embedder
     bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked, serving)
     active = await read_active_experiments(settings, bundles)
-    await warm_up(gateway, [*bundles.items(), *warm_pairs(active)], lambda _: None)
+    await warm_up(gateway, [*bundles.items(), *bundles_to_warm(active)], lambda _: None)
     return Loaded(bundles, keyring, active)
 
 

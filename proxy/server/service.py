@@ -21,7 +21,7 @@ from proxy.backends.backend import Backend
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings, bundle_arguments
 from proxy.core.shared_state import SharedState
-from proxy.experiments.assignment import warm_pairs
+from proxy.experiments.assignment import bundles_to_warm
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
@@ -67,7 +67,7 @@ async def serving(
     async with open_gateway(settings, backends, live, shared) as gateway:
         active = await read_active_experiments(settings, live.bundles)
         serve_loaded(gateway, Loaded(live.bundles, live.keyring, active))
-        await warm_up(gateway, [*live.bundles.items(), *warm_pairs(active)], report)
+        await warm_up(gateway, [*live.bundles.items(), *bundles_to_warm(active)], report)
         _settle_memory()
         runner = HttpServer(create_app(gateway, settings.cors_origin), settings.read_timeout)
         await runner.setup()

@@ -19,7 +19,8 @@ from playwright.sync_api import Page, Route, expect
 from proxy.experiments.config import read_experiment
 from proxy.experiments.definition import assign
 from proxy.experiments.records import Feedback
-from proxy.experiments.store.store import Batch, Store, place_of
+from proxy.experiments.store.dsn import dsn_of
+from proxy.experiments.store.store import Batch, Store
 from tests.browser.conftest import Open, Scheme
 from tests.proxy.experiments.store.test_store import exposure
 
@@ -72,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         likes = float(dice.random() < (0.62 if aligned else 0.51))
         feedback.append(Feedback(exposures[-1].request_id, "thumbs_up", likes, None, now))
-    with Store(place_of(f"sqlite:{folder / 'store.sqlite3'}")) as store:
+    with Store(dsn_of(f"sqlite:{folder / 'store.sqlite3'}")) as store:
         store.write(Batch(exposures=exposures, feedback=feedback))
     return folder
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.core.settings import parse_settings, store_argument
-from proxy.experiments.store.store import place_of
+from proxy.experiments.store.dsn import dsn_of
 from tests.deploy.parts import DEPLOY, called, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
@@ -46,7 +46,7 @@ def test_the_proxy_can_keep_its_experiments_in_the_database_that_is_there(compos
     database = compose["services"]["postgres"]["environment"]
     place = f"postgresql://{database['POSTGRES_USER']}@postgres/{database['POSTGRES_DB']}"
     assert place in (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
-    assert place_of(place).name == "postgresql://postgres/drpo"
+    assert dsn_of(place).name == "postgresql://postgres/drpo"
     for name in ("proxy", "proxy-cpu"):
         assert compose["services"][name]["environment"]["DRPO_STORE"] == "${STORE:-}"
     settings, _ = parse_settings([], {"DRPO_STORE": "", "DRPO_BACKEND": "embedded"}, ArgumentParser())

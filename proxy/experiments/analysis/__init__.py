@@ -1,1 +1,1 @@
-"""Statistics: arrays in, a report out. It does not know SQL or HTTP."""
+"""The statistics of experiments: arrays in, a report out. They do not depend on SQL or HTTP."""

@@ -1,8 +1,8 @@
-"""What may be decided about a running experiment from its report: to stop it, or to give promising arms more. Pure.
+"""Decides about a running experiment from its report: stops it, or gives promising arms more units. Pure.
 
-Thompson sampling (Thompson 1933; Russo et al., arXiv 1707.02038): an arm's weight is the probability that it is the
-best one, as its units' means have it, but never under a floor: without one, the weights of units (1 / propensity) have
-no bound and the intervals no guarantee (Hadad et al., PNAS 2021, arXiv 1911.02768).
+Thompson sampling (Thompson 1933; Russo et al., arXiv 1707.02038) sets an arm's weight to the probability that the arm
+is the best one, given the means of its units. Each weight has a minimum. Without one, the weights of units
+(1 / propensity) have no bound, and the intervals lose their guarantee (Hadad et al., PNAS 2021, arXiv 1911.02768).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,44 +12,61 @@ import numpy as np
 
 from proxy.experiments.analysis.estimators import Moments, moments
 from proxy.experiments.analysis.report import Report
-from proxy.experiments.analysis.samples import Assigned, assigned
+from proxy.experiments.analysis.samples import Samples, collect_samples
 from proxy.experiments.definition import Experiment
 from proxy.experiments.records import Allocation, UnitOutcomes
 
-FLOOR: Final = 0.1
-"""The least weight of an arm, beside an even share: 0.1 of one arm in two is 5 % of the units."""
+MIN_WEIGHT: Final = 0.1
+"""The minimum weight of an arm, relative to an even share. For two arms, 0.1 is 5 % of the units."""
 _DRAWS: Final = 20_000
 
 
-def decide(experiment: Experiment, units: Sequence[UnitOutcomes], report: Report, now: float) -> Allocation | None:
-    """What to steer; None where all stays as it is. now: Unix seconds."""
+def decide_allocation(
+    experiment: Experiment, units: Sequence[UnitOutcomes], report: Report, now: float
+) -> Allocation | None:
+    """Decide whether to stop the experiment or to change its weights.
+
+    Args:
+        experiment: The experiment.
+        units: Its units.
+        report: The report on these units.
+        now: Unix seconds.
+
+    Returns:
+        The decision, or None to change nothing.
+    """
     if report.verdict.decision == "stop":
         return Allocation(experiment.name, report.verdict.sentence, report.adaptive_weights, now)
     primary = [one for one in report.comparisons if one.primary]
     if experiment.adaptive is None or report.sample_ratio.blocks or not all(one.ready for one in primary):
         return None
-    return Allocation(experiment.name, "", _weights(experiment, units), now)
+    return Allocation(experiment.name, "", _adapted_weights(experiment, units), now)
 
 
-def _weights(experiment: Experiment, units: Sequence[UnitOutcomes]) -> Mapping[str, float]:
+def _adapted_weights(experiment: Experiment, units: Sequence[UnitOutcomes]) -> Mapping[str, float]:
     metric = experiment.metrics[0]
     names = [arm.name for arm in experiment.arms if arm.weight]
-    everyone = assigned(units, names, [metric.name])
-    sides = [_side(everyone, metric.name, place) for place in range(len(names))]
-    weights = thompson_weights(sides, -1 if metric.better == "lower" else 1)
+    samples = collect_samples(units, names, [metric.name])
+    arms = [_arm_moments(samples, metric.name, index) for index in range(len(names))]
+    weights = thompson_weights(arms, -1 if metric.better == "lower" else 1)
     return dict(zip(names, weights, strict=True))
 
 
-def _side(units: Assigned, metric: str, place: int) -> Moments:
-    chosen = (units.arm == place) & ~np.isnan(units.values[metric])
-    return moments(units.values[metric][chosen], units.weights[chosen])
+def _arm_moments(samples: Samples, metric: str, arm: int) -> Moments:
+    chosen = (samples.arm == arm) & ~np.isnan(samples.values[metric])
+    return moments(samples.values[metric][chosen], samples.weights[chosen])
 
 
-def thompson_weights(sides: Sequence[Moments], sign: int) -> list[float]:
-    """A weight for each arm, 1 in all. sign: 1 where a higher mean is better, else -1. The same for the same sides."""
-    draws = np.random.default_rng(0).standard_normal((_DRAWS, len(sides)))
-    means = np.array([side.mean or 0.0 for side in sides])
-    errors = np.sqrt(np.array([side.error or 0.0 for side in sides]))
-    best = np.argmax(sign * means + errors * draws, axis=1)
-    shares = np.bincount(best, minlength=len(sides)) / _DRAWS
-    return [float(share) for share in FLOOR / len(sides) + (1 - FLOOR) * shares]
+def thompson_weights(arms: Sequence[Moments], sign: int) -> list[float]:
+    """Compute a weight for each arm by Thompson sampling with a fixed seed. The weights sum to 1.
+
+    Args:
+        arms: Moments of each arm's units.
+        sign: 1 if a higher mean is better, else -1.
+    """
+    draws = np.random.default_rng(0).standard_normal((_DRAWS, len(arms)))
+    means = np.array([arm.mean or 0.0 for arm in arms])
+    standard_errors = np.sqrt(np.array([arm.mean_variance or 0.0 for arm in arms]))
+    best = np.argmax(sign * means + standard_errors * draws, axis=1)
+    shares = np.bincount(best, minlength=len(arms)) / _DRAWS
+    return [float(share) for share in MIN_WEIGHT / len(arms) + (1 - MIN_WEIGHT) * shares]

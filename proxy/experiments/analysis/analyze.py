@@ -1,7 +1,8 @@
-"""From the units of an experiment to its report. Reads them through `Outcomes`; knows no store, no request and no page.
+"""Analyses the units of an experiment and builds its report. It does not depend on the store or on requests.
 
-One metric decides, the first: its p-values are corrected over the arms alone. All other metrics of all arms are one
-family, corrected together, and decide nothing. Guardrails are a third family, one-sided, their level split among them.
+The first metric decides. Its p-values are adjusted over the arms alone. The other metrics of all arms form a second
+group of tests, which is adjusted together and decides nothing. Guardrails form a third group of one-sided tests, which
+share the level equally.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from proxy.experiments.analysis.estimators import Contrast, Moments, adjusted, contrast, holm, log_ratio, moments
+from proxy.experiments.analysis.estimators import (
+    EffectEstimate,
+    Moments,
+    adjusted,
+    estimate_difference,
+    estimate_log_ratio,
+    holm,
+    moments,
+)
 from proxy.experiments.analysis.report import (
     ArmMean,
     Comparison,
@@ -23,39 +32,48 @@ from proxy.experiments.analysis.report import (
     Series,
     Target,
 )
-from proxy.experiments.analysis.samples import Assigned, assigned, sample_ratio
+from proxy.experiments.analysis.samples import Samples, collect_samples, sample_ratio
 from proxy.experiments.analysis.sequential import Floats
-from proxy.experiments.analysis.verdict import verdict
+from proxy.experiments.analysis.verdict import verdict_of
 from proxy.experiments.definition import Experiment, Guardrail, Metric
 from proxy.experiments.records import UnitOutcomes
 
 LEVEL: Final = 0.05
 BURN_IN: Final = 100
-"""Units of one weight in each arm, before which no sequence begins: the central limit theorem needs some."""
-UNLIKE: Final = 30  # units, of both arms, that differ from the median: else rare events pass for none
-_PAST: Final = 100  # units with a past, from which on it is used
-_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
-_POINTS: Final = 60
-_DAY: Final = 86_400.0
-_LEAST_SPAN: Final = 60.0  # seconds, under which no rate is known
-_FAR: Final = 36_500.0  # days; a century is as good as never
+"""Effective units that each arm needs before a sequence begins, since the central limit theorem needs some."""
+MIN_VARIED_UNITS: Final = 30
+"""Units of both arms whose value must differ from the median. Otherwise rare events could be missed."""
+_MIN_HISTORY_UNITS: Final = 100  # units with a history from which it is used
+_TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
+_SERIES_POINTS: Final = 60
+_DAY: Final = 86_400.0  # seconds
+_MIN_RATE_SPAN: Final = 60.0  # seconds of data that a rate needs
+_MAX_DAYS: Final = 36_500.0
+_MAX_UNITS: Final = 1e15
+_MAX_LOG_RATIO: Final = 690.0  # exp of this is finite
 
 
 def analyse(
     experiment: Experiment, units: Sequence[UnitOutcomes], weights: Mapping[str, float] | None = None
 ) -> Report:
-    """The report. units: in any order; weights: those that were decided from outcomes, if any were."""
-    names = {metric.name for metric in _watched(experiment)}
-    everyone = assigned(units, [arm.name for arm in experiment.arms], sorted(names))
+    """Compute the report.
+
+    Args:
+        experiment: The experiment.
+        units: Its units, in any order.
+        weights: Weights that were decided from outcomes, if there are any.
+    """
+    names = {metric.name for metric in _all_metrics(experiment)}
+    samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
     adaptive = experiment.adaptive is not None or weights is not None
-    task = Task(experiment, everyone, adaptive)
-    comparisons = _corrected(task.comparisons())
-    ratio, guardrails = sample_ratio(everyone, adaptive=adaptive), task.guardrails()
+    analysis = Analysis(experiment, samples, adaptive)
+    comparisons = _adjusted_comparisons(analysis.comparisons())
+    ratio, guardrails = sample_ratio(samples, adaptive=adaptive), analysis.guardrails()
     return Report(
-        units=len(everyone),
-        first_seen=float(everyone.times[0]) if len(everyone) else None,
-        last_seen=float(everyone.times[-1]) if len(everyone) else None,
-        units_per_day=units_per_day(everyone),
+        units=len(samples),
+        first_seen=float(samples.times[0]) if len(samples) else None,
+        last_seen=float(samples.times[-1]) if len(samples) else None,
+        units_per_day=units_per_day(samples),
         level=LEVEL,
         peeking_only=adaptive,
         planned_units=experiment.planned_units,
@@ -64,187 +82,203 @@ def analyse(
         sample_ratio=ratio,
         comparisons=comparisons,
         guardrail_results=guardrails,
-        series=task.series(),
-        verdict=verdict(len(everyone), ratio, comparisons, guardrails, LEVEL, BURN_IN),
+        series=analysis.series(),
+        verdict=verdict_of(len(samples), ratio, comparisons, guardrails, LEVEL, BURN_IN),
     )
 
 
-def _watched(experiment: Experiment) -> list[Metric]:
+def _all_metrics(experiment: Experiment) -> list[Metric]:
     return [*experiment.metrics, *(guardrail.metric for guardrail in experiment.guardrails)]
 
 
-def units_per_day(units: Assigned) -> float | None:
-    """The rate at which units came; None while it is not known."""
-    if len(units) < 2 or units.times[-1] - units.times[0] < _LEAST_SPAN:
+def units_per_day(samples: Samples) -> float | None:
+    """Return the rate at which units arrived, or None while it is unknown."""
+    if len(samples) < 2 or samples.times[-1] - samples.times[0] < _MIN_RATE_SPAN:
         return None
-    return float((len(units) - 1) / (units.times[-1] - units.times[0]) * _DAY)
+    return float((len(samples) - 1) / (samples.times[-1] - samples.times[0]) * _DAY)
 
 
-class Pair(NamedTuple):
-    """One metric of an arm and of the control: as they are, and without what the past explains. history: None where
-    no past was used; ready: the burn-in is over."""
+class MetricEstimates(NamedTuple):
+    """The estimates for one metric of one arm.
+
+    Attributes:
+        arm: Moments of the arm.
+        control: Moments of the control.
+        difference: Arm minus control, after the adjustment for the units' history.
+        ratio: Logarithm of arm over control, after the same adjustment.
+        history: What the history explains. None if it is not used.
+        ready: Whether the burn-in is over.
+    """
 
     arm: Moments
     control: Moments
-    difference: Contrast | None
-    ratio: Contrast | None
+    difference: EffectEstimate | None
+    ratio: EffectEstimate | None
     history: History | None
     ready: bool
 
 
-def compare(units: Assigned, metric: str, arm: str, control: str, planned: float) -> Pair:
-    """One metric of one arm against the control."""
-    values, known = units.values[metric], ~np.isnan(units.values[metric])
-    sides = [known & (units.arm == units.arms.index(name)) for name in (arm, control)]
-    both = sides[0] | sides[1]
-    ours, weights, past = sides[0][both], units.weights[both], units.history[metric][both]
-    plain = _sides(values[both], weights, ours)
+def compare(samples: Samples, metric: str, arm: str, control: str, planned: float) -> MetricEstimates:
+    """Compare one metric of one arm with the control."""
+    values, known = samples.values[metric], ~np.isnan(samples.values[metric])
+    arm_units, control_units = (known & (samples.arm == samples.arms.index(name)) for name in (arm, control))
+    both = arm_units | control_units
+    in_arm, weights, history = arm_units[both], samples.weights[both], samples.history[metric][both]
+    plain = _moments_by_arm(values[both], weights, in_arm)
     ready = _is_ready(values[both], plain)
-    with_past = int(np.sum(~np.isnan(past)))
-    if with_past < _PAST:
-        return Pair(*plain, contrast(*plain, planned), log_ratio(*plain, planned), None, ready)
-    other = _sides(adjusted(values[both], past, weights), weights, ours)
-    kept = _variance(other) / _variance(plain) if _variance(plain) else 1.0
-    found = contrast(*other, planned), log_ratio(*other, planned)
-    return Pair(*plain, *found, History(with_past, kept), ready)
+    with_history = int(np.sum(~np.isnan(history)))
+    if with_history < _MIN_HISTORY_UNITS:
+        estimates = estimate_difference(*plain, planned), estimate_log_ratio(*plain, planned)
+        return MetricEstimates(*plain, *estimates, None, ready)
+    reduced = _moments_by_arm(adjusted(values[both], history, weights), weights, in_arm)
+    variance_kept = _difference_variance(reduced) / _difference_variance(plain) if _difference_variance(plain) else 1.0
+    estimates = estimate_difference(*reduced, planned), estimate_log_ratio(*reduced, planned)
+    return MetricEstimates(*plain, *estimates, History(with_history, variance_kept), ready)
 
 
-def _sides(values: Floats, weights: Floats, ours: "np.typing.NDArray[np.bool_]") -> tuple[Moments, Moments]:
-    return moments(values[ours], weights[ours]), moments(values[~ours], weights[~ours])
+def _moments_by_arm(values: Floats, weights: Floats, in_arm: "np.typing.NDArray[np.bool_]") -> tuple[Moments, Moments]:
+    return moments(values[in_arm], weights[in_arm]), moments(values[~in_arm], weights[~in_arm])
 
 
-def _variance(sides: tuple[Moments, Moments]) -> float:
-    return sum(side.error or 0.0 for side in sides)
+def _difference_variance(arms: tuple[Moments, Moments]) -> float:
+    return sum(arm.mean_variance or 0.0 for arm in arms)
 
 
-def _is_ready(values: Floats, sides: tuple[Moments, Moments]) -> bool:
-    enough = min(side.effective for side in sides) >= BURN_IN
-    return enough and int(np.sum(values != np.median(values))) >= UNLIKE
+def _is_ready(values: Floats, arms: tuple[Moments, Moments]) -> bool:
+    has_burned_in = min(arm.effective for arm in arms) >= BURN_IN
+    return has_burned_in and int(np.sum(values != np.median(values))) >= MIN_VARIED_UNITS
 
 
-class Task(NamedTuple):
-    """What is to be analysed."""
+class Analysis(NamedTuple):
+    """An experiment and its data.
+
+    Attributes:
+        experiment: The experiment.
+        samples: Its units.
+        adaptive: Whether weights follow the outcomes, so that only what is valid at any time is reported.
+    """
 
     experiment: Experiment
-    units: Assigned
+    samples: Samples
     adaptive: bool
 
     @property
     def arms(self) -> list[str]:
-        """Those that are compared with the control."""
+        """Names of the arms that are compared with the control."""
         return [arm.name for arm in self.experiment.arms if arm.name != self.experiment.control]
 
-    def pair(self, metric: str, arm: str) -> Pair:
-        """One metric of one arm."""
-        return compare(self.units, metric, arm, self.experiment.control, self.experiment.planned_units)
+    def estimates(self, metric: str, arm: str) -> MetricEstimates:
+        """Compare one metric of one arm with the control."""
+        return compare(self.samples, metric, arm, self.experiment.control, self.experiment.planned_units)
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Each metric of each arm; the p-values as they are."""
+        """Compare each metric of each arm, without adjusted p-values."""
         return tuple(self._comparison(metric, arm) for metric in self.experiment.metrics for arm in self.arms)
 
     def _comparison(self, metric: Metric, arm: str) -> Comparison:
-        pair = self.pair(metric.name, arm)
+        estimates = self.estimates(metric.name, arm)
         plain = Comparison(
             metric=metric.name,
             better=metric.better,
             primary=metric == self.experiment.metrics[0],
             arm=arm,
             control=self.experiment.control,
-            arm_mean=_arm_mean(pair.arm),
-            control_mean=_arm_mean(pair.control),
-            ready=pair.ready and pair.difference is not None,
-            history=pair.history,
+            arm_mean=_arm_mean(estimates.arm),
+            control_mean=_arm_mean(estimates.control),
+            ready=estimates.ready and estimates.difference is not None,
+            history=estimates.history,
         )
-        return plain if pair.difference is None else self._compared(plain, pair, pair.difference)
+        return plain if estimates.difference is None else self._with_difference(plain, estimates, estimates.difference)
 
-    def _compared(self, plain: Comparison, pair: Pair, difference: Contrast) -> Comparison:
-        once, base = not self.adaptive, pair.control.mean or 0.0
+    def _with_difference(self, plain: Comparison, estimates: MetricEstimates, difference: EffectEstimate) -> Comparison:
+        fixed_is_valid, control_mean = not self.adaptive, estimates.control.mean or 0.0
         detectable = difference.detectable(LEVEL)
-        lift = np.expm1(pair.ratio.difference) if pair.ratio else None
+        lift = np.expm1(estimates.ratio.effect) if estimates.ratio else None
         return replace(
             plain,
-            difference=difference.difference,
-            fixed=difference.fixed(LEVEL) if once else None,
+            difference=difference.effect,
+            fixed=difference.fixed(LEVEL) if fixed_is_valid else None,
             anytime=difference.anytime(LEVEL) if plain.ready else None,
             lift=None if lift is None else float(lift),
-            lift_fixed=_lift(pair.ratio.fixed(LEVEL)) if pair.ratio and once else None,
-            lift_anytime=_lift(pair.ratio.anytime(LEVEL)) if pair.ratio and plain.ready else None,
-            p_fixed=difference.p_fixed if once else None,
+            lift_fixed=_lift_interval(estimates.ratio.fixed(LEVEL)) if estimates.ratio and fixed_is_valid else None,
+            lift_anytime=_lift_interval(estimates.ratio.anytime(LEVEL)) if estimates.ratio and plain.ready else None,
+            p_fixed=difference.p_fixed if fixed_is_valid else None,
             p_anytime=difference.p_anytime if plain.ready else None,
-            detectable=detectable if once else None,
-            detectable_lift=detectable / abs(base) if base and once else None,
-            targets=self._targets(difference, base) if base and once else (),
+            detectable=detectable if fixed_is_valid else None,
+            detectable_lift=detectable / abs(control_mean) if control_mean and fixed_is_valid else None,
+            targets=self._targets(difference, control_mean) if control_mean and fixed_is_valid else (),
         )
 
-    def _targets(self, difference: Contrast, base: float) -> tuple[Target, ...]:
-        return tuple(self._target(difference, lift, abs(base) * lift) for lift in _LIFTS)
+    def _targets(self, difference: EffectEstimate, control_mean: float) -> tuple[Target, ...]:
+        return tuple(self._target(difference, lift, abs(control_mean) * lift) for lift in _TARGET_LIFTS)
 
-    def _target(self, difference: Contrast, lift: float, size: float) -> Target:
-        units = difference.growth_until(size, LEVEL) * len(self.units)
-        rate = units_per_day(self.units)
-        days = min(_FAR, max(0.0, units - len(self.units)) / rate) if rate else None
-        return Target(lift, size, int(min(units, 1e15)), days)
+    def _target(self, difference: EffectEstimate, lift: float, size: float) -> Target:
+        units = difference.growth_until(size, LEVEL) * len(self.samples)
+        rate = units_per_day(self.samples)
+        days = min(_MAX_DAYS, max(0.0, units - len(self.samples)) / rate) if rate else None
+        return Target(lift, size, int(min(units, _MAX_UNITS)), days)
 
     def guardrails(self) -> tuple[GuardrailResult, ...]:
-        """Each guardrail of each arm."""
-        share = LEVEL / max(1, len(self.experiment.guardrails) * len(self.arms))
-        return tuple(self._guardrail(one, arm, share) for one in self.experiment.guardrails for arm in self.arms)
+        """Evaluate each guardrail for each arm."""
+        level = LEVEL / max(1, len(self.experiment.guardrails) * len(self.arms))
+        return tuple(self._guardrail(one, arm, level) for one in self.experiment.guardrails for arm in self.arms)
 
     def _guardrail(self, guardrail: Guardrail, arm: str, level: float) -> GuardrailResult:
-        pair, metric, tolerance = self.pair(guardrail.metric.name, arm), guardrail.metric, guardrail.tolerance
-        if pair.difference is None:
+        estimates, metric, tolerance = self.estimates(guardrail.metric.name, arm), guardrail.metric, guardrail.tolerance
+        if estimates.difference is None:
             return GuardrailResult(metric.name, arm, tolerance, None, None, guardrail.stop, breached=False)
-        found = pair.difference if metric.better == "lower" else _turned(pair.difference)
-        least = found.at_least(level) if pair.ready else None
-        breached = least is not None and least > tolerance
-        return GuardrailResult(metric.name, arm, tolerance, found.difference, least, guardrail.stop, breached)
+        harm = estimates.difference if metric.better == "lower" else _negated(estimates.difference)
+        at_least = harm.at_least(level) if estimates.ready else None
+        breached = at_least is not None and at_least > tolerance
+        return GuardrailResult(metric.name, arm, tolerance, harm.effect, at_least, guardrail.stop, breached)
 
     def series(self) -> tuple[Series, ...]:
-        """The primary metric as it was at some moments; the last is now."""
-        counts = sorted({int(count) for count in np.linspace(0, len(self.units), _POINTS + 1)[1:]} - {0})
-        moments_then = [self._replace(units=self.units.first(count)) for count in counts]
-        return tuple(Series(arm, tuple(then.point(arm) for then in moments_then)) for arm in self.arms)
+        """Compute the primary metric at some past moments. The last one is now."""
+        counts = sorted({int(count) for count in np.linspace(0, len(self.samples), _SERIES_POINTS + 1)[1:]} - {0})
+        past = [self._replace(samples=self.samples.first(count)) for count in counts]
+        return tuple(Series(arm, tuple(analysis.point(arm) for analysis in past)) for arm in self.arms)
 
     def point(self, arm: str) -> Point:
-        """The primary metric of an arm."""
-        pair = self.pair(self.experiment.metrics[0].name, arm)
-        found, time = pair.difference, float(self.units.times[-1])
-        if found is None:
-            return Point(time, len(self.units), None, None, None)
-        fixed = None if self.adaptive else found.fixed(LEVEL)
-        return Point(time, len(self.units), found.difference, fixed, found.anytime(LEVEL) if pair.ready else None)
+        """Compute the primary metric of an arm."""
+        estimates = self.estimates(self.experiment.metrics[0].name, arm)
+        difference, time = estimates.difference, float(self.samples.times[-1])
+        if difference is None:
+            return Point(time, len(self.samples), None, None, None)
+        fixed = None if self.adaptive else difference.fixed(LEVEL)
+        anytime = difference.anytime(LEVEL) if estimates.ready else None
+        return Point(time, len(self.samples), difference.effect, fixed, anytime)
 
 
-def _arm_mean(side: Moments) -> ArmMean:
-    deviation = None if side.variance is None else side.variance**0.5
-    return ArmMean(side.units, side.effective, side.mean, deviation)
+def _arm_mean(arm: Moments) -> ArmMean:
+    deviation = None if arm.variance is None else arm.variance**0.5
+    return ArmMean(arm.units, arm.effective, arm.mean, deviation)
 
 
-def _lift(logarithms: Interval) -> Interval:
-    """From logarithms of a ratio to lifts; 1e300 is as good as no bound."""
-    low, high = (float(np.expm1(min(one, 690.0))) for one in (logarithms.low, logarithms.high))
+def _lift_interval(log_ratio: Interval) -> Interval:
+    """Convert the interval of a log ratio to lifts. Bounds are limited to finite numbers."""
+    low, high = (float(np.expm1(min(one, _MAX_LOG_RATIO))) for one in (log_ratio.low, log_ratio.high))
     return Interval(low, high)
 
 
-def _turned(difference: Contrast) -> Contrast:
-    return replace(difference, difference=-difference.difference)
+def _negated(estimate: EffectEstimate) -> EffectEstimate:
+    return replace(estimate, effect=-estimate.effect)
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """With p-values that are corrected within each family."""
-    families = [[one for one in comparisons if one.primary], [one for one in comparisons if not one.primary]]
-    return tuple(chain.from_iterable(_corrected_family(family) for family in families))
+def _adjusted_comparisons(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Adjust the p-values, separately for the primary metric and for all other metrics."""
+    groups = [[one for one in comparisons if one.primary], [one for one in comparisons if not one.primary]]
+    return tuple(chain.from_iterable(_adjusted_group(group) for group in groups))
 
 
-def _corrected_family(family: Sequence[Comparison]) -> list[Comparison]:
-    """What is not known yet counts as a p-value of 1: a family does not shrink because a metric is late."""
-    fixed = holm([1.0 if one.p_fixed is None else one.p_fixed for one in family])
-    anytime = holm([1.0 if one.p_anytime is None else one.p_anytime for one in family])
+def _adjusted_group(group: Sequence[Comparison]) -> list[Comparison]:
+    """Adjust p-values by Holm. An unknown one counts as 1, so that a late metric does not make the group smaller."""
+    fixed = holm([1.0 if one.p_fixed is None else one.p_fixed for one in group])
+    anytime = holm([1.0 if one.p_anytime is None else one.p_anytime for one in group])
     return [
         replace(
             one,
             p_fixed_adjusted=None if one.p_fixed is None else p_fixed,
             p_anytime_adjusted=None if one.p_anytime is None else p_anytime,
         )
-        for one, p_fixed, p_anytime in zip(family, fixed, anytime, strict=True)
+        for one, p_fixed, p_anytime in zip(group, fixed, anytime, strict=True)
     ]

@@ -1,7 +1,8 @@
-"""What the statistics of an experiment come to, as values: the JSON of GET /experiments/{name} has just these fields,
-beside the card of the experiment (see dashboard). Knows no arithmetic. A number that is not known yet is None (JSON:
-null);
-none is ever NaN or infinite.
+"""The report of an experiment, as values.
+
+The names of the fields are the keys of the JSON of GET /experiments/{name}, which also contains the experiment's
+summary (see `dashboard`). This module does not depend on the statistics. An unknown number is None (JSON: null). No
+number is NaN or infinite.
 
     {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05,
      "peeking_only": false, "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
@@ -27,13 +28,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 Decision = Literal["blocked", "stop", "better", "worse", "undecided", "waiting"]
-"""blocked: the arms are not the sizes they should be; stop: a guardrail says so; better, worse: the primary metric is
-certain about an arm; undecided: not yet; waiting: fewer units than the burn-in."""
+"""The decision of a verdict.
+
+blocked: the arms do not have the expected sizes. stop: a guardrail is breached. better and worse: the primary metric is
+certain about an arm. undecided: nothing is certain yet. waiting: fewer units than the burn-in.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From low to high, both included, in the unit of what it is about."""
+    """A closed interval, in the unit of the quantity."""
 
     low: float
     high: float
@@ -41,8 +45,14 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ArmMean:
-    """One arm. units: with a value of the metric; effective_units: as many of equal weight would be as certain;
-    mean, deviation: of the units' own means (None without two units)."""
+    """The mean of one arm.
+
+    Attributes:
+        units: Number of units with a value of the metric.
+        effective_units: Number of equally weighted units with the same certainty.
+        mean: Mean of the units. None without a unit.
+        deviation: Standard deviation of the units. None for fewer than two units.
+    """
 
     units: int
     effective_units: float
@@ -52,7 +62,12 @@ class ArmMean:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the units' past explained (CUPED). units: with a past, in both arms; variance_kept: 1 if nothing was."""
+    """What the history of the units explains (CUPED).
+
+    Attributes:
+        units: Number of units with a history, in both arms.
+        variance_kept: Share of the variance that is not explained, 0 to 1.
+    """
 
     units: int
     variance_kept: float
@@ -60,8 +75,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What it takes to see a lift, looking at any time, four times in five. units: of the whole experiment; days: from
-    now, at the rate seen so far (0: there already)."""
+    """The size that detects a lift with a power of 80 %, looking at any time.
+
+    Attributes:
+        lift: Relative difference between arm and control.
+        difference: The same as an absolute difference, in the unit of the metric.
+        units: Number of units of the whole experiment.
+        days: Days from now at the current rate. 0 means that the size is reached.
+    """
 
     lift: float
     difference: float
@@ -71,12 +92,34 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of one arm against the control.
+    """One metric of one arm, compared with the control.
 
-    fixed: right if looked at once, at a moment chosen beforehand; anytime: right at all moments at once. Both at the
-    report's level. p_*_adjusted: by Holm's method over the arms (the primary metric) or over all secondary metrics and
-    arms. detectable: the least difference that these units show four times in five, looking once. ready: the burn-in is
-    over; before, anytime is None.
+    Intervals have the confidence of the report's level.
+
+    Attributes:
+        metric: Name of the metric.
+        better: Which direction is an improvement.
+        primary: Whether the metric decides the verdict.
+        arm: Name of the arm.
+        control: Name of the control.
+        arm_mean: Mean of the arm.
+        control_mean: Mean of the control.
+        ready: Whether the burn-in is over. Before that, everything that is valid at any time is None.
+        difference: Arm minus control, in the unit of the metric.
+        fixed: Interval of the difference, valid for a single planned look.
+        anytime: Interval of the difference, valid at all times.
+        lift: Relative difference.
+        lift_fixed: Interval of the lift, valid for a single planned look.
+        lift_anytime: Interval of the lift, valid at all times.
+        p_fixed: p-value for a single planned look.
+        p_anytime: p-value that is valid at all times.
+        p_fixed_adjusted: `p_fixed`, adjusted by Holm's method: for the primary metric over the arms, for the others
+            over all secondary metrics and arms.
+        p_anytime_adjusted: `p_anytime`, adjusted in the same way.
+        history: What the history of the units explains. None if it is not used.
+        detectable: Smallest difference that these units detect with a power of 80 % at a single look.
+        detectable_lift: The same as a lift.
+        targets: Sizes that detect some lifts.
     """
 
     metric: str
@@ -105,9 +148,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """Units by arm, beside what their logged propensities lead one to expect. blocks: p_anytime is below 0.01, so that
-    who is in which arm does not follow from the assignment alone, and no difference means anything. p_fixed: of
-    Pearson's chi-square, for those who know it; right if looked at once. None where adaptive weights made it so."""
+    """The check of the arms' sizes against the recorded propensities.
+
+    Attributes:
+        counts: Number of units by arm.
+        expected: Expected number of units by arm.
+        p_anytime: p-value of the sequential test.
+        p_fixed: p-value of Pearson's chi-square test, valid for a single look. None with adaptive weights.
+        blocks: Whether `p_anytime` is below 0.01. Then something other than the assignment decides which units are in
+            an arm, and no difference can be interpreted.
+    """
 
     counts: Mapping[str, int]
     expected: Mapping[str, float]
@@ -118,8 +168,17 @@ class SampleRatio:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailResult:
-    """worse_by: how much worse the arm is than the control, in the metric's unit; worse_at_least: with certainty, at
-    any time (one-sided); breached: that is above the tolerance; stops: then everyone gets the control."""
+    """The result of a guardrail for one arm.
+
+    Attributes:
+        metric: Name of the metric.
+        arm: Name of the arm.
+        tolerance: How much worse the arm may be, in the unit of the metric.
+        worse_by: How much worse than the control the arm is.
+        worse_at_least: Lower bound of that, one-sided and valid at all times.
+        stops: Whether a breach stops the experiment.
+        breached: Whether `worse_at_least` is above the tolerance.
+    """
 
     metric: str
     arm: str
@@ -132,7 +191,15 @@ class GuardrailResult:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The primary metric's comparison as it was at a time. units: of the whole experiment by then."""
+    """The comparison of the primary metric at one time.
+
+    Attributes:
+        time: Unix seconds.
+        units: Number of units of the whole experiment at that time.
+        difference: Arm minus control.
+        fixed: Its interval for a single planned look.
+        anytime: Its interval that is valid at all times.
+    """
 
     time: float
     units: int
@@ -143,7 +210,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One arm's points, oldest first."""
+    """The points of one arm, oldest first."""
 
     arm: str
     points: tuple[Point, ...]
@@ -151,7 +218,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows, in one plain sentence. arm: whom it is about."""
+    """The conclusion of a report.
+
+    Attributes:
+        decision: What follows.
+        arm: The arm that the decision is about, if there is one.
+        sentence: The conclusion in one plain sentence.
+    """
 
     decision: Decision
     arm: str | None
@@ -160,8 +233,24 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it. first_seen, last_seen: Unix seconds, of units; level: of every interval, 0.05 means 95 %;
-    peeking_only: weights were adaptive, so that intervals for a single look are not right and are left out."""
+    """The report of an experiment.
+
+    Attributes:
+        units: Number of units.
+        first_seen: Time of the first unit, Unix seconds.
+        last_seen: Time of the last unit, Unix seconds.
+        units_per_day: Rate at which units arrive.
+        level: Significance level of all intervals. 0.05 means 95 % confidence.
+        peeking_only: Whether weights were adaptive. Then intervals for a single look are invalid and left out.
+        planned_units: Number of units at which the statistics are most sensitive.
+        burn_in: Number of units that each arm needs before it is compared.
+        adaptive_weights: Weights that replace those of the file.
+        sample_ratio: The check of the arms' sizes.
+        comparisons: Each metric of each arm, compared with the control.
+        guardrail_results: Each guardrail of each arm.
+        series: The primary metric over time.
+        verdict: The conclusion.
+    """
 
     units: int
     first_seen: float | None

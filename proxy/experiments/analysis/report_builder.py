@@ -1,5 +1,6 @@
-"""The report of an experiment as values that JSON has, from what a store knows. Brings in the statistics when they are
-first asked for: serving needs none of them, and they are an extra.
+"""Builds the report of an experiment from recorded outcomes.
+
+The statistics are imported at the first report. They are an optional extra, and serving requests needs none of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +16,33 @@ if TYPE_CHECKING:
 
 
 def report_of(experiment: Experiment, outcomes: Outcomes) -> "Report":
-    """The statistics of an experiment. Raises StoreError; NoStatisticsError where the extra is not installed."""
-    return _report(experiment, outcomes, list(outcomes.units(experiment.name)))
+    """Compute the report of an experiment.
+
+    Raises:
+        StoreError: The outcomes cannot be read.
+        NoStatisticsError: The extra `experiments` is not installed.
+    """
+    return _analyse(experiment, outcomes, list(outcomes.units(experiment.name)))
 
 
-def _report(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOutcomes]) -> "Report":
+def _analyse(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOutcomes]) -> "Report":
     try:
         from proxy.experiments.analysis.analyze import analyse
     except ModuleNotFoundError as error:
         raise NoStatisticsError(error.name) from error
-    allocations = outcomes.allocations().get(experiment.name)
-    return analyse(experiment, units, allocations.weights if allocations else None)
+    allocation = outcomes.allocations().get(experiment.name)
+    return analyse(experiment, units, allocation.weights if allocation else None)
 
 
-def decided(experiment: Experiment, outcomes: Outcomes, now: float) -> Allocation | None:
-    """What follows for the running experiment; see adaptive.decide. now: Unix seconds. Raises as `report_of`."""
+def propose_allocation(experiment: Experiment, outcomes: Outcomes, now: float) -> Allocation | None:
+    """Return the decision that the outcomes call for, or None. `now` is in Unix seconds. Raises as `report_of`."""
     units = list(outcomes.units(experiment.name))
-    report = _report(experiment, outcomes, units)
-    from proxy.experiments.analysis.adaptive import decide
+    report = _analyse(experiment, outcomes, units)
+    from proxy.experiments.analysis.adaptive import decide_allocation
 
-    return decide(experiment, units, report, now)
+    return decide_allocation(experiment, units, report, now)
 
 
 def report_as_json(experiment: Experiment, outcomes: Outcomes) -> Mapping[str, Any]:
-    """The same, as JSON has it; see report for its shape."""
+    """Compute the report as values for JSON. The module `report` shows the keys."""
     return asdict(report_of(experiment, outcomes))

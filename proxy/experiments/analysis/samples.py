@@ -1,4 +1,4 @@
-"""The units of an experiment as arrays, oldest first, and whether they are in the arms that they should be in. Pure."""
+"""Converts the units of an experiment to arrays, and checks the sizes of the arms. Pure: it does not depend on SQL."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,17 +11,24 @@ from scipy import stats
 
 from proxy.experiments.analysis.report import SampleRatio
 from proxy.experiments.analysis.sequential import Floats, p_value, sample_ratio_log_evidence
-from proxy.experiments.records import Tally, UnitOutcomes
+from proxy.experiments.records import SumAndCount, UnitOutcomes
 
 SAMPLE_RATIO_LEVEL: Final = 0.01
-_NONE: Final[Tally] = (math.nan, 0)
+_NO_VALUE: Final[SumAndCount] = (math.nan, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
-    """Units, oldest first. arms: names; arm: (units,) index into them; propensities: (units, arms), rows sum to 1: what
-    each unit could have been assigned; times: Unix seconds; values, history: by metric, (units,), a unit's own mean,
-    NaN where it has none."""
+class Samples:
+    """Units as arrays, oldest first.
+
+    Attributes:
+        arms: Names of the arms.
+        arm: Index of each unit's arm, of shape (units,).
+        propensities: Probability of each arm for each unit, of shape (units, arms). Rows sum to 1.
+        times: Time of each unit's first request in Unix seconds, of shape (units,).
+        values: By metric: mean of each unit's requests, of shape (units,). NaN for a unit without a value.
+        history: By metric: mean of each unit's earlier requests, of shape (units,). NaN for a unit without a value.
+    """
 
     arms: tuple[str, ...]
     arm: NDArray[np.intp]
@@ -35,12 +42,12 @@ class Assigned:
 
     @property
     def weights(self) -> Floats:
-        """(units,): one over the propensity of the unit's own arm."""
+        """One over the propensity of each unit's arm, of shape (units,)."""
         return np.asarray(1 / self.propensities[np.arange(len(self)), self.arm])
 
-    def first(self, count: int) -> "Assigned":
-        """The oldest units."""
-        return Assigned(
+    def first(self, count: int) -> "Samples":
+        """Return the oldest units."""
+        return Samples(
             self.arms,
             self.arm[:count],
             self.propensities[:count],
@@ -50,68 +57,73 @@ class Assigned:
         )
 
 
-def assigned(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Assigned:
-    """The units that are in one of these arms. Their order does not matter."""
+def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Samples:
+    """Collect the units that are in one of these arms. Their order does not matter."""
     rows = sorted((unit for unit in units if unit.arm in arms), key=lambda unit: (unit.first_seen, unit.unit))
     arm = np.array([arms.index(unit.arm) for unit in rows], np.intp)
-    own = np.array([unit.propensity for unit in rows], np.float64)
-    return Assigned(
+    propensity = np.array([unit.propensity for unit in rows], np.float64)
+    return Samples(
         tuple(arms),
         arm,
-        _propensities(arm, own, len(arms)),
+        _propensities(arm, propensity, len(arms)),
         np.array([unit.first_seen for unit in rows], np.float64),
-        {name: _means(unit.metrics.get(name, _NONE) for unit in rows) for name in metrics},
-        {name: _means(unit.history.get(name, _NONE) for unit in rows) for name in metrics},
+        {name: _unit_means(unit.metrics.get(name, _NO_VALUE) for unit in rows) for name in metrics},
+        {name: _unit_means(unit.history.get(name, _NO_VALUE) for unit in rows) for name in metrics},
     )
 
 
-def _means(tallies: Iterable[Tally]) -> Floats:
-    return np.array([total / count if count else math.nan for total, count in tallies], np.float64)
+def _unit_means(sums: Iterable[SumAndCount]) -> Floats:
+    return np.array([total / count if count else math.nan for total, count in sums], np.float64)
 
 
 def _propensities(arm: NDArray[np.intp], own: Floats, arms: int) -> Floats:
-    """What each unit could have been assigned, from what each was, and how probable that was.
+    """Estimate the propensities of all arms for each unit, since only the propensity of a unit's own arm is recorded.
 
-    Of the other arms, the last known propensities share what is left. So the few units that come between a change of
-    weights and the first unit of an arm after it get something between the old weights and the new.
+    The other arms share the rest in proportion to their last known propensities. After a change of weights, the few
+    units before an arm's first new unit therefore get a value between the old weights and the new ones.
+
+    Args:
+        arm: Index of each unit's arm, of shape (units,).
+        own: Propensity of each unit's own arm, of shape (units,).
+        arms: Number of arms.
     """
     table = np.full((len(own), arms), np.nan)
     table[np.arange(len(own)), arm] = own
     for column in table.T:
-        _fill(column)
+        _fill_unknown(column)
     rows = np.arange(len(own))
     table[rows, arm] = 0.0
     others = table.sum(axis=1, keepdims=True)
-    even = np.ones_like(table)
-    even[rows, arm] = 0.0
-    table, others = np.where(others > 0, table, even), np.where(others > 0, others, even.sum(axis=1, keepdims=True))
+    equal = np.ones_like(table)
+    equal[rows, arm] = 0.0
+    table, others = np.where(others > 0, table, equal), np.where(others > 0, others, equal.sum(axis=1, keepdims=True))
     table *= (1 - own)[:, None] / others
     table[rows, arm] = own
     return table
 
 
-def _fill(column: Floats) -> None:
-    """Where a propensity is not known it is the last known one, or else the first; 0 where none is."""
+def _fill_unknown(column: Floats) -> None:
+    """Replace NaN by the last known value, or by the first known one, or by 0 if no value is known."""
     known = np.flatnonzero(~np.isnan(column))
     if not len(known):
         column[:] = 0.0
         return
-    place = np.maximum(np.searchsorted(known, np.arange(len(column)), side="right") - 1, 0)
-    column[:] = column[known[place]]
+    index = np.maximum(np.searchsorted(known, np.arange(len(column)), side="right") - 1, 0)
+    column[:] = column[known[index]]
 
 
-def sample_ratio(units: Assigned, *, adaptive: bool) -> SampleRatio:
-    """Whether the arms have the sizes that the propensities lead one to expect."""
-    counts = np.bincount(units.arm, minlength=len(units.arms))
-    expected = units.propensities.sum(axis=0)
-    p_anytime = p_value(sample_ratio_log_evidence(units.arm, units.propensities))
+def sample_ratio(samples: Samples, *, adaptive: bool) -> SampleRatio:
+    """Test whether the arms have the sizes that the propensities predict."""
+    counts = np.bincount(samples.arm, minlength=len(samples.arms))
+    expected = samples.propensities.sum(axis=0)
+    p_anytime = p_value(sample_ratio_log_evidence(samples.arm, samples.propensities))
     possible = expected > 0
     p_fixed = None
     if not adaptive and possible.sum() > 1:
         p_fixed = float(stats.chisquare(counts[possible], expected[possible]).pvalue)
     return SampleRatio(
-        dict(zip(units.arms, counts.tolist(), strict=True)),
-        dict(zip(units.arms, expected.tolist(), strict=True)),
+        dict(zip(samples.arms, counts.tolist(), strict=True)),
+        dict(zip(samples.arms, expected.tolist(), strict=True)),
         p_anytime,
         p_fixed,
         p_anytime < SAMPLE_RATIO_LEVEL,

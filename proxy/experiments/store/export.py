@@ -1,30 +1,36 @@
-"""All that a store has of one experiment, as plain values: for whoever wants to compute from the raw rows.
+"""Exports everything that a store has of one experiment as plain values, for analysis elsewhere.
 
-Content is there only where the operator had it logged (--log-content).
+This module does not depend on the statistics. Content is included only if the operator logged it (--log-content).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final
 
-from proxy.experiments.store.schema import EXPOSURE_COLUMNS, SELECT_EXPORT, SELECT_FEEDBACK_OF, SELECT_JUDGEMENTS_OF
-from proxy.experiments.store.store import Place, Session
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
+from proxy.experiments.store.dsn import Session, StoreDsn
+from proxy.experiments.store.schema import (
+    EXPOSURE_COLUMNS,
+    SELECT_EXPORTED_EXPOSURES,
+    SELECT_EXPORTED_FEEDBACK,
+    SELECT_EXPORTED_JUDGEMENTS,
+)
 
 _CONTENT: Final = ("asked_text", "answered_text")
 _FEEDBACK: Final = ("subject", "metric", "value", "comment", "time")
 _JUDGEMENT: Final = ("exposure", "other", "score", "judge", "time")
-_FLAGS: Final = frozenset({"override", "ended_by_itself", "truncated", "error", "client_gone"})
+_FLAGS: Final = frozenset({"override", *(metric.name for metric in AUTOMATIC_METRICS.values() if metric.is_flag)})
 
 
-def export(place: Place, experiment: str) -> Iterator[dict[str, Any]]:
-    """One object for each exposure, then for each word of feedback, then for each judgement; `type` says which.
+def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
+    """Yield one object for each exposure, then for each feedback, then for each judgement, from one consistent state.
 
-    Digests are in hex, times in Unix seconds. All of one consistent state. Raises StoreError.
+    The key `type` names the kind of the object. Digests are in hexadecimal, times in Unix seconds. Raises StoreError.
     """
-    with closing(place.connect()) as session, session.reading():
-        yield from _objects(session, "exposure", SELECT_EXPORT, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
-        yield from _objects(session, "feedback", SELECT_FEEDBACK_OF, experiment, _FEEDBACK)
-        yield from _objects(session, "judgement", SELECT_JUDGEMENTS_OF, experiment, _JUDGEMENT)
+    with closing(dsn.connect()) as session, session.reading():
+        yield from _objects(session, "exposure", SELECT_EXPORTED_EXPOSURES, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
+        yield from _objects(session, "feedback", SELECT_EXPORTED_FEEDBACK, experiment, _FEEDBACK)
+        yield from _objects(session, "judgement", SELECT_EXPORTED_JUDGEMENTS, experiment, _JUDGEMENT)
 
 
 def _objects(
@@ -32,10 +38,10 @@ def _objects(
 ) -> Iterator[dict[str, Any]]:
     for row in session.rows(statement, (experiment,) * statement.count("?")):
         named = zip(names, row, strict=True)
-        yield {"type": kind, **{name: _plain(name, value) for name, value in named if _is_shown(name, value)}}
+        yield {"type": kind, **{name: _plain(name, value) for name, value in named if _is_exported(name, value)}}
 
 
-def _is_shown(name: str, value: Any) -> bool:
+def _is_exported(name: str, value: Any) -> bool:
     return value is not None or name not in _CONTENT
 
 

@@ -1,22 +1,28 @@
-"""The store's tables and queries, in the SQL that SQLite and PostgreSQL share. Text only; knows no connection.
+"""The tables and queries of the store, in the SQL that SQLite and PostgreSQL share.
 
-Placeholders are `?`; `{real}` and `{bytes}` stand for the two types that the databases call differently. Feedback names
-its request by a text and no foreign key, since it may be there before the exposure is.
+This module holds text and does not depend on a connection. Placeholders are `?`. `{real}` and `{bytes}` stand for the
+two types whose names differ between the databases. Feedback names its request by text and not by a foreign key, since
+it may arrive before the exposure is written.
 """
 
+from collections.abc import Collection
 from typing import Final
 
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
+
 FORMAT: Final = "1"
+EXPOSURES: Final = "exposures"
+
+_METRICS_WITH_COLUMN: Final = tuple(metric for metric in AUTOMATIC_METRICS.values() if metric.column)
+_METRIC_COLUMNS: Final = ", ".join(f"{metric.name} {metric.column}" for metric in _METRICS_WITH_COLUMN)
 
 SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS exposures (
-        id {bytes} PRIMARY KEY, experiment TEXT NOT NULL, arm TEXT NOT NULL, propensity {real} NOT NULL,
-        override SMALLINT NOT NULL, unit {bytes} NOT NULL, request_id TEXT NOT NULL, completion_id TEXT,
-        time {real} NOT NULL, model TEXT NOT NULL, variant TEXT NOT NULL, bundle TEXT, asked {bytes},
-        latency {real}, time_to_first_token {real}, prompt_tokens INTEGER, completion_tokens INTEGER,
-        ended_by_itself SMALLINT, truncated SMALLINT NOT NULL, error SMALLINT NOT NULL,
-        client_gone SMALLINT NOT NULL)""",
+    f"""CREATE TABLE IF NOT EXISTS exposures (
+        id {{bytes}} PRIMARY KEY, experiment TEXT NOT NULL, arm TEXT NOT NULL, propensity {{real}} NOT NULL,
+        override SMALLINT NOT NULL, unit {{bytes}} NOT NULL, request_id TEXT NOT NULL, completion_id TEXT,
+        time {{real}} NOT NULL, model TEXT NOT NULL, variant TEXT NOT NULL, bundle TEXT, asked {{bytes}},
+        {_METRIC_COLUMNS})""",
     "CREATE INDEX IF NOT EXISTS exposures_by_unit ON exposures (unit, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_experiment ON exposures (experiment, time)",
     "CREATE INDEX IF NOT EXISTS exposures_by_time ON exposures (time)",
@@ -35,15 +41,25 @@ SCHEMA: Final = (
 
 EXPOSURE_COLUMNS: Final = (
     *("id", "experiment", "arm", "propensity", "override", "unit", "request_id", "completion_id", "time", "model"),
-    *("variant", "bundle", "asked", "latency", "time_to_first_token", "prompt_tokens", "completion_tokens"),
-    *("ended_by_itself", "truncated", "error", "client_gone"),
+    *("variant", "bundle", "asked", *(metric.name for metric in _METRICS_WITH_COLUMN)),
 )
-_PLACES: Final = ", ".join("?" * len(EXPOSURE_COLUMNS))
+
+
+def add_missing_columns(existing: Collection[str]) -> list[str]:
+    """Return the statements that add the metrics' columns that a table of an earlier version lacks."""
+    return [
+        f"ALTER TABLE {EXPOSURES} ADD COLUMN {metric.name} {metric.column}"
+        for metric in _METRICS_WITH_COLUMN
+        if metric.name not in existing
+    ]
+
+
+_PLACEHOLDERS: Final = ", ".join("?" * len(EXPOSURE_COLUMNS))
 
 INSERT_ABOUT: Final = "INSERT INTO about (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING"
 SELECT_ABOUT: Final = "SELECT value FROM about WHERE name = ?"
 INSERT_EXPOSURE: Final = (
-    f"INSERT INTO exposures ({', '.join(EXPOSURE_COLUMNS)}) VALUES ({_PLACES}) ON CONFLICT DO NOTHING"  # noqa: S608
+    f"INSERT INTO exposures ({', '.join(EXPOSURE_COLUMNS)}) VALUES ({_PLACEHOLDERS}) ON CONFLICT DO NOTHING"  # noqa: S608
 )
 INSERT_CONTENT: Final = (
     "INSERT INTO contents (exposure, asked, answered, time) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -56,48 +72,48 @@ INSERT_FEEDBACK: Final = """
     ON CONFLICT (subject, metric) DO UPDATE
     SET value = excluded.value, comment = excluded.comment, time = excluded.time
     WHERE feedback.time <= excluded.time"""
-INSERT_STEERING: Final = """
+INSERT_ALLOCATION: Final = """
     INSERT INTO steering (experiment, stopped, weights, time) VALUES (?, ?, ?, ?)
     ON CONFLICT (experiment) DO UPDATE
     SET stopped = excluded.stopped, weights = excluded.weights, time = excluded.time"""
-SELECT_STEERING: Final = "SELECT experiment, stopped, weights, time FROM steering"
-DELETE_STEERING: Final = "DELETE FROM steering WHERE experiment = ?"
+SELECT_ALLOCATIONS: Final = "SELECT experiment, stopped, weights, time FROM steering"
+DELETE_ALLOCATION: Final = "DELETE FROM steering WHERE experiment = ?"
 
-METRIC_COLUMNS: Final = (
-    *("latency", "time_to_first_token", "prompt_tokens", "completion_tokens", "ended_by_itself", "truncated", "error"),
-    *("client_gone", "regenerated"),
+MEASURED_METRICS: Final = tuple(
+    metric.name for metric in AUTOMATIC_METRICS.values() if metric.column or metric.expression
 )
-_SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in METRIC_COLUMNS)
+"""The automatic metrics whose values come from exposures."""
+_MEASUREMENTS: Final = ",\n".join(
+    f"{metric.expression or f'e.{metric.name}'} AS {metric.name}"
+    for metric in AUTOMATIC_METRICS.values()
+    if metric.name in MEASURED_METRICS
+)
+_SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METRICS)
 
-# The arm of a unit is the one in which it was first seen; overrides, and what was before the start, assign none.
+# A unit's arm is the arm of its first request. Overrides and requests before the start are not assigned an arm.
 _MEMBERS: Final = """
     ranked AS (
         SELECT unit, arm, propensity, time,
-               ROW_NUMBER() OVER (PARTITION BY unit ORDER BY time, id) AS place
+               ROW_NUMBER() OVER (PARTITION BY unit ORDER BY time, id) AS ordinal
         FROM exposures WHERE experiment = ? AND arm <> '' AND override = 0),
-    members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE place = 1)"""
+    members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""
 
-# A member's requests: those that its arm served, and (is_history = 1) those from before the first of them. One whose
-# conversation the unit asked again later was regenerated.
+# The requests of a member: those that its arm served, and those before the first of them (is_history = 1).
 _REQUESTS: Final = f"""{_MEMBERS},
     requests AS (
         SELECT e.id, e.request_id, e.completion_id, e.unit, m.first_seen, m.arm AS unit_arm, m.propensity AS share,
-               e.latency, e.time_to_first_token, e.prompt_tokens, e.completion_tokens, e.ended_by_itself,
-               e.truncated, e.error, e.client_gone,
-               CASE WHEN e.time < m.first_seen THEN 1 ELSE 0 END AS is_history,
-               CASE WHEN e.error = 1 OR e.asked IS NULL THEN NULL
-                    WHEN LEAD(e.id) OVER (PARTITION BY e.experiment, e.unit, e.asked ORDER BY e.time, e.id) IS NULL
-                    THEN 0 ELSE 1 END AS regenerated
+               {_MEASUREMENTS},
+               CASE WHEN e.time < m.first_seen THEN 1 ELSE 0 END AS is_history
         FROM members AS m JOIN exposures AS e ON e.unit = m.unit
         WHERE e.time < m.first_seen OR (e.experiment = ? AND e.arm = m.arm AND e.override = 0))"""  # noqa: S608
 
-# Two placeholders, both the experiment's name; ordered so that it can be merged with the next query.
-SELECT_UNITS: Final = f"""WITH {_REQUESTS}
+# Both placeholders are the experiment's name. The order allows a merge with the next query.
+SELECT_MEASUREMENT_SUMS: Final = f"""WITH {_REQUESTS}
     SELECT first_seen, unit, is_history, unit_arm, share, {_SUMS} FROM requests
     GROUP BY first_seen, unit, is_history, unit_arm, share ORDER BY first_seen, unit, is_history"""  # noqa: S608
 
-# Feedback may name a request by either id, and both ways for one metric: the last word counts.
-SELECT_SAID: Final = f"""WITH {_REQUESTS},
+# Feedback may name a request by either of its ids. If both occur for one metric, the latest feedback counts.
+SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
     named AS (
         SELECT r.id, r.first_seen, r.unit, r.is_history, f.metric, f.value, f.time
         FROM requests AS r JOIN feedback AS f ON f.subject = r.request_id
@@ -106,37 +122,32 @@ SELECT_SAID: Final = f"""WITH {_REQUESTS},
         FROM requests AS r JOIN feedback AS f ON f.subject = r.completion_id
         WHERE r.completion_id <> r.request_id
         UNION ALL
-        SELECT r.id, r.first_seen, r.unit, r.is_history, 'judged_better', j.score, j.time
+        SELECT r.id, r.first_seen, r.unit, r.is_history, '{JUDGED_BETTER}', j.score, j.time
         FROM requests AS r JOIN judgements AS j ON j.exposure = r.id),
-    said AS (
+    latest AS (
         SELECT first_seen, unit, is_history, metric, value,
-               ROW_NUMBER() OVER (PARTITION BY id, metric ORDER BY time DESC) AS place
+               ROW_NUMBER() OVER (PARTITION BY id, metric ORDER BY time DESC) AS ordinal
         FROM named WHERE value IS NOT NULL)
-    SELECT first_seen, unit, is_history, metric, SUM(value), COUNT(value) FROM said WHERE place = 1
+    SELECT first_seen, unit, is_history, metric, SUM(value), COUNT(value) FROM latest WHERE ordinal = 1
     GROUP BY first_seen, unit, is_history, metric ORDER BY first_seen, unit, is_history, metric"""  # noqa: S608
 
-SELECT_EXPOSED: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
+SELECT_UNITS_BY_ARM: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
 
-SELECT_JUDGED: Final = f"""WITH {_REQUESTS}
-    SELECT r.first_seen, r.unit, r.unit_arm, j.other, SUM(j.score), COUNT(*)
-    FROM requests AS r JOIN judgements AS j ON j.exposure = r.id WHERE r.is_history = 0
-    GROUP BY r.first_seen, r.unit, r.unit_arm, j.other ORDER BY r.first_seen, r.unit, j.other"""  # noqa: S608
-
-# Export: one row for each exposure, its content where there is one, and what was said of it.
-SELECT_EXPORT: Final = f"""
+# The export: exposures with their content, then their feedback, then their judgements.
+SELECT_EXPORTED_EXPOSURES: Final = f"""
     SELECT {", ".join(f"e.{name}" for name in EXPOSURE_COLUMNS)}, c.asked, c.answered
     FROM exposures AS e LEFT JOIN contents AS c ON c.exposure = e.id
     WHERE e.experiment = ? ORDER BY e.time, e.id"""  # noqa: S608
-SELECT_FEEDBACK_OF: Final = """
+SELECT_EXPORTED_FEEDBACK: Final = """
     SELECT f.subject, f.metric, f.value, f.comment, f.time FROM feedback AS f WHERE f.subject IN (
         SELECT request_id FROM exposures WHERE experiment = ? UNION
         SELECT completion_id FROM exposures WHERE experiment = ?)
     ORDER BY f.time, f.subject, f.metric"""
-SELECT_JUDGEMENTS_OF: Final = """
+SELECT_EXPORTED_JUDGEMENTS: Final = """
     SELECT j.exposure, j.other, j.score, j.judge, j.time FROM judgements AS j
     JOIN exposures AS e ON e.id = j.exposure WHERE e.experiment = ? ORDER BY j.time, j.exposure"""
 
-# All of one unit, in every experiment; what hangs on its exposures first.
+# Everything of one unit, in every experiment. Rows that refer to its exposures go first.
 DELETE_UNIT: Final = (
     """DELETE FROM feedback WHERE subject IN (SELECT request_id FROM exposures WHERE unit = ?
        UNION SELECT completion_id FROM exposures WHERE unit = ?)""",
@@ -144,10 +155,10 @@ DELETE_UNIT: Final = (
     "DELETE FROM contents WHERE exposure IN (SELECT id FROM exposures WHERE unit = ?)",
     "DELETE FROM exposures WHERE unit = ?",
 )
-# Retention, a few thousand rows at a time, so that nobody waits long for the tables.
-_AT_ONCE: Final = 5_000
+# Deletes a limited number of rows at a time, so that other connections do not wait long for the tables.
+_MAX_ROWS: Final = 5_000
 DELETE_OLD: Final = tuple(
-    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE time < ? ORDER BY time LIMIT {_AT_ONCE})"  # noqa: S608
+    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE time < ? ORDER BY time LIMIT {_MAX_ROWS})"  # noqa: S608
     for table, key in (
         ("feedback", "subject, metric"),
         ("judgements", "exposure"),

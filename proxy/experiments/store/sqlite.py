@@ -1,6 +1,7 @@
-"""SQLite as a store: one file, in WAL mode, so that several processes write it and readers wait for none of them.
+"""SQLite connections for the store.
 
-A commit is on the disk when it returns (synchronous = FULL). Knows no table.
+The file is in WAL mode: several processes can write it, and readers do not wait for writers. A commit is on the disk
+when it returns (synchronous = FULL). This module does not depend on tables or queries.
 """
 
 import os
@@ -14,21 +15,21 @@ from typing import Any, Final
 from proxy.core.errors import StoreError, StoreRefusedError
 
 TYPES: Final[Mapping[str, str]] = {"real": "REAL", "bytes": "BLOB"}
-_VALUES: Final = 999  # in one statement: what any SQLite takes
-_BUSY: Final = 2.0  # seconds that another process may hold the file
-_REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError)
+_MAX_VALUES: Final = 999  # values in one statement that every build of SQLite accepts
+_LOCK_TIMEOUT: Final = 2.0  # seconds to wait while another process locks the file
+_ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError)
 
 
 class SqliteSession:
-    """One connection to the file. Raises StoreError."""
+    """One connection to the file. Implements `dsn.Session`. Every method raises StoreError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _said(path):
+        with _store_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, _BUSY, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(path, _LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
-            with _said(path):
+            with _store_errors(path):
                 for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 1000"):
                     self._connection.execute(f"PRAGMA {pragma}")
                 path.chmod(0o600)
@@ -39,16 +40,16 @@ class SqliteSession:
 
     @contextmanager
     def writing(self) -> Iterator["SqliteSession"]:
-        """A transaction that ends in a commit, which is on the disk then, or leaves no trace."""
-        with _said(self._path):
+        """Open a transaction. It is committed to the disk when the block ends, or rolled back after an exception."""
+        with _store_errors(self._path):
             if _identity(self._path) != self._opened:
                 raise StoreError(f"--store: {self._path} was replaced while it was written to.")
             yield from self._transaction("BEGIN IMMEDIATE")
 
     @contextmanager
     def reading(self) -> Iterator["SqliteSession"]:
-        """One consistent state."""
-        with _said(self._path):
+        """Open a transaction that reads one consistent state."""
+        with _store_errors(self._path):
             yield from self._transaction("BEGIN")
 
     def _transaction(self, begin: str) -> Iterator["SqliteSession"]:
@@ -62,43 +63,50 @@ class SqliteSession:
             raise
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Run one statement; the number of rows that it changed."""
+        """Run one statement and return the number of rows that it changed."""
         return self._connection.execute(statement, values).rowcount
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert each row, by a statement that does so for one. Many go in one step: between two steps the thread that
-        writes and the one that serves would take turns with the interpreter, row by row."""
-        places = f"({', '.join('?' * len(rows[0]))})"
-        together = _VALUES // len(rows[0])
-        for begin in range(0, len(rows), together):
-            some = rows[begin : begin + together]
-            every = statement.replace(places, ", ".join([places] * len(some)))
-            self._connection.execute(every, [*chain.from_iterable(some)])
+        """Insert all rows with a statement that inserts one.
+
+        A statement inserts many rows at once. One statement for each row would make the writing thread and the event
+        loop take turns at the interpreter lock, row by row.
+        """
+        row_placeholders = f"({', '.join('?' * len(rows[0]))})"
+        batch_size = _MAX_VALUES // len(rows[0])
+        for begin in range(0, len(rows), batch_size):
+            batch = rows[begin : begin + batch_size]
+            batch_statement = statement.replace(row_placeholders, ", ".join([row_placeholders] * len(batch)))
+            self._connection.execute(batch_statement, [*chain.from_iterable(batch)])
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
-        """What it selects, as it is read."""
+        """Yield the rows that a query selects."""
         return iter(self._connection.execute(statement, values))
 
+    def columns(self, table: str) -> set[str]:
+        """Return the names of a table's columns."""
+        return {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}
+
     def lock_schema(self) -> None:
-        """Nothing: a writer is alone anyway."""
+        """Do nothing, since a transaction that writes already excludes all others."""
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._connection.close()
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, without a value of any row."""
+def _store_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors as StoreError. The messages contain no values of rows."""
     try:
         yield
-    except _REFUSED as error:
+    except _ROW_ERRORS as error:
         raise StoreRefusedError(f"--store: {path} does not take a row ({type(error).__name__}).") from error
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"--store: {path} cannot be used: {error}.") from error
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Which file it is: one that was removed takes writes that nobody will ever find."""
-    found = os.stat(path)  # noqa: PTH116 - no Path is made for it: once in every batch
-    return found.st_dev, found.st_ino
+    """Identify the file. Writes to a file that was removed would be lost without an error."""
+    status = os.stat(path)  # noqa: PTH116 - faster than Path.stat, and called for every batch
+    return status.st_dev, status.st_ino

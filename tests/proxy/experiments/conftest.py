@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.experiments.store.store import Place, place_of
+from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from tests.proxy.experiments.postgresql import PostgresqlServer, postgresql_server
 
 
@@ -25,8 +25,8 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> StoreDsn:
     """Where nothing is kept yet."""
     if request.param == "sqlite":
-        return place_of(f"sqlite:{tmp_path}/store.sqlite3")
-    return place_of(request.getfixturevalue("postgresql").database(f"d{secrets.token_hex(6)}"))
+        return dsn_of(f"sqlite:{tmp_path}/store.sqlite3")
+    return dsn_of(request.getfixturevalue("postgresql").database(f"d{secrets.token_hex(6)}"))

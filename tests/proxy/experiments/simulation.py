@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from proxy.experiments.analysis.analyze import BURN_IN, UNLIKE
+from proxy.experiments.analysis.analyze import BURN_IN, MIN_VARIED_UNITS
 from proxy.experiments.analysis.sequential import Floats, boundary
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
@@ -56,7 +56,7 @@ def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, pl
         score = difference / np.sqrt(error)
     enough = np.minimum(arm["effective"], control["effective"]) >= BURN_IN
     middle = np.median(values, axis=1, keepdims=True)
-    varied = np.cumsum(values != middle, axis=1)[:, ends] >= UNLIKE
+    varied = np.cumsum(values != middle, axis=1)[:, ends] >= MIN_VARIED_UNITS
     ready = enough & varied & (error > 0)
     return Looks(score, progress, ready, difference, error, ends + 1)
 

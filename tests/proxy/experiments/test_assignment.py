@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
-from proxy.experiments.definition import Arm, Experiment, Metric, assign, contradiction, may_meet
+from proxy.experiments.definition import Arm, Experiment, Metric, assign, find_conflict, may_overlap
 
 UNITS = [b"%d" % number for number in range(20_000)]
 
@@ -123,18 +123,18 @@ def test_experiments_on_one_layer_share_no_unit() -> None:
     one = experiment((1, 1), "one", layer="page", slots=(0.0, 0.4))
     other = experiment((1, 1), "other", layer="page", slots=(0.4, 1.0))
     assert all(one.includes(unit) != other.includes(unit) for unit in UNITS)
-    assert not may_meet(one, other)
-    assert may_meet(one, replace(other, slots=(0.3, 1.0)))
+    assert not may_overlap(one, other)
+    assert may_overlap(one, replace(other, slots=(0.3, 1.0)))
 
 
 def test_what_two_experiments_decide_must_not_be_the_same() -> None:
     variant = (Arm("a", 1, variant="raw"), Arm("b", 1, variant="aligned"))
     model = (Arm("a", 1, model="small"), Arm("b", 1, model="large"))
     one = experiment((1, 1), "one", arms=variant)
-    assert contradiction([one, experiment((1, 1), "two", arms=variant)]) == ("two", "one", "variant")
-    assert contradiction([one, experiment((1, 1), "two", arms=model)]) is None
-    assert contradiction([one, experiment((1, 1), "two", arms=variant, keys=frozenset({"k"}))]) is not None
+    assert find_conflict([one, experiment((1, 1), "two", arms=variant)]) == ("two", "one", "variant")
+    assert find_conflict([one, experiment((1, 1), "two", arms=model)]) is None
+    assert find_conflict([one, experiment((1, 1), "two", arms=variant, keys=frozenset({"k"}))]) is not None
     keyed = replace(one, keys=frozenset({"other"}))
-    assert contradiction([keyed, experiment((1, 1), "two", arms=variant, keys=frozenset({"k"}))]) is None
+    assert find_conflict([keyed, experiment((1, 1), "two", arms=variant, keys=frozenset({"k"}))]) is None
     later = experiment((1, 1), "two", arms=variant, start=100.0)
-    assert contradiction([replace(one, end=100.0), later]) is None
+    assert find_conflict([replace(one, end=100.0), later]) is None

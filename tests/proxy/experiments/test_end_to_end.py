@@ -13,8 +13,9 @@ import aiohttp
 import psycopg
 import pytest
 
+from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.export import export
-from proxy.experiments.store.store import StoredOutcomes, place_of
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.faults.process import Command, command
 from tests.proxy.experiments.postgresql import PostgresqlServer
 
@@ -94,7 +95,7 @@ async def test_acknowledged_feedback_is_there_once_though_a_worker_was_killed(
         server.process.send_signal(signal.SIGTERM)
         await server.ended(60)
 
-    rows = list(export(place_of(url), "end-to-end"))
+    rows = list(export(dsn_of(url), "end-to-end"))
     votes = Counter((row["subject"], row["value"]) for row in rows if row["type"] == "feedback")
     acknowledged = users.acknowledged
     exposed = [row["request_id"] for row in rows if row["type"] == "exposure"]
@@ -114,7 +115,7 @@ async def test_acknowledged_feedback_is_there_once_though_a_worker_was_killed(
     assert all(
         users.answered[row["request_id"]] == f"end-to-end={row['arm']}" for row in rows if _is_answer(row, users)
     )
-    units = list(StoredOutcomes(place_of(url)).units("end-to-end"))
+    units = list(StoredOutcomes(dsn_of(url)).units("end-to-end"))
     assert sum(unit.metrics["thumbs_up"][1] for unit in units) == len(set(exposed) & set(acknowledged))
     assert sum(unit.metrics["thumbs_up"][0] for unit in units) == sum(acknowledged[one] for one in set(exposed))
 

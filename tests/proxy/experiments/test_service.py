@@ -12,8 +12,9 @@ from index.bundle.bundle import default_bundle_directory
 from proxy.api.auth import new_key
 from proxy.core.settings import Settings
 from proxy.experiments.records import Allocation
+from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.export import export
-from proxy.experiments.store.store import Store, place_of
+from proxy.experiments.store.store import Store
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
@@ -43,7 +44,7 @@ class Trying:
     folder: Path
 
     def rows(self, name: str = "one", kind: str = "exposure") -> list[dict[str, Any]]:
-        return [row for row in export(place_of(f"sqlite:{self.folder}/s.sqlite3"), name) if row["type"] == kind]
+        return [row for row in export(dsn_of(f"sqlite:{self.folder}/s.sqlite3"), name) if row["type"] == kind]
 
 
 def write(folder: Path, *, plain: float = 1, new: float = 1, more: str = "", name: str = "one") -> str:
@@ -175,7 +176,7 @@ async def test_after_its_end_an_experiment_is_over(tmp_path: Path) -> None:
 
 
 async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path: Path) -> None:
-    place = place_of(f"sqlite:{tmp_path}/s.sqlite3")
+    place = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
     with Store(place) as store:
         store.set_allocation(Allocation("one", "too many errors", None, 1.0))
     async with trying(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
@@ -186,7 +187,7 @@ async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path
 
 
 async def test_weights_that_were_decided_later_are_followed_and_logged(tmp_path: Path) -> None:
-    with Store(place_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
+    with Store(dsn_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
         store.set_allocation(Allocation("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
     async with trying(tmp_path, [write(tmp_path)]) as one:
         await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]

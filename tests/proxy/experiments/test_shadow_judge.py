@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.experiments.definition import Arm, Experiment, Metric
-from proxy.experiments.shadow_judge import WAITING, answer_text, other_arm
+from proxy.experiments.shadow_judge import MAX_WAITING_CASES, answer_text, other_arm
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
 from tests.proxy.experiments.test_service import Trying, answer, trying, write
 
@@ -115,11 +115,11 @@ async def test_a_user_never_waits_for_the_judge_and_too_many_cases_are_dropped(t
 
     async with judging(tmp_path, never) as (one, _):
         async with asyncio.timeout(20):
-            for number in range(WAITING + 10):
+            for number in range(MAX_WAITING_CASES + 10):
                 status, _, _ = await one.proxy.chat(f"question {number}")
                 assert status == 200
         assert count(one, "dropped") >= 10 - 2
-    assert len(one.rows()) == WAITING + 10
+    assert len(one.rows()) == MAX_WAITING_CASES + 10
 
 
 async def test_a_broken_judge_costs_its_judgement_and_nothing_else(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from proxy.core.metrics import create_metrics
-from proxy.experiments.recorder import EXPOSURES_HELD, Recorder
+from proxy.experiments.recorder import MAX_QUEUED_EXPOSURES, Recorder
 from proxy.experiments.records import Feedback
+from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.sqlite import SqliteSession
-from proxy.experiments.store.store import Place, StoredOutcomes, place_of
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.proxy.experiments.postgresql import PostgresqlServer
 from tests.proxy.experiments.store.test_store import exposure
 from tests.proxy.experiments.test_service import trying, write
@@ -28,9 +29,9 @@ def value(metrics: Any, name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def recording(place: Place) -> AsyncIterator[tuple[Recorder, Any]]:
+async def recording(dsn: StoreDsn) -> AsyncIterator[tuple[Recorder, Any]]:
     metrics = create_metrics()
-    async with Recorder(place, 1e10, metrics, cleans=True) as recorder:
+    async with Recorder(dsn, 1e10, metrics, deletes_old=True) as recorder:
         yield recorder, metrics
 
 
@@ -69,11 +70,11 @@ async def test_a_full_disk_is_said_and_what_waited_is_written_later(tmp_path: Pa
         session._connection.execute(f"PRAGMA max_page_count = {limit[0]}")
         return session
 
-    async with recording(replace(place_of(f"sqlite:{path}"), connect=connect)) as (recorder, metrics):
-        recorder.note([exposure(number) for number in range(900)])
-        await _until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._pause > 0.3)
+    async with recording(replace(dsn_of(f"sqlite:{path}"), connect=connect)) as (recorder, metrics):
+        recorder.record([exposure(number) for number in range(900)])
+        await _until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._retry_pause > 0.3)
         with pytest.raises(Exception, match="cannot be kept"):
-            await recorder.keep(Feedback("r", "m", 1.0, None, 1.0))
+            await recorder.save_feedback(Feedback("r", "m", 1.0, None, 1.0))
         limit[0] = 100_000
         await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 900)
     assert rows(path) == 900
@@ -82,13 +83,13 @@ async def test_a_full_disk_is_said_and_what_waited_is_written_later(tmp_path: Pa
 
 async def test_a_file_that_is_replaced_takes_no_feedback_with_it(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
-    async with recording(place_of(f"sqlite:{path}")) as (recorder, _):
-        await recorder.keep(Feedback("before", "m", 1.0, None, 1.0))
+    async with recording(dsn_of(f"sqlite:{path}")) as (recorder, _):
+        await recorder.save_feedback(Feedback("before", "m", 1.0, None, 1.0))
         for file in tmp_path.iterdir():
             file.unlink()
         while True:
             try:
-                await recorder.keep(Feedback("after", "m", 1.0, None, 1.0))
+                await recorder.save_feedback(Feedback("after", "m", 1.0, None, 1.0))
                 break
             except Exception:  # noqa: BLE001 - until a new file is made
                 await asyncio.sleep(0.1)
@@ -96,19 +97,19 @@ async def test_a_file_that_is_replaced_takes_no_feedback_with_it(tmp_path: Path)
 
 
 async def test_too_many_exposures_are_dropped_and_counted(tmp_path: Path) -> None:
-    async with recording(place_of("sqlite:/proc/nowhere/s.sqlite3")) as (recorder, metrics):
-        for number in range(EXPOSURES_HELD + 50):
-            recorder.note([exposure(number)])
+    async with recording(dsn_of("sqlite:/proc/nowhere/s.sqlite3")) as (recorder, metrics):
+        for number in range(MAX_QUEUED_EXPOSURES + 50):
+            recorder.record([exposure(number)])
         assert value(metrics, "drpo_exposures_total", result="dropped") == 50
-    assert value(metrics, "drpo_exposures_total", result="dropped") == EXPOSURES_HELD + 50
+    assert value(metrics, "drpo_exposures_total", result="dropped") == MAX_QUEUED_EXPOSURES + 50
 
 
 async def test_a_row_that_is_not_taken_stops_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
-    async with recording(place_of(f"sqlite:{path}")) as (recorder, metrics):
-        recorder.note([exposure(1, arm=None)])
+    async with recording(dsn_of(f"sqlite:{path}")) as (recorder, metrics):
+        recorder.record([exposure(1, arm=None)])
         await _until(lambda: value(metrics, "drpo_exposures_total", result="dropped") == 1)
-        recorder.note([exposure(2)])
+        recorder.record([exposure(2)])
     assert rows(path) == 1
 
 
@@ -120,34 +121,34 @@ async def test_chat_is_served_where_no_store_ever_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_postgresql_that_dies_or_hangs_costs_chat_nothing(postgresql: PostgresqlServer, tmp_path: Path) -> None:
-    place = place_of(postgresql.database("faults"))
+    dsn = dsn_of(postgresql.database("faults"))
     acknowledged = []
-    async with recording(place) as (recorder, metrics):
+    async with recording(dsn) as (recorder, metrics):
 
         async def vote(subject: str) -> bool:
             try:
-                await recorder.keep(Feedback(subject, "m", 1.0, None, 1.0))
+                await recorder.save_feedback(Feedback(subject, "m", 1.0, None, 1.0))
             except Exception:  # noqa: BLE001 - refused: it may or may not be there
                 return False
             acknowledged.append(subject)
             return True
 
-        recorder.note([exposure(1)])
+        recorder.record([exposure(1)])
         assert await vote("first")
         postgresql.kill()
-        recorder.note([exposure(2)])
+        recorder.record([exposure(2)])
         assert not await vote("dead")
         postgresql.start()
         await _until_kept(vote, "back")
         postgresql.hang()
-        recorder.note([exposure(3)])
+        recorder.record([exposure(3)])
         started = time.monotonic()
         assert not await vote("hung")
         assert time.monotonic() - started < 5
         postgresql.go_on()
         await _until_kept(vote, "again")
         await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 3)
-    (unit,) = StoredOutcomes(place).units("e")
+    (unit,) = StoredOutcomes(dsn).units("e")
     assert unit.metrics["latency"] == (3.0, 3)
     assert {"first", "back", "again"} <= set(acknowledged)
 

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from proxy.experiments.analysis.analyze import analyse
-from proxy.experiments.analysis.estimators import POWER, Contrast, adjusted, contrast, holm, log_ratio, moments
-from proxy.experiments.analysis.samples import assigned, sample_ratio
+from proxy.experiments.analysis.estimators import (
+    POWER,
+    EffectEstimate,
+    adjusted,
+    estimate_difference,
+    estimate_log_ratio,
+    holm,
+    moments,
+)
+from proxy.experiments.analysis.samples import collect_samples, sample_ratio
 from proxy.experiments.analysis.sequential import boundary, log_evidence, sample_ratio_log_evidence
 from proxy.experiments.definition import Arm, Experiment, Guardrail, Metric
 from proxy.experiments.records import UnitOutcomes
@@ -46,7 +54,7 @@ def test_one_look_is_welchs_test_as_scipy_and_statsmodels_have_it() -> None:
     from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
     arm, control = _two_samples()
-    found = contrast(moments(arm, np.full(700, 2.0)), moments(control, np.full(400, 2.0)), 1000)
+    found = estimate_difference(moments(arm, np.full(700, 2.0)), moments(control, np.full(400, 2.0)), 1000)
     assert found is not None
     expected = stats.ttest_ind(arm, control, equal_var=False)
     ends = CompareMeans(DescrStatsW(arm), DescrStatsW(control)).tconfint_diff(usevar="unequal")
@@ -69,12 +77,12 @@ def test_lift_and_history_are_as_tea_tasting_has_them() -> None:
         theirs = tea.Experiment(value=mean).analyze(table)["value"]
         used = adjusted(values, past, np.ones(1100)) if covariate else values
         sides = moments(used[ours], np.ones(700)), moments(used[~ours], np.ones(400))
-        difference, lift = contrast(*sides, 1000), log_ratio(*sides, 1000)
+        difference, lift = estimate_difference(*sides, 1000), estimate_log_ratio(*sides, 1000)
         assert difference is not None
         assert lift is not None
         fixed, lifted = difference.fixed(0.05), lift.fixed(0.05)
-        found = [difference.difference, fixed.low, fixed.high, difference.p_fixed]
-        found += [math.expm1(one) for one in (lift.difference, lifted.low, lifted.high)]
+        found = [difference.effect, fixed.low, fixed.high, difference.p_fixed]
+        found += [math.expm1(one) for one in (lift.effect, lifted.low, lifted.high)]
         names = ("effect_size", "effect_size_ci_lower", "effect_size_ci_upper", "pvalue", "rel_effect_size")
         names += ("rel_effect_size_ci_lower", "rel_effect_size_ci_upper")
         assert found == pytest.approx([getattr(theirs, name) for name in names], rel=1e-9)
@@ -86,7 +94,7 @@ def test_detectable_effect_and_holm_are_as_statsmodels_has_them() -> None:
 
     values = np.tile([0.0, 2.0], 500)
     side = moments(values, np.ones(1000))
-    found = contrast(side, replace(side, mean=0.0), 1000)
+    found = estimate_difference(side, replace(side, mean=0.0), 1000)
     assert found is not None
     assert side.variance is not None
     effect = found.detectable(0.05) / math.sqrt(side.variance)
@@ -134,7 +142,7 @@ def test_no_difference_is_found_in_at_most_one_run_in_twenty_however_often_one_l
 
 def test_the_simulation_looks_as_the_report_does() -> None:
     found = units(np.random.default_rng(2), 600, share=0.3)
-    everyone = assigned(found, ["raw", "new"], ["score"])
+    everyone = collect_samples(found, ["raw", "new"], ["score"])
     looks = runs.look(everyone.values["score"][None], everyone.arm[None] == 1, 1 / everyone.weights[None], 50, 2000)
     for place, count in ((9, 500), (11, 600)):
         one = analyse(EXPERIMENT, found[:count]).comparisons[0]
@@ -254,7 +262,7 @@ def test_propensities_of_three_arms_are_told_from_those_of_units() -> None:
     arms = rng.choice(3, 3000, p=shares)
     names = ["a", "b", "c"]
     found = [UnitOutcomes(f"{i:05}", names[arm], shares[arm], 1e9 + i, {}, {}) for i, arm in enumerate(arms)]
-    everyone = assigned(found, names, [])
+    everyone = collect_samples(found, names, [])
     assert everyone.propensities == pytest.approx(np.tile(shares, (3000, 1)))
     ratio = sample_ratio(everyone, adaptive=False)
     assert not ratio.blocks
@@ -266,7 +274,7 @@ def test_propensities_of_three_arms_are_told_from_those_of_units() -> None:
 def test_the_units_it_takes_are_found_however_much_or_little_a_metric_varies(
     careful: float, progress: float, difference: float
 ) -> None:
-    growth = Contrast(0.0, 1.0, 10.0, careful, progress).growth_until(difference, 0.05)
+    growth = EffectEstimate(0.0, 1.0, 10.0, careful, progress).growth_until(difference, 0.05)
     bound = float(boundary(np.array(progress * growth), 0.05)) + float(stats.norm.ppf(POWER))
     seen = bound * math.sqrt(careful / growth)
     if 1e-12 < growth < 1e12:

@@ -15,7 +15,9 @@ from proxy.experiments.config import read_experiment
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.definition import assign
 from proxy.experiments.records import Exposure, Feedback
-from proxy.experiments.store.store import Batch, Store, StoredOutcomes, place_of
+from proxy.experiments.store.dsn import dsn_of
+from proxy.experiments.store.store import Batch, Store
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.proxy.experiments.simulation import fixed_size
 
 FILE = """
@@ -38,7 +40,7 @@ stop = true
 """
 
 
-def _filled(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, str]:
+def write_experiment(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, str]:
     """An experiment's file, and a store with 600 units of two requests each."""
     file, store = folder / "demo.toml", f"sqlite:{folder / 'store.db'}"
     file.write_text(FILE.format(more=more))
@@ -51,7 +53,7 @@ def _filled(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, 
         exposures.append(_exposure(number, unit, arm.name, latency))
         likes = dice.random() < (0.7 if arm.name == "new" else 0.3)
         feedback.append(Feedback(f"r{number}", "thumbs_up", float(likes), None, 1.7e9 + 2000))
-    with Store(place_of(store)) as opened:
+    with Store(dsn_of(store)) as opened:
         opened.write(Batch(exposures=exposures, feedback=feedback))
     return str(file), store
 
@@ -88,7 +90,7 @@ def _printed(file: str, store: str, capsys: pytest.CaptureFixture[str], *flags: 
 
 
 def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, store = _filled(tmp_path)
+    file, store = write_experiment(tmp_path)
     report = orjson.loads(_printed(file, store, capsys, "--json"))
     assert run(["experiment", "export", "demo", "--store", store]) == 0
     rows = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -105,7 +107,7 @@ def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pyt
 
 
 def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, store = _filled(tmp_path)
+    file, store = write_experiment(tmp_path)
     board = Dashboard(Settings(experiment=(file,), store=store))
     assert orjson.loads(orjson.dumps(board.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
     printed = " ".join(_printed(file, store, capsys).split())
@@ -114,20 +116,20 @@ def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
-    file, store = _filled(tmp_path, slower=2.0)
+    file, store = write_experiment(tmp_path, slower=2.0)
     board = Dashboard(Settings(experiment=(file,), store=store))
     assert ["worse in latency" in decision.stopped for decision in board.update_allocations()] == [True]
-    assert StoredOutcomes(place_of(store)).allocations()["demo"].stopped.startswith("Stop: new")
+    assert StoredOutcomes(dsn_of(store)).allocations()["demo"].stopped.startswith("Stop: new")
     assert board.update_allocations() == []
 
 
 def test_an_experiment_that_goes_well_is_left_alone(tmp_path: Path) -> None:
-    file, store = _filled(tmp_path)
+    file, store = write_experiment(tmp_path)
     assert Dashboard(Settings(experiment=(file,), store=store)).update_allocations() == []
 
 
 def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_path: Path) -> None:
-    file, store = _filled(tmp_path, more='adaptive = "thompson"')
+    file, store = write_experiment(tmp_path, more='adaptive = "thompson"')
     decision = Dashboard(Settings(experiment=(file,), store=store)).update_allocations()[0]
     assert decision.weights == pytest.approx({"raw": 0.05, "new": 0.95})
 
@@ -142,7 +144,7 @@ def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_scipy")
 def test_what_to_install_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, store = _filled(tmp_path)
+    file, store = write_experiment(tmp_path)
     assert run(["experiment", "report", file, "--store", store]) == 1
     said = capsys.readouterr().err
     assert "Statistics need scipy: pip install 'drpo-proxy[experiments]'." in " ".join(said.split())

@@ -9,8 +9,10 @@ import pytest
 
 from proxy.core.errors import StartupError, StoreError, StoreRefusedError
 from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement, UnitOutcomes
+from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.export import export
-from proxy.experiments.store.store import Batch, Place, Store, StoredOutcomes, place_of
+from proxy.experiments.store.store import Batch, Store
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
 
 BASE = Exposure(
     id=b"",
@@ -46,11 +48,11 @@ def said(subject: str, value: float | None, time: float = 500.0, metric: str = "
     return Feedback(subject, metric, value, None if value is not None else "fine", time)
 
 
-def kept(place: Place, *batches: Batch) -> list[UnitOutcomes]:
-    with Store(place) as store:
+def kept(dsn: StoreDsn, *batches: Batch) -> list[UnitOutcomes]:
+    with Store(dsn) as store:
         for batch in batches:
             store.write(batch)
-    return list(StoredOutcomes(place).units("e"))
+    return list(StoredOutcomes(dsn).units("e"))
 
 
 def test_an_exposure_shows_neither_its_unit_nor_what_was_asked() -> None:
@@ -60,25 +62,25 @@ def test_an_exposure_shows_neither_its_unit_nor_what_was_asked() -> None:
     assert "a-question" not in shown
 
 
-def test_what_is_written_twice_is_there_once(place: Place) -> None:
+def test_what_is_written_twice_is_there_once(dsn: StoreDsn) -> None:
     batch = Batch([exposure(1)], [], [Judgement(exposure(1).id, "b", 1.0, "j", 1.0)], [said("r1", 1.0)])
-    (unit,) = kept(place, batch, batch)
+    (unit,) = kept(dsn, batch, batch)
     assert unit.metrics["latency"] == (1.0, 1)
     assert unit.metrics["thumbs_up"] == (1.0, 1)
     assert unit.metrics["judged_better"] == (1.0, 1)
 
 
 @pytest.mark.parametrize("number", [46, 47, 48, 95])
-def test_every_row_of_a_batch_that_takes_several_statements_is_there(place: Place, number: int) -> None:
+def test_every_row_of_a_batch_that_takes_several_statements_is_there(dsn: StoreDsn, number: int) -> None:
     rows = [exposure(n, unit=b"%016d" % n, latency=float(n)) for n in range(1, number + 1)]
-    units = kept(place, Batch(rows, [], [], [said(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
+    units = kept(dsn, Batch(rows, [], [], [said(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
     assert sorted(unit.metrics["latency"][0] for unit in units) == [float(n) for n in range(1, number + 1)]
     assert sum(unit.metrics["thumbs_up"][0] for unit in units) == (number + 1) // 2
 
 
-def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(place: Place) -> None:
+def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(dsn: StoreDsn) -> None:
     (unit,) = kept(
-        place,
+        dsn,
         Batch(feedback=[said("c1", 0.0, 10.0)]),
         Batch([exposure(1), exposure(2)]),
         Batch(feedback=[said("r1", 1.0, 20.0), said("r2", 1.0, 20.0)]),
@@ -89,91 +91,91 @@ def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(pla
     assert "why" not in unit.metrics
 
 
-def test_a_unit_counts_for_its_first_arm_and_overrides_for_none(place: Place) -> None:
+def test_a_unit_counts_for_its_first_arm_and_overrides_for_none(dsn: StoreDsn) -> None:
     exposures = [exposure(1, override=True), exposure(2, arm="b"), exposure(3, arm="a"), exposure(4, arm="b")]
-    (unit,) = kept(place, Batch(exposures, feedback=[said("r1", 1.0), said("r3", 1.0)]))
+    (unit,) = kept(dsn, Batch(exposures, feedback=[said("r1", 1.0), said("r3", 1.0)]))
     assert (unit.arm, unit.first_seen) == ("b", 102.0)
     assert unit.metrics["latency"] == (2.0, 2)
     assert "thumbs_up" not in unit.metrics
     assert unit.history["thumbs_up"] == (1.0, 1)
-    assert StoredOutcomes(place).exposed("e") == {"b": 1}
+    assert StoredOutcomes(dsn).units_by_arm("e") == {"b": 1}
 
 
-def test_history_is_what_came_before_the_first_exposure(place: Place) -> None:
+def test_history_is_what_came_before_the_first_exposure(dsn: StoreDsn) -> None:
     exposures = [exposure(1, arm=""), exposure(2, experiment="other", latency=3.0), exposure(3), exposure(4)]
     exposures += [exposure(5, experiment="other", latency=9.0), exposure(6, unit=b"u2", experiment="other")]
-    (unit,) = kept(place, Batch(exposures))
+    (unit,) = kept(dsn, Batch(exposures))
     assert unit.metrics["latency"] == (2.0, 2)
     assert unit.history["latency"] == (4.0, 2)
 
 
-def test_a_conversation_that_is_asked_again_was_regenerated(place: Place) -> None:
+def test_a_conversation_that_is_asked_again_was_regenerated(dsn: StoreDsn) -> None:
     exposures = [exposure(1, asked=b"x"), exposure(2, asked=b"x"), exposure(3, asked=b"y")]
     exposures += [exposure(4, asked=b"y", unit=b"u2"), exposure(5, asked=b"y", error=True, latency=None)]
-    units = {unit.arm + str(unit.first_seen): unit for unit in kept(place, Batch(exposures))}
+    units = {unit.arm + str(unit.first_seen): unit for unit in kept(dsn, Batch(exposures))}
     assert units["a101.0"].metrics["regenerated"] == (2.0, 3)
     assert units["a104.0"].metrics["regenerated"] == (0.0, 1)
 
 
-def test_units_and_conversations_are_kept_as_keyed_digests(place: Place) -> None:
-    (unit,) = kept(place, Batch([exposure(1, unit=b"secret-unit", asked=b"secret-asked")]))
-    rows = str(list(export(place, "e")))
+def test_units_and_conversations_are_kept_as_keyed_digests(dsn: StoreDsn) -> None:
+    (unit,) = kept(dsn, Batch([exposure(1, unit=b"secret-unit", asked=b"secret-asked")]))
+    rows = str(list(export(dsn, "e")))
     assert "secret" not in rows
     assert b"secret-unit".hex() not in rows + unit.unit
-    assert unit.unit == next(StoredOutcomes(place).units("e")).unit, "the key stays with the store"
+    assert unit.unit == next(StoredOutcomes(dsn).units("e")).unit, "the key stays with the store"
 
 
-def test_a_unit_can_be_deleted_with_all_that_hangs_on_it(place: Place) -> None:
+def test_a_unit_can_be_deleted_with_all_that_hangs_on_it(dsn: StoreDsn) -> None:
     mine, other = exposure(1), exposure(2, unit=b"u2")
     contents = [Content(mine.id, "asked", "answered"), Content(other.id, "asked", "answered")]
     judged = [Judgement(mine.id, "b", 1.0, "j", 1.0)]
     feedback = [said("r1", 1.0), said("c1", 1.0, metric="m2"), said("r2", 1.0)]
-    with Store(place) as store:
+    with Store(dsn) as store:
         store.write(Batch([mine, other], contents, judged, feedback))
         assert store.delete_unit(b"u1") == 1
         assert store.delete_unit(b"u1") == 0
-    rows = list(export(place, "e"))
+    rows = list(export(dsn, "e"))
     assert [(row["type"], row.get("request_id") or row.get("subject")) for row in rows] == [
         ("exposure", "r2"),
         ("feedback", "r2"),
     ]
 
 
-def test_what_is_older_than_it_may_be_is_deleted(place: Place) -> None:
+def test_what_is_older_than_it_may_be_is_deleted(dsn: StoreDsn) -> None:
     batch = Batch([exposure(1), exposure(900)], feedback=[said("r1", 1.0, 120.0), said("r900", 1.0, 1200.0)])
-    with Store(place) as store:
+    with Store(dsn) as store:
         store.write(batch)
         assert store.delete_before(500.0) == 2
         assert store.delete_before(500.0) == 0
-    assert [row["time"] for row in export(place, "e")] == [1000.0, 1200.0]
+    assert [row["time"] for row in export(dsn, "e")] == [1000.0, 1200.0]
 
 
-def test_decisions_about_experiments_reach_every_replica(place: Place) -> None:
-    with Store(place) as store, Store(place) as replica:
+def test_decisions_about_experiments_reach_every_replica(dsn: StoreDsn) -> None:
+    with Store(dsn) as store, Store(dsn) as replica:
         store.set_allocation(Allocation("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0))
         assert replica.allocations() == {"e": Allocation("e", "guardrail", {"a": 0.3, "b": 0.7}, 5.0)}
         assert replica.release("e")
         assert store.allocations() == {}
 
 
-def test_a_batch_that_is_not_taken_leaves_nothing(place: Place) -> None:
+def test_a_batch_that_is_not_taken_leaves_nothing(dsn: StoreDsn) -> None:
     bad = exposure(2, arm=None)
-    with Store(place) as store:
+    with Store(dsn) as store:
         with pytest.raises(StoreRefusedError) as raised:
             store.write(Batch([exposure(1), bad]))
         assert "r2" not in str(raised.value)
-        assert list(StoredOutcomes(place).units("e")) == []
+        assert list(StoredOutcomes(dsn).units("e")) == []
         store.write(Batch([exposure(1)]))
-    assert len(list(StoredOutcomes(place).units("e"))) == 1
+    assert len(list(StoredOutcomes(dsn).units("e"))) == 1
 
 
-def test_statistics_may_be_asked_before_anything_is_kept(place: Place) -> None:
-    outcomes = StoredOutcomes(place)
-    assert (list(outcomes.units("e")), dict(outcomes.exposed("e")), list(outcomes.judged("e"))) == ([], {}, [])
+def test_statistics_may_be_asked_before_anything_is_kept(dsn: StoreDsn) -> None:
+    outcomes = StoredOutcomes(dsn)
+    assert (list(outcomes.units("e")), dict(outcomes.units_by_arm("e"))) == ([], {})
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_units_are_what_a_recomputation_from_the_raw_rows_gives(place: Place, seed: int) -> None:
+def test_units_are_what_a_recomputation_from_the_raw_rows_gives(dsn: StoreDsn, seed: int) -> None:
     rnd = random.Random(seed)
     exposures = [
         exposure(
@@ -194,8 +196,8 @@ def test_units_are_what_a_recomputation_from_the_raw_rows_gives(place: Place, se
         for number in range(120)
     ]
     rnd.shuffle(feedback)
-    found = kept(place, Batch(exposures[:70]), Batch(feedback=feedback), Batch(exposures[70:]))
-    expected = recomputed(list(export(place, "e")), list(export(place, "other")))
+    found = kept(dsn, Batch(exposures[:70]), Batch(feedback=feedback), Batch(exposures[70:]))
+    expected = recomputed(list(export(dsn, "e")), list(export(dsn, "other")))
     assert {
         unit.unit: (unit.arm, unit.first_seen, dict(unit.metrics), dict(unit.history)) for unit in found
     } == expected
@@ -242,22 +244,22 @@ def tallies(mine: Sequence[Mapping], counted: Sequence[Mapping], spoken: Sequenc
     return {name: (float(sum(values)), len(values)) for name, values in found.items() if values}
 
 
-def test_a_store_of_another_format_is_refused(place: Place) -> None:
-    if not place.name.startswith("sqlite:"):
+def test_a_store_of_another_format_is_refused(dsn: StoreDsn) -> None:
+    if not dsn.name.startswith("sqlite:"):
         pytest.skip("the same statement")
-    Store(place).close()
-    with sqlite3.connect(place.name.removeprefix("sqlite:")) as connection:
+    Store(dsn).close()
+    with sqlite3.connect(dsn.name.removeprefix("sqlite:")) as connection:
         connection.execute("UPDATE about SET value = ? WHERE name = 'format'", (b"99",))
     connection.close()
     with pytest.raises(StoreError, match="another format"):
-        Store(place)
+        Store(dsn)
 
 
 @pytest.mark.parametrize("store", ["sqlite:", "mysql://x", "postgresql:x", "/a/file"])
 def test_a_place_that_is_none_is_said(store: str) -> None:
     with pytest.raises(StartupError, match="expected sqlite:PATH or postgresql://"):
-        place_of(store)
+        dsn_of(store)
 
 
 def test_a_places_name_has_no_password() -> None:
-    assert place_of("postgresql://me:secret@host:1/db").name == "postgresql://host:1/db"
+    assert dsn_of("postgresql://me:secret@host:1/db").name == "postgresql://host:1/db"

@@ -1,0 +1,74 @@
+"""The outcomes in a store, as statistics read them: one value for each unit.
+
+This module does not depend on the statistics that read it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from heapq import merge
+from itertools import groupby
+from typing import Any, Final
+
+from proxy.experiments.records import Allocation, SumAndCount, UnitOutcomes
+from proxy.experiments.store.dsn import Session, StoreDsn
+from proxy.experiments.store.schema import (
+    MEASURED_METRICS,
+    SELECT_MEASUREMENT_SUMS,
+    SELECT_RATING_SUMS,
+    SELECT_UNITS_BY_ARM,
+)
+from proxy.experiments.store.store import Store, read_allocations
+
+_RATING_COLUMNS: Final = 3  # columns of a row of ratings, beyond those that all rows have
+
+
+class StoredOutcomes:
+    """Implements `records.Outcomes` for a store. Each call opens its own connection."""
+
+    def __init__(self, dsn: StoreDsn) -> None:
+        self._dsn = dsn
+        self._has_tables = False
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        if not self._has_tables:
+            Store(self._dsn).close()  # creates the tables if no process has written yet
+            self._has_tables = True
+        with closing(self._dsn.connect()) as session, session.reading():
+            yield session
+
+    def units(self, experiment: str) -> Iterator[UnitOutcomes]:
+        """Yield the units in the order of their first request. Two queries with the same order are merged."""
+        with self._reading() as session:
+            measurements = session.rows(SELECT_MEASUREMENT_SUMS, (experiment, experiment))
+            ratings = session.rows(SELECT_RATING_SUMS, (experiment, experiment))
+            for _, rows in groupby(merge(measurements, ratings, key=_unit_key), key=_unit_key):
+                yield _unit_outcomes(list(rows))
+
+    def units_by_arm(self, experiment: str) -> Mapping[str, int]:
+        """Return the number of units in each arm."""
+        with self._reading() as session:
+            return dict(map(tuple, session.rows(SELECT_UNITS_BY_ARM, (experiment,))))
+
+    def allocations(self) -> Mapping[str, Allocation]:
+        """Return the decisions about experiments, by name."""
+        with self._reading() as session:
+            return read_allocations(session)
+
+
+def _unit_key(row: Sequence[Any]) -> tuple[float, bytes]:
+    return row[0], bytes(row[1])
+
+
+def _unit_outcomes(rows: Sequence[Sequence[Any]]) -> UnitOutcomes:
+    """Combine the rows of one unit: rows with the sums of its measurements, and rows with one rating each."""
+    sums: tuple[dict[str, SumAndCount], dict[str, SumAndCount]] = {}, {}
+    arm, propensity = "", 0.0
+    for _, _, is_history, *rest in rows:
+        if len(rest) == _RATING_COLUMNS:
+            sums[is_history][rest[0]] = (float(rest[1]), int(rest[2]))
+            continue
+        arm, propensity, *measured = rest
+        columns = zip(MEASURED_METRICS, measured[::2], measured[1::2], strict=True)
+        sums[is_history].update({name: (float(total), int(count)) for name, total, count in columns if count})
+    return UnitOutcomes(bytes(rows[0][1]).hex(), arm, propensity, rows[0][0], *sums)
