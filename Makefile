@@ -1,15 +1,16 @@
-# Two commands are all that a newcomer needs: `make run` and `make test`. `make` alone tells of the others.
-# Works with GNU make from 3.81 on. PYTHON=... chooses the interpreter that .venv is made from (3.11 or newer).
+# `make run` and `make test` are enough to begin. `make` lists all commands.
+# It needs GNU make 3.81 or newer. PYTHON=... chooses the interpreter for .venv (3.11 or newer).
 
 ARGS ?=
 MYPY_ARGS ?=
 BIN := .venv/bin
 export PYTHON
 
-# Half an hour: what is slow is slow on a small machine too.
+# Seconds for one slow test, which may take half an hour on a small machine.
 LONG := --timeout=1800
 
-# Two processes share the tests by file; what shares a server (tests/conftest.py) stays together. WORKERS=0 for one.
+# Two processes share the tests by file. Tests that share a server run in the same process (tests/conftest.py).
+# WORKERS=0 runs all tests in one process.
 WORKERS ?= 2
 TWO := -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 SLOWEST := --durations=20
@@ -18,23 +19,24 @@ SLOWEST := --durations=20
 .PHONY: help run test test-slow test-vllm test-deploy quality flaky lint format bench soak requirements dist audit clean
 
 help:
-	@echo 'make run         a real base model and the proxy in front of it: prints a base URL to point a client at'
-	@echo '                 make run ARGS="--port 9000" passes flags on; ARGS=--help lists them'
-	@echo 'make test        the fast suite, on the real embedded model'
-	@echo '                 ARGS="tests/index -x" passes flags on to pytest; WORKERS=0 runs it in one process, not two'
-	@echo 'make test-slow   clients, databases, browser, a sample of the answers: 10 minutes on two cores'
-	@echo 'make quality     quality of answers on all validation rows, which test-slow samples: up to half an hour'
-	@echo 'make flaky       the tests that wait for something, 20 times while the machine is busy; ARGS="--repeats 3"'
-	@echo 'make test-vllm   against a real vLLM server on CPU (sets up 3 GB of its own, in the cache folder, once)'
-	@echo 'make test-deploy  images, Kubernetes, nginx, Prometheus, a router and the pages, with the real parts: 5 minutes'
-	@echo 'make lint        style, types, and which module may import which'
-	@echo 'make format      put the code into the style that lint asks for'
-	@echo 'make bench       the tables of the READMEs, measured on this machine; BENCH=start for one (see tests/bench)'
-	@echo 'make soak        20 minutes of load and faults at once: does anything grow? ARGS="--minutes 2" for less'
-	@echo 'make requirements  pin what requirements/*.txt name anew, from pyproject.toml; UPGRADE= keeps the pins that still do'
-	@echo 'make dist        wheel and sdist, checked, with hashes and a bill of materials, into dist/'
-	@echo 'make audit       known weaknesses of what is pinned (asks the package index)'
-	@echo 'make clean       remove .venv and what tools left behind (not the cache folder, ~/.cache/drpo)'
+	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
+	@echo '                 make run ARGS="--port 9000" passes flags; ARGS=--help lists them'
+	@echo 'make test        run the fast tests, on the real embedded model'
+	@echo '                 ARGS="tests/index -x" passes flags to pytest; WORKERS=0 uses one process, not two'
+	@echo 'make test-slow   test clients, databases, the browser and a sample of the answers: 10 minutes on two cores'
+	@echo 'make quality     measure the quality of answers on all validation rows, and check that no example of the'
+	@echo '                 default bundle is a near duplicate of a validation or sealed row: up to half an hour'
+	@echo 'make flaky       repeat the tests that depend on time 20 times on a busy machine; ARGS="--repeats 3"'
+	@echo 'make test-vllm   test with a real vLLM server on CPU (installs 3 GB into the cache folder, once)'
+	@echo 'make test-deploy  test images, Kubernetes, nginx, Prometheus, a router and the pages for real: 5 minutes'
+	@echo 'make lint        check style, types, and which module imports which'
+	@echo 'make format      format the code as lint requires'
+	@echo 'make bench       measure the tables of the READMEs on this machine; BENCH=start for one (see tests/bench)'
+	@echo 'make soak        look for leaks under 20 minutes of load and faults; ARGS="--minutes 2" for less'
+	@echo 'make requirements  pin the dependencies of pyproject.toml in requirements/*.txt; UPGRADE= keeps pins that still fit'
+	@echo 'make dist        build and check wheel and sdist, with hashes and a bill of materials, in dist/'
+	@echo 'make audit       list known vulnerabilities of the pinned packages (asks the package index)'
+	@echo 'make clean       remove .venv and files of tools (not the cache folder, ~/.cache/drpo)'
 
 run:
 	@sh tools/environment.sh run
@@ -51,6 +53,7 @@ test-slow:
 quality:
 	@sh tools/environment.sh dev
 	DRPO_QUALITY=full $(BIN)/python -m pytest -m slow tests/quality $(SLOWEST) $(LONG) $(ARGS)
+	DRPO_SEALED=1 $(BIN)/python -m pytest -m slow tests/index/bundle/test_default_bundle.py $(LONG)
 
 flaky:
 	@sh tools/environment.sh dev
@@ -88,8 +91,8 @@ soak:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-# run.txt and serve.txt (the image's) are held to the versions of dev.txt, so that one environment can grow from the first
-# to the second.
+# run.txt and serve.txt (for the image) have the versions of dev.txt, so that an environment of run.txt can be extended
+# to dev.txt.
 UPGRADE ?= --upgrade
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make requirements' \

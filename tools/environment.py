@@ -1,10 +1,11 @@
-"""Makes .venv hold exactly what requirements/NAME.txt pins, and this project. environment.sh starts it.
+"""Installs the packages that requirements/NAME.txt pins, and this project, into .venv. environment.sh starts it.
 
     python -m tools.environment NAME DESCRIPTION_OF_RUN DESCRIPTION_OF_DEV
 
-Packages are installed once, into an environment in the cache folder whose name has the hash of the requirements. Its
-files are linked into a new .venv, which takes seconds. Where the cache folder cannot be written or uv lacks a package,
-pip installs into .venv itself. A lock on the project's folder lets one process at a time work.
+Packages are installed once, into an environment in the cache folder. Its name contains the hash of the requirements.
+The files of that environment are linked into a new .venv, which takes seconds. If the cache folder is not writable or
+uv does not find a package, pip installs into .venv itself. An existing .venv is updated by pip. A lock on the project's
+folder lets one process at a time do this. This module needs nothing but the standard library.
 """
 
 import fcntl
@@ -19,31 +20,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.environment import install
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import StepError
+from tools.keep import cache_root, kept, key_of
+from tools.packages import install
+from tools.steps import StepError
 
 ROOT: Final = Path(__file__).parents[1]
 VENV: Final = ROOT / ".venv"
-_FOLDER: Final = VENV / "drpo-folder"
-_LINKING: Final = VENV / "drpo-linking"
-_LONGEST_SHEBANG: Final = 120  # bytes; Linux cuts longer ones
+_FOLDER: Final = VENV / "drpo-folder"  # the project's folder when .venv was made
+_LINKING: Final = VENV / "drpo-linking"  # exists while files are linked
+_MAX_SHEBANG: Final = 120  # bytes; Linux cuts longer lines
 
 Descriptions = Mapping[str, str]
-"""By name, run or dev: what .venv is made of. A stamp with this text says that it is complete."""
+"""What .venv is made of, by name (run or dev). A stamp file with this text marks .venv as complete."""
 
 
 def main() -> None:
-    """Complete .venv or make it anew."""
+    """Create, update or complete .venv."""
     name, of_run, of_dev = sys.argv[1:]
     descriptions = {"run": of_run, "dev": of_dev}
-    with _only_one():
+    with _lock():
         if not _is_ready(name, descriptions):
             _make(name, descriptions)
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
+def _lock() -> Iterator[None]:
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
@@ -57,8 +58,8 @@ def _only_one() -> Iterator[None]:
 
 
 def _is_ready(name: str, descriptions: Descriptions) -> bool:
-    enough = ("dev",) if name == "dev" else ("run", "dev")
-    stamped = any(_is_stamped(one, descriptions) for one in enough)
+    sufficient = ("dev",) if name == "dev" else ("run", "dev")
+    stamped = any(_is_stamped(one, descriptions) for one in sufficient)
     return stamped and (VENV / "bin" / "drpo-proxy").exists() and _is_usable()
 
 
@@ -73,7 +74,7 @@ def _is_stamped(name: str, descriptions: Descriptions) -> bool:
 
 
 def _is_usable() -> bool:
-    """A .venv of this Python that was made in this folder and was not left half linked."""
+    """Whether .venv runs, has this version of Python, was made in this folder, and was linked completely."""
     version = "{}.{}.{}".format(*sys.version_info)
     command = [str(VENV / "bin" / "python"), "-c", "import pip, platform; print(platform.python_version())"]
     with suppress(OSError):
@@ -84,14 +85,18 @@ def _is_usable() -> bool:
 
 
 def _make(name: str, descriptions: Descriptions) -> None:
-    """A .venv that is complete for another name is added to, one of older requirements is brought up to date by pip."""
+    """Create .venv, extend one that is complete for the other name, or update one of other requirements with pip."""
     is_new = not _is_usable()
     is_current = any(_is_stamped(one, descriptions) for one in descriptions)
     if is_new:
         _create()
     for one in descriptions:
         _stamp(one).unlink(missing_ok=True)
-    if not (is_new or is_current) or not _linked(name):
+    if not (is_new or is_current):
+        _say(f"Updating .venv to requirements/{name}.txt and pyproject.toml")
+        _install_with_pip(name, "--quiet")
+    elif not _link_kept_environment(name):
+        _say(f"Installing requirements/{name}.txt into .venv (a few hundred MB)")
         _install_with_pip(name)
     _run_pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
     _stamp(name).write_text(f"{descriptions[name]}\n", encoding="utf-8")
@@ -107,12 +112,12 @@ def _create() -> None:
     _FOLDER.write_text(f"{ROOT}\n", encoding="utf-8")
 
 
-def _linked(name: str) -> bool:
-    """Whether .venv now has the files of the kept environment."""
+def _link_kept_environment(name: str) -> bool:
+    """Link the files of the environment in the cache folder into .venv; False if that environment cannot be built."""
     requirements = ROOT / "requirements" / f"{name}.txt"
     key = key_of(requirements, sys.implementation.cache_tag or "", sysconfig.get_platform())
     try:
-        environment = kept(cache_root() / f"environment-{name}-{key}", lambda place: _build(place, name), _say)
+        environment = kept(cache_root() / f"environment-{name}-{key}", lambda folder: _build(folder, name), _say)
     except (OSError, StepError, subprocess.CalledProcessError) as error:
         _say(f"no environment can be kept ({error}): pip installs into .venv itself")
         return False
@@ -122,15 +127,15 @@ def _linked(name: str) -> bool:
     return True
 
 
-def _build(place: Path, name: str) -> None:
-    venv.create(place, symlinks=True, with_pip=True)
-    into = ["--python", str(place / "bin" / "python")]
+def _build(folder: Path, name: str) -> None:
+    venv.create(folder, symlinks=True, with_pip=True)
+    into = ["--python", str(folder / "bin" / "python")]
     title = f"Installing requirements/{name}.txt (once; a few hundred MB)"
-    install([ROOT / "requirements" / f"{name}.txt"], into, place.with_suffix(".log"), _say, title)
+    install([ROOT / "requirements" / f"{name}.txt"], into, folder.with_suffix(".log"), _say, title)
 
 
 def _link_files(environment: Path) -> None:
-    """Link what .venv lacks; commands are written anew, since they name the interpreter that runs them."""
+    """Link the files that .venv lacks. Commands are copied instead, with the path of this interpreter."""
     for folder, folders, files in os.walk(environment):
         folders[:] = [one for one in folders if one != "__pycache__"]
         into = VENV / Path(folder).relative_to(environment)
@@ -139,7 +144,7 @@ def _link_files(environment: Path) -> None:
             source, target = Path(folder, file), into / file
             if folder == str(environment) or os.path.lexists(target):
                 continue
-            if into == VENV / "bin" and (text := _command(source)):
+            if into == VENV / "bin" and (text := _script(source)):
                 target.write_bytes(text)
                 target.chmod(0o755)
             else:
@@ -153,29 +158,28 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _command(source: Path) -> bytes | None:
-    """The text of a Python script, to be run by the Python of .venv; None for another kind of file."""
+def _script(source: Path) -> bytes | None:
+    """The text of a Python script with a first line that starts the Python of .venv; None for another kind of file."""
     first, _, body = source.read_bytes().partition(b"\n")
     if first == b"#!/bin/sh" and body.startswith(b"'''exec' "):
         body = body.split(b"\n", 2)[2]
     elif not first.startswith(b"#!") or b"python" not in first:
         return None
     python = os.fsencode(VENV / "bin" / "python")
-    if b" " in python or len(python) > _LONGEST_SHEBANG:
+    if b" " in python or len(python) > _MAX_SHEBANG:
         return b"#!/bin/sh\n'''exec' \"" + python + b'" "$0" "$@"\n\' \'\'\'\n' + body
     return b"#!" + python + b"\n" + body
 
 
-def _install_with_pip(name: str) -> None:
-    """The pinned list is complete, so pip has nothing to resolve (--no-deps) and every file has a hash."""
-    _say(f"Installing requirements/{name}.txt into .venv (a few hundred MB)")
+def _install_with_pip(name: str, *options: str) -> None:
+    """Install with pip. The pinned list is complete, so pip has nothing to resolve, and every file has a hash."""
     if subprocess.run([VENV / "bin" / "python", "-c", "import pip"], capture_output=True, check=False).returncode:
         subprocess.run([VENV / "bin" / "python", "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
-    _run_pip("--no-deps", "--require-hashes", "--requirement", f"requirements/{name}.txt")
+    _run_pip(*options, "--no-deps", "--require-hashes", "--requirement", f"requirements/{name}.txt")
 
 
 def _run_pip(*arguments: str) -> None:
-    command = [VENV / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"pip failed with exit status {done.returncode}")

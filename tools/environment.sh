@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes .venv hold exactly what requirements/NAME.txt pins, and this project itself. Usage: environment.sh run|dev
+# Installs the packages that requirements/NAME.txt pins, and this project, into .venv. Usage: environment.sh run|dev
 #
-# A stamp in .venv says which files made it, so that nothing is done when nothing changed (milliseconds), and all is
-# done again when a requirement changed, the folder was moved, or the last attempt was interrupted. dev contains run.
-# This script finds Python and sees whether anything is to be done; tools/environment.py does it.
+# A stamp in .venv names the requirements that it was made from. The script takes milliseconds if nothing changed. It
+# installs again if a requirement changed, the folder was moved, or the last attempt was interrupted. dev contains run.
+# This script finds Python and checks whether there is work to do. tools/environment.py does the work.
 set -eu
 
 name=$1
@@ -15,7 +15,7 @@ die() {
     exit 1
 }
 
-# What .venv is made of, in one line: it changes when any of it does.
+# One line that changes when the requirements, pyproject.toml or the project's folder change.
 description() {
     echo "$(cat "requirements/$1.txt" pyproject.toml | cksum) $PWD"
 }
@@ -32,12 +32,12 @@ runs() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-is_the_python_asked_for() {
+is_requested_python() {
     [ -z "${PYTHON:-}" ] || [ "$("$PYTHON" --version 2>&1)" = "$(.venv/bin/python --version 2>&1)" ]
 }
 
 is_usable() {
-    runs .venv/bin/python && is_the_python_asked_for
+    runs .venv/bin/python && is_requested_python
 }
 
 is_ready() {
@@ -59,7 +59,7 @@ find_python() {
     die "Python 3.11 or newer is needed and was not found. Install it, or say where it is: make PYTHON=/path/to/python3.11"
 }
 
-# The Python that .venv was made from, where .venv runs and is of the Python asked for; else the one that is found.
+# The Python that .venv was made from, if .venv is usable; otherwise a Python on the PATH.
 python() {
     if is_usable; then
         .venv/bin/python -c 'import sys; print(sys._base_executable)'

@@ -24,7 +24,7 @@ import numpy as np
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.types import Vectors
-from tests.vllm.keep import cache_root
+from tools.keep import cache_root
 
 SEED: Final = 1
 PART: Final = 2_000

@@ -25,7 +25,7 @@ from typing import Final, TypeVar
 from tests.bench.peers.gateways import Gateway, Start, drpo, gateways
 from tests.bench.peers.load import Cell, Load, Streams, nginx, press, source, stream_all
 from tests.bench.peers.machine import OTHERS_CORE, CannotRunError, shared_out
-from tests.vllm.steps import StepError
+from tools.steps import StepError
 
 CELLS: Final = (
     Cell("200 B", 200),

@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import Say, run_step
+from tools.keep import cache_root, kept, key_of
+from tools.steps import Say, run_step
 
 _NODE: Final = Path(__file__).parent / "node"
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

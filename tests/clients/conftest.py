@@ -10,7 +10,7 @@ import pytest
 
 from proxy.backends.embedded.child_process import MODEL_NAME
 from tests.clients.environments import clean_environment, node_packages, node_shortcoming
-from tests.vllm.steps import Say, run_step
+from tools.steps import Say, run_step
 
 _SKIPPED: Final = "JavaScript clients: "
 _TEST_WITHIN: Final = 600.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.environment import install
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import Say, run_step
+from tools.keep import cache_root, kept, key_of
+from tools.packages import install
+from tools.steps import Say, run_step
 
 HERE: Final = Path(__file__).parent
 _NODE: Final = HERE / "node"

@@ -7,7 +7,7 @@ import pytest
 from tests.clients.answers import check_answer, check_pieces, check_usage
 from tests.clients.conftest import PROGRAMS, Results
 from tests.clients.environments import python_of
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 Found = dict[str, Any]
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.clients.answers import LONGER, QUESTION, check_answer, check_usage
 from tests.clients.environments import clean_environment, python_of
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 _MODEL: Final = "google/gemma-3-270m"
 _MODELS: Final[Mapping[str, Mapping[str, object]]] = {

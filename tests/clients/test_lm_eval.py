@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from tests.clients.environments import clean_environment, python_of
-from tests.vllm.steps import Say, StepError, run_step
+from tools.steps import Say, StepError, run_step
 
 _CAPITALS: Final = {"France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Spain": "Madrid"}
 _WITHIN: Final = 500.0  # seconds

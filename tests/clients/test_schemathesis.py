@@ -13,7 +13,7 @@ import pytest
 from tests.clients.environments import clean_environment, python_of
 from tests.differential.mock import ReflectiveMock, running
 from tests.proxy.serving import served_bundle, serving
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 _CHECKS: Final = (
     "not_a_server_error",

@@ -12,9 +12,9 @@ from typing import Final
 
 import pytest
 
-from tests.vllm.environment import install
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import StepError, run_step
+from tools.keep import cache_root, kept, key_of
+from tools.packages import install
+from tools.steps import StepError, run_step
 
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"

@@ -22,7 +22,7 @@ from tests.bench.peers.install import python_of
 from tests.bench.peers.machine import free_port
 from tests.deploy.parts import ROOT
 from tests.faults.process import Command, command
-from tests.vllm.steps import StepError
+from tools.steps import StepError
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 KEY = "of-the-model-servers"

@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import Say, run_step
+from tools.keep import cache_root, kept, key_of
+from tools.steps import Say, run_step
 
 REQUIREMENTS: Final = Path(__file__).parent / "requirements.txt"
 _FOLDER: Final = "tests/api_resources"

@@ -14,7 +14,7 @@ import pytest
 from tests.vllm.environment import environment, shortcoming
 from tests.vllm.models import BASE, CHAT
 from tests.vllm.server import OneServer, proxy_server
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 _FIGURES: Final = pytest.StashKey[list[str]]()
 _SKIPPED: Final = pytest.StashKey[str]()

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.environment import HERE, install
-from tests.vllm.keep import cache_root, kept, key_of
-from tests.vllm.steps import Say, StepError, run_step
+from tests.vllm.environment import HERE
+from tools.keep import cache_root, kept, key_of
+from tools.packages import install
+from tools.steps import Say, StepError, run_step
 
 _WEIGHTS: Final = HERE / "weights.txt"
 _SCRIPT: Final = HERE / "convert_model.py"

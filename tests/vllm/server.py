@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.keep import cache_root
 from tests.vllm.models import SmallModel, model_folder
-from tests.vllm.steps import Say, StepError, end_group, spawn, tail, wait_for
+from tools.keep import cache_root
+from tools.steps import Say, StepError, end_group, spawn, tail, wait_for
 
 CONTEXT: Final = 4096  # tokens
 BLOCK: Final = 32  # tokens of a prefix cache block; CPU's own 128 would hide most of a short conversation's hits

@@ -16,7 +16,7 @@ from proxy.api.auth import new_key
 from tests.bench.peers.install import node_gateway, python_of
 from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, write
 from tests.bench.peers.source import MODEL
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 _OTHERS_WITHIN: Final = 5.0  # seconds
 ROOT: Final = Path(__file__).parents[3]

@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 
 from tests.faults.process import children
-from tests.vllm.steps import Say, run_step, tail
+from tools.steps import Say, run_step, tail
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 _INSTALL_WITHIN: Final = 300.0  # seconds

@@ -1,4 +1,4 @@
-"""What is built once and kept: built again when damaged or interrupted, left alone when whole."""
+"""Tests of folders in the cache: they are built again if they are damaged, and kept if they are complete."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm.keep import kept
+from tools.keep import kept
 
 
 def _silent(_: str) -> None:
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return kept(tmp_path / "thing-1", _build, _silent)
 
 
-def test_a_whole_folder_is_left_alone(folder: Path) -> None:
+def test_complete_folder_is_kept(folder: Path) -> None:
     (folder / "lib" / "__pycache__").mkdir()
     (folder / "lib" / "__pycache__" / "x.pyc").touch()
     kept(folder, _build, _silent)
@@ -43,7 +43,7 @@ def test_a_whole_folder_is_left_alone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["file removed", "file cut", "stamp removed"])
-def test_a_damaged_folder_is_built_again(folder: Path, damage: str) -> None:
+def test_damaged_folder_is_built_again(folder: Path, damage: str) -> None:
     weights = folder / "lib" / "weights"
     if damage == "file removed":
         weights.unlink()
@@ -56,7 +56,7 @@ def test_a_damaged_folder_is_built_again(folder: Path, damage: str) -> None:
     assert _builds(folder) == 2
 
 
-def test_what_an_interrupted_build_left_is_removed(tmp_path: Path) -> None:
+def test_remains_of_an_interrupted_build_are_removed(tmp_path: Path) -> None:
     left = tmp_path / "thing-1.building" / "half"
     left.mkdir(parents=True)
     folder = kept(tmp_path / "thing-1", _build, _silent)
@@ -64,7 +64,7 @@ def test_what_an_interrupted_build_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_failed_build_is_not_kept(tmp_path: Path) -> None:
+def test_failed_build_is_not_kept(tmp_path: Path) -> None:
     def fail(place: Path) -> None:
         _build(place)
         raise RuntimeError("no network")
@@ -74,7 +74,7 @@ def test_a_failed_build_is_not_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "thing-1").exists()
 
 
-def test_two_builders_build_once(tmp_path: Path) -> None:
+def test_two_processes_build_once(tmp_path: Path) -> None:
     start = multiprocessing.get_context("spawn").Process
     builders = [start(target=kept, args=(tmp_path / "thing-1", _slow_build, _silent)) for _ in range(2)]
     for builder in builders:
@@ -85,7 +85,7 @@ def test_two_builders_build_once(tmp_path: Path) -> None:
     assert _builds(tmp_path / "thing-1") == 1
 
 
-def test_a_version_that_nobody_used_for_a_month_is_removed(folder: Path) -> None:
+def test_version_that_was_not_used_for_a_month_is_removed(folder: Path) -> None:
     long_ago = time.time() - 31 * 24 * 3600
     os.utime(folder / ".complete", (long_ago, long_ago))
     newer = kept(folder.with_name("thing-2"), _build, _silent)

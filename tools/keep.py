@@ -1,6 +1,7 @@
-"""A folder that is built once and kept: one builder at a time, renamed when complete, stamped so that damage shows.
+"""Builds a folder once and keeps it in the cache folder.
 
-Knows nothing of what is in the folder.
+One process at a time builds. The folder gets its name when it is complete, and a stamp in it shows later damage. This
+module does not depend on what the folder contains.
 """
 
 import contextlib
@@ -13,20 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.steps import Say
+from tools.steps import Say
 
 _STAMP: Final = ".complete"
-_FORGOTTEN: Final = 30 * 24 * 3600.0  # seconds without use, after which an older version is removed
+_MAX_UNUSED: Final = 30 * 24 * 3600.0  # seconds; an older version is removed when it was not used for so long
 
 
 def cache_root() -> Path:
-    """Where large things are kept, outside the clone."""
+    """The folder for large files, outside the repository."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "drpo"
 
 
 def key_of(*sources: Path | str) -> str:
-    """A short hash of what a folder is made from: file contents and words."""
+    """A short hash of the sources of a folder: contents of files (Path) and strings."""
     digest = hashlib.sha256()
     for source in sources:
         data = source.read_bytes() if isinstance(source, Path) else source.encode()
@@ -35,28 +36,37 @@ def key_of(*sources: Path | str) -> str:
 
 
 def kept(folder: Path, build: Callable[[Path], None], say: Say) -> Path:
-    """`folder`, built by `build(temporary folder)` where it is missing or damaged."""
+    """Build `folder` if it is missing or damaged.
+
+    Args:
+        folder: Its name ends in a dash and a version, such as the hash of its sources.
+        build: Makes the content in the temporary folder that it gets.
+        say: Receives lines of progress.
+
+    Returns:
+        `folder`.
+    """
     building = folder.with_name(f"{folder.name}.building")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _only_builder(folder.with_name(f"{folder.name}.lock"), say):
+    with _builder_lock(folder.with_name(f"{folder.name}.lock"), say):
         if not is_intact(folder):
-            _clear(folder, building, say)
+            _remove_remains(folder, building, say)
             build(building)
             (building / _STAMP).write_text(_fingerprint(building), encoding="utf-8")
             building.rename(folder)
         (folder / _STAMP).touch()
-    _forget_older_versions(folder, say)
+    _remove_old_versions(folder, say)
     return folder
 
 
 def is_intact(folder: Path) -> bool:
-    """Every file that the builder left is there, with its size."""
+    """Whether all files are as the builder left them, by path and size."""
     with contextlib.suppress(OSError):
         return (folder / _STAMP).read_text(encoding="utf-8") == _fingerprint(folder)
     return False
 
 
-def _clear(folder: Path, building: Path, say: Say) -> None:
+def _remove_remains(folder: Path, building: Path, say: Say) -> None:
     if folder.exists():
         say(f"{folder.name} is damaged: it is built again")
         shutil.rmtree(folder)
@@ -66,18 +76,18 @@ def _clear(folder: Path, building: Path, say: Say) -> None:
 
 
 @contextlib.contextmanager
-def _only_builder(lock: Path, say: Say) -> Iterator[None]:
-    with lock.open("w") as held:
+def _builder_lock(lock: Path, say: Say) -> Iterator[None]:
+    with lock.open("w") as file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{lock.stem}: another process builds it; waiting for that")
-            fcntl.flock(held, fcntl.LOCK_EX)
+            say(f"{lock.stem}: another process builds it; waiting")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _fingerprint(folder: Path) -> str:
-    """A hash of all paths and sizes. Byte code is left out: Python writes it when it likes."""
+    """A hash of all paths and sizes. It leaves out byte code, which Python writes at any time."""
     digest = hashlib.sha256()
     for path, size in sorted(_files(folder, "")):
         digest.update(f"{path}\0{size}\n".encode())
@@ -94,10 +104,10 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
-def _forget_older_versions(folder: Path, say: Say) -> None:
-    """Remove folders of the same kind, made from other sources, that nobody has used for a month."""
+def _remove_old_versions(folder: Path, say: Say) -> None:
+    """Remove older versions of the folder that were not used for a month."""
     kind = folder.name.rpartition("-")[0]
     for stamp in folder.parent.glob(f"{kind}-*/{_STAMP}"):
-        if stamp.parent != folder and time.time() - stamp.stat().st_mtime > _FORGOTTEN:
+        if stamp.parent != folder and time.time() - stamp.stat().st_mtime > _MAX_UNUSED:
             say(f"removing {stamp.parent.name}, not used for a month")
             shutil.rmtree(stamp.parent)

@@ -1,4 +1,7 @@
-"""Runs a long command with progress and a log whose end is shown when it fails. Knows nothing of what it runs."""
+"""Runs long commands: prints progress, keeps the output in a log, and shows the end of the log when a command fails.
+
+It does not depend on which commands it runs.
+"""
 
 import contextlib
 import ctypes
@@ -10,18 +13,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-_EVERY: Final = 15.0  # seconds between two lines of progress
+_PROGRESS_INTERVAL: Final = 15.0  # seconds between two lines of progress
 _PR_SET_PDEATHSIG: Final = 1
 
 Say = Callable[[str], None]
+"""Receives lines of progress."""
 
 
 class StepError(Exception):
-    """A step failed or took too long; the message ends with its last output."""
+    """A step failed or took too long. The message ends with the last output of the step."""
 
 
 def run_step(title: str, command: Sequence[str], log: Path, say: Say, within: float, env: Mapping[str, str]) -> None:
-    """Run `command` to its end, output to `log`. within: seconds. Raises StepError."""
+    """Run a command to its end.
+
+    Args:
+        title: The name of the step in lines of progress and errors.
+        command: The command and its arguments.
+        log: The file that receives its output.
+        say: Receives lines of progress.
+        within: The timeout in seconds.
+        env: The environment variables of the command.
+
+    Raises:
+        StepError: The command failed or exceeded its timeout.
+    """
     say(f"{title} ...")
     started = time.monotonic()
     process = spawn(command, log, env)
@@ -35,7 +51,7 @@ def run_step(title: str, command: Sequence[str], log: Path, say: Say, within: fl
 
 
 def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start `command` in a process group of its own, which is told to end if this process dies."""
+    """Start a command in a new process group. On Linux it gets SIGTERM if this process dies."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -50,20 +66,24 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subproce
 
 
 def wait_for(title: str, done: Callable[[], bool], log: Path, say: Say, within: float) -> None:
-    """Return when `done()`; say how long it has taken now and then. Raises StepError after `within` seconds."""
-    started = said = time.monotonic()
+    """Wait until `done()` is true, with a line of progress now and then.
+
+    Raises:
+        StepError: It is still false after `within` seconds.
+    """
+    started = reported = time.monotonic()
     while not done():
         now = time.monotonic()
         if now - started > within:
             raise StepError(f"{title}: not finished after {within:.0f} s\n{tail(log)}")
-        if now - said > _EVERY:
-            said = now
+        if now - reported > _PROGRESS_INTERVAL:
+            reported = now
             say(f"{title}: {now - started:.0f} s; {_last_line(log)}")
         time.sleep(0.5)
 
 
 def end_group(process: subprocess.Popen[bytes], grace: float = 30.0) -> None:
-    """End the process and all that it started: asked first, killed after `grace` seconds."""
+    """End a process and its children: SIGTERM first, SIGKILL after `grace` seconds."""
     _signal_group(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)
@@ -83,9 +103,9 @@ def _last_line(log: Path) -> str:
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)  # the leader of its group, as start_new_session made it
+        os.killpg(process.pid, number)  # start_new_session made it the leader of its group
 
 
 def _end_with_parent() -> None:
-    """A killed test run leaves no server behind (Linux)."""
+    """Make the kernel send SIGTERM when the parent dies, so that a killed test run leaves no server behind (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
