@@ -1,4 +1,4 @@
-"""A chat endpoint that answers from a script: for faults and for the bookkeeping around a model, never for quality."""
+"""A chat endpoint that replies from a script, for tests of failures and of the code around a model."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,14 @@ def failure(status: int, message: str = "no", headers: dict[str, str] | None = N
 
 @dataclass
 class ScriptedEndpoint:
-    """Serves /v1/models and /v1/chat/completions; `script` is given the body and the variant header."""
+    """Serves /v1/models and /v1/chat/completions.
+
+    Attributes:
+        script: Returns the reply to a body and its x-drpo-variant header.
+        before_reply: Awaited before each reply.
+        seen: Body and x-drpo-variant header of each request, in order.
+        keys: Authorization header of each request, in order.
+    """
 
     script: Script
     before_reply: Callable[[], Awaitable[object]] | None = None

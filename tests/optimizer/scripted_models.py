@@ -1,8 +1,8 @@
-"""Task, optimizer and judge model on one scripted server, where better prompts give better answers: for the bookkeeping
-of a run, never for quality. What each asks for is written down, and each Idempotency-Key is paid for once.
+"""Scripted task, optimizer and judge models on one server, for tests of how a run works. They do not test quality.
 
-A prompt is worth the number of its plus signs; an answer tells that number; the judge's scores follow it, less what is
-hard about the query. Everything is a function of the request alone.
+The quality of a prompt is the number of its plus signs. An answer contains that number, and the judge scores it after a
+deduction that depends on the query. Every reply depends only on its request. The server records all requests, and
+counts the replies to each Idempotency-Key.
 """
 
 import asyncio
@@ -29,28 +29,37 @@ PROMPT = "Answer well."
 CRITERIA = ("helpfulness", "clarity")
 
 
-def number_of(text: str, most: int) -> int:
-    """A number below `most` that is always the same for a text."""
-    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % most
+def stable_number(text: str, limit: int) -> int:
+    """Return a number below `limit` that depends only on the text."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % limit
 
 
-def usual_scores(worth: int, query: str) -> Mapping[str, int]:
-    """Scores of an answer from a prompt of this worth."""
-    return {name: max(1, min(5, 1 + worth - number_of(query + name, 2))) for name in CRITERIA}
+def default_scores(quality: int, query: str) -> Mapping[str, int]:
+    """Return the scores of an answer to a query, from a prompt of this quality."""
+    return {name: max(1, min(5, 1 + quality - stable_number(query + name, 2))) for name in CRITERIA}
 
 
 @dataclass
 class ScriptedModels:
-    """The server. latency: seconds for each reply, judge_latency: for the judge's; scores: what the judge says; asked:
-    model and prompt of each call, in their order; paid: how often each key was answered."""
+    """The server of the scripted models.
+
+    Attributes:
+        latency: Seconds before a reply.
+        judge_latency: Seconds before a reply of the judge; None for the same latency.
+        scores: Returns the judge's scores by criterion; None for a reply that cannot be read.
+        requests: Model and prompt of each request, in order.
+        paid: Number of replies by Idempotency-Key.
+        concurrent: Number of requests in progress.
+        max_concurrent: Highest number of requests in progress.
+    """
 
     latency: float = 0.0
     judge_latency: float | None = None
-    scores: Callable[[int, str], Mapping[str, int] | None] = usual_scores
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    scores: Callable[[int, str], Mapping[str, int] | None] = default_scores
+    requests: list[tuple[str, str]] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
-    at_once: int = 0
-    most_at_once: int = 0
+    concurrent: int = 0
+    max_concurrent: int = 0
 
     def server(self) -> TestServer:
         app = web.Application()
@@ -68,53 +77,53 @@ class ScriptedModels:
 
     async def _chat(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
-        self.asked.append((body["model"], "\n".join(message["content"] for message in body["messages"])))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.requests.append((body["model"], "\n".join(message["content"] for message in body["messages"])))
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
         judged = body["model"] == "judge" and self.judge_latency is not None
         await asyncio.sleep(self.judge_latency if judged else self.latency)
-        self.at_once -= 1
+        self.concurrent -= 1
         self.paid[request.headers["Idempotency-Key"]] += 1
         texts = _REPLIES[body["model"]](self, body)
         choices = [
-            {"index": place, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            for place, text in enumerate(texts)
+            {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for index, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": 20, "completion_tokens": 10 * len(texts)}
         return web.json_response({"object": "chat.completion", "choices": choices, "usage": usage})
 
     def answer(self, body: Mapping[str, Any]) -> list[str]:
-        """The task model: tells how much its prompt is worth."""
+        """Reply as the task model: the answer contains the quality of the prompt."""
         system = next((message["content"] for message in body["messages"] if message["role"] == "system"), "")
         query = body["messages"][-1]["content"]
-        return [f"An answer worth {system.count('+')}, {number_of(system, 10**6)}, to {query}"]
+        return [f"An answer worth {system.count('+')}, {stable_number(system, 10**6)}, to {query}"]
 
     def rewrite(self, body: Mapping[str, Any]) -> list[str]:
-        """The optimizer model: the first rewrite is better, the second worse, the third of the same worth."""
-        asked = body["messages"][0]["content"]
-        if "\n\nAnswer:\n" in asked:
-            return self._better_answers(asked, body["n"])
-        current = asked.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
+        """Reply as the optimizer model: the first rewrite is better, the second worse, the third equal."""
+        prompt = body["messages"][0]["content"]
+        if "\n\nAnswer:\n" in prompt:
+            return self._better_answers(prompt, body["n"])
+        current = prompt.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
         variants = [current + "+", current.replace("+", "", 1) + "-", current + "."]
         return [json.dumps({"analysis": "hm", "prompt": text}) for text in variants[: body.get("n", 1)]]
 
-    def _better_answers(self, asked: str, count: int) -> list[str]:
-        """Each is worth one more than the answer that it was made from."""
-        answer = asked.split("\n\nAnswer:\n")[1].split("\n\nHow it was judged")[0]
-        worth = int(re.search(r"worth (\d+)", answer)[1]) + 1  # type: ignore[index]
-        better = [f"{re.sub(r'worth [0-9]+', f'worth {worth}', answer)}{'!' * number}" for number in range(count)]
+    def _better_answers(self, prompt: str, count: int) -> list[str]:
+        """Return rewrites of an answer whose quality is higher by one."""
+        answer = prompt.split("\n\nAnswer:\n")[1].split("\n\nHow it was judged")[0]
+        quality = int(re.search(r"worth (\d+)", answer)[1]) + 1  # type: ignore[index]
+        better = [f"{re.sub(r'worth [0-9]+', f'worth {quality}', answer)}{'!' * number}" for number in range(count)]
         return [json.dumps({"analysis": "hm", "answer": text}) for text in better]
 
     def judge(self, body: Mapping[str, Any]) -> list[str]:
-        """The judge: chooses always the same criteria, and scores what the answer tells of itself."""
-        asked = body["messages"][0]["content"]
-        if asked.startswith("You set the standard"):
+        """Reply as the judge: always the same criteria, and scores that follow the quality in the answer."""
+        prompt = body["messages"][0]["content"]
+        if prompt.startswith("You set the standard"):
             return [json.dumps({"reason": "they decide", "criteria": list(CRITERIA), "new": []})]
-        if asked.startswith("Two answers"):
-            worths = [int(one) for one in re.findall(r"An answer worth (\d+)", asked)]
-            return [json.dumps({"reason": "so", "better": "A" if worths[0] > worths[1] else "B"})]
-        query = asked.split("Query:\n")[1].split("\n\nAnswer:")[0]
-        found = re.search(r"An answer worth (\d+)", asked)
+        if prompt.startswith("Two answers"):
+            qualities = [int(one) for one in re.findall(r"An answer worth (\d+)", prompt)]
+            return [json.dumps({"reason": "so", "better": "A" if qualities[0] > qualities[1] else "B"})]
+        query = prompt.split("Query:\n")[1].split("\n\nAnswer:")[0]
+        found = re.search(r"An answer worth (\d+)", prompt)
         scores = self.scores(int(found[1]) if found else 0, query)
         if scores is None:
             return ["I would rather not."]
@@ -130,21 +139,28 @@ _REPLIES: Mapping[str, Callable[[ScriptedModels, Mapping[str, Any]], list[str]]]
 
 @asynccontextmanager
 async def open_scripted_models(**settings: Any) -> AsyncIterator[tuple[ScriptedModels, str]]:
-    """Serve scripted models; yields them and their base URL."""
+    """Serve scripted models; yields the models and their base URL."""
     models = ScriptedModels(**settings)
     async with models.server() as server:
         yield models, str(server.make_url("/v1"))
 
 
 def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any]) -> Path:
-    """A run.toml for scripted models, with data and a starting bundle beside it. tables: keys to set, by table."""
+    """Write a run.toml for scripted models, with data and a starting bundle in the same folder.
+
+    Args:
+        folder: The folder of run.toml.
+        base_url: The base URL of the scripted models.
+        rows: Number of training rows.
+        tables: Keys to set, by table. Two underscores stand for the dot in the name of a table.
+    """
     folder.mkdir(exist_ok=True)
     for part, count in (("train", rows), ("sealed", 12), ("validation", 12)):
-        lines = [json.dumps({"query": f"{part} question number {place}"}) for place in range(count)]
+        lines = [json.dumps({"query": f"{part} question number {number}"}) for number in range(count)]
         (folder / f"{part}.jsonl").write_text("\n".join(lines))
     if not (folder / "start").exists():
-        _write_start(folder / "start")
-    told: dict[str, dict[str, Any]] = {
+        _write_starting_bundle(folder / "start")
+    settings: dict[str, dict[str, Any]] = {
         **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},
         "reward": {"weights": {"judge": 1.0}},
@@ -153,24 +169,24 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         "bundle": {"name": "scripted", "start": "start"},
     }
     for name, values in tables.items():
-        told[name.replace("__", ".")] = {**told.get(name.replace("__", "."), {}), **values}
+        settings[name.replace("__", ".")] = {**settings.get(name.replace("__", "."), {}), **values}
     path = folder / "run.toml"
-    path.write_text("\n".join(f"[{name}]\n{_toml(values)}" for name, values in told.items()))
+    path.write_text("\n".join(f"[{name}]\n{_toml_lines(values)}" for name, values in settings.items()))
     return path
 
 
-def _toml(values: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
+def _toml_lines(values: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
 
 
-def _value(value: Any) -> str:
+def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(one)}" for key, one in value.items()) + " }"
     return json.dumps(value)
 
 
-def _write_start(place: Path) -> None:
-    examples = [Example(f"e{place}", f"Example question {place}", f"Example answer {place}.") for place in range(3)]
+def _write_starting_bundle(directory: Path) -> None:
+    examples = [Example(f"e{one}", f"Example question {one}", f"Example answer {one}.") for one in range(3)]
     draft = BundleDraft("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
-    write_bundle(place, draft, open_embedder("onnx"))
-    assert np.load(place / "vectors.npy").shape[0] == len(examples)
+    write_bundle(directory, draft, open_embedder("onnx"))
+    assert np.load(directory / "vectors.npy").shape[0] == len(examples)

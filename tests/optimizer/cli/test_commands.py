@@ -1,4 +1,4 @@
-"""Guards the smaller commands as they are typed: judge-check, diff, harvest, doctor, report."""
+"""The commands judge-check, diff, harvest and report, and rewards of the user."""
 
 import asyncio
 import json
@@ -26,61 +26,63 @@ from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 
 def recorded(row: dict[str, Any], *, swapped: bool) -> str:
-    """What GPT-4 said of a pair, in one of the orders."""
+    """Return the recorded reply of GPT-4 to a pair in one order."""
     results: list[dict[str, Any]] = row["gpt4_swap"]["results"]
     return str(results[0][f"swap = {swapped}"]["completion"][0])
 
 
 def replay(rows: Sequence[dict[str, Any]]) -> ScriptedEndpoint:
-    """A judge that says what GPT-4 said of the same pair in the same order."""
+    """Return a judge that replays the replies of GPT-4 to the same pair in the same order."""
     by_pair = {(row["instruction"], row["output_1"], row["output_2"]): recorded(row, swapped=False) for row in rows}
     by_pair |= {(row["instruction"], row["output_2"], row["output_1"]): recorded(row, swapped=True) for row in rows}
 
     def script(body: dict[str, Any], _variant: str) -> Any:
-        asked = body["messages"][0]["content"]
-        query = asked.split("Query:\n", 1)[1].split("\n\nAnswer A:\n", 1)[0]
-        first = asked.split("\n\nAnswer A:\n", 1)[1].split("\n\nAnswer B:\n", 1)[0]
-        second = asked.split("\n\nAnswer B:\n", 1)[1].split("\n\nReply with JSON only", 1)[0]
+        prompt = body["messages"][0]["content"]
+        query = prompt.split("Query:\n", 1)[1].split("\n\nAnswer A:\n", 1)[0]
+        first = prompt.split("\n\nAnswer A:\n", 1)[1].split("\n\nAnswer B:\n", 1)[0]
+        second = prompt.split("\n\nAnswer B:\n", 1)[1].split("\n\nReply with JSON only", 1)[0]
         return completion(by_pair[query, first, second])
 
     return ScriptedEndpoint(script)
 
 
 def by_hand(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The same figures from the recorded words, counted plainly."""
-    first, right, readable, both, alike, whole = 0, 0, 0, 0, 0, 0
+    """Compute the same shares directly from the recorded replies."""
+    first, right, readable, both, consistent, complete = 0, 0, 0, 0, 0, 0
     for row in rows:
-        said = [re.findall(r"Output \(([ab])\) is better", recorded(row, swapped=swapped)) for swapped in (False, True)]
+        preferences = [
+            re.findall(r"Output \(([ab])\) is better", recorded(row, swapped=swapped)) for swapped in (False, True)
+        ]
         chosen = [
-            {"a": 1, "b": 2}[said[0][-1]] if said[0] else None,
-            {"a": 2, "b": 1}[said[1][-1]] if said[1] else None,
+            {"a": 1, "b": 2}[preferences[0][-1]] if preferences[0] else None,
+            {"a": 2, "b": 1}[preferences[1][-1]] if preferences[1] else None,
         ]
         readable += sum(choice is not None for choice in chosen)
         right += sum(choice == row["label"] for choice in chosen)
         first += (chosen[0] == 1) + (chosen[1] == 2)
         if None not in chosen:
-            whole += 1
-            alike += chosen[0] == chosen[1]
+            complete += 1
+            consistent += chosen[0] == chosen[1]
             both += chosen[0] == chosen[1] == row["label"]
-    shares = right / readable, both / whole, alike / whole, first / readable, readable / (2 * len(rows))
+    shares = right / readable, both / complete, consistent / complete, first / readable, readable / (2 * len(rows))
     return [f"{share:.3f}" for share in shares]
 
 
 @needs_data
-async def test_judge_check_prints_what_the_recorded_judgements_come_to(
+async def test_judge_check_prints_the_agreement_of_recorded_judgements(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     data = DATA / "llmbar.jsonl"
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     async with replay(rows).server() as server:
-        told = ["judge-check", "--data", str(data), "--base-url", str(server.make_url("/v1"))]
-        assert await asyncio.to_thread(main, [*told, "--out", str(tmp_path / "out")]) == 0
+        arguments = ["judge-check", "--data", str(data), "--base-url", str(server.make_url("/v1"))]
+        assert await asyncio.to_thread(main, [*arguments, "--out", str(tmp_path / "out")]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if f"all ({len(rows)})" in line)
     assert re.findall(r"(\d\.\d{3}) \[", line) == by_hand(rows)
 
 
-def test_reply_that_cannot_be_read_is_counted_and_judges_nothing() -> None:
+def test_unreadable_reply_counts_only_against_readability() -> None:
     pair = Pair("q", "a", "b", 1, "")
     found = agreement([Judgement(pair, 1, 1), Judgement(pair, 2, None), Judgement(pair, None, None)])
     assert found.readable.estimate == pytest.approx(3 / 6)
@@ -101,7 +103,7 @@ DRAFT = BundleDraft(
 )
 
 
-def test_diff_tells_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedder = open_embedder("onnx")
     examples = (replace(DRAFT.examples[0], pinned=True), Example("c", "Who are you?", "A model."))
     other = replace(DRAFT, prompt="Be good. Be kind.", examples=examples, retrieval=RetrievalPolicy(k=2))
@@ -110,13 +112,13 @@ def test_diff_tells_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.
     assert main(["diff", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
     assert "Both say the same" in capsys.readouterr().out
     assert main(["diff", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
-    told = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out.splitlines()
     for line in ("  - Be brief.", "  + Be kind.", "  - b: How are you?", "  + c: Who are you?", "  k: 1 -> 2"):
-        assert line in told
-    assert "  ~ a: What is tea?: pinned: False -> True" in told
+        assert line in output
+    assert "  ~ a: What is tea?: pinned: False -> True" in output
 
 
-def test_harvest_takes_good_first_turns_and_tells_what_became_of_the_rest(
+def test_harvest_writes_good_first_turns_and_counts_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def turns(query: str, answer: str) -> list[dict[str, str]]:
@@ -144,7 +146,7 @@ def test_harvest_takes_good_first_turns_and_tells_what_became_of_the_rest(
     assert "line 1: needs one of outcome" in capsys.readouterr().err
 
 
-async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> None:
+async def test_report_escapes_text_of_models_and_data(tmp_path: Path) -> None:
     async with open_scripted_models() as (_, url):
         config = write_run(tmp_path, url)
         lines = [json.dumps({"query": f"<script>alert({number})</script>"}) for number in range(12)]
@@ -158,7 +160,7 @@ async def test_page_escapes_whatever_models_and_people_wrote(tmp_path: Path) -> 
     assert "Better than the baseline" in page
 
 
-async def test_reward_of_ones_own_stands_beside_run_toml_and_its_failure_is_told(
+async def test_user_reward_is_imported_from_the_folder_of_run_toml_and_its_failure_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with open_scripted_models() as (_, url):

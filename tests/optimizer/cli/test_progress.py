@@ -1,5 +1,4 @@
-"""Guards what a person sees of a run that is not on a terminal: a line for each thing that happened, now and then the
-status, and nothing twice when a run is resumed."""
+"""The progress of a run without a terminal: a line per event, the status now and then, no line twice after a resume."""
 
 import io
 
@@ -19,15 +18,15 @@ EVENTS: list[Event] = [
 ]
 
 
-def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
-    told, now = io.StringIO(), [0.0]
-    display = ProgressDisplay(Limits(calls=50, minutes=10), Console(file=told, width=60), lambda: now[0])
-    display.on_event({"note": "stage", "stage": "examples", "rows": 5})  # what the journal held
+def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> None:
+    output, now = io.StringIO(), [0.0]
+    display = ProgressDisplay(Limits(calls=50, minutes=10), Console(file=output, width=60), lambda: now[0])
+    display.on_event({"note": "stage", "stage": "examples", "rows": 5})  # an event that the journal held
     with display:
         for event in EVENTS:
             now[0] += 11
             display.on_event(event)
-    assert told.getvalue().splitlines() == [
+    assert output.getvalue().splitlines() == [
         "searching the prompt: 40 queries",
         "searching the prompt | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
         "  level 1: 2 candidates, 3 judgements, best 0.600 [0.500, 0.700]",
@@ -37,11 +36,11 @@ def test_each_thing_is_a_line_and_a_resumed_run_says_nothing_again() -> None:
     ]
 
 
-def test_stage_with_a_known_end_tells_how_far_it_is_and_how_long_it_takes() -> None:
-    told, now = io.StringIO(), [0.0]
-    display = ProgressDisplay(Limits(), Console(file=told, width=60), lambda: now[0])
+def test_stage_with_a_known_number_of_judgements_shows_progress_and_remaining_time() -> None:
+    output, now = io.StringIO(), [0.0]
+    display = ProgressDisplay(Limits(), Console(file=output, width=60), lambda: now[0])
     display.on_event({"note": "stage", "stage": "sealed", "rows": 4, "judgements": 71})
-    display.on_event({"note": "score", "stage": "sealed"})  # of an earlier session: it says nothing of today's speed
+    display.on_event({"note": "score", "stage": "sealed"})  # from an earlier session: it does not count for the speed
     with display:
         assert display.status.startswith("sealed evaluation | 1/71 judged | ")
         display.on_event({"note": "score", "stage": "tune"})

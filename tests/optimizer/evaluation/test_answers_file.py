@@ -1,4 +1,4 @@
-"""A run that was cut short must go on from its answers, and never take an answer for another one."""
+"""An interrupted evaluation continues from its answers, and never confuses two answers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from optimizer.evaluation.chat_endpoint import Answer, Decoding
 ANSWER = Answer("text", "stop", 5, 2, ("one", "two"))
 
 
-def test_answers_are_found_again(tmp_path: Path) -> None:
+def test_answers_are_found_after_reopening(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with AnswersFile(path) as answers:
         answers.add("key", "raw", Row("q"), ANSWER)
@@ -22,7 +22,7 @@ def test_answers_are_found_again(tmp_path: Path) -> None:
         assert answers.get("other") is None
 
 
-def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path) -> None:
+def test_truncated_line_is_removed_and_can_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with AnswersFile(path) as answers:
         answers.add("first", "raw", Row("q"), ANSWER)
@@ -45,25 +45,25 @@ def test_line_separators_inside_an_answer_do_not_break_the_file(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b'{"key": "k", "text": "t"}\n'])
-def test_another_file_is_refused_and_named(tmp_path: Path, line: bytes) -> None:
+def test_file_of_another_format_is_an_error_that_names_the_line(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_bytes(line)
     with pytest.raises(DataError, match=r"answers\.jsonl, line 1"):
         AnswersFile(path)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         AnswersFile(tmp_path / "absent" / "answers.jsonl")
 
 
-def test_without_a_path_answers_live_in_memory() -> None:
+def test_answers_without_a_path_are_kept_in_memory() -> None:
     with AnswersFile(None) as answers:
         answers.add("key", "raw", Row("q"), ANSWER)
         assert answers.get("key") == ANSWER
 
 
-def test_whatever_decides_an_answer_changes_its_key() -> None:
+def test_key_depends_on_everything_that_determines_an_answer() -> None:
     base = ("model", "raw", Decoding(256, 0.0), Row("q"))
     others = [
         ("other", *base[1:]),

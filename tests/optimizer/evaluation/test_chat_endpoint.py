@@ -1,4 +1,4 @@
-"""What may pass is tried again, what cannot is told at once; and no key and no text is ever in an error."""
+"""Temporary failures are retried, others raise at once, and no error contains a key or the text of a query."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ ASKED = (Message("user", "the secret question"),)
 async def connected(
     endpoint: ScriptedEndpoint, patience: Patience | None = None, concurrency: int = 4
 ) -> AsyncIterator[tuple[ChatEndpoint, list[float]]]:
-    """A model whose sleeps are recorded instead of slept."""
+    """Open an endpoint that records its waits and does not wait."""
     slept: list[float] = []
 
     async def record(seconds: float) -> None:
@@ -36,7 +36,7 @@ def replies(*script: Reply) -> ScriptedEndpoint:
     return ScriptedEndpoint(lambda _body, _variant: left.pop(0))
 
 
-async def test_an_answer_carries_what_the_server_says() -> None:
+async def test_answer_has_the_fields_of_the_reply() -> None:
     endpoint = replies(completion("Hello", "length", {"x-drpo-examples": "one, two"}))
     async with connected(endpoint) as (model, slept):
         answer = await model.complete(ASKED, "aligned")
@@ -59,7 +59,7 @@ async def test_an_answer_carries_what_the_server_says() -> None:
     assert slept == []
 
 
-async def test_without_a_variant_no_header_is_sent() -> None:
+async def test_request_without_a_variant_has_no_variant_header() -> None:
     endpoint = replies(completion("Hello"))
     async with connected(endpoint) as (model, _):
         await model.complete(ASKED)
@@ -67,7 +67,7 @@ async def test_without_a_variant_no_header_is_sent() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_what_may_pass_is_tried_again(status: int) -> None:
+async def test_temporary_failure_is_retried(status: int) -> None:
     async with connected(replies(failure(status), failure(status), completion("at last"))) as (model, slept):
         assert (await model.complete(ASKED)).text == "at last"
     assert len(slept) == 2
@@ -75,7 +75,7 @@ async def test_what_may_pass_is_tried_again(status: int) -> None:
     assert 0.5 <= slept[1] <= 1.0
 
 
-async def test_the_server_decides_how_long_to_wait_up_to_a_limit() -> None:
+async def test_retry_after_is_respected_up_to_a_maximum() -> None:
     script = replies(
         failure(429, headers={"Retry-After": "7"}),
         failure(503, headers={"Retry-After": "9999"}),
@@ -88,7 +88,7 @@ async def test_the_server_decides_how_long_to_wait_up_to_a_limit() -> None:
     assert slept[2] <= 2.0
 
 
-async def test_after_the_last_attempt_the_servers_own_words_are_told() -> None:
+async def test_last_failed_attempt_raises_the_message_of_the_server() -> None:
     script = replies(*[failure(503, "too busy")] * 3)
     async with connected(script, Patience(attempts=3)) as (model, slept):
         with pytest.raises(RefusedRequestError, match="503: too busy") as caught:
@@ -99,7 +99,7 @@ async def test_after_the_last_attempt_the_servers_own_words_are_told() -> None:
     assert "the-key" not in str(caught.value)
 
 
-async def test_a_mistake_of_ours_is_not_repeated() -> None:
+async def test_client_error_is_not_retried() -> None:
     endpoint = replies(failure(400, "unknown variant"))
     async with connected(endpoint) as (model, slept):
         with pytest.raises(RefusedRequestError, match="unknown variant"):
@@ -108,7 +108,7 @@ async def test_a_mistake_of_ours_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": {}}]}'])
-async def test_a_reply_that_is_no_completion_is_told_at_once(raw: bytes) -> None:
+async def test_reply_that_is_not_a_completion_is_an_error_without_retry(raw: bytes) -> None:
     endpoint = replies((200, {}, raw))
     async with connected(endpoint) as (model, _):
         with pytest.raises(UnparsableReplyError):
@@ -116,7 +116,7 @@ async def test_a_reply_that_is_no_completion_is_told_at_once(raw: bytes) -> None
     assert len(endpoint.seen) == 1
 
 
-async def test_a_server_that_is_not_there_is_named() -> None:
+async def test_unreachable_server_is_an_error() -> None:
     async def no_sleep(_: float) -> None:
         return
 
@@ -127,7 +127,7 @@ async def test_a_server_that_is_not_there_is_named() -> None:
             await model.complete(ASKED)
 
 
-async def test_a_reply_that_never_comes_is_given_up() -> None:
+async def test_missing_reply_ends_in_a_timeout() -> None:
     released = asyncio.Event()
     endpoint = ScriptedEndpoint(lambda _body, _variant: completion("x"), before_reply=released.wait)
     async with connected(endpoint, Patience(attempts=1, reply_timeout=0.05)) as (model, _):
@@ -136,7 +136,7 @@ async def test_a_reply_that_never_comes_is_given_up() -> None:
         released.set()
 
 
-async def test_no_more_requests_at_a_time_than_allowed() -> None:
+async def test_number_of_concurrent_requests_is_limited() -> None:
     running, most = 0, 0
 
     async def count() -> None:
@@ -152,12 +152,12 @@ async def test_no_more_requests_at_a_time_than_allowed() -> None:
     assert most == 3
 
 
-async def test_the_first_model_under_its_own_name_is_taken() -> None:
+async def test_first_model_without_a_variant_suffix_is_used() -> None:
     async with ScriptedEndpoint(lambda _b, _v: completion("x")).server() as server:
         assert await first_model(str(server.make_url("/v1/")), None, 5) == "tiny"
         with pytest.raises(ModelError, match="404"):
             await first_model(str(server.make_url("/nowhere")), None, 5)
 
 
-def test_the_key_is_not_shown_with_the_endpoint() -> None:
+def test_repr_of_an_endpoint_hides_the_key() -> None:
     assert "the-key" not in repr(Endpoint("http://x/v1", "m", "the-key"))

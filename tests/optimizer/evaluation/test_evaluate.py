@@ -1,4 +1,4 @@
-"""The command as it is used, against a scripted endpoint: what is counted where, and what a user reads."""
+"""The measures of an evaluation, and the output of the command `eval` against a scripted endpoint."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion, fail
 
 
 class LetterEmbedder:
-    """Counts of letters, normalised: enough to see who is compared with whom."""
+    """An embedder whose vectors are normalised counts of letters."""
 
     spec = EmbedderSpec("letters", "1", 26)
 
@@ -43,7 +43,7 @@ def named(evaluation: Evaluation, variant: str) -> dict[str, Measure]:
     return {line.name: line for line in evaluation.variants[variant]}
 
 
-def test_each_kind_is_counted_in_its_own_line() -> None:
+def test_each_kind_of_row_has_its_own_measure() -> None:
     texts = ["aaa", "ccc", "sure", NO, NO, NO]
     answers = [Answer(text, "length" if text == "ccc" else "stop", 10, 1) for text in texts]
     lines = named(measure(ROWS, {"raw": answers}, LetterEmbedder()), "raw")
@@ -57,14 +57,14 @@ def test_each_kind_is_counted_in_its_own_line() -> None:
     assert lines["prompt tokens"].interval.estimate == 10
 
 
-def test_only_the_first_600_characters_are_compared_and_nothing_is_like_nothing() -> None:
+def test_similarity_uses_the_first_600_characters_and_is_0_for_an_empty_answer() -> None:
     rows = (Row("q", reference="a" * 600 + "b" * 600), Row("q", reference="b"))
     answers = [Answer("a" * 600 + "z" * 600, "stop", 1, 1), Answer("", "stop", 1, 1)]
     line = named(measure(rows, {"raw": answers}, LetterEmbedder()), "raw")["similarity to reference, general"]
     assert line.interval.estimate == pytest.approx(0.5, abs=1e-3)
 
 
-def test_the_markdown_table_has_a_column_per_variant() -> None:
+def test_markdown_table_has_a_column_per_variant() -> None:
     answers = [Answer(NO, "stop", 1, 1)] * len(ROWS)
     evaluation = measure(ROWS, {"aligned": answers, "raw": answers}, None)
     lines = evaluation_markdown(evaluation).splitlines()
@@ -74,7 +74,7 @@ def test_the_markdown_table_has_a_column_per_variant() -> None:
 
 
 def run_command(endpoint: ScriptedEndpoint, *arguments: str) -> int:
-    """The server on this thread's loop, the command on another thread, as it has a loop of its own."""
+    """Serve on this thread's event loop, and run the command in another thread with its own event loop."""
 
     async def serve() -> int:
         async with endpoint.server() as server:
@@ -91,7 +91,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_prints_variants_side_by_side(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_prints_variants_in_columns(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endpoint = ScriptedEndpoint(lambda _body, variant: completion(NO if variant == "aligned" else "yes"))
     assert run_command(endpoint, "--data", str(data), "--variant", "aligned", "--variant", "raw", "--markdown") == 0
     printed = capsys.readouterr().out
@@ -100,28 +100,28 @@ def test_the_command_prints_variants_side_by_side(data: Path, capsys: pytest.Cap
     assert {str(body["model"]) for body, _ in endpoint.seen} == {"tiny"}
 
 
-def test_a_second_run_asks_nothing_again(data: Path, tmp_path: Path) -> None:
+def test_second_eval_makes_no_request(data: Path, tmp_path: Path) -> None:
     endpoint = ScriptedEndpoint(lambda _body, _variant: completion("yes"))
     arguments = ["--data", str(data), "--variant", "raw", "--out", str(tmp_path / "answers.jsonl")]
     assert run_command(endpoint, *arguments) == run_command(endpoint, *arguments) == 0
     assert len(endpoint.seen) == 2
 
 
-def test_a_failing_endpoint_is_one_clear_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_endpoint_is_one_error_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endpoint = ScriptedEndpoint(lambda _body, _variant: failure(400, "the variant is unknown"))
     assert run_command(endpoint, "--data", str(data), "--variant", "rwa") == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("drpo-optimizer: ")
-    assert "the variant is unknown" in told
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert output.startswith("drpo-optimizer: ")
+    assert "the variant is unknown" in output
 
 
-def test_a_missing_data_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_file_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["eval", "--base-url", "http://127.0.0.1:9/v1", "--data", str(tmp_path / "no"), "--variant", "raw"]) == 1
     )
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_a_limit_of_nothing_is_refused() -> None:
+def test_limit_of_zero_is_a_command_line_error() -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["eval", "--base-url", "x", "--data", "x", "--variant", "raw", "--limit", "0"])

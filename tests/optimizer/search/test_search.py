@@ -17,7 +17,7 @@ from optimizer.search.race import RaceSettings
 from optimizer.search.search import Outcome, Published, Raced, search_published, search_raced
 from optimizer.search.search import Path as Walked
 from optimizer.stages.run import run
-from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, usual_scores, write_run
+from tests.optimizer.scripted_models import PROMPT, ScriptedModels, default_scores, open_scripted_models, write_run
 
 W, M, D, DEEPER = 2, 3, 5, 10
 
@@ -69,7 +69,7 @@ class Paper:
 def asked_of(models: ScriptedModels, rows: Sequence[str]) -> list[tuple[str, str, int]]:
     """The models's calls in the paper's words, up to the first sealed query."""
     told = []
-    for model, text in models.asked:
+    for model, text in models.requests:
         if "sealed" in text:
             break
         if model == "task":
@@ -96,7 +96,7 @@ def soon_enough(worth: int, query: str) -> Mapping[str, int]:
     return {"helpfulness": 5 if worth >= 2 else 3, "clarity": 5 if worth >= 2 else 2 + worth}
 
 
-@pytest.mark.parametrize(("scores", "depth"), [(harsh, D), (usual_scores, D), (soon_enough, D), (soon_enough, 3)])
+@pytest.mark.parametrize(("scores", "depth"), [(harsh, D), (default_scores, D), (soon_enough, D), (soon_enough, 3)])
 async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
     scores: object, depth: int, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Guards the banks made from a bank: vectors stay with their examples, refusals and pinned ones stay at all."""
+"""Edits of a bank: vectors stay with their examples; pinned examples and refusals are never removed."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ EXAMPLES = (
 BANK = Bank(EXAMPLES, np.eye(4, dtype=np.float32), EmbedderSpec("e", "1", 4))
 
 
-def test_short_answers_go_and_the_rest_keep_their_vectors() -> None:
+def test_short_answers_are_removed_and_the_others_keep_their_vectors() -> None:
     found = with_longer_answers(BANK, 4)
     assert [example.id for example in found.examples] == ["pinned", "no", "long"]
     assert np.array_equal(found.vectors, np.eye(4, dtype=np.float32)[[0, 2, 3]])
@@ -28,7 +28,7 @@ def test_short_answers_go_and_the_rest_keep_their_vectors() -> None:
     ("wording", "response"),
     [(WHOLE, NO), (FIRST_SENTENCE, "I can't help with harm."), (PLAIN, "I'm sorry, but I can't help with that.")],
 )
-def test_refusals_alone_are_reworded(wording: str, response: str) -> None:
+def test_only_refusals_are_reworded(wording: str, response: str) -> None:
     found = with_refusals(BANK, wording)
     assert {example.id: example.response for example in found.examples} == {
         **{example.id: example.response for example in EXAMPLES},

@@ -1,4 +1,4 @@
-"""Guards stage 1: answers get better until no criterion can, and the bank is good, mixed, short and safe."""
+"""Stage 1: answers improve until no criterion can, and the bank is diverse, short and has refusals."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ NO = "I can't help with that."
 
 
 class Topics:
-    """Queries of the same first word are alike, others are not."""
+    """An embedder for which queries with the same first word are similar."""
 
     spec = EmbedderSpec("topics", "1", 8)
 
@@ -38,12 +38,12 @@ def bank(*candidates: JudgedAnswer, size: int = 2, pinned: int = 1) -> dict[str,
     return {example.query: (example.response, example.pinned) for example in chosen}
 
 
-def test_bank_prefers_other_topics_to_a_little_quality() -> None:
+def test_bank_prefers_another_topic_to_a_slightly_better_answer() -> None:
     chosen = bank(answered("tea one", "A.", 5), answered("tea two", "B.", 4.9), answered("sky", "C.", 4.0))
     assert list(chosen) == ["tea one", "sky"]
 
 
-def test_bank_takes_refusals_and_pins_the_shortest() -> None:
+def test_bank_includes_refusals_and_pins_the_shortest() -> None:
     long_no = "I can't help with that, but here is more."
     chosen = bank(
         answered("tea", "A.", 5),
@@ -57,7 +57,7 @@ def test_bank_takes_refusals_and_pins_the_shortest() -> None:
     assert not chosen["tea"][1]
 
 
-def test_what_should_have_been_refused_is_too_long_or_forges_a_marker_is_left_out() -> None:
+def test_bank_excludes_missing_refusals_long_answers_and_forged_markers() -> None:
     chosen = bank(
         answered("bomb", "Sure, take some.", 5, "refuse"),
         answered("poem", "word " * 11, 5),
@@ -76,5 +76,5 @@ async def test_answers_are_rewritten_until_no_criterion_can_improve(tmp_path: Pa
     last = {event["query"]: event for event in notes}
     assert len(last) == 6
     assert all(min(event["scores"].values()) == 5 for event in last.values())
-    assert all(event["round"] < 7 for event in last.values()), "it ends when it cannot get better"
+    assert all(event["round"] < 7 for event in last.values()), "the search ends when no criterion can improve"
     assert len((result.bundle / "examples.jsonl").read_text(encoding="utf-8").splitlines()) == 4

@@ -1,4 +1,4 @@
-"""Guards the edit operators: sentences put together are the prompt, an edit is one edit, and seeds are kept to."""
+"""Edit operators of prompts: units joined are the prompt, edits are different, a seed determines them."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,23 +15,23 @@ prompts = st.text(alphabet="ab. \n-!,;()", max_size=60)
 
 
 @given(prompts)
-def test_units_are_the_prompt_again(prompt: str) -> None:
+def test_units_joined_are_the_prompt(prompt: str) -> None:
     assert "".join(units(prompt)) == prompt
 
 
 @given(prompts, st.integers(1, 5))
-def test_edits_are_different_prompts_within_their_length(prompt: str, count: int) -> None:
+def test_edits_are_different_prompts_within_the_maximum_length(prompt: str, count: int) -> None:
     found = edits(prompt, count, "0", 20)
     assert len(set(found)) == len(found) <= count
     assert all(one != prompt and 0 < len(one.split()) <= 20 for one in found)
 
 
-def test_edits_are_always_the_same_for_a_seed() -> None:
+def test_edits_are_determined_by_the_seed() -> None:
     assert edits(PROMPT, 5, "1", 250) == edits(PROMPT, 5, "1", 250)
     assert edits(PROMPT, 5, "1", 250) != edits(PROMPT, 5, "2", 250)
 
 
-def test_every_operator_is_seen() -> None:
+def test_every_operator_is_used() -> None:
     found = {edit for seed in range(40) for edit in edits(PROMPT, 4, str(seed), 250)}
     assert any("Never repeat" not in edit for edit in found), "drop"
     assert any("(briefly)" not in edit and "Answer first" in edit for edit in found), "shorten"

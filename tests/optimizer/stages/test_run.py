@@ -1,5 +1,7 @@
-"""Guards a whole run on a scripted models: it finds the better prompt, pays each call once whatever kills it, keeps to
-its budget, and writes a bundle that says what was measured.
+"""A whole run on scripted models.
+
+It finds the better prompt, pays each call once even if the process is killed, stays within its budget, and writes a
+bundle with the result of the sealed evaluation.
 """
 
 import asyncio
@@ -23,24 +25,24 @@ from optimizer.core.journal import Journal, read_journal
 from optimizer.stages.estimate import estimate
 from optimizer.stages.run import Result, run
 from optimizer.stages.run_context import open_run_context
-from tests.optimizer.scripted_models import CRITERIA, PROMPT, number_of, open_scripted_models, write_run
+from tests.optimizer.scripted_models import CRITERIA, PROMPT, open_scripted_models, stable_number, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-async def go(config: Path, out: Path) -> Result:
+async def run_config(config: Path, out: Path) -> Result:
     with Journal(out) as journal:
         return await run(read_config(config), out, journal, print)
 
 
-def prompt_of(place: Path) -> str:
-    return load_bundle(place, open_embedder("onnx")).prompt
+def prompt_of(bundle: Path) -> str:
+    return load_bundle(bundle, open_embedder("onnx")).prompt
 
 
-async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_path: Path) -> None:
+async def test_run_finds_a_better_prompt_confirms_it_on_sealed_queries_and_writes_it(tmp_path: Path) -> None:
     async with open_scripted_models() as (models, url):
-        weighed = {"weights": {"judge": 1.0}, "confirm": 5}
-        result = await go(write_run(tmp_path, url, reward=weighed), tmp_path / "out")
+        reward = {"weights": {"judge": 1.0}, "confirm": 5}
+        result = await run_config(write_run(tmp_path, url, reward=reward), tmp_path / "out")
     assert prompt_of(result.bundle) == PROMPT + "+++"
     assert result.sealed.against["baseline"].preferred == Interval(1.0, 1.0, 1.0)
     assert result.sealed.improved
@@ -50,103 +52,105 @@ async def test_better_prompt_is_found_proved_on_sealed_queries_and_written(tmp_p
     assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
 
 
-async def test_run_that_improves_nothing_keeps_the_baseline_and_says_so(tmp_path: Path) -> None:
-    async with open_scripted_models(scores=lambda _worth, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
-        result = await go(write_run(tmp_path, url), tmp_path / "out")
+async def test_run_without_improvement_writes_the_baseline(tmp_path: Path) -> None:
+    async with open_scripted_models(scores=lambda _quality, query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        result = await run_config(write_run(tmp_path, url), tmp_path / "out")
     assert not result.sealed.improved
     assert prompt_of(result.bundle) == PROMPT
 
 
-async def test_run_again_asks_nothing_and_ends_in_the_same_bundle(tmp_path: Path) -> None:
+async def test_repeated_run_makes_no_call_and_writes_the_same_bundle(tmp_path: Path) -> None:
     async with open_scripted_models() as (models, url):
         config = write_run(tmp_path, url)
-        first = await go(config, tmp_path / "out")
-        manifest, asked = (first.bundle / "manifest.json").read_bytes(), len(models.asked)
+        first = await run_config(config, tmp_path / "out")
+        manifest, requests = (first.bundle / "manifest.json").read_bytes(), len(models.requests)
         events = len(read_journal(tmp_path / "out"))
-        second = await go(config, tmp_path / "out")
+        second = await run_config(config, tmp_path / "out")
         assert (second.bundle / "manifest.json").read_bytes() == manifest
-        assert len(models.asked) == asked
-        assert len(read_journal(tmp_path / "out")) == events, "what follows from a journal is not written into it twice"
+        assert len(models.requests) == requests
+        assert len(read_journal(tmp_path / "out")) == events, "a note that is in the journal is not written again"
 
 
 @pytest.mark.parametrize(("budget", "what"), [({"calls": 60}, "calls"), ({"tokens": 9_000}, "tokens")])
-async def test_budget_is_never_overshot_and_its_end_is_told(tmp_path: Path, budget: dict[str, int], what: str) -> None:
+async def test_budget_is_never_exceeded_and_its_end_is_reported(
+    tmp_path: Path, budget: dict[str, int], what: str
+) -> None:
     async with open_scripted_models(latency=0.002) as (models, url):
         config = write_run(tmp_path, url, budget=budget)
         with pytest.raises(BudgetSpentError, match=f"the budget of {what} is spent"):
-            await go(config, tmp_path / "out")
+            await run_config(config, tmp_path / "out")
         assert sum(models.paid.values()) <= budget.get("calls", 10_000)
         assert sum(models.paid.values()) * 30 <= budget.get("tokens", 1_000_000)
         assert any(event.get("note") == "spent" for event in read_journal(tmp_path / "out"))
-        result = await go(write_run(tmp_path, url), tmp_path / "out")
-        assert result.sealed.improved, "with a larger budget it goes on"
+        result = await run_config(write_run(tmp_path, url), tmp_path / "out")
+        assert result.sealed.improved, "the run continues with a larger budget"
         assert max(models.paid.values()) == 1
 
 
-async def test_search_ends_before_the_budget_of_the_sealed_evaluation_begins(tmp_path: Path) -> None:
+async def test_search_leaves_budget_for_the_sealed_evaluation(tmp_path: Path) -> None:
     async with open_scripted_models() as (_, url):
-        result = await go(
+        result = await run_config(
             write_run(tmp_path, url, budget={"calls": 700}, search={"beam": 4, "first": 16}), tmp_path / "out"
         )
     assert result.spent_out
 
 
-async def test_concurrency_is_used_and_kept_to(tmp_path: Path) -> None:
+async def test_concurrency_limit_is_used_and_never_exceeded(tmp_path: Path) -> None:
     async with open_scripted_models(latency=0.02) as (models, url):
         tables = {f"models__{role}": {"concurrency": 3} for role in ("task", "optimizer", "judge")}
-        await go(write_run(tmp_path, url, **tables), tmp_path / "out")
-    assert 6 <= models.most_at_once <= 9
+        await run_config(write_run(tmp_path, url, **tables), tmp_path / "out")
+    assert 6 <= models.max_concurrent <= 9
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "optimizer", *arguments]
 
 
-async def started(*arguments: str) -> asyncio.subprocess.Process:
+async def start_process(*arguments: str) -> asyncio.subprocess.Process:
     pipes: dict[str, Any] = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
     return await asyncio.create_subprocess_exec(*command(*arguments), cwd=ROOT, **pipes)
 
 
 @pytest.mark.slow
-async def test_killed_at_twenty_moments_every_resume_ends_in_the_same_bundle_and_pays_nothing_twice(
+async def test_run_killed_at_twenty_moments_resumes_to_the_same_bundle_and_pays_no_call_twice(
     tmp_path: Path,
 ) -> None:
     chance, repeated = random.Random(0), 0
     async with open_scripted_models(latency=0.01) as (models, url):
         config = write_run(tmp_path, url)
-        undisturbed = await go(config, tmp_path / "undisturbed")
+        undisturbed = await run_config(config, tmp_path / "undisturbed")
         wanted = (undisturbed.bundle / "manifest.json").read_bytes()
         began = time.monotonic()
-        whole = await started("run", str(config), "--out", str(tmp_path / "timed"))
+        whole = await start_process("run", str(config), "--out", str(tmp_path / "timed"))
         await whole.communicate()
         lasts = time.monotonic() - began
         for moment in range(20):
             models.paid.clear()
             out = tmp_path / f"killed-{moment}"
-            process = await started("run", str(config), "--out", str(out))
+            process = await start_process("run", str(config), "--out", str(out))
             reading = asyncio.create_task(process.communicate())
             await asyncio.sleep(chance.uniform(0.3, 1.0) * lasts)
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
             await reading
             if not (out / "events.jsonl").exists():
-                continue  # it had not begun
+                continue  # the run had not started
             answered = {event["key"] for event in read_journal(out) if event.get("call") == "reply"}
-            resumed = await started("resume", str(out))
-            told, _ = await resumed.communicate()
-            if b"never began" in told:
+            resumed = await start_process("resume", str(out))
+            output, _ = await resumed.communicate()
+            if b"never began" in output:
                 continue
-            assert resumed.returncode == 0, told.decode()
+            assert resumed.returncode == 0, output.decode()
             assert (out / "bundle" / "manifest.json").read_bytes() == wanted, moment
-            assert all(models.paid[key] == 1 for key in answered), "what is in the journal is never asked again"
+            assert all(models.paid[key] == 1 for key in answered), "a reply in the journal is never asked for again"
             again = [count - 1 for count in models.paid.values() if count > 1]
-            assert all(count == 1 for count in again), "and what died on its way, once, with the same key"
-            assert len(again) <= 3 * 8, "which is at most what may be under way"
+            assert all(count == 1 for count in again), "a call in progress is repeated once with the same key"
+            assert len(again) <= 3 * 8, "no more calls are in progress than the concurrency allows"
             repeated += len(again)
-    print(f"20 kills: {repeated} requests were under way when the process died, and asked again with their key")
+    print(f"20 kills: {repeated} requests were in progress when the process died, and were repeated with the same key")
 
 
-def test_mistakes_in_run_toml_are_one_line_that_names_the_place(
+def test_mistake_in_run_toml_is_one_error_line_that_names_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path, "http://127.0.0.1:9/v1")
@@ -163,33 +167,33 @@ def test_mistakes_in_run_toml_are_one_line_that_names_the_place(
         assert old in good
         (tmp_path / "run.toml").write_text(good.replace(old, new))
         assert main(["run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out")]) == 1
-        told = capsys.readouterr().err.strip()
-        assert complaint in told
-        assert "\n" not in told
+        output = capsys.readouterr().err.strip()
+        assert complaint in output
+        assert "\n" not in output
         for left in ("events.jsonl", "run.toml"):
             (tmp_path / "out" / left).unlink(missing_ok=True)
 
 
-def as_noisy_as_judges_are(worth: int, query: str) -> Mapping[str, int]:
-    """Most of a score is the query's, or chance; little is the prompt's."""
-    middle = 2.0 + number_of(query, 3) + 0.1 * worth
-    return {name: min(5, int(middle + number_of(f"{query}{name}{worth}", 1000) / 1000)) for name in CRITERIA}
+def noisy_scores(quality: int, query: str) -> Mapping[str, int]:
+    """Return scores that depend mostly on the query and on chance, and little on the prompt."""
+    middle = 2.0 + stable_number(query, 3) + 0.1 * quality
+    return {name: min(5, int(middle + stable_number(f"{query}{name}{quality}", 1000) / 1000)) for name in CRITERIA}
 
 
 @pytest.mark.slow
-async def test_estimate_holds_for_eight_of_ten_seeds(tmp_path: Path) -> None:
-    def told(seed: int) -> Path:
+async def test_estimate_contains_the_calls_of_eight_of_ten_seeds(tmp_path: Path) -> None:
+    def write_seed(seed: int) -> Path:
         search = {"depth": 4, "first": 4, "queries": 24, "seed": seed}
         return write_run(tmp_path / f"seed-{seed}", url, search=search, tune={"k": [0, 1], "order": []})
 
     inside = 0
-    async with open_scripted_models(latency=0.002, scores=as_noisy_as_judges_are) as (models, url):
+    async with open_scripted_models(latency=0.002, scores=noisy_scores) as (models, url):
         with Journal(tmp_path / "estimate") as journal:
-            async with open_run_context(read_config(told(100)), journal, print) as context:
+            async with open_run_context(read_config(write_seed(100)), journal, print) as context:
                 expected = await estimate(context)
         for seed in range(10):
-            models.asked.clear()
-            await go(told(seed), tmp_path / f"out-{seed}")
-            inside += expected.calls.low <= len(models.asked) <= expected.calls.high
-            print(seed, len(models.asked), expected.calls)
+            models.requests.clear()
+            await run_config(write_seed(seed), tmp_path / f"out-{seed}")
+            inside += expected.calls.low <= len(models.requests) <= expected.calls.high
+            print(seed, len(models.requests), expected.calls)
     assert inside >= 8

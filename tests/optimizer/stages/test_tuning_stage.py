@@ -1,4 +1,4 @@
-"""Guards what a knob may become: what is ahead beyond chance alone, and what was found before a budget ended it."""
+"""The tuning stage adopts a value only if its lead is significant, and keeps adopted values when the budget ends."""
 
 import random
 from collections.abc import Callable
@@ -25,20 +25,20 @@ SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
 
 
 class Scripted:
-    """Scores a candidate by a function of it, and as much noise on top as rewards have."""
+    """Scores a candidate by a function of the candidate, with the noise of real rewards."""
 
-    def __init__(self, worth: Callable[[Candidate], float]) -> None:
-        self._worth = worth
+    def __init__(self, quality: Callable[[Candidate], float]) -> None:
+        self._quality = quality
 
     async def judge(self, candidate: Candidate, row: Row, replicate: int = 0) -> Judged:
         noise = random.Random(f"{candidate.key} {row.query} {replicate}").gauss(0, 0.1)
-        return Judged(Reply("Yes.", "stop", 1, 1, ()), self._worth(candidate) + noise, {})
+        return Judged(Reply("Yes.", "stop", 1, 1, ()), self._quality(candidate) + noise, {})
 
 
-async def tuned(table: TuneTable, worth: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
+async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
     kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))]
     with Journal(folder) as journal:
-        scorer = cast("Scorer", Scripted(worth))
+        scorer = cast("Scorer", Scripted(quality))
         try:
             await tune(kept[0], table, scorer, journal, ROWS, SETTINGS, kept.append)
         except BudgetSpentError:
@@ -46,7 +46,7 @@ async def tuned(table: TuneTable, worth: Callable[[Candidate], float], folder: P
     return {**kept[-1].sampling}
 
 
-async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> None:
+async def test_values_without_effect_are_not_adopted(tmp_path: Path) -> None:
     values = tuple(number / 20 for number in range(12))
     before = await tuned(TuneTable(k=(), order=()), lambda _: 0.5, tmp_path / "none")
     after = await tuned(
@@ -55,7 +55,7 @@ async def test_values_that_differ_in_nothing_change_nothing(tmp_path: Path) -> N
     assert after == before
 
 
-def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_that_voted() -> None:
+def test_bundle_that_leaves_its_sets_uses_the_default_number_of_nearest_examples() -> None:
     in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))
     assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
     nearest = set_hyperparameter(in_sets, "order", "similar_last")
@@ -64,24 +64,24 @@ def test_a_bundle_that_leaves_its_sets_shows_a_few_nearest_examples_and_not_all_
     assert set_hyperparameter(in_sets, "order", "set") == in_sets
 
 
-async def test_how_many_vote_for_a_set_is_not_tuned_as_if_they_were_shown(tmp_path: Path) -> None:
-    asked = set()
+async def test_number_of_voting_neighbours_is_not_tuned(tmp_path: Path) -> None:
+    scored = set()
 
-    def worth(candidate: Candidate) -> float:
-        asked.add((candidate.retrieval.order, candidate.retrieval.k))
+    def quality(candidate: Candidate) -> float:
+        scored.add((candidate.retrieval.order, candidate.retrieval.k))
         return 0.9 if candidate.retrieval.order == "set" else 0.1
 
-    await tuned(TuneTable(k=(0, 1, 5), order=("similar_last",)), worth, tmp_path)
-    assert asked == {("set", 12), ("similar_last", 3)}
+    await tuned(TuneTable(k=(0, 1, 5), order=("similar_last",)), quality, tmp_path)
+    assert scored == {("set", 12), ("similar_last", 3)}
 
 
-async def test_what_was_found_is_kept_when_the_budget_ends(tmp_path: Path) -> None:
-    def worth(candidate: Candidate) -> float:
+async def test_adopted_values_are_kept_when_the_budget_ends(tmp_path: Path) -> None:
+    def quality(candidate: Candidate) -> float:
         if candidate.sampling.get("temperature") == 0.7:
             raise BudgetSpentError("calls")
         return 0.5 + (candidate.sampling["frequency_penalty"] == 0.9) / 5
 
     table = TuneTable(k=(), order=(), frequency_penalty=(0.3, 0.9), temperature=(0.7,))
-    found = await tuned(table, worth, tmp_path)
+    found = await tuned(table, quality, tmp_path)
     assert found["spent"]
     assert found["frequency_penalty"] == pytest.approx(0.9)
