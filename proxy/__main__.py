@@ -12,11 +12,11 @@ from rich.console import Console
 
 from index.errors import DrpoError
 from proxy.api.auth import new_key
-from proxy.core.errors import StartupError
 from proxy.core.log import log_lines
 from proxy.core.malloc import give_back_large_blocks
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import Settings, parse_settings, process_environment
+from proxy.core.settings import Settings
+from proxy.core.settings_reader import parse_settings, process_environment
 from proxy.core.variant_names import RAW
 from proxy.server.lifecycle import Announce, serve
 from proxy.server.service import Status
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         settings, command, name = _parse(arguments)
         if command == "new-key":
             return _new_key(name, Console(highlight=False), console)
-        with log_lines(settings.log_format):
+        with log_lines(settings.log.log_format):
             if command == "check":
                 from proxy.server.check import check  # the same
 
@@ -85,8 +85,6 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
     settings, namespace = parse_settings(arguments, process_environment(), parser)
-    if not settings.backend:
-        raise StartupError("--backend: give the base URL of a model server, or `embedded`.")
     if (namespace.command == "new-key") != bool(namespace.name):
         parser.error("new-key takes a NAME, and nothing else does")
     return settings, namespace.command, namespace.name or ""

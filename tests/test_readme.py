@@ -2,12 +2,11 @@
 what a page tells a reader to do is done, on a real proxy with the real embedded model (tests/pages.py)."""
 
 import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
-from proxy.core.settings import Settings, flag
+from proxy.core.settings import flag, setting_fields
 from tests.pages import MARKS, blocks, follow
 
 ROOT = Path(__file__).parent.parent
@@ -20,8 +19,8 @@ BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->"
 
 def table() -> str:
     rows = ["| flag | default | what it does |", "| --- | --- | --- |"]
-    for setting in fields(Settings):
-        default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+    for setting in setting_fields().values():
+        default = setting.default
         shown = ", ".join(default) if isinstance(default, tuple) else {False: "off"}.get(default, default)
         metavar = "" if isinstance(default, bool) else f" {setting.metadata['metavar']}"
         what = setting.metadata["help"].replace("|", r"\|")

@@ -17,7 +17,8 @@ from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
 from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
-from proxy.api.listeners import Listener, is_loopback
+from proxy.api.listeners import Listener
+from proxy.core.addresses import is_loopback
 from proxy.core.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
 from proxy.experiments.dashboard import Dashboard
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -17,41 +16,18 @@ from proxy.core.errors import (
     UnsupportedMediaError,
 )
 from proxy.core.metrics import Metrics
-from proxy.core.settings import Settings
+from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import SharedState
 
 _LONGEST_WAIT: Final = 10.0  # seconds in the queue
 _LOOK_EVERY: Final = 0.01  # seconds: a place that another worker gives back is told to nobody
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """max_in_flight: requests at once, on all workers; max_queue: those that wait for a place, on each; max_body_bytes:
-    of one body; read_timeout: seconds for a body to arrive; write_timeout: seconds that a client may not read."""
-
-    max_in_flight: int
-    max_queue: int
-    max_body_bytes: int
-    read_timeout: float
-    write_timeout: float
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The limits that a server's settings name."""
-    return Limits(
-        settings.max_in_flight,
-        settings.max_queue,
-        settings.max_body_bytes,
-        settings.read_timeout,
-        settings.write_timeout,
-    )
-
-
 class Admission:
     """Counts requests in flight, lets a few more wait in the order of their coming, and refuses the rest; all of them
     once draining. Each request is served within `async with admission`."""
 
-    def __init__(self, limits: Limits, shared: SharedState, metrics: Metrics) -> None:
+    def __init__(self, limits: AdmissionSettings, shared: SharedState, metrics: Metrics) -> None:
         self.limits = limits
         self.draining = False
         self.idle = asyncio.Event()
@@ -120,7 +96,7 @@ class Admission:
             self.idle.set()
 
 
-async def read_body(request: web.Request, limits: Limits) -> bytes:
+async def read_body(request: web.Request, limits: AdmissionSettings) -> bytes:
     """The whole body, in time and in size. Raises UnsupportedMediaError, TooLargeError, SlowRequestError."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not accepted: send it without Content-Encoding.")
@@ -138,7 +114,7 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
         raise SlowRequestError(f"The body did not arrive within {limits.read_timeout:g} s.") from error
 
 
-async def _collect(request: web.Request, limits: Limits) -> bytes:
+async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
     parts, size = [], 0
     async for part in request.content.iter_any():
         size += len(part)
@@ -163,5 +139,5 @@ def parse_json(request: web.Request, data: bytes) -> dict[str, Any]:
     return body
 
 
-def _too_large(limits: Limits) -> TooLargeError:
+def _too_large(limits: AdmissionSettings) -> TooLargeError:
     return TooLargeError(f"The body is larger than {limits.max_body_bytes} bytes (--max-body-bytes).")

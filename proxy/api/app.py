@@ -14,18 +14,18 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from proxy.api.admission import Admission, limits_of, parse_json, read_body
+from proxy.api.admission import Admission, parse_json, read_body
 from proxy.api.gateway import Gateway, Live
 from proxy.api.handlers import Serve, handle, serve_chat, serve_completion, serve_form, serve_relayed, serve_response
 from proxy.api.http_server import error_response, saying_what_is_not_served
 from proxy.api.openapi import openapi_document
 from proxy.backends.backend import Backend
-from proxy.backends.dialects.base import Kind
-from proxy.backends.discovery import KINDS, Model
-from proxy.backends.pool import BackendSettings, Pool
-from proxy.core.errors import ProxyError, StartupError, UnknownModelError, UnknownRouteError
+from proxy.backends.discovery import Model
+from proxy.backends.pool import Pool
+from proxy.core.errors import ProxyError, UnknownModelError, UnknownRouteError
 from proxy.core.metrics import create_metrics
-from proxy.core.settings import Settings, process_environment
+from proxy.core.settings import Settings
+from proxy.core.settings_reader import process_environment
 from proxy.core.shared_state import SharedState
 from proxy.core.tracing import open_telemetry
 from proxy.core.variant_names import ALIGNED, RAW
@@ -68,16 +68,15 @@ FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 async def open_gateway(
     settings: Settings, backends: Sequence[Backend], live: Live, shared: SharedState
 ) -> AsyncIterator[Gateway]:
-    """Wire the parts and watch the backends, until the block ends. Raises StartupError for settings that
-    contradict."""
+    """Wire the parts and watch the backends, until the block ends. Raises StartupError."""
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
-    retrieval = Retrieval(settings.retrieval_timeout, metrics)
+    retrieval = Retrieval(settings.injection.retrieval_timeout, metrics)
     try:
-        async with Pool(backends, backend_settings(settings), metrics) as pool:
+        async with Pool(backends, settings.backends, metrics) as pool:
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
-            admission = Admission(limits_of(settings), shared, metrics)
-            async with open_experiment_service(settings, shared, metrics, pool, planner) as experiments:
+            admission = Admission(settings.admission, shared, metrics)
+            async with open_experiment_service(settings.experiments, shared, metrics, pool, planner) as experiments:
                 yield Gateway(
                     admission,
                     pool,
@@ -85,8 +84,8 @@ async def open_gateway(
                     injector,
                     planner,
                     metrics,
-                    settings.forward_authorization,
-                    settings.log_content,
+                    settings.api.forward_authorization,
+                    settings.log.log_content,
                     experiments,
                     telemetry,
                 )
@@ -94,27 +93,6 @@ async def open_gateway(
         retrieval.close()
         if telemetry is not None:
             await asyncio.to_thread(telemetry.close)
-
-
-def backend_settings(settings: Settings) -> BackendSettings:
-    """What the pool needs of the settings."""
-    return BackendSettings(
-        kinds=parse_kinds(settings.kind),
-        connect_timeout=settings.connect_timeout,
-        backend_timeout=settings.backend_timeout,
-        health_interval=settings.health_interval,
-    )
-
-
-def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
-    """--kind arguments as a table. Raises StartupError."""
-    kinds = {}
-    for argument in arguments:
-        model, _, kind = argument.rpartition("=")
-        if not model or kind not in KINDS:
-            raise StartupError(f"--kind {argument}: expected MODEL=chat or MODEL=completion.")
-        kinds[model] = KINDS[kind]
-    return kinds
 
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:

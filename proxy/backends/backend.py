@@ -3,13 +3,11 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-from proxy.backends.dialects.base import Kind
 from proxy.backends.discovery import Model
 from proxy.backends.load_balancing import BackendHealth, BackendLoad, InFlightCounter
 from proxy.backends.transport import BackendRequest
-from proxy.core.errors import StartupError
+from proxy.core.settings import Kind
 
 
 @dataclass(slots=True, eq=False)
@@ -53,22 +51,3 @@ class Backend:
     def load(self) -> BackendLoad:
         """The state that load balancing depends on."""
         return BackendLoad(self.url, self.health.available, self.health.weight, self.in_flight.value)
-
-
-def backend_url(text: str) -> str:
-    """Return the root URL of a backend, with or without /v1 at the end of `text`.
-
-    Raises:
-        StartupError: The text is not an http or https URL, or it contains a password or a query.
-    """
-    if "@" in text or "?" in text:
-        raise StartupError("--backend: a URL with a password or a query in it; use --backend-api-key-file.")
-    try:
-        parts = urlsplit(text)
-        has_host = bool((parts.hostname or "").encode("idna"))
-        valid = parts.scheme in {"http", "https"} and has_host and not parts.fragment and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise StartupError(f"--backend {text}: not a base URL such as http://127.0.0.1:8000/v1.")
-    return text.rstrip("/").removesuffix("/v1")

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.backends.dialects.base import Dialect, Fetch, Kind
+from proxy.backends.dialects.base import Dialect, Fetch
 from proxy.backends.dialects.registry import DIALECTS, detect_dialect
 from proxy.core.errors import BackendProtocolError
+from proxy.core.settings import Kind
 from proxy.core.variant_names import RAW
 
-KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
 _ANOTHER_PROXY: Final = (
     "It is a drpo-proxy: name the model servers behind it as --backend instead, since both would put a prompt in front."
 )

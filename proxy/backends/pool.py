@@ -6,13 +6,12 @@ The backends are fixed at start and never come from a request. The transport sen
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import orjson
 
 from proxy.backends.backend import Backend
-from proxy.backends.dialects.base import Kind
 from proxy.backends.discovery import Model, discover
 from proxy.backends.load_balancing import RetryBudget, rank_backends
 from proxy.backends.response import BackendResponse
@@ -20,28 +19,12 @@ from proxy.backends.transport import BackendRequest, NoConnectionError, Transpor
 from proxy.core.errors import BackendTimeoutError, ProxyError, UnknownModelError
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
+from proxy.core.settings import BackendSettings
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small request, such as /v1/models or /tokenize
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # the only status that says that the backend did not begin the request
 _GATEWAY_ERRORS: Final = (502, 503, 504)  # not 500, which one client's request may cause: it must not eject a backend
-
-
-@dataclass(frozen=True, slots=True)
-class BackendSettings:
-    """The settings of the pool.
-
-    Attributes:
-        kinds: The kinds that the operator set, by model id.
-        connect_timeout: Seconds until an attempt to connect fails.
-        backend_timeout: Seconds without a byte until a request fails.
-        health_interval: Seconds between two health checks.
-    """
-
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
-    connect_timeout: float = 5.0
-    backend_timeout: float = 600.0
-    health_interval: float = 5.0
 
 
 class Pool:
@@ -56,9 +39,7 @@ class Pool:
         self._health_checks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(
-            self._settings.connect_timeout, self._settings.backend_timeout, self._budget, self._metrics
-        )
+        self._transport = self.open_transport(self._budget)
         await self.refresh()
         self._health_checks = [
             asyncio.create_task(self._check_repeatedly(backend), name="health") for backend in self.backends
@@ -70,6 +51,10 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._health_checks, return_exceptions=True)
         await self._transport.close()
+
+    def open_transport(self, budget: RetryBudget) -> Transport:
+        """A transport with the timeouts of the pool. Whoever opens it closes it."""
+        return Transport(self._settings.connect_timeout, self._settings.backend_timeout, budget, self._metrics)
 
     @property
     def models(self) -> Mapping[str, Model]:

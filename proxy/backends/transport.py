@@ -65,7 +65,7 @@ class ServerAddress:
 
 
 def parse_root_url(root: str) -> ServerAddress:
-    """Return the address of a root URL that `proxy.backends.pool.backend_url` has checked."""
+    """Return the address of a root URL that `proxy.core.addresses.server_root` has checked."""
     parts = urlsplit(root)
     secure = parts.scheme == "https"
     host = parts.hostname or ""

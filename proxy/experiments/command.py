@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.core.errors import StartupError
-from proxy.core.settings import default_store, refuse_password, variable
+from proxy.core.settings import default_store, variable
+from proxy.core.settings_reader import refuse_password
 from proxy.experiments.analysis.report_builder import report_of
 from proxy.experiments.config import ExperimentFile, read_experiment, read_experiments
 from proxy.experiments.console_report import print_report

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from proxy.core.errors import UnknownExperimentError
-from proxy.core.settings import Settings, store_argument
+from proxy.core.settings import ExperimentSettings
 from proxy.experiments.analysis.report_builder import propose_allocation, report_as_json
 from proxy.experiments.config import read_experiments
 from proxy.experiments.definition import Experiment
@@ -24,10 +24,9 @@ from proxy.experiments.store.stored_outcomes import StoredOutcomes
 class Dashboard:
     """The experiments that the settings name, as their files were when last read."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ExperimentSettings) -> None:
         self._paths = settings.experiment
-        store = store_argument(settings)
-        self._dsn = dsn_of(store) if store else None
+        self._dsn = dsn_of(settings.store) if settings.store else None
         self._outcomes = StoredOutcomes(self._dsn) if self._dsn else None
         self._experiments: Mapping[str, Experiment] = {}
         self.refresh()

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
 
-from proxy.backends.backend import Backend, backend_url
+from proxy.backends.backend import Backend
 from proxy.backends.discovery import Model
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.pool import Pool
-from proxy.backends.transport import Transport
 from proxy.core.errors import BadRequestError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
-from proxy.core.settings import Settings, store_argument
+from proxy.core.settings import ExperimentSettings
 from proxy.core.shared_state import SharedState
 from proxy.core.variant_names import RAW
 from proxy.experiments.assignment import (
@@ -112,21 +111,20 @@ class ExperimentService:
 
 @asynccontextmanager
 async def open_experiment_service(
-    settings: Settings, shared: SharedState, metrics: Metrics, pool: Pool, planner: Planner
+    settings: ExperimentSettings, shared: SharedState, metrics: Metrics, pool: Pool, planner: Planner
 ) -> AsyncIterator[ExperimentService | None]:
     """The experiments, none yet, what keeps their outcomes, and the shadow judge if there is to be one; None where
     there is no store."""
-    store = store_argument(settings)
-    if not store:
+    if not settings.store:
         yield None
         return
     retention = settings.retention_days * _DAY
-    async with Recorder(dsn_of(store), retention, metrics, deletes_old=shared.worker == 0) as recorder:
+    async with Recorder(dsn_of(settings.store), retention, metrics, deletes_old=shared.worker == 0) as recorder:
         if not settings.judge:
             yield ExperimentService(recorder, metrics)
             return
-        wire = Transport(settings.connect_timeout, settings.backend_timeout, RetryBudget(), metrics)
-        judge = Backend(backend_url(settings.judge), read_key(settings.judge_api_key_file, "--judge-api-key-file"))
+        wire = pool.open_transport(RetryBudget())
+        judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
         log_event("the shadow judge is sent users' text", url=judge.url)
         shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.record_judgement)
         try:

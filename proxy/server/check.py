@@ -8,7 +8,7 @@ from rich.table import Table
 
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, Live
-from proxy.core.settings import Settings, bundle_arguments
+from proxy.core.settings import Settings
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.served_bundles import load_bundles
 from proxy.server.lifecycle import open_backends
@@ -16,10 +16,12 @@ from proxy.server.lifecycle import open_backends
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
     """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
-    allowed, asked = settings.allow_embedder, settings.query_embedder
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked)
+    injection = settings.injection
+    bundles = await asyncio.to_thread(
+        load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder
+    )
     async with (
-        open_backends(settings, report) as backends,
+        open_backends(settings.backends, report) as backends,
         open_gateway(settings, backends, Live(bundles), Alone()) as gateway,
     ):
         console.print(_backend_table(gateway))

@@ -4,19 +4,20 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
-from proxy.api.app import parse_kinds
-from proxy.backends.backend import Backend, backend_url
+from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME, EmbeddedModel
-from proxy.core.errors import EmbeddedError, StartupError
+from proxy.core.errors import EmbeddedError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import EMBEDDED, Settings, bundle_arguments, store_argument
+from proxy.core.settings import EMBEDDED, BackendSettings, Settings
+from proxy.core.settings_reader import check_reachability
 from proxy.core.shared_state import Alone
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
@@ -43,42 +44,53 @@ async def serve(settings: Settings, report: ProgressCallback, announce: Announce
     if starting := asyncio.current_task():
         # Until there is something to drain, being told to stop ends the start, and all that was begun for it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
-    parse_kinds(settings.kind)  # what can be refused at once is, before a model is started
-    check_bundle_arguments(bundle_arguments(settings))
-    read_keyring(settings, Alone())
-    read_experiments(settings.experiment)
-    if store := store_argument(settings):
-        dsn_of(store)
-    elif settings.judge:
-        raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
-    await (_serve_alone if settings.workers == 1 else _serve_together)(settings, report, announce)
+    _check_inputs(settings)
+    await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
+
+
+def _check_inputs(settings: Settings) -> None:
+    """Raise StartupError for a mistake that can be found before a port is tried or a model is loaded."""
+    check_reachability(settings)
+    check_bundle_arguments(settings.injection.bundle)
+    read_keyring(settings.api, Alone())
+    _backend_key(settings.backends)
+    experiments = settings.experiments
+    read_experiments(experiments.experiment)
+    if experiments.store:
+        dsn_of(experiments.store)
+    if experiments.judge:
+        read_key(experiments.judge_api_key_file, "--judge-api-key-file")
 
 
 async def _serve_alone(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
     """One process: this one."""
     shared = Alone()
-    with bind(settings) as listener:
+    with bind(settings.server) as listener:
         async with (
             bundles_loading(settings) as loading,
-            open_backends(settings, report) as backends,
+            open_backends(settings.backends, report) as backends,
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
             stop = _stop_signals()  # not before: until then an interrupt ends the start itself
             reload_all, page = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
             async with _operated(settings, reload_all, page) as admin_url:
-                announce(base_url(settings.host, listener.getsockname()[1]), admin_url, status(gateway))
+                announce(base_url(settings.server.host, listener.getsockname()[1]), admin_url, status(gateway))
                 await stop.wait()
-                await drain(gateway, settings.drain_timeout, stop, report)
+                await drain(gateway, settings.server.drain_timeout, stop, report)
 
 
 async def _serve_together(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
     """Several workers, each a process; this one watches them, and serves nothing but the admin listener."""
-    holder, settings = hold_port(settings)
+    holder, server = hold_port(settings.server)
+    settings = replace(settings, server=server)
     with holder:
-        async with open_backends(settings, report) as backends, Supervisor(settings, backends, report) as workers:
+        async with (
+            open_backends(settings.backends, report) as backends,
+            Supervisor(settings, backends, report) as workers,
+        ):
             stop = _stop_signals()
             async with _operated(settings, workers.reload, workers.add_page) as admin_url:
-                announce(base_url(settings.host, settings.port), admin_url, workers.status)
+                announce(base_url(server.host, server.port), admin_url, workers.status)
                 await stop.wait()
                 stop.clear()
                 await workers.drain(stop)
@@ -87,7 +99,7 @@ async def _serve_together(settings: Settings, report: ProgressCallback, announce
 @asynccontextmanager
 async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> AsyncIterator[str | None]:
     """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. page: adds the page's routes."""
-    dashboard = await asyncio.to_thread(Dashboard, settings)
+    dashboard = await asyncio.to_thread(Dashboard, settings.experiments)
 
     async def reload_and_show() -> Reloaded:
         done = await reload_all()
@@ -96,7 +108,7 @@ async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> As
 
     async with (
         reloading(reload_and_show) as in_turn,
-        administering(bind_admin(settings), Controls(in_turn, dashboard, page)) as admin_url,
+        administering(bind_admin(settings.server), Controls(in_turn, dashboard, page)) as admin_url,
     ):
         allocations = asyncio.create_task(_keep_allocating(dashboard), name="steering")
         try:
@@ -118,10 +130,10 @@ async def _keep_allocating(dashboard: Dashboard) -> None:
 
 
 @asynccontextmanager
-async def open_backends(settings: Settings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
+async def open_backends(settings: BackendSettings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
     """The backends of the settings; the embedded one is started, watched, and stopped at the end."""
-    api_key = read_key(settings.backend_api_key_file, "--backend-api-key-file")
-    backends = [Backend(backend_url(url), api_key) for url in settings.backend if url != EMBEDDED]
+    api_key = _backend_key(settings)
+    backends = [Backend(url, api_key) for url in settings.backend if url != EMBEDDED]
     if EMBEDDED not in settings.backend:
         yield backends
         return
@@ -136,6 +148,10 @@ async def open_backends(settings: Settings, report: ProgressCallback) -> AsyncIt
             await asyncio.gather(watch, return_exceptions=True)
     finally:
         await model.stop()
+
+
+def _backend_key(settings: BackendSettings) -> str | None:
+    return read_key(settings.backend_api_key_file, "--backend-api-key-file")
 
 
 async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:

@@ -16,10 +16,9 @@ from index.errors import DrpoError
 from proxy.api.admin import Reload, Reloaded
 from proxy.api.auth import Keyring, read_keys
 from proxy.api.gateway import Gateway
-from proxy.core.errors import StartupError
 from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import Settings, bundle_arguments
+from proxy.core.settings import ApiSettings, Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm, load_experiments
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
@@ -34,22 +33,19 @@ class Loaded:
     active: ActiveExperiments | None
 
 
-def read_keyring(settings: Settings, shared: SharedState) -> Keyring | None:
+def read_keyring(settings: ApiSettings, shared: SharedState) -> Keyring | None:
     """The keys that the settings name; None if they name none. Raises StartupError."""
     if not settings.api_keys_file:
         return None
-    if settings.forward_authorization:
-        raise StartupError(
-            "--forward-authorization would send our own keys (--api-keys-file) to the backend: give one."
-        )
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
 async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
     """The experiments that the settings name, if they do. Raises StartupError, BundleError, EmbedderError."""
     serving = list(bundles.values())
-    allowed, asked = settings.allow_embedder, settings.query_embedder
-    return await asyncio.to_thread(load_experiments, settings.experiment, allowed, asked, serving)
+    allowed, query_embedder = settings.injection.allow_embedder, settings.injection.query_embedder
+    paths = settings.experiments.experiment
+    return await asyncio.to_thread(load_experiments, paths, allowed, query_embedder, serving)
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
@@ -63,10 +59,12 @@ async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]],
 
 async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
     """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
-    keyring = read_keyring(settings, shared)
+    keyring = read_keyring(settings.api, shared)
     serving = list(gateway.bundles.values())
-    allowed, asked = settings.allow_embedder, settings.query_embedder
-    bundles = await asyncio.to_thread(load_bundles, bundle_arguments(settings), allowed, asked, serving)
+    injection = settings.injection
+    bundles = await asyncio.to_thread(
+        load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder, serving
+    )
     active = await read_active_experiments(settings, bundles)
     await warm_up(gateway, [*bundles.items(), *bundles_to_warm(active)], lambda _: None)
     return Loaded(bundles, keyring, active)

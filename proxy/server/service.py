@@ -19,7 +19,7 @@ from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
 from proxy.backends.backend import Backend
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import Settings, bundle_arguments
+from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import bundles_to_warm
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
@@ -43,7 +43,8 @@ class Status:
 @asynccontextmanager
 async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
     """The bundles, loaded on a thread while other things start."""
-    work = asyncio.to_thread(load_bundles, bundle_arguments(settings), settings.allow_embedder, settings.query_embedder)
+    injection = settings.injection
+    work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
     try:
         yield loading
@@ -63,13 +64,13 @@ async def serving(
     report: ProgressCallback,
 ) -> AsyncIterator[Gateway]:
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
-    live = Live(await loading, read_keyring(settings, shared))
+    live = Live(await loading, read_keyring(settings.api, shared))
     async with open_gateway(settings, backends, live, shared) as gateway:
         active = await read_active_experiments(settings, live.bundles)
         serve_loaded(gateway, Loaded(live.bundles, live.keyring, active))
         await warm_up(gateway, [*live.bundles.items(), *bundles_to_warm(active)], report)
         _settle_memory()
-        runner = HttpServer(create_app(gateway, settings.cors_origin), settings.read_timeout)
+        runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()

@@ -5,44 +5,31 @@ import socket
 from dataclasses import replace
 from typing import Final
 
-from proxy.api.listeners import Listener, is_loopback
+from proxy.api.listeners import Listener
+from proxy.core.addresses import split_address
 from proxy.core.errors import StartupError
-from proxy.core.settings import ADMIN_OFF, Settings
+from proxy.core.settings import ADMIN_OFF, ServerSettings
 
-_LARGEST_PORT: Final = 65535
 _BACKLOG: Final = 1024
 
 
-def bind(settings: Settings) -> Listener:
-    """The listening socket. Raises StartupError for a busy port, a wrong address, or one that is open to others."""
-    guarded = settings.api_keys_file or settings.allow_unauthenticated
-    if not guarded and not is_loopback(settings.host):
-        raise StartupError(
-            f"--host {settings.host} can be reached from other machines and nothing asks for a key: give "
-            "--api-keys-file, or --allow-unauthenticated behind a proxy that asks, or keep --host 127.0.0.1."
-        )
+def bind(settings: ServerSettings) -> Listener:
+    """The listening socket of clients. Raises StartupError if the port is busy or the address does not exist."""
     return _listen(settings.host, settings.port, "--host", "--port")
 
 
-def bind_admin(settings: Settings) -> Listener | None:
-    """The admin listener's socket; None where it is off. Raises StartupError."""
+def bind_admin(settings: ServerSettings) -> Listener | None:
+    """The admin listener's socket; None if --admin is off. Raises StartupError as `bind` does."""
     if settings.admin == ADMIN_OFF:
         return None
-    host, _, port = settings.admin.rpartition(":")
-    if not host or not port.isdecimal():
-        raise StartupError(f"--admin {settings.admin}: expected ADDRESS:PORT (port 0 picks a free one), or off.")
-    if not is_loopback(host) and not settings.allow_unauthenticated:
-        raise StartupError(
-            f"--admin {settings.admin} can be reached from other machines and asks for no key: keep it on 127.0.0.1, "
-            "or give --allow-unauthenticated behind a proxy that asks."
-        )
-    return _listen(host.strip("[]"), int(port), "--admin", "--admin")
+    host, port = split_address(settings.admin, "--admin")
+    return _listen(host, port, "--admin", "--admin")
 
 
-def hold_port(settings: Settings) -> tuple[Listener, Settings]:
-    """A socket that keeps the port for workers, who listen there together, and the settings with that port.
+def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
+    """A socket that keeps the port for the workers, who share it, and the settings with that port.
 
-    Raises StartupError, as `bind` does: a port that another server shares out among its own workers is busy, too.
+    Raises StartupError as `bind` does. A port that the workers of another server share counts as busy.
     """
     with bind(settings) as probe:
         port = probe.getsockname()[1]
@@ -52,7 +39,7 @@ def hold_port(settings: Settings) -> tuple[Listener, Settings]:
     return holder, replace(settings, port=port)
 
 
-def join_port(settings: Settings) -> Listener:
+def join_port(settings: ServerSettings) -> Listener:
     """A worker's own socket on the port that is held; the kernel spreads connections over those of all workers."""
     family, address = _resolve(settings.host, settings.port, "--host")
     listener = _sharing(family)
@@ -68,8 +55,6 @@ def base_url(host: str, port: int) -> str:
 
 
 def _listen(host: str, port: int, host_flag: str, port_flag: str) -> Listener:
-    if port > _LARGEST_PORT or port < 0:
-        raise StartupError(f"{port_flag} {port}: a port is a number from 0 to {_LARGEST_PORT}.")
     family, address = _resolve(host, port, host_flag)
     try:
         return socket.create_server(address, family=family, backlog=_BACKLOG)

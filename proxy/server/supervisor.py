@@ -22,7 +22,6 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from index.errors import DrpoError
 from proxy.api.admin import Reloaded
-from proxy.api.admission import limits_of
 from proxy.backends.backend import Backend
 from proxy.core.errors import StartupError
 from proxy.core.log import log_event
@@ -93,10 +92,10 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         self._home = tempfile.TemporaryDirectory(prefix="drpo-")
         self._folder = Path(self._home.name)
-        Mapped.prepare(self._folder, self._settings.workers)
+        Mapped.prepare(self._folder, self._settings.server.workers)
         try:
-            self._report(f"Starting {self._settings.workers} workers")
-            starts = (self._start(number) for number in range(self._settings.workers))
+            self._report(f"Starting {self._settings.server.workers} workers")
+            starts = (self._start(number) for number in range(self._settings.server.workers))
             states = await asyncio.gather(*starts)
         except BaseException:
             await self._end()
@@ -111,7 +110,7 @@ class Supervisor:
 
     def add_page(self, app: web.Application) -> None:
         """The routes of the page, whose questions a worker answers."""
-        add_page_of_workers(app, Behind(self._folder, limits_of(self._settings)))
+        add_page_of_workers(app, Behind(self._folder, self._settings.admission))
 
     async def reload(self) -> Reloaded:
         """All workers load everything anew; if all can, all serve it. Raises StartupError with the reason of one that
@@ -134,7 +133,7 @@ class Supervisor:
         self._signal(signal.SIGTERM)
         ends = asyncio.create_task(self._all_ended(), name="workers end")
         impatient = asyncio.create_task(again.wait(), name="impatience")
-        longest = self._settings.drain_timeout + _LAST_WORDS
+        longest = self._settings.server.drain_timeout + _LAST_WORDS
         await asyncio.wait([ends, impatient], timeout=longest, return_when=asyncio.FIRST_COMPLETED)
         if impatient.done():
             self._signal(signal.SIGTERM)  # the second one: stop at once

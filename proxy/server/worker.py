@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from proxy.backends.backend import Backend
 from proxy.core.log import log_lines
 from proxy.core.malloc import give_back_large_blocks
 from proxy.core.metrics import FOLDER_VARIABLE
-from proxy.core.settings import Settings
+from proxy.core.settings import Settings, settings_from_json
 from proxy.core.shared_state import Mapped
 from proxy.server.reload import Loaded, load, serve_loaded
 from proxy.server.service import bundles_loading, drain, serving, status
@@ -57,9 +57,9 @@ async def _work() -> None:
 
 
 async def _serve_as_told(first: Mapping[str, Any], shared: Mapped, orders: asyncio.StreamReader) -> None:
-    settings = settings_of(first["settings"])
+    settings = settings_from_json(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
-    with log_lines(settings.log_format, worker=shared.worker):
+    with log_lines(settings.log.log_format, worker=shared.worker):
         try:
             await _serve(settings, backends, shared, orders)
         except DrpoError as error:
@@ -72,7 +72,7 @@ async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, or
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with bundles_loading(settings) as loading:
         await asyncio.wait([loading])
-        with join_port(settings) as listener:
+        with join_port(settings.server) as listener:
             async with (
                 serving(settings, backends, loading, listener, shared, lambda _: None) as gateway,
                 answering_page(gateway, shared.folder, shared.worker),
@@ -80,7 +80,7 @@ async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, or
                 say(ready=asdict(status(gateway)))
                 following = asyncio.create_task(Orders(settings, gateway, shared, orders, stop).follow())
                 await stop.wait()
-                await drain(gateway, settings.drain_timeout, stop, lambda _: None)
+                await drain(gateway, settings.server.drain_timeout, stop, lambda _: None)
                 following.cancel()
 
 
@@ -129,15 +129,6 @@ class Orders:
     def _move(self, places: list[Mapping[str, Any]]) -> None:
         for backend, place in zip(self._gateway.pool.backends, places, strict=True):
             backend.url, backend.api_key = place["url"], place["api_key"]
-
-
-def settings_of(told: Mapping[str, Any]) -> Settings:
-    """Settings as they were before they became JSON, which has no tuples."""
-    return Settings(**{field.name: _tuple_if_list(told[field.name]) for field in fields(Settings)})
-
-
-def _tuple_if_list(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def say(**answer: object) -> None:

@@ -14,11 +14,12 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from proxy.api.admission import Limits, read_body
+from proxy.api.admission import read_body
 from proxy.api.gateway import Gateway
 from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
 from proxy.core.errors import OverloadedError, ProxyError
 from proxy.core.log import log_event
+from proxy.core.settings import AdmissionSettings
 from proxy.ui.pages import add_answers, add_files
 
 
@@ -27,7 +28,7 @@ class Behind:
     """The workers, as the admin listener sees them. folder: where their sockets are; limits: of a question."""
 
     folder: Path
-    limits: Limits
+    limits: AdmissionSettings
 
 
 _BEHIND: Final = web.AppKey("workers behind the page", Behind)

@@ -35,7 +35,7 @@ from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Live
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME
-from proxy.core.settings import Settings
+from proxy.core.settings import InjectionSettings, Settings
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.retrieval_worker import Source
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -67,10 +67,10 @@ async def compare(float32_models: Path, only: str, refusals: bool) -> None:
     """One line of the table per embedder, printed as soon as it is known."""
     bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
     general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
-    settings = Settings(retrieval_timeout=10.0)
+    settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
-    async with open_backends(settings, say) as backends:
+    async with open_backends(settings.backends, say) as backends:
         for name, open_one in openers(float32_models, bundle.examples).items():
             if only not in name:
                 continue

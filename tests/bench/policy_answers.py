@@ -25,7 +25,7 @@ from index.embedders.student import FastEmbedder
 from index.types import Bundle
 from optimizer.core.confidence import bootstrap_mean
 from optimizer.evaluation.measures import MeasuredAnswer, measures
-from proxy.core.settings import Settings
+from proxy.core.settings import InjectionSettings, Settings
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving, showing_nearest
 from tests.bench.embedders import say
@@ -66,8 +66,8 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     first: Sequence[MeasuredAnswer] = ()
-    settings = Settings(retrieval_timeout=10.0)
-    async with open_backends(settings, say) as backends:
+    settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
+    async with open_backends(settings.backends, say) as backends:
         for policy in policies:
             shown = under(bundle, policy)
             served = as_served(shown, f"{policy} {bundle.id}", queries_by(policy, judge))

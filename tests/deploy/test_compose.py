@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.settings import parse_settings, store_argument
+from proxy.core.settings_reader import parse_settings
 from proxy.experiments.store.dsn import dsn_of
 from tests.deploy.parts import DEPLOY, called, environment
 
@@ -50,7 +50,7 @@ def test_the_proxy_can_keep_its_experiments_in_the_database_that_is_there(compos
     for name in ("proxy", "proxy-cpu"):
         assert compose["services"][name]["environment"]["DRPO_STORE"] == "${STORE:-}"
     settings, _ = parse_settings([], {"DRPO_STORE": "", "DRPO_BACKEND": "embedded"}, ArgumentParser())
-    assert store_argument(settings) == ""
+    assert settings.experiments.store == ""
 
 
 def test_nothing_is_published_beyond_this_machine(compose: Any) -> None:

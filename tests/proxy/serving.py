@@ -19,6 +19,7 @@ from proxy.api.gateway import Gateway, Live
 from proxy.api.http_server import HttpServer
 from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
+from proxy.core.settings_reader import build_settings, process_environment
 from proxy.core.shared_state import Alone
 from proxy.inference.injection.retrieval_worker import Source
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -94,18 +95,23 @@ class Serving:
             return await response.read()
 
 
+def make_settings(**values: Any) -> Settings:
+    """Settings from values by the names of their flags, as the command makes them."""
+    return build_settings(values, process_environment())
+
+
 @asynccontextmanager
 async def serving(
-    *backends: str, bundles: Mapping[str, ServedBundle] | None = None, cors: Sequence[str] = (), **settings: Any
+    *backends: str, bundles: Mapping[str, ServedBundle] | None = None, cors: Sequence[str] = (), **values: Any
 ) -> AsyncIterator[Serving]:
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
-    told = Settings(**settings)
+    settings = make_settings(**values)
     shared = Alone()
-    live = Live(bundles, read_keyring(told, shared))
-    async with open_gateway(told, [Backend(url) for url in backends], live, shared) as gateway:
-        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_active_experiments(told, bundles)))
-        runner = HttpServer(create_app(gateway, cors), told.read_timeout)
+    live = Live(bundles, read_keyring(settings.api, shared))
+    async with open_gateway(settings, [Backend(url) for url in backends], live, shared) as gateway:
+        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_active_experiments(settings, bundles)))
+        runner = HttpServer(create_app(gateway, cors), settings.admission.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

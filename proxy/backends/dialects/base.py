@@ -5,12 +5,10 @@ It does not depend on connections: a dialect gets a function that sends requests
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from proxy.core.json_types import Json
-
-Kind = Literal["chat", "completion"]
-"""Whether a model takes chat messages, or only text to complete."""
+from proxy.core.settings import Kind
 
 
 class Fetch(Protocol):

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from proxy.backends.dialects.base import Dialect, Fetch, Kind, ModelFacts
+from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
+from proxy.core.settings import Kind
 
 _DEFAULT_TEMPLATE_SHA256: Final = "cc145ac597328b60dbce2631dce17c0c84bb6a87b2380cc0473e2e1291965db7"
 """The hash of the ChatML template that the server reports for a model without a template."""

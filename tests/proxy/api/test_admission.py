@@ -10,17 +10,18 @@ import orjson
 import pytest
 
 from proxy.api import admission as module
-from proxy.api.admission import Admission, Limits
+from proxy.api.admission import Admission
 from proxy.core.errors import OverloadedError
 from proxy.core.log import log_lines
 from proxy.core.metrics import create_metrics
+from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import Alone, Mapped, clear_seats
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
 
 def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admission:
-    limits = Limits(max_in_flight, max_queue, max_body_bytes=1000, read_timeout=1, write_timeout=1)
+    limits = AdmissionSettings(max_in_flight, max_queue, max_body_bytes=1000, read_timeout=1, write_timeout=1)
     return Admission(limits, shared or Alone(), create_metrics())
 
 

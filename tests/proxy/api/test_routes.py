@@ -200,7 +200,7 @@ JSON = {"Content-Type": "application/json"}
     ],
 )
 async def test_bad_bodies_are_refused_with_the_right_status(data: bytes, headers: dict[str, str], status: int) -> None:
-    limit = {413: 1000}.get(status, 100_000)
+    limit = {413: 1024}.get(status, 100_000)
     async with scripted_backend(answer) as backend, serving(backend.url, max_body_bytes=limit) as proxy:
         async with proxy.session.post(
             "/v1/chat/completions", data=data, headers=headers, skip_auto_headers=[]

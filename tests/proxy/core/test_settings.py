@@ -1,16 +1,22 @@
 """Guards that flags win over variables and variables over defaults, and that a wrong value is named."""
 
 import argparse
+import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
-from proxy.api.app import parse_kinds
-from proxy.backends.backend import Backend, backend_url
+from proxy.backends.backend import Backend
+from proxy.core.addresses import server_root
 from proxy.core.errors import StartupError
 from proxy.core.key_file import read_key
-from proxy.core.settings import Settings, parse_settings
-from proxy.server.lifecycle import bind
+from proxy.core.settings import AdmissionSettings, ServerSettings, Settings, parse_kinds, settings_from_json
+from proxy.core.settings_reader import check_reachability, parse_settings
+from proxy.server.sockets import bind
+from tests.proxy.serving import make_settings
 
 
 def parsed(arguments: list[str], environment: dict[str, str]) -> Settings:
@@ -20,9 +26,10 @@ def parsed(arguments: list[str], environment: dict[str, str]) -> Settings:
 def test_flag_wins_over_variable_and_variable_over_default() -> None:
     environment = {"DRPO_PORT": "9000", "DRPO_HOST": "::1", "DRPO_CORS_ORIGIN": "https://a, https://b"}
     settings = parsed(["--port", "9001", "--backend", "http://a", "--backend", "http://b"], environment)
-    assert (settings.port, settings.host, settings.backend) == (9001, "::1", ("http://a", "http://b"))
-    assert settings.cors_origin == ("https://a", "https://b")
-    assert settings.max_in_flight == Settings().max_in_flight
+    assert (settings.server.port, settings.server.host) == (9001, "::1")
+    assert settings.backends.backend == ("http://a", "http://b")
+    assert settings.api.cors_origin == ("https://a", "https://b")
+    assert settings.admission == AdmissionSettings()
 
 
 @pytest.mark.parametrize(
@@ -40,49 +47,49 @@ def test_wrong_variable_is_named(name: str, value: str) -> None:
 
 
 def test_true_variable_sets_a_switch() -> None:
-    assert parsed([], {"DRPO_FORWARD_AUTHORIZATION": "yes"}).forward_authorization
-    assert not parsed([], {"DRPO_FORWARD_AUTHORIZATION": "0"}).forward_authorization
+    assert parsed([], {"DRPO_FORWARD_AUTHORIZATION": "yes"}).api.forward_authorization
+    assert not parsed([], {"DRPO_FORWARD_AUTHORIZATION": "0"}).api.forward_authorization
 
 
 def test_busy_port_names_the_flag() -> None:
-    with bind(Settings(port=0)) as first:
+    with bind(ServerSettings(port=0)) as first:
         with pytest.raises(StartupError, match="--port"):
-            bind(Settings(port=first.getsockname()[1]))
+            bind(ServerSettings(port=first.getsockname()[1]))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.test"])
 def test_host_open_to_others_is_refused_with_the_flag_that_allows_it(host: str) -> None:
     with pytest.raises(StartupError, match="--allow-unauthenticated"):
-        bind(Settings(host=host, port=0))
+        check_reachability(make_settings(host=host))
 
 
 @pytest.mark.parametrize("port", [70000, -1])
 def test_impossible_port_is_refused(port: int) -> None:
     with pytest.raises(StartupError, match="--port"):
-        bind(Settings(port=port))
+        make_settings(port=port)
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
 def test_backend_url_is_the_root_with_or_without_v1(url: str) -> None:
-    assert backend_url(url) == "http://h:1"
+    assert server_root(url) == "http://h:1"
 
 
 @pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://h#x", "file:///etc/passwd"])
 def test_what_is_no_base_url_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="--backend"):
-        backend_url(url)
+        server_root(url)
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:abc", "http://h:99999", "http://h:0"])
 def test_port_or_address_that_cannot_be_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="not a base URL"):
-        backend_url(url)
+        server_root(url)
 
 
 @pytest.mark.parametrize("url", ["http://u:SECRET@h", "ftp://u:SECRET@h", "http://h/v1?key=SECRET"])
 def test_secret_in_a_url_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(StartupError, match="--backend-api-key-file") as caught:
-        backend_url(url)
+        server_root(url)
     assert "SECRET" not in str(caught.value)
 
 
@@ -130,3 +137,42 @@ def test_key_file_is_read_and_its_absence_named(tmp_path: Path) -> None:
     with pytest.raises(StartupError) as caught:
         read_key(str(file), "--backend-api-key-file")
     assert "two" not in str(caught.value)
+
+
+def test_settings_survive_the_way_to_a_worker() -> None:
+    settings = make_settings(backend=("http://h:1/v1", "embedded"), kind=("m=chat",), experiment=("a.toml",), port=0)
+    assert settings_from_json(orjson.loads(orjson.dumps(asdict(settings)))) == settings
+
+
+def test_experiment_has_a_store_and_the_embedded_model_a_bundle() -> None:
+    settings = parsed(["--experiment", "a.toml"], {"XDG_STATE_HOME": "/state"})
+    assert settings.experiments.store == "sqlite:/state/drpo/experiments.sqlite3"
+    assert settings.injection.bundle == ("default",)
+    other = parsed(["--backend", "http://h:1/v1"], {})
+    assert (other.experiments.store, other.injection.bundle, other.backends.backend) == ("", (), ("http://h:1",))
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"backend": ()}, "--backend"),
+        ({"backend": ("h:1",)}, "--backend h:1"),
+        ({"kind": ("m=vision",)}, "--kind m=vision"),
+        ({"admin": "127.0.0.1"}, "--admin 127.0.0.1: expected ADDRESS:PORT"),
+        ({"admin": "127.0.0.1:70000"}, "--admin 70000: a port is"),
+        ({"judge": "http://h:1"}, "--judge: there is nothing to judge"),
+        ({"judge": "h:1", "experiment": ("a.toml",)}, "--judge h:1: not a base URL"),
+        ({"judge": "http://h:1?key=x"}, "use --judge-api-key-file"),
+    ],
+)
+def test_wrong_value_or_contradiction_is_refused_with_its_flag(values: dict[str, Any], flag: str) -> None:
+    with pytest.raises(StartupError, match=re.escape(flag)):
+        make_settings(**values)
+
+
+@pytest.mark.parametrize("admin", ["0.0.0.0:0", "[::]:0", "192.0.2.1:9"])
+def test_admin_listener_open_to_others_is_refused(admin: str) -> None:
+    with pytest.raises(StartupError, match="--admin"):
+        check_reachability(make_settings(admin=admin))
+    check_reachability(make_settings(admin=admin, allow_unauthenticated=True))
+    check_reachability(make_settings(admin="off"))

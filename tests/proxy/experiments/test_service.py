@@ -10,14 +10,13 @@ from typing import Any
 
 from index.bundle.bundle import default_bundle_directory
 from proxy.api.auth import new_key
-from proxy.core.settings import Settings
 from proxy.experiments.records import Allocation
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Store
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import Serving, serving
+from tests.proxy.serving import Serving, make_settings, serving
 
 ARMS = """
 metrics = ["thumbs_up"]
@@ -208,7 +207,7 @@ async def test_an_arm_brings_its_own_bundle_and_one_without_its_model_is_not_ser
         assert headers["x-drpo-experiment"] == "one=b"
         assert headers["x-drpo-bundle"] != "b" * 12
         path.write_text('name = "one"\n' + arms.format(0, "", 1, 'model = "nowhere"'), encoding="utf-8")
-        await reload(Settings(experiment=(str(path),)), one.proxy.gateway, one.proxy.shared)
+        await reload(make_settings(experiment=(str(path),)), one.proxy.gateway, one.proxy.shared)
         status, headers, _ = await one.proxy.chat()
         assert (status, headers.get("x-drpo-experiment")) == (200, None)
         assert b'drpo_experiment_requests_total{arm="unavailable",experiment="one"} 1.0' in (

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,28 @@ def test_mistake_is_one_line_that_names_the_flag(arguments: list[str], says: str
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if not line.startswith("...")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--admin", "0.0.0.0:0"], "--admin 0.0.0.0:0"),
+        (["--admin", "nowhere"], "--admin nowhere"),
+        (["--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
+        (["--store", "somewhere"], "--store"),
+        (
+            ["--store", "sqlite:/tmp/x", "--judge", "http://h", "--judge-api-key-file", "/no/key"],
+            "--judge-api-key-file",
+        ),
+    ],
+)
+def test_mistake_in_flags_is_reported_before_the_port_is_tried(arguments: list[str], says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        done = run("--backend", "http://127.0.0.1:9", "--port", str(port), *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "in use" not in done.stderr
 
 
 def test_check_names_a_backend_that_does_not_answer() -> None:

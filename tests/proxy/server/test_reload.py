@@ -11,13 +11,11 @@ from index.bundle.bundle import default_bundle_directory
 from index.errors import BundleError
 from proxy.api.auth import new_key
 from proxy.core.errors import StartupError
-from proxy.core.settings import Settings
-from proxy.core.shared_state import Alone
 from proxy.inference.injection import served_bundles as live
 from proxy.inference.injection.served_bundles import load_bundles
-from proxy.server.reload import read_keyring, reload
+from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import serving
+from tests.proxy.serving import make_settings, serving
 
 
 async def answer(reply: Reply, request: Received) -> None:
@@ -95,17 +93,17 @@ async def test_reload_serves_the_new_bundle_and_refuses_a_broken_one(tmp_path: P
         second, line = new_key("bob")
         keys_file.write_text(line, encoding="utf-8")
         with pytest.raises(BundleError, match=r"prompt\.txt"):
-            await reload(Settings(**told), proxy.gateway, proxy.shared)
+            await reload(make_settings(**told), proxy.gateway, proxy.shared)
         status, headers, _ = await proxy.chat(headers=bearer(first))
         assert (status, headers["x-drpo-bundle"]) == (200, before), "all or nothing: the old keys too"
         shutil.rmtree(copy)
         default_copy(tmp_path)
-        await reload(Settings(**told), proxy.gateway, proxy.shared)
+        await reload(make_settings(**told), proxy.gateway, proxy.shared)
         assert (await proxy.chat(headers=bearer(first)))[0] == 401
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
         keys_file.write_text("nonsense", encoding="utf-8")
         with pytest.raises(StartupError, match="line 1"):
-            await reload(Settings(**told), proxy.gateway, proxy.shared)
+            await reload(make_settings(**told), proxy.gateway, proxy.shared)
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
 
 
@@ -116,7 +114,7 @@ async def test_reload_does_not_open_the_packages_own_embedder_again(
     bundles = load_bundles(told["bundle"], ())
     async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles, **told) as proxy:
         monkeypatch.setattr(live, "open_embedder", None)
-        await reload(Settings(**told), proxy.gateway, proxy.shared)
+        await reload(make_settings(**told), proxy.gateway, proxy.shared)
         assert proxy.gateway.bundles["scripted"] is not bundles["scripted"]
         assert proxy.gateway.bundles["scripted"].source.embedder is bundles["scripted"].source.embedder
         assert (await proxy.chat())[0] == 200
@@ -137,7 +135,7 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
 
         asking = [asyncio.create_task(ask()) for _ in range(4)]
         for _ in range(3):
-            await reload(Settings(**told), proxy.gateway, proxy.shared)
+            await reload(make_settings(**told), proxy.gateway, proxy.shared)
         done.set()
         seen = set().union(*[await task for task in asking])
     assert {(status, bundle) for status, bundle, _ in seen} == {(200, bundles["scripted"].id)}
@@ -146,4 +144,4 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
 def test_our_keys_are_never_forwarded_by_mistake(keys_file: Path) -> None:
     keys_file.write_text(new_key("alice")[1], encoding="utf-8")
     with pytest.raises(StartupError, match="forward-authorization"):
-        read_keyring(Settings(api_keys_file=str(keys_file), forward_authorization=True), Alone())
+        make_settings(api_keys_file=str(keys_file), forward_authorization=True)

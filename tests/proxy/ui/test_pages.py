@@ -12,7 +12,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from proxy.api.admin import AddPage, Controls, Reloaded, create_admin_app
-from proxy.core.settings import Settings
+from proxy.core.settings import ExperimentSettings
 from proxy.experiments.dashboard import Dashboard
 from proxy.ui.pages import add_files, add_page, on_a_map
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
@@ -33,7 +33,7 @@ async def no_reload() -> Reloaded:
 @asynccontextmanager
 async def admin(page: AddPage) -> AsyncIterator[aiohttp.ClientSession]:
     """A session of the admin listener's application."""
-    app = create_admin_app(Controls(no_reload, Dashboard(Settings()), page))
+    app = create_admin_app(Controls(no_reload, Dashboard(ExperimentSettings()), page))
     async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
         yield session
 

@@ -15,8 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.api.admission import limits_of
-from proxy.core.settings import Settings
+from proxy.core.settings import AdmissionSettings
 from proxy.ui.worker_relay import Behind, add_page_of_workers
 from tests.faults.client import raw_client
 from tests.faults.process import Command, command
@@ -101,7 +100,7 @@ async def test_a_worker_that_died_or_hangs_is_passed_over(which: int, how: signa
 @pytest.mark.parametrize(("below", "said"), [("", "Ask again"), ("long/" * 20, "TMPDIR")])
 async def test_that_nobody_answers_is_said_with_what_to_do(below: str, said: str, tmp_path: Path) -> None:
     app = web.Application()
-    add_page_of_workers(app, Behind(tmp_path / below, limits_of(Settings())))
+    add_page_of_workers(app, Behind(tmp_path / below, AdmissionSettings()))
     async with TestServer(app) as nobody, aiohttp.ClientSession(nobody.make_url("/")) as session:
         async with session.get("/ui/api/state") as reply:
             assert reply.status == 503

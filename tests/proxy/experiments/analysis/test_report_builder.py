@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from proxy.__main__ import run
-from proxy.core.settings import Settings
+from proxy.core.settings import ExperimentSettings
 from proxy.experiments.config import read_experiment
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.definition import assign
@@ -108,7 +108,7 @@ def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pyt
 
 def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, store = write_experiment(tmp_path)
-    board = Dashboard(Settings(experiment=(file,), store=store))
+    board = Dashboard(ExperimentSettings(experiment=(file,), store=store))
     assert orjson.loads(orjson.dumps(board.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
     printed = " ".join(_printed(file, store, capsys).split())
     assert "new is better than raw: thumbs_up" in printed
@@ -117,7 +117,7 @@ def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.C
 
 def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path, slower=2.0)
-    board = Dashboard(Settings(experiment=(file,), store=store))
+    board = Dashboard(ExperimentSettings(experiment=(file,), store=store))
     assert ["worse in latency" in decision.stopped for decision in board.update_allocations()] == [True]
     assert StoredOutcomes(dsn_of(store)).allocations()["demo"].stopped.startswith("Stop: new")
     assert board.update_allocations() == []
@@ -125,12 +125,12 @@ def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
 
 def test_an_experiment_that_goes_well_is_left_alone(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path)
-    assert Dashboard(Settings(experiment=(file,), store=store)).update_allocations() == []
+    assert Dashboard(ExperimentSettings(experiment=(file,), store=store)).update_allocations() == []
 
 
 def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path, more='adaptive = "thompson"')
-    decision = Dashboard(Settings(experiment=(file,), store=store)).update_allocations()[0]
+    decision = Dashboard(ExperimentSettings(experiment=(file,), store=store)).update_allocations()[0]
     assert decision.weights == pytest.approx({"raw": 0.05, "new": 0.95})
 
 

@@ -1,0 +1,205 @@
+"""Makes the settings: reads flags and variables, fills in dependent defaults, and checks all values.
+
+It reads no files and opens no sockets: proxy/server/lifecycle.py checks the files that settings name.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.core.addresses import check_port, is_loopback, server_root, split_address
+from proxy.core.errors import StartupError
+from proxy.core.settings import (
+    ADMIN_OFF,
+    EMBEDDED,
+    Settings,
+    default_store,
+    flag,
+    parse_kinds,
+    setting_fields,
+    setting_groups,
+    variable,
+)
+
+
+def parse_settings(
+    arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
+) -> tuple[Settings, argparse.Namespace]:
+    """Read all settings: a flag wins over a variable, and a variable over the default.
+
+    Args:
+        arguments: The command line.
+        environment: The environment variables.
+        parser: The flags are added to it. It may have other arguments.
+
+    Returns:
+        The settings, and what the parser found.
+
+    Raises:
+        StartupError: A variable cannot be parsed, or a value is wrong. For a bad flag, argparse exits by itself.
+    """
+    settings = setting_fields()
+    for setting in settings.values():
+        _add_flag(parser, setting)
+    namespace = parser.parse_args(arguments)
+    refuse_password(namespace.store)
+    values = {name: _value(setting, getattr(namespace, name), environment) for name, setting in settings.items()}
+    return build_settings(values, environment), namespace
+
+
+def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Group the values, fill in the defaults that depend on other settings, and check everything.
+
+    Args:
+        values: Settings by name; one that is missing has its default.
+        environment: Variables that say where programs keep their state.
+
+    Raises:
+        StartupError: A value is wrong, or two contradict each other.
+    """
+    if unknown := values.keys() - setting_fields().keys():
+        raise TypeError(f"no such settings: {sorted(unknown)}")
+    _check_ranges(values)
+    groups = {
+        name: group(**{setting.name: values[setting.name] for setting in fields(group) if setting.name in values})
+        for name, group in setting_groups().items()
+    }
+    settings = _with_dependent_defaults(Settings(**groups), environment)
+    _check_values(settings)
+    return settings
+
+
+def check_reachability(settings: Settings) -> None:
+    """Raise StartupError for a listener that other machines can reach and that asks for no key.
+
+    Only a server needs this check: other commands do not listen.
+    """
+    server = settings.server
+    if server.allow_unauthenticated:
+        return
+    if not settings.api.api_keys_file and not is_loopback(server.host):
+        raise StartupError(
+            f"--host {server.host} can be reached from other machines and nothing asks for a key: give "
+            "--api-keys-file, or --allow-unauthenticated behind a proxy that asks, or keep --host 127.0.0.1."
+        )
+    if server.admin != ADMIN_OFF and not is_loopback(split_address(server.admin, "--admin")[0]):
+        raise StartupError(
+            f"--admin {server.admin} can be reached from other machines and asks for no key: keep it on 127.0.0.1, "
+            "or give --allow-unauthenticated behind a proxy that asks."
+        )
+
+
+def refuse_password(store: str | None) -> None:
+    """Raise StartupError for a password in a flag: other users of the machine can read it, and shells record it."""
+    url = urlsplit(store or "") if "://" in (store or "") else None
+    if url is not None and (url.password or "password=" in url.query):
+        raise StartupError(
+            f"--store: a password in a flag is seen by everyone: give the URL as {variable('store')}, or the password "
+            "as PGPASSWORD or in a file (PGPASSFILE)."
+        )
+
+
+def process_environment() -> Mapping[str, str]:
+    """The variables of this process."""
+    return os.environ
+
+
+def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
+    default = setting.default
+    if isinstance(default, bool):
+        help_text = f"{setting.metadata['help']} [{variable(setting.name)}]"
+        parser.add_argument(flag(setting.name), action="store_true", default=None, help=help_text)
+        return
+    default_text = ", ".join(default) if isinstance(default, tuple) else default
+    parser.add_argument(
+        flag(setting.name),
+        action="append" if isinstance(default, tuple) else "store",
+        type=str if isinstance(default, tuple) else type(default),
+        metavar=setting.metadata["metavar"],
+        choices=setting.metadata["choices"] or None,
+        default=None,
+        help=f"{setting.metadata['help']} [{default_text if default_text != '' else 'none'}; {variable(setting.name)}]",
+    )
+
+
+def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> Any:
+    """The value of a setting. `given`: what its flag said, None if it was not given. Raises StartupError."""
+    default = setting.default
+    if given is not None:
+        return tuple(given) if isinstance(default, tuple) else given
+    text = environment.get(variable(setting.name), "")
+    if not text:
+        return default
+    try:
+        value = _parser_of(default)(text)
+    except ValueError as error:
+        raise StartupError(f"{variable(setting.name)}: {text!r} is not {_type_name(default)}.") from error
+    choices = setting.metadata["choices"]
+    if choices and value not in choices:
+        raise StartupError(f"{variable(setting.name)}: {text!r} is not one of {', '.join(choices)}.")
+    return value
+
+
+def _parser_of(default: object) -> Callable[[str], object]:
+    """What turns a variable's text into a value of the default's type. It raises ValueError."""
+    if isinstance(default, bool):
+        return _parse_bool
+    if isinstance(default, tuple):
+        return lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
+    return type(default)
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(text)
+
+
+def _type_name(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    return "a whole number" if isinstance(default, int) else "a number"
+
+
+def _check_ranges(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        minimum = setting_fields()[name].metadata["minimum"]
+        if minimum is not None and not minimum <= value < math.inf:
+            raise StartupError(f"{flag(name)} {value:g}: give a number of at least {minimum:g}.")
+
+
+def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Server URLs without /v1; the default bundle for the embedded model; the default store for experiments."""
+    backends, injection, experiments = settings.backends, settings.injection, settings.experiments
+    urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
+    bundles = injection.bundle or (("default",) if EMBEDDED in urls else ())
+    store = experiments.store or (default_store(environment) if experiments.experiment else "")
+    judge = server_root(experiments.judge, flag("judge")) if experiments.judge else ""
+    return replace(
+        settings,
+        backends=replace(backends, backend=urls),
+        injection=replace(injection, bundle=bundles),
+        experiments=replace(experiments, store=store, judge=judge),
+    )
+
+
+def _check_values(settings: Settings) -> None:
+    """Raise StartupError for a value that cannot be parsed, or for settings that contradict each other."""
+    if not settings.backends.backend:
+        raise StartupError("--backend: give the base URL of a model server, or `embedded`.")
+    parse_kinds(settings.backends.kind)
+    check_port(settings.server.port, flag("port"))
+    if settings.server.admin != ADMIN_OFF:
+        split_address(settings.server.admin, flag("admin"))
+    if settings.api.api_keys_file and settings.api.forward_authorization:
+        raise StartupError(
+            "--forward-authorization would send our own keys (--api-keys-file) to the backend: give one."
+        )
+    if settings.experiments.judge and not settings.experiments.store:
+        raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
