@@ -1,1 +1,1 @@
-"""What was learned: how a bundle of prompt and examples is stored, found and laid out. Knows nothing of HTTP."""
+"""Bundles of prompt and examples: stored, retrieved and rendered. This package does not depend on HTTP servers."""

@@ -9,6 +9,7 @@ from typing import get_args
 
 from index.bundle.bundle import default_bundle_directory
 from index.bundle.sets_file import WEIGHTS
+from index.embedders.registry import embedder_forms
 from index.rendering import LAYOUTS
 from index.types import Order, RetrievalPolicy
 
@@ -108,9 +109,7 @@ def _add_directory(command: argparse.ArgumentParser) -> None:
 def _add_sources(build: argparse.ArgumentParser) -> None:
     build.add_argument("--prompt", type=Path, required=True, metavar="FILE", help="the system prompt, a text file")
     build.add_argument("--examples", type=Path, required=True, metavar="FILE", help="the examples, JSONL: see below")
-    build.add_argument(
-        "--embedder", required=True, help="onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
-    )
+    build.add_argument("--embedder", required=True, help=embedder_forms())
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     build.add_argument("--name", help="what people call it (default: the name of DIR)")
     build.add_argument("--model", default="unspecified", help="the model it is written for (default: %(default)s)")

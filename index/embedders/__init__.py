@@ -1,1 +1,1 @@
-"""Turns texts into vectors of length one: one module for each kind of embedder, and a registry of their names."""
+"""Embedders turn texts into vectors of norm 1: one module for each kind of embedder, and a registry of the kinds."""

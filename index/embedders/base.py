@@ -1,6 +1,6 @@
-"""What an embedder is: it turns texts into vectors of length one.
+"""The protocol of an embedder, which turns texts into vectors of norm 1, and functions that embedders share.
 
-This module holds the protocol and what every embedder needs. It does not know the kinds of embedders: see registry.py.
+This module does not depend on the kinds of embedders: see registry.py.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,33 @@ from index.types import EmbedderSpec, Vectors
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors. Thread-safe and synchronous: call it off the event loop."""
+    """Turns texts into vectors. It is thread-safe and synchronous: do not call it on an event loop."""
 
     @property
     def spec(self) -> EmbedderSpec:
-        """Which embedder this is, as a bundle's manifest records it."""
+        """The name, revision and dimension that a bundle's manifest records."""
         ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension) float32, rows of norm 1, in the order of `texts`. EmbedderError."""
+        """Return one vector per text: (len(texts), dimension) float32, rows of norm 1.
+
+        Raises:
+            EmbedderError: The embedder did not answer.
+        """
         ...
 
 
 def encodable(text: str) -> str:
-    """The text with every lone surrogate, which no encoder accepts, turned into a question mark."""
+    """Return the text with each lone surrogate, which no encoder accepts, replaced by a question mark."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def unit_rows(rows: object, source: str) -> Vectors:
-    """Float32 rows of norm 1. EmbedderError if a row cannot be made one."""
+    """Return float32 rows scaled to norm 1. `source` names the embedder in messages.
+
+    Raises:
+        EmbedderError: A row is empty, zero or not finite.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = np.asarray(rows, np.float64)
         norms = np.linalg.norm(numbers, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """The embedder that comes with the package: all-MiniLM-L6-v2 in int8, from index/embedders/weights/.
 
-Knows onnxruntime, tokenizers and those files (tools/export_minilm.py made them and says how). Each text is run by
-itself: on one thread a batch is no faster, and a text's vector then cannot depend on the texts beside it.
+It depends on onnxruntime, tokenizers and those files, which tools/export_minilm.py creates. The model runs one text
+at a time: on one thread a batch is no faster, and the vector of a text cannot depend on other texts in the batch.
 """
 
 import hashlib
@@ -20,28 +20,32 @@ DIMENSION = 384
 _MODEL = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _CHECKSUMS = "SHA256SUMS"
-# Far more than the 256 tokens that are read hold; it bounds the time that tokenizing a huge text takes.
-_CHARACTERS_READ = 20_000
-_REPAIR = "install drpo-proxy again (in a git clone: git checkout index/embedders/weights)"
+# Many more characters than the 256 tokens of the model hold. The limit bounds the time to tokenize a huge text.
+_MAX_CHARACTERS = 20_000
+_REPAIR_ADVICE = "install drpo-proxy again (in a git clone: git checkout index/embedders/weights)"
 
 
 class OnnxEmbedder:
-    """Thread-safe; uses the calling thread only. Reads the first 256 tokens of a text, as the model's authors do."""
+    """Embeds the first 256 tokens of a text, as the model's authors do. Thread-safe; it runs on the calling thread."""
 
     def __init__(self, directory: Path = Path(__file__).parent / "weights") -> None:
-        """EmbedderError if the files are missing or not the ones that were shipped."""
-        # Here and not above: importing them takes half a second, and most commands embed nothing.
+        """Open the model in `directory`.
+
+        Raises:
+            EmbedderError: The files are missing, or are not the ones of the package.
+        """
+        # Imported here because the imports take half a second and most commands embed nothing.
         import onnxruntime
         from tokenizers import Tokenizer
 
-        contents = read_verified(directory, (_MODEL, _TOKENIZER), _REPAIR)
+        contents = read_verified(directory, (_MODEL, _TOKENIZER), _REPAIR_ADVICE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; its warnings are about devices that are not used
-        # Its arena stays on, though the longest text leaves some 20 MB in it: without it, each large block of each text
-        # would be mapped anew where large blocks are (proxy/core/malloc.py), for a fifth more time.
-        # By its path: from bytes, onnxruntime keeps a second copy of the weights (23 MB).
+        options.log_severity_level = 3  # errors only; the warnings are about devices that are not used
+        # The memory arena stays on, although the longest text leaves about 20 MB in it. Without the arena, large blocks
+        # of each text would be mapped again (proxy/core/malloc.py), which takes a fifth more time.
+        # The session gets a path because onnxruntime keeps a second copy of weights that it gets as bytes (23 MB).
         path = str(directory / _MODEL)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_str(contents[_TOKENIZER].decode())
@@ -58,8 +62,8 @@ class OnnxEmbedder:
         return vectors
 
     def token_ids(self, text: str) -> NDArray[np.int64]:
-        """(tokens,): what the model reads of a text; the first and the last mark its start and its end."""
-        return np.array(self._tokenizer.encode(encodable(text[:_CHARACTERS_READ])).ids, np.int64)
+        """Return the token ids that the model reads: (tokens,). The first and the last mark the start and the end."""
+        return np.array(self._tokenizer.encode(encodable(text[:_MAX_CHARACTERS])).ids, np.int64)
 
     def _embed_one(self, text: str) -> Vectors:
         embedding: Vectors = self._session.run(None, {"token_ids": self.token_ids(text)})[0]
@@ -67,7 +71,16 @@ class OnnxEmbedder:
 
 
 def read_verified(directory: Path, names: Sequence[str], repair: str) -> Mapping[str, bytes]:
-    """These files, by name. EmbedderError, with the advice `repair`, unless each is the one of the checksums there."""
+    """Read files and compare them with the checksums in their directory.
+
+    Args:
+        directory: The directory with the files and their SHA256SUMS.
+        names: The names of the files.
+        repair: Advice at the end of an error message.
+
+    Raises:
+        EmbedderError: A file is missing or differs from its checksum.
+    """
     contents = {name: _read(directory / name, repair) for name in (_CHECKSUMS, *names)}
     expected = contents[_CHECKSUMS].decode("ascii", errors="replace").split()
     recorded = dict(zip(expected[1::2], expected[::2], strict=False))

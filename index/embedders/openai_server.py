@@ -1,6 +1,6 @@
-"""An embedder that asks a server for vectors: OpenAI's /v1/embeddings.
+"""An embedder that requests vectors from a server with OpenAI's /v1/embeddings.
 
-This is the only module of index that uses the network. It does not follow redirects.
+This is the only module of index that uses the network.
 """
 
 import http.client
@@ -26,10 +26,14 @@ _MAX_REPLY_BYTES = 64 * 2**20
 
 
 class OpenAIEmbedder:
-    """A server that speaks OpenAI's /v1/embeddings. One connection per request; redirects are not followed."""
+    """Requests vectors from a server. It opens one connection per request and does not follow redirects."""
 
     def __init__(self, address: str) -> None:
-        """`address`: URL#MODEL. Asks the server for one vector. EmbedderError if that fails."""
+        """Request one vector from the server at `address` (URL#MODEL) to learn the dimension.
+
+        Raises:
+            EmbedderError: The address is malformed, or the server sends no usable vector.
+        """
         url, _, self._model = address.partition("#")
         self._url = _checked_url(url, self._model)
         self._source = f"openai:{address}"
@@ -50,9 +54,9 @@ class OpenAIEmbedder:
         return np.concatenate([np.empty((0, self._spec.dimension), np.float32), *parts])
 
     def _request(self, texts: Sequence[str]) -> Vectors:
-        # Servers refuse an empty text; a blank one stands for it.
-        given = [encodable(text) or " " for text in texts]
-        body = orjson.dumps({"model": self._model, "input": given, "encoding_format": "float"})
+        # Servers refuse an empty text, so a space replaces it.
+        inputs = [encodable(text) or " " for text in texts]
+        body = orjson.dumps({"model": self._model, "input": inputs, "encoding_format": "float"})
         status, reply = self._post(body)
         if status != http.client.OK:
             raise self._failed(f"answered status {status}{_error_type(reply)}: {_advice(status)}")
@@ -68,8 +72,8 @@ class OpenAIEmbedder:
             response = connection.getresponse()
             return response.status, response.read(_MAX_REPLY_BYTES)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            what = f"did not answer ({type(error).__name__}): is the server running, and the URL right?"
-            raise self._failed(what) from error
+            reason = f"did not answer ({type(error).__name__}): is the server running, and the URL right?"
+            raise self._failed(reason) from error
         finally:
             connection.close()
 
@@ -84,8 +88,8 @@ class OpenAIEmbedder:
             raise self._failed(f"sent {len(entries)} embeddings for {count} texts, or some that are no vectors")
         return unit_rows(rows, self._source)
 
-    def _failed(self, what: str) -> EmbedderError:
-        return EmbedderError(f"the embedder {self._source} {what}")
+    def _failed(self, reason: str) -> EmbedderError:
+        return EmbedderError(f"the embedder {self._source} {reason}")
 
 
 def _checked_url(text: str, model: str) -> SplitResult:
@@ -104,7 +108,7 @@ def _checked_url(text: str, model: str) -> SplitResult:
 
 
 def _error_type(reply: bytes) -> str:
-    """OpenAI's `error.type`, if there is one; never the message, which may repeat a key or a text."""
+    """Return OpenAI's `error.type` in parentheses, or nothing. The message may repeat a key or a text."""
     try:
         kind: Any = orjson.loads(reply)["error"]["type"]
         return f" ({kind})" if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", kind) else ""

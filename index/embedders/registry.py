@@ -1,32 +1,73 @@
-"""The kinds of embedders, and how one is opened by its name.
+"""The registry of embedder kinds. A new kind needs its own module and one entry in `EMBEDDER_KINDS`.
+
+An embedder's name is the name of its kind, followed by a colon and an argument if the kind takes one:
 
     onnx                          the embedder that comes with the package (index/embedders/minilm.py)
     sentence-transformers:NAME    a model folder or a hub model; needs the extra sentence-transformers
-    openai:URL#MODEL              a server with /v1/embeddings; the URL ends in /v1, as OpenAI clients take it
-    python:MODULE:CLASS           a class of your own, which takes no arguments (examples/extend)
+    openai:URL#MODEL              a server with /v1/embeddings; the URL ends in /v1, as in OpenAI clients
+    python:MODULE:CLASS           a class of the user, which takes no arguments (examples/extend)
 
-It does not know bundles or retrieval.
+This module does not depend on bundles or retrieval.
 """
 
-import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from index.embedders.base import Embedder
 from index.embedders.minilm import OnnxEmbedder
 from index.embedders.openai_server import OpenAIEmbedder
+from index.embedders.python_class import open_python_class
 from index.embedders.sentence_transformers_model import SentenceTransformersEmbedder
 from index.errors import EmbedderError
-
-_KINDS = "onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
 
 DEFAULT_EMBEDDER: Final = "onnx"
 """The embedder that comes with the package."""
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedderKind:
+    """How embedders of one kind are opened and called.
+
+    Attributes:
+        argument: What follows the kind and a colon in an embedder's name, for help texts. Empty if nothing follows.
+        open: Opens an embedder from that argument. It raises EmbedderError.
+        texts_per_call: How many texts one call should embed when the sender of each text waits for the result.
+    """
+
+    argument: str
+    open: Callable[[str], Embedder]
+    texts_per_call: int = 1
+
+
+EMBEDDER_KINDS: Final[Mapping[str, EmbedderKind]] = MappingProxyType(
+    {
+        # A batch of texts is not faster with onnx. It is with a library that pads and runs texts together, and more so
+        # where each call is a network request.
+        DEFAULT_EMBEDDER: EmbedderKind("", lambda _: OnnxEmbedder()),
+        "sentence-transformers": EmbedderKind("NAME", SentenceTransformersEmbedder, texts_per_call=8),
+        "openai": EmbedderKind("URL#MODEL", OpenAIEmbedder, texts_per_call=32),
+        "python": EmbedderKind("MODULE:CLASS", open_python_class),
+    }
+)
+
+
+def embedder_forms() -> str:
+    """Return the forms of all embedder names, for help texts and error messages."""
+    *first, last = (f"{name}:{kind.argument}" if kind.argument else name for name, kind in EMBEDDER_KINDS.items())
+    return f"{', '.join(first)} or {last}"
+
+
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
-    """Raise EmbedderError unless a bundle may name this embedder: the one that comes with the package and sends nothing
-    anywhere, or one that a person named. Others run code or load a model of the bundle's choice, or get every text."""
+    """Check that a bundle may name this embedder.
+
+    The embedder that comes with the package is always allowed, because it sends nothing anywhere. Other embedders run
+    code or load a model that the bundle chooses, or receive every query, so a person must allow them by name.
+
+    Raises:
+        EmbedderError: The embedder is not allowed.
+    """
     if name not in {DEFAULT_EMBEDDER, *allowed}:
         raise EmbedderError(
             f"{bundle}: its embedder is {name}, which would run code, load a model, or be sent the key and every query."
@@ -35,38 +76,19 @@ def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> 
 
 
 def open_embedder(name: str) -> Embedder:
-    """Opens an embedder by its name (see the top of this file). EmbedderError says why it cannot be used."""
-    kind, _, rest = name.partition(":")
-    openers: dict[str, Callable[[str], Embedder]] = {
-        "sentence-transformers": SentenceTransformersEmbedder,
-        "openai": OpenAIEmbedder,
-        "python": _of_ones_own,
-    }
-    if name == DEFAULT_EMBEDDER:
-        return OnnxEmbedder()
-    if kind not in openers or not rest:
-        raise EmbedderError(f"there is no embedder {name!r}: it is {_KINDS}")
-    return openers[kind](rest)
+    """Open the embedder of this name.
 
-
-def _of_ones_own(place: str) -> Embedder:
-    """The embedder that a class of the user's makes. EmbedderError: it cannot be imported or made."""
-    module, _, name = place.partition(":")
-    try:
-        embedder: Embedder = getattr(importlib.import_module(module), name)()
-        made = embedder.spec.name
-    except Exception as error:  # noqa: BLE001 - a user's own code may fail in any way
-        raise EmbedderError(f"python:{place}: cannot be used: {type(error).__name__}: {error}") from None
-    if made != f"python:{place}":
-        raise EmbedderError(f"python:{place}: its spec calls it {made!r}: call it by this name, as bundles will")
-    return embedder
-
-
-def texts_at_once(name: str) -> int:
-    """How many texts the embedder of that name does well to get in one call, where each text's sender waits for it.
-
-    One where a text costs the same alone (index/embedders/minilm.py says why); some where a batch is faster; many
-    where every
-    call is a request over the network.
+    Raises:
+        EmbedderError: There is no such kind, or the embedder cannot be used.
     """
-    return {"sentence-transformers": 8, "openai": 32}.get(name.partition(":")[0], 1)
+    kind_name, colon, argument = name.partition(":")
+    kind = EMBEDDER_KINDS.get(kind_name)
+    if kind is None or bool(colon) != bool(kind.argument) or bool(argument) != bool(kind.argument):
+        raise EmbedderError(f"there is no embedder {name!r}: it is {embedder_forms()}")
+    return kind.open(argument)
+
+
+def texts_per_call(name: str) -> int:
+    """Return how many texts one call to the embedder of this name should embed."""
+    kind = EMBEDDER_KINDS.get(name.partition(":")[0])
+    return 1 if kind is None else kind.texts_per_call

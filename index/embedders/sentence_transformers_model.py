@@ -1,4 +1,4 @@
-"""An embedder that runs a model of the sentence-transformers library. It uses no network code of its own."""
+"""An embedder that runs a model of the sentence-transformers library. It has no network code of its own."""
 
 import hashlib
 import threading
@@ -17,10 +17,14 @@ _UNKNOWN_REVISION = "unknown"
 
 
 class SentenceTransformersEmbedder:
-    """A model of the sentence-transformers library, on the device that the library chooses."""
+    """Runs a model of the sentence-transformers library on the device that the library chooses."""
 
     def __init__(self, model: str) -> None:
-        """`model`: a folder or a hub name. EmbedderError if the extra is missing or the model cannot be loaded."""
+        """Load the model `model`, a folder or a hub name.
+
+        Raises:
+            EmbedderError: The extra is not installed, or the model cannot be loaded.
+        """
         self._source = f"sentence-transformers:{model}"
         self._model = _load_sentence_transformer(model)
         self._lock = threading.Lock()
@@ -37,12 +41,12 @@ class SentenceTransformersEmbedder:
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         encodables = [encodable(text) for text in texts]
-        with self._lock:  # the tokenizer keeps the padding of the call in progress
+        with self._lock:  # the tokenizer stores the padding of the call in progress
             rows = self._model.encode(encodables, show_progress_bar=False, convert_to_numpy=True)
         return unit_rows(rows, self._source)
 
     def _revision(self, model: str) -> str:
-        """Of a folder's files, or the commit that the hub model was loaded from, if the library tells."""
+        """Return a hash of a folder's files, or the commit of a hub model if the library reports it."""
         if Path(model).is_dir():
             return _folder_hash(Path(model))
         return self._model.model_card_data.base_model_revision or _UNKNOWN_REVISION
@@ -65,7 +69,7 @@ def _load_sentence_transformer(model: str) -> Any:
 
 
 def _folder_hash(folder: Path) -> str:
-    """Of the name and bytes of every file, hidden ones aside."""
+    """Return a hash of the names and bytes of all files that are not hidden."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

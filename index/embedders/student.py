@@ -1,9 +1,9 @@
-"""`fast`: the vectors that the default embedder would give to queries, nearly, for a tenth of its time or less.
+"""The query embedder `fast`: it approximates the vectors of the default embedder in at most a tenth of its time.
 
-A student of index/embedders/minilm.py, from index/embedders/query_weights/ (docs/bundles.md says how it was trained
-and what it keeps): the
-mean of a vector for each word piece and of one for each pair of neighbours (hashed), through a small network. Queries
-only: a bank's vectors stay the teacher's, with whose vectors the student's are compared. Knows numpy and that file.
+It is a student of index/embedders/minilm.py with the weights in index/embedders/query_weights/. docs/bundles.md
+describes its training and accuracy. The student adds the mean vector of the word pieces to the mean vector of the
+(hashed) pairs of adjacent word pieces, and passes the sum through a small network. It embeds queries only: the vectors
+of a bank are the teacher's. It depends on numpy and the file of weights.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from index.types import EmbedderSpec, Vectors
 
 NAME = "fast"
 _WEIGHTS = "weights.npz"
-_REPAIR = "install drpo-proxy again (in a git clone: git checkout index/embedders/query_weights)"
-_FIRST_FACTOR, _SECOND_FACTOR = 8191, 131071
-_SPREAD = 10.0
+_REPAIR_ADVICE = "install drpo-proxy again (in a git clone: git checkout index/embedders/query_weights)"
+_FIRST_HASH_FACTOR, _SECOND_HASH_FACTOR = 8191, 131071
+_INPUT_SCALE = 10.0
 _EPSILON = 1e-5
 
 Floats = NDArray[np.float32]
@@ -32,18 +32,25 @@ Integers = NDArray[np.int64]
 
 
 class FastEmbedder:
-    """Thread-safe. Reads what its teacher reads of a text: the first 256 tokens."""
+    """Embeds the tokens that its teacher reads: the first 256 of a text. It is thread-safe.
+
+    Attributes:
+        teacher: The embedder that tokenizes the texts, and whose vectors are approximated.
+    """
 
     def __init__(self, teacher: OnnxEmbedder, directory: Path = Path(__file__).parent / "query_weights") -> None:
-        """`teacher`: makes the tokens, and must be the one that the weights were trained to follow. EmbedderError if it
-        is not, or if the weights are missing or not those that were shipped."""
-        content = read_verified(directory, (_WEIGHTS,), _REPAIR)[_WEIGHTS]
+        """Load the weights in `directory`, which were trained for `teacher`.
+
+        Raises:
+            EmbedderError: The weights are missing or damaged, or were trained for another revision of the teacher.
+        """
+        content = read_verified(directory, (_WEIGHTS,), _REPAIR_ADVICE)[_WEIGHTS]
         arrays: Mapping[str, Any] = np.load(io.BytesIO(content), allow_pickle=False)
         trained_for = str(arrays["teacher"])
         if trained_for != teacher.spec.revision:
             raise EmbedderError(
                 f"{directory / _WEIGHTS}: was trained to follow {teacher.spec.name} {trained_for}, and this is "
-                f"{teacher.spec.revision}: {_REPAIR}"
+                f"{teacher.spec.revision}: {_REPAIR_ADVICE}"
             )
         self.teacher = teacher
         self._words = _Table(arrays["words"], arrays["word_scales"])
@@ -57,23 +64,24 @@ class FastEmbedder:
         return self._spec
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), 384) float32, rows of norm 1."""
+        """Return one vector per text: (len(texts), 384) float32, rows of norm 1."""
         vectors = np.empty((len(texts), self._spec.dimension), np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._embed_one(self.teacher.token_ids(text))
         return vectors
 
     def _embed_one(self, token_ids: Integers) -> Floats:
-        """A text has two tokens at least, its start and its end, and so one pair at least."""
-        pairs = (token_ids[:-1] * _FIRST_FACTOR + token_ids[1:] * _SECOND_FACTOR) % len(self._pairs)
+        # A text has at least the two tokens of its start and its end, and so at least one pair.
+        pairs = (token_ids[:-1] * _FIRST_HASH_FACTOR + token_ids[1:] * _SECOND_HASH_FACTOR) % len(self._pairs)
         pooled = self._words.mean(token_ids) + self._pairs.mean(pairs)
         direct = self._apply("out", pooled)
-        curved = self._apply("narrow", _gelu(self._apply("wide", self._normalised(pooled * np.float32(_SPREAD)))))
+        curved = self._apply("narrow", _gelu(self._apply("wide", self._normalised(pooled * np.float32(_INPUT_SCALE)))))
         vector = direct + curved
         return np.asarray(vector / np.sqrt(vector @ vector), np.float32)
 
     def _apply(self, name: str, values: Floats) -> Floats:
-        """A dense layer. By einsum: BLAS would wake its threads for a product that is done before they are up."""
+        """Apply a dense layer."""
+        # einsum instead of BLAS, which would start threads that take longer than this small product.
         return np.asarray(np.einsum("oi,i->o", self._dense[name], values) + self._dense[f"{name}_bias"], np.float32)
 
     def _normalised(self, values: Floats) -> Floats:
@@ -83,7 +91,10 @@ class FastEmbedder:
 
 
 class _Table:
-    """Vectors in 4 bits, one scale per row. A byte holds a number of the left half, low, and one of the right half."""
+    """Vectors in 4 bits with one scale per row.
+
+    The low half of a byte holds a number of the left half of the vector, the high half one of the right half.
+    """
 
     def __init__(self, packed: NDArray[np.uint8], scales: Floats) -> None:
         self._packed, self._scales = packed, scales
@@ -98,6 +109,6 @@ class _Table:
 
 
 def _gelu(values: Floats) -> Floats:
-    """By its usual approximation with tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    """Return GELU in its usual approximation with tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
     inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * values * values * values)
     return np.asarray(np.float32(0.5) * values * (1 + np.tanh(inner)), np.float32)

@@ -12,7 +12,7 @@ from time import monotonic
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.embedders.registry import texts_at_once
+from index.embedders.registry import texts_per_call
 from index.errors import EmbedderError
 from index.retrieval.retriever import Retriever
 from index.types import Hit, Vectors
@@ -72,7 +72,7 @@ def _calls(batch: Sequence[Lookup]) -> Iterator[Sequence[Lookup]]:
             by_embedder.setdefault(id(lookup.source.embedder), {}).setdefault(lookup.query, []).append(lookup)
     for by_text in by_embedder.values():
         askers = list(by_text.values())
-        size = texts_at_once(askers[0][0].source.embedder.spec.name)
+        size = texts_per_call(askers[0][0].source.embedder.spec.name)
         for start in range(0, len(askers), size):
             yield [lookup for same_text in askers[start : start + size] for lookup in same_text]
 

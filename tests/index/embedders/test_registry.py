@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import index.embedders.openai_server
 from index.embedders.base import Embedder
-from index.embedders.registry import open_embedder
+from index.embedders.registry import EMBEDDER_KINDS, open_embedder, texts_per_call
 from index.errors import EmbedderError
 from index.types import EmbedderSpec
 from tests.index.embeddings_server import EmbeddingsServer, Reply, Request, embedding, embeddings_server, well
@@ -270,3 +270,15 @@ def test_a_key_that_fits_no_header_is_refused_and_not_repeated(
     with pytest.raises(EmbedderError, match="DRPO_EMBEDDER_API_KEY holds characters") as caught:
         open_embedder(server.name)
     assert KEY not in str(caught.value)
+
+
+def test_every_kind_says_how_many_texts_a_call_embeds() -> None:
+    names = ("onnx", "sentence-transformers:m", "openai:http://h/v1#m", "python:m:C", "fast")
+    assert [texts_per_call(name) for name in names] == [1, 8, 32, 1, 1]
+
+
+@pytest.mark.parametrize("kind", EMBEDDER_KINDS)
+def test_a_kind_is_refused_without_the_argument_that_it_takes_or_with_one_that_it_does_not(kind: str) -> None:
+    name = f"{kind}:" if EMBEDDER_KINDS[kind].argument else f"{kind}:argument"
+    with pytest.raises(EmbedderError, match="there is no embedder"):
+        open_embedder(name)
