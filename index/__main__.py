@@ -1,9 +1,12 @@
-"""The command drpo-index: verify, show, search and build a bundle by hand, part one into sets.
+"""The command drpo-index: verify, show, search and build bundles, and partition a bundle into example sets.
 
-Reads the command line, prints, exits.
+Exit codes:
 
-Exit codes: 0 good; 1 the bundle, or what it should be made of, is bad, or its embedder does not open; 2 the command
-line is wrong, or names a file that cannot be read; 130 interrupted; 141 the reader of the output left.
+    0      success
+    1      the bundle or its input is invalid, or its embedder cannot be opened
+    2      the command line is wrong, or names a file that cannot be read
+    130    interrupted
+    141    the reader of the output ended
 """
 
 import argparse
@@ -14,20 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from index.bundle.bundle import BundleDraft, load_bundle, read_bundle, read_manifest, write_bundle
-from index.bundle.input_files import draft_examples
+from index.bundle.bundle import BundleInput, load_bundle, read_bundle, read_manifest, write_bundle
+from index.bundle.input_files import parse_input_examples
 from index.bundle.manifest import check_policy, check_sampling
 from index.cli.arguments import command_line
-from index.cli.bundle_view import Page, bundle_page, plain, search_page
-from index.cli.progress import CountingEmbedder, Waiting
+from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
+from index.cli.progress import CountingEmbedder, Progress
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
 from index.rendering import LAYOUTS, render_text
 from index.types import Bundle, Message, RetrievalPolicy
 
-_BLOCK: Final = 128
-"""A multiple of every block size of vLLM's prefix cache that is usual: 16 to 128 tokens."""
+_BLOCK_TOKENS: Final = 128
+"""A multiple of the usual block sizes of vLLM's prefix cache: 16 to 128 tokens."""
 
 
 class UsageError(DrpoError):
@@ -35,7 +38,7 @@ class UsageError(DrpoError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code; argparse itself exits with 2."""
+    """Run one command and return its exit code. argparse itself exits with 2."""
     options = command_line().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
@@ -47,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits, and must not fail again.
+        # Python flushes stdout again when it exits, which must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
 
 
 def _verify(options: argparse.Namespace) -> None:
-    bundle = _load(options.directory, _open_its_own(options))
+    bundle = _load(options.directory, _open_bundle_embedder(options))
     if options.id is not None and bundle.id != options.id:
         raise BundleIntegrityError(f"{options.directory}: another bundle than asked for: its id is {bundle.id}")
     pinned = sum(example.pinned for example in bundle.examples)
@@ -63,7 +66,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    Page().print(bundle_page(read_bundle(options.directory), options.full))
+    PageConsole().print(bundle_page(read_bundle(options.directory), options.full))
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -71,58 +74,58 @@ def _search(options: argparse.Namespace) -> None:
     from index.retrieval.retriever import Retriever, pinned, retrieval_query
     from index.retrieval.selection import arrange
 
-    embedder = _open_its_own(options)
+    embedder = _open_bundle_embedder(options)
     bundle = _load(options.directory, embedder)
-    with Waiting("building the search index"):
+    with Progress("building the search index"):
         retriever = Retriever(bundle)
     messages = (Message("user", options.text),)
     hits = retriever.choose(embedder.embed([retrieval_query(messages)])[0])
     examples = (*pinned(bundle), *arrange(hits, bundle.manifest.retrieval.order))
     text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, examples, messages)
-    page = Page()
+    page = PageConsole()
     page.print(search_page(pinned(bundle), hits))
     limit = bundle.manifest.retrieval.max_injected_tokens
     page.rule(f"what the model sees, within {limit:,} tokens, in the layout {bundle.manifest.layout}")
-    # To the character, except on a terminal, which control characters could drive.
+    # Exactly the text, except on a terminal, which control characters could control.
     print(plain(text).plain if sys.stdout.isatty() else text)
 
 
 def _build(options: argparse.Namespace) -> None:
-    draft = _draft(options)
+    source = _bundle_input(options)
     embedder = _open(options.embedder)
-    with Waiting("embedding the queries", len(draft.examples)) as waiting:
-        bundle = write_bundle(options.out, draft, CountingEmbedder(embedder, waiting), waiting.turn_to)
+    with Progress("embedding the queries", len(source.examples)) as progress:
+        bundle = write_bundle(options.out, source, CountingEmbedder(embedder, progress), progress.begin)
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
 
 
 def _sets(options: argparse.Namespace) -> None:
-    # FAISS again.
-    from index.example_sets.builder import in_sets
-    from index.example_sets.partition import Apart, Wish
+    # Imported here because FAISS takes longer to load than the other commands take to run.
+    from index.example_sets.builder import partition_bundle
+    from index.example_sets.partition import PartitionSpec, SeparateTag
 
-    embedder = _open_its_own(options)
+    embedder = _open_bundle_embedder(options)
     bundle = _load(options.directory, embedder)
     limit = bundle.manifest.retrieval.max_injected_tokens
-    tokens = limit // _BLOCK * _BLOCK if options.tokens is None else options.tokens
-    apart = {tag: Apart(weight, count) for tag, weight, count in options.apart}
-    if len(apart) < len(options.apart):
+    tokens = limit // _BLOCK_TOKENS * _BLOCK_TOKENS if options.tokens is None else options.tokens
+    separate = {tag: SeparateTag(weight, count) for tag, weight, count in options.apart}
+    if len(separate) < len(options.apart):
         raise UsageError("--apart: a tag is named twice; name each once, as TAG=WEIGHT:SETS")
-    wish = Wish(options.count, tokens, apart, options.minimum_similarity, options.shortest_answer)
-    with Waiting("parting the examples into sets") as waiting:
-        draft = in_sets(bundle, wish, options.k, options.tokenizer)
-        waiting.turn_to("embedding the queries")
-        written = write_bundle(options.out, draft, embedder, waiting.turn_to)
+    spec = PartitionSpec(options.count, tokens, separate, options.minimum_similarity, options.shortest_answer)
+    with Progress("partitioning the examples into sets") as progress:
+        source = partition_bundle(bundle, spec, options.k, options.tokenizer)
+        progress.begin("embedding the queries")
+        written = write_bundle(options.out, source, embedder, progress.begin)
     print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
 
 
-def _draft(options: argparse.Namespace) -> BundleDraft:
+def _bundle_input(options: argparse.Namespace) -> BundleInput:
     policy, sampling = _policy_and_sampling(options)
-    return BundleDraft(
+    return BundleInput(
         name=options.out.name if options.name is None else options.name,
         model=options.model,
         layout=options.layout,
         prompt=_read_text(options.prompt).strip(),
-        examples=draft_examples(_read(options.examples), str(options.examples)),
+        examples=parse_input_examples(_read(options.examples), str(options.examples)),
         retrieval=policy,
         sampling=sampling,
         provenance={"origin": "built by hand with drpo-index build, not optimised", **dict(options.provenance)},
@@ -144,19 +147,19 @@ def _policy_and_sampling(options: argparse.Namespace) -> tuple[RetrievalPolicy, 
 
 
 def _load(directory: Path, embedder: Embedder) -> Bundle:
-    with Waiting(f"checking {directory}"):
+    with Progress(f"checking {directory}"):
         return load_bundle(directory, embedder)
 
 
-def _open_its_own(options: argparse.Namespace) -> Embedder:
-    """The embedder that the bundle names, if it may be opened."""
+def _open_bundle_embedder(options: argparse.Namespace) -> Embedder:
+    """Open the embedder that the bundle names, if it is allowed."""
     name = read_manifest(options.directory).embedder.name
     check_embedder_allowed(name, options.allow_embedder, str(options.directory))
     return _open(name)
 
 
 def _open(name: str) -> Embedder:
-    with Waiting(f"opening the embedder {name}"):
+    with Progress(f"opening the embedder {name}"):
         return open_embedder(name)
 
 

@@ -1,19 +1,19 @@
-"""The error tree that all of drpo grows from; knows no file, no HTTP and no model.
+"""The root of the tree of errors that drpo raises. It does not depend on files, HTTP or models.
 
     DrpoError
-      BundleError              a bundle that cannot be used; the message names the file and the reason
-        BundleFormatError      a format, key or value this version does not know
-        BundleIntegrityError   bytes that are not the ones the manifest vouches for, or unsafe content
-        EmbedderMismatchError  the embedder at hand is not the one that made the vectors
-      EmbedderError            an embedder that cannot be opened or did not answer
+      BundleError              a bundle cannot be used; the message names the file and the reason
+        BundleFormatError      a format, key or value that this version does not support
+        BundleIntegrityError   bytes that differ from the manifest's records, or unsafe content
+        EmbedderMismatchError  the opened embedder is not the one that made the vectors
+      EmbedderError            an embedder cannot be opened or did not answer
       LayoutError              a conversation that a layout cannot express
 
-Messages are for people: what was wrong, and what to do. They never hold keys or user text.
+Messages are for people: they say what is wrong and what to do. They never contain keys or a user's text.
 """
 
 
 class DrpoError(Exception):
-    """The root of every error that drpo raises on purpose."""
+    """The base class of all errors that drpo raises on purpose."""
 
 
 class BundleError(DrpoError):
@@ -21,15 +21,15 @@ class BundleError(DrpoError):
 
 
 class BundleFormatError(BundleError):
-    """The manifest has a format, key or value that this version does not know."""
+    """A file has a format, key or value that this version does not support."""
 
 
 class BundleIntegrityError(BundleError):
-    """The files are not the ones that the manifest vouches for, or their content is unsafe to inject."""
+    """A file differs from the manifest's record of it, or its content is unsafe to inject."""
 
 
 class EmbedderMismatchError(BundleError):
-    """The embedder at hand gives other vectors than the ones stored in the bundle."""
+    """The opened embedder returns other vectors than the ones in the bundle."""
 
 
 class EmbedderError(DrpoError):
@@ -37,4 +37,4 @@ class EmbedderError(DrpoError):
 
 
 class LayoutError(DrpoError):
-    """A conversation cannot be expressed in the layout."""
+    """A layout cannot express a conversation."""

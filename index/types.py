@@ -1,4 +1,4 @@
-"""The frozen values that index, proxy and optimizer hand each other. Knows no file and no algorithm."""
+"""The frozen values that index, proxy and optimizer share. This module does not depend on files or algorithms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,12 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as text. A client's `developer` role arrives here as `system`."""
+    """One turn of a conversation, as text.
+
+    Attributes:
+        role: The sender. A client's role `developer` is represented as `system`.
+        text: The text of the turn.
+    """
 
     role: Role
     text: str
@@ -22,7 +27,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query and the answer it should get. `pinned`: shown to every request, whatever is asked."""
+    """A query and a model answer to it.
+
+    Attributes:
+        id: Identifies the example in its bank: 1 to 64 letters, digits, dots, dashes or underscores (ASCII).
+        query: The user's text.
+        response: The answer.
+        pinned: Whether every request is shown this example.
+        tags: Topics, for people and for the partition into example sets.
+    """
 
     id: str
     query: str
@@ -33,9 +46,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved example, the cosine similarity (-1 to 1) of its query to the client's, and its place in the bank.
+    """A retrieved example.
 
-    position: 0-based, so that the bank's own order can be restored.
+    Attributes:
+        example: The example.
+        similarity: Cosine similarity of its query to the client's query, from -1 to 1.
+        position: Position in the bank, from 0, with which the bank's order can be restored.
     """
 
     example: Example
@@ -47,12 +63,16 @@ class Hit:
 class RetrievalPolicy:
     """Which examples a request is shown.
 
-    k: retrieved examples at most, pinned ones not counted. Of a bundle with sets: how many nearest examples vote.
-    minimum_similarity: a less similar example is not shown (cosine).
-    duplicate_similarity: of two examples at least this similar to each other, the one nearer to the query is shown.
-    order: `similar_last` puts the most similar next to the query; `canonical` keeps the bank's own order; `set` is for
-        a bundle with sets: a query is shown one of them, whole and in its own order.
-    max_injected_tokens: prompt and examples together; a retrieved example that would exceed it is passed over.
+    Attributes:
+        k: Maximum number of retrieved examples, without the pinned ones. In a bundle with example sets, how many
+            nearest examples vote for a set.
+        minimum_similarity: Examples with a lower cosine similarity are not shown.
+        duplicate_similarity: Of two examples whose similarity to each other is at least this, only the one nearer to
+            the query is shown.
+        order: `similar_last` puts the most similar example next to the query. `canonical` keeps the order of the bank.
+            `set` shows one example set, whole and in its own order.
+        max_injected_tokens: Maximum tokens of prompt and examples together. A retrieved example that would exceed the
+            maximum is skipped.
     """
 
     k: int = 3
@@ -64,17 +84,22 @@ class RetrievalPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSet:
-    """Examples that are shown together, always in this order, so that a model server's prefix cache keeps them.
+    """Examples that are always shown together and in the same order, so that a prefix cache can hold them.
 
-    shown: ids, in the order in which a prompt shows them. voters: ids of those whose nearness to a query speaks for
-    showing it this set; each example that is not pinned votes for one set at most. kind: of what, in a word; sets of a
-    kind stand together against other kinds. weight: what a vote counts, if the voter is at least as similar to the
-    query as `minimum_similarity` (a cosine); less similar ones count only where no other voter does.
+    Attributes:
+        name: Identifies the set in its bundle.
+        shown: Ids of the examples that a prompt shows, in this order.
+        members: Ids of the examples that vote for this set when they are near a query (`voters` in sets.json). Each
+            example that is not pinned is a member of at most one set.
+        kind: What the set is about, in one word. The votes for all sets of a kind are added before a set is chosen.
+        weight: Factor of a member's vote.
+        minimum_similarity: Members with a lower cosine similarity to the query vote only if no neighbour reaches the
+            minimum of its set.
     """
 
     name: str
     shown: tuple[str, ...]
-    voters: tuple[str, ...]
+    members: tuple[str, ...]
     kind: str = "other"
     weight: float = 1.0
     minimum_similarity: float = -1.0
@@ -82,7 +107,13 @@ class ExampleSet:
 
 @dataclass(frozen=True, slots=True)
 class EmbedderSpec:
-    """Which embedder made the vectors: `name` as open_embedder takes it, `revision` of its weights, `dimension`."""
+    """The embedder that made a bundle's vectors.
+
+    Attributes:
+        name: The name that `open_embedder` takes.
+        revision: The revision of its weights.
+        dimension: The length of its vectors.
+    """
 
     name: str
     revision: str
@@ -91,7 +122,12 @@ class EmbedderSpec:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """The bytes that the manifest vouches for: SHA-256 in hex, size in bytes."""
+    """Hash and size of one file of a bundle.
+
+    Attributes:
+        sha256: SHA-256 in hex.
+        size: Size in bytes.
+    """
 
     sha256: str
     size: int
@@ -99,12 +135,19 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself (manifest.json, format 1).
+    """The content of manifest.json, format 1.
 
-    model: the model it was written for. layout: a name in index.rendering.LAYOUTS, used on base models.
-    probes: of a large bank, whose vectors are sorted by cluster: how many clusters are searched; None of another.
-    sampling: OpenAI request fields that apply where the client is silent (`max_tokens`, `frequency_penalty`, ...).
-    provenance: how it came to be, free form, shown to people and never interpreted.
+    Attributes:
+        format: The version of the bundle format.
+        name: What people call the bundle.
+        model: The model that the bundle was made for.
+        layout: A name in `index.rendering.LAYOUTS`. It is used on base models.
+        retrieval: Which examples a request is shown.
+        sampling: OpenAI request fields that apply where the client sends none (`max_tokens`, `frequency_penalty`, ...).
+        embedder: The embedder that made the vectors.
+        files: Hash and size of every other file, by name.
+        provenance: How the bundle was made, in free form. People read it; no code interprets it.
+        probes: How many clusters a search looks into. None if the bank is not large and so has no clusters.
     """
 
     format: int
@@ -121,10 +164,12 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """How the vectors of a large bank are sorted.
+    """The clusters by which the vectors of a large bank are sorted.
 
-    centroids: (clusters, dimension), rows of norm 1; offsets: (clusters + 1,) int64, ascending from 0 to the number of
-    vectors: cluster n has the rows from offsets[n] up to offsets[n + 1], to all of which its centroid is the nearest.
+    Attributes:
+        centroids: (clusters, dimension) float32, rows of norm 1.
+        offsets: (clusters + 1,) int64, ascending from 0 to the number of vectors. Cluster n has the rows from
+            offsets[n] up to offsets[n + 1], and its centroid is the nearest to each of them.
     """
 
     centroids: Vectors
@@ -133,10 +178,16 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded and verified bundle. `id`: SHA-256 (hex) of manifest.json; `vectors`: (len(examples), dimension).
+    """A loaded and verified bundle.
 
-    clusters: of a large bank, else None. Its examples are read, and its vectors mapped, from the file when needed.
-    sets: of a bundle whose policy's order is `set`; else empty.
+    Attributes:
+        id: SHA-256 of manifest.json in hex.
+        manifest: The content of manifest.json.
+        prompt: The system prompt.
+        examples: The bank. The examples of a large bank are read from the file when they are needed.
+        vectors: (len(examples), dimension) float32, rows of norm 1. Those of a large bank are mapped from the file.
+        clusters: The clusters of a large bank, otherwise None.
+        sets: The example sets, if the order of the retrieval policy is `set`; otherwise empty.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""Reads, checks and writes bundles: the directory that the optimizer writes and the proxy serves."""
+"""Reads, checks and writes bundles: the directories that the optimizer writes and the proxy serves."""

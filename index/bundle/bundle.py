@@ -1,15 +1,16 @@
-"""The bundle, a directory: written at once or not at all, and checked to the last byte before it is used.
+"""Loads and writes bundles. A bundle is a directory, which is written whole or not at all and verified on every load.
 
     manifest.json    format, name, model, layout, policy, sampling, embedder, SHA-256 and size of each file, provenance
     prompt.txt       the system prompt, exactly these bytes
     examples.jsonl   one example per line
     vectors.npy      float32 (examples, dimension), rows of norm 1: the embedded queries, in the order of the lines
-    centroids.npy, offsets.npy   of a large bank alone: the clusters in whose order lines and vectors stand
-    sets.json        where the policy's order is `set`: the sets, one of which a query is shown
+    centroids.npy, offsets.npy   only with a large bank: the clusters, by which lines and vectors are sorted
+    sets.json        only if the order of the policy is `set`: the example sets, one of which a query is shown
 
-Knows the directory and the files together; how one is read is in files.py, what it may hold in manifest.py, bank.py and
-vectors.py. Never a pickle, never an index of FAISS: reading such a file can run code or corrupt memory. Each file is
-read once, and what was hashed is what is parsed; those of a large bank are mapped, not read.
+This module combines the files of a directory. files.py reads one file; manifest.py, example_bank.py, sets_file.py
+and vectors.py parse the contents. A bundle never contains a pickle or a FAISS index, because reading such a file can
+run code or corrupt memory. Each file is read once, so that the bytes that are parsed are the bytes that were hashed.
+The files of a large bank are mapped into memory.
 """
 
 import hashlib
@@ -26,11 +27,11 @@ from index.bundle.files import (
     MANIFEST,
     Content,
     check_hashes,
+    check_output_directory,
     map_file,
     publish,
     read_file,
     read_manifest_bytes,
-    refuse_place,
 )
 from index.bundle.manifest import (
     CENTROIDS,
@@ -60,16 +61,16 @@ from index.types import (
 )
 
 LARGE_BANK: Final = 50_000
-"""More examples than this are sorted into clusters, and read from the disk when they are needed."""
-_PROBE_SIMILARITY = 0.999
-_EMBEDDED_AT_ONCE = 64
+"""A bank with more examples is sorted into clusters, and its examples are read from the disk when they are needed."""
+_MIN_PROBE_SIMILARITY = 0.999
+_TEXTS_PER_CALL = 64
 
-Say = Callable[[str], object]
+ReportStep = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class BundleDraft:
-    """What a bundle is made from; the rest (vectors, hashes, embedder) follows from it. See Manifest for the fields."""
+class BundleInput:
+    """The input of `write_bundle`, which computes the vectors and hashes. See `Manifest` for the attributes."""
 
     name: str
     model: str
@@ -83,49 +84,71 @@ class BundleDraft:
 
 
 def default_bundle_directory() -> Path:
-    """The bundle that comes with this package."""
+    """Return the directory of the bundle that comes with this package."""
     return Path(__file__).parent.parent / "default"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The checked manifest alone, so that a caller knows which embedder to open. BundleError."""
+    """Read the manifest alone, so that a caller knows which embedder to open.
+
+    Raises:
+        BundleError: The manifest cannot be read or is invalid.
+    """
     return parse_manifest(read_manifest_bytes(directory), str(directory / MANIFEST))
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """The bundle after every check that needs no embedder; for looking at it. BundleError."""
+    """Read a bundle to look at it, with every check that does not need an embedder.
+
+    Raises:
+        BundleError: The bundle is invalid.
+    """
     data = read_manifest_bytes(directory)
     manifest = parse_manifest(data, str(directory / MANIFEST))
-    take = read_file if manifest.probes is None else map_file
-    contents = {name: take(directory / name, record.size) for name, record in manifest.files.items()}
+    read = read_file if manifest.probes is None else map_file
+    contents = {name: read(directory / name, record.size) for name, record in manifest.files.items()}
     return _assemble(data, manifest, contents, directory)
 
 
 def load_bundle(directory: Path, embedder: Embedder) -> Bundle:
-    """The bundle after every check, for serving. BundleError; EmbedderError if the embedder does not answer."""
+    """Load a bundle to serve it, with every check.
+
+    Raises:
+        BundleError: The bundle is invalid, or `embedder` did not make its vectors.
+        EmbedderError: The embedder did not answer.
+    """
     bundle = read_bundle(directory)
     _check_embedder(bundle, embedder, directory)
     return bundle
 
 
-def write_bundle(directory: Path, draft: BundleDraft, embedder: Embedder, say: Say = lambda _: None) -> Bundle:
-    """Embeds the queries of `draft` and writes a bundle that `load_bundle` accepts, or nothing at all.
+def write_bundle(
+    directory: Path, source: BundleInput, embedder: Embedder, report_step: ReportStep = lambda _: None
+) -> Bundle:
+    """Embed the queries of `source` and write a bundle that `load_bundle` accepts, or nothing.
 
-    The examples of a large bank are written in the order of their clusters. `say` is told of the steps that take long.
-    BundleError: `directory` exists, or its parent does not, or the draft is not fit, or the disk is full.
+    Args:
+        directory: The new directory. The examples of a large bank are written in the order of their clusters.
+        source: The content of the bundle.
+        embedder: Embeds the queries.
+        report_step: Called with the name of each step that takes long.
+
+    Raises:
+        BundleError: The directory exists, its parent does not, the input is invalid, or the disk is full.
+        EmbedderError: The embedder did not answer.
     """
-    refuse_place(directory)
-    contents = {PROMPT: _encode_prompt(draft.prompt), EXAMPLES: examples_bytes(draft.examples), VECTORS: b""}
-    if draft.retrieval.order == "set":
-        contents[SETS] = sets_bytes(draft.sets)
-    _check_before_embedding(draft, embedder.spec, contents, directory)
-    vectors = _embed(embedder, [example.query for example in draft.examples])
-    order, probes, arrays = _arrange(vectors, say)
+    check_output_directory(directory)
+    contents = {PROMPT: _encode_prompt(source.prompt), EXAMPLES: examples_bytes(source.examples), VECTORS: b""}
+    if source.retrieval.order == "set":
+        contents[SETS] = sets_bytes(source.sets)
+    _check_before_embedding(source, embedder.spec, contents, directory)
+    vectors = _embed(embedder, [example.query for example in source.examples])
+    order, probes, arrays = _vector_files(vectors, report_step)
     contents |= arrays
     if order is not None:
-        contents[EXAMPLES] = examples_bytes([draft.examples[row] for row in order])
-    say("writing and checking the bundle")
-    manifest = _describe(draft, embedder.spec, contents, probes)
+        contents[EXAMPLES] = examples_bytes([source.examples[row] for row in order])
+    report_step("writing and checking the bundle")
+    manifest = _describe(source, embedder.spec, contents, probes)
     data = manifest_bytes(manifest)
     bundle = _assemble(data, parse_manifest(data, str(directory / MANIFEST)), contents, directory)
     _check_embedder(bundle, embedder, directory)
@@ -133,14 +156,11 @@ def write_bundle(directory: Path, draft: BundleDraft, embedder: Embedder, say: S
     return bundle
 
 
-# Reading
-
-
 def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, Content], directory: Path) -> Bundle:
-    """The checked bundle from the contents of its files; `directory` is only named in messages."""
+    """Verify the contents of the files and return the bundle. `directory` is only used in messages."""
     check_hashes(contents, manifest.files, directory)
-    is_large, place = manifest.probes is not None, str(directory / EXAMPLES)
-    examples = StoredExamples(contents[EXAMPLES], place) if is_large else parse_examples(contents[EXAMPLES][:], place)
+    is_large, location, lines = manifest.probes is not None, str(directory / EXAMPLES), contents[EXAMPLES]
+    examples = StoredExamples(lines, location) if is_large else parse_examples(lines[:], location)
     shape = (len(examples), manifest.embedder.dimension)
     vectors = parse_vectors(contents[VECTORS], shape, directory / VECTORS)
     return Bundle(
@@ -155,12 +175,12 @@ def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, C
 
 
 def _parse_clusters(contents: Mapping[str, Content], vectors: Vectors, directory: Path) -> Clusters:
-    places = (directory / CENTROIDS, directory / OFFSETS)
-    return parse_clusters(contents[CENTROIDS], contents[OFFSETS], vectors, places)
+    paths = (directory / CENTROIDS, directory / OFFSETS)
+    return parse_clusters(contents[CENTROIDS], contents[OFFSETS], vectors, paths)
 
 
 def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None:
-    """Embeds the first, middle and last query again, one by one as requests come, and compares."""
+    """Embed the first, middle and last query again, one by one as in requests, and compare the vectors."""
     made, at_hand = bundle.manifest.embedder, embedder.spec
     if at_hand.dimension != made.dimension:
         raise _wrong_embedder(directory, made, at_hand, f"gives {at_hand.dimension} dimensions, not {made.dimension}")
@@ -168,7 +188,7 @@ def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None
     for position in sorted({0, count // 2, count - 1}):
         vector = embedder.embed([bundle.examples[position].query])[0]
         similarity = float(np.dot(vector, bundle.vectors[position]) / np.linalg.norm(vector))
-        if not similarity >= _PROBE_SIMILARITY:
+        if not similarity >= _MIN_PROBE_SIMILARITY:
             name = bundle.examples[position].id
             raise _wrong_embedder(directory, made, at_hand, f"gives another vector for {name}, cosine {similarity:.3f}")
 
@@ -178,9 +198,6 @@ def _wrong_embedder(directory: Path, made: EmbedderSpec, at_hand: EmbedderSpec, 
         f"{directory / VECTORS}: was made by the embedder {made.name} (revision {made.revision}); {at_hand.name} "
         f"(revision {at_hand.revision}) {why}: open the bundle's embedder, or build the bundle again with this one"
     )
-
-
-# Writing
 
 
 def _encode_prompt(prompt: str) -> bytes:
@@ -193,50 +210,52 @@ def _encode_prompt(prompt: str) -> bytes:
 
 
 def _check_before_embedding(
-    draft: BundleDraft, spec: EmbedderSpec, contents: Mapping[str, bytes], directory: Path
+    source: BundleInput, spec: EmbedderSpec, contents: Mapping[str, bytes], directory: Path
 ) -> None:
-    """Embedding may take minutes or cost money: whatever can be refused is refused before."""
+    """Check all that can be checked before embedding, which may take minutes or cost money."""
     parse_prompt(contents[PROMPT], str(directory / PROMPT))
     parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
     if SETS in contents:
-        parse_sets(contents[SETS], draft.examples, str(directory / SETS))
-    parse_manifest(manifest_bytes(_describe(draft, spec, contents)), str(directory / MANIFEST))
+        parse_sets(contents[SETS], source.examples, str(directory / SETS))
+    parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
 
 
 def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:
-    starts = range(0, len(queries), _EMBEDDED_AT_ONCE)
-    vectors = np.concatenate([embedder.embed(queries[start : start + _EMBEDDED_AT_ONCE]) for start in starts])
+    starts = range(0, len(queries), _TEXTS_PER_CALL)
+    vectors = np.concatenate([embedder.embed(queries[start : start + _TEXTS_PER_CALL]) for start in starts])
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _arrange(vectors: Vectors, say: Say) -> tuple[NDArray[np.intp] | None, int | None, dict[str, bytes]]:
-    """The order in which a large bank is written, how many clusters are searched, and the arrays' contents."""
+def _vector_files(
+    vectors: Vectors, report_step: ReportStep
+) -> tuple[NDArray[np.intp] | None, int | None, dict[str, bytes]]:
+    """Return the order and the probes of a large bank (None for another), and the contents of the array files."""
     if len(vectors) <= LARGE_BANK:
         return None, None, {VECTORS: array_bytes(vectors)}
-    # Here and not above: FAISS takes longer to load than most commands take to run.
+    # Imported here because FAISS takes longer to load than most commands take to run.
     from index.bundle.clusters import choose_probes, sort_into_clusters
 
-    say("sorting the vectors into clusters")
+    report_step("sorting the vectors into clusters")
     order, clusters = sort_into_clusters(vectors)
     ordered = np.ascontiguousarray(vectors[order])
-    say("choosing how many clusters to search")
+    report_step("choosing how many clusters to search")
     probes = choose_probes(ordered, clusters)
     arrays: dict[str, NDArray[Any]] = {VECTORS: ordered, CENTROIDS: clusters.centroids, OFFSETS: clusters.offsets}
     return order, probes, {name: array_bytes(array) for name, array in arrays.items()}
 
 
 def _describe(
-    draft: BundleDraft, spec: EmbedderSpec, contents: Mapping[str, bytes], probes: int | None = None
+    source: BundleInput, spec: EmbedderSpec, contents: Mapping[str, bytes], probes: int | None = None
 ) -> Manifest:
     return Manifest(
         format=FORMAT,
-        name=draft.name,
-        model=draft.model,
-        layout=draft.layout,
-        retrieval=draft.retrieval,
-        sampling=dict(draft.sampling),
+        name=source.name,
+        model=source.model,
+        layout=source.layout,
+        retrieval=source.retrieval,
+        sampling=dict(source.sampling),
         embedder=spec,
         files={name: FileRecord(hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()},
-        provenance=dict(draft.provenance),
+        provenance=dict(source.provenance),
         probes=probes,
     )

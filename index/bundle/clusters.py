@@ -1,8 +1,8 @@
-"""Vectors sorted by cluster: how they are sorted when a large bank is written, and how they are searched.
+"""Sorts the vectors of a large bank into clusters, and searches them.
 
-A search compares the query with every centroid, then with the rows of the few best clusters, each a slice of one file
-(the inverted file of Sivic and Zisserman, ICCV 2003; FAISS's IndexIVFFlat, which keeps its lists in private memory,
-where a mapped file is shared by all workers and ready at once). Knows no text and no policy.
+A search compares the query with every centroid, then with the rows of the nearest clusters, each a slice of one file
+(an inverted file: Sivic and Zisserman, ICCV 2003). FAISS's IndexIVFFlat does the same but keeps its lists in private
+memory; a mapped file is shared by all workers and needs no loading. This module does not depend on texts or policies.
 """
 
 import math
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from index.types import Clusters, Vectors
 
 _SEED: Final = 1
-_ROUNDS: Final = 12
-_RUNS: Final = 8
-_ROWS_PER_CENTROID: Final = 64  # that k-means sees: more of them gained no recall
-_NEAREST: Final = 3
-_QUERIES: Final = 2_000
-_RECALL: Final = 0.9825  # over the bank's own queries, so that others like them have 0.98
-_FEWEST_PROBES: Final = 0.05  # of the clusters
+_KMEANS_ITERATIONS: Final = 12
+_KMEANS_RESTARTS: Final = 8
+_MAX_ROWS_PER_CENTROID: Final = 64  # in the sample of k-means; more rows did not increase the recall
+_RECALL_NEIGHBOURS: Final = 3
+_MAX_SAMPLED_QUERIES: Final = 2_000
+_MIN_RECALL: Final = 0.9825  # for the bank's own queries, so that similar queries have 0.98
+_MIN_PROBED_SHARE: Final = 0.05  # of the clusters
 
 
 class ClusterIndex:
-    """Finds the rows nearest to a vector among those of the clusters nearest to it. Safe to use from many threads."""
+    """Finds the rows nearest to a vector in the clusters nearest to it. It is thread-safe."""
 
     def __init__(self, vectors: Vectors, clusters: Clusters, probes: int) -> None:
         self._vectors = vectors
@@ -35,8 +35,14 @@ class ClusterIndex:
         self._centroids.add(clusters.centroids)
 
     def search(self, vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """Similarities and rows of the `count` best, in no order, of the usual number of clusters, or of as many as
-        have `count` rows; asked for all rows it compares all. `vector`: (dimension,) float32, contiguous."""
+        """Return the similarities and the rows of the `count` nearest vectors, in any order.
+
+        More clusters than usual are searched if they have fewer than `count` rows together.
+
+        Args:
+            vector: (dimension,) float32, contiguous.
+            count: How many rows to return; all rows if there are not more.
+        """
         total = self._centroids.ntotal
         probes = min(self._probes, total)
         spans = self._spans(vector, probes)
@@ -55,7 +61,8 @@ class ClusterIndex:
         return list(zip(self._offsets[found].tolist(), self._offsets[found + 1].tolist(), strict=True))
 
     def _compare(self, vector: Vectors, spans: list[tuple[int, int]]) -> tuple[Vectors, NDArray[np.int64]]:
-        """FAISS's own kernel, slice by slice where they lie: half the time of NumPy's product, and on one thread."""
+        """Return the similarities and the rows of all vectors in `spans`."""
+        # FAISS's kernel, called for each slice, takes half the time of a NumPy product and runs on one thread.
         filled = [(start, stop) for start, stop in spans if stop > start]
         similarities = np.empty(sum(stop - start for start, stop in filled), np.float32)
         query, at = faiss.swig_ptr(vector), 0
@@ -67,17 +74,20 @@ class ClusterIndex:
 
 
 def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
-    """The order in which `vectors` are to stand, and their clusters in that order: 4 sqrt(n) of them, by k-means on
-    the sphere, the same for the same vectors."""
+    """Cluster n vectors into 4 sqrt(n) clusters by spherical k-means. The result is the same for the same vectors.
+
+    Returns:
+        The order in which the vectors are to be written, and their clusters in that order.
+    """
     count = min(len(vectors), round(4 * math.sqrt(len(vectors))))
     means = faiss.Kmeans(
         vectors.shape[1],
         count,
-        niter=_ROUNDS,
+        niter=_KMEANS_ITERATIONS,
         seed=_SEED,
         spherical=True,
         min_points_per_centroid=1,
-        max_points_per_centroid=_ROWS_PER_CENTROID,
+        max_points_per_centroid=_MAX_ROWS_PER_CENTROID,
     )
     means.train(vectors)
     found = np.asarray(means.centroids, np.float32)
@@ -87,10 +97,16 @@ def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
     return order, Clusters(centroids, np.searchsorted(own[order], np.arange(count + 1)).astype(np.int64))
 
 
-def means_on_the_sphere(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
-    """The cluster of each of few vectors, and the `count` centroids (norm 1): the best of some runs of k-means."""
+def spherical_k_means(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
+    """Return the cluster of each vector and the `count` centroids (norm 1): the best of several k-means runs."""
     means = faiss.Kmeans(
-        vectors.shape[1], count, niter=2 * _ROUNDS, nredo=_RUNS, seed=_SEED, spherical=True, min_points_per_centroid=1
+        vectors.shape[1],
+        count,
+        niter=2 * _KMEANS_ITERATIONS,
+        nredo=_KMEANS_RESTARTS,
+        seed=_SEED,
+        spherical=True,
+        min_points_per_centroid=1,
     )
     means.train(vectors)
     centroids = np.asarray(means.centroids, np.float32)
@@ -98,20 +114,21 @@ def means_on_the_sphere(vectors: Vectors, count: int) -> tuple[NDArray[np.int64]
 
 
 def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
-    """How many clusters a search needs to find 0.9825 of the three nearest, over a sample of the bank's own rows, each
-    asked for its nearest others. A row is found if its cluster is searched, so no search is needed to tell.
+    """Return how many clusters a search must look into to find 0.9825 of the three nearest neighbours.
 
-    A twentieth of the clusters at least: in a bank of paraphrases every row is found in the first cluster or two, and
-    what people ask is not. They need more than the bank's own rows do in any case (docs/bundles.md says how many).
+    The recall is measured with a sample of the bank's own rows as queries. A neighbour is found if its cluster is
+    searched, so the measurement needs no search. The result is at least a twentieth of the clusters: in a bank of
+    paraphrases, each row is found in the first one or two clusters, but queries of users are not. These need more
+    clusters in any case (docs/bundles.md has measurements).
     """
-    asked = np.random.default_rng(_SEED).choice(len(vectors), min(_QUERIES, len(vectors)), replace=False)
-    queries = np.ascontiguousarray(vectors[asked])
-    _, found = faiss.knn(queries, vectors, min(_NEAREST + 1, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
+    sample = np.random.default_rng(_SEED).choice(len(vectors), min(_MAX_SAMPLED_QUERIES, len(vectors)), replace=False)
+    queries = np.ascontiguousarray(vectors[sample])
+    _, found = faiss.knn(queries, vectors, min(_RECALL_NEIGHBOURS + 1, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     ranks = np.argsort(np.argsort(-(queries @ clusters.centroids.T), axis=1, kind="stable"), axis=1)
-    others = [(row, other) for row, near in enumerate(found) for other in near if other != asked[row]]
-    fewest = math.ceil(_FEWEST_PROBES * len(clusters.centroids))
+    others = [(row, other) for row, near in enumerate(found) for other in near if other != sample[row]]
+    min_probes = math.ceil(_MIN_PROBED_SHARE * len(clusters.centroids))
     if not others:
-        return fewest
+        return min_probes
     owners = np.searchsorted(clusters.offsets, [other for _, other in others], side="right") - 1
     needed = np.sort(ranks[[row for row, _ in others], owners]) + 1
-    return max(fewest, int(needed[math.ceil(_RECALL * len(needed)) - 1]))
+    return max(min_probes, int(needed[math.ceil(_MIN_RECALL * len(needed)) - 1]))

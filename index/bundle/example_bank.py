@@ -1,14 +1,14 @@
-"""examples.jsonl and prompt.txt: from bytes to checked values and back. Knows no directory and no vector.
+"""Parses and writes examples.jsonl and prompt.txt. It does not depend on directories or vectors.
 
-One line is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`. A text that could
-forge a turn (a role marker of any layout, a control token of a chat template, NUL) is refused. Messages name the file,
-the line and the example's id, and never repeat its text.
+One line is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`. A text that
+could forge a turn (a role marker of a layout, a control token of a chat template, NUL) is refused. Messages name the
+file, the line and the example's id, and never repeat its text.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Final, overload
 
 import numpy as np
@@ -21,44 +21,62 @@ from index.errors import BundleFormatError, BundleIntegrityError
 from index.rendering import find_marker
 from index.types import Example
 
-# Ids travel in an HTTP header.
+# The ids of the shown examples are sent in an HTTP header.
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINE_BREAK: Final = ord("\n")
-_BYTES_AT_ONCE: Final = 2**24
-_LINES_AT_ONCE: Final = 1_000
-_USUAL_KEYS: Final = len(fields(Example))
+_BYTES_PER_READ: Final = 2**24
+_LINES_PER_BLOCK: Final = 1_000
+_STANDARD_KEYS: Final = len(fields(Example))
 
 
-def parse_prompt(data: bytes, place: str) -> str:
-    """The system prompt: exactly these bytes as UTF-8. BundleFormatError, BundleIntegrityError."""
+def parse_prompt(data: bytes, location: str) -> str:
+    """Parse prompt.txt: exactly these bytes as UTF-8.
+
+    Raises:
+        BundleFormatError: The data is not UTF-8 or is blank.
+        BundleIntegrityError: The prompt could forge a turn.
+    """
     try:
         prompt = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{place}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-    refuse_unsafe(prompt, f"{place}: the prompt")
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+    refuse_unsafe(prompt, f"{location}: the prompt")
     return prompt
 
 
-def parse_examples(data: bytes, place: str) -> tuple[Example, ...]:
-    """All examples, at least one, in the order of their lines. BundleFormatError, BundleIntegrityError."""
+def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
+    """Parse examples.jsonl, which has at least one example. The examples are in the order of their lines.
+
+    Raises:
+        BundleFormatError: A line is malformed, or two examples have the same id.
+        BundleIntegrityError: A text could forge a turn.
+    """
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
-    examples = tuple(parse_example(line, f"{place}, line {n}") for n, line in enumerate(lines, start=1))
+    examples = tuple(parse_example(line, f"{location}, line {n}") for n, line in enumerate(lines, start=1))
     if not examples:
-        raise BundleFormatError(f"{place}: there is no example: add at least one")
-    refuse_doubled_ids(enumerate(examples, start=1), place)
+        raise BundleFormatError(f"{location}: there is no example: add at least one")
+    refuse_duplicate_ids(enumerate(examples, start=1), location)
     return examples
 
 
 class StoredExamples(Sequence[Example]):
-    """The examples of a large bank, each read from its line when it is asked for: a million would fill the memory.
+    """The examples of a large bank, each of which is read from its line on access to save memory.
 
-    Every line is parsed and checked once at the start, in the way in which it will be read.
+    Every line is parsed and checked once at the start, by the code that reads it later.
+
+    Attributes:
+        pinned: Positions of the pinned examples.
     """
 
-    def __init__(self, data: Content, place: str) -> None:
-        """`data` is examples.jsonl, mapped as a rule. BundleFormatError, BundleIntegrityError."""
+    def __init__(self, data: Content, location: str) -> None:
+        """Check every line of `data`, the content of examples.jsonl, which is usually mapped.
+
+        Raises:
+            BundleFormatError: A line is malformed, or two examples have the same id.
+            BundleIntegrityError: A text could forge a turn.
+        """
         self._data = data
-        self._place = place
+        self._location = location
         self._starts = _line_starts(data)
         self.pinned = self._check()
 
@@ -74,49 +92,49 @@ class StoredExamples(Sequence[Example]):
             return tuple(self[one] for one in range(*position.indices(len(self))))
         one = range(len(self))[position]
         start, stop = int(self._starts[one]), int(self._starts[one + 1]) - 1
-        return parse_example(self._data[start:stop], f"{self._place}, line {one + 1}", _parse_quickly)
+        return parse_example(self._data[start:stop], f"{self._location}, line {one + 1}", _parse_quickly)
 
     def _check(self) -> Sequence[int]:
-        """The positions of the pinned examples, after every line was parsed."""
+        """Check every line and return the positions of the pinned examples."""
         if not len(self):
-            raise BundleFormatError(f"{self._place}: there is no example: add at least one")
+            raise BundleFormatError(f"{self._location}: there is no example: add at least one")
         pinned, hashes = [], np.empty(len(self), np.int64)
-        for start in range(0, len(self), _LINES_AT_ONCE):
+        for start in range(0, len(self), _LINES_PER_BLOCK):
             for position, (name, is_pinned) in enumerate(self._block(start), start):
                 hashes[position] = hash(name)
                 if is_pinned:
                     pinned.append(position)
         repeated, counts = np.unique(hashes, return_counts=True)
         suspects = np.flatnonzero(np.isin(hashes, repeated[counts > 1]))
-        refuse_doubled_ids(((int(one) + 1, self[int(one)]) for one in suspects), self._place)
+        refuse_duplicate_ids(((int(one) + 1, self[int(one)]) for one in suspects), self._location)
         return pinned
 
     def _block(self, start: int) -> Sequence[tuple[str, bool]]:
-        """Id and `pinned` of some examples, checked together; one by one if anything is not as it usually is."""
-        positions = range(start, min(start + _LINES_AT_ONCE, len(self)))
+        """Return id and `pinned` of a block of examples. Lines not in standard form are parsed one by one."""
+        positions = range(start, min(start + _LINES_PER_BLOCK, len(self)))
         bounds = self._starts[start : positions.stop + 1].tolist()
         lines = self._data[bounds[0] : bounds[-1]].split(b"\n")[: len(positions)]
-        return _usual(lines) or [(one.id, one.pinned) for one in map(self.__getitem__, positions)]
+        return _parse_standard_lines(lines) or [(one.id, one.pinned) for one in map(self.__getitem__, positions)]
 
 
-def _usual(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
-    """Id and `pinned` of each line, if they are as examples_bytes writes them and nothing in them is to be refused."""
+def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
+    """Return id and `pinned` of each line. None if a line is not in the form of `examples_bytes` or may be invalid."""
     try:
         values = [orjson.loads(line) for line in lines]
         texts = [value[key] for value in values for key in ("query", "response")]
-        together = "\n".join(texts)  # a line of each text stays a line, which is what a marker begins
+        together = "\n".join(texts)  # markers are only searched at the beginning of lines, which joining keeps
         if "\0" in together or find_marker(together) or not all(map(str.strip, texts)):
             return None
-        return [(value["id"], value["pinned"]) for value in values] if all(map(_is_usual, values)) else None
+        return [(value["id"], value["pinned"]) for value in values] if all(map(_is_standard_record, values)) else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _is_usual(value: dict[str, object]) -> bool:
-    """Whether one line has every key and no other, and what stands beside the texts is good."""
+def _is_standard_record(value: dict[str, object]) -> bool:
+    """Return whether a line has exactly the standard keys, with a valid id, flag and tags."""
     name, tags = value["id"], value["tags"]
     return (
-        len(value) == _USUAL_KEYS
+        len(value) == _STANDARD_KEYS
         and isinstance(name, str)
         and is_id(name)
         and isinstance(value["pinned"], bool)
@@ -126,46 +144,56 @@ def _is_usual(value: dict[str, object]) -> bool:
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` may name an example: it travels in an HTTP header."""
+    """Return whether `text` may be the id of an example, which is sent in an HTTP header."""
     return _ID.fullmatch(text) is not None
 
 
 def pinned_positions(examples: Sequence[Example]) -> Sequence[int]:
-    """Where the pinned examples stand."""
+    """Return the positions of the pinned examples."""
     if isinstance(examples, StoredExamples):
         return examples.pinned
     return [position for position, example in enumerate(examples) if example.pinned]
 
 
-def parse_example(line: bytes, place: str, parse: Callable[[bytes, str], object] = parse_json) -> Example:
-    """One line. `pinned` and `tags` may be absent. BundleFormatError, BundleIntegrityError."""
+def parse_example(line: bytes, location: str, parse: Callable[[bytes, str], object] = parse_json) -> Example:
+    """Parse one line, in which `pinned` and `tags` may be absent.
+
+    Args:
+        line: The line as bytes.
+        location: The file and the line in messages.
+        parse: Parses the JSON.
+
+    Raises:
+        BundleFormatError: The line is malformed.
+        BundleIntegrityError: A text could forge a turn.
+    """
     if not line.strip():
-        raise BundleFormatError(f"{place}: the line is empty: remove it")
-    found = Fields(parse(line, place), place, ("id", "query", "response"), ("pinned", "tags"))
+        raise BundleFormatError(f"{location}: the line is empty: remove it")
+    record = Fields(parse(line, location), location, ("id", "query", "response"), ("pinned", "tags"))
     example = Example(
-        id=found.text("id"),
-        query=found.text("query"),
-        response=found.text("response"),
-        pinned=found.flag("pinned") if "pinned" in found else False,
-        tags=found.lines("tags") if "tags" in found else (),
+        id=record.text("id"),
+        query=record.text("query"),
+        response=record.text("response"),
+        pinned=record.flag("pinned") if "pinned" in record else False,
+        tags=record.lines("tags") if "tags" in record else (),
     )
-    check_example(example, place)
+    check_example(example, location)
     return example
 
 
-def _parse_quickly(line: bytes, place: str) -> object:
-    """As strict as parse_json, but that the last of two equal keys counts; ten times as fast."""
+def _parse_quickly(line: bytes, location: str) -> object:
+    """Parse like `parse_json`, ten times as fast. The only difference is that duplicate keys are allowed."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise BundleFormatError(f"{place}: is not valid JSON in UTF-8: {error}") from None
+        raise BundleFormatError(f"{location}: is not valid JSON in UTF-8: {error}") from None
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Where each line starts, and last where one more would: found in pieces, which take no memory to speak of."""
-    pieces = range(0, len(data), _BYTES_AT_ONCE)
+    """Return the offset of each line and of the end. The data is read in pieces to use little memory."""
+    pieces = range(0, len(data), _BYTES_PER_READ)
     breaks = [
-        np.flatnonzero(np.frombuffer(data[at : at + _BYTES_AT_ONCE], np.uint8) == _LINE_BREAK) + at for at in pieces
+        np.flatnonzero(np.frombuffer(data[at : at + _BYTES_PER_READ], np.uint8) == _LINE_BREAK) + at for at in pieces
     ]
     ends = np.concatenate([np.empty(0, np.int64), *breaks])
     if len(data) and data[-1] != _LINE_BREAK:
@@ -173,29 +201,44 @@ def _line_starts(data: Content) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), ends + 1])
 
 
-def check_example(example: Example, place: str) -> None:
-    """Raises what is wrong with the id or a text of `example`."""
+def check_example(example: Example, location: str) -> None:
+    """Check the id and the texts of an example.
+
+    Raises:
+        BundleFormatError: The id is invalid, or a text is blank.
+        BundleIntegrityError: A text could forge a turn.
+    """
     if not is_id(example.id):
         raise BundleFormatError(
-            f"{place}: the id {quoted(example.id)} must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)"
+            f"{location}: the id {quoted(example.id)} must be 1 to 64 letters, digits, dots, dashes or underscores "
+            "(ASCII)"
         )
-    refuse_unsafe(example.query, f"{place}: the query of {quoted(example.id)}")
-    refuse_unsafe(example.response, f"{place}: the response of {quoted(example.id)}")
+    refuse_unsafe(example.query, f"{location}: the query of {quoted(example.id)}")
+    refuse_unsafe(example.response, f"{location}: the response of {quoted(example.id)}")
 
 
-def refuse_doubled_ids(numbered: Iterable[tuple[int, Example]], place: str) -> None:
-    """Raises for the second of two examples with one id; `numbered`: each with the number of its line."""
+def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str) -> None:
+    """Check that all ids differ. `numbered` holds the examples with the numbers of their lines.
+
+    Raises:
+        BundleFormatError: Two examples have the same id.
+    """
     first_lines: dict[str, int] = {}
     for n, example in numbered:
         if first_lines.setdefault(example.id, n) != n:
             raise BundleFormatError(
-                f"{place}, line {n}: the id {quoted(example.id)} is taken by line {first_lines[example.id]}: "
+                f"{location}, line {n}: the id {quoted(example.id)} is taken by line {first_lines[example.id]}: "
                 "give each example its own"
             )
 
 
 def refuse_unsafe(text: str, what: str) -> None:
-    """Raises if `text` is blank, or holds something that could be taken for the beginning of a turn."""
+    """Check that `text` is not blank and cannot forge a turn. `what` names the text in messages.
+
+    Raises:
+        BundleFormatError: The text is blank.
+        BundleIntegrityError: The text contains a NUL character, a role marker or a control token.
+    """
     if not text.strip():
         raise BundleFormatError(f"{what} is empty: write it, or remove it")
     if "\0" in text:
@@ -207,8 +250,22 @@ def refuse_unsafe(text: str, what: str) -> None:
 
 
 def examples_bytes(examples: Sequence[Example]) -> bytes:
-    """The content of examples.jsonl. BundleFormatError for half of a surrogate pair, which UTF-8 cannot write."""
+    """Return the content of examples.jsonl.
+
+    Raises:
+        BundleFormatError: A text contains an unpaired surrogate, which UTF-8 cannot encode.
+    """
     try:
-        return "".join(f"{json.dumps(asdict(example), ensure_ascii=False)}\n" for example in examples).encode()
+        return "".join(f"{json.dumps(_record(example), ensure_ascii=False)}\n" for example in examples).encode()
     except UnicodeEncodeError:
         raise BundleFormatError("examples.jsonl: holds half of a surrogate pair: write the whole character") from None
+
+
+def _record(example: Example) -> dict[str, object]:
+    return {
+        "id": example.id,
+        "query": example.query,
+        "response": example.response,
+        "pinned": example.pinned,
+        "tags": example.tags,
+    }

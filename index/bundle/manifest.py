@@ -1,9 +1,8 @@
-"""manifest.json, format 1: from bytes to a checked Manifest and back. Knows no directory and no other file."""
+"""Parses and writes manifest.json, format 1. It does not depend on directories or other files."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import cast, get_args
 
 from index.bundle.strict_json import Fields, is_integer, is_number, parse_json, quoted, refuse_unknown
@@ -20,13 +19,13 @@ LARGE_FILES = (*FILES, CENTROIDS, OFFSETS)
 _MANIFEST_KEYS = ("format", "name", "model", "layout", "retrieval", "sampling", "embedder", "files", "provenance")
 _POLICY_KEYS = ("k", "minimum_similarity", "duplicate_similarity", "order", "max_injected_tokens")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MANY = 2**53  # the largest integer that every JSON reader keeps
+_MAX_INTEGER = 2**53  # the largest integer that every JSON parser represents exactly
 _INTEGER_SAMPLING: Mapping[str, tuple[int, int]] = {
-    "max_tokens": (1, _MANY),
-    "max_completion_tokens": (1, _MANY),
-    "min_tokens": (0, _MANY),
-    "top_k": (-1, _MANY),
-    "seed": (-_MANY, _MANY),
+    "max_tokens": (1, _MAX_INTEGER),
+    "max_completion_tokens": (1, _MAX_INTEGER),
+    "min_tokens": (0, _MAX_INTEGER),
+    "top_k": (-1, _MAX_INTEGER),
+    "seed": (-_MAX_INTEGER, _MAX_INTEGER),
 }
 _NUMBER_SAMPLING: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
@@ -39,56 +38,95 @@ _NUMBER_SAMPLING: Mapping[str, tuple[float, float]] = {
 _SAMPLING_KEYS = (*_INTEGER_SAMPLING, *_NUMBER_SAMPLING, "stop")
 
 
-def parse_manifest(data: bytes, place: str) -> Manifest:
-    """The manifest in `data`, with every key known and every value in its range; else BundleFormatError."""
-    value = parse_json(data, place)
-    _refuse_other_formats(value, place)
-    fields = Fields(value, place, _MANIFEST_KEYS, ("probes",))
-    probes = fields.integer("probes", 1, _MANY) if "probes" in fields else None
-    retrieval = _parse_policy(fields.table("retrieval"), f"{place}, retrieval")
+def parse_manifest(data: bytes, location: str) -> Manifest:
+    """Parse the manifest in `data`. `location` is the file's name in messages.
+
+    Raises:
+        BundleFormatError: A key is unknown or missing, or a value is out of its range.
+    """
+    value = parse_json(data, location)
+    _refuse_other_formats(value, location)
+    fields = Fields(value, location, _MANIFEST_KEYS, ("probes",))
+    probes = fields.integer("probes", 1, _MAX_INTEGER) if "probes" in fields else None
+    retrieval = _parse_policy(fields.table("retrieval"), f"{location}, retrieval")
     return Manifest(
         format=FORMAT,
         name=fields.line("name"),
         model=fields.line("model"),
         layout=fields.choice("layout", tuple(LAYOUTS)),
         retrieval=retrieval,
-        sampling=check_sampling(fields.table("sampling"), f"{place}, sampling"),
-        embedder=_parse_embedder(fields.table("embedder"), f"{place}, embedder"),
-        files=_parse_files(fields.table("files"), _names(retrieval, probes), f"{place}, files"),
+        sampling=check_sampling(fields.table("sampling"), f"{location}, sampling"),
+        embedder=_parse_embedder(fields.table("embedder"), f"{location}, embedder"),
+        files=_parse_files(fields.table("files"), _file_names(retrieval, probes), f"{location}, files"),
         provenance=fields.table("provenance"),
         probes=probes,
     )
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The canonical form: sorted keys, indented, one line break at the end. BundleFormatError if it is not JSON."""
-    table = asdict(manifest)
-    if manifest.probes is None:
-        del table["probes"]
+    """Return the canonical content of manifest.json: sorted keys, indented, one line break at the end.
+
+    Raises:
+        BundleFormatError: `sampling` or `provenance` cannot be written as JSON.
+    """
     try:
-        text = json.dumps(table, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_manifest_record(manifest), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
     except (TypeError, ValueError, RecursionError) as error:
         reason = "it is not Unicode text" if isinstance(error, UnicodeEncodeError) else str(error)
         raise BundleFormatError(f"sampling or provenance cannot be written as JSON: {reason}") from None
 
 
-def check_sampling(sampling: Mapping[str, object], place: str) -> Mapping[str, object]:
-    """`sampling` itself, if it holds only sampling fields of OpenAI or vLLM with values that make sense."""
-    refuse_unknown(sampling, _SAMPLING_KEYS, place)
+def _manifest_record(manifest: Manifest) -> dict[str, object]:
+    embedder = manifest.embedder
+    record: dict[str, object] = {
+        "format": manifest.format,
+        "name": manifest.name,
+        "model": manifest.model,
+        "layout": manifest.layout,
+        "retrieval": _policy_record(manifest.retrieval),
+        "sampling": manifest.sampling,
+        "embedder": {"name": embedder.name, "revision": embedder.revision, "dimension": embedder.dimension},
+        "files": {name: {"sha256": file.sha256, "size": file.size} for name, file in manifest.files.items()},
+        "provenance": manifest.provenance,
+    }
+    return record if manifest.probes is None else {**record, "probes": manifest.probes}
+
+
+def _policy_record(policy: RetrievalPolicy) -> dict[str, object]:
+    return {
+        "k": policy.k,
+        "minimum_similarity": policy.minimum_similarity,
+        "duplicate_similarity": policy.duplicate_similarity,
+        "order": policy.order,
+        "max_injected_tokens": policy.max_injected_tokens,
+    }
+
+
+def check_sampling(sampling: Mapping[str, object], location: str) -> Mapping[str, object]:
+    """Return `sampling` after checking that it holds only sampling fields of OpenAI or vLLM with valid values.
+
+    Raises:
+        BundleFormatError: A field is unknown, or its value is out of its range.
+    """
+    refuse_unknown(sampling, _SAMPLING_KEYS, location)
     for key, value in sampling.items():
         if (expected := _expected_sampling(key, value)) is not None:
-            raise BundleFormatError(f"{place}: {quoted(key)} must be {expected}")
+            raise BundleFormatError(f"{location}: {quoted(key)} must be {expected}")
     return sampling
 
 
-def check_policy(policy: RetrievalPolicy, place: str) -> RetrievalPolicy:
-    """`policy` itself, if every value is in its range; else BundleFormatError."""
-    return _parse_policy(asdict(policy), place)
+def check_policy(policy: RetrievalPolicy, location: str) -> RetrievalPolicy:
+    """Return `policy` after checking that every value is in its range.
+
+    Raises:
+        BundleFormatError: A value is out of its range.
+    """
+    return _parse_policy(_policy_record(policy), location)
 
 
 def _expected_sampling(key: str, value: object) -> str | None:
-    """What `key` should be; None if `value` is that."""
+    """Return the description of valid values of `key`, or None if `value` is valid."""
     if key in _INTEGER_SAMPLING:
         low, high = _INTEGER_SAMPLING[key]
         return None if is_integer(value, low, high) else f"an integer from {low} to {high}"
@@ -99,42 +137,42 @@ def _expected_sampling(key: str, value: object) -> str | None:
     return None if all(isinstance(stop, str) and stop for stop in stops) else "a string or a list of strings, not empty"
 
 
-def _refuse_other_formats(value: object, place: str) -> None:
+def _refuse_other_formats(value: object, location: str) -> None:
     found = value.get("format", FORMAT) if isinstance(value, dict) else FORMAT
     if not is_integer(found, FORMAT, FORMAT):
-        raise BundleFormatError(f"{place}: the format is not {FORMAT}, the only one this version reads: update drpo")
+        raise BundleFormatError(f"{location}: the format is not {FORMAT}, the only one this version reads: update drpo")
 
 
-def _parse_policy(value: object, place: str) -> RetrievalPolicy:
-    fields = Fields(value, place, _POLICY_KEYS)
+def _parse_policy(value: object, location: str) -> RetrievalPolicy:
+    fields = Fields(value, location, _POLICY_KEYS)
     return RetrievalPolicy(
         k=fields.integer("k", 0, 1_000),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
         duplicate_similarity=fields.number("duplicate_similarity", -1.0, 1.0),
         order=cast("Order", fields.choice("order", get_args(Order))),
-        max_injected_tokens=fields.integer("max_injected_tokens", 1, _MANY),
+        max_injected_tokens=fields.integer("max_injected_tokens", 1, _MAX_INTEGER),
     )
 
 
-def _parse_embedder(value: object, place: str) -> EmbedderSpec:
-    fields = Fields(value, place, ("name", "revision", "dimension"))
+def _parse_embedder(value: object, location: str) -> EmbedderSpec:
+    fields = Fields(value, location, ("name", "revision", "dimension"))
     return EmbedderSpec(fields.line("name"), fields.line("revision"), fields.integer("dimension", 1, 1_000_000))
 
 
-def _names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
-    """The files that a bundle of this kind has."""
+def _file_names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
+    """Return the names of the files that a bundle with this policy and these probes has."""
     return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.order == "set" else ()))
 
 
-def _parse_files(value: dict[str, object], names: Sequence[str], place: str) -> Mapping[str, FileRecord]:
-    """A record for exactly the files of these names: no other name, and so no path that leads out of the bundle."""
-    fields = Fields(value, place, names)
-    return {name: _parse_file(fields.table(name), f"{place}, {name}") for name in names}
+def _parse_files(value: dict[str, object], names: Sequence[str], location: str) -> Mapping[str, FileRecord]:
+    """Parse the records of exactly these files. No other name is allowed, so no path can leave the bundle."""
+    fields = Fields(value, location, names)
+    return {name: _parse_file(fields.table(name), f"{location}, {name}") for name in names}
 
 
-def _parse_file(value: object, place: str) -> FileRecord:
-    fields = Fields(value, place, ("sha256", "size"))
+def _parse_file(value: object, location: str) -> FileRecord:
+    fields = Fields(value, location, ("sha256", "size"))
     sha256 = fields.text("sha256")
     if not _SHA256.fullmatch(sha256):
-        raise BundleFormatError(f'{place}: "sha256" must be 64 digits from 0 to 9 and a to f')
-    return FileRecord(sha256, fields.integer("size", 0, _MANY))
+        raise BundleFormatError(f'{location}: "sha256" must be 64 digits from 0 to 9 and a to f')
+    return FileRecord(sha256, fields.integer("size", 0, _MAX_INTEGER))

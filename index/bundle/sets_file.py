@@ -1,4 +1,6 @@
-"""sets.json: from bytes to checked example sets and back. Knows the ids of the bank; knows no vector and no directory.
+"""Parses and writes sets.json, the example sets of a bundle.
+
+It checks the ids against the bank. It does not depend on vectors or directories. The file is a list of objects:
 
 [{"name": ..., "shown": [ids, in the order of the prompt], "voters": [ids], "kind": ..., "weight": ...,
   "minimum_similarity": ...}, ...]
@@ -6,7 +8,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 from index.bundle.example_bank import is_id
@@ -15,63 +17,85 @@ from index.errors import BundleFormatError
 from index.types import Example, ExampleSet
 
 WEIGHTS: Final = (0.01, 100.0)
+"""The smallest and the largest weight of a vote."""
 
 
-def parse_sets(data: bytes, examples: Sequence[Example], place: str) -> tuple[ExampleSet, ...]:
-    """The sets in `data`, each of which names only what is in the bank and not pinned; else BundleFormatError."""
-    value = parse_json(data, place)
+def parse_sets(data: bytes, examples: Sequence[Example], location: str) -> tuple[ExampleSet, ...]:
+    """Parse the example sets in `data`. `location` is the file's name in messages.
+
+    Raises:
+        BundleFormatError: The data is malformed, or a set names an example that is not in the bank or is pinned.
+    """
+    value = parse_json(data, location)
     if not isinstance(value, list) or not value:
-        raise BundleFormatError(f"{place}: must be a list of sets, not empty")
-    free = {example.id for example in examples if not example.pinned}
-    sets = tuple(_parse_set(one, free, f"{place}, set {n}") for n, one in enumerate(value, start=1))
-    _refuse_doubled([one.name for one in sets], "the name", place)
-    _refuse_doubled([voter for one in sets for voter in one.voters], "the voter", place)
+        raise BundleFormatError(f"{location}: must be a list of sets, not empty")
+    ids = {example.id for example in examples if not example.pinned}
+    sets = tuple(_parse_set(one, ids, f"{location}, set {n}") for n, one in enumerate(value, start=1))
+    _refuse_duplicates([one.name for one in sets], "the name", location)
+    _refuse_duplicates([member for one in sets for member in one.members], "the voter", location)
     return sets
 
 
-def within(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tuple[ExampleSet, ...]:
-    """The sets without what is not in this bank or is pinned there; one that has nothing to show or no voter goes."""
-    free = {example.id for example in examples if not example.pinned}
-    kept = [replace(one, shown=_of(one.shown, free), voters=_of(one.voters, free)) for one in sets]
-    return tuple(one for one in kept if one.shown and one.voters)
+def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tuple[ExampleSet, ...]:
+    """Return the sets without ids that are not in this bank or are pinned in it.
+
+    A set that has no example to show or no member afterwards is removed.
+    """
+    ids = {example.id for example in examples if not example.pinned}
+    restricted = [replace(one, shown=_known(one.shown, ids), members=_known(one.members, ids)) for one in sets]
+    return tuple(one for one in restricted if one.shown and one.members)
 
 
-def _of(ids: Sequence[str], free: Collection[str]) -> tuple[str, ...]:
-    return tuple(one for one in ids if one in free)
+def _known(names: Sequence[str], ids: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in ids)
 
 
 def sets_bytes(sets: Sequence[ExampleSet]) -> bytes:
-    """The content of sets.json."""
-    lines = ",\n".join(json.dumps(asdict(one)) for one in sets)
+    """Return the content of sets.json."""
+    lines = ",\n".join(json.dumps(set_record(one)) for one in sets)
     return f"[\n{lines}\n]\n".encode()
 
 
-def _parse_set(value: object, free: Collection[str], place: str) -> ExampleSet:
-    fields = Fields(value, place, ("name", "shown", "voters", "kind", "weight", "minimum_similarity"))
+def set_record(example_set: ExampleSet) -> dict[str, object]:
+    """Return the JSON object of an example set."""
+    return {
+        "name": example_set.name,
+        "shown": example_set.shown,
+        "voters": example_set.members,
+        "kind": example_set.kind,
+        "weight": example_set.weight,
+        "minimum_similarity": example_set.minimum_similarity,
+    }
+
+
+def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet:
+    fields = Fields(value, location, ("name", "shown", "voters", "kind", "weight", "minimum_similarity"))
     one = ExampleSet(
         name=fields.text("name"),
         shown=fields.lines("shown"),
-        voters=fields.lines("voters"),
+        members=fields.lines("voters"),
         kind=fields.line("kind"),
         weight=fields.number("weight", *WEIGHTS),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
     )
     if not is_id(one.name):
-        raise BundleFormatError(f'{place}: "name" must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)')
-    for key, ids in (("shown", one.shown), ("voters", one.voters)):
-        if not ids:
-            raise BundleFormatError(f"{place}: {quoted(key)} is empty: name at least one example")
-        if unknown := next((name for name in ids if name not in free), None):
+        raise BundleFormatError(
+            f'{location}: "name" must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)'
+        )
+    for key, names in (("shown", one.shown), ("voters", one.members)):
+        if not names:
+            raise BundleFormatError(f"{location}: {quoted(key)} is empty: name at least one example")
+        if unknown := next((name for name in names if name not in ids), None):
             raise BundleFormatError(
-                f"{place}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or a pinned one"
+                f"{location}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or a pinned one"
             )
-    _refuse_doubled(one.shown, "the example", place)
+    _refuse_duplicates(one.shown, "the example", location)
     return one
 
 
-def _refuse_doubled(names: Sequence[str], what: str, place: str) -> None:
+def _refuse_duplicates(names: Sequence[str], what: str, location: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise BundleFormatError(f"{place}: {what} {quoted(name)} stands twice: keep one")
+            raise BundleFormatError(f"{location}: {what} {quoted(name)} stands twice: keep one")
         seen.add(name)

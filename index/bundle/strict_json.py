@@ -1,6 +1,7 @@
-"""JSON read without tolerance: whatever is unknown, doubled, missing or of another type is an error with its place.
+"""Strict JSON parsing: an unknown, duplicate or missing key, or a value of another type, is an error.
 
-Knows no particular file. Every error is a BundleFormatError of one line that says where, what, and what is allowed.
+Every error is a BundleFormatError with one line that names the location, the problem and the allowed values. This
+module does not depend on any particular file.
 """
 
 import json
@@ -12,38 +13,49 @@ from typing import TypeGuard
 from index.errors import BundleFormatError
 
 
-def parse_json(data: bytes, place: str) -> object:
-    """The JSON value in `data` (UTF-8). Doubled keys, NaN, infinities and unpaired surrogates are refused."""
+def parse_json(data: bytes, location: str) -> object:
+    """Parse the JSON value in `data` (UTF-8). `location` begins every message.
+
+    Raises:
+        BundleFormatError: The data is not JSON, or has duplicate keys, NaN, infinities or unpaired surrogates.
+    """
     try:
         text = data.decode("utf-8")
         value: object = json.loads(
-            text, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant, parse_float=_finite
+            text,
+            object_pairs_hook=_object_without_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{place}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
     except UnicodeEncodeError:
-        raise BundleFormatError(f"{place}: holds half of a surrogate pair: write the whole character") from None
+        raise BundleFormatError(f"{location}: holds half of a surrogate pair: write the whole character") from None
     except RecursionError:
-        raise BundleFormatError(f"{place}: is nested too deeply to be read") from None
+        raise BundleFormatError(f"{location}: is nested too deeply to be read") from None
     except ValueError as error:
-        raise BundleFormatError(f"{place}: is not valid JSON: {error}") from None
+        raise BundleFormatError(f"{location}: is not valid JSON: {error}") from None
     return value
 
 
 class Fields:
-    """One JSON object whose keys are known in advance; each method takes out one value of one type."""
+    """A JSON object with known keys. Each method returns the value of a key after it has checked its type."""
 
-    def __init__(self, value: object, place: str, required: Collection[str], optional: Collection[str] = ()) -> None:
-        """`place` begins every message: a file, a line, or a key inside them."""
+    def __init__(self, value: object, location: str, required: Collection[str], optional: Collection[str] = ()) -> None:
+        """Check the keys of an object. `location` begins every message: a file, a line, or a key in it.
+
+        Raises:
+            BundleFormatError: The value is not an object, or a key is unknown or missing.
+        """
         if not isinstance(value, dict):
-            raise BundleFormatError(f"{place}: must be an object ({{...}}), not {_kind(value)}")
+            raise BundleFormatError(f"{location}: must be an object ({{...}}), not {_describe(value)}")
         self._values: dict[str, object] = value
-        self._place = place
-        refuse_unknown(value, (*required, *optional), place)
+        self._location = location
+        refuse_unknown(value, (*required, *optional), location)
         missing = [key for key in required if key not in value]
         if missing:
-            raise BundleFormatError(f"{place}: the key {quoted(missing[0])} is missing: add it")
+            raise BundleFormatError(f"{location}: the key {quoted(missing[0])} is missing: add it")
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -54,66 +66,70 @@ class Fields:
     def table(self, key: str) -> dict[str, object]:
         value = self._values[key]
         if not isinstance(value, dict):
-            raise self._wrong(key, "an object ({...})")
+            raise self._type_error(key, "an object ({...})")
         return value
 
     def text(self, key: str) -> str:
         value = self._values[key]
         if not isinstance(value, str):
-            raise self._wrong(key, "a string")
+            raise self._type_error(key, "a string")
         return value
 
     def line(self, key: str) -> str:
-        """A string of printable characters on one line, not empty."""
+        """Return a string of printable characters on one line that is not empty."""
         value = self._values[key]
         if not isinstance(value, str) or not is_line(value):
-            raise self._wrong(key, "a string of one line, not empty")
+            raise self._type_error(key, "a string of one line, not empty")
         return value
 
     def choice(self, key: str, choices: Collection[str]) -> str:
         value = self._values[key]
         if not isinstance(value, str) or value not in choices:
-            raise self._wrong(key, f"one of {', '.join(map(quoted, choices))}")
+            raise self._type_error(key, f"one of {', '.join(map(quoted, choices))}")
         return value
 
     def flag(self, key: str) -> bool:
         value = self._values[key]
         if not isinstance(value, bool):
-            raise self._wrong(key, "true or false")
+            raise self._type_error(key, "true or false")
         return value
 
     def lines(self, key: str) -> tuple[str, ...]:
         value = self._values[key]
         if not isinstance(value, list) or not all(isinstance(item, str) and is_line(item) for item in value):
-            raise self._wrong(key, "a list of strings of one line each, not empty")
+            raise self._type_error(key, "a list of strings of one line each, not empty")
         return tuple(value)
 
     def integer(self, key: str, low: int, high: int) -> int:
         value = self._values[key]
         if not is_integer(value, low, high):
-            raise self._wrong(key, f"an integer from {low} to {high}")
+            raise self._type_error(key, f"an integer from {low} to {high}")
         return value
 
     def number(self, key: str, low: float, high: float) -> float:
         value = self._values[key]
         if not is_number(value, low, high):
-            raise self._wrong(key, f"a number from {low:g} to {high:g}")
+            raise self._type_error(key, f"a number from {low:g} to {high:g}")
         return float(value)
 
-    def _wrong(self, key: str, expected: str) -> BundleFormatError:
-        return BundleFormatError(f"{self._place}: {quoted(key)} must be {expected}, not {_kind(self._values[key])}")
+    def _type_error(self, key: str, expected: str) -> BundleFormatError:
+        return BundleFormatError(
+            f"{self._location}: {quoted(key)} must be {expected}, not {_describe(self._values[key])}"
+        )
 
 
-def refuse_unknown(keys: Iterable[str], known: Collection[str], place: str) -> None:
-    """BundleFormatError for the first of `keys` that is not `known`, with the nearest that is."""
+def refuse_unknown(keys: Iterable[str], known: Collection[str], location: str) -> None:
+    """Raise BundleFormatError for the first of `keys` that is not `known`. The message names the nearest known key."""
     for key in keys:
         if key not in known:
             nearest = get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise BundleFormatError(f"{place}: unknown key {quoted(key)}; the nearest known key is {quoted(nearest)}")
+            raise BundleFormatError(
+                f"{location}: unknown key {quoted(key)}; the nearest known key is {quoted(nearest)}"
+            )
 
 
 def is_line(text: str) -> bool:
-    """Whether `text` is printable, on one line, and neither empty nor blank."""
+    """Return whether `text` is printable, on one line, and not blank."""
     return text.isprintable() and bool(text.strip())
 
 
@@ -126,20 +142,20 @@ def is_number(value: object, low: float, high: float) -> TypeGuard[int | float]:
 
 
 def quoted(text: str) -> str:
-    """`text` for a message: in quotes, on one line, not long."""
+    """Return `text` for a message: in quotes, on one line and shortened."""
     return json.dumps(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _kind(value: object) -> str:
-    """A value for a message: a short one as it is, another by its kind."""
+def _describe(value: object) -> str:
+    """Return a description of a value for a message."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value, default=str)  # TOML has dates
+    return json.dumps(value, default=str)  # the optimizer uses this module for TOML, which has dates
 
 
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a key stands twice in the same object: remove one")
@@ -150,7 +166,7 @@ def _refuse_constant(constant: str) -> object:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError("a number is too large")

@@ -1,7 +1,7 @@
-"""vectors.npy, and a large bank's centroids.npy and offsets.npy: from bytes to checked arrays and back.
+"""Parses and writes vectors.npy, and the centroids.npy and offsets.npy of a large bank.
 
-Knows no directory and no text. An array stands on the bytes it is given and copies none, so that of a mapped file one
-copy serves all processes; it is checked in pieces, so that checking takes no memory either. Never a pickle.
+An array is a view of the given bytes, so that all processes share one copy of a mapped file. Arrays are checked in
+pieces, so that a check uses little memory. Pickles are refused. This module does not depend on directories or texts.
 """
 
 import io
@@ -17,49 +17,70 @@ from index.errors import BundleFormatError, BundleIntegrityError
 from index.types import Clusters, Vectors
 
 _NORM_TOLERANCE: Final = 1e-3
-_ROWS_AT_ONCE: Final = 2**14
+_ROWS_PER_CHECK: Final = 2**14
 _SAMPLED_ROWS: Final = 2**10
-_NEARNESS_TOLERANCE: Final = 1e-4  # of a cosine: what float32 leaves open
+_COSINE_TOLERANCE: Final = 1e-4  # the rounding error of float32
 
 
 def parse_vectors(data: Content, shape: tuple[int, int], path: Path) -> Vectors:
-    """Rows of norm 1 in float32. BundleFormatError, BundleIntegrityError."""
+    """Parse an array of float32 rows of norm 1.
+
+    Args:
+        data: The content of the file.
+        shape: The expected shape: (rows, dimension).
+        path: The file's path in messages.
+
+    Raises:
+        BundleFormatError: The data is not such an array.
+        BundleIntegrityError: The shape differs, or a row does not have norm 1.
+    """
     vectors = _parse_array(data, np.dtype(np.float32), path)
     if vectors.shape != shape:
         raise BundleIntegrityError(
             f"{path}: has shape {vectors.shape}, but the manifest and the other files call for {shape}: {REPAIR}"
         )
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        _check_rows(vectors[start : start + _ROWS_AT_ONCE], start, path)
+    for start in range(0, len(vectors), _ROWS_PER_CHECK):
+        _check_rows(vectors[start : start + _ROWS_PER_CHECK], start, path)
     return vectors
 
 
-def parse_clusters(centroids: Content, offsets: Content, vectors: Vectors, places: tuple[Path, Path]) -> Clusters:
-    """The clusters of `vectors`: they cover every row once, and of a sample each row's own centroid is the nearest.
+def parse_clusters(centroids: Content, offsets: Content, vectors: Vectors, paths: tuple[Path, Path]) -> Clusters:
+    """Parse the clusters of `vectors`.
 
-    places: of centroids and offsets. BundleFormatError, BundleIntegrityError.
+    It checks that the clusters cover every row once and, for a sample of rows, that the centroid of a row's cluster is
+    the nearest.
+
+    Args:
+        centroids: The content of centroids.npy.
+        offsets: The content of offsets.npy.
+        vectors: The vectors of the bank.
+        paths: The paths of centroids.npy and offsets.npy in messages.
+
+    Raises:
+        BundleFormatError: The data is not such arrays.
+        BundleIntegrityError: The clusters do not fit the vectors.
     """
-    bounds = _parse_array(offsets, np.dtype(np.int64), places[1])
+    bounds = _parse_array(offsets, np.dtype(np.int64), paths[1])
     if bounds.ndim != 1 or len(bounds) < 2:
-        raise BundleFormatError(f"{places[1]}: is not a list of two offsets or more: {REPAIR}")
+        raise BundleFormatError(f"{paths[1]}: is not a list of two offsets or more: {REPAIR}")
     if bounds[0] != 0 or bounds[-1] != len(vectors) or (np.diff(bounds) < 0).any():
         raise BundleIntegrityError(
-            f"{places[1]}: the offsets do not ascend from 0 to {len(vectors):,}, the number of vectors: {REPAIR}"
+            f"{paths[1]}: the offsets do not ascend from 0 to {len(vectors):,}, the number of vectors: {REPAIR}"
         )
-    clusters = Clusters(parse_vectors(centroids, (len(bounds) - 1, vectors.shape[1]), places[0]), bounds)
-    _check_nearness(clusters, vectors, places[0])
+    clusters = Clusters(parse_vectors(centroids, (len(bounds) - 1, vectors.shape[1]), paths[0]), bounds)
+    _check_nearness(clusters, vectors, paths[0])
     return clusters
 
 
 def array_bytes(array: NDArray[Any]) -> bytes:
-    """The content of a .npy file."""
+    """Return the content of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
 def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
-    """The one array in `data`, in C order. It can't be written to."""
+    """Return the array in `data`, in C order and read only."""
     if data[:2] == b"PK":
         raise BundleFormatError(f"{path}: is not one array of {dtype}: {REPAIR}")
     head = io.BytesIO(data[: 2**16])
@@ -77,7 +98,7 @@ def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any
 
 
 def _check_rows(rows: Vectors, first: int, path: Path) -> None:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # not finite if a value is not
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # a value that is not finite makes the norm not finite
     if not np.isfinite(norms).all() and not np.isfinite(rows).all():
         raise BundleIntegrityError(f"{path}: holds values that are not finite: {REPAIR}")
     off = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))
@@ -89,9 +110,9 @@ def _check_rows(rows: Vectors, first: int, path: Path) -> None:
 def _check_nearness(clusters: Clusters, vectors: Vectors, path: Path) -> None:
     rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLED_ROWS).astype(np.int64))
     own = np.searchsorted(clusters.offsets, rows, side="right") - 1
-    likeness = vectors[rows] @ clusters.centroids.T
-    lacking = likeness.max(axis=1) - likeness[np.arange(len(rows)), own]
-    if (wrong := np.flatnonzero(lacking > _NEARNESS_TOLERANCE)).size:
+    similarities = vectors[rows] @ clusters.centroids.T
+    deficit = similarities.max(axis=1) - similarities[np.arange(len(rows)), own]
+    if (wrong := np.flatnonzero(deficit > _COSINE_TOLERANCE)).size:
         raise BundleIntegrityError(
             f"{path}: row {rows[wrong[0]] + 1} of the vectors is nearer to another centroid than to its own: {REPAIR}"
         )

@@ -1,1 +1,1 @@
-"""The command line of drpo-index: arguments, what is printed, and progress."""
+"""The command line of drpo-index: arguments, output and progress."""

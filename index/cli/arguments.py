@@ -1,4 +1,4 @@
-"""The command line of drpo-index: its flags, their defaults and their help. Knows no file and runs nothing."""
+"""The argument parser of drpo-index: flags, defaults and help texts. It reads no files and runs no commands."""
 
 import argparse
 import json
@@ -45,7 +45,7 @@ them to more queries: with refusal=1.3, to more of what should be refused, and t
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The parser; what it gives has `command` and, as attributes, that command's arguments."""
+    """Return the parser. Its result has the attribute `command` and the arguments of that command."""
     parser = argparse.ArgumentParser(
         prog="drpo-index",
         description=_DESCRIPTION,
@@ -66,11 +66,13 @@ def command_line() -> argparse.ArgumentParser:
     search = _add_command(commands, "search", "show which examples a query gets, and the text the model sees")
     _add_directory(search)
     _add_allow_embedder(search)
-    search.add_argument("text", type=_filled, metavar="TEXT", help="a query, as a user would write it")
+    search.add_argument("text", type=_query_text, metavar="TEXT", help="a query, as a user would write it")
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
     _add_policy(build)
-    _add_sets(_add_command(commands, "sets", "part a bundle's examples into sets that stay cached", _SETS_EXAMPLES))
+    _add_sets(
+        _add_command(commands, "sets", "partition a bundle's examples into sets that stay cached", _SETS_EXAMPLES)
+    )
     return parser
 
 
@@ -149,7 +151,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     )
     sets.add_argument(
         "--apart",
-        type=_tag_and_apart,
+        type=_separate_tag,
         action="append",
         default=[],
         metavar="TAG[=WEIGHT[:SETS]]",
@@ -173,28 +175,28 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
 
 
 def _add_policy(build: argparse.ArgumentParser) -> None:
-    usual = RetrievalPolicy()
-    build.add_argument("--k", type=int, default=usual.k, metavar="N", help="examples retrieved at most (%(default)s)")
+    default = RetrievalPolicy()
+    build.add_argument("--k", type=int, default=default.k, metavar="N", help="examples retrieved at most (%(default)s)")
     build.add_argument(
         "--minimum-similarity",
         type=float,
-        default=usual.minimum_similarity,
+        default=default.minimum_similarity,
         metavar="COSINE",
         help="less similar examples are not shown (%(default)s)",
     )
     build.add_argument(
         "--duplicate-similarity",
         type=float,
-        default=usual.duplicate_similarity,
+        default=default.duplicate_similarity,
         metavar="COSINE",
         help="of two examples at least this similar, one is shown (%(default)s)",
     )
     orders = [order for order in get_args(Order) if order != "set"]
-    build.add_argument("--order", choices=orders, default=usual.order, help="of the retrieved examples (%(default)s)")
+    build.add_argument("--order", choices=orders, default=default.order, help="of the retrieved examples (%(default)s)")
     build.add_argument(
         "--max-injected-tokens",
         type=int,
-        default=usual.max_injected_tokens,
+        default=default.max_injected_tokens,
         metavar="N",
         help="prompt and examples together (%(default)s)",
     )
@@ -205,7 +207,7 @@ def _bundle_directory(text: str) -> Path:
 
 
 def _bundle_id(text: str) -> str:
-    """A bundle's whole id: a shorter one could be met by chance, or by will."""
+    # Only the whole id, because another bundle could match a shorter one by chance or by intent.
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
     return text
@@ -223,7 +225,7 @@ def _number_of_words(text: str) -> int:
     return int(text)
 
 
-def _filled(text: str) -> str:
+def _query_text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the text is empty: write a query")
     return text
@@ -236,18 +238,18 @@ def _text_pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _tag_and_apart(text: str) -> tuple[str, float, int]:
-    """The tag, the weight of a vote for its sets, and their number."""
+def _separate_tag(text: str) -> tuple[str, float, int]:
+    """Parse TAG[=WEIGHT[:SETS]] into the tag, the weight of a vote for its sets, and the number of its sets."""
     tag, _, rest = text.partition("=")
-    weight, _, count = rest.partition(":")
+    weight_text, _, count = rest.partition(":")
     try:
-        weighs = float(weight or 1)
+        weight = float(weight_text or 1)
     except ValueError:
-        weighs = math.nan
-    if not tag or not WEIGHTS[0] <= weighs <= WEIGHTS[1]:
+        weight = math.nan
+    if not tag or not WEIGHTS[0] <= weight <= WEIGHTS[1]:
         form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
-    return tag, weighs, _positive(count or "1")
+    return tag, weight, _positive(count or "1")
 
 
 def _cosine(text: str) -> float:
@@ -261,7 +263,7 @@ def _cosine(text: str) -> float:
 
 
 def _json_pair(text: str) -> tuple[str, object]:
-    """VALUE is JSON (0.4, ["a", "b"]); what is not is a string."""
+    """Parse KEY=VALUE. A VALUE that is not JSON is a string."""
     key, value = _text_pair(text)
     try:
         return key, json.loads(value)

@@ -1,7 +1,7 @@
-"""A bundle as a page for people to read in a terminal. Knows the values and rich; opens nothing.
+"""Renders a bundle as a page for a terminal. It depends on rich and the bundle's values, and opens no files.
 
-What a bundle holds was written by others: it is shown as plain text, never as markup, and control characters, which
-could drive the terminal, are shown as their pictures.
+The texts of a bundle are untrusted. They are shown as plain text, never as markup, and control characters, which could
+control the terminal, are replaced by visible symbols.
 """
 
 import json
@@ -15,29 +15,29 @@ from rich.text import Text
 
 from index.types import Bundle, Example, Hit
 
-_ABBREVIATED = 60
-_PICTURES: Mapping[int, int] = {
+_MAX_SHORT_CHARACTERS = 60
+_VISIBLE_CONTROLS: Mapping[int, int] = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
 }
 
 
-class Page(Console):
-    """A console whose reader may leave early: that is BrokenPipeError, and not the exit code of a bad bundle."""
+class PageConsole(Console):
+    """A console that raises BrokenPipeError if its reader ends early, so that this has its own exit code."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
-    """Facts, prompt and examples; `full`: every text whole."""
-    examples = [_whole(example) for example in bundle.examples] if full else [_table(bundle.examples)]
+    """Return the page of a bundle: facts, prompt and examples. `full` shows the whole text of each example."""
+    examples = [_full_example(example) for example in bundle.examples] if full else [_table(bundle.examples)]
     return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
 
 
 def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableType:
-    """Which examples a query gets, and why: the pinned ones, then the found ones, most similar first."""
+    """Return a table of the examples that a query is shown: pinned ones, then retrieved ones with their similarity."""
     table = Table(title="Examples shown", title_justify="left")
     for heading in ("similarity", "id", "query"):
         table.add_column(heading, no_wrap=heading != "query", justify="right" if heading == "similarity" else "left")
@@ -49,8 +49,8 @@ def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableTyp
 
 
 def plain(text: str) -> Text:
-    """`text` as it is, but with pictures for control characters other than line break and tab."""
-    return Text(text.translate(_PICTURES))
+    """Return `text` with visible symbols for control characters other than line break and tab."""
+    return Text(text.translate(_VISIBLE_CONTROLS))
 
 
 def _facts(bundle: Bundle) -> RenderableType:
@@ -88,7 +88,7 @@ def _table(examples: Iterable[Example]) -> RenderableType:
     return table
 
 
-def _whole(example: Example) -> RenderableType:
+def _full_example(example: Example) -> RenderableType:
     facts = [example.id, *(["pinned"] if example.pinned else []), *example.tags]
     heading = Rule(plain(", ".join(facts)), align="left")
     return Group(heading, plain(example.query), Text(), plain(example.response), Text())
@@ -96,4 +96,4 @@ def _whole(example: Example) -> RenderableType:
 
 def _short(text: str) -> Text:
     line = " ".join(text.split())
-    return plain(line if len(line) <= _ABBREVIATED else f"{line[: _ABBREVIATED - 1]}…")
+    return plain(line if len(line) <= _MAX_SHORT_CHARACTERS else f"{line[: _MAX_SHORT_CHARACTERS - 1]}…")

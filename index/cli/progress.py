@@ -1,4 +1,4 @@
-"""Says on stderr what a command is waiting for, once that takes longer than a person likes to wait in silence."""
+"""Prints progress messages on stderr while a command waits, if the wait is longer than a few seconds."""
 
 import sys
 import threading
@@ -10,20 +10,20 @@ from typing import Self
 from index.embedders.base import Embedder
 from index.types import EmbedderSpec, Vectors
 
-FIRST_WORD = 2.0  # seconds
-LONGEST_SILENCE = 30.0  # seconds
+FIRST_MESSAGE_SECONDS = 2.0
+MAX_SILENCE_SECONDS = 30.0
 
 
-class Waiting:
-    """While the block runs, prints `what`, with the seconds and how much is done; silent if it is over soon."""
+class Progress:
+    """A context manager that prints the current step, its counter and the elapsed seconds while its block runs."""
 
-    def __init__(self, what: str, total: int = 0) -> None:
-        """`total`: how many steps `advance` will count; 0 if nothing is counted."""
-        self._what = what
+    def __init__(self, step: str, total: int = 0) -> None:
+        """Name the first step. `total` is the number that `advance` counts to; 0 if nothing is counted."""
+        self._step = step
         self._total = total
         self._done = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print_messages, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -32,31 +32,32 @@ class Waiting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
-    def turn_to(self, what: str) -> None:
-        """Say that it is now `what`, of which nothing is counted."""
-        self._what, self._total = what, 0
+    def begin(self, step: str) -> None:
+        """Begin another step, in which nothing is counted."""
+        self._step, self._total = step, 0
 
-    def advance(self, steps: int) -> None:
-        self._done = min(self._done + steps, self._total)
+    def advance(self, count: int) -> None:
+        """Add `count` to the counter of the step."""
+        self._done = min(self._done + count, self._total)
 
-    def _speak(self) -> None:
-        start, silence = time.monotonic(), FIRST_WORD
-        while not self._over.wait(silence):
+    def _print_messages(self) -> None:
+        start, silence = time.monotonic(), FIRST_MESSAGE_SECONDS
+        while not self._ended.wait(silence):
             count = f"{self._done:,} of {self._total:,}, " if self._total else ""
-            sys.stderr.write(f"{self._what} ({count}{time.monotonic() - start:.0f} s)\n")
+            sys.stderr.write(f"{self._step} ({count}{time.monotonic() - start:.0f} s)\n")
             sys.stderr.flush()
-            silence = min(silence * 2, LONGEST_SILENCE)
+            silence = min(silence * 2, MAX_SILENCE_SECONDS)
 
 
 class CountingEmbedder:
-    """An embedder that tells `waiting` how many texts it has embedded."""
+    """An embedder that counts the embedded texts in a `Progress`."""
 
-    def __init__(self, inner: Embedder, waiting: Waiting) -> None:
+    def __init__(self, inner: Embedder, progress: Progress) -> None:
         self._inner = inner
-        self._waiting = waiting
+        self._progress = progress
 
     @property
     def spec(self) -> EmbedderSpec:
@@ -64,5 +65,5 @@ class CountingEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = self._inner.embed(texts)
-        self._waiting.advance(len(texts))
+        self._progress.advance(len(texts))
         return vectors

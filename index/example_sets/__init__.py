@@ -1,1 +1,1 @@
-"""Splits a bank of examples into example sets, which share a prefix that the model server can cache."""
+"""Partitions a bank into example sets, whose prompts share prefixes that a model server can cache."""

@@ -1,49 +1,65 @@
-"""From a bundle to the draft of the same bundle in sets (index/example_sets/partition.py makes them). Knows the
-tokenizer.json beside a
-model's weights, and no server."""
+"""Turns a bundle into the input of the same bundle with example sets, which index/example_sets/partition.py makes.
 
-from dataclasses import asdict, replace
+It reads the tokenizer.json of a model and does not depend on servers.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleDraft
+from index.bundle.bundle import BundleInput
 from index.errors import BundleError
-from index.example_sets.partition import Lengths, Wish, part_into_sets
+from index.example_sets.partition import PartitionSpec, TokenLengths, partition_into_sets
 from index.rendering import LAYOUTS, render_example, render_preamble
 from index.retrieval.retriever import pinned
 from index.types import Bundle
 
 
-def in_sets(bundle: Bundle, wish: Wish, voters: int, tokenizer: Path) -> BundleDraft:
-    """`voters`: how many nearest examples decide which set a query is shown. BundleError: nothing can be parted so."""
+def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, tokenizer: Path) -> BundleInput:
+    """Partition the bank of a bundle into example sets.
+
+    Args:
+        bundle: The bundle. Its bank must not be large.
+        spec: The sets to make.
+        neighbours: How many nearest examples vote for the set that a query is shown.
+        tokenizer: The tokenizer.json of the model that will be served.
+
+    Raises:
+        BundleError: The bank cannot be partitioned in this way, or the tokenizer cannot be read.
+    """
     manifest = bundle.manifest
     if bundle.clusters is not None:
-        raise BundleError(f"{manifest.name}: a bank of {len(bundle.examples):,} examples cannot be parted into sets")
+        raise BundleError(
+            f"{manifest.name}: a bank of {len(bundle.examples):,} examples cannot be partitioned into sets"
+        )
     lengths = token_lengths(bundle, tokenizer)
-    sets = part_into_sets(bundle.examples, bundle.vectors, lengths, wish)
+    sets = partition_into_sets(bundle.examples, bundle.vectors, lengths, spec)
     by_id = {one.id: int(length) for one, length in zip(bundle.examples, lengths.examples, strict=True)}
     longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
     limit = max(manifest.retrieval.max_injected_tokens, longest)
-    return BundleDraft(
+    return BundleInput(
         name=manifest.name,
         model=manifest.model,
         layout=manifest.layout,
         prompt=bundle.prompt,
         examples=bundle.examples,
-        retrieval=replace(manifest.retrieval, order="set", k=voters, max_injected_tokens=limit),
+        retrieval=replace(manifest.retrieval, order="set", k=neighbours, max_injected_tokens=limit),
         sampling=manifest.sampling,
-        provenance={**manifest.provenance, "sets": asdict(wish)},
+        provenance={**manifest.provenance, "sets": _spec_record(spec)},
         sets=sets,
     )
 
 
-def token_lengths(bundle: Bundle, tokenizer: Path) -> Lengths:
-    """The lengths of a bundle's texts in its layout; the token that begins every text is counted with the prompt.
+def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
+    """Count the tokens of a bundle's texts in its layout.
 
-    BundleError: the file is no tokenizer.
+    The token that begins every text is counted with the prompt.
+
+    Raises:
+        BundleError: The file is not a tokenizer.
     """
-    from tokenizers import Tokenizer  # here and not above: few commands count, and it takes long to import
+    from tokenizers import Tokenizer  # imported here because the import is slow and few commands count tokens
 
     try:
         encode = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8")).encode
@@ -52,4 +68,15 @@ def token_lengths(bundle: Bundle, tokenizer: Path) -> Lengths:
     layout = LAYOUTS[bundle.manifest.layout]
     fixed = len(encode(render_preamble(layout, bundle.prompt, pinned(bundle))).ids)
     texts = [render_example(layout, example) for example in bundle.examples]
-    return Lengths(fixed, np.array([len(encode(text, add_special_tokens=False).ids) for text in texts], np.int64))
+    return TokenLengths(fixed, np.array([len(encode(text, add_special_tokens=False).ids) for text in texts], np.int64))
+
+
+def _spec_record(spec: PartitionSpec) -> dict[str, object]:
+    """Return the JSON object of a partition spec, for the provenance of a bundle."""
+    return {
+        "count": spec.count,
+        "tokens": spec.tokens,
+        "apart": {tag: {"weight": one.weight, "count": one.count} for tag, one in spec.separate_tags.items()},
+        "minimum_similarity": spec.minimum_similarity,
+        "shortest_answer": spec.min_answer_words,
+    }

@@ -1,1 +1,1 @@
-"""Chooses the examples that are shown for one query."""
+"""Retrieves the examples that are shown for a query, and selects and orders them by their token counts."""

@@ -1,8 +1,8 @@
-"""Which examples a query is shown: vectors -> FAISS -> hits, or the set that they vote for. Knows no file and no model.
+"""Retrieves the examples for a query: a vector search with FAISS, and the vote of the neighbours for an example set.
 
-The search is exact, but that of a large bank, sorted into clusters (index/bundle/clusters.py), which may miss a
-neighbour. The
-index lives in memory and is built from the bundle's vectors, never read from a file.
+The search is exact, except in a large bank: that one is sorted into clusters (index/bundle/clusters.py), and the search
+may miss a neighbour. The search index is built in memory from the bundle's vectors and never read from a file. This
+module does not depend on files or models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,53 +15,66 @@ from index.bundle.clusters import ClusterIndex
 from index.bundle.example_bank import pinned_positions
 from index.types import Bundle, Example, ExampleSet, Hit, Message, Vectors
 
-QUERY_CHARACTERS = 2_000
-_QUICK_LIMIT = 5_000
-# How many more than k are fetched at first, for near-duplicates to be dropped from.
+MAX_QUERY_CHARACTERS = 2_000
+_MAX_QUICK_BANK = 5_000
+# The first fetch has this many times k examples, because near-duplicates are removed from it.
 _FETCH_FACTOR = 4
-# What a vote counts grows with the voter's similarity to this power: twice as similar counts 16 times.
-_VOTE_POWER = 4
+# The exponent of the similarity in a vote: a neighbour that is twice as similar counts 16 times as much.
+_VOTE_EXPONENT = 4
 
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
-"""The similarities and positions of the `count` nearest to a vector, in no order."""
+"""Returns the similarities and positions of the `count` nearest examples to a vector, in any order."""
 
 
 class Retriever:
-    """Finds a bundle's examples nearest to a query. Safe to use from several threads at once."""
+    """Finds the examples of a bundle that are nearest to a query. It is thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._policy = bundle.manifest.retrieval
         self._examples = bundle.examples
         self._vectors = bundle.vectors
-        self._hidden = _hidden(bundle)
+        self._is_excluded = _excluded_positions(bundle)
         self._sets = bundle.sets
-        self._places = {example.id: place for place, example in enumerate(bundle.examples)} if bundle.sets else {}
-        self._votes = {self._places[voter]: (n, one) for n, one in enumerate(bundle.sets) for voter in one.voters}
+        self._positions = {example.id: n for n, example in enumerate(bundle.examples)} if bundle.sets else {}
+        self._set_of_member = {
+            self._positions[member]: (number, example_set)
+            for number, example_set in enumerate(bundle.sets)
+            for member in example_set.members
+        }
         if bundle.clusters is None or bundle.manifest.probes is None:
-            self._best = _exact_search(bundle.vectors, np.flatnonzero(~self._hidden))
+            self._search_index = _exact_search(bundle.vectors, np.flatnonzero(~self._is_excluded))
         else:
-            self._best = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
+            self._search_index = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
 
     @property
     def is_quick(self) -> bool:
-        """Whether a search takes less than half a millisecond, and so may happen on an event loop."""
-        return len(self._vectors) <= _QUICK_LIMIT
+        """Whether a search takes less than half a millisecond, so that it may run on an event loop."""
+        return len(self._vectors) <= _MAX_QUICK_BANK
 
     def choose(self, vector: Vectors) -> tuple[Hit, ...]:
-        """The examples to show for a query's `vector` (1-d, norm 1): the nearest or, of a bundle with sets, those of
-        the set that the nearest vote for, in its order; perhaps none. ValueError as `nearest`."""
-        hits = self.nearest(vector)
-        return self._shown(elect(hits, self._votes), vector) if self._sets else hits
+        """Return the examples to show for a query's `vector` (1-d, norm 1), possibly none.
 
-    def _shown(self, chosen: int | None, vector: Vectors) -> tuple[Hit, ...]:
-        places = [] if chosen is None else [self._places[name] for name in self._sets[chosen].shown]
-        return tuple(Hit(self._examples[place], float(self._vectors[place] @ vector), place) for place in places)
+        They are the nearest examples. In a bundle with example sets they are the examples of the set that the nearest
+        ones vote for, in the order of the set.
+
+        Raises:
+            ValueError: The vector has another dimension or is not finite.
+        """
+        hits = self.nearest(vector)
+        return self._hits_of_set(choose_set(hits, self._set_of_member), vector) if self._sets else hits
+
+    def _hits_of_set(self, number: int | None, vector: Vectors) -> tuple[Hit, ...]:
+        positions = [] if number is None else [self._positions[name] for name in self._sets[number].shown]
+        return tuple(Hit(self._examples[n], float(self._vectors[n] @ vector), n) for n in positions)
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
-        """The examples nearest to a query's `vector` (1-d, norm 1), most similar first; at most k, perhaps none.
+        """Return at most k examples nearest to a query's `vector` (1-d, norm 1), the most similar first.
 
-        Left out are pinned examples, examples below the similarity floor, and near-duplicates of a pinned or a more
-        similar example. Equal similarities stand in the bank's order. ValueError: another dimension, or not finite.
+        The result excludes pinned examples, examples below the minimum similarity, and near-duplicates of a pinned or a
+        more similar example. Examples of equal similarity are in the order of the bank.
+
+        Raises:
+            ValueError: The vector has another dimension or is not finite.
         """
         if vector.shape != self._vectors.shape[1:] or not np.isfinite(vector).all():
             raise ValueError(f"a query's vector must be finite and of shape {self._vectors.shape[1:]}")
@@ -74,86 +87,92 @@ class Retriever:
         return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
 
     def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
-        """Positions and similarities, best first; more are fetched only when the caller asks for more."""
+        """Yield positions and similarities, best first. More are fetched only when the caller needs them."""
         total = len(self._vectors)
-        given: set[int] = set()
+        yielded: set[int] = set()
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
         while True:
             found = self._search(vector, min(fetch, total))
-            # Of those not fetched some may share the last similarity fetched: a wider search settles who comes first.
+            # Examples that are not fetched may have the last fetched similarity too. A wider search finds their order.
             settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
-            yield from (pair for pair in settled if pair[0] not in given and not self._hidden[pair[0]])
+            yield from (pair for pair in settled if pair[0] not in yielded and not self._is_excluded[pair[0]])
             if fetch >= total:
                 return
-            given.update(position for position, _ in settled)
+            yielded.update(position for position, _ in settled)
             fetch *= _FETCH_FACTOR
 
     def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
-        # The number of OpenMP threads belongs to the calling thread, so it is set where the search happens: a single
-        # query is slower on two threads than on one.
+        # A single query is slower on two threads than on one. The number of OpenMP threads is a setting of the calling
+        # thread, so it is set here.
         faiss.omp_set_num_threads(1)
-        similarities, positions = self._best(vector, count)
+        similarities, positions = self._search_index(vector, count)
         found = zip(positions.tolist(), similarities.tolist(), strict=True)
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
     def _is_duplicate(self, position: int, others: Sequence[int]) -> bool:
-        likeness = self._vectors[list(others)] @ self._vectors[position]
-        return bool(np.any(likeness >= self._policy.duplicate_similarity))
+        similarities = self._vectors[list(others)] @ self._vectors[position]
+        return bool(np.any(similarities >= self._policy.duplicate_similarity))
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
-    """The examples that every request is shown, in the bank's order."""
+    """Return the examples that every request is shown, in the order of the bank."""
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
-def elect(hits: Sequence[Hit], votes: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
-    """The number of the set that the hits vote for: of the kind that has most votes, the set that has most.
+def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
+    """Return the number of the example set that the hits vote for, or None if no hit is a member of a set.
 
-    votes: by position, for which set, and its number. A vote counts the set's weight times the similarity to the fourth
-    power. Where all voters are less similar than their sets ask for, all count. None where there is no voter; of equals
-    the most similar voter's.
+    The kind with the most votes wins, and within the kind the set with the most votes. Of equal ones, the one with the
+    most similar neighbour wins. A vote counts the weight of the set times the fourth power of the similarity. If all
+    neighbours are below the minimum similarity of their sets, all of them vote.
+
+    Args:
+        hits: The neighbours of the query, the most similar first.
+        set_of_member: The set of each member with its number, by position in the bank.
     """
-    voters = [(hit.similarity, *votes[hit.position]) for hit in hits if hit.position in votes]
-    near = [voter for voter in voters if voter[0] >= voter[2].minimum_similarity]
-    kinds: dict[str, float] = {}
-    sets: dict[str, dict[int, float]] = {}
-    for similarity, number, wanted in near or voters:
-        vote = wanted.weight * max(0.0, similarity) ** _VOTE_POWER
-        kinds[wanted.kind] = kinds.get(wanted.kind, 0.0) + vote
-        of_kind = sets.setdefault(wanted.kind, {})
+    neighbours = [(hit.similarity, *set_of_member[hit.position]) for hit in hits if hit.position in set_of_member]
+    near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
+    votes_by_kind: dict[str, float] = {}
+    votes_by_set: dict[str, dict[int, float]] = {}
+    for similarity, number, example_set in near or neighbours:
+        kind = example_set.kind
+        vote = example_set.weight * max(0.0, similarity) ** _VOTE_EXPONENT
+        votes_by_kind[kind] = votes_by_kind.get(kind, 0.0) + vote
+        of_kind = votes_by_set.setdefault(kind, {})
         of_kind[number] = of_kind.get(number, 0.0) + vote
-    if not kinds:
+    if not votes_by_kind:
         return None
-    of_chosen = sets[max(kinds, key=lambda kind: kinds[kind])]
-    return max(of_chosen, key=lambda number: of_chosen[number])
+    candidates = votes_by_set[max(votes_by_kind, key=lambda kind: votes_by_kind[kind])]
+    return max(candidates, key=lambda number: candidates[number])
 
 
 def retrieval_query(messages: Sequence[Message]) -> str:
-    """The text that chooses the examples of a whole conversation: its first user turn; empty if there is none.
+    """Return the text with which examples are retrieved for a conversation: the beginning of its first user turn.
 
-    Cut to QUERY_CHARACTERS characters. Later turns change nothing, so that their text extends the cached prefix.
+    The text is empty if there is no user turn. Later turns do not change it, so that the prompt of a later turn extends
+    the prefix that the model server has cached.
     """
-    return next((message.text[:QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
+    return next((message.text[:MAX_QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
 
 
-def _hidden(bundle: Bundle) -> NDArray[np.bool_]:
-    """Which positions are no hits: pinned examples, and near-duplicates of one."""
-    is_hidden = np.zeros(len(bundle.vectors), np.bool_)
-    is_hidden[pinned_positions(bundle.examples)] = True
-    likeness = bundle.vectors @ bundle.vectors[is_hidden].T
-    is_hidden |= (likeness >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
-    return is_hidden
+def _excluded_positions(bundle: Bundle) -> NDArray[np.bool_]:
+    """Return a mask of the positions that are never hits: pinned examples and their near-duplicates."""
+    is_excluded = np.zeros(len(bundle.vectors), np.bool_)
+    is_excluded[pinned_positions(bundle.examples)] = True
+    similarities = bundle.vectors @ bundle.vectors[is_excluded].T
+    is_excluded |= (similarities >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
+    return is_excluded
 
 
 def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
-    """Of the rows of `vectors` at `positions`: all that is asked for, or all there are."""
+    """Return an exact search over the rows of `vectors` at `positions`."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors[positions])
 
     def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        # FAISS can't be asked for nothing; where there are fewer rows than asked for, it gives -1.
+        # FAISS requires a count of at least 1, and returns row -1 where there are fewer rows than the count.
         similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
-        there = rows[0] >= 0
-        return similarities[0][there], positions[rows[0][there]]
+        found = rows[0] >= 0
+        return similarities[0][found], positions[rows[0][found]]
 
     return search

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from index.bundle.sets_file import within
+from index.bundle.sets_file import restrict_sets, set_record
 from index.embedders.base import Embedder
 from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, Order, RetrievalPolicy, Vectors
 
@@ -33,11 +33,11 @@ class Bank:
     def key(self) -> str:
         """Tells two banks apart."""
         rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
-        return hashlib.sha256(orjson.dumps([rows, self.sets])).hexdigest()[:16]
+        return hashlib.sha256(orjson.dumps([rows, [set_record(one) for one in self.sets]])).hexdigest()[:16]
 
     def with_examples(self, examples: tuple[Example, ...], vectors: Vectors) -> "Bank":
         """The same with fewer or other examples, and the sets without those that are gone or pinned now."""
-        return Bank(examples, vectors, self.embedder, within(self.sets, examples))
+        return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
     def pinned_as(self, ids: frozenset[str]) -> "Bank":
         """The same bank with exactly these examples pinned."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from index.bundle.bundle import BundleDraft, write_bundle
+from index.bundle.bundle import BundleInput, write_bundle
 from optimizer.core.candidate import Candidate
 from optimizer.core.config import RunConfig
 from optimizer.core.errors import BudgetSpentError
@@ -91,7 +91,7 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, 
     if bundle.exists():
         shutil.rmtree(bundle)
     config = context.config
-    draft = BundleDraft(
+    draft = BundleInput(
         name=config.bundle.name,
         model=config.bundle.model or config.models[TASK].model,
         layout=chosen.layout,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, ParamSpec, TypeVar
 from zlib import crc32
 
-from index.retrieval.retriever import QUERY_CHARACTERS
+from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 
@@ -75,7 +75,7 @@ def conversation_key(first: str) -> str | None:
     """
     if not first:
         return None
-    return f"{crc32(first[:QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
+    return f"{crc32(first[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
 
 
 def loose_messages(body: Json) -> list[Json]:

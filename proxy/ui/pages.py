@@ -16,8 +16,9 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from index.bundle.sets_file import set_record
 from index.errors import DrpoError, LayoutError
-from index.retrieval.retriever import QUERY_CHARACTERS
+from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.types import Bundle, Vectors
 from proxy.api.admission import parse_json, read_body
 from proxy.api.gateway import Gateway, Live
@@ -133,7 +134,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     plan = await gateway.planner.chat(body, choice, model, served)
     likeness = {}
     if served is not None and plan.injection is not None:
-        query = first_user_text(chat_messages(body))[:QUERY_CHARACTERS]
+        query = first_user_text(chat_messages(body))[:MAX_QUERY_CHARACTERS]
         likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.source.embedder.embed([query])[0])))
     return _json(_explained(plan, served, likeness))
 
@@ -168,7 +169,7 @@ async def _bundle(request: web.Request) -> web.StreamResponse:
 
 def _described(bundle: Bundle) -> Mapping[str, Any]:
     examples = bundle.examples[:_MOST_EXAMPLES]
-    votes = {voter: one.name for one in bundle.sets for voter in one.voters}
+    votes = {member: one.name for one in bundle.sets for member in one.members}
     manifest = bundle.manifest
     return {
         "id": bundle.id,
@@ -180,7 +181,7 @@ def _described(bundle: Bundle) -> Mapping[str, Any]:
         "sampling": dict(manifest.sampling),
         "prompt": bundle.prompt,
         "total": len(bundle.examples),
-        "sets": [asdict(one) for one in bundle.sets],
+        "sets": [set_record(one) for one in bundle.sets],
         "examples": [{**asdict(one), "votes_for": votes.get(one.id)} for one in examples],
         "map": np.round(on_a_map(bundle.vectors[: len(examples)]), 4).tolist(),
     }
@@ -202,7 +203,7 @@ async def _search(request: web.Request) -> web.StreamResponse:
     """{"model": ..., "query": ...}: the examples nearest to a query, and which of them it would be shown."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
-    served, query = _asked_for(gateway, text_field(body, "model")), text_field(body, "query")[:QUERY_CHARACTERS]
+    served, query = _asked_for(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
     if not query.strip():
         raise BadRequestError("`query` is empty: write what a user would ask.", param="query")
     return _json(await asyncio.to_thread(_found, served, query))

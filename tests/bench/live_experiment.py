@@ -22,7 +22,7 @@ from typing import Final
 
 import aiohttp
 
-from index.bundle.bundle import BundleDraft, default_bundle_directory, read_bundle, write_bundle
+from index.bundle.bundle import BundleInput, default_bundle_directory, read_bundle, write_bundle
 from index.embedders.registry import open_embedder
 from proxy.backends.embedded.child_process import MODEL_NAME
 
@@ -97,7 +97,7 @@ def _move_answers(directory: Path) -> None:
         for example, answer in zip(bundle.examples, [*answers[1:], answers[0]], strict=True)
     ]
     manifest = bundle.manifest
-    draft = BundleDraft(
+    draft = BundleInput(
         name="moved",
         model=manifest.model,
         layout=manifest.layout,

@@ -30,8 +30,8 @@ from tokenizers import Tokenizer
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
-from index.example_sets.builder import in_sets, token_lengths
-from index.example_sets.partition import Apart, Wish
+from index.example_sets.builder import partition_bundle, token_lengths
+from index.example_sets.partition import PartitionSpec, SeparateTag
 from index.rendering import LAYOUTS, render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange, select_within_policy
@@ -49,12 +49,12 @@ CONVERSATIONS: Final = 150  # two turns each, where two servers are chosen from
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
 CORE: Final = 3  # examples of `core` that everyone is shown
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
-SETS: Final = Wish(
+SETS: Final = PartitionSpec(
     count=12,
     tokens=544,
-    apart={"refusal": Apart(1.5), "harmless": Apart(count=2)},
+    separate_tags={"refusal": SeparateTag(1.5), "harmless": SeparateTag(count=2)},
     minimum_similarity=0.3,
-    shortest_answer=40,
+    min_answer_words=40,
 )
 VOTERS: Final = 12
 
@@ -110,7 +110,7 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
 
 def in_memory(bundle: Bundle, tokenizer: Path) -> Bundle:
     """The bundle as `drpo-index sets` would part it."""
-    draft = in_sets(bundle, SETS, VOTERS, tokenizer)
+    draft = partition_bundle(bundle, SETS, VOTERS, tokenizer)
     return replace(bundle, manifest=replace(bundle.manifest, retrieval=draft.retrieval), sets=tuple(draft.sets))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from index.embedders.minilm import OnnxEmbedder
 from index.embedders.registry import open_embedder
-from index.retrieval.retriever import QUERY_CHARACTERS
+from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.types import Vectors
 from tests.bench.embedders import NEAREST, Positions, bank
 from tests.measurement import DATA, VALIDATION, is_for_development, read_rows, rows_of
@@ -53,9 +53,9 @@ def cut(tokens: Tokens, first: int, last: int) -> Tokens:
 def queries() -> Iterator[str]:
     """Validation rows, and those of llmbar for development."""
     for name in ("references", "drpo_train_queries", "xstest_prompts"):
-        yield from (row["query"][:QUERY_CHARACTERS] for row in rows_of(f"{name}.jsonl", VALIDATION))
+        yield from (row["query"][:MAX_QUERY_CHARACTERS] for row in rows_of(f"{name}.jsonl", VALIDATION))
     instructions = (row["instruction"] for row in read_rows("llmbar.jsonl"))
-    yield from (text[:QUERY_CHARACTERS] for text in instructions if is_for_development(text))
+    yield from (text[:MAX_QUERY_CHARACTERS] for text in instructions if is_for_development(text))
 
 
 def nearest(asked: Vectors, examples: Vectors) -> Positions:

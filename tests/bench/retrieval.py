@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleDraft, read_bundle, write_bundle
+from index.bundle.bundle import BundleInput, read_bundle, write_bundle
 from index.embedders.registry import open_embedder
 from index.errors import BundleError
 from index.retrieval.retriever import Retriever
@@ -110,7 +110,7 @@ def bundle_of(size: int) -> Path:
         say(f"writing a bundle of {size:,} examples")
         texts, vectors = bank(size)
         examples = [Example(f"e{n}", text, f"An answer to the text of number {n}.") for n, text in enumerate(texts)]
-        draft = BundleDraft("bench", "none", "query-answer", "A prompt.", examples, RetrievalPolicy(), {}, {})
+        draft = BundleInput("bench", "none", "query-answer", "A prompt.", examples, RetrievalPolicy(), {}, {})
         started = time.perf_counter()
         write_bundle(place, draft, Known(texts, vectors), say)
         say(f"written in {time.perf_counter() - started:.0f} s")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleDraft, write_bundle
+from index.bundle.bundle import BundleInput, write_bundle
 from index.types import Bundle, EmbedderSpec, Example, RetrievalPolicy, Vectors
 
 DIMENSION = 48
@@ -49,8 +49,8 @@ def draft(
     policy: RetrievalPolicy | None = None,
     sampling: dict[str, object] | None = None,
     layout: str = "query-answer",
-) -> BundleDraft:
-    return BundleDraft(
+) -> BundleInput:
+    return BundleInput(
         name="test bundle",
         model="google/gemma-3-270m",
         layout=layout,

@@ -21,7 +21,7 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from index.bundle.bundle import BundleDraft, write_bundle
+from index.bundle.bundle import BundleInput, write_bundle
 from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
 
@@ -187,6 +187,6 @@ def _toml_value(value: Any) -> str:
 
 def _write_starting_bundle(directory: Path) -> None:
     examples = [Example(f"e{one}", f"Example question {one}", f"Example answer {one}.") for one in range(3)]
-    draft = BundleDraft("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
+    draft = BundleInput("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
     write_bundle(directory, draft, open_embedder("onnx"))
     assert np.load(directory / "vectors.npy").shape[0] == len(examples)

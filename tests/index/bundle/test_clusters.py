@@ -254,7 +254,7 @@ def test_build_sorts_a_large_bank_says_so_when_it_takes_long_and_search_finds_in
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "open_embedder", open_words)
-    monkeypatch.setattr(waiting, "FIRST_WORD", 0.0)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE_SECONDS", 0.0)
     (tmp_path / "prompt.txt").write_text("Be good.")
     lines = [json.dumps({"query": one.query, "response": one.response, "pinned": one.pinned}) for one in many(2_000)]
     (tmp_path / "examples.jsonl").write_text("\n".join(lines))

@@ -106,9 +106,9 @@ def test_no_set_mixes_kinds_and_every_free_example_votes(examples: Sequence[Exam
     sets = parse_sets((default_bundle_directory() / "sets.json").read_bytes(), examples, "sets.json")
     tags = {example.id: example.tags for example in examples}
     for one in sets:
-        for name in (*one.shown, *one.voters):
+        for name in (*one.shown, *one.members):
             assert next((tag for tag in ("refusal", "harmless") if tag in tags[name]), "other") == one.kind
-    assert {voter for one in sets for voter in one.voters} == {one.id for one in examples if not one.pinned}
+    assert {voter for one in sets for voter in one.members} == {one.id for one in examples if not one.pinned}
 
 
 def test_prompt_and_examples_are_short_enough(prompt: str, examples: Sequence[Example]) -> None:

@@ -145,8 +145,8 @@ def test_a_long_build_says_how_far_it_is(
     sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embedder = WaitsForAWord(capsys)
-    monkeypatch.setattr(waiting, "FIRST_WORD", 0.01)
-    monkeypatch.setattr(waiting, "LONGEST_SILENCE", 0.01)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "MAX_SILENCE_SECONDS", 0.01)
     monkeypatch.setattr(command, "open_embedder", lambda name: embedder)
     lines = [json.dumps({"query": f"question {n}", "response": "r"}) for n in range(200)]
     (tmp_path / "examples.jsonl").write_text("\n".join(lines))

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import __main__ as command
-from index.bundle.bundle import BundleDraft, load_bundle, write_bundle
-from index.bundle.sets_file import parse_sets, sets_bytes, within
+from index.bundle.bundle import BundleInput, load_bundle, write_bundle
+from index.bundle.sets_file import parse_sets, restrict_sets, sets_bytes
 from index.errors import BundleError, BundleFormatError
 from index.example_sets.builder import token_lengths
-from index.example_sets.partition import Apart, Lengths, Wish, part_into_sets
+from index.example_sets.partition import PartitionSpec, SeparateTag, TokenLengths, partition_into_sets
 from index.rendering import LAYOUTS, render_preamble
-from index.retrieval.retriever import Retriever, elect, pinned
+from index.retrieval.retriever import Retriever, choose_set, pinned
 from index.retrieval.selection import arrange
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
 from tests.index.commands import open_words, run
@@ -27,7 +27,7 @@ POLICY = RetrievalPolicy(k=3, minimum_similarity=-1.0, order="set")
 TOKENIZER = Path(command.__file__).parent / "embedders" / "weights" / "tokenizer.json"
 
 
-def with_sets(sets: Sequence[ExampleSet] = (FOOD, PLACES), policy: RetrievalPolicy = POLICY) -> BundleDraft:
+def with_sets(sets: Sequence[ExampleSet] = (FOOD, PLACES), policy: RetrievalPolicy = POLICY) -> BundleInput:
     return replace(draft(policy=policy), sets=sets)
 
 
@@ -81,16 +81,16 @@ def test_who_is_less_similar_than_a_set_asks_for_does_not_vote_for_it(tmp_path: 
 def test_the_sets_of_a_kind_stand_together_against_another_kind() -> None:
     hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.5, 0.45, 0.45))]
     one, two, three = (ExampleSet(name, (), (), kind) for name, kind in (("a", "x"), ("b", "y"), ("c", "y")))
-    assert elect(hits, {0: (0, one), 1: (1, two), 2: (2, three)}) == 1
-    assert elect(hits, {0: (0, one), 1: (1, replace(two, kind="z")), 2: (2, three)}) == 0
-    assert elect(hits, {}) is None
+    assert choose_set(hits, {0: (0, one), 1: (1, two), 2: (2, three)}) == 1
+    assert choose_set(hits, {0: (0, one), 1: (1, replace(two, kind="z")), 2: (2, three)}) == 0
+    assert choose_set(hits, {}) is None
 
 
 def test_where_all_voters_are_less_similar_than_their_sets_ask_for_all_count() -> None:
     hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.25, 0.2))]
     one, two = (ExampleSet(name, (), (), name, minimum_similarity=0.3) for name in "ab")
-    assert elect(hits, {0: (0, one), 1: (1, two)}) == 0
-    assert elect(hits, {0: (0, one), 1: (1, replace(two, minimum_similarity=-1.0))}) == 1
+    assert choose_set(hits, {0: (0, one), 1: (1, two)}) == 0
+    assert choose_set(hits, {0: (0, one), 1: (1, replace(two, minimum_similarity=-1.0))}) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_where_all_voters_are_less_similar_than_their_sets_ask_for_all_count() -
         (b"{}", "must be a list of sets, not empty"),
         (b"[]", "must be a list of sets, not empty"),
         (sets_bytes((replace(FOOD, shown=("lock",)),)), "or a pinned one"),
-        (sets_bytes((replace(FOOD, voters=("nobody",)),)), "is no example of the bank"),
+        (sets_bytes((replace(FOOD, members=("nobody",)),)), "is no example of the bank"),
         (sets_bytes((replace(FOOD, shown=()),)), "is empty"),
         (sets_bytes((replace(FOOD, shown=("boil", "boil")),)), 'the example "boil" stands twice'),
-        (sets_bytes((FOOD, replace(PLACES, voters=("boil",)))), 'the voter "boil" stands twice'),
+        (sets_bytes((FOOD, replace(PLACES, members=("boil",)))), 'the voter "boil" stands twice'),
         (sets_bytes((FOOD, replace(PLACES, name="food"))), 'the name "food" stands twice'),
         (sets_bytes((replace(FOOD, name="a b"),)), '"name" must be 1 to 64 letters'),
         (sets_bytes((replace(FOOD, weight=0.0),)), '"weight" must be a number'),
@@ -117,7 +117,7 @@ def test_sets_that_could_not_be_shown_are_refused_with_the_reason(broken: bytes,
 
 def test_a_draft_whose_sets_are_wrong_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError, match="is no example of the bank"):
-        write_bundle(tmp_path / "bundle", with_sets((replace(FOOD, voters=("nobody",)),)), WordEmbedder())
+        write_bundle(tmp_path / "bundle", with_sets((replace(FOOD, members=("nobody",)),)), WordEmbedder())
     assert not list(tmp_path.iterdir())
 
 
@@ -131,20 +131,20 @@ def test_a_changed_sets_file_is_noticed(tmp_path: Path) -> None:
 
 def test_sets_lose_what_is_gone_or_pinned_and_vanish_when_empty() -> None:
     fewer = tuple(example for example in EXAMPLES if example.id not in ("haiku", "france"))
-    assert within((FOOD, PLACES), fewer) == (ExampleSet("food", ("boil",), ("boil",)),)
+    assert restrict_sets((FOOD, PLACES), fewer) == (ExampleSet("food", ("boil",), ("boil",)),)
 
 
 # How sets are made
 
 
-def bank(count: int, seed: int) -> tuple[tuple[Example, ...], Lengths]:
+def bank(count: int, seed: int) -> tuple[tuple[Example, ...], TokenLengths]:
     """Examples with random lengths, every third tagged; the first pinned."""
     draw = np.random.default_rng(seed)
     examples = tuple(
         Example(f"e{n}", f"words {n} {n % 7}", "r", pinned=n == 0, tags=("refusal",) if n % 3 == 0 else ())
         for n in range(count)
     )
-    return examples, Lengths(100, draw.integers(20, 120, count).astype(np.int64))
+    return examples, TokenLengths(100, draw.integers(20, 120, count).astype(np.int64))
 
 
 @settings(deadline=None, max_examples=30)
@@ -154,10 +154,12 @@ def test_every_set_ends_just_past_a_block_and_every_free_example_votes_once(
 ) -> None:
     examples, lengths = bank(count, seed)
     vectors = WordEmbedder().embed([example.query for example in examples])
-    found = part_into_sets(examples, vectors, lengths, Wish(sets, 512, {"refusal": Apart(1.5, apart)}, 0.3))
+    found = partition_into_sets(
+        examples, vectors, lengths, PartitionSpec(sets, 512, {"refusal": SeparateTag(1.5, apart)}, 0.3)
+    )
     cost = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
     assert all(512 <= lengths.fixed + sum(cost[name] for name in one.shown) <= 512 + 64 for one in found)
-    assert sorted(voter for one in found for voter in one.voters) == sorted(
+    assert sorted(voter for one in found for voter in one.members) == sorted(
         one.id for one in examples if not one.pinned
     )
     assert {(one.kind, one.weight, one.minimum_similarity) for one in found} == {
@@ -171,7 +173,7 @@ def test_every_set_ends_just_past_a_block_and_every_free_example_votes_once(
         assert len(found) > 2
     by_id = {one.id: one for one in examples}
     for one in found:
-        assert len({"refusal" in by_id[name].tags for name in (*one.shown, *one.voters)}) == 1
+        assert len({"refusal" in by_id[name].tags for name in (*one.shown, *one.members)}) == 1
     assert parse_sets(sets_bytes(found), examples, "sets.json") == found
 
 
@@ -179,22 +181,24 @@ def test_short_answers_vote_but_are_not_shown_unless_they_are_apart() -> None:
     examples, lengths = bank(150, 0)
     examples = tuple(replace(one, response="r " * (1 + n % 9)) for n, one in enumerate(examples))
     vectors = WordEmbedder().embed([example.query for example in examples])
-    found = part_into_sets(examples, vectors, lengths, Wish(5, 512, {"refusal": Apart()}, shortest_answer=5))
+    found = partition_into_sets(
+        examples, vectors, lengths, PartitionSpec(5, 512, {"refusal": SeparateTag()}, min_answer_words=5)
+    )
     by_id = {one.id: one for one in examples}
     shortest = {
         kind: min(len(by_id[name].response.split()) for one in found if one.kind == kind for name in one.shown)
         for kind in ("refusal", "other")
     }
     assert shortest["other"] >= 5 > shortest["refusal"]
-    assert len([voter for one in found for voter in one.voters]) == 149
+    assert len([voter for one in found for voter in one.members]) == 149
 
 
 def test_lengths_that_leave_no_choice_are_an_error_that_says_what_to_change() -> None:
     examples, _ = bank(60, 0)
     vectors = WordEmbedder().embed([example.query for example in examples])
-    long = Lengths(100, np.full(60, 4000))
+    long = TokenLengths(100, np.full(60, 4000))
     with pytest.raises(BundleError, match="try another number of tokens in all, or allow shorter answers"):
-        part_into_sets(examples, vectors, long, Wish(4, 512, {}))
+        partition_into_sets(examples, vectors, long, PartitionSpec(4, 512, {}))
 
 
 # The command

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from index.bundle.bundle import BundleDraft, write_bundle
+from index.bundle.bundle import BundleInput, write_bundle
 from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
 from optimizer.__main__ import main
@@ -91,7 +91,7 @@ def test_unreadable_reply_counts_only_against_readability() -> None:
     assert found.first_shown.estimate == pytest.approx(1 / 3)
 
 
-DRAFT = BundleDraft(
+DRAFT = BundleInput(
     "one",
     "m",
     "query-answer",
