@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ import orjson
 import pytest
 from aiohttp.test_utils import TestServer
 
+from index.types import ExampleSet
 from proxy.api.admin import AddPage, Controls, Reloaded, create_admin_app
 from proxy.core.settings import ExperimentSettings
 from proxy.experiments.dashboard import Dashboard
 from proxy.ui.pages import add_files, add_page, on_a_map
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import Serving, serving
+from tests.proxy.serving import Serving, served_bundle, serving
 
 ASKED = {"model": "scripted@aligned", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
 
@@ -135,6 +137,16 @@ async def test_a_bundle_is_told_with_a_place_on_the_map_for_each_example() -> No
         assert [one["id"] for one in bundle["examples"]] == ["refuse", "sky", "sum", "tea"]
         assert len(bundle["map"]) == 4
         assert bundle["prompt"] == "Answer well."
+
+
+async def test_bundle_describes_its_sets_with_the_keys_of_sets_json() -> None:
+    served = served_bundle()
+    served = replace(served, bundle=replace(served.bundle, sets=(ExampleSet("food", ("tea",), ("tea", "sum")),)))
+    async with operated(bundles={"scripted": served}) as (_, session, _backend):
+        _, bundle = await told(session, "/ui/api/bundle?model=scripted")
+    record = {"name": "food", "shown": ["tea"], "voters": ["tea", "sum"], "kind": "other", "weight": 1.0}
+    assert bundle["sets"] == [{**record, "minimum_similarity": -1.0}]
+    assert {one["id"]: one["votes_for"] for one in bundle["examples"]}["sum"] == "food"
 
 
 async def test_a_search_says_what_is_near_and_what_would_be_shown() -> None:
