@@ -1,4 +1,4 @@
-"""Fixtures: a store of either kind, empty."""
+"""Fixtures: the DSN of an empty store of either kind."""
 
 import secrets
 import socket
@@ -19,14 +19,14 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
-    """A real server, for slow tests alone."""
+    """A real server, for slow tests only."""
     with postgresql_server(free_port(), print) as server:
         yield server
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def dsn(request: pytest.FixtureRequest, tmp_path: Path) -> StoreDsn:
-    """Where nothing is kept yet."""
+    """The DSN of a store that does not exist yet."""
     if request.param == "sqlite":
         return dsn_of(f"sqlite:{tmp_path}/store.sqlite3")
     return dsn_of(request.getfixturevalue("postgresql").database(f"d{secrets.token_hex(6)}"))

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own: Debian's server, installed where it is missing; a port and a folder of its own."""
+"""Starts a PostgreSQL server for tests, with its own port and folder. Installs Debian's server if it is missing."""
 
 import os
 import pwd
@@ -19,14 +19,14 @@ from tests.faults.process import children
 from tools.steps import Say, run_step, tail
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
-_INSTALL_WITHIN: Final = 300.0  # seconds
-_START_WITHIN: Final = 30.0
+_INSTALL_TIMEOUT: Final = 300.0  # seconds
+_START_TIMEOUT: Final = 30.0
 _USER: Final = "postgres"
 
 
 @dataclass(slots=True)
 class PostgresqlServer:
-    """A running server. It trusts whoever comes by loopback; `kill` and `start` are for tests of its absence."""
+    """A running server. It trusts all clients on the loopback interface."""
 
     programs: Path
     folder: Path
@@ -38,25 +38,25 @@ class PostgresqlServer:
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={self.port}"]
         options += ["-c", f"unix_socket_directories={self.folder}", "-c", "max_connections=60"]
         command = [str(self.programs / "postgres"), "-D", str(self.folder / "data"), *options]
         self.process = _spawn(command, self.folder)
-        ends = time.monotonic() + _START_WITHIN
+        ends = time.monotonic() + _START_TIMEOUT
         while not self._answers():
             if time.monotonic() > ends or self.process.poll() is not None:
                 raise RuntimeError(f"PostgreSQL does not start:\n{tail(self.folder / 'log')}")
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """As a crash does it: no farewell to any client."""
+        """End the server like a crash, without closing connections cleanly."""
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait()
 
     def hang(self) -> None:
-        """Stop answering, with every connection open."""
+        """Stop answering, with all connections open."""
         self._signal_all(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -64,13 +64,13 @@ class PostgresqlServer:
         self._signal_all(signal.SIGCONT)
 
     def database(self, name: str) -> str:
-        """The URL of a new, empty database."""
+        """Create an empty database and return its URL."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return f"{self.url.rpartition('/')[0]}/{name}"
 
     def _signal_all(self, number: signal.Signals) -> None:
-        """To each of its processes: they make groups of their own."""
+        """Send a signal to each process of the server. Each has its own process group."""
         assert self.process is not None
         for pid in (self.process.pid, *children(self.process.pid)):
             with suppress(ProcessLookupError):
@@ -86,13 +86,13 @@ class PostgresqlServer:
 
 @contextmanager
 def postgresql_server(port: int, say: Say) -> Iterator[PostgresqlServer]:
-    """A server until the block ends. Needs root once, to install it and to run it as its own user."""
+    """Run a server until the block ends. Needs root to install it and to run it as its own user."""
     programs = _programs(say)
     folder = Path(tempfile.mkdtemp(prefix="drpo-postgresql-"))
     try:
         folder.chmod(0o755)
         (folder / "data").mkdir()
-        _hand_over(folder)
+        _give_to_user(folder)
         initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", _USER, "-E", "UTF8"]
         process = _spawn([*initdb, "--no-sync"], folder)
         if process.wait() != 0:
@@ -109,20 +109,20 @@ def postgresql_server(port: int, say: Say) -> Iterator[PostgresqlServer]:
 
 
 def _programs(say: Say) -> Path:
-    """Where Debian puts the server's programs, newest first; installed where there are none."""
+    """Return the folder of the newest server's programs. Install the server if there is none."""
     found = sorted(_PROGRAMS.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
         log = Path(tempfile.gettempdir()) / "drpo-apt.log"
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run_step("apt-get update", ["apt-get", "update"], log, say, _INSTALL_WITHIN, environment)
+        run_step("apt-get update", ["apt-get", "update"], log, say, _INSTALL_TIMEOUT, environment)
         install = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql"]
-        run_step("PostgreSQL (once)", install, log, say, _INSTALL_WITHIN, environment)
+        run_step("PostgreSQL (once)", install, log, say, _INSTALL_TIMEOUT, environment)
         found = sorted(_PROGRAMS.glob("*/bin/postgres"))
     return found[-1].parent
 
 
 def _spawn(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
-    """Run it in a group of its own, as PostgreSQL's user where we are root: it refuses root."""
+    """Run a command in its own process group, as PostgreSQL's user if we are root, since the server refuses root."""
     other = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
@@ -136,8 +136,8 @@ def _spawn(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-def _hand_over(folder: Path) -> None:
+def _give_to_user(folder: Path) -> None:
     if os.geteuid() == 0:
         owner = pwd.getpwnam(_USER)
-        for place in (folder, folder / "data"):
-            os.chown(place, owner.pw_uid, owner.pw_gid)
+        for path in (folder, folder / "data"):
+            os.chown(path, owner.pw_uid, owner.pw_gid)

@@ -1,8 +1,8 @@
-"""Runs of experiments, many at once, looked at again and again: how often is each way of deciding right?
+"""Simulates many runs of experiments with repeated looks, to measure how often a decision is right.
 
-Units come one by one to two arms; the arrays are (runs, units). Sums over prefixes give every look of every run, so
-that thousands of runs take seconds; that they are what proxy.experiments.analysis.estimators computes is tested
-(test_statistics.py).
+Units arrive one by one in two arms. The arrays have the shape (runs, units). Sums over prefixes give every look of
+every run, so that thousands of runs take seconds. test_estimators.py checks that they equal what
+proxy.experiments.analysis.estimators computes.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,16 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 @dataclass(frozen=True)
 class Looks:
-    """What each look of each run saw. score: the difference in standard errors, (runs, looks); progress, in planned
-    sizes; ready: the burn-in is over; difference; units: (looks,)."""
+    """The looks of all runs. All arrays but `units` have the shape (runs, looks).
+
+    Attributes:
+        score: Difference in standard errors.
+        progress: Information so far, as a fraction of the information at the planned size.
+        ready: Whether the burn-in is over.
+        difference: Treatment minus control.
+        error: Variance of the difference.
+        units: Number of units at each look, of shape (looks,).
+    """
 
     score: Floats
     progress: Floats
@@ -30,25 +38,25 @@ class Looks:
     units: np.ndarray
 
     def any_time(self, level: float, truth: float = 0.0) -> Floats:
-        """(runs,): whether the any-time interval ever misses `truth`."""
+        """Whether the any-time interval of a run ever misses `truth`, of shape (runs,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = (self.difference - truth) / np.sqrt(self.error)
         beyond = np.abs(score) > boundary(np.where(self.ready, self.progress, 1.0), level)
         return (beyond & self.ready).any(axis=1)
 
     def naive(self, level: float, truth: float = 0.0) -> Floats:
-        """(runs,): whether the interval for a single look ever misses it, at the same looks."""
+        """Whether the interval for a single look ever misses `truth` at the same looks, of shape (runs,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = (self.difference - truth) / np.sqrt(self.error)
         return ((np.abs(score) > stats.norm.isf(level / 2)) & self.ready).any(axis=1)
 
 
 def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, planned: float) -> Looks:
-    """The looks after every `every` units. values, treated, propensity (of the unit's own arm): (runs, units)."""
+    """Look after every `every` units. `propensity` is that of each unit's own arm. Arrays are (runs, units)."""
     ends = np.arange(every, values.shape[1] + 1, every) - 1
     arm, control = (_side(values, chosen, 1 / propensity, ends) for chosen in (treated, ~treated))
     pooled = _pooled(arm, control)
-    error = _careful(arm, control, pooled) + _careful(control, arm, pooled)
+    error = _raised_variance(arm, control, pooled) + _raised_variance(control, arm, pooled)
     difference = arm["mean"] - control["mean"]
     came = (arm["weight"] + control["weight"]) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -61,7 +69,7 @@ def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, pl
     return Looks(score, progress, ready, difference, error, ends + 1)
 
 
-def _careful(side: dict[str, Floats], other: dict[str, Floats], pooled: Floats) -> Floats:
+def _raised_variance(side: dict[str, Floats], other: dict[str, Floats], pooled: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         smaller = np.maximum(0, 1 - side["effective"] / other["effective"])
         own = np.where(side["variance"] > 1e-12, side["error"] / side["variance"], 1 / side["effective"])
@@ -69,13 +77,13 @@ def _careful(side: dict[str, Floats], other: dict[str, Floats], pooled: Floats) 
 
 
 def _pooled(arm: dict[str, Floats], control: dict[str, Floats]) -> Floats:
-    """Variance of units, of both arms, by effective units."""
+    """Pooled variance of the units of both arms, weighted by effective units."""
     both = arm["effective"] + control["effective"]
     return (arm["variance"] * arm["effective"] + control["variance"] * control["effective"]) / both
 
 
 def _side(values: Floats, chosen: np.ndarray, weights: Floats, ends: np.ndarray) -> dict[str, Floats]:
-    """Moments of one arm at each look, as statistics.moments has them, from cumulative sums."""
+    """Compute the moments of one arm at each look from cumulative sums, equal to `estimators.moments`."""
     w = np.where(chosen, weights, 0.0)
 
     def upto(terms: Floats) -> Floats:
@@ -93,19 +101,19 @@ def _side(values: Floats, chosen: np.ndarray, weights: Floats, ends: np.ndarray)
 
 
 def assign(rng: np.random.Generator, shape: tuple[int, int], share: Floats | float) -> tuple[np.ndarray, Floats]:
-    """Who is treated, and the propensity of each unit's own arm. share: of the treatment, for each unit."""
+    """Draw which units are treated, and the propensity of each unit's own arm. `share` is that of the treatment."""
     share = np.broadcast_to(share, shape)
     treated = rng.random(shape) < share
     return treated, np.where(treated, share, 1 - share)
 
 
 def binary(probability: float) -> Draw:
-    """A thumb, say."""
+    """A binary rating."""
     return lambda rng, shape: (rng.random(shape) < probability).astype(float)
 
 
 def skewed(deviation: float) -> Draw:
-    """A latency, say: log-normal with a median of 1 second."""
+    """A latency: log-normal with a median of 1 second."""
     return lambda rng, shape: rng.lognormal(0.0, deviation, shape)
 
 
@@ -115,10 +123,10 @@ def bounded() -> Draw:
 
 
 def normal() -> Draw:
-    """What the formulas are made for."""
+    """A standard normal value, for which the formulas are exact."""
     return lambda rng, shape: rng.standard_normal(shape)
 
 
 def fixed_size(difference: float, variance: float, level: float = 0.05, power: float = 0.8) -> int:
-    """Units of both arms of one size that a single look at the end needs."""
+    """Number of units, in two arms of equal size, that a single look at the end needs."""
     return int(np.ceil(4 * variance * ((stats.norm.isf(level / 2) + stats.norm.ppf(power)) / difference) ** 2))

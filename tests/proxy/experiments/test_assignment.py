@@ -1,4 +1,4 @@
-"""Guards who gets which arm: by weight, the same everywhere, apart in each experiment, and few moved by a ramp."""
+"""Tests of the assignment of units to arms: by weight, deterministic, independent, and stable under a ramp."""
 
 import os
 import subprocess
@@ -18,31 +18,31 @@ from proxy.experiments.definition import Arm, Experiment, Metric, assign, find_c
 UNITS = [b"%d" % number for number in range(20_000)]
 
 
-def experiment(weights: Sequence[float], salt: str = "salt", **said: object) -> Experiment:
+def experiment(weights: Sequence[float], salt: str = "salt", **fields: object) -> Experiment:
     arms = tuple(Arm(f"arm{number}", weight) for number, weight in enumerate(weights))
-    told = Experiment(name=salt, arms=arms, control="arm0", metrics=(Metric("m"),), salt=salt)
-    return replace(told, **said)  # type: ignore[arg-type]
+    default = Experiment(name=salt, arms=arms, control="arm0", metrics=(Metric("m"),), salt=salt)
+    return replace(default, **fields)  # type: ignore[arg-type]
 
 
-def arms_of(told: Experiment, units: Sequence[bytes] = UNITS) -> list[str]:
-    return [assign(told, unit).name for unit in units]
+def arms_of(assigned_experiment: Experiment, units: Sequence[bytes] = UNITS) -> list[str]:
+    return [assign(assigned_experiment, unit).name for unit in units]
 
 
-def standard_errors(told: Experiment, units: Sequence[bytes]) -> list[float]:
-    """How far each arm's share is from its weight, in binomial standard errors."""
-    counts, n = Counter(arms_of(told, units)), len(units)
-    shares = [(counts[arm.name] / n, told.propensity(arm)) for arm in told.arms]
+def standard_errors(assigned_experiment: Experiment, units: Sequence[bytes]) -> list[float]:
+    """Return how far each arm's share is from its weight, in binomial standard errors."""
+    counts, n = Counter(arms_of(assigned_experiment, units)), len(units)
+    shares = [(counts[arm.name] / n, assigned_experiment.propensity(arm)) for arm in assigned_experiment.arms]
     return [abs(share - p) / (p * (1 - p) / n) ** 0.5 for share, p in shares]
 
 
 @pytest.mark.parametrize("weights", [(50, 50), (90, 10), (1, 2, 3)])
-def test_shares_are_the_weights(weights: Sequence[float]) -> None:
+def test_shares_of_units_equal_the_weights(weights: Sequence[float]) -> None:
     for salt in ("a", "b", "c"):
         assert max(standard_errors(experiment(weights, salt), UNITS)) < 4
 
 
 @pytest.mark.slow
-def test_shares_of_a_million_units_are_the_weights_for_twenty_salts() -> None:
+def test_shares_of_a_million_units_equal_the_weights_for_twenty_salts() -> None:
     units = [b"user-%d" % number for number in range(1_000_000)]
     worst = [max(standard_errors(experiment((70, 30), f"salt-{number}"), units)) for number in range(20)]
     print(f"largest of 20 salts: {max(worst):.2f} binomial standard errors")
@@ -57,15 +57,15 @@ def test_experiments_are_independent_of_each_other() -> None:
         assert chi2_contingency([[together[a, b] for b in names] for a in names]).pvalue > 1e-4
 
 
-def test_the_share_of_traffic_says_nothing_of_the_arm() -> None:
-    told = experiment((50, 50), share=0.3)
-    inside = [told.includes(unit) for unit in UNITS]
+def test_share_of_traffic_is_independent_of_the_arm() -> None:
+    half = experiment((50, 50), share=0.3)
+    inside = [half.includes(unit) for unit in UNITS]
     assert abs(sum(inside) / len(UNITS) - 0.3) < 4 * (0.3 * 0.7 / len(UNITS)) ** 0.5
-    together = Counter(zip(inside, arms_of(told), strict=True))
+    together = Counter(zip(inside, arms_of(half), strict=True))
     assert chi2_contingency([[together[a, b] for b in ("arm0", "arm1")] for a in (True, False)]).pvalue > 1e-4
 
 
-def test_the_same_unit_gets_the_same_in_every_process() -> None:
+def test_unit_gets_the_same_arm_in_every_process() -> None:
     program = """
 from hashlib import sha256
 from proxy.experiments.definition import Arm, Experiment, Metric, assign
@@ -75,7 +75,7 @@ told = Experiment(name="salt", arms=arms, control="arm0", metrics=(Metric("m"),)
 names = " ".join(assign(told, b"%d" % number).name for number in range(20_000))
 print(sha256(names.encode()).hexdigest())
 """
-    told = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONHASHSEED": seed},
@@ -85,10 +85,10 @@ print(sha256(names.encode()).hexdigest())
         ).stdout
         for seed in ("0", "1", "random")
     }
-    assert len(told) == 1
+    assert len(digests) == 1
 
 
-def test_a_ramp_moves_units_from_the_control_into_the_treatment_alone() -> None:
+def test_ramp_moves_units_only_from_the_control_to_the_treatment() -> None:
     moves = Counter(zip(arms_of(experiment((90, 10))), arms_of(experiment((80, 20))), strict=True))
     assert moves["arm1", "arm0"] == 0
     assert abs(moves["arm0", "arm1"] / len(UNITS) - 0.1) < 4 * (0.1 * 0.9 / len(UNITS)) ** 0.5
@@ -100,9 +100,7 @@ def test_a_ramp_moves_units_from_the_control_into_the_treatment_alone() -> None:
     gaining=st.integers(0, 4),
     by=st.integers(1, 100),
 )
-def test_an_arm_that_gains_takes_from_the_others_and_gives_nothing_back(
-    weights: list[int], gaining: int, by: int
-) -> None:
+def test_arm_that_gains_weight_keeps_its_units(weights: list[int], gaining: int, by: int) -> None:
     gaining %= len(weights)
     more = [weight + by * (number == gaining) for number, weight in enumerate(weights)]
     units = UNITS[:500]
@@ -110,12 +108,12 @@ def test_an_arm_that_gains_takes_from_the_others_and_gives_nothing_back(
         assert after in (before, f"arm{gaining}")
 
 
-def test_a_larger_share_of_traffic_keeps_who_is_in() -> None:
+def test_larger_share_of_traffic_keeps_the_units_of_a_smaller_one() -> None:
     smaller, larger = experiment((1, 1), share=0.1), experiment((1, 1), share=0.2)
     assert all(larger.includes(unit) for unit in UNITS if smaller.includes(unit))
 
 
-def test_an_arm_without_weight_gets_nobody() -> None:
+def test_arm_without_weight_gets_no_unit() -> None:
     assert set(arms_of(experiment((1, 0)))) == {"arm0"}
 
 
@@ -127,7 +125,7 @@ def test_experiments_on_one_layer_share_no_unit() -> None:
     assert may_overlap(one, replace(other, slots=(0.3, 1.0)))
 
 
-def test_what_two_experiments_decide_must_not_be_the_same() -> None:
+def test_conflict_is_found_between_experiments_that_decide_the_same_setting() -> None:
     variant = (Arm("a", 1, variant="raw"), Arm("b", 1, variant="aligned"))
     model = (Arm("a", 1, model="small"), Arm("b", 1, model="large"))
     one = experiment((1, 1), "one", arms=variant)

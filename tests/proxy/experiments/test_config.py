@@ -1,4 +1,4 @@
-"""Guards that an experiment's file means one thing, and that what is wrong with it is said in a line."""
+"""Tests of experiment files: how they are read, and the one line that names a mistake."""
 
 from pathlib import Path
 
@@ -43,30 +43,34 @@ share = 0.1
 """
 
 
-def written(folder: Path, text: str = GOOD, name: str = "one.toml") -> Path:
+def write_file(folder: Path, text: str = GOOD, name: str = "one.toml") -> Path:
     (folder / "bundles" / "new").mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_a_file_is_what_it_says(tmp_path: Path) -> None:
-    found = read_experiment(written(tmp_path))
-    told = found.experiment
-    assert told.arms == (
+def test_file_is_read_as_an_experiment(tmp_path: Path) -> None:
+    found = read_experiment(write_file(tmp_path))
+    experiment = found.experiment
+    assert experiment.arms == (
         Arm("raw", 90.0, variant="raw-matched"),
         Arm("new", 10.0, model="other", bundle=str(tmp_path / "bundles/new")),
     )
-    assert (told.control, told.salt, told.share, told.slots) == ("raw", "one", 0.5, (0.0, 0.5))
-    assert told.metrics == (Metric("thumbs_up", "higher"), Metric("complaints", "lower"), Metric("latency", "lower"))
-    assert told.guardrails == (Guardrail(Metric("error", "lower"), 0.01, stop=True),)
-    assert (told.start, told.end) == (1795766400.0, 1796083200.0)
+    assert (experiment.control, experiment.salt, experiment.share, experiment.slots) == ("raw", "one", 0.5, (0.0, 0.5))
+    assert experiment.metrics == (
+        Metric("thumbs_up", "higher"),
+        Metric("complaints", "lower"),
+        Metric("latency", "lower"),
+    )
+    assert experiment.guardrails == (Guardrail(Metric("error", "lower"), 0.01, stop=True),)
+    assert (experiment.start, experiment.end) == (1795766400.0, 1796083200.0)
     assert found.judge is not None
     assert (found.judge.model, found.judge.share, found.judge.calls) == ("judge", 0.1, 1000)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("share = 0.5", "shares = 0.5", 'unknown key "shares"; the nearest known key is "share"'),
         ("share = 0.5", "share = 1.5", '"share" must be a number from 0 to 1'),
@@ -92,29 +96,31 @@ def test_a_file_is_what_it_says(tmp_path: Path) -> None:
         ("share = 0.5", "share = ", "is not TOML"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_invalid_file_is_refused_with_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(StartupError) as raised:
-        read_experiment(written(tmp_path, GOOD.replace(old, new, 1)))
-    assert said in str(raised.value)
+        read_experiment(write_file(tmp_path, GOOD.replace(old, new, 1)))
+    assert message in str(raised.value)
     assert str(tmp_path / "one.toml") in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"nowhere\.toml: cannot be read"):
         read_experiment(tmp_path / "nowhere.toml")
 
 
-def test_two_files_that_would_decide_the_same_request_are_refused(tmp_path: Path) -> None:
-    one = written(tmp_path)
-    same = written(tmp_path, GOOD, "same.toml")
+def test_files_that_decide_the_same_request_are_refused(tmp_path: Path) -> None:
+    one = write_file(tmp_path)
+    same = write_file(tmp_path, GOOD, "same.toml")
     with pytest.raises(StartupError, match='the name "one"'):
         read_experiments([str(one), str(same)])
-    salted = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"\nsalt = "one"'), "two.toml")
+    salted = write_file(tmp_path, GOOD.replace('name = "one"', 'name = "two"\nsalt = "one"'), "two.toml")
     with pytest.raises(StartupError, match='the salt "one"'):
         read_experiments([str(one), str(salted)])
-    other = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"'), "two.toml")
+    other = write_file(tmp_path, GOOD.replace('name = "one"', 'name = "two"'), "two.toml")
     with pytest.raises(StartupError, match="may both have a request"):
         read_experiments([str(one), str(other)])
-    apart = written(tmp_path, GOOD.replace('name = "one"', 'name = "two"').replace("0.0, 0.5", "0.5, 1.0"), "two.toml")
-    assert len(read_experiments([str(one), str(apart)])) == 2
+    disjoint = write_file(
+        tmp_path, GOOD.replace('name = "one"', 'name = "two"').replace("0.0, 0.5", "0.5, 1.0"), "two.toml"
+    )
+    assert len(read_experiments([str(one), str(disjoint)])) == 2

@@ -1,4 +1,4 @@
-"""Guards the whole path: the real model, two workers, PostgreSQL, feedback, and a worker killed in the middle."""
+"""Tests an experiment end to end: real model, two workers, PostgreSQL, feedback, and a worker that is killed."""
 
 import asyncio
 import os
@@ -36,7 +36,14 @@ weight = 50
 
 
 class Users:
-    """They ask, and say what they think until it is acknowledged. answered: request ids that got a whole answer."""
+    """Clients that send requests, and repeat their feedback until it is acknowledged.
+
+    Attributes:
+        server: The server.
+        asked: Ids of all requests.
+        answered: Value of x-drpo-experiment by request id, for the requests with a complete reply.
+        acknowledged: Rating by request id.
+    """
 
     def __init__(self, server: Command) -> None:
         self.server = server
@@ -51,9 +58,9 @@ class Users:
         headers = {"x-drpo-unit": f"user-{number % 60}", "x-request-id": request_id}
         async with self._turns:
             self.asked.append(request_id)
-            status, told, _ = await self._post("/chat/completions", body, headers)
+            status, reply_headers, _ = await self._post("/chat/completions", body, headers)
             if status == 200:
-                self.answered[request_id] = told["x-drpo-experiment"]
+                self.answered[request_id] = reply_headers["x-drpo-experiment"]
             vote = {"request_id": request_id, "metric": "thumbs_up", "value": number % 3 == 0}
             for _ in range(50):
                 if (await self._post("/feedback", vote, {}))[0] == 200:
@@ -73,14 +80,14 @@ class Users:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_acknowledged_feedback_is_there_once_though_a_worker_was_killed(
+async def test_acknowledged_feedback_is_stored_once_although_a_worker_is_killed(
     postgresql: PostgresqlServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "e.toml"
     file.write_text(FILE, encoding="utf-8")
     url = postgresql.database("endtoend")
-    told = ("--workers", "2", "--experiment", str(file), "--store", url)
-    async with command("--backend", "embedded", "--bundle", "default", *told) as server:
+    flags = ("--workers", "2", "--experiment", str(file), "--store", url)
+    async with command("--backend", "embedded", "--bundle", "default", *flags) as server:
         users = Users(server)
         asking = [asyncio.create_task(users.ask(number)) for number in range(REQUESTS)]
         while len(users.acknowledged) < REQUESTS // 2:
@@ -106,7 +113,7 @@ async def test_acknowledged_feedback_is_there_once_though_a_worker_was_killed(
     )
     assert len(acknowledged) == REQUESTS
     assert all(votes[request_id, value] == 1 for request_id, value in acknowledged.items() if request_id in exposed)
-    assert _all_votes(url) == Counter([*acknowledged]), "exactly once, whether or not the exposure is there"
+    assert _ratings_by_request(url) == Counter([*acknowledged]), "exactly once, whether or not the exposure is there"
     assert len(exposed) == len(set(exposed))
     assert len(missing) <= AT_ONCE, "at most what a worker served in the quarter of a second before it died"
     assert counted["dropped"] == 0
@@ -124,8 +131,8 @@ def _is_answer(row: dict[str, Any], users: Users) -> bool:
     return row["type"] == "exposure" and row["request_id"] in users.answered
 
 
-def _all_votes(url: str) -> Counter[str]:
-    """How often each request was voted on, in the table itself."""
+def _ratings_by_request(url: str) -> Counter[str]:
+    """Count the ratings of each request in the table itself."""
     with psycopg.connect(url) as connection:
         return Counter(subject for (subject,) in connection.execute("SELECT subject FROM feedback"))
 

@@ -1,4 +1,4 @@
-"""Guards what a request meets in an experiment: its arm, its headers, what is noted of it, what feedback may say."""
+"""Tests of requests in experiments: their arm, their headers, their exposures and their feedback."""
 
 import asyncio
 import shutil
@@ -36,8 +36,8 @@ MODELS = {"one": "another", "two": "scripted"}
 
 
 @dataclass(frozen=True, slots=True)
-class Trying:
-    """A proxy with an experiment; its rows can be read once `async with` ends."""
+class RunningExperiment:
+    """A proxy with an experiment. Its rows can be read once `async with` ends."""
 
     proxy: Serving
     folder: Path
@@ -64,30 +64,32 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 @asynccontextmanager
-async def trying(folder: Path, paths: Sequence[str], script: Any = answer, **settings: Any) -> AsyncIterator[Trying]:
-    told = {"experiment": tuple(paths), "store": f"sqlite:{folder}/s.sqlite3", **settings}
-    async with scripted_backend(script) as backend, serving(backend.url, **told) as proxy:
-        yield Trying(proxy, folder)
+async def running_experiment(
+    folder: Path, paths: Sequence[str], script: Any = answer, **settings: Any
+) -> AsyncIterator[RunningExperiment]:
+    experiment_settings = {"experiment": tuple(paths), "store": f"sqlite:{folder}/s.sqlite3", **settings}
+    async with scripted_backend(script) as backend, serving(backend.url, **experiment_settings) as proxy:
+        yield RunningExperiment(proxy, folder)
 
 
-async def test_a_unit_always_gets_its_arm_and_the_reply_says_which(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path)]) as one:
-        told: dict[str, set[tuple[str, str]]] = {}
+async def test_unit_always_gets_its_arm_and_the_reply_names_it(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
+        served: dict[str, set[tuple[str, str]]] = {}
         for number in range(60):
             unit = f"user-{number % 20}"
-            by = {"headers": {"x-drpo-unit": unit}} if number < 40 else {"user": unit}
-            _, headers, _ = await one.proxy.chat(f"question {number}", **by)
-            told.setdefault(unit, set()).add((headers["x-drpo-experiment"], headers["x-drpo-variant"]))
-    assert all(len(seen) == 1 for seen in told.values())
-    assert set.union(*told.values()) == {("one=plain", "raw-matched"), ("one=new", "aligned")}
+            named = {"headers": {"x-drpo-unit": unit}} if number < 40 else {"user": unit}
+            _, headers, _ = await one.proxy.chat(f"question {number}", **named)
+            served.setdefault(unit, set()).add((headers["x-drpo-experiment"], headers["x-drpo-variant"]))
+    assert all(len(seen) == 1 for seen in served.values())
+    assert set.union(*served.values()) == {("one=plain", "raw-matched"), ("one=new", "aligned")}
     rows = one.rows()
     assert (len(rows), len({row["unit"] for row in rows})) == (60, 20), "header and `user` name the same unit"
 
 
-async def test_without_a_name_a_conversation_is_a_unit(tmp_path: Path) -> None:
+async def test_conversation_is_the_unit_of_a_request_without_a_name(tmp_path: Path) -> None:
     first = [{"role": "user", "content": "Hello"}]
     later = [*first, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
-    async with trying(tmp_path, [write(tmp_path)]) as one:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
         for messages in (first, later, [{"role": "user", "content": "Other"}]):
             await one.proxy.chat(messages=messages)
         await one.proxy.chat(messages=first, headers={"Authorization": "Bearer someone"})
@@ -103,16 +105,16 @@ async def test_without_a_name_a_conversation_is_a_unit(tmp_path: Path) -> None:
     assert b"someone" not in stored
 
 
-async def test_what_the_client_names_itself_is_an_override(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path)]) as one:
-        for how in ({"headers": {"x-drpo-variant": "raw"}}, {"model": "scripted@aligned"}):
-            status, headers, _ = await one.proxy.chat(**how)
+async def test_variant_named_by_the_client_is_an_override(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
+        for named in ({"headers": {"x-drpo-variant": "raw"}}, {"model": "scripted@aligned"}):
+            status, headers, _ = await one.proxy.chat(**named)
             assert status == 200
             assert "x-drpo-experiment" not in headers
     assert [(row["override"], row["variant"]) for row in one.rows()] == [(True, "raw"), (True, "aligned")]
 
 
-async def test_what_is_noted_of_a_request_is_what_happened(tmp_path: Path) -> None:
+async def test_exposure_records_what_happened_to_the_request(tmp_path: Path) -> None:
     async def script(reply: Reply, request: Received) -> None:
         text = request.json["prompt"]
         if "fail" in text:
@@ -126,7 +128,7 @@ async def test_what_is_noted_of_a_request_is_what_happened(tmp_path: Path) -> No
         else:
             await answer(reply, request)
 
-    async with trying(tmp_path, [write(tmp_path, new=0)], script) as one:
+    async with running_experiment(tmp_path, [write(tmp_path, new=0)], script) as one:
         for content in ("well", "long", "fail"):
             await one.proxy.chat(content)
         for content in ("flow", "cut"):
@@ -152,57 +154,57 @@ async def test_what_is_noted_of_a_request_is_what_happened(tmp_path: Path) -> No
 
 async def test_text_completions_and_other_models_are_in_no_experiment(tmp_path: Path) -> None:
     paths = [write(tmp_path, more=f'models = ["{model}"]', name=name) for name, model in MODELS.items()]
-    async with trying(tmp_path, paths) as one:
+    async with running_experiment(tmp_path, paths) as one:
         _, headers, _ = await one.proxy.post("/v1/completions", {"model": "scripted", "prompt": "hi"})
         assert "x-drpo-experiment" not in headers
         _, headers, _ = await one.proxy.chat()
         assert headers["x-drpo-experiment"].startswith("two=")
 
 
-async def test_before_its_start_an_experiment_only_looks(tmp_path: Path) -> None:
+async def test_experiment_before_its_start_records_and_changes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, plain=1, new=0, more="start = 2100-01-01")
-    async with trying(tmp_path, [path]) as one:
+    async with running_experiment(tmp_path, [path]) as one:
         _, headers, _ = await one.proxy.chat()
         assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("aligned", None)
     assert [(row["arm"], row["variant"]) for row in one.rows()] == [("", "aligned")]
 
 
-async def test_after_its_end_an_experiment_is_over(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path, plain=1, new=0, more="end = 2001-01-01")]) as one:
+async def test_experiment_after_its_end_records_nothing(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path, plain=1, new=0, more="end = 2001-01-01")]) as one:
         _, headers, _ = await one.proxy.chat()
         assert headers["x-drpo-variant"] == "aligned"
     assert not one.rows()
 
 
-async def test_an_experiment_that_is_stopped_gives_everyone_its_control(tmp_path: Path) -> None:
-    place = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
-    with Store(place) as store:
+async def test_stopped_experiment_gives_all_units_the_control(tmp_path: Path) -> None:
+    dsn = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
+    with Store(dsn) as store:
         store.set_allocation(Allocation("one", "too many errors", None, 1.0))
-    async with trying(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
+    async with running_experiment(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
         await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         _, headers, _ = await one.proxy.chat()
         assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("raw-matched", None)
     assert not one.rows()
 
 
-async def test_weights_that_were_decided_later_are_followed_and_logged(tmp_path: Path) -> None:
+async def test_decided_weights_replace_those_of_the_file(tmp_path: Path) -> None:
     with Store(dsn_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
         store.set_allocation(Allocation("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
-    async with trying(tmp_path, [write(tmp_path)]) as one:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
         await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         for number in range(20):
             await one.proxy.chat(user=str(number))
     assert {(row["arm"], row["propensity"]) for row in one.rows()} == {("plain", 0.2), ("new", 0.8)}
 
 
-async def test_an_arm_brings_its_own_bundle_and_one_without_its_model_is_not_served(tmp_path: Path) -> None:
+async def test_arm_serves_its_own_bundle_and_an_arm_without_its_model_is_not_served(tmp_path: Path) -> None:
     shutil.copytree(default_bundle_directory(), tmp_path / "bundle")
     arms = (
         'metrics = ["m"]\ncontrol = "a"\n[[arms]]\nname = "a"\nweight = {}\n{}\n[[arms]]\nname = "b"\nweight = {}\n{}'
     )
     path = tmp_path / "one.toml"
     path.write_text('name = "one"\n' + arms.format(0, "", 1, 'bundle = "bundle"'), encoding="utf-8")
-    async with trying(tmp_path, [str(path)]) as one:
+    async with running_experiment(tmp_path, [str(path)]) as one:
         _, headers, _ = await one.proxy.chat()
         assert headers["x-drpo-experiment"] == "one=b"
         assert headers["x-drpo-bundle"] != "b" * 12
@@ -215,8 +217,8 @@ async def test_an_arm_brings_its_own_bundle_and_one_without_its_model_is_not_ser
         )
 
 
-async def test_feedback_is_kept_and_what_is_none_is_refused(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path)]) as one:
+async def test_feedback_is_stored_and_invalid_feedback_is_refused(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
         _, headers, reply = await one.proxy.chat()
         mine = {"request_id": headers["x-request-id"], "metric": "thumbs_up"}
         for body in ({**mine, "value": True}, {**mine, "value": True}, {**mine, "metric": "why", "value": "a\0b"}):
@@ -224,7 +226,7 @@ async def test_feedback_is_kept_and_what_is_none_is_refused(tmp_path: Path) -> N
         assert (await one.proxy.post("/v1/feedback", {"completion_id": reply["id"], "metric": "s", "value": 3}))[
             0
         ] == 200
-        for wrong in (
+        for invalid in (
             {**mine},
             {**mine, "value": None},
             {**mine, "value": [1]},
@@ -235,25 +237,25 @@ async def test_feedback_is_kept_and_what_is_none_is_refused(tmp_path: Path) -> N
             {**mine, "value": 1, "metric": "latency"},
             {**mine, "value": 1, "unit": "u"},
         ):
-            assert (await one.proxy.post("/v1/feedback", wrong))[0] == 400, wrong
+            assert (await one.proxy.post("/v1/feedback", invalid))[0] == 400, invalid
     found = [(row["metric"], row["value"], row["comment"]) for row in one.rows(kind="feedback")]
     assert sorted(found) == [("s", 3.0, None), ("thumbs_up", 1.0, None), ("why", None, "a\ufffdb")]
 
 
-async def test_feedback_needs_a_key_where_keys_are_asked_for_and_a_store(tmp_path: Path) -> None:
+async def test_feedback_needs_a_store_and_a_required_key(tmp_path: Path) -> None:
     body = {"request_id": "r", "metric": "m", "value": 1}
     key, line = new_key("alice")
     (tmp_path / "keys").write_text(line, encoding="utf-8")
-    async with trying(tmp_path, [write(tmp_path)], api_keys_file=str(tmp_path / "keys")) as one:
+    async with running_experiment(tmp_path, [write(tmp_path)], api_keys_file=str(tmp_path / "keys")) as one:
         assert (await one.proxy.post("/v1/feedback", body))[0] == 401
         assert (await one.proxy.post("/v1/feedback", body, {"Authorization": f"Bearer {key}"}))[0] == 200
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         assert (await proxy.post("/v1/feedback", body))[0] == 404
 
 
-async def test_content_is_kept_only_where_it_is_logged(tmp_path: Path) -> None:
+async def test_content_is_stored_only_if_it_is_logged(tmp_path: Path) -> None:
     for logged in (False, True):
-        async with trying(tmp_path, [write(tmp_path)], log_content=logged) as one:
+        async with running_experiment(tmp_path, [write(tmp_path)], log_content=logged) as one:
             await one.proxy.chat("Why is the sky blue?")
     without, with_it = one.rows()
     assert "asked_text" not in without
@@ -261,7 +263,7 @@ async def test_content_is_kept_only_where_it_is_logged(tmp_path: Path) -> None:
     assert "Because of air." in with_it["answered_text"]
 
 
-async def _until(true: Any) -> None:
+async def _until(condition: Any) -> None:
     async with asyncio.timeout(10):
-        while not true():
+        while not condition():
             await asyncio.sleep(0.02)

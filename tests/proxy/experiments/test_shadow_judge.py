@@ -1,4 +1,4 @@
-"""Guards the shadow judge: what it is sent and when, what counts, and that no user ever waits for it."""
+"""Tests of the shadow judge: what it is sent and when, what is scored, and that no user waits for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ import pytest
 from proxy.experiments.definition import Arm, Experiment, Metric
 from proxy.experiments.shadow_judge import MAX_WAITING_CASES, answer_text, other_arm
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
-from tests.proxy.experiments.test_service import Trying, answer, trying, write
+from tests.proxy.experiments.test_service import RunningExperiment, answer, running_experiment, write
 
 JUDGED = '[judge]\nmodel = "critic"\nshare = {share}\ncalls = {calls}\n'
 
@@ -22,20 +22,20 @@ def chat(text: str) -> dict[str, Any]:
 
 
 def arms_of(request: Received) -> tuple[str, str]:
-    """The two answers that a judge is shown, in its order."""
+    """Return the two answers that the judge is shown, in its order."""
     text = request.json["messages"][-1]["content"]
     first, second = text.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
     return first, second.removesuffix("\n\nWhich is better?")
 
 
-async def likes_ours(reply: Reply, request: Received) -> None:
-    """Prefers the longer answer, in either place."""
+async def prefers_longer(reply: Reply, request: Received) -> None:
+    """Prefer the longer answer in either position."""
     first, second = arms_of(request)
     await reply.whole(chat("A" if len(first) >= len(second) else "B."))
 
 
 async def two_answers(reply: Reply, request: Received) -> None:
-    """The aligned arm answers at length."""
+    """Give a long answer for the aligned arm, and a short one for the other."""
     injected = request.json["prompt"].startswith("Answer well.")
     text = "Air scatters blue light the most, so it comes from everywhere." if injected else "Air."
     if request.json.get("stream"):
@@ -47,34 +47,34 @@ async def two_answers(reply: Reply, request: Received) -> None:
         await reply.whole({"id": "cmpl", "choices": [{"index": 0, "text": text, "finish_reason": "stop"}]})
 
 
-def judged(path: str, share: float, calls: int) -> None:
-    """Add the table of the judge to an experiment's file."""
+def add_judge_table(path: str, share: float, calls: int) -> None:
+    """Add the table [judge] to an experiment's file."""
     file = Path(path)
     file.write_text(file.read_text() + JUDGED.format(share=share, calls=calls))
 
 
 @asynccontextmanager
 async def judging(
-    folder: Path, judge: Any = likes_ours, script: Any = two_answers, *, share: float = 1.0, calls: int = 99
-) -> AsyncIterator[tuple[Trying, ScriptedBackend]]:
+    folder: Path, judge: Any = prefers_longer, script: Any = two_answers, *, share: float = 1.0, calls: int = 99
+) -> AsyncIterator[tuple[RunningExperiment, ScriptedBackend]]:
     path = write(folder, plain=0, more="")
-    judged(path, share, calls)
-    async with scripted_backend(judge) as critic, trying(folder, [path], script, judge=critic.url) as one:
+    add_judge_table(path, share, calls)
+    async with scripted_backend(judge) as critic, running_experiment(folder, [path], script, judge=critic.url) as one:
         yield one, critic
 
 
-def count(one: Trying, result: str) -> float:
+def count(one: RunningExperiment, result: str) -> float:
     return one.proxy.gateway.metrics.judgements.labels(result)._value.get()
 
 
-async def until(one: Trying, result: str, wanted: int = 1) -> None:
+async def until(one: RunningExperiment, result: str, wanted: int = 1) -> None:
     async with asyncio.timeout(10):
         while count(one, result) < wanted:
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
-async def test_an_answer_is_compared_with_the_other_arms_in_both_orders(tmp_path: Path, streaming: bool) -> None:
+async def test_reply_is_compared_with_the_other_arm_in_both_orders(tmp_path: Path, streaming: bool) -> None:
     async with judging(tmp_path) as (one, critic):
         if streaming:
             await one.proxy.stream()
@@ -89,7 +89,7 @@ async def test_an_answer_is_compared_with_the_other_arms_in_both_orders(tmp_path
     assert row["exposure"] == one.rows()[0]["id"]
 
 
-async def test_a_judge_that_likes_whatever_comes_first_says_nothing(tmp_path: Path) -> None:
+async def test_judge_that_always_prefers_the_first_reply_scores_one_half(tmp_path: Path) -> None:
     async def always_first(reply: Reply, _: Received) -> None:
         await reply.whole(chat("A"))
 
@@ -99,7 +99,7 @@ async def test_a_judge_that_likes_whatever_comes_first_says_nothing(tmp_path: Pa
     assert one.rows(kind="judgement")[0]["score"] == 0.5
 
 
-async def test_a_reply_that_cannot_be_read_is_no_score(tmp_path: Path) -> None:
+async def test_unreadable_reply_of_the_judge_is_no_score(tmp_path: Path) -> None:
     async def rambles(reply: Reply, _: Received) -> None:
         await reply.whole(chat("Both have merits."))
 
@@ -109,7 +109,7 @@ async def test_a_reply_that_cannot_be_read_is_no_score(tmp_path: Path) -> None:
     assert one.rows(kind="judgement") == []
 
 
-async def test_a_user_never_waits_for_the_judge_and_too_many_cases_are_dropped(tmp_path: Path) -> None:
+async def test_user_never_waits_for_the_judge_and_excess_cases_are_dropped(tmp_path: Path) -> None:
     async def never(_: Reply, __: Received) -> None:
         await asyncio.Event().wait()
 
@@ -122,7 +122,7 @@ async def test_a_user_never_waits_for_the_judge_and_too_many_cases_are_dropped(t
     assert len(one.rows()) == MAX_WAITING_CASES + 10
 
 
-async def test_a_broken_judge_costs_its_judgement_and_nothing_else(tmp_path: Path) -> None:
+async def test_failing_judge_does_not_affect_chat_or_exposures(tmp_path: Path) -> None:
     async def breaks(reply: Reply, _: Received) -> None:
         reply.reset()
 
@@ -133,7 +133,7 @@ async def test_a_broken_judge_costs_its_judgement_and_nothing_else(tmp_path: Pat
     assert len(one.rows()) == 3
 
 
-async def test_what_a_day_may_cost_is_not_exceeded(tmp_path: Path) -> None:
+async def test_daily_budget_of_calls_is_not_exceeded(tmp_path: Path) -> None:
     async with judging(tmp_path, calls=7) as (one, critic):
         for number in range(4):
             await one.proxy.chat(f"question {number}")
@@ -141,7 +141,7 @@ async def test_what_a_day_may_cost_is_not_exceeded(tmp_path: Path) -> None:
         assert len(critic.generating) == 4, "two comparisons of three calls each; the third would be the ninth"
 
 
-async def test_overrides_errors_and_broken_answers_are_not_judged(tmp_path: Path) -> None:
+async def test_overrides_and_errors_are_not_judged(tmp_path: Path) -> None:
     async def fails(reply: Reply, request: Received) -> None:
         if "fail" in request.json["prompt"].rpartition("# Query:")[2]:
             await reply.whole({"error": {"message": "no"}}, "400 Bad Request")
@@ -156,16 +156,16 @@ async def test_overrides_errors_and_broken_answers_are_not_judged(tmp_path: Path
         assert len(critic.generating) == 2
 
 
-async def test_nothing_is_sent_to_anyone_without_the_flag(tmp_path: Path) -> None:
+async def test_judge_is_off_without_the_flag(tmp_path: Path) -> None:
     path = write(tmp_path)
-    judged(path, 1.0, 99)
-    async with trying(tmp_path, [path], answer) as one:
+    add_judge_table(path, 1.0, 99)
+    async with running_experiment(tmp_path, [path], answer) as one:
         await one.proxy.chat()
         assert one.proxy.gateway.experiments is not None
         assert one.proxy.gateway.experiments.shadow is None
 
 
-async def test_what_was_collected_for_the_judge_is_neither_logged_nor_stored(
+async def test_text_for_the_judge_is_neither_logged_nor_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with judging(tmp_path) as (one, _):
@@ -175,7 +175,7 @@ async def test_what_was_collected_for_the_judge_is_neither_logged_nor_stored(
     assert b"grandmother" not in b"".join(file.read_bytes() for file in tmp_path.glob("s.sqlite3*"))
 
 
-def test_the_control_is_compared_with_any_other_and_the_others_with_the_control() -> None:
+def test_other_arm_is_the_control_or_a_weighted_arm_for_the_control() -> None:
     arms = tuple(Arm(name, weight) for name, weight in (("a", 1.0), ("b", 1.0), ("c", 0.0)))
     experiment = Experiment("x", arms, "a", (Metric("latency", "lower"),), "salt")
     assert other_arm(experiment, arms[1]) == arms[0]
@@ -193,5 +193,5 @@ def test_the_control_is_compared_with_any_other_and_the_others_with_the_control(
         (b"", ""),
     ],
 )
-def test_only_the_text_of_a_single_answer_is_taken(reply: bytes, text: str) -> None:
+def test_answer_text_needs_a_single_choice_with_text(reply: bytes, text: str) -> None:
     assert answer_text(reply) == text

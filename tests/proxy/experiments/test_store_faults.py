@@ -1,4 +1,4 @@
-"""Guards what happens when the store does not: chat goes on, no acknowledged feedback is lost, the rest is said."""
+"""Tests of a failing store: chat goes on, and no acknowledged feedback is lost."""
 
 import asyncio
 import sqlite3
@@ -19,7 +19,7 @@ from proxy.experiments.store.sqlite import SqliteSession
 from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.proxy.experiments.postgresql import PostgresqlServer
 from tests.proxy.experiments.store.test_store import exposure
-from tests.proxy.experiments.test_service import trying, write
+from tests.proxy.experiments.test_service import running_experiment, write
 
 VOTE = {"request_id": "r", "metric": "m", "value": 1}
 
@@ -43,8 +43,8 @@ def rows(path: Path, table: str = "exposures") -> int:
         connection.close()
 
 
-async def test_a_locked_file_costs_feedback_a_503_and_chat_nothing(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path)]) as one:
+async def test_locked_file_refuses_feedback_with_503_and_does_not_affect_chat(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path)]) as one:
         assert (await one.proxy.post("/v1/feedback", VOTE))[0] == 200
         holder = sqlite3.connect(tmp_path / "s.sqlite3", isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -62,7 +62,7 @@ async def test_a_locked_file_costs_feedback_a_503_and_chat_nothing(tmp_path: Pat
     assert len(one.rows()) == 5, "what waited was written when the file came free"
 
 
-async def test_a_full_disk_is_said_and_what_waited_is_written_later(tmp_path: Path) -> None:
+async def test_full_disk_refuses_feedback_and_queued_exposures_are_written_later(tmp_path: Path) -> None:
     path, limit = tmp_path / "full.sqlite3", [30]
 
     def connect() -> SqliteSession:
@@ -81,7 +81,7 @@ async def test_a_full_disk_is_said_and_what_waited_is_written_later(tmp_path: Pa
     assert value(metrics, "drpo_exposures_total", result="dropped") == 0
 
 
-async def test_a_file_that_is_replaced_takes_no_feedback_with_it(tmp_path: Path) -> None:
+async def test_replaced_file_loses_no_acknowledged_feedback(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     async with recording(dsn_of(f"sqlite:{path}")) as (recorder, _):
         await recorder.save_feedback(Feedback("before", "m", 1.0, None, 1.0))
@@ -96,7 +96,7 @@ async def test_a_file_that_is_replaced_takes_no_feedback_with_it(tmp_path: Path)
     assert rows(path, "feedback") == 1
 
 
-async def test_too_many_exposures_are_dropped_and_counted(tmp_path: Path) -> None:
+async def test_exposures_beyond_the_queue_are_dropped_and_counted(tmp_path: Path) -> None:
     async with recording(dsn_of("sqlite:/proc/nowhere/s.sqlite3")) as (recorder, metrics):
         for number in range(MAX_QUEUED_EXPOSURES + 50):
             recorder.record([exposure(number)])
@@ -104,7 +104,7 @@ async def test_too_many_exposures_are_dropped_and_counted(tmp_path: Path) -> Non
     assert value(metrics, "drpo_exposures_total", result="dropped") == MAX_QUEUED_EXPOSURES + 50
 
 
-async def test_a_row_that_is_not_taken_stops_nothing_else(tmp_path: Path) -> None:
+async def test_rejected_row_does_not_stop_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     async with recording(dsn_of(f"sqlite:{path}")) as (recorder, metrics):
         recorder.record([exposure(1, arm=None)])
@@ -113,14 +113,14 @@ async def test_a_row_that_is_not_taken_stops_nothing_else(tmp_path: Path) -> Non
     assert rows(path) == 1
 
 
-async def test_chat_is_served_where_no_store_ever_was(tmp_path: Path) -> None:
-    async with trying(tmp_path, [write(tmp_path)], store="sqlite:/proc/nowhere/s.sqlite3") as one:
+async def test_chat_is_served_without_a_usable_store(tmp_path: Path) -> None:
+    async with running_experiment(tmp_path, [write(tmp_path)], store="sqlite:/proc/nowhere/s.sqlite3") as one:
         assert (await one.proxy.chat())[0] == 200
         assert (await one.proxy.post("/v1/feedback", VOTE))[0] == 503
 
 
 @pytest.mark.slow
-async def test_a_postgresql_that_dies_or_hangs_costs_chat_nothing(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+async def test_postgresql_that_dies_or_hangs_does_not_affect_chat(postgresql: PostgresqlServer, tmp_path: Path) -> None:
     dsn = dsn_of(postgresql.database("faults"))
     acknowledged = []
     async with recording(dsn) as (recorder, metrics):
@@ -159,7 +159,7 @@ async def _until_kept(vote: Any, subject: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _until(true: Any) -> None:
+async def _until(condition: Any) -> None:
     async with asyncio.timeout(20):
-        while not true():
+        while not condition():
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Guards who counts as one unit, and what counts as the same question again."""
+"""Tests of the digests of units and of conversations."""
 
 from typing import Any
 
@@ -23,19 +23,19 @@ def unit(messages: list[Any], key: str = "alice") -> bytes:
 
 
 @given(st.lists(MESSAGE, max_size=4), st.lists(MESSAGE, max_size=4))
-def test_only_the_same_messages_are_the_same_question(one: list[Any], other: list[Any]) -> None:
+def test_conversation_digest_is_equal_only_for_equal_messages(one: list[Any], other: list[Any]) -> None:
     assert (asked(one) == asked(other)) is (one == other)
 
 
 @given(st.text(min_size=1), st.lists(MESSAGE, max_size=3))
-def test_later_turns_are_of_the_same_unit_and_ask_something_else(text: str, later: list[Any]) -> None:
+def test_later_turns_have_the_same_unit_and_another_conversation_digest(text: str, later: list[Any]) -> None:
     opening: list[Any] = [{"role": "user", "content": text}]
     assert unit([*opening, *later]) == unit(opening)
     assert unit(opening, "bob") != unit(opening)
     assert (asked([*opening, *later]) == asked(opening)) is (not later)
 
 
-def test_a_name_comes_before_the_conversation_and_is_the_same_by_header_and_field() -> None:
+def test_name_in_header_or_field_takes_precedence_over_the_conversation() -> None:
     opening = opening_digest([{"role": "user", "content": "hi"}])
     assert unit_of("u1", {"user": "u2"}, "k", opening) == named_unit("u1")
     assert unit_of(None, {"user": "u2"}, "k", opening) == named_unit("u2") != named_unit("u1")

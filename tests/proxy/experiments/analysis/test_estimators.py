@@ -1,4 +1,4 @@
-"""What the statistics of experiments must hold to: other libraries where there are any, else simulation."""
+"""Tests of the statistics against other libraries where they exist, and against simulations."""
 
 import json
 import math
@@ -32,7 +32,7 @@ EXPERIMENT = Experiment("demo", (Arm("raw", 50), Arm("new", 50)), "raw", (Metric
 def units(
     rng: np.random.Generator, count: int, lift: float = 0.0, share: float = 0.5, *, history: bool = False
 ) -> list[UnitOutcomes]:
-    """Units a minute apart, with a score that is normal around 5."""
+    """Make units that arrive every minute, with a score that is normally distributed around 5."""
     found = []
     for number in range(count):
         arm = "new" if rng.random() < share else "raw"
@@ -50,7 +50,7 @@ def _two_samples() -> tuple[np.ndarray, np.ndarray]:
     return rng.lognormal(0.1, 1, 700), rng.lognormal(0, 1, 400)
 
 
-def test_one_look_is_welchs_test_as_scipy_and_statsmodels_have_it() -> None:
+def test_single_look_equals_welchs_test_of_scipy_and_statsmodels() -> None:
     from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
     arm, control = _two_samples()
@@ -62,7 +62,7 @@ def test_one_look_is_welchs_test_as_scipy_and_statsmodels_have_it() -> None:
     assert (found.fixed(0.05).low, found.fixed(0.05).high) == pytest.approx(ends, rel=1e-9)
 
 
-def test_lift_and_history_are_as_tea_tasting_has_them() -> None:
+def test_lift_and_history_equal_those_of_tea_tasting() -> None:
     import tea_tasting as tea
 
     rng = np.random.default_rng(6)
@@ -88,7 +88,7 @@ def test_lift_and_history_are_as_tea_tasting_has_them() -> None:
         assert found == pytest.approx([getattr(theirs, name) for name in names], rel=1e-9)
 
 
-def test_detectable_effect_and_holm_are_as_statsmodels_has_them() -> None:
+def test_detectable_effect_and_holm_equal_those_of_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
     from statsmodels.stats.power import NormalIndPower
 
@@ -114,7 +114,7 @@ def test_sample_ratio_evidence_is_a_dirichlet_multinomial_bayes_factor() -> None
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_evidence_is_on_average_one_at_any_moment_if_there_is_nothing_to_find() -> None:
+def test_expected_evidence_is_one_without_a_difference() -> None:
     for progress in (0.01, 0.3, 1.0, 5.0):
         score = np.linspace(-14, 14, 200_001)
         for sides in (1, 2):
@@ -123,7 +123,7 @@ def test_evidence_is_on_average_one_at_any_moment_if_there_is_nothing_to_find() 
             assert average == pytest.approx(1.0, abs=1e-6)
 
 
-def test_the_boundary_is_where_the_evidence_is() -> None:
+def test_boundary_is_where_the_evidence_reaches_the_level() -> None:
     progress = np.geomspace(0.01, 1000, 30)
     for sides in (1, 2):
         bound = boundary(progress, 0.05, sides=sides)
@@ -132,7 +132,7 @@ def test_the_boundary_is_where_the_evidence_is() -> None:
     assert (np.diff(widths) < 0).all()
 
 
-def test_no_difference_is_found_in_at_most_one_run_in_twenty_however_often_one_looks() -> None:
+def test_false_positive_rate_is_at_most_five_percent_over_all_looks() -> None:
     rng = np.random.default_rng(11)
     treated, propensity = runs.assign(rng, (1000, 2000), 0.5)
     looks = runs.look(runs.binary(0.3)(rng, (1000, 2000)), treated, propensity, 50, 2000)
@@ -140,19 +140,19 @@ def test_no_difference_is_found_in_at_most_one_run_in_twenty_however_often_one_l
     assert looks.naive(0.05).mean() > 0.15
 
 
-def test_the_simulation_looks_as_the_report_does() -> None:
+def test_simulation_equals_the_report() -> None:
     found = units(np.random.default_rng(2), 600, share=0.3)
-    everyone = collect_samples(found, ["raw", "new"], ["score"])
-    looks = runs.look(everyone.values["score"][None], everyone.arm[None] == 1, 1 / everyone.weights[None], 50, 2000)
-    for place, count in ((9, 500), (11, 600)):
+    samples = collect_samples(found, ["raw", "new"], ["score"])
+    looks = runs.look(samples.values["score"][None], samples.arm[None] == 1, 1 / samples.weights[None], 50, 2000)
+    for look, count in ((9, 500), (11, 600)):
         one = analyse(EXPERIMENT, found[:count]).comparisons[0]
         assert one.anytime is not None
-        bound = boundary(looks.progress[:, place], 0.05)[0] * math.sqrt(looks.error[0, place])
-        assert one.anytime.low == pytest.approx(looks.difference[0, place] - bound, rel=1e-9)
+        bound = boundary(looks.progress[:, look], 0.05)[0] * math.sqrt(looks.error[0, look])
+        assert one.anytime.low == pytest.approx(looks.difference[0, look] - bound, rel=1e-9)
 
 
-def test_a_ramp_does_not_pass_for_a_difference() -> None:
-    """Simpson's paradox: the first units score 5 more, and few of them are treated."""
+def test_ramp_does_not_look_like_a_difference() -> None:
+    """Simpson's paradox: the first units score 5 higher, and few of them are in the treatment."""
     rng = np.random.default_rng(3)
     found, early = [], 1500
     for number in range(3000):
@@ -171,7 +171,7 @@ def test_a_ramp_does_not_pass_for_a_difference() -> None:
     assert not report.sample_ratio.blocks
 
 
-def test_units_that_go_missing_block_the_verdict() -> None:
+def test_missing_units_block_the_verdict() -> None:
     rng = np.random.default_rng(4)
     found = [unit for unit in units(rng, 8000, lift=1.0) if unit.arm == "raw" or rng.random() < 0.88]
     report = analyse(EXPERIMENT, found)
@@ -179,7 +179,7 @@ def test_units_that_go_missing_block_the_verdict() -> None:
     assert "do not have the sizes" in report.verdict.sentence
 
 
-def test_a_difference_is_found_and_said() -> None:
+def test_difference_is_detected_with_its_direction() -> None:
     verdict = analyse(EXPERIMENT, units(np.random.default_rng(4), 2000, lift=0.4)).verdict
     assert (verdict.decision, verdict.arm) == ("better", "new")
     lower = replace(EXPERIMENT, metrics=(Metric("score", "lower"),))
@@ -200,14 +200,14 @@ def test_history_makes_intervals_narrower() -> None:
     assert with_it.anytime.high - with_it.anytime.low < 0.8 * (without.anytime.high - without.anytime.low)
 
 
-def test_a_guardrail_stops_only_beyond_its_tolerance() -> None:
+def test_guardrail_stops_only_beyond_its_tolerance() -> None:
     found = units(np.random.default_rng(9), 2000, lift=1.0)
     for tolerance, decision in ((0.5, "stop"), (1.5, "better")):
         guarded = replace(EXPERIMENT, guardrails=(Guardrail(Metric("score", "lower"), tolerance, stop=True),))
         assert analyse(guarded, found).verdict.decision == decision
 
 
-def test_adaptive_weights_leave_only_what_may_be_looked_at_at_any_time() -> None:
+def test_report_with_adaptive_weights_has_only_anytime_valid_results() -> None:
     report = analyse(replace(EXPERIMENT, adaptive="thompson"), units(np.random.default_rng(4), 1000))
     assert report.peeking_only
     assert all(one.fixed is None and one.p_fixed is None and one.lift_fixed is None for one in report.comparisons)
@@ -217,11 +217,11 @@ def test_adaptive_weights_leave_only_what_may_be_looked_at_at_any_time() -> None
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 260), st.floats(0.01, 1e4), st.floats(-1e3, 1e3))
-def test_order_scale_and_names_do_not_matter(seed: int, count: int, scale: float, shift: float) -> None:
+def test_report_does_not_depend_on_order_scale_or_names(seed: int, count: int, scale: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
     found = units(rng, count)
     report = analyse(EXPERIMENT, found)
-    assert analyse(EXPERIMENT, [found[place] for place in rng.permutation(count)]) == report
+    assert analyse(EXPERIMENT, [found[index] for index in rng.permutation(count)]) == report
     moved = [
         replace(unit, metrics={"score": (unit.metrics["score"][0] * scale + shift, 1), "other": unit.metrics["other"]})
         for unit in found
@@ -246,37 +246,37 @@ VALUE = st.sampled_from([0.0, 1.0, -1.0, 1e-12, 1e9, 0.5])
 @given(
     st.lists(st.tuples(st.sampled_from(["raw", "new", "gone"]), VALUE, st.sampled_from([0.01, 0.5, 1.0])), max_size=40)
 )
-def test_a_report_of_next_to_nothing_has_no_number_that_json_lacks(rows: list[tuple[str, float, float]]) -> None:
+def test_report_of_few_units_has_only_finite_numbers(rows: list[tuple[str, float, float]]) -> None:
     found = [
-        UnitOutcomes(str(place), arm, share, 1e9, {"score": (value, 1)}, {"score": (value, 1)})
-        for place, (arm, value, share) in enumerate(rows)
+        UnitOutcomes(str(number), arm, share, 1e9, {"score": (value, 1)}, {"score": (value, 1)})
+        for number, (arm, value, share) in enumerate(rows)
     ]
     guarded = replace(EXPERIMENT, guardrails=(Guardrail(Metric("score"), 0.1, stop=True),))
     report = analyse(guarded, found)
     assert json.loads(json.dumps(asdict(report), allow_nan=False))["units"] == report.units
 
 
-def test_propensities_of_three_arms_are_told_from_those_of_units() -> None:
+def test_propensities_of_three_arms_follow_from_those_of_units() -> None:
     rng = np.random.default_rng(12)
     shares = np.array([0.5, 0.3, 0.2])
     arms = rng.choice(3, 3000, p=shares)
     names = ["a", "b", "c"]
     found = [UnitOutcomes(f"{i:05}", names[arm], shares[arm], 1e9 + i, {}, {}) for i, arm in enumerate(arms)]
-    everyone = collect_samples(found, names, [])
-    assert everyone.propensities == pytest.approx(np.tile(shares, (3000, 1)))
-    ratio = sample_ratio(everyone, adaptive=False)
+    samples = collect_samples(found, names, [])
+    assert samples.propensities == pytest.approx(np.tile(shares, (3000, 1)))
+    ratio = sample_ratio(samples, adaptive=False)
     assert not ratio.blocks
     assert ratio.p_fixed == pytest.approx(stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
 
 
 @settings(deadline=None)
-@given(careful=st.floats(1e-12, 1e6), progress=st.floats(1e-6, 1e4), difference=st.floats(1e-12, 1e6))
-def test_the_units_it_takes_are_found_however_much_or_little_a_metric_varies(
-    careful: float, progress: float, difference: float
+@given(variance=st.floats(1e-12, 1e6), information=st.floats(1e-6, 1e4), difference=st.floats(1e-12, 1e6))
+def test_growth_until_detection_is_found_for_any_variance(
+    variance: float, information: float, difference: float
 ) -> None:
-    growth = EffectEstimate(0.0, 1.0, 10.0, careful, progress).growth_until(difference, 0.05)
-    bound = float(boundary(np.array(progress * growth), 0.05)) + float(stats.norm.ppf(POWER))
-    seen = bound * math.sqrt(careful / growth)
+    growth = EffectEstimate(0.0, 1.0, 10.0, variance, information).growth_until(difference, 0.05)
+    bound = float(boundary(np.array(information * growth), 0.05)) + float(stats.norm.ppf(POWER))
+    seen = bound * math.sqrt(variance / growth)
     if 1e-12 < growth < 1e12:
         assert seen == pytest.approx(difference, rel=1e-6)
     else:
@@ -284,8 +284,8 @@ def test_the_units_it_takes_are_found_however_much_or_little_a_metric_varies(
 
 
 @pytest.mark.slow
-def test_with_a_past_the_interval_is_narrower_and_holds_at_every_look() -> None:
-    """CUPED: 60 experiments without a difference, looked at after every 100 of 600 units."""
+def test_interval_with_history_is_narrower_and_valid_at_every_look() -> None:
+    """CUPED: 60 experiments without a difference, with a look after every 100 of 600 units."""
     wrong, kept = 0, []
     for seed in range(60):
         everyone = units(np.random.default_rng(seed), 600, history=True)
@@ -300,8 +300,8 @@ def test_with_a_past_the_interval_is_narrower_and_holds_at_every_look() -> None:
 
 
 @pytest.mark.slow
-def test_a_guardrail_stops_what_harms_and_leaves_alone_what_does_not() -> None:
-    """60 experiments each, looked at after every 100 of 800 units; the score falls by nothing, or by 0.8."""
+def test_guardrail_stops_a_harmful_arm_and_not_a_harmless_one() -> None:
+    """60 experiments each, with a look after every 100 of 800 units. The score falls by nothing or by 0.8."""
     guardrail = Guardrail(Metric("score"), 0.2, stop=True)
     guarded = replace(EXPERIMENT, guardrails=(guardrail,))
 

@@ -1,4 +1,4 @@
-"""From a store to a report: the same everywhere, equal to the raw rows, and acted on."""
+"""Tests of reports from a store, and of the decisions that follow from them."""
 
 import random
 import sys
@@ -41,7 +41,7 @@ stop = true
 
 
 def write_experiment(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, str]:
-    """An experiment's file, and a store with 600 units of two requests each."""
+    """Write an experiment's file and a store with 600 units of two requests each. Return the file and the DSN."""
     file, store = folder / "demo.toml", f"sqlite:{folder / 'store.db'}"
     file.write_text(FILE.format(more=more))
     experiment = read_experiment(file).experiment
@@ -89,7 +89,7 @@ def _printed(file: str, store: str, capsys: pytest.CaptureFixture[str], *flags: 
     return capsys.readouterr().out
 
 
-def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_equals_a_computation_from_the_exported_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, store = write_experiment(tmp_path)
     report = orjson.loads(_printed(file, store, capsys, "--json"))
     assert run(["experiment", "export", "demo", "--store", store]) == 0
@@ -106,29 +106,29 @@ def test_the_report_equals_what_the_raw_rows_come_to(tmp_path: Path, capsys: pyt
     assert report["sample_ratio"]["counts"] == report["exposed"]
 
 
-def test_the_board_says_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dashboard_report_equals_what_the_command_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, store = write_experiment(tmp_path)
-    board = Dashboard(ExperimentSettings(experiment=(file,), store=store))
-    assert orjson.loads(orjson.dumps(board.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
+    dashboard = Dashboard(ExperimentSettings(experiment=(file,), store=store))
+    assert orjson.loads(orjson.dumps(dashboard.report("demo"))) == orjson.loads(_printed(file, store, capsys, "--json"))
     printed = " ".join(_printed(file, store, capsys).split())
     assert "new is better than raw: thumbs_up" in printed
-    assert board.report("demo")["verdict"]["sentence"].split()[0] == "new"
+    assert dashboard.report("demo")["verdict"]["sentence"].split()[0] == "new"
 
 
-def test_a_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
+def test_breached_guardrail_stops_the_experiment_once(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path, slower=2.0)
-    board = Dashboard(ExperimentSettings(experiment=(file,), store=store))
-    assert ["worse in latency" in decision.stopped for decision in board.update_allocations()] == [True]
+    dashboard = Dashboard(ExperimentSettings(experiment=(file,), store=store))
+    assert ["worse in latency" in decision.stopped for decision in dashboard.update_allocations()] == [True]
     assert StoredOutcomes(dsn_of(store)).allocations()["demo"].stopped.startswith("Stop: new")
-    assert board.update_allocations() == []
+    assert dashboard.update_allocations() == []
 
 
-def test_an_experiment_that_goes_well_is_left_alone(tmp_path: Path) -> None:
+def test_experiment_without_a_breach_is_not_stopped(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path)
     assert Dashboard(ExperimentSettings(experiment=(file,), store=store)).update_allocations() == []
 
 
-def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_path: Path) -> None:
+def test_adaptive_weights_favour_the_better_arm_and_keep_a_minimum(tmp_path: Path) -> None:
     file, store = write_experiment(tmp_path, more='adaptive = "thompson"')
     decision = Dashboard(ExperimentSettings(experiment=(file,), store=store)).update_allocations()[0]
     assert decision.weights == pytest.approx({"raw": 0.05, "new": 0.95})
@@ -136,21 +136,23 @@ def test_adaptive_weights_give_the_better_arm_more_and_the_other_something(tmp_p
 
 @pytest.fixture
 def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the extra were not installed."""
+    """Make the extra `experiments` look uninstalled."""
     for name in ("analyze", "samples", "estimators", "adaptive"):
         monkeypatch.delitem(sys.modules, f"proxy.experiments.analysis.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "scipy", None)
 
 
 @pytest.mark.usefixtures("without_scipy")
-def test_what_to_install_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_statistics_name_what_to_install_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, store = write_experiment(tmp_path)
     assert run(["experiment", "report", file, "--store", store]) == 1
-    said = capsys.readouterr().err
-    assert "Statistics need scipy: pip install 'drpo-proxy[experiments]'." in " ".join(said.split())
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "Statistics need scipy: pip install 'drpo-proxy[experiments]'." in " ".join(message.split())
+    assert "Traceback" not in message
 
 
-def test_a_size_for_one_look_is_the_textbooks() -> None:
+def test_size_for_a_single_look_equals_lehrs_rule() -> None:
     """Lehr's rule of 16: 16 variances over the squared difference, in each arm."""
     assert fixed_size(0.5, 1.0) == pytest.approx(2 * 16 / 0.25, rel=0.03)

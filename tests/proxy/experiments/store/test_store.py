@@ -1,4 +1,4 @@
-"""Guards what a store keeps and what statistics read from it, on SQLite, and (slow) on PostgreSQL."""
+"""Tests of what a store saves and what statistics read from it, on SQLite and (slow) on PostgreSQL."""
 
 import random
 import sqlite3
@@ -39,61 +39,66 @@ BASE = Exposure(
 )
 
 
-def exposure(number: int, **said: object) -> Exposure:
-    told = {"id": b"%016d" % number, "request_id": f"r{number}", "completion_id": f"c{number}", "time": 100.0 + number}
-    return BASE._replace(**{**told, "asked": b"%d" % number, **said})  # type: ignore[arg-type]
+def exposure(number: int, **fields: object) -> Exposure:
+    defaults = {
+        "id": b"%016d" % number,
+        "request_id": f"r{number}",
+        "completion_id": f"c{number}",
+        "time": 100.0 + number,
+    }
+    return BASE._replace(**{**defaults, "asked": b"%d" % number, **fields})  # type: ignore[arg-type]
 
 
-def said(subject: str, value: float | None, time: float = 500.0, metric: str = "thumbs_up") -> Feedback:
+def feedback_on(subject: str, value: float | None, time: float = 500.0, metric: str = "thumbs_up") -> Feedback:
     return Feedback(subject, metric, value, None if value is not None else "fine", time)
 
 
-def kept(dsn: StoreDsn, *batches: Batch) -> list[UnitOutcomes]:
+def units_after(dsn: StoreDsn, *batches: Batch) -> list[UnitOutcomes]:
     with Store(dsn) as store:
         for batch in batches:
             store.write(batch)
     return list(StoredOutcomes(dsn).units("e"))
 
 
-def test_an_exposure_shows_neither_its_unit_nor_what_was_asked() -> None:
+def test_repr_of_an_exposure_contains_no_unit_and_no_conversation() -> None:
     shown = repr(exposure(1, unit=b"a-unit", asked=b"a-question"))
     assert "r1" in shown
     assert "a-unit" not in shown
     assert "a-question" not in shown
 
 
-def test_what_is_written_twice_is_there_once(dsn: StoreDsn) -> None:
-    batch = Batch([exposure(1)], [], [Judgement(exposure(1).id, "b", 1.0, "j", 1.0)], [said("r1", 1.0)])
-    (unit,) = kept(dsn, batch, batch)
+def test_batch_that_is_written_twice_is_stored_once(dsn: StoreDsn) -> None:
+    batch = Batch([exposure(1)], [], [Judgement(exposure(1).id, "b", 1.0, "j", 1.0)], [feedback_on("r1", 1.0)])
+    (unit,) = units_after(dsn, batch, batch)
     assert unit.metrics["latency"] == (1.0, 1)
     assert unit.metrics["thumbs_up"] == (1.0, 1)
     assert unit.metrics["judged_better"] == (1.0, 1)
 
 
 @pytest.mark.parametrize("number", [46, 47, 48, 95])
-def test_every_row_of_a_batch_that_takes_several_statements_is_there(dsn: StoreDsn, number: int) -> None:
+def test_batch_that_needs_several_statements_is_stored_whole(dsn: StoreDsn, number: int) -> None:
     rows = [exposure(n, unit=b"%016d" % n, latency=float(n)) for n in range(1, number + 1)]
-    units = kept(dsn, Batch(rows, [], [], [said(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
+    units = units_after(dsn, Batch(rows, [], [], [feedback_on(f"r{n}", float(n % 2)) for n in range(1, number + 1)]))
     assert sorted(unit.metrics["latency"][0] for unit in units) == [float(n) for n in range(1, number + 1)]
     assert sum(unit.metrics["thumbs_up"][0] for unit in units) == (number + 1) // 2
 
 
-def test_feedback_may_come_first_and_name_either_id_and_its_last_word_counts(dsn: StoreDsn) -> None:
-    (unit,) = kept(
+def test_feedback_may_precede_its_exposure_and_the_latest_for_either_id_counts(dsn: StoreDsn) -> None:
+    (unit,) = units_after(
         dsn,
-        Batch(feedback=[said("c1", 0.0, 10.0)]),
+        Batch(feedback=[feedback_on("c1", 0.0, 10.0)]),
         Batch([exposure(1), exposure(2)]),
-        Batch(feedback=[said("r1", 1.0, 20.0), said("r2", 1.0, 20.0)]),
-        Batch(feedback=[said("r2", 0.0, 5.0)]),
-        Batch(feedback=[said("r1", None, 30.0, "why")]),
+        Batch(feedback=[feedback_on("r1", 1.0, 20.0), feedback_on("r2", 1.0, 20.0)]),
+        Batch(feedback=[feedback_on("r2", 0.0, 5.0)]),
+        Batch(feedback=[feedback_on("r1", None, 30.0, "why")]),
     )
     assert unit.metrics["thumbs_up"] == (2.0, 2)
     assert "why" not in unit.metrics
 
 
-def test_a_unit_counts_for_its_first_arm_and_overrides_for_none(dsn: StoreDsn) -> None:
+def test_unit_counts_for_its_first_arm_and_overrides_for_no_arm(dsn: StoreDsn) -> None:
     exposures = [exposure(1, override=True), exposure(2, arm="b"), exposure(3, arm="a"), exposure(4, arm="b")]
-    (unit,) = kept(dsn, Batch(exposures, feedback=[said("r1", 1.0), said("r3", 1.0)]))
+    (unit,) = units_after(dsn, Batch(exposures, feedback=[feedback_on("r1", 1.0), feedback_on("r3", 1.0)]))
     assert (unit.arm, unit.first_seen) == ("b", 102.0)
     assert unit.metrics["latency"] == (2.0, 2)
     assert "thumbs_up" not in unit.metrics
@@ -101,35 +106,35 @@ def test_a_unit_counts_for_its_first_arm_and_overrides_for_none(dsn: StoreDsn) -
     assert StoredOutcomes(dsn).units_by_arm("e") == {"b": 1}
 
 
-def test_history_is_what_came_before_the_first_exposure(dsn: StoreDsn) -> None:
+def test_history_contains_the_requests_before_the_first_exposure(dsn: StoreDsn) -> None:
     exposures = [exposure(1, arm=""), exposure(2, experiment="other", latency=3.0), exposure(3), exposure(4)]
     exposures += [exposure(5, experiment="other", latency=9.0), exposure(6, unit=b"u2", experiment="other")]
-    (unit,) = kept(dsn, Batch(exposures))
+    (unit,) = units_after(dsn, Batch(exposures))
     assert unit.metrics["latency"] == (2.0, 2)
     assert unit.history["latency"] == (4.0, 2)
 
 
-def test_a_conversation_that_is_asked_again_was_regenerated(dsn: StoreDsn) -> None:
+def test_request_whose_conversation_is_sent_again_is_regenerated(dsn: StoreDsn) -> None:
     exposures = [exposure(1, asked=b"x"), exposure(2, asked=b"x"), exposure(3, asked=b"y")]
     exposures += [exposure(4, asked=b"y", unit=b"u2"), exposure(5, asked=b"y", error=True, latency=None)]
-    units = {unit.arm + str(unit.first_seen): unit for unit in kept(dsn, Batch(exposures))}
+    units = {unit.arm + str(unit.first_seen): unit for unit in units_after(dsn, Batch(exposures))}
     assert units["a101.0"].metrics["regenerated"] == (2.0, 3)
     assert units["a104.0"].metrics["regenerated"] == (0.0, 1)
 
 
-def test_units_and_conversations_are_kept_as_keyed_digests(dsn: StoreDsn) -> None:
-    (unit,) = kept(dsn, Batch([exposure(1, unit=b"secret-unit", asked=b"secret-asked")]))
+def test_units_and_conversations_are_stored_as_keyed_digests(dsn: StoreDsn) -> None:
+    (unit,) = units_after(dsn, Batch([exposure(1, unit=b"secret-unit", asked=b"secret-asked")]))
     rows = str(list(export(dsn, "e")))
     assert "secret" not in rows
     assert b"secret-unit".hex() not in rows + unit.unit
     assert unit.unit == next(StoredOutcomes(dsn).units("e")).unit, "the key stays with the store"
 
 
-def test_a_unit_can_be_deleted_with_all_that_hangs_on_it(dsn: StoreDsn) -> None:
+def test_unit_is_deleted_with_all_rows_that_refer_to_it(dsn: StoreDsn) -> None:
     mine, other = exposure(1), exposure(2, unit=b"u2")
     contents = [Content(mine.id, "asked", "answered"), Content(other.id, "asked", "answered")]
     judged = [Judgement(mine.id, "b", 1.0, "j", 1.0)]
-    feedback = [said("r1", 1.0), said("c1", 1.0, metric="m2"), said("r2", 1.0)]
+    feedback = [feedback_on("r1", 1.0), feedback_on("c1", 1.0, metric="m2"), feedback_on("r2", 1.0)]
     with Store(dsn) as store:
         store.write(Batch([mine, other], contents, judged, feedback))
         assert store.delete_unit(b"u1") == 1
@@ -141,8 +146,10 @@ def test_a_unit_can_be_deleted_with_all_that_hangs_on_it(dsn: StoreDsn) -> None:
     ]
 
 
-def test_what_is_older_than_it_may_be_is_deleted(dsn: StoreDsn) -> None:
-    batch = Batch([exposure(1), exposure(900)], feedback=[said("r1", 1.0, 120.0), said("r900", 1.0, 1200.0)])
+def test_rows_older_than_the_retention_are_deleted(dsn: StoreDsn) -> None:
+    batch = Batch(
+        [exposure(1), exposure(900)], feedback=[feedback_on("r1", 1.0, 120.0), feedback_on("r900", 1.0, 1200.0)]
+    )
     with Store(dsn) as store:
         store.write(batch)
         assert store.delete_before(500.0) == 2
@@ -158,7 +165,7 @@ def test_decisions_about_experiments_reach_every_replica(dsn: StoreDsn) -> None:
         assert store.allocations() == {}
 
 
-def test_a_batch_that_is_not_taken_leaves_nothing(dsn: StoreDsn) -> None:
+def test_rejected_batch_leaves_no_rows(dsn: StoreDsn) -> None:
     bad = exposure(2, arm=None)
     with Store(dsn) as store:
         with pytest.raises(StoreRefusedError) as raised:
@@ -169,13 +176,13 @@ def test_a_batch_that_is_not_taken_leaves_nothing(dsn: StoreDsn) -> None:
     assert len(list(StoredOutcomes(dsn).units("e"))) == 1
 
 
-def test_statistics_may_be_asked_before_anything_is_kept(dsn: StoreDsn) -> None:
+def test_outcomes_of_an_empty_store_are_empty(dsn: StoreDsn) -> None:
     outcomes = StoredOutcomes(dsn)
     assert (list(outcomes.units("e")), dict(outcomes.units_by_arm("e"))) == ([], {})
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_units_are_what_a_recomputation_from_the_raw_rows_gives(dsn: StoreDsn, seed: int) -> None:
+def test_units_equal_a_recomputation_from_the_exported_rows(dsn: StoreDsn, seed: int) -> None:
     rnd = random.Random(seed)
     exposures = [
         exposure(
@@ -192,11 +199,11 @@ def test_units_are_what_a_recomputation_from_the_raw_rows_gives(dsn: StoreDsn, s
         for number in range(150)
     ]
     feedback = [
-        said(rnd.choice("rc") + str(rnd.randrange(160)), float(rnd.random() < 0.5), 500.0 + number)
+        feedback_on(rnd.choice("rc") + str(rnd.randrange(160)), float(rnd.random() < 0.5), 500.0 + number)
         for number in range(120)
     ]
     rnd.shuffle(feedback)
-    found = kept(dsn, Batch(exposures[:70]), Batch(feedback=feedback), Batch(exposures[70:]))
+    found = units_after(dsn, Batch(exposures[:70]), Batch(feedback=feedback), Batch(exposures[70:]))
     expected = recomputed(list(export(dsn, "e")), list(export(dsn, "other")))
     assert {
         unit.unit: (unit.arm, unit.first_seen, dict(unit.metrics), dict(unit.history)) for unit in found
@@ -205,9 +212,9 @@ def test_units_are_what_a_recomputation_from_the_raw_rows_gives(dsn: StoreDsn, s
 
 
 def recomputed(rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, tuple]:
-    """The same in plain Python, from the export alone."""
+    """Compute the outcomes of units in plain Python, from the export alone."""
     exposures = sorted((row for row in [*rows, *others] if row["type"] == "exposure"), key=lambda row: row["time"])
-    spoken = sorted((row for row in [*rows, *others] if row["type"] == "feedback"), key=lambda row: row["time"])
+    ratings = sorted((row for row in [*rows, *others] if row["type"] == "feedback"), key=lambda row: row["time"])
     units: dict[str, tuple] = {}
     for first in exposures:
         if first["experiment"] != "e" or not first["arm"] or first["override"] or first["unit"] in units:
@@ -223,13 +230,13 @@ def recomputed(rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, 
         units[first["unit"]] = (
             first["arm"],
             first["time"],
-            tallies(mine, counted, spoken),
-            tallies(history, counted, spoken),
+            sums_by_metric(mine, counted, ratings),
+            sums_by_metric(history, counted, ratings),
         )
     return units
 
 
-def tallies(mine: Sequence[Mapping], counted: Sequence[Mapping], spoken: Sequence[Mapping]) -> dict[str, tuple]:
+def sums_by_metric(mine: Sequence[Mapping], counted: Sequence[Mapping], ratings: Sequence[Mapping]) -> dict[str, tuple]:
     found: dict[str, list[float]] = defaultdict(list)
     for row in mine:
         for name in ("latency", "prompt_tokens", "completion_tokens", "ended_by_itself", "truncated", "error"):
@@ -239,12 +246,14 @@ def tallies(mine: Sequence[Mapping], counted: Sequence[Mapping], spoken: Sequenc
         if row["asked"] is not None and not row["error"]:
             same = [one for one in counted if (one["asked"], one["experiment"]) == (row["asked"], row["experiment"])]
             found["regenerated"].append(any(one["time"] > row["time"] for one in same))
-        words = [one["value"] for one in spoken if one["subject"] in (row["request_id"], row["completion_id"])]
-        found["thumbs_up"] += words[-1:]
+        values_of_request = [
+            one["value"] for one in ratings if one["subject"] in (row["request_id"], row["completion_id"])
+        ]
+        found["thumbs_up"] += values_of_request[-1:]
     return {name: (float(sum(values)), len(values)) for name, values in found.items() if values}
 
 
-def test_a_store_of_another_format_is_refused(dsn: StoreDsn) -> None:
+def test_store_of_another_format_is_refused(dsn: StoreDsn) -> None:
     if not dsn.name.startswith("sqlite:"):
         pytest.skip("the same statement")
     Store(dsn).close()
@@ -256,10 +265,10 @@ def test_a_store_of_another_format_is_refused(dsn: StoreDsn) -> None:
 
 
 @pytest.mark.parametrize("store", ["sqlite:", "mysql://x", "postgresql:x", "/a/file"])
-def test_a_place_that_is_none_is_said(store: str) -> None:
+def test_invalid_dsn_is_refused(store: str) -> None:
     with pytest.raises(StartupError, match="expected sqlite:PATH or postgresql://"):
         dsn_of(store)
 
 
-def test_a_places_name_has_no_password() -> None:
+def test_name_of_a_dsn_has_no_password() -> None:
     assert dsn_of("postgresql://me:secret@host:1/db").name == "postgresql://host:1/db"
