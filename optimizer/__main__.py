@@ -29,7 +29,8 @@ from optimizer.cli.harvest import harvest, write_examples
 from optimizer.cli.progress import ProgressDisplay
 from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
 from optimizer.core.budget import Budget, Limits, Prices
-from optimizer.core.config import RunConfig, read_config
+from optimizer.core.config import read_config
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import DataError, JournalError
 from optimizer.core.journal import EVENTS, Journal, read_journal
 from optimizer.data.dataset import Row, read_rows
@@ -37,9 +38,10 @@ from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.judge_agreement import agreement_table, check_judge, read_pairs
-from optimizer.models.cached_calls import Calls, Source
-from optimizer.models.http_client import Client, Endpoint, Patience, first_model
+from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy, first_model
 from optimizer.report.html_report import write_report
+from optimizer.rewards.registry import check_rewards
 from optimizer.stages.estimate import estimate
 from optimizer.stages.run import RUN_FILE, Result, run
 from optimizer.stages.run_context import open_run_context
@@ -82,7 +84,9 @@ async def _resume(options: argparse.Namespace) -> int:
 def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
     """Read run.toml. Reward modules of the user are importable from the folder that its paths are relative to."""
     sys.path.insert(0, str((folder or path.parent).resolve()))
-    return read_config(path, folder)
+    config = read_config(path, folder)
+    check_rewards(config)
+    return config
 
 
 async def _start_or_continue(config: RunConfig, directory: Path, folder: Path) -> int:
@@ -142,14 +146,14 @@ async def _diff(options: argparse.Namespace) -> int:
 async def _judge_check(options: argparse.Namespace) -> int:
     pairs, key = read_pairs(options.data, options.limit), os.environ.get("DRPO_API_KEY")
     name = options.model or await first_model(options.base_url, key, options.timeout)
-    patience = Patience(reply_timeout=options.timeout)
+    patience = RetryPolicy(reply_timeout=options.timeout)
     with ExitStack() as stack:
         folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bar = stack.enter_context(_progress_bar())
         task = bar.add_task("replies", total=2 * len(pairs))
         journal = stack.enter_context(Journal(folder, lambda event: bar.advance(task, event.get("call") == "reply")))
         async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
-            calls = Calls({"judge": Source(client, Prices())}, journal, Budget(Limits()))
+            calls = CachedCalls({"judge": PricedClient(client, Prices())}, journal, Budget(Limits()))
             judgements = await check_judge(calls, pairs)
     Console().print(agreement_table(judgements, name))
     return 0
@@ -193,7 +197,7 @@ async def _eval(options: argparse.Namespace) -> int:
     decoding = Decoding(options.max_tokens, options.temperature)
     plan = EvaluationPlan(name, decoding, tuple(dict.fromkeys(options.variant)), rows)
     address = Endpoint(options.base_url, name, api_key)
-    patience = Patience(reply_timeout=options.timeout)
+    patience = RetryPolicy(reply_timeout=options.timeout)
     async with ChatEndpoint(address, decoding, options.concurrency, patience) as endpoint:
         with AnswersFile(options.out) as answers:
             evaluation = await _evaluate(plan, endpoint, answers, _open_embedder(options.embedder, rows))

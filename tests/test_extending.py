@@ -13,7 +13,8 @@ from index.embedders.registry import open_embedder
 from index.errors import EmbedderError
 from optimizer.data.dataset import GENERAL, Row
 from optimizer.models.task_model import Raw, Reply
-from optimizer.rewards.rewards import Case, Function
+from optimizer.rewards.base import AnsweredRow
+from optimizer.rewards.function import Function
 
 ROOT = Path(__file__).parent.parent
 EXTEND = ROOT / "examples" / "extend"
@@ -55,7 +56,7 @@ def test_a_reward_of_ones_own_scores_an_answer(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(EXTEND))
     reward = Function("reward:brief")
     texts = ("word " * 49 + "end.", "Short.", "no end")
-    cases = [Case(Raw({}), Row("q", GENERAL), Reply(text, "stop", 1, 1)) for text in texts]
+    cases = [AnsweredRow(Raw({}), Row("q", GENERAL), Reply(text, "stop", 1, 1)) for text in texts]
     scores = [asyncio.run(reward.score(one)).value for one in cases]
     assert scores[0] == 1.0
     assert 0 < scores[1] < 1

@@ -1,4 +1,4 @@
-"""An embedder of one's own: words, hashed into 256 numbers. Any model that gives vectors of norm 1 goes here."""
+"""An embedder: words, hashed into 256 numbers. Any model that returns vectors of norm 1 can take its place."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from index.types import EmbedderSpec, Vectors
 
 
 class Words:
-    """Texts that share words are near."""
+    """Texts that share words get similar vectors."""
 
     spec = EmbedderSpec(name="python:embedder:Words", revision="1", dimension=256)
 

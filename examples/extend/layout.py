@@ -1,4 +1,4 @@
-"""A layout of one's own: turns in tags. Its entry goes into LAYOUTS in index/rendering.py."""
+"""A layout: turns in tags. Add its entry to LAYOUTS in index/rendering.py."""
 
 from index.rendering import TextLayout
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from index.errors import DrpoError
 from index.types import Message
-from optimizer.core.config import ModelTable, RunConfig
+from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import Request
@@ -102,7 +102,7 @@ async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-        judged = await context.sealed.judge(candidate, row)
+        judged = await context.sealed.score(candidate, row)
     except DrpoError as error:
         yield Finding("rewards", False, str(error))
         return

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.core.config import DataTable
+from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, read_rows
 

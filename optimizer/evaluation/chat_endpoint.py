@@ -13,7 +13,7 @@ import orjson
 
 from index.types import Message
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.http_client import Client, Endpoint, Patience, Sleep
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy, Sleep
 
 VARIANT_HEADER = "x-drpo-variant"
 
@@ -53,7 +53,7 @@ class ChatEndpoint:
         endpoint: Endpoint,
         decoding: Decoding,
         concurrency: int,
-        patience: Patience,
+        patience: RetryPolicy,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._decoding = decoding

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from optimizer.core.confidence import Interval, wilson
 from optimizer.core.errors import DataError, UnparsableReplyError
-from optimizer.models.cached_calls import Calls, Json
-from optimizer.rewards.judge import preference_request, read_preference
+from optimizer.models.cached_calls import CachedCalls, Json, reply_reader
+from optimizer.rewards.judge_protocol import preference_request, read_preference
 
 _FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))
 
@@ -91,7 +91,7 @@ def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
     return tuple(pairs[:limit])
 
 
-async def check_judge(calls: Calls, pairs: Sequence[Pair]) -> list[Judgement]:
+async def check_judge(calls: CachedCalls, pairs: Sequence[Pair]) -> list[Judgement]:
     """Judge every pair in both orders. Raises ModelError, BudgetSpentError."""
     return list(await asyncio.gather(*(_judge_pair(calls, pair) for pair in pairs)))
 
@@ -125,6 +125,7 @@ def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
     return table
 
 
+@reply_reader("optimizer.judge_check.read_either")
 def read_either(reply: Any) -> Json:
     """Read which answer is better: A, B, or None for a reply that cannot be read. Such a reply is a valid result."""
     try:
@@ -133,7 +134,7 @@ def read_either(reply: Any) -> Json:
         return {"better": None}
 
 
-async def _judge_pair(calls: Calls, pair: Pair) -> Judgement:
+async def _judge_pair(calls: CachedCalls, pair: Pair) -> Judgement:
     in_order, swapped = await asyncio.gather(
         calls.ask(preference_request(pair.query, pair.first, pair.second), read_either),
         calls.ask(preference_request(pair.query, pair.second, pair.first), read_either),

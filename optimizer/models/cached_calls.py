@@ -1,16 +1,18 @@
-"""The paid calls of a run: each is made once, whatever happens. Knows requests and replies, journal and budget; knows
-nothing of what is asked for.
+"""The paid calls of a run: each request is sent once, and its reply is remembered in the journal.
 
-A call's key is the hash of all that decides its reply: model, path, body, and a replicate number for those who want
-another reply to the same request. `sent` is in the journal before a request leaves, `reply` before anybody sees it.
-What was sent and never answered, because the process was killed, may have been paid: it counts as spent in full, and is
-asked again with the same Idempotency-Key, so that a server that knows the header bills it once.
+This module does not depend on the content of requests and replies.
+
+A request's cache key is the hash of everything that decides its reply and what is kept of it: path, body with the
+model's name, replicate number and the name of the reader. The journal holds a `sent` event before a request leaves, and
+a `reply` event before the caller receives the reply. If the process dies in between, the request may have been paid: it
+counts as spent in full and is sent again with the same Idempotency-Key, so that a server that supports this header
+bills it once.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +24,21 @@ from optimizer.core.journal import Event, Journal
 from optimizer.models.http_client import Client
 
 Json = Mapping[str, Any]
-Read = Callable[[Any], Json]
-_READS = 3
-_ANSWER_BOUND = 1024
-"""Tokens reserved for an answer whose request does not limit it."""
+_MAX_READS = 3
+_DEFAULT_MAX_TOKENS = 1024
+"""Tokens that the budget reserves for an answer whose request does not limit its length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a role's model. path: as Client.post takes it; body: without the model; replicate: 0 for the
-    first reply to this body, 1 for another one."""
+    """A request to the model of a role.
+
+    Attributes:
+        role: The model's name under [models] in run.toml.
+        path: The path, as `Client.post` takes it.
+        body: The JSON body without `model`.
+        replicate: 0 for the first reply to this body, 1 for a second, independent one, and so on.
+    """
 
     role: str
     path: str
@@ -40,132 +47,173 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Who answers a role's calls, and for how much."""
+class ReplyReader:
+    """Takes from a parsed reply what is kept of it.
+
+    Attributes:
+        name: Part of the cache key. It must never change: a journal with another name would be paid for again.
+        read: Raises UnparsableReplyError if the reply does not hold what the request asked for.
+    """
+
+    name: str
+    read: Callable[[Any], Json]
+
+    def __call__(self, reply: Any) -> Json:
+        return self.read(reply)
+
+
+def reply_reader(name: str) -> Callable[[Callable[[Any], Json]], ReplyReader]:
+    """Decorate a function as a ReplyReader with a stable name."""
+    return lambda read: ReplyReader(name, read)
+
+
+@dataclass(frozen=True, slots=True)
+class PricedClient:
+    """The client of a role's model, and the prices of its tokens."""
 
     client: Client
     prices: Prices
 
 
-class Calls:
-    """Asks each request once, and remembers."""
+class CachedCalls:
+    """Sends each request once and remembers the reply."""
 
-    def __init__(self, sources: Mapping[str, Source], journal: Journal, budget: Budget) -> None:
-        self._sources = sources
+    def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
+        """Use one client for each role; take over the replies and costs that the journal holds already."""
+        self._clients = clients
         self._journal = journal
         self._budget = budget
         self._replies: dict[str, Json] = {}
-        self._under_way: dict[str, asyncio.Task[Json]] = {}
-        self._closing = False
-        self._recall(journal.events)
+        self._in_flight: dict[str, asyncio.Task[Json]] = {}
+        self._is_closing = False
+        self._restore(journal.events)
 
     @property
     def roles(self) -> frozenset[str]:
         """The roles that have a model."""
-        return frozenset(self._sources)
+        return frozenset(self._clients)
 
-    async def ask(self, request: Request, read: Read) -> Json:
-        """What `read` takes from the reply to `request`: remembered, or asked for now.
+    async def ask(self, request: Request, reader: ReplyReader) -> Json:
+        """Return what `reader` takes from the reply to `request`, from the journal or from the server.
 
-        read: given the parsed reply, raises UnparsableReplyError if it is not what was asked for; such a request is
-        tried again as another replicate, and never scored. Raises ModelError, BudgetSpentError, JournalError.
+        A reply that the reader cannot parse is requested again as another replicate.
+
+        Raises:
+            UnparsableReplyError: No attempt gave a reply that the reader can parse.
+            ModelError: The endpoint did not answer.
+            BudgetSpentError: The budget does not allow the call.
+            JournalError: The journal cannot be written.
         """
-        for attempt in range(_READS):
-            replicate = request.replicate * _READS + attempt
-            kept = await self._once(request, replicate, read)
+        for attempt in range(_MAX_READS):
+            replicate = request.replicate * _MAX_READS + attempt
+            kept = await self._ask_once(request, replicate, reader)
             if "unparsable" not in kept:
                 return kept
-        raise UnparsableReplyError(f"{request.role}: {_READS} replies could not be read: {kept['unparsable']}")
+        raise UnparsableReplyError(f"{request.role}: {_MAX_READS} replies could not be read: {kept['unparsable']}")
 
     async def count_tokens(self, role: str, text: str) -> int:
-        """Tokens of `text` for a role's model, its beginning-of-text token not among them; estimated, on the high side,
-        where the server cannot count. Costs nothing, and is not journaled. Raises ModelError."""
-        client = self._sources[role].client
-        counts = [await _tokenized(client, told) for told in (text, "")]
+        """Count the tokens of a text for a role's model, without the token that marks the beginning of a text.
+
+        If the server cannot count, the result is an estimate that is rather too high. The call costs nothing and is
+        not written to the journal. Raises ModelError.
+        """
+        client = self._clients[role].client
+        counts = [await _server_token_count(client, counted) for counted in (text, "")]
         if counts[0] is None or counts[1] is None:
             return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
         return counts[0] - counts[1]
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls under way: they are paid for, so their replies are kept. No other is begun any more, by
-        whoever has not heard yet that the run is over: nobody would be there to keep the reply."""
-        self._closing = True
-        if self._under_way:
-            say(f"waiting for {len(self._under_way)} calls under way: they are paid for (Ctrl-C stops at once)")
-            await asyncio.wait(self._under_way.values())
+        """Wait for the calls in flight, since they are paid for, and refuse new ones.
 
-    async def _once(self, request: Request, replicate: int, read: Read) -> Json:
-        source = self._sources[request.role]
-        body = orjson.dumps({**request.body, "model": source.client.endpoint.model}, option=orjson.OPT_SORT_KEYS)
-        key = _key(request.path, body, replicate, read)
+        A coroutine that does not know yet that the run is over may still call `ask`; nobody would keep its reply.
+        """
+        self._is_closing = True
+        if self._in_flight:
+            say(f"waiting for {len(self._in_flight)} calls under way: they are paid for (Ctrl-C stops at once)")
+            await asyncio.wait(self._in_flight.values())
+
+    async def _ask_once(self, request: Request, replicate: int, reader: ReplyReader) -> Json:
+        priced = self._clients[request.role]
+        body = orjson.dumps({**request.body, "model": priced.client.endpoint.model}, option=orjson.OPT_SORT_KEYS)
+        key = _cache_key(request.path, body, replicate, reader)
         if (kept := self._replies.get(key)) is not None:
             return kept
-        if key not in self._under_way:
-            if self._closing:
+        if key not in self._in_flight:
+            if self._is_closing:
                 raise asyncio.CancelledError("the run is over")
-            most = _most(body, request.body, source)
-            attempt = _Attempt(self._journal, self._budget, request.role, key, most)
-            task = asyncio.create_task(self._send(source, request, body, attempt, read))
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
-            self._under_way[key] = task
-        return await asyncio.shield(self._under_way[key])
+            attempts = _Attempts(self._journal, self._budget, request.role, key, _max_cost(body, request.body, priced))
+            task = asyncio.create_task(self._send(priced, request, body, attempts, reader))
+            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
+            self._in_flight[key] = task
+        return await asyncio.shield(self._in_flight[key])
 
-    async def _send(self, source: Source, request: Request, body: bytes, attempt: "_Attempt", read: Read) -> Json:
+    async def _send(
+        self, priced: PricedClient, request: Request, body: bytes, attempts: "_Attempts", reader: ReplyReader
+    ) -> Json:
         began = time.monotonic()
-        raw, _ = await source.client.post(request.path, body, {"Idempotency-Key": attempt.key}, attempt)
-        kept, tokens = _read_reply(raw, read)
-        cost = Cost(1, sum(tokens), source.prices.of(*tokens))
-        self._budget.settle(attempt.most, cost)
-        event = {"call": "reply", "key": attempt.key, "role": request.role, "kept": kept, "tokens": tokens}
+        raw, _ = await priced.client.post(request.path, body, {"Idempotency-Key": attempts.key}, attempts)
+        kept, tokens = _read_reply(raw, reader)
+        cost = Cost(1, sum(tokens), priced.prices.of(*tokens))
+        self._budget.settle(attempts.max_cost, cost)
+        event = {"call": "reply", "key": attempts.key, "role": request.role, "kept": kept, "tokens": tokens}
         await self._journal.add({**event, "money": cost.money, "seconds": round(time.monotonic() - began, 3)})
-        self._replies[attempt.key] = kept
+        self._replies[attempts.key] = kept
         return kept
 
-    def _recall(self, events: list[Event]) -> None:
-        """Take up what the journal holds: replies, and what they and the unanswered ones cost."""
-        open_attempts: dict[str, Cost] = {}
+    def _restore(self, events: Sequence[Event]) -> None:
+        """Take over the replies of the journal, and the costs of answered and unanswered calls."""
+        unanswered: dict[str, Cost] = {}
         for event in events:
             kind = event.get("call")
             if kind == "sent":
-                self._budget.spent += open_attempts.pop(event["key"], Cost())
-                open_attempts[event["key"]] = Cost(1, event["tokens"], event["money"])
+                self._budget.spent += unanswered.pop(event["key"], Cost())
+                unanswered[event["key"]] = Cost(1, event["tokens"], event["money"])
             elif kind == "failed":
-                most = open_attempts.pop(event["key"], Cost())
-                self._budget.spent += most if event["maybe_paid"] else Cost(1)
+                max_cost = unanswered.pop(event["key"], Cost())
+                self._budget.spent += max_cost if event["maybe_paid"] else Cost(1)
             elif kind == "reply":
-                open_attempts.pop(event["key"], None)
+                unanswered.pop(event["key"], None)
                 self._replies[event["key"]] = event["kept"]
                 self._budget.spent += Cost(1, sum(event["tokens"]), event["money"])
-        for most in open_attempts.values():
-            self._budget.spent += most
+        for max_cost in unanswered.values():
+            self._budget.spent += max_cost
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    """One request's attempts, reserved and journaled. `most`: what one can cost."""
+class _Attempts:
+    """Reserves budget for each attempt to send one request, and writes it to the journal.
+
+    Attributes:
+        journal: The journal of the run.
+        budget: The budget of the run.
+        role: The role whose model receives the request.
+        key: The cache key of the request.
+        max_cost: The most that one attempt can cost.
+    """
 
     journal: Journal
     budget: Budget
     role: str
     key: str
-    most: Cost
+    max_cost: Cost
 
     async def before(self) -> None:
-        self.budget.reserve(self.most)
+        self.budget.reserve(self.max_cost)
         event = {"call": "sent", "key": self.key, "role": self.role}
-        await self.journal.add({**event, "tokens": self.most.tokens, "money": self.most.money})
+        await self.journal.add({**event, "tokens": self.max_cost.tokens, "money": self.max_cost.money})
 
     async def failed(self, *, maybe_paid: bool) -> None:
-        self.budget.settle(self.most, self.most if maybe_paid else Cost(1))
+        self.budget.settle(self.max_cost, self.max_cost if maybe_paid else Cost(1))
         await self.journal.add({"call": "failed", "key": self.key, "role": self.role, "maybe_paid": maybe_paid})
 
 
-async def _tokenized(client: Client, text: str) -> int | None:
-    """What /tokenize counts, asked in vLLM's way, then in llama.cpp's; None where neither is understood."""
-    named = {"model": client.endpoint.model}
+async def _server_token_count(client: Client, text: str) -> int | None:
+    """The count from /tokenize in vLLM's form, then in llama.cpp's; None if the server knows neither."""
+    model = {"model": client.endpoint.model}
     for body in ({"prompt": text, "add_special_tokens": True}, {"content": text, "add_special": True}):
         try:
-            raw, _ = await client.post("/tokenize", orjson.dumps({**named, **body}))
+            raw, _ = await client.post("/tokenize", orjson.dumps({**model, **body}))
             reply = orjson.loads(raw)
         except (RefusedRequestError, orjson.JSONDecodeError):
             continue
@@ -176,34 +224,34 @@ async def _tokenized(client: Client, text: str) -> int | None:
     return None
 
 
-def _key(path: str, body: bytes, replicate: int, read: Read) -> str:
-    """What a reply is kept under. The reader is part of it: what it did not take is not there."""
-    named = orjson.dumps([path, replicate, f"{read.__module__}.{read.__qualname__}"])
-    return hashlib.sha256(named + body).hexdigest()
+def _cache_key(path: str, body: bytes, replicate: int, reader: ReplyReader) -> str:
+    """The reader is part of the key because the journal holds only what the reader took from the reply."""
+    header = orjson.dumps([path, replicate, reader.name])
+    return hashlib.sha256(header + body).hexdigest()
 
 
-def _most(raw: bytes, body: Json, source: Source) -> Cost:
-    """The most that a request can cost: no token is less than a byte, and the answer is as long as it may be."""
-    answer = next((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), _ANSWER_BOUND)
+def _max_cost(raw: bytes, body: Json, priced: PricedClient) -> Cost:
+    """The most that a request can cost: a token has at least one byte, and the answer is as long as allowed."""
+    answer = next((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), _DEFAULT_MAX_TOKENS)
     answer *= body.get("n") or 1
-    return Cost(1, len(raw) + answer, source.prices.of(len(raw), answer))
+    return Cost(1, len(raw) + answer, priced.prices.of(len(raw), answer))
 
 
-def _read_reply(raw: bytes, read: Read) -> tuple[Json, tuple[int, int]]:
+def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[Json, tuple[int, int]]:
     """What is kept of a reply, and its prompt and completion tokens."""
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return {"unparsable": "not JSON"}, (0, 0)
     try:
-        return read(parsed), _tokens(parsed)
+        return reader(parsed), _token_usage(parsed)
     except UnparsableReplyError as error:
-        return {"unparsable": str(error)}, _tokens(parsed)
+        return {"unparsable": str(error)}, _token_usage(parsed)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return {"unparsable": f"it lacks what was asked for ({type(error).__name__})"}, _tokens(parsed)
+        return {"unparsable": f"it lacks what was asked for ({type(error).__name__})"}, _token_usage(parsed)
 
 
-def _tokens(reply: Any) -> tuple[int, int]:
+def _token_usage(reply: Any) -> tuple[int, int]:
     usage = reply.get("usage") if isinstance(reply, dict) else None
     if not isinstance(usage, dict):
         return 0, 0

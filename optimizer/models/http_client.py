@@ -1,5 +1,7 @@
-"""One OpenAI-compatible server: a JSON body posted, the reply's bytes returned. Knows HTTP, time limits and retries;
-knows nothing of what is asked, and keeps nothing. The only place of the optimizer that touches the network.
+"""An HTTP client for one OpenAI-compatible server: it posts a JSON body and returns the reply's bytes.
+
+This module is responsible for connections, timeouts and retries, and is the only one of the optimizer that opens
+connections. It does not depend on the content of requests and replies, and caches nothing.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import orjson
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
 
 Sleep = Callable[[float], Awaitable[None]]
-_LONGEST_MESSAGE = 300
+_MAX_MESSAGE_CHARACTERS = 300
 _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 _FIRST_ERROR = 400
@@ -23,7 +25,13 @@ _FIRST_ERROR = 400
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask. `base_url` ends before /chat/completions, as OpenAI clients take it; `api_key` is never shown."""
+    """The address of a model.
+
+    Attributes:
+        base_url: The URL before /chat/completions, as OpenAI clients take it.
+        model: The model's name.
+        api_key: The key, left out of the representation.
+    """
 
     base_url: str
     model: str
@@ -31,34 +39,47 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to try. All in seconds, but `attempts`; waits double from `first_wait` up to `longest_wait`."""
+class RetryPolicy:
+    """How often and how long to try.
+
+    Attributes:
+        attempts: The number of attempts, at least 1.
+        first_wait: Seconds before the second attempt; each later wait is twice as long.
+        max_wait: The longest wait in seconds.
+        reply_timeout: Seconds until an attempt without a complete reply fails.
+    """
 
     attempts: int = 5
     first_wait: float = 0.5
-    longest_wait: float = 30.0
+    max_wait: float = 30.0
     reply_timeout: float = 300.0
 
     def wait(self, failures: int, retry_after: float | None) -> float:
-        """Before the next attempt after `failures` ones: what the server asks for, else doubled and jittered."""
+        """Seconds to wait after a number of failed attempts: what the server asks for, else doubled with jitter."""
         if retry_after is not None:
-            return min(retry_after, self.longest_wait)
-        ceiling = min(self.first_wait * 2.0 ** (failures - 1), self.longest_wait)
+            return min(retry_after, self.max_wait)
+        ceiling = min(self.first_wait * 2.0 ** (failures - 1), self.max_wait)
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, hides nothing
 
 
-class Meter(Protocol):
-    """Told of each attempt, so that somebody can count what it may cost."""
+class AttemptObserver(Protocol):
+    """Receives the attempts to send a request, to account for their cost."""
 
     async def before(self) -> None:
-        """An attempt is about to be sent. What it raises is raised by `post`, and nothing is sent."""
+        """Called before an attempt is sent. If it raises, nothing is sent and `post` raises the same error."""
 
     async def failed(self, *, maybe_paid: bool) -> None:
-        """It gave no reply. maybe_paid: the server may have worked for it all the same."""
+        """Called after an attempt without a reply; `maybe_paid` if the server may bill it nevertheless."""
 
 
 class _Retry(Exception):  # noqa: N818 - not an error by itself
-    """This attempt failed in a way that may pass. `after`: seconds, if the server named them."""
+    """An attempt failed for a reason that may pass.
+
+    Attributes:
+        error: What to raise if no attempt is left.
+        after: Seconds to wait, if the server names them.
+        maybe_paid: Whether the server may bill the attempt.
+    """
 
     def __init__(self, error: ModelError, after: float | None = None, *, maybe_paid: bool = True) -> None:
         super().__init__()
@@ -68,14 +89,19 @@ class _Retry(Exception):  # noqa: N818 - not an error by itself
 
 
 class Client:
-    """An open connection to one endpoint; at most `concurrency` requests at a time. Use as `async with`."""
+    """A session with one endpoint, used as an async context manager.
 
-    def __init__(self, endpoint: Endpoint, concurrency: int, patience: Patience, sleep: Sleep = asyncio.sleep) -> None:
+    Attributes:
+        endpoint: The endpoint.
+    """
+
+    def __init__(self, endpoint: Endpoint, concurrency: int, policy: RetryPolicy, sleep: Sleep = asyncio.sleep) -> None:
+        """Send at most `concurrency` requests at the same time."""
         self.endpoint = endpoint
-        self._patience = patience
+        self._policy = policy
         self._slots = asyncio.Semaphore(concurrency)
         self._sleep = sleep
-        self._session = _open_session(endpoint.api_key, patience.reply_timeout)
+        self._session = _open_session(endpoint.api_key, policy.reply_timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,37 +112,47 @@ class Client:
         await self._session.close()
 
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, meter: Meter | None = None
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, observer: AttemptObserver | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """The reply's body and headers; `path` is relative to the base URL, or to the server if it begins with a slash.
+        """Post a JSON body, and retry after failures that may pass.
 
-        Tried again, after a wait, where the failure may pass. Raises ModelError.
+        Args:
+            path: Relative to the base URL, or to the server if it begins with a slash.
+            body: The JSON body.
+            headers: Additional headers.
+            observer: Called for each attempt.
+
+        Returns:
+            The reply's body and headers.
+
+        Raises:
+            ModelError: The endpoint gave no reply, or refused the request.
         """
-        url = join(self.endpoint.base_url, path)
+        url = join_url(self.endpoint.base_url, path)
         async with self._slots:
-            for failures in range(1, self._patience.attempts + 1):
+            for failures in range(1, self._policy.attempts + 1):
                 try:
-                    return await self._attempt(url, body, headers or {}, meter)
+                    return await self._attempt(url, body, headers or {}, observer)
                 except _Retry as retry:
-                    if failures == self._patience.attempts:
+                    if failures == self._policy.attempts:
                         raise retry.error from None
-                    await self._sleep(self._patience.wait(failures, retry.after))
+                    await self._sleep(self._policy.wait(failures, retry.after))
         raise AssertionError("there is at least one attempt")
 
     async def _attempt(
-        self, url: str, body: bytes, headers: Mapping[str, str], meter: Meter | None
+        self, url: str, body: bytes, headers: Mapping[str, str], observer: AttemptObserver | None
     ) -> tuple[bytes, Mapping[str, str]]:
-        if meter is not None:
-            await meter.before()
+        if observer is not None:
+            await observer.before()
         try:
             return await self._send(url, body, headers)
         except _Retry as retry:
-            if meter is not None:
-                await meter.failed(maybe_paid=retry.maybe_paid)
+            if observer is not None:
+                await observer.failed(maybe_paid=retry.maybe_paid)
             raise
         except RefusedRequestError:
-            if meter is not None:
-                await meter.failed(maybe_paid=False)
+            if observer is not None:
+                await observer.failed(maybe_paid=False)
             raise
 
     async def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
@@ -124,20 +160,20 @@ class Client:
             async with self._session.post(url, data=body, headers=headers) as reply:
                 raw = await reply.read()
         except TimeoutError:
-            seconds = self._patience.reply_timeout
+            seconds = self._policy.reply_timeout
             raise _Retry(UnreachableError(f"{url}: no reply within {seconds:g} s: lower the concurrency")) from None
         except aiohttp.ClientConnectorError as error:
-            raise _Retry(_unreachable(url, error), maybe_paid=False) from None
+            raise _Retry(_unreachable_error(url, error), maybe_paid=False) from None
         except aiohttp.ClientError as error:
-            raise _Retry(_unreachable(url, error)) from None
+            raise _Retry(_unreachable_error(url, error)) from None
         if reply.status >= _FIRST_ERROR:
-            raise _refused(url, reply, raw)
+            raise _status_error(url, reply, raw)
         return raw, reply.headers
 
 
 async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """The first model that the endpoint lists under its own name (no `@variant`). ModelError."""
-    url = join(base_url, "models")
+    """The first model that the endpoint lists, without names of variants (`model@variant`). Raises ModelError."""
+    url = join_url(base_url, "models")
     names = await listed_models(base_url, api_key, reply_timeout)
     if not names:
         raise UnparsableReplyError(f"{url}: it lists no model: name one with --model")
@@ -145,25 +181,25 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
 
 
 async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
-    """The models that the endpoint lists under their own names (no `@variant`). ModelError."""
-    url = join(base_url, "models")
+    """The models that the endpoint lists, without names of variants (`model@variant`). Raises ModelError."""
+    url = join_url(base_url, "models")
     try:
         async with _open_session(api_key, reply_timeout) as session, session.get(url) as reply:
             raw = await reply.read()
     except (TimeoutError, aiohttp.ClientError) as error:
-        raise _unreachable(url, error) from None
+        raise _unreachable_error(url, error) from None
     if reply.status >= _FIRST_ERROR:
         raise RefusedRequestError(f"{url}: status {reply.status}: {_server_message(raw)}", reply.status)
     return _model_names(raw)
 
 
-def join(base_url: str, path: str) -> str:
-    """The URL of `path`: after the base URL, or, if it begins with a slash, after the base URL without its /v1."""
+def join_url(base_url: str, path: str) -> str:
+    """The URL of a path below the base URL; a path that begins with a slash replaces the base URL's /v1."""
     base = base_url.rstrip("/")
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
 
-def _unreachable(url: str, error: BaseException) -> UnreachableError:
+def _unreachable_error(url: str, error: BaseException) -> UnreachableError:
     return UnreachableError(f"{url}: {type(error).__name__}: is the server running, and the address right?")
 
 
@@ -171,7 +207,7 @@ def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    # Servers close idle connections after a few seconds; reusing an older one would race them.
+    # Servers close idle connections after a few seconds: a request on an older connection might be lost.
     connector = aiohttp.TCPConnector(keepalive_timeout=3, limit=0)
     return aiohttp.ClientSession(
         connector=connector,
@@ -181,16 +217,16 @@ def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
     )
 
 
-def _refused(url: str, reply: aiohttp.ClientResponse, raw: bytes) -> RefusedRequestError | _Retry:
+def _status_error(url: str, reply: aiohttp.ClientResponse, raw: bytes) -> RefusedRequestError | _Retry:
     error = RefusedRequestError(f"{url}: status {reply.status}: {_server_message(raw)}", reply.status)
     if reply.status == _TOO_MANY_REQUESTS or reply.status >= _FIRST_SERVER_ERROR:
         busy = reply.status == _TOO_MANY_REQUESTS
-        return _Retry(error, _seconds(reply.headers.get("Retry-After")), maybe_paid=not busy)
+        return _Retry(error, _retry_after_seconds(reply.headers.get("Retry-After")), maybe_paid=not busy)
     return error
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After in seconds; the date form counts as not given."""
+def _retry_after_seconds(retry_after: str | None) -> float | None:
+    """The header Retry-After in seconds; None for the form with a date."""
     try:
         seconds = float(retry_after or "")
     except ValueError:
@@ -199,12 +235,12 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _server_message(raw: bytes) -> str:
-    """What the server says in OpenAI's error shape, short."""
+    """The message of an error reply in OpenAI's format, shortened."""
     try:
         message = orjson.loads(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         return "no explanation given"
-    return str(message)[:_LONGEST_MESSAGE]
+    return str(message)[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _model_names(raw: bytes) -> list[str]:

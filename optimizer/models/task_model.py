@@ -1,7 +1,7 @@
-"""The model that a bundle is written for, under a candidate: its answers, and how likely it finds a given one.
+"""The task model, for which a bundle is written: its answers under a candidate, and the likelihood of a given answer.
 
-Knows how a request is laid out and what it asks for; the calls are made by calls.py. Two candidates that lay a query
-out in the same bytes share the reply.
+This module is responsible for the content of requests and replies; cached_calls.py sends them. Two candidates whose
+requests for a query have the same bytes share the reply.
 """
 
 import asyncio
@@ -28,16 +28,19 @@ from index.types import Example, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import Calls, Json, Request
+from optimizer.models.cached_calls import CachedCalls, Json, ReplyReader, Request, reply_reader
 
 ROLE = "task"
-_RAW_CAP = 1024
+_DEFAULT_MAX_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Nothing injected: the query alone, with this sampling. Empty sampling is the proxy's `raw`, a bundle's is
-    `raw-matched`."""
+    """A variant without prompt and examples: the conversation alone.
+
+    Attributes:
+        sampling: Sampling parameters; none for the proxy's variant `raw`, a bundle's for `raw-matched`.
+    """
 
     sampling: Mapping[str, Any]
 
@@ -47,7 +50,15 @@ Variant = Candidate | Raw
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the task model answered. finish_reason: as the server gives it; examples: the ids that were shown."""
+    """An answer of the task model.
+
+    Attributes:
+        text: The answer.
+        finish_reason: As the server returns it.
+        prompt_tokens: Tokens of the request; 0 if the server does not count.
+        completion_tokens: Tokens of the answer; 0 if the server does not count.
+        examples: Ids of the examples in the request.
+    """
 
     text: str
     finish_reason: str
@@ -56,10 +67,11 @@ class Reply:
     examples: tuple[str, ...] = ()
 
 
-class Task:
-    """Asks the task model, of `kind` completion or chat."""
+class TaskModel:
+    """Calls the task model."""
 
-    def __init__(self, calls: Calls, kind: str, embedder: Embedder) -> None:
+    def __init__(self, calls: CachedCalls, kind: str, embedder: Embedder) -> None:
+        """Use the model of the role `task`; `kind` is completion or chat."""
         self._calls = calls
         self._kind = kind
         self._embedder = embedder
@@ -68,33 +80,37 @@ class Task:
         self._tokens: dict[str, asyncio.Task[int]] = {}
 
     async def answer(self, variant: Variant, row: Row, replicate: int = 0) -> Reply:
-        """The answer to a row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
+        """Answer the row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
         if isinstance(variant, Raw):
-            return _reply(await self._calls.ask(self._raw(variant, row, replicate), self._reader), ())
+            return _reply(await self._calls.ask(self._raw_request(variant, row, replicate), self._reader), ())
         examples = await self.examples(variant, row)
-        request = self.request(variant, examples, row, replicate)
-        reply = _reply(await self._calls.ask(request, self._reader), tuple(one.id for one in examples))
+        kept = await self._calls.ask(self.request(variant, examples, row, replicate), self._reader)
+        reply = _reply(kept, tuple(example.id for example in examples))
         if self._kind != COMPLETION:
             return reply
         return replace(reply, text=_text_prompt(variant, examples, row).clean(reply.text))
 
     async def log_likelihood(self, variant: Variant, row: Row) -> float:
-        """Mean log-probability per token of the row's reference answer, as the continuation of what the variant shows.
+        """Mean log-probability per token of the row's reference answer, as the continuation of the variant's prompt.
 
-        On a completion model only, whose server echoes log-probabilities (vLLM does, llama.cpp does not).
+        The server must echo log-probabilities: vLLM does, llama.cpp does not.
+
+        Raises:
+            ConfigError: The model is a chat model.
+            UnparsableReplyError: The server echoes no log-probabilities.
         """
         if self._kind != COMPLETION:
             raise ConfigError("the reward likelihood needs a completion model: chat models do not score given answers")
-        shown = await self._text(variant, row)
-        # A generated answer would begin with the layout's gap.
+        prompt = await self._prompt(variant, row)
+        # A generated answer would begin with the gap of the layout.
         gap = leading_gap(LAYOUTS[variant.layout]) if isinstance(variant, Candidate) else ""
-        text = f"{shown}{gap}{row.reference or ''}"
+        text = f"{prompt}{gap}{row.reference or ''}"
         body = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 0}
         kept = await self._calls.ask(Request(ROLE, "completions", body), read_echo)
-        return mean_log_probability(kept, len(shown), len(text))
+        return mean_log_probability(kept, len(prompt), len(text))
 
     async def examples(self, candidate: Candidate, row: Row) -> tuple[Example, ...]:
-        """What the candidate shows for a row: pinned, then retrieved, as the proxy chooses and arranges them."""
+        """The candidate's examples for a row, pinned ones first, as the proxy chooses and orders them."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
         hits = self._retriever(candidate).choose(await self._vector(row))
@@ -104,30 +120,30 @@ class Task:
         return selection.in_order(candidate.retrieval.order)
 
     def request(self, candidate: Candidate, examples: Sequence[Example], row: Row, replicate: int = 0) -> Request:
-        """The request that the proxy would send to the backend."""
+        """The request that the proxy would send to the backend for a row."""
         sampling = dict(candidate.sampling)
         if self._kind == COMPLETION:
             prompt = _text_prompt(candidate, examples, row)
-            body = {"max_tokens": _RAW_CAP, **sampling, "prompt": prompt.text, "stop": list(prompt.stop)}
+            body = {"max_tokens": _DEFAULT_MAX_TOKENS, **sampling, "prompt": prompt.text, "stop": list(prompt.stop)}
             return Request(ROLE, "completions", body, replicate)
         messages = [{"role": message.role, "content": message.text} for message in row.messages]
         body = {**sampling, "messages": render_chat(candidate.prompt, examples, messages)}
         return Request(ROLE, "chat/completions", body, replicate)
 
-    def _raw(self, variant: Raw, row: Row, replicate: int) -> Request:
+    def _raw_request(self, variant: Raw, row: Row, replicate: int) -> Request:
         if self._kind == COMPLETION:
-            body = {"max_tokens": _RAW_CAP, **variant.sampling, "prompt": render_raw(row.messages)}
+            body = {"max_tokens": _DEFAULT_MAX_TOKENS, **variant.sampling, "prompt": render_raw(row.messages)}
             return Request(ROLE, "completions", body, replicate)
         messages = [{"role": message.role, "content": message.text} for message in row.messages]
         return Request(ROLE, "chat/completions", {**variant.sampling, "messages": messages}, replicate)
 
-    async def _text(self, variant: Variant, row: Row) -> str:
+    async def _prompt(self, variant: Variant, row: Row) -> str:
         if isinstance(variant, Raw):
             return render_raw(row.messages)
         return _text_prompt(variant, await self.examples(variant, row), row).text
 
     @property
-    def _reader(self) -> "Any":
+    def _reader(self) -> ReplyReader:
         return read_completion if self._kind == COMPLETION else read_chat
 
     def _retriever(self, candidate: Candidate) -> Retriever:
@@ -149,27 +165,30 @@ class Task:
         return {example.id: count for example, count in zip(examples, counts, strict=True)}
 
     async def _count(self, text: str) -> int:
-        """Tokens of a text for the task model; asked once."""
+        """Count the tokens of a text, once for each text."""
         if text not in self._tokens:
             self._tokens[text] = asyncio.create_task(self._calls.count_tokens(ROLE, text))
         return await asyncio.shield(self._tokens[text])
 
 
+@reply_reader("optimizer.task.read_completion")
 def read_completion(reply: Any) -> Json:
-    """A text completion's first choice."""
+    """The first choice of a text completion."""
     choice = reply["choices"][0]
     return {"text": str(choice["text"]), "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
 
 
+@reply_reader("optimizer.task.read_chat")
 def read_chat(reply: Any) -> Json:
-    """A chat completion's first choice."""
+    """The first choice of a chat completion."""
     choice = reply["choices"][0]
     text = str(choice["message"]["content"] or "")
     return {"text": text, "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
 
 
+@reply_reader("optimizer.task.read_echo")
 def read_echo(reply: Any) -> Json:
-    """Where each token of an echoed prompt begins, and its log-probability (the first has none)."""
+    """The offset and log-probability of each token of an echoed prompt; the first token has no log-probability."""
     logprobs = reply["choices"][0]["logprobs"]
     if not logprobs or not logprobs.get("text_offset"):
         raise UnparsableReplyError("the server echoes no log-probabilities: the reward likelihood needs vLLM")
@@ -177,22 +196,24 @@ def read_echo(reply: Any) -> Json:
 
 
 def mean_log_probability(kept: Json, start: int, end: int) -> float:
-    """The mean over the tokens that hold characters `start` to `end` of a text that ends there.
+    """The mean log-probability of the tokens of a text from the character `start` to its end at `end`.
 
-    vLLM counts what it puts before the text (`<bos>`) as characters too: places are reckoned back from the one token
-    that was generated, which begins where the text ends. A token that holds the first character may begin before it.
+    vLLM includes the token that it puts before the text (`<bos>`) in its character offsets. Positions are therefore
+    counted back from the one generated token, which begins where the text ends. The token with the first character
+    may begin before that character.
     """
-    *offsets, ended = kept["offsets"]
-    begins = start + ended - end
-    spans = zip(offsets, [*offsets[1:], ended], kept["logprobs"], strict=False)
-    values = [value for _, until, value in spans if until > begins and value is not None]
+    *offsets, text_end = kept["offsets"]
+    first = start + text_end - end
+    token_ends = [*offsets[1:], text_end]
+    pairs = zip(token_ends, kept["logprobs"], strict=False)
+    values = [value for token_end, value in pairs if token_end > first and value is not None]
     if not values:
         raise UnparsableReplyError("the echoed prompt has no token of the reference")
     return float(np.mean(values))
 
 
 def _tokens(reply: Any) -> list[int]:
-    """Prompt and completion tokens, 0 where they are not counted."""
+    """Prompt and completion tokens; 0 if the server does not count them."""
     usage = reply.get("usage") or {}
     return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
 

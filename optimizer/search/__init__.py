@@ -1,1 +1,1 @@
-"""Searches over candidates: which to compare, and when to stop. It does not know what a candidate is."""
+"""Searches over candidates: which ones to compare, and when to stop. They do not depend on what a candidate is."""

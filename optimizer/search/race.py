@@ -1,14 +1,15 @@
-"""Which of several candidates is best, for as few judgements as possible. Knows scores alone: no model and no query.
+"""A race finds the best of several candidates with as few judgements as possible. It depends on scores alone.
 
-Every candidate that is still in gets a score on the same queries, a block at a time. After each block all are compared
-with the leader, query by query: most of a score's variance is the query's, and a paired difference is free of it.
-Whoever is behind by more than chance allows is out; who is left in the end, or leads when nobody can be ahead by more
-than matters, wins.
+Every candidate that is still in the race gets a score on the same queries, a block at a time. After each block, the
+race compares all candidates with the leader by a paired test: most of a score's variance belongs to the query, and a
+paired difference does not contain it. A candidate that is behind by more than chance explains is dropped. The race ends
+when one candidate is left, or when none can be ahead of the leader by more than the indifference.
 
-Looking after every block would find differences where there are none, so the allowance for chance is larger early, when
-a few odd queries can mislead: at n queries, critical * (n / first) ** -0.2 standard errors (the family of Wang and
-Tsiatis, Biometrics 43, 1987, with parameter 0.3), with `critical` such that over all looks an equal of the leader is
-out with probability alpha.
+A test after every block would find differences where there are none. The race is therefore a group sequential test
+whose critical values are larger early, when a few unusual queries can mislead. At n queries it is
+critical * (n / first_look) ** -0.2 standard errors (the family of Wang and Tsiatis, Biometrics 43, 1987, with parameter
+0.3). The factor `critical` is such that over all looks a candidate as good as the leader is dropped with probability
+alpha.
 """
 
 from collections.abc import Sequence
@@ -20,28 +21,37 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
 
-_EARLY_ALLOWANCE = 0.2
-_BORROWED = 32
-"""Queries' worth of the variance of all pairs that each pair's own is mixed with: of ten judgements that agree, the
-variance is nought, and proves nothing."""
-_PATHS = 20_000
+_BOUNDARY_EXPONENT = 0.2
+_PRIOR_QUERIES = 32
+"""Weight, in queries, of the mean variance of all pairs in the variance of each pair.
+
+Ten judgements that agree have a variance of 0, which proves nothing.
+"""
+_SIMULATED_PATHS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class RaceSettings:
-    """alpha: chance to drop an equal of the leader, over all looks; indifference: a lead below it does not matter, in
-    the scores' unit; first, block: queries before the first look, and between looks; most: queries at all."""
+    """The settings of a race.
+
+    Attributes:
+        alpha: Probability of dropping a candidate as good as the leader, over all looks.
+        indifference: A lead below this value does not matter; in the unit of the scores.
+        first_look: Queries before the first look.
+        block_size: Queries between two looks.
+        max_queries: The race ends after this many queries.
+    """
 
     alpha: float = 0.05
     indifference: float = 0.01
-    first: int = 10
-    block: int = 4
-    most: int = 800
+    first_look: int = 10
+    block_size: int = 4
+    max_queries: int = 800
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What to judge next: each of `candidates` on each query from `start` up to `end`."""
+    """What to judge next: each of the candidates on each query from `start` up to, not including, `end`."""
 
     candidates: tuple[int, ...]
     start: int
@@ -50,7 +60,15 @@ class Block:
 
 @dataclass
 class Race:
-    """Ask for `next`, judge it, `note` the scores; until `over`."""
+    """Take `next`, judge it and pass the scores to `note`, until `over`.
+
+    Attributes:
+        count: The number of candidates; they are numbered from 0.
+        settings: The settings of the race.
+        alive: Candidates that are not dropped.
+        over: Whether the race has ended.
+        judgements: The number of scores so far.
+    """
 
     count: int
     settings: RaceSettings
@@ -59,18 +77,18 @@ class Race:
     judgements: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.settings.first < 2 or self.settings.block < 1:
+        if self.count < 1 or self.settings.first_look < 2 or self.settings.block_size < 1:
             raise ValueError("a race needs a candidate, at least two queries before the first look, and one in a block")
         self.alive = list(range(self.count))
         self._scores: Scores = np.empty((self.count, 0))
-        self._out: list[int] = []
+        self._dropped: list[int] = []
 
     @property
     def next(self) -> Block:
         """The block to judge now."""
         start = self._scores.shape[1]
-        size = self.settings.block if start else self.settings.first
-        return Block(tuple(self.alive), start, min(start + size, self.settings.most))
+        size = self.settings.block_size if start else self.settings.first_look
+        return Block(tuple(self.alive), start, min(start + size, self.settings.max_queries))
 
     @property
     def leader(self) -> int:
@@ -80,68 +98,75 @@ class Race:
 
     @property
     def ranking(self) -> list[int]:
-        """All candidates, best first: who is in by mean, then who is out, the last to go first."""
+        """All candidates, best first: those in the race by their mean, then the dropped ones, last dropped first."""
         means = self._scores[self.alive].mean(axis=1)
-        alive = [self.alive[place] for place in np.argsort(-means, kind="stable")]
-        return [*alive, *reversed(self._out)]
+        alive = [self.alive[index] for index in np.argsort(-means, kind="stable")]
+        return [*alive, *reversed(self._dropped)]
 
     def note(self, scores: Sequence[Sequence[float]]) -> None:
-        """The scores of `next`: a row for each of its candidates, a column for each query; fewer columns where a query
-        could not be scored. Drops who is out."""
-        block, told = self.next, np.asarray(scores, dtype=np.float64)
-        fits = told.ndim == 2 and len(told) == len(block.candidates) and told.shape[1] <= block.end - block.start
-        if not fits or not np.isfinite(told).all():
+        """Take the scores of `next`, and drop candidates that are behind.
+
+        Args:
+            scores: A row for each candidate of the block and a column for each query. Queries that could not be scored
+                have no column.
+        """
+        block, added = self.next, np.asarray(scores, dtype=np.float64)
+        fits = added.ndim == 2 and len(added) == len(block.candidates) and added.shape[1] <= block.end - block.start
+        if not fits or not np.isfinite(added).all():
             raise ValueError(f"expected a finite score for each of {len(block.candidates)} candidates and each query")
-        columns = np.full((self.count, told.shape[1]), np.nan)
-        columns[list(block.candidates)] = told
+        columns = np.full((self.count, added.shape[1]), np.nan)
+        columns[list(block.candidates)] = added
         self._scores = np.concatenate([self._scores, columns], axis=1)
-        self.judgements += told.size
+        self.judgements += added.size
         if self._scores.shape[1] >= 2:
             self._look()
 
     def _look(self) -> None:
-        """Drop who is behind by more than chance allows; end if nobody left can be ahead by more than matters."""
+        """Drop the candidates that are behind; end if no other can be ahead by more than the indifference."""
         leader = self.leader
         others = [candidate for candidate in self.alive if candidate != leader]
         queries = self._scores.shape[1]
         behind, allowed = self._compare(leader, others)
         contenders = behind < allowed
-        beaten = [(behind[place], other) for place, other in enumerate(others) if not contenders[place]]
-        self._out += [other for _, other in sorted(beaten, reverse=True)]
-        self.alive = sorted([leader, *(other for place, other in enumerate(others) if contenders[place])])
-        ahead_at_most = (allowed - behind)[contenders]
-        settled = bool((ahead_at_most < self.settings.indifference).all())
-        self.over = settled or queries >= self.settings.most
+        beaten = [(behind[index], other) for index, other in enumerate(others) if not contenders[index]]
+        self._dropped += [other for _, other in sorted(beaten, reverse=True)]
+        self.alive = sorted([leader, *(other for index, other in enumerate(others) if contenders[index])])
+        max_lead = (allowed - behind)[contenders]
+        is_settled = bool((max_lead < self.settings.indifference).all())
+        self.over = is_settled or queries >= self.settings.max_queries
 
     def _compare(self, leader: int, others: Sequence[int]) -> tuple[Scores, Scores]:
-        """By how much each is behind the leader in the mean, and how much of that chance may be."""
+        """How far the mean of each candidate is behind the leader's, and how far chance alone would explain."""
         differences = self._scores[leader] - self._scores[list(others)]
         queries = differences.shape[1]
         variances = differences.var(axis=1, ddof=1)
         common = variances.mean() if len(others) else 0.0
-        errors = np.sqrt((queries * variances + _BORROWED * common) / (queries + _BORROWED) / queries)
-        return differences.mean(axis=1), _allowance(
-            critical_value(self.settings), queries, self.settings.first
-        ) * errors
+        errors = np.sqrt((queries * variances + _PRIOR_QUERIES * common) / (queries + _PRIOR_QUERIES) / queries)
+        boundary = _boundary(critical_value(self.settings), queries, self.settings.first_look)
+        return differences.mean(axis=1), boundary * errors
 
 
-def _allowance(critical: float, queries: int | NDArray[np.int64], first: int) -> float | Scores:
-    return critical * (np.asarray(queries) / first) ** -_EARLY_ALLOWANCE
+def _boundary(critical: float, queries: int | NDArray[np.int64], first_look: int) -> float | Scores:
+    """The critical value at a number of queries, in standard errors."""
+    return critical * (np.asarray(queries) / first_look) ** -_BOUNDARY_EXPONENT
 
 
 @cache
 def critical_value(settings: RaceSettings) -> float:
-    """Such that a difference that is only chance exceeds the allowance at any look with probability alpha, one-sided;
-    found on simulated sums of normal differences, always the same ones."""
-    looks = np.arange(settings.first, max(settings.most, settings.first) + 1, settings.block)
+    """The one-sided boundary's factor: pure chance crosses the boundary at some look with probability alpha.
+
+    It is the quantile of simulated sums of normal differences; the seed is fixed, so equal settings give equal values.
+    """
+    last = max(settings.max_queries, settings.first_look)
+    looks = np.arange(settings.first_look, last + 1, settings.block_size)
     steps = np.diff(looks, prepend=0)
-    noise = np.random.default_rng(0).standard_normal((_PATHS, len(looks)))
+    noise = np.random.default_rng(0).standard_normal((_SIMULATED_PATHS, len(looks)))
     z = np.cumsum(noise * np.sqrt(steps), axis=1) / np.sqrt(looks)
-    return float(np.quantile((z / _allowance(1.0, looks, settings.first)).max(axis=1), 1 - settings.alpha))
+    return float(np.quantile((z / _boundary(1.0, looks, settings.first_look)).max(axis=1), 1 - settings.alpha))
 
 
 def run_race(scores: Scores, settings: RaceSettings) -> tuple[int, int]:
-    """The winner and the judgements spent, where all scores (candidates, queries) are known beforehand."""
+    """Run a race over known scores of shape (candidates, queries); return the winner and the number of judgements."""
     race = Race(len(scores), settings)
     while not race.over:
         block = race.next

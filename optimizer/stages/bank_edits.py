@@ -12,7 +12,7 @@ import numpy as np
 
 from index.types import Example
 from optimizer.core.candidate import Bank
-from optimizer.core.config import PLAIN, WHOLE
+from optimizer.core.config_tables import PLAIN, WHOLE
 from optimizer.core.text_rules import refuses
 
 _PLAIN_REFUSAL: Final = "I'm sorry, but I can't help with that."

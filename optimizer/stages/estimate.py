@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.core.config import RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Event
 from optimizer.data.split import Split
 from optimizer.models.task_model import ROLE as TASK
-from optimizer.rewards.judge import ROLE as JUDGE
-from optimizer.search.search import Outcome, Path, race_level, search_published, search_raced
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.registry import reward_kind
+from optimizer.search.levels import race_level
+from optimizer.search.published import search_published
+from optimizer.search.raced import search_raced
+from optimizer.search.space import Outcome, Path
 from optimizer.stages.prompt_stage import ROLE as OPTIMIZER
 from optimizer.stages.prompt_stage import published_settings, raced_settings
 from optimizer.stages.run_context import RunContext, starting_candidate
@@ -112,7 +116,7 @@ class SimulatedSpace:
         scale: The highest score: 1, or 5 for the recipe `drpo`.
         calls: Number of calls by role.
         scored: Pairs of candidate and query that have a score.
-        judged: Queries for which the judge has chosen criteria.
+        judged: Queries that were scored before.
         quality: The part of a score that belongs to the candidate, by candidate.
         difficulty: The part of a score that belongs to the query, by query.
     """
@@ -198,11 +202,13 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
 
 
 def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, judged: set[object]) -> None:
-    """Count the calls for one score: the answer, and those of each reward. Criteria are chosen once per query."""
-    calls[TASK] += 1 + ("likelihood" in weights)
-    if "judge" in weights:
-        calls[JUDGE] += 1 + (query not in judged)
-        judged.add(query)
+    """Count the calls for one score: the answer, and those of each reward for the answer and for a new query."""
+    calls[TASK] += 1
+    for kind in map(reward_kind, weights):
+        calls.update(kind.calls_per_answer)
+        if query not in judged:
+            calls.update(kind.calls_per_query)
+    judged.add(query)
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
@@ -210,7 +216,7 @@ async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
     already = len(context.journal.events)
     for row in context.data.train[:_MEASURED_ROWS]:
-        await context.screen.judge(candidate, row)
+        await context.screen.score(candidate, row)
     replies = [event for event in context.journal.events[already:] if event.get("call") == "reply"]
     costs = {
         role: _mean_cost([event for event in replies if event["role"] == role])

@@ -18,19 +18,20 @@ from index.embedders.base import Embedder
 from index.errors import DrpoError
 from index.types import Example, Vectors
 from optimizer.core.candidate import Candidate, make_bank
-from optimizer.core.config import ExamplesTable
+from optimizer.core.config_tables import ExamplesTable
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.core.text_rules import refuses
 from optimizer.data.dataset import REFUSE, Row
-from optimizer.models.cached_calls import Calls, Json, Request
-from optimizer.models.task_model import Task
-from optimizer.rewards.judge import HIGHEST, Criterion, Judge, Verdict, json_reply
+from optimizer.models.cached_calls import CachedCalls, Json, Request, reply_reader
+from optimizer.models.task_model import TaskModel
+from optimizer.rewards.judge_model import Judge, JudgeRating
+from optimizer.rewards.judge_protocol import MAX_SCORE, Criterion, parse_json_object
 from optimizer.stages.prompt_stage import ROLE
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
 
-_PERFECT_SCORE: Final = HIGHEST - 0.05
+_PERFECT_SCORE: Final = MAX_SCORE - 0.05
 _SIMILARITY_PENALTY: Final = 0.5
 """Weight of the similarity to the examples chosen before; the judge's mean score has weight 1."""
 _REFUSAL_SHARE: Final = 0.15
@@ -44,7 +45,7 @@ class JudgedAnswer:
 
     row: Row
     text: str
-    judgement: Verdict
+    judgement: JudgeRating
 
     @property
     def refused(self) -> bool:
@@ -80,7 +81,9 @@ async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
 class AnswerSearch:
     """A beam search for better answers to single queries."""
 
-    def __init__(self, task: Task, judge: Judge, calls: Calls, journal: Journal, table: ExamplesTable) -> None:
+    def __init__(
+        self, task: TaskModel, judge: Judge, calls: CachedCalls, journal: Journal, table: ExamplesTable
+    ) -> None:
         self._task = task
         self._judge = judge
         self._calls = calls
@@ -114,7 +117,7 @@ class AnswerSearch:
         return beam[0]
 
     async def _judge_answer(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer:
-        return JudgedAnswer(row, text, await self._judge.evaluate(row.query, text, criteria))
+        return JudgedAnswer(row, text, await self._judge.rate_by(row.query, text, criteria))
 
     async def _rewrite_beam(self, beam: Sequence[JudgedAnswer], rewrite_counts: Counter[str]) -> list[str]:
         """Rewrite every answer of the beam; returns the texts that are not in the beam, each once."""
@@ -142,6 +145,7 @@ class AnswerSearch:
         await self._journal.note("answer", query=row.query, round=number, answer=best.text, scores=scores)
 
 
+@reply_reader("optimizer.examples.read_answers")
 def read_answers(reply: Any) -> Json:
     """Read the rewritten answer of each choice. Raises UnparsableReplyError if no choice holds one."""
     answers = [_read_answer(choice) for choice in reply["choices"]]
@@ -181,7 +185,7 @@ def _eligible(usable: Sequence[JudgedAnswer], chosen: Sequence[int], left: Seque
 
 def _marginal_relevance(usable: Sequence[JudgedAnswer], vectors: Vectors, chosen: Sequence[int], index: int) -> float:
     similarity = float(np.max(vectors[list(chosen)] @ vectors[index])) if chosen else 0.0
-    return usable[index].judgement.mean / HIGHEST - _SIMILARITY_PENALTY * similarity
+    return usable[index].judgement.mean / MAX_SCORE - _SIMILARITY_PENALTY * similarity
 
 
 def _is_usable(answer: JudgedAnswer, max_words: int) -> bool:
@@ -206,6 +210,6 @@ def _as_example(answer: JudgedAnswer, pinned: set[str]) -> Example:
 def _read_answer(choice: Mapping[str, Any]) -> str:
     """Read the answer of one choice; empty if it cannot be read."""
     try:
-        return str(json_reply(choice["message"]["content"])["answer"]).strip()
+        return str(parse_json_object(choice["message"]["content"])["answer"]).strip()
     except (DrpoError, KeyError):
         return ""

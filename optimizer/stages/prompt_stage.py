@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from optimizer.core.candidate import Candidate
-from optimizer.core.config import RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import Calls, Json, Request
-from optimizer.rewards.judge import json_reply
-from optimizer.rewards.rewards import Judged, Scorer
+from optimizer.models.cached_calls import CachedCalls, Json, Request, reply_reader
+from optimizer.rewards.judge_protocol import parse_json_object
+from optimizer.rewards.scorer import ScoredReply, Scorer
+from optimizer.search.levels import Level, RacedSettings
+from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
-from optimizer.search.search import Level, Outcome, Path, Published, Raced, search_published, search_raced
+from optimizer.search.raced import search_raced
+from optimizer.search.space import Outcome, Path
 from optimizer.stages.prompt_edits import edits
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
@@ -68,17 +71,17 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     best.candidate = last.candidate
 
 
-def published_settings(config: RunConfig) -> Published:
+def published_settings(config: RunConfig) -> PublishedSettings:
     """Return the settings of [search] for the recipe `drpo`."""
     search = config.search
-    return Published(search.beam, search.actions, search.depth)
+    return PublishedSettings(search.beam, search.actions, search.depth)
 
 
-def raced_settings(config: RunConfig) -> Raced:
+def raced_settings(config: RunConfig) -> RacedSettings:
     """Return the settings of [search] for the recipe `raced`."""
     search = config.search
     race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
-    return Raced(search.beam, search.actions, search.depth, search.patience, race)
+    return RacedSettings(search.beam, search.actions, search.depth, search.patience, race)
 
 
 class PromptSpace:
@@ -109,17 +112,17 @@ class PromptSpace:
         """Answer one row with the candidate, score the answer and journal the score."""
         row = self._rows[query % len(self._rows)]
         try:
-            judged = await self._scorer.judge(candidate, row)
+            judged = await self._scorer.score(candidate, row)
         except UnparsableReplyError:
             return Outcome(query, 0.0, readable=False)
         await journal_score(self._journal, "prompt", candidate.key, row, judged)
-        return Outcome(query, self._scale.convert(judged.score), told=(row, judged))
+        return Outcome(query, self._scale.convert(judged.score), evidence=(row, judged))
 
 
 class PromptRewriter:
     """Rewrites prompts with the optimizer model, or with edit operators if run.toml has no [models.optimizer]."""
 
-    def __init__(self, calls: Calls, seed: int, max_words: int) -> None:
+    def __init__(self, calls: CachedCalls, seed: int, max_words: int) -> None:
         self._calls = calls
         self._seed = seed
         self._max_words = max_words
@@ -147,7 +150,7 @@ def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Reques
     """Ask for rewrites of a prompt, given its worst answers with the judge's reasons, and its earlier versions."""
     last = path[-1]
     worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_MAX_CASES]
-    cases = "\n\n".join(_case_text(outcome) for outcome in worst if outcome.told is not None) or "(none yet)"
+    cases = "\n\n".join(_case_text(outcome) for outcome in worst if outcome.evidence is not None) or "(none yet)"
     earlier = "\n\n".join(
         f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
         for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
@@ -159,12 +162,13 @@ def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Reques
     return Request(ROLE, "chat/completions", {**body, "max_tokens": _MAX_REPLY_TOKENS})
 
 
+@reply_reader("optimizer.prompt.read_prompts")
 def read_prompts(reply: Any) -> Json:
     """Read the rewritten prompt of each choice. Raises UnparsableReplyError if no choice holds one."""
     prompts = []
     for choice in reply["choices"]:
         try:
-            prompts.append(str(json_reply(choice["message"]["content"])["prompt"]).strip())
+            prompts.append(str(parse_json_object(choice["message"]["content"])["prompt"]).strip())
         except (UnparsableReplyError, KeyError):
             continue
     if not any(prompts):
@@ -172,7 +176,7 @@ def read_prompts(reply: Any) -> Json:
     return {"prompts": [prompt for prompt in prompts if prompt]}
 
 
-async def journal_score(journal: Journal, stage: str, key: str, row: Row, judged: Judged) -> None:
+async def journal_score(journal: Journal, stage: str, key: str, row: Row, judged: ScoredReply) -> None:
     """Journal the score of one answer, with the query, the answer and the value of each reward."""
     await journal.note(
         "score",
@@ -202,7 +206,7 @@ async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
 
 
 def _case_text(outcome: Outcome) -> str:
-    row, judged = cast("tuple[Row, Judged]", outcome.told)  # PromptSpace.score stores this pair
+    row, judged = cast("tuple[Row, ScoredReply]", outcome.evidence)  # PromptSpace.score stores this pair
     reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in judged.parts.items())
     answer = judged.reply.text[:_MAX_CASE_CHARACTERS]
     return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {judged.score:.2f}\n{reasons}"

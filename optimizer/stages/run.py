@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from index.bundle.bundle import BundleInput, write_bundle
 from optimizer.core.candidate import Candidate
-from optimizer.core.config import RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal
 from optimizer.models.task_model import ROLE as TASK

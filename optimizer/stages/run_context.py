@@ -7,7 +7,7 @@ It does not depend on any stage.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,17 @@ from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from optimizer.core.budget import Budget
 from optimizer.core.candidate import Candidate, from_bundle
-from optimizer.core.config import ModelTable, RunConfig
+from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import Journal
-from optimizer.data.dataset import Row
 from optimizer.data.split import Split, read_split
-from optimizer.models.cached_calls import Calls, Source
-from optimizer.models.http_client import Client, Endpoint, Patience
+from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.task_model import ROLE as TASK
-from optimizer.models.task_model import Task
-from optimizer.rewards.judge import Judge
-from optimizer.rewards.rewards import Function, Likelihood, Reference, Reward, Rules, Scorer
+from optimizer.models.task_model import TaskModel
+from optimizer.rewards.judge_model import Judge
+from optimizer.rewards.registry import RewardResources, build_rewards, check_rewards
+from optimizer.rewards.scorer import Scorer
 
 Notify = Callable[[str], None]
 """Shows one line of text to the user."""
@@ -55,9 +55,9 @@ class RunContext:
     config: RunConfig
     journal: Journal
     budget: Budget
-    calls: Calls
+    calls: CachedCalls
     embedder: Embedder
-    task: Task
+    task: TaskModel
     judge: Judge
     screen: Scorer
     sealed: Scorer
@@ -84,33 +84,21 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         OptimizeError: The data, the settings or the journal cannot be used.
         EmbedderError: The embedder cannot be opened.
     """
+    check_rewards(config)
     data = read_split(config.data, config.search.seed)
     async with AsyncExitStack() as stack:
-        sources = {role: await stack.enter_async_context(_open_source(table)) for role, table in config.models.items()}
+        clients = {role: await stack.enter_async_context(_open_client(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
-        calls = Calls(sources, journal, budget)
+        calls = CachedCalls(clients, journal, budget)
         stack.push_async_callback(calls.close, notify)
         await stack.enter_async_context(_running_clock(budget, journal))
         embedder = await asyncio.to_thread(open_embedder, config.bundle.embedder)
-        task = Task(calls, config.models[TASK].kind, embedder)
-        judge = Judge(calls, config.reward.safety)
-        rewards = create_rewards(config, task, judge, embedder)
-        screen, sealed = (
-            Scorer(task, rewards, weights, judge.prepare if "judge" in weights else _prepare_nothing)
-            for weights in (config.reward.screen or config.reward.weights, config.reward.weights)
-        )
+        task = TaskModel(calls, config.models[TASK].kind, embedder)
+        judge = Judge(calls)
+        rewards = build_rewards(RewardResources(config.reward, task, judge, embedder))
+        screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
+        sealed = Scorer(task, rewards, config.reward.weights)
         yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data)
-
-
-def create_rewards(config: RunConfig, task: Task, judge: Judge, embedder: Embedder) -> Mapping[str, Reward]:
-    """Create the rewards that [reward] names. Raises ConfigError."""
-    known: dict[str, Reward] = {
-        "rules": Rules(),
-        "reference": Reference(embedder),
-        "likelihood": Likelihood(task),
-        "judge": judge,
-    }
-    return {name: known.get(name) or Function(name) for name in config.reward.all_names}
 
 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
@@ -130,14 +118,10 @@ def api_key(table: ModelTable) -> str | None:
 
 
 @asynccontextmanager
-async def _open_source(table: ModelTable) -> AsyncIterator[Source]:
+async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
     endpoint = Endpoint(table.base_url, table.model, api_key(table))
-    async with Client(endpoint, table.concurrency, Patience(reply_timeout=table.timeout)) as client:
-        yield Source(client, table.prices)
-
-
-async def _prepare_nothing(row: Row) -> None:
-    """Do nothing before a row is answered: only the judge needs preparation."""
+    async with Client(endpoint, table.concurrency, RetryPolicy(reply_timeout=table.timeout)) as client:
+        yield PricedClient(client, table.prices)
 
 
 @asynccontextmanager

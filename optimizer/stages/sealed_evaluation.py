@@ -15,7 +15,7 @@ from optimizer.core.journal import Journal
 from optimizer.core.text_rules import ends_by_itself, refuses
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.task_model import Raw, Variant
-from optimizer.rewards.rewards import Judged, Scorer
+from optimizer.rewards.scorer import ScoredReply, Scorer
 from optimizer.stages.prompt_stage import journal_score
 from optimizer.stages.run_context import RunContext
 
@@ -162,7 +162,7 @@ async def evaluate_sealed(
 
 
 def compare_all(
-    rows: Sequence[Row], judged: Mapping[str, Sequence[Judged]], preferred: Interval | None = None
+    rows: Sequence[Row], judged: Mapping[str, Sequence[ScoredReply]], preferred: Interval | None = None
 ) -> SealedResult:
     """Summarize every variant, and compare the bundle with each other variant.
 
@@ -193,16 +193,18 @@ def provenance(result: SealedResult) -> dict[str, Any]:
 
 async def _score_variant(
     name: str, variant: Variant, scorer: Scorer, journal: Journal, rows: Sequence[Row]
-) -> list[Judged]:
-    async def score(row: Row) -> Judged:
-        judged = await scorer.judge(variant, row)
+) -> list[ScoredReply]:
+    async def score(row: Row) -> ScoredReply:
+        judged = await scorer.score(variant, row)
         await journal_score(journal, "sealed", name, row, judged)
         return judged
 
     return list(await asyncio.gather(*(score(row) for row in rows)))
 
 
-async def _preference_share(plan: SealedPlan, bundle: Sequence[Judged], baseline: Sequence[Judged]) -> Interval | None:
+async def _preference_share(
+    plan: SealedPlan, bundle: Sequence[ScoredReply], baseline: Sequence[ScoredReply]
+) -> Interval | None:
     """Return the share of pairs in which the judge prefers the bundle; None if it compares no pair."""
     triples = list(zip(plan.rows, bundle, baseline, strict=True))[: plan.confirmed]
     if not triples:
@@ -211,7 +213,7 @@ async def _preference_share(plan: SealedPlan, bundle: Sequence[Judged], baseline
     return bootstrap_mean(await asyncio.gather(*comparisons))
 
 
-def _summarize(rows: Sequence[Row], judged: Sequence[Judged]) -> VariantSummary:
+def _summarize(rows: Sequence[Row], judged: Sequence[ScoredReply]) -> VariantSummary:
     pairs = list(zip(rows, judged, strict=True))
     kinds = {kind: [one.score for row, one in pairs if row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)}
     rewards = dict.fromkeys(name for one in judged for name in one.parts)

@@ -15,11 +15,12 @@ from typing import Any, Final, TypeVar
 
 from optimizer.core.candidate import Bank, Candidate
 from optimizer.core.confidence import bootstrap_mean
-from optimizer.core.config import RunConfig, TuneTable
+from optimizer.core.config_tables import RunConfig, TuneTable
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.rewards.rewards import Scorer
-from optimizer.search.search import Level, Outcome, Path, Raced, Step, race_level
+from optimizer.rewards.scorer import Scorer
+from optimizer.search.levels import Level, RacedSettings, race_level
+from optimizer.search.space import Outcome, Path, Step
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
 from optimizer.stages.prompt_stage import journal_score, raced_settings
 from optimizer.stages.run_context import BestCandidate, RunContext
@@ -56,10 +57,10 @@ async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
     await tune(best.candidate, config.tune, context.screen, context.journal, rows, settings, keep)
 
 
-def tuning_settings(config: RunConfig) -> Raced:
+def tuning_settings(config: RunConfig) -> RacedSettings:
     """Return the settings of the recipe `raced`, limited to the number of validation rows of [tune]."""
     settings = raced_settings(config)
-    return replace(settings, race=replace(settings.race, most=config.tune.queries))
+    return replace(settings, race=replace(settings.race, max_queries=config.tune.queries))
 
 
 async def tune(
@@ -68,7 +69,7 @@ async def tune(
     scorer: Scorer,
     journal: Journal,
     rows: Sequence[Row],
-    settings: Raced,
+    settings: RacedSettings,
     keep: Callable[[Candidate], None],
 ) -> None:
     """Tune every hyperparameter of the table, one after the other.
@@ -164,7 +165,7 @@ class _FixedCandidates:
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         row = self._rows[query]
-        judged = await self._scorer.judge(candidate, row)
+        judged = await self._scorer.score(candidate, row)
         await journal_score(self._journal, "tune", candidate.key, row, judged)
         return Outcome(query, judged.score)
 

@@ -30,7 +30,7 @@ from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import EvaluationPlan, answer_all
 from optimizer.evaluation.measures import MeasuredAnswer, measure_answers, measures
-from optimizer.models.http_client import Endpoint, Patience
+from optimizer.models.http_client import Endpoint, RetryPolicy
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Live
 from proxy.backends.backend import Backend
@@ -119,7 +119,7 @@ async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedde
     decoding = Decoding(length)
     plan = EvaluationPlan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
     async with ChatEndpoint(
-        Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, Patience(reply_timeout=600)
+        Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, RetryPolicy(reply_timeout=600)
     ) as model:
         with AnswersFile(None) as answers:
             return measure_answers(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)

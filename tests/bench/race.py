@@ -53,7 +53,7 @@ def halving(scores: Scores, budget: float) -> tuple[int, int]:
 
 def raced(scores: Scores, alpha: float) -> tuple[int, int]:
     """Ours."""
-    return run_race(scores, RaceSettings(alpha=alpha, most=scores.shape[1]))
+    return run_race(scores, RaceSettings(alpha=alpha, max_queries=scores.shape[1]))
 
 
 KNOBS: Mapping[str, tuple[Method, Sequence[float]]] = {

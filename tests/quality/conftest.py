@@ -16,7 +16,7 @@ from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.measures import Measure
-from optimizer.models.http_client import Endpoint, Patience, first_model
+from optimizer.models.http_client import Endpoint, RetryPolicy, first_model
 from tests.measurement import DATA
 
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")
@@ -70,7 +70,7 @@ def measuring(base_url: str, embedder: Embedder, report: Path, capsys: pytest.Ca
 async def _measure(
     base_url: str, rows: Sequence[Row], variants: Sequence[str], decoding: Decoding, embedder: Embedder
 ) -> Evaluation:
-    patience = Patience(reply_timeout=600)
+    patience = RetryPolicy(reply_timeout=600)
     name = await first_model(base_url, None, patience.reply_timeout)
     plan = EvaluationPlan(name, decoding, tuple(variants), tuple(rows))
     async with ChatEndpoint(Endpoint(base_url, name), decoding, CONCURRENCY, patience) as model:

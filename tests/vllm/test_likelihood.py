@@ -11,9 +11,9 @@ from index.rendering import render_raw
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import Calls, Source
-from optimizer.models.http_client import Client, Endpoint, Patience
-from optimizer.models.task_model import Raw, Task
+from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.task_model import Raw, TaskModel
 from tests.vllm.models import BASE
 
 _QUERY = "The capital of France is"
@@ -24,10 +24,10 @@ async def test_likelihood_is_the_mean_over_the_tokens_of_the_reference(
     base_url: str, direct: openai.OpenAI, tmp_path: Path
 ) -> None:
     said = []
-    async with Client(Endpoint(f"{base_url}/v1", BASE.name), 4, Patience(reply_timeout=120)) as client:
+    async with Client(Endpoint(f"{base_url}/v1", BASE.name), 4, RetryPolicy(reply_timeout=120)) as client:
         with Journal(tmp_path) as journal:
-            calls = Calls({"task": Source(client, Prices())}, journal, Budget(Limits()))
-            task = Task(calls, "completion", open_embedder("onnx"))
+            calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
+            task = TaskModel(calls, "completion", open_embedder("onnx"))
             for reference in _REFERENCES:
                 row = Row(_QUERY, reference=reference)
                 said.append(await task.log_likelihood(Raw({}), row))

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
 
-from optimizer.core.config import ModelTable, RunConfig
+from optimizer.core.config_tables import ModelTable, RunConfig
 
 README = Path(__file__).parents[3] / "docs" / "optimizing.md"
 

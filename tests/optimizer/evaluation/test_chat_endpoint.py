@@ -9,7 +9,7 @@ import pytest
 from index.types import Message
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
-from optimizer.models.http_client import Endpoint, Patience, first_model
+from optimizer.models.http_client import Endpoint, RetryPolicy, first_model
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 ASKED = (Message("user", "the secret question"),)
@@ -17,7 +17,7 @@ ASKED = (Message("user", "the secret question"),)
 
 @asynccontextmanager
 async def connected(
-    endpoint: ScriptedEndpoint, patience: Patience | None = None, concurrency: int = 4
+    endpoint: ScriptedEndpoint, patience: RetryPolicy | None = None, concurrency: int = 4
 ) -> AsyncIterator[tuple[ChatEndpoint, list[float]]]:
     """Open an endpoint that records its waits and does not wait."""
     slept: list[float] = []
@@ -27,7 +27,7 @@ async def connected(
 
     async with endpoint.server() as server:
         where = Endpoint(str(server.make_url("/v1")), "tiny", "the-key")
-        async with ChatEndpoint(where, Decoding(16), concurrency, patience or Patience(), record) as model:
+        async with ChatEndpoint(where, Decoding(16), concurrency, patience or RetryPolicy(), record) as model:
             yield model, slept
 
 
@@ -90,7 +90,7 @@ async def test_retry_after_is_respected_up_to_a_maximum() -> None:
 
 async def test_last_failed_attempt_raises_the_message_of_the_server() -> None:
     script = replies(*[failure(503, "too busy")] * 3)
-    async with connected(script, Patience(attempts=3)) as (model, slept):
+    async with connected(script, RetryPolicy(attempts=3)) as (model, slept):
         with pytest.raises(RefusedRequestError, match="503: too busy") as caught:
             await model.complete(ASKED)
     assert caught.value.status == 503
@@ -121,7 +121,7 @@ async def test_unreachable_server_is_an_error() -> None:
         return
 
     async with ChatEndpoint(
-        Endpoint("http://127.0.0.1:9/v1", "m"), Decoding(), 1, Patience(attempts=2), no_sleep
+        Endpoint("http://127.0.0.1:9/v1", "m"), Decoding(), 1, RetryPolicy(attempts=2), no_sleep
     ) as model:
         with pytest.raises(UnreachableError, match="is the server running"):
             await model.complete(ASKED)
@@ -130,7 +130,7 @@ async def test_unreachable_server_is_an_error() -> None:
 async def test_missing_reply_ends_in_a_timeout() -> None:
     released = asyncio.Event()
     endpoint = ScriptedEndpoint(lambda _body, _variant: completion("x"), before_reply=released.wait)
-    async with connected(endpoint, Patience(attempts=1, reply_timeout=0.05)) as (model, _):
+    async with connected(endpoint, RetryPolicy(attempts=1, reply_timeout=0.05)) as (model, _):
         with pytest.raises(UnreachableError, match=r"no reply within 0\.05 s"):
             await model.complete(ASKED)
         released.set()

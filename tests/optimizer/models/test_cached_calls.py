@@ -11,13 +11,14 @@ import pytest
 from optimizer.core.budget import Budget, Cost, Limits, Prices
 from optimizer.core.errors import BudgetSpentError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal
-from optimizer.models.cached_calls import Calls, Json, Request, Source
-from optimizer.models.http_client import Client, Endpoint, Patience
+from optimizer.models.cached_calls import CachedCalls, Json, PricedClient, Request, reply_reader
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
-PATIENT = Patience(attempts=3, first_wait=0.001)
+PATIENT = RetryPolicy(attempts=3, first_wait=0.001)
 
 
+@reply_reader("tests.read_text")
 def read_text(reply: Any) -> Json:
     """The text; nothing that begins with a question mark."""
     text = reply["choices"][0]["message"]["content"]
@@ -29,14 +30,14 @@ def read_text(reply: Any) -> Json:
 @asynccontextmanager
 async def calls(
     endpoint: ScriptedEndpoint, folder: Path, limits: Limits | None = None
-) -> AsyncIterator[tuple[Calls, Budget]]:
-    """Calls to a scripted endpoint, over the journal in `folder`."""
+) -> AsyncIterator[tuple[CachedCalls, Budget]]:
+    """CachedCalls to a scripted endpoint, over the journal in `folder`."""
     async with endpoint.server() as server:
         where = Endpoint(str(server.make_url("/v1")), "tiny")
         budget = Budget(limits or Limits())
         async with Client(where, 4, PATIENT) as client:
             with Journal(folder) as journal:
-                made = Calls({"judge": Source(client, Prices(1.0, 2.0))}, journal, budget)
+                made = CachedCalls({"judge": PricedClient(client, Prices(1.0, 2.0))}, journal, budget)
                 yield made, budget
                 await made.close(print)
 

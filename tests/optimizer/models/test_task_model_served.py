@@ -20,9 +20,9 @@ from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.candidate import from_bundle
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import Calls, Source
-from optimizer.models.http_client import Client, Endpoint, Patience
-from optimizer.models.task_model import Task
+from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.task_model import TaskModel
 from proxy.inference.injection.retrieval_worker import Source as RetrievalSource
 from proxy.inference.injection.served_bundles import ServedBundle
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
@@ -69,10 +69,11 @@ async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, t
     async with (
         scripted_backend(whatever, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
-        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, Patience()) as client,
+        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, RetryPolicy()) as client,
     ):
         with Journal(tmp_path) as journal:
-            task = Task(Calls({"task": Source(client, Prices())}, journal, Budget(Limits())), kind, EMBEDDER)
+            calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
+            task = TaskModel(calls, kind, EMBEDDER)
             for row in QUERIES:
                 reply = await task.answer(from_bundle(served.bundle), row)
                 status, headers, _ = await proxy.post("/v1/chat/completions", chat_request(row))
@@ -99,10 +100,11 @@ async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str,
     async with (
         scripted_backend(answer) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
-        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, Patience()) as client,
+        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, RetryPolicy()) as client,
     ):
         with Journal(tmp_path) as journal:
-            task = Task(Calls({"task": Source(client, Prices())}, journal, Budget(Limits())), "completion", EMBEDDER)
+            calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
+            task = TaskModel(calls, "completion", EMBEDDER)
             measured = await task.answer(from_bundle(served.bundle), QUERIES[0])
         _, _, whole = await proxy.post("/v1/chat/completions", chat_request(QUERIES[0]))
         stream = await proxy.stream(**chat_request(QUERIES[0]))

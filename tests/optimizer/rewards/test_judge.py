@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.rewards.judge import json_reply, known_criteria, read_choice, read_preference, read_verdict
+from optimizer.rewards.judge_protocol import (
+    parse_json_object,
+    read_choice,
+    read_preference,
+    read_rating,
+    template_criteria,
+)
 from optimizer.templates import template
 
 
@@ -23,7 +29,7 @@ def token(text: str, **alternatives: float) -> dict[str, Any]:
 
 
 def test_all_fourteen_criteria_of_the_paper_and_over_refusal_are_there_with_anchors() -> None:
-    found = known_criteria()
+    found = template_criteria()
     assert len(found) == 15
     assert {"helpfulness", "critical-thinking", "safety", "over-refusal"} <= set(found)
     assert all(set(one.anchors) == {1, 3, 5} for one in found.values())
@@ -37,14 +43,14 @@ def test_templates_are_filled_without_a_field_left() -> None:
 
 def test_score_is_the_expectation_where_the_distribution_is_told() -> None:
     pieces = [token('{"clarity": {"rationale": "x 5", "score": '), token("4", _4=0.6, _5=0.3, _x=0.1), token("}}")]
-    found = read_verdict(reply("".join(piece["token"] for piece in pieces), pieces))
+    found = read_rating(reply("".join(piece["token"] for piece in pieces), pieces))
     assert found["scores"]["clarity"] == pytest.approx((4 * 0.6 + 5 * 0.3) / 0.9)
     assert found["rationales"]["clarity"] == "x 5"
 
 
 def test_score_is_the_number_where_no_distribution_is_told() -> None:
     content = '```json\n{"clarity": {"rationale": "", "score": "4"}, "depth": {"score": 2}}\n```'
-    assert read_verdict(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
+    assert read_rating(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
 
 
 def test_each_score_has_its_own_token() -> None:
@@ -53,7 +59,7 @@ def test_each_score_has_its_own_token() -> None:
         token("}}"),
     ]
     content = "".join(piece["token"] for piece in pieces)
-    assert read_verdict(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
+    assert read_rating(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
 
 
 @pytest.mark.parametrize(
@@ -61,13 +67,13 @@ def test_each_score_has_its_own_token() -> None:
 )
 def test_verdict_that_cannot_be_read_is_an_error_and_no_score(content: str) -> None:
     with pytest.raises((UnparsableReplyError, KeyError, TypeError)):
-        read_verdict(reply(content))
+        read_rating(reply(content))
 
 
 @given(st.text())
 def test_any_text_is_json_or_an_error(text: str) -> None:
     with suppress(UnparsableReplyError):
-        assert isinstance(json_reply(text), dict)
+        assert isinstance(parse_json_object(text), dict)
 
 
 def test_choice_keeps_what_is_known_or_defined() -> None:

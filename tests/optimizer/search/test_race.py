@@ -17,13 +17,13 @@ def scores(*means: float, queries: int = 400, seed: int = 0, spread: float = 0.2
 
 def test_better_one_wins_and_costs_less_than_judging_all_on_all() -> None:
     told = scores(0.0, 0.3, 0.1, 0.0)
-    winner, spent = run_race(told, RaceSettings(most=400))
+    winner, spent = run_race(told, RaceSettings(max_queries=400))
     assert winner == 1
     assert spent < told.size / 10
 
 
 def test_race_of_equals_ends_when_no_lead_can_matter() -> None:
-    winner, spent = run_race(scores(0.0, 0.0, spread=0.02), RaceSettings(most=400))
+    winner, spent = run_race(scores(0.0, 0.0, spread=0.02), RaceSettings(max_queries=400))
     assert spent < 100
     assert winner in (0, 1)
 
@@ -33,11 +33,11 @@ def test_single_candidate_wins_after_one_look() -> None:
 
 
 def test_same_scores_for_all_are_a_tie_at_once() -> None:
-    assert run_race(np.zeros((5, 100)), RaceSettings(most=100)) == (0, 50)
+    assert run_race(np.zeros((5, 100)), RaceSettings(max_queries=100)) == (0, 50)
 
 
 def test_equal_of_the_leader_is_dropped_no_more_often_than_alpha() -> None:
-    rules = RaceSettings(alpha=0.1, indifference=0.0, most=200)
+    rules = RaceSettings(alpha=0.1, indifference=0.0, max_queries=200)
     wrong = 0
     for seed in range(400):
         race = Race(2, rules)
@@ -50,7 +50,7 @@ def test_equal_of_the_leader_is_dropped_no_more_often_than_alpha() -> None:
 
 
 def test_allowance_is_larger_for_more_looks_and_for_a_smaller_alpha() -> None:
-    assert critical_value(RaceSettings(most=800)) > critical_value(RaceSettings(most=50))
+    assert critical_value(RaceSettings(max_queries=800)) > critical_value(RaceSettings(max_queries=50))
     assert critical_value(RaceSettings(alpha=0.01)) > critical_value(RaceSettings(alpha=0.1)) > 1.28
 
 
@@ -59,7 +59,7 @@ def test_allowance_is_larger_for_more_looks_and_for_a_smaller_alpha() -> None:
 def test_every_block_follows_on_the_last_and_asks_for_those_still_in(
     count: int, first: int, block: int, seed: int
 ) -> None:
-    race = Race(count, RaceSettings(first=first, block=block, most=40))
+    race = Race(count, RaceSettings(first_look=first, block_size=block, max_queries=40))
     told = np.random.default_rng(seed).random((count, 40))
     end, spent = 0, 0
     while not race.over:
@@ -83,6 +83,6 @@ def test_scores_that_are_not_those_asked_for_are_refused(wrong: list[list[float]
 
 
 def test_race_that_cannot_be_run_is_refused() -> None:
-    for count, rules in ((0, RaceSettings()), (2, RaceSettings(first=1)), (2, RaceSettings(block=0))):
+    for count, rules in ((0, RaceSettings()), (2, RaceSettings(first_look=1)), (2, RaceSettings(block_size=0))):
         with pytest.raises(ValueError, match="a race needs"):
             Race(count, rules)

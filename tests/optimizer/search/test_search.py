@@ -13,9 +13,12 @@ import pytest
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
+from optimizer.search.levels import RacedSettings
+from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
-from optimizer.search.search import Outcome, Published, Raced, search_published, search_raced
-from optimizer.search.search import Path as Walked
+from optimizer.search.raced import search_raced
+from optimizer.search.space import Outcome
+from optimizer.search.space import Path as SearchPath
 from optimizer.stages.run import run
 from tests.optimizer.scripted_models import PROMPT, ScriptedModels, default_scores, open_scripted_models, write_run
 
@@ -121,7 +124,7 @@ def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
 async def test_unreadable_judgement_is_never_a_score_and_the_prompt_is_kept(tmp_path: Path) -> None:
     space = Numbers({})
     space.unreadable = {0, 1}
-    path = await search_published(space, 0, 20, Published(beam=1, actions=2, depth=3, deeper=0))
+    path = await search_published(space, 0, 20, PublishedSettings(beam=1, actions=2, depth=3, max_extra_depth=0))
     assert [step.candidate for step in path] == [0, 0, 0]
     assert space.expanded == []
 
@@ -140,7 +143,7 @@ class Numbers:
     def key(self, candidate: int) -> str:
         return str(candidate)
 
-    async def expand(self, path: Walked[int], count: int, again: int) -> Sequence[int]:
+    async def expand(self, path: SearchPath[int], count: int, again: int) -> Sequence[int]:
         self.expanded.append(path[-1].candidate)
         return [path[-1].candidate + step for step in (1, -1, 1)][:count]
 
@@ -154,7 +157,7 @@ async def nobody(_level: object) -> None:
     """Watches nothing."""
 
 
-SMALL = Raced(beam=2, actions=3, depth=4, race=RaceSettings(first=4, block=2, most=12))
+SMALL = RacedSettings(beam=2, actions=3, depth=4, race=RaceSettings(first_look=4, block_size=2, max_queries=12))
 
 
 async def test_raced_climbs_keeps_parents_and_asks_no_candidate_twice_on_a_query() -> None:

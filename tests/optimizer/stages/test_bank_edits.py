@@ -5,7 +5,7 @@ import pytest
 
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Bank
-from optimizer.core.config import FIRST_SENTENCE, PLAIN, WHOLE
+from optimizer.core.config_tables import FIRST_SENTENCE, PLAIN, WHOLE
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
 
 NO = "I can't help with harm. I can explain e.g. how to stay safe!"

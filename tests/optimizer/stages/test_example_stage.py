@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from index.types import EmbedderSpec, Vectors
-from optimizer.core.config import ExamplesTable, read_config
+from optimizer.core.config import read_config
+from optimizer.core.config_tables import ExamplesTable
 from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import Row
-from optimizer.rewards.judge import Verdict
+from optimizer.rewards.judge_model import JudgeRating
 from optimizer.stages.example_stage import JudgedAnswer, choose_bank
 from optimizer.stages.run import run
 from tests.optimizer.scripted_models import open_scripted_models, write_run
@@ -30,7 +31,7 @@ class Topics:
 
 
 def answered(query: str, text: str, score: float, kind: str = "general") -> JudgedAnswer:
-    return JudgedAnswer(Row(query, kind), text, Verdict({"clarity": score}, {"clarity": "so"}))
+    return JudgedAnswer(Row(query, kind), text, JudgeRating({"clarity": score}, {"clarity": "so"}))
 
 
 def bank(*candidates: JudgedAnswer, size: int = 2, pinned: int = 1) -> dict[str, tuple[str, bool]]:

@@ -10,18 +10,18 @@ import pytest
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
 from optimizer.core.candidate import Candidate, from_bundle
-from optimizer.core.config import TuneTable
+from optimizer.core.config_tables import TuneTable
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import Reply
-from optimizer.rewards.rewards import Judged, Scorer
+from optimizer.rewards.scorer import ScoredReply, Scorer
+from optimizer.search.levels import RacedSettings
 from optimizer.search.race import RaceSettings
-from optimizer.search.search import Raced
 from optimizer.stages.tuning_stage import set_hyperparameter, tune
 
 ROWS = [Row(f"query {number}") for number in range(60)]
-SETTINGS = Raced(2, 3, 8, 2, RaceSettings(most=60))
+SETTINGS = RacedSettings(2, 3, 8, 2, RaceSettings(max_queries=60))
 
 
 class Scripted:
@@ -30,9 +30,9 @@ class Scripted:
     def __init__(self, quality: Callable[[Candidate], float]) -> None:
         self._quality = quality
 
-    async def judge(self, candidate: Candidate, row: Row, replicate: int = 0) -> Judged:
+    async def score(self, candidate: Candidate, row: Row, replicate: int = 0) -> ScoredReply:
         noise = random.Random(f"{candidate.key} {row.query} {replicate}").gauss(0, 0.1)
-        return Judged(Reply("Yes.", "stop", 1, 1, ()), self._quality(candidate) + noise, {})
+        return ScoredReply(Reply("Yes.", "stop", 1, 1, ()), self._quality(candidate) + noise, {})
 
 
 async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""The reward `MODULE:FUNCTION`: a function of the user's own, plain or async."""
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from optimizer.core.errors import ConfigError
+from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
+
+
+class Function(Reward):
+    """Calls the user's function for each answer."""
+
+    def __init__(self, name: str) -> None:
+        """Import `MODULE:FUNCTION`. Raises ConfigError."""
+        module, _, attribute = name.partition(":")
+        try:
+            self._function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"[reward] {name}: cannot be imported: {error}") from None
+        self._name = name
+
+    async def score(self, answered: AnsweredRow) -> RewardScore:
+        """Score an answer. Raises ConfigError if the function fails or does not return a number from 0 to 1."""
+        row, text = answered.row, answered.reply.text
+        try:
+            result = self._function(query=row.query, answer=text, reference=row.reference, kind=row.kind)
+            value = await result if inspect.isawaitable(result) else result
+        except Exception as error:  # the user's code may fail in any way
+            raise ConfigError(f"[reward] {self._name} failed: {_error_location(error)}") from error
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ConfigError(f"[reward] {self._name} must give a number from 0 to 1")
+        return RewardScore(float(value))
+
+
+def _error_location(error: Exception) -> str:
+    """The error's type and line. Its message is left out: it may contain the text of a query."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {last.filename}, line {last.lineno}"

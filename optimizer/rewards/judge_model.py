@@ -1,0 +1,83 @@
+"""A language model as judge: it chooses criteria for a query, scores an answer by each, and compares two answers.
+
+This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2) with three
+differences. A criterion that the judge adds is defined once and stays the same for the whole run: the reply with its
+definition is in the journal. A score is the expectation over the distribution of the score token if the server returns
+log-probabilities. A reply that cannot be parsed is requested again and never scored.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optimizer.core.errors import UnparsableReplyError
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.rewards.judge_protocol import (
+    Criterion,
+    choice_request,
+    new_criterion,
+    preference_request,
+    rating_request,
+    read_choice,
+    read_preference,
+    read_rating,
+    template_criteria,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRating:
+    """The judge's scores of one answer.
+
+    Attributes:
+        scores: From 1 to 5, by criterion.
+        rationales: The judge's reasons, by criterion.
+    """
+
+    scores: Mapping[str, float]
+    rationales: Mapping[str, str]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the criteria: DRPO's reward."""
+        return sum(self.scores.values()) / len(self.scores)
+
+
+class Judge:
+    """Calls the judge's model.
+
+    All methods raise ModelError if the model does not answer, and BudgetSpentError if the budget allows no call.
+    """
+
+    def __init__(self, calls: CachedCalls) -> None:
+        self._calls = calls
+
+    async def criteria(self, query: str) -> tuple[Criterion, ...]:
+        """Choose two to five criteria for a query; the same ones for the whole run."""
+        choice = await self._calls.ask(choice_request(query), read_choice)
+        known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
+        return tuple(known[name] for name in choice["criteria"])
+
+    async def rate(self, query: str, answer: str) -> JudgeRating:
+        """Score an answer by the query's own criteria."""
+        return await self.rate_by(query, answer, await self.criteria(query))
+
+    async def rate_by(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
+        """Score an answer by the given criteria."""
+        rating = await self._calls.ask(rating_request(query, answer, criteria), read_rating)
+        missing = [criterion.name for criterion in criteria if criterion.name not in rating["scores"]]
+        if missing:
+            raise UnparsableReplyError(f"judge: no score for {', '.join(missing)}")
+        return JudgeRating(
+            {criterion.name: rating["scores"][criterion.name] for criterion in criteria}, rating["rationales"]
+        )
+
+    async def better(self, query: str, first: str, second: str) -> float:
+        """Compare two answers in both orders: 1 if the first wins both, 0 if the second does, else 0.5."""
+        orders = await asyncio.gather(self.prefers(query, first, second), self.prefers(query, second, first))
+        return (float(orders[0]) + 1.0 - float(orders[1])) / 2
+
+    async def prefers(self, query: str, first: str, second: str) -> bool:
+        """Whether the judge prefers the answer that it reads first."""
+        preference = await self._calls.ask(preference_request(query, first, second), read_preference)
+        return bool(preference["better"] == "A")

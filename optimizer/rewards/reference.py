@@ -1,0 +1,28 @@
+"""The reward `reference`: the similarity of an answer to the row's reference answer. It needs the embedder."""
+
+import asyncio
+from typing import Final
+
+from index.embedders.base import Embedder
+from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
+
+MAX_COMPARED_CHARACTERS: Final = 600
+
+
+class Reference(Reward):
+    """Cosine similarity of the beginnings of answer and reference; negative values count as 0."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+
+    async def score(self, answered: AnsweredRow) -> RewardScore | None:
+        """Score an answer; None for a row without a reference."""
+        reference = answered.row.reference
+        if not reference:
+            return None
+        answer = answered.reply.text.strip()[:MAX_COMPARED_CHARACTERS]
+        if not answer:
+            return RewardScore(0.0)
+        texts = [answer, reference[:MAX_COMPARED_CHARACTERS]]
+        answer_vector, reference_vector = await asyncio.to_thread(self._embedder.embed, texts)
+        return RewardScore(max(0.0, float(answer_vector @ reference_vector)))

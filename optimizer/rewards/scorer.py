@@ -1,0 +1,52 @@
+"""Answers a row with the task model and combines the scores of several rewards. It does not depend on the search."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimizer.data.dataset import Row
+from optimizer.models.task_model import Reply, TaskModel, Variant
+from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredReply:
+    """An answer and its scores.
+
+    Attributes:
+        reply: The answer.
+        score: Weighted mean of the rewards' scores, from 0 to 1; 0 if the answer violates a constraint.
+        parts: The scores by the name of the reward, without the rewards that do not apply to the row.
+    """
+
+    reply: Reply
+    score: float
+    parts: Mapping[str, RewardScore]
+
+
+class Scorer:
+    """Answers rows and scores the answers."""
+
+    def __init__(self, task: TaskModel, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+        """Score the answers of `task` by the rewards that `weights` names; `rewards` may hold more."""
+        self._task = task
+        self._weights = weights
+        self._rewards = {name: rewards[name] for name, weight in weights.items() if weight > 0}
+
+    async def score(self, variant: Variant, row: Row, replicate: int = 0) -> ScoredReply:
+        """Answer a row under a variant, and score the answer. Raises ModelError, BudgetSpentError, JournalError."""
+        for reward in self._rewards.values():
+            await reward.prepare(row)
+        reply = await self._task.answer(variant, row, replicate)
+        answered = AnsweredRow(variant, row, reply)
+        scores = await asyncio.gather(*(reward.score(answered) for reward in self._rewards.values()))
+        parts = {name: score for name, score in zip(self._rewards, scores, strict=True) if score is not None}
+        return ScoredReply(reply, combine(parts, self._weights), parts)
+
+
+def combine(parts: Mapping[str, RewardScore], weights: Mapping[str, float]) -> float:
+    """The weighted mean of the scores; 0 if a constraint is violated, since nothing makes up for that."""
+    if not parts or any(part.violations for part in parts.values()):
+        return 0.0
+    total = sum(weights[name] for name in parts)
+    return sum(weights[name] * part.value for name, part in parts.items()) / total

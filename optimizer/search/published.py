@@ -1,0 +1,85 @@
+"""The recipe `drpo`: the published beam search (arXiv 2411.08733), with one query for each level.
+
+The beam holds W paths of prompts. Each level expands the last prompt of each path into M rewrites. The reward of a path
+is the mean of the scores along it. If the last answer scores above 4.5 of 5, or its judgement could not be parsed, the
+path keeps its prompt for the next query, and the search may go one level deeper, up to ten times. Where the paper
+leaves something open, its authors' code decides.
+
+One difference: a judgement that could not be parsed is left out of the mean, where the paper's code counts it as 0.
+"""
+
+from dataclasses import dataclass
+from typing import Generic
+
+from optimizer.search.space import C, Outcome, Path, Space, Step
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSettings:
+    """The paper's settings.
+
+    Attributes:
+        beam: Paths kept per level (W).
+        actions: Rewrites of each prompt (M).
+        depth: Levels (D).
+        max_extra_depth: Levels that kept prompts may add to `depth`.
+        keep_above: The score from 1 to 5 above which a prompt is kept for the next query.
+    """
+
+    beam: int = 2
+    actions: int = 3
+    depth: int = 20
+    max_extra_depth: int = 10
+    keep_above: float = 4.5
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoredPath(Generic[C]):
+    path: Path[C]
+    rewards: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        return sum(self.rewards) / len(self.rewards) if self.rewards else 0.0
+
+
+async def search_published(space: Space[C], first: C, queries: int, settings: PublishedSettings) -> Path[C]:
+    """Search from a first candidate.
+
+    Args:
+        space: The candidates.
+        first: The candidate to begin with.
+        queries: The number of queries: each level uses the next one.
+        settings: The paper's settings.
+
+    Returns:
+        The best path; its last candidate is the result.
+    """
+    beam = [_ScoredPath(path=(Step(first, (await space.score(first, 0),)),))]
+    finished: list[_ScoredPath[C]] = []
+    depth, max_depth = 0, settings.depth
+    while beam and depth <= max_depth:
+        extended: list[_ScoredPath[C]] = []
+        may_deepen = max_depth < settings.depth + settings.max_extra_depth
+        for scored in beam:
+            if len(scored.path) >= min(max_depth, queries):
+                finished.append(scored)
+                continue
+            last = scored.path[-1]
+            keeps_prompt = _keeps_prompt(last.outcomes[0], settings.keep_above)
+            if keeps_prompt and may_deepen:
+                max_depth, may_deepen = max_depth + 1, False
+            expanded = [last.candidate] if keeps_prompt else await space.expand(scored.path, settings.actions, 0)
+            for candidate in expanded:
+                outcome = await space.score(candidate, len(scored.path))
+                reward = (outcome.score,) if outcome.readable else ()
+                extended.append(_ScoredPath((*scored.path, Step(candidate, (outcome,))), (*scored.rewards, *reward)))
+        if not extended:
+            finished += beam
+        beam = sorted(extended, key=lambda scored: -scored.mean)[: settings.beam]
+        depth += 1
+    return max([*finished, *beam], key=lambda scored: scored.mean).path
+
+
+def _keeps_prompt(outcome: Outcome, keep_above: float) -> bool:
+    return not outcome.readable or outcome.score > keep_above

@@ -1,0 +1,68 @@
+"""The recipe `raced`: a beam search in which parents stay candidates, and each level is a race on the same queries.
+
+Candidates of a level are scored a block of queries at a time, and leave the race when a paired test says so (race.py).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+from optimizer.search.levels import Level, RacedSettings, race_level
+from optimizer.search.space import C, Path, Space, Step
+
+LevelCallback = Callable[[Level[C]], Awaitable[None]]
+
+
+async def search_raced(
+    space: Space[C], first: C, queries: int, settings: RacedSettings, on_level: LevelCallback[C]
+) -> tuple[Step[C], tuple[Level[C], ...]]:
+    """Search from a first candidate.
+
+    Args:
+        space: The candidates.
+        first: The candidate to begin with.
+        queries: The number of queries.
+        settings: The settings of the recipe.
+        on_level: Called after each level.
+
+    Returns:
+        The candidate with the best estimate and its outcomes, and all levels.
+    """
+    paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
+    beam, levels, without_new_leader = [first], list[Level[C]](), 0
+    expanded: Counter[str] = Counter()
+    for number in range(settings.depth):
+        again = [expanded[space.key(candidate)] for candidate in beam]
+        beam_paths = [paths[space.key(candidate)] for candidate in beam]
+        new = await _expand_all(space, beam_paths, again, settings.actions, set(paths))
+        expanded.update(space.key(candidate) for candidate in beam)
+        for parent, child in new:
+            paths[space.key(child)] = (*paths[space.key(parent)], Step(child, ()))
+        if not new:
+            break
+        level = await race_level(space, number, [*beam, *(child for _, child in new)], queries, settings)
+        levels.append(level)
+        await on_level(level)
+        for step in level.ranked:
+            paths[space.key(step.candidate)] = (*paths[space.key(step.candidate)][:-1], step)
+        leader = level.ranked[0].candidate
+        without_new_leader = without_new_leader + 1 if space.key(leader) == space.key(beam[0]) else 0
+        beam = [step.candidate for step in level.ranked[: level.kept]]
+        if without_new_leader >= settings.patience:
+            break
+    return paths[space.key(beam[0])][-1], tuple(levels)
+
+
+async def _expand_all(
+    space: Space[C], paths: Sequence[Path[C]], again: Sequence[int], count: int, known: set[str]
+) -> list[tuple[C, C]]:
+    """Pairs of parent and new child; children whose key is known, or occurs twice, are left out."""
+    pairs = zip(paths, again, strict=True)
+    families = await asyncio.gather(*(space.expand(path, count, times) for path, times in pairs))
+    new = []
+    for path, children in zip(paths, families, strict=True):
+        for child in children:
+            if space.key(child) not in known:
+                known.add(space.key(child))
+                new.append((path[-1].candidate, child))
+    return new

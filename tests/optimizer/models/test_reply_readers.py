@@ -1,0 +1,24 @@
+"""Tests that the names of reply readers stay as they are: with other names, old journals would be paid for again."""
+
+from optimizer.evaluation.judge_agreement import read_either
+from optimizer.models.task_model import read_chat, read_completion, read_echo
+from optimizer.rewards.judge_protocol import read_choice, read_preference, read_rating
+from optimizer.stages.example_stage import read_answers
+from optimizer.stages.prompt_stage import read_prompts
+
+
+def test_names_of_reply_readers_do_not_change() -> None:
+    judge = {read_choice.name, read_rating.name, read_preference.name, read_either.name}
+    assert judge == {
+        "optimizer.judge.read_choice",
+        "optimizer.judge.read_rating",
+        "optimizer.judge.read_preference",
+        "optimizer.judge_check.read_either",
+    }
+    task = {read_completion.name, read_chat.name, read_echo.name}
+    assert task == {"optimizer.task.read_completion", "optimizer.task.read_chat", "optimizer.task.read_echo"}
+    stages = {read_answers.name, read_prompts.name}
+    assert stages == {
+        "optimizer.examples.read_answers",
+        "optimizer.prompt.read_prompts",
+    }

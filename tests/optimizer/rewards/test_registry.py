@@ -1,0 +1,93 @@
+"""Tests the registry of rewards: which names run.toml may use, and that a new kind is a module and one entry."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.core.config import read_config
+from optimizer.core.config_tables import RewardTable, RunConfig
+from optimizer.core.errors import ConfigError
+from optimizer.rewards.registry import REWARD_KINDS, check_rewards
+from tests.optimizer.scripted_models import write_run
+
+ROOT = Path(__file__).parents[3]
+MODULE = '''"""The reward `brevity`: short answers."""
+
+from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
+
+
+class Brevity(Reward):
+    """The inverse of the number of words."""
+
+    async def score(self, answered: AnsweredRow) -> RewardScore:
+        """Score an answer."""
+        return RewardScore(1 / len(answered.reply.text.split()))
+'''
+IMPORT = "from optimizer.rewards.brevity import Brevity\n"
+ENTRY = '    "brevity": RewardKind(lambda _: Brevity()),\n'
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from optimizer.core.config import read_config
+from optimizer.data.dataset import Row
+from optimizer.models.task_model import Raw, Reply
+from optimizer.rewards.registry import RewardResources, build_rewards, check_rewards
+from optimizer.rewards.scorer import Scorer
+
+class Task:
+    async def answer(self, variant, row, replicate=0):
+        return Reply("two words", "stop", 1, 2)
+
+config = read_config(Path(sys.argv[1]))
+check_rewards(config)
+rewards = build_rewards(RewardResources(config.reward, TaskModel(), None, None))
+scorer = Scorer(TaskModel(), rewards, config.reward.weights)
+print(asyncio.run(scorer.score(Raw({}), Row("query"))).score)
+"""
+
+
+def config_with(folder: Path, **weights: float) -> RunConfig:
+    config = read_config(write_run(folder, "http://127.0.0.1:9"))
+    return replace(config, reward=RewardTable(weights))
+
+
+@pytest.mark.parametrize("names", [(name,) for name in REWARD_KINDS] + [("my_rewards:polite", "rules")])
+def test_registered_names_and_functions_are_accepted(names: tuple[str, ...], tmp_path: Path) -> None:
+    check_rewards(config_with(tmp_path, **dict.fromkeys(names, 1.0)))
+
+
+def test_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rules, reference, likelihood, judge or MODULE:FUNCTION"):
+        check_rewards(config_with(tmp_path, juge=1.0))
+
+
+def test_judge_without_a_model_is_refused(tmp_path: Path) -> None:
+    config = config_with(tmp_path, judge=1.0)
+    with pytest.raises(ConfigError, match=r"\[reward\] judge needs a model: add \[models.judge\]"):
+        check_rewards(replace(config, models={"task": config.models["task"]}))
+
+
+def test_every_reward_is_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "optimizing.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in page for name in REWARD_KINDS)
+
+
+def test_new_reward_takes_one_module_and_one_registry_entry(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "optimizer", tmp_path / "optimizer", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "optimizer" / "rewards" / "brevity.py").write_text(MODULE, encoding="utf-8")
+    registry = tmp_path / "optimizer" / "rewards" / "registry.py"
+    source = registry.read_text(encoding="utf-8")
+    first_import, first_entry = "from optimizer.rewards.function", '    "rules": RewardKind('
+    assert source.count(first_import) == source.count(first_entry) == 1
+    source = source.replace(first_import, IMPORT + first_import).replace(first_entry, ENTRY + first_entry)
+    registry.write_text(source, encoding="utf-8")
+    run_file = write_run(tmp_path, "http://127.0.0.1:9", reward={"weights": {"brevity": 1.0}})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    command = [sys.executable, "-c", PROGRAM, str(run_file)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("0.5\n", 0), done.stderr
