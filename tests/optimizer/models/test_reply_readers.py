@@ -11,7 +11,7 @@ def test_names_of_reply_readers_do_not_change() -> None:
     judge = {read_choice.name, read_rating.name, read_preference.name, read_either.name}
     assert judge == {
         "optimizer.judge.read_choice",
-        "optimizer.judge.read_rating",
+        "optimizer.judge.read_verdict",
         "optimizer.judge.read_preference",
         "optimizer.judge_check.read_either",
     }
