@@ -39,14 +39,14 @@ from optimizer.models.task_model import Raw, Reply
 from optimizer.rewards.registry import RewardResources, build_rewards, check_rewards
 from optimizer.rewards.scorer import Scorer
 
-class Task:
+class StubTaskModel:
     async def answer(self, variant, row, replicate=0):
         return Reply("two words", "stop", 1, 2)
 
 config = read_config(Path(sys.argv[1]))
 check_rewards(config)
-rewards = build_rewards(RewardResources(config.reward, TaskModel(), None, None))
-scorer = Scorer(TaskModel(), rewards, config.reward.weights)
+rewards = build_rewards(RewardResources(config.reward, StubTaskModel(), None, None))
+scorer = Scorer(StubTaskModel(), rewards, config.reward.weights)
 print(asyncio.run(scorer.score(Raw({}), Row("query"))).score)
 """
 
