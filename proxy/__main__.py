@@ -13,7 +13,7 @@ from rich.console import Console
 from index.errors import DrpoError
 from proxy.api.auth import new_key
 from proxy.core.log import log_lines
-from proxy.core.malloc import give_back_large_blocks
+from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import parse_settings, process_environment
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
                 from proxy.server.check import check  # the same
 
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
-            give_back_large_blocks()
+            return_large_blocks_to_system()
             uvloop.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)

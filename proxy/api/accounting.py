@@ -6,7 +6,7 @@ from time import perf_counter
 from proxy.api.handled_request import HandledRequest
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
-from proxy.core.tracing import Told
+from proxy.core.tracing import RequestOutcome
 from proxy.experiments.assignment import EXPERIMENT_HEADER
 from proxy.experiments.service import ExperimentService
 
@@ -27,16 +27,16 @@ def account_for(
     for kind, count in record.token_counts():
         metrics.tokens.labels(variant, kind).inc(count)
     if record.trace is not None:
-        record.trace.end(_told(record, seconds, usage))
+        record.trace.end(_outcome(record, seconds, usage))
     if experiments is not None and record.assignment is not None:
         experiments.note(record.assignment, record, record.sample, seconds, keeps_content=logs_content)
     _log(record, seconds, variant, usage, logs_content=logs_content)
 
 
-def _told(record: HandledRequest, seconds: float, usage: Mapping[str, object]) -> Told:
+def _outcome(record: HandledRequest, seconds: float, usage: Mapping[str, object]) -> RequestOutcome:
     plan = record.plan
     injection = plan.injection if plan else None
-    return Told(
+    return RequestOutcome(
         plan.choice.model if plan else None,
         record.status,
         record.outcome,

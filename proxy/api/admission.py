@@ -41,7 +41,7 @@ class Admission:
     @property
     def in_flight(self) -> int:
         """Requests that this worker serves."""
-        return self._shared.seats[self._shared.worker]
+        return self._shared.in_flight[self._shared.worker]
 
     async def __aenter__(self) -> None:
         """Hold a place for one request, waiting for it where it must. Raises DrainingError, OverloadedError."""
@@ -79,15 +79,15 @@ class Admission:
     def _take(self) -> bool:
         """A place, if there is one on all workers together."""
         with self._shared.lock:
-            if sum(self._shared.seats) >= self.limits.max_in_flight:
+            if sum(self._shared.in_flight) >= self.limits.max_in_flight:
                 return False
-            self._shared.seats[self._shared.worker] += 1
+            self._shared.in_flight[self._shared.worker] += 1
         self.idle.clear()
         return True
 
     def _give_back(self) -> None:
         with self._shared.lock:
-            self._shared.seats[self._shared.worker] -= 1
+            self._shared.in_flight[self._shared.worker] -= 1
         self._given_back.set()
         self._note_idle()
 

@@ -1,1 +1,1 @@
-"""Model servers: connections, health, load balancing, and the differences between them. It does not know prompts."""
+"""Model servers: connections, health, load balancing and dialects. It does not depend on prompts."""

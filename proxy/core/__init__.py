@@ -1,1 +1,1 @@
-"""What every other package uses: settings, errors, logging, metrics, tracing."""
+"""What all other packages depend on: settings, errors, logging, metrics and tracing."""

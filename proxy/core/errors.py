@@ -1,29 +1,29 @@
-"""Everything that can go wrong while serving, and how each is said in OpenAI's shape. Knows no request and no backend.
+"""The errors of the proxy, in the shape of OpenAI's errors. They do not depend on requests or on backends.
 
     ProxyError                       status, type and code are class attributes
       BadRequestError        400     the request cannot be served as it is
-      UnauthorizedError      401     no key, or not one of ours
-      ForbiddenError         403     the admin listener is not for this page or name
+      UnauthorizedError      401     no key, or an unknown key
+      ForbiddenError         403     the admin listener does not serve this page or host name
       UnknownModelError      404     no backend lists the model
-      UnknownRouteError      404     not in the table of served paths
-      UnknownExperimentError 404     no experiment of this name runs here
-      MethodError            405     the path exists, the method does not
-      ReloadRefusedError     409     what was to be served instead is not right
+      UnknownRouteError      404     the path is not served
+      UnknownExperimentError 404     no experiment of this name runs
+      MethodError            405     the path is not served with this method
+      ReloadRefusedError     409     the new configuration is not valid
       SlowRequestError       408     the body did not arrive in time
-      TooLargeError          413     the body is larger than allowed
+      TooLargeError          413     the body is larger than the limit
       UnsupportedMediaError  415     not JSON, or compressed
-      RateLimitError         429     the key has used up its requests or tokens (Retry-After)
+      RateLimitError         429     the rate limit of the key is reached (Retry-After)
       OverloadedError        503     too many requests in flight (Retry-After)
       DrainingError          503     shutting down (Retry-After)
       NoStatisticsError      501     the extra `experiments` is not installed
-      StoreDownError         503     feedback cannot be kept now (Retry-After)
+      StoreDownError         503     feedback cannot be stored now (Retry-After)
       BackendUnavailableError 502    no backend could be reached
-      BackendProtocolError   502     the backend's reply is not a reply
+      BackendProtocolError   502     the backend's reply is not valid
       BackendTimeoutError    504     the backend did not answer in time
     StartupError                     the server cannot start; the message names the flag or the file
       EmbeddedError                  the embedded model cannot run
 
-Messages go to clients: never a key, a prompt, or a stack trace.
+Clients read the messages, so they never contain a key, a prompt or a stack trace.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,14 @@ from index.errors import DrpoError
 
 
 class ProxyError(DrpoError):
-    """A request ends here, with `status` (HTTP), `type` and `code` (OpenAI error body); `param` names the field."""
+    """An error that ends a request.
+
+    Attributes:
+        status: The HTTP status.
+        type: The `type` of OpenAI's error object.
+        code: The `code` of OpenAI's error object.
+        param: The field of the request that is wrong; None if it is not a field.
+    """
 
     status = 500
     type = "server_error"
@@ -47,7 +54,7 @@ class ProxyError(DrpoError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the error."""
+        """The headers that the reply needs besides its content type."""
         return {}
 
     @property
@@ -69,7 +76,7 @@ class BadRequestError(ProxyError):
 
 
 class UnauthorizedError(ProxyError):
-    """No key, or not one of ours."""
+    """The request has no key, or an unknown one."""
 
     status = 401
     type = "authentication_error"
@@ -77,12 +84,12 @@ class UnauthorizedError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """How to say who one is (RFC 6750, 3)."""
+        """The authentication scheme (RFC 6750, 3)."""
         return {"WWW-Authenticate": "Bearer"}
 
 
 class ForbiddenError(ProxyError):
-    """The admin listener is not for this page or name."""
+    """The admin listener does not serve this page or host name."""
 
     status = 403
     type = "permission_error"
@@ -98,7 +105,7 @@ class UnknownModelError(ProxyError):
 
 
 class UnknownRouteError(ProxyError):
-    """The path is not in the table of served paths."""
+    """The path is not served."""
 
     status = 404
     type = "invalid_request_error"
@@ -106,7 +113,7 @@ class UnknownRouteError(ProxyError):
 
 
 class UnknownExperimentError(ProxyError):
-    """No experiment of this name runs here."""
+    """No experiment of this name runs."""
 
     status = 404
     type = "invalid_request_error"
@@ -114,7 +121,7 @@ class UnknownExperimentError(ProxyError):
 
 
 class MethodError(ProxyError):
-    """The path is served, with another method."""
+    """The path is served with other methods only."""
 
     status = 405
     type = "invalid_request_error"
@@ -126,12 +133,12 @@ class MethodError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the path takes (RFC 9110, 10.2.1)."""
+        """The methods of the path (RFC 9110, 10.2.1)."""
         return {"Allow": self.allowed}
 
 
 class ReloadRefusedError(ProxyError):
-    """What was to be served instead is not right; what was served before still is."""
+    """The new configuration is not valid, and the old one stays in use."""
 
     status = 409
     type = "invalid_request_error"
@@ -147,7 +154,7 @@ class SlowRequestError(ProxyError):
 
 
 class TooLargeError(ProxyError):
-    """The body is larger than allowed."""
+    """The body is larger than the limit."""
 
     status = 413
     type = "invalid_request_error"
@@ -155,7 +162,7 @@ class TooLargeError(ProxyError):
 
 
 class UnsupportedMediaError(ProxyError):
-    """The body is compressed, or not of the type that the path takes."""
+    """The body is compressed, or has a media type that the path does not take."""
 
     status = 415
     type = "invalid_request_error"
@@ -163,7 +170,11 @@ class UnsupportedMediaError(ProxyError):
 
 
 class RateLimitError(ProxyError):
-    """A key has used up what it may in a minute. wait: seconds until the request would be let in."""
+    """The rate limit of a key is reached.
+
+    Attributes:
+        wait: Seconds until the limit allows the request.
+    """
 
     status = 429
     type = "rate_limit_error"
@@ -175,12 +186,12 @@ class RateLimitError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come back, in whole seconds."""
+        """The delay of a retry, in whole seconds."""
         return {"Retry-After": str(ceil(self.wait))}
 
 
 class OverloadedError(ProxyError):
-    """As many requests are in flight as are allowed."""
+    """The limit of requests in flight is reached."""
 
     status = 503
     type = "overloaded_error"
@@ -188,7 +199,7 @@ class OverloadedError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come back, in seconds."""
+        """The delay of a retry, in seconds."""
         return {"Retry-After": "1"}
 
 
@@ -199,7 +210,7 @@ class DrainingError(OverloadedError):
 
 
 class NoStatisticsError(ProxyError):
-    """What statistics are computed with is not installed."""
+    """The libraries for statistics are not installed."""
 
     status = 501
     code = "statistics_not_installed"
@@ -209,7 +220,7 @@ class NoStatisticsError(ProxyError):
 
 
 class StoreDownError(OverloadedError):
-    """Feedback cannot be kept now; nothing of it was, as far as is known, and sending it again does no harm."""
+    """Feedback cannot be stored now. As far as is known, none of it was, and the client may safely send it again."""
 
     code = "store_unavailable"
 
@@ -223,7 +234,7 @@ class BackendUnavailableError(ProxyError):
 
 
 class BackendProtocolError(ProxyError):
-    """What the backend sent is not a reply that can be passed on."""
+    """The backend's reply is not valid, so it cannot be relayed."""
 
     status = 502
     type = "backend_error"
@@ -239,7 +250,7 @@ class BackendTimeoutError(ProxyError):
 
 
 class StartupError(DrpoError):
-    """The server cannot start; the message names the flag or the file, and what to do."""
+    """The server cannot start. The message names the flag or the file, and what to do."""
 
 
 class EmbeddedError(StartupError):
@@ -247,8 +258,8 @@ class EmbeddedError(StartupError):
 
 
 class StoreError(DrpoError):
-    """What experiments bring cannot be kept, or read, now."""
+    """The store of experiments cannot be written or read now."""
 
 
 class StoreRefusedError(StoreError):
-    """The store is well and does not take a row."""
+    """The store works, but it refused a row."""

@@ -1,10 +1,10 @@
-"""The types of JSON values that pass through: objects are looked at field by field, never turned into a model."""
+"""The types of JSON objects. The proxy reads single fields of them and does not convert them into models."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Json = Mapping[str, Any]
-"""A JSON object that is only read."""
+"""A JSON object that is read only."""
 
 JsonDict = dict[str, Any]
-"""A JSON object that is being built."""
+"""A JSON object that may be changed."""

@@ -1,4 +1,4 @@
-"""Reads a secret key from a file. The key itself never appears in an error or in the log."""
+"""Reads a secret key from a file. The key never appears in an error or in the log."""
 
 from pathlib import Path
 
@@ -6,7 +6,15 @@ from proxy.core.errors import StartupError
 
 
 def read_key(file: str, flag: str) -> str | None:
-    """The key in a file, without white space around it. Raises StartupError."""
+    """Return the key in a file, without surrounding white space; None if no file is given.
+
+    Args:
+        file: The path of the file; may be empty.
+        flag: The command-line flag that the error names.
+
+    Raises:
+        StartupError: The file cannot be read, or does not contain one line of printable characters.
+    """
     if not file:
         return None
     try:

@@ -1,7 +1,7 @@
-"""One line per event on standard error: JSON for machines, short text for a terminal. Knows no request content.
+"""The log: one line per event on standard error, as JSON or as short text. It never contains the content of requests.
 
-A thread of its own writes them, those of a moment together: each wake-up would cost a request more than its line does.
-Who reads the log too slowly loses lines, and costs no request time or memory.
+A thread writes the lines, several at a time, because a write for each line would cost a request more than the line
+itself. If the reader of the log is too slow, lines are dropped, so that requests need no more time or memory.
 """
 
 import logging
@@ -21,22 +21,25 @@ import orjson
 LOGGER: Final = logging.getLogger("drpo")
 
 
-LINES_HELD: Final = 10_000
-_LAST_LINES_WITHIN: Final = 2.0  # seconds, at the end
-_GATHERED_FOR: Final = 0.02  # seconds
-_WRITTEN_TOGETHER: Final = 1_000
+MAX_QUEUED_LINES: Final = 10_000
+_CLOSE_TIMEOUT: Final = 2.0  # seconds for the last lines
+_BATCH_DELAY: Final = 0.02  # seconds in which lines gather before they are written
+_MAX_BATCH_LINES: Final = 1_000
 
 
 @contextmanager
 def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None = None) -> Iterator[None]:
-    """Send drpo's lines to `stream` as `json`, `text`, or (`auto`) whichever suits it, until the block ends.
+    """Write the log to a stream until the block ends.
 
-    worker: the number of this process among several, to stand in each line.
+    Args:
+        log_format: `json`, `text`, or `auto`, which is `text` for a terminal and `json` otherwise.
+        stream: The stream. Its file descriptor is used.
+        worker: The number of this worker process, written in each line; None if there is one process.
     """
     as_text = log_format == "text" or (log_format == "auto" and stream.isatty())
-    sink = _Sink(stream.fileno(), _TextLines(worker) if as_text else _JsonLines(worker))
+    handler = _QueueHandler(stream.fileno(), _TextFormat(worker) if as_text else _JsonFormat(worker))
     before = LOGGER.level, LOGGER.propagate
-    LOGGER.addHandler(sink)
+    LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     try:
@@ -44,86 +47,92 @@ def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None =
     finally:
         LOGGER.setLevel(before[0])
         LOGGER.propagate = before[1]
-        LOGGER.removeHandler(sink)
-        sink.close()
+        LOGGER.removeHandler(handler)
+        handler.close()
 
 
 def lost_lines() -> int:
-    """Lines that were dropped because nobody read the log fast enough."""
-    return sum(handler.lost for handler in LOGGER.handlers if isinstance(handler, _Sink))
+    """Return how many lines were dropped because the reader of the log was too slow."""
+    return sum(handler.lost for handler in LOGGER.handlers if isinstance(handler, _QueueHandler))
 
 
-class _Sink(logging.Handler):
-    """Lines on their way to a file descriptor. It is written to directly: a thread that hangs in a write while it holds
-    the lock of sys.stderr would bring the interpreter down at exit."""
+class _QueueHandler(logging.Handler):
+    """Queues lines, and writes them to a file descriptor on a thread.
 
-    def __init__(self, descriptor: int, form: "_Lines") -> None:
+    It does not write through sys.stderr: a thread that blocks in a write while it holds the lock of sys.stderr would
+    crash the interpreter at exit.
+
+    Attributes:
+        lost: How many lines were dropped.
+    """
+
+    def __init__(self, descriptor: int, line_format: "_LineFormat") -> None:
         super().__init__()
         self.lost = 0
-        self._form = form
-        self._descriptor = os.dup(descriptor)  # its number is nobody else's, even when the thread outlives the stream
+        self._format = line_format
+        self._descriptor = os.dup(descriptor)  # stays valid even if the thread outlives the stream
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
         self._closing = False
         self._thread = Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """What comes by way of the logging module."""
-        self.take(record.created, record.levelname.lower(), record.getMessage(), getattr(record, "values", {}))
+        """Queue a record of the logging module."""
+        self.queue_line(record.created, record.levelname.lower(), record.getMessage(), getattr(record, "values", {}))
 
-    def take(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> None:
-        """Write one line soon."""
-        if self._lines.qsize() < LINES_HELD:
-            self._lines.put(self._form.line(seconds, level, event, values))
+    def queue_line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> None:
+        """Queue one line."""
+        if self._lines.qsize() < MAX_QUEUED_LINES:
+            self._lines.put(self._format.line(seconds, level, event, values))
         else:
             self.lost += 1
 
     def close(self) -> None:
-        """Write what is held, as far as it is taken in two seconds."""
+        """Write the queued lines, but wait no longer than _CLOSE_TIMEOUT."""
         self._closing = True
         self._lines.put(None)
-        self._thread.join(_LAST_LINES_WITHIN)
+        self._thread.join(_CLOSE_TIMEOUT)
         super().close()
 
     def _write_all(self) -> None:
-        told, ended = 0, False
+        reported, ended = 0, False
         while not ended:
             lines = [self._lines.get()]
             if not self._closing:
-                sleep(_GATHERED_FOR)
-            lines += self._at_hand()
+                sleep(_BATCH_DELAY)
+            lines += self._queued_lines()
             ended = lines[-1] is None
             self._write(b"".join(line for line in lines if line is not None))
-            if self.lost > told:
-                told = self.lost
-                self._write(self._form.line(time(), "warning", "log lines lost", {"lines": told}))
+            if self.lost > reported:
+                reported = self.lost
+                self._write(self._format.line(time(), "warning", "log lines lost", {"lines": reported}))
         os.close(self._descriptor)
 
-    def _at_hand(self) -> list[bytes | None]:
-        """What waits now, up to the end if that is there."""
+    def _queued_lines(self) -> list[bytes | None]:
+        """Take the queued lines, but none after the None that marks the end."""
         lines: list[bytes | None] = []
-        while len(lines) < _WRITTEN_TOGETHER and (not lines or lines[-1] is not None):
+        while len(lines) < _MAX_BATCH_LINES and (not lines or lines[-1] is not None):
             try:
                 lines.append(self._lines.get_nowait())
             except Empty:
                 break
         return lines
 
-    def _write(self, rest: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            while data:
+                data = data[os.write(self._descriptor, data) :]
         except OSError:
-            self.lost += 1  # the reader is gone, or the disk is full: the next line is tried all the same
+            self.lost += 1  # the reader is gone or the disk is full; later lines are still tried
 
 
 def log_event(event: str, **values: object) -> None:
-    """Write one line: what happened, and plain values that describe it. Never keys, prompts or user text."""
+    """Log an event with values that describe it. They never contain keys, prompts or text of users."""
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     for handler in LOGGER.handlers:
-        if isinstance(handler, _Sink):  # without a LogRecord, which costs more than the line
-            handler.take(time(), "info", event, values)
+        if isinstance(handler, _QueueHandler):  # no LogRecord: it would cost more than the line
+            handler.queue_line(time(), "info", event, values)
         else:
             handler.handle(
                 LOGGER.makeRecord(LOGGER.name, logging.INFO, "", 0, event, (), None, extra={"values": values})
@@ -131,50 +140,50 @@ def log_event(event: str, **values: object) -> None:
 
 
 def log_failure(event: str, error: BaseException, **values: object) -> None:
-    """Write one line for a defect of ours: the error's type and where it was raised, never its text."""
-    LOGGER.error(event, extra={"values": {**values, "error": type(error).__name__, "at": _place(error)}})
+    """Log a defect of the proxy: the type of the error and where it was raised, never its message."""
+    LOGGER.error(event, extra={"values": {**values, "error": type(error).__name__, "at": _raised_at(error)}})
 
 
-def _place(error: BaseException) -> str:
+def _raised_at(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
 
 
-class _Lines(ABC):
-    """How a line is written. worker: the number that stands in each, if there are several."""
+class _LineFormat(ABC):
+    """The format of a line."""
 
     def __init__(self, worker: int | None) -> None:
         self._worker = {} if worker is None else {"worker": worker}
 
     @abstractmethod
     def line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> bytes:
-        """One line, its end included; values of None are left out. seconds: since the epoch."""
+        """Return one line with its newline. Values that are None are left out. `seconds` counts from the epoch."""
 
 
-class _JsonLines(_Lines):
+class _JsonFormat(_LineFormat):
     def __init__(self, worker: int | None) -> None:
         super().__init__(worker)
-        self._second, self._until_second = 0, ""
+        self._second, self._formatted_second = 0, ""
 
     def line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> bytes:
-        told = {name: value for name, value in values.items() if value is not None}
-        line = {"time": self._time(seconds), "level": level, "event": event, **self._worker, **told}
+        present = {name: value for name, value in values.items() if value is not None}
+        line = {"time": self._time(seconds), "level": level, "event": event, **self._worker, **present}
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
     def _time(self, seconds: float) -> str:
-        """In ISO 8601, to the millisecond; what is the same for a second is written once."""
+        """Return the time in ISO 8601, to the millisecond. The part up to the second is formatted once per second."""
         second = int(seconds)
         if second != self._second:
-            self._until_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._formatted_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._second = second
-        return f"{self._until_second}.{int(1000 * (seconds - second)):03d}+00:00"
+        return f"{self._formatted_second}.{int(1000 * (seconds - second)):03d}+00:00"
 
 
-class _TextLines(_Lines):
+class _TextFormat(_LineFormat):
     def line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> bytes:  # noqa: ARG002
-        told = {**self._worker, **{name: value for name, value in values.items() if value is not None}}
-        words = " ".join(f"{name}={value}" for name, value in told.items())
+        present = {**self._worker, **{name: value for name, value in values.items() if value is not None}}
+        words = " ".join(f"{name}={value}" for name, value in present.items())
         text = f"{datetime.fromtimestamp(seconds).astimezone():%H:%M:%S} {event} {words}"
         return ("".join(letter if letter.isprintable() else " " for letter in text) + "\n").encode("utf-8", "replace")

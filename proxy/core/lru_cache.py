@@ -1,4 +1,4 @@
-"""The values asked for last, for what is worth keeping only while it is asked for. Knows nothing of what it keeps."""
+"""A cache with a fixed size that evicts the least recently used value. It does not depend on what it caches."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -8,21 +8,21 @@ Value = TypeVar("Value")
 
 
 class LruCache(Generic[Key, Value]):
-    """At most `size` values; the one that was not asked for longest goes first."""
+    """Holds at most `size` values and evicts the least recently used one."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._values: OrderedDict[Key, Value] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
-        """The value, if it is still kept."""
+        """Return the value of a key; None if it is not cached."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value; another one may have to go."""
+        """Cache a value; evict another one if the cache is full."""
         self._values[key] = value
         self._values.move_to_end(key)
         if len(self._values) > self._size:

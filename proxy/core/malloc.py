@@ -1,18 +1,18 @@
-"""How much memory a process keeps that it has freed. Knows the C library's allocator, where that is glibc's."""
+"""A setting of glibc's allocator that returns freed memory to the operating system sooner."""
 
 import ctypes
 from typing import Final
 
-_MMAP_THRESHOLD: Final = -3  # M_MMAP_THRESHOLD of malloc.h
-_LARGE: Final = 256 * 1024  # bytes
+_M_MMAP_THRESHOLD: Final = -3  # the parameter's number in malloc.h
+_MMAP_THRESHOLD_BYTES: Final = 256 * 1024
 
 
-def give_back_large_blocks() -> None:
-    """Have each block of 256 KiB or more mapped by itself, so that it goes back to the system as soon as it is freed.
+def return_large_blocks_to_system() -> None:
+    """Allocate each block of 256 KiB or more with mmap, so that the system gets it back when it is freed.
 
-    Left alone, glibc raises that bound to the largest such block it has seen freed, up to 32 MiB (mallopt(3)); the
-    buffers of large bodies then lie on the heap, and whatever small comes to lie above them keeps it from shrinking.
-    Nothing is done where the C library is another one.
+    By default, glibc raises this threshold to the largest mapped block that was freed, up to 32 MiB (mallopt(3)). The
+    buffers of large bodies then lie on the heap, and any small block above them keeps the heap from shrinking. With
+    another C library this does nothing.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)

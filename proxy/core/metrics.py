@@ -1,7 +1,7 @@
-"""The Prometheus metrics, in one place so that every label is seen to be bounded. Knows no request content.
+"""The Prometheus metrics. All are defined here, so that it is easy to check that every label is bounded.
 
-Of several workers each keeps its numbers in files (prometheus-client's multiprocess mode, which a worker's environment
-switches on), and any of them shows those of all.
+Several workers keep their numbers in files (the multiprocess mode of prometheus-client, which an environment variable
+switches on), and each worker reports the sum of all. The metrics do not depend on the content of requests.
 """
 
 import os
@@ -13,7 +13,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.core.log import lost_lines
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # of the environment, Prometheus' own name: where workers meet
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable of prometheus-client that names the folder of the workers' files."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (0, 50, 100, 200, 400, 600, 800, 1200, 1600, 2400, 4800)
@@ -23,24 +24,27 @@ _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
 class Labelled(Generic[_Metric]):
-    """A metric whose labels are looked up once: prometheus-client does it anew each time, under a lock."""
+    """A metric that caches its children by label values. The cache avoids a lookup under a lock for each request."""
 
     def __init__(self, metric: _Metric) -> None:
         self._metric: _Metric = metric
-        self._known: dict[tuple[str, ...], _Metric] = {}
+        self._children: dict[tuple[str, ...], _Metric] = {}
 
     def labels(self, *values: str) -> _Metric:
-        """The metric of these values, which are few (see Metrics)."""
-        known = self._known.get(values)
-        if known is None:
-            known = self._known[values] = self._metric.labels(*values)
-        return known
+        """Return the child with these label values. Their number is bounded (see Metrics)."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Labels are bounded: served paths, the operator's names for experiments and arms, our own for variants and
-    outcomes, never a client's word."""
+    """All metrics of a process.
+
+    A label's values are bounded: served paths, variants, outcomes, and the names that the operator gave to backends,
+    experiments and arms. They never come from a client.
+    """
 
     registry: CollectorRegistry
     requests: Labelled[Counter]
@@ -63,21 +67,21 @@ class Metrics:
     store_up: Gauge
 
     def exposition(self) -> bytes:
-        """The metrics in Prometheus' text format, of all workers together."""
-        return generate_latest(self.together())
+        """Return the metrics of all workers in Prometheus' text format."""
+        return generate_latest(self.collect_workers())
 
-    def together(self) -> CollectorRegistry:
-        """The metrics of all workers, as they are now."""
+    def collect_workers(self) -> CollectorRegistry:
+        """Return a registry with the present metrics of all workers."""
         self.log_lines_lost.set(lost_lines())
         if FOLDER_VARIABLE not in os.environ:
             return self.registry
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return together
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry
 
 
 def create_metrics() -> Metrics:
-    """Metrics on a registry of their own."""
+    """Create the metrics with a new registry."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return Metrics(

@@ -1,7 +1,8 @@
-"""Numbers on which all workers of a server agree: requests in flight, and what each key may still use.
+"""Numbers that all workers of a server share: requests in flight, and the remaining rate limit of each key.
 
-They lie in files that every worker maps into its memory, with a lock that the kernel takes from a holder that dies.
-A server of one process keeps them to itself, behind the same two methods. Knows no request and no key.
+Workers map the same files into memory. The file lock that guards them is released by the kernel if a worker dies. A
+server with one process keeps the numbers in its own memory behind the same interface. The module does not depend on
+requests or on what the numbers mean.
 """
 
 import fcntl
@@ -16,43 +17,43 @@ from typing import Final, Protocol, Self, TypeAlias
 
 NAME_BYTES: Final = 32
 CELLS: Final = 4
-_CELL: Final = 8  # bytes, of an integer as of a float
-_RECORD: Final = NAME_BYTES + CELLS * _CELL
+_CELL_BYTES: Final = 8  # for an integer and for a float
+_RECORD_BYTES: Final = NAME_BYTES + CELLS * _CELL_BYTES
 
 Cells: TypeAlias = "memoryview[float]"
-Seats: TypeAlias = "memoryview[int]"
+RequestCounts: TypeAlias = "memoryview[int]"
 
 
 class SharedState(Protocol):
-    """What workers share. `worker` is this one's number; `lock` guards what is read to be written."""
+    """The numbers that workers share."""
 
     @property
     def lock(self) -> AbstractContextManager[object]:
-        """To hold for as long as a few numbers take."""
+        """A lock to hold while numbers are read and then written."""
         ...
 
     @property
     def worker(self) -> int:
-        """This process among the workers, from 0."""
+        """The number of this worker, from 0."""
         ...
 
     @property
-    def seats(self) -> Seats:
-        """Requests in flight, by worker; each writes its own."""
+    def in_flight(self) -> RequestCounts:
+        """The requests in flight by worker. Each worker writes its own entry."""
         ...
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """The four floats kept under a name of 32 bytes; `initial` where the name is new."""
+        """Return the CELLS floats stored under a name of NAME_BYTES bytes; store `initial` if the name is new."""
         ...
 
 
-class Alone:
-    """The numbers of a server of one process."""
+class LocalState:
+    """The numbers of a server with one process; implements SharedState."""
 
     def __init__(self) -> None:
         self.lock: AbstractContextManager[object] = nullcontext()
         self.worker = 0
-        self.seats: Seats = memoryview(array("q", [0]))
+        self.in_flight: RequestCounts = memoryview(array("q", [0]))
         self._cells: dict[bytes, Cells] = {}
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
@@ -60,21 +61,27 @@ class Alone:
         return self._cells.setdefault(name, memoryview(array("d", initial)))
 
 
-class Mapped:
-    """The numbers of one of several workers. folder: theirs alone, made with `prepare`. Use as `with`.
-
-    Raises FileNotFoundError where the folder is gone, as it is with its server and the last of the other workers.
-    """
+class MappedState:
+    """The numbers of one of several workers, in memory-mapped files; implements SharedState."""
 
     def __init__(self, folder: Path, worker: int) -> None:
+        """Map the files.
+
+        Args:
+            folder: The folder of these workers alone, made with `prepare`.
+            worker: The number of this worker.
+
+        Raises:
+            FileNotFoundError: The folder was removed, because the server and the other workers have ended.
+        """
         self.folder = folder
         self.worker = worker
         self._lock = (folder / "lock").open("rb")
         self._present = (folder / "present").open("rb")
         self._accounts = folder / "accounts"
-        self.seats: Seats = _map(folder / "seats").cast("q")
+        self.in_flight: RequestCounts = _map(folder / "seats").cast("q")
         fcntl.flock(self._present, fcntl.LOCK_SH)
-        (folder / "present").stat()  # whoever was waited for may have been the last, and removed it
+        (folder / "present").stat()  # raises if the last worker removed the folder while this one waited for the lock
 
     def __enter__(self) -> Self:
         return self
@@ -84,22 +91,22 @@ class Mapped:
         self._present.close()
 
     def remove_if_last(self) -> None:
-        """Remove the folder if no other worker uses it: for workers whose server, which would have done it, is gone."""
-        with suppress(BlockingIOError):  # whoever fails here has given up its own share: the last one does not fail
+        """Remove the folder if no other worker uses it. Workers do this if their server has ended without doing it."""
+        with suppress(BlockingIOError):  # another worker is present and will remove it: a failed attempt drops the lock
             fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def prepare(folder: Path, workers: int) -> None:
-        """Make the files, before any worker starts."""
+        """Create the files before the first worker starts."""
         (folder / "lock").touch()
         (folder / "present").touch()
         (folder / "accounts").touch()
-        (folder / "seats").write_bytes(bytes(workers * _CELL))
+        (folder / "seats").write_bytes(bytes(workers * _CELL_BYTES))
 
     @property
     def lock(self) -> AbstractContextManager[object]:
-        """The kernel gives it up for a process that ends."""
+        """A lock that the kernel releases if its holder dies."""
         return self._locked()
 
     @contextmanager
@@ -111,20 +118,19 @@ class Mapped:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See SharedState. Names are added at the file's end and never removed: 64 bytes each, for as long as the
-        server
-        runs."""
+        """See SharedState. A name takes 64 bytes at the end of the file and is never removed."""
         with self._locked():
-            known = self._accounts.read_bytes()
-            at = next((n for n in range(0, len(known), _RECORD) if known[n : n + NAME_BYTES] == name), len(known))
-            if at == len(known):
+            records = self._accounts.read_bytes()
+            starts = range(0, len(records), _RECORD_BYTES)
+            start = next((n for n in starts if records[n : n + NAME_BYTES] == name), len(records))
+            if start == len(records):
                 with self._accounts.open("ab") as file:
                     file.write(name + struct.pack(f"{CELLS}d", *initial))
-        return _map(self._accounts)[at + NAME_BYTES : at + _RECORD].cast("d")
+        return _map(self._accounts)[start + NAME_BYTES : start + _RECORD_BYTES].cast("d")
 
 
-def clear_seats(folder: Path, worker: int) -> None:
-    """Give back the seats of a worker that died."""
+def clear_in_flight(folder: Path, worker: int) -> None:
+    """Reset the requests in flight of a worker that died."""
     _map(folder / "seats").cast("q")[worker] = 0
 
 

@@ -1,8 +1,8 @@
-"""A span for each request, and OpenTelemetry's own metrics of model calls, sent where OTEL_EXPORTER_OTLP_ENDPOINT says.
+"""OpenTelemetry: a span for each request and metrics of model calls, sent to OTEL_EXPORTER_OTLP_ENDPOINT.
 
-Without that variable nothing here is made or imported. Names are those of OpenTelemetry's conventions for generative AI
-(in development, as of 2026); times and counts alone, never what was asked or answered. Trace contexts are W3C's: a
-client's is the parent of ours, and ours goes to the backend.
+Without that variable, OpenTelemetry is not imported. Names follow OpenTelemetry's conventions for generative AI (in
+development, as of 2026). Spans and metrics contain times and counts, never the text of requests or answers. The W3C
+trace context of a client becomes the parent of the proxy's span, whose context is sent to the backend.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
-_LAST_WORDS_WITHIN: Final = 2.0  # seconds, at the end
+_FLUSH_TIMEOUT: Final = 2.0  # seconds, at the end
 _OPERATIONS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -26,13 +26,23 @@ _OPERATIONS: Final[Mapping[str, str]] = {
 }
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = tuple(4**power for power in range(14))
-_FIRST_SERVER_ERROR: Final = 500
+_MIN_SERVER_ERROR: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a request came to. model: a backend's own name for it; seconds: from its beginning; first_byte: of a stream,
-    else None; tokens as the backend counted them; others: attributes of ours."""
+class RequestOutcome:
+    """The measured outcome of one request.
+
+    Attributes:
+        model: The id of the model at the backend; None if no backend was chosen.
+        status: The HTTP status.
+        outcome: How the request ended, such as `complete` or `truncated`.
+        seconds: From the beginning of the request to its end.
+        first_byte: Seconds to the first byte of a stream; None for other replies.
+        input_tokens: As the backend counted them.
+        output_tokens: As the backend counted them.
+        extra_attributes: Attributes of the span that OpenTelemetry's conventions do not define.
+    """
 
     model: str | None
     status: int
@@ -41,13 +51,14 @@ class Told:
     first_byte: float | None
     input_tokens: object
     output_tokens: object
-    others: Mapping[str, object]
+    extra_attributes: Mapping[str, object]
 
 
 class Telemetry:
-    """Spans and metrics on their way out. Raises StartupError where the packages are missing."""
+    """Creates spans and exports them and the metrics."""
 
     def __init__(self) -> None:
+        """Create the exporters. Raises StartupError if the packages are not installed."""
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -59,7 +70,7 @@ class Telemetry:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise StartupError(f"{ENDPOINTS[0]} is set: pip install 'drpo-proxy[otel]' ({error.name}).") from error
-        resource = Resource.create({"service.name": "drpo-proxy"})  # OTEL_SERVICE_NAME wins
+        resource = Resource.create({"service.name": "drpo-proxy"})  # OTEL_SERVICE_NAME has precedence
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._exporters = OTLPSpanExporter(), OTLPMetricExporter()
         self._spans.add_span_processor(BatchSpanProcessor(self._exporters[0]))
@@ -74,44 +85,50 @@ class Telemetry:
         self._usage = _histogram(meter, "gen_ai.client.token.usage", "{token}", _TOKENS)
 
     def begin(self, route: str, headers: Mapping[str, str]) -> "Trace":
-        """A request's span, a child of the client's if it has one."""
+        """Start the span of a request, as a child of the client's span if the headers name one."""
         from opentelemetry.trace import SpanKind
 
-        given = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
-        parent = self._contexts.extract(given)
+        context = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        parent = self._contexts.extract(context)
         return Trace(self, self._tracer.start_span(f"POST {route}", parent, SpanKind.SERVER), route)
 
     def headers(self, span: Any) -> dict[str, str]:
-        """What tells the backend of a span."""
+        """Return the headers that carry the context of a span to the backend."""
         from opentelemetry.trace import set_span_in_context
 
         carrier: dict[str, str] = {}
         self._contexts.inject(carrier, set_span_in_context(span))
         return {name.capitalize(): value for name, value in carrier.items()}
 
-    def measure(self, attributes: Mapping[str, str], told: Told) -> None:
-        """A request's times and tokens."""
-        self._duration.record(told.seconds, attributes)
-        if told.first_byte is not None:
-            self._first_chunk.record(told.first_byte, attributes)
-        for name, tokens in (("input", told.input_tokens), ("output", told.output_tokens)):
+    def record_metrics(self, attributes: Mapping[str, str], outcome: RequestOutcome) -> None:
+        """Record the times and the tokens of a request."""
+        self._duration.record(outcome.seconds, attributes)
+        if outcome.first_byte is not None:
+            self._first_chunk.record(outcome.first_byte, attributes)
+        for name, tokens in (("input", outcome.input_tokens), ("output", outcome.output_tokens)):
             if isinstance(tokens, int):
                 self._usage.record(tokens, {**attributes, "gen_ai.token.type": name})
 
     def close(self) -> None:
-        """Send what is left, for a moment at most: the SDK tries a collector that is gone again and again."""
+        """Send the remaining data, but wait no longer than _FLUSH_TIMEOUT: the SDK retries an unreachable collector."""
         flushes = [Thread(target=provider.force_flush, daemon=True) for provider in (self._spans, self._meters)]
         for flush in flushes:
             flush.start()
         for flush in flushes:
-            flush.join(_LAST_WORDS_WITHIN)
+            flush.join(_FLUSH_TIMEOUT)
         for exporter in self._exporters:
             exporter.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One request's span."""
+    """The span of one request.
+
+    Attributes:
+        telemetry: Exports the span.
+        span: OpenTelemetry's span.
+        route: The path of the request.
+    """
 
     telemetry: Telemetry
     span: Any
@@ -119,23 +136,26 @@ class Trace:
 
     @property
     def headers(self) -> dict[str, str]:
-        """For the backend."""
+        """The headers that carry the context to the backend."""
         return self.telemetry.headers(self.span)
 
-    def end(self, told: Told) -> None:
-        """End the span with what the request came to, and count it."""
+    def end(self, outcome: RequestOutcome) -> None:
+        """End the span and record the metrics of the request."""
         operation = _OPERATIONS.get(self.route, self.route.rpartition("/")[2])
         attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "drpo"}
-        if told.model is not None:
-            attributes["gen_ai.request.model"] = told.model
-            self.span.update_name(f"{operation} {told.model}")
-        if told.outcome != "complete":
-            attributes["error.type"] = told.outcome
-        self.telemetry.measure(attributes, told)
-        counts = {"gen_ai.usage.input_tokens": told.input_tokens, "gen_ai.usage.output_tokens": told.output_tokens}
-        all_of_it = {**attributes, **counts, "http.response.status_code": told.status, **told.others}
-        self.span.set_attributes({name: value for name, value in all_of_it.items() if value is not None})
-        if told.status >= _FIRST_SERVER_ERROR or told.outcome == "truncated":
+        if outcome.model is not None:
+            attributes["gen_ai.request.model"] = outcome.model
+            self.span.update_name(f"{operation} {outcome.model}")
+        if outcome.outcome != "complete":
+            attributes["error.type"] = outcome.outcome
+        self.telemetry.record_metrics(attributes, outcome)
+        counts = {
+            "gen_ai.usage.input_tokens": outcome.input_tokens,
+            "gen_ai.usage.output_tokens": outcome.output_tokens,
+        }
+        values = {**attributes, **counts, "http.response.status_code": outcome.status, **outcome.extra_attributes}
+        self.span.set_attributes({name: value for name, value in values.items() if value is not None})
+        if outcome.status >= _MIN_SERVER_ERROR or outcome.outcome == "truncated":
             self._mark_as_failed()
         self.span.end()
 
@@ -146,7 +166,7 @@ class Trace:
 
 
 def open_telemetry(environment: Mapping[str, str]) -> Telemetry | None:
-    """What OpenTelemetry's variables ask for; None where they ask for nothing. Raises StartupError."""
+    """Return the telemetry that the environment variables switch on; None without them. Raises StartupError."""
     return Telemetry() if any(environment.get(name) for name in ENDPOINTS) else None
 
 

@@ -1,1 +1,1 @@
-"""OpenAI's wire formats as pure functions. It does no I/O and knows no backend."""
+"""OpenAI's wire formats as pure functions. It does no I/O and does not depend on backends."""

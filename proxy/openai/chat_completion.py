@@ -1,6 +1,7 @@
-"""Chat for a base model: chat requests to completion requests, completion replies to chat replies. Pure.
+"""Chat for a base model: translates chat requests to completion requests, and completions to chat replies.
 
-Shapes are those of OpenAI's reference and of vLLM's completions endpoint; fields that neither side names pass through.
+The formats are those of OpenAI's reference and of vLLM's completions endpoint. Unknown fields pass through. The
+functions are pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ _ROLES: Final[Mapping[str, Role]] = {
     "user": "user",
     "assistant": "assistant",
 }
-_CHAT_ONLY: Final = frozenset(
+_CHAT_FIELDS: Final = frozenset(
     {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "functions", "function_call"}
     | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
     | {"chat_template", "chat_template_kwargs"}
@@ -30,7 +31,7 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """The conversation as text. Raises BadRequestError for what text cannot carry (images, audio, tool results)."""
+    """Return the messages as text. Raises BadRequestError for images, audio and tool results."""
     return tuple(_text_message(number, message) for number, message in enumerate(messages))
 
 
@@ -48,16 +49,24 @@ def _text_message(number: int, message: Mapping[str, Any]) -> Message:
     return Message(_ROLES[role], content_text(message.get("content"), f"messages[{number}].content"))
 
 
-def content_text(content: object, place: str) -> str:
-    """The text of a message's content: a string, nothing, or a list of text parts joined by newlines."""
+def content_text(content: object, field_name: str) -> str:
+    """Return the text of a message's content.
+
+    Args:
+        content: A string, None, or a list of text parts, which are joined by newlines.
+        field_name: The field that an error names.
+
+    Raises:
+        BadRequestError: The content is of another type, or a part is not text.
+    """
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
-        raise BadRequestError(f"{place} must be a string or a list of parts.", param="messages")
-    return "\n".join(_part_text(part, place) for part in content)
+        raise BadRequestError(f"{field_name} must be a string or a list of parts.", param="messages")
+    return "\n".join(_part_text(part, field_name) for part in content)
 
 
-def _part_text(part: object, place: str) -> str:
+def _part_text(part: object, field_name: str) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, dict):
@@ -66,13 +75,13 @@ def _part_text(part: object, place: str) -> str:
             return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise BadRequestError(
-        f"{place}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
+        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
         param="messages",
     )
 
 
 def check_completable(body: Mapping[str, Any]) -> None:
-    """Raise BadRequestError for what a text completion cannot do, naming the alternative."""
+    """Raise BadRequestError if a text completion cannot serve the request."""
     for name in ("tools", "functions"):
         if body.get(name):
             raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
@@ -88,15 +97,20 @@ def check_completable(body: Mapping[str, Any]) -> None:
 def completion_body(
     body: Mapping[str, Any], prompt: str, stop: Sequence[str], sampling: Mapping[str, object], max_tokens: int
 ) -> JsonDict:
-    """The /v1/completions request for a chat request.
+    """Return the /v1/completions request for a chat request.
 
-    stop: where the backend ends an answer, the client's stop strings among them; sampling: applies where the client is
-    silent; max_tokens: the cap where the client gave none.
+    Args:
+        body: The chat request.
+        prompt: The rendered prompt.
+        stop: The stop strings for the backend, which include the client's.
+        sampling: The sampling fields for which the client set no value.
+        max_tokens: The limit if the client set none.
     """
-    passed = {name: value for name, value in body.items() if name not in _CHAT_ONLY}
+    passed = {name: value for name, value in body.items() if name not in _CHAT_FIELDS}
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
-    asked = client_max_tokens(body)
-    request: JsonDict = {**passed, **defaults, "prompt": prompt, "max_tokens": max_tokens if asked is None else asked}
+    client_limit = client_max_tokens(body)
+    limit = max_tokens if client_limit is None else client_limit
+    request: JsonDict = {**passed, **defaults, "prompt": prompt, "max_tokens": limit}
     request.pop("stop", None)
     if stop:
         request["stop"] = list(stop)
@@ -107,18 +121,18 @@ def completion_body(
 
 
 def client_max_tokens(body: Mapping[str, Any]) -> Any:
-    """The client's own cap, under either of its names, as it was sent."""
-    given = body.get("max_completion_tokens")
-    return body.get("max_tokens") if given is None else given
+    """Return the client's `max_completion_tokens` or `max_tokens`, unchecked; None if it set neither."""
+    limit = body.get("max_completion_tokens")
+    return body.get("max_tokens") if limit is None else limit
 
 
 def client_stop(body: Mapping[str, Any]) -> list[str]:
-    """The client's stop strings as a list. Raises BadRequestError for anything else."""
+    """Return the client's stop strings as a list. Raises BadRequestError for other types."""
     stop = body.get("stop")
-    given = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+    strings = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
         raise BadRequestError("`stop` must be a string or a list of strings.", param="stop")
-    return given
+    return strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,7 @@ class ChatShape:
 
 
 def chat_completion(completion: Mapping[str, Any], shape: ChatShape) -> JsonDict:
-    """A completion object as a chat completion object."""
+    """Translate a completion object to a chat completion object."""
     return {
         **completion,
         "id": _chat_id(completion.get("id")),
@@ -161,10 +175,10 @@ def _chat_id(identifier: object) -> str:
 
 
 def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> JsonDict | None:
-    """Completion logprobs (parallel lists) as chat logprobs (one object per token, with its bytes)."""
+    """Translate completion logprobs (parallel lists) to chat logprobs (one object for each token)."""
     if not logprobs:
         return None
-    if "content" in logprobs:  # llama.cpp's completions already answer in the shape of chat
+    if "content" in logprobs:  # some servers, such as llama.cpp, use the format of chat for completions too
         return {"content": [_chat_token(entry, top_logprobs) for entry in logprobs["content"]], "refusal": None}
     return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
 
@@ -179,11 +193,11 @@ def _token_logprobs(logprobs: Mapping[str, Any], top_logprobs: int) -> Iterator[
 
 
 def _chat_token(entry: Mapping[str, Any], top_logprobs: int) -> JsonDict:
-    tops = [_known(top) for top in entry.get("top_logprobs") or ()]
-    return {**_known(entry), "top_logprobs": tops[:top_logprobs]}
+    tops = [_known_fields(top) for top in entry.get("top_logprobs") or ()]
+    return {**_known_fields(entry), "top_logprobs": tops[:top_logprobs]}
 
 
-def _known(entry: Mapping[str, Any]) -> JsonDict:
+def _known_fields(entry: Mapping[str, Any]) -> JsonDict:
     return {name: entry.get(name) for name in ("token", "logprob", "bytes")}
 
 
@@ -193,48 +207,55 @@ def _token(token: str, logprob: float | None) -> JsonDict:
 
 @dataclass(slots=True)
 class ChatChunks:
-    """Completion chunks as chat chunks: first the role, then each text as it comes, then the finish reason."""
+    """Translates completion chunks to chat chunks: first the role, then the text, then the finish reason.
+
+    Attributes:
+        shape: How a completion becomes a chat reply.
+        begun: The indexes of the choices whose role was sent.
+        trimmed: The indexes of the choices whose leading white space is over.
+        usage_chunk: The chunk with the usage of all choices, if their last chunks carried it; empty before.
+    """
 
     shape: ChatShape
     begun: set[int] = field(default_factory=set)
-    untrimmed: set[int] = field(default_factory=set)
-    collected: JsonDict = field(default_factory=dict)
+    trimmed: set[int] = field(default_factory=set)
+    usage_chunk: JsonDict = field(default_factory=dict)
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
-        """The chat chunks for one completion chunk: none, one or several."""
+        """Return the chat chunks for one completion chunk, which may be none."""
         frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
             return [frame] if chunk.get("usage") else []
         if self.shape.usage_on_last_choice:
-            self._collect(frame)
+            self._take_usage(frame)
         deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
         return [{**frame, "choices": [delta]} for delta in deltas]
 
     def plain_text(self, chunk: Mapping[str, Any]) -> str | None:
-        """The text of a chunk that is nothing but more of an answer that has begun, as nearly all are; else None."""
+        """Return the text of a chunk that only continues an answer, as nearly all do; None for other chunks."""
         choices = chunk.get("choices") or []
         if len(choices) != 1 or chunk.get("usage"):
             return None
         choice = choices[0]
         index, text = choice.get("index", 0), choice.get("text")
-        begun = index in self.begun and (index in self.untrimmed or not self.shape.trim)
-        plain = begun and choice.get("finish_reason") is None and not choice.get("logprobs")
-        return text if plain and isinstance(text, str) and text else None
+        begun = index in self.begun and (index in self.trimmed or not self.shape.trim)
+        continues = begun and choice.get("finish_reason") is None and not choice.get("logprobs")
+        return text if continues and isinstance(text, str) and text else None
 
     def finish(self) -> list[JsonDict]:
-        """The usage event that the backend did not send by itself, if there was usage."""
-        return [self.collected] if self.collected else []
+        """Return the chunk with the usage, if the backend did not send one itself."""
+        return [self.usage_chunk] if self.usage_chunk else []
 
-    def _collect(self, frame: JsonDict) -> None:
-        """Take the usage off a last choice; each choice counts its own completion tokens."""
+    def _take_usage(self, frame: JsonDict) -> None:
+        """Remove the usage from a last choice, and add it up: each choice counts its own completion tokens."""
         usage = frame.pop("usage", None)
         if not usage:
             return
-        earlier = (self.collected.get("usage") or {}).get("completion_tokens", 0)
+        earlier = (self.usage_chunk.get("usage") or {}).get("completion_tokens", 0)
         completion = earlier + usage.get("completion_tokens", 0)
         total = usage.get("prompt_tokens", 0) + completion
         usage = {**usage, "completion_tokens": completion, "total_tokens": total}
-        self.collected = {**frame, "choices": [], "usage": usage}
+        self.usage_chunk = {**frame, "choices": [], "usage": usage}
 
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
         index = choice.get("index", 0)
@@ -250,11 +271,11 @@ class ChatChunks:
             yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
 
     def _trimmed(self, index: int, text: str) -> str:
-        if not self.shape.trim or index in self.untrimmed:
+        if not self.shape.trim or index in self.trimmed:
             return text
         text = remove_leading_gap(text)
         if text:
-            self.untrimmed.add(index)
+            self.trimmed.add(index)
         return text
 
 

@@ -1,6 +1,7 @@
-"""OpenAI's Responses API for a base model: its request as a chat request, a completion as a response. Pure.
+"""OpenAI's Responses API for a base model: translates its requests to chat requests, and completions to responses.
 
-Shapes are those of OpenAI's reference (responses). Nothing is stored, so nothing can be continued by its id.
+The formats are those of OpenAI's reference. Responses are not stored, so that no request can continue an earlier one by
+its id. The functions are pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +14,18 @@ from proxy.core.json_types import JsonDict
 from proxy.openai.chat_completion import chat_logprobs
 from proxy.openai.json_fields import list_field, text_field
 
-_TRANSLATED: Final = frozenset(
+_RESPONSE_FIELDS: Final = frozenset(
     {"input", "instructions", "max_output_tokens", "text", "include", "store", "truncation", "reasoning", "metadata"}
     | {"previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "service_tier", "messages"}
 )
-_REFUSED: Final[Mapping[str, str]] = {
+_UNSUPPORTED: Final[Mapping[str, str]] = {
     "previous_response_id": "nothing is stored for a base model: send the whole conversation as `input`",
     "conversation": "nothing is stored for a base model: send the whole conversation as `input`",
     "prompt": "stored prompts are not served: send `instructions` and `input`",
     "background": "background responses are not served: leave it out",
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
-_ECHOED: Final[Mapping[str, Any]] = {
+_ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
     "instructions": None,
     "max_output_tokens": None,
     "metadata": {},
@@ -36,13 +37,13 @@ _ECHOED: Final[Mapping[str, Any]] = {
 
 
 def chat_body(body: Mapping[str, Any]) -> JsonDict:
-    """The chat request that a responses request amounts to. Raises BadRequestError for what is not served."""
-    for name, reason in _REFUSED.items():
+    """Translate a request to a chat request. Raises BadRequestError for unsupported fields."""
+    for name, reason in _UNSUPPORTED.items():
         if body.get(name):
             raise BadRequestError(f"`{name}`: {reason}.", param=name)
     if body.get("n") not in (None, 1):
         raise BadRequestError("`n`: a response has one answer.", param="n")
-    passed = {name: value for name, value in body.items() if name not in _TRANSLATED}
+    passed = {name: value for name, value in body.items() if name not in _RESPONSE_FIELDS}
     chat: JsonDict = {**passed, "messages": response_messages(body)}
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
@@ -53,14 +54,14 @@ def chat_body(body: Mapping[str, Any]) -> JsonDict:
 
 
 def response_messages(body: Mapping[str, Any]) -> list[JsonDict]:
-    """Instructions and input as chat messages. Raises BadRequestError."""
-    instructions, given = text_field(body, "instructions"), body.get("input")
+    """Return the instructions and the input as chat messages. Raises BadRequestError."""
+    instructions, items = text_field(body, "instructions"), body.get("input")
     opening = [{"role": "system", "content": instructions}] if instructions else []
-    if isinstance(given, str):
-        return [*opening, {"role": "user", "content": given}]
-    if not isinstance(given, list) or not given:
+    if isinstance(items, str):
+        return [*opening, {"role": "user", "content": items}]
+    if not isinstance(items, list) or not items:
         raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
-    return [*opening, *(_message(number, item) for number, item in enumerate(given))]
+    return [*opening, *(_message(number, item) for number, item in enumerate(items))]
 
 
 def _message(number: int, item: object) -> JsonDict:
@@ -80,19 +81,26 @@ def _part(part: object) -> object:
 
 
 def _response_format(text: object) -> JsonDict | None:
-    """`text.format` as chat's response_format, where the schema stands one level deeper."""
-    wanted = text.get("format") if isinstance(text, dict) else None
-    if not isinstance(wanted, dict) or wanted.get("type", "text") == "text":
+    """Translate `text.format` to chat's `response_format`, which nests the schema one level deeper."""
+    text_format = text.get("format") if isinstance(text, dict) else None
+    if not isinstance(text_format, dict) or text_format.get("type", "text") == "text":
         return None
-    if wanted["type"] != "json_schema":
-        return dict(wanted)
-    return {"type": "json_schema", "json_schema": {name: value for name, value in wanted.items() if name != "type"}}
+    if text_format["type"] != "json_schema":
+        return dict(text_format)
+    schema = {name: value for name, value in text_format.items() if name != "type"}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseShape:
-    """How a completion becomes a response. echoed: the request's fields that a response repeats; trim: leading white
-    space is the layout's; top_logprobs: alternatives asked for; logprobs: whether any were."""
+    """How a completion becomes a response.
+
+    Attributes:
+        id: The random part of the ids of the response and its message.
+        echoed: The fields of the request that the response repeats.
+        trim: Whether leading white space belongs to the layout of the prompt and is removed from the answer.
+        top_logprobs: How many alternatives the client asked for.
+    """
 
     id: str
     echoed: Mapping[str, Any] = field(repr=False)
@@ -101,14 +109,14 @@ class ResponseShape:
 
 
 def echoed_fields(body: Mapping[str, Any]) -> JsonDict:
-    """What of the request a response repeats, with OpenAI's defaults."""
+    """Return the fields of the request that a response repeats, with OpenAI's defaults."""
     text = body.get("text") or {"format": {"type": "text"}}
-    echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED.items()}
+    echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED_DEFAULTS.items()}
     return {**echoed, "text": text, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
 
 
 def response_object(shape: ResponseShape, completion: Mapping[str, Any]) -> JsonDict:
-    """A whole completion as a response."""
+    """Translate a completion object to a response object."""
     choice = (completion.get("choices") or [{}])[0]
     text = choice.get("text") or ""
     part = _text_part(remove_leading_gap(text) if shape.trim else text, _logprobs(choice, shape))
@@ -169,35 +177,44 @@ def _usage(usage: object) -> JsonDict | None:
 
 @dataclass(slots=True)
 class ResponseEvents:
-    """Completion chunks as the events of a response, numbered from 0."""
+    """Translates completion chunks to the events of a response.
+
+    Attributes:
+        shape: How a completion becomes a response.
+        next_number: The sequence number of the next event.
+        text: The answer so far.
+        logprobs: The logprobs so far.
+        last_values: The last value of each field of the chunks.
+        finish_reason: The finish reason; None before the end.
+    """
 
     shape: ResponseShape
-    number: int = 0
+    next_number: int = 0
     text: str = ""
     logprobs: list[JsonDict] = field(default_factory=list)
-    last: JsonDict = field(default_factory=dict)
+    last_values: JsonDict = field(default_factory=dict)
     finish_reason: object = None
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
-        """The events for one completion chunk: none, one or several."""
-        opening = [] if self.number else list(self._open(chunk))
-        self.last = {**self.last, **{name: value for name, value in chunk.items() if value is not None}}
+        """Return the events for one completion chunk, which may be none."""
+        opening = [] if self.next_number else list(self._open(chunk))
+        self.last_values = {**self.last_values, **{name: value for name, value in chunk.items() if value is not None}}
         return [*opening, *(event for choice in chunk.get("choices") or () for event in self._deltas(choice))]
 
     def finish(self) -> list[JsonDict]:
-        """The events that end a complete response."""
+        """Return the events that end a complete response."""
         part = _text_part(self.text, self.logprobs)
-        response = _response(self.shape, self.last, self.finish_reason, part)
-        place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+        response = _response(self.shape, self.last_values, self.finish_reason, part)
+        location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
         return [
-            self._event("response.output_text.done", **place, text=self.text, logprobs=self.logprobs),
-            self._event("response.content_part.done", **place, part=part),
+            self._event("response.output_text.done", **location, text=self.text, logprobs=self.logprobs),
+            self._event("response.content_part.done", **location, part=part),
             self._event("response.output_item.done", output_index=0, item=response["output"][0]),
             self._event(f"response.{response['status']}", response=response),
         ]
 
     def fail(self, code: str | None, message: str) -> JsonDict:
-        """The event of an error in the middle."""
+        """Return the event for an error after the response has begun."""
         return self._event("error", code=code, message=message, param=None)
 
     def _open(self, chunk: Mapping[str, Any]) -> Iterator[JsonDict]:
@@ -205,8 +222,8 @@ class ResponseEvents:
         yield self._event("response.created", response=frame)
         yield self._event("response.in_progress", response=frame)
         yield self._event("response.output_item.added", output_index=0, item=_item(self.shape, "in_progress", []))
-        place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
-        yield self._event("response.content_part.added", **place, part=_text_part("", []))
+        location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+        yield self._event("response.content_part.added", **location, part=_text_part("", []))
 
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
         text = choice.get("text") or ""
@@ -216,10 +233,10 @@ class ResponseEvents:
         self.logprobs += logprobs
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         if delta or logprobs:
-            place = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
-            yield self._event("response.output_text.delta", **place, delta=delta, logprobs=logprobs)
+            location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+            yield self._event("response.output_text.delta", **location, delta=delta, logprobs=logprobs)
 
     def _event(self, kind: str, **fields: object) -> JsonDict:
-        event = {"type": kind, "sequence_number": self.number, **fields}
-        self.number += 1
+        event = {"type": kind, "sequence_number": self.next_number, **fields}
+        self.next_number += 1
         return event

@@ -18,7 +18,7 @@ from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import EMBEDDED, BackendSettings, Settings
 from proxy.core.settings_reader import check_reachability
-from proxy.core.shared_state import Alone
+from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
@@ -52,7 +52,7 @@ def _check_inputs(settings: Settings) -> None:
     """Raise StartupError for a mistake that can be found before a port is tried or a model is loaded."""
     check_reachability(settings)
     check_bundle_arguments(settings.injection.bundle)
-    read_keyring(settings.api, Alone())
+    read_keyring(settings.api, LocalState())
     _backend_key(settings.backends)
     experiments = settings.experiments
     read_experiments(experiments.experiment)
@@ -64,7 +64,7 @@ def _check_inputs(settings: Settings) -> None:
 
 async def _serve_alone(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
     """One process: this one."""
-    shared = Alone()
+    shared = LocalState()
     with bind(settings.server) as listener:
         async with (
             bundles_loading(settings) as loading,

@@ -28,7 +28,7 @@ from proxy.core.log import log_event
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
-from proxy.core.shared_state import Mapped, clear_seats
+from proxy.core.shared_state import MappedState, clear_in_flight
 from proxy.server.service import Status
 from proxy.ui.worker_relay import Behind, add_page_of_workers
 
@@ -92,7 +92,7 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         self._home = tempfile.TemporaryDirectory(prefix="drpo-")
         self._folder = Path(self._home.name)
-        Mapped.prepare(self._folder, self._settings.server.workers)
+        MappedState.prepare(self._folder, self._settings.server.workers)
         try:
             self._report(f"Starting {self._settings.server.workers} workers")
             starts = (self._start(number) for number in range(self._settings.server.workers))
@@ -185,7 +185,7 @@ class Supervisor:
                     log_event("worker restarted", worker=number)
 
     def _bury(self, number: int) -> None:
-        clear_seats(self._folder, number)
+        clear_in_flight(self._folder, number)
         mark_process_dead(self._workers[number].process.pid, str(self._folder))  # type: ignore[no-untyped-call]
 
     async def _follow_backends(self) -> None:

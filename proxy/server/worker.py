@@ -23,10 +23,10 @@ from index.errors import DrpoError
 from proxy.api.gateway import Gateway
 from proxy.backends.backend import Backend
 from proxy.core.log import log_lines
-from proxy.core.malloc import give_back_large_blocks
+from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.settings import Settings, settings_from_json
-from proxy.core.shared_state import Mapped
+from proxy.core.shared_state import MappedState
 from proxy.server.reload import Loaded, load, serve_loaded
 from proxy.server.service import bundles_loading, drain, serving, status
 from proxy.server.sockets import join_port
@@ -35,7 +35,7 @@ from proxy.ui.worker_relay import answering_page
 
 def main() -> None:
     """Serve until told to stop."""
-    give_back_large_blocks()
+    return_large_blocks_to_system()
     uvloop.run(_work())
 
 
@@ -44,7 +44,7 @@ async def _work() -> None:
     line = await orders.readline()
     first = orjson.loads(line) if line else {"worker": 0}  # without a word its supervisor is gone already
     try:
-        shared = Mapped(Path(os.environ[FOLDER_VARIABLE]), first["worker"])
+        shared = MappedState(Path(os.environ[FOLDER_VARIABLE]), first["worker"])
     except FileNotFoundError:
         return
     with shared:
@@ -56,7 +56,7 @@ async def _work() -> None:
                 shared.remove_if_last()
 
 
-async def _serve_as_told(first: Mapping[str, Any], shared: Mapped, orders: asyncio.StreamReader) -> None:
+async def _serve_as_told(first: Mapping[str, Any], shared: MappedState, orders: asyncio.StreamReader) -> None:
     settings = settings_from_json(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
     with log_lines(settings.log.log_format, worker=shared.worker):
@@ -66,7 +66,9 @@ async def _serve_as_told(first: Mapping[str, Any], shared: Mapped, orders: async
             say(error=str(error))
 
 
-async def _serve(settings: Settings, backends: list[Backend], shared: Mapped, orders: asyncio.StreamReader) -> None:
+async def _serve(
+    settings: Settings, backends: list[Backend], shared: MappedState, orders: asyncio.StreamReader
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -91,7 +93,7 @@ class Orders:
         self,
         settings: Settings,
         gateway: Gateway,
-        shared: Mapped,
+        shared: MappedState,
         lines: asyncio.StreamReader,
         stop: asyncio.Event,
     ) -> None:

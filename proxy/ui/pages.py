@@ -230,7 +230,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     samples = [
         {"name": sample.name, "labels": sample.labels, "value": sample.value}
-        for family in gateway.metrics.together().collect()
+        for family in gateway.metrics.collect_workers().collect()
         for sample in family.samples
         if sample.name.startswith("drpo_") and not sample.name.endswith("_created")
     ]

@@ -36,7 +36,7 @@ from proxy.api.gateway import Live
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME
 from proxy.core.settings import InjectionSettings, Settings
-from proxy.core.shared_state import Alone
+from proxy.core.shared_state import LocalState
 from proxy.inference.injection.retrieval_worker import Source
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
@@ -105,7 +105,7 @@ def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
 @asynccontextmanager
 async def serving(settings: Settings, backends: Sequence[Backend], served: ServedBundle) -> AsyncIterator[str]:
     """The base URL of a proxy that injects from `served`."""
-    async with open_gateway(settings, backends, Live({MODEL_NAME: served}), Alone()) as gateway:
+    async with open_gateway(settings, backends, Live({MODEL_NAME: served}), LocalState()) as gateway:
         runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -20,7 +20,7 @@ from proxy.api.http_server import HttpServer
 from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment
-from proxy.core.shared_state import Alone
+from proxy.core.shared_state import LocalState
 from proxy.inference.injection.retrieval_worker import Source
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
@@ -75,7 +75,7 @@ class Serving:
     gateway: Gateway
     session: aiohttp.ClientSession
     url: str
-    shared: Alone
+    shared: LocalState
 
     async def chat(self, content: Any = "Why is the sky blue?", headers: Any = None, **fields: Any) -> Any:
         """POST one chat request; returns (status, headers, parsed JSON)."""
@@ -107,7 +107,7 @@ async def serving(
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
     settings = make_settings(**values)
-    shared = Alone()
+    shared = LocalState()
     live = Live(bundles, read_keyring(settings.api, shared))
     async with open_gateway(settings, [Backend(url) for url in backends], live, shared) as gateway:
         serve_loaded(gateway, Loaded(bundles, live.keyring, await read_active_experiments(settings, bundles)))

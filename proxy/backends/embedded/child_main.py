@@ -1,10 +1,9 @@
-"""The process that runs the embedded model: llama.cpp's OpenAI server, in-process, until its parent is gone.
+"""The child process of the embedded model. It runs llama.cpp's OpenAI server until its parent ends.
 
-Started by proxy/backends/embedded/child_process.py as a file of its own. It imports nothing of drpo, so that it is up
-soon, and it talks over
-its standard streams: one JSON line of settings in (in a pipe, since arguments and variables can be read by others), one
-JSON line of result out, llama.cpp's warnings on stderr. Standard input stays open as long as the parent lives; its end
-is the end of this process, however the parent ended.
+child_process.py starts this file as a script. It imports no module of drpo, so that it starts fast. It reads one JSON
+line with its settings from standard input, because other users can read arguments and environment variables. It writes
+one JSON line with the result to standard output, and llama.cpp writes its warnings to standard error. The parent keeps
+standard input open. When it is closed, the parent has ended, and this process ends too.
 """
 
 import ctypes
@@ -17,38 +16,41 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 _PR_SET_PDEATHSIG: Final = 1
-_WARNINGS: Final = 2  # llama.cpp's verbosity: nothing of a request is written
-_MOST_THREADS: Final = 8  # more make so small a model slower
-_HTTP_THREADS: Final = 300  # each open connection holds one; with too few, health checks wait for answers
-_PROMPT_CACHE_MIB: Final = 512  # unbounded enough by default to hold 8 GiB
+_VERBOSITY_WARNINGS: Final = 2  # with this level, llama.cpp logs nothing of a request
+_MAX_THREADS: Final = 8  # more threads slow such a small model down
+_HTTP_THREADS: Final = 300  # one per open connection; with fewer, health checks would wait for answers
+_PROMPT_CACHE_MIB: Final = 512  # the default would grow to 8 GiB
 
 
 def main() -> NoReturn:
-    """Start the server, say where it is or why it is not, and stay until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Start the server, report its address or an error, and serve until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _die_with_parent()
     settings = json.loads(_read_line())
-    report = os.dup(1)
-    os.dup2(2, 1)  # whatever llama.cpp prints is no result
+    results = os.dup(1)
+    os.dup2(2, 1)  # what llama.cpp prints must not reach the pipe for the result
     threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
     try:
         server = _start(settings)
-    except Exception as error:  # noqa: BLE001  the root of this process: the parent gets the reason, whatever it is
-        _say(report, {"error": f"{type(error).__name__}: {error}"})
+    except Exception as error:  # noqa: BLE001  the parent reports any error
+        _write_result(results, {"error": f"{type(error).__name__}: {error}"})
         os._exit(1)
-    _say(report, {"address": server.listening_address})
+    _write_result(results, {"address": server.listening_address})
     threading.Event().wait()
     os._exit(0)
 
 
 def _die_with_parent() -> None:
-    """On Linux, be killed when the parent is: loading a model holds the interpreter, so no thread could see it go."""
+    """On Linux, have the kernel kill this process when the parent dies.
+
+    While a model is loaded, no Python thread runs that could notice the end of the parent.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _read_line() -> bytes:
-    """One line of standard input, and no byte more. Ends the process if the parent is gone before it is complete."""
+    """Read exactly one line of standard input. If standard input ends before, end this process."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -65,10 +67,10 @@ def _exit_at_end_of_input() -> None:
 
 
 def _start(settings: Mapping[str, Any]) -> Any:
-    """The running server, once its model has answered."""
-    # OpenMP's threads spin while they wait for each other: with anything else on the cores, decoding is 6 times slower.
+    """Start the server and wait until its model has answered."""
+    # By default, OpenMP's threads spin while they wait. With another process on the cores, decoding is 6 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import xllamacpp  # here, not above: from now on the parent's end is noticed
+    import xllamacpp  # imported late: it takes long, and by now a thread watches for the end of the parent
 
     server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), settings))
     answer = server.handle_completions({"prompt": "Hello", "max_tokens": 1})
@@ -78,30 +80,35 @@ def _start(settings: Mapping[str, Any]) -> Any:
 
 
 def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
-    """Fill in llama.cpp's parameters. settings: weights, name, api_key, context (tokens per slot), slots."""
+    """Set llama.cpp's parameters.
+
+    Args:
+        parameters: The parameters to set.
+        settings: weights, name, api_key, context (tokens per slot) and slots.
+    """
     parameters.model.path = settings["weights"]
     parameters.model_alias = {settings["name"]}
     parameters.api_keys = [settings["api_key"]]
-    parameters.port = 0  # a free one
+    parameters.port = 0  # any free port
     parameters.n_ctx = settings["context"] * settings["slots"]
     parameters.n_parallel = settings["slots"]
-    parameters.cpuparams.n_threads = min(_MOST_THREADS, _usable_cores())
+    parameters.cpuparams.n_threads = min(_MAX_THREADS, _usable_cores())
     parameters.n_threads_http = _HTTP_THREADS
     parameters.cache_ram_mib = _PROMPT_CACHE_MIB
-    parameters.swa_full = True  # a prefix can be reused from any length, for 150 MB
-    parameters.sse_ping_interval = -1  # a stream holds events and nothing else
-    parameters.warmup = False  # the first answer does that
-    parameters.no_extra_bufts = True  # weights are used as they are in the file: up sooner, no second copy
+    parameters.swa_full = True  # costs 150 MB; allows the reuse of a prefix of any length
+    parameters.sse_ping_interval = -1  # no pings between the events of a stream
+    parameters.warmup = False  # the first answer warms up
+    parameters.no_extra_bufts = True  # do not repack the weights: a faster start and no second copy in memory
     parameters.fit_params = False
     parameters.ui = False
     parameters.endpoint_slots = False
-    parameters.verbosity = _WARNINGS
+    parameters.verbosity = _VERBOSITY_WARNINGS
     _set_sampling(parameters.sampling)
     return parameters
 
 
 def _set_sampling(sampling: Any) -> None:
-    """What a request that sets nothing gets: the generation defaults that were published with gemma 3."""
+    """Set the defaults for requests that set no sampling: those published with gemma 3."""
     sampling.temp = 1.0
     sampling.top_k = 64
     sampling.top_p = 0.95
@@ -109,12 +116,12 @@ def _set_sampling(sampling: Any) -> None:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _say(report: int, result: Mapping[str, object]) -> None:
-    os.write(report, json.dumps(result).encode() + b"\n")
+def _write_result(results: int, result: Mapping[str, object]) -> None:
+    os.write(results, json.dumps(result).encode() + b"\n")
 
 
 if __name__ == "__main__":

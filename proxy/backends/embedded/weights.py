@@ -1,8 +1,8 @@
-"""The embedded model's weights, in the user's cache: written once, verified, repaired. Knows no process and no server.
+"""The weights of the embedded model, a verified file in the user's cache. It does not depend on the child process.
 
-Reading 250 MB to hash them at every start would cost a second, so a stamp beside the file says which bytes were
-verified and what the file looked like then (size, modification time). A file that looks otherwise is hashed, and
-written again if it is not what it should be.
+To hash 250 MB at every start would take a second. A stamp file next to the weights therefore stores the hash that was
+verified, and the size and modification time of the file at that moment. If the file has changed since, it is hashed
+again, and written again if the hash is wrong.
 """
 
 import asyncio
@@ -20,13 +20,19 @@ from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
 
 INSTALL: Final = "pip install 'drpo-proxy[embedded]'"
-_BLOCK: Final = 4 * 1024 * 1024
-_RETRY: Final = 0.1  # seconds between attempts at the lock
+_BLOCK_BYTES: Final = 4 * 1024 * 1024
+_LOCK_INTERVAL: Final = 0.1  # seconds between two attempts to lock
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One model file. `chunks` gives the installed pieces that it is made of, in order; `sha256` is of the whole."""
+    """One model file.
+
+    Attributes:
+        file_name: Its name in the cache.
+        sha256: The hash of the file.
+        chunks: Returns the installed files that it is put together from, in order.
+    """
 
     file_name: str
     sha256: str
@@ -48,14 +54,20 @@ GEMMA: Final = Weights(
 
 
 def default_cache() -> Path:
-    """Where large files are kept between starts: $XDG_CACHE_HOME/drpo, or ~/.cache/drpo."""
+    """Return the folder for large files: $XDG_CACHE_HOME/drpo, or ~/.cache/drpo."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drpo"
 
 
 async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallback) -> Path:
-    """The verified file in `cache`, written first if it is not there or not intact.
+    """Return the path of the verified file; write it first if it is missing or damaged.
 
-    Raises EmbeddedError if the packages are missing or altered, or the cache cannot be written.
+    Args:
+        weights: The file to prepare.
+        cache: The folder of the file.
+        report: Gets the progress.
+
+    Raises:
+        EmbeddedError: A package is missing or has the wrong content, or the cache cannot be written.
     """
     path = cache / weights.file_name
     try:
@@ -73,7 +85,7 @@ async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallbac
 
 
 def _is_verified(weights: Weights, path: Path) -> bool:
-    """Whether the file looks as it did when its bytes were verified."""
+    """Return whether the file has not changed since it was verified."""
     try:
         return _stamp_path(path).read_text(encoding="ascii") == _stamp(weights, path)
     except (FileNotFoundError, UnicodeDecodeError):
@@ -91,13 +103,13 @@ def _stamp_path(path: Path) -> Path:
 
 @asynccontextmanager
 async def _locked(path: Path, report: ProgressCallback) -> AsyncIterator[None]:
-    """Hold the right to write `path`, against other processes."""
+    """Hold a lock on `path` that other processes respect."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("a") as lock:
         if not _try_lock(lock):
             report("Waiting for another start, which is preparing the embedded model's weights")
-            while not _try_lock(lock):  # noqa: ASYNC110  another process tells no event
-                await asyncio.sleep(_RETRY)
+            while not _try_lock(lock):  # noqa: ASYNC110  another process sets no event
+                await asyncio.sleep(_LOCK_INTERVAL)
         yield
 
 
@@ -110,10 +122,10 @@ def _try_lock(lock: IO[str]) -> bool:
 
 
 def _repair(weights: Weights, path: Path) -> None:
-    """Make the file right, and stamp it. Called by the holder of the lock."""
+    """Write the file unless it is intact, and stamp it. The caller holds the lock."""
     if not (path.exists() and _sha256(path) == weights.sha256):
-        for left_over in path.parent.glob(f"{path.name}.*.part"):
-            left_over.unlink()
+        for leftover in path.parent.glob(f"{path.name}.*.part"):
+            leftover.unlink()
         _write_file(path, _verified_blocks(weights))
     _write_file(_stamp_path(path), [_stamp(weights, path).encode("ascii")])
 
@@ -124,11 +136,11 @@ def _sha256(path: Path) -> str:
 
 
 def _verified_blocks(weights: Weights) -> Iterator[bytes]:
-    """The file's bytes. Raises EmbeddedError after the last one if they are not the expected ones."""
+    """Yield the bytes of the file. Raises EmbeddedError at the end if their hash is wrong."""
     digest = hashlib.sha256()
     for chunk in _installed_chunks(weights):
         with chunk.open("rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 yield block
     if digest.hexdigest() != weights.sha256:
@@ -150,7 +162,7 @@ def _installed_chunks(weights: Weights) -> Sequence[Path]:
 
 
 def _write_file(path: Path, blocks: Sequence[bytes] | Iterator[bytes]) -> None:
-    """Write it all or leave what was there: another name, fsync, rename."""
+    """Write a file atomically: to a temporary name, then fsync and rename."""
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

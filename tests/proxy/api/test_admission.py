@@ -15,14 +15,14 @@ from proxy.core.errors import OverloadedError
 from proxy.core.log import log_lines
 from proxy.core.metrics import create_metrics
 from proxy.core.settings import AdmissionSettings
-from proxy.core.shared_state import Alone, Mapped, clear_seats
+from proxy.core.shared_state import LocalState, MappedState, clear_in_flight
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
 
 def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admission:
     limits = AdmissionSettings(max_in_flight, max_queue, max_body_bytes=1000, read_timeout=1, write_timeout=1)
-    return Admission(limits, shared or Alone(), create_metrics())
+    return Admission(limits, shared or LocalState(), create_metrics())
 
 
 async def turns() -> None:
@@ -112,13 +112,13 @@ async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[list[Mapped]]:
-    Mapped.prepare(tmp_path, 3)
+def workers(tmp_path: Path) -> Iterator[list[MappedState]]:
+    MappedState.prepare(tmp_path, 3)
     with ExitStack() as opened:
-        yield [opened.enter_context(Mapped(tmp_path, number)) for number in range(3)]
+        yield [opened.enter_context(MappedState(tmp_path, number)) for number in range(3)]
 
 
-async def test_place_that_another_worker_gives_back_is_found(workers: list[Mapped]) -> None:
+async def test_place_that_another_worker_gives_back_is_found(workers: list[MappedState]) -> None:
     here, there = (admission(1, 10, worker) for worker in workers[:2])
     leave = asyncio.Event()
 
@@ -136,14 +136,14 @@ async def test_place_that_another_worker_gives_back_is_found(workers: list[Mappe
         await asyncio.gather(first, second)
 
 
-def test_seats_of_a_dead_worker_are_cleared_and_no_others(workers: list[Mapped], tmp_path: Path) -> None:
+def test_seats_of_a_dead_worker_are_cleared_and_no_others(workers: list[MappedState], tmp_path: Path) -> None:
     for worker in workers:
-        worker.seats[worker.worker] = worker.worker + 5
-    clear_seats(tmp_path, 1)
-    assert list(workers[0].seats) == [5, 0, 7]
+        worker.in_flight[worker.worker] = worker.worker + 5
+    clear_in_flight(tmp_path, 1)
+    assert list(workers[0].in_flight) == [5, 0, 7]
 
 
-def test_numbers_under_a_name_are_the_same_for_all_workers(workers: list[Mapped]) -> None:
+def test_numbers_under_a_name_are_the_same_for_all_workers(workers: list[MappedState]) -> None:
     here, there, _ = workers
     first = here.cells(b"a" * 32, [1.0, 2.0, 3.0, 4.0])
     second = here.cells(b"b" * 32, [5.0, 6.0, 7.0, 8.0])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.api.auth import Account, Key, Keyring, new_key, read_keys
 from proxy.core.errors import RateLimitError, StartupError, UnauthorizedError
-from proxy.core.shared_state import Alone
+from proxy.core.shared_state import LocalState
 
 
 class Clock:
@@ -31,7 +31,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_new_key_is_known_by_its_line_and_the_line_does_not_hold_it(tmp_path: Path) -> None:
     key, line = new_key("alice")
     keys = read_keys(written(tmp_path, f"# ours\n\n{line} requests_per_minute=2\n"))
-    assert Keyring(keys, Clock(), Alone()).identify(f"Bearer {key}")[0] == "alice"
+    assert Keyring(keys, Clock(), LocalState()).identify(f"Bearer {key}")[0] == "alice"
     assert keys[0].requests_per_minute == 2
     assert key not in line
     assert new_key("alice")[0] != key
@@ -43,7 +43,7 @@ def test_new_key_is_known_by_its_line_and_the_line_does_not_hold_it(tmp_path: Pa
 def test_anything_but_a_key_of_ours_is_refused(given: str | None) -> None:
     key, line = new_key("alice")
     name, digest = line.split()
-    ring = Keyring([Key(name, bytes.fromhex(digest))], Clock(), Alone())
+    ring = Keyring([Key(name, bytes.fromhex(digest))], Clock(), LocalState())
     with pytest.raises(UnauthorizedError):
         ring.identify(given.format(key=key) if given else given)
     assert ring.identify(f"bearer  {key} ")[0] == "alice"
@@ -81,7 +81,7 @@ def test_name_that_cannot_be_one_is_refused(name: str) -> None:
 
 
 def account(clock: Clock, **limits: int) -> Account:
-    return Account(Key("alice", sha256(b"x").digest(), **limits), clock, Alone())
+    return Account(Key("alice", sha256(b"x").digest(), **limits), clock, LocalState())
 
 
 def test_requests_beyond_a_minutes_worth_wait_until_one_has_come_back() -> None:
@@ -147,7 +147,7 @@ def test_reload_keeps_what_a_key_has_used_and_drops_keys_that_are_gone() -> None
     alice = Key("alice", bytes.fromhex(line.split()[1]), requests_per_minute=1)
     second, line = new_key("bob")
     bob = Key("bob", bytes.fromhex(line.split()[1]))
-    shared = Alone()
+    shared = LocalState()
     Keyring([alice, bob], clock, shared).identify(f"Bearer {first}")[1].enter()
     ring = Keyring([alice], clock, shared)
     with pytest.raises(RateLimitError):

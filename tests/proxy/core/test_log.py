@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from proxy.core.log import LINES_HELD, LOGGER, log_event, log_failure, log_lines, lost_lines
+from proxy.core.log import LOGGER, MAX_QUEUED_LINES, log_event, log_failure, log_lines, lost_lines
 
 
 def test_lines_are_json_with_a_time_and_only_the_values_that_are_there(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_log_that_nobody_reads_drops_lines_counts_them_and_says_so_when_it_is_re
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as writer:
         with log_lines("json", writer):
-            for number in range(LINES_HELD + 5000):
+            for number in range(MAX_QUEUED_LINES + 5000):
                 log_event("request", number=number)
             assert lost_lines() > 1000
             assert b'"number":0' in reader.readline()

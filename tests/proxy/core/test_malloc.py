@@ -7,7 +7,7 @@ import pytest
 # A block of 8 MB is freed, which raises glibc's own bound to that; is a block of 1 MB then still mapped by itself?
 _MAPPED_AFTER = """
 import ctypes
-from proxy.core.malloc import give_back_large_blocks
+from proxy.core.malloc import return_large_blocks_to_system
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
@@ -24,7 +24,7 @@ print(c.mallinfo2().hblks - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library is not glibc 2.33 or later")
-@pytest.mark.parametrize(("first", "mapped"), [("", "0"), ("give_back_large_blocks()", "1")])
+@pytest.mark.parametrize(("first", "mapped"), [("", "0"), ("return_large_blocks_to_system()", "1")])
 def test_a_large_block_goes_back_to_the_system_whatever_was_freed_before(first: str, mapped: str) -> None:
     script = _MAPPED_AFTER.format(first=first)
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
