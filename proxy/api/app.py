@@ -15,8 +15,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from proxy.api.admission import Admission, parse_json, read_body
-from proxy.api.gateway import Gateway, Live
-from proxy.api.handlers import Serve, handle, serve_chat, serve_completion, serve_form, serve_relayed, serve_response
+from proxy.api.endpoints import ENDPOINTS, FORMS, RELAYED, Endpoint
+from proxy.api.gateway import Gateway, ServingState
+from proxy.api.handlers import handle
 from proxy.api.http_server import error_response, saying_what_is_not_served
 from proxy.api.openapi import openapi_document
 from proxy.backends.backend import Backend
@@ -35,38 +36,20 @@ from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.retrieval import Retrieval
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.injection.token_costs import TokenCosts
-from proxy.inference.planner import CHAT, COMPLETIONS, RESPONSES, Planner
+from proxy.inference.planner import Planner
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
 
-PLANNED: Final[Mapping[str, Serve]] = {
-    CHAT: serve_chat,
-    COMPLETIONS: serve_completion,
-    RESPONSES: serve_response,
-}
-RELAYED: Final = (
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v1/score",
-    "/v1/pooling",
-    "/v1/classify",
-    "/v1/audio/speech",
-    "/rerank",
-    "/score",
-    "/tokenize",
-    "/detokenize",
-)
 _EXPOSED: Final = (
     "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
     "X-Drpo-Experiment, X-Request-Id, Retry-After"
 )
-FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, backends: Sequence[Backend], live: Live, shared: SharedState
+    settings: Settings, backends: Sequence[Backend], state: ServingState, shared: SharedState
 ) -> AsyncIterator[Gateway]:
     """Wire the parts and watch the backends, until the block ends. Raises StartupError."""
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
@@ -80,7 +63,7 @@ async def open_gateway(
                 yield Gateway(
                     admission,
                     pool,
-                    live,
+                    state,
                     injector,
                     planner,
                     metrics,
@@ -101,12 +84,8 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
     app = web.Application(middlewares=[_answer_preflight, not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.append(_add_headers)
-    for path, serve in PLANNED.items():
-        app.router.add_post(path, _served(path, serve))
-    for path in RELAYED:
-        app.router.add_post(path, _served(path, serve_relayed))
-    for path in FORMS:
-        app.router.add_post(path, _served(path, serve_form))
+    for path, endpoint in ENDPOINTS.items():
+        app.router.add_post(path, _handler(endpoint))
     app.router.add_post("/v1/feedback", _guarded(feedback))
     app.router.add_get("/v1/models", _guarded(list_models))
     app.router.add_get("/v1/models/{id:.+}", _guarded(show_model))
@@ -117,9 +96,9 @@ def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Applic
     return app
 
 
-def _served(route: str, serve: Serve) -> Handler:
+def _handler(endpoint: Endpoint) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
-        return await handle(request.app[GATEWAY], request, route, serve)
+        return await handle(request.app[GATEWAY], request, endpoint)
 
     return handler
 

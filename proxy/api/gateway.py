@@ -1,27 +1,35 @@
-"""Everything that a request meets on its way, wired once at the start. It decides nothing by itself."""
+"""The parts that serve a request, wired once at the start by proxy/api/app.py. They decide nothing here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from aiohttp import web
 
 from proxy.api.admission import Admission
 from proxy.api.auth import Account, Keyring
-from proxy.backends.discovery import Model
 from proxy.backends.pool import Pool
+from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
 from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
-from proxy.inference.variants import Choice, choose
+from proxy.inference.setting import Setting
+from proxy.inference.variants import choose
+
+VARIANT_HEADER: Final = "x-drpo-variant"
 
 
 @dataclass(slots=True)
-class Live:
-    """What a reload replaces, each at once and whole: the bundles by model, and the keyring (None: anyone may ask)."""
+class ServingState:
+    """What a reload replaces. Each attribute is replaced whole, so a request sees the old value or the new one.
+
+    Attributes:
+        bundles: The bundles by model.
+        keyring: The API keys; None if no keys are required.
+    """
 
     bundles: Mapping[str, ServedBundle]
     keyring: Keyring | None = None
@@ -29,11 +37,24 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Everything that a request meets on its way, wired in app."""
+    """The parts that serve a request.
+
+    Attributes:
+        admission: Limits the requests in flight.
+        pool: The backends.
+        state: What a reload replaces.
+        injector: Chooses examples.
+        planner: Decides what is sent to a backend.
+        metrics: The metrics of this process.
+        forward_authorization: Whether the client's Authorization header is sent to backends.
+        log_content: Whether requests and replies are written to the log.
+        experiments: The experiments; None if there is no store for them.
+        telemetry: Exports traces; None if none are exported.
+    """
 
     admission: Admission
     pool: Pool
-    live: Live
+    state: ServingState
     injector: Injector
     planner: Planner
     metrics: Metrics
@@ -44,17 +65,17 @@ class Gateway:
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
-        """The bundles by model, as they are now."""
-        return self.live.bundles
+        """The current bundles by model."""
+        return self.state.bundles
 
     def client(self, request: web.Request) -> tuple[str, Account] | None:
-        """Who asks: a key's name and account; None where no keys are asked for. Raises UnauthorizedError."""
-        keyring = self.live.keyring
+        """The name and the account of the request's API key; None if no keys are required. Raises UnauthorizedError."""
+        keyring = self.state.keyring
         return None if keyring is None else keyring.identify(request.headers.get("Authorization"))
 
-    def choice(self, body: Mapping[str, Any], request: web.Request) -> tuple[Choice, Model]:
-        """The model and variant that a body and its headers ask for."""
-        models = self.pool.models
+    def setting(self, body: Json, request: web.Request) -> Setting:
+        """What a request asks for: model, variant and the model's bundle. Raises BadRequestError, UnknownModelError."""
+        models, bundles = self.pool.models, self.bundles
         named = self.pool.default_model if body.get("model") in (None, "") else body["model"]
-        choice = choose(named, request.headers.get("x-drpo-variant"), models, self.bundles)
-        return choice, models[choice.model]
+        choice = choose(named, request.headers.get(VARIANT_HEADER), models, bundles)
+        return Setting(choice, models[choice.model], bundles.get(choice.model))

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from proxy.core.json_types import Json
 from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
 from proxy.experiments.config import ExperimentFile, JudgeSettings, read_experiments
 from proxy.experiments.definition import Arm, Experiment, assign
@@ -17,6 +16,7 @@ from proxy.experiments.records import Allocation
 from proxy.experiments.units import conversation_digest, opening_digest, unit_of
 from proxy.inference.injection.served_bundles import ServedBundle, load_directories
 from proxy.inference.variants import Choice
+from proxy.openai.conversation import Conversation
 
 UNIT_HEADER: Final = "x-drpo-unit"
 EXPERIMENT_HEADER: Final = "x-drpo-experiment"
@@ -40,7 +40,7 @@ class ArmAssignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Treatment:
     """What a request is served with: which variant of which model, and the bundle that it takes prompt and sampling
     from."""
 
@@ -57,14 +57,14 @@ class Assignment:
         conversation: Digest of the conversation (see `units`).
         time: Start of the request, Unix seconds.
         arms: The arm of the request in each of its experiments.
-        setting: What the request is served with.
+        treatment: What the request is served with.
     """
 
     unit: bytes
     conversation: bytes
     time: float
     arms: tuple[ArmAssignment, ...]
-    setting: Setting
+    treatment: Treatment
 
     @property
     def headers(self) -> dict[str, str]:
@@ -81,19 +81,17 @@ class Requester:
         header: Unit that the client named in the header x-drpo-unit.
         client: Name of the client's key. None if the proxy requires no keys.
         authorization: Credentials that the client sent if the proxy requires no keys.
-        body: Body of the request.
-        messages: Messages of the conversation.
+        conversation: The conversation in the body of the request.
     """
 
     header: str | None
     client: str | None
     authorization: str
-    body: Json
-    messages: Sequence[Json]
+    conversation: Conversation
 
     def unit(self, opening: bytes) -> bytes:
         """Return the unit that the request counts for. `opening` is the digest of the conversation's opening."""
-        return unit_of(self.header, self.body, self.client or self.authorization, opening)
+        return unit_of(self.header, self.conversation.body, self.client or self.authorization, opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +115,21 @@ class ActiveExperiments:
         """Return the limits of the shadow judge in an experiment, or None if it has no judge."""
         return next((file.judge for file in self.files if file.experiment.name == experiment), None)
 
-    def setting(self, arm: Arm, setting: Setting, bundles_by_model: Mapping[str, ServedBundle]) -> Setting:
+    def treatment(self, arm: Arm, treatment: Treatment, bundles_by_model: Mapping[str, ServedBundle]) -> Treatment:
         """Return what an arm serves a request with.
 
         Args:
             arm: The arm.
-            setting: What the request would be served with without the arm.
+            treatment: What the request would be served with without the arm.
             bundles_by_model: The bundles outside experiments, by model.
         """
-        model = arm.model or setting.choice.model
+        model = arm.model or treatment.choice.model
         arm_bundle = self.bundles[arm.bundle] if arm.bundle else None
-        served = arm_bundle or (bundles_by_model.get(model) if arm.model else setting.served)
-        variant = arm.variant or (ALIGNED if arm_bundle else setting.choice.variant)
+        served = arm_bundle or (bundles_by_model.get(model) if arm.model else treatment.served)
+        variant = arm.variant or (ALIGNED if arm_bundle else treatment.choice.variant)
         if variant in (ALIGNED, RAW_MATCHED) and served is None and not arm.variant:
             variant = RAW
-        return Setting(Choice(model, variant, explicit=False), served)
+        return Treatment(Choice(model, variant, explicit=False), served)
 
 
 def load_experiments(
@@ -164,52 +162,56 @@ def assign_request(
     active: ActiveExperiments,
     allocations: Mapping[str, Allocation],
     requester: Requester,
-    setting: Setting,
+    treatment: Treatment,
     bundles_by_model: Mapping[str, ServedBundle],
     now: float,
-) -> tuple[Assignment | None, Setting]:
+) -> tuple[Assignment | None, Treatment]:
     """Assign a request to the active experiments.
 
     Args:
         active: The experiments.
         allocations: The decisions about them, by name.
         requester: The client and what it asks.
-        setting: What the request would be served with outside experiments.
+        treatment: What the request would be served with outside experiments.
         bundles_by_model: The bundles outside experiments, by model.
         now: Unix seconds.
 
     Returns:
         The assignment, or None if the request is in no experiment, and what the request is served with.
     """
-    choice = setting.choice
+    choice = treatment.choice
     candidates = [one for one in active.experiments if now < one.end and one.applies_to(choice.model, requester.client)]
     if not candidates:
-        return None, setting
-    opening, arms = opening_digest(requester.messages), []
+        return None, treatment
+    opening, arms = opening_digest(requester.conversation), []
     unit = requester.unit(opening)
     for experiment in candidates:
         if not experiment.includes(unit):
             continue
         allocation = allocations.get(experiment.name)
         if allocation and allocation.stopped:
-            setting = _control_setting(active, experiment, setting, bundles_by_model)
+            treatment = _control_treatment(active, experiment, treatment, bundles_by_model)
             continue
         assigned = _assign_arm(experiment, allocation, unit, now, override=choice.explicit)
         arms.append(assigned)
         if assigned.arm and not assigned.override:
-            setting = active.setting(assigned.arm, setting, bundles_by_model)
+            treatment = active.treatment(assigned.arm, treatment, bundles_by_model)
     if not arms:
-        return None, setting
-    return Assignment(unit, conversation_digest(requester.messages, opening), now, tuple(arms), setting), setting
+        return None, treatment
+    conversation = conversation_digest(requester.conversation, opening)
+    return Assignment(unit, conversation, now, tuple(arms), treatment), treatment
 
 
-def _control_setting(
-    active: ActiveExperiments, experiment: Experiment, setting: Setting, bundles_by_model: Mapping[str, ServedBundle]
-) -> Setting:
+def _control_treatment(
+    active: ActiveExperiments,
+    experiment: Experiment,
+    treatment: Treatment,
+    bundles_by_model: Mapping[str, ServedBundle],
+) -> Treatment:
     """Return what a stopped experiment serves: the control, without recording the request."""
-    if setting.choice.explicit:
-        return setting
-    return active.setting(experiment.arm(experiment.control), setting, bundles_by_model)
+    if treatment.choice.explicit:
+        return treatment
+    return active.treatment(experiment.arm(experiment.control), treatment, bundles_by_model)
 
 
 def _assign_arm(

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import getrandbits
-from typing import Any, Final
+from typing import Final
 
 from proxy.backends.backend import Backend
 from proxy.backends.discovery import Model
@@ -27,7 +27,7 @@ from proxy.experiments.assignment import (
     ArmAssignment,
     Assignment,
     Requester,
-    Setting,
+    Treatment,
     assign_request,
 )
 from proxy.experiments.recorder import Recorder
@@ -36,7 +36,10 @@ from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
 from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
-from proxy.inference.request_record import Record
+from proxy.inference.reply_progress import ReplyResult
+from proxy.inference.request_context import RequestContext
+from proxy.inference.setting import Setting
+from proxy.openai.conversation import Conversation
 
 _MAX_CONTENT_BYTES: Final = 64 * 1024  # of the request's text and of the reply's
 _RANDOM_BITS: Final = 80
@@ -60,19 +63,21 @@ class ExperimentService:
         arm whose model no backend lists now is not served: the request stays outside of the experiment, counted."""
         if self.active is None:
             return None, setting
-        assignment, changed = assign_request(
-            self.active, self.recorder.allocations, requester, setting, bundled, time.time()
+        treatment = Treatment(setting.choice, setting.served)
+        assignment, treatment = assign_request(
+            self.active, self.recorder.allocations, requester, treatment, bundled, time.time()
         )
-        if changed.choice.model not in models:
+        model = models.get(treatment.choice.model)
+        if model is None:
             self._count(assignment, "unavailable")
             return None, setting
         self._count(assignment)
-        return assignment, changed
+        return assignment, Setting(treatment.choice, model, treatment.served)
 
     def sample(
         self,
         assignment: Assignment | None,
-        body: Mapping[str, Any],
+        conversation: Conversation,
         before: Setting,
         bundled: Mapping[str, ServedBundle],
     ) -> Sample | None:
@@ -85,24 +90,36 @@ class ExperimentService:
             if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
                 continue
             if other := other_arm(entry.experiment, entry.arm):
-                setting = self.active.setting(other, before, bundled)
-                return Sample(entry.experiment.name, table, other, setting, body)
+                treatment = self.active.treatment(other, Treatment(before.choice, before.served), bundled)
+                return Sample(entry.experiment.name, table, other, treatment, conversation)
         return None
 
     def note(
-        self, assignment: Assignment, record: Record, sample: Sample | None, seconds: float, *, keeps_content: bool
+        self,
+        assignment: Assignment,
+        sample: Sample | None,
+        request: RequestContext,
+        reply: ReplyResult,
+        *,
+        keeps_content: bool,
     ) -> None:
-        """Keep what a request came to: one exposure for each experiment that it is in. seconds: it took;
-        keeps_content: what was asked and answered is kept, too."""
-        exposures = [_exposure(assignment, entry, record, seconds) for entry in assignment.arms]
-        answered = record.facts.content
+        """Record a finished request: one exposure for each experiment that it is in.
+
+        Args:
+            assignment: The experiments.
+            sample: What the shadow judge compares the reply with, if the request was sampled.
+            request: The request.
+            reply: How it ended.
+            keeps_content: Whether the bodies of request and reply are stored too.
+        """
+        exposures = [_exposure(assignment, entry, request, reply) for entry in assignment.arms]
         content = None
-        if keeps_content and answered is not None:
-            content = _text(record.asked), _text(answered)
+        if keeps_content and reply.content is not None:
+            content = _text(request.body), _text(reply.content)
         self.recorder.record(exposures, content)
-        if self.shadow and sample and answered and record.outcome == "complete" and record.status == _STATUS_OK:
+        if self.shadow and sample and reply.content and reply.outcome == "complete" and reply.status == _STATUS_OK:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
-            self.shadow.offer(sample, exposure.id, bytes(answered))
+            self.shadow.offer(sample, exposure.id, bytes(reply.content))
 
     def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
         for entry in assignment.arms if assignment else ():
@@ -140,13 +157,12 @@ def _label(entry: ArmAssignment) -> str:
     return "override" if entry.override else entry.arm.name
 
 
-def _exposure(assignment: Assignment, entry: ArmAssignment, record: Record, seconds: float) -> Exposure:
-    plan, facts, watch = record.plan, record.facts, record.facts.watch
-    usage = facts.usage or {}
-    client_gone = record.outcome == "client_gone"
-    error = record.status >= BadRequestError.status and not client_gone
-    is_whole = record.outcome == "complete" and not error
-    served = assignment.setting.served if assignment.setting.choice.variant != RAW else None
+def _exposure(assignment: Assignment, entry: ArmAssignment, request: RequestContext, reply: ReplyResult) -> Exposure:
+    treatment = assignment.treatment
+    client_gone = reply.outcome == "client_gone"
+    error = reply.status >= BadRequestError.status and not client_gone
+    is_whole = reply.outcome == "complete" and not error
+    served = treatment.served if treatment.choice.variant != RAW else None
     return Exposure(
         id=_exposure_id(assignment.time),
         experiment=entry.experiment.name,
@@ -154,19 +170,19 @@ def _exposure(assignment: Assignment, entry: ArmAssignment, record: Record, seco
         propensity=entry.propensity,
         override=entry.override,
         unit=assignment.unit,
-        request_id=record.request_id,
-        completion_id=watch.completion_id if watch else None,
+        request_id=request.request_id,
+        completion_id=reply.completion_id,
         time=assignment.time,
-        model=assignment.setting.choice.model,
-        variant=assignment.setting.choice.variant,
+        model=treatment.choice.model,
+        variant=treatment.choice.variant,
         bundle=served.id if served else None,
         asked=assignment.conversation,
-        latency=seconds if is_whole else None,
-        time_to_first_token=record.first_byte if plan and plan.stream and not error else None,
-        prompt_tokens=_count_of(usage, "prompt_tokens", "input_tokens"),
-        completion_tokens=_count_of(usage, "completion_tokens", "output_tokens"),
-        ended_by_itself=watch.ended_by_itself if watch and is_whole else None,
-        truncated=facts.truncated,
+        latency=reply.seconds if is_whole else None,
+        time_to_first_token=reply.first_byte if request.plan and request.plan.stream and not error else None,
+        prompt_tokens=_count_of(reply.usage, "prompt_tokens", "input_tokens"),
+        completion_tokens=_count_of(reply.usage, "completion_tokens", "output_tokens"),
+        ended_by_itself=reply.stopped if is_whole else None,
+        truncated=reply.truncated,
         error=error,
         client_gone=client_gone,
     )

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
@@ -24,14 +24,16 @@ from proxy.core.errors import ProxyError
 from proxy.core.json_types import Json
 from proxy.core.log import log_failure
 from proxy.core.metrics import Metrics
-from proxy.experiments.assignment import Setting
+from proxy.experiments.assignment import Treatment
 from proxy.experiments.config import JudgeSettings
 from proxy.experiments.definition import Arm, Experiment
 from proxy.experiments.records import Judgement
-from proxy.inference.planner import CHAT, Planner
-from proxy.inference.relay import ReplyFacts
+from proxy.inference.plan import CHAT
+from proxy.inference.planner import Planner
 from proxy.inference.reply import whole_reply
-from proxy.openai.conversation import first_user_text, loose_messages
+from proxy.inference.reply_progress import ReplyProgress
+from proxy.inference.setting import Setting
+from proxy.openai.conversation import Conversation
 from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
 MAX_WAITING_CASES: Final = 32
@@ -55,15 +57,15 @@ class Sample:
         experiment: Name of the experiment.
         limits: The experiment's limits for the judge.
         other: The arm whose reply is compared with the user's.
-        setting: What the other arm serves the request with.
-        body: The body as the client sent it.
+        treatment: What the other arm serves the request with.
+        conversation: The request as the client sent it.
     """
 
     experiment: str
     limits: JudgeSettings
     other: Arm
-    setting: Setting
-    body: Json = field(repr=False)
+    treatment: Treatment
+    conversation: Conversation = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class ShadowJudge:
         other = await self._other_arm_answer(sample)
         if not other:
             return "no text"
-        question = first_user_text(loose_messages(sample.body))
+        question = sample.conversation.opening
         first = await self._prefers_first(sample.limits.model, question, case.answer, other)
         second = await self._prefers_first(sample.limits.model, question, other, case.answer)
         if first is None or second is None:
@@ -169,16 +171,19 @@ class ShadowJudge:
 
     async def _other_arm_answer(self, sample: Sample) -> str:
         """Let the other arm answer the same request. Return an empty text if it does not. Raises ProxyError."""
-        body = {name: value for name, value in sample.body.items() if name != "stream_options"}
-        choice = sample.setting.choice
+        body = {name: value for name, value in sample.conversation.body.items() if name != "stream_options"}
+        choice, served = sample.treatment.choice, sample.treatment.served
         model = self._pool.models.get(choice.model)
         if model is None:
             return ""
-        plan = await self._planner.chat({**body, "stream": False}, choice, model, sample.setting.served)
+        conversation = replace(sample.conversation, body={**body, "stream": False})
+        plan = await self._planner.chat(conversation, Setting(choice, model, served))
         headers = {"Content-Type": "application/json"}
-        async with self._pool.send(choice.model, plan.path, plan.take_body(), headers, plan.conversation) as upstream:
+        async with self._pool.send(
+            choice.model, plan.path, plan.take_body(), headers, plan.conversation_key
+        ) as upstream:
             data = await upstream.read()
-            return answer_text(whole_reply(data, plan, ReplyFacts())) if upstream.status == 200 else ""
+            return answer_text(whole_reply(data, plan, ReplyProgress())) if upstream.status == 200 else ""
 
     async def _prefers_first(self, model: str, question: str, first: str, second: str) -> bool | None:
         """Return whether the judge prefers the first answer, or None if its reply is unreadable. Raises ProxyError."""

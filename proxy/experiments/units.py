@@ -4,14 +4,13 @@ A unit is whom a request counts for. Neither a unit nor a conversation can be re
 on all workers and replicas, and never leaves the process as it is: the store replaces it with a keyed digest.
 """
 
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
 import orjson
 
 from proxy.core.json_types import Json
-from proxy.openai.conversation import first_user_text
+from proxy.openai.conversation import Conversation
 
 _DIGEST_BYTES: Final = 16
 _PLAIN_MESSAGE_KEYS: Final = frozenset({"role", "content"})
@@ -38,18 +37,19 @@ def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
     return _digest(b"conversation", key.encode("utf-8", "surrogatepass"), opening)
 
 
-def opening_digest(messages: Sequence[Json]) -> bytes:
+def opening_digest(conversation: Conversation) -> bytes:
     """Return a digest that is the same for all turns of a conversation.
 
     It covers the first user text, or the first message of a conversation without user text.
     """
-    if text := first_user_text(messages):
-        return _digest(b"opening", text.encode("utf-8", "surrogatepass"))
-    return _digest(b"messages", orjson.dumps(messages[:1]))
+    if conversation.opening:
+        return _digest(b"opening", conversation.opening.encode("utf-8", "surrogatepass"))
+    return _digest(b"messages", orjson.dumps(conversation.messages[:1]))
 
 
-def conversation_digest(messages: Sequence[Json], opening: bytes) -> bytes:
+def conversation_digest(conversation: Conversation, opening: bytes) -> bytes:
     """Return a digest of all messages. For a single plain message, the usual case, it is the opening's digest."""
+    messages = conversation.messages
     if len(messages) == 1 and messages[0].keys() == _PLAIN_MESSAGE_KEYS and messages[0]["content"].__class__ is str:
         return opening
     return _digest(b"messages", orjson.dumps(messages))

@@ -1,7 +1,7 @@
-"""The backend's reply to the client: whole server-sent events, and how a stream may end. Knows no model and no bundle.
+"""Passes a backend's reply to the client, as whole server-sent events. It does not depend on models or bundles.
 
-A stream is complete only after `data: [DONE]`. Whatever else ends it is a truncation: the partial event is dropped, one
-error event is sent, no [DONE], and the connection closes, so that no client takes a cut answer for a whole one.
+A stream is complete only after `data: [DONE]`. Any other end is a truncation: the partial event is dropped, one error
+event is sent instead of [DONE], and the connection closes. So no client takes a truncated answer for a complete one.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, ProxyError
-from proxy.inference.reply_observer import ReplyObserver
+from proxy.inference.reply_progress import ReplyProgress
 from proxy.openai.sse import (
     MAX_EVENT_BYTES,
     EventSplitter,
@@ -27,7 +27,7 @@ from proxy.openai.sse import (
     split_events,
 )
 
-_TAKEN_AT_ONCE: Final = 32 * 1024  # bytes: half of what asyncio buffers before it makes a writer wait
+_MAX_UNTIMED_BYTES: Final = 32 * 1024  # half of what asyncio buffers before a writer has to wait
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _REQUEST_HEADERS: Final = ("Accept", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
 _REPLY_HEADERS: Final = frozenset(
@@ -36,40 +36,26 @@ _REPLY_HEADERS: Final = frozenset(
 _REPLY_HEADER_PREFIXES: Final = ("x-ratelimit-", "ratelimit-")
 
 EventTransform = Callable[[bytes], bytes]
-"""One whole event, blank line included, to what the client gets for it (nothing, or one or more events)."""
+"""Converts one whole event, with its blank line, to the events for the client: none, one or several."""
 
 
 def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[str, str]:
-    """What of a client's headers goes upstream: a short allow-list, and its key only if the operator said so."""
+    """The client's headers that are sent to the backend: an allow-list, and Authorization if the operator allows it."""
     allowed = (*_REQUEST_HEADERS, "Authorization") if authorization else _REQUEST_HEADERS
     return {name: headers[name] for name in allowed if name in headers}
 
 
 def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of a backend's headers (names in lower case) goes to the client."""
-    return {name: value for name, value in headers.items() if _passes(name)}
+    """The backend's headers (names in lower case) that are sent to the client."""
+    return {name: value for name, value in headers.items() if _is_relayed(name)}
 
 
-def _passes(name: str) -> bool:
+def _is_relayed(name: str) -> bool:
     return name in _REPLY_HEADERS or name.startswith(_REPLY_HEADER_PREFIXES)
 
 
-@dataclass(slots=True)
-class ReplyFacts:
-    """What a reply told while it passed. `answering`: the backend took the request; `usage` as it counted it;
-    `first_byte`: when (perf_counter) the first of the answer itself was passed on; `content`: the answer's own bytes,
-    at most a mebibyte, where the operator asked to keep them, else None; `watch`: looks at it, for an experiment."""
-
-    answering: bool = False
-    first_byte: float | None = None
-    usage: Mapping[str, object] | None = None
-    truncated: bool = False
-    content: bytearray | None = None
-    watch: ReplyObserver | None = None
-
-
-def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
-    """Note the usage; where the client did not ask for it, take exactly that event, and null keys, out."""
+def usage_filter(progress: ReplyProgress, *, wanted: bool) -> EventTransform:
+    """Record the usage of a stream. If the client did not ask for usage, remove its event and null keys."""
 
     def transform(event: bytes) -> bytes:
         if b'"usage"' not in event:
@@ -77,29 +63,34 @@ def usage_filter(facts: ReplyFacts, *, wanted: bool) -> EventTransform:
         payload = parse_object(event_data(event))
         usage = payload.get("usage")
         if isinstance(usage, dict):
-            facts.usage = usage
+            progress.usage = usage
         if wanted:
             return event
         if usage is None:
             return _NULL_USAGE.sub(b"", event, count=1) if "usage" in payload else event
         if not payload.get("choices"):
             return b""
-        payload.pop("usage")  # llama.cpp puts it on the last choice
+        payload.pop("usage")  # llama.cpp sends usage with the last choice
         return b"data: " + orjson.dumps(payload) + b"\n\n"
 
     return transform
 
 
 def passes_untouched(events: bytes) -> bool:
-    """Whether usage_filter would leave all of these events as they are, and none is [DONE]."""
+    """Whether usage_filter would change none of these events, and none is [DONE]."""
     return b'"usage"' not in events and b"[DONE]" not in events
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRules:
-    """How one kind of stream passes: each event through `transform`; `is_end` says of the backend's event that it ends
-    a complete stream; `failure` is the event that the client gets for a stream that ended otherwise. `passes` says of
-    whole events that each would pass as it is, and that none is the end: then nobody takes them apart."""
+    """How one kind of stream is converted.
+
+    Attributes:
+        transform: Converts each event.
+        is_end: Whether an event of the backend ends a complete stream.
+        failure: Makes the event that the client gets for a truncated stream.
+        passes: Whether several joined events would all pass unchanged, and none is the end. Such events are not split.
+    """
 
     transform: EventTransform
     is_end: Callable[[bytes], bool] = is_done
@@ -108,53 +99,60 @@ class StreamRules:
 
 
 class Client:
-    """Who the reply goes to. write_timeout: seconds that it may not read, until it counts as gone."""
+    """The client that a reply is sent to."""
 
-    __slots__ = ("_facts", "_request", "_response", "_write_timeout")
+    __slots__ = ("_progress", "_request", "_response", "_write_timeout")
 
-    def __init__(self, request: web.Request, write_timeout: float, facts: ReplyFacts) -> None:
+    def __init__(self, request: web.Request, write_timeout: float, progress: ReplyProgress) -> None:
+        """Prepare to send a reply.
+
+        Args:
+            request: The client's request.
+            write_timeout: Seconds without reading after which the client counts as disconnected.
+            progress: Collects what is known of the reply.
+        """
         self._request = request
         self._write_timeout = write_timeout
-        self._facts = facts
+        self._progress = progress
         self._response: web.StreamResponse
 
     async def send(self, response: web.Response, body: bytes) -> None:
         """Send a whole reply."""
         self._response = response
-        self._keep(body)
-        await self._in_time(self._send_whole(response), len(body))
+        self._record(body)
+        await self._within_timeout(self._send_whole(response), len(body))
 
     async def _send_whole(self, response: web.Response) -> None:
         await response.prepare(self._request)
-        self._facts.first_byte = perf_counter()
+        self._progress.first_byte = perf_counter()
         await response.write_eof()
 
     async def begin(self, response: web.StreamResponse) -> None:
         """Send the headers of a streamed reply."""
         self._response = response
-        await self._in_time(response.prepare(self._request), 0)
+        await self._within_timeout(response.prepare(self._request), 0)
 
     async def write(self, data: bytes) -> None:
         """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
-        self._keep(data)
-        await self._in_time(self._response.write(data), len(data))
+        self._record(data)
+        await self._within_timeout(self._response.write(data), len(data))
 
     async def end(self) -> None:
         """Send the end of a streamed reply."""
-        await self._in_time(self._response.write_eof(), 0)
+        await self._within_timeout(self._response.write_eof(), 0)
 
-    def _keep(self, data: bytes) -> None:
-        if self._facts.watch is not None:
-            self._facts.watch.see(data)
-        if self._facts.content is not None:
-            self._facts.content += data[: MAX_EVENT_BYTES - len(self._facts.content)]
+    def _record(self, data: bytes) -> None:
+        if self._progress.observer is not None:
+            self._progress.observer.see(data)
+        if self._progress.content is not None:
+            self._progress.content += data[: MAX_EVENT_BYTES - len(self._progress.content)]
 
-    async def _in_time(self, writing: Awaitable[object], size: int) -> None:
-        """Do it within the write timeout; without, where a socket that holds nothing back takes so little at once."""
-        if self._response.prepared and self._facts.first_byte is None:
-            self._facts.first_byte = perf_counter()
+    async def _within_timeout(self, writing: Awaitable[object], size: int) -> None:
+        """Write within the write timeout. A small write to an empty buffer cannot block and needs no timer."""
+        if self._response.prepared and self._progress.first_byte is None:
+            self._progress.first_byte = perf_counter()
         transport = self._request.transport
-        if size <= _TAKEN_AT_ONCE and transport is not None and transport.get_write_buffer_size() == 0:
+        if size <= _MAX_UNTIMED_BYTES and transport is not None and transport.get_write_buffer_size() == 0:
             await writing
             return
         try:
@@ -162,12 +160,12 @@ class Client:
                 await writing
         except TimeoutError as error:
             if self._request.transport is not None:
-                self._request.transport.abort()  # to close would wait for the client to read what is buffered
+                self._request.transport.abort()  # closing would wait for the client to read the buffer
             raise ConnectionAbortedError("the client does not read") from error
 
 
-async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamRules, facts: ReplyFacts) -> None:
-    """Pass events on as they come; end as the module's first lines say."""
+async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamRules, progress: ReplyProgress) -> None:
+    """Pass events to the client as they arrive. A truncated stream ends with an error event."""
     failure: ProxyError | None = None
     try:
         if not await _relay_events(upstream, client, rules):
@@ -175,7 +173,7 @@ async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamR
     except ProxyError as error:
         failure = error
     if failure is not None:
-        facts.truncated = True
+        progress.truncated = True
         await client.write(rules.failure(failure))
 
 

@@ -1,4 +1,7 @@
-"""A plan's reply to the client: relayed as it is, or translated to chat; streamed or whole. Knows no planning."""
+"""Sends the reply of a plan to the client: unconverted or converted to the client's API, streamed or whole.
+
+It does not depend on how a plan is made.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +11,17 @@ from aiohttp import web
 
 from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendUnavailableError, ProxyError
-from proxy.inference.planner import RESPONSES, Plan
+from proxy.inference.plan import RESPONSES, Plan
 from proxy.inference.relay import (
     Client,
     EventTransform,
-    ReplyFacts,
     StreamRules,
     passes_untouched,
     relay_stream,
     reply_headers,
     usage_filter,
 )
+from proxy.inference.reply_progress import ReplyProgress
 from proxy.openai.chat_completion import ChatChunks, ChatShape, chat_completion
 from proxy.openai.chunk_cache import ChunkCache
 from proxy.openai.responses import ResponseEvents, ResponseShape, response_object
@@ -27,22 +30,33 @@ from proxy.openai.stop_strings import StopCutter, cut_completion
 
 
 async def send_reply(
-    client: Client, upstream: BackendResponse, plan: Plan, headers: Mapping[str, str], facts: ReplyFacts
+    client: Client, upstream: BackendResponse, plan: Plan, headers: Mapping[str, str], progress: ReplyProgress
 ) -> web.StreamResponse:
-    """Pass the backend's reply on; `headers` are ours, `facts` is filled on the way."""
+    """Send the backend's reply to the client.
+
+    Args:
+        client: The client.
+        upstream: The backend's reply.
+        plan: Says how the reply is converted.
+        headers: Headers of the proxy, added to those of the backend.
+        progress: Collects what is known of the reply.
+
+    Raises:
+        BackendProtocolError: The reply is not one that can be converted.
+    """
     headers = {**reply_headers(upstream.headers), **headers}
     if upstream.status == 200 and upstream.content_type == "text/event-stream":
         headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         await client.begin(response)
-        await relay_stream(upstream, client, stream_rules(plan, facts), facts)
+        await relay_stream(upstream, client, stream_rules(plan, progress), progress)
         await client.end()
         return response
     data = await upstream.read()
     if upstream.status == 200:
-        data = whole_reply(data, plan, facts)
+        data = whole_reply(data, plan, progress)
     elif upstream.status >= ProxyError.status and not parse_object(data):
-        # A router in between may say which address it could not reach: that is its log's business.
+        # A router between proxy and backend may name an internal address, which is not for clients.
         data = BackendUnavailableError(f"The backend answered {upstream.status}, and gave no reason in JSON.").json
         headers["content-type"] = "application/json"
     whole = web.Response(status=upstream.status, body=data, headers=headers)
@@ -50,10 +64,10 @@ async def send_reply(
     return whole
 
 
-def whole_reply(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
-    """What the client gets of a reply that came whole; `facts` is filled. Raises BackendProtocolError."""
+def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress) -> bytes:
+    """Convert a reply that is not a stream, and record its usage. Raises BackendProtocolError."""
     payload = parse_object(data)
-    _note_usage(payload, facts)
+    _record_usage(payload, progress)
     if plan.cut_at:
         payload = cut_completion(payload, plan.cut_at)
     if plan.shape is None:
@@ -65,26 +79,26 @@ def whole_reply(data: bytes, plan: Plan, facts: ReplyFacts) -> bytes:
     return orjson.dumps(chat_completion(payload, plan.shape))
 
 
-def stream_rules(plan: Plan, facts: ReplyFacts) -> StreamRules:
-    """How the plan's stream passes: chat and responses translated from completions, or the backend's own events."""
+def stream_rules(plan: Plan, progress: ReplyProgress) -> StreamRules:
+    """How the stream of a plan is converted."""
     if isinstance(plan.shape, ResponseShape):
-        return _cutting(_response_rules(ResponseEvents(plan.shape), facts), plan)
+        return _with_cutting(_response_rules(ResponseEvents(plan.shape), progress), plan)
     if isinstance(plan.shape, ChatShape):
-        return _cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), facts)), plan)
-    untouched = usage_filter(facts, wanted=not plan.strip_usage)
+        return _with_cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), progress)), plan)
+    untouched = usage_filter(progress, wanted=not plan.strip_usage)
     if plan.path == RESPONSES:
-        return _cutting(StreamRules(untouched, is_end=_ends_response), plan)
-    return _cutting(StreamRules(untouched, passes=passes_untouched), plan)
+        return _with_cutting(StreamRules(untouched, is_end=_ends_response), plan)
+    return _with_cutting(StreamRules(untouched, passes=passes_untouched), plan)
 
 
-def _cutting(rules: StreamRules, plan: Plan) -> StreamRules:
+def _with_cutting(rules: StreamRules, plan: Plan) -> StreamRules:
     if not plan.cut_at:
         return rules
     return StreamRules(_cut_first(StopCutter(plan.cut_at), rules.transform), rules.is_end, rules.failure)
 
 
 def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
-    """Completion events cut at stop strings before `then` sees them; an event with nothing left to show is dropped."""
+    """Cut completion events at stop strings, then convert them. An event without text or usage left is dropped."""
 
     def transform(event: bytes) -> bytes:
         if is_done(event):
@@ -92,25 +106,25 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
         payload = parse_object(event_data(event))
         if not payload.get("choices"):
             return then(event)
-        shown = cutter.cut(payload)
-        return then(_event(shown)) if shown["choices"] or shown.get("usage") else b""
+        cut = cutter.cut(payload)
+        return then(_event(cut)) if cut["choices"] or cut.get("usage") else b""
 
     return transform
 
 
-def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> EventTransform:
-    """Completion events to chat events; what is no completion chunk (an error, a comment) passes as it is."""
+def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -> EventTransform:
+    """Convert completion events to chat events. Events without choices (errors, comments) pass unchanged."""
     cache = ChunkCache()
 
     def transform(event: bytes) -> bytes:
-        if known := cache.translate(event):
-            return known
+        if translated_event := cache.translate(event):
+            return translated_event
         if is_done(event):
             return b"".join(_event(chunk) for chunk in chunks.finish()) + event
         payload = parse_object(event_data(event))
         if "choices" not in payload:
             return event
-        _note_usage(payload, facts)
+        _record_usage(payload, progress)
         if plan.strip_usage:
             payload.pop("usage", None)
         text = chunks.plain_text(payload)
@@ -122,8 +136,8 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, facts: ReplyFacts) -> Even
     return transform
 
 
-def _response_rules(events: ResponseEvents, facts: ReplyFacts) -> StreamRules:
-    """Completion events to the events of a response; the end is told by its own event, not by [DONE]."""
+def _response_rules(events: ResponseEvents, progress: ReplyProgress) -> StreamRules:
+    """Convert completion events to events of the Responses API, which ends a stream with an event of its own."""
 
     def transform(event: bytes) -> bytes:
         if is_done(event):
@@ -131,7 +145,7 @@ def _response_rules(events: ResponseEvents, facts: ReplyFacts) -> StreamRules:
         payload = parse_object(event_data(event))
         if "choices" not in payload:
             return event
-        _note_usage(payload, facts)
+        _record_usage(payload, progress)
         return b"".join(_named_event(payload) for payload in events.translate(payload))
 
     return StreamRules(transform, failure=lambda error: _named_event(events.fail(error.code, str(error))))
@@ -142,10 +156,10 @@ def _ends_response(event: bytes) -> bool:
     return kind in {"response.completed", "response.incomplete", "response.failed"}
 
 
-def _note_usage(payload: Mapping[str, Any], facts: ReplyFacts) -> None:
+def _record_usage(payload: Mapping[str, Any], progress: ReplyProgress) -> None:
     usage = payload.get("usage")
     if isinstance(usage, dict):
-        facts.usage = usage
+        progress.usage = usage
 
 
 def _event(chunk: Mapping[str, Any]) -> bytes:

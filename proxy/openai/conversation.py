@@ -1,10 +1,12 @@
-"""What of a request's body is conversation: its messages or input items, and their text. Knows no model.
+"""The conversation in a request's body: its messages or input items, and what is derived from them.
 
-Strict only where the proxy itself builds on the form; for the rest the backend judges.
+A body is read once, into a `Conversation`. Reading it never fails: `check_messages` and `check_input` refuse what the
+proxy itself cannot work with, and the backend judges the rest. The module does not depend on models or bundles.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 from zlib import crc32
 
@@ -12,94 +14,122 @@ from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 
-_AROUND: Final = "\n<|start|>assistant\n\n"  # of the length of a template's marks, for counting alone
-
-_MANY: Final = 200  # messages
-_LONG: Final = 100_000  # characters of one
+_TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
+"""As long as the marks that a chat template puts around a message; only its length matters."""
+_MAX_SHORT_MESSAGES: Final = 200
+_MAX_SHORT_CHARACTERS: Final = 100_000
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def is_long(messages: Sequence[Json]) -> bool:
-    """Whether a conversation is so long that all others would wait for what is done with it."""
-    return len(messages) > _MANY or max(map(len, map(_loose_text, messages)), default=0) > _LONG
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The body of a request, and the conversation in it.
+
+    Attributes:
+        body: The JSON object.
+        messages: The messages of a chat request, or the input items of a request to the Responses API. Values that are
+            not objects are left out.
+        opening: The text of the first user turn; empty if there is none. Examples are retrieved for it. It is the same
+            in all turns of a conversation.
+    """
+
+    body: Json = field(repr=False)
+    messages: Sequence[Json] = field(repr=False)
+    opening: str = field(repr=False)
+
+    @property
+    def key(self) -> str | None:
+        """A checksum that is the same in all turns of a conversation; None if the opening is empty.
+
+        Conversations with the same key are sent to the same server, so a collision does no harm. The key is short,
+        because it is kept while an answer streams.
+        """
+        if not self.opening:
+            return None
+        return f"{crc32(self.opening[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
+
+    @property
+    def is_long(self) -> bool:
+        """Whether work on the whole conversation would block the event loop for too long."""
+        messages = self.messages
+        if len(messages) > _MAX_SHORT_MESSAGES:
+            return True
+        return max(map(len, map(_message_text, messages)), default=0) > _MAX_SHORT_CHARACTERS
 
 
-async def aside(
-    long: bool,
+def read_chat(body: Json) -> Conversation:
+    """The conversation of a chat request."""
+    given = body.get("messages")
+    return _read(body, given if isinstance(given, list) else ())
+
+
+def read_response(body: Json) -> Conversation:
+    """The conversation of a request to the Responses API."""
+    given = body.get("input")
+    if isinstance(given, str):
+        return _read(body, [{"role": "user", "content": given}])
+    return _read(body, given if isinstance(given, list) else ())
+
+
+def read_completion(body: Json) -> Conversation:
+    """A request for a text completion, which has no messages."""
+    return Conversation(body, (), "")
+
+
+def _read(body: Json, given: Sequence[object]) -> Conversation:
+    messages = [message for message in given if isinstance(message, dict)]
+    return Conversation(body, messages, _opening(messages))
+
+
+def _opening(messages: Sequence[Json]) -> str:
+    for message in messages:
+        if message.get("role") == "user":
+            return _message_text(message)
+    return ""
+
+
+def check_messages(conversation: Conversation) -> None:
+    """Check the field `messages` of a chat request. Raises BadRequestError."""
+    given = conversation.body.get("messages")
+    if not isinstance(given, list) or not given:
+        raise BadRequestError("`messages` must be a list of at least one message.", param="messages")
+    if len(given) != len(conversation.messages):
+        number = next(number for number, message in enumerate(given) if not isinstance(message, dict))
+        raise BadRequestError(f"messages[{number}] must be an object with `role` and `content`.", param="messages")
+
+
+def check_input(conversation: Conversation) -> None:
+    """Check the field `input`. It may be absent: a stored prompt may contain it. Raises BadRequestError."""
+    given = conversation.body.get("input")
+    if given is None or isinstance(given, str):
+        return
+    if not isinstance(given, list) or not given or len(given) != len(conversation.messages):
+        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
+
+
+def joined_text(messages: Sequence[Json]) -> str:
+    """All text of the messages, with as many characters around each message as a chat template adds."""
+    return "".join(f"{_TEMPLATE_MARKS}{_message_text(message)}" for message in messages)
+
+
+def _message_text(message: Json) -> str:
+    """The text of a message. Content that is not text is ignored: the backend judges it."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(text for part in content if isinstance(text := _part_text(part), str))
+    return content if isinstance(content, str) else ""
+
+
+def _part_text(part: object) -> object:
+    return part.get("text", part.get("refusal")) if isinstance(part, dict) else part
+
+
+async def offload(
+    is_long: bool,
     function: Callable[_Arguments, _Result],
     *arguments: _Arguments.args,
     **named: _Arguments.kwargs,
 ) -> _Result:
-    """The function's result; worked out on a thread where that is for a long conversation."""
-    return await asyncio.to_thread(function, *arguments, **named) if long else function(*arguments, **named)
-
-
-def chat_messages(body: Json) -> list[Json]:
-    """The messages of a chat request. Raises BadRequestError."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequestError("`messages` must be a list of at least one message.", param="messages")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise BadRequestError(f"messages[{number}] must be an object with `role` and `content`.", param="messages")
-    return messages
-
-
-def first_user_text(messages: Sequence[Json]) -> str:
-    """The text of the first user turn; empty if there is none."""
-    for message in messages:
-        if message.get("role") == "user":
-            return _loose_text(message)
-    return ""
-
-
-def joined_text(messages: Sequence[Json]) -> str:
-    """All text of a conversation, with about as much around each message as a chat template puts there."""
-    return "".join(f"{_AROUND}{_loose_text(message)}" for message in messages)
-
-
-def _loose_text(message: Json) -> str:
-    """The text of a message, whatever else it holds: retrieval looks at words, the backend judges the rest."""
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "\n".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
-
-
-def conversation_key(first: str) -> str | None:
-    """What a conversation is known by in all its turns, from the text of its first user turn; None if there is none.
-
-    A checksum, and short: those that share one share a server, no more, and it is kept while an answer streams.
-    """
-    if not first:
-        return None
-    return f"{crc32(first[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
-
-
-def loose_messages(body: Json) -> list[Json]:
-    """The conversation of either kind of request, as far as it is one; what is wrong with it is said elsewhere."""
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        return loose_items(body)
-    return [message for message in messages if isinstance(message, dict)]
-
-
-def loose_items(body: Json) -> list[Json]:
-    """The input as far as it is a conversation; what is wrong with it the backend says."""
-    given = body.get("input")
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    return [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
-
-
-def input_items(body: Json) -> list[Json]:
-    """The input as a list of items; none where there is none (a stored prompt may have it: the backend judges)."""
-    given = body.get("input")
-    if given is None:
-        return []
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
-    return items
+    """Call a function: on a thread if it works on a long conversation, else directly."""
+    return await asyncio.to_thread(function, *arguments, **named) if is_long else function(*arguments, **named)

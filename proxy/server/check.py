@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.api.app import open_gateway
-from proxy.api.gateway import Gateway, Live
+from proxy.api.gateway import Gateway, ServingState
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
 from proxy.inference.injection.served_bundles import load_bundles
@@ -22,7 +22,7 @@ async def check(settings: Settings, report: Callable[[str], None], console: Cons
     )
     async with (
         open_backends(settings.backends, report) as backends,
-        open_gateway(settings, backends, Live(bundles), LocalState()) as gateway,
+        open_gateway(settings, backends, ServingState(bundles), LocalState()) as gateway,
     ):
         console.print(_backend_table(gateway))
         console.print(_bundle_table(gateway))

@@ -72,7 +72,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
     """From now on, what was loaded is what new requests meet."""
-    gateway.live.bundles, gateway.live.keyring = loaded.bundles, loaded.keyring
+    gateway.state.bundles, gateway.state.keyring = loaded.bundles, loaded.keyring
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
     keys = None if loaded.keyring is None else len(loaded.keyring.keys)

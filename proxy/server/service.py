@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from proxy.api.app import create_app, open_gateway
-from proxy.api.gateway import Gateway, Live
+from proxy.api.gateway import Gateway, ServingState
 from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
 from proxy.backends.backend import Backend
@@ -64,11 +64,11 @@ async def serving(
     report: ProgressCallback,
 ) -> AsyncIterator[Gateway]:
     """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
-    live = Live(await loading, read_keyring(settings.api, shared))
-    async with open_gateway(settings, backends, live, shared) as gateway:
-        active = await read_active_experiments(settings, live.bundles)
-        serve_loaded(gateway, Loaded(live.bundles, live.keyring, active))
-        await warm_up(gateway, [*live.bundles.items(), *bundles_to_warm(active)], report)
+    state = ServingState(await loading, read_keyring(settings.api, shared))
+    async with open_gateway(settings, backends, state, shared) as gateway:
+        active = await read_active_experiments(settings, state.bundles)
+        serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
+        await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
         _settle_memory()
         runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
         await runner.setup()
@@ -105,4 +105,4 @@ async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: Pro
 def status(gateway: Gateway) -> Status:
     """What is to be told of a gateway."""
     troubles = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
-    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.live.keyring is not None)
+    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.state.keyring is not None)

@@ -21,14 +21,15 @@ from index.errors import DrpoError, LayoutError
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.types import Bundle, Vectors
 from proxy.api.admission import parse_json, read_body
-from proxy.api.gateway import Gateway, Live
-from proxy.api.handlers import handle, serve_chat
+from proxy.api.endpoints import ENDPOINTS
+from proxy.api.gateway import Gateway, ServingState
+from proxy.api.handlers import handle
 from proxy.api.http_server import error_response
 from proxy.core.errors import BadRequestError, ProxyError, UnknownModelError, UnknownRouteError
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.inference.planner import CHAT, Plan
+from proxy.inference.plan import CHAT, Plan
 from proxy.inference.variants import available
-from proxy.openai.conversation import chat_messages, first_user_text
+from proxy.openai.conversation import read_chat
 from proxy.openai.json_fields import text_field
 
 GATEWAY: Final = web.AppKey("page's gateway", Gateway)
@@ -121,21 +122,21 @@ async def _state(request: web.Request) -> web.StreamResponse:
 async def _chat(request: web.Request) -> web.StreamResponse:
     """A question, answered as a client's is."""
     gateway = request.app[GATEWAY]
-    unkeyed = replace(gateway, live=Live(gateway.bundles), experiments=None, log_content=False)
-    return await handle(unkeyed, request, CHAT, serve_chat)
+    unkeyed = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
+    return await handle(unkeyed, request, ENDPOINTS[CHAT])
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
     """What a question would be sent as, and why: the plan of it, which is not carried out."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
-    choice, model = gateway.choice(body, request)
-    served = gateway.bundles.get(choice.model)
-    plan = await gateway.planner.chat(body, choice, model, served)
+    conversation, setting = read_chat(body), gateway.setting(body, request)
+    served = setting.served
+    plan = await gateway.planner.chat(conversation, setting)
     likeness = {}
     if served is not None and plan.injection is not None:
-        query = first_user_text(chat_messages(body))[:MAX_QUERY_CHARACTERS]
-        likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.source.embedder.embed([query])[0])))
+        query = conversation.opening[:MAX_QUERY_CHARACTERS]
+        likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.search.embedder.embed([query])[0])))
     return _json(_explained(plan, served, likeness))
 
 
@@ -210,8 +211,8 @@ async def _search(request: web.Request) -> web.StreamResponse:
 
 
 def _found(served: ServedBundle, query: str) -> Mapping[str, Any]:
-    vector = served.source.embedder.embed([query])[0]
-    shown = [hit.example.id for hit in served.source.retriever.choose(vector)]
+    vector = served.search.embedder.embed([query])[0]
+    shown = [hit.example.id for hit in served.search.retriever.choose(vector)]
     likeness = _likeness(served, vector)
     nearest = sorted(likeness, key=lambda pair: -pair[1])[:_NEAREST] + [one for one in likeness if one[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])

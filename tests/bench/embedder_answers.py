@@ -32,12 +32,12 @@ from optimizer.evaluation.evaluate import EvaluationPlan, answer_all
 from optimizer.evaluation.measures import MeasuredAnswer, measure_answers, measures
 from optimizer.models.http_client import Endpoint, RetryPolicy
 from proxy.api.app import create_app, open_gateway
-from proxy.api.gateway import Live
+from proxy.api.gateway import ServingState
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME
 from proxy.core.settings import InjectionSettings, Settings
 from proxy.core.shared_state import LocalState
-from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import of_the_bank, openers, say, write_models
@@ -98,14 +98,14 @@ def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
 
 def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
     """The bundle as a proxy serves it. name: tells its retrieval from that of other bundles."""
-    source = Source(name, Retriever(bundle), embedder)
+    source = BundleSearch(name, Retriever(bundle), embedder)
     return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
 
 
 @asynccontextmanager
 async def serving(settings: Settings, backends: Sequence[Backend], served: ServedBundle) -> AsyncIterator[str]:
     """The base URL of a proxy that injects from `served`."""
-    async with open_gateway(settings, backends, Live({MODEL_NAME: served}), LocalState()) as gateway:
+    async with open_gateway(settings, backends, ServingState({MODEL_NAME: served}), LocalState()) as gateway:
         runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

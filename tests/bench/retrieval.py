@@ -32,7 +32,7 @@ from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Example, Hit, RetrievalPolicy, Vectors
 from proxy.core.metrics import create_metrics
 from proxy.inference.injection.retrieval import Retrieval
-from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.retrieval_worker import BundleSearch
 from tests.bench import corpus
 from tests.bench.embedders import say
 
@@ -271,7 +271,7 @@ def print_loop(size: int) -> None:
 
     say(f"watching the event loop, {size:,} examples")
     embedder = open_embedder("onnx")
-    source = Source("bench", Retriever(read_bundle(bundle_of(size))), embedder)
+    source = BundleSearch("bench", Retriever(read_bundle(bundle_of(size))), embedder)
     texts = corpus.texts()[-QUERIES:]
     times = []
     for text in texts[:300]:
@@ -287,7 +287,7 @@ def print_loop(size: int) -> None:
         print(f"| {name} | {np.quantile(late, 0.99):.2f} ms | {late.max():.2f} ms | {over} |", flush=True)
 
 
-async def lateness(source: Source, texts: Sequence[str]) -> np.ndarray:
+async def lateness(source: BundleSearch, texts: Sequence[str]) -> np.ndarray:
     """Milliseconds by which each tick was late, while all of `texts` are asked for once, or for three seconds."""
     retrieval, late = Retrieval(60.0, create_metrics()), []
     stop = asyncio.Event()

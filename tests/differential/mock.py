@@ -15,7 +15,7 @@ from openai.types import Model as ModelCard
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseCreatedEvent
 
-from proxy.api.app import FORMS, RELAYED
+from proxy.api.endpoints import FORMS, RELAYED
 from tests.differential.example import example
 from tests.faults.scripted import NO_TEMPLATE
 

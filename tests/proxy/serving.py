@@ -15,13 +15,13 @@ from index.rendering import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
 from proxy.api.app import create_app, open_gateway
-from proxy.api.gateway import Gateway, Live
+from proxy.api.gateway import Gateway, ServingState
 from proxy.api.http_server import HttpServer
 from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment
 from proxy.core.shared_state import LocalState
-from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
 
@@ -65,7 +65,7 @@ def served_bundle(
     )
     vectors = WordEmbedder().embed([example.query for example in EXAMPLES])
     bundle = Bundle("b" * 64, manifest, "Answer well.", EXAMPLES, vectors)
-    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), Source(bundle.id, Retriever(bundle), embedder))
+    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), BundleSearch(bundle.id, Retriever(bundle), embedder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ async def serving(
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
     settings = make_settings(**values)
     shared = LocalState()
-    live = Live(bundles, read_keyring(settings.api, shared))
-    async with open_gateway(settings, [Backend(url) for url in backends], live, shared) as gateway:
-        serve_loaded(gateway, Loaded(bundles, live.keyring, await read_active_experiments(settings, bundles)))
+    state = ServingState(bundles, read_keyring(settings.api, shared))
+    async with open_gateway(settings, [Backend(url) for url in backends], state, shared) as gateway:
+        serve_loaded(gateway, Loaded(bundles, state.keyring, await read_active_experiments(settings, bundles)))
         runner = HttpServer(create_app(gateway, cors), settings.admission.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

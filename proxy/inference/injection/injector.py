@@ -1,35 +1,46 @@
-"""What goes before the client's words: examples retrieved, then fitted to the bundle's limit and the model's context.
+"""Chooses the examples of a request: retrieves them, then fits them to the bundle's limit and the model's context.
 
-Knows token counts and retrieval; knows neither HTTP nor how a request's body is written.
+It also caps the length of an answer. It does not depend on HTTP or on how a request's body is written.
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from index.retrieval.retriever import retrieval_query
+from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.retrieval.selection import Selection, fit_to_room, select_within_policy
-from index.types import Example, Message
+from index.types import Example
 from proxy.backends.discovery import Model, TokenCounter
 from proxy.core.json_types import Json
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.retrieval import Retrieval
-from proxy.inference.injection.retrieval_worker import Found
+from proxy.inference.injection.retrieval_worker import RetrievalResult
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.inference.injection.token_budget import ANSWER_ROOM, room_for_injection, token_bound
-from proxy.inference.injection.token_costs import Costs, TokenCosts, estimated_tokens
+from proxy.inference.injection.token_budget import (
+    DEFAULT_ANSWER_TOKENS,
+    max_token_count,
+    room_for_injection,
+)
+from proxy.inference.injection.token_costs import BundleCosts, TokenCosts, estimated_tokens
 from proxy.openai.chat_completion import client_max_tokens
 
-_LONGEST_TOKEN: Final = 256  # bytes: twice the longest run of spaces that a usual vocabulary has
-_OFFERS: Final = 1024
-LENGTH_CAP: Final = 1024  # tokens of an answer on a base model, where neither client nor bundle says: vLLM's own is 16
+DEFAULT_MAX_TOKENS: Final = 1024
+"""The length cap of an answer on a base model if neither client nor bundle sets one. vLLM's default is 16."""
+_MAX_TOKEN_BYTES: Final = 256  # twice the longest run of spaces in common vocabularies
+_MAX_CACHED_HIT_LISTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What goes before the client's words. `bundle`: its id, as people see it; `prompt_only` and `degraded` say in a
-    word why there are no examples."""
+    """What is put before the client's messages.
+
+    Attributes:
+        bundle: The bundle's short id.
+        examples: The examples, in the order in which they are shown.
+        tokens: Tokens of the prompt and the examples.
+        prompt_only: Why there are no examples, in a word; None if the request may have examples.
+        degraded: Why retrieval failed, in a word; None if it did not.
+    """
 
     bundle: str
     examples: tuple[Example, ...] = ()
@@ -39,116 +50,132 @@ class Injection:
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
+class _AllowedExamples:
     """The examples that the bundle's own limit allows.
 
     Attributes:
-        costs: Token costs that include those of the selected examples.
-        selection: The selected examples.
-        injection: The same examples in the order in which the prompt shows them.
+        costs: Token costs, of these examples among others.
+        selection: The examples.
+        injection: The same examples, in the order in which they are shown.
     """
 
-    costs: Costs
+    costs: BundleCosts
     selection: Selection
     injection: Injection
 
 
 class Injector:
-    """Chooses the examples of a request, and the cap of an answer on a base model."""
+    """Chooses the examples of a request, and the length cap of an answer on a base model."""
 
     def __init__(self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter) -> None:
         self._retrieval = retrieval
         self._costs = costs
         self._count = count
-        self._offers: LruCache[tuple[str, str, tuple[int, ...]], _Offer] = LruCache(_OFFERS)
+        self._allowed: LruCache[tuple[str, str, tuple[int, ...]], _AllowedExamples] = LruCache(_MAX_CACHED_HIT_LISTS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
-        """Do ahead of the first request what is done once: count tokens, load the embedder, fill the first cache."""
-        await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.source, "hello"))
+        """Count the bundle's tokens and load the embedder, so that the first request does not wait for it."""
+        await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.search, "hello"))
 
-    async def inject(
-        self,
-        served: ServedBundle,
-        model: Model,
-        turns: Sequence[Message],
-        prompt_only: str | None,
-        client: str,
-        body: Json,
+    async def choose_examples(
+        self, served: ServedBundle, model: Model, query: str, prompt_only: str | None, client: str, body: Json
     ) -> Injection:
-        """Choose the examples: retrieve, keep the bundle's own limit, then what the context leaves.
+        """Retrieve examples, and keep those that the bundle's limit and the model's context allow.
 
-        turns: what is retrieved for; client: all of the client's text, as it is laid out for the model.
+        Args:
+            served: The bundle.
+            model: The model that answers.
+            query: The text that examples are retrieved for.
+            prompt_only: Why the request gets no examples; None if it may have them.
+            client: All text of the client, as it is laid out for the model.
+            body: The request's body.
         """
         costs = await self._costs.of(served, model)
         if prompt_only:
             return Injection(served.id, tokens=costs.prompt, prompt_only=prompt_only)
-        found = await self._retrieval.find(served.source, retrieval_query(turns))
-        offer = await self._offer(served, model, costs, found)
-        room = await self._room(model, offer.injection.tokens, client, _answer_room(body, served))
+        result = await self._retrieval.find(served.search, query[:MAX_QUERY_CHARACTERS])
+        allowed = await self._allowed_examples(served, model, costs, result)
+        room = await self._room(model, allowed.injection.tokens, client, _answer_tokens(body, served))
         if room is None:
-            return offer.injection
-        fitted = _injection(served, fit_to_room(offer.selection, offer.costs.examples, room), found)
-        lost_all = offer.injection.examples and not fitted.examples
+            return allowed.injection
+        fitted = _injection(served, fit_to_room(allowed.selection, allowed.costs.examples, room), result)
+        lost_all = allowed.injection.examples and not fitted.examples
         return replace(fitted, prompt_only="context") if lost_all else fitted
 
-    async def _offer(self, served: ServedBundle, model: Model, ahead: Costs, found: Found) -> _Offer:
-        """What the bundle's own limit allows of the hits: the same for the same hits, and kept for the next request.
+    async def _allowed_examples(
+        self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
+    ) -> _AllowedExamples:
+        """The examples that the bundle's own limit allows, cached by the hits.
 
-        ahead: the costs that are known without looking at the hits.
+        costs: the costs that are known without looking at the hits.
         """
-        key = (served.bundle.id, model.id, tuple([hit.position for hit in found.hits]))
-        known = self._offers.get(key)
-        if known is not None and not found.degraded:
-            return known
-        costs = await self._costs.including(served, model, found.hits)
+        key = (served.bundle.id, model.id, tuple([hit.position for hit in result.hits]))
+        cached = self._allowed.get(key)
+        if cached is not None and not result.degraded:
+            return cached
+        all_costs = await self._costs.including(served, model, result.hits)
         policy = served.bundle.manifest.retrieval
-        selection = select_within_policy(policy, costs.prompt, costs.examples, served.pinned, found.hits)
-        offer = _Offer(costs, selection, _injection(served, selection, found))
-        if costs.counted and costs is ahead and not found.degraded:
-            self._offers.put(key, offer)  # estimates give way to counts, and the costs of a large bank are made anew
-        return offer
+        selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
+        allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, result))
+        # Estimates are replaced by counts later, and the costs of a large bank's hits are made for each request.
+        if all_costs.counted and all_costs is costs and not result.degraded:
+            self._allowed.put(key, allowed)
+        return allowed
 
     async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
-        """Tokens that the context leaves for prompt and examples; None where `wanted` surely fit. By a bound where that
-        is enough, by exact counts near the limit."""
-        if model.context is None or wanted + token_bound(client) + answer <= model.context - ANSWER_ROOM:
+        """Tokens that the context leaves for prompt and examples; None if `wanted` tokens certainly fit.
+
+        The client's tokens are counted only if an upper bound is not enough to decide.
+        """
+        if model.context is None or wanted + max_token_count(client) + answer <= model.context - DEFAULT_ANSWER_TOKENS:
             return None
         return room_for_injection(model.context, await self._tokens(model, client), answer)
 
     async def _tokens(self, model: Model, text: str) -> int:
-        """Tokens of a text: counted, or estimated where the backend cannot count, and where the text is so long for the
-        model that the count, for which a backend may need many seconds, would change nothing."""
-        if model.context is not None and token_bound(text) > _LONGEST_TOKEN * model.context:
+        """Tokens of a text: counted, or estimated if the backend cannot count.
+
+        A text that is certainly longer than the context is estimated too: a backend may need many seconds to count it,
+        and the result would not change.
+        """
+        if model.context is not None and max_token_count(text) > _MAX_TOKEN_BYTES * model.context:
             return estimated_tokens(text)
         exact = await self._count(model, text)
         return estimated_tokens(text) if exact is None else exact
 
-    async def length_cap(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
-        """max_tokens where the client gave none: the bundle's, or what the context leaves if that is less.
+    async def max_tokens(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
+        """max_tokens for a client that sets none: the bundle's cap, or what the context leaves if that is less.
 
-        text: all of the prompt, of which `injected` tokens are ours and `client` is the client's part.
+        Args:
+            text: The whole prompt.
+            injected: Tokens of the prompt that the proxy added.
+            client: The client's part of the prompt.
+            model: The model that answers.
+            served: The bundle; None if the request is served without one.
         """
         cap = _bundle_cap(served)
         if model.context is None:
             return cap
-        if injected + token_bound(client) + cap <= model.context:
+        if injected + max_token_count(client) + cap <= model.context:
             return cap
         return max(1, min(cap, model.context - await self._tokens(model, text)))
 
 
-def _injection(served: ServedBundle, selection: Selection, found: Found) -> Injection:
+def _injection(served: ServedBundle, selection: Selection, result: RetrievalResult) -> Injection:
     examples = selection.in_order(served.bundle.manifest.retrieval.order)
-    return Injection(served.id, examples, selection.tokens, degraded=found.degraded)
+    return Injection(served.id, examples, selection.tokens, degraded=result.degraded)
 
 
 def _bundle_cap(served: ServedBundle | None) -> int:
     cap = served.bundle.manifest.sampling.get("max_tokens") if served is not None else None
-    return cap if isinstance(cap, int) else LENGTH_CAP
+    return cap if isinstance(cap, int) else DEFAULT_MAX_TOKENS
 
 
-def _answer_room(body: Json, served: ServedBundle) -> int:
-    """What examples leave for the answer: what the client asks for, within the bundle's own cap. Beyond that a large
-    `max_tokens`, which many clients send always, would cost every example, the pinned refusals among them."""
+def _answer_tokens(body: Json, served: ServedBundle) -> int:
+    """Tokens that examples leave for the answer: the client's max_tokens, at most the bundle's cap.
+
+    Many clients always send a large max_tokens. Without the bundle's cap it would remove all examples, also the pinned
+    ones, which contain the refusals.
+    """
     asked = client_max_tokens(body)
     cap = _bundle_cap(served)
-    return min(asked, cap) if isinstance(asked, int) and asked > 0 else min(cap, ANSWER_ROOM)
+    return min(asked, cap) if isinstance(asked, int) and asked > 0 else min(cap, DEFAULT_ANSWER_TOKENS)

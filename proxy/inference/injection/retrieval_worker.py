@@ -1,7 +1,6 @@
-"""The thread's part of retrieval: a batch of queries -> vectors -> hits, each told as soon as it is known.
+"""The part of retrieval that runs on a thread: embeds a batch of queries and searches for each.
 
-Knows embedders and retrievers; knows no event loop, no cache and no request. Nothing that goes wrong leaves it but as
-a result.
+It does not depend on an event loop, on caches or on requests. It raises nothing: a failure is a result.
 """
 
 import asyncio
@@ -20,16 +19,27 @@ from proxy.core.log import log_failure
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The hits, most similar first; `degraded` says in a word why there are none when retrieval failed."""
+class RetrievalResult:
+    """The result for one query.
+
+    Attributes:
+        hits: Most similar first; empty if retrieval failed.
+        degraded: Why retrieval failed, in a word; None if it did not.
+    """
 
     hits: tuple[Hit, ...]
     degraded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where examples come from: one bundle's retriever (`id`: the bundle's) and the embedder that made its vectors."""
+class BundleSearch:
+    """What is needed to find examples in one bundle.
+
+    Attributes:
+        id: The bundle's id.
+        retriever: Searches the bundle's vectors.
+        embedder: Embeds queries.
+    """
 
     id: str
     retriever: Retriever
@@ -37,79 +47,90 @@ class Source:
 
 
 @dataclass(slots=True, eq=False)
-class Lookup:
-    """One query of one source on its way. deadline: of the last who waits, in `time.monotonic` seconds; vector: once
-    it is known. `found` belongs to the event loop: the thread does not touch it."""
+class PendingQuery:
+    """A query that waits for its result.
 
-    source: Source
+    Attributes:
+        search: The bundle to search.
+        query: The text.
+        digest: A digest of the text, the key of caches.
+        result: The result. It belongs to the event loop; the thread does not touch it.
+        deadline: When the last request that waits gives up, by `time.monotonic`.
+        vector: The query's vector, shape (dimension,); None until it is known.
+    """
+
+    search: BundleSearch
     query: str
     digest: bytes
-    found: asyncio.Future[Found]
+    result: asyncio.Future[RetrievalResult]
     deadline: float
     vector: Vectors | None = None
 
 
-Tell = Callable[[Lookup, Found], object]
+Deliver = Callable[[PendingQuery, RetrievalResult], object]
+"""Takes the result of a query."""
 
 
-def work_off(batch: Sequence[Lookup], tell: Tell) -> None:
-    """Embeds and searches, the most urgent first, and tells the result of every lookup once. Whoever could not begin
-    in time is dropped, so that a crowd does not leave a queue behind."""
-    for call in _calls(batch):
-        begun = monotonic()
-        for lookup in call:
-            if lookup.deadline <= begun:
-                tell(lookup, Found((), degraded="timeout"))
-        _answer([lookup for lookup in call if lookup.deadline > begun], tell)
+def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
+    """Embed and search the queries of a batch, most urgent first; deliver each result once, as soon as it is known.
+
+    A query whose deadline passed before its turn is not embedded, so that overload does not build up a backlog.
+    """
+    for call in _embedder_calls(batch):
+        now = monotonic()
+        for pending in call:
+            if pending.deadline <= now:
+                deliver(pending, RetrievalResult((), degraded="timeout"))
+        _process([pending for pending in call if pending.deadline > now], deliver)
 
 
-def _calls(batch: Sequence[Lookup]) -> Iterator[Sequence[Lookup]]:
-    """What goes to an embedder in one call; lookups whose vector is known go first."""
-    yield from ([lookup] for lookup in batch if lookup.vector is not None)
-    by_embedder: dict[int, dict[str, list[Lookup]]] = {}
-    for lookup in batch:
-        if lookup.vector is None:
-            by_embedder.setdefault(id(lookup.source.embedder), {}).setdefault(lookup.query, []).append(lookup)
+def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQuery]]:
+    """The batch in groups that go to an embedder in one call. Queries with a known vector come first, one by one."""
+    yield from ([pending] for pending in batch if pending.vector is not None)
+    by_embedder: dict[int, dict[str, list[PendingQuery]]] = {}
+    for pending in batch:
+        if pending.vector is None:
+            by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.query, []).append(pending)
     for by_text in by_embedder.values():
-        askers = list(by_text.values())
-        size = texts_per_call(askers[0][0].source.embedder.spec.name)
-        for start in range(0, len(askers), size):
-            yield [lookup for same_text in askers[start : start + size] for lookup in same_text]
+        groups = list(by_text.values())
+        size = texts_per_call(groups[0][0].search.embedder.spec.name)
+        for start in range(0, len(groups), size):
+            yield [pending for same_text in groups[start : start + size] for pending in same_text]
 
 
-def _answer(lookups: Sequence[Lookup], tell: Tell) -> None:
+def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
     try:
-        _embed([lookup for lookup in lookups if lookup.vector is None])
-        results = [(lookup, Found(_nearest(lookup))) for lookup in lookups]
+        _embed([pending for pending in queries if pending.vector is None])
+        results = [(pending, RetrievalResult(_nearest(pending))) for pending in queries]
     except Exception as error:  # noqa: BLE001 - the root of the thread's work: any embedder's failure must fail open
-        _answer_apart(lookups, error, tell)
+        _process_one_by_one(queries, error, deliver)
     else:
-        for lookup, found in results:
-            tell(lookup, found)
+        for pending, result in results:
+            deliver(pending, result)
 
 
-def _answer_apart(lookups: Sequence[Lookup], error: Exception, tell: Tell) -> None:
-    """After a failure: one text that an embedder refuses costs the others of its batch nothing but time."""
-    if len(lookups) == 1:
-        log_failure("retrieval failed", error, bundle=lookups[0].source.id[:12])
-        lookups[0].vector = None
-        tell(lookups[0], Found((), degraded="embedder"))
+def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliver: Deliver) -> None:
+    """Retry each query alone after a failure, so that one text that an embedder rejects does not fail the others."""
+    if len(queries) == 1:
+        log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
+        queries[0].vector = None
+        deliver(queries[0], RetrievalResult((), degraded="embedder"))
         return
-    for lookup in lookups:
-        work_off([lookup], tell)
+    for pending in queries:
+        embed_and_search([pending], deliver)
 
 
-def _embed(lookups: Sequence[Lookup]) -> None:
-    """Gives each its vector. Two bundles may ask for the same text: it is embedded once."""
-    if not lookups:
+def _embed(queries: Sequence[PendingQuery]) -> None:
+    """Set the vector of each query. The same text for two bundles is embedded once."""
+    if not queries:
         return
-    texts = list(dict.fromkeys(lookup.query for lookup in lookups))
-    vectors = dict(zip(texts, lookups[0].source.embedder.embed(texts), strict=True))
-    for lookup in lookups:
-        lookup.vector = vectors[lookup.query]
+    texts = list(dict.fromkeys(pending.query for pending in queries))
+    vectors = dict(zip(texts, queries[0].search.embedder.embed(texts), strict=True))
+    for pending in queries:
+        pending.vector = vectors[pending.query]
 
 
-def _nearest(lookup: Lookup) -> tuple[Hit, ...]:
-    if lookup.vector is None or not np.isfinite(lookup.vector).all():
+def _nearest(pending: PendingQuery) -> tuple[Hit, ...]:
+    if pending.vector is None or not np.isfinite(pending.vector).all():
         raise EmbedderError("The embedder returned a vector that is not finite.")
-    return lookup.source.retriever.choose(lookup.vector)
+    return pending.search.retriever.choose(pending.vector)

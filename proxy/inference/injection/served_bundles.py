@@ -1,6 +1,6 @@
-"""The bundles being served, and how many tokens each of their parts costs. Knows no request.
+"""Loads the bundles that are served. It does not depend on requests.
 
-What a request needs is pinned in one frozen value at its start: a reload swaps the whole, never a part.
+A served bundle is one frozen value. A request takes it once, so a reload cannot mix two bundles in one request.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,21 +18,28 @@ from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.core.errors import StartupError
 from proxy.core.settings import OWN
-from proxy.inference.injection.retrieval_worker import Source
+from proxy.inference.injection.retrieval_worker import BundleSearch
 
 
 @dataclass(frozen=True, slots=True)
 class ServedBundle:
-    """A bundle, ready to serve."""
+    """A bundle with what is needed to serve it.
+
+    Attributes:
+        bundle: The bundle.
+        layout: The layout of text for base models.
+        pinned: The examples that every request gets.
+        search: Finds examples for a query.
+    """
 
     bundle: Bundle
     layout: TextLayout
     pinned: tuple[Example, ...]
-    source: Source = field(repr=False)
+    search: BundleSearch = field(repr=False)
 
     @property
     def id(self) -> str:
-        """The bundle's id, as long as people need it."""
+        """The bundle's short id."""
         return self.bundle.id[:12]
 
 
@@ -42,14 +49,22 @@ def load_bundles(
     query_embedder: str = OWN,
     serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
-    """Bundles by model, from --bundle arguments; `allowed` are the embedders that --allow-embedder named;
-    `query_embedder` is the one of --query-embedder.
+    """Load bundles by model.
 
-    serving: bundles that are served already. Their embedder is used again if it is the one that comes with the package:
-    it is the same, and a second one would cost its memory twice. Raises StartupError, BundleError, EmbedderError.
+    Args:
+        arguments: The values of --bundle.
+        allowed: The values of --allow-embedder.
+        query_embedder: The value of --query-embedder.
+        serving: Bundles that are served already. Their embedder is used again if it is part of this package, because a
+            second one would take its memory twice.
+
+    Raises:
+        StartupError: A flag is wrong.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be used.
     """
     served: dict[str, ServedBundle] = {}
-    embedders = _opened_before(serving)
+    embedders = _open_embedders(serving)
     for argument in arguments:
         model, directory = _parse_argument(argument)
         bundle = _load(directory, embedders, allowed)
@@ -58,37 +73,37 @@ def load_bundles(
             raise StartupError(
                 f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR."
             )
-        served[name] = _serve(bundle, _of_queries(query_embedder, bundle, embedders))
+        served[name] = _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
     return served
 
 
 def load_directories(
     directories: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Iterable[ServedBundle]
 ) -> dict[str, ServedBundle]:
-    """Bundles by directory, for what is not one model's alone. One that is served already is not loaded a second time.
+    """Load bundles by directory. A bundle that is served already is used again.
 
-    Raises BundleError, EmbedderError.
+    The arguments and errors are those of `load_bundles`.
     """
     serving = list(serving)
-    embedders = _opened_before(serving)
+    embedders = _open_embedders(serving)
     served: dict[str, ServedBundle] = {}
     for directory in directories:
         bundle = _load(default_bundle_directory() if directory == "default" else Path(directory), embedders, allowed)
-        known = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
-        served[directory] = next(known, None) or _serve(bundle, _of_queries(query_embedder, bundle, embedders))
+        same = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
+        served[directory] = next(same, None) or _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
     return served
 
 
-def _opened_before(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
-    """What comes with the package, by name, as far as it is open."""
-    used = {old.source.embedder.spec.name: old.source.embedder for old in serving}
+def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
+    """The embedders of this package that are open already, by name."""
+    used = {old.search.embedder.spec.name: old.search.embedder for old in serving}
     opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
     student = opened.get(FAST)
     return opened | ({DEFAULT_EMBEDDER: student.teacher} if isinstance(student, FastEmbedder) else {})
 
 
-def _of_queries(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
-    """The bundle's own embedder, or the student that was asked for. StartupError if that is another's student."""
+def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
+    """The bundle's own embedder, or its student. Raises StartupError if the student follows another embedder."""
     own = embedders[bundle.manifest.embedder.name]
     if name != FAST:
         return own
@@ -110,12 +125,12 @@ def check_bundle_arguments(arguments: Sequence[str]) -> None:
 
 
 def _parse_argument(argument: str) -> tuple[str | None, Path]:
-    model, equals, place = argument.rpartition("=")
-    if equals and not (model and place):
+    model, equals, location = argument.rpartition("=")
+    if equals and not (model and location):
         raise StartupError(f"--bundle {argument}: expected DIR, MODEL=DIR or MODEL=default.")
-    directory = default_bundle_directory() if place == "default" else Path(place)
+    directory = default_bundle_directory() if location == "default" else Path(location)
     if not directory.is_dir():
-        raise StartupError(f"--bundle {argument}: there is no directory {place}.")
+        raise StartupError(f"--bundle {argument}: there is no directory {location}.")
     return model or None, directory
 
 
@@ -128,5 +143,5 @@ def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str
 
 
 def _serve(bundle: Bundle, embedder: Embedder) -> ServedBundle:
-    source = Source(bundle.id, Retriever(bundle), embedder)
-    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
+    search = BundleSearch(bundle.id, Retriever(bundle), embedder)
+    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), search)

@@ -1,4 +1,4 @@
-"""How many tokens each part of a bundle costs on a model. Counted by the backend's own tokenizer, else estimated."""
+"""How many tokens each part of a bundle has on a model: counted by the backend's tokenizer, or estimated."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -11,66 +11,71 @@ from proxy.backends.discovery import Model, TokenCounter
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.served_bundles import ServedBundle
 
-_COUNTED_AT_ONCE: Final = 8
-_COSTS_KEPT: Final = 256  # bundles on models: those of bundles that were replaced make room
-_COUNTED_AHEAD: Final = 5_000  # examples at most; those of a larger bank are counted when they are first shown
-_COUNTED_KEPT: Final = 50_000
-_COUNTED_AGAIN_AFTER: Final = 30.0  # seconds, where it could only be estimated
+_MAX_CONCURRENT_COUNTS: Final = 8
+_MAX_CACHED_BUNDLES: Final = 256  # pairs of bundle and model; bundles that were replaced are evicted
+_MAX_COUNTED_AHEAD: Final = 5_000  # examples; those of a larger bank are counted when they are first shown
+_MAX_CACHED_EXAMPLES: Final = 50_000
+_RECOUNT_AFTER: Final = 30.0  # seconds after an estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """Tokens, for one model's tokenizer: of the prompt, and of each example by id, as they are laid out. `counted`: by
-    the tokenizer itself; else some were estimated, at the time `at` of the event loop's clock. Of a large bank only
-    the pinned examples are there, and those that are asked for."""
+class BundleCosts:
+    """Tokens of a bundle's parts, as they are laid out, with one model's tokenizer.
+
+    Attributes:
+        prompt: Tokens of the prompt.
+        examples: Tokens of each example by id. For a large bank: of the pinned and the requested examples only.
+        counted: Whether the tokenizer counted all of them; else some are estimates.
+        measured_at: When they were counted or estimated, by the event loop's clock.
+    """
 
     prompt: int
     examples: Mapping[str, int]
     counted: bool = True
-    at: float = 0.0
+    measured_at: float = 0.0
 
 
 class TokenCosts:
-    """Counts the parts of a bundle once per served model, with the backend's own tokenizer."""
+    """Counts the tokens of a bundle's parts once per model, with the backend's tokenizer."""
 
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
-        self._known: LruCache[tuple[str, str], asyncio.Task[Costs]] = LruCache(_COSTS_KEPT)
-        self._shown: LruCache[tuple[str, str, str], int] = LruCache(_COUNTED_KEPT)
+        self._bundles: LruCache[tuple[str, str], asyncio.Task[BundleCosts]] = LruCache(_MAX_CACHED_BUNDLES)
+        self._examples: LruCache[tuple[str, str, str], int] = LruCache(_MAX_CACHED_EXAMPLES)
 
-    async def of(self, served: ServedBundle, model: Model) -> Costs:
-        """The costs of a bundle on a model; counted at the first call, estimated where the backend cannot count."""
+    async def of(self, served: ServedBundle, model: Model) -> BundleCosts:
+        """The costs of a bundle on a model. The first call counts them, or estimates if the backend cannot count."""
         key = (served.bundle.id, model.id)
-        known = self._known.get(key)
-        if known is None or _is_outdated(known):
-            known = asyncio.create_task(self._measure(served, model), name="token costs")
-            self._known.put(key, known)
-        return known.result() if known.done() else await asyncio.shield(known)
+        task = self._bundles.get(key)
+        if task is None or _is_outdated(task):
+            task = asyncio.create_task(self._measure(served, model), name="token costs")
+            self._bundles.put(key, task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
-    async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> Costs:
-        """The same, with the costs of `hits` whatever the size of the bank."""
+    async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
+        """The same, with the costs of `hits` also for a large bank."""
         costs = await self.of(served, model)
-        new = [hit.example for hit in hits if hit.example.id not in costs.examples]
-        if not new:
+        missing = [hit.example for hit in hits if hit.example.id not in costs.examples]
+        if not missing:
             return costs
-        shown = {example.id: await self._of_one(served, model, example) for example in new}
-        return replace(costs, examples={**costs.examples, **shown})
+        added = {example.id: await self._of_example(served, model, example) for example in missing}
+        return replace(costs, examples={**costs.examples, **added})
 
-    async def _of_one(self, served: ServedBundle, model: Model, example: Example) -> int:
+    async def _of_example(self, served: ServedBundle, model: Model, example: Example) -> int:
         key = (served.bundle.id, model.id, example.id)
-        known = self._shown.get(key)
-        if known is None:
+        cost = self._examples.get(key)
+        if cost is None:
             text = render_example(served.layout, example)
             overhead, count = await self._count(model, ""), await self._count(model, text)
             if overhead is None or count is None:
                 return estimated_tokens(text)
-            known = count - overhead
-            self._shown.put(key, known)
-        return known
+            cost = count - overhead
+            self._examples.put(key, cost)
+        return cost
 
-    async def _measure(self, served: ServedBundle, model: Model) -> Costs:
+    async def _measure(self, served: ServedBundle, model: Model) -> BundleCosts:
         bank = served.bundle.examples
-        ahead = bank if len(bank) <= _COUNTED_AHEAD else served.pinned
+        ahead = bank if len(bank) <= _MAX_COUNTED_AHEAD else served.pinned
         texts = [render_prompt(served.layout, served.bundle.prompt)]
         texts += [render_example(served.layout, example) for example in ahead]
         overhead = await self._count(model, "")
@@ -80,29 +85,29 @@ class TokenCosts:
             for text, count in zip(texts, counts, strict=True)
         ]
         by_id = {example.id: cost for example, cost in zip(ahead, tokens[1:], strict=True)}
-        return Costs(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
+        return BundleCosts(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
-        """The counts of `texts`, a few at a time: each is a request to the backend."""
-        turns = asyncio.Semaphore(_COUNTED_AT_ONCE)
+        """The counts of texts. Each is a request to the backend, so only a few run at once."""
+        slots = asyncio.Semaphore(_MAX_CONCURRENT_COUNTS)
 
         async def count(text: str) -> int | None:
-            async with turns:
+            async with slots:
                 return await self._count(model, text)
 
         return await asyncio.gather(*(count(text) for text in texts))
 
 
-def _is_outdated(costs: asyncio.Task[Costs]) -> bool:
-    """Whether to count again: it failed, or the backend could not count for a moment and may by now."""
-    if not costs.done() or costs.cancelled():
+def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
+    """Whether to count again: counting failed, or an estimate is old enough that the backend may count by now."""
+    if not task.done() or task.cancelled():
         return False
-    if costs.exception() is not None:
+    if task.exception() is not None:
         return True
-    told = costs.result()
-    return not told.counted and asyncio.get_running_loop().time() - told.at > _COUNTED_AGAIN_AFTER
+    costs = task.result()
+    return not costs.counted and asyncio.get_running_loop().time() - costs.measured_at > _RECOUNT_AFTER
 
 
 def estimated_tokens(text: str) -> int:
-    """Tokens of a text where no tokenizer can be asked: English has about four bytes to one, so this is high."""
+    """An estimate that is rather too high: English has about four bytes in a token."""
     return len(text.encode("utf-8", "surrogatepass")) // 3 + 1

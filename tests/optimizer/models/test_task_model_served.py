@@ -23,7 +23,7 @@ from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls, PricedClient
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.task_model import TaskModel
-from proxy.inference.injection.retrieval_worker import Source as RetrievalSource
+from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
@@ -54,8 +54,8 @@ DEFAULT_BUNDLE = load_bundle(default_bundle_directory(), EMBEDDER)
 def serve_in_layout(layout: str) -> ServedBundle:
     """The default bundle as it would be if it had this layout."""
     bundle = replace(DEFAULT_BUNDLE, manifest=replace(DEFAULT_BUNDLE.manifest, layout=layout))
-    source = RetrievalSource(bundle.id, Retriever(bundle), EMBEDDER)
-    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), source)
+    search = BundleSearch(bundle.id, Retriever(bundle), EMBEDDER)
+    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), search)
 
 
 def chat_request(row: Row) -> dict[str, Any]:

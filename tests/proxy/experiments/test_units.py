@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.experiments.units import conversation_digest, named_unit, opening_digest, unit_of
+from proxy.openai.conversation import read_chat
 
 MESSAGE = st.builds(
     lambda role, content: {"role": role, "content": content},
@@ -15,11 +16,12 @@ MESSAGE = st.builds(
 
 
 def asked(messages: list[Any]) -> bytes:
-    return conversation_digest(messages, opening_digest(messages))
+    conversation = read_chat({"messages": messages})
+    return conversation_digest(conversation, opening_digest(conversation))
 
 
 def unit(messages: list[Any], key: str = "alice") -> bytes:
-    return unit_of(None, {}, key, opening_digest(messages))
+    return unit_of(None, {}, key, opening_digest(read_chat({"messages": messages})))
 
 
 @given(st.lists(MESSAGE, max_size=4), st.lists(MESSAGE, max_size=4))
@@ -36,6 +38,6 @@ def test_later_turns_have_the_same_unit_and_another_conversation_digest(text: st
 
 
 def test_name_in_header_or_field_takes_precedence_over_the_conversation() -> None:
-    opening = opening_digest([{"role": "user", "content": "hi"}])
+    opening = opening_digest(read_chat({"messages": [{"role": "user", "content": "hi"}]}))
     assert unit_of("u1", {"user": "u2"}, "k", opening) == named_unit("u1")
     assert unit_of(None, {"user": "u2"}, "k", opening) == named_unit("u2") != named_unit("u1")

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.inference.relay import (
-    ReplyFacts,
     passes_untouched,
     reply_headers,
     request_headers,
     usage_filter,
 )
+from proxy.inference.reply_progress import ReplyProgress
 from proxy.openai.sse import EventSplitter, is_done, split_events
 from tests.proxy.openai.test_sse import streams
 
@@ -23,7 +23,7 @@ def test_events_that_pass_together_are_those_that_would_pass_each_by_itself(
 ) -> None:
     whole = EventSplitter().feed(stream[0].replace(b"a", b'"usage": null').replace(b"b", b"data: [DONE]"))
     if passes_untouched(whole):
-        transform = usage_filter(ReplyFacts(), wanted=wanted)
+        transform = usage_filter(ReplyProgress(), wanted=wanted)
         assert [transform(event) for event in split_events(whole)] == split_events(whole)
         assert not any(is_done(event) for event in split_events(whole))
 
@@ -34,33 +34,33 @@ TEXT = b'data: {"id":"1","choices":[{"delta":{"content":"say \\"usage\\":null, p
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_usage_is_noted_and_taken_out_only_if_not_asked_for(*, wanted: bool) -> None:
-    facts = ReplyFacts()
-    transform = usage_filter(facts, wanted=wanted)
+    progress = ReplyProgress()
+    transform = usage_filter(progress, wanted=wanted)
     assert transform(TEXT) == TEXT
     assert transform(USAGE) == (USAGE if wanted else b"")
-    assert facts.usage == {"prompt_tokens": 3}
+    assert progress.usage == {"prompt_tokens": 3}
 
 
 def test_usage_on_the_last_choice_is_taken_off_it_if_not_asked_for() -> None:
     event = b'data: {"choices":[{"text":"."}],"usage":{"total_tokens":3}}\n\n'
-    facts = ReplyFacts()
-    assert usage_filter(facts, wanted=False)(event) == b'data: {"choices":[{"text":"."}]}\n\n'
-    assert facts.usage == {"total_tokens": 3}
-    assert usage_filter(facts, wanted=True)(event) == event
+    progress = ReplyProgress()
+    assert usage_filter(progress, wanted=False)(event) == b'data: {"choices":[{"text":"."}]}\n\n'
+    assert progress.usage == {"total_tokens": 3}
+    assert usage_filter(progress, wanted=True)(event) == event
 
 
 def test_null_usage_key_that_was_not_asked_for_is_taken_out_and_nothing_else() -> None:
     event = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}],"usage":null}\n\n'
     expected = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}]}\n\n'
-    assert usage_filter(ReplyFacts(), wanted=False)(event) == expected
-    assert usage_filter(ReplyFacts(), wanted=True)(event) == event
+    assert usage_filter(ReplyProgress(), wanted=False)(event) == expected
+    assert usage_filter(ReplyProgress(), wanted=True)(event) == event
 
 
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.text(max_size=8), st.integers(0, 9)), max_size=5))
 def test_events_without_usage_pass_untouched(payload: dict[str, object]) -> None:
     payload.pop("usage", None)
     event = b"data: " + orjson.dumps(payload) + b"\n\n"
-    assert usage_filter(ReplyFacts(), wanted=False)(event) == event
+    assert usage_filter(ReplyProgress(), wanted=False)(event) == event
 
 
 def test_headers_pass_by_allow_list_only() -> None:

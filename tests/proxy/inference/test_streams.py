@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.api import admission
-from proxy.api import handlers as chat
-from proxy.inference import planner as plan
+from proxy.api import admission, endpoints, handlers
+from proxy.inference import plan
 from proxy.openai import json_fields as fields
 from proxy.openai.sse import event_data
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
@@ -208,8 +207,8 @@ async def test_a_stream_holds_nothing_of_what_was_asked(kind: str, monkeypatch: 
         await asked.wait()
         await reply.end()
 
-    monkeypatch.setattr(chat, "read_body", read_body)
-    monkeypatch.setattr(chat, "parse_json", lambda request, data: admission.parse_json(request, bytes(data)))
+    monkeypatch.setattr(handlers, "read_body", read_body)
+    monkeypatch.setattr(endpoints, "parse_json", lambda request, data: admission.parse_json(request, bytes(data)))
     monkeypatch.setattr(plan, "encode", lambda body: Watched(fields.encode(body)))
     asked = asyncio.Event()
     body = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True}

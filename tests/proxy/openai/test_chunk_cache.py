@@ -6,9 +6,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inference.planner import Plan
-from proxy.inference.relay import ReplyFacts
+from proxy.inference.plan import Plan
 from proxy.inference.reply import stream_rules
+from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.variants import Choice
 from proxy.openai.chat_completion import ChatChunks, ChatShape
 from proxy.openai.chunk_cache import ChunkCache
@@ -42,7 +42,7 @@ def event(chunk: Any, *, spaced: bool = False) -> bytes:
 def test_chunk_by_chunk_the_short_way_says_the_same(chunks: list[Any], trim: bool, strip: bool, spaced: bool) -> None:
     shape = ChatShape(trim)
     plan = Plan(Choice("m", "aligned", explicit=False), "/v1/completions", b"", None, True, shape, strip)
-    transform, long_way = stream_rules(plan, ReplyFacts()).transform, ChatChunks(shape)
+    transform, long_way = stream_rules(plan, ReplyProgress()).transform, ChatChunks(shape)
     for chunk in chunks:
         told = event(chunk, spaced=spaced)
         parsed = orjson.loads(told[6:])

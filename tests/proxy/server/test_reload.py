@@ -116,7 +116,7 @@ async def test_reload_does_not_open_the_packages_own_embedder_again(
         monkeypatch.setattr(live, "open_embedder", None)
         await reload(make_settings(**told), proxy.gateway, proxy.shared)
         assert proxy.gateway.bundles["scripted"] is not bundles["scripted"]
-        assert proxy.gateway.bundles["scripted"].source.embedder is bundles["scripted"].source.embedder
+        assert proxy.gateway.bundles["scripted"].search.embedder is bundles["scripted"].search.embedder
         assert (await proxy.chat())[0] == 200
 
 

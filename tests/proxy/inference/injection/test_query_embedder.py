@@ -15,18 +15,18 @@ from tests.proxy.serving import WordEmbedder, served_bundle
 
 
 def test_queries_are_embedded_by_the_bundles_own_embedder_unless_asked() -> None:
-    assert isinstance(load_bundles(("m=default",), ())["m"].source.embedder, OnnxEmbedder)
+    assert isinstance(load_bundles(("m=default",), ())["m"].search.embedder, OnnxEmbedder)
 
 
 def test_fast_embeds_queries_and_both_are_kept_by_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_bundles(("m=default",), (), "fast")
-    embedder = first["m"].source.embedder
+    embedder = first["m"].search.embedder
     assert isinstance(embedder, FastEmbedder)
     example = next(one for one in first["m"].bundle.examples if not one.pinned)
-    assert first["m"].source.retriever.nearest(embedder.embed([example.query])[0])[0].example == example
+    assert first["m"].search.retriever.nearest(embedder.embed([example.query])[0])[0].example == example
     monkeypatch.setattr(live, "open_embedder", None)
-    assert load_bundles(("m=default",), (), "fast", first.values())["m"].source.embedder is embedder
-    assert load_bundles(("m=default",), (), "own", first.values())["m"].source.embedder is embedder.teacher
+    assert load_bundles(("m=default",), (), "fast", first.values())["m"].search.embedder is embedder
+    assert load_bundles(("m=default",), (), "own", first.values())["m"].search.embedder is embedder.teacher
 
 
 def test_fast_is_refused_for_a_bundle_of_another_embedder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from index.types import EmbedderSpec, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import create_metrics
 from proxy.inference.injection.retrieval import Retrieval
-from proxy.inference.injection.retrieval_worker import Found, Source
+from proxy.inference.injection.retrieval_worker import BundleSearch, RetrievalResult
 from tests.proxy.serving import WordEmbedder, served_bundle
 
 WORDS = WordEmbedder().spec
@@ -44,8 +44,8 @@ class Embedder:
         return vectors
 
 
-def source(embedder: Embedder, name: str = "bundle") -> Source:
-    return Source(name, Retriever(served_bundle().bundle), embedder)
+def bundle_search(embedder: Embedder, name: str = "bundle") -> BundleSearch:
+    return BundleSearch(name, Retriever(served_bundle().bundle), embedder)
 
 
 @pytest.fixture
@@ -57,41 +57,41 @@ async def retrieval() -> AsyncIterator[Retrieval]:
 
 async def test_a_query_seen_before_is_answered_without_the_thread(retrieval: Retrieval) -> None:
     embedder = Embedder()
-    first = await retrieval.find(source(embedder), "hello")
+    first = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()
-    assert await retrieval.find(source(embedder), "hello") == first
+    assert await retrieval.find(bundle_search(embedder), "hello") == first
     assert first.hits
     assert threading.get_ident() not in embedder.threads
 
 
 async def test_a_reloaded_bundle_embeds_no_query_again(retrieval: Retrieval) -> None:
     embedder = Embedder()
-    before = await retrieval.find(source(embedder), "hello")
+    before = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()  # the vector is known and the bank small: the event loop answers
-    assert (await retrieval.find(source(embedder, "reloaded"), "hello")).hits == before.hits
+    assert (await retrieval.find(bundle_search(embedder, "reloaded"), "hello")).hits == before.hits
     assert embedder.calls == [["hello"]]
 
 
 async def test_another_embedder_embeds_the_same_query_itself(retrieval: Retrieval) -> None:
     one, other = Embedder(), Embedder(spec=replace(WORDS, revision="2"))
-    await retrieval.find(source(one, "one"), "hello")
-    await retrieval.find(source(other, "other"), "hello")
+    await retrieval.find(bundle_search(one, "one"), "hello")
+    await retrieval.find(bundle_search(other, "other"), "hello")
     assert (one.calls, other.calls) == ([["hello"]], [["hello"]])
 
 
 async def test_equal_queries_at_the_same_time_are_embedded_once_whichever_bundle_asks(retrieval: Retrieval) -> None:
     embedder = Embedder(0.02)
-    sources = [source(embedder, name) for name in ("one", "two", "one", "two", "one")]
-    found = await asyncio.gather(*(retrieval.find(each, "hello") for each in sources))
+    searches = [bundle_search(embedder, name) for name in ("one", "two", "one", "two", "one")]
+    found = await asyncio.gather(*(retrieval.find(each, "hello") for each in searches))
     assert len({each.hits for each in found}) == 1
     assert embedder.calls == [["hello"]]
 
 
 async def test_what_comes_while_one_is_embedded_goes_together_in_one_call(retrieval: Retrieval) -> None:
     embedder = Embedder(0.02, MANY_AT_ONCE)
-    first = asyncio.create_task(retrieval.find(source(embedder), "first"))
+    first = asyncio.create_task(retrieval.find(bundle_search(embedder), "first"))
     await asyncio.sleep(0.005)
-    await asyncio.gather(*(retrieval.find(source(embedder), f"query {n}") for n in range(40)))
+    await asyncio.gather(*(retrieval.find(bundle_search(embedder), f"query {n}") for n in range(40)))
     assert (await first).hits
     assert [len(call) for call in embedder.calls] == [1, 32, 8]
 
@@ -102,7 +102,7 @@ async def test_an_embedder_that_gains_nothing_from_a_batch_answers_each_as_soon_
     embedder, order = Embedder(0.01), []
 
     async def ask(name: str) -> None:
-        await retrieval.find(source(embedder), name)
+        await retrieval.find(bundle_search(embedder), name)
         order.append((name, len(embedder.calls)))
 
     await asyncio.gather(*(ask(f"query {n}") for n in range(6)))
@@ -114,18 +114,18 @@ async def test_an_embedder_that_gains_nothing_from_a_batch_answers_each_as_soon_
 async def test_a_text_that_the_embedder_refuses_costs_its_neighbours_nothing(retrieval: Retrieval) -> None:
     embedder = Embedder(0.01, MANY_AT_ONCE)
     texts = ["first", "good", "poison", "infinite", "better"]
-    found = await asyncio.gather(*(retrieval.find(source(embedder), text) for text in texts))
+    found = await asyncio.gather(*(retrieval.find(bundle_search(embedder), text) for text in texts))
     assert [each.degraded for each in found] == [None, None, "embedder", "embedder", None]
-    assert (await retrieval.find(source(embedder), "infinite")).degraded == "embedder"
+    assert (await retrieval.find(bundle_search(embedder), "infinite")).degraded == "embedder"
 
 
 async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> None:
-    retrieval, slow = Retrieval(0.2, create_metrics()), source(Embedder(0.05))
+    retrieval, slow = Retrieval(0.2, create_metrics()), bundle_search(Embedder(0.05))
     try:
         crowd = await asyncio.gather(*(retrieval.find(slow, f"query {number}") for number in range(60)))
         assert {found.degraded for found in crowd} == {None, "timeout"}
         assert (await retrieval.find(slow, "one that comes later")).degraded is None
-        assert not retrieval._flights
+        assert not retrieval._pending
         assert not retrieval._waiting
     finally:
         retrieval.close()
@@ -133,7 +133,7 @@ async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> 
 
 async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
     embedder = Embedder(0.1)
-    retrieval, slow = Retrieval(0.05, create_metrics()), source(embedder)
+    retrieval, slow = Retrieval(0.05, create_metrics()), bundle_search(embedder)
     try:
         assert (await retrieval.find(slow, "hello")).degraded == "timeout"
         async with asyncio.timeout(30):
@@ -145,7 +145,7 @@ async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
 
 
 async def test_a_client_that_leaves_takes_nobodys_examples_with_it(retrieval: Retrieval) -> None:
-    slow = source(Embedder(0.05))
+    slow = bundle_search(Embedder(0.05))
     leaving = asyncio.create_task(retrieval.find(slow, "hello"))
     staying = asyncio.create_task(retrieval.find(slow, "hello"))
     await asyncio.sleep(0.01)
@@ -160,15 +160,15 @@ def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: l
 
     async def ask_all() -> None:
         retrieval, embedder = Retrieval(5, create_metrics()), Embedder(spec=MANY_AT_ONCE)
-        tasks: list[tuple[str, asyncio.Task[Found]]] = []
+        tasks: list[tuple[str, asyncio.Task[RetrievalResult]]] = []
         try:
             for text, bundle, waits in asked:
-                tasks.append((text, asyncio.create_task(retrieval.find(source(embedder, bundle), text))))
+                tasks.append((text, asyncio.create_task(retrieval.find(bundle_search(embedder, bundle), text))))
                 if waits:
                     await tasks[-1][1]
             for text, task in tasks:
                 expected = Retriever(served_bundle().bundle).nearest(WordEmbedder().embed([text])[0])
-                assert await task == Found(expected)
+                assert await task == RetrievalResult(expected)
             assert sorted(text for call in embedder.calls for text in call) == sorted({text for text, _, _ in asked})
         finally:
             retrieval.close()

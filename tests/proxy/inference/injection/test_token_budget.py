@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inference.injection.token_budget import HYSTERESIS, room_for_injection, token_bound
+from proxy.inference.injection.token_budget import HYSTERESIS, max_token_count, room_for_injection
 
 
 def test_room_shrinks_in_steps_so_that_a_growing_conversation_keeps_its_prefix() -> None:
@@ -15,4 +15,4 @@ def test_room_shrinks_in_steps_so_that_a_growing_conversation_keeps_its_prefix()
 
 @given(st.text())
 def test_bound_counts_every_byte(text: str) -> None:
-    assert token_bound(text) >= len(text)
+    assert max_token_count(text) >= len(text)

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from index.types import Message
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection import token_costs
 from proxy.inference.injection.injector import Injection
-from proxy.inference.injection.retrieval_worker import Found
+from proxy.inference.injection.retrieval_worker import RetrievalResult
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
 
@@ -91,7 +90,7 @@ async def test_counting_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPat
 
 
 async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_costs, "_COUNTED_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(token_costs, "_RECOUNT_AFTER", 0.0)
     async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
         await proxy.chat()
         costs = proxy.gateway.injector._costs
@@ -105,7 +104,7 @@ async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch
     async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
         estimated = await injected(proxy)
         backend.tokenize_reply = None
-        monkeypatch.setattr(token_costs, "_COUNTED_AGAIN_AFTER", 0.0)
+        monkeypatch.setattr(token_costs, "_RECOUNT_AFTER", 0.0)
         counted = await injected(proxy)
         assert counted.tokens < estimated.tokens
         assert await injected(proxy) is counted, "nothing changed: nothing is worked out"
@@ -113,9 +112,9 @@ async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch
 
 async def test_failed_retrieval_is_told_even_where_the_query_has_no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
-        found = iter([Found(()), Found((), degraded="timeout"), Found(())])
+        found = iter([RetrievalResult(()), RetrievalResult((), degraded="timeout"), RetrievalResult(())])
 
-        async def find(*_: object) -> Found:
+        async def find(*_: object) -> RetrievalResult:
             return next(found)
 
         monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
@@ -124,7 +123,7 @@ async def test_failed_retrieval_is_told_even_where_the_query_has_no_examples(mon
 
 async def injected(proxy: Serving) -> Injection:
     served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
-    return await proxy.gateway.injector.inject(served, model, (Message("user", "hello"),), None, "hello", {})
+    return await proxy.gateway.injector.choose_examples(served, model, "hello", None, "hello", {})
 
 
 async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the_same_limits(
@@ -132,8 +131,8 @@ async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the
 ) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         usual = (await proxy.chat())[1]
-        monkeypatch.setattr(token_costs, "_COUNTED_AHEAD", 1)
-        monkeypatch.setattr(proxy.gateway.injector._costs, "_known", LruCache(1))
+        monkeypatch.setattr(token_costs, "_MAX_COUNTED_AHEAD", 1)
+        monkeypatch.setattr(proxy.gateway.injector._costs, "_bundles", LruCache(1))
         counted: list[str] = []
         count = proxy.gateway.injector._costs._count
 

@@ -1,0 +1,118 @@
+"""The table of endpoints that send a request to a backend: how the body of each is read and planned.
+
+An endpoint is added with a row of ENDPOINTS, its plan in proxy/inference/planner.py and its schema in openapi.py.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.api.admission import parse_json
+from proxy.api.multipart import FormModel, form_model
+from proxy.core.json_types import Json
+from proxy.core.variant_names import RAW
+from proxy.inference.plan import CHAT, COMPLETIONS, JSON_TYPE, RESPONSES, Plan
+from proxy.inference.planner import Planner
+from proxy.inference.setting import Setting
+from proxy.openai.conversation import Conversation, read_chat, read_completion, read_response
+from proxy.openai.json_fields import encode
+
+RELAYED: Final = (
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/pooling",
+    "/v1/classify",
+    "/v1/audio/speech",
+    "/rerank",
+    "/score",
+    "/tokenize",
+    "/detokenize",
+)
+FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedBody:
+    """A body of which the proxy reads the field `model` alone.
+
+    Attributes:
+        path: The path of the request.
+        body: The fields of the body; of a form, the field `model` alone.
+        data: The bytes of the body.
+        content_type: The Content-Type for the backend.
+        form: The position of the field `model` in a form; None if the body is JSON.
+    """
+
+    path: str
+    body: Json = field(repr=False)
+    data: bytes = field(repr=False)
+    content_type: str
+    form: FormModel | None = None
+
+    def for_model(self, model: str) -> bytes:
+        """The bytes of the body with another model. JSON that names this model already is not encoded again."""
+        if self.form is not None:
+            return self.form.replaced(self.data, model)
+        return self.data if self.body.get("model") == model else encode({**self.body, "model": model})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How the requests of one path are handled.
+
+    Attributes:
+        path: The path.
+        parse: Reads the bytes of a body. Raises ProxyError.
+        plan: Decides what is sent to the backend for a parsed body. Raises ProxyError.
+        is_form: Whether the body is a multipart form; else it is JSON.
+        in_experiments: Whether requests take part in experiments. The parsed body is a Conversation then.
+        is_judged: Whether the shadow judge can compare the answers.
+    """
+
+    path: str
+    parse: Callable[[web.Request, bytes], Any]
+    plan: Callable[[Planner, Any, Setting], Awaitable[Plan]]
+    is_form: bool = False
+    in_experiments: bool = False
+    is_judged: bool = False
+
+
+def _parse_chat(request: web.Request, data: bytes) -> Conversation:
+    return read_chat(parse_json(request, data))
+
+
+def _parse_completion(request: web.Request, data: bytes) -> Conversation:
+    return read_completion(parse_json(request, data))
+
+
+def _parse_response(request: web.Request, data: bytes) -> Conversation:
+    return read_response(parse_json(request, data))
+
+
+def _parse_relayed(request: web.Request, data: bytes) -> RelayedBody:
+    return RelayedBody(request.path, parse_json(request, data), data, JSON_TYPE)
+
+
+def _parse_form(request: web.Request, data: bytes) -> RelayedBody:
+    content_type = request.headers["Content-Type"]
+    form = form_model(content_type, data)
+    return RelayedBody(request.path, {"model": form.value}, data, content_type, form)
+
+
+async def _plan_relayed(_planner: Planner, body: RelayedBody, setting: Setting) -> Plan:
+    """Send the body as it came, apart from the model's suffix."""
+    choice = replace(setting.choice, variant=RAW)
+    return Plan(choice, body.path, body.for_model(choice.model), content_type=body.content_type)
+
+
+_ROWS: Final = (
+    Endpoint(CHAT, _parse_chat, Planner.chat, in_experiments=True, is_judged=True),
+    Endpoint(COMPLETIONS, _parse_completion, Planner.completion),
+    Endpoint(RESPONSES, _parse_response, Planner.response, in_experiments=True),
+    *(Endpoint(path, _parse_relayed, _plan_relayed) for path in RELAYED),
+    *(Endpoint(path, _parse_form, _plan_relayed, is_form=True) for path in FORMS),
+)
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {endpoint.path: endpoint for endpoint in _ROWS}

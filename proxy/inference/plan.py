@@ -1,0 +1,99 @@
+"""The plan of a request: which body is sent to which path of the backend, and how the reply is converted.
+
+A plan is made by the planner (proxy/inference/planner.py). The module does not depend on sockets.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.core.json_types import Json
+from proxy.inference.injection.injector import DEFAULT_MAX_TOKENS, Injection
+from proxy.inference.variants import Choice
+from proxy.openai.chat_completion import ChatShape
+from proxy.openai.json_fields import encode, flag_field, object_field
+from proxy.openai.responses import ResponseShape
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+RESPONSES: Final = "/v1/responses"
+JSON_TYPE: Final = "application/json"
+_MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_BYTES_PER_TOKEN: Final = 4
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is sent for one request, and how its reply is converted.
+
+    Attributes:
+        choice: The model's id and the variant that is served.
+        path: The path of the backend.
+        body: The body for the backend, until `take_body` is called.
+        injection: Prompt and examples that were added; None if nothing was added.
+        stream: Whether the client asked for a stream.
+        shape: How a completion is converted to the API that the client used; None if the reply passes unconverted.
+        strip_usage: Whether the stream contains a usage event that the client did not ask for.
+        cut_at: Stop strings that were not sent to the backend; the proxy ends the answer at them.
+        reserve: An estimate of the tokens that the request may use, prompt and answer.
+        conversation_key: The same for all turns of a conversation; None for a request that has no conversation.
+        content_type: The Content-Type of the body.
+    """
+
+    choice: Choice
+    path: str
+    body: bytes = field(repr=False)
+    injection: Injection | None = None
+    stream: bool = False
+    shape: ChatShape | ResponseShape | None = None
+    strip_usage: bool = False
+    cut_at: tuple[str, ...] = ()
+    reserve: int = 0
+    conversation_key: str | None = None
+    content_type: str = JSON_TYPE
+
+    def take_body(self) -> bytes:
+        """Return the body and release it, so that it is not kept while the answer streams."""
+        body, self.body = self.body, b""
+        return body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that describe the plan to the client."""
+        headers = {"x-drpo-variant": self.choice.variant}
+        if self.injection is None:
+            return headers
+        headers["x-drpo-bundle"] = self.injection.bundle
+        headers["x-drpo-examples"] = ",".join(example.id for example in self.injection.examples)
+        if self.injection.prompt_only:
+            headers["x-drpo-prompt-only"] = self.injection.prompt_only
+        if self.injection.degraded:
+            headers["x-drpo-degraded"] = self.injection.degraded
+        return headers
+
+
+def make_plan(
+    body: Json,
+    choice: Choice,
+    path: str,
+    injection: Injection | None = None,
+    shape: ChatShape | ResponseShape | None = None,
+    conversation_key: str | None = None,
+) -> Plan:
+    """A plan that sends `body` with the model's own id, and asks for usage in streams."""
+    stream = flag_field(body, "stream")
+    options = object_field(body, "stream_options")
+    strip_usage = stream and path != RESPONSES and not options.get("include_usage")
+    sent = {**body, "model": choice.model}
+    if strip_usage:
+        sent["stream_options"] = {**options, "include_usage": True}
+    data = encode(sent)
+    reserve = _estimated_use(data, sent)
+    return Plan(choice, path, data, injection, stream, shape, strip_usage, (), reserve, conversation_key)
+
+
+def _estimated_use(data: bytes, sent: Json) -> int:
+    """Tokens that a request may use: those of its body, and of the longest answers that it allows."""
+    caps = [cap for name in _MAX_TOKENS_FIELDS if isinstance(cap := sent.get(name), int)] or [DEFAULT_MAX_TOKENS]
+    choices = sent.get("n")
+    answers = max(1, choices if isinstance(choices, int) else 1)
+    return len(data) // _BYTES_PER_TOKEN + max(0, caps[0]) * answers
