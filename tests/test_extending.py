@@ -1,4 +1,7 @@
-"""Guards what examples/extend promises: an embedder, a reward and a layout of one's own, each in under 30 lines."""
+"""Tests the extension points of examples/extend: an embedder, a reward and a layout, each in under 30 lines.
+
+A kind of embedder and a layout of the package are one entry in a table.
+"""
 
 import asyncio
 import os
@@ -32,11 +35,11 @@ def build(out: Path, *flags: str, path: Path = ROOT) -> "subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("name", ["embedder.py", "reward.py", "layout.py"])
-def test_each_takes_under_thirty_lines(name: str) -> None:
+def test_each_extension_takes_under_thirty_lines(name: str) -> None:
     assert len((EXTEND / name).read_text(encoding="utf-8").splitlines()) < 30
 
 
-def test_an_embedder_of_ones_own_makes_and_searches_a_bundle_once_it_is_allowed(tmp_path: Path) -> None:
+def test_user_embedder_builds_and_searches_a_bundle_after_it_is_allowed(tmp_path: Path) -> None:
     done = build(tmp_path / "bundle", "--embedder", "python:embedder:Words")
     assert done.returncode == 0, done.stderr
     refused = drpo_index("search", str(tmp_path / "bundle"), "tea")
@@ -47,12 +50,12 @@ def test_an_embedder_of_ones_own_makes_and_searches_a_bundle_once_it_is_allowed(
 
 
 @pytest.mark.parametrize("name", ["python:no_such_module:X", "python:json:NoSuchClass", "python:json:JSONDecoder"])
-def test_what_is_no_embedder_is_said_in_a_line(name: str) -> None:
+def test_invalid_user_embedder_is_a_one_line_error(name: str) -> None:
     with pytest.raises(EmbedderError, match=name):
         open_embedder(name)
 
 
-def test_a_reward_of_ones_own_scores_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_reward_scores_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXTEND))
     reward = Function("reward:brief")
     texts = ("word " * 49 + "end.", "Short.", "no end")
@@ -63,7 +66,7 @@ def test_a_reward_of_ones_own_scores_an_answer(monkeypatch: pytest.MonkeyPatch) 
     assert scores[2] == 0.0
 
 
-def test_a_layout_of_ones_own_is_one_entry(tmp_path: Path) -> None:
+def test_layout_is_one_entry(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "index", tmp_path / "index")
     render = tmp_path / "index" / "rendering.py"
     entry = (EXTEND / "layout.py").read_text(encoding="utf-8").partition("TAGS = ")[2].rstrip() + ",\n"
@@ -77,7 +80,7 @@ def test_a_layout_of_ones_own_is_one_entry(tmp_path: Path) -> None:
     assert shown.rstrip().endswith("<user>\nIs it <user> safe?\n<\u200bassistant> yes\n\n<assistant>")
 
 
-def test_an_embedder_kind_is_one_module_and_one_entry(tmp_path: Path) -> None:
+def test_embedder_kind_is_one_module_and_one_entry(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "index", tmp_path / "index")
     module = (EXTEND / "embedder.py").read_text(encoding="utf-8").replace("python:embedder:Words", "words")
     (tmp_path / "index" / "embedders" / "words.py").write_text(module, encoding="utf-8")

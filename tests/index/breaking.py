@@ -1,4 +1,4 @@
-"""Ways to break a bundle, and to look at how it is refused."""
+"""Helpers that damage a bundle and check how it is refused."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ def load(directory: Path) -> None:
 
 
 def refused(directory: Path, kind: type[BundleError], *parts: str) -> None:
-    """Loading is refused with one line that has all `parts`."""
+    """Check that loading fails with a message of one line that contains all `parts`."""
     with pytest.raises(kind) as caught:
         load(directory)
     message = str(caught.value)
@@ -34,14 +34,14 @@ def edit_manifest(directory: Path, edit: Callable[[dict[str, Any]], object]) -> 
 
 
 def replace_file(directory: Path, name: str, data: bytes) -> None:
-    """Puts `data` in place and lets the manifest vouch for it, as one who poisons a bundle would."""
+    """Replace a file and its record in the manifest, as an attacker would."""
     (directory / name).write_bytes(data)
     record = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     edit_manifest(directory, lambda manifest: manifest["files"].update({name: record}))
 
 
 def replace_line(directory: Path, line: dict[str, object] | bytes) -> None:
-    """Puts `line` in the place of the second example."""
+    """Replace the second example by `line`."""
     lines = (directory / "examples.jsonl").read_bytes().splitlines()
     lines[1] = line if isinstance(line, bytes) else json.dumps(line).encode()
     replace_file(directory, "examples.jsonl", b"\n".join(lines) + b"\n")

@@ -1,4 +1,4 @@
-"""Running drpo-index in tests: here, with the small embedder, or as a process of its own, with the real ones."""
+"""Runs drpo-index in tests: in this process with the small embedder, or in its own process with the real embedders."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def open_words(name: str) -> Embedder:
 
 
 def run(*arguments: str | Path) -> int:
-    """The exit code, argparse's own included. Where a bundle's embedder is opened, the small one may be."""
+    """Run a command with the small embedder and return its exit code, including that of argparse."""
     allowed = ("--allow-embedder", "words") if arguments and arguments[0] in ("verify", "search", "sets") else ()
     try:
         return command.main([str(argument) for argument in (*arguments, *allowed)])
@@ -30,6 +30,6 @@ def run(*arguments: str | Path) -> int:
 
 def drpo_index(*arguments: str | Path, stdout: int) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "index", *map(str, arguments)]
-    # An unbuffered Python does not notice that only a part of a write was taken.
+    # An unbuffered Python does not notice a partial write.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)

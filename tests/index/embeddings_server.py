@@ -1,4 +1,4 @@
-"""A real HTTP server with /v1/embeddings, for the tests of the embedder that asks one. It keeps what it was sent."""
+"""An HTTP server with /v1/embeddings for tests of the embedder `openai`. It records the requests."""
 
 import http.server
 import json
@@ -28,18 +28,23 @@ class Reply:
 
 
 def embedding(text: str) -> list[float]:
-    """Not normalised, and another one for every length of text."""
+    """Return a vector that is not normalised and depends on the length of the text."""
     return [float(len(text)), 2.0, 0.0]
 
 
 def well(request: Request) -> Reply:
-    """What a server should answer, the last embedding first."""
+    """Return a valid reply with the embeddings in reverse order."""
     data = [{"index": n, "embedding": embedding(text)} for n, text in enumerate(request.body["input"])]
     return Reply(json.dumps({"data": data[::-1], "model": request.body["model"]}).encode())
 
 
 class EmbeddingsServer:
-    """`answer` may be replaced at any time; `requests` holds what came in so far."""
+    """The server of a test.
+
+    Attributes:
+        answer: Makes the replies; a test may replace it at any time.
+        requests: The requests so far.
+    """
 
     def __init__(self, address: str) -> None:
         self.name = f"openai:http://{address}/v1#small"

@@ -1,4 +1,4 @@
-"""A small real embedder for tests: the same text always gets the same vector, texts with common words are near."""
+"""A small embedder for tests: it is deterministic, and texts with common words have similar vectors."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ DIMENSION = 48
 
 
 class WordEmbedder:
-    """Sums one pseudo-random vector per word. `seed`: another one is another embedder."""
+    """Sums one pseudo-random vector per word. Another `seed` makes another embedder."""
 
     def __init__(self, seed: str = "words", dimension: int = DIMENSION) -> None:
         self.spec = EmbedderSpec("words", seed, dimension)
@@ -43,7 +43,7 @@ EXAMPLES = (
 )
 
 
-def draft(
+def bundle_input(
     examples: Sequence[Example] = EXAMPLES,
     prompt: str = PROMPT,
     policy: RetrievalPolicy | None = None,
@@ -62,5 +62,5 @@ def draft(
     )
 
 
-def written(directory: Path) -> Bundle:
-    return write_bundle(directory, draft(), WordEmbedder())
+def write_test_bundle(directory: Path) -> Bundle:
+    return write_bundle(directory, bundle_input(), WordEmbedder())

@@ -18,7 +18,7 @@ from index.bundle.bundle import default_bundle_directory, load_bundle, read_bund
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError, EmbedderMismatchError
 from index.types import Vectors
 from tests.index.breaking import load, refused, replace_file
-from tests.index.words import DIMENSION, EXAMPLES, PROMPT, WordEmbedder, draft, written
+from tests.index.words import DIMENSION, EXAMPLES, PROMPT, WordEmbedder, bundle_input, write_test_bundle
 
 FILES = ["manifest.json", "prompt.txt", "examples.jsonl", "vectors.npy"]
 CONTENT_FILES = FILES[1:]
@@ -26,7 +26,7 @@ CONTENT_FILES = FILES[1:]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    written(tmp_path / "bundle")
+    write_test_bundle(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -36,11 +36,11 @@ def npy(array: object) -> bytes:
     return buffer.getvalue()
 
 
-# What is written
+# The written files
 
 
-def test_what_was_written_is_what_is_loaded(tmp_path: Path) -> None:
-    made = written(tmp_path / "bundle")
+def test_loaded_bundle_equals_the_written_one(tmp_path: Path) -> None:
+    made = write_test_bundle(tmp_path / "bundle")
     loaded = load_bundle(tmp_path / "bundle", WordEmbedder())
     assert (loaded.id, loaded.manifest, loaded.prompt, loaded.examples) == (made.id, made.manifest, PROMPT, EXAMPLES)
     assert np.array_equal(loaded.vectors, WordEmbedder().embed([example.query for example in EXAMPLES]))
@@ -48,18 +48,18 @@ def test_what_was_written_is_what_is_loaded(tmp_path: Path) -> None:
     assert not loaded.vectors.flags.writeable
 
 
-def test_the_manifest_is_canonical_and_its_hash_is_the_bundle_id(directory: Path) -> None:
+def test_manifest_is_canonical_and_its_hash_is_the_bundle_id(directory: Path) -> None:
     data = (directory / "manifest.json").read_bytes()
     canonical = json.dumps(json.loads(data), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
     assert data.decode() == canonical
     assert read_bundle(directory).id == hashlib.sha256(data).hexdigest()
 
 
-def test_the_same_draft_gives_the_same_bundle_id(tmp_path: Path) -> None:
-    assert written(tmp_path / "one").id == written(tmp_path / "two").id
+def test_same_input_gives_the_same_bundle_id(tmp_path: Path) -> None:
+    assert write_test_bundle(tmp_path / "one").id == write_test_bundle(tmp_path / "two").id
 
 
-def test_the_manifest_vouches_for_each_file(directory: Path) -> None:
+def test_manifest_has_hash_and_size_of_each_file(directory: Path) -> None:
     files = json.loads((directory / "manifest.json").read_bytes())["files"]
     assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
     for name in CONTENT_FILES:
@@ -71,20 +71,20 @@ def test_the_manifest_vouches_for_each_file(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(directory: Path, name: str) -> None:
+def test_missing_file_is_named(directory: Path, name: str) -> None:
     (directory / name).unlink()
     refused(directory, BundleIntegrityError, f"{directory / name}: the file is missing", "build the bundle again")
 
 
 @pytest.mark.parametrize("name", CONTENT_FILES)
-def test_a_truncated_file_is_named(directory: Path, name: str) -> None:
+def test_truncated_file_is_named(directory: Path, name: str) -> None:
     data = (directory / name).read_bytes()
     (directory / name).write_bytes(data[:-1])
     refused(directory, BundleIntegrityError, f"{directory / name}: has {len(data) - 1:,} bytes", "manifest.json says")
 
 
 @pytest.mark.parametrize("name", CONTENT_FILES)
-def test_a_flipped_byte_is_found_wherever_it_is(directory: Path, name: str) -> None:
+def test_flipped_byte_is_found_at_any_position(directory: Path, name: str) -> None:
     data = (directory / name).read_bytes()
     for position in (0, len(data) // 2, len(data) - 1):
         flipped = bytes([*data[:position], data[position] ^ 1, *data[position + 1 :]])
@@ -92,21 +92,21 @@ def test_a_flipped_byte_is_found_wherever_it_is(directory: Path, name: str) -> N
         refused(directory, BundleIntegrityError, f"{directory / name}: its SHA-256 is not the one")
 
 
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+def test_missing_directory_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "none", BundleError, f"{tmp_path / 'none'}: there is no such directory")
     (tmp_path / "file").touch()
     refused(tmp_path / "file", BundleError, "there is no such directory")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_symbolic_link_is_not_followed(directory: Path, name: str) -> None:
+def test_symbolic_link_is_not_followed(directory: Path, name: str) -> None:
     (directory / name).rename(directory.parent / name)
     (directory / name).symlink_to(directory.parent / name)
     refused(directory, BundleIntegrityError, f"{directory / name}: ", "symbolic link")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_pipe_or_a_directory_is_not_waited_for(directory: Path, name: str) -> None:
+def test_pipe_or_directory_is_refused_at_once(directory: Path, name: str) -> None:
     (directory / name).unlink()
     os.mkfifo(directory / name)
     refused(directory, BundleIntegrityError, f"{directory / name}: is not a regular file")
@@ -115,7 +115,7 @@ def test_a_pipe_or_a_directory_is_not_waited_for(directory: Path, name: str) -> 
     refused(directory, BundleIntegrityError, f"{directory / name}: ")
 
 
-# What the vectors may be
+# Vectors
 
 GOOD = WordEmbedder().embed([example.query for example in EXAMPLES])
 
@@ -150,7 +150,7 @@ def test_vectors_that_are_not_one_unit_row_per_line_are_refused(
     refused(directory, kind, f"{directory / 'vectors.npy'}: ", part)
 
 
-def test_an_archive_of_arrays_is_refused(directory: Path) -> None:
+def test_archive_of_arrays_is_refused(directory: Path) -> None:
     buffer = BytesIO()
     np.savez(buffer, vectors=GOOD)
     replace_file(directory, "vectors.npy", buffer.getvalue())
@@ -160,10 +160,10 @@ def test_an_archive_of_arrays_is_refused(directory: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 90))
-def test_whatever_stands_in_the_vectors_header_it_is_refused_with_a_bundle_error(noise: bytes, at: int) -> None:
+def test_any_malformed_vectors_header_is_a_bundle_error(noise: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent) / "bundle"
-        written(target)
+        write_test_bundle(target)
         data = (target / "vectors.npy").read_bytes()
         replace_file(target, "vectors.npy", data[:at] + noise + data[at + len(noise) + 1 :])
         with pytest.raises(BundleError, match=r"vectors\.npy: "):
@@ -180,56 +180,56 @@ def test_another_embedder_is_refused_by_name(directory: Path) -> None:
         load_bundle(directory, WordEmbedder("other"))
 
 
-def test_an_embedder_of_another_dimension_is_refused(directory: Path) -> None:
+def test_embedder_of_another_dimension_is_refused(directory: Path) -> None:
     with pytest.raises(EmbedderMismatchError, match=f"gives 8 dimensions, not {DIMENSION}"):
         load_bundle(directory, WordEmbedder(dimension=8))
 
 
 @pytest.mark.parametrize("position", [0, 2, 4])
-def test_one_wrong_vector_is_found_if_it_is_the_first_the_middle_or_the_last(directory: Path, position: int) -> None:
+def test_wrong_vector_is_found_at_the_first_middle_and_last_position(directory: Path, position: int) -> None:
     replace_file(directory, "vectors.npy", with_row(position, GOOD[(position + 1) % 5]))
     refused(directory, EmbedderMismatchError, f"gives another vector for {EXAMPLES[position].id}")
 
 
-def test_a_bundle_can_be_read_without_an_embedder(directory: Path) -> None:
+def test_bundle_can_be_read_without_an_embedder(directory: Path) -> None:
     assert read_bundle(directory).examples == EXAMPLES
 
 
-# Writing at once or not at all
+# Atomic writing
 
 
-def test_an_existing_place_is_never_overwritten(directory: Path) -> None:
+def test_existing_path_is_never_overwritten(directory: Path) -> None:
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
     (directory.parent / "empty").mkdir()
     (directory.parent / "link").symlink_to("nowhere")
     for place in (directory, directory.parent / "empty", directory.parent / "link"):
         with pytest.raises(BundleError, match="exists already"):
-            written(place)
+            write_test_bundle(place)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     with pytest.raises(BundleError, match="there is no such directory: create it first"):
-        written(directory.parent / "none" / "bundle")
+        write_test_bundle(directory.parent / "none" / "bundle")
 
 
 class ChangesItsMind(WordEmbedder):
-    """Gives other vectors in a batch than alone, as a badly padded or quantised model does."""
+    """Returns other vectors for a batch than for single texts, like a model with wrong padding or quantisation."""
 
     def embed(self, texts: Any) -> Any:
         return WordEmbedder("alone" if len(texts) == 1 else "batch").embed(texts)
 
 
-def test_an_embedder_that_depends_on_the_batch_is_found_when_writing(tmp_path: Path) -> None:
+def test_embedder_that_depends_on_the_batch_is_refused_when_writing(tmp_path: Path) -> None:
     with pytest.raises(EmbedderMismatchError, match="another vector"):
-        write_bundle(tmp_path / "bundle", draft(), ChangesItsMind())
+        write_bundle(tmp_path / "bundle", bundle_input(), ChangesItsMind())
     assert list(tmp_path.iterdir()) == []
 
 
 WRITE_IN_CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from tests.index.words import written
+from tests.index.words import write_test_bundle
 {prepare}
 try:
-    written(Path(sys.argv[1]) / "bundle")
+    write_test_bundle(Path(sys.argv[1]) / "bundle")
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -241,8 +241,8 @@ def write_in_child(parent: Path, prepare: str) -> subprocess.CompletedProcess[st
     return subprocess.run([sys.executable, "-c", code, parent], cwd=root, capture_output=True, text=True, check=False)
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    # A limit on file size fails a write half-way, as a full disk does.
+def test_full_disk_leaves_no_files(tmp_path: Path) -> None:
+    # A limit on the file size interrupts a write like a full disk.
     limit = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
     done = write_in_child(tmp_path, limit)
     assert done.stdout.startswith(f"BundleError {tmp_path / 'bundle'}: cannot be written: File too large"), done.stderr
@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files_written", [0, 1, 2, 3])
-def test_a_kill_at_any_file_leaves_no_bundle(tmp_path: Path, files_written: int) -> None:
+def test_kill_at_any_file_leaves_no_bundle(tmp_path: Path, files_written: int) -> None:
     kill = (
         f"left = iter(range({files_written})); sync = os.fsync\n"
         "os.fsync = lambda fd: sync(fd) if next(left, None) is not None else os.kill(os.getpid(), signal.SIGKILL)"
@@ -258,13 +258,11 @@ def test_a_kill_at_any_file_leaves_no_bundle(tmp_path: Path, files_written: int)
     assert write_in_child(tmp_path, kill).returncode == -signal.SIGKILL
     assert not (tmp_path / "bundle").exists()
     assert all(path.name.startswith(".bundle.") for path in tmp_path.iterdir())
-    written(tmp_path / "bundle")
+    write_test_bundle(tmp_path / "bundle")
     load(tmp_path / "bundle")
 
 
-def test_files_and_directories_are_synced_before_the_name_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_directories_are_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     sync, rename = os.fsync, Path.rename
 
@@ -278,11 +276,11 @@ def test_files_and_directories_are_synced_before_the_name_is_given(
 
     monkeypatch.setattr(os, "fsync", watched_sync)
     monkeypatch.setattr(Path, "rename", watched_rename)
-    written(tmp_path / "bundle")
+    write_test_bundle(tmp_path / "bundle")
     assert sorted(events[:4]) == sorted(FILES)
     assert events[4].startswith(".bundle.")
     assert events[5:] == ["rename", tmp_path.name]
 
 
-def test_the_default_bundle_lies_in_the_package() -> None:
+def test_default_bundle_is_in_the_package() -> None:
     assert default_bundle_directory().parts[-2:] == ("index", "default")

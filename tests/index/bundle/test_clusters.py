@@ -1,4 +1,4 @@
-"""Guards that a large bank, mapped and searched by cluster, keeps every promise of a small one."""
+"""Tests that a large bank, which is mapped and searched by clusters, behaves like a small one."""
 
 import json
 import mmap
@@ -19,7 +19,7 @@ from index.bundle.bundle import load_bundle, read_bundle, write_bundle
 from index.bundle.clusters import choose_probes, sort_into_clusters
 from index.bundle.example_bank import StoredExamples, pinned_positions
 from index.bundle.vectors import array_bytes
-from index.cli import progress as waiting
+from index.cli import progress
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Clusters, Example, RetrievalPolicy, Vectors
@@ -27,14 +27,14 @@ from tests.index.breaking import edit_manifest, refused, replace_file, replace_l
 from tests.index.bundle.test_bundle import FILES
 from tests.index.commands import open_words, run
 from tests.index.retrieval.test_retriever import AXES, axes, bank, by_brute_force, halves, ids, policies, unit
-from tests.index.words import DIMENSION, WordEmbedder, draft
+from tests.index.words import DIMENSION, WordEmbedder, bundle_input
 
 WORDS = ["boil", "egg", "lock", "poem", "rain", "north", "river", "stone", "paint", "bread", "cloud", "seven"]
 LARGE = ["centroids.npy", "offsets.npy"]
 
 
 def many(count: int = 300) -> list[Example]:
-    """Examples of two or three words, two of them pinned."""
+    """Return examples of two or three words, two of them pinned."""
     random = np.random.default_rng(3)
     queries = [" ".join(random.choice(WORDS, 3)) for _ in range(count)]
     return [Example(f"e{n}", query, f"Answer {n}", pinned=n in (7, 200)) for n, query in enumerate(queries)]
@@ -47,12 +47,12 @@ def large_from_a_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    write_bundle(tmp_path / "bundle", draft(many()), WordEmbedder())
+    write_bundle(tmp_path / "bundle", bundle_input(many()), WordEmbedder())
     return tmp_path / "bundle"
 
 
 def clustered(bundle: Bundle, probes: int, count: int = 4) -> Bundle:
-    """The same bank with its rows cut into clusters, whose centroids are any rows."""
+    """Return the same bank with its rows divided into clusters, whose centroids are arbitrary rows."""
     offsets = np.linspace(0, len(bundle.vectors), count + 1).astype(np.int64)
     centroids = np.ascontiguousarray(np.resize(bundle.vectors, (count, bundle.vectors.shape[1])))
     return replace(bundle, manifest=replace(bundle.manifest, probes=probes), clusters=Clusters(centroids, offsets))
@@ -64,7 +64,7 @@ def clustered(bundle: Bundle, probes: int, count: int = 4) -> Bundle:
 @given(
     st.lists(halves | axes, min_size=1, max_size=60), halves | axes, policies, st.sets(st.integers(0, 59), max_size=3)
 )
-def test_hits_of_all_clusters_are_those_of_brute_force_ties_and_duplicates_included(
+def test_hits_of_all_clusters_equal_those_of_brute_force(
     vectors: list[Vectors], query: Vectors, policy: RetrievalPolicy, pinned_rows: set[int]
 ) -> None:
     bundle = clustered(bank(vectors, policy, sorted(pinned_rows)), probes=4)
@@ -81,7 +81,7 @@ def test_pinned_examples_and_their_near_duplicates_are_never_hits() -> None:
     assert ids(clustered(bank(vectors, RetrievalPolicy(), [0]), probes=1), AXES[0]) == ["2"]
 
 
-def test_few_probes_find_most_of_what_an_exact_search_finds() -> None:
+def test_few_probes_find_most_hits_of_an_exact_search() -> None:
     random = np.random.default_rng(7)
     centres = random.normal(size=(40, 16))
     noise = centres[random.integers(0, 40, 4_000)] + 0.5 * random.normal(size=(4_000, 16))
@@ -104,12 +104,12 @@ def ids_of(retriever: Retriever, queries: Vectors) -> list[set[str]]:
 # The bundle
 
 
-def test_a_large_bank_is_sorted_and_finds_what_a_small_one_finds(
+def test_large_bank_is_sorted_and_finds_the_hits_of_a_small_one(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = load_bundle(directory, WordEmbedder())
     monkeypatch.setattr(bundle_module, "LARGE_BANK", 1_000)
-    small = write_bundle(tmp_path / "small", draft(many()), WordEmbedder())
+    small = write_bundle(tmp_path / "small", bundle_input(many()), WordEmbedder())
     assert large.clusters is not None
     assert small.clusters is None
     assert sorted(one.id for one in large.examples) == sorted(one.id for one in small.examples)
@@ -121,11 +121,11 @@ def test_a_large_bank_is_sorted_and_finds_what_a_small_one_finds(
         assert [hit.similarity for hit in found] == pytest.approx([hit.similarity for hit in expected], abs=1e-6)
 
 
-def test_the_same_draft_gives_the_same_bundle_id(directory: Path, tmp_path: Path) -> None:
-    assert write_bundle(tmp_path / "two", draft(many()), WordEmbedder()).id == read_bundle(directory).id
+def test_same_input_gives_the_same_bundle_id(directory: Path, tmp_path: Path) -> None:
+    assert write_bundle(tmp_path / "two", bundle_input(many()), WordEmbedder()).id == read_bundle(directory).id
 
 
-def test_vectors_are_mapped_and_nowhere_copied(directory: Path) -> None:
+def test_vectors_are_mapped_and_not_copied(directory: Path) -> None:
     bundle = load_bundle(directory, WordEmbedder())
     base: object = bundle.vectors
     while isinstance(base, np.ndarray):
@@ -135,7 +135,7 @@ def test_vectors_are_mapped_and_nowhere_copied(directory: Path) -> None:
     assert not bundle.vectors.flags.writeable
 
 
-def test_examples_are_read_from_the_file_each_time(directory: Path) -> None:
+def test_examples_are_read_from_the_file_on_each_access(directory: Path) -> None:
     examples = read_bundle(directory).examples
     assert isinstance(examples, StoredExamples)
     assert examples[5] == list(examples)[5]
@@ -147,7 +147,7 @@ def test_examples_are_read_from_the_file_each_time(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_missing_truncated_or_flipped_file_of_clusters_is_named(directory: Path, name: str) -> None:
+def test_missing_truncated_or_changed_cluster_file_is_named(directory: Path, name: str) -> None:
     data = (directory / name).read_bytes()
     (directory / name).write_bytes(data[:-1])
     refused(directory, BundleIntegrityError, f"{directory / name}: has {len(data) - 1:,} bytes")
@@ -184,13 +184,13 @@ def test_clusters_that_do_not_fit_the_vectors_are_refused(
     refused(directory, kind, f"{directory / name}: ", part)
 
 
-def test_rows_that_lie_in_another_cluster_than_the_nearest_are_found(directory: Path) -> None:
+def test_row_in_another_cluster_than_the_nearest_is_refused(directory: Path) -> None:
     centroids = np.load(directory / "centroids.npy")
     replace_file(directory, "centroids.npy", array_bytes(np.ascontiguousarray(centroids[::-1])))
     refused(directory, BundleIntegrityError, "centroids.npy: row ", "nearer to another centroid than to its own")
 
 
-def test_probes_and_the_files_of_clusters_come_together_or_not_at_all(directory: Path) -> None:
+def test_manifest_has_probes_exactly_when_it_has_cluster_files(directory: Path) -> None:
     edit_manifest(directory, lambda manifest: manifest.pop("probes"))
     refused(directory, BundleFormatError, "manifest.json, files: unknown key")
     edit_manifest(directory, lambda manifest: manifest.update(probes=0))
@@ -214,14 +214,14 @@ def test_probes_and_the_files_of_clusters_come_together_or_not_at_all(directory:
         ({"id": "x", "query": "q", "response": "r", "extra": 1}, "line 2: unknown key"),
     ],
 )
-def test_a_bad_line_of_a_large_bank_is_found_when_it_is_loaded(
+def test_invalid_line_of_a_large_bank_is_refused_on_load(
     directory: Path, line: dict[str, object] | bytes, part: str
 ) -> None:
     replace_line(directory, line)
     refused(directory, BundleError, part)
 
 
-def test_a_doubled_id_of_a_large_bank_is_named_with_both_lines(directory: Path) -> None:
+def test_duplicate_id_of_a_large_bank_is_named_with_both_lines(directory: Path) -> None:
     last = json.loads((directory / "examples.jsonl").read_bytes().splitlines()[-1])
     replace_line(directory, {"id": last["id"], "query": "q", "response": "r"})
     refused(directory, BundleFormatError, f'line 300: the id "{last["id"]}" is taken by line 2')
@@ -236,7 +236,7 @@ print(re.search(r"Private_Dirty: +(\\d+)", maps)[1], re.search(r"Rss: +(\\d+)", 
 """
 
 
-def test_a_process_that_reads_all_vectors_owns_no_page_of_them(directory: Path) -> None:
+def test_process_that_reads_all_vectors_has_no_private_page_of_them(directory: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", READ_SHARED, directory], cwd=Path(__file__).parents[3], capture_output=True, check=True
     )
@@ -245,16 +245,16 @@ def test_a_process_that_reads_all_vectors_owns_no_page_of_them(directory: Path) 
     assert resident > 0
 
 
-def test_a_line_without_what_may_be_absent_is_good_in_a_large_bank_too(directory: Path) -> None:
+def test_large_bank_accepts_lines_without_optional_keys(directory: Path) -> None:
     replace_line(directory, {"id": "short", "query": "q", "response": "r"})
     assert read_bundle(directory).examples[1] == Example("short", "q", "r")
 
 
-def test_build_sorts_a_large_bank_says_so_when_it_takes_long_and_search_finds_in_it(
+def test_build_sorts_a_large_bank_reports_progress_and_search_finds_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "open_embedder", open_words)
-    monkeypatch.setattr(waiting, "FIRST_MESSAGE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "FIRST_MESSAGE_SECONDS", 0.0)
     (tmp_path / "prompt.txt").write_text("Be good.")
     lines = [json.dumps({"query": one.query, "response": one.response, "pinned": one.pinned}) for one in many(2_000)]
     (tmp_path / "examples.jsonl").write_text("\n".join(lines))

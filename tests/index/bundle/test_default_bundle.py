@@ -92,7 +92,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def test_the_bundle_loads_and_says_what_it_is() -> None:
+def test_default_bundle_loads_and_describes_itself() -> None:
     directory = default_bundle_directory()
     bundle = load_bundle(directory, open_embedder(read_manifest(directory).embedder.name))
     assert bundle.manifest.model == "google/gemma-3-270m"
@@ -101,7 +101,7 @@ def test_the_bundle_loads_and_says_what_it_is() -> None:
     assert bundle.manifest.layout in LAYOUTS
 
 
-def test_no_set_mixes_kinds_and_every_free_example_votes(examples: Sequence[Example]) -> None:
+def test_no_set_mixes_kinds_and_every_unpinned_example_is_a_member(examples: Sequence[Example]) -> None:
     # Refusals beside harmless questions cost this model a third of its balanced accuracy (docs/bundles.md).
     sets = parse_sets((default_bundle_directory() / "sets.json").read_bytes(), examples, "sets.json")
     tags = {example.id: example.tags for example in examples}
@@ -119,16 +119,16 @@ def test_prompt_and_examples_are_short_enough(prompt: str, examples: Sequence[Ex
     } == {}
 
 
-def test_every_category_and_every_kind_of_harm_is_there(examples: Sequence[Example]) -> None:
+def test_default_bank_covers_every_category_and_every_kind_of_harm(examples: Sequence[Example]) -> None:
     tags = Counter(tag for example in examples for tag in example.tags)
     assert [category for category in CATEGORIES if not tags[category]] == []
     refused = Counter(tag for example in examples if "refusal" in example.tags for tag in example.tags)
     assert [harm for harm in HARMS if not refused[harm]] == []
-    # A tiny model learns the boundary from both sides.
+    # A small model needs examples on both sides of the boundary.
     assert 0.8 <= tags["harmless"] / tags["refusal"] <= 1.5
 
 
-def test_refusals_are_brief_and_alike_and_nothing_else_refuses(examples: Sequence[Example]) -> None:
+def test_refusals_are_short_and_similar_and_no_other_example_refuses(examples: Sequence[Example]) -> None:
     for example in examples:
         if "refusal" not in example.tags:
             assert not ENGLISH_REFUSAL.search(example.response), example.id
@@ -138,14 +138,14 @@ def test_refusals_are_brief_and_alike_and_nothing_else_refuses(examples: Sequenc
             assert ENGLISH_REFUSAL.match(example.response), example.id
 
 
-def test_a_short_refusal_is_pinned(examples: Sequence[Example]) -> None:
+def test_short_refusal_is_pinned(examples: Sequence[Example]) -> None:
     pinned = [example for example in examples if example.pinned]
     assert any("refusal" in example.tags for example in pinned)
     assert len(pinned) <= 4
     assert all(words(example.query) + words(example.response) <= 60 for example in pinned)
 
 
-def test_nothing_is_said_twice(examples: Sequence[Example]) -> None:
+def test_no_text_is_repeated(examples: Sequence[Example]) -> None:
     queries = [example.query.casefold() for example in examples]
     responses = [example.response.casefold() for example in examples]
     assert len(set(queries)) == len(queries)
@@ -158,11 +158,11 @@ def fenced(examples: Sequence[Example], language: str) -> Iterator[tuple[str, st
             yield example.id, block
 
 
-def test_every_fence_is_closed(examples: Sequence[Example]) -> None:
+def test_every_code_fence_is_closed(examples: Sequence[Example]) -> None:
     assert [example.id for example in examples if example.response.count("```") % 2] == []
 
 
-def test_python_runs_and_prints_what_its_comments_say(examples: Sequence[Example]) -> None:
+def test_python_code_prints_what_its_comments_claim(examples: Sequence[Example]) -> None:
     ran = 0
     for name, block in fenced(examples, "python"):
         printed = io.StringIO()
@@ -174,7 +174,7 @@ def test_python_runs_and_prints_what_its_comments_say(examples: Sequence[Example
     assert ran >= 4
 
 
-def test_json_parses(examples: Sequence[Example]) -> None:
+def test_json_blocks_parse(examples: Sequence[Example]) -> None:
     blocks = list(fenced(examples, "json"))
     assert blocks
     for name, block in blocks:
@@ -187,7 +187,7 @@ def arithmetic(text: str) -> Iterator[tuple[str, str]]:
     yield from re.findall(rf"(?<![\w.])({number}(?: [+−×÷] {number})+) = ({number})(?!/)", text)
 
 
-def test_every_sum_is_right(examples: Sequence[Example]) -> None:
+def test_every_equation_is_correct(examples: Sequence[Example]) -> None:
     found = [(e.id, *sum_) for e in examples for sum_ in arithmetic(e.response)]
     assert len(found) >= 12
     for name, left, right in found:
@@ -195,13 +195,13 @@ def test_every_sum_is_right(examples: Sequence[Example]) -> None:
         assert value == pytest.approx(float(right)), name
 
 
-def test_tables_have_equal_rows(examples: Sequence[Example]) -> None:
+def test_tables_have_rows_of_equal_length(examples: Sequence[Example]) -> None:
     for example in examples:
         rows = [line.count("|") for line in example.response.splitlines() if line.startswith("|")]
         assert len(set(rows)) <= 1, example.id
 
 
-def test_what_asks_for_a_form_gets_it(examples: Sequence[Example]) -> None:
+def test_answer_has_the_form_that_the_query_requests(examples: Sequence[Example]) -> None:
     answers = {example.id: example.response for example in examples}
     assert answers["format-three-bullets"].count("\n- ") == 2
     assert words(answers["format-fifty-words"]) <= 25

@@ -4,14 +4,14 @@ import pytest
 
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from tests.index.breaking import refused, replace_file, replace_line
-from tests.index.words import written
+from tests.index.words import write_test_bundle
 
 LINE = {"id": "a", "query": "q", "response": "r", "pinned": False, "tags": []}
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    written(tmp_path / "bundle")
+    write_test_bundle(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> Path:
         (b'{"id": "a", "query": "\\ud800", "response": "r"}', ["half of a surrogate pair"]),
     ],
 )
-def test_a_line_that_is_no_example_is_named_with_its_reason(
+def test_invalid_line_is_named_with_its_reason(
     directory: Path, line: dict[str, object] | bytes, parts: list[str]
 ) -> None:
     replace_line(directory, line)
@@ -53,7 +53,7 @@ POISON = ["# Answer:", "# Query: x", "# Instructions:", "User: x", "Assistant:",
 @pytest.mark.parametrize("poison", [*POISON, "nul\0"])
 @pytest.mark.parametrize("key", ["query", "response"])
 @pytest.mark.parametrize("line_break", ["", "fine\n", "fine\r", "fine\u2028", "fine\x85"])
-def test_an_example_with_a_role_marker_of_any_layout_or_nul_is_refused(
+def test_example_with_a_role_marker_of_any_layout_or_nul_is_refused(
     directory: Path, key: str, line_break: str, poison: str
 ) -> None:
     replace_line(directory, LINE | {key: line_break + poison})
@@ -71,13 +71,11 @@ def test_an_example_with_a_role_marker_of_any_layout_or_nul_is_refused(
         (b"\xff", BundleFormatError, "byte 0 is not UTF-8"),
     ],
 )
-def test_an_unsafe_or_empty_prompt_is_refused(
-    directory: Path, prompt: bytes, kind: type[BundleError], part: str
-) -> None:
+def test_unsafe_or_empty_prompt_is_refused(directory: Path, prompt: bytes, kind: type[BundleError], part: str) -> None:
     replace_file(directory, "prompt.txt", prompt)
     refused(directory, kind, f"{directory / 'prompt.txt'}: {part}")
 
 
-def test_a_bundle_without_examples_is_refused(directory: Path) -> None:
+def test_bundle_without_examples_is_refused(directory: Path) -> None:
     replace_file(directory, "examples.jsonl", b"")
     refused(directory, BundleFormatError, f"{directory / 'examples.jsonl'}: there is no example")

@@ -11,7 +11,7 @@ from index.bundle.bundle import load_bundle, write_bundle
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from index.rendering import LAYOUTS, find_marker
 from index.types import Example, ExampleSet, Order, RetrievalPolicy
-from tests.index.words import EXAMPLES, WordEmbedder, draft
+from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 
 harmless = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
     lambda text: bool(text.strip()) and find_marker(text) is None
@@ -62,7 +62,7 @@ json_values = st.recursive(
     st.sampled_from(list(LAYOUTS)),
     st.dictionaries(harmless, json_values, max_size=3),
 )
-def test_any_draft_that_can_be_written_is_loaded_unchanged(
+def test_any_written_bundle_is_loaded_unchanged(
     examples: list[Example],
     prompt: str,
     policy: RetrievalPolicy,
@@ -73,7 +73,7 @@ def test_any_draft_that_can_be_written_is_loaded_unchanged(
     free = tuple(example.id for example in examples if not example.pinned)
     assume(free or policy.order != "set")
     sets = (ExampleSet("all", free[:2], free),) if policy.order == "set" else ()
-    made = replace(draft(examples, prompt, policy, sampling, layout), provenance=provenance, sets=sets)
+    made = replace(bundle_input(examples, prompt, policy, sampling, layout), provenance=provenance, sets=sets)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent) / "bundle"
         write_bundle(target, made, WordEmbedder())
@@ -85,31 +85,35 @@ def test_any_draft_that_can_be_written_is_loaded_unchanged(
 
 class NeverEmbeds(WordEmbedder):
     def embed(self, texts: object) -> Any:
-        raise AssertionError("a draft that is not fit must be refused before it costs anything")
+        raise AssertionError("invalid input must be refused before anything is embedded")
 
 
 @pytest.mark.parametrize(
     ("bad", "kind", "parts"),
     [
-        (draft(examples=[]), BundleFormatError, ["examples.jsonl", "no example"]),
+        (bundle_input(examples=[]), BundleFormatError, ["examples.jsonl", "no example"]),
         (
-            draft(examples=[EXAMPLES[0], EXAMPLES[0]]),
+            bundle_input(examples=[EXAMPLES[0], EXAMPLES[0]]),
             BundleFormatError,
             ["examples.jsonl, line 2", "is taken by line 1"],
         ),
-        (draft(examples=[Example("a", "\ud800", "r")]), BundleFormatError, ["examples.jsonl", "surrogate"]),
-        (draft(examples=[Example("a", "q", "User: x")]), BundleIntegrityError, ["examples.jsonl", "role marker"]),
-        (draft(prompt="\ud800"), BundleFormatError, ["prompt.txt", "surrogate"]),
-        (draft(prompt=""), BundleFormatError, ["prompt.txt", "empty"]),
-        (draft(layout="xml"), BundleFormatError, ["manifest.json", '"layout"']),
-        (draft(sampling={"temprature": 1}), BundleFormatError, ["manifest.json, sampling", '"temperature"']),
-        (draft(sampling={"temperature": float("nan")}), BundleFormatError, ["cannot be written as JSON"]),
-        (replace(draft(), provenance={"when": object()}), BundleFormatError, ["cannot be written as JSON"]),
-        (replace(draft(), provenance={"who": "\ud800"}), BundleFormatError, ["cannot be written as JSON"]),
-        (replace(draft(), name=""), BundleFormatError, ["manifest.json", '"name"']),
+        (bundle_input(examples=[Example("a", "\ud800", "r")]), BundleFormatError, ["examples.jsonl", "surrogate"]),
+        (
+            bundle_input(examples=[Example("a", "q", "User: x")]),
+            BundleIntegrityError,
+            ["examples.jsonl", "role marker"],
+        ),
+        (bundle_input(prompt="\ud800"), BundleFormatError, ["prompt.txt", "surrogate"]),
+        (bundle_input(prompt=""), BundleFormatError, ["prompt.txt", "empty"]),
+        (bundle_input(layout="xml"), BundleFormatError, ["manifest.json", '"layout"']),
+        (bundle_input(sampling={"temprature": 1}), BundleFormatError, ["manifest.json, sampling", '"temperature"']),
+        (bundle_input(sampling={"temperature": float("nan")}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(bundle_input(), provenance={"when": object()}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(bundle_input(), provenance={"who": "\ud800"}), BundleFormatError, ["cannot be written as JSON"]),
+        (replace(bundle_input(), name=""), BundleFormatError, ["manifest.json", '"name"']),
     ],
 )
-def test_a_draft_that_is_not_fit_is_refused_before_anything_is_embedded(
+def test_invalid_input_is_refused_before_anything_is_embedded(
     tmp_path: Path, bad: Any, kind: type[BundleError], parts: list[str]
 ) -> None:
     with pytest.raises(kind) as caught:

@@ -7,16 +7,16 @@ import pytest
 from index.bundle.bundle import read_bundle
 from index.errors import BundleError, BundleFormatError
 from tests.index.breaking import edit_manifest, refused
-from tests.index.words import written
+from tests.index.words import write_test_bundle
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    written(tmp_path / "bundle")
+    write_test_bundle(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
-def test_a_truncated_or_garbled_manifest_is_no_json(directory: Path) -> None:
+def test_truncated_or_garbled_manifest_is_refused(directory: Path) -> None:
     data = (directory / "manifest.json").read_bytes()
     for broken in (data[:-3], b"", b"\xff", b"[" * 100_000, b'{"k": NaN}', b'{"k": 1e999}', b'{"k": 1, "k": 2}'):
         (directory / "manifest.json").write_bytes(broken)
@@ -27,13 +27,13 @@ def test_a_truncated_or_garbled_manifest_is_no_json(directory: Path) -> None:
     ("number", "reason"),
     [("NaN", "NaN is not a JSON number"), ("-Infinity", "-Infinity is not"), ("1e999", "a number is too large")],
 )
-def test_a_number_that_is_none_is_refused_even_where_anything_goes(directory: Path, number: str, reason: str) -> None:
+def test_nan_and_infinity_are_refused_in_free_form_values(directory: Path, number: str, reason: str) -> None:
     manifest = (directory / "manifest.json").read_text()
     (directory / "manifest.json").write_text(manifest.replace('"provenance": {', f'"provenance": {{"x": {number},'))
     refused(directory, BundleFormatError, f"{directory / 'manifest.json'}: is not valid JSON: {reason}")
 
 
-def test_every_flipped_byte_of_the_manifest_is_refused_or_changes_the_bundle_id(directory: Path) -> None:
+def test_flipped_byte_of_the_manifest_is_refused_or_changes_the_bundle_id(directory: Path) -> None:
     data, made = (directory / "manifest.json").read_bytes(), read_bundle(directory).id
     for position in range(len(data)):
         (directory / "manifest.json").write_bytes(bytes([*data[:position], data[position] ^ 1, *data[position + 1 :]]))
@@ -43,7 +43,7 @@ def test_every_flipped_byte_of_the_manifest_is_refused_or_changes_the_bundle_id(
             assert "\n" not in str(error)  # noqa: PT017 (either outcome is right)
 
 
-def test_a_huge_manifest_is_not_read(directory: Path) -> None:
+def test_too_large_manifest_is_not_read(directory: Path) -> None:
     with (directory / "manifest.json").open("ab") as file:
         file.truncate(2**20 + 1)
     refused(directory, BundleFormatError, "larger than 1,048,576 bytes")
@@ -93,7 +93,7 @@ def test_a_huge_manifest_is_not_read(directory: Path) -> None:
         (lambda m: m["files"]["prompt.txt"].update(sha256="A" * 64), ['"sha256" must be 64 digits']),
     ],
 )
-def test_a_manifest_with_anything_unknown_or_out_of_range_is_refused(
+def test_manifest_with_an_unknown_key_or_a_value_out_of_range_is_refused(
     directory: Path, edit: Callable[[dict[str, Any]], object], parts: list[str]
 ) -> None:
     edit_manifest(directory, edit)

@@ -12,7 +12,7 @@ import pytest
 
 from index import __main__ as command
 from index.bundle.bundle import load_bundle
-from index.cli import progress as waiting
+from index.cli import progress
 from index.types import Example, RetrievalPolicy, Vectors
 from tests.index.commands import drpo_index, open_words, run
 from tests.index.words import WordEmbedder
@@ -36,7 +36,7 @@ def sources(tmp_path: Path) -> list[str]:
     return ["build", *files, "--embedder", "words", "--out", str(tmp_path / "out")]
 
 
-def test_build_writes_a_bundle_that_loads_with_made_ids_and_trimmed_texts(sources: list[str], tmp_path: Path) -> None:
+def test_build_writes_a_bundle_with_generated_ids_and_trimmed_texts(sources: list[str], tmp_path: Path) -> None:
     flags = ["--model", "m", "--name", "n", "--layout", "user-assistant", "--k", "1", "--order", "canonical"]
     flags += ["--minimum-similarity", "0.1", "--duplicate-similarity", "0.9", "--max-injected-tokens", "99"]
     flags += ["--sampling", "temperature=0.5", "--sampling", "stop=###", "--provenance", "author=me=us"]
@@ -53,7 +53,7 @@ def test_build_writes_a_bundle_that_loads_with_made_ids_and_trimmed_texts(source
     assert manifest.provenance == {"origin": "built by hand with drpo-index build, not optimised", "author": "me=us"}
 
 
-def test_made_ids_do_not_depend_on_the_order_of_lines(sources: list[str], tmp_path: Path) -> None:
+def test_generated_ids_do_not_depend_on_the_order_of_lines(sources: list[str], tmp_path: Path) -> None:
     assert run(*sources) == 0
     lines = (tmp_path / "examples.jsonl").read_text("utf-8-sig").split("\n")
     (tmp_path / "examples.jsonl").write_text("\n".join(reversed(lines)))
@@ -63,7 +63,7 @@ def test_made_ids_do_not_depend_on_the_order_of_lines(sources: list[str], tmp_pa
     assert one.manifest.name == "out"
 
 
-def test_every_bad_line_is_named_with_its_number_and_reason(
+def test_every_invalid_line_is_named_with_its_number_and_reason(
     sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = ["{}", "", '{"query": "q", "response": "r"}', '{"query": "q", "respones": "r"}', "nonsense"]
@@ -88,7 +88,7 @@ def test_every_bad_line_is_named_with_its_number_and_reason(
         ('{"query": "q", "response": "r"}\n\n{"query": "q ", "response": "r"}', "line 3: the id .* is taken by line 1"),
     ],
 )
-def test_an_empty_or_repetitive_examples_file_is_refused(
+def test_empty_examples_file_or_duplicate_example_is_refused(
     sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, reason: str
 ) -> None:
     (tmp_path / "examples.jsonl").write_text(content)
@@ -115,7 +115,7 @@ def test_an_empty_or_repetitive_examples_file_is_refused(
         (["--out", "/nowhere/at/all"], 1, "/nowhere/at: there is no such directory"),
     ],
 )
-def test_a_wrong_flag_is_one_clear_message_with_its_exit_code(
+def test_wrong_flag_is_one_message_with_its_exit_code(
     sources: list[str], capsys: pytest.CaptureFixture[str], flags: Sequence[str], code: int, reason: str
 ) -> None:
     assert run(*sources, *flags) == code
@@ -123,7 +123,7 @@ def test_a_wrong_flag_is_one_clear_message_with_its_exit_code(
 
 
 class WaitsForAWord(WordEmbedder):
-    """Embeds its second batch only when the count of the first has been printed, or after five seconds."""
+    """Embeds the second batch after the count of the first was printed, or after five seconds."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class WaitsForAWord(WordEmbedder):
         return super().embed(texts)
 
 
-def test_a_long_build_says_how_far_it_is(
+def test_long_build_reports_progress(
     sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embedder = WaitsForAWord(capsys)
-    monkeypatch.setattr(waiting, "FIRST_MESSAGE_SECONDS", 0.01)
-    monkeypatch.setattr(waiting, "MAX_SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "FIRST_MESSAGE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "MAX_SILENCE_SECONDS", 0.01)
     monkeypatch.setattr(command, "open_embedder", lambda name: embedder)
     lines = [json.dumps({"query": f"question {n}", "response": "r"}) for n in range(200)]
     (tmp_path / "examples.jsonl").write_text("\n".join(lines))
@@ -154,12 +154,12 @@ def test_a_long_build_says_how_far_it_is(
     assert "embedding the queries (64 of 200, 0 s)\n" in embedder.heard
 
 
-def test_a_short_build_is_silent(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_build_is_silent(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*sources) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_a_bundle_written_by_hand_works_with_the_real_embedder(sources: list[str], tmp_path: Path) -> None:
+def test_handwritten_bundle_works_with_the_real_embedder(sources: list[str], tmp_path: Path) -> None:
     query = "How many minutes does an egg take to boil?"
     sources[sources.index("words")] = "onnx"
     for arguments in (sources, ["verify", tmp_path / "out"], ["search", tmp_path / "out", query]):
@@ -170,7 +170,7 @@ def test_a_bundle_written_by_hand_works_with_the_real_embedder(sources: list[str
     assert output.endswith(f"{boiled}# Query:\n{query}\n\n# Answer:\n\n")
 
 
-def test_an_interrupt_is_one_word_and_no_stack_trace(sources: list[str], tmp_path: Path) -> None:
+def test_interrupt_prints_one_line_without_stack_trace(sources: list[str], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with drpo_index(*sources, "--prompt", tmp_path / "pipe", stdout=subprocess.DEVNULL) as process:
         with (tmp_path / "pipe").open(

@@ -35,30 +35,30 @@ TEXTS = (
 any_text = st.text(st.characters(codec=None, categories=["L", "M", "N", "P", "S", "Z", "C"]), max_size=300)
 
 
-def test_vectors_are_those_of_the_float32_model() -> None:
+def test_vectors_are_close_to_those_of_the_float32_model() -> None:
     expected = Float32MiniLM(Path(get_model_path())).embed(TEXTS)
     assert (EMBEDDER.embed(TEXTS) * expected).sum(1).min() >= 0.995
 
 
-def test_the_nearest_text_is_the_one_with_the_same_meaning() -> None:
+def test_nearest_text_is_the_one_with_the_same_meaning() -> None:
     about_food, *others = EMBEDDER.embed(["How long does spaghetti need in hot water?", *TEXTS])
     assert TEXTS[int(np.argmax(others @ about_food))] == "What is the best way to cook pasta?"
 
 
-def test_a_vector_depends_on_no_other_text() -> None:
+def test_vector_does_not_depend_on_other_texts() -> None:
     alone = np.concatenate([EMBEDDER.embed([text]) for text in TEXTS])
     assert np.array_equal(EMBEDDER.embed(TEXTS), alone)
     assert np.array_equal(EMBEDDER.embed(TEXTS[::-1])[::-1], alone)
 
 
-def test_threads_do_not_disturb_each_other() -> None:
+def test_concurrent_threads_get_the_same_vectors() -> None:
     alone = EMBEDDER.embed(TEXTS)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(EMBEDDER.embed, [TEXTS] * 12))
     assert all(np.array_equal(vectors, alone) for vectors in together)
 
 
-def test_no_texts_are_no_rows() -> None:
+def test_no_texts_give_no_rows() -> None:
     assert EMBEDDER.embed([]).shape == (0, 384)
 
 
@@ -78,7 +78,7 @@ def test_no_texts_are_no_rows() -> None:
     ],
     ids=lambda text: f"{text[:4]!a}x{len(text)}",
 )
-def test_strange_texts_have_vectors(text: str) -> None:
+def test_unusual_texts_have_vectors(text: str) -> None:
     vectors = EMBEDDER.embed([text])
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0], abs=1e-5)
@@ -90,7 +90,7 @@ def test_every_text_has_a_unit_vector(text: str) -> None:
     assert np.linalg.norm(EMBEDDER.embed([text])[0]) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_256_tokens_are_read_and_no_more() -> None:
+def test_only_the_first_256_tokens_are_read() -> None:
     # A token per word, and one each for the beginning and the end.
     read, one_less = "egg " * 254, "egg " * 253
     same = EMBEDDER.embed([f"{read}sea", f"{read}moon", f"{one_less}sea", f"{one_less}moon"])
@@ -98,14 +98,14 @@ def test_256_tokens_are_read_and_no_more() -> None:
     assert not np.allclose(same[2], same[3], atol=1e-3)
 
 
-def test_the_revision_is_that_of_the_files() -> None:
+def test_revision_is_the_hash_of_the_files() -> None:
     content = b"".join((WEIGHTS / name).read_bytes() for name in ("model.onnx", "tokenizer.json"))
     assert EMBEDDER.spec.revision == hashlib.sha256(content).hexdigest()[:16]
     assert open_embedder("onnx").spec == EMBEDDER.spec
     assert (EMBEDDER.spec.name, EMBEDDER.spec.dimension) == ("onnx", 384)
 
 
-def test_the_shipped_files_are_at_most_25_megabytes() -> None:
+def test_packaged_files_have_at_most_25_megabytes() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 25_000_000
 
 
@@ -121,7 +121,7 @@ def flip(path: Path) -> None:
     [Path.unlink, flip, lambda path: path.write_bytes(path.read_bytes()[:-1_000]), lambda path: path.write_bytes(b"")],
     ids=["missing", "one bit", "cut short", "empty"],
 )
-def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Callable[[Path], object]) -> None:
+def test_damaged_file_is_named(tmp_path: Path, name: str, damage: Callable[[Path], object]) -> None:
     shutil.copytree(WEIGHTS, tmp_path / "weights")
     damage(tmp_path / "weights" / name)
     with pytest.raises(EmbedderError, match="install drpo-proxy again") as caught:
@@ -147,6 +147,6 @@ print(sorted(asked & {"torch", "transformers", "sentence_transformers", "onnx", 
 """
 
 
-def test_serving_asks_for_no_torch() -> None:
+def test_serving_does_not_import_torch() -> None:
     finished = subprocess.run([sys.executable, "-c", SERVE], capture_output=True, text=True, check=True)
     assert (finished.stdout, finished.stderr) == ("[]\n", "")

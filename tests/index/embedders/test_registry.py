@@ -31,7 +31,7 @@ def embedder(server: EmbeddingsServer) -> Embedder:
 
 
 def data(*embeddings: object) -> Reply:
-    """An answer with these embeddings, in their order."""
+    """Return a reply with these embeddings in this order."""
     entries = [{"index": n, "embedding": value} for n, value in enumerate(embeddings)]
     return Reply(json.dumps({"data": entries}).encode())
 
@@ -49,7 +49,7 @@ def refused(embedder: Embedder, texts: list[str]) -> str:
     "name",
     ["", "minilm", "ONNX", "onnx:", "onnx:x", "openai", "openai:", "sentence-transformers", "sentence-transformers:"],
 )
-def test_an_unknown_name_is_told_what_there_is(name: str) -> None:
+def test_unknown_embedder_name_is_refused_with_the_known_forms(name: str) -> None:
     with pytest.raises(
         EmbedderError, match="it is onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
     ):
@@ -71,13 +71,13 @@ def test_an_unknown_name_is_told_what_there_is(name: str) -> None:
         "http://localhost/v1\r\nX: y#m",
     ],
 )
-def test_a_malformed_address_is_told_its_form(address: str) -> None:
+def test_malformed_address_is_refused_with_its_form(address: str) -> None:
     with pytest.raises(EmbedderError, match="is written openai:http://HOST:PORT/v1#MODEL"):
         open_embedder(f"openai:{address}")
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@localhost/v1#m", "http://localhost/v1?key=secret#m"])
-def test_a_secret_in_the_address_is_refused_and_not_repeated(address: str) -> None:
+def test_secret_in_the_address_is_refused_and_not_repeated(address: str) -> None:
     with pytest.raises(EmbedderError, match="DRPO_EMBEDDER_API_KEY") as caught:
         open_embedder(f"openai:{address}")
     assert "secret" not in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated(address: str) -> No
 # sentence-transformers (with the library itself: test_sentence_transformers.py)
 
 
-def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
@@ -99,10 +99,10 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
         open_embedder("sentence-transformers:some/model")
 
 
-# A server that does as it should
+# Valid replies
 
 
-def test_rows_are_in_the_order_of_the_texts_and_of_norm_1(embedder: Embedder) -> None:
+def test_rows_have_norm_1_and_the_order_of_the_texts(embedder: Embedder) -> None:
     texts = ["aaa", "", "b", "cc" * 9]
     expected = np.array([embedding(text or " ") for text in texts])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -111,26 +111,22 @@ def test_rows_are_in_the_order_of_the_texts_and_of_norm_1(embedder: Embedder) ->
     assert vectors == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_specification_is_the_name_and_the_length_that_the_server_gives(
-    server: EmbeddingsServer, embedder: Embedder
-) -> None:
+def test_spec_has_the_name_and_the_dimension_of_the_server(server: EmbeddingsServer, embedder: Embedder) -> None:
     assert embedder.spec == EmbedderSpec(server.name, "unknown", 3)
 
 
-def test_many_texts_are_asked_for_128_at_a_time(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_many_texts_are_requested_in_batches_of_128(server: EmbeddingsServer, embedder: Embedder) -> None:
     vectors = embedder.embed(["x" * n for n in range(1, 301)])
     assert [len(request.body["input"]) for request in server.requests[1:]] == [128, 128, 44]
     assert (np.diff(vectors[:, 0]) > 0).all()
 
 
-def test_no_texts_are_no_rows_and_no_request(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_no_texts_give_no_rows_and_no_request(server: EmbeddingsServer, embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, 3)
     assert len(server.requests) == 1
 
 
-def test_the_request_is_the_one_that_openai_documents(
-    server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_is_the_one_that_openai_documents(server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", f" {KEY}\n")
     open_embedder(server.name).embed(["\ud800", "naïve"])
     request = server.requests[-1]
@@ -139,12 +135,12 @@ def test_the_request_is_the_one_that_openai_documents(
     assert request.body == {"model": "small", "input": ["?", "naïve"], "encoding_format": "float"}
 
 
-def test_without_a_key_none_is_sent(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_request_has_no_authorization_without_a_key(server: EmbeddingsServer, embedder: Embedder) -> None:
     assert "Authorization" not in server.requests[0].headers
     assert embedder.spec.dimension == 3
 
 
-# A server that does not
+# Invalid replies
 
 
 @pytest.mark.parametrize(
@@ -174,7 +170,9 @@ def test_without_a_key_none_is_sent(server: EmbeddingsServer, embedder: Embedder
         b'{"data": [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2, 3]}]}',
     ],
 )
-def test_what_is_no_embedding_is_refused(server: EmbeddingsServer, embedder: Embedder, body: bytes) -> None:
+def test_reply_that_is_not_a_list_of_embeddings_is_refused(
+    server: EmbeddingsServer, embedder: Embedder, body: bytes
+) -> None:
     server.answer = lambda _: Reply(body)
     assert server.name in refused(embedder, ["a"])
 
@@ -188,7 +186,7 @@ json_values = st.recursive(
 
 @given(json_values)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_reply_is_an_error_or_a_unit_vector(server: EmbeddingsServer, embedder: Embedder, value: object) -> None:
+def test_any_reply_gives_an_error_or_a_unit_vector(server: EmbeddingsServer, embedder: Embedder, value: object) -> None:
     server.answer = lambda _: Reply(json.dumps({"data": value}).encode())
     try:
         vectors = embedder.embed(["a"])
@@ -197,18 +195,18 @@ def test_any_reply_is_an_error_or_a_unit_vector(server: EmbeddingsServer, embedd
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0], abs=1e-5)
 
 
-def test_vectors_of_another_length_than_before_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_vectors_of_another_dimension_than_before_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
     server.answer = lambda _: data([1, 2, 3, 4], [1, 2, 3, 4])
     assert "another length than the 3 dimensions" in refused(embedder, ["a", "b"])
 
 
-def test_vectors_of_different_lengths_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_vectors_of_different_dimensions_are_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
     server.answer = lambda _: data([1, 2, 3], [1, 2])
     assert "not a list of embeddings" in refused(embedder, ["a", "b"])
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
-def test_an_error_shows_its_status_and_type_alone(
+def test_error_reply_is_reported_by_status_and_type_only(
     server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", KEY)
@@ -223,12 +221,14 @@ def test_an_error_shows_its_status_and_type_alone(
 @pytest.mark.parametrize(
     "body", [b"", b"nonsense", b'{"error": "no"}', b'{"error": {"type": 5}}', b'{"error": {"type": "a b"}}']
 )
-def test_an_error_of_another_shape_shows_its_status(server: EmbeddingsServer, embedder: Embedder, body: bytes) -> None:
+def test_error_reply_of_another_shape_is_reported_by_status(
+    server: EmbeddingsServer, embedder: Embedder, body: bytes
+) -> None:
     server.answer = lambda _: Reply(body, 500)
     assert "answered status 500: " in refused(embedder, ["a"])
 
 
-def test_a_redirect_is_not_followed(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_redirect_is_not_followed(server: EmbeddingsServer, embedder: Embedder) -> None:
     def elsewhere(request: Request) -> Reply:
         return well(request) if "elsewhere" in request.path else Reply(b"", 307, {"Location": "/elsewhere/embeddings"})
 
@@ -237,7 +237,7 @@ def test_a_redirect_is_not_followed(server: EmbeddingsServer, embedder: Embedder
     assert {request.path for request in server.requests} == {"/v1/embeddings"}
 
 
-def test_nobody_listening_is_said(embedder: Embedder) -> None:
+def test_refused_connection_is_an_embedder_error(embedder: Embedder) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         port = closed.getsockname()[1]
@@ -245,25 +245,23 @@ def test_nobody_listening_is_said(embedder: Embedder) -> None:
             open_embedder(f"openai:http://127.0.0.1:{port}/v1#m")
 
 
-def test_a_reply_that_does_not_come_is_not_waited_for(
-    server: EmbeddingsServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_times_out(server: EmbeddingsServer, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index.embedders.openai_server, "_TIMEOUT_SECONDS", 0.05)
     server.answer = lambda request: Reply(well(request).body, delay=0.5)
     assert "did not answer (TimeoutError)" in refused(embedder, ["a"])
 
 
-def test_a_reply_cut_short_is_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
+def test_truncated_reply_is_refused(server: EmbeddingsServer, embedder: Embedder) -> None:
     server.answer = lambda _: Reply(b'{"data": [', headers={"Content-Length": "5000"})
     assert server.name in refused(embedder, ["a"])
 
 
-def test_a_host_that_cannot_be_a_name_is_said() -> None:
+def test_invalid_host_name_is_an_embedder_error() -> None:
     with pytest.raises(EmbedderError, match="did not answer"):
         open_embedder(f"openai:http://{'x' * 70}.invalid/v1#m")
 
 
-def test_a_key_that_fits_no_header_is_refused_and_not_repeated(
+def test_key_that_a_header_cannot_carry_is_refused_and_not_repeated(
     server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRPO_EMBEDDER_API_KEY", f"{KEY}\r\nX-Other: 1")
@@ -272,13 +270,13 @@ def test_a_key_that_fits_no_header_is_refused_and_not_repeated(
     assert KEY not in str(caught.value)
 
 
-def test_every_kind_says_how_many_texts_a_call_embeds() -> None:
+def test_registry_gives_the_texts_per_call_of_each_kind() -> None:
     names = ("onnx", "sentence-transformers:m", "openai:http://h/v1#m", "python:m:C", "fast")
     assert [texts_per_call(name) for name in names] == [1, 8, 32, 1, 1]
 
 
 @pytest.mark.parametrize("kind", EMBEDDER_KINDS)
-def test_a_kind_is_refused_without_the_argument_that_it_takes_or_with_one_that_it_does_not(kind: str) -> None:
+def test_embedder_name_with_a_missing_or_extra_argument_is_refused(kind: str) -> None:
     name = f"{kind}:" if EMBEDDER_KINDS[kind].argument else f"{kind}:argument"
     with pytest.raises(EmbedderError, match="there is no embedder"):
         open_embedder(name)

@@ -1,7 +1,7 @@
-"""The embedder that stands on sentence-transformers, with the library itself.
+"""Tests the embedder `sentence-transformers` with the library itself.
 
 The library and torch are too large for the development environment. They are installed once, into the cache folder
-($XDG_CACHE_HOME/drpo or ~/.cache/drpo), and what needs them runs there as a script.
+($XDG_CACHE_HOME/drpo or ~/.cache/drpo), and a script runs there.
 """
 
 import json
@@ -58,7 +58,7 @@ print(json.dumps([answer(f"sentence-transformers:{model}", texts) for model in m
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """An interpreter that has the library."""
+    """Return an interpreter that has the library."""
 
     def build(place: Path) -> None:
         venv.create(place, symlinks=True)
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(python: Path, place: Path) -> dict[str, dict[str, Any]]:
-    """What became of each model. One process opens them all: it takes most of its time to import torch."""
+    """Return the result for each model. One process opens all, because the import of torch takes most of the time."""
     models = [str(place / "model"), str(place / "broken"), "some/minilm", "no/model"]
     settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
     command = [python, "-c", SCRIPT, json.dumps([models, TEXTS])]
@@ -93,7 +93,7 @@ def answers(python: Path, place: Path) -> dict[str, dict[str, Any]]:
     return dict(zip(("model", "broken", *models[2:]), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_a_model_folder_gives_the_vectors_of_the_same_model_in_onnx(
+def test_model_folder_gives_the_vectors_of_the_same_model_in_onnx(
     answers: dict[str, dict[str, Any]], place: Path
 ) -> None:
     answer = answers["model"]
@@ -105,6 +105,6 @@ def test_a_model_folder_gives_the_vectors_of_the_same_model_in_onnx(
     assert f"cannot load '{place / 'broken'}'" in answers["broken"]["error"]
 
 
-def test_a_hub_model_is_known_by_its_commit(answers: dict[str, dict[str, Any]]) -> None:
+def test_revision_of_a_hub_model_is_its_commit(answers: dict[str, dict[str, Any]]) -> None:
     assert answers["some/minilm"]["spec"] == ["sentence-transformers:some/minilm", COMMIT, 384]
     assert "cannot load 'no/model'" in answers["no/model"]["error"]

@@ -1,4 +1,4 @@
-"""Guards the student that embeds queries: shipped whole, faithful to its teacher, safe on any text."""
+"""Tests the query embedder `fast`: its files, its agreement with its teacher, and unusual texts."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ any_text = st.text(st.characters(codec=None), max_size=300)
 
 
 class Other(OnnxEmbedder):
-    """The same model under another revision."""
+    """The teacher with another revision."""
 
     @property
     def spec(self) -> EmbedderSpec:
@@ -38,7 +38,7 @@ def test_most_examples_are_found_by_their_own_query() -> None:
     assert np.mean(nearest == np.arange(len(queries))) >= 0.9
 
 
-def test_a_paraphrase_finds_its_meaning_among_the_teachers_vectors() -> None:
+def test_paraphrase_finds_the_teachers_vector_of_the_same_meaning() -> None:
     options = ["What is the best way to cook pasta?", "How can I kill a Python process?", "Write a poem about the sea."]
     (query,) = STUDENT.embed(["How long does spaghetti need in hot water?"])
     assert int(np.argmax(TEACHER.embed(options) @ query)) == 0
@@ -53,7 +53,7 @@ def test_any_text_gets_a_finite_vector_of_norm_1(text: str) -> None:
     assert abs(float(np.linalg.norm(vector)) - 1) < 1e-5
 
 
-def test_a_vector_depends_on_neither_other_texts_nor_threads_nor_the_object() -> None:
+def test_vector_does_not_depend_on_other_texts_threads_or_the_object() -> None:
     alone = np.concatenate([STUDENT.embed([text]) for text in TEXTS])
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(FastEmbedder(TEACHER).embed, [TEXTS] * 8))

@@ -19,7 +19,7 @@ from index.retrieval.retriever import Retriever, choose_set, pinned
 from index.retrieval.selection import arrange
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
 from tests.index.commands import open_words, run
-from tests.index.words import EXAMPLES, WordEmbedder, draft
+from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 
 FOOD = ExampleSet("food", ("haiku", "boil"), ("boil", "haiku"))
 PLACES = ExampleSet("places", ("france",), ("france", "japan"))
@@ -28,7 +28,7 @@ TOKENIZER = Path(command.__file__).parent / "embedders" / "weights" / "tokenizer
 
 
 def with_sets(sets: Sequence[ExampleSet] = (FOOD, PLACES), policy: RetrievalPolicy = POLICY) -> BundleInput:
-    return replace(draft(policy=policy), sets=sets)
+    return replace(bundle_input(policy=policy), sets=sets)
 
 
 @pytest.fixture
@@ -42,27 +42,27 @@ def shown(bundle: Bundle, query: str) -> list[str]:
     return [example.id for example in arrange(hits, bundle.manifest.retrieval.order)]
 
 
-def test_a_query_is_shown_the_set_of_its_nearest_examples_whole_and_in_the_sets_order(bundle: Bundle) -> None:
+def test_query_is_shown_the_whole_set_of_its_neighbours_in_order(bundle: Bundle) -> None:
     assert bundle.sets == (FOOD, PLACES)
     assert shown(bundle, "How do I boil an egg?") == ["haiku", "boil"]
     assert shown(bundle, "What is the capital of Japan?") == ["france"]
 
 
-def test_the_similarity_of_what_is_shown_is_its_own_to_the_query(bundle: Bundle) -> None:
+def test_shown_example_has_its_own_similarity_to_the_query(bundle: Bundle) -> None:
     query = WordEmbedder().embed(["Write a haiku about eggs"])[0]
     for hit in Retriever(bundle).choose(query):
         assert hit.similarity == pytest.approx(float(bundle.vectors[hit.position] @ query), abs=1e-6)
         assert bundle.examples[hit.position] == hit.example
 
 
-def test_a_weight_moves_queries_to_its_set(tmp_path: Path) -> None:
+def test_weight_moves_queries_to_its_set(tmp_path: Path) -> None:
     query = "How do I boil an egg in the capital of Japan"
     for weight, expected in ((1.0, ["haiku", "boil"]), (100.0, ["france"])):
         write_bundle(tmp_path / f"{weight}", with_sets((FOOD, replace(PLACES, weight=weight))), WordEmbedder())
         assert shown(load_bundle(tmp_path / f"{weight}", WordEmbedder()), query) == expected
 
 
-def test_nobody_votes_below_the_similarity_floor(tmp_path: Path) -> None:
+def test_no_neighbour_votes_below_the_minimum_similarity_of_the_policy(tmp_path: Path) -> None:
     strict = replace(POLICY, minimum_similarity=0.999)
     write_bundle(tmp_path / "strict", with_sets(policy=strict), WordEmbedder())
     bundle = load_bundle(tmp_path / "strict", WordEmbedder())
@@ -70,7 +70,7 @@ def test_nobody_votes_below_the_similarity_floor(tmp_path: Path) -> None:
     assert shown(bundle, "What is the capital of Japan?") == ["france"]
 
 
-def test_who_is_less_similar_than_a_set_asks_for_does_not_vote_for_it(tmp_path: Path) -> None:
+def test_neighbour_below_the_minimum_of_its_set_does_not_vote(tmp_path: Path) -> None:
     query = "What is the capital of Japan and how do I boil an egg for a haiku?"
     for least, expected in ((0.0, ["france"]), (0.999, ["haiku", "boil"])):
         asking = replace(PLACES, kind="places", weight=100.0, minimum_similarity=least)
@@ -78,7 +78,7 @@ def test_who_is_less_similar_than_a_set_asks_for_does_not_vote_for_it(tmp_path: 
         assert shown(load_bundle(tmp_path / f"{least}", WordEmbedder()), query) == expected
 
 
-def test_the_sets_of_a_kind_stand_together_against_another_kind() -> None:
+def test_votes_for_the_sets_of_a_kind_are_added() -> None:
     hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.5, 0.45, 0.45))]
     one, two, three = (ExampleSet(name, (), (), kind) for name, kind in (("a", "x"), ("b", "y"), ("c", "y")))
     assert choose_set(hits, {0: (0, one), 1: (1, two), 2: (2, three)}) == 1
@@ -86,7 +86,7 @@ def test_the_sets_of_a_kind_stand_together_against_another_kind() -> None:
     assert choose_set(hits, {}) is None
 
 
-def test_where_all_voters_are_less_similar_than_their_sets_ask_for_all_count() -> None:
+def test_all_neighbours_vote_if_all_are_below_the_minimum_of_their_sets() -> None:
     hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.25, 0.2))]
     one, two = (ExampleSet(name, (), (), name, minimum_similarity=0.3) for name in "ab")
     assert choose_set(hits, {0: (0, one), 1: (1, two)}) == 0
@@ -110,18 +110,18 @@ def test_where_all_voters_are_less_similar_than_their_sets_ask_for_all_count() -
         (sets_bytes((replace(FOOD, minimum_similarity=1.5),)), '"minimum_similarity" must be a number from -1 to 1'),
     ],
 )
-def test_sets_that_could_not_be_shown_are_refused_with_the_reason(broken: bytes, reason: str) -> None:
+def test_invalid_sets_are_refused_with_the_reason(broken: bytes, reason: str) -> None:
     with pytest.raises(BundleFormatError, match=reason):
         parse_sets(broken, EXAMPLES, "sets.json")
 
 
-def test_a_draft_whose_sets_are_wrong_writes_nothing(tmp_path: Path) -> None:
+def test_input_with_invalid_sets_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError, match="is no example of the bank"):
         write_bundle(tmp_path / "bundle", with_sets((replace(FOOD, members=("nobody",)),)), WordEmbedder())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_changed_sets_file_is_noticed(tmp_path: Path) -> None:
+def test_changed_sets_file_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", with_sets(), WordEmbedder())
     place = tmp_path / "bundle" / "sets.json"
     place.write_bytes(place.read_bytes().replace(b"haiku", b"japan", 1))
@@ -129,16 +129,16 @@ def test_a_changed_sets_file_is_noticed(tmp_path: Path) -> None:
         load_bundle(tmp_path / "bundle", WordEmbedder())
 
 
-def test_sets_lose_what_is_gone_or_pinned_and_vanish_when_empty() -> None:
+def test_sets_lose_removed_and_pinned_examples_and_empty_sets_are_removed() -> None:
     fewer = tuple(example for example in EXAMPLES if example.id not in ("haiku", "france"))
     assert restrict_sets((FOOD, PLACES), fewer) == (ExampleSet("food", ("boil",), ("boil",)),)
 
 
-# How sets are made
+# Partition
 
 
 def bank(count: int, seed: int) -> tuple[tuple[Example, ...], TokenLengths]:
-    """Examples with random lengths, every third tagged; the first pinned."""
+    """Return examples with random lengths. Every third has a tag, and the first is pinned."""
     draw = np.random.default_rng(seed)
     examples = tuple(
         Example(f"e{n}", f"words {n} {n % 7}", "r", pinned=n == 0, tags=("refusal",) if n % 3 == 0 else ())
@@ -149,7 +149,7 @@ def bank(count: int, seed: int) -> tuple[tuple[Example, ...], TokenLengths]:
 
 @settings(deadline=None, max_examples=30)
 @given(count=st.integers(60, 200), sets=st.integers(3, 20), seed=st.integers(0, 9), apart=st.integers(1, 2))
-def test_every_set_ends_just_past_a_block_and_every_free_example_votes_once(
+def test_set_ends_just_past_a_block_and_unpinned_examples_vote_once(
     count: int, sets: int, seed: int, apart: int
 ) -> None:
     examples, lengths = bank(count, seed)
@@ -177,7 +177,7 @@ def test_every_set_ends_just_past_a_block_and_every_free_example_votes_once(
     assert parse_sets(sets_bytes(found), examples, "sets.json") == found
 
 
-def test_short_answers_vote_but_are_not_shown_unless_they_are_apart() -> None:
+def test_short_answer_is_a_member_but_shown_only_in_a_set_of_a_separate_tag() -> None:
     examples, lengths = bank(150, 0)
     examples = tuple(replace(one, response="r " * (1 + n % 9)) for n, one in enumerate(examples))
     vectors = WordEmbedder().embed([example.query for example in examples])
@@ -193,7 +193,7 @@ def test_short_answers_vote_but_are_not_shown_unless_they_are_apart() -> None:
     assert len([voter for one in found for voter in one.members]) == 149
 
 
-def test_lengths_that_leave_no_choice_are_an_error_that_says_what_to_change() -> None:
+def test_unsatisfiable_lengths_are_an_error_with_advice() -> None:
     examples, _ = bank(60, 0)
     vectors = WordEmbedder().embed([example.query for example in examples])
     long = TokenLengths(100, np.full(60, 4000))
@@ -216,11 +216,11 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         for n in range(80)
     )
-    write_bundle(tmp_path / "source", draft(examples), WordEmbedder())
+    write_bundle(tmp_path / "source", bundle_input(examples), WordEmbedder())
     return tmp_path / "source"
 
 
-def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path) -> None:
+def test_sets_command_writes_the_same_bundle_with_sets(source: Path, tmp_path: Path) -> None:
     flags = ["--tokenizer", TOKENIZER, "--count", "6", "--tokens", "256", "--apart", "law=2:2"]
     assert run("sets", source, *flags, "--out", tmp_path / "out") == 0
     before, after = (load_bundle(place, WordEmbedder()) for place in (source, tmp_path / "out"))
@@ -263,7 +263,7 @@ def test_the_command_writes_the_same_bundle_in_sets(source: Path, tmp_path: Path
         (["--tokenizer", str(TOKENIZER), "--minimum-similarity", "2"], "is no cosine"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_error_of_the_sets_command_is_one_line(
     source: Path, tmp_path: Path, flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("sets", source, *flags, "--out", tmp_path / "out") in (1, 2)
@@ -271,6 +271,6 @@ def test_what_is_wrong_is_said_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_in_sets_is_plain_json(bundle: Bundle, tmp_path: Path) -> None:
+def test_sets_file_is_plain_json(bundle: Bundle, tmp_path: Path) -> None:
     names = [one["name"] for one in json.loads((tmp_path / "bundle" / "sets.json").read_bytes())]
     assert names == ["food", "places"]

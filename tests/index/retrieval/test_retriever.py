@@ -20,7 +20,7 @@ def unit(*components: float) -> Vectors:
 
 
 def bank(vectors: Sequence[Vectors], policy: RetrievalPolicy, pinned_positions: Sequence[int] = ()) -> Bundle:
-    """A bundle whose examples are called by their positions."""
+    """Return a bundle whose examples have their positions as ids."""
     examples = tuple(Example(str(n), f"q{n}", f"r{n}", pinned=n in pinned_positions) for n in range(len(vectors)))
     embedder = EmbedderSpec("words", "1", len(vectors[0]))
     manifest = Manifest(1, "n", "m", "query-answer", policy, {}, embedder, {}, {})
@@ -36,7 +36,7 @@ def positions(retriever: Retriever, query: Vectors) -> set[int]:
 
 
 def by_brute_force(bundle: Bundle, query: Vectors) -> list[str]:
-    """The policy as its docstring says it, by comparing everything with everything, in exact integers' products."""
+    """Apply the policy by comparing all pairs. The products of these vectors are exact in float32."""
     policy, vectors = bundle.manifest.retrieval, bundle.vectors
     shown = [n for n, example in enumerate(bundle.examples) if example.pinned]
     chosen: list[int] = []
@@ -47,7 +47,7 @@ def by_brute_force(bundle: Bundle, query: Vectors) -> list[str]:
     return [bundle.examples[n].id for n in chosen[: policy.k]]
 
 
-# Signed axes in four dimensions halved: norm 1, and every product is a multiple of a quarter, exact in float32.
+# Vectors of norm 1 whose products are multiples of a quarter, which are exact in float32.
 halves = st.lists(st.sampled_from([-0.5, 0.5]), min_size=4, max_size=4).map(lambda row: np.array(row, dtype=np.float32))
 axes = st.sampled_from([*AXES, *-AXES])
 policies = st.builds(
@@ -61,21 +61,21 @@ policies = st.builds(
 @given(
     st.lists(halves | axes, min_size=1, max_size=60), halves | axes, policies, st.sets(st.integers(0, 59), max_size=3)
 )
-def test_hits_are_those_of_brute_force_ties_and_duplicates_included(
+def test_hits_equal_those_of_brute_force(
     vectors: list[Vectors], query: Vectors, policy: RetrievalPolicy, pinned_positions: set[int]
 ) -> None:
     bundle = bank(vectors, policy, sorted(pinned_positions))
     assert ids(bundle, query) == by_brute_force(bundle, query)
 
 
-def test_equal_similarities_stand_in_the_order_of_the_bank() -> None:
+def test_equal_similarities_are_in_the_order_of_the_bank() -> None:
     vectors = [unit(1, 1, 0, 0), unit(1, 0, 1, 0), unit(1, 0, 0, 1), unit(1, -1, 0, 0), unit(1, 0, -1, 0)]
     assert ids(bank(vectors, RetrievalPolicy(k=3)), AXES[0]) == ["0", "1", "2"]
     assert ids(bank(vectors[::-1], RetrievalPolicy(k=3)), AXES[0]) == ["0", "1", "2"]
 
 
-def test_equal_similarities_keep_that_order_where_the_fetch_cuts_them_apart() -> None:
-    # FAISS itself keeps any of the equal ones: here the two better ones push out the first of the bank.
+def test_equal_similarities_keep_the_order_of_the_bank_across_fetches() -> None:
+    # FAISS keeps any of the equal ones: here the two better ones displace the first of the bank.
     axes = np.eye(40, dtype=np.float32)
     query = unit(*[1] * 38, 2, 3)
     assert ids(bank(list(axes), RetrievalPolicy(k=3, minimum_similarity=0)), query) == ["39", "38", "0"]
@@ -87,7 +87,7 @@ def test_more_are_fetched_when_near_duplicates_fill_the_first_fetch() -> None:
     assert ids(bank(vectors, RetrievalPolicy(k=3)), AXES[0]) == ["0", "200", "201"]
 
 
-def test_an_example_below_the_floor_is_not_shown() -> None:
+def test_example_below_the_minimum_similarity_is_not_a_hit() -> None:
     vectors = [unit(1, 1, 0, 0), unit(1, 3, 0, 0)]
     assert ids(bank(vectors, RetrievalPolicy(minimum_similarity=0.5)), AXES[0]) == ["0"]
 
@@ -99,13 +99,13 @@ def test_pinned_examples_and_their_near_duplicates_are_never_hits() -> None:
     assert [example.id for example in pinned(bundle)] == ["0"]
 
 
-def test_a_pinned_example_is_no_hit_even_if_its_own_cosine_rounds_below_one() -> None:
+def test_pinned_example_is_not_a_hit_if_its_own_cosine_rounds_below_one() -> None:
     vectors = [unit(1, n, 0, 0) for n in range(1, 50)]
     rounded = next(vector for vector in vectors if vector @ vector < 1)
     assert ids(bank([rounded, AXES[0]], RetrievalPolicy(duplicate_similarity=1.0), [0]), rounded) == ["1"]
 
 
-def test_a_bank_of_pinned_examples_alone_has_no_hits() -> None:
+def test_bank_of_only_pinned_examples_has_no_hits() -> None:
     assert ids(bank([AXES[0], AXES[1]], RetrievalPolicy(), pinned_positions=[0, 1]), AXES[0]) == []
 
 
@@ -124,12 +124,12 @@ def test_arrange_puts_the_most_similar_last_or_restores_the_order_of_the_bank() 
 
 
 @pytest.mark.parametrize("vector", [AXES[0][:3], AXES, np.array([np.nan, 0, 0, 0], dtype=np.float32)])
-def test_a_vector_of_another_shape_or_not_finite_is_refused(vector: Vectors) -> None:
+def test_vector_of_another_shape_or_not_finite_is_refused(vector: Vectors) -> None:
     with pytest.raises(ValueError, match="finite and of shape"):
         Retriever(bank([AXES[0]], RetrievalPolicy())).nearest(vector)
 
 
-def test_a_search_uses_one_thread_whichever_thread_asks() -> None:
+def test_search_uses_one_thread_in_every_calling_thread() -> None:
     retriever = Retriever(bank([AXES[0]], RetrievalPolicy()))
     seen: list[int] = []
 
@@ -144,7 +144,7 @@ def test_a_search_uses_one_thread_whichever_thread_asks() -> None:
     assert seen == [1]
 
 
-def test_the_examples_are_chosen_by_the_first_user_turn_and_stay_for_later_turns() -> None:
+def test_retrieval_query_is_the_first_user_turn_for_all_later_turns() -> None:
     first = [Message("system", "S"), Message("assistant", "Hello"), Message("user", "x" * 3_000)]
     assert retrieval_query(first) == "x" * 2_000
     assert retrieval_query([*first, Message("assistant", "A"), Message("user", "later")]) == "x" * 2_000
