@@ -3,7 +3,8 @@
 This module does not depend on the store, on requests or on statistics. They all read this registry.
 
 A metric that SQL can compute from the existing columns needs one entry here and nothing else. A metric that needs a new
-column also needs a field in `records.Exposure` and its value in `service`. The store adds the column to its table.
+column also needs a field in `records.Exposure` with the default None, and its value in `service`. The store adds the
+column to its table.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ class AutomaticMetric:
     Attributes:
         name: The name in experiment files, reports and the store.
         better: Which direction is an improvement.
-        column: SQL type of the metric's column in the table of exposures. Empty if the metric has no column.
+        column: SQL type of the metric's column in the table of exposures. Empty if the metric has no column. A new
+            column must allow NULL, since a store of an earlier version has rows without it.
         expression: SQL that computes the metric from one exposure `e`. Empty if the column holds the value.
     """
 

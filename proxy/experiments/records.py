@@ -72,13 +72,13 @@ class Content:
 
     Attributes:
         exposure: Id of the exposure.
-        asked: Text of the request.
-        answered: Text of the reply.
+        request_text: Text of the request.
+        reply_text: Text of the reply.
     """
 
     exposure: bytes
-    asked: str = field(repr=False)
-    answered: str = field(repr=False)
+    request_text: str = field(repr=False)
+    reply_text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def _estimate(effect: float, arms: Arms, scales: tuple[float, float], planned: f
 
 
 def _sequential_variances(arms: Arms) -> list[float]:
-    """Compute the variance of each mean, with that of the smaller arm shrunk towards the pooled variance of all units.
+    """Compute the variance of each mean. That of the smaller arm is raised towards the pooled variance of all units.
 
     A small arm without any rare value underestimates its variance just when its mean is too low. A sequence that looks
     early would take that for an effect (the benchmark `experiments` shows it). Arms of equal size are not changed.

@@ -75,7 +75,7 @@ class Store:
         """Write a whole batch or nothing. Rows that exist stay as they are, so that a batch may be written again."""
         exposures = [self._row(exposure) for exposure in batch.exposures]
         times = {exposure.id: exposure.time for exposure in batch.exposures}
-        contents = [(one.exposure, one.asked, one.answered, times[one.exposure]) for one in batch.contents]
+        contents = [(one.exposure, one.request_text, one.reply_text, times[one.exposure]) for one in batch.contents]
         judgements = [(one.exposure, one.other, one.score, one.judge, one.time) for one in batch.judgements]
         feedback = [(one.subject, one.metric, one.value, one.comment, one.time) for one in batch.feedback]
         with self._session.writing() as session:

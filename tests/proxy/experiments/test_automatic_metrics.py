@@ -1,6 +1,5 @@
 """Tests that an automatic metric is one entry of the registry, from the store to the report."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -30,7 +29,7 @@ def test_metric_with_one_registry_entry_is_in_the_report(tmp_path: Path) -> None
     file, store = write_experiment(tmp_path, slower=1.0)
     Path(file).write_text(Path(file).read_text().replace('"latency"]', '"latency", "slow"]'))
     printed = subprocess.run(
-        [sys.executable, "-c", ADD_METRIC_AND_REPORT, file, store], env=os.environ, capture_output=True, check=True
+        [sys.executable, "-c", ADD_METRIC_AND_REPORT, file, store], capture_output=True, check=True
     )
     comparison = next(one for one in orjson.loads(printed.stdout)["comparisons"] if one["metric"] == "slow")
     assert (comparison["better"], comparison["arm_mean"]["units"] + comparison["control_mean"]["units"]) == (
@@ -38,6 +37,34 @@ def test_metric_with_one_registry_entry_is_in_the_report(tmp_path: Path) -> None
         600,
     )
     assert 0 < comparison["control_mean"]["mean"] < comparison["arm_mean"]["mean"] < 1
+
+
+STORE_NEW_COLUMN = """
+import sys, types
+from proxy.experiments import automatic_metrics
+automatic_metrics.AUTOMATIC_METRICS["cached_tokens"] = automatic_metrics.AutomaticMetric(
+    "cached_tokens", "higher", "INTEGER"
+)
+from proxy.experiments.store.dsn import dsn_of
+from proxy.experiments.store.export import export
+from proxy.experiments.store.store import Batch, Store
+from proxy.experiments.store.stored_outcomes import StoredOutcomes
+from tests.proxy.experiments.store.test_store import exposure
+dsn = dsn_of(sys.argv[1])
+with Store(dsn) as store:
+    store.write(Batch([types.SimpleNamespace(**exposure(2, unit=b"u2")._asdict(), cached_tokens=7)]))
+print([unit.metrics.get("cached_tokens") for unit in StoredOutcomes(dsn).units("e")])
+print([row["cached_tokens"] for row in export(dsn, "e")])
+"""
+
+
+def test_metric_with_a_new_column_is_added_to_an_existing_store(tmp_path: Path) -> None:
+    """The exposures stand for those of a version whose `Exposure` has the field of the metric."""
+    dsn = f"sqlite:{tmp_path / 'store.sqlite3'}"
+    with Store(dsn_of(dsn)) as store:
+        store.write(Batch([exposure(1)]))
+    printed = subprocess.run([sys.executable, "-c", STORE_NEW_COLUMN, dsn], capture_output=True, check=True)
+    assert printed.stdout.decode().splitlines() == ["[None, (7.0, 1)]", "[None, 7]"]
 
 
 def test_every_metric_with_a_column_is_a_field_of_exposures() -> None:
