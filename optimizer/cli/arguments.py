@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 _RUN_TOML = """\
-A run.toml, with what must be said:
+A run.toml with its required keys:
 
   [models.task]                   # the model to write a bundle for
   base_url = "http://127.0.0.1:8000/v1"
@@ -17,7 +17,7 @@ A run.toml, with what must be said:
   validation = "rows.jsonl"
   sealed = "rows.jsonl"
 
-  [reward]                        # what is good: rules, reference, likelihood, judge, MODULE:FUNCTION
+  [reward]                        # how answers are scored: rules, reference, likelihood, judge, MODULE:FUNCTION
   weights = { rules = 0.5, reference = 0.5 }
 
   [bundle]
@@ -38,16 +38,16 @@ def argument_parser() -> argparse.ArgumentParser:
     run = _add_command(commands, "run", "from a run.toml to a bundle", _RUN_TOML)
     run.add_argument("config", type=Path, metavar="RUN.TOML")
     run.add_argument("--out", type=Path, help="the run's directory [runs/NAME, beside run.toml]")
-    resume = _add_command(commands, "resume", "go on with a run that was stopped: no paid call is made twice")
+    resume = _add_command(commands, "resume", "continue a stopped run: no paid call is made twice")
     resume.add_argument("directory", type=Path, metavar="DIR")
-    doctor = _add_command(commands, "doctor", "try what a run needs: models, data, budget", _RUN_TOML)
+    doctor = _add_command(commands, "doctor", "check what a run needs: models, data, rewards", _RUN_TOML)
     doctor.add_argument("config", type=Path, metavar="RUN.TOML")
     report = _add_command(commands, "report", "a page about a run, finished or not: DIR/report.html")
     report.add_argument("directory", type=Path, metavar="DIR")
     difference = _add_command(commands, "diff", "what differs between two bundles")
     difference.add_argument("before", type=Path, metavar="BUNDLE")
     difference.add_argument("after", type=Path, metavar="BUNDLE")
-    _add_judge_check(_add_command(commands, "judge-check", "how far a judge agrees with people, before it is trusted"))
+    _add_judge_check(_add_command(commands, "judge-check", "how often a judge agrees with people"))
     _add_harvest(_add_command(commands, "harvest", "seed examples from conversations that went well"))
     estimate = _add_command(
         commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML
@@ -77,8 +77,10 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--concurrency", type=_positive_integer, default=4, help="requests at a time")
     command.add_argument("--limit", type=_positive_integer, help="only the first rows")
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
-    command.add_argument("--embedder", default="onnx", help="what measures similarity to the references")
-    command.add_argument("--out", type=Path, help="file every answer here, and go on from what it holds")
+    command.add_argument("--embedder", default="onnx", help="the embedder that measures similarity to the references")
+    command.add_argument(
+        "--out", type=Path, help="save every answer in this file, and continue from the answers that it holds"
+    )
     command.add_argument("--markdown", action="store_true", help="print the table in Markdown")
 
 
@@ -89,16 +91,21 @@ def _add_judge_check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--concurrency", type=_positive_integer, default=8, help="requests at a time")
     command.add_argument("--limit", type=_positive_integer, help="only the first pairs")
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one reply")
-    command.add_argument("--out", type=Path, help="keep every reply in this directory, and go on from what it holds")
+    command.add_argument(
+        "--out", type=Path, help="save every reply in this directory, and continue from the replies that it holds"
+    )
 
 
 def _add_harvest(command: argparse.ArgumentParser) -> None:
     command.add_argument("export", type=Path, metavar="EXPORT.JSONL", help="a conversation and its outcome per line")
     command.add_argument(
-        "--out", required=True, type=Path, help="approved examples, as drpo-index build --examples takes"
+        "--out",
+        required=True,
+        type=Path,
+        help="file for the approved examples, in the format of drpo-index build --examples",
     )
-    command.add_argument("--at-least", type=float, default=1.0, help="outcome from which a conversation is good [1]")
-    command.add_argument("--words", type=_positive_integer, default=150, help="longest answer [150]")
+    command.add_argument("--at-least", type=float, default=1.0, help="lowest outcome of a good conversation [1]")
+    command.add_argument("--words", type=_positive_integer, default=150, help="maximum words of an answer [150]")
     command.add_argument("--yes", action="store_true", help="approve all without asking")
 
 

@@ -32,12 +32,12 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
         seed: The same seed gives the same prompts.
         max_words: Longer prompts are left out.
     """
-    chance = random.Random(f"{seed}:{prompt}")  # noqa: S311 - chooses edits, hides nothing
+    rng = random.Random(f"{seed}:{prompt}")  # noqa: S311 - chooses edits, hides nothing
     found: dict[str, None] = {}
     for _ in range(count * _MAX_TRIES_PER_EDIT):
         if len(found) == count:
             break
-        edited = chance.choice(_OPERATORS)(units(prompt), chance)
+        edited = rng.choice(_OPERATORS)(units(prompt), rng)
         if edited and edited != prompt and len(edited.split()) <= max_words:
             found[edited] = None
     return list(found)
@@ -48,51 +48,51 @@ def units(prompt: str) -> Units:
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
-def drop(parts: Units, chance: random.Random) -> str:
+def drop(parts: Units, rng: random.Random) -> str:
     """Remove one unit. Returns an empty text if there is only one."""
     if len(parts) < 2:
         return ""
-    index = chance.randrange(len(parts))
+    index = rng.randrange(len(parts))
     return _join(parts[:index] + parts[index + 1 :])
 
 
-def swap(parts: Units, chance: random.Random) -> str:
+def swap(parts: Units, rng: random.Random) -> str:
     """Exchange two neighbours. The white space between units stays where it is."""
     if len(parts) < 2:
         return ""
-    index = chance.randrange(len(parts) - 1)
+    index = rng.randrange(len(parts) - 1)
     first, second = parts[index], parts[index + 1]
     exchanged = second.rstrip() + _trailing_space(first), first.rstrip() + _trailing_space(second)
     return _join(parts[:index] + exchanged + parts[index + 2 :])
 
 
-def merge(parts: Units, chance: random.Random) -> str:
+def merge(parts: Units, rng: random.Random) -> str:
     """Join two neighbouring sentences of the same line with a semicolon."""
     indexes = [index for index in range(len(parts) - 1) if _are_on_one_line(parts[index], parts[index + 1])]
     if not indexes:
         return ""
-    index = chance.choice(indexes)
+    index = rng.choice(indexes)
     first, second = parts[index].rstrip().rstrip(".!"), parts[index + 1]
     begins = second if second.startswith(("I ", "I'")) else second[:1].lower() + second[1:]
     return _join((*parts[:index], f"{first}; {begins}", *parts[index + 2 :]))
 
 
-def shorten(parts: Units, chance: random.Random) -> str:
+def shorten(parts: Units, rng: random.Random) -> str:
     """Remove the last clause of a unit, or its text in brackets."""
     shorter = [(index, short) for index, part in enumerate(parts) for short in _shortened(part)]
     if not shorter:
         return ""
-    index, short = chance.choice(shorter)
+    index, short = rng.choice(shorter)
     return _join((*parts[:index], short, *parts[index + 1 :]))
 
 
-def add(parts: Units, chance: random.Random) -> str:
+def add(parts: Units, rng: random.Random) -> str:
     """Insert a sentence of the pool at a random position, as a list item if its neighbour is one."""
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [line for line in template("pool").splitlines() if line not in present]
     if not unused:
         return ""
-    line, index = chance.choice(unused), chance.randrange(len(parts) + 1)
+    line, index = rng.choice(unused), rng.randrange(len(parts) + 1)
     neighbour = parts[index - 1] if index else (parts[0] if parts else "")
     mark = found[0] if (found := re.match(r"\s*[-*] ", neighbour)) else ""
     gap = "\n" if mark or "\n" in _trailing_space(neighbour) else " "
