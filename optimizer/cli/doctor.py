@@ -102,12 +102,12 @@ async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-        judged = await context.sealed.score(candidate, row)
+        scored = await context.sealed.score(candidate, row)
     except DrpoError as error:
         yield Finding("rewards", False, str(error))
         return
     for name in context.config.reward.weights:
-        part = judged.parts.get(name)
+        part = scored.parts.get(name)
         if part is None:
             yield Finding(f"reward {name}", None, "nothing to say of the first training row (no reference)")
         else:

@@ -81,13 +81,13 @@ async def estimate(context: RunContext) -> Estimate:
     costs = await _measure_call_costs(context)
     counts = [await simulate(context.config, context.data, seed) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, OPTIMIZER) if any(count[role] for count in counts)]
-    chance = random.Random(0)  # noqa: S311 - a simulation
+    rng = random.Random(0)  # noqa: S311 - a simulation
     tokens, seconds = [], []
     for count in counts:
-        measurement_error = chance.uniform(0.7, 1.4)
+        measurement_error = rng.uniform(0.7, 1.4)
         tokens.append(measurement_error * sum(count[role] * costs[role].tokens for role in roles))
         busy = [count[role] * costs[role].seconds / context.config.models[role].concurrency for role in roles]
-        seconds.append(chance.uniform(0.9, 1.6) * measurement_error * sum(busy))
+        seconds.append(rng.uniform(0.9, 1.6) * measurement_error * sum(busy))
     by_role = {role: _range([count[role] for count in counts]) for role in roles}
     return Estimate(by_role, _range([count.total() for count in counts]), _range(tokens), _range(seconds))
 
@@ -112,30 +112,30 @@ class SimulatedSpace:
 
     Attributes:
         config: The settings of run.toml.
-        chance: The source of random numbers.
+        rng: The source of random numbers.
         scale: The highest score: 1, or 5 for the recipe `drpo`.
         calls: Number of calls by role.
         scored: Pairs of candidate and query that have a score.
-        judged: Queries that were scored before.
+        known_queries: Queries that were scored before.
         quality: The part of a score that belongs to the candidate, by candidate.
         difficulty: The part of a score that belongs to the query, by query.
     """
 
     config: RunConfig
-    chance: random.Random
+    rng: random.Random
     scale: float
     calls: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[int, int]] = field(default_factory=set)
-    judged: set[object] = field(default_factory=set)
+    known_queries: set[object] = field(default_factory=set)
     quality: list[float] = field(default_factory=lambda: [0.0])
     difficulty: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._deviation = self.chance.uniform(0.1, 0.3)
-        self._query_share = self.chance.uniform(0.3, 0.8)
-        self._step = self.chance.uniform(0.0, 0.15)
-        self._mean = self.chance.uniform(0.3, 0.9)
-        self._new_share = self.chance.uniform(0.5, 1.0)
+        self._deviation = self.rng.uniform(0.1, 0.3)
+        self._query_share = self.rng.uniform(0.3, 0.8)
+        self._step = self.rng.uniform(0.0, 0.15)
+        self._mean = self.rng.uniform(0.3, 0.9)
+        self._new_share = self.rng.uniform(0.5, 1.0)
 
     def key(self, candidate: int) -> str:
         """Return the number of the candidate as text."""
@@ -143,30 +143,30 @@ class SimulatedSpace:
 
     def add_candidate(self, parent: int, deviation: float) -> int:
         """Add a candidate whose quality differs from that of its parent by a random step."""
-        self.quality.append(self.quality[parent] + self.chance.gauss(0, deviation))
+        self.quality.append(self.quality[parent] + self.rng.gauss(0, deviation))
         return len(self.quality) - 1
 
     def forget_queries(self) -> None:
         """Continue on other queries."""
         self.scored.clear()
         self.difficulty.clear()
-        self.judged.clear()
+        self.known_queries.clear()
 
     async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
         """Return new candidates; some rewrites are not new."""
         if OPTIMIZER in self.config.models:
             self.calls[OPTIMIZER] += 1
         parent = path[-1].candidate
-        return [self.add_candidate(parent, self._step) for _ in range(count) if self.chance.random() < self._new_share]
+        return [self.add_candidate(parent, self._step) for _ in range(count) if self.rng.random() < self._new_share]
 
     async def score(self, candidate: int, query: int) -> Outcome:
         """Return a random score, and count the calls if the pair has none yet."""
         if (candidate, query) not in self.scored:
             self.scored.add((candidate, query))
-            _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.judged)
+            _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.known_queries)
         if query not in self.difficulty:
-            self.difficulty[query] = self.chance.gauss(0, self._deviation * self._query_share**0.5)
-        noise = self.chance.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
+            self.difficulty[query] = self.rng.gauss(0, self._deviation * self._query_share**0.5)
+        noise = self.rng.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
         score = min(1.0, max(0.0, self._mean + self.quality[candidate] + self.difficulty[query] + noise))
         return Outcome(query, 1 + 4 * score if self.scale > 1 else score)
 
@@ -174,7 +174,7 @@ class SimulatedSpace:
 def _simulate_examples(space: SimulatedSpace) -> None:
     table, calls = space.config.examples, space.calls
     for _ in range(table.queries):
-        rounds = space.chance.randint(0, table.rounds)
+        rounds = space.rng.randint(0, table.rounds)
         calls[TASK] += 1
         calls[OPTIMIZER] += rounds * table.beam
         calls[JUDGE] += 2 + rounds * table.beam * table.actions
@@ -194,21 +194,21 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
 
     The raw variants may share their requests. That is not known beforehand, so all of them are counted.
     """
-    judged: set[object] = set()
+    known_queries: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
     for count in (len(data.sealed), len(data.sealed), raw, raw):
         for query in range(count):
-            _count_score(calls, config.reward.weights, query, judged)
+            _count_score(calls, config.reward.weights, query, known_queries)
 
 
-def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, judged: set[object]) -> None:
+def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, known_queries: set[object]) -> None:
     """Count the calls for one score: the answer, and those of each reward for the answer and for a new query."""
     calls[TASK] += 1
     for kind in map(reward_kind, weights):
         calls.update(kind.calls_per_answer)
-        if query not in judged:
+        if query not in known_queries:
             calls.update(kind.calls_per_query)
-    judged.add(query)
+    known_queries.add(query)
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:

@@ -112,11 +112,11 @@ class PromptSpace:
         """Answer one row with the candidate, score the answer and journal the score."""
         row = self._rows[query % len(self._rows)]
         try:
-            judged = await self._scorer.score(candidate, row)
+            scored = await self._scorer.score(candidate, row)
         except UnparsableReplyError:
             return Outcome(query, 0.0, readable=False)
-        await journal_score(self._journal, "prompt", candidate.key, row, judged)
-        return Outcome(query, self._scale.convert(judged.score), evidence=(row, judged))
+        await journal_score(self._journal, "prompt", candidate.key, row, scored)
+        return Outcome(query, self._scale.convert(scored.score), evidence=(row, scored))
 
 
 class PromptRewriter:
@@ -176,19 +176,19 @@ def read_prompts(reply: Any) -> Json:
     return {"prompts": [prompt for prompt in prompts if prompt]}
 
 
-async def journal_score(journal: Journal, stage: str, key: str, row: Row, judged: ScoredReply) -> None:
+async def journal_score(journal: Journal, stage: str, key: str, row: Row, scored: ScoredReply) -> None:
     """Journal the score of one answer, with the query, the answer and the value of each reward."""
     await journal.note(
         "score",
         stage=stage,
         candidate=key,
-        score=judged.score,
-        parts={name: {"value": part.value, **part.details} for name, part in judged.parts.items()},
+        score=scored.score,
+        parts={name: {"value": part.value, **part.details} for name, part in scored.parts.items()},
         query=row.query,
         kind=row.kind,
-        answer=judged.reply.text,
-        finish_reason=judged.reply.finish_reason,
-        tokens=judged.reply.completion_tokens,
+        answer=scored.reply.text,
+        finish_reason=scored.reply.finish_reason,
+        tokens=scored.reply.completion_tokens,
     )
 
 
@@ -206,10 +206,10 @@ async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
 
 
 def _case_text(outcome: Outcome) -> str:
-    row, judged = cast("tuple[Row, ScoredReply]", outcome.evidence)  # PromptSpace.score stores this pair
-    reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in judged.parts.items())
-    answer = judged.reply.text[:_MAX_CASE_CHARACTERS]
-    return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {judged.score:.2f}\n{reasons}"
+    row, scored = cast("tuple[Row, ScoredReply]", outcome.evidence)  # PromptSpace.score stores this pair
+    reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in scored.parts.items())
+    answer = scored.reply.text[:_MAX_CASE_CHARACTERS]
+    return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {scored.score:.2f}\n{reasons}"
 
 
 def _details_text(details: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class RunContext:
         calls: Makes the paid calls and caches their replies.
         embedder: The embedder of the bundle.
         task: The model that the bundle is written for.
-        judge: The judge model. It raises an error when it is called and run.toml has no [models.judge].
+        judge: The judge model. It can be used only if run.toml has [models.judge].
         screen: Scores candidates during the search.
         sealed: Scores variants in the sealed evaluation.
         data: Training, validation and sealed rows.

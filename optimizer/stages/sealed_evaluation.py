@@ -151,28 +151,28 @@ async def evaluate_sealed(
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_SAMPLING if name in bundle.sampling}),
     }
     # One variant after the other, so that each has the server's prefix cache to itself.
-    judged = {
+    scored = {
         name: await _score_variant(name, variant, scorer, journal, plan.rows_of(variant))
         for name, variant in variants.items()
     }
-    preferred = await _preference_share(plan, judged[BUNDLE], judged[BASELINE])
-    result = compare_all(plan.rows, judged, preferred)
+    preferred = await _preference_share(plan, scored[BUNDLE], scored[BASELINE])
+    result = compare_all(plan.rows, scored, preferred)
     await journal.note("sealed", rows=len(plan.rows), improved=result.improved, **_as_values(result))
     return result
 
 
 def compare_all(
-    rows: Sequence[Row], judged: Mapping[str, Sequence[ScoredReply]], preferred: Interval | None = None
+    rows: Sequence[Row], scored: Mapping[str, Sequence[ScoredReply]], preferred: Interval | None = None
 ) -> SealedResult:
     """Summarize every variant, and compare the bundle with each other variant.
 
     Args:
         rows: All sealed rows.
-        judged: The scored answers of each variant, to the first rows.
+        scored: The scored answers of each variant, to the first rows.
         preferred: Share of pairs in which the judge prefers the bundle to the baseline, if it compared them.
     """
-    summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in judged.items()}
-    scores = {name: [one.score for one in answers] for name, answers in judged.items()}
+    summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in scored.items()}
+    scores = {name: [one.score for one in answers] for name, answers in scored.items()}
     bundle = scores.pop(BUNDLE)
     against = {name: compare(bundle[: len(other)], other) for name, other in scores.items()}
     against[BASELINE] = replace(against[BASELINE], preferred=preferred)
@@ -195,9 +195,9 @@ async def _score_variant(
     name: str, variant: Variant, scorer: Scorer, journal: Journal, rows: Sequence[Row]
 ) -> list[ScoredReply]:
     async def score(row: Row) -> ScoredReply:
-        judged = await scorer.score(variant, row)
-        await journal_score(journal, "sealed", name, row, judged)
-        return judged
+        scored = await scorer.score(variant, row)
+        await journal_score(journal, "sealed", name, row, scored)
+        return scored
 
     return list(await asyncio.gather(*(score(row) for row in rows)))
 
@@ -213,25 +213,25 @@ async def _preference_share(
     return bootstrap_mean(await asyncio.gather(*comparisons))
 
 
-def _summarize(rows: Sequence[Row], judged: Sequence[ScoredReply]) -> VariantSummary:
-    pairs = list(zip(rows, judged, strict=True))
+def _summarize(rows: Sequence[Row], scored: Sequence[ScoredReply]) -> VariantSummary:
+    pairs = list(zip(rows, scored, strict=True))
     kinds = {kind: [one.score for row, one in pairs if row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)}
-    rewards = dict.fromkeys(name for one in judged for name in one.parts)
+    rewards = dict.fromkeys(name for one in scored for name in one.parts)
     unsafe = [refuses(one.reply.text) for row, one in pairs if row.kind == REFUSE]
     safe = [refuses(one.reply.text) for row, one in pairs if row.kind != REFUSE]
-    ends = [ends_by_itself(one.reply.finish_reason) for one in judged]
+    ends = [ends_by_itself(one.reply.finish_reason) for one in scored]
     return VariantSummary(
-        score=bootstrap_mean([one.score for one in judged]),
+        score=bootstrap_mean([one.score for one in scored]),
         by_kind={kind: bootstrap_mean(scores) for kind, scores in kinds.items() if scores},
         parts={
-            name: bootstrap_mean([one.parts[name].value for one in judged if name in one.parts]) for name in rewards
+            name: bootstrap_mean([one.parts[name].value for one in scored if name in one.parts]) for name in rewards
         },
         ends=wilson(sum(ends), len(ends)),
         refuses_unsafe=wilson(sum(unsafe), len(unsafe)),
         refuses_safe=wilson(sum(safe), len(safe)),
         rows=len(rows),
-        words=sum(len(one.reply.text.split()) for one in judged) / len(judged),
-        prompt_tokens=sum(one.reply.prompt_tokens for one in judged) / len(judged),
+        words=sum(len(one.reply.text.split()) for one in scored) / len(scored),
+        prompt_tokens=sum(one.reply.prompt_tokens for one in scored) / len(scored),
     )
 
 

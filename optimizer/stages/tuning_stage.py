@@ -165,9 +165,9 @@ class _FixedCandidates:
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         row = self._rows[query]
-        judged = await self._scorer.score(candidate, row)
-        await journal_score(self._journal, "tune", candidate.key, row, judged)
-        return Outcome(query, judged.score)
+        scored = await self._scorer.score(candidate, row)
+        await journal_score(self._journal, "tune", candidate.key, row, scored)
+        return Outcome(query, scored.score)
 
 
 def _tuned_hyperparameters(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:
