@@ -1,1 +1,1 @@
-"""What every part of the optimizer uses: candidates, settings, the journal, budgets and errors."""
+"""Shared by all packages of the optimizer: candidates, settings, the journal, budgets and errors."""

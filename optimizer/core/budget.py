@@ -1,19 +1,26 @@
-"""What a run may spend, and what it has spent. Knows numbers alone: no call, no clock of its own.
+"""The budget of a run: limits, costs and reservations. This module sends no calls and reads no clock.
 
-Before a call is sent, the most that it can cost is reserved; when it is over, what it did cost takes its place. So the
-budget cannot be overshot, however many calls are under way.
+Before a call is sent, the most that it can cost is reserved. When the call is over, its actual cost replaces the
+reservation. A run can therefore not exceed its budget, no matter how many calls are in flight.
 """
 
 from dataclasses import dataclass
 
 from optimizer.core.errors import BudgetSpentError
 
-_A_MILLION = 1_000_000
+_MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most of each; None: no limit. `money` in the unit of the prices; `minutes` of running, over all resumes."""
+    """The limits of a run; None means no limit.
+
+    Attributes:
+        calls: The number of calls.
+        tokens: The number of prompt and completion tokens.
+        money: The cost, in the unit of the prices.
+        minutes: The running time, including earlier runs that were resumed.
+    """
 
     calls: int | None = None
     tokens: int | None = None
@@ -23,19 +30,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Money per million tokens."""
+    """Prices in money per million tokens."""
 
     prompt: float = 0.0
     completion: float = 0.0
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What so many tokens cost."""
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / _A_MILLION
+        """The cost of a number of tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / _MILLION
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one or more calls cost."""
+    """The cost of one or more calls."""
 
     calls: int = 0
     tokens: int = 0
@@ -49,7 +56,15 @@ class Cost:
 
 
 class Budget:
-    """Limits, what was spent, and what is reserved for calls under way. `share`: of the limits, to be used now."""
+    """Limits and costs of a run.
+
+    Attributes:
+        limits: The limits.
+        spent: The cost of finished calls.
+        reserved: The most that the calls in flight can cost.
+        minutes: The running time so far.
+        share: The share of the limits that may be used now.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -58,9 +73,9 @@ class Budget:
         self.minutes = 0.0
         self.share = 1.0
 
-    def reserve(self, most: Cost) -> None:
-        """Set aside what a call can cost at most. Raises BudgetSpentError if that is not left."""
-        after = self.spent + self.reserved + most
+    def reserve(self, max_cost: Cost) -> None:
+        """Reserve the most that a call can cost. Raises BudgetSpentError if less is left."""
+        after = self.spent + self.reserved + max_cost
         for what, limit, value in (
             ("calls", self.limits.calls, after.calls),
             ("tokens", self.limits.tokens, after.tokens),
@@ -70,9 +85,9 @@ class Budget:
                 raise BudgetSpentError(what)
         if self.limits.minutes is not None and self.minutes >= self.limits.minutes * self.share:
             raise BudgetSpentError("minutes")
-        self.reserved += most
+        self.reserved += max_cost
 
-    def settle(self, most: Cost, actual: Cost) -> None:
-        """A call is over: give back what was reserved, and count what it cost."""
-        self.reserved -= most
+    def settle(self, max_cost: Cost, actual: Cost) -> None:
+        """Replace the reservation of a finished call by its actual cost."""
+        self.reserved -= max_cost
         self.spent += actual

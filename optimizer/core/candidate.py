@@ -1,6 +1,7 @@
-"""What a run chooses between: all that a bundle says to a model. Knows no score and no model.
+"""A candidate: everything in a bundle that changes a model's answers. A run compares candidates.
 
-A candidate is laid out by the functions by which the proxy lays out a bundle: what is measured is what is served.
+This module does not depend on scores or models. Requests for a candidate are rendered by the same functions as the
+proxy's requests for a bundle, so that a run measures what is served.
 """
 
 import hashlib
@@ -22,7 +23,14 @@ KINDS: Final = (COMPLETION, CHAT)
 
 @dataclass(frozen=True)
 class Bank:
-    """Examples, the vectors of their queries, (len(examples), dimension), rows of norm 1, and the sets, if any."""
+    """A bank of examples.
+
+    Attributes:
+        examples: The examples.
+        vectors: The vectors of their queries, shape (len(examples), dimension); each row has norm 1.
+        embedder: The embedder of the vectors.
+        sets: The example sets, if the bank has any.
+    """
 
     examples: tuple[Example, ...]
     vectors: Vectors = field(repr=False)
@@ -31,28 +39,36 @@ class Bank:
 
     @cached_property
     def key(self) -> str:
-        """Tells two banks apart."""
+        """A hash of the examples and sets: equal banks have equal keys."""
         rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
         return hashlib.sha256(orjson.dumps([rows, [set_record(one) for one in self.sets]])).hexdigest()[:16]
 
     def with_examples(self, examples: tuple[Example, ...], vectors: Vectors) -> "Bank":
-        """The same with fewer or other examples, and the sets without those that are gone or pinned now."""
+        """A copy with other examples. Examples that are missing or pinned now are removed from the sets."""
         return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
     def pinned_as(self, ids: frozenset[str]) -> "Bank":
-        """The same bank with exactly these examples pinned."""
+        """A copy in which exactly the examples with these ids are pinned."""
         examples = tuple(replace(example, pinned=example.id in ids) for example in self.examples)
         return self.with_examples(examples, self.vectors)
 
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
-    """Embed the examples' queries. Raises EmbedderError."""
+    """Make a bank and embed the examples' queries. Raises EmbedderError."""
     return Bank(examples, embedder.embed([example.query for example in examples]), embedder.spec)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prompt, a bank, and how they are shown: see Manifest for the fields."""
+    """A prompt, a bank, and how they are rendered and decoded.
+
+    Attributes:
+        prompt: The system prompt.
+        bank: The examples.
+        layout: The name of the layout.
+        retrieval: How examples are chosen and ordered.
+        sampling: The default sampling parameters.
+    """
 
     prompt: str
     bank: Bank = field(repr=False)
@@ -62,34 +78,37 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """Tells two candidates apart: equal ones say the same to a model, in the same way."""
-        told = [self.prompt, self.bank.key, self.layout, asdict(self.retrieval), dict(self.sampling)]
-        return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        """A hash of all attributes: candidates with equal keys make the same requests."""
+        content = [self.prompt, self.bank.key, self.layout, asdict(self.retrieval), dict(self.sampling)]
+        return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
     def with_bank(self, bank: Bank) -> "Candidate":
-        """The same with another bank. A new bank has no sets yet: `drpo-index sets` parts a finished bundle."""
+        """A copy with another bank. A new bank has no sets: `drpo-index sets` makes them for a finished bundle."""
         has_lost_sets = self.retrieval.order == "set" and not bank.sets
-        changed = self.out_of_sets(RetrievalPolicy().order) if has_lost_sets else self
+        changed = self.without_sets(RetrievalPolicy().order) if has_lost_sets else self
         return replace(changed, bank=bank)
 
-    def out_of_sets(self, order: Order) -> "Candidate":
-        """The same, showing as many nearest examples as is usual: the dozen that voted for a set would be many."""
+    def without_sets(self, order: Order) -> "Candidate":
+        """A copy that retrieves single examples, as many as by default.
+
+        With sets, `k` is the number of neighbours that vote for a set, which is more than a request should contain.
+        """
         return replace(self, retrieval=replace(self.retrieval, order=order, k=RetrievalPolicy().k))
 
     def with_prompt(self, prompt: str) -> "Candidate":
-        """The same with another prompt."""
+        """A copy with another prompt."""
         return replace(self, prompt=prompt)
 
 
 def from_bundle(bundle: Bundle) -> Candidate:
-    """A bundle as a candidate."""
+    """The candidate that corresponds to a bundle."""
     manifest = bundle.manifest
     bank = Bank(tuple(bundle.examples), bundle.vectors, manifest.embedder, bundle.sets)
     return Candidate(bundle.prompt, bank, manifest.layout, manifest.retrieval, manifest.sampling)
 
 
 def as_bundle(candidate: Candidate) -> Bundle:
-    """A candidate as the bundle that it would be, in memory: for retrieval, not for serving."""
+    """The bundle of a candidate in memory. It is complete enough for retrieval, not for serving."""
     manifest = Manifest(
         format=1,
         name=candidate.key,

@@ -1,13 +1,13 @@
-"""Intervals for shares and means: how sure an estimate from a sample is. Pure functions."""
+"""Confidence intervals for shares and means, as pure functions."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-# 95 %, two sided.
 _Z = 1.959964
-_BOOTSTRAPS = 2000
+"""Quantile of the normal distribution for a two-sided interval of 95 %."""
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Interval:
 
 
 def wilson(hits: int, trials: int) -> Interval:
-    """The share of `hits` with Wilson's score interval; without a trial: nan, from 0 to 1."""
+    """A share with Wilson's score interval; without trials the estimate is nan and the interval 0 to 1."""
     if trials == 0:
         return Interval(float("nan"), 0.0, 1.0)
     share = hits / trials
@@ -31,17 +31,17 @@ def wilson(hits: int, trials: int) -> Interval:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean of `values` with a percentile bootstrap interval; the same `seed` gives the same interval."""
+    """The mean with a percentile bootstrap interval; equal seeds give equal intervals. Without values all are nan."""
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"))
-    draw = random.Random(seed)  # noqa: S311 - resampling, hides nothing
+    generator = random.Random(seed)  # noqa: S311 - resampling, not security
     count = len(values)
-    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(_BOOTSTRAPS))
-    return Interval(sum(values) / count, means[round(0.025 * _BOOTSTRAPS)], means[round(0.975 * _BOOTSTRAPS) - 1])
+    means = sorted(sum(generator.choices(values, k=count)) / count for _ in range(_RESAMPLES))
+    return Interval(sum(values) / count, means[round(0.025 * _RESAMPLES)], means[round(0.975 * _RESAMPLES) - 1])
 
 
 def balanced_accuracy(refused_unsafe: Interval, answered_safe: Interval) -> Interval:
-    """The mean of two independent shares; the interval joins both in quadrature, each side on its own."""
+    """The mean of two independent shares. The interval combines the sides of both as the root of the sum of squares."""
     low = sqrt(_below(refused_unsafe) ** 2 + _below(answered_safe) ** 2) / 2
     high = sqrt(_above(refused_unsafe) ** 2 + _above(answered_safe) ** 2) / 2
     middle = (refused_unsafe.estimate + answered_safe.estimate) / 2

@@ -1,23 +1,23 @@
-"""Everything that can go wrong while learning and measuring; knows no endpoint and no file.
+"""The errors of the optimizer. This module depends on no endpoint and no file format.
 
     OptimizeError
       DataError               a data file or an answers file that cannot be used
-      ConfigError             run.toml says something that cannot be done
+      ConfigError             run.toml has a wrong key or value
       JournalError            the run's journal cannot be read or written
-      BudgetSpentError        the next call might cost more than is left
+      BudgetSpentError        the next call might cost more than the budget has left
       ModelError              the endpoint did not give an answer
         UnreachableError      no connection, or no reply in time, after every retry
-        RefusedRequestError   the endpoint says no: its status, and its own words
-        UnparsableReplyError  a reply that is not what was asked for
+        RefusedRequestError   the endpoint answered with an error status
+        UnparsableReplyError  the reply does not hold what the request asked for
 
-Messages say what was wrong and what to do. They never hold keys or the text of queries and answers.
+Messages state the problem and a remedy. They never contain keys or the text of queries and answers.
 """
 
 from index.errors import DrpoError
 
 
 class OptimizeError(DrpoError):
-    """Learning or measuring cannot go on."""
+    """A run or an evaluation cannot continue."""
 
 
 class DataError(OptimizeError):
@@ -25,15 +25,19 @@ class DataError(OptimizeError):
 
 
 class ConfigError(OptimizeError):
-    """run.toml says something that cannot be done; the message names the table and the key."""
+    """run.toml has a wrong key or value; the message names the table and the key."""
 
 
 class JournalError(OptimizeError):
-    """The run's journal cannot be read or written: another process has it, the disk is full, or it was edited."""
+    """The run's journal cannot be read or written: another process uses it, the disk is full, or it was edited."""
 
 
 class BudgetSpentError(OptimizeError):
-    """The next call might cost more than is left of the budget; `what` is spent: calls, tokens, money or minutes."""
+    """The next call might cost more than the budget has left.
+
+    Attributes:
+        what: The limit that was reached: calls, tokens, money or minutes.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the budget of {what} is spent: raise it under [budget] in the run's run.toml, and resume")
@@ -49,7 +53,11 @@ class UnreachableError(ModelError):
 
 
 class RefusedRequestError(ModelError):
-    """The endpoint answered with an error. `status`: its HTTP status."""
+    """The endpoint answered with an error.
+
+    Attributes:
+        status: The HTTP status.
+    """
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -57,4 +65,4 @@ class RefusedRequestError(ModelError):
 
 
 class UnparsableReplyError(ModelError):
-    """The endpoint's reply is not what was asked for."""
+    """The endpoint's reply does not hold what the request asked for."""

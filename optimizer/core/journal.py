@@ -1,7 +1,8 @@
-"""The journal of a run: events.jsonl, a line for each event, on disk before anybody acts on it. Knows no meaning.
+"""The journal of a run: events.jsonl, with one line per event. This module does not depend on the meaning of events.
 
-Whatever a run knows is in it: killed at any moment, the run is begun again over the same journal, finds each paid reply
-there, and so comes to where it was. One process at a time may write it. A last line that was cut off is dropped.
+An event is on disk before anything depends on it. The journal holds everything that a run knows: a run that was killed
+starts again over the same journal, finds all paid replies, and gets back to where it was. Only one process at a time
+may write a journal. An incomplete last line is dropped.
 """
 
 import asyncio
@@ -24,14 +25,23 @@ EVENTS = "events.jsonl"
 
 
 class Journal:
-    """An open journal. `events`: what it held when it was opened, and what was added. Use as a context manager."""
+    """An open journal, used as a context manager.
 
-    def __init__(self, directory: Path, watch: Callable[[Event], None] | None = None) -> None:
-        """Make it or open it; `watch` is shown each event, those that it holds already first.
+    Attributes:
+        events: All events, those from the file first.
+    """
 
-        Raises JournalError: in use, not writable, or a line in the middle is none of ours.
+    def __init__(self, directory: Path, on_event: Callable[[Event], None] | None = None) -> None:
+        """Open the journal of a directory, or create it.
+
+        Args:
+            directory: The directory of the run.
+            on_event: Called for each event, first for those from the file.
+
+        Raises:
+            JournalError: The journal is in use, is not writable, or has a line that is not an event.
         """
-        self._watch = watch or (lambda _: None)
+        self._on_event = on_event or (lambda _: None)
         self._path = directory / EVENTS
         self._descriptor = _open_locked(self._path)
         try:
@@ -40,13 +50,13 @@ class Journal:
             os.close(self._descriptor)
             raise
         for event in self.events:
-            self._watch(event)
-        self._noted = {_fingerprint(event) for event in self.events if "note" in event}
-        self._waiting: list[bytes] = []
-        self._asked = 0
-        self._written = 0
-        self._turn = asyncio.Lock()
-        # One thread: lines reach the disk in their order, and the event loop never waits for it.
+            self._on_event(event)
+        self._note_hashes = {_event_hash(event) for event in self.events if "note" in event}
+        self._pending: list[bytes] = []
+        self._added_count = 0
+        self._written_count = 0
+        self._write_lock = asyncio.Lock()
+        # One thread keeps the order of the lines, and the event loop does not wait for the disk.
         self._writer = ThreadPoolExecutor(1, "journal")
 
     def __enter__(self) -> Self:
@@ -57,28 +67,31 @@ class Journal:
         os.close(self._descriptor)
 
     async def add(self, event: Event) -> None:
-        """Write an event; returns when it is on disk. Those that wait at the same time are written together."""
+        """Write an event, and return when it is on disk. Events that wait at the same time are written together."""
         stamped = {"at": round(time.time(), 3), **event}
         self.events.append(stamped)
-        self._waiting.append(orjson.dumps(stamped, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
-        self._asked += 1
-        mine = self._asked
-        async with self._turn:
-            if self._written < mine:
-                batch, self._waiting = b"".join(self._waiting), []
-                upto = self._asked
-                await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch, upto)
-        self._watch(stamped)
+        self._pending.append(orjson.dumps(stamped, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+        self._added_count += 1
+        number = self._added_count
+        async with self._write_lock:
+            if self._written_count < number:
+                batch, self._pending = b"".join(self._pending), []
+                last = self._added_count
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch, last)
+        self._on_event(stamped)
 
     async def note(self, name: str, **values: Any) -> None:
-        """Write an event that follows from those before it; once only, since a run that is resumed comes by again."""
+        """Write an event that follows from earlier ones, unless the journal holds it already.
+
+        A resumed run repeats all its notes.
+        """
         event = {"note": name, **values}
-        fingerprint = _fingerprint(event)
-        if fingerprint not in self._noted:
-            self._noted.add(fingerprint)
+        digest = _event_hash(event)
+        if digest not in self._note_hashes:
+            self._note_hashes.add(digest)
             await self.add(event)
 
-    def _write(self, batch: bytes, upto: int) -> None:
+    def _write(self, batch: bytes, last: int) -> None:
         try:
             rest = memoryview(batch)
             while rest:
@@ -91,16 +104,16 @@ class Journal:
                 f"{self._path}: cannot be written: {error.strerror}: make room, and resume: nothing is lost"
             ) from None
         self._size += len(batch)
-        self._written = upto
+        self._written_count = last
 
 
 def read_journal(directory: Path) -> list[Event]:
-    """The events of a run, for those who only look. Raises JournalError."""
+    """Read the events of a run without locking the journal. Raises JournalError."""
     try:
         data = (directory / EVENTS).read_bytes()
     except OSError as error:
         raise JournalError(f"{directory}: holds no run: {EVENTS}: {error.strerror}") from None
-    return [_parse(line, directory / EVENTS, number) for number, line in enumerate(_whole_lines(data), start=1)]
+    return [_parse(line, directory / EVENTS, number) for number, line in enumerate(_complete_lines(data), start=1)]
 
 
 def _open_locked(path: Path) -> int:
@@ -118,16 +131,16 @@ def _open_locked(path: Path) -> int:
 
 
 def _read(path: Path, descriptor: int) -> tuple[list[Event], int]:
-    """The events, and how many bytes they take; what was cut off behind them is removed."""
+    """The events and their size in bytes. An incomplete last line is removed from the file."""
     data = path.read_bytes()
-    lines = _whole_lines(data)
+    lines = _complete_lines(data)
     events = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
     size = data.rfind(b"\n") + 1
     os.ftruncate(descriptor, size)
     return events, size
 
 
-def _whole_lines(data: bytes) -> list[bytes]:
+def _complete_lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")[:-1]
 
 
@@ -141,6 +154,6 @@ def _parse(line: bytes, path: Path, number: int) -> Event:
     return event
 
 
-def _fingerprint(event: Event) -> str:
-    told = {key: value for key, value in event.items() if key != "at"}
-    return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+def _event_hash(event: Event) -> str:
+    content = {key: value for key, value in event.items() if key != "at"}
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()

@@ -1,9 +1,9 @@
-"""A data set to measure on: JSONL, a query per line with what is known of the answer it should get.
+"""Data sets in JSONL: each line is a query, with what is known of a good answer.
 
     {"query": "...", "reference": "...", "tag": "general" | "comply" | "refuse", "history": [{"role", "content"}]}
 
-`reference`, `tag` (or `safe`: true or false) and `history` may be absent; other keys are ignored, since data sets carry
-notes of their own. Knows the file, and nothing of how its queries are answered.
+`reference`, `tag` (or `safe`: true or false) and `history` are optional. Other keys are ignored, so that a data set may
+contain notes. This module does not depend on how queries are answered.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,15 @@ KINDS = (GENERAL, COMPLY, REFUSE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A query and what is known of it. `kind`: general, comply (must be answered) or refuse (must be refused);
-    `split`: the part of a run's data that it belongs to, if the file says."""
+    """A query and what is known of a good answer.
+
+    Attributes:
+        query: The last user turn.
+        kind: `general`, `comply` (a good answer does not refuse) or `refuse` (a good answer refuses).
+        reference: A good answer.
+        history: The turns before the query.
+        split: The part of a run's data to which the row belongs; None if the file does not name one.
+    """
 
     query: str
     kind: str = GENERAL
@@ -38,57 +45,59 @@ class Row:
 
 
 def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
-    """The rows of a JSONL file, at least one; the first `limit` of them. DataError."""
+    """Read the first `limit` rows of a JSONL file. Raises DataError, also for a file without rows."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    rows = tuple(parse_row(line, f"{path}, line {number}") for number, line in _filled_lines(data))
+    rows = tuple(parse_row(line, f"{path}, line {number}") for number, line in _numbered_lines(data))
     if not rows:
         raise DataError(f"{path}: there is no row: write at least one, as a line of JSON")
     return rows[:limit]
 
 
-def parse_row(line: bytes, place: str) -> Row:
-    """One line. DataError names `place`."""
+def parse_row(line: bytes, location: str) -> Row:
+    """Parse one line. Raises DataError with `location` in its message."""
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:
-        raise DataError(f"{place}: not JSON") from None
+        raise DataError(f"{location}: not JSON") from None
     if not isinstance(fields, dict):
-        raise DataError(f"{place}: not a JSON object")
+        raise DataError(f"{location}: not a JSON object")
     query, reference = fields.get("query"), fields.get("reference")
     if not isinstance(query, str) or not query:
-        raise DataError(f'{place}: "query" must be a text that is not empty')
+        raise DataError(f'{location}: "query" must be a text that is not empty')
     if reference is not None and not isinstance(reference, str):
-        raise DataError(f'{place}: "reference" must be a text')
+        raise DataError(f'{location}: "reference" must be a text')
     split = fields.get("split")
     if split is not None and not isinstance(split, str):
-        raise DataError(f'{place}: "split" must be a text')
-    return Row(query, _kind(fields, place), reference, _history(fields.get("history", []), place), split)
+        raise DataError(f'{location}: "split" must be a text')
+    return Row(
+        query, _parse_kind(fields, location), reference, _parse_history(fields.get("history", []), location), split
+    )
 
 
-def _filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     return ((number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip())
 
 
-def _kind(fields: Mapping[str, object], place: str) -> str:
+def _parse_kind(fields: Mapping[str, object], location: str) -> str:
     if isinstance(safe := fields.get("safe"), bool):
         return COMPLY if safe else REFUSE
     tag = fields.get("tag", GENERAL)
     if tag not in KINDS:
-        raise DataError(f'{place}: "tag" must be one of {", ".join(KINDS)}')
+        raise DataError(f'{location}: "tag" must be one of {", ".join(KINDS)}')
     return str(tag)
 
 
-def _history(turns: object, place: str) -> tuple[Message, ...]:
+def _parse_history(turns: object, location: str) -> tuple[Message, ...]:
     if not isinstance(turns, list):
-        raise DataError(f'{place}: "history" must be a list of turns')
-    return tuple(_turn(turn, place) for turn in turns)
+        raise DataError(f'{location}: "history" must be a list of turns')
+    return tuple(_parse_turn(turn, location) for turn in turns)
 
 
-def _turn(turn: object, place: str) -> Message:
+def _parse_turn(turn: object, location: str) -> Message:
     match turn:
         case {"role": "system" | "user" | "assistant" as role, "content": str() as content}:
             return Message(cast("Role", role), content)
-    raise DataError(f'{place}: a turn of "history" needs a role (system, user or assistant) and a content')
+    raise DataError(f'{location}: a turn of "history" needs a role (system, user or assistant) and a content')

@@ -1,4 +1,7 @@
-"""The rows of a run in three parts that share no query: train, validation, sealed. Knows rows, not their use."""
+"""Splits the rows of a run into train, validation and sealed, which share no query.
+
+This module does not depend on how the rows are used.
+"""
 
 import random
 import re
@@ -10,12 +13,18 @@ from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, read_rows
 
 _NOT_WORDS = re.compile(r"\W+")
-_FEWEST = 4
+_MIN_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Three parts; train and validation in an order that mixes their kinds."""
+    """The rows of a run, in random order.
+
+    Attributes:
+        train: For the search.
+        validation: For the tuning.
+        sealed: For the final evaluation.
+    """
 
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
@@ -23,10 +32,10 @@ class Split:
 
 
 def read_split(table: DataTable, seed: int) -> Split:
-    """Read the files. Raises DataError: too few rows, or a query in two parts."""
-    train = _part(table.train, "train", table.limit, seed)
-    sealed = _part(table.sealed, "sealed", None, seed)
-    validation = _part(table.validation, "validation", table.limit, seed) if table.validation else train
+    """Read the files of [data]. Raises DataError for too few rows, or a query in two parts."""
+    train = _read_part(table.train, "train", table.limit, seed)
+    sealed = _read_part(table.sealed, "sealed", None, seed)
+    validation = _read_part(table.validation, "validation", table.limit, seed) if table.validation else train
     _refuse_overlap("sealed", sealed, "train", train)
     if table.validation:
         _refuse_overlap("sealed", sealed, "validation", validation)
@@ -34,23 +43,23 @@ def read_split(table: DataTable, seed: int) -> Split:
     return Split(train, validation, sealed)
 
 
-def _part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
+def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
     rows = [row for row in read_rows(path) if row.split in (None, split)]
-    if len(rows) < _FEWEST:
-        raise DataError(f"{path}: {len(rows)} rows for {split}: at least {_FEWEST} are needed")
-    random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, hides nothing
+    if len(rows) < _MIN_ROWS:
+        raise DataError(f"{path}: {len(rows)} rows for {split}: at least {_MIN_ROWS} are needed")
+    random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, not security
     return tuple(rows[:limit])
 
 
-def _refuse_overlap(one: str, rows: tuple[Row, ...], other: str, others: tuple[Row, ...]) -> None:
-    known = {_plain(row.query) for row in others}
-    shared = [row for row in rows if _plain(row.query) in known]
+def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:
+    known = {_normalized(row.query) for row in other_rows}
+    shared = [row for row in rows if _normalized(row.query) in known]
     if shared:
         raise DataError(
-            f"{len(shared)} queries are in {one} and in {other}: a score on them would prove nothing: take them out"
+            f"{len(shared)} queries are in {name} and in {other_name}: a score on them would prove nothing: take them out"
         )
 
 
-def _plain(query: str) -> str:
-    """A query without what does not tell two apart: case, punctuation, white space."""
+def _normalized(query: str) -> str:
+    """A query without case, punctuation and repeated white space."""
     return _NOT_WORDS.sub(" ", query.casefold()).strip()

@@ -1,1 +1,1 @@
-"""Calls to models: one HTTP client, a cache, and the task model that answers for a candidate."""
+"""Calls to models: an HTTP client, cached calls, and the task model."""

@@ -114,7 +114,7 @@ def value_counts(table: TuneTable) -> list[int]:
 def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate:
     """Return the candidate with one hyperparameter changed."""
     if name == "order" and candidate.retrieval.order == "set" != value:
-        return candidate.out_of_sets(value)
+        return candidate.without_sets(value)
     if name in _RETRIEVAL_PARAMETERS:
         return replace(candidate, retrieval=replace(candidate.retrieval, **{name: value}))
     if name in _SAMPLING_PARAMETERS:

@@ -1,4 +1,4 @@
-"""Meta-prompts and criteria, as files: what the optimizer and judge models are told."""
+"""The prompts for the optimizer model and the judge, and the judge's criteria, as files."""
 
 import tomllib
 from functools import cache
@@ -7,11 +7,11 @@ from importlib import resources
 
 @cache
 def template(name: str) -> str:
-    """The text of NAME.txt; its {fields} are filled with str.format."""
+    """The text of NAME.txt, to fill with str.format."""
     return resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
 @cache
 def criteria_table() -> dict[str, dict[str, str]]:
-    """criteria.toml: by name, what a criterion asks, and what scores of 1, 3 and 5 look like."""
+    """The content of criteria.toml: by name, the criterion's question and the anchors of the scores 1, 3 and 5."""
     return tomllib.loads(resources.files(__name__).joinpath("criteria.toml").read_text(encoding="utf-8"))
