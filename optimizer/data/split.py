@@ -56,7 +56,8 @@ def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_row
     shared = [row for row in rows if _normalized(row.query) in known]
     if shared:
         raise DataError(
-            f"{len(shared)} queries are in {name} and in {other_name}: a score on them would prove nothing: take them out"
+            f"{len(shared)} queries are in {name} and in {other_name}: "
+            "a score on them would prove nothing: take them out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Guards that run.toml is explained: each table and key that can be said stands in the README."""
+"""Tests that the documentation lists every table and key of run.toml."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -7,12 +7,12 @@ from typing import get_type_hints
 
 from optimizer.core.config_tables import ModelTable, RunConfig
 
-README = Path(__file__).parents[3] / "docs" / "optimizing.md"
+PAGE = Path(__file__).parents[3] / "docs" / "optimizing.md"
 
 
-def test_every_table_and_key_stands_in_the_readme() -> None:
+def test_every_table_and_key_is_documented() -> None:
     rows = {}
-    for line in README.read_text(encoding="utf-8").splitlines():
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
         if found := re.match(r"\| `\[(\w+)(?:\.\w+)?\]`.*? \| (.*) \|$", line):
             rows[found[1]] = set(re.findall(r"`(\w+)`", found[2]))
     hints = get_type_hints(RunConfig)

@@ -1,6 +1,4 @@
-"""Guards the journal: what was added is there after a death at any byte, one process at a time writes it, a full disk
-is told and loses nothing.
-"""
+"""Tests the journal: events survive a kill at any byte, one process writes at a time, a full disk loses nothing."""
 
 import asyncio
 import errno
@@ -16,14 +14,14 @@ from optimizer.core.errors import JournalError
 from optimizer.core.journal import EVENTS, Journal, read_journal
 
 
-async def test_events_that_come_together_are_all_there_in_their_order(tmp_path: Path) -> None:
+async def test_concurrent_events_are_written_in_order(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         await asyncio.gather(*(journal.add({"number": number}) for number in range(500)))
     assert [event["number"] for event in read_journal(tmp_path)] == list(range(500))
 
 
 @given(cut=st.integers(0, 300))
-def test_line_that_was_cut_off_is_dropped_and_writing_goes_on(
+def test_incomplete_last_line_is_dropped_and_writing_continues(
     cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
@@ -40,7 +38,7 @@ def test_line_that_was_cut_off_is_dropped_and_writing_goes_on(
     assert [event["number"] for event in read_journal(folder)] == [*range(kept), "next"]
 
 
-async def test_note_is_written_once_however_often_a_run_comes_by(tmp_path: Path) -> None:
+async def test_note_is_written_once_over_all_resumes(tmp_path: Path) -> None:
     for _ in range(3):
         with Journal(tmp_path) as journal:
             await journal.note("stage", stage="prompt")
@@ -49,23 +47,25 @@ async def test_note_is_written_once_however_often_a_run_comes_by(tmp_path: Path)
     assert [event["stage"] for event in read_journal(tmp_path)] == ["prompt", "tune"]
 
 
-def test_second_process_is_told_to_wait(tmp_path: Path) -> None:
+def test_second_process_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path), pytest.raises(JournalError, match="another drpo-optimizer is at work"):
         Journal(tmp_path)
     with Journal(tmp_path):
         pass
 
 
-def test_line_that_is_none_of_ours_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_line_that_is_not_an_event_is_refused_with_its_number(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text('{"number": 1}\nnot json\n{"number": 2}\n')
     with pytest.raises(JournalError, match="line 2"):
         Journal(tmp_path)
     (tmp_path / EVENTS).unlink()
     with Journal(tmp_path):
-        pass  # what was refused holds no lock
+        pass  # the refused journal holds no lock
 
 
-async def test_full_disk_is_told_and_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_disk_is_an_error_and_removes_the_incomplete_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = os.write
 
     def nearly_full(descriptor: int, data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""A data file with a mistake must be named with its line, not measured wrongly."""
+"""Tests that data files are parsed, and that an error names the file and the line."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, parse_row, read_rows
 
 
-def test_safe_and_tag_mean_the_same_kinds() -> None:
+def test_safe_and_tag_give_the_kind_of_a_row() -> None:
     assert [
         parse_row(line, "here").kind
         for line in (
@@ -22,7 +22,7 @@ def test_safe_and_tag_mean_the_same_kinds() -> None:
     ] == ["comply", "refuse", "comply", "refuse", "general"]
 
 
-def test_a_history_comes_before_the_query() -> None:
+def test_history_comes_before_the_query() -> None:
     row = parse_row(b'{"query": "b", "history": [{"role": "user", "content": "a"}]}', "here")
     assert row.messages == (Message("user", "a"), Message("user", "b"))
 
@@ -42,27 +42,27 @@ def test_a_history_comes_before_the_query() -> None:
         (b'{"query": "a", "history": [{"role": "user"}]}', "content"),
     ],
 )
-def test_a_bad_line_is_named_with_its_place(line: bytes, reason: str) -> None:
+def test_invalid_line_is_an_error_with_its_location(line: bytes, reason: str) -> None:
     with pytest.raises(DataError, match="here") as caught:
         parse_row(line, "here")
     assert reason in str(caught.value)
 
 
-def test_empty_lines_are_passed_over_and_the_limit_holds(tmp_path: Path) -> None:
+def test_read_rows_skips_empty_lines_and_keeps_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"query": "a"}\n\n{"query": "b"}\n{"query": "c"}')
     assert read_rows(path, limit=2) == (Row("a"), Row("b"))
     assert len(read_rows(path)) == 3
 
 
-def test_the_line_of_a_mistake_counts_empty_lines(tmp_path: Path) -> None:
+def test_line_number_of_an_error_counts_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"query": "a"}\n\nnonsense\n')
     with pytest.raises(DataError, match="line 3"):
         read_rows(path)
 
 
-def test_an_empty_or_absent_file_is_an_error(tmp_path: Path) -> None:
+def test_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(path)

@@ -1,4 +1,4 @@
-"""Guards that a reply is paid for once, remembered over a restart, and never more spent than the budget allows."""
+"""Tests that a reply is paid for once and survives a restart, and that the budget is never exceeded."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ PATIENT = RetryPolicy(attempts=3, first_wait=0.001)
 
 @reply_reader("tests.read_text")
 def read_text(reply: Any) -> Json:
-    """The text; nothing that begins with a question mark."""
+    """Read the text; a text that begins with a question mark is unparsable."""
     text = reply["choices"][0]["message"]["content"]
     if text.startswith("?"):
         raise UnparsableReplyError("it asks back")
@@ -42,67 +42,69 @@ async def calls(
                 await made.close(print)
 
 
-def saying(*script: Reply) -> ScriptedEndpoint:
+def endpoint_with(*script: Reply) -> ScriptedEndpoint:
     left = list(script)
     return ScriptedEndpoint(lambda _body, _variant: left.pop(0) if len(left) > 1 else left[0])
 
 
-def asking(text: str, replicate: int = 0) -> Request:
+def request_for(text: str, replicate: int = 0) -> Request:
     return Request(
         "judge", "chat/completions", {"messages": [{"role": "user", "content": text}], "max_tokens": 5}, replicate
     )
 
 
-async def test_same_request_is_asked_once_at_the_same_time_later_and_after_a_restart(tmp_path: Path) -> None:
-    endpoint = saying(completion("Yes."))
+async def test_same_request_is_sent_once_concurrently_later_and_after_a_restart(tmp_path: Path) -> None:
+    endpoint = endpoint_with(completion("Yes."))
     async with calls(endpoint, tmp_path) as (made, _):
-        said = await asyncio.gather(*(made.ask(asking("one"), read_text) for _ in range(5)))
+        said = await asyncio.gather(*(made.ask(request_for("one"), read_text) for _ in range(5)))
         assert said == [{"text": "Yes."}] * 5
-        await made.ask(asking("one"), read_text)
+        await made.ask(request_for("one"), read_text)
         assert len(endpoint.seen) == 1
-        await made.ask(asking("one", replicate=1), read_text)
-        await made.ask(asking("two"), read_text)
+        await made.ask(request_for("one", replicate=1), read_text)
+        await made.ask(request_for("two"), read_text)
         assert len(endpoint.seen) == 3
-    again = saying(failure(400))
+    again = endpoint_with(failure(400))
     async with calls(again, tmp_path) as (made, budget):
-        assert await made.ask(asking("one"), read_text) == {"text": "Yes."}
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
         assert again.seen == []
         assert budget.spent == Cost(3, 45, pytest.approx(3 * (12 * 1.0 + 3 * 2.0) / 1e6))
 
 
-async def test_reply_that_cannot_be_read_is_paid_asked_again_and_never_kept_as_an_answer(tmp_path: Path) -> None:
-    endpoint = saying(completion("?"), completion("Yes."))
+async def test_unparsable_reply_is_paid_and_requested_again(tmp_path: Path) -> None:
+    endpoint = endpoint_with(completion("?"), completion("Yes."))
     async with calls(endpoint, tmp_path) as (made, budget):
-        assert await made.ask(asking("one"), read_text) == {"text": "Yes."}
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
         assert (len(endpoint.seen), budget.spent.calls) == (2, 2)
-    async with calls(saying(completion("?")), tmp_path) as (made, _):
+    async with calls(endpoint_with(completion("?")), tmp_path) as (made, _):
         with pytest.raises(UnparsableReplyError, match="3 replies could not be read: it asks back"):
-            await made.ask(asking("two"), read_text)
+            await made.ask(request_for("two"), read_text)
 
 
 async def test_refused_request_costs_a_call_and_no_tokens(tmp_path: Path) -> None:
-    async with calls(saying(failure(400, "no such thing")), tmp_path) as (made, budget):
+    async with calls(endpoint_with(failure(400, "no such thing")), tmp_path) as (made, budget):
         with pytest.raises(RefusedRequestError, match="no such thing"):
-            await made.ask(asking("one"), read_text)
+            await made.ask(request_for("one"), read_text)
         assert (budget.spent, budget.reserved) == (Cost(1), Cost())
 
 
-async def test_attempt_that_may_have_been_paid_counts_in_full(tmp_path: Path) -> None:
-    async with calls(saying(failure(500), completion("Yes.")), tmp_path) as (made, budget):
-        await made.ask(asking("one"), read_text)
+async def test_attempt_that_may_be_billed_counts_in_full(tmp_path: Path) -> None:
+    async with calls(endpoint_with(failure(500), completion("Yes.")), tmp_path) as (made, budget):
+        await made.ask(request_for("one"), read_text)
         assert budget.spent.calls == 2
         assert budget.spent.tokens > 15 + 5
         spent = budget.spent
-    async with calls(saying(failure(400)), tmp_path) as (_, budget):
+    async with calls(endpoint_with(failure(400)), tmp_path) as (_, budget):
         assert budget.spent == spent, "the journal comes to the same"
 
 
 @pytest.mark.parametrize(
     ("limits", "what"), [(Limits(calls=7), "calls"), (Limits(tokens=700), "tokens"), (Limits(money=0.001), "money")]
 )
-async def test_budget_holds_whatever_is_asked_at_once(limits: Limits, what: str, tmp_path: Path) -> None:
-    async with calls(saying(completion("Yes.")), tmp_path, limits) as (made, budget):
-        said = await asyncio.gather(*(made.ask(asking(str(n)), read_text) for n in range(200)), return_exceptions=True)
+async def test_budget_holds_for_concurrent_requests(limits: Limits, what: str, tmp_path: Path) -> None:
+    async with calls(endpoint_with(completion("Yes.")), tmp_path, limits) as (made, budget):
+        said = await asyncio.gather(
+            *(made.ask(request_for(str(n)), read_text) for n in range(200)), return_exceptions=True
+        )
     spent_out = [error for error in said if isinstance(error, BudgetSpentError)]
     assert spent_out
     assert {error.what for error in spent_out} == {what}
@@ -113,16 +115,16 @@ async def test_budget_holds_whatever_is_asked_at_once(limits: Limits, what: str,
     assert budget.reserved.money == pytest.approx(0)
 
 
-async def test_what_was_under_way_when_it_died_counts_as_spent(tmp_path: Path) -> None:
-    async with calls(saying(completion("Yes.")), tmp_path) as (made, _):
-        await made.ask(asking("one"), read_text)
+async def test_unanswered_request_of_a_killed_run_counts_as_spent(tmp_path: Path) -> None:
+    async with calls(endpoint_with(completion("Yes.")), tmp_path) as (made, _):
+        await made.ask(request_for("one"), read_text)
     with (tmp_path / "events.jsonl").open("ab") as file:
         file.write(b'{"call":"sent","key":"k","role":"judge","tokens":500,"money":0.5}\n')
-    async with calls(saying(completion("Yes.")), tmp_path) as (_, budget):
+    async with calls(endpoint_with(completion("Yes.")), tmp_path) as (_, budget):
         assert (budget.spent.calls, budget.spent.tokens) == (2, 515)
 
 
-def test_time_is_part_of_the_budget() -> None:
+def test_budget_limits_minutes() -> None:
     budget = Budget(Limits(minutes=10))
     budget.minutes = 9.9
     budget.reserve(Cost(1))
@@ -131,12 +133,12 @@ def test_time_is_part_of_the_budget() -> None:
         budget.reserve(Cost(1))
 
 
-async def test_nothing_is_begun_once_the_run_is_over(tmp_path: Path) -> None:
-    endpoint = saying(completion("Yes."))
+async def test_no_request_is_sent_after_close(tmp_path: Path) -> None:
+    endpoint = endpoint_with(completion("Yes."))
     async with calls(endpoint, tmp_path) as (made, _):
-        await made.ask(asking("one"), read_text)
+        await made.ask(request_for("one"), read_text)
         await made.close(print)
-        assert await made.ask(asking("one"), read_text) == {"text": "Yes."}
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
         with pytest.raises(asyncio.CancelledError):
-            await made.ask(asking("two"), read_text)
+            await made.ask(request_for("two"), read_text)
     assert len(endpoint.seen) == 1

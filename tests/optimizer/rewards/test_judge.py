@@ -1,4 +1,4 @@
-"""Guards what is taken from a judge's reply: expectations over the score token, never a guess, never a default."""
+"""Tests the parsing of a judge's replies: scores are expectations over the score token; there are no defaults."""
 
 import math
 from contextlib import suppress
@@ -28,32 +28,32 @@ def token(text: str, **alternatives: float) -> dict[str, Any]:
     return {"token": text, "logprob": 0.0, "top_logprobs": told}
 
 
-def test_all_fourteen_criteria_of_the_paper_and_over_refusal_are_there_with_anchors() -> None:
+def test_criteria_are_the_papers_fourteen_and_over_refusal_with_anchors() -> None:
     found = template_criteria()
     assert len(found) == 15
     assert {"helpfulness", "critical-thinking", "safety", "over-refusal"} <= set(found)
     assert all(set(one.anchors) == {1, 3, 5} for one in found.values())
 
 
-def test_templates_are_filled_without_a_field_left() -> None:
+def test_templates_use_exactly_their_fields() -> None:
     for name, fields in (("choose", ("criteria", "query")), ("evaluate", ("query", "answer", "criteria", "shape"))):
         filled = template(name).format(**dict.fromkeys(fields, "{here}"))
         assert filled.count("{here}") == len(fields)
 
 
-def test_score_is_the_expectation_where_the_distribution_is_told() -> None:
+def test_score_is_the_expectation_over_log_probabilities() -> None:
     pieces = [token('{"clarity": {"rationale": "x 5", "score": '), token("4", _4=0.6, _5=0.3, _x=0.1), token("}}")]
     found = read_rating(reply("".join(piece["token"] for piece in pieces), pieces))
     assert found["scores"]["clarity"] == pytest.approx((4 * 0.6 + 5 * 0.3) / 0.9)
     assert found["rationales"]["clarity"] == "x 5"
 
 
-def test_score_is_the_number_where_no_distribution_is_told() -> None:
+def test_score_without_log_probabilities_is_the_number() -> None:
     content = '```json\n{"clarity": {"rationale": "", "score": "4"}, "depth": {"score": 2}}\n```'
     assert read_rating(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
 
 
-def test_each_score_has_its_own_token() -> None:
+def test_each_score_uses_the_distribution_of_its_own_token() -> None:
     pieces = [
         *(token('{"a": {"score": '), token("1", _1=1.0), token('}, "b": {"score": '), token("5", _4=0.5, _5=0.5)),
         token("}}"),
@@ -65,18 +65,18 @@ def test_each_score_has_its_own_token() -> None:
 @pytest.mark.parametrize(
     "content", ["", "I think 4.", '{"a": {"score": 7}}', '{"a": {"rationale": "no score"}}', "[1]"]
 )
-def test_verdict_that_cannot_be_read_is_an_error_and_no_score(content: str) -> None:
+def test_unparsable_rating_is_an_error_and_not_a_score(content: str) -> None:
     with pytest.raises((UnparsableReplyError, KeyError, TypeError)):
         read_rating(reply(content))
 
 
 @given(st.text())
-def test_any_text_is_json_or_an_error(text: str) -> None:
+def test_any_text_is_a_json_object_or_an_error(text: str) -> None:
     with suppress(UnparsableReplyError):
         assert isinstance(parse_json_object(text), dict)
 
 
-def test_choice_keeps_what_is_known_or_defined() -> None:
+def test_choice_keeps_known_and_defined_criteria() -> None:
     content = """{"criteria": ["Clarity", "rhyme", "nonsense", "depth"], "new":
         [{"name": "Rhyme", "asks": "Does it rhyme?", "one": "No.", "five": "Yes."}]}"""
     found = read_choice(reply(content))

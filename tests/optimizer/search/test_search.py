@@ -100,9 +100,7 @@ def soon_enough(worth: int, query: str) -> Mapping[str, int]:
 
 
 @pytest.mark.parametrize(("scores", "depth"), [(harsh, D), (default_scores, D), (soon_enough, D), (soon_enough, 3)])
-async def test_recipe_drpo_asks_exactly_what_the_paper_asks_in_its_order(
-    scores: object, depth: int, tmp_path: Path
-) -> None:
+async def test_recipe_drpo_makes_the_papers_calls_in_the_same_order(scores: object, depth: int, tmp_path: Path) -> None:
     async with open_scripted_models(scores=scores) as (models, url):
         search = {"recipe": "drpo", "beam": W, "actions": M, "depth": depth}
         config = read_config(write_run(tmp_path, url, search=search, tune={"k": [], "order": []}))
@@ -121,7 +119,7 @@ def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
     return list(dict.fromkeys(calls))
 
 
-async def test_unreadable_judgement_is_never_a_score_and_the_prompt_is_kept(tmp_path: Path) -> None:
+async def test_unparsable_judgement_is_not_a_score_and_keeps_the_prompt(tmp_path: Path) -> None:
     space = Numbers({})
     space.unreadable = {0, 1}
     path = await search_published(space, 0, 20, PublishedSettings(beam=1, actions=2, depth=3, max_extra_depth=0))
@@ -160,7 +158,7 @@ async def nobody(_level: object) -> None:
 SMALL = RacedSettings(beam=2, actions=3, depth=4, race=RaceSettings(first_look=4, block_size=2, max_queries=12))
 
 
-async def test_raced_climbs_keeps_parents_and_asks_no_candidate_twice_on_a_query() -> None:
+async def test_raced_improves_keeps_parents_and_lists_no_candidate_twice() -> None:
     space = Numbers({query: query % 3 for query in range(20)})
     best, levels = await search_raced(space, 0, 20, SMALL, nobody)
     assert best.candidate == 4
@@ -170,7 +168,7 @@ async def test_raced_climbs_keeps_parents_and_asks_no_candidate_twice_on_a_query
     assert {query for _, query in space.scored} <= set(range(12))
 
 
-async def test_query_that_cannot_be_scored_for_one_counts_for_none() -> None:
+async def test_query_unreadable_for_one_candidate_counts_for_none() -> None:
     space = Numbers({})
     space.unreadable = {1, 5}
     best, levels = await search_raced(space, 0, 20, SMALL, nobody)
@@ -180,7 +178,7 @@ async def test_query_that_cannot_be_scored_for_one_counts_for_none() -> None:
     )
 
 
-async def test_raced_ends_when_nothing_gets_better() -> None:
+async def test_raced_ends_without_a_new_leader() -> None:
     class Flat(Numbers):
         async def score(self, candidate: int, query: int) -> Outcome:
             return Outcome(query, 0.5 if candidate == 0 else 0.1)
