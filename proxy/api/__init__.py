@@ -1,1 +1,1 @@
-"""The HTTP interface: routes, authentication, admission, the admin listener. It does not know layouts or SQL."""
+"""The HTTP interface: routes, authentication, admission, the admin listener. It does not depend on layouts or SQL."""

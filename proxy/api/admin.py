@@ -1,7 +1,7 @@
-"""The admin listener: what only the server's operator may ask for, on an address of its own. Knows no request of users.
+"""The admin listener: endpoints for the server's operator on a separate address. No request of a user comes here.
 
-On loopback a browser is the one stranger who gets there: with a page from elsewhere, or a name that resolves to this
-machine. So whoever comes under another name than this machine's, or with another page's origin, is turned away.
+On a loopback address, a browser on this machine is the only way in for others: through a page of another site, or a
+host name that resolves to this machine. So requests with a foreign Host or Origin header are refused.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
-from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
+from proxy.api.http_server import HttpServer, error_middleware, error_response
 from proxy.api.listeners import Listener
 from proxy.core.addresses import is_loopback
 from proxy.core.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
@@ -25,7 +25,13 @@ from proxy.experiments.dashboard import Dashboard
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What is served now: how many bundles, how many keys (None: none are asked for), and how many experiments."""
+    """The result of a reload.
+
+    Attributes:
+        bundles: The number of bundles.
+        keys: The number of API keys; None if no keys are required.
+        experiments: The number of experiments.
+    """
 
     bundles: int
     keys: int | None
@@ -33,14 +39,20 @@ class Reloaded:
 
 
 Reload = Callable[[], Awaitable[Reloaded]]
-"""Load everything anew and serve it. Raises DrpoError; nothing changed then."""
+"""Load everything again and serve it. If it raises DrpoError, nothing has changed."""
 
 AddPage = Callable[[web.Application], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What the operator may do. add_page: the page's routes, to an application."""
+    """What the operator can do.
+
+    Attributes:
+        reload: Reloads bundles, keys and experiments.
+        dashboard: Reads the experiments.
+        add_page: Adds the operator page's routes to an application.
+    """
 
     reload: Reload
     dashboard: Dashboard
@@ -52,7 +64,7 @@ CONTROLS: Final = web.AppKey("controls", Controls)
 
 @asynccontextmanager
 async def administering(listener: Listener | None, controls: Controls) -> AsyncIterator[str | None]:
-    """Answer on the listener until the block ends, and close it; yields its URL, None where there is none."""
+    """Serve the admin listener until the block ends, and close it. Yields its URL, or None without a listener."""
     if listener is None:
         yield None
         return
@@ -69,8 +81,8 @@ async def administering(listener: Listener | None, controls: Controls) -> AsyncI
 
 def create_admin_app(controls: Controls) -> web.Application:
     """The routes of the admin listener."""
-    not_served = saying_what_is_not_served("the admin listener has the page at /ui, and GET /experiments.")
-    app = web.Application(middlewares=[_turn_strangers_away, not_served])
+    not_served = error_middleware("the admin listener has the page at /ui, and GET /experiments.")
+    app = web.Application(middlewares=[_refuse_foreign_origins, not_served])
     app[CONTROLS] = controls
     app.router.add_post("/admin/reload", reload_now)
     app.router.add_get("/experiments", list_experiments)
@@ -89,19 +101,19 @@ async def reload_now(request: web.Request) -> web.Response:
 
 
 async def list_experiments(request: web.Request) -> web.Response:
-    """GET /experiments: what runs, in which state, with the units of each arm."""
+    """GET /experiments: the experiments, with their state and the number of units in each arm."""
     return await _read(request.app[CONTROLS].dashboard.listing)
 
 
 async def show_experiment(request: web.Request) -> web.Response:
-    """GET /experiments/{name}: one of them, with the statistics that `drpo-proxy experiment report` prints."""
+    """GET /experiments/{name}: one experiment, with the statistics that `drpo-proxy experiment report` prints."""
     return await _read(partial(request.app[CONTROLS].dashboard.report, request.match_info["name"]))
 
 
-async def _read(ask: Callable[[], object]) -> web.Response:
-    """The answer of something that waits for the store, as JSON."""
+async def _read(query: Callable[[], object]) -> web.Response:
+    """Run a query that waits for the store, and return its result as JSON."""
     try:
-        return _json(await asyncio.to_thread(ask))
+        return _json(await asyncio.to_thread(query))
     except ProxyError as error:
         return error_response(error)
     except StoreError as error:
@@ -113,10 +125,10 @@ def _json(value: object) -> web.Response:
 
 
 @web.middleware
-async def _turn_strangers_away(request: web.Request, handler: Handler) -> web.StreamResponse:
-    named = request.host.rpartition(":")[0] or request.host
-    own_page = request.headers.get("Origin") in (None, f"http://{request.host}")
-    arrived = request.get_extra_info("sockname")
-    if is_loopback(arrived[0]) and not (is_loopback(named) and own_page):
+async def _refuse_foreign_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    host = request.host.rpartition(":")[0] or request.host
+    is_same_origin = request.headers.get("Origin") in (None, f"http://{request.host}")
+    local_address = request.get_extra_info("sockname")
+    if is_loopback(local_address[0]) and not (is_loopback(host) and is_same_origin):
         return error_response(ForbiddenError("The admin listener answers this machine's own name and pages alone."))
     return await handler(request)

@@ -1,4 +1,4 @@
-"""Who gets in, and what must be true of a request before anyone looks at what it asks. Knows no model."""
+"""Limits the requests in flight, and reads and checks their bodies. It does not depend on models."""
 
 import asyncio
 from contextlib import suppress
@@ -19,13 +19,21 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import SharedState
 
-_LONGEST_WAIT: Final = 10.0  # seconds in the queue
-_LOOK_EVERY: Final = 0.01  # seconds: a place that another worker gives back is told to nobody
+_QUEUE_TIMEOUT: Final = 10.0  # seconds
+_POLL_INTERVAL: Final = 0.01  # seconds; no event tells that another worker has released a slot
 
 
 class Admission:
-    """Counts requests in flight, lets a few more wait in the order of their coming, and refuses the rest; all of them
-    once draining. Each request is served within `async with admission`."""
+    """Admits requests up to a limit. A few more wait in the order of their arrival, and the rest are refused.
+
+    Each request is served within `async with admission`.
+
+    Attributes:
+        limits: The limits.
+        draining: Whether new requests are refused because the server shuts down.
+        idle: Set while no request is in flight or waits.
+        queued: The number of requests that wait.
+    """
 
     def __init__(self, limits: AdmissionSettings, shared: SharedState, metrics: Metrics) -> None:
         self.limits = limits
@@ -35,49 +43,49 @@ class Admission:
         self.queued = 0
         self._shared = shared
         self._metrics = metrics
-        self._first_in_line = asyncio.Lock()
-        self._given_back = asyncio.Event()
+        self._queue_head = asyncio.Lock()
+        self._released = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
-        """Requests that this worker serves."""
+        """The number of requests that this worker serves."""
         return self._shared.in_flight[self._shared.worker]
 
     async def __aenter__(self) -> None:
-        """Hold a place for one request, waiting for it where it must. Raises DrainingError, OverloadedError."""
+        """Take a slot for one request, and wait for it if necessary. Raises DrainingError, OverloadedError."""
         if self.draining:
             raise DrainingError("The server is shutting down: send the request to another one.")
-        if self.queued or not self._take():
-            await self._wait()
+        if self.queued or not self._take_slot():
+            await self._wait_in_queue()
 
     async def __aexit__(self, *exception: object) -> None:
-        self._give_back()
+        self._release_slot()
 
-    async def _wait(self) -> None:
+    async def _wait_in_queue(self) -> None:
         if self.queued >= self.limits.max_queue:
             raise OverloadedError("Too many requests in flight: try again in a moment.")
         self.queued += 1
         self._metrics.queued.inc()
         self.idle.clear()
         try:
-            async with asyncio.timeout(_LONGEST_WAIT), self._first_in_line:
-                while not self._take():
-                    await self._next_look()
+            async with asyncio.timeout(_QUEUE_TIMEOUT), self._queue_head:
+                while not self._take_slot():
+                    await self._wait_for_release()
         except TimeoutError as error:
-            raise OverloadedError(f"No place came free within {_LONGEST_WAIT:g} s: try again in a moment.") from error
+            raise OverloadedError(f"No place came free within {_QUEUE_TIMEOUT:g} s: try again in a moment.") from error
         finally:
             self.queued -= 1
             self._metrics.queued.dec()
-            self._note_idle()
+            self._update_idle()
 
-    async def _next_look(self) -> None:
-        self._given_back.clear()
+    async def _wait_for_release(self) -> None:
+        self._released.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_EVERY):  # wait_for of Python 3.11 may swallow that the client went
-                await self._given_back.wait()
+            async with asyncio.timeout(_POLL_INTERVAL):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._released.wait()
 
-    def _take(self) -> bool:
-        """A place, if there is one on all workers together."""
+    def _take_slot(self) -> bool:
+        """Take a slot if one is free. The limit applies to all workers together."""
         with self._shared.lock:
             if sum(self._shared.in_flight) >= self.limits.max_in_flight:
                 return False
@@ -85,24 +93,24 @@ class Admission:
         self.idle.clear()
         return True
 
-    def _give_back(self) -> None:
+    def _release_slot(self) -> None:
         with self._shared.lock:
             self._shared.in_flight[self._shared.worker] -= 1
-        self._given_back.set()
-        self._note_idle()
+        self._released.set()
+        self._update_idle()
 
-    def _note_idle(self) -> None:
+    def _update_idle(self) -> None:
         if not self.in_flight and not self.queued:
             self.idle.set()
 
 
 async def read_body(request: web.Request, limits: AdmissionSettings) -> bytes:
-    """The whole body, in time and in size. Raises UnsupportedMediaError, TooLargeError, SlowRequestError."""
+    """Read the body within the limits. Raises UnsupportedMediaError, TooLargeError, SlowRequestError."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not accepted: send it without Content-Encoding.")
     if (request.content_length or 0) > limits.max_body_bytes:
         raise _too_large(limits)
-    if request.content.is_eof():  # all of it is here: nothing to wait for
+    if request.content.is_eof():  # the whole body has arrived: no timer is needed
         body = request.content.read_nowait()
         if len(body) > limits.max_body_bytes:
             raise _too_large(limits)
@@ -125,7 +133,7 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
 
 
 def parse_json(request: web.Request, data: bytes) -> dict[str, Any]:
-    """The body as a JSON object. Raises UnsupportedMediaError, BadRequestError."""
+    """Parse a body that must be a JSON object. Raises UnsupportedMediaError, BadRequestError."""
     if request.content_type != "application/json":
         raise UnsupportedMediaError("Send JSON, with the header Content-Type: application/json.")
     try:

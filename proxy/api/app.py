@@ -1,6 +1,6 @@
-"""Read this first: the routes, what they are served by, and how it is wired. Knows no request's content.
+"""Read this first: the routes, and the parts that serve them. It does not depend on the content of requests.
 
-socket -> routes (here) -> chat.handle -> admission -> plan -> backend -> reply -> client
+socket -> routes (here) -> handlers.handle -> admission -> planner -> backend -> reply -> client
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from proxy.api.admission import Admission, parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS, FORMS, RELAYED, Endpoint
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.handlers import handle
-from proxy.api.http_server import error_response, saying_what_is_not_served
+from proxy.api.http_server import error_middleware, error_response
 from proxy.api.openapi import openapi_document
 from proxy.backends.backend import Backend
 from proxy.backends.discovery import Model
@@ -41,7 +41,7 @@ from proxy.inference.planner import Planner
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
 
-_EXPOSED: Final = (
+_EXPOSED_HEADERS: Final = (
     "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
     "X-Drpo-Experiment, X-Request-Id, Retry-After"
 )
@@ -51,7 +51,7 @@ _EXPOSED: Final = (
 async def open_gateway(
     settings: Settings, backends: Sequence[Backend], state: ServingState, shared: SharedState
 ) -> AsyncIterator[Gateway]:
-    """Wire the parts and watch the backends, until the block ends. Raises StartupError."""
+    """Wire the parts, and check the backends regularly until the block ends. Raises StartupError."""
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     retrieval = Retrieval(settings.injection.retrieval_timeout, metrics)
     try:
@@ -79,16 +79,16 @@ async def open_gateway(
 
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
-    """The routes over a wired gateway."""
-    not_served = saying_what_is_not_served("see GET /openapi.json for those that are.")
+    """The application with all routes."""
+    not_served = error_middleware("see GET /openapi.json for those that are.")
     app = web.Application(middlewares=[_answer_preflight, not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.append(_add_headers)
     for path, endpoint in ENDPOINTS.items():
         app.router.add_post(path, _handler(endpoint))
-    app.router.add_post("/v1/feedback", _guarded(feedback))
-    app.router.add_get("/v1/models", _guarded(list_models))
-    app.router.add_get("/v1/models/{id:.+}", _guarded(show_model))
+    app.router.add_post("/v1/feedback", _with_authentication(feedback))
+    app.router.add_get("/v1/models", _with_authentication(list_models))
+    app.router.add_get("/v1/models/{id:.+}", _with_authentication(show_model))
     app.router.add_get("/health/live", alive)
     app.router.add_get("/health/ready", ready)
     app.router.add_get("/metrics", metrics_page)
@@ -103,7 +103,7 @@ def _handler(endpoint: Endpoint) -> Handler:
     return handler
 
 
-def _guarded(handler: Handler) -> Handler:
+def _with_authentication(handler: Handler) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
             request.app[GATEWAY].client(request)
@@ -115,7 +115,7 @@ def _guarded(handler: Handler) -> Handler:
 
 
 async def feedback(request: web.Request) -> web.Response:
-    """POST /v1/feedback: 200 once it is kept for good, else 503. Not held up by requests that wait for a model."""
+    """POST /v1/feedback: 200 after the commit, else 503. Feedback does not wait for admission."""
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
@@ -126,12 +126,12 @@ async def feedback(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: the backends' models, and each under the names of its variants."""
+    """GET /v1/models: the models of all backends, and each with the suffixes of its variants."""
     return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}: one of them."""
+    """GET /v1/models/{id}: one model."""
     for card in _all_cards(request.app[GATEWAY]):
         if card["id"] == request.match_info["id"]:
             return _json(card)
@@ -143,7 +143,7 @@ def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
 
 
 def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
-    """A model's own card, and one for each variant that it can be asked for by suffix."""
+    """The card of a model, and one for each variant suffix."""
     variants = (ALIGNED, RAW) if model.id in bundled else (RAW,)
     return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]
 
@@ -154,14 +154,14 @@ async def alive(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """GET /health/ready: a backend answers, a bundle (if there are any) has its model, and nothing is draining."""
+    """GET /health/ready: 200 if requests can be served, else 503 with the reasons."""
     gateway = request.app[GATEWAY]
     reasons = list(unready_reasons(gateway))
     return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
 
 
 def unready_reasons(gateway: Gateway) -> list[str]:
-    """Why requests should not come here now; none is good."""
+    """Why requests cannot be served now; empty if they can."""
     if gateway.admission.draining:
         return ["shutting down"]
     if not gateway.pool.healthy:
@@ -172,12 +172,12 @@ def unready_reasons(gateway: Gateway) -> list[str]:
 
 
 async def metrics_page(request: web.Request) -> web.Response:
-    """GET /metrics: Prometheus' text format."""
+    """GET /metrics: metrics in the text format of Prometheus."""
     return web.Response(body=request.app[GATEWAY].metrics.exposition(), content_type="text/plain", charset="utf-8")
 
 
 async def openapi_page(request: web.Request) -> web.Response:
-    """GET /openapi.json: what this server takes and gives, its models among it."""
+    """GET /openapi.json: the OpenAPI document, with the current models."""
     return _json(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
 
 
@@ -187,15 +187,15 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 @web.middleware
 async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What a browser asks before a page from elsewhere may ask."""
+    """Answer the preflight request of a browser, if the origin is allowed (CORS)."""
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
-        asked = request.headers.get("Access-Control-Request-Headers", "")
-        return web.Response(status=204, headers={"Access-Control-Allow-Headers": asked})
+        requested = request.headers.get("Access-Control-Request-Headers", "")
+        return web.Response(status=204, headers={"Access-Control-Allow-Headers": requested})
     return await handler(request)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Runs before the headers are written, streamed or not."""
+    """Add headers to every response before it is sent."""
     response.headers["Server"] = "drpo-proxy"
     origin = request.headers.get("Origin")
     if origin in request.app[CORS_ORIGINS]:
@@ -206,6 +206,6 @@ def _cors_headers(origin: str) -> dict[str, str]:
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-        "Access-Control-Expose-Headers": _EXPOSED,
+        "Access-Control-Expose-Headers": _EXPOSED_HEADERS,
         "Vary": "Origin",
     }

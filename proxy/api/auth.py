@@ -1,11 +1,11 @@
-"""Who may ask, and how much per minute: the keys file and each key's account. Knows no HTTP and no content.
+"""API keys: the keys file, and the account that limits each key. It does not depend on HTTP or on requests' content.
 
-The file has a line for each key: its name, the SHA-256 of the key in hex, and what limits it, if anything does:
+The file has a line for each key: its name, the SHA-256 of the key in hexadecimal, and optional limits:
 
     alice  9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  requests_per_minute=60
 
 A line that begins with # is a comment. `drpo-proxy new-key NAME` makes a key and its line. Such a key has 256 random
-bits, so a plain hash of it cannot be guessed back, and the file is no secret.
+bits, so it cannot be found from its hash, and the file need not be secret.
 """
 
 import re
@@ -29,7 +29,14 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One line of the file. A limit of None is none."""
+    """One line of the file.
+
+    Attributes:
+        name: The name of the key.
+        digest: The SHA-256 of the key.
+        requests_per_minute: None if requests are not limited.
+        tokens_per_minute: None if tokens are not limited.
+    """
 
     name: str
     digest: bytes = field(repr=False)
@@ -38,7 +45,7 @@ class Key:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A fresh key, and its line for the file. Raises StartupError for a name that cannot be one."""
+    """Make a random key, and its line for the file. Raises StartupError for an invalid name."""
     if not _NAME.fullmatch(name):
         raise StartupError(f"new-key {name!r}: a name has 1 to 64 letters, digits, dots, dashes or underscores.")
     key = f"drpo-{secrets.token_urlsafe(32)}"
@@ -46,7 +53,7 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:
-    """The keys of a file. Raises StartupError, which names the line and never shows it."""
+    """Read the keys of a file. Raises StartupError, which names the line but does not repeat it."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -74,32 +81,37 @@ def _parse(place: str, words: Sequence[str]) -> Key:
 
 
 class Bucket:
-    """A minute's worth, which fills evenly. Its first cell is what is left, at the time in the second; below zero, more
-    was used than reserved."""
+    """A token bucket that holds the amount of one minute.
+
+    Its first cell is the level, which is negative if more was used than reserved. The second is the time of that level.
+    """
 
     def __init__(self, per_minute: int, cells: Cells) -> None:
         self.per_minute = per_minute
         self._cells = cells
 
     def fill(self, now: float) -> None:
-        """Add what has come since the last look."""
+        """Add the amount that has accrued since the last call."""
         level, at = self._cells
         gained = max(0.0, now - at) * self.per_minute / _MINUTE
         self._cells[0], self._cells[1] = min(float(self.per_minute), level + gained), now
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` is there; 0 if it is. More than a minute's worth is let in by a full bucket."""
+        """Seconds until `amount` is available; 0 if it is. A full bucket admits any amount."""
         missing = min(amount, self.per_minute) - self._cells[0]
         return max(0.0, missing * _MINUTE / self.per_minute)
 
     def add(self, amount: float) -> None:
-        """Put back what was not used, or take (below zero) what was."""
+        """Return an unused amount, or take a negative one."""
         self._cells[0] = min(float(self.per_minute), self._cells[0] + amount)
 
 
 class Account:
-    """What one key may still use, on all workers together. Tokens are reserved before a request and settled when its
-    usage is known; what a killed worker had reserved comes back with the minute."""
+    """What one key may still use, on all workers together.
+
+    Tokens are reserved before a request, and settled when its usage is known. Reservations of a worker that was killed
+    are lost; the bucket fills again within a minute.
+    """
 
     def __init__(self, key: Key, clock: Clock, shared: SharedState) -> None:
         self._clock = clock
@@ -114,11 +126,11 @@ class Account:
         self._take(self._requests, 1, "requests")
 
     def reserve(self, tokens: int) -> None:
-        """Set tokens aside. Raises RateLimitError."""
+        """Reserve tokens. Raises RateLimitError."""
         self._take(self._tokens, tokens, "tokens")
 
     def settle(self, reserved: int, used: int) -> None:
-        """Give back what was reserved and not used, or take what was used beyond it."""
+        """Return reserved tokens that were not used, or take those that were used beyond the reservation."""
         if self._tokens is not None:
             with self._shared.lock:
                 self._tokens.fill(self._clock())
@@ -137,13 +149,13 @@ class Account:
 
 
 def _account_name(key: Key) -> bytes:
-    """The same for the same line of the file, so that what was used outlives a reload while name and limits stay."""
+    """The name of the shared cells. It depends on the line of the file, so a reload keeps the account of a line."""
     limits = f"{key.requests_per_minute} {key.tokens_per_minute}"
     return sha256(b"\0".join((key.name.encode(), key.digest, limits.encode()))).digest()
 
 
 class Keyring:
-    """The keys in force, and their accounts."""
+    """The current keys and their accounts."""
 
     def __init__(self, keys: Sequence[Key], clock: Clock, shared: SharedState) -> None:
         self._known = {key.digest: (key, Account(key, clock, shared)) for key in keys}
@@ -154,10 +166,10 @@ class Keyring:
         return tuple(key for key, _ in self._known.values())
 
     def identify(self, authorization: str | None) -> tuple[str, Account]:
-        """The name and the account of a key, given as `Bearer KEY`. It is looked up by its SHA-256: how long that takes
-        tells of the digest alone, which nobody can steer towards a known one.
+        """Find the name and the account of a key, given as `Bearer KEY`. Raises UnauthorizedError.
 
-        Raises UnauthorizedError.
+        The key is looked up by its SHA-256. The time of the lookup depends on this digest alone, which an attacker
+        cannot choose, so it does not help to guess a key.
         """
         scheme, _, given = (authorization or "").partition(" ")
         digest = sha256(given.strip().encode("utf-8", "surrogateescape")).digest()

@@ -1,7 +1,7 @@
-"""The front door: aiohttp's HTTP server with a deadline for a request's headers, and with its own errors said in
-OpenAI's shape and never logged with what the client sent (a malformed header may hold a key). Knows no routes.
+"""aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format. It does not depend on routes.
 
-aiohttp 3.14 waits for headers for ever, and logs the bytes that it could not parse.
+aiohttp 3.14 waits for headers without a limit, and logs bytes that it cannot parse. A malformed header may contain a
+key, so these bytes are not logged here.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from proxy.core.log import log_failure
 
 
 def error_response(error: ProxyError) -> web.Response:
-    """An error of ours in OpenAI's shape."""
+    """A response for an error, in OpenAI's format."""
     return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
 
 
-def saying_what_is_not_served(where: str) -> Middleware:
-    """For an application: a path or a method that it has not is refused in OpenAI's shape. where: to look instead."""
+def error_middleware(hint: str) -> Middleware:
+    """Answers unknown paths and methods in OpenAI's format. hint: where to look for the paths that are served."""
 
     @web.middleware
     async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -28,74 +28,83 @@ def saying_what_is_not_served(where: str) -> Middleware:
         except web.HTTPMethodNotAllowed as error:
             return error_response(MethodError(sorted(error.allowed_methods)))
         except web.HTTPNotFound:
-            return error_response(UnknownRouteError(f"This path is not served: {where}"))
+            return error_response(UnknownRouteError(f"This path is not served: {hint}"))
 
     return refuse
 
 
 class HttpServer(web.AppRunner):
-    """Runs an application. headers_within: seconds for the first request of a connection to tell its headers."""
+    """Runs an application."""
 
-    def __init__(self, app: web.Application, headers_within: float = 10.0) -> None:
+    def __init__(self, app: web.Application, headers_timeout: float = 10.0) -> None:
+        """Prepare to serve an application.
+
+        Args:
+            app: The application.
+            headers_timeout: Seconds within which the headers of a connection's first request must arrive.
+        """
         super().__init__(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-        self._headers_within = headers_within
+        self._headers_timeout = headers_timeout
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._headers_within)
+        return _Server(await super()._make_server(), self._headers_timeout)
 
 
 class _Server(web.Server):
-    """Makes a handler for each connection, as `server` would, but one of ours."""
+    """Makes a `_Connection` for each connection, with the options of `server`."""
 
-    def __init__(self, server: web.Server, headers_within: float) -> None:
+    def __init__(self, server: web.Server, headers_timeout: float) -> None:
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
-            **server._kwargs,  # noqa: SLF001 - what AppRunner was told; there is no public way to it
+            **server._kwargs,  # noqa: SLF001 - the options of AppRunner, which are not public
         )
-        self.headers_within = headers_within
+        self.headers_timeout = headers_timeout
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
-    """One connection: closed if it does not bring the headers of a request in time."""
+    """One connection. It is closed if the headers of its first request do not arrive in time."""
 
-    __slots__ = ("_deadline", "_said_something", "_within")
+    __slots__ = ("_deadline", "_has_received", "_timeout_seconds")
 
     def __init__(self, server: _Server, *, loop: asyncio.AbstractEventLoop, **options: object) -> None:
-        super().__init__(server, loop=loop, **options)  # type: ignore[arg-type]  # AppRunner's, passed on
-        self._within = server.headers_within
-        self._said_something = False
+        super().__init__(server, loop=loop, **options)  # type: ignore[arg-type]  # the options of AppRunner
+        self._timeout_seconds = server.headers_timeout
+        self._has_received = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._deadline = self._loop.call_later(self._within, self._give_up)
+        self._deadline = self._loop.call_later(self._timeout_seconds, self._close_late)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._said_something = True
+        self._has_received = True
         if self._request_count:
-            self._disarm()
+            self._cancel_deadline()
         self._fail_broken_body()
 
     def _fail_broken_body(self) -> None:
-        """Tell whoever reads the body that it will not come: aiohttp queues the parser's error as if it were the next
-        request. Nothing can follow a body that has not ended, so what is queued behind one is such an error."""
+        """Fail the read of a malformed body.
+
+        aiohttp queues the parser's error as if it were the next request. No request can follow a body that has not
+        ended, so a queued message after such a body is an error.
+        """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():
             request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
 
-    def log_exception(self, *words: object, **options: object) -> None:
-        """What aiohttp logs of a connection, but not that a body is broken: the client was told so."""
+    def log_exception(self, *arguments: object, **options: object) -> None:
+        """Log as aiohttp does, except for malformed bodies, which the client has been told about."""
         if not isinstance(options.get("exc_info"), BadRequestError):
-            super().log_exception(*words, **options)
+            super().log_exception(*arguments, **options)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._disarm()
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def handle_error(
@@ -103,10 +112,13 @@ class _Connection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's words, which repeat the client's bytes
+        message: str | None = None,  # noqa: ARG002 - aiohttp's message, which repeats the client's bytes
     ) -> web.StreamResponse:
-        """What aiohttp could not parse, or what no handler caught, in OpenAI's shape. Raises ConnectionError, at which
-        aiohttp closes without a word, where there is nobody to tell or no way to: the client went, or is being told."""
+        """The response for a request that aiohttp cannot parse, or for an error that no handler caught.
+
+        Raises ConnectionError if the client has disconnected or the reply has begun; aiohttp then closes the
+        connection.
+        """
         if isinstance(exc, ConnectionError):
             raise exc
         if request.writer.output_size > 0:
@@ -121,19 +133,22 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def _disarm(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _give_up(self) -> None:
-        """Say why, if the client began at all (a browser opens connections that it may never use), and close."""
-        if self.transport is not None and self._said_something:
-            self.transport.write(_too_slow(self._within))
+    def _close_late(self) -> None:
+        """Close the connection, with a reply if the client sent anything.
+
+        Browsers open connections that they never use, so one without any bytes is closed without a reply.
+        """
+        if self.transport is not None and self._has_received:
+            self.transport.write(_timeout_reply(self._timeout_seconds))
         self.force_close()
 
 
-def _too_slow(within: float) -> bytes:
-    body = SlowRequestError(f"The headers did not arrive within {within:g} s.").json
+def _timeout_reply(seconds: float) -> bytes:
+    body = SlowRequestError(f"The headers did not arrive within {seconds:g} s.").json
     head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,4 +1,4 @@
-"""The `model` field of a multipart form (audio uploads), read and replaced without touching another byte. Pure."""
+"""Reads and replaces the field `model` of a multipart form (audio uploads); other bytes stay. Pure functions."""
 
 import re
 from dataclasses import dataclass
@@ -14,19 +14,25 @@ _NAME_IS_MODEL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class FormModel:
-    """The model that a form names, and where its value stands in the body."""
+    """The field `model` of a form.
+
+    Attributes:
+        value: The value.
+        start: The offset of the value in the body.
+        end: The offset behind the value.
+    """
 
     value: str
     start: int
     end: int
 
     def replaced(self, body: bytes, model: str) -> bytes:
-        """The body with this value instead."""
+        """The body with another model."""
         return body[: self.start] + model.encode() + body[self.end :]
 
 
 def form_model(content_type: str, body: bytes) -> FormModel:
-    """The form's `model`. Raises BadRequestError for a body that is no form, or has no such field."""
+    """Find the field `model`. Raises BadRequestError if the body is not a form or has no such field."""
     found = _BOUNDARY.search(content_type)
     if found is None:
         raise BadRequestError("The form's Content-Type has no boundary.")
@@ -44,7 +50,7 @@ def form_model(content_type: str, body: bytes) -> FormModel:
 
 
 def _model_in(body: bytes, start: int, end: int) -> FormModel | None:
-    """The field of one part, if the part is `model`: its value stands between a blank line and the last line break."""
+    """The field of a part if it is `model`. The value is between a blank line and the last line break."""
     blank = body.find(b"\r\n\r\n", start, end)
     if blank < 0 or not _NAME_IS_MODEL.search(body, start, blank + 2) or b"filename" in body[start:blank].lower():
         return None

@@ -1,7 +1,7 @@
-"""The OpenAPI document that GET /openapi.json answers with: what this server takes and gives. Pure.
+"""Makes the OpenAPI document of GET /openapi.json. Pure functions.
 
-Only what the proxy itself looks at is described; every other field of a request is the backend's to judge, so no schema
-is closed. The models are those that this server has now.
+It describes the fields that the proxy itself reads. The backend checks all other fields of a request, so the schemas
+allow additional properties. The models are the current ones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,12 +77,12 @@ _FEEDBACK: Final[Schema] = {
     },
     "additionalProperties": False,
 }
-_KEPT: Final[Schema] = {
+_FEEDBACK_STORED: Final[Schema] = {
     "type": "object",
     "required": ["object", "kept"],
     "properties": {"object": {"const": "feedback"}, "kept": {"const": True}},
 }
-_OUR_ERRORS: Final[Mapping[int, str]] = {
+_PROXY_ERRORS: Final[Mapping[int, str]] = {
     400: "The request cannot be served as it is; `param` names the field.",
     404: "No backend lists the model.",
     408: "The body did not arrive in time.",
@@ -96,9 +96,12 @@ _OUR_ERRORS: Final[Mapping[int, str]] = {
 
 
 def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Iterable[str]) -> Schema:
-    """The document (OpenAPI 3.1) of a server that serves `models`.
+    """Make the document (OpenAPI 3.1).
 
-    relayed: paths whose JSON goes on as it came; forms: the same for multipart forms.
+    Args:
+        models: The ids of the models.
+        relayed: The paths whose JSON bodies are relayed.
+        forms: The paths whose multipart forms are relayed.
     """
     model = _model(models)
     paths = {
@@ -124,8 +127,8 @@ def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Itera
 
 
 def _model(models: Sequence[str]) -> Schema:
-    said = "MODEL, or MODEL@VARIANT; none means the first that the backend lists."
-    return {"description": said, **({"enum": [*models, None]} if models else {"type": ["string", "null"]})}
+    description = "MODEL, or MODEL@VARIANT; none means the first that the backend lists."
+    return {"description": description, **({"enum": [*models, None]} if models else {"type": ["string", "null"]})}
 
 
 def _chat(model: Schema) -> Schema:
@@ -187,34 +190,34 @@ def _post(summary: str, body: Schema, answer: Schema) -> Schema:
         "summary": summary,
         "parameters": [_VARIANT, _UNIT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": good, **_errors(_OUR_ERRORS), "default": _BACKENDS_OWN},
+        "responses": {"200": good, **_errors(_PROXY_ERRORS), "default": _BACKEND_REPLY},
     }
     return {"post": operation}
 
 
 def _feedback() -> Schema:
-    said = {400: _OUR_ERRORS[400], 404: "Nothing is kept here.", 503: "It cannot be kept now; see Retry-After."}
+    errors = {400: _PROXY_ERRORS[400], 404: "Nothing is kept here.", 503: "It cannot be kept now; see Retry-After."}
     operation = {
         "summary": "Say how good an answer was; the last word for a metric counts",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _FEEDBACK}}},
-        "responses": {"200": _reply("It is kept for good", "application/json", _KEPT), **_errors(said)},
+        "responses": {"200": _reply("It is kept for good", "application/json", _FEEDBACK_STORED), **_errors(errors)},
     }
     return {"post": operation}
 
 
 def _relayed(media: str, model: Schema) -> Schema:
-    """A path of which the proxy reads the model alone: its replies are the backend's."""
+    """A path whose requests are relayed to the backend; the proxy reads the model only."""
     schema = {"type": "object", "properties": {"model": model}}
     operation = {
         "summary": "Relayed to the backend of the model",
         "requestBody": {"required": True, "content": {media: {"schema": schema}}},
-        "responses": {"default": _BACKENDS_OWN},
+        "responses": {"default": _BACKEND_REPLY},
     }
     return {"post": operation}
 
 
 def _get(summary: str, answer: Schema, others: Mapping[int, tuple[str, Schema]] | None = None) -> Schema:
-    other = {str(status): _reply(said, "application/json", schema) for status, (said, schema) in (others or {}).items()}
+    other = {str(status): _reply(text, "application/json", schema) for status, (text, schema) in (others or {}).items()}
     return {"get": {"summary": summary, "responses": {"200": _reply(summary, "application/json", answer), **other}}}
 
 
@@ -222,17 +225,19 @@ def _get_model(models: Sequence[str]) -> Schema:
     schema: Schema = {**_TEXT, "examples": [*models]} if models else _TEXT
     operation = _get("One of the models", _MODEL)["get"]
     operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": schema}]
-    operation["responses"].update(_errors({404: _OUR_ERRORS[404]}))
+    operation["responses"].update(_errors({404: _PROXY_ERRORS[404]}))
     return {"get": operation}
 
 
-def _errors(said: Mapping[int, str]) -> Schema:
+def _errors(descriptions: Mapping[int, str]) -> Schema:
     schema = {"$ref": "#/components/schemas/Error"}
-    return {str(status): _reply(description, "application/json", schema) for status, description in said.items()}
+    return {
+        str(status): _reply(description, "application/json", schema) for status, description in descriptions.items()
+    }
 
 
 def _reply(description: str, media: str, schema: Schema | None = None) -> Schema:
     return {"description": description, "content": {media: {"schema": _TEXT if schema is None else schema}}}
 
 
-_BACKENDS_OWN: Final[Schema] = {"description": "The backend's own answer, as it came.", "content": {"*/*": {}}}
+_BACKEND_REPLY: Final[Schema] = {"description": "The backend's own answer, as it came.", "content": {"*/*": {}}}

@@ -1,1 +1,1 @@
-"""Plans one request and converts its reply. It does not know routes or experiments."""
+"""Plans one request and converts its reply. It does not depend on routes or experiments."""

@@ -143,7 +143,7 @@ class Client:
 
     def _record(self, data: bytes) -> None:
         if self._progress.observer is not None:
-            self._progress.observer.see(data)
+            self._progress.observer.observe(data)
         if self._progress.content is not None:
             self._progress.content += data[: MAX_EVENT_BYTES - len(self._progress.content)]
 

@@ -1,7 +1,7 @@
-"""What an answer told while it passed to the client: its id, and how it ended. Looks at the client's own bytes.
+"""Finds the id of a reply and how it ended, from the bytes that the client gets. For requests of experiments only.
 
-Used for requests of an experiment alone, and cheap: the first event is parsed only where its id does not stand at its
-start, the others are searched. No text of an answer can be taken for a field, since its quotation marks are escaped.
+It is cheap: the first event is parsed only if it does not begin with its id, and the other events are searched. The
+text of an answer cannot be mistaken for a field, because its quotation marks are escaped.
 """
 
 import re
@@ -14,12 +14,16 @@ _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _ID_FIRST: Final = re.compile(rb'(?:data: ?)?\{"id": ?"([!#-[\]-~]{1,200})"')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
 _RESPONSE_END: Final = re.compile(rb'"type"\s*:\s*"response\.(completed|incomplete|failed)"')
-_BY_ITSELF: Final = frozenset({b"stop", b"tool_calls", b"function_call", b"completed"})
-_LONGEST_ID: Final = 200
+_STOP_REASONS: Final = frozenset({b"stop", b"tool_calls", b"function_call", b"completed"})
+_MAX_ID_LENGTH: Final = 200
 
 
 class ReplyObserver:
-    """One answer. completion_id: None where it told none."""
+    """Observes one reply.
+
+    Attributes:
+        completion_id: The id of the completion; None if unknown.
+    """
 
     __slots__ = ("_ends", "_is_first", "completion_id")
 
@@ -30,11 +34,11 @@ class ReplyObserver:
 
     @property
     def ended_by_itself(self) -> bool | None:
-        """Whether the model stopped, in every choice; None where nobody said."""
-        return self._ends <= _BY_ITSELF if self._ends else None
+        """Whether the model ended every choice itself, not at a length limit; None if unknown."""
+        return self._ends <= _STOP_REASONS if self._ends else None
 
-    def see(self, data: bytes) -> None:
-        """The next bytes of the answer: all of it, or whole events."""
+    def observe(self, data: bytes) -> None:
+        """Take the next bytes: the whole reply, or whole events."""
         if self._is_first:
             self._is_first = False
             self.completion_id = _id_of(data)
@@ -45,7 +49,7 @@ class ReplyObserver:
 
 
 def _id_of(data: bytes) -> str | None:
-    """The id at the start, where servers write it; else wherever it is."""
+    """The id, usually at the start; else by parsing the first object."""
     if found := _ID_FIRST.match(data):
         return found[1].decode("ascii")
     return _parsed_id(data)
@@ -56,12 +60,12 @@ def _parsed_id(data: bytes) -> str | None:
     found = payload.get("id")
     if found is None and isinstance(payload.get("response"), dict):
         found = payload["response"].get("id")
-    known = isinstance(found, str) and found.isprintable() and 0 < len(found) <= _LONGEST_ID
-    return found if known else None
+    is_usable = isinstance(found, str) and found.isprintable() and 0 < len(found) <= _MAX_ID_LENGTH
+    return found if is_usable else None
 
 
 def _first_object(data: bytes) -> Mapping[str, Any]:
-    """The JSON object of an answer, or of its first event."""
+    """The JSON object of a reply, or of its first event."""
     if not data.startswith(b"{"):
         event = _BLANK_LINE.split(data, 1)[0]
         data = next((line[5:] for line in event.splitlines() if line.startswith(b"data:")), b"")
@@ -73,7 +77,7 @@ def _first_object(data: bytes) -> Mapping[str, Any]:
 
 
 def _whole_response_end(data: bytes) -> list[bytes]:
-    """The status of a response that came in one piece."""
+    """The status of a Responses API reply that is not a stream."""
     payload = _first_object(data) if data.startswith(b"{") else {}
     status = payload.get("status")
     return [status.encode()] if payload.get("object") == "response" and isinstance(status, str) else []

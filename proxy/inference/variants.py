@@ -1,4 +1,4 @@
-"""Which model and which variant a request asks for (DESIGN: header, then suffix, then the default). Pure."""
+"""Which model and which variant a request asks for: by header, else by suffix, else the default. Pure functions."""
 
 import re
 from collections.abc import Collection
@@ -9,12 +9,18 @@ from proxy.core.errors import BadRequestError, UnknownModelError
 from proxy.core.variant_names import ALIGNED, RAW, VARIANTS
 
 _SUFFIX: Final = re.compile(r"[a-z0-9-]+")
-_SHOWN_MODELS: Final = 20
+_MAX_LISTED_MODELS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is served. `explicit`: the client named the variant, by header or by suffix."""
+    """A model and a variant.
+
+    Attributes:
+        model: The id of the model.
+        variant: The variant.
+        explicit: Whether the client named the variant, by header or by suffix.
+    """
 
     model: str
     variant: str
@@ -22,19 +28,26 @@ class Choice:
 
 
 def choose(model_field: object, header: str | None, models: Collection[str], bundled: Collection[str]) -> Choice:
-    """The model and variant of a request.
+    """Choose the model and the variant of a request.
 
-    model_field: the body's `model`; header: x-drpo-variant; models: ids that backends list; bundled: ids with a bundle.
-    Raises BadRequestError for a variant that is unknown, contradictory or has no bundle, UnknownModelError for a model.
+    Args:
+        model_field: The field `model` of the body.
+        header: The header x-drpo-variant.
+        models: The ids of the models that backends list.
+        bundled: The ids of the models that have a bundle.
+
+    Raises:
+        BadRequestError: The variant is unknown, contradictory, or needs a bundle that the model does not have.
+        UnknownModelError: No backend lists the model.
     """
     if not isinstance(model_field, str) or not model_field:
         raise BadRequestError("`model` is missing. " + _listing(models), param="model")
     model, suffix = _split(model_field, models)
     if model not in models:
-        raise UnknownModelError(f"The model {_shown(model)} does not exist. {_listing(models)}", param="model")
+        raise UnknownModelError(f"The model {_quoted(model)} does not exist. {_listing(models)}", param="model")
     if header is not None and suffix is not None and header != suffix:
         raise BadRequestError(
-            f"The header x-drpo-variant says {_shown(header)}, the model's suffix {_shown(suffix)}: give only one.",
+            f"The header x-drpo-variant says {_quoted(header)}, the model's suffix {_quoted(suffix)}: give only one.",
             param="model",
         )
     named = header if header is not None else suffix
@@ -44,7 +57,7 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 
 
 def available(model: str, bundled: Collection[str]) -> tuple[str, ...]:
-    """The variants that a model can be asked for."""
+    """The variants of a model."""
     return VARIANTS if model in bundled else (RAW,)
 
 
@@ -58,11 +71,12 @@ def _split(model: str, models: Collection[str]) -> tuple[str, str | None]:
 def _check(variant: str, model: str, bundled: Collection[str]) -> str:
     if variant not in VARIANTS:
         raise BadRequestError(
-            f"Unknown variant {_shown(variant)}. This model has: {', '.join(available(model, bundled))}.", param="model"
+            f"Unknown variant {_quoted(variant)}. This model has: {', '.join(available(model, bundled))}.",
+            param="model",
         )
     if variant not in available(model, bundled):
         raise BadRequestError(
-            f"The variant {variant} needs a bundle, and {_shown(model)} has none. "
+            f"The variant {variant} needs a bundle, and {_quoted(model)} has none. "
             f"This model has: {', '.join(available(model, bundled))}.",
             param="model",
         )
@@ -71,10 +85,10 @@ def _check(variant: str, model: str, bundled: Collection[str]) -> str:
 
 def _listing(models: Collection[str]) -> str:
     names = sorted(models)
-    more = f" and {len(names) - _SHOWN_MODELS} more" if len(names) > _SHOWN_MODELS else ""
-    return f"Available: {', '.join(names[:_SHOWN_MODELS])}{more}." if names else "No backend lists a model yet."
+    more = f" and {len(names) - _MAX_LISTED_MODELS} more" if len(names) > _MAX_LISTED_MODELS else ""
+    return f"Available: {', '.join(names[:_MAX_LISTED_MODELS])}{more}." if names else "No backend lists a model yet."
 
 
-def _shown(text: str) -> str:
-    """A client's word, short and on one line, for an error message."""
+def _quoted(text: str) -> str:
+    """A client's value for an error message: short and on one line."""
     return repr(text if len(text) <= 100 else text[:100] + "...")

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.api.admission import read_body
 from proxy.api.gateway import Gateway
-from proxy.api.http_server import HttpServer, error_response, saying_what_is_not_served
+from proxy.api.http_server import HttpServer, error_middleware, error_response
 from proxy.core.errors import OverloadedError, ProxyError
 from proxy.core.log import log_event
 from proxy.core.settings import AdmissionSettings
@@ -43,7 +43,7 @@ _OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "date", "ho
 async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIterator[None]:
     """Answer the page's questions until the block ends. Where no socket can be made (a folder's name is too long for
     one), the worker serves without."""
-    app = web.Application(middlewares=[saying_what_is_not_served("the page has no such question.")])
+    app = web.Application(middlewares=[error_middleware("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
     add_answers(app, gateway)
     runner = HttpServer(app)

@@ -102,7 +102,7 @@ async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later:
 
 
 async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(module, "_QUEUE_TIMEOUT", 0.05)
     door = admission(1, 10)
     async with door:
         with pytest.raises(OverloadedError, match="No place came free"):
