@@ -41,8 +41,12 @@ class ArmAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What a request is served with: which variant of which model, and the bundle that it takes prompt and sampling
-    from."""
+    """What a request is served with.
+
+    Attributes:
+        choice: The model and the variant.
+        served: The bundle that provides the prompt, the examples and the sampling. None if there is none.
+    """
 
     choice: Choice
     served: ServedBundle | None

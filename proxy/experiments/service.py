@@ -1,6 +1,6 @@
-"""Where a request meets the experiments: which it is in, what it is served then, and what is noted of it at its end.
+"""The experiment service: assigns requests to experiments, and records how they end.
 
-Knows no route. Nothing here waits: what is noted goes to the recorder's queue.
+It does not depend on routes. No method waits: exposures go to the queue of the recorder.
 """
 
 import random
@@ -42,14 +42,21 @@ from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
 _MAX_CONTENT_BYTES: Final = 64 * 1024  # of the request's text and of the reply's
-_RANDOM_BITS: Final = 80
+_RANDOM_ID_BITS: Final = 80
 _STATUS_OK: Final = 200
 _DAY: Final = 86_400.0  # seconds
 
 
 @dataclass(slots=True)
 class ExperimentService:
-    """The experiments of a server that has a store. active: those being served now; a reload replaces them, whole."""
+    """The experiments of a server that has a store.
+
+    Attributes:
+        recorder: Writes what happens to the store.
+        metrics: The metrics of the process.
+        shadow: The shadow judge. None without --judge.
+        active: The experiments that are being served. A reload replaces the value as a whole.
+    """
 
     recorder: Recorder
     metrics: Metrics
@@ -57,15 +64,30 @@ class ExperimentService:
     active: ActiveExperiments | None = None
 
     def assign_request(
-        self, requester: Requester, setting: Setting, models: Mapping[str, Model], bundled: Mapping[str, ServedBundle]
+        self,
+        requester: Requester,
+        setting: Setting,
+        models: Mapping[str, Model],
+        bundles_by_model: Mapping[str, ServedBundle],
     ) -> tuple[Assignment | None, Setting]:
-        """The experiments that a request is in, and what it is served with: without any, what it would be anyway. An
-        arm whose model no backend lists now is not served: the request stays outside of the experiment, counted."""
+        """Assign a request to the active experiments.
+
+        If no backend lists the model of an arm, the request is served outside the experiments and counted.
+
+        Args:
+            requester: The client and what it asks.
+            setting: What the request would be served with outside experiments.
+            models: The models that backends list now.
+            bundles_by_model: The bundles outside experiments, by model.
+
+        Returns:
+            The assignment, or None if the request is in no experiment, and what the request is served with.
+        """
         if self.active is None:
             return None, setting
         treatment = Treatment(setting.choice, setting.served)
         assignment, treatment = assign_request(
-            self.active, self.recorder.allocations, requester, treatment, bundled, time.time()
+            self.active, self.recorder.allocations, requester, treatment, bundles_by_model, time.time()
         )
         model = models.get(treatment.choice.model)
         if model is None:
@@ -79,19 +101,28 @@ class ExperimentService:
         assignment: Assignment | None,
         conversation: Conversation,
         before: Setting,
-        bundled: Mapping[str, ServedBundle],
+        bundles_by_model: Mapping[str, ServedBundle],
     ) -> Sample | None:
-        """Whether the request is one of those that the shadow judge will see; `before`: what it would be served with
-        outside of all experiments."""
+        """Decide whether the shadow judge compares the reply of a request.
+
+        Args:
+            assignment: The assignment of the request.
+            conversation: The request.
+            before: What the request would be served with outside experiments.
+            bundles_by_model: The bundles outside experiments, by model.
+
+        Returns:
+            What the judge compares the reply with, or None if the request is not sampled.
+        """
         if self.shadow is None or self.active is None or assignment is None:
             return None
-        for entry in assignment.arms:
-            table = self.active.judge(entry.experiment.name)
-            if table is None or entry.arm is None or entry.override or random.random() >= table.share:  # noqa: S311
+        for assigned in assignment.arms:
+            limits = self.active.judge(assigned.experiment.name)
+            if limits is None or assigned.arm is None or assigned.override:
                 continue
-            if other := other_arm(entry.experiment, entry.arm):
-                treatment = self.active.treatment(other, Treatment(before.choice, before.served), bundled)
-                return Sample(entry.experiment.name, table, other, treatment, conversation)
+            if random.random() < limits.share and (other := other_arm(assigned.experiment, assigned.arm)):  # noqa: S311
+                treatment = self.active.treatment(other, Treatment(before.choice, before.served), bundles_by_model)
+                return Sample(assigned.experiment.name, limits, other, treatment, conversation)
         return None
 
     def note(
@@ -112,26 +143,26 @@ class ExperimentService:
             reply: How it ended.
             keeps_content: Whether the bodies of request and reply are stored too.
         """
-        exposures = [_exposure(assignment, entry, request, reply) for entry in assignment.arms]
+        exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms]
         content = None
         if keeps_content and reply.content is not None:
-            content = _text(request.body), _text(reply.content)
+            content = _storable_text(request.body), _storable_text(reply.content)
         self.recorder.record(exposures, content)
         if self.shadow and sample and reply.content and reply.outcome == "complete" and reply.status == _STATUS_OK:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
             self.shadow.offer(sample, exposure.id, bytes(reply.content))
 
     def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
-        for entry in assignment.arms if assignment else ():
-            self.metrics.experiment_requests.labels(entry.experiment.name, unavailable or _label(entry)).inc()
+        for assigned in assignment.arms if assignment else ():
+            label = unavailable or _metric_label(assigned)
+            self.metrics.experiment_requests.labels(assigned.experiment.name, label).inc()
 
 
 @asynccontextmanager
 async def open_experiment_service(
     settings: ExperimentSettings, shared: SharedState, metrics: Metrics, pool: Pool, planner: Planner
 ) -> AsyncIterator[ExperimentService | None]:
-    """The experiments, none yet, what keeps their outcomes, and the shadow judge if there is to be one; None where
-    there is no store."""
+    """Open the experiment service, without experiments. Yields None if there is no store."""
     if not settings.store:
         yield None
         return
@@ -140,35 +171,35 @@ async def open_experiment_service(
         if not settings.judge:
             yield ExperimentService(recorder, metrics)
             return
-        wire = pool.open_transport(RetryBudget())
+        transport = pool.open_transport(RetryBudget())
         judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
         log_event("the shadow judge is sent users' text", url=judge.url)
-        shadow = ShadowJudge(judge, pool, planner, wire, metrics, recorder.record_judgement)
+        shadow = ShadowJudge(judge, pool, planner, transport, metrics, recorder.record_judgement)
         try:
             async with shadow.working():
                 yield ExperimentService(recorder, metrics, shadow)
         finally:
-            await wire.close()
+            await transport.close()
 
 
-def _label(entry: ArmAssignment) -> str:
-    if entry.arm is None:
+def _metric_label(assigned: ArmAssignment) -> str:
+    if assigned.arm is None:
         return "before start"
-    return "override" if entry.override else entry.arm.name
+    return "override" if assigned.override else assigned.arm.name
 
 
-def _exposure(assignment: Assignment, entry: ArmAssignment, request: RequestContext, reply: ReplyResult) -> Exposure:
+def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestContext, reply: ReplyResult) -> Exposure:
     treatment = assignment.treatment
     client_gone = reply.outcome == "client_gone"
     error = reply.status >= BadRequestError.status and not client_gone
-    is_whole = reply.outcome == "complete" and not error
+    is_complete = reply.outcome == "complete" and not error
     served = treatment.served if treatment.choice.variant != RAW else None
     return Exposure(
         id=_exposure_id(assignment.time),
-        experiment=entry.experiment.name,
-        arm=entry.arm.name if entry.arm else "",
-        propensity=entry.propensity,
-        override=entry.override,
+        experiment=assigned.experiment.name,
+        arm=assigned.arm.name if assigned.arm else "",
+        propensity=assigned.propensity,
+        override=assigned.override,
         unit=assignment.unit,
         request_id=request.request_id,
         completion_id=reply.completion_id,
@@ -177,11 +208,11 @@ def _exposure(assignment: Assignment, entry: ArmAssignment, request: RequestCont
         variant=treatment.choice.variant,
         bundle=served.id if served else None,
         asked=assignment.conversation,
-        latency=reply.seconds if is_whole else None,
+        latency=reply.seconds if is_complete else None,
         time_to_first_token=reply.first_byte if request.plan and request.plan.stream and not error else None,
         prompt_tokens=_count_of(reply.usage, "prompt_tokens", "input_tokens"),
         completion_tokens=_count_of(reply.usage, "completion_tokens", "output_tokens"),
-        ended_by_itself=reply.stopped if is_whole else None,
+        ended_by_itself=reply.stopped if is_complete else None,
         truncated=reply.truncated,
         error=error,
         client_gone=client_gone,
@@ -189,16 +220,18 @@ def _exposure(assignment: Assignment, entry: ArmAssignment, request: RequestCont
 
 
 def _exposure_id(now: float) -> bytes:
-    """16 bytes that are nobody else's, milliseconds first (as in a UUID of version 7, RFC 9562): a database that keeps
-    them in order touches one page for many of them."""
-    return (int(now * 1000) << _RANDOM_BITS | getrandbits(_RANDOM_BITS)).to_bytes(16)
+    """Return 16 unique bytes that begin with the milliseconds, as a UUID of version 7 (RFC 9562).
+
+    A database that stores ids in order writes consecutive exposures to the same page.
+    """
+    return (int(now * 1000) << _RANDOM_ID_BITS | getrandbits(_RANDOM_ID_BITS)).to_bytes(16)
 
 
 def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
-    """A count of tokens under either API's name."""
+    """Return the number of tokens under the name that either API uses."""
     return next((found for name in names if isinstance(found := usage.get(name), int)), None)
 
 
-def _text(data: bytes | bytearray) -> str:
-    """As a database takes it: PostgreSQL has no NUL in a text."""
+def _storable_text(data: bytes | bytearray) -> str:
+    """Decode and shorten a body, and replace NUL, which PostgreSQL does not accept in text."""
     return bytes(data[:_MAX_CONTENT_BYTES]).decode("utf-8", "replace").replace("\0", "\ufffd")
