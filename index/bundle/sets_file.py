@@ -97,5 +97,5 @@ def _refuse_duplicates(names: Sequence[str], what: str, location: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise BundleFormatError(f"{location}: {what} {quoted(name)} stands twice: keep one")
+            raise BundleFormatError(f"{location}: {what} {quoted(name)} appears twice: keep one")
         seen.add(name)

@@ -158,7 +158,7 @@ def _describe(value: object) -> str:
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError("a key stands twice in the same object: remove one")
+        raise ValueError("a key appears twice in the same object: remove one")
     return value
 
 

@@ -11,6 +11,7 @@ from index.rendering import (
     TextLayout,
     escape,
     find_marker,
+    leading_gap,
     render_chat,
     render_conversation,
     render_example,
@@ -19,6 +20,7 @@ from index.rendering import (
     render_text,
     stop_strings,
     text_of,
+    text_prompt,
 )
 from index.types import Example, Message
 
@@ -159,6 +161,27 @@ def test_next_turn_extends_the_text_and_the_answer_of_the_last_turn(
     generated = layout.gap + answer if layout.answer_begins_with_gap else answer
     later = [*messages, Message("assistant", answer), Message("user", question)]
     assert render_text(layout, "Be good.", shown, later).startswith(f"{now}{generated}\n\n")
+
+
+@given(layouts, examples, conversations, texts, texts)
+def test_cleaned_answer_has_no_white_space_where_the_model_writes_the_gap(
+    layout: TextLayout, shown: list[Example], messages: list[Message], prefill: str, answer: str
+) -> None:
+    asked = text_prompt(layout, "p", shown, [*messages, Message("user", "now")])
+    assert asked.stop == stop_strings(layout)
+    assert asked.clean(leading_gap(layout) + answer) == (answer.lstrip() if layout.answer_begins_with_gap else answer)
+    continued = text_prompt(layout, "p", shown, [*messages, Message("assistant", f"{prefill}.")])
+    assert continued.clean(answer) == answer
+
+
+@given(layouts, examples, conversations)
+def test_text_prompt_accepts_a_conversation_that_is_rendered_already(
+    layout: TextLayout, shown: list[Example], messages: list[Message]
+) -> None:
+    rendered = render_conversation(layout, messages)
+    prompt = text_prompt(layout, "p", shown, messages, rendered)
+    assert prompt == text_prompt(layout, "p", shown, messages)
+    assert prompt.text == render_text(layout, "p", shown, messages)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

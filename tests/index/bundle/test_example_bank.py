@@ -36,7 +36,7 @@ def directory(tmp_path: Path) -> Path:
         (b"", ["the line is empty"]),
         (b"{", ["is not valid JSON"]),
         (b'{"id": "\xff"}', ["is not UTF-8"]),
-        (b'{"id": "a", "id": "b"}', ["a key stands twice"]),
+        (b'{"id": "a", "id": "b"}', ["a key appears twice"]),
         (b'{"id": "a", "query": "\\ud800", "response": "r"}', ["half of a surrogate pair"]),
     ],
 )
