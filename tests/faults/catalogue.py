@@ -1,7 +1,7 @@
-"""What a backend may do to a request, by name. A request chooses with a field `fault` of its body, which the proxy
-passes on like any other that it does not know; so one backend serves a mixture, and a history can say what was asked.
+"""The faults of a backend, by name. A request selects its fault with the field `fault` of its body.
 
-Whatever is said of the answer follows from the request's id, so that it can be checked without asking the backend.
+The proxy forwards that field because it does not know it, so one backend can serve a mixture of faults. The text of an
+answer is derived from the id of the request, so that a test can check it without the backend.
 """
 
 import asyncio
@@ -19,9 +19,15 @@ Body = Callable[[Reply, Received], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`play` does it. `statuses`: what a client that waits may be told. `whole`: a 200 is a whole answer; else it is
-    one that says that it is cut. `repeatable`: nothing can have been generated, so it may be asked for again;
-    `lingers`: nor if the backend is stopped before its first byte."""
+    """One fault.
+
+    Attributes:
+        play: The script of the fault.
+        statuses: The statuses that a waiting client may get.
+        whole: Whether a reply with status 200 is complete; otherwise it ends in an error.
+        repeatable: Whether the request may be retried, because the backend cannot have generated anything.
+        lingers: Whether it may be retried if the backend is stopped before its first byte.
+    """
 
     play: Body
     statuses: frozenset[int]
@@ -31,26 +37,26 @@ class Fault:
 
 
 def words(request_id: str) -> list[str]:
-    """The tokens of the answer to a request."""
+    """Return the tokens of the answer to a request."""
     digest = sha256(request_id.encode()).hexdigest()
     return [f"{digest[n : n + 4]} " for n in range(0, 40, 4)]
 
 
 def events(request_id: str, kind: str) -> list[bytes]:
-    """The stream that answers a request, [DONE] at its end, usage before it."""
+    """Return the events of the streamed answer, with the usage and [DONE] at the end."""
     if kind == "completion":
         return completion_events(words(request_id))
     base = {"id": "chat-1", "object": "chat.completion.chunk", "created": 7, "model": "scripted"}
     deltas: list[Mapping[str, Any]] = [{"role": "assistant", "content": ""}]
     deltas += [{"content": word} for word in words(request_id)]
-    told = [{**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-    told.append({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    told.append({**base, "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}})
-    return [b"data: " + orjson.dumps(event) + b"\n\n" for event in told] + [b"data: [DONE]\n\n"]
+    chunks = [{**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    chunks.append({**base, "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}})
+    return [b"data: " + orjson.dumps(event) + b"\n\n" for event in chunks] + [b"data: [DONE]\n\n"]
 
 
 def whole(request_id: str, kind: str) -> dict[str, Any]:
-    """The same in one piece."""
+    """Return the answer as one JSON object."""
     text = "".join(words(request_id))
     if kind == "completion":
         return completion(text)
@@ -88,7 +94,7 @@ async def slow(reply: Reply, request: Received) -> None:
 
 
 async def crumbs(reply: Reply, request: Received) -> None:
-    """A stream in pieces of 7 bytes, each a chunk of its own."""
+    """Stream in chunks of 7 bytes."""
     if not request.json.get("stream"):
         return await well(reply, request)
     data = b"".join(_events(request))
@@ -126,7 +132,7 @@ def raw(*parts: bytes) -> Body:
 
 
 def cut(how: str) -> Body:
-    """A stream of a few events, then the end in one of several ways; a whole reply is cut in its body."""
+    """Send a few events, or a part of a complete reply, and then end the reply in one of several ways."""
 
     async def play(reply: Reply, request: Received) -> None:
         if request.json.get("stream"):
@@ -182,17 +188,17 @@ FAULTS: Mapping[str, Fault] = {
 
 
 async def play(reply: Reply, request: Received) -> None:
-    """The script of a backend that does what each request asks for."""
+    """Play the fault that the request selects."""
     await FAULTS[request.json.get("fault", "none")].play(reply, request)
 
 
 def text_of(stream: bytes) -> str:
-    """The words in a stream of chat or completion events."""
+    """Return the text of a stream of chat or completion events."""
     return "".join(_text(payload) for payload in payloads(stream))
 
 
 def payloads(stream: bytes) -> Sequence[Any]:
-    """The JSON of each event but [DONE]. Raises ValueError for an event that is not whole."""
+    """Return the JSON of each event except [DONE]. Raises ValueError for a partial event."""
     *whole_events, rest = stream.split(b"\n\n")
     if rest:
         raise ValueError(f"the stream ends in the middle of an event: {rest[:60]!r}")

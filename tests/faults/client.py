@@ -1,4 +1,4 @@
-"""A client on a raw socket, which can stall, drip and vanish; what it gets back it gives as it came."""
+"""A client on a raw socket. It can stall, send slowly and disconnect, and it returns replies as raw bytes."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ import orjson
 
 
 def chat_request(*, path: str = "/v1/chat/completions", headers: str = "", **fields: object) -> bytes:
-    """A well-formed request, headers and body. headers: more lines, each with its line's end."""
+    """Return a valid request. `headers` are further header lines, each with its line break."""
     body = orjson.dumps({"model": "scripted", "messages": [{"role": "user", "content": "hi"}], **fields})
     head = f"POST {path} HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -30,19 +30,19 @@ class RawClient:
             await self.writer.drain()
 
     async def reply(self, within: float = 5.0) -> bytes:
-        """Everything until the peer closes."""
+        """Return everything until the proxy closes the connection."""
         async with asyncio.timeout(within):
             with suppress(ConnectionError):
                 return await self.reader.read()
         return b""
 
     async def some(self, until: bytes, within: float = 5.0) -> bytes:
-        """What comes until `until` has come."""
+        """Return what is received up to `until`."""
         async with asyncio.timeout(within):
             return await self.reader.readuntil(until)
 
     def vanish(self) -> None:
-        """Go with RST instead of FIN."""
+        """Disconnect with RST instead of FIN."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -50,7 +50,7 @@ class RawClient:
 
 @asynccontextmanager
 async def raw_client(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
-    """A connection to the proxy. receive_buffer: bytes that the kernel keeps for a client that does not read."""
+    """Open a connection to the proxy. `receive_buffer` is the size of the kernel's buffer in bytes."""
     host, port = url.removeprefix("http://").split(":")
     raw = socket.socket()
     if receive_buffer is not None:

@@ -1,4 +1,4 @@
-"""After every fault, tasks and file descriptors are back where they were before."""
+"""Checks after each test that no task and no file descriptor is left."""
 
 import asyncio
 import os
@@ -17,5 +17,5 @@ async def nothing_is_left() -> AsyncIterator[None]:
 
 
 def _counts() -> tuple[int, int]:
-    """Tasks of this loop, and file descriptors of this process."""
+    """Return the number of tasks of this event loop, and of file descriptors of this process."""
     return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more

@@ -1,7 +1,7 @@
-"""What client, proxy and backends each wrote down of the same requests, and whether it fits together.
+"""Histories of the same requests as recorded by clients, proxy and backends, and the rules that they must satisfy.
 
-In the manner of Jepsen: the histories are made while everything runs, and judged afterwards by rules that know nothing
-of how the proxy works. A rule yields a line for each violation; none is good.
+As in Jepsen, the histories are recorded during a run and checked afterwards. The rules do not depend on how the proxy
+works. A rule yields one line for each violation.
 """
 
 import logging
@@ -20,8 +20,19 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as its client saw it. `status` is None where no reply began; `left`: the client went by itself;
-    `ended`: the reply came to its end as HTTP has it."""
+    """One request as recorded by its client.
+
+    Attributes:
+        id: Its X-Request-Id.
+        kind: The kind of the model.
+        fault: The fault that it selects.
+        stream: Whether it asks for a stream.
+        include_usage: Whether it asks for the usage of the stream.
+        left: Whether the client disconnected before the end.
+        status: The status of the reply; None if there was no reply.
+        body: The body as far as it was received.
+        ended: Whether the body was received to its end.
+    """
 
     id: str
     kind: str
@@ -45,7 +56,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One request that a backend got."""
+    """One request as recorded by a backend."""
 
     id: str
     fault: str
@@ -53,8 +64,16 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """All three. `unreachable`: a backend was down for a while, so that 502 is no surprise; `crowded`:
-    some requests may have found the server full; `defects`: what the proxy logged as failures of its own."""
+    """The histories of one run.
+
+    Attributes:
+        asked: The requests of the clients.
+        logged: The log lines of the proxy.
+        hits: The requests that reached a backend.
+        unreachable: Whether a backend was down for some time, which explains a 502.
+        crowded: Whether the limit of requests in flight may have been reached, which explains a 503.
+        defects: The failures that the proxy logged.
+    """
 
     asked: Sequence[Asked]
     logged: Sequence[Logged]
@@ -65,7 +84,7 @@ class Histories:
 
 
 class LogHistory(logging.Handler):
-    """Collects the proxy's request lines."""
+    """Collects the log lines of requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,13 +100,13 @@ class LogHistory(logging.Handler):
 
 
 def violations(histories: Histories) -> list[str]:
-    """Every rule's complaints."""
+    """Return the violations of all rules."""
     rules = (_each_has_one_end, _ends_agree, _statuses_are_explained, _repeated_only_where_safe, _bytes_are_right)
     return [*histories.defects, *(complaint for rule in rules for complaint in rule(histories))]
 
 
 def client_violations(asked: Asked) -> list[str]:
-    """What can be said of one request by its client alone."""
+    """Return the violations that the record of one client shows."""
     alone = Histories([asked], [], [])
     complaints = [*_statuses_are_explained(alone), *_bytes_are_right(alone)]
     return complaints if asked.left or asked.ended else [*complaints, f"{asked}: the client waited and got no end"]
@@ -100,12 +119,12 @@ def _each_has_one_end(histories: Histories) -> Iterator[str]:
             yield f"{asked}: {lines[asked.id]} log lines"
         if not asked.left and not asked.ended:
             yield f"{asked}: the client waited and got no end"
-    for stranger in lines.keys() - {asked.id for asked in histories.asked}:
-        yield f"{stranger}: logged, and nobody asked"
+    for unknown in lines.keys() - {asked.id for asked in histories.asked}:
+        yield f"{unknown}: logged, and nobody asked"
 
 
 def _ends_agree(histories: Histories) -> Iterator[str]:
-    """Where the client left, the proxy may have been done already."""
+    """Check the log against the clients. A client may leave after the proxy has ended its request."""
     lines = {line.id: line for line in histories.logged}
     for asked in histories.asked:
         line = lines.get(asked.id)
@@ -129,7 +148,7 @@ def _statuses_are_explained(histories: Histories) -> Iterator[str]:
 
 
 def _repeated_only_where_safe(histories: Histories) -> Iterator[str]:
-    """At most once more, and never what may have generated."""
+    """Check that a request is retried at most once, and only if the backend cannot have generated anything."""
     hits: dict[str, list[Hit]] = defaultdict(list)
     for hit in histories.hits:
         hits[hit.id].append(hit)
@@ -151,35 +170,38 @@ def _bytes_are_right(histories: Histories) -> Iterator[str]:
 def _whole_is_right(asked: Asked) -> Iterator[str]:
     if not asked.ended:
         return
-    told, expected = orjson.loads(asked.body), whole(asked.id, "chat")
+    received, expected = orjson.loads(asked.body), whole(asked.id, "chat")
     if not FAULTS[asked.fault].whole:
         yield "a whole 200 for a reply that was not whole"
-    elif asked.kind == "chat" and told != expected:
+    elif asked.kind == "chat" and received != expected:
         yield "not the backend's reply"
-    elif told["choices"][0]["message"]["content"] != "".join(words(asked.id)):
+    elif received["choices"][0]["message"]["content"] != "".join(words(asked.id)):
         yield "not the backend's words"
 
 
 def _stream_is_right(asked: Asked) -> Iterator[str]:
-    """A prefix of the backend's events, whole, and then the end: [DONE], one error event, or the client's leaving."""
+    """Check that a stream is a prefix of the backend's events, followed by [DONE] or by one error event.
+
+    The end is missing if the client left.
+    """
     body = asked.body
     if asked.left:
         body = body[: body.rfind(b"\n\n") + 2]
-    told = _events(body)
-    if told and _is_error(told[-1]):
-        told.pop()
+    received = _events(body)
+    if received and _is_error(received[-1]):
+        received.pop()
     elif asked.ended and not body.endswith(DONE):
         yield "ended without [DONE] and without an error"
-    if any(_is_error(event) for event in told):
+    if any(_is_error(event) for event in received):
         yield "an error event in the middle"
     if asked.ended and body.endswith(DONE) and not FAULTS[asked.fault].whole:
         yield "[DONE] for a stream that was cut"
     expected = [event for event in events(asked.id, "chat") if asked.include_usage or b'"usage"' not in event]
-    if asked.kind == "chat" and told != expected[: len(told)]:
+    if asked.kind == "chat" and received != expected[: len(received)]:
         yield "not the backend's events"
-    if asked.kind == "completion" and not "".join(words(asked.id)).startswith(text_of(b"".join(told))):
+    if asked.kind == "completion" and not "".join(words(asked.id)).startswith(text_of(b"".join(received))):
         yield "not the backend's words"
-    if _is_whole(asked) and text_of(b"".join(told)) != "".join(words(asked.id)):
+    if _is_whole(asked) and text_of(b"".join(received)) != "".join(words(asked.id)):
         yield "[DONE] before the last word"
     if asked.ended:
         payloads(body)

@@ -1,4 +1,4 @@
-"""The real command in a process of its own, in front of backends of the test: for signals, workers and their ends."""
+"""The real command in a process, in front of backends of the test. It tests signals and workers."""
 
 import asyncio
 import os
@@ -18,13 +18,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def children(pid: int) -> list[int]:
-    """The process ids of a process's children."""
+    """Return the process ids of the children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 @dataclass(slots=True)
 class Command:
-    """A running `drpo-proxy`. `url` and `admin_url` as it printed them; `log`: the lines of standard error so far."""
+    """A running `drpo-proxy`.
+
+    Attributes:
+        process: The process.
+        url: The base URL that it printed.
+        admin_url: The URL of the admin listener that it printed.
+        log: The lines of standard error so far.
+    """
 
     process: Process
     url: str
@@ -32,7 +39,7 @@ class Command:
     log: list[str]
 
     async def chat(self, content: str = "hi", headers: Any = None, **fields: Any) -> tuple[int, Any, Any]:
-        """One request on a connection of its own, so that any worker may get it."""
+        """Send one request on a new connection, so that any worker may accept it."""
         body = {"model": "scripted", "messages": [{"role": "user", "content": content}], **fields}
         async with aiohttp.ClientSession() as session:
             async with session.post(f"{self.url}/chat/completions", json=body, headers=headers) as response:
@@ -44,7 +51,7 @@ class Command:
                 return response.status, await response.text()
 
     async def logged(self, what: str, within: float = 20.0) -> str:
-        """The first line with `what` in it, when it is there."""
+        """Wait for a log line that contains `what`, and return it."""
         async with asyncio.timeout(within):
             while True:
                 for line in self.log:
@@ -53,7 +60,7 @@ class Command:
                 await asyncio.sleep(0.02)
 
     def workers(self) -> list[int]:
-        """The process ids of its children."""
+        """Return the process ids of its workers."""
         return children(self.process.pid)
 
     async def ended(self, within: float = 20.0) -> int:
@@ -63,9 +70,9 @@ class Command:
 
 @asynccontextmanager
 async def command(*arguments: str) -> AsyncIterator[Command]:
-    """Start it, wait until it says where it listens, and leave nothing of it behind."""
-    told = [sys.executable, "-m", "proxy", "--port", "0", "--log-format", "json", *arguments]
-    process = await asyncio.create_subprocess_exec(*told, stdout=PIPE, stderr=PIPE, cwd=ROOT)
+    """Start the command, wait until it prints its URL, and kill it and its workers at the end."""
+    command_line = [sys.executable, "-m", "proxy", "--port", "0", "--log-format", "json", *arguments]
+    process = await asyncio.create_subprocess_exec(*command_line, stdout=PIPE, stderr=PIPE, cwd=ROOT)
     running = Command(process, "", "", [])
     reading = asyncio.create_task(_read_log(process, running.log))
     children: list[int] = []

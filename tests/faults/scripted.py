@@ -1,7 +1,6 @@
-"""A scripted backend: raw sockets, real HTTP, one script per reply. For faults and shapes, never for answer quality.
+"""A scripted backend on raw sockets: a script of the test writes each reply. It tests faults, not answer quality.
 
-It answers the questions that the proxy asks at start (models, tokenize) in vLLM's words, and every other POST with the
-script that the test gave it. Each request that arrives is kept, as it was on the wire.
+It answers /v1/models and /tokenize as vLLM does, and every other POST with the script. It stores each request.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ NO_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as the backend saw it."""
+    """One request that the backend received."""
 
     method: str
     path: str
@@ -36,7 +35,7 @@ class Received:
 
 @dataclass(slots=True)
 class Reply:
-    """What a script writes with: bytes on the wire, a pause, an abrupt end. `gone` is set when the peer hangs up."""
+    """The connection that a script writes its reply to. `gone` is set when the proxy disconnects."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -47,27 +46,27 @@ class Reply:
         await self.writer.drain()
 
     async def begin(self, status: str = "200 OK", content_type: str = "text/event-stream", **headers: str) -> None:
-        """Headers of a chunked reply."""
+        """Send the headers of a chunked reply."""
         lines = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", "Transfer-Encoding: chunked"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         await self.send("\r\n".join([*lines, "", ""]).encode())
 
     async def chunk(self, data: bytes) -> None:
-        """One chunk, so that it arrives by itself."""
+        """Send one chunk."""
         await self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def end(self) -> None:
         await self.send(b"0\r\n\r\n")
 
     async def whole(self, payload: object, status: str = "200 OK", **headers: str) -> None:
-        """A complete JSON reply."""
+        """Send a complete JSON reply."""
         body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
         lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         await self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     def reset(self) -> None:
-        """End with RST instead of FIN."""
+        """Close the connection with RST instead of FIN."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -78,10 +77,22 @@ Script = Callable[[Reply, Received], Awaitable[None]]
 
 @dataclass(slots=True)
 class ScriptedBackend:
-    """`script` answers generating requests; `kind` is what its model claims to be; `context` its max_model_len;
-    `tokenize_reply`: what it answers instead of a count (an integer: that status); `second_model`: one more that it
-    lists, without saying of which kind it is; `listing`: a script that answers GET /v1/models instead;
-    `keeps`: whether what was received is kept."""
+    """A backend with one or two models.
+
+    Attributes:
+        script: Answers the requests that generate.
+        model: The id of its model.
+        kind: The kind of its model.
+        context: The max_model_len of its model.
+        tokenize_reply: The reply of /tokenize; an integer is a status, None stands for a token count.
+        second_model: The id of a second model, whose kind it does not report.
+        listing: A script that answers GET /v1/models instead.
+        keeps: Whether received requests are stored.
+        received: The stored requests.
+        connections: The tasks of the open connections.
+        aborted: Set when the proxy disconnects before the end of a script.
+        url: The root URL.
+    """
 
     script: Script
     model: str = "scripted"
@@ -98,11 +109,11 @@ class ScriptedBackend:
 
     @property
     def generating(self) -> list[Received]:
-        """The requests that asked for an answer."""
+        """The requests for an answer of a model."""
         return [one for one in self.received if one.path.startswith("/v1/") and one.method == "POST"]
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection, and serve it in a task that is known from now on (asyncio.Server's are not, at first)."""
+        """Accept a connection and serve it in a task that is known at once, unlike the tasks of asyncio.Server."""
         connection, _ = listener.accept()
         task = asyncio.create_task(self._serve(connection))
         self.connections.add(task)
@@ -144,7 +155,7 @@ class ScriptedBackend:
         await reply.whole({"object": "list", "data": [{"id": name, **base} for name in names]})
 
     async def _tokenize(self, body: Mapping[str, Any], reply: Reply) -> None:
-        """One token for each word, and one for the beginning."""
+        """Count one token for each word and one for the beginning."""
         if body.get("model") == self.second_model:
             await reply.whole({}, "404 Not Found")
         elif "messages" not in body and isinstance(self.tokenize_reply, int):
@@ -185,7 +196,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
 
 @asynccontextmanager
 async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) -> AsyncIterator[ScriptedBackend]:
-    """A backend on a free port, for the length of the block; one that ran before comes back where it was."""
+    """Run a backend during the block. A backend that ran before gets its port again."""
     backend = script if isinstance(script, ScriptedBackend) else ScriptedBackend(script, **settings)
     before = int(backend.url.rpartition(":")[2] or 0)
     loop = asyncio.get_running_loop()
@@ -197,14 +208,14 @@ async def scripted_backend(script: Script | ScriptedBackend, **settings: Any) ->
             yield backend
         finally:
             loop.remove_reader(listener)
-            await asyncio.sleep(0)  # a task that never ran would not close what it was given
+            await asyncio.sleep(0)  # let each task start, so that it closes its connection
             for connection in backend.connections:
                 connection.cancel()
             await asyncio.gather(*backend.connections, return_exceptions=True)
 
 
 def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[str, Any]:
-    """A whole completion in vLLM's shape."""
+    """Return a completion in the format of vLLM."""
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "scripted"}
@@ -212,7 +223,7 @@ def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[st
 
 
 def completion_events(pieces: Sequence[str], finish_reason: str = "stop", *, usage: bool = True) -> list[bytes]:
-    """The same as a stream, one event for each piece, as vLLM sends it."""
+    """Return the events of a streamed completion, one for each piece, in the format of vLLM."""
     base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "scripted"}
     choices = [{"index": 0, "text": piece, "logprobs": None, "finish_reason": None} for piece in pieces]
     choices[-1]["finish_reason"] = finish_reason

@@ -1,13 +1,13 @@
-"""Twenty minutes of everything at once: does it stay as small as it was, and does every request end as it must?
+"""The soak test: twenty minutes of load and faults, in which memory must not grow and every request must end correctly.
 
     make soak                       20 minutes
     make soak ARGS="--minutes 2"
 
-The real command with two workers, four scripted backends in a process of their own, two dozen clients of every
-behaviour, a mixture of faults, and a reload each minute. Each answer is judged when it comes; memory, files and threads
-of the workers are looked at every few seconds. Exits with 1 if a request has an end that its fault does not explain, if
-the proxy counted other ends than the clients, or if anything grew: the median of the last quarter is compared with that
-of the second.
+The real command runs with two workers, in front of four scripted backends in another process. Two dozen clients with
+different behaviours select a mixture of faults, and the configuration is reloaded each minute. Each answer is checked
+when it is received. Memory, files and threads of the workers are measured every few seconds. The exit status is 1 if a
+fault does not explain the end of a request, if the proxy counted other statuses than the clients, or if the median of a
+measurement grew from the second quarter to the last.
 """
 
 import argparse
@@ -33,21 +33,30 @@ from tests.faults.catalogue import FAULTS, play
 from tests.faults.history import Asked, client_violations
 from tests.faults.process import ROOT, children
 from tests.faults.scripted import scripted_backend
-from tests.faults.visitor import BEHAVIOURS, Errand, visit
+from tests.faults.visitor import BEHAVIOURS, ClientRequest, visit
 
 CLIENTS = 24
 LOOK_EVERY = 5.0  # seconds
 RELOAD_EVERY = 60.0
 MEGABYTE = 2**20
 MAY_GROW = {"memory": 8 * MEGABYTE, "files": CLIENTS, "threads": 0}
-"""By how much the last quarter's median may be above the second's: an allocator is not still to the byte, and how many
-connections are open at the moment of a look differs, by as many as there are clients at most. What leaks slower than
-that shows when all is over: not one file more may be open than before."""
+"""The allowed growth of the median from the second quarter to the last.
+
+An allocator varies a little, and the number of open connections varies by the number of clients. A slower leak is found
+at the end, when no more files may be open than before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The workers together: resident bytes, open files, threads; and what was answered by then."""
+    """One measurement of all workers together.
+
+    Attributes:
+        memory: Resident bytes.
+        files: Open files.
+        threads: Threads.
+        answered: The requests that had ended by then.
+    """
 
     memory: int
     files: int
@@ -57,7 +66,15 @@ class Look:
 
 @dataclass(slots=True)
 class Findings:
-    """What a run found. `ends`: requests by fault and what their client saw."""
+    """The results of a run.
+
+    Attributes:
+        ends: Requests by fault and end, as the clients recorded them.
+        statuses: Requests by status, without those whose client left.
+        left: Requests whose client left.
+        wrong: Violations.
+        looks: Measurements.
+    """
 
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -66,7 +83,7 @@ class Findings:
     looks: list[Look] = field(default_factory=list)
 
     def note(self, asked: Asked) -> None:
-        """Judge one request."""
+        """Check and count one request."""
         self.wrong += client_violations(asked)
         self.ends[asked.fault, _end(asked)] += 1
         if asked.left:
@@ -83,7 +100,7 @@ def _end(asked: Asked) -> str:
 
 
 async def soak(minutes: float, console: Console) -> int:
-    """Run, print what was found, and return the exit status."""
+    """Run, print the results, and return the exit status."""
     findings = Findings()
     async with _backends() as urls, _proxy(urls) as (process, url):
         idle = await _settled(process)
@@ -111,12 +128,12 @@ async def _load(process: Process, url: str, seconds: float, findings: Findings, 
                 process.send_signal(SIGHUP)
                 next_reload += RELOAD_EVERY
             left = end - time.monotonic()
-            told = (
+            progress = (
                 f"{left:4.0f} s left, {look.answered} requests, {look.memory / MEGABYTE:.0f} MB, {look.files} files, "
             )
-            status.update(f"{told}{len(findings.wrong)} unexplained")
+            status.update(f"{progress}{len(findings.wrong)} unexplained")
             if not console.is_terminal and len(findings.looks) % 12 == 0:
-                console.print(f"{told}{len(findings.wrong)} unexplained")
+                console.print(f"{progress}{len(findings.wrong)} unexplained")
     await asyncio.gather(*clients)
 
 
@@ -128,8 +145,8 @@ async def _client(number: int, url: str, end: float, findings: Findings) -> None
         fault = chance.choices(["none", "slow", chance.choice(sorted(FAULTS))], [60, 15, 25])[0]
         behaviour = chance.choices(["reads", chance.choice(BEHAVIOURS)], [70, 30])[0]
         kind, stream = chance.choice(["chat", "completion"]), chance.random() < 0.7
-        errand = Errand(f"soak-{number}-{count}", kind, fault, stream, behaviour, chance.random() < 0.5)
-        findings.note(await visit(url, errand))
+        request = ClientRequest(f"soak-{number}-{count}", kind, fault, stream, behaviour, chance.random() < 0.5)
+        findings.note(await visit(url, request))
 
 
 def _look(process: Process, answered: int = 0) -> Look:
@@ -144,7 +161,7 @@ def _look(process: Process, answered: int = 0) -> Look:
 
 
 async def _settled(process: Process, files: int = 0) -> Look:
-    """A look when nothing is going on: kept connections are closed after a few seconds."""
+    """Measure when no request runs and idle connections are closed, which takes a few seconds."""
     look = _look(process)
     for _ in range(40):
         await asyncio.sleep(0.5)
@@ -155,7 +172,7 @@ async def _settled(process: Process, files: int = 0) -> Look:
 
 
 async def _counted(url: str) -> Counter[int]:
-    """Requests by status, as the proxy counted them."""
+    """Return the requests by status, as the proxy counted them."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
         page = await response.text()
     counted: Counter[int] = Counter()
@@ -165,7 +182,7 @@ async def _counted(url: str) -> Counter[int]:
 
 
 def _miscounts(findings: Findings, counted: Counter[int]) -> Iterator[str]:
-    """A client that left may have been counted under any status, or have left before it was seen."""
+    """Compare the counts. The proxy may count a client that left under any status, or not at all."""
     surplus = counted - findings.statuses
     missing = findings.statuses - counted
     if missing:
@@ -214,12 +231,12 @@ def _verdict(complaints: Sequence[str]) -> Iterator[str]:
 
 @asynccontextmanager
 async def _proxy(urls: Sequence[str]) -> AsyncIterator[tuple[Process, str]]:
-    """The real command. Its log goes where nobody keeps it."""
-    told = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2", "--bundle", "completion=default"]
-    told += ["--backend-timeout", "2", "--connect-timeout", "1", "--log-format", "json", "--admin", "off"]
+    """Run the real command without its log."""
+    arguments = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2", "--bundle", "completion=default"]
+    arguments += ["--backend-timeout", "2", "--connect-timeout", "1", "--log-format", "json", "--admin", "off"]
     for url in urls:
-        told += ["--backend", url]
-    process = await asyncio.create_subprocess_exec(*told, stdout=PIPE, stderr=DEVNULL, cwd=ROOT)
+        arguments += ["--backend", url]
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, stderr=DEVNULL, cwd=ROOT)
     try:
         assert process.stdout is not None
         while line := (await process.stdout.readline()).decode():
@@ -235,9 +252,9 @@ async def _proxy(urls: Sequence[str]) -> AsyncIterator[tuple[Process, str]]:
 
 @asynccontextmanager
 async def _backends() -> AsyncIterator[list[str]]:
-    """Two of each kind, in a process of their own."""
-    told = [sys.executable, "-c", "from tests.faults.soak import serve_backends; serve_backends()"]
-    process = await asyncio.create_subprocess_exec(*told, stdout=PIPE, cwd=ROOT)
+    """Run two backends of each kind in another process, and yield their URLs."""
+    arguments = [sys.executable, "-c", "from tests.faults.soak import serve_backends; serve_backends()"]
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=PIPE, cwd=ROOT)
     try:
         assert process.stdout is not None
         yield (await process.stdout.readline()).decode().split()
@@ -247,7 +264,7 @@ async def _backends() -> AsyncIterator[list[str]]:
 
 
 def serve_backends() -> None:
-    """Serve four backends until killed; the first line printed has their URLs."""
+    """Serve four backends until killed. The first printed line has their URLs."""
 
     async def serve() -> None:
         async with (
@@ -263,7 +280,7 @@ def serve_backends() -> None:
 
 
 def main() -> None:
-    """Soak, and exit with the verdict."""
+    """Run the soak test and exit with its status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20, help="how long [20]")
     sys.exit(asyncio.run(soak(parser.parse_args().minutes, Console(stderr=True))))

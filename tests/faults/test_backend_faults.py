@@ -1,5 +1,4 @@
-"""What a client gets when a backend fails, and what the backend is asked then: never a partial 200, never a second time
-what it may already have generated."""
+"""Guards the reply when a backend fails: no partial 200, and no retry of a request that may have generated."""
 
 import asyncio
 import itertools
@@ -18,7 +17,7 @@ PATIENCE = {"connect_timeout": 0.3, "backend_timeout": 0.3, "health_interval": 6
 
 
 def says(*parts: bytes, then: str = "close") -> Script:
-    """A backend that writes these bytes, and then closes, resets, or is silent."""
+    """Return a script that writes these bytes, and then closes, resets, or sends nothing more."""
 
     async def script(reply: Reply, request: Received) -> None:
         for part in parts:
@@ -62,13 +61,13 @@ BEFORE_AN_ANSWER = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("fault", BEFORE_AN_ANSWER)
-async def test_reply_that_is_none_becomes_one_clear_error_and_is_asked_for_once(fault: str, *, stream: bool) -> None:
+async def test_invalid_reply_becomes_one_error_and_is_not_retried(fault: str, *, stream: bool) -> None:
     script, status = BEFORE_AN_ANSWER[fault]
     async with scripted_backend(script) as backend, serving(backend.url, bundles={}, **PATIENCE) as proxy:
         got, headers, reply = await proxy.chat(stream=stream)
         assert (got, headers["Content-Type"].partition(";")[0]) == (status, "application/json")
         assert reply["error"]["code"].startswith("backend_")
-        # Once more only where the proxy's kept connection, which its health check had used, was closed without a byte.
+        # A retry happens only if the idle connection of the health check was closed without a byte.
         assert len(backend.generating) == (2 if fault in WITHOUT_A_BYTE else 1)
         assert proxy.gateway.admission.in_flight == 0
         if status == 504:
@@ -89,7 +88,7 @@ CUT = {
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize("cut", CUT)
-async def test_stream_that_is_cut_has_whole_events_one_error_and_no_done(cut: str, kind: str) -> None:
+async def test_stream_that_is_cut_ends_in_one_error_event_without_done(cut: str, kind: str) -> None:
     async with scripted_backend(CUT[cut], kind=kind) as backend, serving(backend.url, **PATIENCE) as proxy:
         events = (await proxy.stream()).split(b"\n\n")
         assert events.pop() == b"", "the last event is not whole"
@@ -104,16 +103,18 @@ async def test_stream_that_is_cut_has_whole_events_one_error_and_no_done(cut: st
 
 @pytest.mark.parametrize("status", [400, 401, 404, 408, 422, 429, 500, 503, 529])
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_backends_own_error_is_passed_on_as_it_came_and_not_repeated(status: int, kind: str) -> None:
-    said = b'{"error": {"message": "in its own words",  "code": null}}'
+async def test_error_reply_of_a_backend_is_relayed_unchanged_and_not_retried(status: int, kind: str) -> None:
+    error_body = b'{"error": {"message": "in its own words",  "code": null}}'
 
     async def script(reply: Reply, request: Received) -> None:
-        await reply.whole(said, f"{status} Whatever", Retry_After="7", X_RateLimit_Remaining="0", Set_Cookie="a=b")
+        await reply.whole(
+            error_body, f"{status} Whatever", Retry_After="7", X_RateLimit_Remaining="0", Set_Cookie="a=b"
+        )
 
     async with scripted_backend(script, kind=kind) as backend, serving(backend.url, **PATIENCE) as proxy:
         for stream in (False, True):
             async with proxy.session.post("/v1/chat/completions", json=_chat(stream)) as response:
-                assert (response.status, await response.read()) == (status, said)
+                assert (response.status, await response.read()) == (status, error_body)
                 assert response.headers["Retry-After"] == "7"
                 assert response.headers["X-RateLimit-Remaining"] == "0"
                 assert "Set-Cookie" not in response.headers
@@ -121,22 +122,22 @@ async def test_backends_own_error_is_passed_on_as_it_came_and_not_repeated(statu
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_what_a_router_says_of_its_own_addresses_stays_with_us(status: int) -> None:
-    said = b"error sending request for url (http://10.1.2.3:8000/v1/completions)"
+async def test_addresses_in_an_error_of_a_router_do_not_reach_the_client(status: int) -> None:
+    error_body = b"error sending request for url (http://10.1.2.3:8000/v1/completions)"
 
     async def script(reply: Reply, _: Received) -> None:
-        await reply.whole(said, f"{status} Whatever", Content_Type="text/plain")
+        await reply.whole(error_body, f"{status} Whatever", Content_Type="text/plain")
 
     async with scripted_backend(script) as backend, serving(backend.url, **PATIENCE) as proxy:
         async with proxy.session.post("/v1/chat/completions", json=_chat(stream=False)) as response:
             assert response.status == status
             assert response.content_type == "application/json"
-            told = (await response.json())["error"]
-            assert "10.1.2.3" not in told["message"]
-            assert str(status) in told["message"]
+            error = (await response.json())["error"]
+            assert "10.1.2.3" not in error["message"]
+            assert str(status) in error["message"]
 
 
-async def test_black_hole_is_504_at_the_connect_timeout() -> None:
+async def test_backend_that_accepts_no_connection_is_504_at_the_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         host, port = full.getsockname()
         # One connection fills the queue: the kernel answers no further SYN.
@@ -147,7 +148,7 @@ async def test_black_hole_is_504_at_the_connect_timeout() -> None:
     assert (status, reply["error"]["code"]) == (504, "backend_timeout")
 
 
-async def test_refused_connection_goes_to_the_next_backend_and_comes_back_when_it_answers() -> None:
+async def test_refused_connection_moves_requests_until_the_backend_answers_again() -> None:
     async def script(reply: Reply, request: Received) -> None:
         await reply.whole(completion("Yes."))
 
@@ -168,7 +169,7 @@ async def test_refused_connection_goes_to_the_next_backend_and_comes_back_when_i
 
 
 async def _is_let_go(backend: ScriptedBackend) -> None:
-    """The proxy has closed the connection on which the backend was still silent."""
+    """Wait until the proxy has closed the connection of a backend that sends nothing."""
     async with asyncio.timeout(20):
         await backend.aborted.wait()
 

@@ -1,4 +1,4 @@
-"""What the proxy does with a client that stalls, drips, vanishes, lies about its request, or never reads."""
+"""Guards the proxy against clients that stall, send slowly, disconnect, send malformed requests, or never read."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ async def begins_a_whole_reply(reply: Reply, request: Received) -> None:
     ("script", "stream"), [(never, False), (never, True), (begins_a_whole_reply, False), (begins_and_hangs, True)]
 )
 @pytest.mark.parametrize("way", ["closes", "resets"])
-async def test_client_that_goes_takes_the_backends_work_with_it(
+async def test_client_that_disconnects_stops_the_work_of_the_backend(
     script: Callable[[Reply, Received], Awaitable[None]], way: str, *, stream: bool
 ) -> None:
     async with scripted_backend(script) as backend, serving(backend.url) as proxy, raw_client(proxy.url) as client:
@@ -61,7 +61,7 @@ async def test_client_that_goes_takes_the_backends_work_with_it(
         assert 'outcome="client_gone",route="/v1/chat/completions",status="499"' in await _metrics(proxy)
 
 
-async def test_client_that_goes_before_its_body_is_whole_costs_the_backend_nothing(
+async def test_client_that_disconnects_before_its_body_is_complete_reaches_no_backend(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
@@ -76,7 +76,7 @@ async def test_client_that_goes_before_its_body_is_whole_costs_the_backend_nothi
         assert (await proxy.chat())[0] == 200
 
 
-async def test_headers_that_do_not_come_are_408_and_an_idle_connection_is_closed_without_a_word() -> None:
+async def test_slow_headers_are_408_and_an_idle_connection_is_closed_without_a_reply() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url, read_timeout=0.3) as proxy:
         async with raw_client(proxy.url) as client, raw_client(proxy.url) as idle:
             await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHo")
@@ -95,7 +95,7 @@ async def test_headers_that_do_not_come_are_408_and_an_idle_connection_is_closed
             await client.some(b"Yes.")
 
 
-async def test_body_that_drips_is_408() -> None:
+async def test_body_that_arrives_too_slowly_is_408() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url, read_timeout=0.3) as proxy:
         async with raw_client(proxy.url) as client:
             request = chat_request()
@@ -107,7 +107,7 @@ async def test_body_that_drips_is_408() -> None:
         assert backend.generating == []
 
 
-async def test_client_that_does_not_read_is_cut_off_and_costs_little_memory() -> None:
+async def test_client_that_does_not_read_is_disconnected_and_takes_little_memory() -> None:
     async with scripted_backend(endless) as backend, serving(backend.url, write_timeout=0.5) as proxy:
         async with raw_client(proxy.url, receive_buffer=4096) as client:
             client.reader._transport.pause_reading()
@@ -143,9 +143,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("wrong", MALFORMED)
-async def test_request_that_is_not_well_formed_is_400_and_nothing_of_it_is_logged(
-    wrong: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_malformed_request_is_400_and_is_not_logged(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy, raw_client(proxy.url) as client:
         await client.send(MALFORMED[wrong])
@@ -159,7 +157,7 @@ async def test_request_that_is_not_well_formed_is_400_and_nothing_of_it_is_logge
     assert CANARY.encode() not in reply
 
 
-async def test_chunk_that_is_malformed_in_the_middle_of_a_body_is_answered_at_once() -> None:
+async def test_malformed_chunk_in_a_body_is_answered_at_once() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy, raw_client(proxy.url) as client:
         await client.send(POST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{  \r\n")
         await asyncio.sleep(0.1)
@@ -170,7 +168,7 @@ async def test_chunk_that_is_malformed_in_the_middle_of_a_body_is_answered_at_on
         assert backend.generating == []
 
 
-async def test_chunks_that_are_well_formed_are_a_body_and_the_next_request_is_served() -> None:
+async def test_chunked_body_is_read_and_the_next_request_is_served() -> None:
     head = POST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b'{"model":"scripted","messages":[{"role":"user","content":"hi"}]}'
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy, raw_client(proxy.url) as client:
@@ -192,7 +190,7 @@ UNSERVED = {
 
 
 @pytest.mark.parametrize("target", UNSERVED)
-async def test_no_request_chooses_its_path_or_its_destination(target: str) -> None:
+async def test_request_target_does_not_choose_a_path_or_a_backend(target: str) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         asked = len(backend.received)
         async with raw_client(proxy.url) as client:
@@ -207,7 +205,7 @@ async def test_no_request_chooses_its_path_or_its_destination(target: str) -> No
 
 
 @pytest.mark.parametrize("field", ["api_base", "base_url", "backend", "model_list", "api_key", "url"])
-async def test_no_field_chooses_the_destination(field: str) -> None:
+async def test_request_field_does_not_choose_a_backend(field: str) -> None:
     async with scripted_backend(answer) as backend, scripted_backend(answer) as other, serving(backend.url) as proxy:
         assert (await proxy.chat(**{field: other.url}))[0] == 200
         status, _, reply = await proxy.chat(model=other.url)
@@ -215,7 +213,7 @@ async def test_no_field_chooses_the_destination(field: str) -> None:
         assert other.received == []
 
 
-async def test_keys_cookies_and_prompts_are_in_no_log_no_error_no_metric_and_no_header_upstream(
+async def test_secrets_are_in_no_log_error_metric_or_forwarded_header(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)  # what others log: aiohttp, asyncio
@@ -245,7 +243,7 @@ async def _send_secrets() -> None:
     assert CANARY not in page
 
 
-async def test_overload_is_refused_at_once_and_those_inside_are_served() -> None:
+async def test_overload_is_refused_at_once_and_admitted_requests_are_served() -> None:
     inside = asyncio.Event()
 
     async def slow(reply: Reply, request: Received) -> None:
@@ -279,5 +277,5 @@ async def _metrics(proxy: Serving) -> str:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096

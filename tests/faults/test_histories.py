@@ -1,6 +1,6 @@
-"""Guards the promises that hold for every request whatever happens: driven by a state machine, judged by histories.
+"""Guards the rules that hold for every request: a state machine creates faults, and the rules check the histories.
 
-The judge itself is tried first, on histories with a planted violation of each rule.
+The rules themselves are tested first, with a planted violation of each.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from proxy.core.log import LOGGER
 from tests.faults.catalogue import FAULTS, events, play
 from tests.faults.history import DONE, Asked, Histories, Hit, Logged, LogHistory, violations
 from tests.faults.scripted import Received, Reply, ScriptedBackend, scripted_backend
-from tests.faults.visitor import BEHAVIOURS, Errand, visit
+from tests.faults.visitor import BEHAVIOURS, ClientRequest, visit
 from tests.proxy.serving import Serving, serving
 
 STREAM = Asked("a", "chat", "none", True, status=200, body=b"".join(events("a", "chat")), ended=True)
@@ -32,11 +32,13 @@ PLACES = 12
 ERROR = b'data: {"error":{}}\n\n'
 
 
-def judged(asked: Asked = STREAM, log: list[Logged] | None = None, hits: list[Hit] | None = None, **told: Any) -> Any:
-    return violations(Histories([asked], [LOG] if log is None else log, [HIT] if hits is None else hits, **told))
+def judged(
+    asked: Asked = STREAM, log: list[Logged] | None = None, hits: list[Hit] | None = None, **changes: Any
+) -> Any:
+    return violations(Histories([asked], [LOG] if log is None else log, [HIT] if hits is None else hits, **changes))
 
 
-def test_judge_finds_no_fault_with_what_is_right() -> None:
+def test_rules_accept_correct_histories() -> None:
     assert judged() == []
     cut = b"".join(events("a", "chat")[:4]) + ERROR
     fault = replace(STREAM, fault="cut by a reset", body=cut)
@@ -96,17 +98,17 @@ PLANTED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_judge_finds_what_is_planted(planted: str) -> None:
-    told, complaint = PLANTED[planted]
-    assert any(complaint in found for found in judged(**told)), judged(**told)
+def test_rules_find_each_planted_violation(planted: str) -> None:
+    changes, complaint = PLANTED[planted]
+    assert any(complaint in found for found in judged(**changes)), judged(**changes)
 
 
-class Town:
-    """Two backends of each kind, a proxy before them, and what each wrote down."""
+class Deployment:
+    """Two backends of each kind, a proxy in front of them, and their histories."""
 
     def __init__(self) -> None:
         self.log = LogHistory()
-        self.errands: list[asyncio.Task[Asked]] = []
+        self.requests: list[asyncio.Task[Asked]] = []
         self.backends: list[ScriptedBackend] = []
         self.proxy: Serving
         self.unreachable = False
@@ -140,12 +142,12 @@ class Town:
     def running(self) -> list[int]:
         return sorted(self._running)
 
-    def send(self, errand: Errand) -> None:
-        self.errands.append(asyncio.create_task(visit(self.proxy.url, errand)))
+    def send(self, request: ClientRequest) -> None:
+        self.requests.append(asyncio.create_task(visit(self.proxy.url, request)))
 
     async def close(self) -> Histories:
-        """Wait for everyone, and judge."""
-        asked = await asyncio.gather(*self.errands)
+        """Wait for all requests, stop everything, and return the histories."""
+        asked = await asyncio.gather(*self.requests)
         async with asyncio.timeout(20):
             while self.proxy.gateway.admission.in_flight or self.proxy.gateway.admission.queued:
                 await asyncio.sleep(0.005)
@@ -160,15 +162,15 @@ class Town:
 
 
 class Machine(RuleBasedStateMachine):
-    """Any faults, any clients, in any order and at once, with backends that come and go."""
+    """Sends requests with any faults and behaviours in any order, and stops and starts backends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.thread = Thread(target=self.loop.run_forever)  # time passes for all while the next step is thought of
+        self.thread = Thread(target=self.loop.run_forever)  # runs while Hypothesis draws the next step
         self.thread.start()
         self.open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path would open one more
-        self.town = Town()
+        self.deployment = Deployment()
         self.asked = 0
 
     def run(self, work: Awaitable[Any]) -> Any:
@@ -179,7 +181,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.run(self.town.open())
+        self.run(self.deployment.open())
 
     @rule(
         kind=st.sampled_from(["chat", "completion"]),
@@ -189,11 +191,11 @@ class Machine(RuleBasedStateMachine):
         include_usage=st.booleans(),
         times=st.integers(1, 4),
     )
-    def ask(self, times: int, **errand: Any) -> None:
+    def ask(self, times: int, **request: Any) -> None:
         async def send() -> None:
             for _ in range(times):
                 self.asked += 1
-                self.town.send(Errand(f"errand-{self.asked}", **errand))
+                self.deployment.send(ClientRequest(f"request-{self.asked}", **request))
 
         self.run(send())
 
@@ -201,25 +203,25 @@ class Machine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds))
 
-    @precondition(lambda self: self.town.running)
+    @precondition(lambda self: self.deployment.running)
     @rule(data=st.data())
     def stop_backend(self, data: st.DataObject) -> None:
-        self.run(self.town.stop(data.draw(st.sampled_from(self.town.running))))
+        self.run(self.deployment.stop(data.draw(st.sampled_from(self.deployment.running))))
 
-    @precondition(lambda self: len(self.town.running) < len(self.town.backends))
+    @precondition(lambda self: len(self.deployment.running) < len(self.deployment.backends))
     @rule(data=st.data())
     def start_backend(self, data: st.DataObject) -> None:
-        stopped = sorted(set(range(len(self.town.backends))) - set(self.town.running))
-        self.run(self.town.start(data.draw(st.sampled_from(stopped))))
+        stopped = sorted(set(range(len(self.deployment.backends))) - set(self.deployment.running))
+        self.run(self.deployment.start(data.draw(st.sampled_from(stopped))))
 
     @invariant()
     def never_more_inside_than_there_are_places(self) -> None:
-        if hasattr(self.town, "proxy"):
-            assert 0 <= self.town.proxy.gateway.admission.in_flight <= PLACES
+        if hasattr(self.deployment, "proxy"):
+            assert 0 <= self.deployment.proxy.gateway.admission.in_flight <= PLACES
 
     def teardown(self) -> None:
         try:
-            found = violations(self.run(self.town.close()))
+            found = violations(self.run(self.deployment.close()))
             left = self.run(_tasks_left())
             assert found == []
             assert left == [], "tasks are left"
@@ -236,7 +238,7 @@ async def _tasks_left() -> list[str]:
 
 
 CHECKS = [HealthCheck.too_slow]
-PHASES = [Phase.reuse, Phase.generate]  # to make a failure smaller takes minutes: half of it is timing
+PHASES = [Phase.reuse, Phase.generate]  # no shrinking: it takes minutes, and failures depend on timing
 TestAnything = Machine.TestCase
 TestAnything.settings = settings(
     max_examples=25, stateful_step_count=12, deadline=None, phases=PHASES, suppress_health_check=CHECKS
@@ -244,7 +246,7 @@ TestAnything.settings = settings(
 
 
 @pytest.mark.slow
-def test_anything_for_longer() -> None:
+def test_state_machine_with_more_examples() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     longer = settings(

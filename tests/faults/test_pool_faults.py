@@ -1,4 +1,4 @@
-"""What a fault of one backend means for the requests of the others: nothing, as far as that can be."""
+"""Guards that a fault of one backend does not affect the requests to the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ def hits(*backends: ScriptedBackend) -> list[int]:
     return [len(backend.generating) for backend in backends]
 
 
-async def test_backend_that_breaks_requests_is_ejected_although_it_answers_its_checks() -> None:
+async def test_backend_that_fails_requests_is_ejected_even_if_it_answers_health_checks() -> None:
     async with scripted_backend(status(502)) as broken, scripted_backend(answer) as well:
         async with serving(broken.url, well.url, bundles={}, health_interval=0.05) as proxy:
             statuses = [(await proxy.chat(f"question {n}"))[0] for n in range(60)]
@@ -48,7 +48,7 @@ async def test_backend_that_breaks_requests_is_ejected_although_it_answers_its_c
             assert "drpo_backend_ejections_total" in await _metrics(proxy)
 
 
-async def test_ejected_backend_comes_back_when_it_answers() -> None:
+async def test_ejected_backend_returns_after_its_ejection_time() -> None:
     clock = [1000.0]
     async with scripted_backend(close) as flapping, scripted_backend(answer) as well:
         async with serving(flapping.url, well.url, bundles={}, **QUIET) as proxy:
@@ -75,7 +75,7 @@ async def test_last_backend_is_never_ejected() -> None:
         assert (await proxy.chat())[0] == 200
 
 
-async def test_client_whose_request_makes_a_backend_fail_ejects_nobody() -> None:
+async def test_requests_that_cause_status_500_eject_no_backend() -> None:
     async with scripted_backend(status(500)) as one, scripted_backend(status(500)) as two:
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             for number in range(30):
@@ -83,7 +83,7 @@ async def test_client_whose_request_makes_a_backend_fail_ejects_nobody() -> None
             assert all(backend.health.available for backend in proxy.gateway.pool.backends)
 
 
-async def test_one_hung_backend_does_not_slow_the_others() -> None:
+async def test_hung_backend_does_not_delay_requests_to_others() -> None:
     async with scripted_backend(hang) as hung, scripted_backend(answer) as one, scripted_backend(answer) as two:
         async with serving(hung.url, one.url, two.url, bundles={}, **QUIET) as proxy:
             asking = [asyncio.create_task(proxy.chat(f"question {n}")) for n in range(100)]
@@ -101,7 +101,7 @@ async def test_one_hung_backend_does_not_slow_the_others() -> None:
             await asyncio.gather(*stuck, return_exceptions=True)
 
 
-async def test_backend_that_hangs_in_its_check_delays_no_other_check() -> None:
+async def test_hung_health_check_does_not_delay_other_checks() -> None:
     async with scripted_backend(answer) as hung, scripted_backend(answer) as well:
         async with serving(hung.url, well.url, bundles={}, health_interval=0.05):
             hung.listing = hang
@@ -111,7 +111,7 @@ async def test_backend_that_hangs_in_its_check_delays_no_other_check() -> None:
             assert _checks(hung) <= checks + 2
 
 
-async def test_503_goes_to_another_backend_once_and_is_passed_on_when_that_says_so_too() -> None:
+async def test_503_is_retried_once_on_another_backend() -> None:
     async with scripted_backend(status(503)) as one, scripted_backend(answer) as two:
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             assert {(await proxy.chat(f"question {n}"))[0] for n in range(6)} == {200}
@@ -124,14 +124,14 @@ async def test_503_goes_to_another_backend_once_and_is_passed_on_when_that_says_
 
 
 @pytest.mark.parametrize("code", [429, 500, 502])
-async def test_status_that_may_mean_work_done_is_not_repeated(code: int) -> None:
+async def test_status_other_than_503_is_not_retried(code: int) -> None:
     async with scripted_backend(status(code)) as one, scripted_backend(status(code)) as two:
         async with serving(one.url, two.url, bundles={}, **QUIET) as proxy:
             assert (await proxy.chat())[0] == code
             assert sum(hits(one, two)) == 1
 
 
-async def test_failing_backends_see_no_storm_of_repetitions() -> None:
+async def test_retry_budget_limits_the_retries_of_failing_backends() -> None:
     gates = asyncio.Event(), asyncio.Event()
 
     async def busy(reply: Reply, request: Received) -> None:
@@ -153,7 +153,7 @@ async def test_failing_backends_see_no_storm_of_repetitions() -> None:
             assert {reply[0] for reply in await asyncio.gather(*asking)} == {503}
 
 
-async def test_turns_of_a_conversation_go_to_one_backend_and_conversations_to_all() -> None:
+async def test_turns_of_a_conversation_share_a_backend_and_conversations_spread() -> None:
     async with scripted_backend(answer) as one, scripted_backend(answer) as two:
         async with serving(one.url, two.url, **QUIET) as proxy:
             for number in range(12):
@@ -164,7 +164,7 @@ async def test_turns_of_a_conversation_go_to_one_backend_and_conversations_to_al
             assert min(hits(one, two)) > 0
 
 
-async def test_model_of_unknown_kind_does_not_take_the_others_with_it() -> None:
+async def test_model_of_unknown_kind_does_not_hide_the_other_models() -> None:
     async with scripted_backend(answer, second_model="mystery") as backend:
         async with serving(backend.url, bundles={}, **QUIET) as proxy:
             assert (await proxy.chat())[0] == 200

@@ -1,4 +1,4 @@
-"""Signals, dead workers and reloads, on the real command: nothing that was begun is lost, nothing is left behind."""
+"""Guards the real command against signals, dead workers and reloads: no open request is lost, and nothing is left."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 async def drip(reply: Reply, request: Received) -> None:
-    """A stream of about a second, or of as many as the request says."""
+    """Stream for about one second, or for the seconds that the request names."""
     await reply.begin()
     for event in completion_events(["Be", "cause"] * 5 * request.json.get("wait", 1)):
         await asyncio.sleep(0.1)
@@ -43,7 +43,7 @@ async def stream(server: Command) -> bytes:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_sigterm_refuses_new_requests_and_lets_open_streams_end(workers: str) -> None:
+async def test_sigterm_refuses_new_requests_and_completes_open_streams(workers: str) -> None:
     async with scripted_backend(drip) as backend, command("--backend", backend.url, "--workers", workers) as server:
         open_streams = [asyncio.create_task(stream(server)) for _ in range(6)]
         while len(backend.generating) < 6:
@@ -58,7 +58,7 @@ async def test_sigterm_refuses_new_requests_and_lets_open_streams_end(workers: s
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_sigterm_lets_an_answer_on_the_page_end(workers: str) -> None:
+async def test_sigterm_completes_an_open_answer_on_the_operator_page(workers: str) -> None:
     # Longer than the second that a listener being closed gives what is open.
     asked = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "stream": True, "wait": 4}
     async with (
@@ -74,7 +74,7 @@ async def test_sigterm_lets_an_answer_on_the_page_end(workers: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_drain_ends_when_its_time_is_over(workers: str) -> None:
+async def test_drain_ends_at_its_timeout(workers: str) -> None:
     arguments = ("--workers", workers, "--drain-timeout", "0.5")
     async with scripted_backend(answer) as backend, command("--backend", backend.url, *arguments) as server:
         asking = asyncio.create_task(server.chat(wait=60))
@@ -86,7 +86,7 @@ async def test_drain_ends_when_its_time_is_over(workers: str) -> None:
             await asking
 
 
-async def test_second_interrupt_waits_for_nobody() -> None:
+async def test_second_interrupt_ends_the_server_at_once() -> None:
     async with scripted_backend(answer) as backend, command("--backend", backend.url, "--workers", "2") as server:
         asking = asyncio.create_task(server.chat(wait=60))
         while not backend.generating:
@@ -100,7 +100,7 @@ async def test_second_interrupt_waits_for_nobody() -> None:
             await asking
 
 
-async def test_killed_worker_is_replaced_and_the_others_serve_on() -> None:
+async def test_killed_worker_is_replaced_while_the_others_serve() -> None:
     # The kernel draws the worker of each connection: of 20, all on one worker is once in a million runs.
     requests = 20
     arguments = ("--workers", "2", "--max-in-flight", str(requests))
@@ -124,7 +124,7 @@ async def test_killed_worker_is_replaced_and_the_others_serve_on() -> None:
         assert _total(page, "drpo_requests_total") >= 20 + requests - len(lost)
 
 
-async def test_server_that_is_killed_leaves_no_worker_and_no_file() -> None:
+async def test_killed_server_leaves_no_worker_and_no_file() -> None:
     async with scripted_backend(answer) as backend, command("--backend", backend.url, "--workers", "2") as server:
         workers = server.workers()
         assert len(workers) == 2
@@ -140,26 +140,26 @@ async def test_server_that_is_killed_leaves_no_worker_and_no_file() -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.5])
-async def test_server_that_is_killed_while_it_starts_leaves_no_worker_and_no_file(after: float, tmp_path: Path) -> None:
-    told = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2"]
+async def test_server_killed_during_its_start_leaves_no_worker_and_no_file(after: float, tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "proxy", "--port", "0", "--workers", "2"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     async with scripted_backend(answer) as backend:
-        command = (*told, "--backend", backend.url)
+        command = (*start, "--backend", backend.url)
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE)
         async with asyncio.timeout(30):
             while len(workers := children(process.pid)) < 2:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(after)
         process.kill()
-        said = await process.communicate()  # to the end of the last worker, which has the same standard error
+        output = await process.communicate()  # to the end of the last worker, which has the same standard error
         async with asyncio.timeout(10):
             while any(_alive(pid) for pid in workers):
                 await asyncio.sleep(0.05)
-        assert b"Traceback" not in b"".join(said)
+        assert b"Traceback" not in b"".join(output)
         assert not list(tmp_path.glob("drpo-*"))
 
 
-async def test_server_that_is_killed_while_it_drains_lets_its_streams_end() -> None:
+async def test_server_killed_during_its_drain_completes_open_streams() -> None:
     async with scripted_backend(drip) as backend, command("--backend", backend.url, "--workers", "2") as server:
         open_streams = [asyncio.create_task(stream(server)) for _ in range(4)]
         while len(backend.generating) < 4:
@@ -170,7 +170,7 @@ async def test_server_that_is_killed_while_it_drains_lets_its_streams_end() -> N
         assert all(one.endswith(b"data: [DONE]\n\n") for one in await asyncio.gather(*open_streams))
 
 
-async def test_limits_are_those_of_all_workers_together(tmp_path: Path) -> None:
+async def test_limits_apply_to_all_workers_together(tmp_path: Path) -> None:
     key, line = new_key("alice")
     keys = tmp_path / "keys"
     keys.write_text(f"{line} requests_per_minute=10\n", encoding="utf-8")
@@ -190,7 +190,7 @@ async def test_limits_are_those_of_all_workers_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_reload_from_the_admin_listener_is_all_or_nothing(workers: str, tmp_path: Path) -> None:
+async def test_reload_from_the_admin_listener_is_atomic(workers: str, tmp_path: Path) -> None:
     copy = shutil.copytree(default_bundle_directory(), tmp_path / "bundle")
     keys = tmp_path / "keys"
     old, line = new_key("alice")
@@ -212,14 +212,14 @@ async def test_reload_from_the_admin_listener_is_all_or_nothing(workers: str, tm
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example:80"}])
-async def test_admin_listener_turns_a_strange_page_or_name_away(headers: dict[str, str]) -> None:
+async def test_admin_listener_refuses_a_foreign_origin_or_host(headers: dict[str, str]) -> None:
     async with scripted_backend(answer) as backend, command("--backend", backend.url) as server:
         status, body = await _reload(server, headers)
         assert (status, body["error"]["code"]) == (403, "forbidden")
         assert (await _reload(server, {"Origin": server.admin_url}))[0] == 200
 
 
-async def test_worker_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_worker_that_cannot_start_is_reported_in_one_line(tmp_path: Path) -> None:
     copy = shutil.copytree(default_bundle_directory(), tmp_path / "bundle")
     (copy / "prompt.txt").write_text("tampered with", encoding="utf-8")
     with pytest.raises(AssertionError, match=r"prompt\.txt"):
@@ -227,7 +227,7 @@ async def test_worker_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> N
             pass
 
 
-async def test_port_that_other_workers_share_is_busy() -> None:
+async def test_port_shared_by_other_workers_is_reported_as_in_use() -> None:
     async with scripted_backend(answer) as backend, command("--backend", backend.url, "--workers", "2") as server:
         port = re.search(r":(\d+)/", server.url)
         assert port
@@ -245,7 +245,7 @@ async def _outcome(server: Command) -> Any:
 
 
 async def _statuses(server: Command, key: str) -> set[int]:
-    """What ten connections get; the workers share them out."""
+    """Return the statuses of ten requests, which the kernel distributes over the workers."""
     return {(await server.chat(headers={"Authorization": f"Bearer {key}"}))[0] for _ in range(10)}
 
 
@@ -260,7 +260,7 @@ def _total(page: str, name: str) -> float:
 
 
 def _alive(pid: int) -> bool:
-    """Whether it runs: one that ended and has no parent yet to say so to does not."""
+    """Return whether a process runs. A zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:

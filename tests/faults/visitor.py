@@ -1,4 +1,4 @@
-"""A client that asks for a fault, behaves in one of several ways, and writes down what it got."""
+"""A client that selects a fault, behaves in one of several ways, and records its reply."""
 
 import asyncio
 from contextlib import suppress
@@ -12,8 +12,18 @@ BEHAVIOURS = ("reads", "drips", "stalls", "leaves at once", "leaves in the answe
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """What to ask, of which model (its name is its kind), and how to behave. bearer: an API key, if one is needed."""
+class ClientRequest:
+    """One request and the behaviour of its client.
+
+    Attributes:
+        id: Its X-Request-Id.
+        kind: The kind of the model, which is also the model's id.
+        fault: The fault that it selects.
+        stream: Whether it asks for a stream.
+        behaviour: One of BEHAVIOURS.
+        include_usage: Whether it asks for the usage of the stream.
+        bearer: The API key; empty for none.
+    """
 
     id: str
     kind: str
@@ -32,29 +42,29 @@ class Errand:
         return chat_request(headers=headers, model=self.kind, fault=self.fault, stream=self.stream, **options)
 
 
-async def visit(url: str, errand: Errand) -> Asked:
-    """Run the errand."""
-    asked = Asked(errand.id, errand.kind, errand.fault, errand.stream, errand.include_usage)
+async def visit(url: str, request: ClientRequest) -> Asked:
+    """Send the request, behave as it says, and return the record."""
+    asked = Asked(request.id, request.kind, request.fault, request.stream, request.include_usage)
     async with raw_client(url) as client:
-        await _send(client, errand)
-        if errand.behaviour == "leaves at once":
+        await _send(client, request)
+        if request.behaviour == "leaves at once":
             await asyncio.sleep(0.005)
             client.vanish()
             return replace(asked, left=True)
-        if errand.behaviour == "leaves in the answer":
+        if request.behaviour == "leaves in the answer":
             data = await _until_the_answer(client)
             client.vanish()
-            return _told(replace(asked, left=True), data)
-        if errand.behaviour == "stalls":
+            return _recorded(replace(asked, left=True), data)
+        if request.behaviour == "stalls":
             await asyncio.sleep(0.05)
         with suppress(TimeoutError):
-            return _told(asked, await client.reply(PATIENCE))
+            return _recorded(asked, await client.reply(PATIENCE))
     return asked
 
 
-async def _send(client: RawClient, errand: Errand) -> None:
-    data = errand.request
-    if errand.behaviour != "drips":
+async def _send(client: RawClient, request: ClientRequest) -> None:
+    data = request.request
+    if request.behaviour != "drips":
         await client.send(data)
         return
     for start in range(0, len(data), 40):
@@ -63,7 +73,7 @@ async def _send(client: RawClient, errand: Errand) -> None:
 
 
 async def _until_the_answer(client: RawClient) -> bytes:
-    """What comes until the first word, or the end of a reply that has none."""
+    """Return what is received up to the first word, or the whole reply if it has none."""
     data = b""
     with suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(PATIENCE):
@@ -72,7 +82,7 @@ async def _until_the_answer(client: RawClient) -> bytes:
     return data
 
 
-def _told(asked: Asked, data: bytes) -> Asked:
+def _recorded(asked: Asked, data: bytes) -> Asked:
     head, _, rest = data.partition(b"\r\n\r\n")
     if not rest and not head:
         return asked
@@ -81,7 +91,7 @@ def _told(asked: Asked, data: bytes) -> Asked:
 
 
 def _body(head: bytes, rest: bytes) -> tuple[bytes, bool]:
-    """The body as far as it came, and whether that is all of it."""
+    """Return the received part of the body, and whether it is complete."""
     if b"transfer-encoding: chunked" not in head:
         length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return rest, len(rest) == length

@@ -1,7 +1,7 @@
-"""Guards a drpo-proxy given as another one's backend: it is told apart from a model server, whatever kind its model is.
+"""Guards that a drpo-proxy as a backend is recognized, whatever the kind of its model.
 
-Taken for one, a base model's proxy looked like a base model (it relays /tokenize), and each variant like a model: the
-outer one sent it text completions, which no prompt of the inner one goes into, and listed MODEL@raw@raw.
+Otherwise a proxy of a base model looks like a base model, because it relays /tokenize, and each variant looks like a
+model. The outer proxy would send text completions, to which the inner one adds no prompt, and would list MODEL@raw@raw.
 """
 
 import pytest
@@ -15,7 +15,7 @@ async def _answer(reply: Reply, _: Received) -> None:
 
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
-async def test_a_proxy_is_no_backend_and_the_error_says_what_to_name_instead(kind: str) -> None:
+async def test_drpo_proxy_as_a_backend_is_refused_with_advice(kind: str) -> None:
     async with (
         scripted_backend(_answer, kind=kind) as model_server,
         serving(model_server.url) as inner,
@@ -28,6 +28,6 @@ async def test_a_proxy_is_no_backend_and_the_error_says_what_to_name_instead(kin
         assert "--backend" in backend.problem
 
 
-async def test_a_model_whose_name_has_a_suffix_of_its_own_is_a_model() -> None:
+async def test_model_with_a_variant_suffix_in_its_name_is_listed() -> None:
     async with scripted_backend(_answer, model="mine@raw") as model_server, serving(model_server.url) as proxy:
         assert set(proxy.gateway.pool.models) == {"mine@raw"}

@@ -1,5 +1,4 @@
-"""Guards the proxy's own HTTP client: a reply is the same however the network cuts it, ends only where it ends, and
-leaves nothing behind for the next one."""
+"""Guards the HTTP client: a reply does not depend on how the network splits it, and leaves no byte for the next one."""
 
 import asyncio
 import itertools
@@ -23,7 +22,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Pipe(asyncio.Transport):
-    """A transport that goes nowhere: what is fed is received, what is done to it is noted."""
+    """A transport without a socket. It records what the connection does to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class Pipe(asyncio.Transport):
 
 
 class Exchange:
-    """One connection over a pipe, and the reply that it is fed."""
+    """One connection over a pipe; the test feeds the reply."""
 
     def __init__(self, silence: float = 60.0) -> None:
         self.kept: list[Connection] = []
@@ -84,7 +83,7 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 @given(cuts=st.lists(st.integers(1, 200), max_size=6))
-def test_reply_is_the_same_however_it_is_cut(kind: str, cuts: list[int]) -> None:
+def test_reply_does_not_depend_on_how_the_network_splits_it(kind: str, cuts: list[int]) -> None:
     data, body, reusable = GOOD[kind]
     places = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
 
@@ -98,7 +97,7 @@ def test_reply_is_the_same_however_it_is_cut(kind: str, cuts: list[int]) -> None
     asyncio.run(run())
 
 
-async def test_body_without_a_length_ends_with_the_connection_and_a_cut_one_does_not() -> None:
+async def test_end_of_connection_completes_only_a_body_without_a_length() -> None:
     reply = await Exchange().reply(OK + b"\r\n", b"hel", b"lo", ended=True)
     assert await reply.read() == b"hello"
     for cut in (OK + b"Content-Length: 9\r\n\r\nhello", CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"9\r\nhello"):
@@ -124,7 +123,7 @@ async def test_body_without_a_length_ends_with_the_connection_and_a_cut_one_does
         b"\x16\x03\x01\x02\x00",
     ],
 )
-async def test_what_is_no_reply_is_refused_before_anyone_reads_it(data: bytes) -> None:
+async def test_invalid_reply_is_an_error_of_the_exchange(data: bytes) -> None:
     exchange = Exchange()
     with pytest.raises(BackendProtocolError):
         await exchange.reply(*[data[n : n + 4096] for n in range(0, len(data), 4096)])
@@ -132,7 +131,7 @@ async def test_what_is_no_reply_is_refused_before_anyone_reads_it(data: bytes) -
 
 
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"])
-async def test_bytes_behind_a_reply_never_become_part_of_it_or_of_the_next_one(more: bytes) -> None:
+async def test_extra_bytes_after_a_reply_close_the_connection(more: bytes) -> None:
     whole = OK + b"Content-Length: 5\r\n\r\nhello"
     for parts in ((whole + more,), (whole, more)):
         exchange = Exchange()
@@ -148,25 +147,25 @@ async def test_bytes_behind_a_reply_never_become_part_of_it_or_of_the_next_one(m
     assert exchange.connection.closed
 
 
-async def test_reply_that_is_left_unread_closes_its_connection() -> None:
+async def test_unread_reply_closes_its_connection() -> None:
     exchange = Exchange()
     reply = await exchange.reply(OK + b"Content-Length: 5\r\n\r\nhello")
     reply.close()
     assert (exchange.kept, exchange.pipe.aborted) == ([], True)
 
 
-async def test_backend_waits_where_nobody_reads_and_no_byte_is_lost() -> None:
+async def test_slow_reader_pauses_the_backend_and_loses_no_byte() -> None:
     exchange = Exchange(silence=0.02)
     reply = await exchange.reply(OK + b"Content-Length: 300000\r\n\r\n", b"a" * 200_000)
     assert exchange.pipe.paused
-    await asyncio.sleep(0.06)  # a slow reader is no silent backend
+    await asyncio.sleep(0.06)  # longer than the timeout: a slow reader is not a silent backend
     assert await reply.read_part() == b"a" * 200_000
     assert not exchange.pipe.paused
     exchange.connection.data_received(b"b" * 100_000)
     assert await reply.read() == b"b" * 100_000
 
 
-async def test_silence_is_counted_from_the_last_byte() -> None:
+async def test_silence_timeout_counts_from_the_last_byte() -> None:
     exchange = Exchange(silence=0.1)
     reply = await exchange.reply(CHUNKED)
     for _ in range(4):
@@ -189,7 +188,7 @@ async def test_cancelled_exchange_closes_its_connection() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["Accept", "Traceparent", "X-Request-Id"]), st.text(max_size=20)))
-def test_header_with_a_line_break_is_never_sent(headers: dict[str, str]) -> None:
+def test_request_head_refuses_a_header_with_a_line_break(headers: dict[str, str]) -> None:
     try:
         head = request_head("POST", "/v1/chat/completions", headers, 7)
     except (ValueError, UnicodeEncodeError):
@@ -197,7 +196,7 @@ def test_header_with_a_line_break_is_never_sent(headers: dict[str, str]) -> None
     assert head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(headers) + 3
 
 
-def test_root_url_says_where_and_as_what() -> None:
+def test_root_url_is_parsed_into_an_address() -> None:
     plain, secure, six = (parse_root_url(url) for url in ("http://a:81/x y/", "https://b", "http://[::1]:9"))
     assert (plain.host, plain.port, plain.path_prefix, plain.headers["Host"]) == ("a", 81, "/x%20y", "a:81")
     assert (secure.secure, secure.port, secure.headers["Host"]) == (True, 443, "b")
@@ -228,7 +227,7 @@ async def transport_to(
         await asyncio.sleep(0.01)
 
 
-async def test_connection_serves_one_request_after_another_and_is_closed_when_it_waited_too_long(
+async def test_connection_is_reused_and_closed_after_the_idle_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backends.transport._IDLE_TIMEOUT", 0.1)
@@ -251,7 +250,7 @@ async def test_connection_serves_one_request_after_another_and_is_closed_when_it
         assert len(opened) == 2
 
 
-async def test_body_that_the_backend_did_not_wait_for_keeps_no_connection() -> None:
+async def test_connection_is_closed_if_the_backend_replied_before_the_whole_body() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
         await asyncio.sleep(0.1)
@@ -264,7 +263,7 @@ async def test_body_that_the_backend_did_not_wait_for_keeps_no_connection() -> N
 
 
 @given(st.binary(max_size=400), st.integers(1, 40))
-def test_any_bytes_are_a_reply_or_an_error_of_ours(data: bytes, size: int) -> None:
+def test_random_bytes_are_a_reply_or_a_proxy_error(data: bytes, size: int) -> None:
     async def run() -> None:
         exchange = Exchange()
         try:

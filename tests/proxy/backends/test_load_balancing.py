@@ -1,4 +1,4 @@
-"""Guards which backend is chosen and how often a request repeats, on a clock of the test's own."""
+"""Guards the choice of a backend and the limit of retries, with a clock of the test."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ LOADS = st.lists(
 
 
 @given(LOADS, st.none() | st.text())
-def test_order_has_every_backend_once_and_those_to_avoid_last(loads: list[BackendLoad], words: str | None) -> None:
+def test_ranking_has_every_backend_once_and_unavailable_ones_last(loads: list[BackendLoad], words: str | None) -> None:
     ordered = rank_backends(loads, words)
     assert sorted(ordered) == list(range(len(loads)))
     flags = [loads[n].available for n in ordered]
@@ -36,14 +36,16 @@ def test_order_has_every_backend_once_and_those_to_avoid_last(loads: list[Backen
 
 
 @given(LOADS, st.text())
-def test_order_of_a_conversation_is_the_same_wherever_it_is_asked_for(loads: list[BackendLoad], words: str) -> None:
+def test_first_backend_of_a_conversation_does_not_depend_on_the_input_order(
+    loads: list[BackendLoad], words: str
+) -> None:
     idle = [BackendLoad(one.name, True, 1.0, 0) for one in loads]
     named = [idle[n].name for n in rank_backends(idle, words)[:1]]
     reverse = idle[::-1]
     assert [reverse[n].name for n in rank_backends(reverse, words)[:1]] == named
 
 
-def test_conversations_spread_and_only_those_of_a_lost_backend_move() -> None:
+def test_conversations_spread_and_only_those_of_an_unavailable_backend_move() -> None:
     conversations = [f"How do I make tea number {n}?" for n in range(3000)]
     three, two = backends(0, 0, 0), backends(0, 0, 0, avoided=(1,))
     before = [rank_backends(three, words)[0] for words in conversations]
@@ -54,17 +56,17 @@ def test_conversations_spread_and_only_those_of_a_lost_backend_move() -> None:
     assert min(moved.values()) > 400
 
 
-def test_conversation_leaves_its_backend_when_that_has_more_than_its_share() -> None:
+def test_conversation_leaves_a_backend_with_too_much_load() -> None:
     owner = rank_backends(backends(0, 0), "tea")[0]
     for own, others, stays in ((4, 3, True), (7, 0, True), (9, 0, False), (50, 45, True), (64, 36, False)):
         assert (rank_backends(backends(*(own if n == owner else others for n in range(2))), "tea")[0] == owner) is stays
 
 
-def test_without_a_conversation_the_least_loaded_comes_first() -> None:
+def test_request_without_a_conversation_goes_to_the_least_loaded_backend() -> None:
     assert rank_backends(backends(3, 1, 2), None) == [1, 2, 0]
 
 
-def test_backend_that_fails_thrice_is_set_aside_ever_longer_and_comes_back_slowly() -> None:
+def test_three_failures_eject_a_backend_for_longer_each_time_and_it_starts_slowly() -> None:
     clock = Clock()
     health = BackendHealth(clock)
     assert not health.available, "not asked yet"
@@ -86,7 +88,7 @@ def test_backend_that_fails_thrice_is_set_aside_ever_longer_and_comes_back_slowl
     assert health.available, "after a good minute it begins at five seconds again"
 
 
-def test_failures_count_only_in_a_row() -> None:
+def test_only_consecutive_failures_eject() -> None:
     health = BackendHealth(Clock())
     health.record_check(answering=True)
     for _ in range(10):
@@ -96,7 +98,7 @@ def test_failures_count_only_in_a_row() -> None:
     assert health.available
 
 
-def test_backend_that_answers_its_check_again_starts_slowly() -> None:
+def test_backend_that_answers_its_check_again_has_a_slow_start() -> None:
     clock = Clock()
     health = BackendHealth(clock)
     for answering in (True, False):
@@ -111,7 +113,7 @@ def test_backend_that_answers_its_check_again_starts_slowly() -> None:
     assert health.weight == 1.0, "a check that was good before is no new start"
 
 
-def test_retries_are_three_or_a_fifth_of_the_requests_in_flight() -> None:
+def test_retry_budget_is_three_or_a_fifth_of_the_requests_in_flight() -> None:
     for active, most in ((1, 3), (15, 3), (20, 4), (100, 20)):
         budget = RetryBudget()
         for _ in range(active):

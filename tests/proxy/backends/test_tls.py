@@ -1,4 +1,4 @@
-"""Guards backends behind TLS: they are reached where their certificate is trusted, and not where it is not."""
+"""Guards backends behind TLS: the proxy connects to them only if it trusts their certificate."""
 
 import asyncio
 import ssl
@@ -15,13 +15,13 @@ from tests.proxy.serving import serving
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate of 127.0.0.1 that signs itself, with its key in one file."""
+    """Return a file with a self-signed certificate of 127.0.0.1 and its key."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    place = tmp_path / "both.pem"
-    subprocess.run([*command, "-keyout", place, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
-    place.write_text(place.read_text() + (tmp_path / "cert.pem").read_text())
-    return place
+    file = tmp_path / "both.pem"
+    subprocess.run([*command, "-keyout", file, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    file.write_text(file.read_text() + (tmp_path / "cert.pem").read_text())
+    return file
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def behind_tls(url: str, certificate: Path) -> AsyncIterator[str]:
-    """The https URL of a plain server."""
+    """Put TLS in front of a server, and yield the https URL."""
     port = int(url.rpartition(":")[2])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -60,7 +60,7 @@ async def answer(reply: Reply, request: Received) -> None:
         await reply.whole(completion("Because of air."))
 
 
-async def test_a_backend_behind_tls_answers_whole_and_streamed_over_kept_connections(
+async def test_backend_with_tls_answers_over_reused_connections(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -73,7 +73,7 @@ async def test_a_backend_behind_tls_answers_whole_and_streamed_over_kept_connect
         assert len(backend.generating) == 6
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sent(certificate: Path) -> None:
+async def test_untrusted_certificate_is_refused_before_a_request_is_sent(certificate: Path) -> None:
     async with scripted_backend(answer) as backend, behind_tls(backend.url, certificate) as url:
         async with serving(url) as proxy:
             status, _, reply = await proxy.chat()

@@ -1,4 +1,4 @@
-"""Guards that a log which nobody reads costs lines, and neither time, memory, nor the end of the process."""
+"""Guards the log: if nobody reads it, lines are lost, but no time or memory, and the process still exits."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from proxy.core.log import LOGGER, MAX_QUEUED_LINES, log_event, log_failure, log_lines, lost_lines
 
 
-def test_lines_are_json_with_a_time_and_only_the_values_that_are_there(tmp_path: Path) -> None:
+def test_json_line_has_a_time_and_only_values_that_are_not_none(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file, log_lines("json", file):
         log_event("request", status=200, variant=None, text="größer\nline")
         try:
@@ -28,13 +28,13 @@ def test_lines_are_json_with_a_time_and_only_the_values_that_are_there(tmp_path:
     assert "secret" not in str(second)
 
 
-def test_text_lines_stay_one_line_each(tmp_path: Path) -> None:
+def test_text_line_contains_no_line_break(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file, log_lines("text", file):
         log_event("backend", trouble="first\nsecond")
     assert len((tmp_path / "log").read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_log_that_nobody_reads_drops_lines_counts_them_and_says_so_when_it_is_read_again() -> None:
+def test_unread_log_drops_lines_and_reports_how_many() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as writer:
         with log_lines("json", writer):
@@ -50,7 +50,7 @@ def test_log_that_nobody_reads_drops_lines_counts_them_and_says_so_when_it_is_re
     assert LOGGER.handlers == []
 
 
-def test_process_whose_log_is_stuck_or_closed_ends_by_itself() -> None:
+def test_process_with_a_blocked_or_closed_log_exits() -> None:
     program = (
         "import sys\nfrom proxy.core.log import log_event, log_lines\n"
         "with log_lines('json'):\n    for n in range(30000): log_event('request', n=n, text='x' * 100)\n"

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-# A block of 8 MB is freed, which raises glibc's own bound to that; is a block of 1 MB then still mapped by itself?
+# To free a block of 8 MB raises glibc's threshold. The script prints whether a block of 1 MB is still mapped.
 _MAPPED_AFTER = """
 import ctypes
 from proxy.core.malloc import return_large_blocks_to_system
@@ -25,7 +25,7 @@ print(c.mallinfo2().hblks - before)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library is not glibc 2.33 or later")
 @pytest.mark.parametrize(("first", "mapped"), [("", "0"), ("return_large_blocks_to_system()", "1")])
-def test_a_large_block_goes_back_to_the_system_whatever_was_freed_before(first: str, mapped: str) -> None:
+def test_large_block_is_mapped_after_a_larger_one_was_freed(first: str, mapped: str) -> None:
     script = _MAPPED_AFTER.format(first=first)
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == mapped
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == mapped

@@ -1,4 +1,4 @@
-"""Guards that flags win over variables and variables over defaults, and that a wrong value is named."""
+"""Guards the precedence of flags over variables and defaults, and the errors for invalid values."""
 
 import argparse
 import re
@@ -23,7 +23,7 @@ def parsed(arguments: list[str], environment: dict[str, str]) -> Settings:
     return parse_settings(arguments, environment, argparse.ArgumentParser())[0]
 
 
-def test_flag_wins_over_variable_and_variable_over_default() -> None:
+def test_flag_has_precedence_over_variable_and_variable_over_default() -> None:
     environment = {"DRPO_PORT": "9000", "DRPO_HOST": "::1", "DRPO_CORS_ORIGIN": "https://a, https://b"}
     settings = parsed(["--port", "9001", "--backend", "http://a", "--backend", "http://b"], environment)
     assert (settings.server.port, settings.server.host) == (9001, "::1")
@@ -41,30 +41,30 @@ def test_flag_wins_over_variable_and_variable_over_default() -> None:
         ("DRPO_LOG_FORMAT", "xml"),
     ],
 )
-def test_wrong_variable_is_named(name: str, value: str) -> None:
+def test_invalid_variable_is_named_in_the_error(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=name):
         parsed([], {name: value})
 
 
-def test_true_variable_sets_a_switch() -> None:
+def test_variable_with_true_sets_a_switch() -> None:
     assert parsed([], {"DRPO_FORWARD_AUTHORIZATION": "yes"}).api.forward_authorization
     assert not parsed([], {"DRPO_FORWARD_AUTHORIZATION": "0"}).api.forward_authorization
 
 
-def test_busy_port_names_the_flag() -> None:
+def test_busy_port_is_reported_with_the_flag() -> None:
     with bind(ServerSettings(port=0)) as first:
         with pytest.raises(StartupError, match="--port"):
             bind(ServerSettings(port=first.getsockname()[1]))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.test"])
-def test_host_open_to_others_is_refused_with_the_flag_that_allows_it(host: str) -> None:
+def test_public_host_is_refused_with_the_flag_that_allows_it(host: str) -> None:
     with pytest.raises(StartupError, match="--allow-unauthenticated"):
         check_reachability(make_settings(host=host))
 
 
 @pytest.mark.parametrize("port", [70000, -1])
-def test_impossible_port_is_refused(port: int) -> None:
+def test_port_out_of_range_is_refused(port: int) -> None:
     with pytest.raises(StartupError, match="--port"):
         make_settings(port=port)
 
@@ -75,19 +75,19 @@ def test_backend_url_is_the_root_with_or_without_v1(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["h:1", "ftp://h", "http://", "http://h#x", "file:///etc/passwd"])
-def test_what_is_no_base_url_is_refused(url: str) -> None:
+def test_backend_url_that_is_no_base_url_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="--backend"):
         server_root(url)
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:abc", "http://h:99999", "http://h:0"])
-def test_port_or_address_that_cannot_be_is_refused(url: str) -> None:
+def test_backend_url_with_an_invalid_port_or_address_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="not a base URL"):
         server_root(url)
 
 
 @pytest.mark.parametrize("url", ["http://u:SECRET@h", "ftp://u:SECRET@h", "http://h/v1?key=SECRET"])
-def test_secret_in_a_url_is_refused_and_not_shown(url: str) -> None:
+def test_backend_url_with_a_secret_is_refused_without_printing_it(url: str) -> None:
     with pytest.raises(StartupError, match="--backend-api-key-file") as caught:
         server_root(url)
     assert "SECRET" not in str(caught.value)
@@ -105,12 +105,12 @@ def test_secret_in_a_url_is_refused_and_not_shown(url: str) -> None:
         ["--retrieval-timeout", "0"],
     ],
 )
-def test_number_that_nothing_can_be_served_with_is_refused(arguments: list[str]) -> None:
+def test_number_out_of_range_is_refused(arguments: list[str]) -> None:
     with pytest.raises(StartupError, match=arguments[0]):
         parsed(arguments, {})
 
 
-def test_clients_key_does_not_take_the_place_of_the_embedded_models_own() -> None:
+def test_client_key_does_not_replace_the_key_of_the_embedded_model() -> None:
     sent = {"Authorization": "Bearer client"}
     own = Backend("http://h:1", "ours", takes_client_keys=False).request("POST", "/v1/x", b"", sent)
     other = Backend("http://h:1", "ours").request("POST", "/v1/x", b"", sent)
@@ -118,16 +118,16 @@ def test_clients_key_does_not_take_the_place_of_the_embedded_models_own() -> Non
 
 
 @pytest.mark.parametrize("argument", ["chat", "=chat", "m=vision", "m="])
-def test_wrong_kind_is_refused(argument: str) -> None:
+def test_unknown_kind_is_refused(argument: str) -> None:
     with pytest.raises(StartupError, match="--kind"):
         parse_kinds([argument])
 
 
-def test_kind_of_a_model_whose_name_has_an_equals_sign() -> None:
+def test_kind_flag_accepts_a_model_name_with_an_equals_sign() -> None:
     assert parse_kinds(["a=b=chat"]) == {"a=b": "chat"}
 
 
-def test_key_file_is_read_and_its_absence_named(tmp_path: Path) -> None:
+def test_key_file_is_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(" secret \n")
     assert read_key(str(file), "--backend-api-key-file") == "secret"

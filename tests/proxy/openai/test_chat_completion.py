@@ -25,7 +25,7 @@ LOGPROBS = {
 }
 
 
-def test_logprobs_become_objects_with_bytes_and_the_alternatives_asked_for() -> None:
+def test_logprobs_become_objects_with_bytes_and_the_requested_alternatives() -> None:
     translated = chat_logprobs(LOGPROBS, 1)
     assert translated is not None
     first, second = translated["content"]
@@ -35,11 +35,11 @@ def test_logprobs_become_objects_with_bytes_and_the_alternatives_asked_for() -> 
     assert [top["token"] for top in second["top_logprobs"]] == ["e"]
 
 
-def test_logprobs_that_were_not_asked_for_are_null() -> None:
+def test_logprobs_that_were_not_requested_are_null() -> None:
     assert chat_logprobs(None, 0) is None
 
 
-def test_whole_reply_keeps_choices_reasons_usage_and_unknown_fields() -> None:
+def test_chat_completion_keeps_choices_reasons_usage_and_unknown_fields() -> None:
     choices = [{"index": n, "text": t, "finish_reason": r, "logprobs": None, "stop_reason": 7} for n, t, r in CHOICES]
     completion = {"id": "cmpl-9", "object": "text_completion", "choices": choices, "usage": {"a": 1}, "new_field": [2]}
     reply = chat_completion(completion, ChatShape())
@@ -57,7 +57,7 @@ CHOICES = [(0, "one", "stop"), (1, " two\n", "length")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(max_size=5)), max_size=12))
-def test_interleaved_choices_each_get_a_role_their_text_and_a_reason(pieces: list[tuple[int, str]]) -> None:
+def test_interleaved_choices_each_get_a_role_their_text_and_a_finish_reason(pieces: list[tuple[int, str]]) -> None:
     chunks = ChatChunks(ChatShape())
     events: list[Any] = [{"index": index, "text": text, "finish_reason": None} for index, text in pieces]
     events += [{"index": index, "text": "", "finish_reason": "stop"} for index in range(3)]
@@ -71,7 +71,7 @@ def test_interleaved_choices_each_get_a_role_their_text_and_a_reason(pieces: lis
         assert [choice["finish_reason"] for choice in mine] == [None] * (len(mine) - 1) + ["stop"]
 
 
-def test_request_keeps_what_completions_understand_and_drops_what_is_chats_alone() -> None:
+def test_completion_request_drops_fields_of_chat_alone() -> None:
     body = {"model": "m", "messages": [], "logprobs": True, "top_logprobs": 3, "n": 2, "seed": 1, "chat_template": "x"}
     request = completion_body(body, "text", ["S"], {"temperature": 0.1}, 9)
     assert request == {
@@ -86,18 +86,18 @@ def test_request_keeps_what_completions_understand_and_drops_what_is_chats_alone
     }
 
 
-def test_logprobs_without_alternatives_ask_for_none() -> None:
+def test_logprobs_without_alternatives_request_zero() -> None:
     assert completion_body({"logprobs": True}, "", (), {}, 1)["logprobs"] == 0
     assert "logprobs" not in completion_body({"logprobs": False}, "", (), {}, 1)
 
 
-def test_text_parts_are_joined_and_developer_is_system() -> None:
+def test_text_parts_are_joined_and_developer_becomes_system() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = text_messages([{"role": "developer", "content": "s"}, {"role": "user", "content": parts}])
     assert [(message.role, message.text) for message in messages] == [("system", "s"), ("user", "a\nb")]
 
 
-def test_usage_that_rides_on_the_last_choice_gets_an_event_of_its_own() -> None:
+def test_usage_on_the_last_choice_is_moved_to_its_own_event() -> None:
     chunks = ChatChunks(ChatShape(usage_on_last_choice=True))
     for index in range(2):
         choice = {"index": index, "text": "", "finish_reason": "stop"}
@@ -107,7 +107,7 @@ def test_usage_that_rides_on_the_last_choice_gets_an_event_of_its_own() -> None:
     assert (event["choices"], event["usage"]) == ([], {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10})
 
 
-def test_logprobs_in_the_shape_of_chat_lose_what_chat_does_not_know_and_what_was_not_asked_for() -> None:
+def test_logprobs_in_the_format_of_chat_lose_unknown_fields_and_extra_alternatives() -> None:
     entry = {"id": 5, "token": "a", "bytes": [97], "logprob": -1.0}
     translated = chat_logprobs({"content": [{**entry, "top_logprobs": [entry, entry]}]}, 1)
     token = {"token": "a", "bytes": [97], "logprob": -1.0}

@@ -1,4 +1,4 @@
-"""Guards that the short way of translating a chunk says what the long way says, or nothing."""
+"""Guards that the chunk cache translates a chunk as the parser does, or not at all."""
 
 from typing import Any
 
@@ -34,25 +34,27 @@ CHUNK = st.fixed_dictionaries(
 
 
 def event(chunk: Any, *, spaced: bool = False) -> bytes:
-    written = str(chunk).encode("utf-8", "replace") if isinstance(chunk, str) else orjson.dumps(chunk)
-    return b"data: " + (written.replace(b'":', b'": ') if spaced else written) + b"\n\n"
+    encoded = str(chunk).encode("utf-8", "replace") if isinstance(chunk, str) else orjson.dumps(chunk)
+    return b"data: " + (encoded.replace(b'":', b'": ') if spaced else encoded) + b"\n\n"
 
 
 @given(st.lists(CHUNK, max_size=12), st.booleans(), st.booleans(), st.booleans())
-def test_chunk_by_chunk_the_short_way_says_the_same(chunks: list[Any], trim: bool, strip: bool, spaced: bool) -> None:
+def test_cached_translation_equals_the_parsed_translation(
+    chunks: list[Any], trim: bool, strip: bool, spaced: bool
+) -> None:
     shape = ChatShape(trim)
     plan = Plan(Choice("m", "aligned", explicit=False), "/v1/completions", b"", None, True, shape, strip)
-    transform, long_way = stream_rules(plan, ReplyProgress()).transform, ChatChunks(shape)
+    transform, parsing = stream_rules(plan, ReplyProgress()).transform, ChatChunks(shape)
     for chunk in chunks:
-        told = event(chunk, spaced=spaced)
-        parsed = orjson.loads(told[6:])
+        sent = event(chunk, spaced=spaced)
+        parsed = orjson.loads(sent[6:])
         if strip:
             parsed.pop("usage", None)
-        expected = [event(translated) for translated in long_way.translate(parsed)]
-        assert [one + b"\n\n" for one in transform(told).split(b"\n\n")[:-1]] == expected
+        expected = [event(translated) for translated in parsing.translate(parsed)]
+        assert [one + b"\n\n" for one in transform(sent).split(b"\n\n")[:-1]] == expected
 
 
-def test_stream_of_one_words_after_another_is_translated_by_the_short_way() -> None:
+def test_cache_translates_chunks_that_differ_in_their_text_alone() -> None:
     cache, base = ChunkCache(), {"id": "1", "choices": [{"index": 0, "text": "a", "finish_reason": None}]}
     first = event(base)
     assert cache.translate(first) is None

@@ -1,4 +1,4 @@
-"""Guards the Responses API: translated for a base model, injected into and passed on for a chat model."""
+"""Guards the Responses API: requests are translated for a base model, and injected into for a chat model."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from tests.proxy.serving import serving
 
 
 async def both(reply: Reply, request: Received) -> None:
-    """The same answer, streamed if so asked."""
+    """Send the same answer, as a stream or in one piece."""
     if not request.json.get("stream"):
         await reply.whole(completion("Because of air."))
         return
@@ -21,7 +21,7 @@ async def both(reply: Reply, request: Received) -> None:
     await reply.end()
 
 
-async def test_base_model_answers_the_openai_clients_responses() -> None:
+async def test_base_model_answers_responses_requests_of_the_openai_client() -> None:
     async with scripted_backend(both) as backend, serving(backend.url) as proxy:
         async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
             reply = await client.responses.create(
@@ -35,7 +35,7 @@ async def test_base_model_answers_the_openai_clients_responses() -> None:
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == (5, 3)
 
 
-async def test_streamed_response_is_numbered_and_ends_with_the_whole() -> None:
+async def test_streamed_response_is_numbered_and_ends_with_the_complete_response() -> None:
     async with scripted_backend(both) as backend, serving(backend.url) as proxy:
         async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="any", max_retries=0) as client:
             stream = await client.responses.create(model="scripted", input="Why is the sky blue?", stream=True)
@@ -54,7 +54,7 @@ async def test_streamed_response_is_numbered_and_ends_with_the_whole() -> None:
     assert last.response.usage.output_tokens == 3
 
 
-async def test_response_cut_by_length_is_incomplete() -> None:
+async def test_response_that_reached_its_length_limit_is_incomplete() -> None:
     async def script(reply: Reply, request: Received) -> None:
         await reply.whole(completion("Because", "length"))
 
@@ -63,7 +63,7 @@ async def test_response_cut_by_length_is_incomplete() -> None:
     assert (reply["status"], reply["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
 
 
-async def test_cut_stream_ends_with_an_error_event_and_not_with_completed() -> None:
+async def test_response_stream_that_is_cut_ends_with_an_error_event() -> None:
     async def script(reply: Reply, request: Received) -> None:
         await reply.begin()
         await reply.chunk(completion_events(["Because"])[0])
@@ -86,13 +86,13 @@ async def test_cut_stream_ends_with_an_error_event_and_not_with_completed() -> N
         ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools"),
     ],
 )
-async def test_what_a_base_model_cannot_do_is_a_clear_400(fields: dict[str, Any], param: str) -> None:
+async def test_request_that_a_base_model_cannot_serve_is_400(fields: dict[str, Any], param: str) -> None:
     async with scripted_backend(both) as backend, serving(backend.url) as proxy:
         status, _, reply = await proxy.post("/v1/responses", {"model": "scripted", "input": "hi", **fields})
         assert (status, reply["error"]["param"], backend.generating) == (400, param, [])
 
 
-async def test_chat_model_gets_prompt_in_instructions_and_examples_as_input() -> None:
+async def test_chat_model_gets_the_prompt_as_instructions_and_examples_as_input() -> None:
     async with scripted_backend(both, kind="chat") as backend, serving(backend.url) as proxy:
         body = {"model": "scripted", "input": "Why is the sky blue?", "instructions": "Be brief.", "future": 1}
         await proxy.post("/v1/responses", body)
@@ -109,7 +109,7 @@ async def test_chat_model_gets_prompt_in_instructions_and_examples_as_input() ->
         assert (sent["instructions"], sent["prompt"], "input" in sent) == ("Answer well.", {"id": "stored"}, False)
 
 
-async def test_chat_models_stream_passes_untouched_and_ends_by_its_own_event() -> None:
+async def test_response_stream_of_a_chat_model_is_relayed_unchanged() -> None:
     events = [
         b'event: response.created\ndata: {"type":"response.created"}\n\n',
         b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n',

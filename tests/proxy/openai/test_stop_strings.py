@@ -1,4 +1,4 @@
-"""Guards the stop strings that a backend was not told: never shown, in any split of a stream; nothing else lost."""
+"""Guards the stop strings that the backend does not get: they never reach the client, and no other text is lost."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def expected(text: str, stops: list[str]) -> tuple[str, str]:
 
 
 @given(TEXTS, STOPS, st.data())
-def test_a_stream_is_cut_where_a_whole_reply_is_however_it_was_split(text: str, stops: list[str], data: Any) -> None:
+def test_stream_is_cut_at_the_same_position_as_a_complete_reply(text: str, stops: list[str], data: Any) -> None:
     whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, stops)["choices"][0]
     assert (whole["text"], whole["finish_reason"]) == expected(text, stops)
     places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
@@ -40,7 +40,7 @@ def _choice(text: str, *, last: bool) -> dict[str, Any]:
     return {"index": 0, "text": text, "finish_reason": "length" if last else None}
 
 
-def test_choices_are_cut_each_by_itself_and_their_logprobs_with_them() -> None:
+def test_each_choice_and_its_logprobs_are_cut_separately() -> None:
     logprobs = {"tokens": ["a", "b", "EN", "D!"], "token_logprobs": [-1.0, -2.0, -3.0, -4.0], "top_logprobs": None}
     choices = [
         {"index": 0, "text": "abEND!", "logprobs": logprobs, "finish_reason": "length", "stop_reason": None},
@@ -53,16 +53,16 @@ def test_choices_are_cut_each_by_itself_and_their_logprobs_with_them() -> None:
 
 
 @given(st.lists(st.text(min_size=1), max_size=8))
-def test_a_backend_gets_no_more_than_it_takes_and_nothing_is_forgotten(client: list[str]) -> None:
-    told, ours = split_stop_strings(LAYOUT, client, 4)
-    assert sorted([*told, *ours]) == sorted([*LAYOUT, *client])
-    assert len(told) <= 4 or len(client) > 4
-    assert told[:2] == LAYOUT[:2], "the next question was not the first to be told"
+def test_backend_gets_stop_strings_up_to_its_limit_and_the_proxy_the_rest(client: list[str]) -> None:
+    backends, proxys = split_stop_strings(LAYOUT, client, 4)
+    assert sorted([*backends, *proxys]) == sorted([*LAYOUT, *client])
+    assert len(backends) <= 4 or len(client) > 4
+    assert backends[:2] == LAYOUT[:2], "the stop strings for the next question come first"
     assert split_stop_strings(LAYOUT, client, None) == ([*LAYOUT, *client], ())
 
 
 async def ramble(reply: Reply, request: Received) -> None:
-    """An answer that goes on past the client's fourth stop string, as a backend that was not told it sends it."""
+    """Send an answer that continues after the client's fourth stop string, which the backend did not get."""
     frame: dict[str, Any] = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "scripted"}
     usage = {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
     pieces = ["One, ", "two", ", FO", "UR five ", "six"]
@@ -83,14 +83,14 @@ def _event(payload: object) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
 
-async def test_four_stop_strings_of_a_client_work_beside_the_layouts_own() -> None:
+async def test_four_stop_strings_of_a_client_work_besides_those_of_the_layout() -> None:
     fields = {"stop": ["W", "X", "Y", "FOUR"]}
     async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
         _, _, reply = await proxy.chat(**fields)
         assert backend.generating[-1].json["stop"] == ["\n\n# Query:", "\n# Query:", "W", "X"]
         assert reply["choices"][0]["message"]["content"] == "One, two, "
         assert reply["choices"][0]["finish_reason"] == "stop"
-        assert reply["usage"]["completion_tokens"] == 9, "the tokens that were made are no longer told"
+        assert reply["usage"]["completion_tokens"] == 9, "the usage does not include the generated tokens"
         events = (await proxy.stream(**fields, stream_options={"include_usage": True})).split(b"\n\n")
         chunks = [orjson.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
         texts = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
@@ -101,7 +101,7 @@ async def test_four_stop_strings_of_a_client_work_beside_the_layouts_own() -> No
         assert events[-2:] == [b"data: [DONE]", b""]
 
 
-async def test_a_completion_with_a_variant_is_cut_as_well() -> None:
+async def test_completion_with_a_variant_is_cut_at_stop_strings() -> None:
     fields = {"model": "scripted@aligned", "prompt": "Count.", "stop": ["W", "X", "Y", "FOUR"]}
     async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
         _, _, reply = await proxy.post("/v1/completions", fields)

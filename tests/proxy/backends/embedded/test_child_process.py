@@ -1,4 +1,4 @@
-"""The embedded model's process, with the real model: it answers, it is noticed when it dies, it never stays behind."""
+"""Guards the child process with the real model: it answers, its death is noticed, and it never outlives its parent."""
 
 import asyncio
 import hashlib
@@ -59,7 +59,7 @@ async def _gone(pid: int) -> bool:
     return False
 
 
-async def test_it_answers_with_its_key_alone_and_leaves_no_process(model: EmbeddedModel) -> None:
+async def test_model_answers_requests_with_its_key_only_and_stops_without_a_process_left(model: EmbeddedModel) -> None:
     url = await model.start(lambda _: None)
     pid = model.pid
     assert pid
@@ -76,13 +76,13 @@ async def test_it_answers_with_its_key_alone_and_leaves_no_process(model: Embedd
     assert not model.exited.is_set()
 
 
-async def test_a_long_prompt_is_refused_by_each_slots_own_context(model: EmbeddedModel) -> None:
+async def test_prompt_longer_than_the_context_of_a_slot_is_refused(model: EmbeddedModel) -> None:
     url = await model.start(lambda _: None)
     status, answer = await _ask(model, f"{url}/v1/completions", {"prompt": "word " * 1100, "max_tokens": 1})
     assert (status, answer["error"]["n_ctx"]) == (400, 1024), "neither four slots' context, nor a quarter of it"
 
 
-async def test_its_health_is_seen_while_more_requests_wait_than_it_has_slots(model: EmbeddedModel) -> None:
+async def test_model_list_answers_while_requests_wait_for_a_slot(model: EmbeddedModel) -> None:
     url = await model.start(lambda _: None)
     story = {"prompt": "Once upon a time", "max_tokens": 150, "temperature": 0, "ignore_eos": True}
     stories = [asyncio.create_task(_ask(model, f"{url}/v1/completions", story)) for _ in range(12)]
@@ -94,7 +94,7 @@ async def test_its_health_is_seen_while_more_requests_wait_than_it_has_slots(mod
     await asyncio.gather(*stories, return_exceptions=True)
 
 
-async def test_a_death_is_noticed_and_it_can_be_started_again(model: EmbeddedModel) -> None:
+async def test_death_of_the_child_sets_exited_and_the_model_can_be_restarted(model: EmbeddedModel) -> None:
     await model.start(lambda _: None)
     key, pid = model.api_key, model.pid
     assert pid
@@ -106,7 +106,7 @@ async def test_a_death_is_noticed_and_it_can_be_started_again(model: EmbeddedMod
     assert (await _ask(model, f"{url}/v1/models"))[0] == 200
 
 
-async def test_one_that_cannot_start_again_still_counts_as_gone(model: EmbeddedModel, tmp_path: Path) -> None:
+async def test_failed_start_sets_exited(model: EmbeddedModel, tmp_path: Path) -> None:
     model._weights = _garbage(tmp_path)
     model._cache = tmp_path / "cache"
     with pytest.raises(EmbeddedError):
@@ -115,7 +115,7 @@ async def test_one_that_cannot_start_again_still_counts_as_gone(model: EmbeddedM
 
 
 @pytest.mark.parametrize("when", ["loading", "ready"])
-async def test_a_killed_parent_takes_it_along(when: str) -> None:
+async def test_child_ends_when_its_parent_is_killed(when: str) -> None:
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, when, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout
     pid = int(await parent.stdout.readline())
@@ -125,7 +125,7 @@ async def test_a_killed_parent_takes_it_along(when: str) -> None:
     assert await _gone(pid)
 
 
-async def test_one_that_does_not_listen_is_ended_all_the_same(model: EmbeddedModel) -> None:
+async def test_child_that_does_not_react_is_killed(model: EmbeddedModel) -> None:
     await model.start(lambda _: None)
     pid = model.pid
     assert pid
@@ -136,7 +136,7 @@ async def test_one_that_does_not_listen_is_ended_all_the_same(model: EmbeddedMod
     assert not psutil.pid_exists(pid)
 
 
-async def test_a_start_that_is_given_up_leaves_no_process(model: EmbeddedModel) -> None:
+async def test_cancelled_start_leaves_no_process(model: EmbeddedModel) -> None:
     starting = asyncio.create_task(model.start(lambda _: None))
     while not (pid := model.pid):
         await asyncio.sleep(0.01)
@@ -146,20 +146,22 @@ async def test_a_start_that_is_given_up_leaves_no_process(model: EmbeddedModel) 
     assert not psutil.pid_exists(pid)
 
 
-async def test_weights_that_are_no_model_are_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
+async def test_invalid_weights_are_reported_with_the_end_of_the_log(tmp_path: Path) -> None:
     model = EmbeddedModel(tmp_path / "cache", weights=_garbage(tmp_path))
     with pytest.raises(EmbeddedError, match=r"(?s)did not start: .*failed to load model"):
         await model.start(lambda _: None)
 
 
-async def test_a_missing_extra_is_named_with_the_command(model: EmbeddedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_extra_is_reported_with_the_install_command(
+    model: EmbeddedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EmbeddedError, match=r"xllamacpp.*pip install 'drpo-proxy\[embedded\]'"):
         await model.start(lambda _: None)
 
 
 @pytest.mark.parametrize("context", [0, 511, 32769])
-async def test_a_context_that_the_model_has_not_is_refused_by_the_flags_name(context: int) -> None:
+async def test_context_out_of_range_is_reported_with_the_flag(context: int) -> None:
     with pytest.raises(EmbeddedError, match=f"--context {context}"):
         await EmbeddedModel(context=context).start(lambda _: None)
 

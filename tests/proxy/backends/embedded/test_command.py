@@ -1,4 +1,4 @@
-"""The command with the real embedded model: it survives the model's death, and no process survives the command."""
+"""Guards the command with the real embedded model: it restarts a dead model, and no process outlives the command."""
 
 import asyncio
 import json
@@ -31,15 +31,15 @@ async def command() -> AsyncIterator[Process]:
     await process.wait()
 
 
-async def _said(command: Process, words: str) -> str:
-    """The next line with these words in it."""
+async def _wait_for_line(command: Process, words: str) -> str:
+    """Return the next line that contains these words."""
     assert command.stdout
-    said = b""
+    output = b""
     while line := await command.stdout.readline():
-        said += line
+        output += line
         if words in line.decode():
             return line.decode()
-    raise AssertionError(said.decode())
+    raise AssertionError(output.decode())
 
 
 def _child(command: Process) -> psutil.Process:
@@ -54,15 +54,15 @@ async def _answer(base_url: str) -> int:
 
 
 async def test_ctrl_c_leaves_no_process(command: Process) -> None:
-    await _said(command, "Stop with Ctrl-C")
+    await _wait_for_line(command, "Stop with Ctrl-C")
     child = _child(command)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the whole group
     assert await asyncio.wait_for(command.wait(), 20) == 0
     assert not child.is_running()
 
 
-async def test_ctrl_c_during_the_start_ends_it_at_once(command: Process) -> None:
-    await _said(command, "Starting the embedded model")
+async def test_ctrl_c_during_the_start_ends_the_command_at_once(command: Process) -> None:
+    await _wait_for_line(command, "Starting the embedded model")
     os.killpg(command.pid, signal.SIGINT)
     assert await asyncio.wait_for(command.wait(), 20) == 130
     assert command.stdout is not None
@@ -78,7 +78,7 @@ async def test_sigterm_during_the_start_leaves_no_process(words: str) -> None:
         stderr=STDOUT,
         start_new_session=True,
     )
-    await _said(process, words)
+    await _wait_for_line(process, words)
     begun: list[psutil.Process] = []
     while not begun:
         await asyncio.sleep(0.05)
@@ -90,12 +90,12 @@ async def test_sigterm_during_the_start_leaves_no_process(words: str) -> None:
     assert b"Traceback" not in await process.stdout.read()
 
 
-async def test_a_dead_model_is_started_again_and_sigterm_ends_both(command: Process) -> None:
-    base_url = (await _said(command, "Base URL")).split()[2]
-    await _said(command, "Stop with Ctrl-C")
+async def test_dead_model_is_restarted_and_sigterm_ends_model_and_command(command: Process) -> None:
+    base_url = (await _wait_for_line(command, "Base URL")).split()[2]
+    await _wait_for_line(command, "Stop with Ctrl-C")
     assert await _answer(base_url) == 200
     _child(command).kill()
-    event = json.loads(await _said(command, "embedded model restarted"))
+    event = json.loads(await _wait_for_line(command, "embedded model restarted"))
     assert event["model"] == "google/gemma-3-270m"
     child = _child(command)
     while await _answer(base_url) != 200:

