@@ -1,7 +1,7 @@
-"""The packaging guard: the wheel's top level is our three packages, and here each is this distribution's alone.
-Their names are generic: another distribution could overwrite them without a word. Run by the image build:
+"""Checks the installed packages: python -I check_install.py WHEEL
 
-python -I check_install.py WHEEL
+The wheel must contain exactly the three packages of this project, and no other installed distribution may own one of
+them. Their names are generic, so another distribution could overwrite them silently. The build of the image runs this.
 """
 
 import sys
@@ -13,15 +13,15 @@ DISTRIBUTION = "drpo-proxy"
 
 
 def main() -> None:
-    """Exit 0, or 1 with what is wrong."""
+    """Exit with status 0, or with 1 and the problems found."""
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         top = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
     owners = packages_distributions()
-    wrong = [f"the wheel holds {name}" for name in sorted(top ^ PACKAGES)]
-    wrong += [
+    problems = [f"the wheel holds {name}" for name in sorted(top ^ PACKAGES)]
+    problems += [
         f"{name} is of {owners.get(name)}" for name in sorted(PACKAGES) if set(owners.get(name, ())) != {DISTRIBUTION}
     ]
-    sys.exit("; ".join(wrong) or None)
+    sys.exit("; ".join(problems) or None)
 
 
 if __name__ == "__main__":

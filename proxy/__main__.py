@@ -1,4 +1,4 @@
-"""The command `drpo-proxy`: flags, progress, what a person is told. Starts things; knows not how they work."""
+"""The command `drpo-proxy`: parses the command line, prints progress and results, starts the server."""
 
 import argparse
 import asyncio
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         if arguments[:1] == ["experiment"]:
-            from proxy.experiments.command import run_experiment_command  # 2 MB that no server needs
+            from proxy.experiments.command import run_experiment_command  # here, as a server does not need its 2 MB
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
             return _new_key(name, Console(highlight=False), console)
         with log_lines(settings.log.log_format):
             if command == "check":
-                from proxy.server.check import check  # the same
+                from proxy.server.check import check  # here for the same reason
 
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
             return_large_blocks_to_system()
@@ -68,9 +68,9 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except asyncio.CancelledError:  # SIGTERM, before there was anything to drain
+    except asyncio.CancelledError:  # SIGTERM before requests were answered
         return 143
-    except BrokenPipeError:  # whoever read the output has enough of it
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
@@ -91,7 +91,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
 
 
 def _new_key(name: str, output: Console, console: Console) -> int:
-    """The line goes to standard output, to be appended to the file; the key, shown this once, does not."""
+    """Print the key's line for the keys file on standard output, and the key itself on standard error."""
     key, line = new_key(name)
     console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file:", markup=False, soft_wrap=True)
     output.print(line, markup=False, soft_wrap=True)
@@ -107,9 +107,9 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """What to do next, ready to paste."""
+    """Print what is served and how to call it."""
     if not status.models:
-        waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.troubles)}"
+        waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
         console.print(waiting, markup=False, soft_wrap=True)
         return
     for name in sorted(set(status.bundled) - set(status.models)):
@@ -120,7 +120,7 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
 
 
 def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
-    """What to paste, for a model that has a bundle, if one has."""
+    """Examples to paste, with a model that has a bundle if there is one."""
     aligned = next((name for name in status.bundled if name in status.models), None)
     model = aligned or status.models[0]
     raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"

@@ -4,20 +4,21 @@
     python tools/export_minilm.py                   writes index/embedders/weights/
     python tools/export_minilm.py --float32 FILE    writes the same graph without quantisation, to measure against
 
-Needs no torch: the graph is short enough to be written down here. How the numbers are made small:
+It does not need PyTorch: the graph is short enough to be written out here. The quantisation:
 
 - The table of word vectors is int8, one scale per word.
-- Weights are int8, one scale per output channel. Activations are quantised while serving, one scale per *token*: one
-  for the whole tensor, as onnxruntime's own dynamic quantisation has it, costs twice the error.
-- After a layer normalisation some channels are far larger than others, and a scale must fit the largest. They are
-  evened out first: the input is divided by one factor per channel and the weights are multiplied by it (SmoothQuant,
-  arXiv 2211.10438). The factors come from the sentences in CALIBRATION.
-- What a GELU gives is never below -0.17. That much is added to it, and taken from the bias: all 256 steps are used.
-- Both sides of the product are stored *unsigned*. With signed weights, the kernels for processors without VNNI add two
-  products in 16 bits and saturate: other vectors on other machines, and worse ones.
+- Weights are int8, one scale per output channel. Activations are quantised at run time with one scale per *token*. One
+  scale per tensor, as in onnxruntime's dynamic quantisation, doubles the error.
+- After a layer normalisation some channels are far larger than others, and a scale must fit the largest. Therefore the
+  input is divided by one factor per channel, and the weights are multiplied by it (SmoothQuant, arXiv 2211.10438). The
+  factors are computed from the sentences in CALIBRATION.
+- The output of a GELU is never below -0.17. The graph adds 0.17 to it and corrects the bias, so that all 256 steps are
+  used.
+- Both factors of a product are stored *unsigned*. With signed weights, the kernels for processors without VNNI add two
+  products in 16 bits and saturate. Vectors would be worse, and would differ between machines.
 
-The graph takes one text: token ids (tokens,) -> embedding (384,) of norm 1. No batch, no padding, no mask: on one
-thread a batch is no faster, and a text's vector cannot depend on its neighbours.
+The graph takes one text: token ids (tokens,) -> embedding (384,) of norm 1. It has no batch, no padding and no mask. On
+one thread a batch is no faster, and so the vector of a text cannot depend on other texts.
 """
 
 import argparse

@@ -1,11 +1,9 @@
-"""Writes index/embedders/query_weights/ from a trained student: its tables in 4 bits, its dense layers in float16, the
-checksum.
+"""Writes index/embedders/query_weights/ from a trained student: 4-bit tables, float16 dense layers and a checksum.
 
     python tools/export_query_embedder.py pairs256.npz
 
-The student is an npz of its layers' weights (int8 tables with their scales, dense layers), trained with the embedder of
-index/embedders/weights as its teacher; the script that trained it is not in this repository. Each row
-of a table has one scale, the one of a few that leaves the smallest squared error.
+tools/train_query_embedder.py writes the student: an npz with int8 tables, their scales and the dense layers. Each row
+of a 4-bit table has one scale. It is the candidate scale with the smallest squared error.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Trains a student for `--query-embedder fast` (index/embedders/student.py), by regression on the teacher's vectors of
-short texts.
+"""Trains the student embedder of `--query-embedder fast` (index/embedders/student.py) on the teacher's vectors.
 
     python tools/train_query_embedder.py teach texts.txt taught.npz
     python tools/train_query_embedder.py train taught.npz student.npz
     python tools/export_query_embedder.py student.npz
 
-texts.txt has one text to a line: descriptions of packages, questions, titles, whatever is short and real; none that
-anything is measured with. `teach` needs this project alone, `train` PyTorch (its own environment may have it). The loss
-is one less the cosine, as static students of sentence encoders are trained (tokenlearn, model2vec), and for the batch's
-other texts the squared difference of similarities, since it is the ranking that retrieval uses.
+texts.txt has one short, real text per line, such as a description of a package, a question or a title. Texts of
+evaluations must not be among them. `teach` needs only this project. `train` needs PyTorch, which may be in another
+environment. The loss has two parts. The first is one minus the cosine to the teacher's vector, as for other static
+students of sentence encoders (tokenlearn, model2vec). The second is the squared difference of the similarities between
+texts of a batch, because retrieval depends on the ranking.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 WORDS, PAIRS, WIDTH, INNER, OUT = 30_522, 32_768, 256, 1_024, 384
 FIRST_FACTOR, SECOND_FACTOR = 8_191, 131_071  # as in index/embedders/student.py
 SPREAD = 10.0
-MOST_TOKENS = 64
+MAX_TOKENS = 64
 DENSE = ("out", "norm", "wide", "narrow")
 HELD_OUT = 1_000
 BATCH = 256
-AS_RANKED = 4.0  # weight of the differences of similarities, in the loss
+SIMILARITY_WEIGHT = 4.0  # of the second part of the loss
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def teach(texts: Path, target: Path, processes: int) -> None:
-    """Write the tokens (0 where a text has no more) and the vectors of every text."""
+    """Write the tokens of every text, padded with 0, and its vector."""
     lines = list(dict.fromkeys(line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()))
     parts = [lines[begin : begin + 500] for begin in range(0, len(lines), 500)]
     tokens, vectors, begun = [], [], time.monotonic()
@@ -69,9 +69,9 @@ def _taught(texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
     from index.embedders.minilm import OnnxEmbedder
 
     teacher = OnnxEmbedder()
-    ids = np.zeros((len(texts), MOST_TOKENS), np.int32)
+    ids = np.zeros((len(texts), MAX_TOKENS), np.int32)
     for row, text in enumerate(texts):
-        found = teacher.token_ids(text)[:MOST_TOKENS]
+        found = teacher.token_ids(text)[:MAX_TOKENS]
         ids[row, : len(found)] = found
     return ids, teacher.embed(texts).astype(np.float16)
 
@@ -97,7 +97,9 @@ def train(taught: Path, target: Path, minutes: float) -> None:
         rows = rest[torch.randint(len(rest), (BATCH,))]
         wanted = torch.nn.functional.normalize(vectors[rows].float(), dim=1)
         found = student(tokens[rows])
-        loss = (1 - (found * wanted).sum(1)).mean() + AS_RANKED * (found @ found.T - wanted @ wanted.T).square().mean()
+        loss = (1 - (found * wanted).sum(1)).mean() + SIMILARITY_WEIGHT * (
+            found @ found.T - wanted @ wanted.T
+        ).square().mean()
         loss.backward()
         for optimizer, rate in optimizers:
             optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 200, 2 * (1 - done))

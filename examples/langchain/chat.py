@@ -1,4 +1,4 @@
-"""A chain over drpo-proxy: it streams, and gives structured output. Usage: python chat.py BASE_URL MODEL"""
+"""A LangChain chain over drpo-proxy: streaming and structured output. Usage: python chat.py BASE_URL MODEL"""
 
 import sys
 
@@ -15,12 +15,12 @@ class City(BaseModel):
 
 
 def main(base_url: str, model: str) -> None:
-    """A stream, then an object."""
+    """Print a streamed answer, then a structured one."""
     chat = ChatOpenAI(base_url=base_url, model=model, api_key="any", max_tokens=120, temperature=0)
     chain = ChatPromptTemplate.from_messages([("system", "Answer in one sentence."), ("user", "{question}")]) | chat
     for chunk in chain.stream({"question": "What is the capital of France?"}):
         print(chunk.content, end="", flush=True)
-    # A base model has no tools: say json_schema, which the server enforces.
+    # A base model cannot call tools. The server enforces the schema with json_schema.
     print("\n", chat.with_structured_output(City, method="json_schema").invoke("Where is the Eiffel Tower?"))
 
 

@@ -1,1 +1,1 @@
-"""Process life: start, sockets, workers, reload and shutdown. It does not look at request bodies."""
+"""Process life: start, sockets, workers, reload and shutdown. It does not depend on the content of requests."""

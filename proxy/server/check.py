@@ -1,4 +1,4 @@
-"""`drpo-proxy check`: do backends answer, of which kind are models, do bundles fit them? Serves nothing."""
+"""The command `drpo-proxy check`: checks that backends answer and that bundles fit their models. It does not serve."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,7 +15,21 @@ from proxy.server.lifecycle import open_backends
 
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
-    """Print what was found; 0 if everything fits, else 1. Raises StartupError, BundleError, EmbedderError."""
+    """Print tables of backends and bundles, and the problems found.
+
+    Args:
+        settings: All settings.
+        report: Called with each step.
+        console: Where to print.
+
+    Returns:
+        The exit status: 0 if there are no problems, else 1.
+
+    Raises:
+        StartupError: A setting is wrong, or the embedded model does not start.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be opened.
+    """
     injection = settings.injection
     bundles = await asyncio.to_thread(
         load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder

@@ -1,4 +1,7 @@
-"""The life of the server: bind, start what it needs, serve alone or with workers, drain, stop. Knows no request."""
+"""Starts, runs and stops the server: sockets, backends, one serving process or several workers, admin listener.
+
+It does not depend on the content of requests.
+"""
 
 import asyncio
 import signal
@@ -23,33 +26,41 @@ from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import check_bundle_arguments
-from proxy.server.reload import read_keyring, reload, reloading
-from proxy.server.service import Status, bundles_loading, drain, serving, status
+from proxy.server.reload import read_keyring, reload, reload_on_hangup
+from proxy.server.service import Status, drain, loading_bundles, serving, status
 from proxy.server.sockets import base_url, bind, bind_admin, hold_port
 from proxy.server.supervisor import Supervisor
 from proxy.ui.pages import add_page
 
-_STEERING_EVERY: Final = 60.0  # seconds
-_LONGEST_PAUSE: Final = 30.0
+_ALLOCATION_INTERVAL: Final = 60.0  # seconds
+_MAX_RESTART_DELAY: Final = 30.0  # seconds
 
 Announce = Callable[[str, str | None, Status], None]
-"""Given the base URL, the admin listener's, if there is one, and what is served."""
+"""Called when the server is ready, with the base URL, the URL of the admin listener (or None), and the status."""
 
 
 async def serve(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve until SIGINT or SIGTERM. `report` gets progress; `announce` what is served once requests are answered.
+    """Serve until SIGINT or SIGTERM.
 
-    Raises StartupError, BundleError, EmbedderError before anything is served.
+    Args:
+        settings: All settings.
+        report: Called with each step of the start and of the shutdown.
+        announce: Called once, when requests are answered.
+
+    Raises:
+        StartupError: A setting is wrong, or something cannot start.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be opened.
     """
     if starting := asyncio.current_task():
-        # Until there is something to drain, being told to stop ends the start, and all that was begun for it.
+        # Before there are requests to drain, SIGTERM cancels the start and everything that it has opened.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
-    _check_inputs(settings)
+    _check_files(settings)
     await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
 
 
-def _check_inputs(settings: Settings) -> None:
-    """Raise StartupError for a mistake that can be found before a port is tried or a model is loaded."""
+def _check_files(settings: Settings) -> None:
+    """Raise StartupError for a mistake in what the settings name, before a port is tried or a model is loaded."""
     check_reachability(settings)
     check_bundle_arguments(settings.injection.bundle)
     read_keyring(settings.api, LocalState())
@@ -63,24 +74,24 @@ def _check_inputs(settings: Settings) -> None:
 
 
 async def _serve_alone(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """One process: this one."""
+    """Serve from this process."""
     shared = LocalState()
     with bind(settings.server) as listener:
         async with (
-            bundles_loading(settings) as loading,
+            loading_bundles(settings) as loading,
             open_backends(settings.backends, report) as backends,
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
-            stop = _stop_signals()  # not before: until then an interrupt ends the start itself
-            reload_all, page = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
-            async with _operated(settings, reload_all, page) as admin_url:
+            stop = _stop_signals()  # not earlier: until now an interrupt must cancel the start
+            reload_all, add_routes = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
+            async with _operator_access(settings, reload_all, add_routes) as admin_url:
                 announce(base_url(settings.server.host, listener.getsockname()[1]), admin_url, status(gateway))
                 await stop.wait()
                 await drain(gateway, settings.server.drain_timeout, stop, report)
 
 
 async def _serve_together(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Several workers, each a process; this one watches them, and serves nothing but the admin listener."""
+    """Serve from several worker processes. This process supervises them and serves only the admin listener."""
     holder, server = hold_port(settings.server)
     settings = replace(settings, server=server)
     with holder:
@@ -89,7 +100,7 @@ async def _serve_together(settings: Settings, report: ProgressCallback, announce
             Supervisor(settings, backends, report) as workers,
         ):
             stop = _stop_signals()
-            async with _operated(settings, workers.reload, workers.add_page) as admin_url:
+            async with _operator_access(settings, workers.reload, workers.add_page) as admin_url:
                 announce(base_url(server.host, server.port), admin_url, workers.status)
                 await stop.wait()
                 stop.clear()
@@ -97,20 +108,29 @@ async def _serve_together(settings: Settings, report: ProgressCallback, announce
 
 
 @asynccontextmanager
-async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> AsyncIterator[str | None]:
-    """The operator's ways in: SIGHUP, and the admin listener, whose URL this yields. page: adds the page's routes."""
+async def _operator_access(settings: Settings, reload_all: Reload, add_routes: AddPage) -> AsyncIterator[str | None]:
+    """Handle SIGHUP, serve the admin listener and update allocations until the block ends.
+
+    Args:
+        settings: All settings.
+        reload_all: Reloads what is served.
+        add_routes: Adds the routes of the operator page to an application.
+
+    Yields:
+        The URL of the admin listener, or None if it is off.
+    """
     dashboard = await asyncio.to_thread(Dashboard, settings.experiments)
 
-    async def reload_and_show() -> Reloaded:
-        done = await reload_all()
+    async def reload_with_dashboard() -> Reloaded:
+        reloaded = await reload_all()
         await asyncio.to_thread(dashboard.refresh)
-        return done
+        return reloaded
 
     async with (
-        reloading(reload_and_show) as in_turn,
-        administering(bind_admin(settings.server), Controls(in_turn, dashboard, page)) as admin_url,
+        reload_on_hangup(reload_with_dashboard) as reload_once,
+        administering(bind_admin(settings.server), Controls(reload_once, dashboard, add_routes)) as admin_url,
     ):
-        allocations = asyncio.create_task(_keep_allocating(dashboard), name="steering")
+        allocations = asyncio.create_task(_update_allocations(dashboard), name="allocations")
         try:
             yield admin_url
         finally:
@@ -118,10 +138,10 @@ async def _operated(settings: Settings, reload_all: Reload, page: AddPage) -> As
             await asyncio.gather(allocations, return_exceptions=True)
 
 
-async def _keep_allocating(dashboard: Dashboard) -> None:
-    """Do what guardrails and adaptive weights decide. A store or a library that is missing changes nothing."""
+async def _update_allocations(dashboard: Dashboard) -> None:
+    """Apply what guardrails and adaptive weights decide, again and again. An error is logged and changes nothing."""
     while True:
-        await asyncio.sleep(_STEERING_EVERY)
+        await asyncio.sleep(_ALLOCATION_INTERVAL)
         try:
             for decision in await asyncio.to_thread(dashboard.update_allocations):
                 log_event("experiment steered", experiment=decision.experiment, stopped=decision.stopped)
@@ -131,7 +151,7 @@ async def _keep_allocating(dashboard: Dashboard) -> None:
 
 @asynccontextmanager
 async def open_backends(settings: BackendSettings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
-    """The backends of the settings; the embedded one is started, watched, and stopped at the end."""
+    """The backends of the settings. The embedded one is started, supervised, and stopped when the block ends."""
     api_key = _backend_key(settings)
     backends = [Backend(url, api_key) for url in settings.backend if url != EMBEDDED]
     if EMBEDDED not in settings.backend:
@@ -140,12 +160,12 @@ async def open_backends(settings: BackendSettings, report: ProgressCallback) -> 
     model = EmbeddedModel(context=settings.context)
     try:
         backend = Backend(await model.start(report), model.api_key, {MODEL_NAME: "completion"}, takes_client_keys=False)
-        watch = asyncio.create_task(_keep_alive(model, backend), name="embedded model")
+        supervision = asyncio.create_task(_restart_when_dead(model, backend), name="embedded model")
         try:
             yield [*backends, backend]
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            supervision.cancel()
+            await asyncio.gather(supervision, return_exceptions=True)
     finally:
         await model.stop()
 
@@ -154,15 +174,15 @@ def _backend_key(settings: BackendSettings) -> str | None:
     return read_key(settings.backend_api_key_file, "--backend-api-key-file")
 
 
-async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
-    """Start the embedded model again whenever it dies, after a pause that grows."""
-    pause = 1.0
+async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
+    """Restart the embedded model whenever it dies, after a delay that doubles each time."""
+    delay = 1.0
     while True:
         await model.exited.wait()
         backend.record_check("the embedded model died", answering=False)
-        log_event("embedded model died", restart_in_seconds=pause)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        log_event("embedded model died", restart_in_seconds=delay)
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, _MAX_RESTART_DELAY)
         with suppress(EmbeddedError):
             backend.url = await model.start(lambda _: None)
             backend.api_key = model.api_key
@@ -170,6 +190,7 @@ async def _keep_alive(model: EmbeddedModel, backend: Backend) -> None:
 
 
 def _stop_signals() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,14 +1,14 @@
-"""Reads bundles and keys again while the server runs, all or nothing. Knows no request.
+"""Reloads bundles, keys and experiments while the server runs. It does not depend on the content of requests.
 
-In two steps, so that several workers can change together: first everything is loaded, then it is served. What is wrong
-with the new ones is said, and the old ones serve on.
+A reload has two steps, so that several workers can change together: `load` reads everything, `serve_loaded` replaces
+what is served. If `load` fails, the error is logged and nothing changes.
 """
 
 import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,13 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a reload would serve."""
+    """What a reload has read and what is not served yet.
+
+    Attributes:
+        bundles: Bundles by model.
+        keyring: The keys of clients; None if no keys are asked for.
+        active: The experiments; None if there are none.
+    """
 
     bundles: Mapping[str, ServedBundle]
     keyring: Keyring | None
@@ -34,14 +40,24 @@ class Loaded:
 
 
 def read_keyring(settings: ApiSettings, shared: SharedState) -> Keyring | None:
-    """The keys that the settings name; None if they name none. Raises StartupError."""
+    """The keys in the file that the settings name; None if they name no file. Raises StartupError."""
     if not settings.api_keys_file:
         return None
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
 async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
-    """The experiments that the settings name, if they do. Raises StartupError, BundleError, EmbedderError."""
+    """The experiments that the settings name; None if they name none.
+
+    Args:
+        settings: All settings.
+        bundles: Bundles that are served. An experiment with one of them does not load it again.
+
+    Raises:
+        StartupError: An experiment is wrong.
+        BundleError: A bundle of an experiment cannot be loaded.
+        EmbedderError: An embedder cannot be opened.
+    """
     serving = list(bundles.values())
     allowed, query_embedder = settings.injection.allow_embedder, settings.injection.query_embedder
     paths = settings.experiments.experiment
@@ -49,7 +65,7 @@ async def read_active_experiments(settings: Settings, bundles: Mapping[str, Serv
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
-    """Do for each model that is there, and its bundle, what the first request would otherwise wait for."""
+    """Count the tokens of bundles in advance, for the models that backends list: the first request need not wait."""
     for name, served in bundles:
         model = gateway.pool.models.get(name)
         if model is not None:
@@ -58,7 +74,7 @@ async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]],
 
 
 async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
-    """Load all that the settings name, and serve none of it yet. Raises StartupError, BundleError, EmbedderError."""
+    """Load everything that the settings name, without serving it. Raises StartupError, BundleError, EmbedderError."""
     keyring = read_keyring(settings.api, shared)
     serving = list(gateway.bundles.values())
     injection = settings.injection
@@ -71,7 +87,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
 
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
-    """From now on, what was loaded is what new requests meet."""
+    """Serve what was loaded to all requests that arrive from now on."""
     gateway.state.bundles, gateway.state.keyring = loaded.bundles, loaded.keyring
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
@@ -80,45 +96,47 @@ def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
 
 
 async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:
-    """Both steps, for a server of one process. Raises as `load` does; nothing changed then."""
+    """Do both steps, in a server of one process. Raises as `load` does, and then nothing has changed."""
     return serve_loaded(gateway, await load(settings, gateway, shared))
 
 
 @asynccontextmanager
-async def reloading(reload_all: Reload) -> AsyncIterator[Reload]:
-    """Reload at every SIGHUP until the block ends. Yields the same as a call; two at a time are done one by one."""
-    asked, loop, turn = asyncio.Event(), asyncio.get_running_loop(), asyncio.Lock()
+async def reload_on_hangup(reload_all: Reload) -> AsyncIterator[Reload]:
+    """Reload at every SIGHUP until the block ends.
 
-    async def in_turn() -> Reloaded:
-        async with turn:
-            return await _logged(reload_all)
+    Yields:
+        A function that reloads, and waits for a reload in progress first.
+    """
+    requested, loop, lock = asyncio.Event(), asyncio.get_running_loop(), asyncio.Lock()
 
-    loop.add_signal_handler(signal.SIGHUP, asked.set)
-    task = asyncio.create_task(_reload_when_asked(asked, in_turn), name="reload")
+    async def reload_once() -> Reloaded:
+        async with lock:
+            return await _reload_and_log(reload_all)
+
+    loop.add_signal_handler(signal.SIGHUP, requested.set)
+    task = asyncio.create_task(_reload_on_request(requested, reload_once), name="reload")
     try:
-        yield in_turn
+        yield reload_once
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _logged(reload_all: Reload) -> Reloaded:
+async def _reload_and_log(reload_all: Reload) -> Reloaded:
     try:
-        done = await reload_all()
+        reloaded = await reload_all()
     except DrpoError as error:
         log_event("reload refused", reason=str(error))
         raise
-    log_event("reloaded", bundles=done.bundles, keys=done.keys, experiments=done.experiments)
-    return done
+    log_event("reloaded", bundles=reloaded.bundles, keys=reloaded.keys, experiments=reloaded.experiments)
+    return reloaded
 
 
-async def _reload_when_asked(asked: asyncio.Event, in_turn: Reload) -> None:
-    """One that is asked for during a reload starts another after it."""
+async def _reload_on_request(requested: asyncio.Event, reload_once: Reload) -> None:
+    """Reload whenever the event is set. A request during a reload starts another one after it."""
     while True:
-        await asked.wait()
-        asked.clear()
-        try:
-            await in_turn()
-        except DrpoError:
-            continue  # said in the log
+        await requested.wait()
+        requested.clear()
+        with suppress(DrpoError):  # it has been logged
+            await reload_once()

@@ -1,6 +1,6 @@
-"""One process that serves: its gateway wired, its bundles loaded, its socket answered, its requests drained.
+"""One serving process: loads bundles, opens the gateway, answers on a socket, drains requests.
 
-Used by a server of one process and by each worker of several. Knows no signal and no other process.
+A server of one process and each worker of several use it. It does not depend on signals or on other processes.
 """
 
 import asyncio
@@ -26,23 +26,29 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
-_COLLECT_AFTER: Final = (10_000, 10, 10)  # objects made and not freed; then each tenth time the older ones too
+_COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # see gc.set_threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a person is told of a server that is up. models: listed by a backend; bundled: models that have a bundle;
-    troubles: of backends, by URL; keyed: whether clients need a key."""
+    """The state of a server, for the operator.
+
+    Attributes:
+        models: The models that backends list.
+        bundled: The models that have a bundle.
+        problems: What is wrong with backends, a line for each.
+        keyed: Whether clients need a key.
+    """
 
     models: tuple[str, ...]
     bundled: tuple[str, ...]
-    troubles: tuple[str, ...]
+    problems: tuple[str, ...]
     keyed: bool
 
 
 @asynccontextmanager
-async def bundles_loading(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
-    """The bundles, loaded on a thread while other things start."""
+async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
+    """Load the bundles in a thread until the block ends; yields the task."""
     injection = settings.injection
     work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
@@ -63,13 +69,30 @@ async def serving(
     shared: SharedState,
     report: ProgressCallback,
 ) -> AsyncIterator[Gateway]:
-    """Answer requests on `listener` until the block ends. Raises StartupError, BundleError, EmbedderError before."""
+    """Answer requests until the block ends.
+
+    Args:
+        settings: All settings.
+        backends: The model servers.
+        loading: The task that loads the bundles.
+        listener: The socket of clients.
+        shared: The numbers that workers share.
+        report: Called with each step of the start.
+
+    Yields:
+        The gateway, once requests are answered.
+
+    Raises:
+        StartupError: A setting is wrong.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be opened.
+    """
     state = ServingState(await loading, read_keyring(settings.api, shared))
     async with open_gateway(settings, backends, state, shared) as gateway:
         active = await read_active_experiments(settings, state.bundles)
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
         await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
-        _settle_memory()
+        _release_memory()
         runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
         await runner.setup()
         try:
@@ -79,30 +102,39 @@ async def serving(
             await runner.cleanup()
 
 
-def _settle_memory() -> None:
-    """Give back what loading alone needed (glibc keeps some 20 MB of it), and tell Python's garbage collector that the
-    rest stays, and to look less often: it would go through all of it again and again, for a tenth of a request's time.
-    Requests leave few cycles behind."""
+def _release_memory() -> None:
+    """Return memory that only loading needed, and make the garbage collector run less often.
+
+    glibc keeps about 20 MB otherwise. The collector would visit all loaded objects again and again, which takes a tenth
+    of the time of a request. Requests leave few cycles behind.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
-    if give_back := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        give_back(0)
+    gc.set_threshold(*_COLLECTION_THRESHOLDS)
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc only
+        malloc_trim(0)
 
 
-async def drain(gateway: Gateway, grace: float, stop: asyncio.Event, report: ProgressCallback) -> None:
-    """Take no new requests; wait for open ones until they end, `grace` seconds are over, or `stop` is set again."""
+async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, report: ProgressCallback) -> None:
+    """Refuse new requests and wait for open ones.
+
+    Args:
+        gateway: The gateway of this process.
+        grace_period: Seconds after which open requests are abandoned.
+        stop: Set a second time, it abandons them at once.
+        report: Called if there are open requests.
+    """
     gateway.admission.draining = True
     stop.clear()
-    if gateway.admission.in_flight:
-        report(f"Waiting for {gateway.admission.in_flight} open requests (at most {grace:g} s; Ctrl-C stops at once)")
-    ends = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
-    await asyncio.wait(ends, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    for end in ends:
-        end.cancel()
+    if count := gateway.admission.in_flight:
+        report(f"Waiting for {count} open requests (at most {grace_period:g} s; Ctrl-C stops at once)")
+    waits = [asyncio.create_task(event.wait()) for event in (gateway.admission.idle, stop)]
+    await asyncio.wait(waits, timeout=grace_period, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def status(gateway: Gateway) -> Status:
-    """What is to be told of a gateway."""
-    troubles = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
-    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), troubles, gateway.state.keyring is not None)
+    """The status of this process."""
+    problems = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
+    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), problems, gateway.state.keyring is not None)

@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, and which addresses it may listen on. Knows no HTTP."""
+"""Opens the sockets that the server listens on. It does not depend on HTTP."""
 
 import errno
 import socket
@@ -34,15 +34,15 @@ def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
     with bind(settings) as probe:
         port = probe.getsockname()[1]
     family, address = _resolve(settings.host, port, "--host")
-    holder = _sharing(family)
+    holder = _shareable_socket(family)
     holder.bind(address)
     return holder, replace(settings, port=port)
 
 
 def join_port(settings: ServerSettings) -> Listener:
-    """A worker's own socket on the port that is held; the kernel spreads connections over those of all workers."""
+    """A worker's own socket on the port that is held. The kernel distributes connections over the workers' sockets."""
     family, address = _resolve(settings.host, settings.port, "--host")
-    listener = _sharing(family)
+    listener = _shareable_socket(family)
     listener.bind(address)
     listener.listen(_BACKLOG)
     listener.setblocking(False)
@@ -50,7 +50,7 @@ def join_port(settings: ServerSettings) -> Listener:
 
 
 def base_url(host: str, port: int) -> str:
-    """The URL that clients are given."""
+    """The base URL for clients."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
@@ -71,8 +71,8 @@ def _resolve(host: str, port: int, flag: str) -> tuple[socket.AddressFamily, tup
     return family, (str(address[0]), int(address[1]))
 
 
-def _sharing(family: socket.AddressFamily) -> Listener:
-    shared = socket.socket(family, socket.SOCK_STREAM)
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return shared
+def _shareable_socket(family: socket.AddressFamily) -> Listener:
+    shareable = socket.socket(family, socket.SOCK_STREAM)
+    shareable.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shareable.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return shareable

@@ -1,9 +1,9 @@
-"""One of several workers: a process that serves what its supervisor tells it to. Run as `python -m
-proxy.server.worker`.
+"""A worker: one of several serving processes, started by the supervisor as `python -m proxy.server.worker`.
 
-Its supervisor talks to it in lines of JSON: the first on standard input says what to serve; later ones say to load,
-serve or forget, or that a backend moved. It answers in lines on standard output. When its input ends, its supervisor is
-gone: it drains and leaves, so that no worker outlives its server.
+The supervisor writes lines of JSON to the worker's standard input. The first line contains the settings. Each later
+line is a command: load, serve or forget what a reload reads, or move a backend to another address. The worker replies
+with lines of JSON on its standard output. If its input ends, the supervisor has ended: the worker drains and exits, so
+that no worker outlives its server.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.settings import Settings, settings_from_json
 from proxy.core.shared_state import MappedState
 from proxy.server.reload import Loaded, load, serve_loaded
-from proxy.server.service import bundles_loading, drain, serving, status
+from proxy.server.service import drain, loading_bundles, serving, status
 from proxy.server.sockets import join_port
 from proxy.ui.worker_relay import answering_page
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM, SIGINT, or the end of the supervisor."""
     return_large_blocks_to_system()
     uvloop.run(_work())
 
 
 async def _work() -> None:
-    orders = await _orders()
-    line = await orders.readline()
-    first = orjson.loads(line) if line else {"worker": 0}  # without a word its supervisor is gone already
+    lines = await _open_standard_input()
+    line = await lines.readline()
+    first = orjson.loads(line) if line else {"worker": 0}  # no line: the supervisor has ended already
     try:
         shared = MappedState(Path(os.environ[FOLDER_VARIABLE]), first["worker"])
     except FileNotFoundError:
@@ -50,44 +50,43 @@ async def _work() -> None:
     with shared:
         try:
             if line:
-                await _serve_as_told(first, shared, orders)
+                await _serve_or_report(first, shared, lines)
         finally:
-            if orders.at_eof():
+            if lines.at_eof():
                 shared.remove_if_last()
 
 
-async def _serve_as_told(first: Mapping[str, Any], shared: MappedState, orders: asyncio.StreamReader) -> None:
+async def _serve_or_report(first: Mapping[str, Any], shared: MappedState, lines: asyncio.StreamReader) -> None:
+    """Serve with what the first line contains. An error that prevents it is sent to the supervisor."""
     settings = settings_from_json(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
     with log_lines(settings.log.log_format, worker=shared.worker):
         try:
-            await _serve(settings, backends, shared, orders)
+            await _serve(settings, backends, shared, lines)
         except DrpoError as error:
-            say(error=str(error))
+            reply(error=str(error))
 
 
-async def _serve(
-    settings: Settings, backends: list[Backend], shared: MappedState, orders: asyncio.StreamReader
-) -> None:
+async def _serve(settings: Settings, backends: list[Backend], shared: MappedState, lines: asyncio.StreamReader) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with bundles_loading(settings) as loading:
+    async with loading_bundles(settings) as loading:
         await asyncio.wait([loading])
         with join_port(settings.server) as listener:
             async with (
                 serving(settings, backends, loading, listener, shared, lambda _: None) as gateway,
                 answering_page(gateway, shared.folder, shared.worker),
             ):
-                say(ready=asdict(status(gateway)))
-                following = asyncio.create_task(Orders(settings, gateway, shared, orders, stop).follow())
+                reply(ready=asdict(status(gateway)))
+                commands = asyncio.create_task(CommandReader(settings, gateway, shared, lines, stop).run())
                 await stop.wait()
                 await drain(gateway, settings.server.drain_timeout, stop, lambda _: None)
-                following.cancel()
+                commands.cancel()
 
 
-class Orders:
-    """What the supervisor says after the first line, and the answers."""
+class CommandReader:
+    """Carries out the supervisor's commands and replies to them."""
 
     def __init__(
         self,
@@ -104,42 +103,42 @@ class Orders:
         self._stop = stop
         self._loaded: Loaded | None = None
 
-    async def follow(self) -> None:
-        """Do what each line says, until there are no more."""
+    async def run(self) -> None:
+        """Carry out each command until the input ends; then stop the worker."""
         while line := await self._lines.readline():
-            order = orjson.loads(line)
-            if order["do"] == "load":
+            command = orjson.loads(line)
+            if command["do"] == "load":
                 await self._load()
-            elif order["do"] == "serve" and self._loaded is not None:
-                say(serving=asdict(serve_loaded(self._gateway, self._loaded)))
+            elif command["do"] == "serve" and self._loaded is not None:
+                reply(serving=asdict(serve_loaded(self._gateway, self._loaded)))
                 self._loaded = None
-            elif order["do"] == "forget":
+            elif command["do"] == "forget":
                 self._loaded = None
-            elif order["do"] == "move":
-                self._move(order["backends"])
-        if not self._gateway.admission.draining:  # a stop that comes while it drains ends what it waits for
+            elif command["do"] == "move":
+                self._move(command["backends"])
+        if not self._gateway.admission.draining:  # a second stop would abandon the requests that it waits for
             self._stop.set()
 
     async def _load(self) -> None:
         try:
             self._loaded = await load(self._settings, self._gateway, self._shared)
         except DrpoError as error:
-            say(refused=str(error))
+            reply(refused=str(error))
         else:
-            say(loaded=True)
+            reply(loaded=True)
 
-    def _move(self, places: list[Mapping[str, Any]]) -> None:
-        for backend, place in zip(self._gateway.pool.backends, places, strict=True):
-            backend.url, backend.api_key = place["url"], place["api_key"]
+    def _move(self, addresses: list[Mapping[str, Any]]) -> None:
+        for backend, address in zip(self._gateway.pool.backends, addresses, strict=True):
+            backend.url, backend.api_key = address["url"], address["api_key"]
 
 
-def say(**answer: object) -> None:
-    """One line to the supervisor; one that is gone does not hear it."""
+def reply(**content: object) -> None:
+    """Write one line to the supervisor. Nothing happens if the supervisor has ended."""
     with suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), orjson.dumps(answer) + b"\n")
+        os.write(sys.stdout.fileno(), orjson.dumps(content) + b"\n")
 
 
-async def _orders() -> asyncio.StreamReader:
+async def _open_standard_input() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -1,1 +1,1 @@
-"""The operator page: its files and the JSON that it asks for, on top of the HTTP interface."""
+"""The operator page: its files and the JSON that it requests, on top of the HTTP interface."""

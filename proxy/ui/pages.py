@@ -1,7 +1,7 @@
-"""The operator's page: what it shows, and the files that it is made of. Served by the admin listener.
+"""The operator page: its files, and the routes with the JSON that it shows. The admin listener serves it.
 
-A question asked on the page goes the way of every client's (proxy/api/handlers.py), but asks for no key and is in no
-experiment. Knows no statistics: experiments answer on their own routes.
+A question on the page is handled like a client's request (proxy/api/handlers.py), but needs no key and is in no
+experiment. This module does not depend on statistics: the admin listener has routes for experiments.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from proxy.openai.json_fields import text_field
 
 GATEWAY: Final = web.AppKey("page's gateway", Gateway)
 _FILES: Final = Path(__file__).parent / "static"
-_TYPES: Final[Mapping[str, str]] = MappingProxyType(
+_CONTENT_TYPES: Final[Mapping[str, str]] = MappingProxyType(
     {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 )
 _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -48,25 +48,25 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "Cache-Control": "no-cache",
     }
 )
-_MOST_EXAMPLES: Final = 2_000  # of a bank, that the page lists and draws
-_NEAREST: Final = 24
+_MAX_EXAMPLES: Final = 2_000  # of a bundle, on the page
+_MAX_NEAREST: Final = 24
 
 
 def add_page(app: web.Application, gateway: Gateway) -> None:
-    """The page's routes, where one process has the page and answers its questions."""
+    """Add all routes of the page, in a server of one process."""
     add_files(app)
-    add_answers(app, gateway)
+    add_api(app, gateway)
 
 
 def add_files(app: web.Application) -> None:
-    """The page's own files."""
-    app.router.add_get("/", _to_page)
+    """Add the routes of the page's files."""
+    app.router.add_get("/", _redirect_to_page)
     app.router.add_get("/ui", _file)
     app.router.add_get("/ui/{name}", _file)
 
 
-def add_answers(app: web.Application, gateway: Gateway) -> None:
-    """What the page asks, answered by `gateway`."""
+def add_api(app: web.Application, gateway: Gateway) -> None:
+    """Add the routes of the JSON that the page requests. `gateway` answers them."""
     app[GATEWAY] = gateway
     app.router.add_get("/ui/api/state", _state)
     app.router.add_post("/ui/api/chat", _chat)
@@ -77,6 +77,8 @@ def add_answers(app: web.Application, gateway: Gateway) -> None:
 
 
 def _guarded(handler: Handler) -> Handler:
+    """The handler, with errors in OpenAI's shape."""
+
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
@@ -90,22 +92,22 @@ def _guarded(handler: Handler) -> Handler:
     return guarded
 
 
-async def _to_page(_: web.Request) -> web.StreamResponse:
+async def _redirect_to_page(_: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("/ui")
 
 
 async def _file(request: web.Request) -> web.StreamResponse:
-    """One of the page's own files, by its name alone."""
+    """GET /ui and /ui/{name}: a file of the page."""
     name = request.match_info.get("name", "index.html")
-    place = _FILES / name
-    if place.suffix not in _TYPES or place not in _FILES.iterdir():
+    path = _FILES / name
+    if path.suffix not in _CONTENT_TYPES or path not in _FILES.iterdir():
         return error_response(UnknownRouteError(f"The page has no file {name[:100]!r}."))
-    content = await asyncio.to_thread(place.read_bytes)
-    return web.Response(body=content, content_type=_TYPES[place.suffix], charset="utf-8", headers=_HEADERS)
+    content = await asyncio.to_thread(path.read_bytes)
+    return web.Response(body=content, content_type=_CONTENT_TYPES[path.suffix], charset="utf-8", headers=_HEADERS)
 
 
 async def _state(request: web.Request) -> web.StreamResponse:
-    """What there is to be asked: the models with their variants, the first one with a bundle first."""
+    """GET /ui/api/state: the models and their variants; models with a bundle come first."""
     gateway = request.app[GATEWAY]
     bundles = gateway.bundles
     models = sorted(gateway.pool.models.values(), key=lambda model: model.id not in bundles)
@@ -120,56 +122,61 @@ async def _state(request: web.Request) -> web.StreamResponse:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
-    """A question, answered as a client's is."""
+    """POST /ui/api/chat: answers a question like a client's request."""
     gateway = request.app[GATEWAY]
-    unkeyed = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
-    return await handle(unkeyed, request, ENDPOINTS[CHAT])
+    without_keys = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
+    return await handle(without_keys, request, ENDPOINTS[CHAT])
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
-    """What a question would be sent as, and why: the plan of it, which is not carried out."""
+    """POST /ui/api/explain: the plan of a request, with the reasons for it. Nothing is sent to a backend."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
     conversation, setting = read_chat(body), gateway.setting(body, request)
     served = setting.served
     plan = await gateway.planner.chat(conversation, setting)
-    likeness = {}
+    similarities = {}
     if served is not None and plan.injection is not None:
         query = conversation.opening[:MAX_QUERY_CHARACTERS]
-        likeness = await asyncio.to_thread(lambda: dict(_likeness(served, served.search.embedder.embed([query])[0])))
-    return _json(_explained(plan, served, likeness))
+        similarities = dict(await asyncio.to_thread(_similarities, served, query))
+    return _json(_explain_plan(plan, served, similarities))
 
 
-def _explained(plan: Plan, served: ServedBundle | None, likeness: Mapping[str, float]) -> Mapping[str, Any]:
+def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping[str, float]) -> Mapping[str, Any]:
     sent, injection = orjson.loads(plan.body), plan.injection
     sampling = {name: value for name, value in sent.items() if name not in ("prompt", "messages")}
-    told: dict[str, Any] = {"variant": plan.choice.variant, "path": plan.path, "sampling": sampling}
-    told |= {"text": sent.get("prompt"), "messages": sent.get("messages")}
+    explanation: dict[str, Any] = {"variant": plan.choice.variant, "path": plan.path, "sampling": sampling}
+    explanation |= {"text": sent.get("prompt"), "messages": sent.get("messages")}
     if injection is None or served is None:
-        return told
+        return explanation
     bundle = served.bundle
-    examples = [{**asdict(one), "similarity": likeness.get(one.id)} for one in injection.examples]
+    examples = [{**asdict(one), "similarity": similarities.get(one.id)} for one in injection.examples]
     shown = tuple(one.id for one in injection.examples if not one.pinned)
     chosen = next((one.name for one in bundle.sets if one.shown == shown), None)
-    why = {"prompt_only": injection.prompt_only, "degraded": injection.degraded, "set": chosen}
-    return {**told, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **why}
+    reasons = {"prompt_only": injection.prompt_only, "degraded": injection.degraded, "set": chosen}
+    return {**explanation, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **reasons}
 
 
-def _likeness(served: ServedBundle, vector: Vectors) -> list[tuple[str, float]]:
-    """Every example of the bank that the page knows, with its similarity to a query's vector."""
-    examples = served.bundle.examples[:_MOST_EXAMPLES]
-    found = served.bundle.vectors[: len(examples)] @ vector
-    return [(example.id, round(float(value), 4)) for example, value in zip(examples, found, strict=True)]
+def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:
+    """The ids of the examples on the page, with their similarities to a query."""
+    vector = served.search.embedder.embed([query])[0]
+    return _similarities_to(served, vector)
+
+
+def _similarities_to(served: ServedBundle, vector: Vectors) -> list[tuple[str, float]]:
+    examples = served.bundle.examples[:_MAX_EXAMPLES]
+    similarities = served.bundle.vectors[: len(examples)] @ vector
+    return [(example.id, round(float(value), 4)) for example, value in zip(examples, similarities, strict=True)]
 
 
 async def _bundle(request: web.Request) -> web.StreamResponse:
-    """A bundle to look at: its prompt, its policy, its examples, and where each lies on a map."""
-    served = _asked_for(request.app[GATEWAY], request.query.get("model", ""))
-    return _json(await asyncio.to_thread(_described, served.bundle))
+    """GET /ui/api/bundle?model=...: a bundle, and the position of each example on a map."""
+    served = _bundle_of(request.app[GATEWAY], request.query.get("model", ""))
+    return _json(await asyncio.to_thread(_describe_bundle, served.bundle))
 
 
-def _described(bundle: Bundle) -> Mapping[str, Any]:
-    examples = bundle.examples[:_MOST_EXAMPLES]
+def _describe_bundle(bundle: Bundle) -> Mapping[str, Any]:
+    examples = bundle.examples[:_MAX_EXAMPLES]
     votes = {member: one.name for one in bundle.sets for member in one.members}
     manifest = bundle.manifest
     return {
@@ -184,42 +191,50 @@ def _described(bundle: Bundle) -> Mapping[str, Any]:
         "total": len(bundle.examples),
         "sets": [set_record(one) for one in bundle.sets],
         "examples": [{**asdict(one), "votes_for": votes.get(one.id)} for one in examples],
-        "map": np.round(on_a_map(bundle.vectors[: len(examples)]), 4).tolist(),
+        "map": np.round(project_to_plane(bundle.vectors[: len(examples)]), 4).tolist(),
     }
 
 
-def on_a_map(vectors: Vectors) -> Vectors:
-    """(n, dimension) -> (n, 2): along the two directions in which the vectors differ most (principal components), each
-    scaled to -1 to 1. Every run gives the same signs."""
+def project_to_plane(vectors: Vectors) -> Vectors:
+    """Project vectors on their first two principal components.
+
+    Args:
+        vectors: Shape (n, dimension).
+
+    Returns:
+        Shape (n, 2). Each component is scaled to the range -1 to 1. Its sign is the same in each run.
+    """
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     flat = np.zeros((len(vectors), 2))
     for axis, direction in enumerate(directions[:2]):
-        placed = centred @ direction
-        flat[:, axis] = placed * np.sign(placed[np.argmax(np.abs(placed))]) / max(np.abs(placed).max(), 1e-12)
+        values = centred @ direction
+        flat[:, axis] = values * np.sign(values[np.argmax(np.abs(values))]) / max(np.abs(values).max(), 1e-12)
     return flat.astype(np.float32)
 
 
 async def _search(request: web.Request) -> web.StreamResponse:
-    """{"model": ..., "query": ...}: the examples nearest to a query, and which of them it would be shown."""
+    """POST /ui/api/search: the examples nearest to a query, and the ids of those that a request would contain."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
-    served, query = _asked_for(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
+    served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
     if not query.strip():
         raise BadRequestError("`query` is empty: write what a user would ask.", param="query")
-    return _json(await asyncio.to_thread(_found, served, query))
+    return _json(await asyncio.to_thread(_search_bundle, served, query))
 
 
-def _found(served: ServedBundle, query: str) -> Mapping[str, Any]:
+def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
     vector = served.search.embedder.embed([query])[0]
     shown = [hit.example.id for hit in served.search.retriever.choose(vector)]
-    likeness = _likeness(served, vector)
-    nearest = sorted(likeness, key=lambda pair: -pair[1])[:_NEAREST] + [one for one in likeness if one[0] in shown]
+    similarities = _similarities_to(served, vector)
+    nearest = sorted(similarities, key=lambda pair: -pair[1])[:_MAX_NEAREST]
+    nearest += [pair for pair in similarities if pair[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])
     return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown}
 
 
-def _asked_for(gateway: Gateway, model: str) -> ServedBundle:
+def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
+    """The bundle of a model. Raises UnknownModelError."""
     served = gateway.bundles.get(model)
     if served is None:
         raise UnknownModelError(f"There is no bundle for {model[:100]!r}. There are: {', '.join(gateway.bundles)}.")
@@ -227,7 +242,7 @@ def _asked_for(gateway: Gateway, model: str) -> ServedBundle:
 
 
 async def _live(request: web.Request) -> web.StreamResponse:
-    """The server's own metrics, and the state of its backends, as numbers since the start."""
+    """GET /ui/api/live: the proxy's metrics since the start, and the state of its backends."""
     gateway = request.app[GATEWAY]
     samples = [
         {"name": sample.name, "labels": sample.labels, "value": sample.value}

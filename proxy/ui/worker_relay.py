@@ -1,7 +1,7 @@
-"""The page of a server of several workers: each answers the page's questions on a socket in the workers' own folder,
-and the admin listener, in the process that watches them, passes a question on to one that lives.
+"""Relays requests of the operator page to a worker, in a server of several workers.
 
-The sockets lie in a folder that only this user may enter. Knows no question, and nothing of what it passes on.
+Each worker answers them on a Unix socket in the workers' folder, which only this user may enter. The admin listener
+runs in the supervisor and relays each request to a live worker. This module does not depend on the content of requests.
 """
 
 import os
@@ -20,37 +20,44 @@ from proxy.api.http_server import HttpServer, error_middleware, error_response
 from proxy.core.errors import OverloadedError, ProxyError
 from proxy.core.log import log_event
 from proxy.core.settings import AdmissionSettings
-from proxy.ui.pages import add_answers, add_files
+from proxy.ui.pages import add_api, add_files
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
-    """The workers, as the admin listener sees them. folder: where their sockets are; limits: of a question."""
+class WorkerSockets:
+    """The sockets of the workers.
+
+    Attributes:
+        folder: The folder of the sockets.
+        limits: The limits on a request.
+    """
 
     folder: Path
     limits: AdmissionSettings
 
 
-_BEHIND: Final = web.AppKey("workers behind the page", Behind)
-_NAME: Final = "page-{}.socket"
-_LONGEST_PATH: Final = 107  # bytes, of a socket's place: unix(7)
-_LIVES_WITHIN: Final = 2.0  # seconds
+_SOCKETS: Final = web.AppKey("worker sockets", WorkerSockets)
+_SOCKET_NAME: Final = "page-{}.socket"
+_MAX_PATH: Final = 107  # bytes, of the path of a Unix socket: unix(7)
+_ALIVE_TIMEOUT: Final = 2.0  # seconds
 _ALIVE: Final = "/alive"
-_OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
+_CONNECTION_HEADERS: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
 
 
 @asynccontextmanager
 async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIterator[None]:
-    """Answer the page's questions until the block ends. Where no socket can be made (a folder's name is too long for
-    one), the worker serves without."""
+    """Answer requests of the page on this worker's socket until the block ends.
+
+    If the socket cannot be opened, for example because its path is too long, the worker serves without the page.
+    """
     app = web.Application(middlewares=[error_middleware("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
-    add_answers(app, gateway)
+    add_api(app, gateway)
     runner = HttpServer(app)
     await runner.setup()
     try:
         try:
-            await web.UnixSite(runner, str(folder / _NAME.format(worker))).start()
+            await web.UnixSite(runner, str(folder / _SOCKET_NAME.format(worker))).start()
         except OSError as error:
             log_event("page is not answered", reason=str(error))
         yield
@@ -62,68 +69,69 @@ async def _alive(_: web.Request) -> web.Response:
     return web.Response()
 
 
-def add_page_of_workers(app: web.Application, behind: Behind) -> None:
-    """The page's routes, where workers answer."""
+def add_page_of_workers(app: web.Application, sockets: WorkerSockets) -> None:
+    """Add the routes of the page, in a server of several workers."""
     add_files(app)
-    app[_BEHIND] = behind
-    app.router.add_route("*", "/ui/api/{question}", _pass_on)
+    app[_SOCKETS] = sockets
+    app.router.add_route("*", "/ui/api/{name}", _relay)
 
 
-async def _pass_on(request: web.Request) -> web.StreamResponse:
-    """To the first worker that lives, which so has all of the page to itself; a question is not asked twice."""
-    behind = request.app[_BEHIND]
+async def _relay(request: web.Request) -> web.StreamResponse:
+    """Relay a request to the first live worker. No request is sent twice."""
+    sockets = request.app[_SOCKETS]
     try:
-        body = await read_body(request, behind.limits) if request.can_read_body else b""
-        for socket in sorted(behind.folder.glob(_NAME.format("*"))):
-            async with _connected(socket) as worker:
-                if await _lives(worker):
-                    return await _ask(worker, request, body)
-        raise _nobody(behind.folder)
+        body = await read_body(request, sockets.limits) if request.can_read_body else b""
+        for path in sorted(sockets.folder.glob(_SOCKET_NAME.format("*"))):
+            async with _open_session(path) as worker:
+                if await _is_alive(worker):
+                    return await _relay_to(worker, request, body)
+        raise _no_worker(sockets.folder)
     except ProxyError as error:
         return error_response(error)
 
 
-def _connected(socket: Path) -> aiohttp.ClientSession:
-    """To one worker; an answer may take as long as the worker lets it."""
-    connector = aiohttp.UnixConnector(str(socket))
+def _open_session(path: Path) -> aiohttp.ClientSession:
+    """A session with one worker. It has no timeout: the worker has its own."""
+    connector = aiohttp.UnixConnector(str(path))
     return aiohttp.ClientSession(
         "http://worker", connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
     )
 
 
-async def _lives(worker: aiohttp.ClientSession) -> bool:
-    """A worker that died leaves its socket, and one that hangs still has the kernel take what it is told."""
+async def _is_alive(worker: aiohttp.ClientSession) -> bool:
+    """Whether the worker replies. A connection alone proves nothing: the kernel also accepts it if the worker hangs."""
     try:
-        async with worker.get(_ALIVE, timeout=aiohttp.ClientTimeout(total=_LIVES_WITHIN)):
+        async with worker.get(_ALIVE, timeout=aiohttp.ClientTimeout(total=_ALIVE_TIMEOUT)):
             return True
     except (aiohttp.ClientError, TimeoutError):
         return False
 
 
-async def _ask(worker: aiohttp.ClientSession, request: web.Request, body: bytes) -> web.StreamResponse:
-    """The worker's answer, passed on as it comes. Raises OverloadedError where it died before it began."""
+async def _relay_to(worker: aiohttp.ClientSession, request: web.Request, body: bytes) -> web.StreamResponse:
+    """Relay a request to a worker and stream the reply. Raises OverloadedError if the worker died before replying."""
+    headers = _end_to_end_headers(request.headers)
     try:
-        reply = await worker.request(request.method, request.rel_url, data=body or None, headers=_kept(request.headers))
+        reply = await worker.request(request.method, request.rel_url, data=body or None, headers=headers)
     except aiohttp.ClientError as error:
         raise OverloadedError("The worker that was asked ended. Ask again in a few seconds.") from error
-    response = web.StreamResponse(status=reply.status, headers=_kept(reply.headers))
+    response = web.StreamResponse(status=reply.status, headers=_end_to_end_headers(reply.headers))
     try:
         await response.prepare(request)
         async for chunk in reply.content.iter_any():
             await response.write(chunk)
         await response.write_eof()
-    except aiohttp.ClientError:  # either side is gone: the other shall see that the answer is not whole
+    except aiohttp.ClientError:  # abort the connection, so that the client sees a truncated reply
         if request.transport is not None:
             request.transport.abort()
     return response
 
 
-def _nobody(folder: Path) -> OverloadedError:
-    if len(os.fsencode(folder / _NAME.format(0))) > _LONGEST_PATH:
+def _no_worker(folder: Path) -> OverloadedError:
+    if len(os.fsencode(folder / _SOCKET_NAME.format(0))) > _MAX_PATH:
         return OverloadedError("The page needs a shorter name for the folder of temporary files: set TMPDIR=/tmp.")
     return OverloadedError("No worker answers the page now. Ask again in a few seconds.")
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that say something of the message, not of the connection."""
-    return {name: value for name, value in headers.items() if name.lower() not in _OF_A_CONNECTION}
+def _end_to_end_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of the message, without those of the connection."""
+    return {name: value for name, value in headers.items() if name.lower() not in _CONNECTION_HEADERS}

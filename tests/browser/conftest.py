@@ -1,4 +1,4 @@
-"""Fixtures: a page of a headless Chromium, in sizes and colours that people have."""
+"""Fixtures: pages of a headless Chromium in a given width and color scheme."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +15,7 @@ Open = Callable[[int, Scheme], AbstractContextManager[Page]]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Gone with the module: while it is there its event loop has the thread, and no asynchronous test can run."""
+    """A browser for one module. Its event loop occupies the thread, so no asynchronous test can run meanwhile."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(print), args=["--no-sandbox"])
         yield browser
@@ -24,19 +24,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Open:
-    """Opens a page so many pixels wide. When it is left, it has said nothing on the console, and asked nobody but the
-    machine itself for anything."""
+    """Opens a page of a given width in pixels. It fails if the page logs to the console or requests another machine."""
 
     @contextmanager
     def opened(width: int, scheme: Scheme) -> Iterator[Page]:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: None if _is_local(request.url) else said.append(request.url))
+        events: list[str] = []
+        page.on("console", lambda message: events.append(message.text))
+        page.on("pageerror", lambda error: events.append(str(error)))
+        page.on("request", lambda request: None if _is_local(request.url) else events.append(request.url))
         try:
             yield page
-            assert not said
+            assert not events
         finally:
             page.close()
 

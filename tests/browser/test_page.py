@@ -1,4 +1,4 @@
-"""The operator's page in front of a person: on a phone, in the dark, with a model that answers with markup.
+"""Tests the operator page in a browser: on narrow screens, in the dark scheme, with answers that contain markup.
 
 The playground asks the real embedded model. Experiments are shown from a store of made-up exposures over nine days.
 """
@@ -52,7 +52,7 @@ screens = pytest.mark.parametrize(("width", "scheme"), SCREENS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment's file and a filled store; the screenshots come here too."""
+    """A folder with an experiment and a filled store. Screenshots are written to it."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "tone.toml").write_text(EXPERIMENT)
     experiment, dice, now = read_experiment(folder / "tone.toml").experiment, random.Random(3), time.time()
@@ -125,7 +125,7 @@ def test_playground_shows_two_answers_with_examples_text_and_timing(
         page.screenshot(path=folder / f"playground-{width}-{scheme}.png", full_page=True)
 
 
-def test_a_model_that_answers_with_markup_is_shown_as_text(url: str, open_page: Open) -> None:
+def test_answer_with_markup_is_shown_as_text(url: str, open_page: Open) -> None:
     def answer(route: Route) -> None:
         chunk = {"choices": [{"index": 0, "delta": {"content": MARKUP}, "finish_reason": "stop"}]}
         route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
@@ -147,7 +147,7 @@ def test_a_model_that_answers_with_markup_is_shown_as_text(url: str, open_page: 
         assert page.title() == "Playground · drpo"
 
 
-def test_an_error_of_the_server_is_said_where_the_answer_would_be(url: str, open_page: Open) -> None:
+def test_error_of_the_server_is_shown_in_place_of_the_answer(url: str, open_page: Open) -> None:
     told = {"error": {"message": "No backend is up.", "type": "server_error"}}
     with open_page(1280, "light") as page:
         page.route(
@@ -162,7 +162,7 @@ def test_an_error_of_the_server_is_said_where_the_answer_would_be(url: str, open
 
 
 @screens
-def test_experiment_shows_a_verdict_its_arms_and_its_intervals(
+def test_experiment_shows_verdict_arms_and_intervals(
     url: str, folder: Path, open_page: Open, width: int, scheme: Scheme
 ) -> None:
     with open_page(width, scheme) as page:
@@ -205,7 +205,7 @@ def test_live_numbers_move(url: str, folder: Path, open_page: Open, width: int, 
         page.screenshot(path=folder / f"live-{width}-{scheme}.png", full_page=True)
 
 
-def test_the_scheme_can_be_switched_and_every_view_is_reached_by_keyboard(url: str, open_page: Open) -> None:
+def test_scheme_can_be_switched_and_views_are_reached_by_keyboard(url: str, open_page: Open) -> None:
     with open_page(1280, "light") as page:
         page.goto(url)
         page.get_by_label("Switch between light and dark").click()

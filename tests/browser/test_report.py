@@ -1,4 +1,4 @@
-"""The report of a run, as a person sees it: whole on a phone, readable in the dark, its details open at a touch."""
+"""Tests the report of a run in a browser: it fits a phone, and its details can be opened."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_report_is_whole_and_opens(report: Path, open_page: Open, width: int, scheme: Scheme) -> None:
+def test_report_fits_the_screen_and_its_details_open(report: Path, open_page: Open, width: int, scheme: Scheme) -> None:
     with open_page(width, scheme) as page:
         page.goto(report.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"

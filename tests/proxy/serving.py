@@ -1,4 +1,4 @@
-"""A proxy in this process over any backend, with a small bundle made in memory. For tests of what passes through it."""
+"""Runs a proxy in this process in front of any backend, with a small bundle made in memory."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-// Which view is shown, by the address's fragment, and what all views share: nothing here knows what a view shows.
+// Shows the view that the URL's fragment names. It does not depend on the content of views.
 import {experiments} from "/ui/experiments.js";
 import {bundles} from "/ui/bundles.js";
 import {live} from "/ui/live.js";

@@ -1,4 +1,4 @@
-// A bundle: its prompt, its policy, its examples on a map and in a list, searched by a query.
+// The view of a bundle: its prompt, its policy, and its examples as a map and as a list that can be searched.
 import {ask, bar, draw, make, number} from "/ui/parts.js";
 
 const SIZE = 480, EDGE = 18, LISTED = 60, NEAREST = 12;
@@ -90,7 +90,7 @@ function chart(bundle, choose) {
   return {picture, caption, light};
 }
 
-// What an example is of, in a word: the set's kind where there are sets, else its first tag.
+// The kind of an example: the kind of the set it votes for, "pinned", or its first tag.
 const kindOf = (bundle, example) => bundle.sets.find((one) => one.name === example.votes_for)?.kind ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
 
 function list(examples, likeness = {}, shown = new Set()) {

@@ -1,4 +1,4 @@
-// Experiments: who is ahead, how sure that is, and how it came about.
+// The view of an experiment: its verdict, its arms, its metrics, and the primary metric over time.
 import {ask, bar, draw, make, number, percent} from "/ui/parts.js";
 
 const WIDTH = 620, HEIGHT = 220, LEFT = 64, RIGHT = 12, TOP = 14, BOTTOM = 28;
@@ -70,7 +70,7 @@ const key = () => make("p", {class: "key"}, Object.entries(KEY).map(([name, text
 function curve(points) {
   const known = points.filter((point) => point.difference !== null);
   const from = known[0].units, to = Math.max(known.at(-1).units, from + 1);
-  // The first intervals are so wide that they would flatten all the rest: they are cut off at the edge.
+  // The scale follows the last interval. The first ones are much wider and are cut off at the edge.
   const last = known.at(-1).anytime ?? known.at(-1).fixed;
   const wide = Math.max(last.high - last.low, 1e-9);
   const top = Math.max(0, last.high) + wide, bottom = Math.min(0, last.low) - wide / 2;

@@ -1,4 +1,4 @@
-// What the server does now: its own metrics, asked every two seconds; rates are differences of two answers.
+// The view of live metrics. It requests them every two seconds; a rate is the difference of two replies.
 import {ask, draw, make, number, percent, seconds} from "/ui/parts.js";
 
 const EVERY = 2000, KEPT = 90, WIDTH = 220, HEIGHT = 44;

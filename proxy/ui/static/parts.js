@@ -1,4 +1,4 @@
-// Small makers of elements, and the ways to ask the server. Texts become text nodes, never markup.
+// Functions that create elements and send requests. A text becomes a text node, never markup.
 
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -23,7 +23,7 @@ export function draw(name, attributes = {}, ...children) {
   return element;
 }
 
-// Lengths are set through the object model: the page allows no style attributes.
+// The length is set in the object model, because the content security policy allows no style attributes.
 export function bar(share, label = "") {
   const fill = make("span", {class: "fill"});
   fill.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
@@ -53,7 +53,7 @@ export async function reason(reply) {
   }
 }
 
-// The data of each server-sent event of a reply, parsed; it ends at [DONE] or with the stream.
+// Yields the parsed data of each server-sent event of a reply, until [DONE] or the end of the stream.
 export async function* events(reply) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";

@@ -1,4 +1,4 @@
-// One question, its answers side by side, and what each model was given.
+// The view of a question: the answers of two variants side by side, with the prompt and examples of each.
 import {ask, bar, events, make, number, percent, reason, seconds} from "/ui/parts.js";
 
 const ARMS = {

@@ -139,12 +139,12 @@ def test_key_file_is_read_and_a_missing_one_is_named(tmp_path: Path) -> None:
     assert "two" not in str(caught.value)
 
 
-def test_settings_survive_the_way_to_a_worker() -> None:
+def test_settings_are_equal_after_json() -> None:
     settings = make_settings(backend=("http://h:1/v1", "embedded"), kind=("m=chat",), experiment=("a.toml",), port=0)
     assert settings_from_json(orjson.loads(orjson.dumps(asdict(settings)))) == settings
 
 
-def test_experiment_has_a_store_and_the_embedded_model_a_bundle() -> None:
+def test_store_and_bundle_have_defaults_that_depend_on_other_settings() -> None:
     settings = parsed(["--experiment", "a.toml"], {"XDG_STATE_HOME": "/state"})
     assert settings.experiments.store == "sqlite:/state/drpo/experiments.sqlite3"
     assert settings.injection.bundle == ("default",)
@@ -171,7 +171,7 @@ def test_wrong_value_or_contradiction_is_refused_with_its_flag(values: dict[str,
 
 
 @pytest.mark.parametrize("admin", ["0.0.0.0:0", "[::]:0", "192.0.2.1:9"])
-def test_admin_listener_open_to_others_is_refused(admin: str) -> None:
+def test_reachable_admin_listener_is_refused(admin: str) -> None:
     with pytest.raises(StartupError, match="--admin"):
         check_reachability(make_settings(admin=admin))
     check_reachability(make_settings(admin=admin, allow_unauthenticated=True))

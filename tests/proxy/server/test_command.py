@@ -1,4 +1,4 @@
-"""Guards the command line: help that teaches, and one clear line instead of a stack trace for a user's mistake."""
+"""Tests the command line: its help, and one clear line instead of a stack trace for a mistake of the user."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ def test_help_shows_every_flag_with_its_variable() -> None:
         (["new-key", "two words"], "new-key 'two words'"),
     ],
 )
-def test_mistake_is_one_line_that_names_the_flag(arguments: list[str], says: str) -> None:
+def test_mistake_in_flags_is_one_line_that_names_the_flag(arguments: list[str], says: str) -> None:
     done = run(*arguments)
     assert done.returncode == 1
     assert says in done.stderr
@@ -77,11 +77,11 @@ def test_check_names_a_backend_that_does_not_answer() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_unknown_flag_is_usage() -> None:
+def test_unknown_flag_exits_with_a_usage_error() -> None:
     assert run("--bakend", "x").returncode == 2
 
 
-def test_new_key_prints_its_line_apart_from_the_key_so_that_it_can_be_appended() -> None:
+def test_new_key_prints_its_line_and_the_key_on_different_streams() -> None:
     done = run("new-key", "alice")
     assert done.returncode == 0
     assert re.fullmatch(r"alice [0-9a-f]{64}\n", done.stdout)
@@ -90,7 +90,7 @@ def test_new_key_prints_its_line_apart_from_the_key_so_that_it_can_be_appended()
     assert run("serve", "alice").returncode == 2
 
 
-def test_hangup_reloads_the_keys_and_a_mistake_in_them_stops_nothing(tmp_path: Path) -> None:
+def test_hangup_reloads_the_keys_and_a_mistake_in_them_changes_nothing(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(new_key("alice")[1], encoding="utf-8")
     command = [sys.executable, "-m", "proxy", "--backend", "http://127.0.0.1:9", "--port", "0"]
@@ -116,13 +116,13 @@ def _line_with(process: "subprocess.Popen[str]", wanted: str) -> str:
     return next(line for line in process.stdout if wanted in line)
 
 
-def test_bundle_for_two_models_is_not_loaded_twice_for_one(tmp_path: Path) -> None:
+def test_two_bundles_for_one_model_are_refused(tmp_path: Path) -> None:
     done = run("--backend", "http://127.0.0.1:9", "--bundle", "a=default", "--bundle", "a=default")
     assert done.returncode == 1
     assert "two bundles for the model a" in done.stderr
 
 
-def test_bundle_that_would_send_queries_to_its_own_address_needs_the_operators_word(tmp_path: Path) -> None:
+def test_bundle_with_a_remote_embedder_needs_allow_embedder(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(default_bundle_directory(), bundle)
     manifest = bundle / "manifest.json"

@@ -1,4 +1,4 @@
-"""Guards that keys are asked for where they must be, and that a reload is all or nothing."""
+"""Tests that keys are required where they must be, and that a reload replaces everything or nothing."""
 
 import asyncio
 import shutil
@@ -32,7 +32,7 @@ def keys_file(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
-async def test_without_a_key_nothing_but_health_and_metrics_and_with_one_everything(keys_file: Path) -> None:
+async def test_keys_are_required_except_for_health_and_metrics(keys_file: Path) -> None:
     key, line = new_key("alice")
     keys_file.write_text(line, encoding="utf-8")
     async with scripted_backend(answer) as backend, serving(backend.url, api_keys_file=str(keys_file)) as proxy:
@@ -53,7 +53,7 @@ async def test_without_a_key_nothing_but_health_and_metrics_and_with_one_everyth
         assert key not in str([one.headers for one in backend.received]), "our key is not the backend's to see"
 
 
-async def test_requests_per_minute_are_429_with_retry_after_and_do_not_reach_the_backend(keys_file: Path) -> None:
+async def test_requests_over_the_limit_of_a_key_get_429_and_do_not_reach_the_backend(keys_file: Path) -> None:
     key, line = new_key("alice")
     keys_file.write_text(f"{line} requests_per_minute=2", encoding="utf-8")
     async with scripted_backend(answer) as backend, serving(backend.url, api_keys_file=str(keys_file)) as proxy:
@@ -63,7 +63,7 @@ async def test_requests_per_minute_are_429_with_retry_after_and_do_not_reach_the
         assert len(backend.generating) == 2
 
 
-async def test_tokens_are_settled_by_usage_and_given_back_where_nothing_was_answered(keys_file: Path) -> None:
+async def test_tokens_of_a_key_are_charged_by_usage_and_returned_if_nothing_was_answered(keys_file: Path) -> None:
     key, line = new_key("alice")
     keys_file.write_text(f"{line} tokens_per_minute=1000", encoding="utf-8")
     async with scripted_backend(answer) as backend:
@@ -107,9 +107,7 @@ async def test_reload_serves_the_new_bundle_and_refuses_a_broken_one(tmp_path: P
         assert (await proxy.chat(headers=bearer(second)))[0] == 200
 
 
-async def test_reload_does_not_open_the_packages_own_embedder_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reload_does_not_open_the_default_embedder_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {"bundle": (f"scripted={default_copy(tmp_path)}",)}
     bundles = load_bundles(told["bundle"], ())
     async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles, **told) as proxy:
@@ -141,7 +139,7 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
     assert {(status, bundle) for status, bundle, _ in seen} == {(200, bundles["scripted"].id)}
 
 
-def test_our_keys_are_never_forwarded_by_mistake(keys_file: Path) -> None:
+def test_forwarding_authorization_with_a_keys_file_is_refused(keys_file: Path) -> None:
     keys_file.write_text(new_key("alice")[1], encoding="utf-8")
     with pytest.raises(StartupError, match="forward-authorization"):
         make_settings(api_keys_file=str(keys_file), forward_authorization=True)

@@ -1,4 +1,4 @@
-"""Guards the routes of the operator's page: what they tell and whom, and that they add no second way to ask."""
+"""Tests the routes of the operator page: what they return, to whom, and that they bypass nothing."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from index.types import ExampleSet
 from proxy.api.admin import AddPage, Controls, Reloaded, create_admin_app
 from proxy.core.settings import ExperimentSettings
 from proxy.experiments.dashboard import Dashboard
-from proxy.ui.pages import add_files, add_page, on_a_map
+from proxy.ui.pages import add_files, add_page, project_to_plane
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import Serving, served_bundle, serving
 
@@ -56,7 +56,7 @@ async def told(session: aiohttp.ClientSession, path: str, body: Mapping[str, Any
         return reply.status, await reply.json(content_type=None)
 
 
-async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothing_from_elsewhere() -> None:
+async def test_page_files_have_a_content_security_policy_without_other_origins() -> None:
     async with admin(add_files) as session:
         for path in ("/ui", "/ui/app.js", "/ui/style.css", "/ui/playground.js"):
             async with session.get(path) as reply:
@@ -72,12 +72,12 @@ async def test_every_file_of_the_page_is_served_with_a_policy_that_allows_nothin
 @pytest.mark.parametrize(
     "path", ["/ui/..%2Fpage.py", "/ui/page.py", "/ui/%2Fetc%2Fpasswd", "/ui/none.js", "/ui/ui", f"/ui/{'a' * 300}.js"]
 )
-async def test_nothing_but_the_pages_files_is_served(path: str) -> None:
+async def test_page_serves_only_its_own_files(path: str) -> None:
     async with admin(add_files) as session, session.get(path) as reply:
         assert reply.status == 404
 
 
-async def test_a_page_from_elsewhere_can_neither_read_nor_ask() -> None:
+async def test_page_of_another_origin_is_refused() -> None:
     async with operated() as (_, session, backend):
         for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
             async with session.post("/ui/api/chat", json=ASKED, headers=headers) as reply:
@@ -85,7 +85,7 @@ async def test_a_page_from_elsewhere_can_neither_read_nor_ask() -> None:
         assert not backend.generating
 
 
-async def test_a_question_goes_the_way_of_a_clients_and_needs_no_key() -> None:
+async def test_chat_is_handled_like_a_client_request_without_a_key() -> None:
     async with operated() as (proxy, session, backend):
         status, reply = await told(session, "/ui/api/chat", ASKED)
         assert (status, reply["choices"][0]["message"]["content"]) == (200, "Because of air.")
@@ -94,7 +94,7 @@ async def test_a_question_goes_the_way_of_a_clients_and_needs_no_key() -> None:
         assert ours == clients
 
 
-async def test_the_plan_that_is_explained_is_what_would_be_sent() -> None:
+async def test_explained_plan_equals_what_is_sent() -> None:
     async with operated() as (_, session, backend):
         status, plan = await told(session, "/ui/api/explain", ASKED)
         assert status == 200
@@ -108,7 +108,7 @@ async def test_the_plan_that_is_explained_is_what_would_be_sent() -> None:
         assert plan["tokens"] > 0
 
 
-async def test_a_raw_question_has_no_examples_to_explain() -> None:
+async def test_explained_raw_plan_has_no_examples() -> None:
     async with operated() as (_, session, _backend):
         _, plan = await told(session, "/ui/api/explain", {**ASKED, "model": "scripted@raw"})
         assert (plan["text"], "examples" in plan) == ("Why is the sky blue?", False)
@@ -124,14 +124,14 @@ async def test_a_raw_question_has_no_examples_to_explain() -> None:
         ("/ui/api/bundle?model=nobody", None, 404),
     ],
 )
-async def test_what_cannot_be_told_is_an_error_with_its_reason(path: str, body: Any, status: int) -> None:
+async def test_wrong_request_of_the_page_is_an_error_with_its_reason(path: str, body: Any, status: int) -> None:
     async with operated() as (_, session, _backend):
         found, reply = await told(session, path, body)
         assert found == status
         assert reply["error"]["message"]
 
 
-async def test_a_bundle_is_told_with_a_place_on_the_map_for_each_example() -> None:
+async def test_bundle_has_a_map_position_for_each_example() -> None:
     async with operated() as (_, session, _backend):
         _, bundle = await told(session, "/ui/api/bundle?model=scripted")
         assert [one["id"] for one in bundle["examples"]] == ["refuse", "sky", "sum", "tea"]
@@ -149,7 +149,7 @@ async def test_bundle_describes_its_sets_with_the_keys_of_sets_json() -> None:
     assert {one["id"]: one["votes_for"] for one in bundle["examples"]}["sum"] == "food"
 
 
-async def test_a_search_says_what_is_near_and_what_would_be_shown() -> None:
+async def test_search_returns_nearest_and_shown_examples() -> None:
     async with operated() as (_, session, _backend):
         _, found = await told(session, "/ui/api/search", {"model": "scripted", "query": "How do I make tea?"})
         assert found["nearest"][0]["id"] == "tea"
@@ -157,7 +157,7 @@ async def test_a_search_says_what_is_near_and_what_would_be_shown() -> None:
         assert found["shown"][0] == "tea"
 
 
-async def test_live_numbers_are_the_metrics_and_hold_no_word_of_a_user() -> None:
+async def test_live_returns_metrics_without_text_of_users() -> None:
     async with operated() as (proxy, session, _backend):
         await proxy.chat("Why is the sky blue?")
         status, live = await told(session, "/ui/api/live")
@@ -170,11 +170,11 @@ async def test_live_numbers_are_the_metrics_and_hold_no_word_of_a_user() -> None
         assert live["backends"][0]["trouble"] is None
 
 
-def test_the_map_keeps_apart_what_is_apart_and_does_not_flip() -> None:
+def test_map_separates_clusters_and_keeps_its_signs() -> None:
     vectors = np.eye(6, dtype=np.float32)[[0, 0, 1, 1, 2, 2]]
-    places = on_a_map(vectors)
+    places = project_to_plane(vectors)
     assert np.abs(places).max() == pytest.approx(1.0)
     assert np.allclose(places[0], places[1], atol=1e-6)
     assert np.linalg.norm(places[0] - places[2]) > 0.5
-    assert np.array_equal(places, on_a_map(vectors))
-    assert np.array_equal(on_a_map(vectors[:1]), np.zeros((1, 2), np.float32))
+    assert np.array_equal(places, project_to_plane(vectors))
+    assert np.array_equal(project_to_plane(vectors[:1]), np.zeros((1, 2), np.float32))

@@ -1,4 +1,4 @@
-"""Guards the page of a server of several workers, on the real command: it answers as that of one process does."""
+"""Tests the operator page of a real server with several workers: it replies like that of one process."""
 
 import asyncio
 import io
@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.core.settings import AdmissionSettings
-from proxy.ui.worker_relay import Behind, add_page_of_workers
+from proxy.ui.worker_relay import WorkerSockets, add_page_of_workers
 from tests.faults.client import raw_client
 from tests.faults.process import Command, command
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
@@ -27,7 +27,7 @@ FOR_EVER = 10_000
 
 
 async def streaming(reply: Reply, request: Received) -> None:
-    """Words without end for who asks for many, else three."""
+    """Stream endless words if the request asks for many tokens, else three words."""
     await reply.begin()
     for event in completion_events(["a "] * (FOR_EVER if request.json.get("max_tokens") == FOR_EVER else 3)):
         await reply.chunk(event)
@@ -52,7 +52,7 @@ async def asked(session: aiohttp.ClientSession, path: str, body: Any = None) -> 
         return await reply.json()
 
 
-async def test_every_view_is_answered_and_live_counts_every_request() -> None:
+async def test_relay_serves_every_view_and_live_counts_the_requests_of_all_workers() -> None:
     async with two_workers() as (server, session, _):
         assert [one["id"] for one in (await asked(session, "/ui/api/state"))["models"]] == [MODEL]
         assert (await asked(session, f"/ui/api/bundle?model={MODEL}"))["examples"]
@@ -71,7 +71,7 @@ async def test_every_view_is_answered_and_live_counts_every_request() -> None:
                 await asyncio.sleep(0.02)
 
 
-async def test_an_answer_streams_and_ends_at_the_backend_when_the_page_is_closed() -> None:
+async def test_relay_streams_an_answer_and_cancels_it_when_the_page_closes() -> None:
     async with two_workers() as (_, session, backend):
         async with session.post("/ui/api/chat", json={**ASKED, "stream": True}) as reply:
             assert reply.headers["Content-Type"].startswith("text/event-stream")
@@ -84,7 +84,7 @@ async def test_an_answer_streams_and_ends_at_the_backend_when_the_page_is_closed
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("which", [0, 1])
-async def test_a_worker_that_died_or_hangs_is_passed_over(which: int, how: signal.Signals) -> None:
+async def test_relay_skips_a_worker_that_died_or_hangs(which: int, how: signal.Signals) -> None:
     async with two_workers() as (server, session, _):
         pid = server.workers()[which]
         os.kill(pid, how)
@@ -98,16 +98,16 @@ async def test_a_worker_that_died_or_hangs_is_passed_over(which: int, how: signa
 
 
 @pytest.mark.parametrize(("below", "said"), [("", "Ask again"), ("long/" * 20, "TMPDIR")])
-async def test_that_nobody_answers_is_said_with_what_to_do(below: str, said: str, tmp_path: Path) -> None:
+async def test_relay_without_a_live_worker_answers_with_what_to_do(below: str, said: str, tmp_path: Path) -> None:
     app = web.Application()
-    add_page_of_workers(app, Behind(tmp_path / below, AdmissionSettings()))
+    add_page_of_workers(app, WorkerSockets(tmp_path / below, AdmissionSettings()))
     async with TestServer(app) as nobody, aiohttp.ClientSession(nobody.make_url("/")) as session:
         async with session.get("/ui/api/state") as reply:
             assert reply.status == 503
             assert said in (await reply.json())["error"]["message"]
 
 
-async def test_a_bad_body_is_refused_as_one_process_does() -> None:
+async def test_relay_refuses_a_bad_body_like_a_single_process() -> None:
     async with two_workers() as (server, session, _):
         for body, status in (("{", 400), ("x" * 3_000_000, 400), ("x" * 30_000_000, 413)):
             headers = {"Content-Type": "application/json"}
@@ -128,7 +128,7 @@ async def test_a_bad_body_is_refused_as_one_process_does() -> None:
         assert not [line for line in server.log if "Traceback" in line or "defect" in line]
 
 
-async def test_a_question_that_there_is_not_is_refused_in_the_shape_of_every_error() -> None:
+async def test_relay_refuses_an_unknown_route_with_an_error_object() -> None:
     async with two_workers() as (_, session, _):
         for path, status in (("/ui/api/none", 404), ("/ui/api/chat", 405), ("/none", 404)):
             async with session.get(path) as reply:
