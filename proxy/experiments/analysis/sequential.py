@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 
 # The two centres of the mixture are at plus and minus sqrt(_CENTRE_SQUARED), in standard errors at the planned size.
-# tests/bench/experiments.py compares this mixture with others.
+# tests/bench/experiments.py measures the error rates and the power that they give.
 _CENTRE_SQUARED: Final = 6.5
 _MIXTURE_VARIANCE: Final = 0.4
 _MAX_BOUNDARY: Final = 1e4  # standard errors
