@@ -87,17 +87,17 @@ def _names(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_the_wheel_holds_our_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_only_the_projects_packages(wheel: Path) -> None:
     top = {name.split("/")[0] for name in _names(wheel)}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_the_wheel_holds_the_data(wheel: Path, name: str) -> None:
+def test_wheel_holds_the_data(wheel: Path, name: str) -> None:
     assert name in _names(wheel)
 
 
-def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     """Data that git ignores would be left out in silence."""
     there = {
         path.relative_to(ROOT).as_posix()
@@ -108,25 +108,25 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert there <= set(_names(wheel))
 
 
-def test_the_wheel_names_its_licence_and_stays_small(wheel: Path) -> None:
+def test_wheel_names_its_licence_and_is_small(wheel: Path) -> None:
     assert [name for name in _names(wheel) if name.endswith("licenses/LICENSE")]
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
-def test_the_installed_packages_belong_to_this_distribution_alone(installed: Path) -> None:
+def test_installed_packages_belong_only_to_this_distribution(installed: Path) -> None:
     result = subprocess.run([installed / "python", "-I", "-c", OWNERS], capture_output=True, text=True, check=True)
     owners = json.loads(result.stdout)
     assert {name: set(of) for name, of in owners.items()} == {name: {DISTRIBUTION} for name in PACKAGES}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_installed_command_starts(installed: Path, tmp_path: Path, command: str) -> None:
+def test_installed_command_starts(installed: Path, tmp_path: Path, command: str) -> None:
     result = subprocess.run([installed / command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert f"usage: {command}" in result.stdout
 
 
-def test_an_installed_command_does_not_see_the_folder_that_it_is_started_in(installed: Path, tmp_path: Path) -> None:
+def test_installed_command_does_not_import_from_the_current_folder(installed: Path, tmp_path: Path) -> None:
     """A user's own folder `proxy` or `index` must not shadow ours."""
     for package in PACKAGES:
         (tmp_path / package).mkdir()

@@ -44,7 +44,7 @@ def test_every_command_of_a_page_is_run_or_said_not_to_be(page: Path) -> None:
     assert not unmarked, f"blocks that say neither of {MARKS}"
 
 
-def test_what_a_block_says_is_read() -> None:
+def test_options_of_a_block_are_read() -> None:
     run, other = blocks("text\n```sh run in langchain\necho 1\n```\n\n```python\nprint()\n```\n```toml\na = 1\n```\n")
     assert (run.language, run.mark, run.environment, run.text, run.line) == ("sh", "run", "langchain", "echo 1\n", 2)
     assert (other.language, other.mark) == ("python", "")
@@ -57,12 +57,12 @@ def _followed() -> list[Path]:
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _followed(), ids=lambda page: page.parent.name)
-def test_a_reader_who_does_what_a_page_says_gets_there(page: Path) -> None:
+def test_commands_of_a_page_work(page: Path) -> None:
     follow(page)
 
 
 @pytest.mark.slow
-def test_a_reader_who_does_what_the_readme_says_gets_there() -> None:
+def test_commands_of_the_readme_work() -> None:
     follow(README)
 
 

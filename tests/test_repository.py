@@ -66,7 +66,7 @@ def test_no_file_names_a_package_index() -> None:
         (INDEX_ADDRESS, "--extra-index-url=@@simple"),
     ],
 )
-def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], text: str) -> None:
+def test_patterns_match_their_examples(pattern: re.Pattern[str], text: str) -> None:
     assert pattern.search(text.replace("@", "/").replace("!", "."))
 
 
@@ -102,7 +102,7 @@ def test_one_environment_can_grow_from_run_to_dev() -> None:
     assert pins("run") <= pins("dev")
 
 
-def test_the_list_of_tests_that_wait_names_fifty_that_exist() -> None:
+def test_timing_list_names_fifty_existing_tests() -> None:
     tests = [test.split("::") for test in listed()]
     assert len({tuple(test) for test in tests}) == len(tests) == 50
     assert not [test for test in tests if f"def {test[1]}(" not in (ROOT / test[0]).read_text(encoding="utf-8")]

@@ -23,7 +23,7 @@ def _check_usage(answer: Found, *, aligned: bool = True) -> None:
 
 
 @pytest.mark.parametrize("way", ["invoked", "responses"])
-def test_an_answer_arrives_with_its_usage(found: Found, way: str) -> None:
+def test_answer_has_its_usage(found: Found, way: str) -> None:
     answer = found[way]
     check_answer(answer["text"])
     _check_usage(answer)
@@ -33,19 +33,19 @@ def test_an_answer_arrives_with_its_usage(found: Found, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["streamed", "responses_streamed"])
-def test_a_stream_arrives_in_pieces_that_add_up(found: Found, way: str) -> None:
+def test_chunks_of_a_stream_join_to_the_answer(found: Found, way: str) -> None:
     answer = found[way]
     check_answer(answer["text"])
     check_pieces(answer["pieces"], answer["text"])
     _check_usage(answer)
 
 
-def test_a_conversation_with_a_system_message_is_continued(found: Found) -> None:
+def test_conversation_with_a_system_message_is_continued(found: Found) -> None:
     assert "France" in found["conversation"]["text"]
     _check_usage(found["conversation"])
 
 
-def test_a_schema_is_kept_and_parsed(found: Found) -> None:
+def test_answer_follows_a_schema_and_is_parsed(found: Found) -> None:
     assert found["structured"] == {"type": "City", "city": "Paris", "country": "France"}
 
 
@@ -57,17 +57,17 @@ def test_logprobs_have_the_alternatives_that_were_asked_for(found: Found) -> Non
 
 
 @pytest.mark.parametrize("way", ["raw", "raw_by_header"])
-def test_the_raw_variant_injects_nothing(found: Found, way: str) -> None:
+def test_raw_variant_injects_nothing(found: Found, way: str) -> None:
     _check_usage(found[way], aligned=False)
     assert found[way]["text"] != found["invoked"]["text"]
 
 
-def test_a_text_completion_goes_on_from_its_prompt(found: Found) -> None:
+def test_text_completion_continues_its_prompt(found: Found) -> None:
     assert "France" in found["completed"]
     check_pieces(found["completed_pieces"], found["completed"])
 
 
-def test_an_unknown_model_is_the_clients_own_not_found_error(found: Found) -> None:
+def test_unknown_model_raises_the_clients_not_found_error(found: Found) -> None:
     error = found["unknown_model"]
     assert "NotFoundError" in error["kinds"]
     assert (error["status"], error["code"]) == (404, "model_not_found")

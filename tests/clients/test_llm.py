@@ -91,7 +91,7 @@ def _check_usage(entry: Any, *, aligned: bool = True) -> None:
 
 
 @pytest.mark.parametrize("model", ["aligned", "responses"])
-def test_a_streamed_answer_is_printed_piece_by_piece_and_logged_with_its_usage(llm: Llm, model: str) -> None:
+def test_streamed_answer_is_printed_in_chunks_and_logged_with_its_usage(llm: Llm, model: str) -> None:
     ran = _ask(llm, model, LONGER)
     check_answer(ran.text)
     assert len(ran.pieces) > 3
@@ -100,38 +100,38 @@ def test_a_streamed_answer_is_printed_piece_by_piece_and_logged_with_its_usage(l
     _check_usage(entry)
 
 
-def test_an_answer_without_a_stream_is_printed_at_once(llm: Llm) -> None:
+def test_answer_without_a_stream_is_printed_at_once(llm: Llm) -> None:
     ran = _ask(llm, "aligned", QUESTION, "--no-stream")
     check_answer(ran.text)
     assert len(ran.pieces) <= 2, "the answer and a line's end"
     _check_usage(_logged(llm))
 
 
-def test_a_conversation_is_continued_with_what_was_said(llm: Llm) -> None:
+def test_conversation_is_continued_with_its_earlier_turns(llm: Llm) -> None:
     _ask(llm, "aligned", QUESTION)
     first = _logged(llm)["input_tokens"]
     assert _ask(llm, "aligned", "And of Italy?", "--continue").text
     assert _logged(llm)["input_tokens"] > first
 
 
-def test_a_schema_is_kept(llm: Llm) -> None:
+def test_answer_follows_a_schema(llm: Llm) -> None:
     ran = _ask(llm, "aligned", f"{QUESTION} Answer as JSON.", "--schema", json.dumps(_PLACE), tokens=100)
     assert json.loads(ran.text) == {"city": "Paris", "country": "France"}
 
 
 @pytest.mark.parametrize("model", ["raw", "raw-by-name"])
-def test_the_raw_variant_injects_nothing(llm: Llm, model: str) -> None:
+def test_raw_variant_injects_nothing(llm: Llm, model: str) -> None:
     assert _ask(llm, model, QUESTION).text
     _check_usage(_logged(llm), aligned=False)
 
 
-def test_a_text_completion_goes_on_from_its_prompt(llm: Llm) -> None:
+def test_text_completion_continues_its_prompt(llm: Llm) -> None:
     ran = _ask(llm, "completion", "The capital of France is")
     assert "France" in ran.text
     assert len(ran.pieces) > 3
 
 
-def test_an_unknown_model_is_said_in_one_line(llm: Llm) -> None:
+def test_unknown_model_prints_an_error_of_one_line(llm: Llm) -> None:
     ran = llm("-m", "unknown", QUESTION)
     assert (ran.status, ran.text) == (1, "")
     assert ran.errors.startswith("Error: Error code: 404")

@@ -96,7 +96,7 @@ def test_text_completions_answer_a_task_in_one_batch(evaluate: Evaluate) -> None
     _check(evaluate(*raw))
 
 
-def test_an_unknown_model_ends_the_run_with_the_proxys_words(evaluate: Evaluate, log: Path) -> None:
+def test_unknown_model_ends_the_run_with_the_proxys_message(evaluate: Evaluate, log: Path) -> None:
     with pytest.raises(StepError, match="404"):
         evaluate("local-chat-completions", "chat/completions", "no-such-model", "--apply_chat_template")
     assert "model_not_found" in log.read_text(encoding="utf-8")

@@ -20,14 +20,14 @@ def _check_usage(usage: Found, *, aligned: bool = True) -> None:
     check_usage(usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"], aligned=aligned)
 
 
-def test_an_answer_arrives_with_its_usage(found: Found) -> None:
+def test_answer_has_its_usage(found: Found) -> None:
     answer = found["chat"]
     check_answer(answer["content"])
     _check_usage(answer["usage"])
     assert (answer["role"], answer["finishReason"], answer["variant"]) == ("assistant", "stop", "aligned")
 
 
-def test_a_stream_arrives_in_pieces_without_usage_unless_asked(found: Found) -> None:
+def test_stream_has_several_chunks_and_usage_only_on_request(found: Found) -> None:
     for way in ("streamed", "streamedWithUsage"):
         text = "".join(found[way]["pieces"])
         check_answer(text)
@@ -36,12 +36,12 @@ def test_a_stream_arrives_in_pieces_without_usage_unless_asked(found: Found) -> 
     _check_usage(found["streamedWithUsage"]["usage"])
 
 
-def test_a_stream_of_two_choices_is_gathered_into_two_messages(found: Found) -> None:
+def test_stream_of_two_choices_gives_two_messages(found: Found) -> None:
     assert [choice["index"] for choice in found["gathered"]] == [0, 1]
     assert all(choice["role"] == "assistant" and choice["content"].strip() for choice in found["gathered"])
 
 
-def test_the_responses_api_answers_whole_and_streamed(found: Found) -> None:
+def test_responses_api_answers_with_and_without_a_stream(found: Found) -> None:
     answer = found["response"]
     check_answer(answer["text"])
     check_answer(answer["streamed"])
@@ -50,7 +50,7 @@ def test_the_responses_api_answers_whole_and_streamed(found: Found) -> None:
     check_usage(usage["input_tokens"], usage["output_tokens"], usage["total_tokens"], aligned=True)
 
 
-def test_a_text_completion_goes_on_from_its_prompt(found: Found) -> None:
+def test_text_completion_continues_its_prompt(found: Found) -> None:
     assert "France" in found["completed"]["text"]
     _check_usage(found["completed"]["usage"], aligned=False)
 

@@ -29,7 +29,7 @@ _WITHIN: Final = 500.0  # seconds
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_what_openapi_json_describes_is_what_the_proxy_does(kind: str, tmp_path: Path, say: Say) -> None:
+async def test_openapi_json_describes_the_behaviour_of_the_proxy(kind: str, tmp_path: Path, say: Say) -> None:
     command = [str(python_of("schemathesis", say)), "-m", "schemathesis.cli", "run"]
     command += [*_OPTIONS, "--checks", ",".join(_CHECKS)]
     mock = ReflectiveMock(("tiny",), kind)

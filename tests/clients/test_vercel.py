@@ -23,7 +23,7 @@ def _check_usage(answer: Found, *, aligned: bool = True) -> None:
 
 
 @pytest.mark.parametrize("way", ["generated", "responses", "openaiChat"])
-def test_an_answer_arrives_with_its_usage(found: Found, way: str) -> None:
+def test_answer_has_its_usage(found: Found, way: str) -> None:
     answer = found[way]
     check_answer(answer["text"])
     _check_usage(answer)
@@ -31,7 +31,7 @@ def test_an_answer_arrives_with_its_usage(found: Found, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["streamed", "responsesStreamed"])
-def test_a_stream_arrives_in_pieces_that_add_up(found: Found, way: str) -> None:
+def test_chunks_of_a_stream_join_to_the_answer(found: Found, way: str) -> None:
     answer = found[way]
     check_answer(answer["text"])
     check_pieces(answer["pieces"], answer["text"])
@@ -39,28 +39,28 @@ def test_a_stream_arrives_in_pieces_that_add_up(found: Found, way: str) -> None:
     assert answer["finishReason"] == "stop"
 
 
-def test_a_conversation_with_a_system_message_is_continued(found: Found) -> None:
+def test_conversation_with_a_system_message_is_continued(found: Found) -> None:
     assert "France" in found["conversation"]["text"]
     _check_usage(found["conversation"])
 
 
-def test_a_schema_is_kept_and_parsed(found: Found) -> None:
+def test_answer_follows_a_schema_and_is_parsed(found: Found) -> None:
     assert found["structured"] == {"city": "Paris", "country": "France"}
 
 
 @pytest.mark.parametrize("way", ["raw", "rawByHeader"])
-def test_the_raw_variant_injects_nothing(found: Found, way: str) -> None:
+def test_raw_variant_injects_nothing(found: Found, way: str) -> None:
     _check_usage(found[way], aligned=False)
     assert found[way]["text"] != found["generated"]["text"]
 
 
-def test_a_text_completion_goes_on_from_its_prompt(found: Found) -> None:
+def test_text_completion_continues_its_prompt(found: Found) -> None:
     assert "France" in found["completed"]["text"]
     _check_usage(found["completed"], aligned=False)
 
 
 @pytest.mark.parametrize("way", ["unknownModel", "unknownModelStreamed"])
-def test_an_unknown_model_is_the_clients_own_error(found: Found, way: str) -> None:
+def test_unknown_model_raises_the_clients_error(found: Found, way: str) -> None:
     error = found[way]
     assert (error["known"], error["status"], error["retryable"]) == (True, 404, False)
     assert "no-such-model" in error["text"], "the SDK took the message from the body"

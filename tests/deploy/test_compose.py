@@ -35,14 +35,14 @@ def test_every_service_has_a_health_check_and_a_limit_of_memory(compose: Any) ->
         assert "healthcheck" in service or name.startswith("proxy"), name  # the image of the proxy has one
 
 
-def test_the_proxy_is_given_longer_to_end_than_it_drains(compose: Any) -> None:
+def test_stop_grace_period_is_longer_than_the_drain(compose: Any) -> None:
     for name in ("proxy", "proxy-cpu"):
         service = compose["services"][name]
         assert int(service["stop_grace_period"][:-1]) >= int(service["environment"]["DRPO_DRAIN_TIMEOUT"]) + 10
         assert (service["read_only"], service["cap_drop"], service["user"]) == (True, ["ALL"], "65532:65532")
 
 
-def test_the_proxy_can_keep_its_experiments_in_the_database_that_is_there(compose: Any) -> None:
+def test_proxy_can_store_experiments_in_the_database_service(compose: Any) -> None:
     database = compose["services"]["postgres"]["environment"]
     place = f"postgresql://{database['POSTGRES_USER']}@postgres/{database['POSTGRES_DB']}"
     assert place in (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def test_the_proxy_can_keep_its_experiments_in_the_database_that_is_there(compos
     assert settings.experiments.store == ""
 
 
-def test_nothing_is_published_beyond_this_machine(compose: Any) -> None:
+def test_ports_are_published_only_on_this_machine(compose: Any) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)

@@ -31,14 +31,14 @@ def copied() -> list[str]:
     return [name for line in lines for name in line.split()[:-1]]
 
 
-def test_what_the_dockerfile_copies_is_there_and_let_in_and_nothing_else_is() -> None:
+def test_dockerignore_allows_exactly_the_files_that_the_dockerfile_copies() -> None:
     let_in = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in let_in
     assert sorted(line[1:] for line in let_in if line.startswith("!")) == sorted(copied())
     assert all((ROOT / name).exists() for name in copied())
 
 
-def test_the_image_is_not_root_and_says_how_it_is() -> None:
+def test_image_is_not_root_and_has_a_health_check() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
     for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]:
         if "ENTRYPOINT" in stage:
@@ -84,9 +84,7 @@ def _bare() -> dict[str, str]:
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_steps_of_the_image_make_a_server_that_is_healthy_with_nothing_to_write_to(
-    image: Path, tmp_path: Path
-) -> None:
+def test_image_steps_give_a_healthy_server_on_a_read_only_file_system(image: Path, tmp_path: Path) -> None:
     """Started as the image starts it, in a mount namespace whose every file system but /tmp is read-only."""
     port = free_port()
     keys = tmp_path / "keys"

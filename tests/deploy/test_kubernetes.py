@@ -57,7 +57,7 @@ def test_kubernetes_refuses_what_is_wrong(tmp_path: Path) -> None:
         assert_valid([wrong], tmp_path)
 
 
-def test_a_pod_is_killed_only_after_it_has_drained(overlay: list[Any]) -> None:
+def test_pod_is_killed_only_after_it_has_drained(overlay: list[Any]) -> None:
     pod = one(overlay, "Deployment")["spec"]["template"]["spec"]
     (proxy,) = pod["containers"]
     drain = int(one(overlay, "ConfigMap", "drpo-proxy")["data"]["DRPO_DRAIN_TIMEOUT"])
@@ -125,7 +125,7 @@ def test_every_selector_finds_pods_and_every_reference_an_object(overlay: list[A
 
 
 @pytest.mark.parametrize("source", ["bundle-pvc", "bundle-configmap"])
-def test_a_bundle_may_come_from_elsewhere(source: str, tmp_path: Path) -> None:
+def test_bundle_may_come_from_every_source(source: str, tmp_path: Path) -> None:
     lines = [
         "resources: [base]",
         f"components: [components/bundle, components/{source}, components/autoscaling, components/monitoring]",

@@ -84,7 +84,7 @@ async def _stream(proxy: Command, begun: asyncio.Event) -> bytes:
     return said
 
 
-async def test_a_stream_into_a_black_hole_is_told_of_and_what_was_not_begun_goes_elsewhere() -> None:
+async def test_stream_from_an_unreachable_server_ends_in_an_error_and_new_requests_go_to_another() -> None:
     told = ["--kind", "scripted=completion", "--connect-timeout", str(CONNECT), "--backend-timeout", str(SILENCE)]
     async with far_server() as cut, scripted_backend(_near) as near:
         await _up()

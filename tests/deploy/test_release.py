@@ -25,7 +25,7 @@ def test_every_pin_that_runs_has_its_licence_listed_and_none_is_one_that_binds_w
     assert not [line for line in text.splitlines() if line.startswith("|") and STRONG.search(line)]
 
 
-def test_the_changelog_has_the_version_or_what_comes_next() -> None:
+def test_changelog_has_the_version_or_an_unreleased_section() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert re.fullmatch(r"\d+\.\d+\.\d+(rc\d+|\.dev\d+)?", project["version"])
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -58,7 +58,7 @@ def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> 
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_sdist_holds_all_that_its_makefile_and_its_image_need(dist: Path) -> None:
+def test_sdist_holds_the_files_that_its_makefile_and_image_need(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     needed = ("Makefile", "tools/environment.sh", "requirements/run.txt", "deploy/Dockerfile", ".dockerignore")
@@ -69,7 +69,7 @@ def test_the_sdist_holds_all_that_its_makefile_and_its_image_need(dist: Path) ->
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_wheel_in_a_clean_environment_starts_the_server(dist: Path, tmp_path: Path) -> None:
+def test_wheel_in_a_clean_environment_starts_the_server(dist: Path, tmp_path: Path) -> None:
     """What `pip install drpo-proxy` gives: the newest dependencies, no pins; uv stands in for pip, being faster."""
     venv.create(tmp_path / "venv", symlinks=True)
     python, wheel = tmp_path / "venv" / "bin" / "python", next(dist.glob("*.whl"))

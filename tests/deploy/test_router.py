@@ -118,7 +118,7 @@ async def _ask_as_clients_do(proxy: Command, number: int, killed: asyncio.Event)
     return answer
 
 
-async def test_a_model_server_killed_under_load_costs_only_what_it_had_begun(tmp_path: Path) -> None:
+async def test_model_server_killed_under_load_fails_only_its_started_requests(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(KEY, encoding="utf-8")
     async with model_servers(2) as servers, router([address for _, address in servers]) as url:
         told = ["--backend", url, "--kind", f"{MODEL_NAME}=completion", "--bundle", "default"]

@@ -7,12 +7,12 @@ from tests.deploy import scaling
 pytestmark = pytest.mark.deploy
 
 
-def test_the_tables_are_those_of_the_benchmarks() -> None:
+def test_tables_equal_those_of_the_benchmarks() -> None:
     text = scaling.PAGE.read_text(encoding="utf-8")
     assert text == scaling.written(text), "run `python -m tests.deploy.scaling`"
 
 
-def test_what_was_measured_is_read_from_the_right_cells() -> None:
+def test_measurements_are_read_from_the_right_cells() -> None:
     of = scaling.measured(scaling.BENCH.read_text(encoding="utf-8"))
     assert 0 < max(of.relayed, of.translated) < of.request < of.embedding < 1
     assert of.worker_streaming > 0
@@ -41,6 +41,6 @@ def test_columns_are_found_by_their_heads_wherever_they_stand() -> None:
     assert (of.router_request, of.router_chunk) == (None, None)
 
 
-def test_a_figure_that_is_gone_is_said_and_not_taken_from_elsewhere() -> None:
+def test_missing_figure_is_an_error() -> None:
     with pytest.raises(AssertionError, match="'drpo-proxy' and a column 'CPU per chunk'"):
         scaling.measured(PAGE.replace("CPU per chunk", "chunks"))

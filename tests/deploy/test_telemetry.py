@@ -32,7 +32,7 @@ print(json.dumps([
 """
 
 
-def test_nothing_is_made_where_nothing_is_configured() -> None:
+def test_tracing_is_off_without_configuration() -> None:
     assert open_telemetry({"OTEL_SERVICE_NAME": "someone"}) is None
 
 
@@ -82,9 +82,7 @@ def _values(attributes: list[Any]) -> dict[str, str]:
 
 @pytest.mark.deploy
 @pytest.mark.slow
-async def test_a_request_is_one_span_between_the_clients_and_the_backends(
-    sdk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_is_one_span_between_client_and_backend(sdk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(reply: Reply, request: Received) -> None:
         if not request.json.get("stream"):
             await reply.whole(completion("An answer."))
@@ -149,7 +147,7 @@ def _hex(base64_text: str) -> str:
 
 @pytest.mark.deploy
 @pytest.mark.slow
-async def test_a_collector_that_is_gone_costs_no_request_and_little_of_the_end(
+async def test_missing_collector_fails_no_request_and_hardly_delays_the_shutdown(
     sdk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def script(reply: Reply, _request: Received) -> None:

@@ -26,11 +26,11 @@ def folder() -> Path:
     return suite_folder(print)
 
 
-def test_the_suite_is_of_the_version_whose_types_the_mock_answers_with() -> None:
+def test_suite_version_matches_the_types_of_the_mock() -> None:
     assert pinned_version() == version("openai")
 
 
-async def test_what_passes_against_a_chat_server_passes_through_the_proxy_and_asks_the_same(folder: Path) -> None:
+async def test_suite_passes_through_the_proxy_with_the_same_requests(folder: Path) -> None:
     mock = ReflectiveMock(MODELS, "chat")
     async with running(mock) as url, serving(url, bundles={}) as proxy:
         directly, of_direct = await run_suite(folder, f"{url}/v1", UNSERVED)
@@ -42,7 +42,7 @@ async def test_what_passes_against_a_chat_server_passes_through_the_proxy_and_as
     assert _asked(mock)[len(asked) :] == asked
 
 
-async def test_the_same_passes_when_examples_are_injected(folder: Path) -> None:
+async def test_suite_passes_with_injected_examples(folder: Path) -> None:
     mock = ReflectiveMock(MODELS, "chat")
     bundles = {model: served_bundle() for model in MODELS}
     async with running(mock) as url, serving(url, bundles=bundles) as proxy:
@@ -52,7 +52,7 @@ async def test_the_same_passes_when_examples_are_injected(folder: Path) -> None:
     assert any("Answer well." in str(body) for _, body in mock.posted)
 
 
-async def test_the_same_passes_through_a_base_model_but_for_what_text_cannot_do(folder: Path) -> None:
+async def test_suite_passes_through_a_base_model_except_for_chat_features(folder: Path) -> None:
     mock = ReflectiveMock(MODELS, "completion")
     bundles = {model: served_bundle() for model in MODELS}
     async with running(mock) as url, serving(url, bundles=bundles) as proxy:

@@ -41,7 +41,7 @@ def test_general_queries_get_answers_that_end_and_resemble_the_reference(data: P
     assert lines["longest prompt, tokens"].interval.estimate <= MOST_PROMPT_TOKENS
 
 
-def test_what_is_unsafe_is_refused_and_what_is_safe_is_answered(data: Path, measuring: Measuring) -> None:
+def test_unsafe_queries_are_refused_and_safe_ones_answered(data: Path, measuring: Measuring) -> None:
     rows = asked(sensitive_rows(VALIDATION))
     lines = named(measuring("sounds unsafe", rows, ALIGNED, LENGTH), "aligned")
     measuring("sounds unsafe", asked_raw(sensitive_rows(VALIDATION)), RAW_VARIANTS, REFUSAL_LENGTH)

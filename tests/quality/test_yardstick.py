@@ -14,7 +14,7 @@ TEXTS = [
 ]
 
 
-def test_the_shipped_embedder_and_the_float32_yardstick_agree() -> None:
+def test_shipped_embedder_agrees_with_the_float32_model() -> None:
     yardstick = Float32MiniLM(get_model_path()).embed(TEXTS)
     shipped = open_embedder("onnx").embed(TEXTS)
     assert np.allclose(np.linalg.norm(yardstick, axis=1), 1, atol=1e-5)

@@ -69,7 +69,9 @@ async def test_raw_answers_ramble(many: openai.AsyncOpenAI, figure: Callable[[st
     assert ended <= len(answers) // 4
 
 
-async def test_a_streamed_answer_is_the_whole_answer(many: openai.AsyncOpenAI, figure: Callable[[str], None]) -> None:
+async def test_streamed_answer_equals_the_unstreamed_answer(
+    many: openai.AsyncOpenAI, figure: Callable[[str], None]
+) -> None:
     """On a real model not always: a batch's size and a cached prefix change the last bits of the arithmetic."""
     whole = await _all(_whole, many, BASE.name, QUERIES, 48)
     streamed = await _all(_streamed, many, BASE.name, QUERIES, 48)
@@ -78,7 +80,7 @@ async def test_a_streamed_answer_is_the_whole_answer(many: openai.AsyncOpenAI, f
     assert equal >= 0.75 * len(QUERIES)
 
 
-def test_each_variant_of_the_model_is_listed(client: openai.OpenAI) -> None:
+def test_every_variant_of_the_model_is_listed(client: openai.OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
     assert {BASE.name, f"{BASE.name}@aligned", f"{BASE.name}@raw"} <= listed
     assert client.models.retrieve(BASE.name).id == BASE.name

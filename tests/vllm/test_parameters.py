@@ -100,7 +100,7 @@ def test_usage_comes_only_when_it_is_asked_for(client: openai.OpenAI, asked: boo
         assert all("usage" not in chunk for chunk in chunks)
 
 
-def test_a_stop_string_ends_the_answer_and_is_not_shown(client: openai.OpenAI) -> None:
+def test_stop_string_ends_the_answer_and_is_not_part_of_it(client: openai.OpenAI) -> None:
     text = _greedy(client).choices[0].message.content or ""
     word = text.split()[len(text.split()) // 2]
     # Four are as many as vLLM takes, and the layout needs two of its own: the proxy itself cuts at the last.
@@ -110,7 +110,7 @@ def test_a_stop_string_ends_the_answer_and_is_not_shown(client: openai.OpenAI) -
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
-def test_a_schema_is_kept(client: openai.OpenAI, streaming: bool) -> None:
+def test_answer_follows_a_schema(client: openai.OpenAI, streaming: bool) -> None:
     create = client.chat.completions.with_raw_response.create
     options: dict[str, Any] = {
         "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": _PERSON}}

@@ -59,7 +59,7 @@ def test_pinned_examples_leave_last(served: list[tuple[int, list[str]]]) -> None
         assert set(names) <= pinned or pinned <= set(names)
 
 
-def test_what_is_too_long_gets_vllms_own_error(client: openai.OpenAI, direct: openai.OpenAI) -> None:
+def test_too_long_prompt_gets_the_error_of_vllm(client: openai.OpenAI, direct: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as ours:
         client.chat.completions.create(model=BASE.name, messages=asking(*_conversation(CONTEXT)), max_tokens=_ANSWER)
     with pytest.raises(openai.BadRequestError) as own:

@@ -57,7 +57,7 @@ def test_auto_takes_a_model_with_a_template_for_a_chat_model(chat_url: str) -> N
     assert "chat" in row
 
 
-def test_a_chat_model_is_shown_examples_as_turns(chat_client: openai.OpenAI, chat_direct: openai.OpenAI) -> None:
+def test_chat_model_gets_examples_as_turns(chat_client: openai.OpenAI, chat_direct: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": CHAT.name, "messages": asking("Why do cats purr?"), "max_tokens": 24}
     raw = chat_client.chat.completions.with_raw_response.create(**asked, temperature=0)
     aligned = raw.parse()
@@ -77,7 +77,7 @@ def test_raw_is_the_backends_own_answer(chat_client: openai.OpenAI, chat_direct:
     assert ours.usage.prompt_tokens == own.usage.prompt_tokens
 
 
-def test_a_tool_is_called(chat_client: openai.OpenAI) -> None:
+def test_tool_is_called(chat_client: openai.OpenAI) -> None:
     raw = chat_client.chat.completions.with_raw_response.create(**_WEATHER)
     calls = raw.parse().choices[0].message.tool_calls
     assert raw.headers["x-drpo-prompt-only"] == "tools"
@@ -85,7 +85,7 @@ def test_a_tool_is_called(chat_client: openai.OpenAI) -> None:
     assert json.loads(calls[0].function.arguments)["city"] in {"Paris", "Rome"}
 
 
-def test_a_streamed_tool_call_is_the_same_call(chat_client: openai.OpenAI) -> None:
+def test_streamed_tool_call_equals_the_unstreamed_call(chat_client: openai.OpenAI) -> None:
     whole = chat_client.chat.completions.create(**_WEATHER).choices[0].message.tool_calls[0].function
     stream = chat_client.chat.completions.create(**_WEATHER, stream=True)
     parts = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
@@ -93,7 +93,7 @@ def test_a_streamed_tool_call_is_the_same_call(chat_client: openai.OpenAI) -> No
     assert json.loads("".join(part.function.arguments or "" for part in parts)) == json.loads(whole.arguments)
 
 
-def test_a_required_tool_call_says_so_when_it_ends(chat_client: openai.OpenAI) -> None:
+def test_required_tool_call_has_the_finish_reason_of_tool_calls(chat_client: openai.OpenAI) -> None:
     choice = chat_client.chat.completions.create(**{**_WEATHER, "tool_choice": "required"}).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == "get_weather"
