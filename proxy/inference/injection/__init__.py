@@ -1,1 +1,1 @@
-"""What is put before the client's words: served bundles, retrieval and the token budget. It does not know HTTP."""
+"""What is put before the client's text: served bundles, retrieval and the token budget. It does not depend on HTTP."""

@@ -1,4 +1,4 @@
-"""Guards who waits, who is turned away, and that a place is given to the first in line and to nobody twice."""
+"""Tests of admission: order of waiting, refusal, and slots that are shared by workers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_places_are_given_in_the_order_of_coming() -> None:
+async def test_slots_are_given_in_the_order_of_arrival() -> None:
     door, order = admission(1, 10), []
 
     async def visit(number: int) -> None:
@@ -47,7 +47,7 @@ async def test_places_are_given_in_the_order_of_coming() -> None:
     assert (door.in_flight, door.queued, door.idle.is_set()) == (0, 0, True)
 
 
-async def test_queue_is_bounded_and_the_rest_is_refused_at_once() -> None:
+async def test_full_queue_refuses_requests_at_once() -> None:
     door, leave = admission(2, 3), asyncio.Event()
 
     async def visit() -> None:
@@ -64,7 +64,7 @@ async def test_queue_is_bounded_and_the_rest_is_refused_at_once() -> None:
     assert sum(task.exception() is None for task in visits) == 5
 
 
-async def test_who_leaves_the_queue_takes_no_place() -> None:
+async def test_cancelled_waiter_takes_no_slot() -> None:
     door, leave = admission(1, 10), asyncio.Event()
 
     async def visit() -> None:
@@ -83,7 +83,7 @@ async def test_who_leaves_the_queue_takes_no_place() -> None:
 
 
 @pytest.mark.parametrize("later", range(6))
-async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later: int) -> None:
+async def test_waiter_cancelled_while_a_slot_is_released_takes_no_slot(later: int) -> None:
     door = admission(1, 5)
 
     async def visit() -> None:
@@ -101,7 +101,7 @@ async def test_who_leaves_in_the_moment_when_a_place_comes_free_is_let_go(later:
     assert (door.in_flight, door.queued) == (0, 0)
 
 
-async def test_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wait_in_the_queue_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_QUEUE_TIMEOUT", 0.05)
     door = admission(1, 10)
     async with door:
@@ -118,7 +118,7 @@ def workers(tmp_path: Path) -> Iterator[list[MappedState]]:
         yield [opened.enter_context(MappedState(tmp_path, number)) for number in range(3)]
 
 
-async def test_place_that_another_worker_gives_back_is_found(workers: list[MappedState]) -> None:
+async def test_slot_released_by_another_worker_is_found(workers: list[MappedState]) -> None:
     here, there = (admission(1, 10, worker) for worker in workers[:2])
     leave = asyncio.Event()
 
@@ -136,14 +136,14 @@ async def test_place_that_another_worker_gives_back_is_found(workers: list[Mappe
         await asyncio.gather(first, second)
 
 
-def test_seats_of_a_dead_worker_are_cleared_and_no_others(workers: list[MappedState], tmp_path: Path) -> None:
+def test_only_the_slots_of_a_dead_worker_are_cleared(workers: list[MappedState], tmp_path: Path) -> None:
     for worker in workers:
         worker.in_flight[worker.worker] = worker.worker + 5
     clear_in_flight(tmp_path, 1)
     assert list(workers[0].in_flight) == [5, 0, 7]
 
 
-def test_numbers_under_a_name_are_the_same_for_all_workers(workers: list[MappedState]) -> None:
+def test_shared_cells_of_a_name_are_the_same_for_all_workers(workers: list[MappedState]) -> None:
     here, there, _ = workers
     first = here.cells(b"a" * 32, [1.0, 2.0, 3.0, 4.0])
     second = here.cells(b"b" * 32, [5.0, 6.0, 7.0, 8.0])
@@ -153,7 +153,7 @@ def test_numbers_under_a_name_are_the_same_for_all_workers(workers: list[MappedS
     assert list(second) == [5.0, 6.0, 7.0, 11.0]
 
 
-async def test_overload_of_four_times_serves_all_that_it_lets_in() -> None:
+async def test_fourfold_overload_serves_all_admitted_requests() -> None:
     async def slow(reply: Reply, request: Received) -> None:
         await asyncio.sleep(0.02)
         await reply.whole(completion("Yes."))
@@ -169,9 +169,7 @@ async def test_overload_of_four_times_serves_all_that_it_lets_in() -> None:
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
-async def test_what_is_asked_and_answered_is_logged_only_where_the_operator_says_so(
-    asked_for: bool, tmp_path: Path
-) -> None:
+async def test_content_is_logged_only_if_the_operator_allows_it(asked_for: bool, tmp_path: Path) -> None:
     async def script(reply: Reply, request: Received) -> None:
         if not request.json.get("stream"):
             await reply.whole(completion("An answer."))

@@ -1,4 +1,4 @@
-"""Guards who is let in, how much a key may use, and that mistakes in a keys file are said and not shown."""
+"""Tests of API keys: the keys file, who is admitted, and the limits of a key."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +28,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def test_new_key_is_known_by_its_line_and_the_line_does_not_hold_it(tmp_path: Path) -> None:
+def test_new_key_is_identified_by_a_line_that_does_not_contain_it(tmp_path: Path) -> None:
     key, line = new_key("alice")
     keys = read_keys(written(tmp_path, f"# ours\n\n{line} requests_per_minute=2\n"))
     assert Keyring(keys, Clock(), LocalState()).identify(f"Bearer {key}")[0] == "alice"
@@ -40,7 +40,7 @@ def test_new_key_is_known_by_its_line_and_the_line_does_not_hold_it(tmp_path: Pa
 @pytest.mark.parametrize(
     "given", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic {key}", "{key}", "Bearer {key}x"]
 )
-def test_anything_but_a_key_of_ours_is_refused(given: str | None) -> None:
+def test_unknown_or_malformed_key_is_refused(given: str | None) -> None:
     key, line = new_key("alice")
     name, digest = line.split()
     ring = Keyring([Key(name, bytes.fromhex(digest))], Clock(), LocalState())
@@ -67,7 +67,7 @@ GOOD = "a" * 64
         (None, "cannot be read"),
     ],
 )
-def test_mistake_in_the_file_is_said_and_not_shown(tmp_path: Path, text: str | None, says: str) -> None:
+def test_error_in_the_keys_file_names_the_line_without_its_text(tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "missing" if text is None else written(tmp_path, text)
     with pytest.raises(StartupError, match=says) as caught:
         read_keys(file)
@@ -75,7 +75,7 @@ def test_mistake_in_the_file_is_said_and_not_shown(tmp_path: Path, text: str | N
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "x" * 65, "ü"])
-def test_name_that_cannot_be_one_is_refused(name: str) -> None:
+def test_invalid_key_name_is_refused(name: str) -> None:
     with pytest.raises(StartupError, match="a name has"):
         new_key(name)
 
@@ -84,7 +84,7 @@ def account(clock: Clock, **limits: int) -> Account:
     return Account(Key("alice", sha256(b"x").digest(), **limits), clock, LocalState())
 
 
-def test_requests_beyond_a_minutes_worth_wait_until_one_has_come_back() -> None:
+def test_requests_beyond_the_limit_are_refused_until_the_bucket_refills() -> None:
     clock = Clock()
     alice = account(clock, requests_per_minute=2)
     alice.enter()
@@ -98,7 +98,7 @@ def test_requests_beyond_a_minutes_worth_wait_until_one_has_come_back() -> None:
         alice.enter()
 
 
-def test_tokens_are_reserved_and_settled_by_what_was_used() -> None:
+def test_reserved_tokens_are_settled_by_usage() -> None:
     clock = Clock()
     alice = account(clock, tokens_per_minute=100)
     alice.reserve(80)
@@ -112,7 +112,7 @@ def test_tokens_are_reserved_and_settled_by_what_was_used() -> None:
     assert caught.value.wait == pytest.approx(42)
 
 
-def test_request_larger_than_a_minutes_worth_is_let_in_by_a_full_account_and_paid_for() -> None:
+def test_request_larger_than_the_limit_is_admitted_by_a_full_bucket_and_charged() -> None:
     clock = Clock()
     alice = account(clock, tokens_per_minute=100)
     alice.reserve(250)
@@ -124,7 +124,7 @@ def test_request_larger_than_a_minutes_worth_is_let_in_by_a_full_account_and_pai
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 40)), max_size=40), st.integers(1, 60))
-def test_no_window_of_a_minute_ever_has_more_than_two_minutes_worth(steps: list[tuple[float, int]], limit: int) -> None:
+def test_any_minute_admits_at_most_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
     """A full bucket and what fills it in that time: the known bound of a token bucket."""
     clock = Clock()
     alice = account(clock, requests_per_minute=limit)
@@ -141,7 +141,7 @@ def test_no_window_of_a_minute_ever_has_more_than_two_minutes_worth(steps: list[
         assert sum(start <= moment < start + 60 for moment in let_in) <= 2 * limit + 1
 
 
-def test_reload_keeps_what_a_key_has_used_and_drops_keys_that_are_gone() -> None:
+def test_reload_keeps_the_usage_of_keys_and_drops_removed_keys() -> None:
     clock = Clock()
     first, line = new_key("alice")
     alice = Key("alice", bytes.fromhex(line.split()[1]), requests_per_minute=1)

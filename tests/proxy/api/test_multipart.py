@@ -1,4 +1,4 @@
-"""Guards that a form's model is found and replaced, and that no other byte of an upload changes."""
+"""Tests that the field `model` of a form is found and replaced, and no other byte changes."""
 
 import aiohttp
 import pytest
@@ -19,7 +19,7 @@ def form(parts: list[tuple[str, bytes]], boundary: str = "edge") -> bytes:
 
 
 @given(st.binary(max_size=200).filter(lambda data: b"--edge" not in data), st.text("abc/@-.", min_size=1, max_size=20))
-def test_only_the_models_bytes_change(file: bytes, model: str) -> None:
+def test_replacing_the_model_changes_no_other_byte(file: bytes, model: str) -> None:
     parts = [('name="file"; filename="model"', file), ('name="model"', model.encode()), ('name="language"', b"en")]
     body = form(parts)
     found = form_model("multipart/form-data; boundary=edge", body)

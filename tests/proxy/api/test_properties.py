@@ -1,5 +1,7 @@
-"""Guards that no field of a request is lost, changed or invented, and no byte of a reply, whatever a client sends and
-however the network cuts it. The rules are written down here a second time, apart from the code that they judge."""
+"""Tests that requests and replies lose, change or gain nothing, for any client and any split by the network.
+
+The expected results are computed here independently of the code under test.
+"""
 
 import asyncio
 import itertools
@@ -143,7 +145,7 @@ def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
 many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def test_raw_chat_reaches_a_chat_backend_as_it_was_sent() -> None:
+def test_raw_chat_request_reaches_a_chat_backend_unchanged() -> None:
     with posting("chat") as post:
 
         @many
@@ -154,7 +156,7 @@ def test_raw_chat_reaches_a_chat_backend_as_it_was_sent() -> None:
         check()
 
 
-def test_injection_into_a_chat_request_changes_its_messages_and_nothing_else() -> None:
+def test_injection_changes_only_the_messages_of_a_chat_request() -> None:
     with posting("chat") as post:
 
         @many
@@ -172,7 +174,7 @@ def test_injection_into_a_chat_request_changes_its_messages_and_nothing_else() -
         check()
 
 
-def test_chat_for_a_base_model_keeps_every_field_that_a_completion_has() -> None:
+def test_chat_request_for_a_base_model_keeps_all_fields_of_a_completion() -> None:
     with posting("completion") as post:
 
         @many
@@ -249,7 +251,7 @@ def odd_requests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_nonsense_in_any_field_is_the_clients_mistake_and_never_ours(kind: str) -> None:
+async def test_invalid_value_in_any_field_is_a_client_error(kind: str) -> None:
     async with scripted_backend(_answer, kind=kind) as backend, serving(backend.url) as proxy:
         for path, body in odd_requests():
             status, reply = await _post(proxy, {"model": "scripted", **body}, path)
@@ -296,7 +298,7 @@ TEXT_STREAM: Final = b"".join(completion_events(["Be", "cause of 🫠 ", "air."]
 
 
 @pytest.mark.parametrize(("kind", "sent"), [("chat", CHAT_STREAM), ("completion", TEXT_STREAM)])
-async def test_stream_cut_at_any_byte_arrives_the_same(kind: str, sent: bytes) -> None:
+async def test_stream_split_at_any_byte_arrives_unchanged(kind: str, sent: bytes) -> None:
     async def script(reply: Reply, request: Received) -> None:
         at = request.json["seed"]  # the only field that differs between the requests
         await reply.begin()
@@ -324,7 +326,7 @@ def batched(numbers: range, size: int) -> Iterator[range]:
         yield numbers[start : start + size]
 
 
-async def test_whole_reply_cut_at_any_byte_arrives_the_same() -> None:
+async def test_whole_reply_split_at_any_byte_arrives_unchanged() -> None:
     sent = orjson.dumps({"choices": [], "usage": None, "future": "größer 🫠"})
     at = 0
 

@@ -1,4 +1,4 @@
-"""Guards every path that is served, what is refused before a backend hears of it, and who may ask from a browser."""
+"""Tests of every served path, of requests that are refused before they reach a backend, and of CORS."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ async def test_models_are_listed_with_their_variants() -> None:
             assert (response.status, (await response.json())["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_request_without_a_model_means_the_first_listed_as_in_vllm_unless_backends_differ() -> None:
+async def test_request_without_a_model_gets_the_first_listed_model_if_backends_agree() -> None:
     message = {"messages": [{"role": "user", "content": "hi"}]}
     async with scripted_backend(answer) as one, scripted_backend(answer, model="other") as two:
         async with serving(one.url, one.url) as proxy:
@@ -42,7 +42,7 @@ async def test_request_without_a_model_means_the_first_listed_as_in_vllm_unless_
             assert "Available: other, scripted." in reply["error"]["message"]
 
 
-async def test_openapi_document_names_every_route_and_every_model_and_nothing_else() -> None:
+async def test_openapi_document_lists_exactly_the_routes_and_models() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         async with proxy.session.get("/openapi.json") as response:
             document = await response.json()
@@ -57,7 +57,7 @@ async def test_openapi_document_names_every_route_and_every_model_and_nothing_el
 @pytest.mark.parametrize(
     ("method", "path", "allowed"), [("GET", "/v1/chat/completions", "POST"), ("POST", "/v1/models", "GET, HEAD")]
 )
-async def test_other_method_is_405_and_says_which_is_taken(method: str, path: str, allowed: str) -> None:
+async def test_unsupported_method_is_405_with_the_allowed_method(method: str, path: str, allowed: str) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         async with proxy.session.request(method, path) as response:
             assert (response.status, response.headers["Allow"]) == (405, allowed)
@@ -72,7 +72,7 @@ async def test_model_without_a_bundle_is_served_raw_and_not_listed_as_aligned() 
         assert headers["x-drpo-variant"] == "raw"
 
 
-async def test_ready_only_with_a_backend_and_the_model_of_a_bundle() -> None:
+async def test_readiness_requires_a_backend_and_the_model_of_a_bundle() -> None:
     async with scripted_backend(answer) as backend:
         async with serving(backend.url) as proxy, proxy.session.get("/health/ready") as response:
             assert response.status == 200
@@ -86,7 +86,7 @@ async def test_ready_only_with_a_backend_and_the_model_of_a_bundle() -> None:
             assert response.status == 200
 
 
-async def test_backend_that_comes_later_is_found() -> None:
+async def test_backend_that_starts_later_is_found() -> None:
     async with scripted_backend(answer) as backend:
         url, backend_models = backend.url, "/v1/models"
         async with serving(url, health_interval=0.05) as proxy:
@@ -107,7 +107,7 @@ async def test_dead_backend_is_502_and_the_next_one_is_tried_first() -> None:
         assert not pool.backends[0].healthy
 
 
-async def test_fresh_connection_closed_after_the_request_is_not_repeated_since_it_may_have_generated() -> None:
+async def test_request_is_not_repeated_after_a_new_connection_closed() -> None:
     async def script(reply: Reply, request: Received) -> None:
         if len(backend.generating) == 1:
             await reply.whole(completion("Yes."), Connection="close")
@@ -123,7 +123,7 @@ async def test_fresh_connection_closed_after_the_request_is_not_repeated_since_i
         assert len(backend.generating) == 2
 
 
-async def test_kept_alive_connection_found_closed_is_replaced_once() -> None:
+async def test_request_is_repeated_once_after_a_reused_connection_closed() -> None:
     async def script(reply: Reply, request: Received) -> None:
         if len(backend.generating) == 2:
             reply.reset()
@@ -149,13 +149,13 @@ async def test_completions_are_relayed_raw_unless_a_variant_is_named() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"prompt": [1, 2]}, {"prompt": "a", "echo": True}, {"prompt": "a", "suffix": "b"}])
-async def test_completions_that_cannot_be_injected_into_are_refused(fields: dict[str, Any]) -> None:
+async def test_completion_that_excludes_injection_is_refused(fields: dict[str, Any]) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         status, _, _ = await proxy.post("/v1/completions", {"model": "scripted@aligned", **fields})
         assert (status, backend.generating) == (400, [])
 
 
-async def test_other_paths_are_relayed_with_the_suffix_removed_and_nothing_else() -> None:
+async def test_relayed_request_loses_only_the_variant_suffix() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         await proxy.post("/v1/embeddings", {"model": "scripted@raw", "input": "text", "x": 1})
         assert (backend.generating[-1].path, backend.generating[-1].json) == (
@@ -174,7 +174,7 @@ async def test_other_paths_are_relayed_with_the_suffix_removed_and_nothing_else(
         ("GET", "/", 404),
     ],
 )
-async def test_what_is_not_in_the_table_is_refused_in_openais_shape(method: str, path: str, status: int) -> None:
+async def test_unknown_path_is_refused_with_an_openai_error(method: str, path: str, status: int) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         async with proxy.session.request(method, path, json={"model": "scripted"}) as response:
             assert (response.status, "message" in (await response.json())["error"]) == (status, True)
@@ -199,7 +199,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"model": "nobody", "messages": []}', JSON, 404),
     ],
 )
-async def test_bad_bodies_are_refused_with_the_right_status(data: bytes, headers: dict[str, str], status: int) -> None:
+async def test_invalid_body_is_refused_with_its_status(data: bytes, headers: dict[str, str], status: int) -> None:
     limit = {413: 1024}.get(status, 100_000)
     async with scripted_backend(answer) as backend, serving(backend.url, max_body_bytes=limit) as proxy:
         async with proxy.session.post(
@@ -252,7 +252,7 @@ class BrokenEmbedder:
 
 
 @pytest.mark.parametrize(("fault", "word"), [("raises", "embedder"), ("nan", "embedder"), ("slow", "timeout")])
-async def test_broken_embedder_costs_the_examples_and_never_the_answer(fault: str, word: str) -> None:
+async def test_broken_embedder_removes_the_examples_but_not_the_answer(fault: str, word: str) -> None:
     bundles = {"scripted": served_bundle(embedder=BrokenEmbedder(fault))}
     async with (
         scripted_backend(answer) as backend,
@@ -275,7 +275,7 @@ async def test_cors_is_off_unless_the_origin_is_allowed() -> None:
             assert response.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-lang"
 
 
-async def test_request_id_passes_and_is_made_when_absent() -> None:
+async def test_request_id_is_passed_on_or_generated() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat(headers={"X-Request-Id": "mine-1"})
         assert (headers["X-Request-Id"], backend.generating[-1].headers["X-Request-Id"]) == ("mine-1", "mine-1")
@@ -283,7 +283,7 @@ async def test_request_id_passes_and_is_made_when_absent() -> None:
         assert headers["X-Request-Id"] == backend.generating[-1].headers["X-Request-Id"] != "mine-1"
 
 
-async def test_openai_client_gets_its_own_exceptions() -> None:
+async def test_openai_client_raises_its_own_exceptions() -> None:
     import openai
 
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
@@ -295,7 +295,7 @@ async def test_openai_client_gets_its_own_exceptions() -> None:
         await client.close()
 
 
-async def test_all_turns_of_a_conversation_name_one_session_to_a_router_and_others_another() -> None:
+async def test_all_turns_of_a_conversation_have_one_session_id() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         opening = {"role": "user", "content": "How do I make tea?"}
         for messages in (

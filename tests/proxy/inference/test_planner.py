@@ -1,4 +1,4 @@
-"""Guards what a chat request becomes on a base model and on a chat model, and that raw is raw."""
+"""Tests of what is sent to a base model and to a chat model, with and without injection."""
 
 from typing import Any
 
@@ -34,14 +34,14 @@ async def test_base_model_gets_prompt_pinned_and_nearest_examples_then_the_query
     assert headers["x-drpo-examples"].split(",")[-1] == "sky"
 
 
-async def test_bundle_sampling_applies_only_where_the_client_is_silent() -> None:
+async def test_bundle_sampling_applies_only_to_fields_that_the_client_omits() -> None:
     body, _ = await sent({"messages": [USER], "temperature": 0.5})
     assert (body["frequency_penalty"], body["temperature"], body["max_tokens"]) == (0.4, 0.5, 100)
     body, _ = await sent({"messages": [USER], "frequency_penalty": 0.0, "max_completion_tokens": 7})
     assert (body["frequency_penalty"], body["max_tokens"]) == (0.0, 7)
 
 
-async def test_stop_strings_are_the_layouts_and_the_clients() -> None:
+async def test_stop_strings_come_from_layout_and_client() -> None:
     body, _ = await sent({"messages": [USER]})
     assert body["stop"] == ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:"]
     body, _ = await sent({"messages": [USER], "stop": "END"})
@@ -49,7 +49,7 @@ async def test_stop_strings_are_the_layouts_and_the_clients() -> None:
 
 
 @pytest.mark.parametrize("variant", ["raw", "raw-matched"])
-async def test_raw_on_a_base_model_is_the_text_alone(variant: str) -> None:
+async def test_raw_request_to_a_base_model_is_the_text_alone(variant: str) -> None:
     messages = [{"role": "system", "content": "Be brief."}, USER]
     body, headers = await sent({"model": f"scripted@{variant}", "messages": messages})
     assert body["prompt"] == "Be brief.\n\nWhy is the sky blue?"
@@ -61,7 +61,7 @@ async def test_raw_on_a_base_model_is_the_text_alone(variant: str) -> None:
     assert "x-drpo-examples" not in headers
 
 
-async def test_raw_on_a_chat_model_is_the_clients_request_untouched() -> None:
+async def test_raw_request_to_a_chat_model_is_unchanged() -> None:
     given = {"messages": [USER], "seed": 3, "unheard_of": {"a": [1]}, "tools": [{"type": "function"}]}
     body, _ = await sent({"model": "scripted@raw", **given}, kind="chat")
     assert body == {"model": "scripted", **given}
@@ -85,7 +85,7 @@ async def test_chat_model_gets_one_system_message_examples_as_turns_and_the_conv
         ({"messages": [USER, {"role": "assistant", "content": "Because"}]}, "prefill"),
     ],
 )
-async def test_examples_are_left_out_where_they_would_teach_another_form(fields: dict[str, Any], reason: str) -> None:
+async def test_examples_are_left_out_for_other_forms_of_answer(fields: dict[str, Any], reason: str) -> None:
     body, headers = await sent({"messages": [USER], **fields}, kind="chat")
     assert [message["role"] for message in body["messages"]][:2] == ["system", "user"]
     assert headers["x-drpo-prompt-only"] == reason
@@ -105,7 +105,7 @@ async def test_later_turns_keep_the_examples_of_the_first() -> None:
     assert later["prompt"].startswith(first["prompt"] + "Air.")
 
 
-async def test_fields_unknown_to_us_reach_a_base_model() -> None:
+async def test_unknown_fields_reach_a_base_model() -> None:
     body, _ = await sent(
         {"messages": [USER], "top_k": 5, "cache_salt": "s", "future_field": [1], "logit_bias": {"1": 2}}
     )
@@ -126,7 +126,7 @@ async def test_fields_unknown_to_us_reach_a_base_model() -> None:
         ({"messages": [USER], "model": "scripted@wild"}, "aligned, raw, raw-matched"),
     ],
 )
-async def test_what_a_base_model_cannot_do_is_a_clear_400(fields: dict[str, Any], says: str) -> None:
+async def test_request_that_a_base_model_cannot_answer_is_400(fields: dict[str, Any], says: str) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         status, _, reply = await proxy.post("/v1/chat/completions", {"model": "scripted", **fields})
         assert status == 400
@@ -135,7 +135,7 @@ async def test_what_a_base_model_cannot_do_is_a_clear_400(fields: dict[str, Any]
         assert backend.generating == []
 
 
-async def test_budget_takes_examples_one_by_one_and_never_the_clients_words() -> None:
+async def test_budget_removes_examples_one_by_one_and_keeps_the_clients_text() -> None:
     counts = []
     for words in range(3300, 4100, 40):
         text = "word " * words
@@ -146,12 +146,12 @@ async def test_budget_takes_examples_one_by_one_and_never_the_clients_words() ->
     assert (counts[0], counts[-1]) == (3, 0)
 
 
-async def test_length_cap_is_what_the_context_leaves() -> None:
+async def test_max_tokens_is_limited_by_the_context() -> None:
     body, _ = await sent({"messages": [{"role": "user", "content": "word " * 80}]}, context=120)
     assert body["max_tokens"] == 120 - (len(body["prompt"].split()) + 1)
 
 
-async def test_bundles_own_limit_on_injected_tokens_passes_over_what_does_not_fit() -> None:
+async def test_bundle_token_limit_skips_examples_that_do_not_fit() -> None:
     bundles = {"scripted": served_bundle(max_injected_tokens=25)}
     async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles) as proxy:
         _, headers, _ = await proxy.chat("How do I make tea?")

@@ -1,4 +1,4 @@
-"""Guards that only the usage that the client did not ask for is removed from a stream."""
+"""Tests that usage is removed from a stream only if the client did not ask for it."""
 
 import orjson
 import pytest
@@ -17,7 +17,7 @@ from tests.proxy.openai.test_sse import streams
 
 
 @given(streams(), st.booleans())
-def test_events_that_pass_together_are_those_that_would_pass_each_by_itself(
+def test_events_pass_unsplit_only_if_each_would_pass_unchanged(
     stream: tuple[bytes, list[int]],
     wanted: bool,
 ) -> None:
@@ -33,7 +33,7 @@ TEXT = b'data: {"id":"1","choices":[{"delta":{"content":"say \\"usage\\":null, p
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_usage_is_noted_and_taken_out_only_if_not_asked_for(*, wanted: bool) -> None:
+def test_usage_event_is_recorded_and_removed_only_if_not_requested(*, wanted: bool) -> None:
     progress = ReplyProgress()
     transform = usage_filter(progress, wanted=wanted)
     assert transform(TEXT) == TEXT
@@ -41,7 +41,7 @@ def test_usage_is_noted_and_taken_out_only_if_not_asked_for(*, wanted: bool) -> 
     assert progress.usage == {"prompt_tokens": 3}
 
 
-def test_usage_on_the_last_choice_is_taken_off_it_if_not_asked_for() -> None:
+def test_usage_on_the_last_choice_is_removed_if_not_requested() -> None:
     event = b'data: {"choices":[{"text":"."}],"usage":{"total_tokens":3}}\n\n'
     progress = ReplyProgress()
     assert usage_filter(progress, wanted=False)(event) == b'data: {"choices":[{"text":"."}]}\n\n'
@@ -49,7 +49,7 @@ def test_usage_on_the_last_choice_is_taken_off_it_if_not_asked_for() -> None:
     assert usage_filter(progress, wanted=True)(event) == event
 
 
-def test_null_usage_key_that_was_not_asked_for_is_taken_out_and_nothing_else() -> None:
+def test_only_the_null_usage_key_is_removed_if_not_requested() -> None:
     event = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}],"usage":null}\n\n'
     expected = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}]}\n\n'
     assert usage_filter(ReplyProgress(), wanted=False)(event) == expected
@@ -57,13 +57,13 @@ def test_null_usage_key_that_was_not_asked_for_is_taken_out_and_nothing_else() -
 
 
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.text(max_size=8), st.integers(0, 9)), max_size=5))
-def test_events_without_usage_pass_untouched(payload: dict[str, object]) -> None:
+def test_event_without_usage_passes_unchanged(payload: dict[str, object]) -> None:
     payload.pop("usage", None)
     event = b"data: " + orjson.dumps(payload) + b"\n\n"
     assert usage_filter(ReplyProgress(), wanted=False)(event) == event
 
 
-def test_headers_pass_by_allow_list_only() -> None:
+def test_only_headers_of_the_allow_list_are_passed_on() -> None:
     sent = {"Authorization": "Bearer k", "Cookie": "c", "X-Request-Id": "r", "Traceparent": "t", "X-Evil": "e"}
     assert request_headers(sent, authorization=False) == {"X-Request-Id": "r", "Traceparent": "t"}
     assert request_headers(sent, authorization=True)["Authorization"] == "Bearer k"

@@ -1,4 +1,4 @@
-"""Guards how streams begin, go on and end: role first, each token when it comes, finish reason last, no silent cut."""
+"""Tests of streams: their events, their order, and their end."""
 
 import asyncio
 import gc
@@ -49,7 +49,7 @@ async def test_translated_stream_has_role_first_then_text_then_finish_reason() -
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_usage_is_asked_upstream_always_and_shown_only_if_asked_for() -> None:
+async def test_usage_is_always_requested_but_sent_only_to_clients_that_request_it() -> None:
     async with scripted_backend(streaming(completion_events(PIECES))) as backend, serving(backend.url) as proxy:
         chunks = parsed(await proxy.stream(stream_options={"include_usage": True}))
         assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]) == ([], 5)
@@ -85,7 +85,7 @@ def test_streamed_text_is_the_text_of_the_whole_reply(text: str, cuts: list[int]
     assert streamed == whole == (text if layout == "query-answer" else text.lstrip())
 
 
-async def test_each_token_is_passed_on_when_it_comes() -> None:
+async def test_each_token_is_passed_on_as_it_arrives() -> None:
     passed = asyncio.Event()
 
     async def script(reply: Reply, request: Received) -> None:
@@ -108,7 +108,7 @@ async def test_each_token_is_passed_on_when_it_comes() -> None:
         assert seen.endswith(b"data: [DONE]\n\n")
 
 
-async def test_chat_backends_events_arrive_byte_for_byte() -> None:
+async def test_events_of_a_chat_backend_arrive_unchanged() -> None:
     events = [
         b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}],  "x" : 1}\n\n',
         b": keep-alive\n\n",
@@ -123,7 +123,7 @@ async def test_chat_backends_events_arrive_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 @pytest.mark.parametrize("cut", [1, -1])
-async def test_stream_that_ends_before_done_is_an_error_event_and_never_done(kind: str, cut: int) -> None:
+async def test_stream_without_done_event_ends_in_an_error_event(kind: str, cut: int) -> None:
     events = completion_events(PIECES)[:cut]
 
     async def script(reply: Reply, request: Received) -> None:
@@ -141,7 +141,7 @@ async def test_stream_that_ends_before_done_is_an_error_event_and_never_done(kin
     assert 'outcome="truncated"' in page
 
 
-async def test_reset_in_the_middle_of_a_stream_is_an_error_event() -> None:
+async def test_connection_reset_during_a_stream_ends_in_an_error_event() -> None:
     async def script(reply: Reply, request: Received) -> None:
         await reply.begin()
         await reply.chunk(completion_events(PIECES)[0])
@@ -154,7 +154,7 @@ async def test_reset_in_the_middle_of_a_stream_is_an_error_event() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_client_that_leaves_aborts_the_backend(*, stream: bool) -> None:
+async def test_client_disconnect_aborts_the_backend_request(*, stream: bool) -> None:
     async def script(reply: Reply, request: Received) -> None:
         if stream:
             await reply.begin()
@@ -175,7 +175,7 @@ async def test_client_that_leaves_aborts_the_backend(*, stream: bool) -> None:
     assert 'status="499"' in page
 
 
-async def test_backends_errors_are_passed_on_verbatim() -> None:
+async def test_backend_error_is_passed_on_unchanged() -> None:
     body = b'{"error": {"message":"too long",  "code": 400}}'
 
     async def script(reply: Reply, request: Received) -> None:
@@ -191,7 +191,7 @@ async def test_backends_errors_are_passed_on_verbatim() -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_a_stream_holds_nothing_of_what_was_asked(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_keeps_no_reference_to_the_request_body(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = []
 
     class Watched(bytes):

@@ -1,4 +1,4 @@
-"""Guards that a request gets the model and variant that it names, and a clear 4xx where it names none there is."""
+"""Tests of the model and the variant that a request gets, and of the errors for unknown ones."""
 
 import pytest
 
@@ -23,7 +23,7 @@ BUNDLED = ("base", "odd@raw")
         ("odd@raw@raw", None, Choice("odd@raw", "raw", explicit=True)),
     ],
 )
-def test_model_and_variant_are_the_ones_named(model: str, header: str | None, expected: Choice) -> None:
+def test_named_model_and_variant_are_chosen(model: str, header: str | None, expected: Choice) -> None:
     assert choose(model, header, MODELS, BUNDLED) == expected
 
 
@@ -39,13 +39,13 @@ def test_model_and_variant_are_the_ones_named(model: str, header: str | None, ex
         (7, None, "`model` is missing"),
     ],
 )
-def test_wrong_variant_is_refused_with_the_choices(model: object, header: str | None, says: str) -> None:
+def test_invalid_variant_is_refused_with_the_valid_ones(model: object, header: str | None, says: str) -> None:
     with pytest.raises(BadRequestError, match=says):
         choose(model, header, MODELS, BUNDLED)
 
 
 @pytest.mark.parametrize("model", ["nobody", "http://elsewhere/v1", "base@RAW", "x" * 5000])
-def test_unknown_model_lists_what_there_is(model: str) -> None:
+def test_unknown_model_error_lists_the_models(model: str) -> None:
     with pytest.raises(UnknownModelError, match=r"Available: base, odd@raw") as caught:
         choose(model, None, MODELS, BUNDLED)
     assert len(str(caught.value)) < 400

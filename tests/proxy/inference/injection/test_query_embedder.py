@@ -1,4 +1,4 @@
-"""Guards --query-embedder: who embeds queries, for which bundles, and that a reload keeps what is open."""
+"""Tests of --query-embedder: which embedder embeds queries, and what a reload keeps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from proxy.inference.injection.served_bundles import load_bundles
 from tests.proxy.serving import WordEmbedder, served_bundle
 
 
-def test_queries_are_embedded_by_the_bundles_own_embedder_unless_asked() -> None:
+def test_queries_are_embedded_by_the_bundles_embedder_by_default() -> None:
     assert isinstance(load_bundles(("m=default",), ())["m"].search.embedder, OnnxEmbedder)
 
 
-def test_fast_embeds_queries_and_both_are_kept_by_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_keeps_the_fast_embedder_and_its_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_bundles(("m=default",), (), "fast")
     embedder = first["m"].search.embedder
     assert isinstance(embedder, FastEmbedder)

@@ -1,4 +1,4 @@
-"""Guards that a query is embedded once, and that what is late, crowded or broken costs examples and nothing more."""
+"""Tests of retrieval: caches, shared lookups, batches, deadlines and failures of an embedder."""
 
 import asyncio
 import threading
@@ -55,7 +55,7 @@ async def retrieval() -> AsyncIterator[Retrieval]:
     found.close()
 
 
-async def test_a_query_seen_before_is_answered_without_the_thread(retrieval: Retrieval) -> None:
+async def test_cached_query_is_answered_without_the_thread(retrieval: Retrieval) -> None:
     embedder = Embedder()
     first = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()
@@ -64,7 +64,7 @@ async def test_a_query_seen_before_is_answered_without_the_thread(retrieval: Ret
     assert threading.get_ident() not in embedder.threads
 
 
-async def test_a_reloaded_bundle_embeds_no_query_again(retrieval: Retrieval) -> None:
+async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> None:
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()  # the vector is known and the bank small: the event loop answers
@@ -72,14 +72,14 @@ async def test_a_reloaded_bundle_embeds_no_query_again(retrieval: Retrieval) -> 
     assert embedder.calls == [["hello"]]
 
 
-async def test_another_embedder_embeds_the_same_query_itself(retrieval: Retrieval) -> None:
+async def test_query_vectors_are_not_shared_between_embedders(retrieval: Retrieval) -> None:
     one, other = Embedder(), Embedder(spec=replace(WORDS, revision="2"))
     await retrieval.find(bundle_search(one, "one"), "hello")
     await retrieval.find(bundle_search(other, "other"), "hello")
     assert (one.calls, other.calls) == ([["hello"]], [["hello"]])
 
 
-async def test_equal_queries_at_the_same_time_are_embedded_once_whichever_bundle_asks(retrieval: Retrieval) -> None:
+async def test_equal_concurrent_queries_are_embedded_once_for_all_bundles(retrieval: Retrieval) -> None:
     embedder = Embedder(0.02)
     searches = [bundle_search(embedder, name) for name in ("one", "two", "one", "two", "one")]
     found = await asyncio.gather(*(retrieval.find(each, "hello") for each in searches))
@@ -87,7 +87,7 @@ async def test_equal_queries_at_the_same_time_are_embedded_once_whichever_bundle
     assert embedder.calls == [["hello"]]
 
 
-async def test_what_comes_while_one_is_embedded_goes_together_in_one_call(retrieval: Retrieval) -> None:
+async def test_queries_that_wait_for_the_embedder_form_one_batch(retrieval: Retrieval) -> None:
     embedder = Embedder(0.02, MANY_AT_ONCE)
     first = asyncio.create_task(retrieval.find(bundle_search(embedder), "first"))
     await asyncio.sleep(0.005)
@@ -96,7 +96,7 @@ async def test_what_comes_while_one_is_embedded_goes_together_in_one_call(retrie
     assert [len(call) for call in embedder.calls] == [1, 32, 8]
 
 
-async def test_an_embedder_that_gains_nothing_from_a_batch_answers_each_as_soon_as_it_is_done(
+async def test_embedder_without_batching_delivers_each_result_at_once(
     retrieval: Retrieval,
 ) -> None:
     embedder, order = Embedder(0.01), []
@@ -111,7 +111,7 @@ async def test_an_embedder_that_gains_nothing_from_a_batch_answers_each_as_soon_
     assert order[0][1] < 6  # the first was told before the last was embedded
 
 
-async def test_a_text_that_the_embedder_refuses_costs_its_neighbours_nothing(retrieval: Retrieval) -> None:
+async def test_rejected_text_does_not_fail_the_rest_of_its_batch(retrieval: Retrieval) -> None:
     embedder = Embedder(0.01, MANY_AT_ONCE)
     texts = ["first", "good", "poison", "infinite", "better"]
     found = await asyncio.gather(*(retrieval.find(bundle_search(embedder), text) for text in texts))
@@ -119,7 +119,7 @@ async def test_a_text_that_the_embedder_refuses_costs_its_neighbours_nothing(ret
     assert (await retrieval.find(bundle_search(embedder), "infinite")).degraded == "embedder"
 
 
-async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> None:
+async def test_expired_queries_leave_no_backlog() -> None:
     retrieval, slow = Retrieval(0.2, create_metrics()), bundle_search(Embedder(0.05))
     try:
         crowd = await asyncio.gather(*(retrieval.find(slow, f"query {number}") for number in range(60)))
@@ -131,7 +131,7 @@ async def test_crowd_that_is_gone_leaves_no_queue_for_those_who_come_later() -> 
         retrieval.close()
 
 
-async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
+async def test_late_result_is_cached_for_later_requests() -> None:
     embedder = Embedder(0.1)
     retrieval, slow = Retrieval(0.05, create_metrics()), bundle_search(embedder)
     try:
@@ -144,7 +144,7 @@ async def test_search_that_was_late_is_kept_for_the_next_who_asks() -> None:
         retrieval.close()
 
 
-async def test_a_client_that_leaves_takes_nobodys_examples_with_it(retrieval: Retrieval) -> None:
+async def test_cancelled_request_does_not_cancel_a_shared_lookup(retrieval: Retrieval) -> None:
     slow = bundle_search(Embedder(0.05))
     leaving = asyncio.create_task(retrieval.find(slow, "hello"))
     staying = asyncio.create_task(retrieval.find(slow, "hello"))
@@ -155,7 +155,7 @@ async def test_a_client_that_leaves_takes_nobodys_examples_with_it(retrieval: Re
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["one", "two"]), st.booleans()), max_size=30))
-def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: list[tuple[str, str, bool]]) -> None:
+def test_each_query_gets_its_own_examples_in_any_order(asked: list[tuple[str, str, bool]]) -> None:
     """The third of each says whether the next waits for it."""
 
     async def ask_all() -> None:
@@ -176,7 +176,7 @@ def test_whatever_is_asked_in_whatever_order_each_gets_its_own_examples(asked: l
     asyncio.run(ask_all())
 
 
-def test_the_value_not_asked_for_longest_makes_room() -> None:
+def test_least_recently_used_value_is_evicted() -> None:
     recent: LruCache[str, int] = LruCache(2)
     recent.put("a", 1)
     recent.put("b", 2)

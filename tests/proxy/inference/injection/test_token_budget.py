@@ -14,5 +14,5 @@ def test_room_shrinks_in_steps_so_that_a_growing_conversation_keeps_its_prefix()
 
 
 @given(st.text())
-def test_bound_counts_every_byte(text: str) -> None:
+def test_max_token_count_counts_every_byte(text: str) -> None:
     assert max_token_count(text) >= len(text)

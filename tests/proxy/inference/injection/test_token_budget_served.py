@@ -1,4 +1,4 @@
-"""Guards the token budget as it is served: examples leave for want of room, and for no other reason."""
+"""Tests of the token budget in a running proxy: examples are left out only if there is no room."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 @pytest.mark.parametrize("tokenize_reply", [404, 500, [1, 2], {"count": None}, "nothing"])
-async def test_backend_that_cannot_count_gets_estimates_and_never_an_answer_of_one_token(tokenize_reply: Any) -> None:
+async def test_backend_that_cannot_count_gets_estimates_and_a_usable_cap(tokenize_reply: Any) -> None:
     async with scripted_backend(answer, context=1000, tokenize_reply=tokenize_reply) as backend:
         async with serving(backend.url) as proxy:
             _, headers, _ = await proxy.chat(WORDS)
@@ -31,7 +31,7 @@ async def test_backend_that_cannot_count_gets_estimates_and_never_an_answer_of_o
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-async def test_large_cap_that_many_clients_send_costs_no_example(kind: str, name: str) -> None:
+async def test_large_max_tokens_of_a_client_removes_no_example(kind: str, name: str) -> None:
     async with scripted_backend(answer, kind=kind) as backend, serving(backend.url) as proxy:
         usual = (await proxy.chat())[1]["x-drpo-examples"]
         for cap in (1, 4000, 4096, 10**9):
@@ -41,7 +41,7 @@ async def test_large_cap_that_many_clients_send_costs_no_example(kind: str, name
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_long_query_is_counted_and_not_taken_for_as_many_tokens_as_bytes(kind: str) -> None:
+async def test_tokens_of_a_long_query_are_counted(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat(WORDS)
         assert len(headers["x-drpo-examples"].split(",")) == 3
@@ -49,14 +49,14 @@ async def test_long_query_is_counted_and_not_taken_for_as_many_tokens_as_bytes(k
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_reply_says_when_the_context_left_no_room_for_any_example(kind: str) -> None:
+async def test_reply_reports_a_context_without_room_for_examples(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat("word " * 900)
         assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
-async def test_text_that_no_context_holds_is_not_counted_for_many_seconds(kind: str) -> None:
+async def test_text_longer_than_any_context_is_not_counted(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         text = "word " * 60_000
         _, headers, _ = await proxy.chat(text)
@@ -66,13 +66,13 @@ async def test_text_that_no_context_holds_is_not_counted_for_many_seconds(kind: 
         assert not [one for one in counted if text in str(one.json)]
 
 
-async def test_client_cap_of_zero_is_the_backends_to_judge() -> None:
+async def test_client_cap_of_zero_is_passed_to_the_backend() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         await proxy.chat(max_tokens=0)
         assert backend.generating[-1].json["max_tokens"] == 0
 
 
-async def test_counting_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_count_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         costs = proxy.gateway.injector._costs
         count, calls = costs._count, 0
@@ -89,7 +89,7 @@ async def test_counting_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPat
         assert (await proxy.chat())[0] == 200
 
 
-async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_estimates_are_replaced_when_the_backend_can_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_costs, "_RECOUNT_AFTER", 0.0)
     async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
         await proxy.chat()
@@ -100,7 +100,7 @@ async def test_estimates_give_way_to_counts_when_the_backend_can_count_again(mon
         assert (await costs.of(served, model)).examples["sum"] < estimated
 
 
-async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_examples_allowed_by_estimates_are_selected_again_from_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_backend(answer, tokenize_reply=503) as backend, serving(backend.url) as proxy:
         estimated = await injected(proxy)
         backend.tokenize_reply = None
@@ -110,7 +110,7 @@ async def test_what_estimates_allowed_is_worked_out_anew_from_counts(monkeypatch
         assert await injected(proxy) is counted, "nothing changed: nothing is worked out"
 
 
-async def test_failed_retrieval_is_told_even_where_the_query_has_no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_retrieval_is_reported_for_a_query_without_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         found = iter([RetrievalResult(()), RetrievalResult((), degraded="timeout"), RetrievalResult(())])
 
@@ -126,7 +126,7 @@ async def injected(proxy: Serving) -> Injection:
     return await proxy.gateway.injector.choose_examples(served, model, "hello", None, "hello", {})
 
 
-async def test_examples_of_a_large_bank_are_counted_when_first_shown_and_fit_the_same_limits(
+async def test_examples_of_a_large_bank_are_counted_when_first_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
