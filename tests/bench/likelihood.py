@@ -1,10 +1,11 @@
-"""What a policy for showing examples costs in quality: how likely the model finds GPT-4's answers under it.
+"""Measures how likely the base model finds GPT-4's answers under each policy for examples: table of docs/bundles.md.
 
-    python -m tests.bench.likelihood --policy "12 sets"      beside `similar_last`, in about 15 minutes
+    python -m tests.bench.likelihood --policy "12 sets"      compared with `similar_last`, about 15 minutes
 
-Mean log-probability per token of the first tokens of the reference answer, as the continuation of what the policy shows
-(the optimizer's reward `likelihood`), over all rows of references.jsonl that are not sealed, on the base model in
-float32 with PyTorch. Differences to exact `similar_last` are paired by query, with 95 % bootstrap intervals.
+The figure is the mean log-probability per token of the beginning of the reference answer, as the continuation of the
+prompt of the policy (the optimizer's reward `likelihood`). It covers all rows of references.jsonl that are not sealed.
+The base model runs in float32 with PyTorch. Differences to `similar_last` are paired by query, with 95 % bootstrap
+intervals.
 """
 
 import argparse
@@ -30,40 +31,42 @@ from tests.measurement import read_rows
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 
-ANSWER: Final = 96  # tokens of the reference that are read
-TOGETHER: Final = 3  # so many rows that show the same share its computation
+MAX_ANSWER: Final = 96  # tokens of the reference that are scored
+MIN_SHARED: Final = 3  # rows with the same examples that share the computation of the prompt
 EXACT: Final = "similar_last"
 _SCRIPT: Final = Path(__file__).parent / "prefix_cache" / "likelihood_torch.py"
 
 
 def score(shown: Shown, rows: Sequence[dict[str, Any]], texts: Texts, always: Sequence[Example]) -> list[float]:
-    """The mean log-probability of each row's reference."""
+    """The mean log-probability per token of each row's reference."""
     by_examples: dict[tuple[Example, ...], list[int]] = defaultdict(list)
     for n, examples in enumerate(shown):
         by_examples[tuple(examples)].append(n)
-    alone = [n for members in by_examples.values() if len(members) < TOGETHER for n in members]
-    groups = [(key, members) for key, members in by_examples.items() if len(members) >= TOGETHER]
-    asked, order = [], []
-    for start, members in [*groups, *([(tuple(always), alone)] if alone else [])]:
+    alone = [n for members in by_examples.values() if len(members) < MIN_SHARED for n in members]
+    shared = [(key, members) for key, members in by_examples.items() if len(members) >= MIN_SHARED]
+    groups_to_score, order = [], []
+    for start, members in [*shared, *([(tuple(always), alone)] if alone else [])]:
         prefix = texts.prefix(start)
-        asked.append({"prefix": prefix, "rows": [_row(texts, shown[n], rows[n], len(prefix)) for n in members]})
+        groups_to_score.append(
+            {"prefix": prefix, "rows": [_row(texts, shown[n], rows[n], len(prefix)) for n in members]}
+        )
         order += members
-    scores = _scored(asked)
+    scores = _scored(groups_to_score)
     return [value for _, value in sorted(zip(order, scores, strict=True))]
 
 
 def _row(texts: Texts, examples: Sequence[Example], row: dict[str, Any], past: int) -> dict[str, list[int]]:
     tokens, _ = texts.tokens(examples, row["query"])
-    return {"tokens": list(tokens[past:]), "answer": texts.plain(row["reference"])[:ANSWER]}
+    return {"tokens": list(tokens[past:]), "answer": texts.plain(row["reference"])[:MAX_ANSWER]}
 
 
 def _scored(groups: Sequence[dict[str, Any]]) -> list[float]:
-    place = environment(print)
+    vllm = environment(print)
     with tempfile.TemporaryDirectory() as name:
-        asked, told = Path(name) / "asked.json", Path(name) / "told.json"
-        asked.write_text(json.dumps({"model": str(model_folder(BASE, place, print)), "groups": groups}))
-        subprocess.run([place / "bin" / "python", _SCRIPT, asked, told], check=True)
-        return [float(value) for value in json.loads(told.read_text())]
+        request, scores = Path(name) / "request.json", Path(name) / "scores.json"
+        request.write_text(json.dumps({"model": str(model_folder(BASE, vllm, print)), "groups": groups}))
+        subprocess.run([vllm / "bin" / "python", _SCRIPT, request, scores], check=True)
+        return [float(value) for value in json.loads(scores.read_text())]
 
 
 def interval(differences: np.ndarray) -> str:
@@ -74,7 +77,7 @@ def interval(differences: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--bundle", type=Path, default=default_bundle_directory(), help="another bundle than the default"
+        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
     )
     parser.add_argument("--policy", action="append", help="only policies whose name begins so; repeatable")
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Two experiments on the embedded model, end to end: does the report find the winner, or say that it cannot yet?
+"""Runs two experiments on the embedded model and prints whether a winner is found: reports of deploy/EXPERIMENTS.md.
 
     python -m tests.bench.live_experiment --queries references.jsonl --folder DIR [--count 300]
 
-aligned-or-raw compares the default bundle with raw-matched; answers-moved compares it with the same bundle, its answers
-moved to other queries. They are on one layer, half of the units each, and a unit is one query. Metrics are those
-that need nobody's word. The store stays in the folder, with the experiments' files, for `drpo-proxy experiment report`.
-The queries are a JSONL file with the field `query`; none is part of this repository.
+The experiment `aligned-or-raw` compares the default bundle with `raw-matched`. The experiment `answers-moved` compares
+it with a bundle whose answers belong to other queries. They share one layer, each with half of the units, and a unit is
+one query. Their metrics need no feedback. The store stays in the folder with the experiment files, for
+`drpo-proxy experiment report`. The queries are a JSONL file with the field `query`. This repository contains none.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from proxy.backends.embedded.child_process import MODEL_NAME
 
 _PORT: Final = 8195
 _TOKENS: Final = 80
-_AT_ONCE: Final = 2
+_CONCURRENCY: Final = 2
 
 _ARMS: Final = """
 models = ["{model}"]
@@ -49,15 +49,15 @@ weight = 50
 
 
 def main() -> None:
-    """Run both, and print the reports."""
+    """Run both experiments and print their reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=Path, help="JSONL with the field `query`")
     parser.add_argument("--folder", type=Path, help="where the store and the files stay")
     parser.add_argument("--count", type=int, default=300, help="requests [300]")
-    parser.add_argument("--skip", type=int, default=0, help="queries that an earlier run asked, to go on after it [0]")
+    parser.add_argument("--skip", type=int, default=0, help="queries of an earlier run that are left out [0]")
     options = parser.parse_args()
     if options.queries is None or options.folder is None:
-        print("left out: it needs --queries and --folder")
+        print("not run: it needs --queries and --folder")
         return
     rows = [json.loads(line) for line in options.queries.read_text(encoding="utf-8").splitlines()]
     queries = [row["query"] for row in rows if row.get("split") != "sealed"]
@@ -87,7 +87,7 @@ def _write_files(folder: Path) -> list[Path]:
 
 
 def _move_answers(directory: Path) -> None:
-    """The default bundle with each answer at the next example's query."""
+    """Write the default bundle with each answer moved to another example's query."""
     if directory.exists():
         return
     bundle = read_bundle(default_bundle_directory())
@@ -122,7 +122,7 @@ async def _run(folder: Path, queries: Sequence[str]) -> None:
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{_PORT}") as session:
             await _until_ready(session)
-            turns = asyncio.Semaphore(_AT_ONCE)
+            turns = asyncio.Semaphore(_CONCURRENCY)
             await asyncio.gather(*(_ask(session, turns, number, query) for number, query in enumerate(queries)))
     finally:
         server.send_signal(signal.SIGTERM)

@@ -1,12 +1,13 @@
-"""What a proxy costs: CPU for each request, time added, memory, streams; beside no proxy, a bare relay, and its peers.
+"""Measures the CPU time, latency and memory that a proxy adds to requests and streams: tables of tests/bench/README.md.
 
     python -m tests.bench.overhead                        all tables (half an hour)
     python -m tests.bench.overhead --only drpo-proxy --only "bare aiohttp relay"
     python -m tests.bench.overhead --table streams
 
-The gateway has core 0 to itself, load and backend share core 1; CPU and memory are the gateway's alone. Each figure is
-the median of the repeats, with the least and the most; the order of the gateways rotates. Every peer is installed once,
-pinned by hash, into the cache folder; one that cannot run is named with the reason. Needs nginx and wrk.
+It compares drpo-proxy with no proxy, with a bare relay and with other gateways. The gateway runs alone on core 0. Load
+and backend share core 1. CPU time and memory are those of the gateway alone. Each figure is the median of the repeats,
+with minimum and maximum, and the order of the gateways rotates. Each gateway is installed once, pinned by hash, into
+the cache folder. A gateway that cannot run is named with the reason. This needs nginx and wrk.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Final, TypeVar
 
 from tests.bench.peers.gateways import Gateway, Start, drpo, gateways
 from tests.bench.peers.load import Cell, Load, Streams, nginx, press, source, stream_all
-from tests.bench.peers.machine import OTHERS_CORE, CannotRunError, shared_out
+from tests.bench.peers.machine import OTHERS_CORE, CannotRunError, proportional_memory
 from tools.steps import StepError
 
 CELLS: Final = (
@@ -34,7 +35,7 @@ CELLS: Final = (
     Cell("100 KB", 100_000),
     Cell("2 KB, each query new", 2_000, fresh=True),
 )
-_BUSY: Final = 32  # connections
+_CONNECTIONS: Final = 32  # connections
 _RELAY: Final = "bare aiohttp relay"
 _T = TypeVar("_T")
 
@@ -55,11 +56,15 @@ def main() -> None:
 
 
 def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
-    """CPU per request and rate at 32 connections; time added at one."""
-    with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend, _all(chosen, backend, Path(name)) as up:
-        print(f"\n| CPU per request, {_BUSY} connections | {' | '.join(cell.name for cell in CELLS)} | memory |")
+    """CPU time per request and rate at 32 connections, and latency at one connection."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        nginx(Path(name)) as backend,
+        _running(chosen, backend, Path(name)) as up,
+    ):
+        print(f"\n| CPU per request, {_CONNECTIONS} connections | {' | '.join(cell.name for cell in CELLS)} | memory |")
         print("| --- |" + " --- |" * (len(CELLS) + 1), flush=True)
-        busy = {cell: _repeat(up, repeats, partial(_press, cell, _BUSY, seconds, Path(name))) for cell in CELLS}
+        busy = {cell: _repeat(up, repeats, partial(_press, cell, _CONNECTIONS, seconds, Path(name))) for cell in CELLS}
         for gateway in up:
             cells = [_with_ratio(_cpus(busy[cell], gateway), _cpus(busy[cell], _RELAY)) for cell in CELLS]
             print(f"| {gateway} | {' | '.join(cells)} | {busy[CELLS[1]][gateway][-1].memory / 2**20:.0f} MiB |")
@@ -74,7 +79,7 @@ def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
 
 
 def _print_rates(up: Mapping[str, Gateway], busy: Mapping[Cell, Mapping[str, Sequence[Load]]]) -> None:
-    print(f"\n| requests per second, {_BUSY} connections | {' | '.join(cell.name for cell in CELLS)} |")
+    print(f"\n| requests per second, {_CONNECTIONS} connections | {' | '.join(cell.name for cell in CELLS)} |")
     print("| --- |" + " --- |" * len(CELLS))
     for gateway in up:
         rates = [_spread([one.rate for one in busy[cell][gateway]], "", 0) for cell in CELLS]
@@ -89,7 +94,7 @@ def _press(cell: Cell, connections: int, seconds: int, folder: Path, gateway: Ga
 
 
 def _streams(chosen: Mapping[str, Start], _seconds: int, repeats: int) -> None:
-    """100 streams at a model's pace, streams as fast as they go, and 1,000 slow ones."""
+    """100 streams at the pace of a model, 16 streams without a pause, and 1,000 slow streams."""
     ours = {"drpo-proxy, base model": partial(drpo, kind="completion")} if "drpo-proxy" in chosen else {}
     chosen = {**chosen, **ours}
     print("\n| streams | gap p99, 100 of 50 tokens/s | not whole | chunks per second, 16 flat out |", end="")
@@ -110,22 +115,22 @@ def _stream(
     chosen: Mapping[str, Start], repeats: int, count: int, chunks: int, pause: float
 ) -> dict[str, list[Streams]]:
     with tempfile.TemporaryDirectory() as name, source(chunks, pause, sys.executable) as backend:
-        with _all(chosen, backend, Path(name)) as up:
+        with _running(chosen, backend, Path(name)) as up:
             return _repeat(up, repeats, lambda gateway, _: asyncio.run(stream_all(gateway, count, chunks)))
 
 
 def _workers(_chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
-    """One worker and two, with load, backend and workers on all cores: what the machine as a whole can do."""
+    """The throughput of one and of two workers, which share all cores with load and backend."""
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     print("\n| workers, all on the same cores | requests per second | CPU per request | memory (PSS) |")
     print("| --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend:
         starts: dict[str, Start] = {str(count): partial(drpo, workers=count, core=None) for count in (1, 2)}
-        with _all(starts, backend, Path(name)) as up:
-            found = _repeat(up, repeats, partial(_press, CELLS[1], _BUSY, seconds, Path(name)))
+        with _running(starts, backend, Path(name)) as up:
+            found = _repeat(up, repeats, partial(_press, CELLS[1], _CONNECTIONS, seconds, Path(name)))
             for workers, loads in found.items():
                 rate = _spread([one.rate for one in loads], "", 0)
-                memory = f"{shared_out(up[workers].pid or 0) / 2**20:.0f} MiB"
+                memory = f"{proportional_memory(up[workers].pid or 0) / 2**20:.0f} MiB"
                 print(
                     f"| {workers} | {rate} | {_with_ratio([one.cpu for one in loads], None)} | {memory} |", flush=True
                 )
@@ -139,8 +144,8 @@ _TABLES: Final[Mapping[str, Callable[[Mapping[str, Start], int, int], None]]] = 
 
 
 @contextmanager
-def _all(chosen: Mapping[str, Start], backend: str, folder: Path) -> Iterator[dict[str, Gateway]]:
-    """All that can run, running."""
+def _running(chosen: Mapping[str, Start], backend: str, folder: Path) -> Iterator[dict[str, Gateway]]:
+    """The running gateways. One that cannot run is left out, with a message."""
     with ExitStack() as stack:
         up = {}
         for name, start in chosen.items():
@@ -152,7 +157,7 @@ def _all(chosen: Mapping[str, Start], backend: str, folder: Path) -> Iterator[di
 
 
 def _repeat(up: Mapping[str, Gateway], repeats: int, measure: Callable[[Gateway, int], _T]) -> dict[str, list[_T]]:
-    """Each gateway so many times, in an order that rotates."""
+    """Measure each gateway `repeats` times, in an order that rotates."""
     found: dict[str, list[_T]] = {name: [] for name in up}
     names = list(up)
     for repeat in range(repeats):
@@ -169,16 +174,16 @@ def _cpus(found: Mapping[str, Sequence[Load]], gateway: str) -> list[float] | No
 def _with_ratio(
     values: Sequence[float] | None, base: Sequence[float] | None, unit: str = "µs", scale: float = 1e6
 ) -> str:
-    """Median and spread, and times the base's median."""
+    """Median, minimum and maximum, and the ratio to the median of `base`."""
     if not values or not any(values):
         return ""
-    told = _spread([scale * one for one in values], unit, 0)
-    return told if not base else f"{told}; {statistics.median(values) / statistics.median(base):.2f}x"
+    text = _spread([scale * one for one in values], unit, 0)
+    return text if not base else f"{text}; {statistics.median(values) / statistics.median(base):.2f}x"
 
 
 def _spread(values: Sequence[float], unit: str, digits: int) -> str:
-    told = f"{statistics.median(values):,.{digits}f} {unit}".rstrip()
-    return f"{told} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+    median = f"{statistics.median(values):,.{digits}f} {unit}".rstrip()
+    return f"{median} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def _say(line: str) -> None:

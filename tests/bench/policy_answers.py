@@ -1,13 +1,13 @@
-"""What a policy for showing examples costs in the answers: refusals, similarity to GPT-4's, beside the first policy.
+"""Measures refusals and the similarity of answers to GPT-4's under each policy for examples: table of docs/bundles.md.
 
-    python -m tests.bench.policy_answers                 the 3 nearest, and the bundle's own sets
-    ... --policy "3 nearest" --policy "1 nearest"        other ones
-    ... --policy sets --policy "sets fast"               the same with --query-embedder fast
-    ... --half first                                     every second row, to choose on; `second` confirms
+    python -m tests.bench.policy_answers                 the 3 nearest examples, and the bundle's own sets
+    ... --policy "3 nearest" --policy "1 nearest"        other policies
+    ... --policy sets --policy "sets fast"               the same policy with --query-embedder fast
+    ... --half first                                     every second row, for a choice; `second` confirms it
 
-The real proxy on the embedded model with the bundle's prompt, pinned examples and settings, greedy. A policy is chosen
-on these figures, so the rows are training rows: general queries of references.jsonl, and XSTest's prompts. Some
-6 minutes a policy and half on two cores.
+The real proxy answers with the embedded model and with the bundle's prompt, pinned examples and settings, greedy. The
+first policy is the baseline of the differences. A policy is chosen by these figures, so the rows are training rows:
+general queries of references.jsonl, and XSTest's prompts. One policy and one half take 6 minutes on two cores.
 """
 
 import argparse
@@ -40,13 +40,15 @@ COLUMNS: Final = ("similarity", "less the first", "refuses general", "refuses un
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=default_bundle_directory(), help="another one than the default")
+    parser.add_argument(
+        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
+    )
     parser.add_argument(
         "--policy",
         action="append",
         type=_policy,
         metavar="'N nearest' or sets",
-        help="repeatable; the first is compared with",
+        help="repeatable; the first is the baseline",
     )
     parser.add_argument("--half", choices=HALVES, default="both", help="of the rows (%(default)s)")
     options = parser.parse_args()
@@ -69,8 +71,8 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
     async with open_backends(settings.backends, say) as backends:
         for policy in policies:
-            shown = under(bundle, policy)
-            served = as_served(shown, f"{policy} {bundle.id}", queries_by(policy, judge))
+            shown = with_policy(bundle, policy)
+            served = as_served(shown, f"{policy} {bundle.id}", query_embedder(policy, judge))
             async with serving(settings, backends, served) as base_url:
                 say(f"answering with {policy}")
                 answers = await answer(base_url, general, LENGTH, judge)
@@ -82,18 +84,18 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
 def _policy(text: str) -> str:
     if not re.fullmatch(rf"({SETS}|[1-9][0-9]? nearest)( {FAST})?", text):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no policy: write {SETS} or '3 nearest', with {FAST} behind or not"
+            f"{text!r} is no policy: write {SETS} or '3 nearest', followed by {FAST} or not"
         )
     return text
 
 
-def under(bundle: Bundle, policy: str) -> Bundle:
-    """The bundle as it would be with this policy: its own sets, or so many nearest examples."""
+def with_policy(bundle: Bundle, policy: str) -> Bundle:
+    """The bundle under a policy: its own sets, or the given number of nearest examples."""
     return bundle if policy.startswith(SETS) else showing_nearest(bundle, int(policy.split()[0]))
 
 
-def queries_by(policy: str, own: Embedder) -> Embedder:
-    """What embeds the queries: the bundle's own embedder, or the fast one in its place."""
+def query_embedder(policy: str, own: Embedder) -> Embedder:
+    """The embedder of queries: the bundle's own, or the fast one."""
     return FastEmbedder(own) if policy.endswith(FAST) else own
 
 

@@ -1,14 +1,14 @@
-"""What the injected prompt costs: how many of its tokens vLLM computes again for each request, by policy.
+"""Measures how many tokens of the injected prompt vLLM computes again for each request, by policy: docs/bundles.md.
 
-    python -m tests.bench.prefix                     simulated: every policy, blocks of 128, 32 and 16 tokens
-    python -m tests.bench.prefix --real --block 32   and on a real vLLM (CPU): the same stream, its own counters
-    python -m tests.bench.prefix --time              what that means for the first token, on the real server
-    python -m tests.bench.prefix --routed            and where the proxy or vllm-router chooses between two real servers
+    python -m tests.bench.prefix                     simulation: every policy, blocks of 128, 32 and 16 tokens
+    python -m tests.bench.prefix --real --block 32   also the counters of a real vLLM (CPU) for the same requests
+    python -m tests.bench.prefix --time              also the time to the first token, on the real server
+    python -m tests.bench.prefix --routed            also two real servers, chosen by the proxy or by vllm-router
 
-The stream: all queries of references.jsonl that are not sealed, in random order, eight at a time. Every policy has the
-same room for its blocks: twice the fixed prefix (prompt and pinned examples), and eight requests of mean length under
-`similar_last`. Uncached is what of prompt and examples was not found in the cache; the client's own words are not
-counted. The vLLM environment's tokenizer is used for all.
+The requests are all queries of references.jsonl that are not sealed, in random order, eight at a time. Every policy has
+the same number of cache blocks. They hold twice the fixed prefix (prompt and pinned examples) and eight requests of the
+mean length under `similar_last`. "Uncached" counts the tokens of prompt and examples that were not found in the cache.
+It leaves out the client's own text. All counts use the tokenizer of the vLLM environment.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange, select_within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
 from tests.bench.prefix_cache import served as real
-from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
+from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.bench.prefix_cache.routed import HEADINGS, cost_of, measure_routed
 from tests.measurement import read_rows
 from tests.vllm.environment import environment
@@ -45,9 +45,9 @@ from tests.vllm.models import BASE, model_folder
 
 BLOCKS: Final = (128, 32, 16)
 CONCURRENCY: Final = 8
-CONVERSATIONS: Final = 150  # two turns each, where two servers are chosen from
-OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run is a matter of minutes
-CORE: Final = 3  # examples of `core` that everyone is shown
+CONVERSATIONS: Final = 150  # of two turns each, for --routed
+OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run takes minutes
+CORE: Final = 3  # examples that the policy `core` shows with every request
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
 SETS: Final = PartitionSpec(
     count=12,
@@ -63,21 +63,21 @@ Shown = Sequence[tuple[Example, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Queries in their order, and their vectors."""
+    """The queries in the order of the requests, and their vectors."""
 
     queries: Sequence[str]
     vectors: Vectors
 
 
 def read_stream() -> Stream:
-    """The queries that may be looked at, in random order (seeded)."""
+    """The queries that are not sealed, in a seeded random order."""
     queries = [row["query"] for row in read_rows("references.jsonl") if row["split"] != "sealed"]
     random.Random(1).shuffle(queries)
     return Stream(queries, open_embedder("onnx").embed([query[:2_000] for query in queries]))
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
-    """What each policy shows for each query, pinned examples included."""
+    """The examples that each policy shows for each query, pinned examples included."""
     exact = replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=())
     lengths = token_lengths(bundle, tokenizer)
     costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
@@ -102,20 +102,20 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
         "the nearest": [(*always, *arrange(some[:1], "similar_last")) for some in hits],
         "prompt and pinned alone": [always for _ in hits],
     }
-    parted = bundle if bundle.sets else in_memory(bundle, tokenizer)
+    parted = bundle if bundle.sets else with_sets(bundle, tokenizer)
     chosen = Retriever(parted)
     found[f"{len(parted.sets)} sets"] = [(*always, *arrange(chosen.choose(vector), "set")) for vector in stream.vectors]
     return found
 
 
-def in_memory(bundle: Bundle, tokenizer: Path) -> Bundle:
+def with_sets(bundle: Bundle, tokenizer: Path) -> Bundle:
     """The bundle as `drpo-index sets` would part it."""
     draft = partition_bundle(bundle, SETS, VOTERS, tokenizer)
     return replace(bundle, manifest=replace(bundle.manifest, retrieval=draft.retrieval), sets=tuple(draft.sets))
 
 
 class Texts:
-    """A bundle's texts, as tokens."""
+    """The texts of a bundle as tokens."""
 
     def __init__(self, bundle: Bundle, tokenizer: Path) -> None:
         self._bundle = bundle
@@ -123,85 +123,90 @@ class Texts:
         self._encode = Tokenizer.from_file(str(tokenizer)).encode
 
     def tokens(self, examples: Iterable[Example], query: str) -> tuple[tuple[int, ...], int]:
-        """All tokens of a request, and how many of them are injected."""
+        """All tokens of a request, and the number of injected tokens among them."""
         injected = self.prefix(examples)
         own = self.plain(render_conversation(self._layout, (Message("user", query),)))
         return (*injected, *own), len(injected)
 
     def prefix(self, examples: Iterable[Example]) -> list[int]:
-        """The tokens of what stands before the client's words."""
+        """The tokens before the client's text."""
         before = render_preamble(self._layout, self._bundle.prompt, tuple(examples))
         return list(self._encode(before).ids)
 
     def plain(self, text: str) -> list[int]:
-        """The tokens of a text that others stand before."""
+        """The tokens of a text that follows other text, without special tokens."""
         return list(self._encode(text, add_special_tokens=False).ids)
 
-    def raw(self, queries: Sequence[str]) -> list[Asked]:
-        """The queries as requests that nothing is injected into."""
-        return [Asked(tuple(self._encode(query).ids), OUTPUTS) for query in queries]
+    def raw(self, queries: Sequence[str]) -> list[TokenRequest]:
+        """The queries as requests without injected tokens."""
+        return [TokenRequest(tuple(self._encode(query).ids), OUTPUTS) for query in queries]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A policy's requests. injected: tokens of prompt and examples, of each; near: of the three nearest, how many are
-    shown."""
+class PolicyRequests:
+    """The requests of a policy.
 
-    requests: Sequence[Asked]
+    Attributes:
+        requests: One for each query.
+        injected: The number of tokens of prompt and examples in each request.
+        near: The share of the three nearest examples that the policy shows.
+    """
+
+    requests: Sequence[TokenRequest]
     injected: Sequence[int]
     near: float
 
     def uncached(self, found: Sequence[int]) -> float:
-        """Injected tokens that were computed, a request."""
+        """The mean number of injected tokens per request that were not found in the cache."""
         return float(np.mean([max(0, own - cached) for own, cached in zip(self.injected, found, strict=True)]))
 
 
-def line(shown: Shown, exact: Shown, always: Sequence[Example], stream: Stream, texts: Texts) -> Line:
+def requests_of(shown: Shown, exact: Shown, always: Sequence[Example], stream: Stream, texts: Texts) -> PolicyRequests:
     both = [texts.tokens(examples, query) for examples, query in zip(shown, stream.queries, strict=True)]
     nearest = [{one.id for one in some} - {one.id for one in always} for some in exact]
     near = np.mean(
         [len({e.id for e in some} & ids) / len(ids) for some, ids in zip(shown, nearest, strict=True) if ids]
     )
-    return Line([Asked(tokens, OUTPUTS) for tokens, _ in both], [own for _, own in both], float(near))
+    return PolicyRequests([TokenRequest(tokens, OUTPUTS) for tokens, _ in both], [own for _, own in both], float(near))
 
 
-def room(lines: Mapping[str, Line], block: int) -> int:
-    """Blocks that every policy has, and the one that vLLM keeps."""
+def cache_blocks(lines: Mapping[str, PolicyRequests], block: int) -> int:
+    """The number of cache blocks, the same for every policy, with the one that vLLM reserves."""
     fixed = lines["prompt and pinned alone"].injected[0]
     request = float(np.mean([len(one.tokens) + one.outputs for one in lines["similar_last"].requests]))
     return 2 * math.ceil(fixed / block) + CONCURRENCY * math.ceil(request / block) + 1
 
 
-def simulated(lines: Mapping[str, Line]) -> Table:
+def simulated(lines: Mapping[str, PolicyRequests]) -> Table:
     table = Table("policy", "injected", *(f"uncached, blocks of {block}" for block in BLOCKS), "of the 3 nearest")
     for name, one in lines.items():
         left = [
-            one.uncached(found_tokens(one.requests, BlockCache(room(lines, block), block), CONCURRENCY))
+            one.uncached(found_tokens(one.requests, BlockCache(cache_blocks(lines, block), block), CONCURRENCY))
             for block in BLOCKS
         ]
         table.add_row(name, f"{np.mean(one.injected):.0f}", *(f"{n:.1f}" for n in left), f"{one.near:.2f}")
         if "sets" in name:
-            left = [over_two_servers(one, room(lines, block), block) for block in BLOCKS]
+            left = [over_two_servers(one, cache_blocks(lines, block), block) for block in BLOCKS]
             table.add_row("the same, over two servers", "", *(f"{n:.1f}" for n in left), "")
     return table
 
 
-def over_two_servers(one: Line, blocks: int, block: int) -> float:
-    """Uncached where each conversation has its server, and each server half of the clients and blocks of its own."""
+def over_two_servers(one: PolicyRequests, blocks: int, block: int) -> float:
+    """Uncached tokens with two servers. Each has its own blocks and half of the queries and clients."""
     left = 0.0
     for server in range(2):
         mine = [n for n, request in enumerate(one.requests) if zlib.crc32(repr(request.tokens).encode()) % 2 == server]
-        part = Line([one.requests[n] for n in mine], [one.injected[n] for n in mine], one.near)
+        part = PolicyRequests([one.requests[n] for n in mine], [one.injected[n] for n in mine], one.near)
         found = found_tokens(part.requests, BlockCache(blocks, block), CONCURRENCY // 2)
         left += part.uncached(found) * len(mine)
     return left / len(one.requests)
 
 
-def served(lines: Mapping[str, Line], names: Sequence[str], block: int) -> Table:
-    """The same on a real server: its own count of each request's cached tokens."""
+def served(lines: Mapping[str, PolicyRequests], names: Sequence[str], block: int) -> Table:
+    """The uncached tokens of each policy by the counters of a real server."""
     table = Table("policy", "injected", f"uncached, blocks of {block}", "simulated", "cached share of injected")
     for name in names:
-        one, blocks = lines[name], room(lines, block)
+        one, blocks = lines[name], cache_blocks(lines, block)
         with real.served(block, blocks) as url:
             found = asyncio.run(real.measure_stream(url, one.requests, CONCURRENCY))
         expected = one.uncached(found_tokens(one.requests, BlockCache(blocks, block), CONCURRENCY))
@@ -213,22 +218,24 @@ def served(lines: Mapping[str, Line], names: Sequence[str], block: int) -> Table
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--bundle", type=Path, default=default_bundle_directory(), help="another bundle than the default"
+        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
     )
-    parser.add_argument("--real", action="store_true", help="also on a real vLLM")
-    parser.add_argument("--block", type=int, default=32, help="its block size (%(default)s)")
-    parser.add_argument("--policy", action="append", help="only what begins so, there; repeatable")
-    parser.add_argument("--routed", action="store_true", help="two real servers, by who chooses")
+    parser.add_argument("--real", action="store_true", help="also measure on a real vLLM")
+    parser.add_argument("--block", type=int, default=32, help="block size of the real vLLM (%(default)s)")
+    parser.add_argument(
+        "--policy", action="append", help="only policies whose name begins so, on the real vLLM; repeatable"
+    )
+    parser.add_argument("--routed", action="store_true", help="two real servers, chosen by the proxy or by vllm-router")
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
     bundle, stream = load_bundle(options.bundle, open_embedder("onnx")), read_stream()
     texts, always = Texts(bundle, tokenizer), pinned(bundle)
     shown = policies(bundle, stream, tokenizer)
-    lines = {name: line(some, shown["similar_last"], always, stream, texts) for name, some in shown.items()}
+    lines = {name: requests_of(some, shown["similar_last"], always, stream, texts) for name, some in shown.items()}
     console = Console(width=150)
     console.print(
-        f"{len(stream.queries)} queries; blocks: {json.dumps({block: room(lines, block) for block in BLOCKS})}"
+        f"{len(stream.queries)} queries; blocks: {json.dumps({block: cache_blocks(lines, block) for block in BLOCKS})}"
     )
     console.print(simulated(lines))
     wanted = [name for name in lines if any(name.startswith(one) for one in options.policy or [""])]
@@ -236,7 +243,7 @@ def main() -> None:
         console.print(served(lines, wanted, options.block))
     if options.routed:
         cost = cost_of(bundle.examples, lambda examples: len(texts.prefix(examples)))
-        few = room(lines, options.block)
+        few = cache_blocks(lines, options.block)
         console.print(*HEADINGS, sep=" | ")
         opened = stream.queries[:CONVERSATIONS]
         for row in measure_routed(

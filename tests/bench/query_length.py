@@ -1,10 +1,11 @@
-"""What it would cost to read less of a long query: overlap@3 with the 256 tokens that are read, and the time.
+"""Measures how well a shortened query retrieves, by number of tokens that are read: table of docs/bundles.md.
 
-    python -m tests.bench.query_length         prints the table of docs/bundles.md
+    python -m tests.bench.query_length         prints the table
 
-The queries are the validation rows of the measurement data and the development half of llmbar, which has no splits; the
-bank is the default bundle. Only queries that a limit cuts say anything about it: their number stands
-beside every figure. `64 + 64` reads the first and the last 64 tokens.
+The reference is the query with 256 tokens. The figures are overlap@3 with its examples, and the time. The queries are
+the validation rows of the measurement data and the development half of llmbar, which has no splits. The bank is the
+default bundle. Only queries that a limit shortens are informative, so each figure comes with their number. `64 + 64`
+means the first and the last 64 tokens.
 """
 
 import time
@@ -26,8 +27,8 @@ REPEATS = 20
 Tokens = NDArray[np.int64]
 
 
-class Cut:
-    """The default embedder, from token ids that are cut here."""
+class TokenEmbedder:
+    """The default embedder, applied to token ids that this module shortens."""
 
     def __init__(self) -> None:
         embedder = open_embedder("onnx")
@@ -44,14 +45,14 @@ class Cut:
 
 
 def cut(tokens: Tokens, first: int, last: int) -> Tokens:
-    """`first` tokens and `last` tokens, the final one among them, which ends every text."""
+    """The first and the last tokens of a text. The end token is one of them."""
     if len(tokens) <= first + last:
         return tokens
     return np.concatenate([tokens[: first if last else first - 1], tokens[-max(last, 1) :]])
 
 
 def queries() -> Iterator[str]:
-    """Validation rows, and those of llmbar for development."""
+    """The validation rows, and the development half of llmbar."""
     for name in ("references", "drpo_train_queries", "xstest_prompts"):
         yield from (row["query"][:MAX_QUERY_CHARACTERS] for row in rows_of(f"{name}.jsonl", VALIDATION))
     instructions = (row["instruction"] for row in read_rows("llmbar.jsonl"))
@@ -66,7 +67,7 @@ def main() -> None:
     if not DATA.is_dir():
         print(f"query_length: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
-    model = Cut()
+    model = TokenEmbedder()
     asked = [model.tokens(text) for text in dict.fromkeys(queries())]
     examples = model.embed([cut(model.tokens(example.query), READ, 0) for example in bank()])
     print(f"{len(asked)} queries, {len(examples)} examples\n")
@@ -84,8 +85,8 @@ def main() -> None:
         print(f"| {name} | {len(long)} | {np.mean(shares):.2f} ± {interval:.2f} | {overall:.3f} | {took:.1f} |")
 
 
-def milliseconds(model: Cut, tokens: Tokens) -> float:
-    """The median of some calls."""
+def milliseconds(model: TokenEmbedder, tokens: Tokens) -> float:
+    """The median time of a call."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()

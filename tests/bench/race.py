@@ -1,11 +1,12 @@
-"""Which candidate is better, for how few judgements: racing against spending evenly, on real judgements.
+"""Measures how many judgements racing needs to find the best candidate: table of tests/bench/README.md.
 
     python -m tests.bench.race               prints the table and a plot
     python -m tests.bench.race --draws 2000  more draws
 
-28 systems stand for candidates, GPT-4's judgement of each on 797 instructions for rewards. Eight are drawn, and the
-instructions shuffled; a method is right if it names the best of the eight, or one within one point of win rate. Each
-method has one knob that buys reliability with judgements; the table says how many judgements a reliability costs.
+It compares racing with equal numbers of judgements and with successive halving, on real judgements. The candidates are
+28 systems, and the rewards are GPT-4's judgements of each on 797 instructions. Each draw has eight candidates and
+shuffled instructions. A method is right if it names the best candidate, or one within one point of its win rate. Each
+method has one hyperparameter that exchanges judgements for reliability.
 """
 
 import argparse
@@ -26,7 +27,14 @@ CANDIDATES, CLOSE, HARD = 8, 0.01, 0.05
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one setting of the knob came to: mean judgements and reliability, over all draws and the hard ones."""
+    """The result of one value of a hyperparameter.
+
+    Attributes:
+        spent: Mean number of judgements, over all draws.
+        right: Share of right choices, over all draws.
+        hard_spent: As `spent`, over the hard draws.
+        hard_right: As `right`, over the hard draws.
+    """
 
     spent: float
     right: float
@@ -41,7 +49,7 @@ def uniform(scores: Scores, queries: float) -> tuple[int, int]:
 
 
 def halving(scores: Scores, budget: float) -> tuple[int, int]:
-    """Successive halving (Karnin, Koren and Somekh, ICML 2013): the budget in equal rounds, the worse half out."""
+    """Successive halving (Karnin, Koren and Somekh, ICML 2013): equal rounds, each of which drops the worse half."""
     alive, start, spent = list(range(len(scores))), 0, 0
     rounds = int(np.ceil(np.log2(len(scores))))
     for _ in range(rounds):
@@ -52,24 +60,24 @@ def halving(scores: Scores, budget: float) -> tuple[int, int]:
 
 
 def raced(scores: Scores, alpha: float) -> tuple[int, int]:
-    """Ours."""
+    """The race of this project (optimizer/search/race.py)."""
     return run_race(scores, RaceSettings(alpha=alpha, max_queries=scores.shape[1]))
 
 
-KNOBS: Mapping[str, tuple[Method, Sequence[float]]] = {
+HYPERPARAMETERS: Mapping[str, tuple[Method, Sequence[float]]] = {
     "uniform": (uniform, [*range(10, 200, 10), *range(200, 797, 25)]),
     "successive halving": (halving, [100, 200, 300, 400, 500, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 4000]),
     "raced": (raced, [0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01]),
 }
 
 
-def curve(method: Method, knob: Sequence[float], draws: Sequence[Scores]) -> list[Point]:
-    """The method at every setting of its knob, on the same draws."""
+def curve(method: Method, values: Sequence[float], draws: Sequence[Scores]) -> list[Point]:
+    """The results of a method for every value of its hyperparameter, on the same draws."""
     truths = [draw.mean(axis=1) for draw in draws]
     hard = np.array([np.sort(truth)[-1] - np.sort(truth)[-2] < HARD for truth in truths])
     points = []
-    for setting in knob:
-        picks = [method(draw, setting) for draw in draws]
+    for value in values:
+        picks = [method(draw, value) for draw in draws]
         right = np.array([truth[pick] >= truth.max() - CLOSE for truth, (pick, _) in zip(truths, picks, strict=True)])
         spent = np.array([cost for _, cost in picks])
         points.append(Point(spent.mean(), right.mean(), spent[hard].mean(), right[hard].mean()))
@@ -77,7 +85,7 @@ def curve(method: Method, knob: Sequence[float], draws: Sequence[Scores]) -> lis
 
 
 def cost_of(points: Sequence[Point], reliability: float, *, hard: bool) -> float:
-    """Judgements for that reliability, between two settings of the knob in proportion; infinite if none reaches it."""
+    """Judgements for a reliability, interpolated between two values; infinite if no value reaches it."""
     pairs = sorted((p.hard_spent, p.hard_right) if hard else (p.spent, p.right) for p in points)
     for (less, below), (more, above) in zip([(0.0, 0.0), *pairs], pairs, strict=False):
         if above >= reliability:
@@ -86,7 +94,7 @@ def cost_of(points: Sequence[Point], reliability: float, *, hard: bool) -> float
 
 
 def draw(judged: Scores, count: int, seed: int) -> list[Scores]:
-    """Eight candidates at random and the queries in random order, `count` times."""
+    """`count` draws of eight random candidates, with the queries in random order."""
     chance = np.random.default_rng(seed)
     return [
         judged[chance.choice(len(judged), CANDIDATES, replace=False)][:, chance.permutation(judged.shape[1])]
@@ -96,12 +104,12 @@ def draw(judged: Scores, count: int, seed: int) -> list[Scores]:
 
 def judgements() -> Scores:
     """The reward of each system on each instruction: the probability that the judge prefers its answer."""
-    told = json.loads((DATA / "judged_preferences.json").read_text(encoding="utf-8"))
-    return np.array([model["p"] for model in told["models"].values()], dtype=np.float64)
+    judged = json.loads((DATA / "judged_preferences.json").read_text(encoding="utf-8"))
+    return np.array([model["p"] for model in judged["models"].values()], dtype=np.float64)
 
 
 def plot(curves: Mapping[str, Sequence[Point]]) -> str:
-    """Reliability over judgements (each column 10 % more than the one before it), each method by its first letter."""
+    """A text plot of reliability by judgements on a logarithmic scale. A letter stands for each method."""
     least, columns, rows = 10.0, 68, 16
     grid = [[" "] * columns for _ in range(rows)]
     for name, points in curves.items():
@@ -119,13 +127,13 @@ def plot(curves: Mapping[str, Sequence[Point]]) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=500, help="how often eight are drawn [500]")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws [0]")
-    given = parser.parse_args()
-    draws = draw(judgements(), given.draws, given.seed)
+    parser.add_argument("--draws", type=int, default=500, help="number of draws [500]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws [0]")
+    options = parser.parse_args()
+    draws = draw(judgements(), options.draws, options.seed)
     one = curve(uniform, [1], draws)[0]
     print(f"One query for each candidate, as DRPO scores: right in {one.right:.2f} (hard: {one.hard_right:.2f}).\n")
-    curves = {name: curve(method, knob, draws) for name, (method, knob) in KNOBS.items()}
+    curves = {name: curve(method, values, draws) for name, (method, values) in HYPERPARAMETERS.items()}
     print("| judgements for | " + " | ".join(curves) + " | raced / uniform |\n" + "| --- " * (len(curves) + 2) + "|")
     for hard in (False, True):
         for reliability in (0.95, 0.98):

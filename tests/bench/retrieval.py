@@ -1,16 +1,16 @@
-"""What a search costs as the bank grows, and whether the event loop stands still while new queries come.
+"""Measures the time, recall and memory of a search by size of the bank: table of docs/bundles.md.
 
-    python -m tests.bench.retrieval                      the table of docs/bundles.md, then the loop
+    python -m tests.bench.retrieval                      the table, then the delay of the event loop
     python -m tests.bench.retrieval --sizes 64 1000      some sizes
-    python -m tests.bench.retrieval --part loop          the loop alone
+    python -m tests.bench.retrieval --part loop          the event loop alone
 
-Banks are real short texts with their MiniLM vectors (tests/bench/corpus.py: made once, ten minutes); the queries are
-1,000 others of them. Where a bank is larger than there are texts, the rest are mixtures: two real vectors of the same
-cluster in random shares, with noise; the table says so. A bundle is written by index/bundle/bundle.py as `drpo-index
-build`
-would, and kept outside the clone. Each size is measured in fresh processes: load (hashes, lines, clusters, index; no
-embedder), `Retriever.nearest` with the vector given, recall against the exact search of the same bank under the same
-policy; memory of two processes that hold the same bundle at the same time.
+Banks consist of real short texts with their MiniLM vectors (tests/bench/corpus.py, which takes ten minutes once). The
+queries are 1,000 other texts. A bank that is larger than the number of texts is filled with mixtures: two real vectors
+of the same cluster in random shares, with noise. The table marks them.
+
+The bundle is written by index/bundle/bundle.py, as `drpo-index build` does, and kept in the cache folder. Each size is
+measured in new processes: the time to load (without the embedder), the time of `Retriever.nearest` with a given vector,
+the recall against the exact search of the same bank, and the memory of two processes that hold the bundle together.
 """
 
 import argparse
@@ -39,13 +39,13 @@ from tests.bench.embedders import say
 ROOT = Path(__file__).parents[2]
 SIZES = (64, 1_000, 10_000, 100_000, 175_000, 1_000_000)
 QUERIES, WARM_UP = 1_000, 50
-EXACT_AT_MOST = 2 * 10**8  # rows compared for the recall: 200 queries of a million
+MAX_COMPARISONS = 2 * 10**8  # rows for the recall: 200 queries of a million rows
 NOISE = 0.3
 SEED = 1
 
 
-class Known:
-    """An embedder for texts whose vectors are known."""
+class GivenVectors:
+    """An embedder of texts with given vectors."""
 
     def __init__(self, texts: Sequence[str], vectors: Vectors) -> None:
         self.spec = EmbedderSpec("onnx", open_embedder("onnx").spec.revision, vectors.shape[1])
@@ -57,9 +57,9 @@ class Known:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measures retrieval as the bank grows.")
+    parser = argparse.ArgumentParser(description="Measures retrieval by size of the bank.")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="examples in a bank")
-    parser.add_argument("--part", choices=("table", "loop"), help="one part alone")
+    parser.add_argument("--part", choices=("table", "loop"), help="only one part")
     parser.add_argument("--prepare", action="store_true", help="only make the vectors and bundles that are missing")
     parser.add_argument("--measure", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     parser.add_argument("--hold", type=Path, metavar="DIR", help=argparse.SUPPRESS)
@@ -93,28 +93,28 @@ def _can_fetch() -> bool:
 
 
 def held_out() -> Vectors:
-    """(QUERIES, dimension): of texts that are in no bank."""
+    """Vectors (QUERIES, dimension) of texts that are in no bank."""
     parts = len(corpus.texts()) // corpus.PART
     return corpus.vectors((parts - 1) * corpus.PART)[-QUERIES:].copy()
 
 
 def real_texts() -> int:
-    """How many texts are for banks."""
+    """The number of texts that banks are made of."""
     return len(corpus.texts()) // corpus.PART * corpus.PART - QUERIES
 
 
 def bundle_of(size: int) -> Path:
-    """A bundle of `size` examples, written now if it was not before."""
-    place = corpus.folder() / f"bundle-{open_embedder('onnx').spec.revision}-{size}"
-    if not place.exists():
+    """The folder of a bundle of `size` examples, which is written if it is missing."""
+    folder = corpus.folder() / f"bundle-{open_embedder('onnx').spec.revision}-{size}"
+    if not folder.exists():
         say(f"writing a bundle of {size:,} examples")
         texts, vectors = bank(size)
         examples = [Example(f"e{n}", text, f"An answer to the text of number {n}.") for n, text in enumerate(texts)]
         draft = BundleInput("bench", "none", "query-answer", "A prompt.", examples, RetrievalPolicy(), {}, {})
         started = time.perf_counter()
-        write_bundle(place, draft, Known(texts, vectors), say)
+        write_bundle(folder, draft, GivenVectors(texts, vectors), say)
         say(f"written in {time.perf_counter() - started:.0f} s")
-    return place
+    return folder
 
 
 def bank(size: int) -> tuple[list[str], Vectors]:
@@ -127,7 +127,7 @@ def bank(size: int) -> tuple[list[str], Vectors]:
 
 
 def mixtures(vectors: Vectors, count: int) -> Vectors:
-    """(count, dimension): between two vectors of a cluster, with noise."""
+    """Vectors (count, dimension) between two vectors of a cluster, with noise."""
     from index.bundle.clusters import sort_into_clusters
 
     random = np.random.default_rng(SEED)
@@ -147,18 +147,18 @@ def mixtures(vectors: Vectors, count: int) -> Vectors:
 # One size
 
 
-def measure(place: Path) -> dict[str, float]:
-    """In a fresh process: seconds to load, milliseconds of a search, recall."""
+def measure(folder: Path) -> dict[str, float]:
+    """Seconds to load, milliseconds of a search, and recall. It runs in a new process."""
     queries = held_out()
     started = time.perf_counter()
-    bundle = read_bundle(place)
+    bundle = read_bundle(folder)
     retriever = Retriever(bundle)
     loaded = time.perf_counter() - started
     exact = Retriever(replace(bundle, clusters=None))
     times, exact_times, shares = [], [], []
     for query in queries[:WARM_UP]:
         retriever.nearest(query)
-    compared = max(1, min(QUERIES, EXACT_AT_MOST // len(bundle.vectors)))
+    compared = max(1, min(QUERIES, MAX_COMPARISONS // len(bundle.vectors)))
     for number, query in enumerate(queries):
         started = time.perf_counter()
         found = retriever.nearest(query)
@@ -180,17 +180,17 @@ def measure(place: Path) -> dict[str, float]:
 
 
 def share(expected: Sequence[Hit], found: Sequence[Hit]) -> float:
-    """Of the hits of an exact search, those found."""
+    """The share of the hits of an exact search that were found."""
     if not expected:
         return 1.0
     return len({hit.position for hit in expected} & {hit.position for hit in found}) / len(expected)
 
 
-def hold(place: Path) -> None:
-    """Load, search, say so, and keep everything until stdin ends."""
+def hold(folder: Path) -> None:
+    """Load a bundle, search it, report the memory, and hold the bundle until stdin ends."""
     queries = held_out()
     before = memory()
-    retriever = Retriever(read_bundle(place))
+    retriever = Retriever(read_bundle(folder))
     for query in queries:
         retriever.nearest(query)
     del queries
@@ -201,21 +201,21 @@ def hold(place: Path) -> None:
 
 
 def memory() -> dict[str, float]:
-    """MB of this process: resident, its share (Pss), and private."""
+    """Memory of this process in MB: resident, proportional (PSS) and private."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     kilobytes = {name.rstrip(":"): int(number) for name, number, _ in map(str.split, lines)}
     private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
     return {"resident": kilobytes["Rss"] / 1e3, "share": kilobytes["Pss"] / 1e3, "private": private / 1e3}
 
 
-def memory_of_two(place: Path) -> dict[str, float]:
-    """What each of two processes with the same bundle has more than before it was loaded."""
-    command = [sys.executable, "-m", "tests.bench.retrieval", "--hold", str(place)]
+def memory_of_two(folder: Path) -> dict[str, float]:
+    """The memory in MB that a bundle adds to each of two processes that hold it together."""
+    command = [sys.executable, "-m", "tests.bench.retrieval", "--hold", str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]  # type: ignore[call-overload]
     try:
         before = [json.loads(one.stdout.readline()) for one in both]
-        after = [ask(one) for one in both]
+        after = [memory_reported_by(one) for one in both]
     finally:
         for one in both:
             one.stdin.close()
@@ -223,13 +223,13 @@ def memory_of_two(place: Path) -> dict[str, float]:
     return {name: float(np.mean([a[name] - b[name] for a, b in zip(after, before, strict=True)])) for name in before[0]}
 
 
-def ask(one: "subprocess.Popen[str]") -> dict[str, float]:
+def memory_reported_by(one: "subprocess.Popen[str]") -> dict[str, float]:
     assert one.stdin is not None
     assert one.stdout is not None
     one.stdin.write("\n")
     one.stdin.flush()
-    told: dict[str, float] = json.loads(one.stdout.readline())
-    return told
+    reported: dict[str, float] = json.loads(one.stdout.readline())
+    return reported
 
 
 def print_table(sizes: Sequence[int]) -> None:
@@ -240,13 +240,15 @@ def print_table(sizes: Sequence[int]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for size in sizes:
         try:
-            place = bundle_of(size)
+            folder = bundle_of(size)
         except (BundleError, MemoryError) as error:
             print(f"| {size:,} | NOT MEASURED: {type(error).__name__} {error} |")
             continue
-        found = run_measure(place)
-        two = memory_of_two(place)
-        searched = f"{found['probes']:.0f} of {len(np.load(place / 'centroids.npy')):,}" if found["probes"] else "exact"
+        found = run_measure(folder)
+        two = memory_of_two(folder)
+        searched = (
+            f"{found['probes']:.0f} of {len(np.load(folder / 'centroids.npy')):,}" if found["probes"] else "exact"
+        )
         made = f" ({size - real:,} of them mixtures)" if size > real else ""
         times = (f"{found[name]:.2f}" for name in ("p50", "p99", "exact"))
         cells = (*times, f"{found['recall']:.3f}", f"{found['load']:.2f}")
@@ -254,9 +256,9 @@ def print_table(sizes: Sequence[int]) -> None:
         print(f"| {size:,}{made} | {searched} | {' | '.join(cells)} | {kept} |", flush=True)
 
 
-def run_measure(place: Path) -> dict[str, float]:
-    say(f"measuring {place.name}")
-    command = [sys.executable, "-m", "tests.bench.retrieval", "--measure", str(place)]
+def run_measure(folder: Path) -> dict[str, float]:
+    say(f"measuring {folder.name}")
+    command = [sys.executable, "-m", "tests.bench.retrieval", "--measure", str(folder)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
@@ -266,7 +268,7 @@ def run_measure(place: Path) -> dict[str, float]:
 
 
 def print_loop(size: int) -> None:
-    """How late a timer of one millisecond is while nothing happens, and while new queries come one after the other."""
+    """Print the delay of a timer of one millisecond when the proxy is idle and when it embeds new queries."""
     import uvloop
 
     say(f"watching the event loop, {size:,} examples")
@@ -282,13 +284,13 @@ def print_loop(size: int) -> None:
     print("| the event loop, served from a bank of", f"{size:,} | late, p99 | late, worst | of it over 5 ms |")
     print("| --- | --- | --- | --- |")
     for name, asked in (("nothing happens", 0), ("new queries, as fast as they are answered, 16 at a time", 600)):
-        late = uvloop.run(lateness(source, texts[:asked]))
+        late = uvloop.run(delays(source, texts[:asked]))
         over = f"{np.count_nonzero(late > 5)} of {len(late):,}"
         print(f"| {name} | {np.quantile(late, 0.99):.2f} ms | {late.max():.2f} ms | {over} |", flush=True)
 
 
-async def lateness(source: BundleSearch, texts: Sequence[str]) -> np.ndarray:
-    """Milliseconds by which each tick was late, while all of `texts` are asked for once, or for three seconds."""
+async def delays(source: BundleSearch, texts: Sequence[str]) -> np.ndarray:
+    """The delay of each tick in milliseconds while each text is retrieved once; for three seconds if there is none."""
     retrieval, late = Retrieval(60.0, create_metrics()), []
     stop = asyncio.Event()
 

@@ -1,10 +1,10 @@
-"""How long `make run` takes to its first aligned answer: from nothing, and with the environment in place.
+"""Measures the time from `make run` to the first aligned answer, and prints a table that is on no page.
 
-    python -m tests.bench.start              prints the table
-    python -m tests.bench.start --runs 5     more runs with the environment in place
+    python -m tests.bench.start              with the environment in place: 3 runs
+    python -m tests.bench.start --runs 5     with the environment in place: 5 runs
 
-Runs in a copy of the repository's files. From nothing means no .venv, no weights in the cache and an empty pip cache.
-An answer is 24 greedy tokens; ready is when `make run` says so.
+It works in a copy of the repository's files. The row "from nothing" has no .venv, no weights in the cache and an empty
+pip cache. "Ready" is the time until `make run` says that the proxy is ready. The answer has 24 tokens, greedy.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def copied(project: Path) -> Path:
-    """A copy of the repository's files, and of nothing else that lies there."""
+    """Copy the files of the repository, without ignored files."""
     for path in tracked_files():
         target = project / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def copied(project: Path) -> Path:
 
 
 def first_answer(project: Path, environment: Mapping[str, str]) -> tuple[float, float]:
-    """Seconds from the command to its word that it is ready, and to the end of the first answer."""
+    """Seconds until the command reports that it is ready, and until the end of the first answer."""
     start = time.monotonic()
     with make_run(project, environment, PORT):
         ready = time.monotonic() - start
@@ -63,7 +63,11 @@ def first_answer(project: Path, environment: Mapping[str, str]) -> tuple[float, 
 
 @contextmanager
 def make_run(project: Path, environment: Mapping[str, str], port: int) -> Iterator[str]:
-    """`make run`, once it is ready; gives what it said until then. Raises RuntimeError where it ends before."""
+    """Run `make run` and yield its output once it is ready.
+
+    Raises:
+        RuntimeError: The command ended before it was ready.
+    """
     process = subprocess.Popen(
         ["make", "run", f"ARGS=--port {port}"],
         cwd=project,
@@ -75,14 +79,14 @@ def make_run(project: Path, environment: Mapping[str, str], port: int) -> Iterat
     )
     assert process.stdout
     try:
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if line.startswith("Stop with"):
                 break
         else:
-            raise RuntimeError("".join(said))
-        yield "".join(said)
+            raise RuntimeError("".join(output))
+        yield "".join(output)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
@@ -90,7 +94,7 @@ def make_run(project: Path, environment: Mapping[str, str], port: int) -> Iterat
 
 
 def ask() -> None:
-    """One short question; raises if it is not answered."""
+    """Send one short question. It raises an error if there is no answer."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "What is a rainbow?"}]}
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/chat/completions",

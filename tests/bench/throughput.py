@@ -1,9 +1,9 @@
-"""How well an optimization run keeps a slow judge busy, level by level.
+"""Measures how well an optimization run uses a slow judge, by level of the search: table of tests/bench/README.md.
 
     python -m tests.bench.throughput            prints the table
 
-A scripted judge takes 200 ms for each reply, 32 at a time; the other models answer at once. Ideal is the judge's calls
-x latency / concurrency. The models are in a process of their own, and share the machine with the run and its journal.
+A scripted judge takes 200 ms for each reply, 32 at a time. The other models answer at once. The ideal time is calls of
+the judge x latency / concurrency. The models have their own process and share the machine with the run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CONCURRENCY = 32
 
 
 def main() -> None:
-    """Run, and print each level."""
+    """Run the optimization and print each level."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         events = asyncio.run(_run(Path(folder)))
@@ -47,9 +47,9 @@ async def _run(folder: Path) -> Sequence[Event]:
 
 @asynccontextmanager
 async def _served() -> AsyncIterator[str]:
-    """The models' base URL."""
-    told = [sys.executable, "-c", "from tests.bench.throughput import serve; serve()"]
-    process = await asyncio.create_subprocess_exec(*told, stdout=asyncio.subprocess.PIPE)
+    """The base URL of the scripted models, in another process."""
+    command = [sys.executable, "-c", "from tests.bench.throughput import serve; serve()"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
         yield (await process.stdout.readline()).decode().strip()
@@ -59,7 +59,7 @@ async def _served() -> AsyncIterator[str]:
 
 
 def serve() -> None:
-    """Serve the models until killed; the first line printed is the base URL."""
+    """Serve the models until the process is killed. The first line of output is the base URL."""
 
     async def forever() -> None:
         async with open_scripted_models(judge_latency=LATENCY) as (_, url):
@@ -70,7 +70,7 @@ def serve() -> None:
 
 
 def levels(events: Sequence[Event]) -> Iterator[tuple[int, float]]:
-    """Calls of the judge, and seconds, of each level."""
+    """The number of judge calls and the seconds of each level."""
     began, calls = 0.0, 0
     for event in events:
         if event.get("note") == "stage" and event["stage"] == "prompt":

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.bench.prefix_cache.block_cache import Asked, BlockCache, found_tokens
+from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.bench.prefix_cache.served import measure_stream
 from tests.vllm.models import BASE
 from tests.vllm.server import BLOCK, OneServer
@@ -34,7 +34,7 @@ def few_blocks(servers: OneServer) -> str:
     return servers.url(_FEW)
 
 
-def stream(seed: int) -> list[Asked]:
+def stream(seed: int) -> list[TokenRequest]:
     """Requests of six families: a prefix that all share, one of the family's own, and one of the request's."""
     draw = random.Random(seed)
 
@@ -43,7 +43,7 @@ def stream(seed: int) -> list[Asked]:
 
     common, families = (2, *tokens(69)), [tokens(length) for length in (30, 90, 130, 58, 200, 161)]
     return [
-        Asked(common + draw.choice(families) + tokens(draw.randrange(1, 90)), draw.randrange(1, 40))
+        TokenRequest(common + draw.choice(families) + tokens(draw.randrange(1, 90)), draw.randrange(1, 40))
         for _ in range(_REQUESTS)
     ]
 

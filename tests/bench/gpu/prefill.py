@@ -1,8 +1,9 @@
-"""What do uncached prompt tokens cost on a GPU: seconds of prefill, for a model of a large model's shape.
+"""Measures the time of prefill on a GPU by number of uncached tokens; it prints JSON lines that are on no page.
 
-Needs one NVIDIA GPU, torch and transformers, none of which drpo needs; so it runs by hand, in an environment that has
-them: python tests/bench/gpu/prefill.py. The weights are random: time depends on a model's shape, not on what it knows.
-Knows nothing of drpo. It is transformers' forward pass, not vLLM's; what it compares are token counts on the same code.
+It needs one NVIDIA GPU, torch and transformers. drpo needs none of them, so it is run by hand in an environment that
+has them: `python tests/bench/gpu/prefill.py`. The models have the shape of large models and random weights, because the
+time depends on the shape alone. It does not depend on drpo. It measures transformers' forward pass, not vLLM's, to
+compare numbers of tokens with the same code.
 """
 
 import argparse
@@ -25,7 +26,7 @@ SHAPES = {
         "intermediate_size": 28672,
     },
 }
-QUERY = 40  # tokens of the client's own, always new
+QUERY = 40  # tokens of the client's text, which are never cached
 CACHED_AND_NEW = ((0, 0), (0, 500), (0, 1200), (0, 2000), (480, 32), (480, 64), (1152, 32), (1152, 64), (1920, 64))
 
 
@@ -45,7 +46,7 @@ def model_of(shape: dict[str, int]) -> Iterator[LlamaForCausalLM]:
 
 @torch.inference_mode()
 def prefill_seconds(model: LlamaForCausalLM, cached: int, new: int, batch: int, repeats: int) -> list[float]:
-    """Seconds of a forward pass over `new` tokens per sequence that follow `cached` ones, each repeat on its own."""
+    """Seconds of each forward pass over `new` tokens per sequence after `cached` tokens."""
     cache = DynamicCache()
     if cached:
         model(random_tokens(batch, cached), past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,1 +1,1 @@
-"""Other gateways, and what stands around a gateway when its cost is measured. Nothing of it is the project's to run."""
+"""Other gateways, with the load and the processes to measure their cost. The project itself uses none of it."""

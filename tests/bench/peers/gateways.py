@@ -1,5 +1,6 @@
-"""Each gateway that is measured: how it is installed, configured as its documentation recommends for production, and
-started on one core in front of a backend. Knows no load.
+"""Installs, configures and starts each gateway that is measured, on one core in front of a backend.
+
+Each gateway is configured as its documentation recommends for production. This module does not depend on the load.
 """
 
 import json
@@ -18,13 +19,20 @@ from tests.bench.peers.machine import SERVER_CORE, free_port, listens, running, 
 from tests.bench.peers.source import MODEL
 from tools.steps import Say
 
-_OTHERS_WITHIN: Final = 5.0  # seconds
+_WORKERS_START: Final = 5.0  # seconds
 ROOT: Final = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One that runs. pid: None for what is no process of ours (no proxy at all); model: what a client asks it for."""
+    """A running gateway.
+
+    Attributes:
+        url: The base URL, without /v1.
+        pid: The process; None if there is no gateway.
+        model: The name of the model in requests.
+        headers: The headers that requests need.
+    """
 
     url: str
     pid: int | None
@@ -33,7 +41,7 @@ class Gateway:
 
 
 Start = Callable[[str, Path], AbstractContextManager[Gateway]]
-"""Of a backend's URL and a folder for files: the gateway, while it runs. Raises CannotRunError, StepError."""
+"""Starts a gateway, from the URL of a backend and a folder for files. Raises CannotRunError or StepError."""
 
 
 @contextmanager
@@ -60,17 +68,25 @@ def drpo(
     core: int | None = SERVER_CORE,
     more: Sequence[str] = (),
 ) -> Iterator[Gateway]:
-    """Everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request. core: None for
-    all of them; more: further flags."""
+    """drpo-proxy with keys, admission, retrieval, injection, metrics and a JSON log line for each request.
+
+    Args:
+        backend: The URL of the backend.
+        folder: The folder for files.
+        kind: The kind of the model: chat or completion.
+        workers: The number of workers.
+        core: The core that it runs on; None for all cores.
+        more: Further flags.
+    """
     port = free_port()
     key, line = new_key("bench")
     keys = write(folder, f"keys-{port}", line)
-    told = ["--backend", backend, "--kind", f"{MODEL}={kind}", "--bundle", f"{MODEL}=default"]
+    model = ["--backend", backend, "--kind", f"{MODEL}={kind}", "--bundle", f"{MODEL}=default"]
     limits = ["--max-in-flight", "2048", "--api-keys-file", str(keys), "--log-format", "json"]
-    command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *told, *limits, *more]
+    command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *model, *limits, *more]
     with running(command, core, listens(port)) as pid:
         if workers > 1:
-            sleep(_OTHERS_WITHIN)  # one listens: the others cannot be told apart from outside
+            sleep(_WORKERS_START)  # one worker listens; from outside nobody sees whether the others do
         yield Gateway(f"http://127.0.0.1:{port}", pid, headers={"Authorization": f"Bearer {key}"})
 
 
@@ -83,7 +99,7 @@ def vllm_router(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
 
 @contextmanager
 def router(backends: Sequence[str], policy: str, core: int | None, say: Say) -> Iterator[Gateway]:
-    """vLLM's own router in front of servers; core: see `running`."""
+    """vLLM's own router in front of several servers, on one core or (None) on all cores."""
     port, metrics = free_port(), free_port()
     command = [*_script("vllm-router", say), "--worker-urls", *backends, "--policy", policy]
     command += ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics), "--log-level", "warning"]
@@ -95,8 +111,8 @@ _TENSORZERO: Final = """
 import os, sys, threading
 from tensorzero.tensorzero import _start_http_gateway as start
 gateway = start(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False)
-with open(sys.argv[2] + ".new", "w") as told:
-    told.write(gateway.base_url)
+with open(sys.argv[2] + ".new", "w") as file:
+    file.write(gateway.base_url)
 os.rename(sys.argv[2] + ".new", sys.argv[2])
 threading.Event().wait()
 """
@@ -104,20 +120,20 @@ threading.Event().wait()
 
 @contextmanager
 def tensorzero(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
-    """TensorZero (Rust): the gateway that its Python package embeds, which chooses its own port; observability off."""
+    """TensorZero (Rust): the gateway in its Python package, on a port that it chooses, without observability."""
     model = f'[models.{MODEL}]\nrouting = ["vllm"]\n[models.{MODEL}.providers.vllm]\ntype = "vllm"\n'
     model += f'api_base = "{backend}/v1/"\nmodel_name = "{MODEL}"\napi_key_location = "none"\n'
     config = write(folder, "tensorzero.toml", f"[gateway]\nobservability.enabled = false\n{model}")
-    told = folder / "tensorzero.url"
-    command = [str(python_of("tensorzero", say)), "-c", _TENSORZERO, str(config), str(told)]
-    with running(command, SERVER_CORE, told.exists) as pid:
-        url = told.read_text(encoding="utf-8").rstrip("/").removesuffix("/v1").removesuffix("/openai")
+    url_file = folder / "tensorzero.url"
+    command = [str(python_of("tensorzero", say)), "-c", _TENSORZERO, str(config), str(url_file)]
+    with running(command, SERVER_CORE, url_file.exists) as pid:
+        url = url_file.read_text(encoding="utf-8").rstrip("/").removesuffix("/v1").removesuffix("/openai")
         yield Gateway(f"{url}/openai", pid, f"tensorzero::model_name::{MODEL}")
 
 
 @contextmanager
 def litellm(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
-    """LiteLLM's proxy: one worker, a master key, logs of errors alone, no database."""
+    """LiteLLM's proxy with one worker and a master key, without a database. It logs only errors."""
     port = free_port()
     settings = {
         "model_list": [
@@ -129,8 +145,8 @@ def litellm(backend: str, folder: Path, say: Say) -> Iterator[Gateway]:
         "litellm_settings": {"set_verbose": False, "json_logs": True, "request_timeout": 600},
         "general_settings": {"master_key": "sk-bench"},
     }
-    told = write(folder, "litellm.yaml", json.dumps(settings))  # JSON is YAML
-    command = [*_script("litellm", say), "--config", str(told), "--host", "127.0.0.1"]
+    config = write(folder, "litellm.yaml", json.dumps(settings))  # JSON is YAML
+    command = [*_script("litellm", say), "--config", str(config), "--host", "127.0.0.1"]
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
     with running([*command, "--port", str(port), "--num_workers", "1"], SERVER_CORE, listens(port), quiet) as pid:
         yield Gateway(f"http://127.0.0.1:{port}", pid, headers={"Authorization": "Bearer sk-bench"})
@@ -148,7 +164,7 @@ def portkey(backend: str, _folder: Path, say: Say) -> Iterator[Gateway]:
 
 
 def gateways(say: Say) -> dict[str, Start]:
-    """By the name that the tables show."""
+    """How to start each gateway, by its name in the tables."""
     return {
         "no proxy": no_proxy,
         "bare aiohttp relay": bare_relay,
@@ -162,6 +178,6 @@ def gateways(say: Say) -> dict[str, Start]:
 
 
 def _script(name: str, say: Say) -> list[str]:
-    """How a command of an environment is called: its first line names the folder that it was built in, now renamed."""
+    """How to call a command of an environment: with its Python, because its first line names a renamed folder."""
     python = python_of(name, say)
     return [str(python), str(python.with_name(name))]

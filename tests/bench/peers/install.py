@@ -1,4 +1,4 @@
-"""The peers' environments: pinned by hash, in the cache folder, each apart from ours and from each other."""
+"""Installs each gateway into its own environment in the cache folder, pinned by hash."""
 
 import os
 import shutil
@@ -14,11 +14,15 @@ from tools.steps import Say, run_step
 
 HERE: Final = Path(__file__).parent
 _NODE: Final = HERE / "node"
-_NPM_WITHIN: Final = 600.0  # seconds
+_NPM_TIMEOUT: Final = 600.0  # seconds
 
 
 def python_of(name: str, say: Say) -> Path:
-    """The interpreter of the environment that requirements/`name`.txt pins. Raises StepError."""
+    """The interpreter of the environment that requirements/`name`.txt pins.
+
+    Raises:
+        StepError: The installation failed.
+    """
     requirements = HERE / "requirements" / f"{name}.txt"
 
     def build(place: Path) -> None:
@@ -31,7 +35,12 @@ def python_of(name: str, say: Say) -> Path:
 
 
 def node_gateway(say: Say) -> Path:
-    """Portkey's server script, of the versions that node/package-lock.json pins. Raises CannotRunError, StepError."""
+    """Portkey's server script, in the versions that node/package-lock.json pins.
+
+    Raises:
+        CannotRunError: npm is missing.
+        StepError: The installation failed.
+    """
     if shutil.which("npm") is None:
         raise CannotRunError("`npm` is not installed")
 
@@ -40,7 +49,7 @@ def node_gateway(say: Say) -> Path:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(_NODE / name, place)
         command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step("Portkey (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+        run_step("Portkey (once)", command, place.with_suffix(".log"), say, _NPM_TIMEOUT, dict(os.environ))
 
     place = kept(_folder("portkey", _NODE / "package-lock.json"), build, say)
     return place / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"

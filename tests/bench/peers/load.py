@@ -1,4 +1,4 @@
-"""Load on a gateway: wrk for whole replies, a client of our own for streams. Knows no gateway by name."""
+"""Sends load to a gateway: wrk for whole replies, and a client for streams. It does not depend on the gateway."""
 
 import asyncio
 import json
@@ -22,12 +22,19 @@ from tests.bench.peers.source import MODEL
 HERE: Final = Path(__file__).parent
 _PLACEHOLDER: Final = "NEVERSEENQUERY"
 _WARM_UP: Final = 1  # seconds
-_CONTEXT: Final = 131_072  # tokens that the model says it takes: 100 KB must fit
+_CONTEXT: Final = 131_072  # tokens; a request of 100 KB must fit
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One kind of request. size: bytes of the body, about; turns: messages; fresh: each query is a new one."""
+    """One kind of request.
+
+    Attributes:
+        name: The heading of the column.
+        size: About the length of the body in bytes.
+        turns: The number of messages.
+        fresh: Whether each request has a new query.
+    """
 
     name: str
     size: int
@@ -35,7 +42,7 @@ class Cell:
     fresh: bool = False
 
     def body(self, model: str) -> bytes:
-        """The request; where it is to be fresh, with the word that load.lua replaces."""
+        """The body of the request. If queries must be new, it contains the word that load.lua replaces."""
         each = max(8, (self.size - 100 - 40 * self.turns) // self.turns)
         roles = ("user", "assistant")
         texts = [f"{_PLACEHOLDER if self.fresh else 'question'} {'word ' * (each // 5)}"] * self.turns
@@ -45,7 +52,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of it. cpu: seconds of CPU per request; p50, p99: seconds; memory: bytes, of the gateway, after it."""
+    """The result of a measurement.
+
+    Attributes:
+        requests: The number of requests.
+        failed: The number of failed requests.
+        rate: Requests per second.
+        p50: Median latency in seconds.
+        p99: 99th percentile of the latency in seconds.
+        cpu: CPU seconds of the gateway per request.
+        memory: Memory of the gateway in bytes, after the measurement.
+    """
 
     requests: int
     failed: int
@@ -58,7 +75,11 @@ class Load:
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
-    """A backend that says the same at once: nginx, one worker. Gives its URL. Raises CannotRunError."""
+    """Run nginx with one worker as a backend with a constant reply, and yield its URL.
+
+    Raises:
+        CannotRunError: nginx is not installed or does not start.
+    """
     port = free_port()
     usage_ = {"prompt_tokens": 500, "completion_tokens": 60, "total_tokens": 560}
     words = "word " * 60
@@ -72,19 +93,25 @@ def nginx(folder: Path) -> Iterator[str]:
         "/tokenize": {"count": 100, "max_model_len": _CONTEXT, "tokens": []},
         "/health": {},
     }
-    places = "".join(f"location = {path} {{ return 200 '{json.dumps(reply)}'; }}\n" for path, reply in replies.items())
+    locations = "".join(
+        f"location = {path} {{ return 200 '{json.dumps(reply)}'; }}\n" for path, reply in replies.items()
+    )
     text = f"""daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
         events {{ worker_connections 4096; }}
         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/body;
             client_max_body_size 16m; client_body_buffer_size 1m; default_type application/json;
-            server {{ listen 127.0.0.1:{port}; {places} }} }}"""
+            server {{ listen 127.0.0.1:{port}; {locations} }} }}"""
     command = [program("nginx", "nginx-light"), "-c", str(write(folder, "nginx.conf", text))]
     with running(command, OTHERS_CORE, listens(port)):
         yield f"http://127.0.0.1:{port}"
 
 
 def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: str, folder: Path) -> Load:
-    """wrk on the gateway. Raises CannotRunError."""
+    """Measure a gateway with wrk.
+
+    Raises:
+        CannotRunError: wrk is not installed.
+    """
     body = folder / "body.json"
     body.write_bytes(cell.body(gateway.model))
     headers = "\n".join(f"{name}: {value}" for name, value in gateway.headers.items())
@@ -92,38 +119,45 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
     command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(connections), "--latency"]
     command += ["--timeout", "20s", "--script", str(HERE / "load.lua")]
 
-    def run(length: int, of: str) -> dict[str, int]:
+    def run(length: int, phase: str) -> dict[str, int]:
         url = f"{gateway.url}/v1/chat/completions"
-        said = subprocess.run(
+        output = subprocess.run(
             [*command, "--duration", f"{length}s", url],
-            env={**environment, "SEED": f"{seed}{of}"},
+            env={**environment, "SEED": f"{seed}{phase}"},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        found: dict[str, int] = json.loads(said.split("RESULT ", 1)[1])
+        found: dict[str, int] = json.loads(output.split("RESULT ", 1)[1])
         return found
 
     run(_WARM_UP, "warm")
     before = usage(gateway.pid) if gateway.pid else None
-    told = run(seconds, "timed")
+    counts = run(seconds, "timed")
     after = usage(gateway.pid) if gateway.pid else None
     used = after.seconds - before.seconds if after and before else 0.0
     return Load(
-        requests=told["requests"],
-        failed=told["failed"],
-        rate=told["requests"] / (told["microseconds"] / 1e6),
-        p50=told["p50"] / 1e6,
-        p99=told["p99"] / 1e6,
-        cpu=used / max(1, told["requests"]),
+        requests=counts["requests"],
+        failed=counts["failed"],
+        rate=counts["requests"] / (counts["microseconds"] / 1e6),
+        p50=counts["p50"] / 1e6,
+        p99=counts["p99"] / 1e6,
+        cpu=used / max(1, counts["requests"]),
         memory=after.memory if after else 0,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """What came of many streams at once. gap_p99: seconds between a stream's chunks; lost: streams that were not whole;
-    rate: chunks per second of all; cpu: seconds per chunk; memory: bytes of the gateway while they ran."""
+    """The result of many streams at the same time.
+
+    Attributes:
+        gap_p99: 99th percentile of the seconds between two chunks of a stream.
+        lost: The number of incomplete streams.
+        rate: Chunks per second of all streams.
+        cpu: CPU seconds of the gateway per chunk.
+        memory: The highest memory of the gateway in bytes.
+    """
 
     gap_p99: float
     lost: int
@@ -142,7 +176,7 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
     request = ("\r\n".join(head) + "\r\n\r\n").encode() + body
     before, started = usage(gateway.pid) if gateway.pid else None, perf_counter()
     reading = [asyncio.create_task(_read(host, request)) for _ in range(count)]
-    watching = asyncio.create_task(_most_memory(gateway, reading)) if count > 100 else None
+    watching = asyncio.create_task(_max_memory(gateway, reading)) if count > 100 else None
     told = await asyncio.gather(*reading)
     seconds = perf_counter() - started
     memory = await watching if watching else 0
@@ -158,8 +192,8 @@ async def stream_all(gateway: Gateway, count: int, chunks: int) -> Streams:
     )
 
 
-async def _most_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"]) -> int:
-    """Bytes, at most, while the streams are read."""
+async def _max_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"]) -> int:
+    """The highest memory of the gateway in bytes while the streams are read."""
     most = 0
     while gateway.pid and not all(task.done() for task in reading):
         await asyncio.sleep(0.25)
@@ -168,7 +202,7 @@ async def _most_memory(gateway: Gateway, reading: Sequence["asyncio.Task[Any]"])
 
 
 class _Body:
-    """The bytes of a reply's body, out of the chunks that they travel in: an event may be cut by a chunk's end."""
+    """Extracts the body of a reply from its HTTP chunks. An event can be split over two chunks."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpResponseParser(self)
@@ -185,7 +219,7 @@ class _Body:
 
 
 async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]":
-    """Seconds between the arrivals of events, and how many came before [DONE], that one included; 0 without it."""
+    """The seconds between events, and the number of events up to [DONE]; 0 if [DONE] is missing."""
     name, _, port = host.partition(":")
     reader, writer = await asyncio.open_connection(name, int(port), limit=2**20)
     writer.write(request)
@@ -199,7 +233,7 @@ async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.d
         events += new
         if b"[DONE]" in data:
             break
-        tail = data[-5:]  # less than what is counted
+        tail = data[-5:]  # shorter than the counted mark
     else:
         events = 0
     writer.close()
@@ -208,7 +242,7 @@ async def _read(host: str, request: bytes) -> "tuple[np.ndarray[tuple[int], np.d
 
 @contextmanager
 def source(chunks: int, pause: float, python: str) -> Iterator[str]:
-    """A backend that streams (source.py). Gives its URL."""
+    """Run a backend that streams (source.py), and yield its URL."""
     port = free_port()
     command = [python, "-m", "tests.bench.peers.source", str(port), str(chunks), str(pause)]
     with running(command, OTHERS_CORE, listens(port)):

@@ -1,4 +1,4 @@
-"""Processes on cores of their own: started, waited for, measured, stopped. Knows no gateway and no load."""
+"""Starts, measures and stops processes on given cores. It does not depend on gateways or load."""
 
 import os
 import shutil
@@ -16,30 +16,34 @@ import psutil
 
 SERVER_CORE: Final = 0
 OTHERS_CORE: Final = 1
-_STARTS_WITHIN: Final = 180.0  # seconds: LiteLLM takes up to a minute
+_START_TIMEOUT: Final = 180.0  # seconds: LiteLLM takes up to a minute
 
 
 class CannotRunError(Exception):
-    """Why a peer is left out."""
+    """A program is missing or does not start. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process and its children have used: seconds of CPU; bytes of memory now."""
+    """The CPU seconds that a process and its descendants have used, and their memory in bytes."""
 
     seconds: float
     memory: int
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program of the system. Raises CannotRunError, with Debian's package."""
+    """The path of an installed program.
+
+    Raises:
+        CannotRunError: It is not installed. The message names its Debian package.
+    """
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if found is None:
         raise CannotRunError(f"`{name}` is not installed (Debian: apt-get install {package})")
@@ -50,7 +54,11 @@ def program(name: str, package: str) -> str:
 def running(
     command: Sequence[str], core: int | None, is_up: Callable[[], bool], extra: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A process pinned to a core (None: on all), once `is_up`; gives its id. Raises CannotRunError if it never is."""
+    """Run a process on a core, or (None) on all cores, and yield its id once `is_up` is true.
+
+    Raises:
+        CannotRunError: It did not start in time.
+    """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -69,7 +77,7 @@ def running(
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """Whether somebody listens on the port."""
+    """A check whether a process listens on the port."""
 
     def ask() -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -80,31 +88,31 @@ def listens(port: int) -> Callable[[], bool]:
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", is_up: Callable[[], bool], log: IO[bytes]) -> None:
-    until = time.monotonic() + _STARTS_WITHIN
+    until = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < until and process.poll() is None:
         if is_up():
             return
         time.sleep(0.1)
     log.seek(0)
-    said = log.read().decode("utf-8", "replace").strip().splitlines()[-3:]
-    raise CannotRunError(f"it did not start: {' / '.join(said)}")
+    output = log.read().decode("utf-8", "replace").strip().splitlines()[-3:]
+    raise CannotRunError(f"it did not start: {' / '.join(output)}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    family = _family(process.pid)
+    processes = _process_tree(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    for one in family:
+    for one in processes:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
 
 
 def usage(pid: int) -> Usage:
-    """Of a process and all its descendants, so far."""
+    """The usage of a process and all its descendants until now."""
     seconds, memory = 0.0, 0
-    for one in _family(pid):
+    for one in _process_tree(pid):
         with suppress(psutil.NoSuchProcess):
             times = one.cpu_times()
             seconds += times.user + times.system
@@ -112,17 +120,17 @@ def usage(pid: int) -> Usage:
     return Usage(seconds, memory)
 
 
-def shared_out(pid: int) -> int:
-    """Bytes of a process and all its descendants, what several map counted once (PSS)."""
+def proportional_memory(pid: int) -> int:
+    """Memory in bytes of a process and its descendants, with shared pages counted once (PSS)."""
     total = 0
-    for one in _family(pid):
+    for one in _process_tree(pid):
         with suppress(OSError):
             lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
             total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _process_tree(pid: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -130,7 +138,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def write(folder: Path, name: str, text: str) -> Path:
-    """A file of that name and text."""
+    """Write a file and return its path."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""The least that a proxy in Python can be: reads a request, sends it on, passes the reply back as it comes.
+"""The smallest possible proxy in Python: it reads a request, forwards it, and passes on the reply as it arrives.
 
 python -m tests.bench.peers.relay PORT BACKEND [uvloop]
 """

@@ -1,5 +1,6 @@
-"""A model server of nothing but speed: streams so many chunks, at such a pace, to whoever asks. Not a scripted backend
-for faults (see tests/faults): it parses as little as it can.
+"""A fast model server: it streams a given number of chunks at a given pace to every client.
+
+It parses as little as possible. The scripted backends for faults are in tests/faults.
 
 python -m tests.bench.peers.source PORT CHUNKS SECONDS_BETWEEN
 """
@@ -23,7 +24,7 @@ def event(payload: object) -> bytes:
 
 @cache
 def chunk(path: str, digit: int, finish: str | None = None) -> bytes:
-    """A chunk of the shape that vLLM sends on that path. Made once: who is measured here is the reader."""
+    """A chunk in the format of vLLM for the path. It is cached, because the reader is measured and not this server."""
     frame = {"id": "cmpl-1", "created": 1700000000, "model": MODEL}
     ending = {"finish_reason": finish, "logprobs": None, "index": 0}
     if path.endswith("/chat/completions"):
@@ -69,30 +70,30 @@ class Source(asyncio.Protocol):
         if path.endswith("completions"):
             self._streaming = asyncio.ensure_future(self._stream(path))
             return
-        told = {
+        reply = {
             "/v1/models": {"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 65536}]},
             "/tokenize": {"count": len(body) // 4, "max_model_len": 65536, "tokens": []},
         }.get(path, {})
-        data = orjson.dumps(told)
+        data = orjson.dumps(reply)
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         self._transport.write(head.encode() + data)
 
     async def _stream(self, path: str) -> None:
         self._transport.write(_HEAD)
         loop = asyncio.get_running_loop()
-        begun = loop.time()
-        for place in range(self._chunks):
+        started = loop.time()
+        for number in range(self._chunks):
             if self._pause:
-                await asyncio.sleep(begun + place * self._pause - loop.time())
+                await asyncio.sleep(started + number * self._pause - loop.time())
             await self._may_write.wait()
             if self._transport.is_closing():
                 return
-            self._transport.write(chunk(path, place % 10, "stop" if place == self._chunks - 1 else None))
+            self._transport.write(chunk(path, number % 10, "stop" if number == self._chunks - 1 else None))
         self._transport.write(event(b"[DONE]") + b"0\r\n\r\n")
 
 
 async def serve(port: int, chunks: int, pause: float) -> None:
-    """Until killed."""
+    """Serve until the process is killed."""
     server = await asyncio.get_running_loop().create_server(lambda: Source(chunks, pause), "127.0.0.1", port)
     await server.serve_forever()
 

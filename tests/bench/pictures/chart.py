@@ -1,4 +1,4 @@
-"""What the READMEs' charts have in common: size and style, a grid, a point with its interval. Knows no figure."""
+"""The common parts of the charts: size, style, grid, and a point with its interval. It contains no figures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -15,7 +15,7 @@ Scale = Callable[[float], float]
 
 
 def picture(label: str, parts: Sequence[str]) -> str:
-    """An SVG, readable on light and on dark. label: what it shows, for who cannot see it."""
+    """An SVG for light and dark backgrounds. `label` describes it to screen readers."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{label}"><style>{_STYLE}</style>'

@@ -1,6 +1,6 @@
-"""Draws the embedders' frontier: what a query's vector costs, against how many of the teacher's examples it finds.
+"""Draws the embedders by time per query and by share of the teacher's examples that they find.
 
-What is drawn was measured by tests/bench/embedders.py, in one run. Knows no embedder.
+tests/bench/embedders.py measures the figures, in one run. This module does not depend on the embedders.
 """
 
 import math
@@ -18,7 +18,15 @@ _GOAL_MS, _GOAL_OVERLAP = 0.4, 0.6
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """milliseconds: per query, p50; overlap: share of the nearest three, half: half of its 95 % interval."""
+    """One embedder.
+
+    Attributes:
+        name: The label.
+        milliseconds: Median time per query.
+        overlap: Share of the teacher's three nearest examples that it finds.
+        half: Half of the 95 % interval of `overlap`.
+        ours: Whether this project ships it.
+    """
 
     name: str
     milliseconds: float
@@ -28,7 +36,7 @@ class Point:
 
 
 def draw(points: Sequence[Point]) -> str:
-    """An SVG, readable on light and on dark."""
+    """An SVG for light and dark backgrounds."""
 
     def x(milliseconds: float) -> float:
         low, high = math.log(TICKS_X[0]), math.log(TICKS_X[-1])
@@ -61,5 +69,5 @@ def _drawn(point: Point, x: Scale, y: Scale) -> Iterator[str]:
     yield _text(at, value + (22 if point.ours else -14), point.name, "middle", "name")
 
 
-def _text(x: float, y: float, said: str, anchor: str, style: str = "small") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, style: str = "small") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -1,9 +1,14 @@
-"""A simulation of vLLM's prefix cache: which tokens of a stream of requests are computed, and which are found.
+"""Simulates vLLM's prefix cache: which tokens of a stream of requests are computed, and which are found in the cache.
 
-As vLLM 0.32 does it (vllm/v1/core/block_pool.py, kv_cache_manager.py), for a model whose layers all see everything:
-whole blocks, each known by its tokens and all before them; the last token is never taken from the cache; what a request
-gives back is kept, its last block to be overwritten first; blocks that are not whole are overwritten before all others.
-Knows tokens; no model, no text and no time. tests/vllm/test_block_cache.py compares it with the real server's counters.
+It follows vLLM 0.32 (vllm/v1/core/block_pool.py, kv_cache_manager.py) for a model whose layers all have full attention:
+
+- Only complete blocks are cached. A block is identified by its tokens and all tokens before it.
+- The last token of a prompt is never taken from the cache.
+- The blocks of a finished request stay in the cache. The last block of a request is overwritten first.
+- Incomplete blocks are overwritten before all others.
+
+It depends on tokens alone, not on a model, on texts or on time. tests/vllm/test_block_cache.py compares it with the
+counters of a real server.
 """
 
 from collections import OrderedDict, deque
@@ -13,8 +18,13 @@ from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request. tokens: of its prompt; outputs: how many tokens are generated, at least one."""
+class TokenRequest:
+    """A request.
+
+    Attributes:
+        tokens: The tokens of the prompt.
+        outputs: The number of tokens to generate, at least one.
+    """
 
     tokens: tuple[int, ...]
     outputs: int
@@ -22,8 +32,15 @@ class Asked:
 
 @dataclass(slots=True)
 class _Running:
-    """A request being served. left: tokens still to be written; blocks: their numbers, in order; hashes: of its whole
-    blocks, in order."""
+    """A request that is being served.
+
+    Attributes:
+        number: Its position in the stream.
+        tokens: The tokens of the prompt and of the answer until now.
+        left: The number of tokens that are still to be written.
+        blocks: The numbers of its blocks, in order.
+        hashes: The hashes of its complete blocks, in order.
+    """
 
     number: int
     tokens: list[int]
@@ -36,7 +53,12 @@ class BlockCache:
     """The blocks of one server."""
 
     def __init__(self, blocks: int, block_size: int) -> None:
-        """`blocks`: as vLLM counts them, of which it keeps one for itself."""
+        """Create an empty cache.
+
+        Args:
+            blocks: The number of blocks as vLLM counts it. vLLM reserves one of them.
+            block_size: Tokens in a block.
+        """
         self._size = block_size
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks - 1))
         self._uses = [0] * (blocks - 1)
@@ -44,7 +66,7 @@ class BlockCache:
         self._blocks_of: dict[int, OrderedDict[int, None]] = {}
 
     def begin(self, request: _Running) -> int | None:
-        """Take the blocks of a request's tokens; how many of the tokens were found. None: there is no room now."""
+        """Allocate the blocks of a request. Returns the number of cached tokens; None if there are too few blocks."""
         hashes = self._hashes(request.tokens)
         findable = hashes[: (len(request.tokens) - 1) // self._size]
         found = [next(iter(self._blocks_of[one])) for one in takewhile(self._blocks_of.__contains__, findable)]
@@ -60,7 +82,7 @@ class BlockCache:
         return len(found) * self._size
 
     def grow(self, request: _Running, token: int) -> bool:
-        """One token more; whether there was room for it."""
+        """Append a token. Returns whether there was a block for it."""
         if len(request.tokens) == len(request.blocks) * self._size:
             if not self._free:
                 return False
@@ -72,7 +94,7 @@ class BlockCache:
         return True
 
     def end(self, request: _Running) -> None:
-        """Give the blocks back, the last one first."""
+        """Free the blocks, the last one first."""
         for block in request.blocks:
             self._uses[block] -= 1
         unused = [block for block in reversed(request.blocks) if not self._uses[block]]
@@ -92,7 +114,7 @@ class BlockCache:
         return block
 
     def _remember(self, request: _Running, hashes: Sequence[int]) -> None:
-        """Make whole blocks findable, from when they are given out: as vLLM does, before they are computed."""
+        """Register complete blocks when they are allocated and not yet computed, as vLLM does."""
         for block, known in zip(request.blocks, hashes, strict=False):
             if block not in self._hash_of:
                 self._hash_of[block] = known
@@ -111,11 +133,11 @@ class BlockCache:
         return hash((before, *tokens))
 
 
-def found_tokens(requests: Sequence[Asked], cache: BlockCache, concurrency: int) -> list[int]:
-    """How many tokens of each prompt come from the cache, when `concurrency` clients ask one after the other.
+def found_tokens(requests: Sequence[TokenRequest], cache: BlockCache, concurrency: int) -> list[int]:
+    """The number of cached tokens of each prompt, for `concurrency` clients that send one request after the other.
 
-    In each step every request that is served gets one token, and those that wait are let in, in their order, while
-    there is room. A request that finds no block for its next token makes the one that came last wait again.
+    In each step every running request gets one token. Then waiting requests start in their order while there are free
+    blocks. If there is no block for the next token of a request, the request that started last is preempted.
     """
     waiting = deque(_Running(n, list(one.tokens), one.outputs - 1) for n, one in enumerate(requests))
     running: list[_Running] = []
@@ -134,9 +156,9 @@ def found_tokens(requests: Sequence[Asked], cache: BlockCache, concurrency: int)
 
 
 def _grow_all(running: list[_Running], waiting: deque[_Running], cache: BlockCache) -> None:
-    """One token more for each; the last token of an answer is never written."""
+    """Append a token to each running request. The last token of an answer is never written."""
     for request in list(running):
-        # No two outputs are alike: what one request was answered is of no use to another.
+        # Outputs are all different, so that no request finds the output of another in the cache.
         while request in running and not cache.grow(request, -1 - request.number):
             waiting.appendleft(running.pop())
             cache.end(waiting[0])

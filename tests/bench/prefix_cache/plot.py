@@ -1,8 +1,8 @@
-"""Draws the frontiers of README.md: what of the injected prompt is computed anew, against what the policy is worth.
+"""Draws the pictures of README.md: injected tokens that are computed again against quality, by policy.
 
-    python -m tests.bench.prefix_cache.plot        writes them into pictures/ from points.json beside this file
+    python -m tests.bench.prefix_cache.plot        writes them into pictures/ from points.json in this folder
 
-points.json holds figures that were measured, and says how; this measures nothing.
+points.json holds measured figures and their sources. This module measures nothing.
 """
 
 import json
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def draw(value: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """The chart of `points`. value: what they have, in words."""
+    """The chart of the points. `value` names the vertical axis."""
     low = min(point["low"] for point in points)
     high = max(point["high"] for point in points)
     floor, ceiling = math.floor(low * 10) / 10, math.ceil(high * 10) / 10

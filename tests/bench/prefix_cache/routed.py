@@ -1,6 +1,6 @@
-"""Conversations through the proxy to two real vLLM servers, by who chooses the server: the proxy, or vllm-router.
+"""Sends conversations through the proxy to two real vLLM servers, which the proxy or vllm-router chooses.
 
-Knows how to ask and to read the servers' counters; knows no policy of examples.
+It reads the counters of the servers. It does not depend on the policy for examples.
 """
 
 import asyncio
@@ -34,27 +34,35 @@ HEADINGS: Final = (
 )
 
 Cost = Callable[[tuple[str, ...]], int]
-"""The injected tokens of a request that was shown examples of these ids, in this order."""
+"""The number of injected tokens of a request with the examples of these ids, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one request came to: tokens of prompt and examples, and how many of all its tokens were found."""
+    """The result of one request.
+
+    Attributes:
+        injected: The number of tokens of prompt and examples.
+        found: The number of cached tokens in the whole prompt.
+    """
 
     injected: int
     found: int
 
     @property
     def uncached(self) -> int:
-        """Injected tokens that were computed."""
+        """The number of injected tokens that were not cached."""
         return max(0, self.injected - self.found)
 
 
 def measure_routed(
     wanted: Sequence[str], bundle: Path, queries: Sequence[str], cost: Cost, block: int, blocks: int, concurrency: int
 ) -> Iterator[Sequence[str]]:
-    """A row of HEADINGS for each who may choose, if its name begins as one of `wanted`. Each query opens a conversation
-    of two turns, `concurrency` of them at a time."""
+    """Measure each way to choose a server, and yield a row of HEADINGS for it.
+
+    Each query begins a conversation of two turns. `concurrency` conversations run at a time. Only ways whose name
+    begins as one of `wanted` are measured.
+    """
     with ExitStack() as stack:
         urls = [stack.enter_context(served(block, blocks, [core])) for core in range(SERVERS)]
         for name, way in ways(bundle, urls):
@@ -71,7 +79,7 @@ def measure_routed(
 
 
 def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], AbstractContextManager[str]]]]:
-    """Who chooses a server, and how to start it: the base URL of a proxy, while it runs."""
+    """The ways to choose a server, by name, and how to start each: it yields the base URL of a proxy."""
     yield "nobody: one server", partial(_proxied, bundle, urls[:1])
     yield "the proxy", partial(_proxied, bundle, urls)
     for policy in ROUTER_POLICIES:
@@ -82,9 +90,9 @@ def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], 
 def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
-        told = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
-        told += ["--retrieval-timeout", "30"]  # the servers have every core: a late retrieval would show no examples
-        with proxy_server(f"{backends[0]}/v1", told, Path(logs) / "proxy.log", lambda _: None) as url:
+        flags = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
+        flags += ["--retrieval-timeout", "30"]  # the servers use every core, and a late retrieval shows no examples
+        with proxy_server(f"{backends[0]}/v1", flags, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
 
 
@@ -95,11 +103,11 @@ def _routed(bundle: Path, urls: Sequence[str], policy: str) -> Iterator[str]:
 
 
 async def _converse(url: str, queries: Sequence[str], cost: Cost, concurrency: int) -> list[tuple[Turn, Turn]]:
-    places = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
 
         async def talk(query: str) -> tuple[Turn, Turn]:
-            async with places:
+            async with slots:
                 messages = [{"role": "user", "content": query}]
                 first, answer = await _ask(client, messages, cost)
                 messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": MORE}]
@@ -151,6 +159,6 @@ def _post(url: str) -> None:
 
 
 def cost_of(bundle_examples: Sequence[Example], tokens: Callable[[Sequence[Example]], int]) -> Cost:
-    """By the ids that a reply names."""
+    """The cost of a request from the ids of its examples."""
     known = {one.id: one for one in bundle_examples}
     return cache(lambda shown: tokens([known[one] for one in shown]))

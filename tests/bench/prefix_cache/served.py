@@ -1,6 +1,6 @@
-"""Streams of token requests against a real vLLM on CPU: what it found in its cache, and when the first token came.
+"""Sends requests of tokens to a real vLLM on CPU, and measures cached tokens and the time to the first token.
 
-Knows servers and their counters; knows no policy.
+It depends on servers and their counters, not on the policy for examples.
 """
 
 import asyncio
@@ -18,35 +18,40 @@ import openai
 from openai.types import CompletionUsage
 from rich.table import Table
 
-from tests.bench.prefix_cache.block_cache import Asked
+from tests.bench.prefix_cache.block_cache import TokenRequest
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
 from tests.vllm.server import vllm_server
 
 TIMED: Final = 60  # requests of each policy
-PREFILLS: Final = (16, 64, 128, 256, 512)  # tokens, whose time is measured by themselves
+PREFILLS: Final = (16, 64, 128, 256, 512)  # lengths in tokens at which the time of prefill is measured
 REPEATS: Final = 8
 
 
 @contextmanager
 def served(block: int, blocks: int | None = None, cores: Sequence[int] = ()) -> Iterator[str]:
-    """The base URL of a server with this block size, whose layers share a cache, of `blocks` blocks if that is said;
-    cores: see vllm_server."""
+    """Run a server whose layers share one cache, and yield its base URL.
+
+    Args:
+        block: Tokens in a cache block.
+        blocks: The number of cache blocks; None for vLLM's default.
+        cores: As of `vllm_server`.
+    """
     few = ("--num-gpu-blocks-override", str(blocks)) if blocks else ()
     model = replace(BASE, serving=("--disable-hybrid-kv-cache-manager", "--block-size", str(block), *few))
-    place = environment(print)
+    vllm = environment(print)
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "vllm.log"
-        with vllm_server(place, model, model_folder(BASE, place, print), log, lambda _: None, cores) as url:
+        with vllm_server(vllm, model, model_folder(BASE, vllm, print), log, lambda _: None, cores) as url:
             yield url
 
 
-async def measure_stream(url: str, requests: Sequence[Asked], concurrency: int) -> list[int]:
-    """How many tokens of each prompt the server says it found, of requests that are sent `concurrency` at a time."""
+async def measure_stream(url: str, requests: Sequence[TokenRequest], concurrency: int) -> list[int]:
+    """The number of cached tokens of each prompt that the server reports, for `concurrency` requests at a time."""
     turns = asyncio.Semaphore(concurrency)  # first come, first served
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
 
-        async def ask(one: Asked) -> int:
+        async def ask(one: TokenRequest) -> int:
             async with turns:
                 reply = await client.completions.create(
                     model=BASE.name,
@@ -61,13 +66,13 @@ async def measure_stream(url: str, requests: Sequence[Asked], concurrency: int) 
 
 
 def cached_tokens(usage: CompletionUsage | None) -> int:
-    """How many tokens of a prompt its server says it found; 0 where it says nothing."""
+    """The number of cached tokens that a server reports; 0 if it reports none."""
     details = usage.prompt_tokens_details if usage else None
     return (details.cached_tokens if details else None) or 0
 
 
 def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, int]:
-    """Seconds to the first token of a request that is alone, and how many of its tokens were found."""
+    """Seconds to the first token of a single request, and the number of its cached tokens."""
     started, first, cached = time.perf_counter(), 0.0, 0
     with client.completions.create(
         model=BASE.name,
@@ -83,16 +88,25 @@ def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, in
     return first, cached
 
 
-def measure_time(policies: Mapping[str, Sequence[tuple[Asked, int]]], raw: Sequence[Asked], block: int) -> Table:
-    """Time to the first token, one request at a time, policy by policy in turn: each request right after the same
-    query asked raw. A policy's requests are given with their injected tokens. Beside it the time that its uncached
-    injected tokens take by themselves: a prompt of so many more tokens, all of them new."""
+def measure_time(
+    policies: Mapping[str, Sequence[tuple[TokenRequest, int]]], raw: Sequence[TokenRequest], block: int
+) -> Table:
+    """Measure the time to the first token, one request at a time.
+
+    Each request of a policy follows the same query without injection. The table also shows the time of prefill for as
+    many new tokens as the uncached injected tokens.
+
+    Args:
+        policies: The requests of each policy with their numbers of injected tokens.
+        raw: The same queries without injection.
+        block: Tokens in a cache block.
+    """
     table = Table(
         "policy", "uncached injected", "first token, ms", "more than raw, ms", "prefill of uncached, ms", "ratio"
     )
     with served(block) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         cost = _prefill(client)
-        for requests in policies.values():  # what stays in the cache is in it before anything is timed
+        for requests in policies.values():  # fills the cache before anything is timed
             for one, _ in requests[TIMED:]:
                 first_token(client, one.tokens)
         for name, requests in policies.items():
@@ -109,7 +123,7 @@ def measure_time(policies: Mapping[str, Sequence[tuple[Asked, int]]], raw: Seque
 
 
 def _prefill(client: openai.OpenAI) -> float:
-    """Seconds for each token of a prompt that is new: the slope over prompts of some lengths, of their medians."""
+    """Seconds of prefill for each new token: the slope of the median time over several lengths."""
     draw = random.Random(0)
     took = {
         length: statistics.median(
