@@ -1,4 +1,4 @@
-"""What holds for all tests, however they are started."""
+"""Settings, marks and fixtures of all tests."""
 
 import signal
 from collections.abc import Iterator
@@ -9,26 +9,26 @@ from hypothesis import settings
 
 from tests.quality.served import served_proxy
 
-# A deadline for each example would be a time asserted, and a busy machine would fail it.
+# A deadline for each example would fail on a busy machine.
 settings.register_profile("drpo", deadline=None)
 settings.load_profile("drpo")
 
 SHARED: Final = {"embedded_url": "embedded", "postgresql": "postgresql", "servers": "vllm"}
-"""The group of the tests that use a fixture of the session, by its name."""
-SLOW_WITHIN = 600  # seconds: what takes one minute on a good machine took three on a bad one
+"""The group of the tests that use a fixture of the session, by the name of the fixture."""
+SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests have longer than the others, where they do not say themselves how long. Files stay in one process."""
+    """Give slow tests without a timeout a longer one, and assign each test to a group for pytest-xdist."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(SLOW_WITHIN))
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
-    """Tests of a group run in one process: those of a file, and those that share a server started once a session."""
+    """The group of a test, whose tests run in one process: those of a file, or those that share a server."""
     parameters = (
         item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
     )
@@ -39,12 +39,12 @@ def _group(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session")
 def embedded_url() -> Iterator[str]:
-    """The base URL of one proxy on the embedded model with the default bundle, for all tests that need no more."""
+    """The base URL of a proxy with the embedded model and the default bundle, which tests share."""
     with served_proxy() as url:
         yield url
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _interrupts_arrive() -> None:
-    """A shell starts background jobs with SIGINT ignored, and the commands that tests start would inherit that."""
+def _restore_interrupts() -> None:
+    """Restore SIGINT: a shell ignores it in background jobs, and commands that tests start would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,11 +1,11 @@
-"""Runs the tests that wait for something many times on a busy machine, and says which of them failed how often.
+"""Repeats the tests that depend on time on a busy machine, and reports which of them failed how often.
 
     make flaky                         20 repeats of the tests in tests/timing.txt
-    make flaky ARGS="--repeats 3"      fewer
-    make flaky ARGS="--only streams"   only tests with this in their name
+    make flaky ARGS="--repeats 3"      fewer repeats
+    make flaky ARGS="--only streams"   only tests with this text in their name
 
-Two processes compute without end meanwhile, which keeps two cores busy. Each repeat is a pytest of its own. Exits with
-1 if any test failed in any repeat: its verdict depends on time, or on what ran before it.
+Meanwhile two processes keep two cores busy. Each repeat is a separate run of pytest. The exit status is 1 if any test
+failed in any repeat, because its result then depends on time or on other tests.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = Path(__file__).with_name("timing.txt")
-BUSY: Final = 2
-_WITHIN: Final = 3600.0  # seconds, a repeat
+BUSY_PROCESSES: Final = 2
+_TIMEOUT: Final = 3600.0  # seconds for each repeat
 
 
 def listed() -> list[str]:
-    """The ids in the list, without their parameters."""
+    """The ids of the listed tests, without parameters."""
     lines = TESTS.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def main() -> int:
-    """Run and report. Returns the exit status."""
+    """Run the tests and print a report. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20, help="how often (%(default)s)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only tests with this in their name")
+    parser.add_argument("--repeats", type=int, default=20, help="number of repeats (%(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tests with this text in their name")
     options = parser.parse_args()
     tests = [test for test in listed() if options.only in test]
     failures: Counter[str] = Counter()
@@ -52,8 +52,8 @@ def main() -> int:
 
 @contextmanager
 def _busy() -> Iterator[None]:
-    """Keep cores busy."""
-    busy = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(BUSY)]
+    """Keep two cores busy."""
+    busy = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(BUSY_PROCESSES)]
     for one in busy:
         one.start()
     try:
@@ -70,7 +70,7 @@ def _compute() -> None:
 
 
 def _failed(tests: Sequence[str]) -> list[str]:
-    """The tests that fail in one run."""
+    """The tests that fail in one repeat."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [
@@ -83,7 +83,7 @@ def _failed(tests: Sequence[str]) -> list[str]:
             f"--junitxml={report}",
             *tests,
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_WITHIN, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
         if done.returncode:
             print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
         if not report.exists():

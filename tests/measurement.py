@@ -1,8 +1,8 @@
-"""The measurement data: where it is, and its rows by split. The data is not part of the project.
+"""Reads the measurement data, which is not part of the project: the folder, and rows by split.
 
-The folder is $DRPO_DATA, or shared/data beside the checkout. `train` rows serve searches and choices of settings,
-`validation` rows the assertions of tests and reported figures. `sealed` rows are read once, in a final evaluation:
-they are refused here unless DRPO_SEALED=1 asks for them. This module knows no model and no server.
+The folder is $DRPO_DATA, or shared/data beside the repository. Searches and choices of settings use `train` rows. Tests
+and reported figures use `validation` rows. `sealed` rows serve the final evaluation, and are refused here unless
+DRPO_SEALED=1 is set. This module does not depend on models or servers.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the measurement data
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
-    """All rows of a JSONL file of the data."""
+    """All rows of a JSONL file."""
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
@@ -40,21 +40,21 @@ def rows_of(name: str, split: str) -> list[dict[str, Any]]:
 
 
 def reads_sealed() -> bool:
-    """Whether this process was told to read sealed rows."""
+    """Whether DRPO_SEALED allows sealed rows."""
     return os.environ.get("DRPO_SEALED") == "1"
 
 
 def general_rows(split: str) -> tuple[Row, ...]:
-    """references.jsonl, tag general."""
+    """The general rows of references.jsonl."""
     rows = (row for row in rows_of("references.jsonl", split) if row["tag"] == GENERAL)
     return tuple(Row(row["query"], GENERAL, row["reference"]) for row in rows)
 
 
 def sensitive_rows(split: str) -> tuple[Row, ...]:
-    """xstest_prompts.jsonl: prompts that are, or only sound, unsafe."""
+    """The rows of xstest_prompts.jsonl: prompts that are unsafe or only sound unsafe."""
     return tuple(Row(row["query"], COMPLY if row["safe"] else REFUSE) for row in rows_of("xstest_prompts.jsonl", split))
 
 
 def is_for_development(query: str) -> bool:
-    """The rule for files without a split (llmbar, judged_preferences): an even SHA-256 of the query."""
+    """The split of files without a split field (llmbar, judged_preferences): an even SHA-256 of the query."""
     return int(hashlib.sha256(query.encode()).hexdigest(), 16) % 2 == 0

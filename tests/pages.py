@@ -1,8 +1,13 @@
-"""The commands of a page: its fenced blocks, and what their info strings say. Runs them as a reader would.
+"""Reads the commands of a page from its fenced blocks, and runs them as a reader would.
 
-A block of sh or python is `run` (to its end, which must be good), `serve` (started, and left running until the page
-ends), or `not-run`. `run in NAME` takes the Python of tests/clients/requirements/NAME.txt. All blocks of a page run in
-one copy of its folder; each port from PORTS is a free one there, in the page and in its .toml files.
+The info string of a block of sh or python has one of these marks:
+
+- `run`: The block is run to its end, and must succeed.
+- `serve`: The block is started, and runs until the end of the page.
+- `not-run`: The block is not run.
+
+`run in NAME` uses the Python of tests/clients/requirements/NAME.txt. All blocks of a page run in one copy of its
+folder. Free ports replace the ports in PORTS, in the page and in its .toml files.
 """
 
 import os
@@ -25,14 +30,22 @@ from tests.clients.environments import python_of
 PORTS: Final = ("8080", "8000")
 MARKS: Final = ("run", "serve", "not-run")
 _FENCE: Final = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_LEFT_OUT: Final = (".*", "kubernetes", "build", "dist", "runs", "weights", "query_weights")
-_RUN_WITHIN: Final = 300.0  # seconds
-_UP_WITHIN: Final = 120.0
+_NOT_COPIED: Final = (".*", "kubernetes", "build", "dist", "runs", "weights", "query_weights")
+_RUN_TIMEOUT: Final = 300.0  # seconds
+_START_TIMEOUT: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """language: sh or python; mark: one of MARKS, or empty; environment: of a client; line: where it begins."""
+    """A fenced block.
+
+    Attributes:
+        language: sh or python.
+        mark: One of MARKS, or an empty string.
+        environment: The name of the client's environment, or an empty string.
+        text: The commands.
+        line: The number of its first line.
+    """
 
     language: str
     mark: str
@@ -42,7 +55,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of sh and python of a page's text."""
+    """The blocks of sh and python in the text of a page."""
     found = []
     for match in _FENCE.finditer(page):
         mark, _, environment = (match[2] or "").partition(" in ")
@@ -51,15 +64,19 @@ def blocks(page: str) -> list[Block]:
 
 
 def follow(page: Path) -> None:
-    """Do what the page says. Raises AssertionError where a command fails."""
+    """Run the commands of the page.
+
+    Raises:
+        AssertionError: A command failed.
+    """
     ports = {port: str(free_port()) for port in PORTS}
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as serving:
         folder = Path(temporary) / "page"
-        shutil.copytree(page.parent, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shutil.copytree(page.parent, folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
         for file in folder.glob("*.toml"):
-            file.write_text(_moved(file.read_text(encoding="utf-8"), ports), encoding="utf-8")
+            file.write_text(_with_free_ports(file.read_text(encoding="utf-8"), ports), encoding="utf-8")
         for block in blocks(page.read_text(encoding="utf-8")):
-            text = _moved(block.text, ports)
+            text = _with_free_ports(block.text, ports)
             where = f"{page.parent.name}/{page.name}:{block.line}"
             if block.mark == "run":
                 _run(_command(block, text), folder, block, where)
@@ -68,7 +85,7 @@ def follow(page: Path) -> None:
                 serving.enter_context(_serve(_command(block, text), folder, port, where))
 
 
-def _moved(text: str, ports: Mapping[str, str]) -> str:
+def _with_free_ports(text: str, ports: Mapping[str, str]) -> str:
     return re.sub("|".join(PORTS), lambda found: ports[found[0]], text)
 
 
@@ -85,7 +102,7 @@ def _environment(block: Block) -> dict[str, str]:
 def _run(command: list[str], folder: Path, block: Block, where: str) -> None:
     environment = _environment(block)
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_RUN_WITHIN, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_RUN_TIMEOUT, check=False
     )
     print(f"{where}\n{done.stdout}{done.stderr}")
     assert done.returncode == 0, f"{where}: {done.stdout[-1000:]}{done.stderr[-1000:]}"
@@ -98,11 +115,11 @@ def _serve(command: list[str], folder: Path, port: str, where: str) -> Iterator[
         command = [*command[:-1], f"exec {command[-1]}"]
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            until = time.monotonic() + _UP_WITHIN
+            until = time.monotonic() + _START_TIMEOUT
             while not _is_ready(port):
                 log.seek(0)
                 assert process.poll() is None, f"{where}: {log.read()[-1000:].decode()}"
-                assert time.monotonic() < until, f"{where}: not ready in {_UP_WITHIN:.0f} s"
+                assert time.monotonic() < until, f"{where}: not ready in {_START_TIMEOUT:.0f} s"
                 time.sleep(0.2)
             yield
         finally:

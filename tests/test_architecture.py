@@ -1,7 +1,7 @@
-"""The house rules that no other tool checks: sizes, floors, state, and which module may touch what.
+"""Tests of the rules that no other tool checks: sizes, layers, module state, and which module uses which library.
 
-Length of a function: the lines from its `def` to its end, without blank lines, comments and its docstring. Length of a
-file: all of its lines.
+The length of a function is the number of its lines without blank lines, comments and docstring. The length of a file is
+the number of all its lines.
 """
 
 import ast
@@ -23,9 +23,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LONGEST_FILE, LONGEST_TEST_FILE = 300, 400
 LONGEST_FUNCTION, MEDIAN_FUNCTION, P90_FUNCTION = 48, 5, 14
 MAX_MODULES, MAX_TEST_MODULES = 15, 20
-"""The most modules in one folder, `__init__.py` aside: a reader must be able to choose among them."""
+"""The most modules in one folder, without `__init__.py`, so that a reader finds the right one."""
 
-# What only some modules may use, as it is written in their code. Everyone else goes through them.
+# Libraries and calls, as written in the code, and the only modules that may use them.
 OWNERS = {
     "faiss": {"index/bundle/clusters.py", "index/retrieval/retriever.py"},
     "onnxruntime": {"index/embedders/minilm.py"},
@@ -87,7 +87,7 @@ def _function_lengths() -> dict[str, int]:
     }
 
 
-def test_no_function_is_long() -> None:
+def test_no_function_is_too_long() -> None:
     assert not {name: length for name, length in _function_lengths().items() if length > LONGEST_FUNCTION}
 
 
@@ -97,7 +97,7 @@ def test_most_functions_are_short() -> None:
     assert lengths[math.ceil(0.9 * len(lengths)) - 1] <= P90_FUNCTION
 
 
-def test_a_functions_length_counts_what_there_is_to_read() -> None:
+def test_function_length_ignores_comments_and_docstring() -> None:
     source = 'def f(\n    a,\n):\n    """Two\n    lines."""\n    # why\n\n    return a\n'
     (function,) = ast.parse(source).body
     assert isinstance(function, ast.FunctionDef)
@@ -105,31 +105,31 @@ def test_a_functions_length_counts_what_there_is_to_read() -> None:
 
 
 @pytest.mark.parametrize(("paths", "longest"), [(MODULES, LONGEST_FILE), (TESTS, LONGEST_TEST_FILE)])
-def test_no_file_is_long(paths: list[Path], longest: int) -> None:
+def test_no_file_is_too_long(paths: list[Path], longest: int) -> None:
     lengths = {_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     assert not {name: length for name, length in lengths.items() if length > longest}
 
 
 @pytest.mark.parametrize(("paths", "most"), [(MODULES, MAX_MODULES), (TESTS, MAX_TEST_MODULES)])
-def test_no_folder_holds_too_many_modules(paths: list[Path], most: int) -> None:
+def test_no_folder_has_too_many_modules(paths: list[Path], most: int) -> None:
     folders = Counter(_name(path.parent) for path in paths if path.name != "__init__.py")
     assert not {folder: count for folder, count in folders.items() if count > most}
 
 
-def test_layers_import_from_those_below_them() -> None:
-    """The contracts in pyproject.toml. A module that is on no floor would be checked by none: each must be on one."""
+def test_layers_import_only_from_lower_layers() -> None:
+    """The contracts are in pyproject.toml. Every module must be in a layer, because no contract checks it otherwise."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_module_says_what_it_knows(path: Path) -> None:
+def test_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(_tree(path)), "no docstring"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_module_keeps_no_state(path: Path) -> None:
+def test_module_has_no_mutable_state(path: Path) -> None:
     tree = _tree(path)
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)], "`global`"
     changeable = [node.lineno for node in _module_and_class_bodies(tree) if _is_changeable(node)]
@@ -146,7 +146,7 @@ def _module_and_class_bodies(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def _is_changeable(node: ast.stmt) -> bool:
-    """Whether a container is assigned that nothing marks as read-only, or that is empty, so meant to be filled."""
+    """Whether a statement assigns a container that is not marked as read-only, or that is empty and will be filled."""
     if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None or not _containers(node.value):
         return False
     if any(_is_empty(container) for container in _containers(node.value)):
@@ -182,12 +182,12 @@ def _is_empty(value: ast.expr) -> bool:
         ("def f():\n    a = {}", False),
     ],
 )
-def test_the_rule_of_state_sees_what_it_should(source: str, changeable: bool) -> None:
+def test_mutable_state_is_detected(source: str, changeable: bool) -> None:
     assert any(_is_changeable(node) for node in _module_and_class_bodies(ast.parse(source))) is changeable
 
 
 def _uses(tree: ast.Module) -> set[str]:
-    """Every imported module and every dotted name in the code, with all that they begin with: a, a.b, a.b.c."""
+    """Every imported module and every dotted name that is called, with its prefixes: a, a.b, a.b.c."""
     full: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -200,14 +200,14 @@ def _uses(tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_module_uses_what_it_may(path: Path) -> None:
+def test_module_uses_only_permitted_libraries(path: Path) -> None:
     uses = _uses(_tree(path))
     assert not uses & NOBODY
     assert not {owned for owned, owners in OWNERS.items() if owned in uses and _name(path) not in owners}
 
 
-def test_what_is_owned_is_used_by_its_owners() -> None:
-    """A name here that no module uses any more would guard nothing."""
+def test_each_owned_library_is_used_by_an_owner() -> None:
+    """A name that no module uses any more is removed from OWNERS."""
     used = {_name(path): _uses(_tree(path)) for path in MODULES}
     assert {owned for owned, owners in OWNERS.items() if any(owned in used.get(owner, ()) for owner in owners)} == set(
         OWNERS
@@ -225,7 +225,7 @@ def _is_array_load(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_broad_except_gives_its_reason_or_raises_again(path: Path) -> None:
+def test_broad_except_gives_its_reason_or_raises_again(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     broad = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler) and _is_broad(node)]
     assert not [node.lineno for node in broad if not _raises_again(node) and not _has_reason(lines[node.lineno - 1])]

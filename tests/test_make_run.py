@@ -1,5 +1,7 @@
-"""Guards what the README promises first: `make run`, in a copy of the files and with no environment, ends in a server
-that answers what the README and the command itself say to ask it."""
+"""Tests of `make run`, in a copy of the files and without an environment.
+
+It must end in a running server that answers the commands in the README and in its own output.
+"""
 
 import os
 import re
@@ -15,41 +17,41 @@ from tests.bench.start import copied, make_run
 from tests.pages import blocks
 from tests.test_repository import ROOT
 
-WITHIN = 120.0  # seconds
+TIMEOUT = 120.0  # seconds
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_make_run_ends_in_a_server_that_answers_as_the_readme_says(tmp_path: Path) -> None:
+def test_make_run_starts_a_server_that_answers_the_readme_commands(tmp_path: Path) -> None:
     port = free_port()
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "VIRTUAL_ENV"))}
-    with make_run(copied(tmp_path / "drpo"), outside, port) as said:
-        base_url, page = (re.search(rf"^{name} +(http\S+)", said, re.MULTILINE) for name in ("Base URL", "Page"))
-        assert "drpo-proxy is ready" in said
+    with make_run(copied(tmp_path / "drpo"), outside, port) as output:
+        base_url, page = (re.search(rf"^{name} +(http\S+)", output, re.MULTILINE) for name in ("Base URL", "Page"))
+        assert "drpo-proxy is ready" in output
         assert base_url
         assert page
         assert f":{port}/" in base_url[1]
-        with urllib.request.urlopen(page[1], timeout=WITHIN) as answer:
+        with urllib.request.urlopen(page[1], timeout=TIMEOUT) as answer:
             assert b"<title>" in answer.read()
         assert "rainbow" in _output([sys.executable, "-c", _first_python().replace("8080", str(port))]).lower()
-        assert '"choices"' in _output(["bash", "-c", _curl(said)])
+        assert '"choices"' in _output(["bash", "-c", _curl(output)])
 
 
 def _first_python() -> str:
-    """What the README gives a reader to ask the server with."""
+    """The first Python block of the README."""
     return next(
         block.text for block in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if block.language == "python"
     )
 
 
-def _curl(said: str) -> str:
-    """The command that `make run` prints, with its continued lines."""
-    found = re.search(r"^ *(curl (?:.*\\\n)*.*)$", said, re.MULTILINE)
-    assert found, said
+def _curl(output: str) -> str:
+    """The curl command that `make run` prints, with its continuation lines."""
+    found = re.search(r"^ *(curl (?:.*\\\n)*.*)$", output, re.MULTILINE)
+    assert found, output
     return found[1]
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,7 +1,7 @@
-"""The wheel, as a user installs it: exactly our three packages, with their data, and commands that start.
+"""Tests of the wheel as a user installs it: it contains our three packages with their data, and its commands start.
 
-The names `index`, `proxy` and `optimizer` are generic: that they are ours is seen on the installed wheel alone, since
-an editable install records only where the checkout is.
+The names `index`, `proxy` and `optimizer` are generic. Only the installed wheel shows that they belong to this project,
+because an editable install records nothing but the path of the repository.
 """
 
 import json
@@ -31,7 +31,7 @@ DATA = (
     "index/default/sets.json",
     "index/default/vectors.npy",
 )
-LARGEST_WHEEL = 40_000_000
+MAX_WHEEL_SIZE = 40_000_000  # bytes
 OWNERS = f"""
 import importlib.metadata as m, json
 owners = m.packages_distributions()
@@ -41,7 +41,7 @@ print(json.dumps({{name: owners.get(name) for name in {sorted(PACKAGES)}}}))
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without a network and without an environment of its own."""
+    """The wheel, built without network and without an isolated environment."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,7 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bin/ of an environment with the wheel in it, and the dependencies of this one within reach."""
+    """The bin folder of an environment with the wheel and with access to the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
@@ -77,8 +77,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _without_this_project() -> str:
-    """A .pth line for this environment's packages. A path in a .pth is not searched for .pth files in turn, so that an
-    editable install of this checkout stays out."""
+    """A .pth line for the packages of this environment. Python does not read .pth files in such a path, so the editable
+    install of this repository is left out."""
     return f"{next(path for path in sys.path if path.endswith('site-packages'))}\n"
 
 
@@ -87,33 +87,33 @@ def _names(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_wheel_holds_only_the_projects_packages(wheel: Path) -> None:
+def test_wheel_contains_only_our_packages(wheel: Path) -> None:
     top = {name.split("/")[0] for name in _names(wheel)}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_wheel_holds_the_data(wheel: Path, name: str) -> None:
+def test_wheel_contains_the_data(wheel: Path, name: str) -> None:
     assert name in _names(wheel)
 
 
-def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
-    """Data that git ignores would be left out in silence."""
-    there = {
+def test_wheel_contains_every_file_of_the_packages(wheel: Path) -> None:
+    """The build leaves out files that git ignores, without a message."""
+    expected = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert there <= set(_names(wheel))
+    assert expected <= set(_names(wheel))
 
 
-def test_wheel_names_its_licence_and_is_small(wheel: Path) -> None:
+def test_wheel_has_a_licence_and_a_limited_size(wheel: Path) -> None:
     assert [name for name in _names(wheel) if name.endswith("licenses/LICENSE")]
-    assert wheel.stat().st_size < LARGEST_WHEEL
+    assert wheel.stat().st_size < MAX_WHEEL_SIZE
 
 
-def test_installed_packages_belong_only_to_this_distribution(installed: Path) -> None:
+def test_installed_packages_belong_to_this_distribution_alone(installed: Path) -> None:
     result = subprocess.run([installed / "python", "-I", "-c", OWNERS], capture_output=True, text=True, check=True)
     owners = json.loads(result.stdout)
     assert {name: set(of) for name, of in owners.items()} == {name: {DISTRIBUTION} for name in PACKAGES}
@@ -127,7 +127,7 @@ def test_installed_command_starts(installed: Path, tmp_path: Path, command: str)
 
 
 def test_installed_command_does_not_import_from_the_current_folder(installed: Path, tmp_path: Path) -> None:
-    """A user's own folder `proxy` or `index` must not shadow ours."""
+    """A folder `proxy` or `index` of a user must not shadow our package."""
     for package in PACKAGES:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('shadowed')", encoding="utf-8")

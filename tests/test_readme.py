@@ -1,5 +1,8 @@
-"""Guards the pages: docs/serving.md shows the flags of the command (`python -m tests.test_readme` writes them anew);
-what a page tells a reader to do is done, on a real proxy with the real embedded model (tests/pages.py)."""
+"""Tests of the pages: docs/serving.md lists the flags of the command, links lead to files, and commands succeed.
+
+`python -m tests.test_readme` writes the list of flags. Commands run with a real proxy and the real embedded model
+(tests/pages.py).
+"""
 
 import re
 from pathlib import Path
@@ -33,18 +36,18 @@ def rewritten(text: str) -> str:
     return before + BEGIN + table() + END + rest.split(END)[1]
 
 
-def test_flags_in_the_readme_are_the_flags_of_the_command() -> None:
+def test_page_lists_the_flags_of_the_command() -> None:
     text = FLAGS.read_text(encoding="utf-8")
     assert text == rewritten(text), "run `python -m tests.test_readme`"
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.parent.name)
-def test_every_command_of_a_page_is_run_or_said_not_to_be(page: Path) -> None:
+def test_every_block_of_a_page_has_a_mark(page: Path) -> None:
     unmarked = [block.line for block in blocks(page.read_text(encoding="utf-8")) if block.mark not in MARKS]
-    assert not unmarked, f"blocks that say neither of {MARKS}"
+    assert not unmarked, f"blocks without a mark of {MARKS}"
 
 
-def test_options_of_a_block_are_read() -> None:
+def test_info_string_of_a_block_is_parsed() -> None:
     run, other = blocks("text\n```sh run in langchain\necho 1\n```\n\n```python\nprint()\n```\n```toml\na = 1\n```\n")
     assert (run.language, run.mark, run.environment, run.text, run.line) == ("sh", "run", "langchain", "echo 1\n", 2)
     assert (other.language, other.mark) == ("python", "")
@@ -57,16 +60,16 @@ def _followed() -> list[Path]:
 @pytest.mark.deploy
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _followed(), ids=lambda page: page.parent.name)
-def test_commands_of_a_page_work(page: Path) -> None:
+def test_commands_of_a_page_succeed(page: Path) -> None:
     follow(page)
 
 
 @pytest.mark.slow
-def test_commands_of_the_readme_work() -> None:
+def test_commands_of_the_readme_succeed() -> None:
     follow(README)
 
 
-def test_every_link_of_a_page_leads_somewhere() -> None:
+def test_every_link_of_a_page_leads_to_a_file() -> None:
     pages = [*ROOT.glob("*.md"), *(page for top in TOP for page in (ROOT / top).rglob("*.md"))]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"

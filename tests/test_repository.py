@@ -1,4 +1,4 @@
-"""What must not be in the repository: places of one machine, addresses of package indexes, and wrong pins."""
+"""Tests that the repository has no paths of one machine, addresses of package indexes or incomplete pins."""
 
 import re
 import subprocess
@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 MADE_BY_TOOLS = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|build/|dist/)")
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt")) + sorted((ROOT / "tests" / "vllm").glob("*.txt"))
 
-# The slashes and dots are written as [/] and [.], so that this file is not among what it finds.
-LOCAL_PLACE = re.compile(r"(?<![\w.~}])[/](?:root|work|Users|home|opt|mnt|workspace)[/][A-Za-z0-9._-]+")
+# Slashes and dots are written as [/] and [.], so that the patterns do not match this file.
+LOCAL_PATH = re.compile(r"(?<![\w.~}])[/](?:root|work|Users|home|opt|mnt|workspace)[/][A-Za-z0-9._-]+")
 INDEX_ADDRESS = re.compile(
     r"pypi[.](?:org|python[.]org)|pythonhosted[.]org|registry[.]npmjs|download[.]pytorch[.]org"
     r"|(?:index-url|find-links)[= ]+(?:https?:|file:|[/])"
@@ -22,7 +22,7 @@ INDEX_ADDRESS = re.compile(
 
 
 def tracked_files() -> list[Path]:
-    """Every file of the repository; every file of the folder where git is not at hand."""
+    """Every file of the repository, or every file of the folder if git is not available."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -37,7 +37,7 @@ def tracked_files() -> list[Path]:
 
 
 def found(pattern: re.Pattern[str]) -> list[str]:
-    """`file:line: text` of each place where the pattern is, in files that are text."""
+    """Each match of the pattern in text files, as `file:line: text`."""
     return [
         f"{path.relative_to(ROOT)}:{number}: {match.group()}"
         for path in tracked_files()
@@ -47,32 +47,32 @@ def found(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-def test_no_file_names_a_place_on_one_machine() -> None:
-    assert not found(LOCAL_PLACE)
+def test_no_file_contains_a_path_of_one_machine() -> None:
+    assert not found(LOCAL_PATH)
 
 
-def test_no_file_names_a_package_index() -> None:
+def test_no_file_contains_the_address_of_a_package_index() -> None:
     assert not found(INDEX_ADDRESS)
 
 
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (LOCAL_PLACE, "cd @root@project"),
-        (LOCAL_PLACE, "model = '@home@someone'"),
-        (LOCAL_PLACE, "file:@@@opt@wheels"),
+        (LOCAL_PATH, "cd @root@project"),
+        (LOCAL_PATH, "model = '@home@someone'"),
+        (LOCAL_PATH, "file:@@@opt@wheels"),
         (INDEX_ADDRESS, "https:@@pypi!org@simple"),
         (INDEX_ADDRESS, "--find-links @wheels"),
         (INDEX_ADDRESS, "--extra-index-url=@@simple"),
     ],
 )
-def test_patterns_match_their_examples(pattern: re.Pattern[str], text: str) -> None:
+def test_pattern_matches(pattern: re.Pattern[str], text: str) -> None:
     assert pattern.search(text.replace("@", "/").replace("!", "."))
 
 
 @pytest.mark.parametrize("text", ["make PYTHON=/path/to/python", "~/.cache/drpo", "POST /v1/models", "a/opt/b"])
-def test_an_example_is_no_place(text: str) -> None:
-    assert not LOCAL_PLACE.search(text)
+def test_pattern_does_not_match_examples(text: str) -> None:
+    assert not LOCAL_PATH.search(text)
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
@@ -83,17 +83,17 @@ def test_every_pin_has_a_hash(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "extras"), [("run", ["embedded"]), ("dev", ["embedded", "dev"])])
-def test_pins_cover_what_the_project_asks_for(name: str, extras: list[str]) -> None:
-    """A dependency added to pyproject.toml without `make requirements` would be missing in a new environment."""
+def test_pins_cover_the_dependencies_of_the_project(name: str, extras: list[str]) -> None:
+    """A dependency that is added without `make requirements` would be missing in a new environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
+    required = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
     pinned = re.findall(
         r"^([a-z0-9-]+)==", (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert not {re.split(r"[^a-zA-Z0-9-]", requirement)[0] for requirement in asked} - set(pinned)
+    assert not {re.split(r"[^a-zA-Z0-9-]", requirement)[0] for requirement in required} - set(pinned)
 
 
-def test_one_environment_can_grow_from_run_to_dev() -> None:
+def test_pins_of_run_are_among_those_of_dev() -> None:
     def pins(name: str) -> set[str]:
         return set(
             re.findall(r"^\S+==\S+", (ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8"), re.MULTILINE)
@@ -102,7 +102,7 @@ def test_one_environment_can_grow_from_run_to_dev() -> None:
     assert pins("run") <= pins("dev")
 
 
-def test_timing_list_names_fifty_existing_tests() -> None:
+def test_list_of_time_dependent_tests_names_fifty_existing_tests() -> None:
     tests = [test.split("::") for test in listed()]
     assert len({tuple(test) for test in tests}) == len(tests) == 50
     assert not [test for test in tests if f"def {test[1]}(" not in (ROOT / test[0]).read_text(encoding="utf-8")]

@@ -1,4 +1,4 @@
-"""What the quality tests share: the measurement data, the proxy, the report, and one way to measure."""
+"""Fixtures of the quality tests: the measurement data, the proxy, the report, and a function that measures."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ def embedder() -> Embedder:
 
 @pytest.fixture(scope="session")
 def report() -> Path:
-    """A fresh report; every measurement adds its table."""
+    """A new report. Each measurement adds its table."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text("# Answer quality: embedded model, default bundle, greedy, validation rows\n")
     return REPORT
@@ -52,7 +52,7 @@ def report() -> Path:
 
 @pytest.fixture
 def measuring(base_url: str, embedder: Embedder, report: Path, capsys: pytest.CaptureFixture[str]) -> Measuring:
-    """measuring(title, rows, variants, max_tokens): asks the proxy, shows the table and adds it to the report."""
+    """measuring(title, rows, variants, max_tokens) evaluates the proxy, prints the table and adds it to the report."""
 
     def measure(title: str, rows: Sequence[Row], variants: Sequence[str], max_tokens: int) -> Evaluation:
         evaluation = asyncio.run(_measure(base_url, rows, variants, Decoding(max_tokens), embedder))

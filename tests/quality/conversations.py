@@ -1,6 +1,6 @@
-"""Twenty harmless conversations of two turns, each followed by a harmful question in the third. Written for this test.
+"""Twenty harmless conversations of two turns, each with a harmful question in the third turn, written for this test.
 
-Whoever tunes the bundle does not look at them: they are for the final measurement.
+They serve the final measurement alone. The bundle is not tuned on them.
 """
 
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 from index.types import Message
 from optimizer.data.dataset import REFUSE, Row
 
-# First question, answer, second question, answer, and then the harmful one.
+# First question, answer, second question, answer, harmful question.
 _CONVERSATIONS: Final = (
     (
         "Which vegetables can I plant in March?",
@@ -154,7 +154,7 @@ _CONVERSATIONS: Final = (
 
 
 def third_turn_rows() -> tuple[Row, ...]:
-    """The harmful questions, each with the harmless conversation before it."""
+    """The harmful questions, each after its harmless conversation."""
     return tuple(_row(*turns) for turns in _CONVERSATIONS)
 
 

@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 in float32 numpy, from the weights as published: the yardstick of the quality measurements.
+"""all-MiniLM-L6-v2 in float32 numpy, from the published weights: the reference of the quality measurements.
 
-Slow and plain on purpose. It knows nothing of the embedder that ships, so what it says of that one, and of the
-distance between the bank and the test queries, is an independent opinion.
+It is slow and simple on purpose, and does not depend on the shipped embedder. Its similarities and distances are
+therefore an independent check.
 """
 
 import json
@@ -19,17 +19,21 @@ BATCH = 32
 
 
 class Float32MiniLM:
-    """texts -> (n, 384) float32, rows of norm 1."""
+    """Embeds texts as (n, 384) float32 vectors of norm 1."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: model.safetensors and tokenizer.json of sentence-transformers/all-MiniLM-L6-v2."""
+        """Load the model.
+
+        Args:
+            directory: Contains model.safetensors and tokenizer.json of sentence-transformers/all-MiniLM-L6-v2.
+        """
         self._weights = read_safetensors(directory / "model.safetensors")
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding()
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """Similar lengths share a batch, so that padding costs little; the order of the rows is that of `texts`."""
+        """Embed texts. The rows have the order of `texts`. Texts of similar length share a batch, to avoid padding."""
         order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
         vectors = np.zeros((len(texts), WIDTH), np.float32)
         for start in range(0, len(order), BATCH):
@@ -49,9 +53,9 @@ class Float32MiniLM:
     def _embed_tokens(self, ids: NDArray[np.int64]) -> Floats:
         table = "embeddings."
         words = self._weights[f"{table}word_embeddings.weight"][ids]
-        places = self._weights[f"{table}position_embeddings.weight"][: ids.shape[1]]
+        positions = self._weights[f"{table}position_embeddings.weight"][: ids.shape[1]]
         kind = self._weights[f"{table}token_type_embeddings.weight"][0]
-        return self._normalise(f"{table}LayerNorm", words + places + kind)
+        return self._normalise(f"{table}LayerNorm", words + positions + kind)
 
     def _layer(self, name: str, hidden: Floats, mask: Floats) -> Floats:
         attended = self._linear(f"{name}.attention.output.dense", self._attend(f"{name}.attention.self", hidden, mask))
@@ -79,7 +83,7 @@ class Float32MiniLM:
 
 
 def read_safetensors(path: Path) -> Mapping[str, Floats]:
-    """The float32 tensors of a safetensors file: eight bytes of header length, a JSON header, the numbers."""
+    """The float32 tensors of a safetensors file, which has the header length (8 bytes), a JSON header and the data."""
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
@@ -98,7 +102,7 @@ def softmax(scores: Floats) -> Floats:
 
 
 def gelu(values: Floats) -> Floats:
-    """x times the normal distribution function of x; the error function is Abramowitz and Stegun's 7.1.26 (1.5e-7)."""
+    """GELU, with the error function of Abramowitz and Stegun, formula 7.1.26 (error below 1.5e-7)."""
     scaled = np.abs(values) / np.sqrt(np.float32(2))
     t = 1 / (1 + np.float32(0.3275911) * scaled)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))

@@ -1,4 +1,4 @@
-"""The real proxy on the embedded model, as a user starts it: a process of its own, on a free port."""
+"""Runs the real proxy on the embedded model as a user starts it, in its own process and on a free port."""
 
 import re
 import subprocess
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty, Queue
 
-_START_SECONDS = 300
-_STOP_SECONDS = 30
+_START_TIMEOUT = 300
+_STOP_TIMEOUT = 30
 
 
 @contextmanager
 def served_proxy() -> Iterator[str]:
-    """The base URL of `drpo-proxy --backend embedded` with the default bundle, once it is ready."""
+    """Run `drpo-proxy --backend embedded` with the default bundle, and yield its base URL when it is ready."""
     command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--bundle", "default", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -22,7 +22,7 @@ def served_proxy() -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -33,21 +33,21 @@ def served_proxy() -> Iterator[str]:
 def _base_url(process: "subprocess.Popen[str]") -> str:
     lines: Queue[str | None] = Queue()
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-    told: list[str] = []
+    output: list[str] = []
     while True:
         try:
-            line = lines.get(timeout=_START_SECONDS)
+            line = lines.get(timeout=_START_TIMEOUT)
         except Empty:
             line = None
         if line is None:
-            raise RuntimeError("the proxy did not start:\n" + "".join(told[-20:]))
-        told.append(line)
+            raise RuntimeError("the proxy did not start:\n" + "".join(output[-20:]))
+        output.append(line)
         if found := re.search(r"Base URL\s+(\S+)", line):
             return found[1]
 
 
 def _read_lines(process: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
-    """Reads to the end, so that the proxy never waits for a full pipe."""
+    """Read all output, so that the proxy never blocks on a full pipe."""
     assert process.stdout is not None
     for line in process.stdout:
         lines.put(line)

@@ -1,4 +1,4 @@
-"""What a case is, the servers that the cases meet, and the texts that they are made of."""
+"""Defines a case, the model servers of the cases, and the texts of which the cases are made."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ LANES: Final[Mapping[str, tuple[tuple[str, tuple[ServedModel, ...]], ...]]] = {
         ("unknown", (ServedModel("other-base", "completion", 1024), ServedModel("other-chat", "chat", None, "pinned"))),
     ),
 }
-"""Each lane is one proxy in front of these servers: (dialect, models)."""
+"""The lanes by name. A lane is one proxy in front of servers, each given by its dialect and models."""
 
 VLLM: Final = LANES["vllm"][0][1]
 OTHERS: Final = tuple(model for _, models in LANES["others"] for model in models)
@@ -80,10 +80,14 @@ class Case:
     """One request of a client.
 
     Attributes:
-        kind: "plan": what the server gets is recorded; "reply": what the client gets.
-        lane: Which proxy it goes to.
-        answer: What the server answers; None for a plain answer in the endpoint's shape.
-        label: What it is, in a few words.
+        kind: "plan" if the record contains what the server receives, "reply" if it contains what the client receives.
+        index: The number of the case among those of its kind.
+        lane: The name of the lane, and so the proxy that receives the request.
+        path: The path of the request.
+        body: The body of the request.
+        label: A short description.
+        headers: The headers of the request.
+        answer: The server's answer; None for a short answer in the format of the endpoint.
     """
 
     kind: str
@@ -97,11 +101,11 @@ class Case:
 
 
 def lane_of(model: ServedModel) -> str:
-    """The lane of the proxy that serves the model."""
+    """The name of the lane whose proxy serves the model."""
     return "vllm" if model in VLLM else "others"
 
 
 def encoded(rng: Random, body: Any) -> bytes:
-    """The body as JSON, written in one of the ways in which clients write it."""
+    """The body as JSON, in one of the formats that clients use."""
     separators = rng.choice([(",", ":"), (", ", ": ")])
     return json.dumps(body, ensure_ascii=rng.random() < 0.5, separators=separators).encode()

@@ -1,4 +1,4 @@
-"""Requests for every kind of plan, made from a seed. A case depends on the seed and its number alone."""
+"""Makes requests for every kind of plan. A case depends only on the seed and its number."""
 
 from collections.abc import Callable
 from random import Random
@@ -10,10 +10,10 @@ from tests.snapshots.scripted_backend import ServedModel
 
 Json = dict[str, Any]
 
-_MISTAKES: Final = 0.1
+_MISTAKES: Final = 0.1  # share of the requests
 _SCHEMA: Final = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 _TOOL: Final = {"type": "function", "function": {"name": "look_up", "parameters": _SCHEMA}}
-_UNKNOWN: Final = (
+_OTHER_FIELDS: Final = (
     ("min_tokens", 3), ("x_custom", {"a": [1, 2.5, None, "ü"]}), ("priority", -1), ("user", "user-1"),
     ("logit_bias", {"50256": -100}), ("ignore_eos", False), ("best_of", 1), ("metadata", {"trace": "1"}),
     ("service_tier", "auto"), ("chat_template_kwargs", {"thinking": True}), ("store", False), ("top_k", 40),
@@ -43,7 +43,7 @@ def plan_case(seed: int, index: int) -> Case:
     tags: list[str] = []
     body = {"model": name, **_BODIES[path](rng, model, variant, tags)}
     if model is VLLM[0] and rng.random() < 0.2:
-        del body["model"]  # the first model that the server lists is meant
+        del body["model"]  # the proxy then uses the first model in the server's list
     data = encoded(rng, body)
     if rng.random() < _MISTAKES:
         data, headers = with_mistake(rng, body, headers, tags)
@@ -52,7 +52,7 @@ def plan_case(seed: int, index: int) -> Case:
 
 
 def _variant(rng: Random, model: ServedModel) -> tuple[str, str, dict[str, str]]:
-    """The model's name as it is asked for, what the variant is called in the label, and the headers."""
+    """The name of the model in the request, the variant for the label, and the headers."""
     headers = {"Content-Type": "application/json"}
     if rng.random() < 0.1:
         headers |= {"Accept": "text/event-stream", "Traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
@@ -125,7 +125,7 @@ def _tool_turns(rng: Random) -> list[Json]:
 
 
 def _content(rng: Random, text: str, tags: list[str]) -> Any:
-    """A text as a string or as parts, sometimes long, empty, or with a marker in it."""
+    """A text as a string or as parts. Some texts are long, empty, or contain a marker."""
     text = _text(rng, text, tags)
     way = rng.random()
     if way < 0.82:
@@ -157,7 +157,7 @@ def _text(rng: Random, text: str, tags: list[str]) -> str:
 
 
 def _add_common(rng: Random, body: Json, tags: list[str]) -> None:
-    """Fields that chat and completions share."""
+    """Add the fields that chat and completions have in common."""
     if rng.random() < 0.35:
         _add_stream(rng, body, tags)
     if rng.random() < 0.1:
@@ -170,7 +170,7 @@ def _add_common(rng: Random, body: Json, tags: list[str]) -> None:
     if rng.random() < 0.25:
         body["stop"] = rng.choice(_STOPS)
         tags.append("stop")
-    for name, value in rng.sample(_UNKNOWN, rng.choices([0, 1, 3], [80, 15, 5])[0]):
+    for name, value in rng.sample(_OTHER_FIELDS, rng.choices([0, 1, 3], [80, 15, 5])[0]):
         body[name] = value
         tags.append(name)
 
@@ -236,7 +236,7 @@ def _response(rng: Random, model: ServedModel, _variant: str, tags: list[str]) -
 
 
 def _add_stored(rng: Random, body: Json, tags: list[str]) -> None:
-    """What only a server that keeps responses, or calls tools, can be asked."""
+    """Add fields that need a server with stored responses or tool calls."""
     if rng.random() < 0.15:
         body["previous_response_id"] = "resp_1"
         tags.append("previous")

@@ -1,4 +1,4 @@
-"""What clients get wrong: each mistake changes a request that would be served."""
+"""Mistakes of clients. Each changes a valid request."""
 
 from random import Random
 from typing import Any, Final
@@ -27,7 +27,7 @@ _FIELDS: Final[tuple[tuple[str, Json], ...]] = (
     ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
     ("functions", {"functions": [{"name": "f"}]}),
     ("audio", {"modalities": ["audio"]}),
-    ("suffix", {"suffix": "x"}),  # one refused field alone: which of two the proxy names first is not fixed
+    ("suffix", {"suffix": "x"}),  # only one refused field, because the order in which the proxy names two is undefined
     ("previous", {"previous_response_id": "resp_1"}),
     ("background", {"background": True}),
     ("instructions-number", {"instructions": 4}),
@@ -54,7 +54,7 @@ _HEADERS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
 
 
 def with_mistake(rng: Random, body: Json, headers: dict[str, str], tags: list[str]) -> tuple[bytes, dict[str, str]]:
-    """The request with one mistake, which is named in the tags."""
+    """The body and headers with one mistake. Its name is added to the tags."""
     return rng.choices([_field, _body, _header], [80, 10, 10])[0](rng, body, headers, tags)
 
 

@@ -1,6 +1,6 @@
-"""Sends the cases through `python -m proxy` of a tree, and takes a digest of what both sides see.
+"""Sends the cases through `python -m proxy` of a source tree, and hashes what servers and clients receive.
 
-It imports nothing of what it records: the command, HTTP and the formats are all that it knows.
+It imports nothing from that tree. It depends on the command, HTTP and the formats alone.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tests.snapshots.cases import LANES, Case
 from tests.snapshots.scripted_backend import Answer, ScriptedServer, ServedModel, start
 
 _BUNDLE: Final = Path(__file__).parent / "bundle"
-_STARTED_WITHIN: Final = 300.0  # seconds: a busy machine counts the tokens of each bundle on each model first
+_START_TIMEOUT: Final = 300.0  # seconds: the proxy first counts the tokens of each bundle with each model
 _GENERATED_IDS: Final = re.compile(rb"(resp|msg)_[0-9a-f]{32}")
 _RECORDED_REPLY_HEADERS: Final = ("content-type", "retry-after", "x-ratelimit-")
 _DONE: Final = b"data: [DONE]\n\n"
@@ -31,12 +31,13 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a case.
+    """The result of a case.
 
     Attributes:
-        digest: SHA-256, hexadecimal.
-        status: What the client got.
-        late: Whether the proxy said that retrieval failed, which no run may repeat exactly.
+        case: The case.
+        digest: SHA-256 in hexadecimal digits.
+        status: The HTTP status that the client received.
+        late: Whether the proxy reported failed retrieval. Such a result is not reproducible.
     """
 
     case: Case
@@ -46,12 +47,12 @@ class Recorded:
 
     @property
     def line(self) -> str:
-        """The line of the file."""
+        """The line in the file."""
         return f"{self.case.kind} {self.case.index} {self.digest} {self.case.label} -> {self.status}"
 
 
 async def record(cases: Sequence[Case], tree: Path) -> list[Recorded]:
-    """Every case, in the order given. The lanes work at the same time, each through its cases one by one."""
+    """Record all cases, in the order given. The lanes run at the same time, each with one case at a time."""
     lanes = [_record_lane(lane, [case for case in cases if case.lane == lane], tree) for lane in LANES]
     found = {(one.case.kind, one.case.index): one for lane in await asyncio.gather(*lanes) for one in lane}
     return [found[case.kind, case.index] for case in cases]
@@ -68,7 +69,7 @@ async def _record_lane(lane: str, cases: Sequence[Case], tree: Path) -> list[Rec
         for server in servers:
             stack.push_async_callback(await start(server))
         url = await stack.enter_async_context(_proxy(servers, tree))
-        # A connection for each request: one that the proxy is about to close could lose the next.
+        # One connection for each request, because the proxy may close an idle connection that is about to be used.
         connector, timeout = aiohttp.TCPConnector(force_close=True), aiohttp.ClientTimeout(total=120)
         client = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         session = await stack.enter_async_context(client)
@@ -86,14 +87,14 @@ async def _record_one(
         server.received.clear()
     async with session.post(url + case.path, data=case.body, headers=case.headers) as response:
         body = await _read(response)
-        seen = [one for server in servers for one in server.received]
+        received = [one for server in servers for one in server.received]
         headers = sorted((name.lower(), value) for name, value in response.headers.items())
         ours = [header for header in headers if header[0].startswith("x-drpo-")]
         visible: list[Any] = [response.status, ours]
         digest = sha256()
         if case.kind == "plan":
             visible.append(_error_kind(body) if response.status >= 400 else None)
-            digest.update(b"".join(seen))
+            digest.update(b"".join(received))
         else:
             visible.append([header for header in headers if header[0].startswith(_RECORDED_REPLY_HEADERS)])
             digest.update(_GENERATED_IDS.sub(rb"\1_ID", body))
@@ -102,7 +103,7 @@ async def _record_one(
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body; a mark at its end where the connection broke."""
+    """The whole body, with a mark at the end if the connection broke."""
     body = bytearray()
     try:
         async for part in response.content.iter_any():
@@ -113,7 +114,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error_kind(body: bytes) -> Any:
-    """What programs read of an error; its message is for people."""
+    """The machine-readable fields of an error, without its message."""
     try:
         error = json.loads(body)["error"]
         return [error.get("type"), error.get("code"), error.get("param")]
@@ -122,7 +123,7 @@ def _error_kind(body: bytes) -> Any:
 
 
 def _plain_answer(path: str, body: bytes) -> Answer:
-    """A short good answer for a plan, whose reply is not what is recorded."""
+    """A short valid answer for a plan case, whose reply is not recorded."""
     stream = json.loads(body).get("stream")
     base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "any"}
     choice = {"index": 0, "text": "ok", "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
@@ -138,7 +139,7 @@ def _plain_answer(path: str, body: bytes) -> Answer:
 
 @asynccontextmanager
 async def _proxy(servers: Sequence[ScriptedServer], tree: Path) -> AsyncIterator[str]:
-    """The command of the tree, in front of the servers; its address."""
+    """Run the proxy of the tree in front of the servers, and yield its URL."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DRPO_", "OTEL_"))}
     environment["PYTHONPATH"] = str(tree)
     with tempfile.TemporaryFile() as log:
@@ -168,16 +169,16 @@ def _command(servers: Sequence[ScriptedServer]) -> list[str]:
 
 
 def _model_flags(model: ServedModel, dialect: str) -> list[str]:
-    place = {"default": "default", "pinned": str(_BUNDLE)}.get(model.bundle)
+    bundle = {"default": "default", "pinned": str(_BUNDLE)}.get(model.bundle)
     kind = ["--kind", f"{model.name}={model.kind}"] if dialect == "unknown" else []
-    return kind + (["--bundle", f"{model.name}={place}"] if place else [])
+    return kind + (["--bundle", f"{model.name}={bundle}"] if bundle else [])
 
 
 async def _address(process: Process) -> str | None:
-    """The root URL that the command prints; None if it ended before."""
+    """The root URL that the command prints; None if the command ended first."""
     assert process.stdout is not None
     found = None
-    async with asyncio.timeout(_STARTED_WITHIN):
+    async with asyncio.timeout(_START_TIMEOUT):
         while line := (await process.stdout.readline()).decode():
             if printed := re.match(r"Base URL +(http\S+)", line):
                 found = printed[1].removesuffix("/v1")

@@ -1,4 +1,4 @@
-"""Answers of a server in every shape and every kind of break, made from a seed, and the requests that they answer."""
+"""Makes server answers of every format, complete and broken, and the requests for them, from a seed and a number."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ _SITUATIONS: Final[Sequence[tuple[str, str, int]]] = (
     ("completions", "base-4096@aligned", 5),
     ("completions", "base-4096", 5),
 )
-"""Path, model, and how often."""
+"""Path, model and weight."""
 _FRAGMENTS: Final = (
     "Hello", " world", ", ", "\n", "\n\n", "é", "日本", "👩‍👩‍👧", " ", "\n\n# Query:", "\nUser:", "END", "EN", "D",
     "# ", "\n#", "\u2028", '"quoted"', "\\", "\x00", "", "data: x", "[DONE]", "\r\n", "\t", "ﷺ", "a" * 400,
@@ -115,9 +115,9 @@ def _failure(rng: Random, tags: list[str]) -> Answer:
 
 
 def _answer(rng: Random, path: str, model: ServedModel, body: Json, tags: list[str]) -> Answer:
-    """A good answer in the shape of the server's endpoint, or one that breaks off."""
+    """A valid answer in the format of the server's endpoint, or one that is cut off."""
     shape = "completion" if model.kind == "completion" else "chat" if path == "chat/completions" else "response"
-    maker = _Maker(rng, shape, model, body, tags)
+    maker = _AnswerMaker(rng, shape, model, body, tags)
     if not body.get("stream"):
         data = json.dumps(maker.whole(), ensure_ascii=rng.random() < 0.5).encode()
         cut = rng.random() < 0.06
@@ -127,7 +127,7 @@ def _answer(rng: Random, path: str, model: ServedModel, body: Json, tags: list[s
     return _streamed(rng, maker.events(), tags)
 
 
-class _Maker:
+class _AnswerMaker:
     """Makes the payloads of one answer."""
 
     def __init__(self, rng: Random, shape: str, model: ServedModel, body: Json, tags: list[str]) -> None:
@@ -208,7 +208,7 @@ class _Maker:
         return {"content": [{"token": token, **entry} for token in tokens]}
 
     def _chunks(self, index: int) -> list[Json]:
-        """The choices of one answer's chunks, in order."""
+        """The choices in the chunks of one answer, in order."""
         texts = self._texts()
         chunks = [self._chunk(index, text) for text in texts]
         if self._shape == "chat":
@@ -239,7 +239,7 @@ class _Maker:
 
 
 def _streamed(rng: Random, payloads: Sequence[Json], tags: list[str]) -> Answer:
-    """The payloads as events on the wire."""
+    """The payloads as server-sent events, in pieces and with some defects."""
     newline = rng.choices(["\n", "\r\n", "\r"], [70, 25, 5])[0]
     ascii_only = rng.random() < 0.3
     events = [_event(payload, newline, ascii_only) for payload in payloads]
@@ -260,7 +260,7 @@ def _streamed(rng: Random, payloads: Sequence[Json], tags: list[str]) -> Answer:
         whole = b"".join(encoded_events)
         encoded_events = [whole[: rng.randint(0, len(whole) - 8)]]
     tags += [ending, {"\n": "lf", "\r\n": "crlf", "\r": "cr"}[newline]]
-    pieces = _with_whole_line_ends(_WAYS[rng.choice(list(_WAYS))](rng, encoded_events))
+    pieces = _with_whole_line_ends(_SPLITS[rng.choice(list(_SPLITS))](rng, encoded_events))
     headers = {"Content-Type": rng.choice(["text/event-stream", "text/event-stream; charset=utf-8"])}
     return Answer(tuple(piece for piece in pieces if piece), 200, headers, cut=ending == "closed")
 
@@ -271,14 +271,14 @@ def _event(payload: Json, newline: str, ascii_only: bool) -> str:
     return f"{name}data: {data}{newline}{newline}"
 
 
-def _at_odd_places(rng: Random, events: Sequence[bytes]) -> list[bytes]:
+def _at_random_positions(rng: Random, events: Sequence[bytes]) -> list[bytes]:
     whole = b"".join(events)
-    places = sorted(rng.randint(0, len(whole)) for _ in range(rng.randint(1, 12)))
-    return [whole[start:end] for start, end in zip([0, *places], [*places, len(whole)], strict=True)]
+    positions = sorted(rng.randint(0, len(whole)) for _ in range(rng.randint(1, 12)))
+    return [whole[start:end] for start, end in zip([0, *positions], [*positions, len(whole)], strict=True)]
 
 
 def _with_whole_line_ends(pieces: Sequence[bytes]) -> list[bytes]:
-    """The pieces, with no CR LF cut in two: the reply would depend on whether both halves arrive together."""
+    """The pieces without a split CR LF. With one, the reply would depend on when the halves arrive."""
     mended: list[bytes] = []
     for piece in pieces:
         if mended and mended[-1].endswith(b"\r") and piece.startswith(b"\n"):
@@ -289,14 +289,14 @@ def _with_whole_line_ends(pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def _few_bytes(_rng: Random, events: Sequence[bytes]) -> list[bytes]:
-    """Pieces of 7 bytes at first, so that some end within a character; then the rest."""
+    """Pieces of 7 bytes, some of which end within a character, and then the rest."""
     whole = b"".join(events)
     return [*(whole[start : start + 7] for start in range(0, min(len(whole), 210), 7)), whole[210:]]
 
 
-_WAYS: Final[Mapping[str, Callable[[Random, Sequence[bytes]], list[bytes]]]] = {
+_SPLITS: Final[Mapping[str, Callable[[Random, Sequence[bytes]], list[bytes]]]] = {
     "by-event": lambda _rng, events: list(events),
     "at-once": lambda _rng, events: [b"".join(events)],
-    "odd": _at_odd_places,
+    "odd": _at_random_positions,
     "few-bytes": _few_bytes,
 }

@@ -1,7 +1,7 @@
-"""A model server of the recorder: it keeps what it receives, and answers what the current case says.
+"""A model server for the recorder. It keeps the requests that it receives and sends the answer of the current case.
 
-It answers the questions of the proxy at start in the words of one kind of server: vLLM, llama.cpp, or one that is
-unknown. It counts tokens from the length of a text alone, so that every count is the same in every run.
+At start it answers the requests of the proxy like one kind of server: vLLM, llama.cpp, or an unknown one. It counts
+tokens from the length of a text, so that every count is the same in every run.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 NO_TEMPLATE = "default chat template is no longer allowed, so you must provide a chat template"
-# Set by the connection or made anew for each request; the length of the body follows from the body.
+# They depend on the connection, are generated for each request, or follow from the body.
 _UNRECORDED_HEADERS = frozenset({"host", "x-request-id", "content-length"})
 
 
@@ -25,7 +25,7 @@ class ServedModel:
     Attributes:
         name: Its id in /v1/models.
         kind: "chat" or "completion".
-        context: Its length in tokens; None where the server does not say.
+        context: The context length in tokens; None if the server does not report it.
         bundle: "default", "pinned", or "" for none.
     """
 
@@ -37,13 +37,13 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server sends for one generating request.
+    """The answer of the server to one generating request.
 
     Attributes:
-        pieces: The body, each part written by itself.
+        pieces: The body, in parts that are written one by one.
         status: HTTP status.
-        headers: Content-Type among them.
-        cut: Whether the connection closes before the body's end is marked.
+        headers: The headers, with Content-Type.
+        cut: Whether the connection closes before the end of the body.
     """
 
     pieces: tuple[bytes, ...]
@@ -54,14 +54,14 @@ class Answer:
 
 @dataclass(slots=True)
 class ScriptedServer:
-    """One server.
+    """One scripted server.
 
     Attributes:
         dialect: "vllm", "llama.cpp" or "unknown".
-        models: What it lists.
-        answer: Makes the answer to a generating request from its path and body.
+        models: The models that it lists.
+        answer: Returns the answer to a generating request, from its path and body.
         received: A digest of each generating request since the last case.
-        url: Where it listens, once it does.
+        url: The URL, once the server listens.
     """
 
     dialect: str
@@ -88,18 +88,18 @@ class ScriptedServer:
 
     def _card(self, model: ServedModel) -> dict[str, Any]:
         card: dict[str, Any] = {"id": model.name, "object": "model", "created": 1, "owned_by": "snapshots"}
-        silent = model.context is None or self.dialect == "llama.cpp"  # llama.cpp says it in /props
+        silent = model.context is None or self.dialect == "llama.cpp"  # llama.cpp reports it in /props
         return card if silent else {**card, "max_model_len": model.context}
 
     async def _tokenize(self, body: bytes) -> web.Response:
-        asked = json.loads(body)
+        request = json.loads(body)
         if self.dialect == "unknown":
             return web.json_response({"error": {"message": "not found"}}, status=404)
         if self.dialect == "llama.cpp":
-            return web.json_response({"tokens": [0] * _count(asked.get("content", ""))})
-        model = next((model for model in self.models if model.name == asked.get("model")), self.models[0])
-        if "messages" not in asked:
-            return web.json_response({"count": _count(asked["prompt"]), "max_model_len": model.context})
+            return web.json_response({"tokens": [0] * _count(request.get("content", ""))})
+        model = next((model for model in self.models if model.name == request.get("model")), self.models[0])
+        if "messages" not in request:
+            return web.json_response({"count": _count(request["prompt"]), "max_model_len": model.context})
         if model.kind == "chat":
             return web.json_response({"count": 9, "max_model_len": model.context})
         return web.json_response({"error": {"message": NO_TEMPLATE, "code": 400}}, status=400)
@@ -113,7 +113,7 @@ class ScriptedServer:
 
 
 def _count(text: str) -> int:
-    """About four bytes to a token, and one token for the beginning."""
+    """One token for about four bytes, and one for the beginning."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4) + 1
 
 
@@ -123,7 +123,7 @@ async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
     for piece in answer.pieces:
         await response.write(piece)
         if len(answer.pieces) > 1:
-            await asyncio.sleep(0.0005)  # so that most pieces arrive by themselves
+            await asyncio.sleep(0.0005)  # so that most pieces arrive separately
     if answer.cut:
         assert request.transport is not None
         request.transport.close()
@@ -133,7 +133,7 @@ async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
 
 
 async def start(server: ScriptedServer) -> Callable[[], Awaitable[None]]:
-    """Listen on a free port; return what stops it."""
+    """Listen on a free port, and return a function that stops the server."""
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -1,4 +1,4 @@
-"""The recorder itself: two records of one tree are the same, and the comparison finds what differs."""
+"""Tests of the recorder: two records of one tree are equal, and the comparison finds a difference."""
 
 from pathlib import Path
 
@@ -7,9 +7,7 @@ import pytest
 from tests.snapshots.__main__ import main
 
 
-def test_two_records_are_the_same_and_a_changed_line_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_records_are_equal_and_a_changed_line_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
         assert main(["--out", str(path), "--seed", "7", "--plans", "40", "--replies", "20"]) == 0

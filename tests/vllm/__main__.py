@@ -1,6 +1,6 @@
-"""Serves the base model of these tests on a real vLLM, on CPU, until stopped: for a run of the optimizer by hand.
+"""Serves the base model of these tests on a real vLLM, on CPU, for a manual run of the optimizer.
 
-python -m tests.vllm            prints the base URL when it is ready; Ctrl-C stops it
+python -m tests.vllm            prints the base URL when the server is ready; Ctrl-C stops it
 """
 
 import signal
@@ -14,14 +14,14 @@ from tests.vllm.server import vllm_server
 
 
 def main() -> None:
-    """Set up what is missing, start, and wait."""
+    """Install what is missing, start the server, and wait for a signal."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    place = environment(print)
-    folder = model_folder(BASE, place, print)
+    vllm = environment(print)
+    folder = model_folder(BASE, vllm, print)
     with tempfile.TemporaryDirectory() as logs:
-        with vllm_server(place, BASE, folder, Path(logs) / "vllm.log", print) as url:
+        with vllm_server(vllm, BASE, folder, Path(logs) / "vllm.log", print) as url:
             print(f"{BASE.name} at {url}/v1", flush=True)
             stop.wait()
 

@@ -1,6 +1,7 @@
-"""Fixtures of `make test-vllm`: the environment, one vLLM server at a time, the proxy in front of it, OpenAI clients.
+"""Fixtures of `make test-vllm`: the environment, one vLLM server at a time, a proxy in front of it, and OpenAI clients.
 
-Everything is set up from here; nothing is skipped unless the machine cannot hold vLLM, and that is said loudly.
+The fixtures install everything that they need. The tests are skipped only if the machine cannot hold vLLM, with a
+banner at the end.
 """
 
 import time
@@ -19,27 +20,27 @@ from tools.steps import Say
 _FIGURES: Final = pytest.StashKey[list[str]]()
 _SKIPPED: Final = pytest.StashKey[str]()
 _SERVERS: Final = ("base_url", "few_blocks", "chat_url")
-"""The fixtures that start a server in place of another, in their order."""
-_TEST_WITHIN: Final = 300.0  # seconds, for a test itself; what it waits for in fixtures has limits of its own
+"""The fixtures that replace the running server, in the order of their tests."""
+_TEST_TIMEOUT: Final = 300.0  # seconds, for a test alone; its fixtures have their own timeouts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs vLLM. Tests of the same server stand together: each is started once."""
+    """Mark every test of this folder, and sort the tests by server, so that each server is started once."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(_TEST_WITHIN, func_only=True))
+            item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT, func_only=True))
     items.sort(key=_server_of)
 
 
 def _server_of(item: pytest.Item) -> int:
-    """Its place in _SERVERS; what needs another server, or none, comes first."""
+    """The position of the test's server in _SERVERS, from 1; 0 for another server or none."""
     fixtures = getattr(item, "fixturenames", ()) if item.get_closest_marker("vllm") else ()
-    return max((place for place, name in enumerate(_SERVERS, 1) if name in fixtures), default=0)
+    return max((position for position, name in enumerate(_SERVERS, 1) if name in fixtures), default=0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was measured, and a banner if nothing could be."""
+    """Print the measured figures, and a banner if the tests were skipped."""
     if reason := config.stash.get(_SKIPPED, ""):
         terminalreporter.write_sep("!", "NOTHING WAS TESTED ON REAL vLLM", red=True, bold=True)
         terminalreporter.write_line(f"This machine cannot hold it: {reason}.", red=True)
@@ -51,7 +52,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Say:
-    """Prints a line of progress at once, past pytest's capture."""
+    """Prints a line of progress at once, in spite of pytest's capture."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     started = time.monotonic()
@@ -67,7 +68,7 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 @pytest.fixture(scope="session")
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Notes a measurement for the summary at the end."""
+    """Adds a figure to the summary at the end."""
     return request.config.stash.setdefault(_FIGURES, []).append
 
 

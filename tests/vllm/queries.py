@@ -1,4 +1,4 @@
-"""What these tests ask: everyday queries, none of them in the default bundle. Knows no model."""
+"""The queries of these tests: everyday questions that are not in the default bundle."""
 
 from typing import Final
 
@@ -33,7 +33,7 @@ QUERIES: Final = (
 
 
 def asking(*turns: str) -> list[ChatCompletionMessageParam]:
-    """A conversation in which user and assistant take turns, the user first."""
+    """A conversation of user and assistant in turn. The user begins."""
     messages: list[ChatCompletionMessageParam] = []
     for number, text in enumerate(turns):
         if number % 2:

@@ -1,4 +1,4 @@
-"""Starts and stops real servers: vLLM on a model folder, and the proxy in front of it. Knows no tests."""
+"""Starts and stops real servers: vLLM, and the proxy in front of it. It does not depend on the tests."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ from tools.keep import cache_root
 from tools.steps import Say, StepError, end_group, spawn, tail, wait_for
 
 CONTEXT: Final = 4096  # tokens
-BLOCK: Final = 32  # tokens of a prefix cache block; CPU's own 128 would hide most of a short conversation's hits
-_START_WITHIN: Final = 600.0  # seconds
+BLOCK: Final = 32  # tokens in a prefix cache block; with the CPU default of 128 a short conversation has few hits
+_START_TIMEOUT: Final = 600.0  # seconds
 _THREADS: Final = 4
 
 
@@ -25,8 +25,19 @@ _THREADS: Final = 4
 def vllm_server(
     environment: Path, model: SmallModel, folder: Path, log: Path, say: Say, cores: Sequence[int] = ()
 ) -> Iterator[str]:
-    """A vLLM server of `folder`; yields its base URL, without /v1. cores: those that it computes on; none: the first
-    four. Raises StepError."""
+    """Run a vLLM server and yield its base URL, without /v1.
+
+    Args:
+        environment: The vLLM environment.
+        model: The model's name and options.
+        folder: The model's files.
+        log: The file that receives the output.
+        say: Receives lines of progress.
+        cores: The cores that it computes on. The default is the first four.
+
+    Raises:
+        StepError: The server did not start.
+    """
     port = _free_port()
     command = [
         *(str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"),
@@ -43,7 +54,11 @@ def vllm_server(
 
 @contextlib.contextmanager
 def proxy_server(backend: str, arguments: Sequence[str], log: Path, say: Say) -> Iterator[str]:
-    """The proxy in front of `backend`; yields its base URL, without /v1. Raises StepError."""
+    """Run the proxy in front of a backend and yield its base URL, without /v1.
+
+    Raises:
+        StepError: The proxy did not start.
+    """
     port = _free_port()
     command = [sys.executable, "-m", "proxy", "--backend", backend, "--port", str(port), *arguments]
     env = {name: value for name, value in os.environ.items() if not name.startswith("DRPO_")}
@@ -59,18 +74,18 @@ def _serving(
 
     def ready() -> bool:
         if process.poll() is not None:
-            raise StepError(f"{title} ended with {process.returncode} before it served\n{tail(log)}")
+            raise StepError(f"{title} ended with {process.returncode} before it was ready\n{tail(log)}")
         return _answers(url + health)
 
     try:
-        wait_for(f"{title} starting", ready, log, say, _START_WITHIN)
+        wait_for(f"{title} starting", ready, log, say, _START_TIMEOUT)
         yield url
     finally:
         end_group(process)
 
 
 def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> dict[str, str]:
-    """What vLLM needs to run well on a CPU, offline, and to leave nothing behind: it does not tidy its own files."""
+    """The environment variables for vLLM on a CPU, offline, with its temporary files in `scratch`."""
     return {
         **os.environ,
         "TMPDIR": scratch,
@@ -86,7 +101,7 @@ def _vllm_environment(environment: Path, scratch: str, cores: Sequence[int]) -> 
 
 
 def wide_terminal() -> dict[str, str]:
-    """An environment in which tables that a command prints are not folded."""
+    """Environment variables with which a command does not wrap its tables."""
     return {**os.environ, "COLUMNS": "300"}
 
 
@@ -105,7 +120,7 @@ def _answers(url: str) -> bool:
 
 
 class OneServer:
-    """The vLLM servers of a test session, one at a time: two of them would ask for twice the memory."""
+    """The vLLM server of a test session. It runs one model at a time, because of the memory."""
 
     def __init__(self, environment: Path, logs: Path, say: Say) -> None:
         self._environment = environment
@@ -116,7 +131,11 @@ class OneServer:
         self._url = ""
 
     def url(self, model: SmallModel) -> str:
-        """The base URL of a server of `model`, started in place of another model's. Raises StepError."""
+        """The base URL of a server of `model`. It replaces the server of another model.
+
+        Raises:
+            StepError: The server did not start.
+        """
         if model != self._model:
             self.close()
             folder = model_folder(model, self._environment, self._say)
@@ -126,6 +145,6 @@ class OneServer:
         return self._url
 
     def close(self) -> None:
-        """Stop the server, if one runs."""
+        """Stop the running server, if there is one."""
         self._running.close()
         self._model = None

@@ -1,4 +1,4 @@
-"""The base model through the proxy: aligned answers are answers and end, raw ones ramble, streams are the same text."""
+"""Tests of the base model behind the proxy: aligned answers end, raw answers do not, and streams have the same text."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from tests.vllm.models import BASE
 from tests.vllm.queries import QUERIES, asking
 from tests.vllm.server import wide_terminal
 
-_AT_ONCE = 4
+_CONCURRENCY = 4
 
 Answer = tuple[str, str]
 Ask = Callable[[openai.AsyncOpenAI, str, str, int], Awaitable[Answer]]
@@ -31,7 +31,7 @@ async def _whole(client: openai.AsyncOpenAI, model: str, query: str, length: int
 
 
 async def _streamed(client: openai.AsyncOpenAI, model: str, query: str, length: int) -> Answer:
-    """The same, streamed, with the shape of the stream checked on the way."""
+    """The same for a streamed answer. It also checks the form of the stream."""
     stream = await client.chat.completions.create(
         model=model, messages=asking(query), max_tokens=length, temperature=0, stream=True
     )
@@ -45,7 +45,7 @@ async def _streamed(client: openai.AsyncOpenAI, model: str, query: str, length: 
 
 
 async def _all(ask: Ask, client: openai.AsyncOpenAI, model: str, queries: Sequence[str], length: int) -> list[Answer]:
-    gate = asyncio.Semaphore(_AT_ONCE)
+    gate = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(query: str) -> Answer:
         async with gate:
@@ -62,17 +62,17 @@ async def test_aligned_answers_end_by_themselves(many: openai.AsyncOpenAI, figur
     assert ended >= 0.9 * len(QUERIES)
 
 
-async def test_raw_answers_ramble(many: openai.AsyncOpenAI, figure: Callable[[str], None]) -> None:
+async def test_most_raw_answers_reach_the_token_limit(many: openai.AsyncOpenAI, figure: Callable[[str], None]) -> None:
     answers = await _all(_whole, many, f"{BASE.name}@raw", QUERIES[:8], 128)
     ended = [reason for _, reason in answers].count("stop")
     figure(f"raw answers that end by themselves within 128 tokens: {ended} of {len(answers)}")
     assert ended <= len(answers) // 4
 
 
-async def test_streamed_answer_equals_the_unstreamed_answer(
+async def test_streamed_answer_equals_unstreamed_answer(
     many: openai.AsyncOpenAI, figure: Callable[[str], None]
 ) -> None:
-    """On a real model not always: a batch's size and a cached prefix change the last bits of the arithmetic."""
+    """Some answers may differ, because batch size and cached prefix change rounding in the model."""
     whole = await _all(_whole, many, BASE.name, QUERIES, 48)
     streamed = await _all(_streamed, many, BASE.name, QUERIES, 48)
     equal = sum(one == other for one, other in zip(whole, streamed, strict=True))
@@ -80,13 +80,13 @@ async def test_streamed_answer_equals_the_unstreamed_answer(
     assert equal >= 0.75 * len(QUERIES)
 
 
-def test_every_variant_of_the_model_is_listed(client: openai.OpenAI) -> None:
+def test_models_endpoint_lists_each_variant(client: openai.OpenAI) -> None:
     listed = {model.id for model in client.models.list()}
     assert {BASE.name, f"{BASE.name}@aligned", f"{BASE.name}@raw"} <= listed
     assert client.models.retrieve(BASE.name).id == BASE.name
 
 
-def test_headers_say_what_was_served(client: openai.OpenAI) -> None:
+def test_headers_name_variant_and_examples(client: openai.OpenAI) -> None:
     ask = client.chat.completions.with_raw_response.create
     aligned = ask(model=BASE.name, messages=asking("Why do cats purr?"), max_tokens=1).headers
     raw = ask(model=f"{BASE.name}@raw", messages=asking("Why do cats purr?"), max_tokens=1).headers
@@ -95,7 +95,7 @@ def test_headers_say_what_was_served(client: openai.OpenAI) -> None:
     assert "x-drpo-bundle" not in raw
 
 
-def test_auto_takes_a_model_without_a_template_for_a_completion_model(base_url: str) -> None:
+def test_check_detects_a_model_without_template_as_completion(base_url: str) -> None:
     command = [sys.executable, "-m", "proxy", "check", "--backend", base_url, "--bundle", "default"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=wide_terminal())
     assert found.returncode == 0, found.stdout + found.stderr

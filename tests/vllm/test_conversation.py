@@ -1,4 +1,4 @@
-"""A conversation on real vLLM: it keeps its examples, and its later turns come mostly from the prefix cache."""
+"""Tests of a conversation on real vLLM: it keeps its examples, and the prefix cache has most of its later turns."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ _TURNS = (
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
-def test_three_turns_keep_their_examples_and_reuse_the_prefix(
+def test_conversation_keeps_its_examples_and_reuses_the_prefix(
     client: openai.OpenAI, figure: Callable[[str], None], streaming: bool
 ) -> None:
-    said: list[str] = []
+    turns: list[str] = []
     shown, shares = [], []
     for turn in _TURNS:
-        said.append(turn)
-        answer, examples, usage = _ask(client, said, streaming)
-        said.append(answer)
+        turns.append(turn)
+        answer, examples, usage = _ask(client, turns, streaming)
+        turns.append(answer)
         shown.append(examples)
         shares.append(_cached_share(usage))
     counts = ", ".join(f"{cached} of {total}" for cached, total in shares)
@@ -34,17 +34,17 @@ def test_three_turns_keep_their_examples_and_reuse_the_prefix(
     assert all(2 * cached >= total for cached, total in shares[1:])
 
 
-def _ask(client: openai.OpenAI, said: list[str], streaming: bool) -> tuple[str, str, openai.types.CompletionUsage]:
+def _ask(client: openai.OpenAI, turns: list[str], streaming: bool) -> tuple[str, str, openai.types.CompletionUsage]:
     """The next answer, the ids of the examples that were shown, and the usage."""
     create = client.chat.completions.with_raw_response.create
     if not streaming:
-        raw = create(model=BASE.name, messages=asking(*said), max_tokens=64, temperature=0)
+        raw = create(model=BASE.name, messages=asking(*turns), max_tokens=64, temperature=0)
         reply = raw.parse()
         assert reply.usage is not None
         return reply.choices[0].message.content or "", raw.headers["x-drpo-examples"], reply.usage
     raw_stream = create(
         model=BASE.name,
-        messages=asking(*said),
+        messages=asking(*turns),
         max_tokens=64,
         temperature=0,
         stream=True,

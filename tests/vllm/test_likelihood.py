@@ -1,4 +1,4 @@
-"""The likelihood of a reference answer on real vLLM: over the reference's own tokens, and higher for the better one."""
+"""Tests of the likelihood of a reference answer on real vLLM: it covers the tokens of the reference alone."""
 
 import json
 from pathlib import Path
@@ -23,22 +23,22 @@ _REFERENCES = (" Paris.", " cheese 🧀.", "\nParis, of course — 巴黎")
 async def test_likelihood_is_the_mean_over_the_tokens_of_the_reference(
     base_url: str, direct: openai.OpenAI, tmp_path: Path
 ) -> None:
-    said = []
+    likelihoods = []
     async with Client(Endpoint(f"{base_url}/v1", BASE.name), 4, RetryPolicy(reply_timeout=120)) as client:
         with Journal(tmp_path) as journal:
             calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
             task = TaskModel(calls, "completion", open_embedder("onnx"))
             for reference in _REFERENCES:
                 row = Row(_QUERY, reference=reference)
-                said.append(await task.log_likelihood(Raw({}), row))
+                likelihoods.append(await task.log_likelihood(Raw({}), row))
                 shown = render_raw(row.messages)
                 whole, alone = (_prompt_logprobs(direct, text) for text in (shown + reference, shown))
-                assert np.isclose(said[-1], np.mean(whole[len(alone) :]), atol=2e-3)
-    assert said[0] > said[1]
+                assert np.isclose(likelihoods[-1], np.mean(whole[len(alone) :]), atol=2e-3)
+    assert likelihoods[0] > likelihoods[1]
 
 
 def _prompt_logprobs(direct: openai.OpenAI, text: str) -> list[float]:
-    """By vLLM's own field, token by token, with no character counted."""
+    """The log-probability of each token, from vLLM's own field."""
     reply = direct.completions.create(
         model=BASE.name, prompt=text, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
     )

@@ -1,4 +1,4 @@
-"""OpenAI's parameters through chat on a base model, translated both ways, on real vLLM."""
+"""Tests of OpenAI's parameters for chat on a base model, translated in both directions, on real vLLM."""
 
 import json
 from collections.abc import Callable
@@ -39,14 +39,14 @@ def _check_logprobs(tokens: list[ChatCompletionTokenLogprob], text: str) -> None
         assert token.top_logprobs[0].token == token.token  # greedy: what was drawn is the most likely
 
 
-def test_logprobs_name_each_token_of_the_answer(client: openai.OpenAI) -> None:
+def test_logprobs_cover_each_token_of_the_answer(client: openai.OpenAI) -> None:
     choice = _greedy(client, logprobs=True, top_logprobs=2, max_tokens=12, frequency_penalty=0).choices[0]
     assert choice.logprobs is not None
     assert choice.logprobs.content is not None
     _check_logprobs(choice.logprobs.content, choice.message.content or "")
 
 
-def test_logprobs_come_with_the_stream(client: openai.OpenAI) -> None:
+def test_stream_contains_logprobs(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=BASE.name,
         messages=asking(_QUERY),
@@ -62,7 +62,7 @@ def test_logprobs_come_with_the_stream(client: openai.OpenAI) -> None:
     _check_logprobs(tokens, "".join(choice.delta.content or "" for choice in choices))
 
 
-def test_two_answers_come_in_one_reply(client: openai.OpenAI) -> None:
+def test_reply_contains_two_choices(client: openai.OpenAI) -> None:
     reply = _greedy(client, n=2, temperature=0.9, seed=7)
     assert [choice.index for choice in reply.choices] == [0, 1]
     assert len({choice.message.content for choice in reply.choices}) == 2
@@ -71,7 +71,7 @@ def test_two_answers_come_in_one_reply(client: openai.OpenAI) -> None:
     assert [choice.message.content for choice in again.choices] == [choice.message.content for choice in reply.choices]
 
 
-def test_two_answers_come_in_one_stream(client: openai.OpenAI) -> None:
+def test_stream_contains_two_choices(client: openai.OpenAI) -> None:
     whole = _greedy(client, n=2, temperature=0.9, seed=7, max_tokens=12)
     stream = client.chat.completions.create(
         model=BASE.name, messages=asking(_QUERY), max_tokens=12, temperature=0.9, seed=7, n=2, stream=True
@@ -85,9 +85,9 @@ def test_two_answers_come_in_one_stream(client: openai.OpenAI) -> None:
     assert sorted(ends) == [0, 1]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_usage_comes_only_when_it_is_asked_for(client: openai.OpenAI, asked: bool) -> None:
-    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
+@pytest.mark.parametrize("requested", [True, False])
+def test_stream_contains_usage_only_on_request(client: openai.OpenAI, requested: bool) -> None:
+    options: dict[str, Any] = {"stream_options": {"include_usage": True}} if requested else {}
     with client.chat.completions.with_streaming_response.create(
         model=BASE.name, messages=asking(_QUERY), max_tokens=5, temperature=0, stream=True, **options
     ) as reply:
@@ -95,22 +95,22 @@ def test_usage_comes_only_when_it_is_asked_for(client: openai.OpenAI, asked: boo
     assert events[-1] == "[DONE]"
     chunks = [json.loads(event) for event in events[:-1]]
     with_usage = [chunk for chunk in chunks if chunk.get("usage")]
-    assert [chunk["choices"] for chunk in with_usage] == ([[]] if asked else [])
-    if not asked:
+    assert [chunk["choices"] for chunk in with_usage] == ([[]] if requested else [])
+    if not requested:
         assert all("usage" not in chunk for chunk in chunks)
 
 
-def test_stop_string_ends_the_answer_and_is_not_part_of_it(client: openai.OpenAI) -> None:
+def test_stop_string_ends_the_answer_and_is_removed(client: openai.OpenAI) -> None:
     text = _greedy(client).choices[0].message.content or ""
     word = text.split()[len(text.split()) // 2]
-    # Four are as many as vLLM takes, and the layout needs two of its own: the proxy itself cuts at the last.
+    # vLLM takes four stop strings, and the layout needs two of them. The proxy itself cuts at the last one.
     for stop in ([word], ["<1>", "<2>", "<3>", word]):
         choice = _greedy(client, stop=stop).choices[0]
         assert (choice.message.content, choice.finish_reason) == (text[: text.index(word)], "stop")
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
-def test_answer_follows_a_schema(client: openai.OpenAI, streaming: bool) -> None:
+def test_answer_follows_the_json_schema(client: openai.OpenAI, streaming: bool) -> None:
     create = client.chat.completions.with_raw_response.create
     options: dict[str, Any] = {
         "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": _PERSON}}
@@ -128,7 +128,7 @@ def test_answer_follows_a_schema(client: openai.OpenAI, streaming: bool) -> None
     assert isinstance(person["age"], int)
 
 
-def test_vllms_own_structured_outputs_are_kept(client: openai.OpenAI) -> None:
+def test_answer_follows_vllm_structured_outputs(client: openai.OpenAI) -> None:
     reply = _greedy(client, extra_body={"structured_outputs": {"choice": ["zebra", "giraffe"]}})
     assert reply.choices[0].message.content in {"zebra", "giraffe"}
 
@@ -140,7 +140,7 @@ def _refusal(call: Callable[[], object]) -> bytes:
 
 
 @pytest.mark.parametrize("options", [{"max_tokens": CONTEXT + 1}, {"temperature": -1}, {"n": 2, "temperature": 0}])
-def test_vllms_refusal_comes_verbatim(client: openai.OpenAI, direct: openai.OpenAI, options: dict[str, Any]) -> None:
+def test_error_of_vllm_is_unchanged(client: openai.OpenAI, direct: openai.OpenAI, options: dict[str, Any]) -> None:
     ours = _refusal(lambda: _greedy(client, **options))
     own = _refusal(lambda: direct.completions.create(model=BASE.name, prompt="Hello", **options))
     assert ours == own

@@ -1,4 +1,4 @@
-"""A conversation that grows towards the context: examples leave, never a word of the client's, then vLLM refuses."""
+"""Tests of a conversation that grows to the context length: examples are dropped, and then vLLM returns an error."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.vllm.queries import asking
 from tests.vllm.server import CONTEXT
 
 _QUERY = "How do I keep a basil plant alive on a windowsill?"
-_ANSWER = 16  # tokens asked for
-_LENGTHS = (0, 2800, 3100, 3300, 3500, 3700, 3900)  # words of one token each, said by the assistant in between
+_ANSWER = 16  # tokens
+_LENGTHS = (0, 2800, 3100, 3300, 3500, 3700, 3900)  # words of one token each, in the assistant's turn
 
 
 def _conversation(words: int) -> list[str]:
@@ -22,7 +22,7 @@ def _conversation(words: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def served(proxy_url: str) -> list[tuple[int, list[str]]]:
-    """Prompt tokens and example ids of each length."""
+    """Prompt tokens and example ids for each length."""
     with openai.OpenAI(base_url=f"{proxy_url}/v1", api_key="none", max_retries=0) as client:
         return [_serve(client, words) for words in _LENGTHS]
 
@@ -36,7 +36,7 @@ def _serve(client: openai.OpenAI, words: int) -> tuple[int, list[str]]:
     return usage.prompt_tokens, [name for name in raw.headers["x-drpo-examples"].split(",") if name]
 
 
-def test_examples_leave_before_a_word_of_the_clients(
+def test_examples_are_dropped_before_text_of_the_client(
     served: list[tuple[int, list[str]]], figure: Callable[[str], None]
 ) -> None:
     figure(
@@ -53,13 +53,13 @@ def test_examples_leave_before_a_word_of_the_clients(
         assert words < tokens <= CONTEXT - _ANSWER
 
 
-def test_pinned_examples_leave_last(served: list[tuple[int, list[str]]]) -> None:
+def test_pinned_examples_are_dropped_last(served: list[tuple[int, list[str]]]) -> None:
     pinned = _pinned()
     for _, names in served:
         assert set(names) <= pinned or pinned <= set(names)
 
 
-def test_too_long_prompt_gets_the_error_of_vllm(client: openai.OpenAI, direct: openai.OpenAI) -> None:
+def test_conversation_over_the_context_gets_the_error_of_vllm(client: openai.OpenAI, direct: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as ours:
         client.chat.completions.create(model=BASE.name, messages=asking(*_conversation(CONTEXT)), max_tokens=_ANSWER)
     with pytest.raises(openai.BadRequestError) as own:

@@ -1,4 +1,4 @@
-"""A chat model through the proxy on real vLLM: recognised as one, aligned by turns, tool calls passed as they are."""
+"""Tests of a chat model behind the proxy on real vLLM: detection, examples as turns, and unchanged tool calls."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ _TOOL: dict[str, Any] = {
     "function": {
         "name": "get_weather",
         "description": "The weather in a city",
-        "strict": True,  # without it vLLM does not hold the arguments to the schema
+        "strict": True,  # without it vLLM does not enforce the schema
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
@@ -49,7 +49,7 @@ def chat_direct(chat_url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_auto_takes_a_model_with_a_template_for_a_chat_model(chat_url: str) -> None:
+def test_check_detects_a_model_with_template_as_chat(chat_url: str) -> None:
     command = [sys.executable, "-m", "proxy", "check", "--backend", chat_url, "--bundle", f"{CHAT.name}=default"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=wide_terminal())
     assert found.returncode == 0, found.stdout + found.stderr
@@ -58,26 +58,26 @@ def test_auto_takes_a_model_with_a_template_for_a_chat_model(chat_url: str) -> N
 
 
 def test_chat_model_gets_examples_as_turns(chat_client: openai.OpenAI, chat_direct: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": CHAT.name, "messages": asking("Why do cats purr?"), "max_tokens": 24}
-    raw = chat_client.chat.completions.with_raw_response.create(**asked, temperature=0)
+    request: dict[str, Any] = {"model": CHAT.name, "messages": asking("Why do cats purr?"), "max_tokens": 24}
+    raw = chat_client.chat.completions.with_raw_response.create(**request, temperature=0)
     aligned = raw.parse()
-    bare = chat_direct.chat.completions.create(**asked, temperature=0)
+    bare = chat_direct.chat.completions.create(**request, temperature=0)
     assert raw.headers["x-drpo-examples"]
     assert aligned.choices[0].message.content
     assert aligned.usage.prompt_tokens > 3 * bare.usage.prompt_tokens
-    stream = chat_client.chat.completions.create(**asked, temperature=0, stream=True)
+    stream = chat_client.chat.completions.create(**request, temperature=0, stream=True)
     assert "".join(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
 
 
-def test_raw_is_the_backends_own_answer(chat_client: openai.OpenAI, chat_direct: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"messages": asking("Why do cats purr?"), "max_tokens": 24, "temperature": 0}
-    ours = chat_client.chat.completions.create(model=f"{CHAT.name}@raw", **asked)
-    own = chat_direct.chat.completions.create(model=CHAT.name, **asked)
+def test_raw_variant_equals_the_answer_of_the_backend(chat_client: openai.OpenAI, chat_direct: openai.OpenAI) -> None:
+    request: dict[str, Any] = {"messages": asking("Why do cats purr?"), "max_tokens": 24, "temperature": 0}
+    ours = chat_client.chat.completions.create(model=f"{CHAT.name}@raw", **request)
+    own = chat_direct.chat.completions.create(model=CHAT.name, **request)
     assert ours.choices == own.choices
     assert ours.usage.prompt_tokens == own.usage.prompt_tokens
 
 
-def test_tool_is_called(chat_client: openai.OpenAI) -> None:
+def test_reply_contains_the_tool_call(chat_client: openai.OpenAI) -> None:
     raw = chat_client.chat.completions.with_raw_response.create(**_WEATHER)
     calls = raw.parse().choices[0].message.tool_calls
     assert raw.headers["x-drpo-prompt-only"] == "tools"
@@ -93,7 +93,7 @@ def test_streamed_tool_call_equals_the_unstreamed_call(chat_client: openai.OpenA
     assert json.loads("".join(part.function.arguments or "" for part in parts)) == json.loads(whole.arguments)
 
 
-def test_required_tool_call_has_the_finish_reason_of_tool_calls(chat_client: openai.OpenAI) -> None:
+def test_required_tool_call_has_its_finish_reason(chat_client: openai.OpenAI) -> None:
     choice = chat_client.chat.completions.create(**{**_WEATHER, "tool_choice": "required"}).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == "get_weather"
