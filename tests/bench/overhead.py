@@ -3,6 +3,7 @@
     python -m tests.bench.overhead                        all tables (half an hour)
     python -m tests.bench.overhead --only drpo-proxy --only "bare aiohttp relay"
     python -m tests.bench.overhead --table streams
+    python -m tests.bench.overhead --against DIR          this checkout and another one, in turn, beside the relay
 
 It compares drpo-proxy with no proxy, with a bare relay and with other gateways. The gateway runs alone on core 0. Load
 and backend share core 1. CPU time and memory are those of the gateway alone. Each figure is the median of the repeats,
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tests.bench.peers.gateways import Gateway, Start, drpo, gateways
+from tests.bench.peers.gateways import Gateway, Start, bare_relay, drpo, gateways
 from tests.bench.peers.load import Cell, Load, Streams, nginx, press, source, stream_all
 from tests.bench.peers.machine import OTHERS_CORE, CannotRunError, proportional_memory
 from tools.steps import StepError
@@ -47,9 +48,13 @@ def main() -> None:
     parser.add_argument("--table", choices=_TABLES, action="append", help="a table to print; repeatable [all]")
     parser.add_argument("--seconds", type=int, default=3, help="length of each measurement [3]")
     parser.add_argument("--repeats", type=int, default=3, help="of each measurement [3]")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of drpo to compare with, alone")
     options = parser.parse_args()
     os.sched_setaffinity(0, {OTHERS_CORE})
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    if options.against:
+        _compare(options.against.resolve(), options.seconds, options.repeats)
+        return
     chosen = {name: one for name, one in gateways(_say).items() if not options.only or name in options.only}
     for table in options.table or _TABLES:
         _TABLES[table](chosen, options.seconds, options.repeats)
@@ -76,6 +81,27 @@ def _requests(chosen: Mapping[str, Start], seconds: int, repeats: int) -> None:
         for gateway in up:
             times = [_spread([1e3 * one.p50 for one in found[gateway]], "ms", 2) for found in alone.values()]
             print(f"| {gateway} | {' | '.join(times)} |", flush=True)
+
+
+def _compare(tree: Path, seconds: int, repeats: int) -> None:
+    """CPU per request of this checkout and another one: ratios of measurements that follow each other directly."""
+    here, there = "this checkout", "the other"
+    chosen: dict[str, Start] = {_RELAY: bare_relay, here: drpo, there: partial(drpo, tree=tree)}
+    with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend, _all(chosen, backend, Path(name)) as up:
+        print(f"\n| CPU per request, {repeats} turns | {here} / relay | {there} / relay | {here} / {there} |")
+        print("| --- | --- | --- | --- |", flush=True)
+        for cell in CELLS[:4]:
+            found = _repeat(up, repeats, partial(_press, cell, _BUSY, seconds, Path(name)))
+            pairs = ((here, _RELAY), (there, _RELAY), (here, there))
+            ratios = [_paired(found[one], found[other]) for one, other in pairs]
+            print(f"| {cell.name} | {' | '.join(ratios)} |", flush=True)
+
+
+def _paired(ones: Sequence[Load], others: Sequence[Load]) -> str:
+    """The median of the ratios, each of one turn, and its quartiles."""
+    ratios = [one.cpu / other.cpu for one, other in zip(ones, others, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
 
 
 def _print_rates(up: Mapping[str, Gateway], busy: Mapping[Cell, Mapping[str, Sequence[Load]]]) -> None:
