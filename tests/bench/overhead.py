@@ -87,11 +87,15 @@ def _compare(tree: Path, seconds: int, repeats: int) -> None:
     """CPU per request of this checkout and another one: ratios of measurements that follow each other directly."""
     here, there = "this checkout", "the other"
     chosen: dict[str, Start] = {_RELAY: bare_relay, here: drpo, there: partial(drpo, tree=tree)}
-    with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as backend, _all(chosen, backend, Path(name)) as up:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        nginx(Path(name)) as backend,
+        _running(chosen, backend, Path(name)) as up,
+    ):
         print(f"\n| CPU per request, {repeats} turns | {here} / relay | {there} / relay | {here} / {there} |")
         print("| --- | --- | --- | --- |", flush=True)
         for cell in CELLS[:4]:
-            found = _repeat(up, repeats, partial(_press, cell, _BUSY, seconds, Path(name)))
+            found = _repeat(up, repeats, partial(_press, cell, _CONNECTIONS, seconds, Path(name)))
             pairs = ((here, _RELAY), (there, _RELAY), (here, there))
             ratios = [_paired(found[one], found[other]) for one, other in pairs]
             print(f"| {cell.name} | {' | '.join(ratios)} |", flush=True)

@@ -69,7 +69,6 @@ def drpo(
     more: Sequence[str] = (),
     tree: Path = ROOT,
 ) -> Iterator[Gateway]:
-<<<<<<< HEAD
     """drpo-proxy with keys, admission, retrieval, injection, metrics and a JSON log line for each request.
 
     Args:
@@ -79,28 +78,16 @@ def drpo(
         workers: The number of workers.
         core: The core that it runs on; None for all cores.
         more: Further flags.
-=======
-    """drpo-proxy with everything on: keys, admission, retrieval, injection, metrics, a JSON log line for each request.
-
-    Args:
-        core: The core that it has to itself; None for all cores.
-        more: Further flags.
         tree: The checkout whose code runs.
->>>>>>> 374e645 (Compare the cost of two checkouts in turn, beside the relay)
     """
     port = free_port()
     key, line = new_key("bench")
     keys = write(folder, f"keys-{port}", line)
     model = ["--backend", backend, "--kind", f"{MODEL}={kind}", "--bundle", f"{MODEL}=default"]
     limits = ["--max-in-flight", "2048", "--api-keys-file", str(keys), "--log-format", "json"]
-<<<<<<< HEAD
-    command = [sys.executable, "-m", "proxy", "--port", str(port), "--workers", str(workers), *model, *limits, *more]
-    with running(command, core, listens(port)) as pid:
-=======
     command = [sys.executable, "-P", "-m", "proxy", "--port", str(port), "--workers", str(workers)]
     extra = {"PYTHONPATH": str(tree)}
-    with running([*command, *told, *limits, *more], core, listens(port), extra) as pid:
->>>>>>> 374e645 (Compare the cost of two checkouts in turn, beside the relay)
+    with running([*command, *model, *limits, *more], core, listens(port), extra) as pid:
         if workers > 1:
             sleep(_WORKERS_START)  # one worker listens; from outside nobody sees whether the others do
         yield Gateway(f"http://127.0.0.1:{port}", pid, headers={"Authorization": f"Bearer {key}"})
