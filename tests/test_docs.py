@@ -31,7 +31,7 @@ def test_names_that_a_page_links_are_defined_in_the_linked_file(page: Path) -> N
 def _defines(source: str, name: str) -> bool:
     """Whether the source defines the function, class, method or constant; `Class.method` names a method."""
     return all(
-        re.search(rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = ", source, re.M) for part in name.split(".")
+        re.search(rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = ", source, re.MULTILINE) for part in name.split(".")
     )
 
 
