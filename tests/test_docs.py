@@ -30,9 +30,8 @@ def test_names_that_a_page_links_are_defined_in_the_linked_file(page: Path) -> N
 
 def _defines(source: str, name: str) -> bool:
     """Whether the source defines the function, class, method or constant; `Class.method` names a method."""
-    return all(
-        re.search(rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = ", source, re.MULTILINE) for part in name.split(".")
-    )
+    patterns = (rf"^\s*(?:async def|def|class) {part}\b|^{part}\b.* = " for part in name.split("."))
+    return all(re.search(pattern, source, re.MULTILINE) for pattern in patterns)
 
 
 def test_every_decision_is_listed() -> None:
