@@ -1,4 +1,7 @@
-"""What is recorded of a finished request: metrics, its trace, exposures of experiments, a log line. No HTTP here."""
+"""Records each finished request: in metrics, in its trace, as exposures of experiments, and in one log line.
+
+It does not depend on HTTP.
+"""
 
 from proxy.api.gateway import Gateway
 from proxy.core.log import log_event
@@ -16,11 +19,11 @@ def account_for(
     """Record a finished request.
 
     Args:
-        gateway: Has the metrics and the experiments.
+        gateway: Holds the metrics and the experiments.
         request: The request.
-        reply: How it ended.
-        assignment: The experiments that it is in.
-        sample: What the shadow judge compares the reply with, if the request was sampled.
+        reply: The result of the request.
+        assignment: The experiments that the request is in, with its arms; None if it is in none.
+        sample: What the shadow judge needs to compare the reply; None if the request was not sampled.
     """
     _count(gateway.metrics, request, reply)
     if request.trace is not None:

@@ -1,7 +1,8 @@
-"""The admin listener: endpoints for the server's operator on a separate address. No request of a user comes here.
+"""Serves the admin listener: endpoints for the server's operator, on a separate address from the users' endpoints.
 
-On a loopback address, a browser on this machine is the only way in for others: through a page of another site, or a
-host name that resolves to this machine. So requests with a foreign Host or Origin header are refused.
+On a loopback address, an attacker can reach the listener only through a browser on this machine. A page of another
+site may send requests to it, directly or through a host name that resolves to this machine. So on such an address,
+requests with a foreign Host or Origin header are refused.
 """
 
 import asyncio
@@ -25,10 +26,10 @@ from proxy.experiments.dashboard import Dashboard
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The result of a reload.
+    """The result of a reload: how many of each kind are served after it.
 
     Attributes:
-        bundles: The number of bundles.
+        bundles: The number of bundles of --bundle.
         keys: The number of API keys; None if no keys are required.
         experiments: The number of experiments.
     """
@@ -39,19 +40,19 @@ class Reloaded:
 
 
 Reload = Callable[[], Awaitable[Reloaded]]
-"""Load everything again and serve it. If it raises DrpoError, nothing has changed."""
+"""Loads bundles, keys and experiments again, and then serves them. If it raises DrpoError, the old ones stay in use."""
 
 AddPage = Callable[[web.Application], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What the operator can do.
+    """The functions behind the admin listener's endpoints.
 
     Attributes:
         reload: Reloads bundles, keys and experiments.
-        dashboard: Reads the experiments.
-        add_page: Adds the operator page's routes to an application.
+        dashboard: Reads the state and the statistics of experiments from the store.
+        add_page: Adds the routes of the operator page to an application.
     """
 
     reload: Reload
@@ -64,7 +65,7 @@ CONTROLS: Final = web.AppKey("controls", Controls)
 
 @asynccontextmanager
 async def administering(listener: Listener | None, controls: Controls) -> AsyncIterator[str | None]:
-    """Serve the admin listener until the block ends, and close it. Yields its URL, or None without a listener."""
+    """Serve the admin listener until the block ends, and then close it. Yield its URL; None if `listener` is None."""
     if listener is None:
         yield None
         return
@@ -80,7 +81,7 @@ async def administering(listener: Listener | None, controls: Controls) -> AsyncI
 
 
 def create_admin_app(controls: Controls) -> web.Application:
-    """The routes of the admin listener."""
+    """Create the application with the routes of the admin listener."""
     not_served = error_middleware("the admin listener has the page at /ui, and GET /experiments.")
     app = web.Application(middlewares=[_refuse_foreign_origins, not_served])
     app[CONTROLS] = controls
@@ -92,7 +93,7 @@ def create_admin_app(controls: Controls) -> web.Application:
 
 
 async def reload_now(request: web.Request) -> web.Response:
-    """POST /admin/reload: read keys and bundles again. 409 with the reason if they cannot be served."""
+    """POST /admin/reload: load bundles, keys and experiments again. Answer 409 with the reason if one is invalid."""
     try:
         done = await request.app[CONTROLS].reload()
     except DrpoError as error:
@@ -101,17 +102,17 @@ async def reload_now(request: web.Request) -> web.Response:
 
 
 async def list_experiments(request: web.Request) -> web.Response:
-    """GET /experiments: the experiments, with their state and the number of units in each arm."""
+    """GET /experiments: answer with all experiments, their state, and the number of units in each arm."""
     return await _read(request.app[CONTROLS].dashboard.listing)
 
 
 async def show_experiment(request: web.Request) -> web.Response:
-    """GET /experiments/{name}: one experiment, with the statistics that `drpo-proxy experiment report` prints."""
+    """GET /experiments/{name}: answer with the statistics that `drpo-proxy experiment report` prints."""
     return await _read(partial(request.app[CONTROLS].dashboard.report, request.match_info["name"]))
 
 
 async def _read(query: Callable[[], object]) -> web.Response:
-    """Run a query that waits for the store, and return its result as JSON."""
+    """Run a query on a thread, because it waits for the store. Return its result, or its error, as JSON."""
     try:
         return _json(await asyncio.to_thread(query))
     except ProxyError as error:

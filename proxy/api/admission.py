@@ -1,4 +1,4 @@
-"""Limits the requests in flight, and reads and checks their bodies. It does not depend on models."""
+"""Limits the number of requests in flight, and reads and checks request bodies. It does not depend on models."""
 
 import asyncio
 from contextlib import suppress
@@ -20,19 +20,21 @@ from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import SharedState
 
 _QUEUE_TIMEOUT: Final = 10.0  # seconds
-_POLL_INTERVAL: Final = 0.01  # seconds; no event tells that another worker has released a slot
+_POLL_INTERVAL: Final = 0.01  # seconds; this worker gets no signal when another worker releases a slot
 
 
 class Admission:
-    """Admits requests up to a limit. A few more wait in the order of their arrival, and the rest are refused.
+    """Limits the number of requests in flight. Each request is served within `async with admission`.
 
-    Each request is served within `async with admission`.
+    All workers together serve at most `limits.max_in_flight` requests at once. In each worker, at most
+    `limits.max_queue` more requests wait, in the order of their arrival and for at most 10 seconds. All other requests
+    are refused.
 
     Attributes:
-        limits: The limits.
+        limits: The limits on requests.
         draining: Whether new requests are refused because the server shuts down.
-        idle: Set while no request is in flight or waits.
-        queued: The number of requests that wait.
+        idle: An event that is set while this worker has no request in flight and none that waits.
+        queued: The number of requests that wait in this worker.
     """
 
     def __init__(self, limits: AdmissionSettings, shared: SharedState, metrics: Metrics) -> None:
@@ -52,7 +54,12 @@ class Admission:
         return self._shared.in_flight[self._shared.worker]
 
     async def __aenter__(self) -> None:
-        """Take a slot for one request, and wait for it if necessary. Raises DrainingError, OverloadedError."""
+        """Take a slot for one request. If none is free, wait for one.
+
+        Raises:
+            DrainingError: The server is shutting down.
+            OverloadedError: The queue is full, or no slot became free within 10 seconds.
+        """
         if self.draining:
             raise DrainingError("The server is shutting down: send the request to another one.")
         if self.queued or not self._take_slot():
@@ -81,11 +88,12 @@ class Admission:
     async def _wait_for_release(self) -> None:
         self._released.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_INTERVAL):  # wait_for of Python 3.11 may swallow a cancellation
+            # asyncio.wait_for of Python 3.11 sometimes swallows a cancellation, so asyncio.timeout is used.
+            async with asyncio.timeout(_POLL_INTERVAL):
                 await self._released.wait()
 
     def _take_slot(self) -> bool:
-        """Take a slot if one is free. The limit applies to all workers together."""
+        """Take a slot, and return True, if all workers together have fewer requests in flight than the limit."""
         with self._shared.lock:
             if sum(self._shared.in_flight) >= self.limits.max_in_flight:
                 return False
@@ -105,7 +113,13 @@ class Admission:
 
 
 async def read_body(request: web.Request, limits: AdmissionSettings) -> bytes:
-    """Read the body within the limits. Raises UnsupportedMediaError, TooLargeError, SlowRequestError."""
+    """Read the body of a request.
+
+    Raises:
+        UnsupportedMediaError: The body is compressed.
+        TooLargeError: The body is larger than `limits.max_body_bytes`.
+        SlowRequestError: The body did not arrive within `limits.read_timeout`.
+    """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not accepted: send it without Content-Encoding.")
     if (request.content_length or 0) > limits.max_body_bytes:
@@ -133,7 +147,12 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
 
 
 def parse_json(request: web.Request, data: bytes) -> dict[str, Any]:
-    """Parse a body that must be a JSON object. Raises UnsupportedMediaError, BadRequestError."""
+    """Parse a body that must be a JSON object.
+
+    Raises:
+        UnsupportedMediaError: The Content-Type is not application/json.
+        BadRequestError: The body is not JSON, or not an object.
+    """
     if request.content_type != "application/json":
         raise UnsupportedMediaError("Send JSON, with the header Content-Type: application/json.")
     try:

@@ -1,6 +1,8 @@
-"""Read this first: the routes, and the parts that serve them. It does not depend on the content of requests.
+"""Defines the routes, and creates the parts that serve them. Read this module first.
 
-socket -> routes (here) -> handlers.handle -> admission -> planner -> backend -> reply -> client
+A request takes this path; the routes are in this module:
+
+    socket -> routes -> handlers.handle -> admission -> planner -> backend -> reply -> client
 """
 
 import asyncio
@@ -51,7 +53,13 @@ _EXPOSED_HEADERS: Final = (
 async def open_gateway(
     settings: Settings, backends: Sequence[Backend], state: ServingState, shared: SharedState
 ) -> AsyncIterator[Gateway]:
-    """Wire the parts, and check the backends regularly until the block ends. Raises StartupError."""
+    """Create the parts that serve requests, and close them when the block ends.
+
+    Until then, the pool checks the backends regularly.
+
+    Raises:
+        StartupError: A part cannot start, for example because OpenTelemetry is not installed.
+    """
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     retrieval = Retrieval(settings.injection.retrieval_timeout, metrics)
     try:
@@ -79,7 +87,7 @@ async def open_gateway(
 
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
-    """The application with all routes."""
+    """Create the application with all routes of the users' address."""
     not_served = error_middleware("see GET /openapi.json for those that are.")
     app = web.Application(middlewares=[_answer_preflight, not_served])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
@@ -115,7 +123,11 @@ def _with_authentication(handler: Handler) -> Handler:
 
 
 async def feedback(request: web.Request) -> web.Response:
-    """POST /v1/feedback: 200 after the commit, else 503. Feedback does not wait for admission."""
+    """POST /v1/feedback: store one piece of feedback.
+
+    It answers 200 only after the store has committed, and 503 if the store cannot. Feedback does not count as a request
+    in flight, so it is never queued.
+    """
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
@@ -126,12 +138,12 @@ async def feedback(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: the models of all backends, and each with the suffixes of its variants."""
+    """GET /v1/models: list the models of all backends, and each of them once more for each variant suffix."""
     return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}: one model."""
+    """GET /v1/models/{id}: answer with one entry of the list of models."""
     for card in _all_cards(request.app[GATEWAY]):
         if card["id"] == request.match_info["id"]:
             return _json(card)
@@ -143,25 +155,28 @@ def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
 
 
 def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
-    """The card of a model, and one for each variant suffix."""
+    """Return a model's entry as its backend lists it, and a copy named MODEL@VARIANT for each variant to choose from.
+
+    `raw-matched` is not listed, because it is meant for comparisons.
+    """
     variants = (ALIGNED, RAW) if model.id in bundled else (RAW,)
     return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]
 
 
 async def alive(_request: web.Request) -> web.Response:
-    """GET /health/live: the process answers."""
+    """GET /health/live: answer 200, which shows that the process runs."""
     return _json({"status": "live"})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """GET /health/ready: 200 if requests can be served, else 503 with the reasons."""
+    """GET /health/ready: answer 200 if requests can be served, else 503 with the reasons."""
     gateway = request.app[GATEWAY]
     reasons = list(unready_reasons(gateway))
     return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
 
 
 def unready_reasons(gateway: Gateway) -> list[str]:
-    """Why requests cannot be served now; empty if they can."""
+    """Return the reasons why requests cannot be served now; empty if they can be served."""
     if gateway.admission.draining:
         return ["shutting down"]
     if not gateway.pool.healthy:
@@ -172,12 +187,12 @@ def unready_reasons(gateway: Gateway) -> list[str]:
 
 
 async def metrics_page(request: web.Request) -> web.Response:
-    """GET /metrics: metrics in the text format of Prometheus."""
+    """GET /metrics: answer with the metrics in the text format of Prometheus."""
     return web.Response(body=request.app[GATEWAY].metrics.exposition(), content_type="text/plain", charset="utf-8")
 
 
 async def openapi_page(request: web.Request) -> web.Response:
-    """GET /openapi.json: the OpenAPI document, with the current models."""
+    """GET /openapi.json: answer with the OpenAPI document, which lists the current models."""
     return _json(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
 
 
@@ -187,7 +202,7 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 @web.middleware
 async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer the preflight request of a browser, if the origin is allowed (CORS)."""
+    """Answer a browser's CORS preflight request if the operator allows its origin."""
     if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
         requested = request.headers.get("Access-Control-Request-Headers", "")
         return web.Response(status=204, headers={"Access-Control-Allow-Headers": requested})
@@ -195,7 +210,7 @@ async def _answer_preflight(request: web.Request, handler: Handler) -> web.Strea
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add headers to every response before it is sent."""
+    """Add the Server header to every response, and CORS headers if the operator allows the request's origin."""
     response.headers["Server"] = "drpo-proxy"
     origin = request.headers.get("Origin")
     if origin in request.app[CORS_ORIGINS]:

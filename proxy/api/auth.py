@@ -1,11 +1,11 @@
-"""API keys: the keys file, and the account that limits each key. It does not depend on HTTP or on requests' content.
+"""Reads the file of API keys, identifies keys, and limits the use of each. It does not depend on HTTP.
 
-The file has a line for each key: its name, the SHA-256 of the key in hexadecimal, and optional limits:
+The file has one line for each key: the name of the key, its SHA-256 in hexadecimal, and optional limits:
 
     alice  9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  requests_per_minute=60
 
 A line that begins with # is a comment. `drpo-proxy new-key NAME` makes a key and its line. Such a key has 256 random
-bits, so it cannot be found from its hash, and the file need not be secret.
+bits, so nobody can find it from its hash. The file need not be secret.
 """
 
 import re
@@ -29,13 +29,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One line of the file.
+    """One line of the file: a key and its limits.
 
     Attributes:
         name: The name of the key.
         digest: The SHA-256 of the key.
-        requests_per_minute: None if requests are not limited.
-        tokens_per_minute: None if tokens are not limited.
+        requests_per_minute: The most requests in a minute; None for no limit.
+        tokens_per_minute: The most tokens of prompts and answers in a minute; None for no limit.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Key:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """Make a random key, and its line for the file. Raises StartupError for an invalid name."""
+    """Return a new random key and its line for the file. Raises StartupError if `name` is not a valid name."""
     if not _NAME.fullmatch(name):
         raise StartupError(f"new-key {name!r}: a name has 1 to 64 letters, digits, dots, dashes or underscores.")
     key = f"drpo-{secrets.token_urlsafe(32)}"
@@ -53,7 +53,12 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:
-    """Read the keys of a file. Raises StartupError, which names the line but does not repeat it."""
+    """Read the keys of a file.
+
+    Raises:
+        StartupError: The file cannot be read, has no key or has a duplicate, or a line is invalid. The message gives
+            the number of the line but not its text, because the line may contain a key.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -81,9 +86,10 @@ def _parse(place: str, words: Sequence[str]) -> Key:
 
 
 class Bucket:
-    """A token bucket that holds the amount of one minute.
+    """A rate limit as a token bucket. It holds at most what one minute allows, and fills evenly.
 
-    Its first cell is the level, which is negative if more was used than reserved. The second is the time of that level.
+    The state is in two cells that all workers share. The first cell is the level, which is negative if requests used
+    more than they had reserved. The second cell is the time at which the level was computed.
     """
 
     def __init__(self, per_minute: int, cells: Cells) -> None:
@@ -91,26 +97,29 @@ class Bucket:
         self._cells = cells
 
     def fill(self, now: float) -> None:
-        """Add the amount that has accrued since the last call."""
+        """Raise the level by the amount that the time since the last call allows. now: the time in seconds."""
         level, at = self._cells
         gained = max(0.0, now - at) * self.per_minute / _MINUTE
         self._cells[0], self._cells[1] = min(float(self.per_minute), level + gained), now
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` is available; 0 if it is. A full bucket admits any amount."""
+        """Return the seconds until the bucket holds `amount`; 0 if it does now.
+
+        An amount above the capacity counts as the capacity, so that a full bucket admits it.
+        """
         missing = min(amount, self.per_minute) - self._cells[0]
         return max(0.0, missing * _MINUTE / self.per_minute)
 
     def add(self, amount: float) -> None:
-        """Return an unused amount, or take a negative one."""
+        """Add an amount to the level, up to the capacity. A negative amount lowers the level."""
         self._cells[0] = min(float(self.per_minute), self._cells[0] + amount)
 
 
 class Account:
-    """What one key may still use, on all workers together.
+    """Limits the requests and the tokens of one key, on all workers together.
 
-    Tokens are reserved before a request, and settled when its usage is known. Reservations of a worker that was killed
-    are lost; the bucket fills again within a minute.
+    Tokens are reserved before a request is sent. After its reply, `settle` corrects the reservation to the tokens that
+    were used. If a worker is killed, its reservations are never corrected, but the bucket fills again in time.
     """
 
     def __init__(self, key: Key, clock: Clock, shared: SharedState) -> None:
@@ -122,15 +131,15 @@ class Account:
         self._tokens = Bucket(tokens, cells[2:]) if tokens is not None else None
 
     def enter(self) -> None:
-        """Count one request. Raises RateLimitError."""
+        """Count one request. Raises RateLimitError if the key's requests per minute are used up."""
         self._take(self._requests, 1, "requests")
 
     def reserve(self, tokens: int) -> None:
-        """Reserve tokens. Raises RateLimitError."""
+        """Reserve tokens for a request. Raises RateLimitError if the key's tokens per minute are used up."""
         self._take(self._tokens, tokens, "tokens")
 
     def settle(self, reserved: int, used: int) -> None:
-        """Return reserved tokens that were not used, or take those that were used beyond the reservation."""
+        """Give back the reserved tokens that were not used, or take those that were used beyond the reservation."""
         if self._tokens is not None:
             with self._shared.lock:
                 self._tokens.fill(self._clock())
@@ -149,13 +158,16 @@ class Account:
 
 
 def _account_name(key: Key) -> bytes:
-    """The name of the shared cells. It depends on the line of the file, so a reload keeps the account of a line."""
+    """Return the name under which workers share the cells of an account.
+
+    It is a hash of the key's line in the file. So a key whose line is unchanged keeps its account after a reload.
+    """
     limits = f"{key.requests_per_minute} {key.tokens_per_minute}"
     return sha256(b"\0".join((key.name.encode(), key.digest, limits.encode()))).digest()
 
 
 class Keyring:
-    """The current keys and their accounts."""
+    """Holds the keys of the file and their accounts, and identifies the key of a request."""
 
     def __init__(self, keys: Sequence[Key], clock: Clock, shared: SharedState) -> None:
         self._known = {key.digest: (key, Account(key, clock, shared)) for key in keys}
@@ -166,10 +178,13 @@ class Keyring:
         return tuple(key for key, _ in self._known.values())
 
     def identify(self, authorization: str | None) -> tuple[str, Account]:
-        """Find the name and the account of a key, given as `Bearer KEY`. Raises UnauthorizedError.
+        """Return the name and the account of the key in an Authorization header (`Bearer KEY`).
 
-        The key is looked up by its SHA-256. The time of the lookup depends on this digest alone, which an attacker
-        cannot choose, so it does not help to guess a key.
+        The key is looked up by its SHA-256, and the time of the lookup depends only on this digest. An attacker cannot
+        control the digest of a guessed key, so measured times do not help to guess a key.
+
+        Raises:
+            UnauthorizedError: The header is absent or malformed, or the key is not in the file.
         """
         scheme, _, given = (authorization or "").partition(" ")
         digest = sha256(given.strip().encode("utf-8", "surrogateescape")).digest()

@@ -1,6 +1,8 @@
-"""The table of endpoints that send a request to a backend: how the body of each is read and planned.
+"""Holds the table of the endpoints that send a request to a backend. A row says how the body is read and planned.
 
-An endpoint is added with a row of ENDPOINTS, its plan in proxy/inference/planner.py and its schema in openapi.py.
+To add a path that is relayed to the backend, add the path to RELAYED, or to FORMS if its body is a form. To add any
+other endpoint, add a row to _ROWS, a method that makes the plan to the Planner (proxy/inference/planner.py), and a
+schema to openapi.py.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,14 +38,14 @@ FORMS: Final = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 @dataclass(frozen=True, slots=True)
 class RelayedBody:
-    """A body of which the proxy reads the field `model` alone.
+    """The body of a relayed request. The proxy uses only its field `model`.
 
     Attributes:
         path: The path of the request.
-        body: The fields of the body; of a form, the field `model` alone.
-        data: The bytes of the body.
-        content_type: The Content-Type for the backend.
-        form: The position of the field `model` in a form; None if the body is JSON.
+        body: The parsed JSON object. For a form, it is an object that has only the field `model`.
+        data: The bytes of the body, as the client sent them.
+        content_type: The Content-Type of the body.
+        form: The field `model` of a form, with its position in `data`; None if the body is JSON.
     """
 
     path: str
@@ -53,7 +55,10 @@ class RelayedBody:
     form: FormModel | None = None
 
     def for_model(self, model: str) -> bytes:
-        """The bytes of the body with another model. JSON that names this model already is not encoded again."""
+        """Return the bytes of the body with the value `model` in the field `model`.
+
+        A JSON body that has this value already is returned as the client sent it, which saves encoding it.
+        """
         if self.form is not None:
             return self.form.replaced(self.data, model)
         return self.data if self.body.get("model") == model else encode({**self.body, "model": model})
@@ -65,10 +70,10 @@ class Endpoint:
 
     Attributes:
         path: The path.
-        parse: Reads the bytes of a body. Raises ProxyError.
-        plan: Decides what is sent to the backend for a parsed body. Raises ProxyError.
+        parse: Parses the bytes of a body. Raises ProxyError.
+        plan: Makes the plan for a parsed body. Raises ProxyError, or LayoutError for messages that cannot be rendered.
         is_form: Whether the body is a multipart form; else it is JSON.
-        in_experiments: Whether requests take part in experiments. The parsed body is a Conversation then.
+        in_experiments: Whether requests take part in experiments. If so, `parse` must return a Conversation.
         is_judged: Whether the shadow judge can compare the answers.
     """
 
@@ -103,7 +108,10 @@ def _parse_form(request: web.Request, data: bytes) -> RelayedBody:
 
 
 async def _plan_relayed(_planner: Planner, body: RelayedBody, setting: Setting) -> Plan:
-    """Send the body as it came, apart from the model's suffix."""
+    """Make a plan that sends the client's body with one change: the field `model` becomes the id of the chosen model.
+
+    So the backend gets no variant suffix, and it gets the default model if the client names none.
+    """
     choice = replace(setting.choice, variant=RAW)
     return Plan(choice, body.path, body.for_model(choice.model), content_type=body.content_type)
 

@@ -1,4 +1,7 @@
-"""The parts that serve a request, wired once at the start by proxy/api/app.py. They decide nothing here."""
+"""Holds the parts that serve requests in one value, which proxy/api/app.py creates once, at the start.
+
+It also looks up the API key of a request and the model, variant and bundle that serve it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,10 +27,10 @@ VARIANT_HEADER: Final = "x-drpo-variant"
 
 @dataclass(slots=True)
 class ServingState:
-    """What a reload replaces. Each attribute is replaced whole, so a request sees the old value or the new one.
+    """The values that a reload replaces. It assigns new objects, so a request that holds an old one keeps it unchanged.
 
     Attributes:
-        bundles: The bundles by model.
+        bundles: The bundles by the id of their model.
         keyring: The API keys; None if no keys are required.
     """
 
@@ -37,19 +40,19 @@ class ServingState:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts that serve a request.
+    """The parts that serve requests.
 
     Attributes:
         admission: Limits the requests in flight.
         pool: The backends.
-        state: What a reload replaces.
+        state: The values that a reload replaces.
         injector: Chooses examples.
         planner: Decides what is sent to a backend.
         metrics: The metrics of this process.
         forward_authorization: Whether the client's Authorization header is sent to backends.
         log_content: Whether requests and replies are written to the log.
-        experiments: The experiments; None if there is no store for them.
-        telemetry: Exports traces; None if none are exported.
+        experiments: The experiments and the store of feedback; None if the server has no store.
+        telemetry: Exports traces; None if traces are not exported.
     """
 
     admission: Admission
@@ -65,16 +68,25 @@ class Gateway:
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
-        """The current bundles by model."""
+        """The current bundles by the id of their model."""
         return self.state.bundles
 
     def client(self, request: web.Request) -> tuple[str, Account] | None:
-        """The name and the account of the request's API key; None if no keys are required. Raises UnauthorizedError."""
+        """Return the name and the account of the request's API key; None if no keys are required.
+
+        Raises:
+            UnauthorizedError: The request has no valid key.
+        """
         keyring = self.state.keyring
         return None if keyring is None else keyring.identify(request.headers.get("Authorization"))
 
     def setting(self, body: Json, request: web.Request) -> Setting:
-        """What a request asks for: model, variant and the model's bundle. Raises BadRequestError, UnknownModelError."""
+        """Return the model, the variant and the bundle for a request. The default model serves if `body` names none.
+
+        Raises:
+            BadRequestError: The variant cannot be served, or there is no default model.
+            UnknownModelError: No backend lists the model.
+        """
         models, bundles = self.pool.models, self.bundles
         named = self.pool.default_model if body.get("model") in (None, "") else body["model"]
         choice = choose(named, request.headers.get(VARIANT_HEADER), models, bundles)

@@ -1,7 +1,7 @@
-"""One request from top to bottom: admit, read, choose, assign, plan, send, account.
+"""Handles one request from its arrival to its log line. Read this module after app.py.
 
-Read it after app.py. What is sent to a backend is decided by the planner (proxy/inference/planner.py), and how a reply
-is converted by proxy/inference/reply.py.
+The steps are: check the key, admit, read the body, choose the model, assign experiments, plan, send, and account. The
+planner (proxy/inference/planner.py) decides what is sent to a backend. proxy/inference/reply.py converts the reply.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _MAX_ID_LENGTH: Final = 200
 
 
 async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-    """Answer a request. Every end, a disconnected client's too, is counted once and logged in one line."""
+    """Answer one request. However the request ends, it is counted once and logged in one line."""
     started, request_id, route = perf_counter(), _request_id(request), endpoint.path
     trace = gateway.telemetry.begin(route, request.headers) if gateway.telemetry is not None else None
     client: str | None = None
@@ -68,14 +68,14 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
                 _observe(progress, assignment, sample)
                 del requester
             plan = await endpoint.plan(gateway.planner, body, setting)
-            del data, body  # an answer may stream for minutes, and needs nothing of the request
+            del data, body  # This frees their memory: an answer may stream for minutes and does not need them.
             with _reserved_tokens(account, plan, progress):
                 response = await _send(gateway, request, plan, request_id, trace, assignment, progress)
         status, outcome = response.status, "truncated" if progress.truncated else "complete"
     except (asyncio.CancelledError, ConnectionError):
         status, outcome = CLIENT_CLOSED_REQUEST, "client_gone"
         raise
-    except Exception as error:  # noqa: BLE001 - the root of a request: a defect answers 500 and is logged
+    except Exception as error:  # noqa: BLE001 - the root of a request: any defect must be logged and answered with 500
         status, outcome, response = _failure(error, request_id, route)
     finally:
         gateway.metrics.in_flight.dec()
@@ -87,7 +87,7 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
 
 
 def _request_id(request: web.Request) -> str:
-    """The client's id if it is a usable one, else a random id."""
+    """Return the client's X-Request-Id if it is printable and has 1 to 200 characters, else a random id."""
     given = request.headers.get("X-Request-Id", "")
     if 0 < len(given) <= _MAX_ID_LENGTH and given.isprintable():
         return given
@@ -108,7 +108,12 @@ def _requester(request: web.Request, client: str | None, conversation: Conversat
 def _assign(
     gateway: Gateway, experiments: ExperimentService, endpoint: Endpoint, requester: Requester, setting: Setting
 ) -> tuple[Assignment | None, Sample | None, Setting]:
-    """The experiments of a request, what the shadow judge gets of it, and what it is served with."""
+    """Assign a request to the arms of the running experiments.
+
+    Returns:
+        The assignment (None if the request is in no experiment), the sample for the shadow judge (None if the request
+        was not sampled), and the setting with the changes of the request's arm.
+    """
     assignment, changed = experiments.assign_request(requester, setting, gateway.pool.models, gateway.bundles)
     if not endpoint.is_judged:
         return assignment, None, changed
@@ -116,7 +121,7 @@ def _assign(
 
 
 def _observe(progress: ReplyProgress, assignment: Assignment | None, sample: Sample | None) -> None:
-    """Collect of the reply what experiments and the shadow judge need."""
+    """Make `progress` record what experiments and the shadow judge need of the reply."""
     if assignment is not None:
         progress.observer = ReplyObserver()
     if sample is not None and progress.content is None:
@@ -125,9 +130,12 @@ def _observe(progress: ReplyProgress, assignment: Assignment | None, sample: Sam
 
 @contextmanager
 def _reserved_tokens(account: Account | None, plan: Plan, progress: ReplyProgress) -> Iterator[None]:
-    """Reserve the tokens that a request may use; at the end, settle for those that it used.
+    """Reserve the tokens that a request may use, and at the end correct the reservation to those that it used.
 
-    A reply without usage counts as all of the reserved tokens.
+    If a backend accepted the request but reported no token counts, all reserved tokens count as used.
+
+    Raises:
+        RateLimitError: The key's tokens per minute are used up.
     """
     if account is None:
         yield
@@ -150,7 +158,7 @@ async def _send(
     assignment: Assignment | None,
     progress: ReplyProgress,
 ) -> web.StreamResponse:
-    """Send the plan to a backend and pass its reply to the client."""
+    """Send the plan's body to a backend, and its reply to the client."""
     headers = request_headers(request.headers, authorization=gateway.forward_authorization)
     headers = {**headers, "Content-Type": plan.content_type, "X-Request-Id": request_id}
     if trace is not None:
@@ -166,7 +174,7 @@ async def _send(
 
 
 def _failure(error: Exception, request_id: str, route: str) -> tuple[int, str, web.Response]:
-    """The status, the outcome and the response for an error."""
+    """Return the status, the outcome and the response for an error. An unexpected error is logged as a defect."""
     if isinstance(error, LayoutError):
         error = BadRequestError(str(error), param="messages")
     if isinstance(error, ProxyError):

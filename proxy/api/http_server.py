@@ -1,7 +1,7 @@
-"""aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format. It does not depend on routes.
+"""Extends aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format.
 
-aiohttp 3.14 waits for headers without a limit, and logs bytes that it cannot parse. A malformed header may contain a
-key, so these bytes are not logged here.
+aiohttp 3.14 waits for headers without a time limit. It also logs bytes that it cannot parse. This module prevents both,
+because such bytes may contain an API key. It does not depend on routes.
 """
 
 import asyncio
@@ -14,12 +14,15 @@ from proxy.core.log import log_failure
 
 
 def error_response(error: ProxyError) -> web.Response:
-    """A response for an error, in OpenAI's format."""
+    """Return the response for an error, in OpenAI's format."""
     return web.Response(status=error.status, body=error.json, content_type="application/json", headers=error.headers)
 
 
 def error_middleware(hint: str) -> Middleware:
-    """Answers unknown paths and methods in OpenAI's format. hint: where to look for the paths that are served."""
+    """Return a middleware that answers unknown paths and methods in OpenAI's format.
+
+    hint: the second part of the message for an unknown path; it says where the served paths are listed.
+    """
 
     @web.middleware
     async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -34,7 +37,7 @@ def error_middleware(hint: str) -> Middleware:
 
 
 class HttpServer(web.AppRunner):
-    """Runs an application."""
+    """Runs an application. If a client disconnects, the handler of its request is cancelled."""
 
     def __init__(self, app: web.Application, headers_timeout: float = 10.0) -> None:
         """Prepare to serve an application.
@@ -51,14 +54,14 @@ class HttpServer(web.AppRunner):
 
 
 class _Server(web.Server):
-    """Makes a `_Connection` for each connection, with the options of `server`."""
+    """Copies the options of aiohttp's `server`, and makes a `_Connection` for each connection."""
 
     def __init__(self, server: web.Server, headers_timeout: float) -> None:
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
-            **server._kwargs,  # noqa: SLF001 - the options of AppRunner, which are not public
+            **server._kwargs,  # noqa: SLF001 - aiohttp has no public attribute for the options of AppRunner
         )
         self.headers_timeout = headers_timeout
 
@@ -89,17 +92,17 @@ class _Connection(web.RequestHandler):
         self._fail_broken_body()
 
     def _fail_broken_body(self) -> None:
-        """Fail the read of a malformed body.
+        """Make the read of a malformed body fail.
 
-        aiohttp queues the parser's error as if it were the next request. No request can follow a body that has not
-        ended, so a queued message after such a body is an error.
+        aiohttp queues the parser's error as if it were the next request. The next request cannot begin before the
+        current body has ended. So a message that is queued earlier is this error.
         """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():
             request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
 
     def log_exception(self, *arguments: object, **options: object) -> None:
-        """Log as aiohttp does, except for malformed bodies, which the client has been told about."""
+        """Log an exception as aiohttp does, but not a malformed body, which is the client's error and not a defect."""
         if not isinstance(options.get("exc_info"), BadRequestError):
             super().log_exception(*arguments, **options)
 
@@ -114,10 +117,10 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - aiohttp's message, which repeats the client's bytes
     ) -> web.StreamResponse:
-        """The response for a request that aiohttp cannot parse, or for an error that no handler caught.
+        """Return the response for a request that aiohttp cannot parse, or for an exception that no handler caught.
 
-        Raises ConnectionError if the client has disconnected or the reply has begun; aiohttp then closes the
-        connection.
+        Raises:
+            ConnectionError: The client has disconnected, or the reply has begun. aiohttp then closes the connection.
         """
         if isinstance(exc, ConnectionError):
             raise exc
@@ -139,9 +142,9 @@ class _Connection(web.RequestHandler):
             self._deadline = None
 
     def _close_late(self) -> None:
-        """Close the connection, with a reply if the client sent anything.
+        """Close the connection at the deadline. If the client has sent any bytes, reply with an error before that.
 
-        Browsers open connections that they never use, so one without any bytes is closed without a reply.
+        A connection without any bytes is normal, because browsers open connections that they never use.
         """
         if self.transport is not None and self._has_received:
             self.transport.write(_timeout_reply(self._timeout_seconds))

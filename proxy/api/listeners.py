@@ -1,4 +1,4 @@
-"""The type of a listening socket, as the HTTP interface and the server pass it on."""
+"""Names the type of a listening socket. The server opens such sockets, and the HTTP interface accepts connections."""
 
 import socket
 

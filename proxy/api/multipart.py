@@ -1,4 +1,7 @@
-"""Reads and replaces the field `model` of a multipart form (audio uploads); other bytes stay. Pure functions."""
+"""Finds and replaces the field `model` of a multipart form, such as an audio upload. Pure functions.
+
+All other bytes of the form stay unchanged.
+"""
 
 import re
 from dataclasses import dataclass
@@ -17,9 +20,9 @@ class FormModel:
     """The field `model` of a form.
 
     Attributes:
-        value: The value.
-        start: The offset of the value in the body.
-        end: The offset behind the value.
+        value: The value of the field.
+        start: The offset of the first byte of the value in the body.
+        end: The offset of the byte after the value.
     """
 
     value: str
@@ -27,12 +30,16 @@ class FormModel:
     end: int
 
     def replaced(self, body: bytes, model: str) -> bytes:
-        """The body with another model."""
+        """Return `body` with `model` in place of the value."""
         return body[: self.start] + model.encode() + body[self.end :]
 
 
 def form_model(content_type: str, body: bytes) -> FormModel:
-    """Find the field `model`. Raises BadRequestError if the body is not a form or has no such field."""
+    """Find the field `model` of a form.
+
+    Raises:
+        BadRequestError: The Content-Type names no boundary, or the form has no field `model`.
+    """
     found = _BOUNDARY.search(content_type)
     if found is None:
         raise BadRequestError("The form's Content-Type has no boundary.")
@@ -50,7 +57,10 @@ def form_model(content_type: str, body: bytes) -> FormModel:
 
 
 def _model_in(body: bytes, start: int, end: int) -> FormModel | None:
-    """The field of a part if it is `model`. The value is between a blank line and the last line break."""
+    """Return the field `model` if the bytes from `start` to `end` are this part of the form; None for any other part.
+
+    A part consists of headers, a blank line, the value and a line break. A part with a file name is not the field.
+    """
     blank = body.find(b"\r\n\r\n", start, end)
     if blank < 0 or not _NAME_IS_MODEL.search(body, start, blank + 2) or b"filename" in body[start:blank].lower():
         return None

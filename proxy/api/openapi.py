@@ -1,7 +1,7 @@
 """Makes the OpenAPI document of GET /openapi.json. Pure functions.
 
-It describes the fields that the proxy itself reads. The backend checks all other fields of a request, so the schemas
-allow additional properties. The models are the current ones.
+The document describes the request fields that the proxy itself reads. The backend checks all other fields, so the
+schemas allow additional properties. The field `model` lists the models that the backends offer at the time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,12 +96,12 @@ _PROXY_ERRORS: Final[Mapping[int, str]] = {
 
 
 def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Iterable[str]) -> Schema:
-    """Make the document (OpenAPI 3.1).
+    """Return the document, in the format OpenAPI 3.1.
 
     Args:
-        models: The ids of the models.
-        relayed: The paths whose JSON bodies are relayed.
-        forms: The paths whose multipart forms are relayed.
+        models: The ids of the models that backends list.
+        relayed: The paths whose JSON bodies are relayed to a backend.
+        forms: The paths whose multipart forms are relayed to a backend.
     """
     model = _model(models)
     paths = {
@@ -155,7 +155,7 @@ def _completion(model: Schema) -> Schema:
 
 
 def _generation(model: Schema) -> Schema:
-    """The fields that chat and text completions share."""
+    """Return the schemas of the request fields that chat completions and text completions share."""
     options = {"type": ["object", "null"], "properties": {"include_usage": _FLAG}}
     return {"model": model, "stream": _FLAG, "stream_options": options, "max_tokens": _COUNT, "stop": _STOP}
 
@@ -206,7 +206,7 @@ def _feedback() -> Schema:
 
 
 def _relayed(media: str, model: Schema) -> Schema:
-    """A path whose requests are relayed to the backend; the proxy reads the model only."""
+    """Describe a path whose requests are relayed to a backend. The proxy reads only the field `model` of them."""
     schema = {"type": "object", "properties": {"model": model}}
     operation = {
         "summary": "Relayed to the backend of the model",

@@ -1,6 +1,6 @@
-"""The plan of a request: which body is sent to which path of the backend, and how the reply is converted.
+"""Defines the plan of a request: the body and the path for the backend, and how the backend's reply is converted.
 
-A plan is made by the planner (proxy/inference/planner.py). The module does not depend on sockets.
+The planner (proxy/inference/planner.py) makes plans. This module does not depend on sockets.
 """
 
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ class Plan:
 
     Attributes:
         choice: The model's id and the variant that is served.
-        path: The path of the backend.
+        path: The path that the body is sent to at the backend.
         body: The body for the backend, until `take_body` is called.
-        injection: Prompt and examples that were added; None if nothing was added.
+        injection: The prompt and the examples that the proxy added; None if it added none.
         stream: Whether the client asked for a stream.
-        shape: How a completion is converted to the API that the client used; None if the reply passes unconverted.
-        strip_usage: Whether the stream contains a usage event that the client did not ask for.
-        cut_at: Stop strings that were not sent to the backend; the proxy ends the answer at them.
-        reserve: An estimate of the tokens that the request may use, prompt and answer.
-        conversation_key: The same for all turns of a conversation; None for a request that has no conversation.
+        shape: How a completion is converted to the API that the client used; None if the reply is not converted.
+        strip_usage: Whether the proxy removes the token counts from a stream, because the client did not ask for them.
+        cut_at: Stop strings that were not sent to the backend. The proxy ends the answer at the first of them.
+        reserve: An estimate of the most tokens that prompt and answers may have together.
+        conversation_key: A checksum that is the same in all turns of a conversation; None if there is no user turn.
         content_type: The Content-Type of the body.
     """
 
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that describe the plan to the client."""
+        """The `x-drpo-*` headers of the reply: the variant, and what was injected."""
         headers = {"x-drpo-variant": self.choice.variant}
         if self.injection is None:
             return headers
@@ -79,7 +79,11 @@ def make_plan(
     shape: ChatShape | ResponseShape | None = None,
     conversation_key: str | None = None,
 ) -> Plan:
-    """A plan that sends `body` with the model's own id, and asks for usage in streams."""
+    """Make a plan that sends `body` with the id of the chosen model in the field `model`.
+
+    A stream of chat or text completions always asks the backend for token counts. If the client did not ask for them,
+    the plan strips them from the reply.
+    """
     stream = flag_field(body, "stream")
     options = object_field(body, "stream_options")
     strip_usage = stream and path != RESPONSES and not options.get("include_usage")
@@ -92,7 +96,10 @@ def make_plan(
 
 
 def _estimated_use(data: bytes, sent: Json) -> int:
-    """Tokens that a request may use: those of its body, and of the longest answers that it allows."""
+    """Estimate the most tokens that a request may use: those of its body, and those of all its answers at full length.
+
+    data: the encoded body. sent: the same body before encoding.
+    """
     caps = [cap for name in _MAX_TOKENS_FIELDS if isinstance(cap := sent.get(name), int)] or [DEFAULT_MAX_TOKENS]
     choices = sent.get("n")
     answers = max(1, choices if isinstance(choices, int) else 1)

@@ -1,6 +1,7 @@
-"""Decides what is sent for a request: prompt, examples, stop strings, sampling, length. It does not depend on sockets.
+"""Decides what the backend is sent for a request: prompt, examples, stop strings, sampling and length limit.
 
-Everything that a request depends on is read here, once. The result is a Plan.
+The Planner reads a client's request, the model and its bundle, and makes a Plan. Later steps use the Plan and do not
+read the request again. The module does not depend on sockets.
 """
 
 from collections.abc import Sequence
@@ -42,20 +43,28 @@ _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
 class Planner:
-    """Makes the plan of a request."""
+    """Makes the plan of a request for each of the three APIs: chat, Responses and text completions."""
 
     def __init__(self, injector: Injector) -> None:
         self._injector = injector
 
     async def chat(self, conversation: Conversation, setting: Setting) -> Plan:
-        """The plan of a chat request. Raises BadRequestError for a request that the model cannot answer."""
+        """Make the plan of a chat request. For a base model, the plan sends a text completion.
+
+        Raises:
+            BadRequestError: The model cannot answer the request.
+            LayoutError: A system message at the beginning contains a part that is not text.
+        """
         check_messages(conversation)
         return await self._chat(conversation, setting)
 
     async def response(self, conversation: Conversation, setting: Setting) -> Plan:
-        """The plan of a request to the Responses API. Raises BadRequestError.
+        """Make the plan of a request to the Responses API.
 
-        For a base model the request is translated to a completion; for a chat model it stays a request to this API.
+        For a base model, the plan sends a text completion. For a chat model, it sends a request to the Responses API.
+
+        Raises:
+            BadRequestError: The model cannot answer the request.
         """
         if setting.model.kind != "completion":
             return await self._chat_response(conversation, setting)
@@ -66,7 +75,14 @@ class Planner:
         return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
 
     async def completion(self, conversation: Conversation, setting: Setting) -> Plan:
-        """The plan of a text completion. Only a variant that the client names changes the request."""
+        """Make the plan of a text completion.
+
+        If the client names no variant, the request is sent without injection and without the bundle's sampling, even
+        for a model that has a bundle. For `aligned`, the field `prompt` counts as one user turn.
+
+        Raises:
+            BadRequestError: The request cannot be combined with the variant `aligned`.
+        """
         body, choice, model, served = conversation.body, setting.choice, setting.model, setting.served
         if not choice.explicit or choice.variant == RAW or served is None:
             return make_plan(body, replace(choice, variant=RAW), COMPLETIONS)
@@ -149,7 +165,7 @@ class Planner:
 
 
 def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
-    """Stop strings for the backend, and those that the proxy handles because the backend takes no more."""
+    """Return the stop strings for the backend, and those above its limit, at which the proxy itself cuts the answer."""
     return split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
 
 
@@ -171,12 +187,12 @@ def _completion_prompt(body: Json) -> str:
 
 
 def _sampling(served: ServedBundle) -> Json:
-    """The bundle's sampling parameters; max_tokens is handled by the injector."""
+    """Return the bundle's sampling parameters except max_tokens, which `Injector.max_tokens` decides."""
     return {name: value for name, value in served.bundle.manifest.sampling.items() if name != "max_tokens"}
 
 
 def _with_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
-    """The body with the bundle's sampling parameters where the client sent none."""
+    """Return the body with the bundle's value for each sampling parameter that the client did not set."""
     missing = {name: value for name, value in served.bundle.manifest.sampling.items() if body.get(name) is None}
     if client_max_tokens(body) is not None:
         missing.pop("max_tokens", None)
@@ -184,7 +200,10 @@ def _with_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 
 
 def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
-    """The same for the Responses API, which names the cap max_output_tokens and has no penalties."""
+    """Return a body for the Responses API, with the bundle's values for parameters that the client did not set.
+
+    The API has no penalties, so only temperature, top_p and max_tokens are added. It names the last max_output_tokens.
+    """
     sampling = served.bundle.manifest.sampling
     renamed = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
     if "max_tokens" in sampling:
@@ -193,7 +212,11 @@ def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 
 
 def _injected_input(conversation: Conversation, served: ServedBundle, injection: Injection) -> dict[str, Any]:
-    """The prompt before the client's instructions, and the examples as turns before its input."""
+    """Return the fields `instructions` and `input` with the bundle's prompt and the examples.
+
+    The prompt comes before the client's instructions. The examples are inserted into the input as turns, after its
+    leading system and developer items and before all other items. A request without input items gets no `input` here.
+    """
     items = conversation.messages
     leading = next((n for n, item in enumerate(items) if item.get("role") not in ("system", "developer")), len(items))
     turns = [turn for example in injection.examples for turn in render_chat_turns(example)]

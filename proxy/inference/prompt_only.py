@@ -1,4 +1,7 @@
-"""When examples are left out: requests for a form of answer that the examples do not have. Pure functions."""
+"""Decides which requests get the bundle's prompt without examples. Pure functions.
+
+Examples are plain answers. They would mislead a model that must call a tool, write JSON or continue a given text.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +20,10 @@ _FORM_FIELDS: Final = frozenset({"tools", "functions", "response_format", "text"
 
 
 def prompt_only_reason(body: Json, messages: Sequence[Json]) -> str | None:
-    """Why a request gets the prompt without examples; None if it gets examples."""
+    """Return why a chat request or text completion gets the prompt without examples; None if it may get examples.
+
+    The reason is `tools`, `response_format`, `structured_outputs`, or `prefill` if the last message is the assistant's.
+    """
     reason = None if _FORM_FIELDS.isdisjoint(body) else _requested_form(body)
     if reason is None and messages and messages[-1].get("role") == "assistant":
         return "prefill"
@@ -25,7 +31,12 @@ def prompt_only_reason(body: Json, messages: Sequence[Json]) -> str | None:
 
 
 def response_prompt_only_reason(body: Json, items: Sequence[Json]) -> str | None:
-    """The same for the Responses API, where the backend may store the earlier turns, which examples must precede."""
+    """Return why a request to the Responses API gets the prompt without examples; None if it may get examples.
+
+    Besides the reasons of `prompt_only_reason`, there is `no_input` for a request without input items. A request that
+    continues a response stored by the backend gets `previous_response`: the examples belong before the first turn, and
+    the proxy cannot insert them into a stored conversation.
+    """
     if not items:
         return "no_input"
     return "previous_response" if body.get("previous_response_id") else prompt_only_reason(body, items)

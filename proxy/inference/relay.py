@@ -1,7 +1,8 @@
 """Passes a backend's reply to the client, as whole server-sent events. It does not depend on models or bundles.
 
-A stream is complete only after `data: [DONE]`. Any other end is a truncation: the partial event is dropped, one error
-event is sent instead of [DONE], and the connection closes. So no client takes a truncated answer for a complete one.
+A stream is complete only after its last event: `data: [DONE]`, or the closing event of the Responses API. Any other end
+is a truncation. The relay then drops a partial event, sends one error event in place of the last event, and ends the
+reply. So no client takes a truncated answer for a complete one.
 """
 
 import asyncio
@@ -36,17 +37,20 @@ _REPLY_HEADERS: Final = frozenset(
 _REPLY_HEADER_PREFIXES: Final = ("x-ratelimit-", "ratelimit-")
 
 EventTransform = Callable[[bytes], bytes]
-"""Converts one whole event, with its blank line, to the events for the client: none, one or several."""
+"""Converts one whole event of the backend, with its blank line, to the bytes of zero or more events for the client."""
 
 
 def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[str, str]:
-    """The client's headers that are sent to the backend: an allow-list, and Authorization if the operator allows it."""
+    """Return those of the client's headers that the backend is sent.
+
+    The list of allowed headers is fixed. Authorization is allowed only if the operator allows it (`authorization`).
+    """
     allowed = (*_REQUEST_HEADERS, "Authorization") if authorization else _REQUEST_HEADERS
     return {name: headers[name] for name in allowed if name in headers}
 
 
 def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The backend's headers (names in lower case) that are sent to the client."""
+    """Return those of the backend's headers that the client is sent. The names in `headers` must be in lower case."""
     return {name: value for name, value in headers.items() if _is_relayed(name)}
 
 
@@ -55,7 +59,11 @@ def _is_relayed(name: str) -> bool:
 
 
 def usage_filter(progress: ReplyProgress, *, wanted: bool) -> EventTransform:
-    """Record the usage of a stream. If the client did not ask for usage, remove its event and null keys."""
+    """Return a transform that records the token counts (`usage`) of a stream in `progress`.
+
+    If the client asked for the counts (`wanted`), every event passes unchanged. Otherwise the transform drops an event
+    that has counts but no choices, and removes the key `usage` from other events.
+    """
 
     def transform(event: bytes) -> bytes:
         if b'"usage"' not in event:
@@ -77,7 +85,7 @@ def usage_filter(progress: ReplyProgress, *, wanted: bool) -> EventTransform:
 
 
 def passes_untouched(events: bytes) -> bool:
-    """Whether usage_filter would change none of these events, and none is [DONE]."""
+    """Return True if the transform of `usage_filter` would change none of these events, and none of them is [DONE]."""
     return b'"usage"' not in events and b"[DONE]" not in events
 
 
@@ -87,9 +95,10 @@ class StreamRules:
 
     Attributes:
         transform: Converts each event.
-        is_end: Whether an event of the backend ends a complete stream.
-        failure: Makes the event that the client gets for a truncated stream.
-        passes: Whether several joined events would all pass unchanged, and none is the end. Such events are not split.
+        is_end: Returns True for the event with which a complete stream of the backend ends.
+        failure: Makes the error event that the client gets at the end of a truncated stream.
+        passes: Takes several joined events. Returns True if `transform` would change none of them and none is the end.
+            The relay sends such events without splitting them, which is faster.
     """
 
     transform: EventTransform
@@ -108,8 +117,8 @@ class Client:
 
         Args:
             request: The client's request.
-            write_timeout: Seconds without reading after which the client counts as disconnected.
-            progress: Collects what is known of the reply.
+            write_timeout: Seconds that one write may wait for the client to read. Then the connection is aborted.
+            progress: Records the time of the first byte, and what experiments and the log need of the reply.
         """
         self._request = request
         self._write_timeout = write_timeout
@@ -117,7 +126,7 @@ class Client:
         self._response: web.StreamResponse
 
     async def send(self, response: web.Response, body: bytes) -> None:
-        """Send a whole reply."""
+        """Send a reply that is not a stream. body: the bytes in `response`. Raises ConnectionError."""
         self._response = response
         self._record(body)
         await self._within_timeout(self._send_whole(response), len(body))
@@ -133,7 +142,7 @@ class Client:
         await self._within_timeout(response.prepare(self._request), 0)
 
     async def write(self, data: bytes) -> None:
-        """Send a part of a streamed reply; waits while the client does not read. Raises ConnectionError."""
+        """Send a part of a streamed reply, and wait until the client has read enough. Raises ConnectionError."""
         self._record(data)
         await self._within_timeout(self._response.write(data), len(data))
 
@@ -148,7 +157,10 @@ class Client:
             self._progress.content += data[: MAX_EVENT_BYTES - len(self._progress.content)]
 
     async def _within_timeout(self, writing: Awaitable[object], size: int) -> None:
-        """Write within the write timeout. A small write to an empty buffer cannot block and needs no timer."""
+        """Await a write of `size` bytes, for at most the write timeout. Raises ConnectionAbortedError after it.
+
+        A small write to an empty buffer does not wait for the client, so it gets no timer.
+        """
         if self._response.prepared and self._progress.first_byte is None:
             self._progress.first_byte = perf_counter()
         transport = self._request.transport
@@ -165,7 +177,10 @@ class Client:
 
 
 async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamRules, progress: ReplyProgress) -> None:
-    """Pass events to the client as they arrive. A truncated stream ends with an error event."""
+    """Convert the backend's events and send them to the client as they arrive.
+
+    If the backend's stream is truncated, send an error event and set `progress.truncated`.
+    """
     failure: ProxyError | None = None
     try:
         if not await _relay_events(upstream, client, rules):

@@ -1,6 +1,6 @@
-"""Sends the reply of a plan to the client: unconverted or converted to the client's API, streamed or whole.
+"""Sends the backend's reply to the client, and converts it to the client's API where the plan says so.
 
-It does not depend on how a plan is made.
+It handles streams and replies that arrive whole. It does not depend on how a plan is made.
 """
 
 from collections.abc import Mapping
@@ -39,10 +39,11 @@ async def send_reply(
         upstream: The backend's reply.
         plan: Says how the reply is converted.
         headers: Headers of the proxy, added to those of the backend.
-        progress: Collects what is known of the reply.
+        progress: Records the token counts of the reply, and whether it was truncated.
 
     Raises:
-        BackendProtocolError: The reply is not one that can be converted.
+        BackendProtocolError: The reply must be converted, but is not a completion.
+        ConnectionError: The client has disconnected.
     """
     headers = {**reply_headers(upstream.headers), **headers}
     if upstream.status == 200 and upstream.content_type == "text/event-stream":
@@ -56,7 +57,8 @@ async def send_reply(
     if upstream.status == 200:
         data = whole_reply(data, plan, progress)
     elif upstream.status >= ProxyError.status and not parse_object(data):
-        # A router between proxy and backend may name an internal address, which is not for clients.
+        # A router between proxy and backend may answer with a page that names an internal address. Clients must not
+        # see it.
         data = BackendUnavailableError(f"The backend answered {upstream.status}, and gave no reason in JSON.").json
         headers["content-type"] = "application/json"
     whole = web.Response(status=upstream.status, body=data, headers=headers)
@@ -65,7 +67,11 @@ async def send_reply(
 
 
 def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress) -> bytes:
-    """Convert a reply that is not a stream, and record its usage. Raises BackendProtocolError."""
+    """Convert the body of a successful reply that is not a stream, and record its token counts in `progress`.
+
+    Raises:
+        BackendProtocolError: The reply must be converted, but is not a completion.
+    """
     payload = parse_object(data)
     _record_usage(payload, progress)
     if plan.cut_at:
@@ -80,7 +86,7 @@ def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress) -> bytes:
 
 
 def stream_rules(plan: Plan, progress: ReplyProgress) -> StreamRules:
-    """How the stream of a plan is converted."""
+    """Return the rules by which the relay converts the stream of a plan."""
     if isinstance(plan.shape, ResponseShape):
         return _with_cutting(_response_rules(ResponseEvents(plan.shape), progress), plan)
     if isinstance(plan.shape, ChatShape):
@@ -98,7 +104,10 @@ def _with_cutting(rules: StreamRules, plan: Plan) -> StreamRules:
 
 
 def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
-    """Cut completion events at stop strings, then convert them. An event without text or usage left is dropped."""
+    """Return a transform that cuts completion events at stop strings and passes the rest to the transform `then`.
+
+    An event of which no choice and no token counts remain after the cut is dropped.
+    """
 
     def transform(event: bytes) -> bytes:
         if is_done(event):
@@ -113,7 +122,10 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
 
 
 def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -> EventTransform:
-    """Convert completion events to chat events. Events without choices (errors, comments) pass unchanged."""
+    """Return a transform from completion events to chat events.
+
+    An event without the key `choices`, such as an error or a comment, passes unchanged.
+    """
     cache = ChunkCache()
 
     def transform(event: bytes) -> bytes:
@@ -137,7 +149,10 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -
 
 
 def _response_rules(events: ResponseEvents, progress: ReplyProgress) -> StreamRules:
-    """Convert completion events to events of the Responses API, which ends a stream with an event of its own."""
+    """Return the rules for converting completion events to events of the Responses API.
+
+    In this API, an event such as `response.completed` ends a stream, and `response.failed` reports a truncated one.
+    """
 
     def transform(event: bytes) -> bytes:
         if is_done(event):

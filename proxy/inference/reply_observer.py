@@ -1,7 +1,7 @@
-"""Finds the id of a reply and how it ended, from the bytes that the client gets. For requests of experiments only.
+"""Finds the id of a reply and the reason for its end in the bytes that the client gets. Only experiments need them.
 
-It is cheap: the first event is parsed only if it does not begin with its id, and the other events are searched. The
-text of an answer cannot be mistaken for a field, because its quotation marks are escaped.
+To save time, events are searched with patterns instead of parsed. Only a first event that does not begin with its id is
+parsed. A pattern cannot match within the text of an answer, because JSON escapes the quotation marks there.
 """
 
 import re
@@ -19,10 +19,10 @@ _MAX_ID_LENGTH: Final = 200
 
 
 class ReplyObserver:
-    """Observes one reply.
+    """Observes one reply while it is sent to the client.
 
     Attributes:
-        completion_id: The id of the completion; None if unknown.
+        completion_id: The id of the completion; None if it was not found.
     """
 
     __slots__ = ("_ends", "_is_first", "completion_id")
@@ -34,11 +34,14 @@ class ReplyObserver:
 
     @property
     def ended_by_itself(self) -> bool | None:
-        """Whether the model ended every choice itself, not at a length limit; None if unknown."""
+        """Whether the model itself ended every choice that has ended so far; None if none has ended.
+
+        False if a length limit, a content filter or an error ended a choice.
+        """
         return self._ends <= _STOP_REASONS if self._ends else None
 
     def observe(self, data: bytes) -> None:
-        """Take the next bytes: the whole reply, or whole events."""
+        """Search the next bytes of the reply. They must be one or more whole events, or the whole reply."""
         if self._is_first:
             self._is_first = False
             self.completion_id = _id_of(data)
@@ -49,7 +52,7 @@ class ReplyObserver:
 
 
 def _id_of(data: bytes) -> str | None:
-    """The id, usually at the start; else by parsing the first object."""
+    """Return the id in the first bytes of a reply; None if they contain no usable id."""
     if found := _ID_FIRST.match(data):
         return found[1].decode("ascii")
     return _parsed_id(data)
@@ -65,7 +68,7 @@ def _parsed_id(data: bytes) -> str | None:
 
 
 def _first_object(data: bytes) -> Mapping[str, Any]:
-    """The JSON object of a reply, or of its first event."""
+    """Return the JSON object of a whole reply, or of its first event; an empty one if there is none."""
     if not data.startswith(b"{"):
         event = _BLANK_LINE.split(data, 1)[0]
         data = next((line[5:] for line in event.splitlines() if line.startswith(b"data:")), b"")
@@ -77,7 +80,7 @@ def _first_object(data: bytes) -> Mapping[str, Any]:
 
 
 def _whole_response_end(data: bytes) -> list[bytes]:
-    """The status of a Responses API reply that is not a stream."""
+    """Return the status of a Responses API reply that is not a stream, as a list of one; empty for any other reply."""
     payload = _first_object(data) if data.startswith(b"{") else {}
     status = payload.get("status")
     return [status.encode()] if payload.get("object") == "response" and isinstance(status, str) else []

@@ -1,6 +1,6 @@
-"""What is known of a reply: collected while it passes to the client, and frozen at its end.
+"""Records facts about a reply while it is sent to the client, and freezes them at its end.
 
-It does not depend on HTTP or on a plan.
+A ReplyProgress collects the facts, and a ReplyResult holds the final ones. The module does not depend on HTTP or plans.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,18 +11,20 @@ from proxy.inference.reply_observer import ReplyObserver
 
 
 class ReplyResult(NamedTuple):
-    """How a request ended. A tuple, because one is made for each request and a frozen dataclass takes longer.
+    """The result of one request. It is a named tuple, because that is faster to create than a frozen dataclass.
 
     Attributes:
         status: The HTTP status of the reply.
-        outcome: `complete`, `truncated`, `client_gone`, or the code of an error.
-        seconds: From the start of the request to its end.
-        first_byte: Seconds from the start of the request to the first byte of the reply; None if there was none.
-        usage: The token counts of the backend; empty if it sent none.
-        truncated: Whether a stream ended before its answer did.
-        content: The bytes of the reply, if they were kept.
-        completion_id: The id of the completion; None if unknown.
-        stopped: Whether the model ended the answer itself, not at a length limit; None if unknown.
+        outcome: `complete`, `truncated`, `client_gone`, `error` for a defect of the proxy, or the code of a ProxyError
+            (`bad_request` if the error has no code).
+        seconds: Seconds from the start of the request to its end.
+        first_byte: Seconds from the start of the request to the first byte of the reply; None if no byte was sent.
+        usage: The token counts that the backend reported; empty if it reported none.
+        truncated: Whether the backend's stream broke off before the end of the answer.
+        content: The bytes of the reply, at most one MiB; None if they were not kept.
+        completion_id: The id of the completion; None if it was not looked for or not found.
+        stopped: Whether the model itself ended the answer. False if a length limit, a content filter or an error ended
+            it. None if this is not known.
     """
 
     status: int
@@ -36,7 +38,10 @@ class ReplyResult(NamedTuple):
     stopped: bool | None
 
     def token_counts(self) -> Iterator[tuple[str, int]]:
-        """Tokens by type. `cached`: tokens of the prompt that the backend found in its prefix cache."""
+        """Yield the type and the number of tokens: `prompt`, `completion` and `cached`, as far as they are known.
+
+        Tokens of the type `cached` are those of the prompt that the backend found in its prefix cache.
+        """
         details = self.usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         prompt, completion = self.usage.get("prompt_tokens"), self.usage.get("completion_tokens")
@@ -47,15 +52,15 @@ class ReplyResult(NamedTuple):
 
 @dataclass(slots=True)
 class ReplyProgress:
-    """What is known of a reply while it passes.
+    """Facts about a reply, recorded while it is sent to the client.
 
     Attributes:
-        accepted: Whether the backend accepted the request.
-        first_byte: When the first byte of the reply was passed on, by `time.perf_counter`.
-        usage: The token counts of the backend.
-        truncated: Whether a stream ended before its answer did.
-        content: The bytes of the reply, at most one MiB; None if they are not kept.
-        observer: Reads the reply for an experiment.
+        accepted: Whether the backend answered with a status below 400.
+        first_byte: When the client was sent the first byte, by `time.perf_counter`; None before that.
+        usage: The token counts that the backend reported; None until it reports them.
+        truncated: Whether the backend's stream broke off before the end of the answer.
+        content: The bytes of the reply so far, at most one MiB; None if they are not kept.
+        observer: Finds what experiments need of the reply; None if the request is in no experiment.
     """
 
     accepted: bool = False
@@ -66,7 +71,14 @@ class ReplyProgress:
     observer: ReplyObserver | None = None
 
     def result(self, status: int, outcome: str, started: float, ended: float) -> ReplyResult:
-        """The frozen result of the request. started, ended: by `time.perf_counter`."""
+        """Return the frozen result of the request.
+
+        Args:
+            status: The HTTP status of the reply.
+            outcome: See ReplyResult.
+            started: When the request started, by `time.perf_counter`.
+            ended: When it ended, by the same clock.
+        """
         return ReplyResult(
             status,
             outcome,

@@ -1,4 +1,4 @@
-"""What is known of a request apart from its reply: for the log line, metrics, the trace and experiments."""
+"""Holds the facts about a request that the log, the metrics, the trace and experiments need. Its reply is apart."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ from proxy.inference.plan import Plan
 
 
 class RequestContext(NamedTuple):
-    """One request. A tuple, because one is made for each request and a frozen dataclass takes longer.
+    """One request. It is a named tuple, because that is faster to create than a frozen dataclass.
 
     Attributes:
         request_id: The client's X-Request-Id, or an id that the proxy generated.
         route: The path of the endpoint.
         client: The name of the client's API key; None if no keys are required.
         trace: The span of the request; None if traces are not exported.
-        body: The body as the client sent it, if contents are logged; else empty.
-        plan: What was sent to the backend; None if the request failed before that was decided.
+        body: The client's body, if contents are logged and it is not a form; else empty.
+        plan: The plan of the request; None if the request failed before its plan was made.
     """
 
     request_id: str

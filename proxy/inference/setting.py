@@ -1,4 +1,4 @@
-"""What a request is served with, as one value. It does not depend on HTTP or experiments."""
+"""Holds the model, the variant and the bundle that serve a request. It does not depend on HTTP or experiments."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from proxy.inference.variants import Choice
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a request is served with.
+    """The model, the variant and the bundle that serve a request.
 
     Attributes:
         choice: The model's id and the variant.
         model: The model with this id, as a backend lists it.
-        served: The bundle that prompt, examples and sampling come from; None if there is none for the model.
+        served: The bundle that prompt, examples and sampling come from; None if the model has no bundle.
     """
 
     choice: Choice

@@ -1,4 +1,8 @@
-"""Which model and which variant a request asks for: by header, else by suffix, else the default. Pure functions."""
+"""Decides which model and which variant serve a request. Pure functions.
+
+A client names a variant in the header x-drpo-variant, or as a suffix of the model: MODEL@VARIANT. For a client that
+names none, the default is `aligned` for a model with a bundle and `raw` for any other model.
+"""
 
 import re
 from collections.abc import Collection
@@ -14,11 +18,11 @@ _MAX_LISTED_MODELS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model and a variant.
+    """The model and the variant that serve a request.
 
     Attributes:
-        model: The id of the model.
-        variant: The variant.
+        model: The id of the model, without a variant suffix.
+        variant: `aligned`, `raw` or `raw-matched`.
         explicit: Whether the client named the variant, by header or by suffix.
     """
 
@@ -32,12 +36,13 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 
     Args:
         model_field: The field `model` of the body.
-        header: The header x-drpo-variant.
+        header: The value of the header x-drpo-variant; None if the request has no such header.
         models: The ids of the models that backends list.
         bundled: The ids of the models that have a bundle.
 
     Raises:
-        BadRequestError: The variant is unknown, contradictory, or needs a bundle that the model does not have.
+        BadRequestError: The field `model` is missing. Or the variant is unknown, differs between header and suffix, or
+            needs a bundle that the model does not have.
         UnknownModelError: No backend lists the model.
     """
     if not isinstance(model_field, str) or not model_field:
@@ -57,7 +62,7 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 
 
 def available(model: str, bundled: Collection[str]) -> tuple[str, ...]:
-    """The variants of a model."""
+    """Return the variants that a model can be served as: all for a model with a bundle, else `raw` alone."""
     return VARIANTS if model in bundled else (RAW,)
 
 
@@ -90,5 +95,5 @@ def _listing(models: Collection[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A client's value for an error message: short and on one line."""
+    """Return a client's value as an error message quotes it: on one line, cut after 100 characters."""
     return repr(text if len(text) <= 100 else text[:100] + "...")

@@ -1,1 +1,1 @@
-"""What is put before the client's text: served bundles, retrieval and the token budget. It does not depend on HTTP."""
+"""Loads bundles, retrieves examples, and selects those that fit the model's context. It does not depend on HTTP."""

@@ -1,6 +1,7 @@
-"""Chooses the examples of a request: retrieves them, then fits them to the bundle's limit and the model's context.
+"""Chooses the examples of a request: retrieves them, then keeps those that fit the bundle's limit and the context.
 
-It also caps the length of an answer. It does not depend on HTTP or on how a request's body is written.
+It also decides the max_tokens of an answer on a base model. It does not depend on HTTP, or on which of the APIs a
+client uses.
 """
 
 import asyncio
@@ -25,21 +26,22 @@ from proxy.inference.injection.token_costs import BundleCosts, TokenCosts, estim
 from proxy.openai.chat_completion import client_max_tokens
 
 DEFAULT_MAX_TOKENS: Final = 1024
-"""The length cap of an answer on a base model if neither client nor bundle sets one. vLLM's default is 16."""
-_MAX_TOKEN_BYTES: Final = 256  # twice the longest run of spaces in common vocabularies
+"""The max_tokens of an answer on a base model if neither client nor bundle sets it. vLLM's default, 16, is too low."""
+_MAX_TOKEN_BYTES: Final = 256  # bytes; twice the longest run of spaces that is one token in a common vocabulary
 _MAX_CACHED_HIT_LISTS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What is put before the client's messages.
+    """The prompt and the examples that the proxy puts before the client's messages.
 
     Attributes:
-        bundle: The bundle's short id.
+        bundle: The bundle's short id. The prompt is the prompt of this bundle.
         examples: The examples, in the order in which they are shown.
-        tokens: Tokens of the prompt and the examples.
-        prompt_only: Why there are no examples, in a word; None if the request may have examples.
-        degraded: Why retrieval failed, in a word; None if it did not.
+        tokens: Tokens of the prompt and the examples together.
+        prompt_only: Why the request gets no examples: a reason of proxy/inference/prompt_only.py, or `context` if the
+            context has no room for any. None if nothing excludes examples.
+        degraded: Why retrieval failed: `timeout` or `embedder`. None if it did not fail.
     """
 
     bundle: str
@@ -51,11 +53,11 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class _AllowedExamples:
-    """The examples that the bundle's own limit allows.
+    """The examples that the bundle's own limit (max_injected_tokens) allows, before the context limits them further.
 
     Attributes:
-        costs: Token costs, of these examples among others.
-        selection: The examples.
+        costs: Tokens of the bundle's prompt and of its examples, which include the selected ones.
+        selection: The selected examples: the pinned ones, and the hits that the limit allows.
         injection: The same examples, in the order in which they are shown.
     """
 
@@ -65,7 +67,7 @@ class _AllowedExamples:
 
 
 class Injector:
-    """Chooses the examples of a request, and the length cap of an answer on a base model."""
+    """Chooses the examples of a request, and the max_tokens of an answer on a base model."""
 
     def __init__(self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter) -> None:
         self._retrieval = retrieval
@@ -74,7 +76,7 @@ class Injector:
         self._allowed: LruCache[tuple[str, str, tuple[int, ...]], _AllowedExamples] = LruCache(_MAX_CACHED_HIT_LISTS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
-        """Count the bundle's tokens and load the embedder, so that the first request does not wait for it."""
+        """Count the bundle's tokens and load the embedder, so that the first request does not wait for either."""
         await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.search, "hello"))
 
     async def choose_examples(
@@ -87,8 +89,8 @@ class Injector:
             model: The model that answers.
             query: The text that examples are retrieved for.
             prompt_only: Why the request gets no examples; None if it may have them.
-            client: All text of the client, as it is laid out for the model.
-            body: The request's body.
+            client: All text of the client, as it is laid out for the model. Its tokens limit the examples.
+            body: The client's body. Its limit on the length of the answer limits the examples too.
         """
         costs = await self._costs.of(served, model)
         if prompt_only:
@@ -105,9 +107,9 @@ class Injector:
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
     ) -> _AllowedExamples:
-        """The examples that the bundle's own limit allows, cached by the hits.
+        """Return the examples that the bundle's own limit allows for the hits in `result`, from a cache if possible.
 
-        costs: the costs that are known without looking at the hits.
+        costs: the result of `TokenCosts.of`, which lacks most examples of a large bank.
         """
         key = (served.bundle.id, model.id, tuple([hit.position for hit in result.hits]))
         cached = self._allowed.get(key)
@@ -117,25 +119,33 @@ class Injector:
         policy = served.bundle.manifest.retrieval
         selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
         allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, result))
-        # Estimates are replaced by counts later, and the costs of a large bank's hits are made for each request.
+        # Only counts are cached, because an estimate is replaced by a count later. The costs of hits that `costs` lacks
+        # may be estimates.
         if all_costs.counted and all_costs is costs and not result.degraded:
             self._allowed.put(key, allowed)
         return allowed
 
     async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
-        """Tokens that the context leaves for prompt and examples; None if `wanted` tokens certainly fit.
+        """Return how many tokens the context leaves for prompt and examples; None if `wanted` tokens certainly fit.
 
-        The client's tokens are counted only if an upper bound is not enough to decide.
+        Counting is slow. So the client's tokens are counted only if `wanted` tokens might not fit with an upper bound
+        of the client's tokens.
+
+        Args:
+            model: The model.
+            wanted: Tokens of the prompt and of the examples that the bundle's limit allows.
+            client: All text of the client.
+            answer: Tokens that are left for the answer.
         """
         if model.context is None or wanted + max_token_count(client) + answer <= model.context - DEFAULT_ANSWER_TOKENS:
             return None
         return room_for_injection(model.context, await self._tokens(model, client), answer)
 
     async def _tokens(self, model: Model, text: str) -> int:
-        """Tokens of a text: counted, or estimated if the backend cannot count.
+        """Return the tokens of a text: counted, or estimated if the backend cannot count.
 
-        A text that is certainly longer than the context is estimated too: a backend may need many seconds to count it,
-        and the result would not change.
+        A text that is certainly longer than the context is estimated too. A backend may need many seconds to count it,
+        and the exact number would not change what fits.
         """
         if model.context is not None and max_token_count(text) > _MAX_TOKEN_BYTES * model.context:
             return estimated_tokens(text)
@@ -143,12 +153,15 @@ class Injector:
         return estimated_tokens(text) if exact is None else exact
 
     async def max_tokens(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
-        """max_tokens for a client that sets none: the bundle's cap, or what the context leaves if that is less.
+        """Return the max_tokens for a base model, for a client that sets none.
+
+        It is the bundle's max_tokens, or DEFAULT_MAX_TOKENS if the bundle sets none. If the context leaves fewer tokens
+        after the prompt, it is their number, but at least 1.
 
         Args:
-            text: The whole prompt.
-            injected: Tokens of the prompt that the proxy added.
-            client: The client's part of the prompt.
+            text: The whole text that the model is sent.
+            injected: Tokens of the prompt and the examples that the proxy added to this text.
+            client: The client's part of this text.
             model: The model that answers.
             served: The bundle; None if the request is served without one.
         """
@@ -171,10 +184,11 @@ def _bundle_cap(served: ServedBundle | None) -> int:
 
 
 def _answer_tokens(body: Json, served: ServedBundle) -> int:
-    """Tokens that examples leave for the answer: the client's max_tokens, at most the bundle's cap.
+    """Return how many tokens of the context examples must leave for the answer.
 
-    Many clients always send a large max_tokens. Without the bundle's cap it would remove all examples, also the pinned
-    ones, which contain the refusals.
+    It is the client's max_tokens, or DEFAULT_ANSWER_TOKENS if the client sets none. It is at most the max_tokens of the
+    bundle, because many clients always send a large max_tokens. Without this maximum, their requests would lose all
+    examples, even the pinned ones, which contain the refusals.
     """
     asked = client_max_tokens(body)
     cap = _bundle_cap(served)

@@ -1,9 +1,10 @@
-"""Finds examples for a query before a deadline: caches, joint lookups, batches. It does not depend on HTTP or models.
+"""Finds examples for a query before a deadline, with caches and batches. It does not depend on HTTP or models.
 
-The event loop answers a query whose vector is cached, if the bank is small enough to search at once. Embedding and the
-search of a large bank run on one thread (proxy/inference/injection/retrieval_worker.py). Queries that arrive while the
-thread is busy form the next batch, most urgent first. Requests with the same query share one lookup. Retrieval fails
-open: with a slow or broken embedder a request loses its examples, not its answer.
+If the hits of a query are cached, the event loop returns them. If only its vector is cached, the event loop searches a
+small bank itself. Everything else runs on one thread (proxy/inference/injection/retrieval_worker.py): embedding, and
+the search of a large bank. Queries that arrive while the thread is busy form the next batch, ordered by deadline.
+Requests with the same query share one lookup. Retrieval fails open: if the embedder is slow or broken, a request is
+answered without retrieved examples.
 """
 
 import asyncio
@@ -18,19 +19,19 @@ from proxy.core.metrics import Metrics
 from proxy.inference.injection.retrieval_worker import BundleSearch, PendingQuery, RetrievalResult, embed_and_search
 
 _MAX_CACHED_QUERIES: Final = 4096
-# Large enough to save hops to the thread, small enough that the next batch does not wait long.
+# Queries in a batch. A larger batch saves switches to the thread; with a smaller one, the next batch waits less.
 _MAX_BATCH: Final = 32
 
 
 class Retrieval:
-    """Finds the examples for queries."""
+    """Finds the examples for queries, with caches and one thread for the whole process."""
 
     def __init__(self, timeout: float, metrics: Metrics) -> None:
-        """Start without any cached query.
+        """Begin with empty caches.
 
         Args:
-            timeout: Seconds after which a request goes on without retrieved examples.
-            metrics: Counts lookups.
+            timeout: Seconds that a request waits for retrieved examples. Then it is served without them.
+            metrics: Where the times and the failures of lookups are recorded.
         """
         self._timeout = timeout
         self._metrics = metrics
@@ -42,7 +43,7 @@ class Retrieval:
         self._batches: asyncio.Task[None] | None = None
 
     async def find(self, search: BundleSearch, query: str) -> RetrievalResult:
-        """The examples for a query; none, with the reason, if they are not found before the deadline."""
+        """Return the examples for a query. If retrieval fails or is late, return no examples and the reason."""
         started = perf_counter()
         digest = blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         hits = self._find_cached(search, digest)
@@ -53,13 +54,16 @@ class Retrieval:
         return result
 
     def close(self) -> None:
-        """Stop the thread. Queries that wait are dropped."""
+        """Stop the thread after its current batch. Queries that still wait get no result."""
         if self._batches is not None:
             self._batches.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _find_cached(self, search: BundleSearch, digest: bytes) -> tuple[Hit, ...] | None:
-        """Hits that need neither an embedding nor a long search. Bundles with the same embedder share vectors."""
+        """Return the hits if they are cached, or if the vector is cached and the search is quick; else None.
+
+        A cached vector serves all bundles that have the same embedder.
+        """
         hits = self._hits.get((search.id, digest))
         if hits is None and search.retriever.is_quick:
             vector = self._vectors.get((search.embedder.spec, digest))
@@ -73,7 +77,7 @@ class Retrieval:
         pending = self._pending.get((search.id, digest))
         if pending is None:
             pending = self._enqueue(search, query, digest, deadline)
-        pending.deadline = deadline  # of the last request that waits
+        pending.deadline = deadline  # The query is useful until the last request that waits for it gives up.
         try:
             async with asyncio.timeout(self._timeout):
                 return await asyncio.shield(pending.result)
@@ -89,7 +93,7 @@ class Retrieval:
         return pending
 
     async def _process_batches(self) -> None:
-        """Process batches until no query waits. Each result is delivered at once, before the batch is finished."""
+        """Process batches until no query waits. A query gets its result before the rest of its batch is finished."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._next_batch()
@@ -101,7 +105,7 @@ class Retrieval:
             )
 
     def _next_batch(self) -> list[PendingQuery]:
-        """The most urgent queries, with the vectors that have become known meanwhile."""
+        """Remove the queries with the earliest deadlines from the queue, set their cached vectors, and return them."""
         self._waiting.sort(key=lambda pending: pending.deadline)
         batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
         for pending in batch:
@@ -109,7 +113,7 @@ class Retrieval:
         return batch
 
     def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
-        """Cache a result, even if no request waits for it any more, and give it to the requests that wait."""
+        """Cache a result, and give it to the requests that wait. It is cached even if all of them have given up."""
         key = (pending.search.id, pending.digest)
         self._pending.pop(key, None)
         if pending.vector is not None:

@@ -1,6 +1,7 @@
-"""The part of retrieval that runs on a thread: embeds a batch of queries and searches for each.
+"""Runs on the retrieval thread: embeds a batch of queries, and searches the nearest examples of each.
 
-It does not depend on an event loop, on caches or on requests. It raises nothing: a failure is a result.
+It does not depend on an event loop, on caches or on requests. It raises no exceptions: if embedding or search fails for
+a query, the RetrievalResult of this query gives the reason.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ class RetrievalResult:
     """The result for one query.
 
     Attributes:
-        hits: Most similar first; empty if retrieval failed.
-        degraded: Why retrieval failed, in a word; None if it did not.
+        hits: The retrieved examples, as `Retriever.choose` returns them; empty if retrieval failed.
+        degraded: Why retrieval failed: `timeout` or `embedder`. None if it did not fail.
     """
 
     hits: tuple[Hit, ...]
@@ -33,12 +34,12 @@ class RetrievalResult:
 
 @dataclass(frozen=True, slots=True)
 class BundleSearch:
-    """What is needed to find examples in one bundle.
+    """The retriever and the embedder that find examples in one bundle.
 
     Attributes:
         id: The bundle's id.
         retriever: Searches the bundle's vectors.
-        embedder: Embeds queries.
+        embedder: Turns queries into vectors.
     """
 
     id: str
@@ -51,11 +52,11 @@ class PendingQuery:
     """A query that waits for its result.
 
     Attributes:
-        search: The bundle to search.
-        query: The text.
-        digest: A digest of the text, the key of caches.
-        result: The result. It belongs to the event loop; the thread does not touch it.
-        deadline: When the last request that waits gives up, by `time.monotonic`.
+        search: Searches the bundle.
+        query: The text of the query.
+        digest: A digest of the text. It is part of the keys of caches.
+        result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
+        deadline: When the last request that waits for this query gives up, by `time.monotonic`.
         vector: The query's vector, shape (dimension,); None until it is known.
     """
 
@@ -68,13 +69,14 @@ class PendingQuery:
 
 
 Deliver = Callable[[PendingQuery, RetrievalResult], object]
-"""Takes the result of a query."""
+"""Hands a query's result back to the event loop. The thread calls it."""
 
 
 def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
-    """Embed and search the queries of a batch, most urgent first; deliver each result once, as soon as it is known.
+    """Embed the queries of a batch, search for each, and deliver each result once, as soon as it is known.
 
-    A query whose deadline passed before its turn is not embedded, so that overload does not build up a backlog.
+    A query whose deadline has passed before its turn gets the result `timeout` at once. Embedding it would delay the
+    queries that can still meet their deadlines.
     """
     for call in _embedder_calls(batch):
         now = monotonic()
@@ -85,7 +87,11 @@ def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
 
 
 def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQuery]]:
-    """The batch in groups that go to an embedder in one call. Queries with a known vector come first, one by one."""
+    """Yield the queries of a batch in groups that are processed together.
+
+    Each query with a known vector is a group of one, and these come first. The others are grouped by embedder, up to as
+    many texts as one call to it should embed. Queries with the same text count as one text.
+    """
     yield from ([pending] for pending in batch if pending.vector is not None)
     by_embedder: dict[int, dict[str, list[PendingQuery]]] = {}
     for pending in batch:
@@ -110,7 +116,10 @@ def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
 
 
 def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliver: Deliver) -> None:
-    """Retry each query alone after a failure, so that one text that an embedder rejects does not fail the others."""
+    """Retry each query of a failed group alone, so that a text that the embedder rejects fails only its own query.
+
+    A query that was alone in its group is not retried: it gets the result `embedder`.
+    """
     if len(queries) == 1:
         log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
         queries[0].vector = None
@@ -121,7 +130,7 @@ def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliv
 
 
 def _embed(queries: Sequence[PendingQuery]) -> None:
-    """Set the vector of each query. The same text for two bundles is embedded once."""
+    """Set the vector of each query. All queries have the same embedder. Equal texts are embedded once."""
     if not queries:
         return
     texts = list(dict.fromkeys(pending.query for pending in queries))

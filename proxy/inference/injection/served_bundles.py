@@ -1,6 +1,7 @@
-"""Loads the bundles that are served. It does not depend on requests.
+"""Loads the bundles that are served, and opens their embedders. It does not depend on requests.
 
-A served bundle is one frozen value. A request takes it once, so a reload cannot mix two bundles in one request.
+A served bundle is one frozen value, which a request looks up once. So a reload during the request cannot give it parts
+of two bundles.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,13 +24,13 @@ from proxy.inference.injection.retrieval_worker import BundleSearch
 
 @dataclass(frozen=True, slots=True)
 class ServedBundle:
-    """A bundle with what is needed to serve it.
+    """A bundle with its layout and the search in it, ready to serve requests.
 
     Attributes:
         bundle: The bundle.
-        layout: The layout of text for base models.
-        pinned: The examples that every request gets.
-        search: Finds examples for a query.
+        layout: The bundle's layout, by which its prompt and examples are written for a base model.
+        pinned: The pinned examples.
+        search: Finds the retrieved examples for a query.
     """
 
     bundle: Bundle
@@ -39,7 +40,7 @@ class ServedBundle:
 
     @property
     def id(self) -> str:
-        """The bundle's short id."""
+        """The first 12 characters of the bundle id, which headers and logs show."""
         return self.bundle.id[:12]
 
 
@@ -49,17 +50,18 @@ def load_bundles(
     query_embedder: str = OWN,
     serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
-    """Load bundles by model.
+    """Load the bundles of the flag --bundle, and return them by the id of the model that they are served for.
 
     Args:
         arguments: The values of --bundle.
         allowed: The values of --allow-embedder.
         query_embedder: The value of --query-embedder.
-        serving: Bundles that are served already. Their embedder is used again if it is part of this package, because a
-            second one would take its memory twice.
+        serving: Bundles that are served already. An embedder that comes with drpo is taken from them if they have it
+            open, because a second copy would need as much memory again.
 
     Raises:
-        StartupError: A flag is wrong.
+        StartupError: A --bundle argument is malformed, names no directory, or names a model that another one names.
+            Or --query-embedder does not suit a bundle.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be used.
     """
@@ -80,9 +82,20 @@ def load_bundles(
 def load_directories(
     directories: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Iterable[ServedBundle]
 ) -> dict[str, ServedBundle]:
-    """Load bundles by directory. A bundle that is served already is used again.
+    """Load the bundles of the arms of experiments, and return them by directory.
 
-    The arguments and errors are those of `load_bundles`.
+    A bundle with the id of one that is served already is not built again: the served one is returned.
+
+    Args:
+        directories: The directories of the bundles; `default` means the bundle that comes with drpo.
+        allowed: As for `load_bundles`.
+        query_embedder: As for `load_bundles`.
+        serving: Bundles that are served already.
+
+    Raises:
+        StartupError: --query-embedder does not suit a bundle.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be used.
     """
     serving = list(serving)
     embedders = _open_embedders(serving)
@@ -95,7 +108,10 @@ def load_directories(
 
 
 def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
-    """The embedders of this package that are open already, by name."""
+    """Return, by name, the embedders that come with drpo and that the served bundles have open.
+
+    An open student also holds its teacher, the default embedder, so that one counts as open too.
+    """
     used = {old.search.embedder.spec.name: old.search.embedder for old in serving}
     opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
     student = opened.get(FAST)
@@ -103,7 +119,10 @@ def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
 
 
 def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
-    """The bundle's own embedder, or its student. Raises StartupError if the student follows another embedder."""
+    """Return the embedder for a bundle's queries: the one of its vectors, or for `fast` the student of that one.
+
+    Raises StartupError if the student imitates another embedder than the one of the bundle's vectors.
+    """
     own = embedders[bundle.manifest.embedder.name]
     if name != FAST:
         return own
@@ -119,7 +138,7 @@ def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -
 
 
 def check_bundle_arguments(arguments: Sequence[str]) -> None:
-    """Raise StartupError for a --bundle argument that names no directory."""
+    """Raise StartupError if a --bundle argument is malformed or names no directory."""
     for argument in arguments:
         _parse_argument(argument)
 

@@ -1,23 +1,33 @@
-"""Computes how many tokens a model's context leaves for prompt and examples.
+"""Holds the arithmetic of the token budget: how many tokens a model's context leaves for prompt and examples.
 
-This module is arithmetic over token counts. It does not depend on tokenizers; index/retrieval/selection.py selects the
-examples.
+The module does not choose or cache examples. index/retrieval/selection.py selects the examples that fit the budget, and
+proxy/inference/injection/injector.py calls both and caches selections. The module does not depend on tokenizers.
 """
 
 from typing import Final
 
 HYSTERESIS: Final = 256
-"""A growing conversation loses examples in steps of this many tokens, so that its prefix stays cached in between."""
+"""The client's tokens are rounded up to a multiple of this number before the budget is computed.
+
+So the examples of a growing conversation change only when its tokens pass a multiple. Between two multiples the
+preamble stays the same, and the backend finds it in its prefix cache.
+"""
 DEFAULT_ANSWER_TOKENS: Final = 256
-"""Tokens that examples leave for an answer whose length the client does not cap."""
+"""Tokens of the context that are left for the answer if the client sets no max_tokens."""
 
 
 def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> int:
-    """Tokens left for prompt and examples, with the client's tokens rounded up to a multiple of HYSTERESIS."""
+    """Return the tokens that the context leaves for prompt and examples. It may be negative.
+
+    Args:
+        context: Tokens of the model's context.
+        client_tokens: Tokens of the client's text. They are rounded up to a multiple of HYSTERESIS.
+        answer_tokens: Tokens that are left for the answer.
+    """
     stepped = -(-client_tokens // HYSTERESIS) * HYSTERESIS
     return context - stepped - answer_tokens
 
 
 def max_token_count(text: str) -> int:
-    """An upper bound of a text's tokens with any tokenizer: one for each byte."""
+    """Return an upper bound of the tokens of a text: its bytes, because every token has at least one byte."""
     return len(text.encode("utf-8", "replace"))

@@ -1,4 +1,7 @@
-"""How many tokens each part of a bundle has on a model: counted by the backend's tokenizer, or estimated."""
+"""Measures how many tokens the prompt and each example of a bundle have on a model.
+
+The backend's tokenizer counts them. If it cannot count, they are estimated.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,21 +15,22 @@ from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.served_bundles import ServedBundle
 
 _MAX_CONCURRENT_COUNTS: Final = 8
-_MAX_CACHED_BUNDLES: Final = 256  # pairs of bundle and model; bundles that were replaced are evicted
-_MAX_COUNTED_AHEAD: Final = 5_000  # examples; those of a larger bank are counted when they are first shown
+_MAX_CACHED_BUNDLES: Final = 256  # pairs of a bundle and a model; the least recently used pair is evicted
+_MAX_COUNTED_AHEAD: Final = 5_000  # examples; in a larger bank, an example is counted when it is first retrieved
 _MAX_CACHED_EXAMPLES: Final = 50_000
 _RECOUNT_AFTER: Final = 30.0  # seconds after an estimate
 
 
 @dataclass(frozen=True, slots=True)
 class BundleCosts:
-    """Tokens of a bundle's parts, as they are laid out, with one model's tokenizer.
+    """Tokens of a bundle's prompt and examples, as the layout writes them and one model's tokenizer counts them.
 
     Attributes:
         prompt: Tokens of the prompt.
-        examples: Tokens of each example by id. For a large bank: of the pinned and the requested examples only.
-        counted: Whether the tokenizer counted all of them; else some are estimates.
-        measured_at: When they were counted or estimated, by the event loop's clock.
+        examples: Tokens of each example by its id. For a bank of more than 5,000 examples, it holds only the pinned
+            examples, and after `TokenCosts.including` also the given hits.
+        counted: Whether the tokenizer counted all parts that were measured ahead; else some are estimates.
+        measured_at: When the parts were measured ahead, by the event loop's clock.
     """
 
     prompt: int
@@ -36,7 +40,7 @@ class BundleCosts:
 
 
 class TokenCosts:
-    """Counts the tokens of a bundle's parts once per model, with the backend's tokenizer."""
+    """Measures the tokens of each bundle on each model, and caches them."""
 
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
@@ -44,7 +48,10 @@ class TokenCosts:
         self._examples: LruCache[tuple[str, str, str], int] = LruCache(_MAX_CACHED_EXAMPLES)
 
     async def of(self, served: ServedBundle, model: Model) -> BundleCosts:
-        """The costs of a bundle on a model. The first call counts them, or estimates if the backend cannot count."""
+        """Return the costs of a bundle on a model. The first call measures them, and concurrent calls wait for it.
+
+        Estimates are measured again after 30 seconds, because the backend may be able to count by then.
+        """
         key = (served.bundle.id, model.id)
         task = self._bundles.get(key)
         if task is None or _is_outdated(task):
@@ -53,7 +60,7 @@ class TokenCosts:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
-        """The same, with the costs of `hits` also for a large bank."""
+        """Return the costs of a bundle on a model, which include all `hits`. In a large bank, `of` may lack them."""
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]
         if not missing:
@@ -88,7 +95,7 @@ class TokenCosts:
         return BundleCosts(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
-        """The counts of texts. Each is a request to the backend, so only a few run at once."""
+        """Return the count of each text. Each count is a request to the backend, so at most 8 run at once."""
         slots = asyncio.Semaphore(_MAX_CONCURRENT_COUNTS)
 
         async def count(text: str) -> int | None:
@@ -99,7 +106,7 @@ class TokenCosts:
 
 
 def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
-    """Whether to count again: counting failed, or an estimate is old enough that the backend may count by now."""
+    """Return True if the costs must be measured again: measuring failed, or it gave estimates over 30 seconds ago."""
     if not task.done() or task.cancelled():
         return False
     if task.exception() is not None:
@@ -109,5 +116,9 @@ def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
 
 
 def estimated_tokens(text: str) -> int:
-    """An estimate that is rather too high: English has about four bytes in a token."""
+    """Estimate the tokens of a text at three bytes each.
+
+    English has about four bytes per token. So the estimate is usually too high. A prompt that fits by the estimate
+    then also fits by its true count.
+    """
     return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
