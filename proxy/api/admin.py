@@ -26,7 +26,7 @@ from proxy.experiments.dashboard import Dashboard
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The result of a reload: how many of each kind are served after it.
+    """How many bundles, keys and experiments are served after a reload.
 
     Attributes:
         bundles: The number of bundles of --bundle.

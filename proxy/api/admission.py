@@ -93,7 +93,7 @@ class Admission:
                 await self._released.wait()
 
     def _take_slot(self) -> bool:
-        """Take a slot, and return True, if all workers together have fewer requests in flight than the limit."""
+        """Take a slot if all workers together serve fewer requests than the limit. Return whether a slot was taken."""
         with self._shared.lock:
             if sum(self._shared.in_flight) >= self.limits.max_in_flight:
                 return False

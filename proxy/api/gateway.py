@@ -27,7 +27,9 @@ VARIANT_HEADER: Final = "x-drpo-variant"
 
 @dataclass(slots=True)
 class ServingState:
-    """The values that a reload replaces. It assigns new objects, so a request that holds an old one keeps it unchanged.
+    """The values that a reload replaces.
+
+    A reload assigns new objects and never changes the old ones. So a request that has read an object can keep using it.
 
     Attributes:
         bundles: The bundles by the id of their model.

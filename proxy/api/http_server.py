@@ -1,7 +1,8 @@
 """Extends aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format.
 
-aiohttp 3.14 waits for headers without a time limit. It also logs bytes that it cannot parse. This module prevents both,
-because such bytes may contain an API key. It does not depend on routes.
+aiohttp 3.14 waits for headers without a time limit. This module closes such a connection at the deadline. aiohttp also
+logs bytes that it cannot parse. They may contain an API key, so this module does not log them. It does not depend on
+routes.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Finds the id of a reply and the reason for its end in the bytes that the client gets. Only experiments need them.
 
-To save time, events are searched with patterns instead of parsed. Only a first event that does not begin with its id is
-parsed. A pattern cannot match within the text of an answer, because JSON escapes the quotation marks there.
+To save time, events are searched with patterns instead of parsed. Only a first event that does not begin with its id,
+and a whole reply of the Responses API, are parsed. A pattern cannot match within the text of an answer,
+because JSON escapes the quotation marks there.
 """
 
 import re

@@ -1,4 +1,7 @@
-"""Holds the facts about a request that the log, the metrics, the trace and experiments need. Its reply is apart."""
+"""Holds the facts about a request that the log, the metrics, the trace and experiments need.
+
+A ReplyResult (proxy/inference/reply_progress.py) holds the facts about its reply.
+"""
 
 from typing import NamedTuple
 

@@ -1,7 +1,8 @@
 """Decides which model and which variant serve a request. Pure functions.
 
 A client names a variant in the header x-drpo-variant, or as a suffix of the model: MODEL@VARIANT. For a client that
-names none, the default is `aligned` for a model with a bundle and `raw` for any other model.
+names none, the default is `aligned` for a model with a bundle and `raw` for any other model. The planner serves a text
+completion as `raw` if its client names no variant.
 """
 
 import re

@@ -118,7 +118,7 @@ def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
 def estimated_tokens(text: str) -> int:
     """Estimate the tokens of a text at three bytes each.
 
-    English has about four bytes per token. So the estimate is usually too high. A prompt that fits by the estimate
-    then also fits by its true count.
+    English has about four bytes per token, so the estimate is usually too high. An estimate that is too low would be
+    worse, because a prompt could then exceed the context.
     """
     return len(text.encode("utf-8", "surrogatepass")) // 3 + 1

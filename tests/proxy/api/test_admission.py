@@ -26,7 +26,7 @@ def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admissi
 
 
 async def turns() -> None:
-    """Let every task do what it can without waiting."""
+    """Let the other tasks run until each of them waits for something."""
     for _ in range(5):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Tests of API keys: the keys file, who is admitted, and the limits of a key."""
+"""Tests of API keys: reading the file, identifying keys, and limiting the use of a key."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from proxy.core.shared_state import LocalState
 
 
 class Clock:
-    """A time that the test moves."""
+    """A clock whose time changes only when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -125,7 +125,7 @@ def test_request_larger_than_the_limit_is_admitted_by_a_full_bucket_and_charged(
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 40)), max_size=40), st.integers(1, 60))
 def test_any_minute_admits_at_most_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
-    """A full bucket and what fills it in that time: the known bound of a token bucket."""
+    """A token bucket admits at most what it holds when full, plus what flows in within the minute."""
     clock = Clock()
     alice = account(clock, requests_per_minute=limit)
     let_in: list[float] = []

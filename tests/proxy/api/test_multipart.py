@@ -1,4 +1,4 @@
-"""Tests that the field `model` of a form is found and replaced, and no other byte changes."""
+"""Tests that the field `model` of a form is found and replaced, and that no other byte changes."""
 
 import aiohttp
 import pytest

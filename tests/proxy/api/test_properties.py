@@ -1,6 +1,6 @@
-"""Tests that requests and replies lose, change or gain nothing, for any client and any split by the network.
+"""Tests that the proxy changes only what it must in requests and replies, however the network splits their bytes.
 
-The expected results are computed here independently of the code under test.
+The tests generate many requests. They compute the expected results themselves, without the code under test.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
 from tests.proxy.serving import Serving, serving
 
-SAMPLING: Final = {"max_tokens": 100, "frequency_penalty": 0.4}  # of the bundle that every test here serves
+SAMPLING: Final = {"max_tokens": 100, "frequency_penalty": 0.4}  # sampling of the bundle that all these tests serve
 CHAT_ALONE: Final = {
     *("messages", "max_completion_tokens", "top_logprobs", "tool_choice", "function_call", "parallel_tool_calls"),
     *("modalities", "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs"),
@@ -78,7 +78,7 @@ unknown = st.dictionaries(words.filter(lambda name: name not in TAKEN | STRUCTUR
 
 
 def bodies(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Chat requests: any of the fields, each perhaps null, and some that nobody knows yet."""
+    """Generate chat requests with any of the known fields, each of which may be null, and with some unknown fields."""
     fields = {name: st.none() | values for name, values in {**FIELDS, **more}.items()}
     known = st.fixed_dictionaries({"messages": conversation}, optional=fields)
     return st.builds(lambda known, unknown: {**unknown, **known, "model": "scripted"}, known, unknown)
@@ -98,7 +98,10 @@ Posting = Callable[[dict[str, Any]], dict[str, Any]]
 
 @contextmanager
 def posting(kind: str) -> Iterator[Posting]:
-    """A way to post one chat request through one proxy, and to see what its backend of this kind received."""
+    """Start a proxy and a backend whose model is of this kind. Yield a function that posts a chat request.
+
+    The function returns the body that the backend received.
+    """
 
     @asynccontextmanager
     async def both() -> AsyncIterator[tuple[ScriptedBackend, Serving]]:
@@ -127,7 +130,7 @@ async def _post(proxy: Serving, body: Mapping[str, Any], path: str = "/v1/chat/c
 
 
 def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Usage is asked for in every stream."""
+    """Return the body as the proxy must send it: every stream asks for the token counts."""
     options = body.get("stream_options") or {}
     if body.get("stream") is not True or options.get("include_usage"):
         return dict(body)
@@ -135,7 +138,9 @@ def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundle's settings where the client is silent; its length cap goes by either of two names."""
+    """Return the body with the bundle's sampling for fields that the client left out.
+
+    Either of the fields max_tokens and max_completion_tokens of a client replaces the bundle's max_tokens."""
     silent = {name: value for name, value in SAMPLING.items() if body.get(name) is None}
     if body.get("max_completion_tokens") is not None:
         silent.pop("max_tokens", None)
@@ -227,7 +232,7 @@ SANE: Final = {"role": "user", "content": "hi"}
 
 
 def odd_requests() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A sane request to each path with one field made nonsense, or with one message made so."""
+    """Yield paths and bodies that have an invalid value in one field, or in one message."""
     sane: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": {"messages": [SANE]},
         "/v1/completions": {"model": "scripted@aligned", "prompt": "hi"},
@@ -266,14 +271,14 @@ def without(body: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def examples_belong(body: Mapping[str, Any]) -> bool:
-    """Examples teach a plain answer: not where another form is asked for, nor where the answer has begun."""
+    """Return True if the proxy must add examples: the client asks for a plain answer and has not begun it."""
     formatted = (body.get("response_format") or {}).get("type", "text") != "text"
     structured = any(body.get(name) for name in ("tools", "structured_outputs"))
     return not (formatted or structured or body["messages"][-1]["role"] == "assistant")
 
 
 def _opening(messages: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The texts of the leading system messages, and what follows them."""
+    """Return the texts of the leading system messages, and the messages after them."""
     count = 0
     while count < len(messages) and messages[count]["role"] in ("system", "developer"):
         count += 1
@@ -305,7 +310,7 @@ async def test_stream_split_at_any_byte_arrives_unchanged(kind: str, sent: bytes
         for part in (sent[:at], sent[at:]):
             if part:
                 await reply.chunk(part)
-                await asyncio.sleep(0.001)  # so that the two arrive apart
+                await asyncio.sleep(0.001)  # so that the proxy receives the two parts separately
         await reply.end()
 
     async with scripted_backend(script, kind=kind) as backend, serving(backend.url) as proxy:
@@ -316,12 +321,12 @@ async def test_stream_split_at_any_byte_arrives_unchanged(kind: str, sent: bytes
         expected = await streamed(len(sent))
         if kind == "chat":
             assert expected == sent
-        for some in batched(range(1, len(sent)), 8):  # at once: what is sent alone is mostly waited for
+        for some in batched(range(1, len(sent)), 8):  # several at once, because each request spends its time waiting
             assert await asyncio.gather(*map(streamed, some)) == [expected] * len(some), some
 
 
 def batched(numbers: range, size: int) -> Iterator[range]:
-    """The numbers in their order, so many at a time."""
+    """Yield the numbers in their order, in batches of `size`."""
     for start in range(0, len(numbers), size):
         yield numbers[start : start + size]
 

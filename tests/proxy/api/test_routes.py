@@ -115,7 +115,8 @@ async def test_request_is_not_repeated_after_a_new_connection_closed() -> None:
         else:
             reply.reset()
 
-    # Without a bundle nothing counts its tokens, so the only connection kept is the one that the first reply closes.
+    # Without a bundle, the proxy sends no requests that count tokens. So it has only one connection to the backend, and
+    # the first reply closes it.
     async with scripted_backend(script) as backend, serving(backend.url, bundles={}, health_interval=60) as proxy:
         assert (await proxy.chat())[0] == 200
         status, _, reply = await proxy.chat()
@@ -235,7 +236,7 @@ async def test_more_requests_than_allowed_get_503_and_retry_after() -> None:
 
 
 class BrokenEmbedder:
-    """NaN, an exception, or too late: whatever an embedder can do wrong."""
+    """An embedder that raises an exception, returns NaN, or takes too long, as `fault` says."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault

@@ -15,7 +15,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 async def sent(body: dict[str, Any], **settings: Any) -> tuple[dict[str, Any], Any]:
-    """What the backend receives for a chat body, and the headers of the reply."""
+    """Post a chat request. Return the body that the backend received, and the headers of the reply."""
     async with scripted_backend(answer, **settings) as backend, serving(backend.url) as proxy:
         status, headers, reply = await proxy.post("/v1/chat/completions", {"model": "scripted", **body})
         assert status == 200, reply

@@ -32,7 +32,7 @@ def streaming(events: list[bytes]) -> Callable[[Reply, Received], Awaitable[None
 
 
 def parsed(stream: bytes) -> list[Any]:
-    """The payloads of a stream; its last must be [DONE]."""
+    """Return the payloads of a stream. Its last event must be [DONE]."""
     events = [event_data(event + b"\n\n") for event in stream.split(b"\n\n") if event]
     assert events[-1] == b"[DONE]"
     return [orjson.loads(event) for event in events[:-1]]

@@ -26,7 +26,7 @@ MANY_AT_ONCE = replace(WORDS, name="openai:test")
 
 @dataclass(slots=True)
 class Embedder:
-    """The words' vectors, after a while; keeps what it was asked, in which thread, and refuses the word `poison`."""
+    """A slow embedder that records its calls and their threads, and fails for the text `poison`."""
 
     seconds: float = 0.0
     spec: EmbedderSpec = WORDS
@@ -67,7 +67,7 @@ async def test_cached_query_is_answered_without_the_thread(retrieval: Retrieval)
 async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> None:
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
-    retrieval._executor.shutdown()  # the vector is known and the bank small: the event loop answers
+    retrieval._executor.shutdown()  # The vector is cached and the bank is small, so the thread is not needed.
     assert (await retrieval.find(bundle_search(embedder, "reloaded"), "hello")).hits == before.hits
     assert embedder.calls == [["hello"]]
 
@@ -108,7 +108,7 @@ async def test_embedder_without_batching_delivers_each_result_at_once(
     await asyncio.gather(*(ask(f"query {n}") for n in range(6)))
     assert [len(call) for call in embedder.calls] == [1] * 6
     assert [name for name, _ in order] == [f"query {n}" for n in range(6)]
-    assert order[0][1] < 6  # the first was told before the last was embedded
+    assert order[0][1] < 6  # The first query got its result before the last one was embedded.
 
 
 async def test_rejected_text_does_not_fail_the_rest_of_its_batch(retrieval: Retrieval) -> None:
@@ -156,7 +156,7 @@ async def test_cancelled_request_does_not_cancel_a_shared_lookup(retrieval: Retr
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["one", "two"]), st.booleans()), max_size=30))
 def test_each_query_gets_its_own_examples_in_any_order(asked: list[tuple[str, str, bool]]) -> None:
-    """The third of each says whether the next waits for it."""
+    """The third value of each query says whether the next query is sent only after its result."""
 
     async def ask_all() -> None:
         retrieval, embedder = Retrieval(5, create_metrics()), Embedder(spec=MANY_AT_ONCE)
