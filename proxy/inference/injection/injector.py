@@ -119,8 +119,8 @@ class Injector:
         policy = served.bundle.manifest.retrieval
         selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
         allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, result))
-        # Only counts are cached, because an estimate is replaced by a count later. The costs of hits that `costs` lacks
-        # may be estimates.
+        # A selection is cached only if it was made from counts, because an estimate is replaced by a count later. The
+        # costs of hits that `costs` lacks may be estimates, so these selections are not cached.
         if all_costs.counted and all_costs is costs and not result.degraded:
             self._allowed.put(key, allowed)
         return allowed
@@ -128,8 +128,8 @@ class Injector:
     async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
         """Return how many tokens the context leaves for prompt and examples; None if `wanted` tokens certainly fit.
 
-        Counting is slow. So the client's tokens are counted only if `wanted` tokens might not fit with an upper bound
-        of the client's tokens.
+        It is also None if the context's length is unknown. Counting is slow. So the client's tokens are counted only if
+        `wanted` tokens do not fit beside an upper bound of the client's tokens.
 
         Args:
             model: The model.
@@ -155,8 +155,8 @@ class Injector:
     async def max_tokens(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
         """Return the max_tokens for a base model, for a client that sets none.
 
-        It is the bundle's max_tokens, or DEFAULT_MAX_TOKENS if the bundle sets none. If the context leaves fewer tokens
-        after the prompt, it is their number, but at least 1.
+        It is the bundle's max_tokens, or DEFAULT_MAX_TOKENS if the bundle sets none. If the context has fewer tokens
+        left after the prompt, it is the number of tokens left, but at least 1.
 
         Args:
             text: The whole text that the model is sent.

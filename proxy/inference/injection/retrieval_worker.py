@@ -1,4 +1,4 @@
-"""Runs on the retrieval thread: embeds a batch of queries, and searches the nearest examples of each.
+"""Runs on the retrieval thread: embeds a batch of queries, and searches the examples nearest to each.
 
 It does not depend on an event loop, on caches or on requests. It raises no exceptions: if embedding or search fails for
 a query, the RetrievalResult of this query gives the reason.

@@ -84,7 +84,7 @@ def load_directories(
 ) -> dict[str, ServedBundle]:
     """Load the bundles of the arms of experiments, and return them by directory.
 
-    A bundle with the id of one that is served already is not built again: the served one is returned.
+    If a bundle with the same id is served already, the served one is returned, and its retriever is not built again.
 
     Args:
         directories: The directories of the bundles; `default` means the bundle that comes with drpo.
@@ -110,7 +110,7 @@ def load_directories(
 def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
     """Return, by name, the embedders that come with drpo and that the served bundles have open.
 
-    An open student also holds its teacher, the default embedder, so that one counts as open too.
+    An open student also holds its teacher, the default embedder. So the teacher is returned too.
     """
     used = {old.search.embedder.spec.name: old.search.embedder for old in serving}
     opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
@@ -119,9 +119,9 @@ def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
 
 
 def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
-    """Return the embedder for a bundle's queries: the one of its vectors, or for `fast` the student of that one.
+    """Return the embedder for a bundle's queries: the embedder that made its vectors, or for `fast` the student.
 
-    Raises StartupError if the student imitates another embedder than the one of the bundle's vectors.
+    Raises StartupError if the student does not imitate the embedder that made the bundle's vectors.
     """
     own = embedders[bundle.manifest.embedder.name]
     if name != FAST:

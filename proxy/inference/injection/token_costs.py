@@ -29,8 +29,9 @@ class BundleCosts:
         prompt: Tokens of the prompt.
         examples: Tokens of each example by its id. For a bank of more than 5,000 examples, it holds only the pinned
             examples, and after `TokenCosts.including` also the given hits.
-        counted: Whether the tokenizer counted all parts that were measured ahead; else some are estimates.
-        measured_at: When the parts were measured ahead, by the event loop's clock.
+        counted: Whether the tokenizer counted everything that `TokenCosts.of` measured; else some are estimates. Hits
+            that `TokenCosts.including` adds do not change this value.
+        measured_at: When `TokenCosts.of` measured, in seconds of the event loop's clock.
     """
 
     prompt: int
@@ -60,7 +61,7 @@ class TokenCosts:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
-        """Return the costs of a bundle on a model, which include all `hits`. In a large bank, `of` may lack them."""
+        """Return the result of `of`, with the tokens of those `hits` added that it lacks because the bank is large."""
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]
         if not missing:
