@@ -1,4 +1,4 @@
-"""The command `drpo-proxy`: parses the command line, prints progress and results, starts the server."""
+"""The command `drpo-proxy`: parses the command line, prints progress and results, and starts the server."""
 
 import argparse
 import asyncio
@@ -40,16 +40,26 @@ Every flag can be given as an environment variable, shown beside its default.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit 0 when stopped, 1 when it cannot start or a check fails, 2 on wrong usage."""
+    """Run the command and exit with its exit code (see `run`)."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code."""
+    """Run the command.
+
+    Returns:
+        The exit code. 0: the command succeeded, or the server was stopped after it had answered requests. 1: an error
+        occurred, a check found problems, or the reader of the output ended. 130: SIGINT ended a command, or the start
+        of the server. 143: SIGTERM ended the start of the server.
+
+    Raises:
+        SystemExit: The command line is wrong (exit code 2), or asks for help (exit code 0).
+    """
     console = Console(stderr=True, highlight=False)
     try:
         if arguments[:1] == ["experiment"]:
-            from proxy.experiments.command import run_experiment_command  # here, as a server does not need its 2 MB
+            # Imported here, because a server does not need this module and its 2 MB.
+            from proxy.experiments.command import run_experiment_command
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
@@ -58,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
             return _new_key(name, Console(highlight=False), console)
         with log_lines(settings.log.log_format):
             if command == "check":
-                from proxy.server.check import check  # here for the same reason
+                from proxy.server.check import check  # here, because a server does not need this module either
 
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
             return_large_blocks_to_system()
@@ -68,9 +78,9 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except asyncio.CancelledError:  # SIGTERM before requests were answered
+    except asyncio.CancelledError:  # SIGTERM before the server answered requests
         return 143
-    except BrokenPipeError:  # the reader of the output has closed it
+    except BrokenPipeError:  # the reader of the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
@@ -91,7 +101,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
 
 
 def _new_key(name: str, output: Console, console: Console) -> int:
-    """Print the key's line for the keys file on standard output, and the key itself on standard error."""
+    """Make a new API key. Print its line for the keys file on standard output, and the key on standard error."""
     key, line = new_key(name)
     console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file:", markup=False, soft_wrap=True)
     output.print(line, markup=False, soft_wrap=True)
@@ -107,7 +117,7 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print what is served and how to call it."""
+    """Print which models are served and how to call them. If there are none, print which backends are waited for."""
     if not status.models:
         waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
         console.print(waiting, markup=False, soft_wrap=True)
@@ -120,7 +130,10 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
 
 
 def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
-    """Examples to paste, with a model that has a bundle if there is one."""
+    """Return the server's addresses, and calls to copy.
+
+    The calls use a model with a bundle. If no served model has a bundle, they use the first model.
+    """
     aligned = next((name for name in status.bundled if name in status.models), None)
     model = aligned or status.models[0]
     raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"

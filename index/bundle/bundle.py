@@ -1,16 +1,17 @@
-"""Loads and writes bundles. A bundle is a directory, which is written whole or not at all and verified on every load.
+"""Loads and writes bundles. A bundle is a directory. It is verified on every load, and a failed write leaves no files.
 
-    manifest.json    format, name, model, layout, policy, sampling, embedder, SHA-256 and size of each file, provenance
-    prompt.txt       the system prompt, exactly these bytes
+    manifest.json    format, name, model, layout, retrieval policy, sampling, embedder, provenance; and SHA-256 and
+                     size of each other file
+    prompt.txt       the system prompt, byte for byte
     examples.jsonl   one example per line
-    vectors.npy      float32 (examples, dimension), rows of norm 1: the embedded queries, in the order of the lines
-    centroids.npy, offsets.npy   only with a large bank: the clusters, by which lines and vectors are sorted
-    sets.json        only if the order of the policy is `set`: the example sets, one of which a query is shown
+    vectors.npy      float32 (examples, dimension): row n (norm 1) is the vector of the query in line n
+    centroids.npy, offsets.npy   only with a large bank: its clusters, by which lines and vectors are sorted
+    sets.json        only if the order of the retrieval policy is `set`: the example sets
 
-This module combines the files of a directory. files.py reads one file; manifest.py, example_bank.py, sets_file.py
-and vectors.py parse the contents. A bundle never contains a pickle or a FAISS index, because reading such a file can
-run code or corrupt memory. Each file is read once, so that the bytes that are parsed are the bytes that were hashed.
-The files of a large bank are mapped into memory.
+This module combines the files of a bundle. files.py reads and writes single files. manifest.py, example_bank.py,
+sets_file.py and vectors.py parse the contents. A bundle never contains a pickle or a FAISS index, because reading such
+a file can run code or corrupt memory. A load reads each file only once, so that the parsed bytes are the hashed bytes.
+The files of a bundle with a large bank are mapped into memory.
 """
 
 import hashlib
@@ -61,7 +62,10 @@ from index.types import (
 )
 
 LARGE_BANK: Final = 50_000
-"""A bank with more examples is sorted into clusters, and its examples are read from the disk when they are needed."""
+"""A bank is large if it has more than this number of examples.
+
+A large bank is sorted into clusters, and each of its examples is read from the mapped file when it is needed.
+"""
 _MIN_PROBE_SIMILARITY = 0.999
 _TEXTS_PER_CALL = 64
 
@@ -70,7 +74,7 @@ ReportStep = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class BundleInput:
-    """The input of `write_bundle`, which computes the vectors and hashes. See `Manifest` for the attributes."""
+    """The input of `write_bundle`. The classes `Manifest` and `Bundle` explain the attributes."""
 
     name: str
     model: str
@@ -84,12 +88,12 @@ class BundleInput:
 
 
 def default_bundle_directory() -> Path:
-    """Return the directory of the bundle that comes with this package."""
+    """Return the directory of the bundle that is part of this package."""
     return Path(__file__).parent.parent / "default"
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read the manifest alone, so that a caller knows which embedder to open.
+    """Read only the manifest of a bundle. A caller learns from it which embedder to open.
 
     Raises:
         BundleError: The manifest cannot be read or is invalid.
@@ -98,7 +102,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """Read a bundle to look at it, with every check that does not need an embedder.
+    """Read a bundle without an embedder. Everything is checked except that the embedder made the vectors.
 
     Raises:
         BundleError: The bundle is invalid.
@@ -111,10 +115,10 @@ def read_bundle(directory: Path) -> Bundle:
 
 
 def load_bundle(directory: Path, embedder: Embedder) -> Bundle:
-    """Load a bundle to serve it, with every check.
+    """Read a bundle, and also check that `embedder` made its vectors.
 
     Raises:
-        BundleError: The bundle is invalid, or `embedder` did not make its vectors.
+        BundleError: The bundle is invalid, or another embedder made its vectors.
         EmbedderError: The embedder did not answer.
     """
     bundle = read_bundle(directory)
@@ -125,16 +129,22 @@ def load_bundle(directory: Path, embedder: Embedder) -> Bundle:
 def write_bundle(
     directory: Path, source: BundleInput, embedder: Embedder, report_step: ReportStep = lambda _: None
 ) -> Bundle:
-    """Embed the queries of `source` and write a bundle that `load_bundle` accepts, or nothing.
+    """Embed the queries of `source`, and write a bundle that `load_bundle` accepts. An error leaves no files behind.
+
+    The examples of a large bank are written in the order of their clusters, and not in the order of `source`.
 
     Args:
-        directory: The new directory. The examples of a large bank are written in the order of their clusters.
+        directory: The directory of the new bundle.
         source: The content of the bundle.
         embedder: Embeds the queries.
-        report_step: Called with the name of each step that takes long.
+        report_step: Called with the name of a step before the step begins, for steps that can take long.
+
+    Returns:
+        The bundle as it was written.
 
     Raises:
-        BundleError: The directory exists, its parent does not, the input is invalid, or the disk is full.
+        BundleError: The directory exists already, its parent does not exist, the input is invalid, the embedder gives
+            the same query another vector the second time, or a file cannot be written.
         EmbedderError: The embedder did not answer.
     """
     check_output_directory(directory)
@@ -157,7 +167,7 @@ def write_bundle(
 
 
 def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, Content], directory: Path) -> Bundle:
-    """Verify the contents of the files and return the bundle. `directory` is only used in messages."""
+    """Verify and parse the contents of the files, and return the bundle. `directory` is used only in messages."""
     check_hashes(contents, manifest.files, directory)
     is_large, location, lines = manifest.probes is not None, str(directory / EXAMPLES), contents[EXAMPLES]
     examples = StoredExamples(lines, location) if is_large else parse_examples(lines[:], location)
@@ -180,7 +190,11 @@ def _parse_clusters(contents: Mapping[str, Content], vectors: Vectors, directory
 
 
 def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None:
-    """Embed the first, middle and last query again, one by one as in requests, and compare the vectors."""
+    """Check that `embedder` made the vectors of the bundle. Raises EmbedderMismatchError.
+
+    The first, the middle and the last query are embedded again and compared with their vectors. Each of the three is
+    embedded in a call of its own, because requests embed one query per call.
+    """
     made, at_hand = bundle.manifest.embedder, embedder.spec
     if at_hand.dimension != made.dimension:
         raise _wrong_embedder(directory, made, at_hand, f"gives {at_hand.dimension} dimensions, not {made.dimension}")
@@ -212,7 +226,7 @@ def _encode_prompt(prompt: str) -> bytes:
 def _check_before_embedding(
     source: BundleInput, spec: EmbedderSpec, contents: Mapping[str, bytes], directory: Path
 ) -> None:
-    """Check all that can be checked before embedding, which may take minutes or cost money."""
+    """Check everything that does not depend on vectors, because embedding can take minutes or cost money."""
     parse_prompt(contents[PROMPT], str(directory / PROMPT))
     parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
     if SETS in contents:
@@ -229,10 +243,13 @@ def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:
 def _vector_files(
     vectors: Vectors, report_step: ReportStep
 ) -> tuple[NDArray[np.intp] | None, int | None, dict[str, bytes]]:
-    """Return the order and the probes of a large bank (None for another), and the contents of the array files."""
+    """Return the order of the rows, the number of clusters to search, and the contents of the array files.
+
+    The order and the number are None if the bank is not large.
+    """
     if len(vectors) <= LARGE_BANK:
         return None, None, {VECTORS: array_bytes(vectors)}
-    # Imported here because FAISS takes longer to load than most commands take to run.
+    # This import loads FAISS, which takes longer than most commands take to run.
     from index.bundle.clusters import choose_probes, sort_into_clusters
 
     report_step("sorting the vectors into clusters")

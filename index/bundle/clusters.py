@@ -1,8 +1,9 @@
-"""Sorts the vectors of a large bank into clusters, and searches them.
+"""Sorts the vectors of a large bank into clusters, and searches the clusters.
 
-A search compares the query with every centroid, then with the rows of the nearest clusters, each a slice of one file
-(an inverted file: Sivic and Zisserman, ICCV 2003). FAISS's IndexIVFFlat does the same but keeps its lists in private
-memory; a mapped file is shared by all workers and needs no loading. This module does not depend on texts or policies.
+A search compares the query with every centroid. It then compares the query with the vectors of the nearest clusters
+only (an inverted file: Sivic and Zisserman, ICCV 2003). The vectors of one cluster are consecutive rows of vectors.npy.
+FAISS's IndexIVFFlat searches in the same way, but copies all vectors into the memory of each process. Here all workers
+share one mapped file, which needs no loading. This module does not depend on texts or retrieval policies.
 """
 
 import math
@@ -17,15 +18,18 @@ from index.types import Clusters, Vectors
 _SEED: Final = 1
 _KMEANS_ITERATIONS: Final = 12
 _KMEANS_RESTARTS: Final = 8
-_MAX_ROWS_PER_CENTROID: Final = 64  # in the sample of k-means; more rows did not increase the recall
+_MAX_ROWS_PER_CENTROID: Final = 64  # in the sample that k-means trains on; more rows did not increase the recall
 _RECALL_NEIGHBOURS: Final = 3
 _MAX_SAMPLED_QUERIES: Final = 2_000
-_MIN_RECALL: Final = 0.9825  # for the bank's own queries, so that similar queries have 0.98
-_MIN_PROBED_SHARE: Final = 0.05  # of the clusters
+_MIN_RECALL: Final = 0.9825  # measured with the bank's own queries; similar queries of users then have a recall of 0.98
+_MIN_PROBED_SHARE: Final = 0.05  # of all clusters: each search looks into at least this share
 
 
 class ClusterIndex:
-    """Finds the rows nearest to a vector in the clusters nearest to it. It is thread-safe."""
+    """Finds the vectors of a bank that are nearest to a query's vector. It is thread-safe.
+
+    It searches only the clusters whose centroids are nearest to the query, so it may miss a near vector.
+    """
 
     def __init__(self, vectors: Vectors, clusters: Clusters, probes: int) -> None:
         self._vectors = vectors
@@ -35,13 +39,14 @@ class ClusterIndex:
         self._centroids.add(clusters.centroids)
 
     def search(self, vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """Return the similarities and the rows of the `count` nearest vectors, in any order.
+        """Return the similarities and the row numbers of the `count` nearest vectors, in any order.
 
-        More clusters than usual are searched if they have fewer than `count` rows together.
+        If the searched clusters have fewer than `count` rows in all, the number of searched clusters is doubled until
+        they have enough.
 
         Args:
-            vector: (dimension,) float32, contiguous.
-            count: How many rows to return; all rows if there are not more.
+            vector: The query's vector: (dimension,) float32, contiguous.
+            count: How many rows to return. If the bank has fewer rows, all of them are returned.
         """
         total = self._centroids.ntotal
         probes = min(self._probes, total)
@@ -61,8 +66,8 @@ class ClusterIndex:
         return list(zip(self._offsets[found].tolist(), self._offsets[found + 1].tolist(), strict=True))
 
     def _compare(self, vector: Vectors, spans: list[tuple[int, int]]) -> tuple[Vectors, NDArray[np.int64]]:
-        """Return the similarities and the rows of all vectors in `spans`."""
-        # FAISS's kernel, called for each slice, takes half the time of a NumPy product and runs on one thread.
+        """Return the similarities and the row numbers of all vectors in `spans`."""
+        # This FAISS function takes half the time of a NumPy product, and it uses only the calling thread.
         filled = [(start, stop) for start, stop in spans if stop > start]
         similarities = np.empty(sum(stop - start for start, stop in filled), np.float32)
         query, at = faiss.swig_ptr(vector), 0
@@ -74,10 +79,11 @@ class ClusterIndex:
 
 
 def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
-    """Cluster n vectors into 4 sqrt(n) clusters by spherical k-means. The result is the same for the same vectors.
+    """Divide n vectors into 4 sqrt(n) clusters by spherical k-means. The same vectors give the same result.
 
     Returns:
-        The order in which the vectors are to be written, and their clusters in that order.
+        The row numbers of the vectors in the order in which the vectors must be written, and the clusters of the
+        vectors in this order.
     """
     count = min(len(vectors), round(4 * math.sqrt(len(vectors))))
     means = faiss.Kmeans(
@@ -98,7 +104,10 @@ def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
 
 
 def spherical_k_means(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
-    """Return the cluster of each vector and the `count` centroids (norm 1): the best of several k-means runs."""
+    """Return the number of each vector's cluster, and the `count` centroids (norm 1).
+
+    k-means runs several times, each time from other initial centroids. The best run gives the result.
+    """
     means = faiss.Kmeans(
         vectors.shape[1],
         count,
@@ -114,12 +123,15 @@ def spherical_k_means(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], 
 
 
 def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
-    """Return how many clusters a search must look into to find 0.9825 of the three nearest neighbours.
+    """Return how many clusters each search must look into to find 98.25% of the three nearest neighbours.
 
-    The recall is measured with a sample of the bank's own rows as queries. A neighbour is found if its cluster is
-    searched, so the measurement needs no search. The result is at least a twentieth of the clusters: in a bank of
-    paraphrases, each row is found in the first one or two clusters, but queries of users are not. These need more
-    clusters in any case (docs/bundles.md has measurements).
+    A sample of the bank's own rows serves as queries. A search finds a neighbour if it looks into the neighbour's
+    cluster. If the clusters are sorted by the similarity of their centroids to the query, the rank of this cluster is
+    therefore the number of clusters that the search must look into.
+
+    The result is at least a twentieth of all clusters. In a bank of paraphrases, a row's neighbours are in the first
+    one or two clusters. The neighbours of a user's query are spread over more clusters, and the sample does not show
+    how many (docs/bundles.md has measurements).
     """
     sample = np.random.default_rng(_SEED).choice(len(vectors), min(_MAX_SAMPLED_QUERIES, len(vectors)), replace=False)
     queries = np.ascontiguousarray(vectors[sample])

@@ -1,8 +1,9 @@
 """Parses and writes examples.jsonl and prompt.txt. It does not depend on directories or vectors.
 
-One line is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`. A text that
-could forge a turn (a role marker of a layout, a control token of a chat template, NUL) is refused. Messages name the
-file, the line and the example's id, and never repeat its text.
+Each line of examples.jsonl is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`.
+A text is refused if it could forge a turn of the conversation: if it contains a role marker of a layout, a control
+token of a chat template, or a NUL character. An error message names the file, the line and the example's id. It never
+repeats a query or a response.
 """
 
 import json
@@ -21,7 +22,7 @@ from index.errors import BundleFormatError, BundleIntegrityError
 from index.rendering import find_marker
 from index.types import Example
 
-# The ids of the shown examples are sent in an HTTP header.
+# The proxy sends the ids of the shown examples in an HTTP header, so an id has only characters that a header allows.
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINE_BREAK: Final = ord("\n")
 _BYTES_PER_READ: Final = 2**24
@@ -30,7 +31,7 @@ _STANDARD_KEYS: Final = len(fields(Example))
 
 
 def parse_prompt(data: bytes, location: str) -> str:
-    """Parse prompt.txt: exactly these bytes as UTF-8.
+    """Parse prompt.txt. The prompt is the whole content, decoded as UTF-8 and otherwise unchanged.
 
     Raises:
         BundleFormatError: The data is not UTF-8 or is blank.
@@ -45,10 +46,10 @@ def parse_prompt(data: bytes, location: str) -> str:
 
 
 def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
-    """Parse examples.jsonl, which has at least one example. The examples are in the order of their lines.
+    """Parse examples.jsonl. The examples are returned in the order of their lines.
 
     Raises:
-        BundleFormatError: A line is malformed, or two examples have the same id.
+        BundleFormatError: A line is malformed, two examples have the same id, or there is no example.
         BundleIntegrityError: A text could forge a turn.
     """
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
@@ -60,19 +61,19 @@ def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
 
 
 class StoredExamples(Sequence[Example]):
-    """The examples of a large bank, each of which is read from its line on access to save memory.
+    """The examples of a large bank. To save memory, an example is parsed from its line whenever it is accessed.
 
-    Every line is parsed and checked once at the start, by the code that reads it later.
+    All lines are also checked once, when the object is created.
 
     Attributes:
         pinned: Positions of the pinned examples.
     """
 
     def __init__(self, data: Content, location: str) -> None:
-        """Check every line of `data`, the content of examples.jsonl, which is usually mapped.
+        """Check every line of `data`, the content of examples.jsonl. `location` is the file's name in messages.
 
         Raises:
-            BundleFormatError: A line is malformed, or two examples have the same id.
+            BundleFormatError: A line is malformed, two examples have the same id, or there is no example.
             BundleIntegrityError: A text could forge a turn.
         """
         self._data = data
@@ -104,13 +105,17 @@ class StoredExamples(Sequence[Example]):
                 hashes[position] = hash(name)
                 if is_pinned:
                     pinned.append(position)
+        # Two different ids can have the same hash, so the ids themselves are compared where hashes are equal.
         repeated, counts = np.unique(hashes, return_counts=True)
         suspects = np.flatnonzero(np.isin(hashes, repeated[counts > 1]))
         refuse_duplicate_ids(((int(one) + 1, self[int(one)]) for one in suspects), self._location)
         return pinned
 
     def _block(self, start: int) -> Sequence[tuple[str, bool]]:
-        """Return id and `pinned` of a block of examples. Lines not in standard form are parsed one by one."""
+        """Return the id and the `pinned` of each example in the block of lines that begins at position `start`.
+
+        If a line of the block is not in standard form, all lines of the block are parsed one by one.
+        """
         positions = range(start, min(start + _LINES_PER_BLOCK, len(self)))
         bounds = self._starts[start : positions.stop + 1].tolist()
         lines = self._data[bounds[0] : bounds[-1]].split(b"\n")[: len(positions)]
@@ -118,11 +123,14 @@ class StoredExamples(Sequence[Example]):
 
 
 def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
-    """Return id and `pinned` of each line. None if a line is not in the form of `examples_bytes` or may be invalid."""
+    """Return the id and the `pinned` of each line, or None if a line may be invalid or is not in standard form.
+
+    A line in standard form has exactly the keys that `examples_bytes` writes.
+    """
     try:
         values = [orjson.loads(line) for line in lines]
         texts = [value[key] for value in values for key in ("query", "response")]
-        together = "\n".join(texts)  # markers are only searched at the beginning of lines, which joining keeps
+        together = "\n".join(texts)  # one search is faster; each text still begins a line, where a marker is found
         if "\0" in together or find_marker(together) or not all(map(str.strip, texts)):
             return None
         return [(value["id"], value["pinned"]) for value in values] if all(map(_is_standard_record, values)) else None
@@ -131,7 +139,7 @@ def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] 
 
 
 def _is_standard_record(value: dict[str, object]) -> bool:
-    """Return whether a line has exactly the standard keys, with a valid id, flag and tags."""
+    """Return whether the object of a line has exactly the standard keys, and its id, `pinned` and tags are valid."""
     name, tags = value["id"], value["tags"]
     return (
         len(value) == _STANDARD_KEYS
@@ -144,7 +152,7 @@ def _is_standard_record(value: dict[str, object]) -> bool:
 
 
 def is_id(text: str) -> bool:
-    """Return whether `text` may be the id of an example, which is sent in an HTTP header."""
+    """Return whether `text` is valid as the id of an example or the name of an example set."""
     return _ID.fullmatch(text) is not None
 
 
@@ -156,12 +164,12 @@ def pinned_positions(examples: Sequence[Example]) -> Sequence[int]:
 
 
 def parse_example(line: bytes, location: str, parse: Callable[[bytes, str], object] = parse_json) -> Example:
-    """Parse one line, in which `pinned` and `tags` may be absent.
+    """Parse one line of examples.jsonl. The keys `pinned` and `tags` are optional.
 
     Args:
-        line: The line as bytes.
-        location: The file and the line in messages.
-        parse: Parses the JSON.
+        line: The line without its line break.
+        location: The name of the file and the number of the line, for messages.
+        parse: The JSON parser, which is called with `line` and `location`.
 
     Raises:
         BundleFormatError: The line is malformed.
@@ -182,7 +190,7 @@ def parse_example(line: bytes, location: str, parse: Callable[[bytes, str], obje
 
 
 def _parse_quickly(line: bytes, location: str) -> object:
-    """Parse like `parse_json`, ten times as fast. The only difference is that duplicate keys are allowed."""
+    """Parse JSON ten times as fast as `parse_json`, but without an error for duplicate keys."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -190,7 +198,10 @@ def _parse_quickly(line: bytes, location: str) -> object:
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Return the offset of each line and of the end. The data is read in pieces to use little memory."""
+    """Return the offset of each line, and last the offset at which one more line would begin.
+
+    The data is read in pieces to use little memory.
+    """
     pieces = range(0, len(data), _BYTES_PER_READ)
     breaks = [
         np.flatnonzero(np.frombuffer(data[at : at + _BYTES_PER_READ], np.uint8) == _LINE_BREAK) + at for at in pieces
@@ -218,7 +229,7 @@ def check_example(example: Example, location: str) -> None:
 
 
 def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str) -> None:
-    """Check that all ids differ. `numbered` holds the examples with the numbers of their lines.
+    """Check that all ids differ. `numbered` yields each example with the number of its line.
 
     Raises:
         BundleFormatError: Two examples have the same id.
@@ -233,7 +244,7 @@ def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str)
 
 
 def refuse_unsafe(text: str, what: str) -> None:
-    """Check that `text` is not blank and cannot forge a turn. `what` names the text in messages.
+    """Check that `text` is not blank and cannot forge a turn. `what` is the name of the text in messages.
 
     Raises:
         BundleFormatError: The text is blank.

@@ -1,6 +1,6 @@
 """Reads, maps, verifies and writes the files of a bundle on the disk.
 
-It depends on paths, sizes and hashes, and not on the content of a file.
+This module does not depend on what the files contain.
 """
 
 import hashlib
@@ -47,10 +47,10 @@ def read_file(path: Path, size: int) -> bytes:
 
 
 def map_file(path: Path, size: int) -> Content:
-    """Map a regular file into memory, read only. All processes share one copy, which is read when it is needed.
+    """Map a regular file into memory, read only. All processes that map the file share one copy of it in memory.
 
-    A process that writes to the file while it is mapped changes content that was already verified. For this reason no
-    code writes to a finished bundle: a new one is written elsewhere and renamed.
+    A process that writes to a mapped file changes content that was verified before. For this reason no code of drpo
+    writes to a finished bundle: `publish` writes a new bundle to a temporary directory and then renames the directory.
 
     Raises:
         BundleIntegrityError: The file cannot be read, or does not have `size` bytes.
@@ -59,14 +59,13 @@ def map_file(path: Path, size: int) -> Content:
 
 
 def check_hashes(contents: Mapping[str, Content], records: Mapping[str, FileRecord], directory: Path) -> None:
-    """Compare the hashes of all files with the manifest's records.
+    """Compare the SHA-256 of each content with the manifest's record of the file.
 
     Raises:
-        BundleIntegrityError: A file differs.
+        BundleIntegrityError: The SHA-256 of a content is not the recorded one.
     """
-    with ThreadPoolExecutor(
-        max_workers=2
-    ) as threads:  # a large bank has two large files, which are hashed at the same time
+    # Two threads, because a large bank has two large files: its examples and its vectors.
+    with ThreadPoolExecutor(max_workers=2) as threads:
         hashes = threads.map(lambda name: hashlib.sha256(contents[name]).hexdigest(), records)
     for name, found in zip(records, hashes, strict=True):
         if found != records[name].sha256:
@@ -74,7 +73,7 @@ def check_hashes(contents: Mapping[str, Content], records: Mapping[str, FileReco
 
 
 def is_directory(path: Path) -> bool:
-    """Return whether the directory exists.
+    """Return whether `path` is an existing directory.
 
     Raises:
         BundleError: The path cannot be read.
@@ -86,12 +85,15 @@ def is_directory(path: Path) -> bool:
 
 
 def _open_without_following(path: str, flags: int) -> int:
-    # Refuses symbolic links, and does not wait for a named pipe.
+    # O_NOFOLLOW makes a symbolic link an error. Without O_NONBLOCK, opening a named pipe would wait for its writer.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _open_and(read: Callable[[BufferedReader, int], Result], path: Path, size: int | None) -> Result:
-    """Return the result of `read` for a regular file of `size` bytes. None allows any size up to that of a manifest."""
+    """Open a regular file, and return the result of `read`, which is called with the file and its size.
+
+    The file must have `size` bytes. If `size` is None, it may have up to `_MAX_MANIFEST_BYTES` bytes.
+    """
     try:
         with open(path, "rb", opener=_open_without_following) as file:
             status = os.fstat(file.fileno())
@@ -127,10 +129,10 @@ def _wrong_size(path: Path, found: int, expected: int) -> BundleIntegrityError:
 
 
 def check_output_directory(directory: Path) -> None:
-    """Check that a new bundle can be written to `directory`.
+    """Check that `directory` does not exist and that its parent does.
 
     Raises:
-        BundleError: The directory exists, or its parent does not.
+        BundleError: The directory exists, or its parent does not exist.
     """
     if directory.exists() or directory.is_symlink():
         raise BundleError(f"{directory}: exists already: remove it, or give another directory")
@@ -139,12 +141,13 @@ def check_output_directory(directory: Path) -> None:
 
 
 def publish(directory: Path, contents: Mapping[str, Content]) -> None:
-    """Write all files of a bundle, or none.
+    """Write the files of a bundle to a new directory. If an error occurs, the new directory does not exist afterwards.
 
-    The files are complete on the disk in a temporary directory before it is renamed.
+    The files are written to a temporary directory beside the new one. When all of them are on the disk, the temporary
+    directory gets the name of the new one.
 
     Raises:
-        BundleError: The directory exists, or its parent does not, or the disk is full.
+        BundleError: The directory exists, its parent does not exist, or a file cannot be written.
     """
     temporary = directory.parent / f".{directory.name}.{secrets.token_hex(8)}.tmp"
     try:

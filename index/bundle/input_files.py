@@ -1,7 +1,7 @@
-"""Parses the examples that people write as the input of a new bundle. It depends on the content of the file alone.
+"""Parses the examples file that people write as the input of a new bundle. This module opens no files.
 
-The input may be less strict than a bundle: ids may be absent, lines may be empty, and white space may surround a text.
-All invalid lines are reported together.
+The rules are less strict than for examples.jsonl in a bundle: an example may have no id, a line may be empty, and white
+space may surround a text. One error reports all invalid lines.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class BadLinesError(BundleFormatError):
-    """Lines are not valid examples.
+    """An input file has invalid lines, or no example at all.
 
     Attributes:
-        reasons: One message for each invalid line.
+        reasons: One message for each invalid line, or a single message that there is no example.
     """
 
     def __init__(self, reasons: list[str]) -> None:
@@ -28,16 +28,17 @@ class BadLinesError(BundleFormatError):
 
 
 def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
-    """Parse the examples of a JSONL file: query, response, and optionally id, pinned and tags.
+    """Parse a JSONL file of examples. Each has a query and a response, and optionally an id, `pinned` and tags.
 
-    An absent id is a hash of the example's text, so that it stays the same when lines are moved.
+    An example without an id gets a hash of its query and response as its id. This id does not change when lines are
+    moved.
 
     Args:
         data: The content of the file.
         location: The name of the file in messages.
 
     Raises:
-        BadLinesError: Lines are invalid, or there are none.
+        BadLinesError: Lines are invalid, or there is no example.
         BundleFormatError: Two examples have the same id.
     """
     numbered: list[tuple[int, Example]] = []

@@ -1,4 +1,4 @@
-"""Parses and writes manifest.json, format 1. It does not depend on directories or other files."""
+"""Parses and writes manifest.json, format 1. It does not depend on directories or on other files."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def parse_manifest(data: bytes, location: str) -> Manifest:
     """Parse the manifest in `data`. `location` is the file's name in messages.
 
     Raises:
-        BundleFormatError: A key is unknown or missing, or a value is out of its range.
+        BundleFormatError: The data is not JSON of format 1, a key is unknown or missing, or a value is invalid.
     """
     value = parse_json(data, location)
     _refuse_other_formats(value, location)
@@ -104,10 +104,10 @@ def _policy_record(policy: RetrievalPolicy) -> dict[str, object]:
 
 
 def check_sampling(sampling: Mapping[str, object], location: str) -> Mapping[str, object]:
-    """Return `sampling` after checking that it holds only sampling fields of OpenAI or vLLM with valid values.
+    """Return `sampling` after checking that each key is a sampling field of OpenAI or vLLM and has a valid value.
 
     Raises:
-        BundleFormatError: A field is unknown, or its value is out of its range.
+        BundleFormatError: A field is unknown, or its value is invalid.
     """
     refuse_unknown(sampling, _SAMPLING_KEYS, location)
     for key, value in sampling.items():
@@ -117,7 +117,7 @@ def check_sampling(sampling: Mapping[str, object], location: str) -> Mapping[str
 
 
 def check_policy(policy: RetrievalPolicy, location: str) -> RetrievalPolicy:
-    """Return `policy` after checking that every value is in its range.
+    """Check that every value of `policy` is in its range, and return a policy with these values.
 
     Raises:
         BundleFormatError: A value is out of its range.
@@ -126,7 +126,7 @@ def check_policy(policy: RetrievalPolicy, location: str) -> RetrievalPolicy:
 
 
 def _expected_sampling(key: str, value: object) -> str | None:
-    """Return the description of valid values of `key`, or None if `value` is valid."""
+    """Return None if `value` is valid for the sampling field `key`, otherwise a description of the valid values."""
     if key in _INTEGER_SAMPLING:
         low, high = _INTEGER_SAMPLING[key]
         return None if is_integer(value, low, high) else f"an integer from {low} to {high}"
@@ -160,12 +160,12 @@ def _parse_embedder(value: object, location: str) -> EmbedderSpec:
 
 
 def _file_names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
-    """Return the names of the files that a bundle with this policy and these probes has."""
+    """Return the names of a bundle's files other than the manifest. `probes` is None if the bank is not large."""
     return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.order == "set" else ()))
 
 
 def _parse_files(value: dict[str, object], names: Sequence[str], location: str) -> Mapping[str, FileRecord]:
-    """Parse the records of exactly these files. No other name is allowed, so no path can leave the bundle."""
+    """Parse the file records. The keys must be exactly `names`, so no record can name a file outside the bundle."""
     fields = Fields(value, location, names)
     return {name: _parse_file(fields.table(name), f"{location}, {name}") for name in names}
 

@@ -1,9 +1,16 @@
-"""Parses and writes sets.json, the example sets of a bundle.
+"""Parses and writes sets.json, which holds the example sets of a bundle.
 
-It checks the ids against the bank. It does not depend on vectors or directories. The file is a list of objects:
+The file is a list of JSON objects, one for each set. index/retrieval/retriever.py counts the votes.
 
-[{"name": ..., "shown": [ids, in the order of the prompt], "voters": [ids], "kind": ..., "weight": ...,
-  "minimum_similarity": ...}, ...]
+    name                  identifies the set in its bundle
+    shown                 ids of the examples that the prompt shows, in this order
+    voters                ids of the examples that vote for this set when they are neighbours of a query
+    kind                  name of a group of sets; the kind with the most votes wins, then its set with the most votes
+    weight                factor by which each vote for this set is multiplied
+    minimum_similarity    a voter votes only if its similarity to the query is at least this; but if no neighbour
+                          reaches the minimum of its set, all neighbours vote
+
+The parser checks that the ids are in the bank. This module does not depend on vectors or directories.
 """
 
 import json
@@ -17,14 +24,15 @@ from index.errors import BundleFormatError
 from index.types import Example, ExampleSet
 
 WEIGHTS: Final = (0.01, 100.0)
-"""The smallest and the largest weight of a vote."""
+"""The range of a set's `weight`: the smallest and the largest valid value."""
 
 
 def parse_sets(data: bytes, examples: Sequence[Example], location: str) -> tuple[ExampleSet, ...]:
     """Parse the example sets in `data`. `location` is the file's name in messages.
 
     Raises:
-        BundleFormatError: The data is malformed, or a set names an example that is not in the bank or is pinned.
+        BundleFormatError: The data is malformed, a name of a set appears twice, an example votes for two sets, or a
+            set has the id of an example that is pinned or not in the bank.
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:
@@ -37,9 +45,10 @@ def parse_sets(data: bytes, examples: Sequence[Example], location: str) -> tuple
 
 
 def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tuple[ExampleSet, ...]:
-    """Return the sets without ids that are not in this bank or are pinned in it.
+    """Adapt example sets to another bank, `examples`.
 
-    A set that has no example to show or no member afterwards is removed.
+    An id stays in a set only if the bank has an example with this id that is not pinned. A set is dropped if it has no
+    example left to show, or no member left.
     """
     ids = {example.id for example in examples if not example.pinned}
     restricted = [replace(one, shown=_known(one.shown, ids), members=_known(one.members, ids)) for one in sets]
@@ -57,7 +66,7 @@ def sets_bytes(sets: Sequence[ExampleSet]) -> bytes:
 
 
 def set_record(example_set: ExampleSet) -> dict[str, object]:
-    """Return the JSON object of an example set."""
+    """Return the object that represents an example set in sets.json."""
     return {
         "name": example_set.name,
         "shown": example_set.shown,

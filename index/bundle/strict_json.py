@@ -1,7 +1,7 @@
-"""Strict JSON parsing: an unknown, duplicate or missing key, or a value of another type, is an error.
+"""Parses JSON strictly: an unknown, duplicate or missing key is an error, and so is a value of an unexpected type.
 
-Every error is a BundleFormatError with one line that names the location, the problem and the allowed values. This
-module does not depend on any particular file.
+Every error is a BundleFormatError. Its message has one line, which names the location and the problem. The code does
+not depend on any particular file.
 """
 
 import json
@@ -17,7 +17,8 @@ def parse_json(data: bytes, location: str) -> object:
     """Parse the JSON value in `data` (UTF-8). `location` begins every message.
 
     Raises:
-        BundleFormatError: The data is not JSON, or has duplicate keys, NaN, infinities or unpaired surrogates.
+        BundleFormatError: The data is not JSON in UTF-8, is nested too deeply, or contains a duplicate key, NaN, an
+            infinity or an unpaired surrogate.
     """
     try:
         text = data.decode("utf-8")
@@ -40,10 +41,20 @@ def parse_json(data: bytes, location: str) -> object:
 
 
 class Fields:
-    """A JSON object with known keys. Each method returns the value of a key after it has checked its type."""
+    """A JSON object whose keys have been checked.
+
+    Each method except `raw` checks the type of one value and returns the value. It raises BundleFormatError if the type
+    or the value is not the expected one.
+    """
 
     def __init__(self, value: object, location: str, required: Collection[str], optional: Collection[str] = ()) -> None:
-        """Check the keys of an object. `location` begins every message: a file, a line, or a key in it.
+        """Check the keys of an object.
+
+        Args:
+            value: The value, which must be a JSON object.
+            location: The place of the value, such as a file and a line. Every message begins with it.
+            required: Keys that the object must have.
+            optional: Further keys that the object may have.
 
         Raises:
             BundleFormatError: The value is not an object, or a key is unknown or missing.
@@ -76,7 +87,7 @@ class Fields:
         return value
 
     def line(self, key: str) -> str:
-        """Return a string of printable characters on one line that is not empty."""
+        """Return a string that is printable, on one line, and not blank."""
         value = self._values[key]
         if not isinstance(value, str) or not is_line(value):
             raise self._type_error(key, "a string of one line, not empty")
@@ -142,17 +153,17 @@ def is_number(value: object, low: float, high: float) -> TypeGuard[int | float]:
 
 
 def quoted(text: str) -> str:
-    """Return `text` for a message: in quotes, on one line and shortened."""
+    """Return `text` as it appears in messages: in quotes, on one line, and cut after 60 characters."""
     return json.dumps(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def _describe(value: object) -> str:
-    """Return a description of a value for a message."""
+    """Return a short description of any JSON or TOML value, for a message."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value, default=str)  # the optimizer uses this module for TOML, which has dates
+    return json.dumps(value, default=str)  # `default` is for dates: the optimizer checks TOML with this module
 
 
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Parses and writes vectors.npy, and the centroids.npy and offsets.npy of a large bank.
 
-An array is a view of the given bytes, so that all processes share one copy of a mapped file. Arrays are checked in
-pieces, so that a check uses little memory. Pickles are refused. This module does not depend on directories or texts.
+A parsed array is a view of the given bytes and not a copy. All processes that map the same file therefore share its
+memory. Vectors are checked in pieces to use little memory. Arrays with pickled objects are refused. This module does
+not depend on directories or texts.
 """
 
 import io
@@ -23,7 +24,7 @@ _COSINE_TOLERANCE: Final = 1e-4  # the rounding error of float32
 
 
 def parse_vectors(data: Content, shape: tuple[int, int], path: Path) -> Vectors:
-    """Parse an array of float32 rows of norm 1.
+    """Parse a two-dimensional float32 array, and check that each row has norm 1.
 
     Args:
         data: The content of the file.
@@ -31,7 +32,7 @@ def parse_vectors(data: Content, shape: tuple[int, int], path: Path) -> Vectors:
         path: The file's path in messages.
 
     Raises:
-        BundleFormatError: The data is not such an array.
+        BundleFormatError: The data is not a .npy file with a float32 array in C order.
         BundleIntegrityError: The shape differs, or a row does not have norm 1.
     """
     vectors = _parse_array(data, np.dtype(np.float32), path)
@@ -47,17 +48,17 @@ def parse_vectors(data: Content, shape: tuple[int, int], path: Path) -> Vectors:
 def parse_clusters(centroids: Content, offsets: Content, vectors: Vectors, paths: tuple[Path, Path]) -> Clusters:
     """Parse the clusters of `vectors`.
 
-    It checks that the clusters cover every row once and, for a sample of rows, that the centroid of a row's cluster is
-    the nearest.
+    Every row must belong to exactly one cluster. For a sample of the rows, no other centroid may be nearer to the row
+    than the centroid of its cluster.
 
     Args:
         centroids: The content of centroids.npy.
         offsets: The content of offsets.npy.
         vectors: The vectors of the bank.
-        paths: The paths of centroids.npy and offsets.npy in messages.
+        paths: The paths of centroids.npy and of offsets.npy, for messages.
 
     Raises:
-        BundleFormatError: The data is not such arrays.
+        BundleFormatError: A content is not a .npy file with an array of the right type in C order.
         BundleIntegrityError: The clusters do not fit the vectors.
     """
     bounds = _parse_array(offsets, np.dtype(np.int64), paths[1])
@@ -80,8 +81,8 @@ def array_bytes(array: NDArray[Any]) -> bytes:
 
 
 def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
-    """Return the array in `data`, in C order and read only."""
-    if data[:2] == b"PK":
+    """Return a read-only view of the array in `data`, the content of a .npy file in C order."""
+    if data[:2] == b"PK":  # a ZIP archive of several arrays (.npz)
         raise BundleFormatError(f"{path}: is not one array of {dtype}: {REPAIR}")
     head = io.BytesIO(data[: 2**16])
     try:

@@ -1,4 +1,4 @@
-"""The argument parser of drpo-index: flags, defaults and help texts. It reads no files and runs no commands."""
+"""Defines the argument parser of drpo-index: flags, defaults and help texts. It reads no files and runs no commands."""
 
 import argparse
 import json
@@ -45,7 +45,11 @@ them to more queries: with refusal=1.3, to more of what should be refused, and t
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the parser. Its result has the attribute `command` and the arguments of that command."""
+    """Return the parser of drpo-index.
+
+    A parsed command line has the name of its command in the attribute `command`, and one attribute for each argument of
+    the command.
+    """
     parser = argparse.ArgumentParser(
         prog="drpo-index",
         description=_DESCRIPTION,
@@ -207,7 +211,7 @@ def _bundle_directory(text: str) -> Path:
 
 
 def _bundle_id(text: str) -> str:
-    # Only the whole id, because another bundle could match a shorter one by chance or by intent.
+    # Only a whole id is accepted. Another bundle could have an id with the same beginning, by chance or on purpose.
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
     return text
@@ -239,7 +243,7 @@ def _text_pair(text: str) -> tuple[str, str]:
 
 
 def _separate_tag(text: str) -> tuple[str, float, int]:
-    """Parse TAG[=WEIGHT[:SETS]] into the tag, the weight of a vote for its sets, and the number of its sets."""
+    """Parse TAG[=WEIGHT[:SETS]]. Returns the tag, the weight of each vote for its sets, and the number of its sets."""
     tag, _, rest = text.partition("=")
     weight_text, _, count = rest.partition(":")
     try:
@@ -263,7 +267,7 @@ def _cosine(text: str) -> float:
 
 
 def _json_pair(text: str) -> tuple[str, object]:
-    """Parse KEY=VALUE. A VALUE that is not JSON is a string."""
+    """Parse KEY=VALUE. The value is parsed as JSON. If it is not JSON, it is taken as a string."""
     key, value = _text_pair(text)
     try:
         return key, json.loads(value)

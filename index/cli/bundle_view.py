@@ -1,7 +1,7 @@
-"""Renders a bundle as a page for a terminal. It depends on rich and the bundle's values, and opens no files.
+"""Renders a bundle as a page for a terminal, with the library rich. This module opens no files.
 
-The texts of a bundle are untrusted. They are shown as plain text, never as markup, and control characters, which could
-control the terminal, are replaced by visible symbols.
+The texts of a bundle are not trusted. They are shown as plain text, never as markup. Visible symbols replace control
+characters, because a terminal would obey a control character.
 """
 
 import json
@@ -24,20 +24,26 @@ _VISIBLE_CONTROLS: Mapping[int, int] = {
 
 
 class PageConsole(Console):
-    """A console that raises BrokenPipeError if its reader ends early, so that this has its own exit code."""
+    """A console that raises BrokenPipeError if the reader of its output ends early.
+
+    The command turns this error into an exit code of its own. Without this class, rich would exit with code 1.
+    """
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
-    """Return the page of a bundle: facts, prompt and examples. `full` shows the whole text of each example."""
+    """Return the page of a bundle: facts, prompt and examples.
+
+    With `full`, the page has the whole text of each example. Otherwise it has a table with the beginning of each text.
+    """
     examples = [_full_example(example) for example in bundle.examples] if full else [_table(bundle.examples)]
     return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
 
 
 def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableType:
-    """Return a table of the examples that a query is shown: pinned ones, then retrieved ones with their similarity."""
+    """Return a table of the examples that a query is shown: the pinned ones, then the hits with their similarities."""
     table = Table(title="Examples shown", title_justify="left")
     for heading in ("similarity", "id", "query"):
         table.add_column(heading, no_wrap=heading != "query", justify="right" if heading == "similarity" else "left")
@@ -49,7 +55,7 @@ def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableTyp
 
 
 def plain(text: str) -> Text:
-    """Return `text` with visible symbols for control characters other than line break and tab."""
+    """Return `text` without markup. Visible symbols replace all control characters except line breaks and tabs."""
     return Text(text.translate(_VISIBLE_CONTROLS))
 
 

@@ -1,4 +1,4 @@
-"""Prints progress messages on stderr while a command waits, if the wait is longer than a few seconds."""
+"""Prints progress messages on stderr while a command works, if the work takes longer than two seconds."""
 
 import sys
 import threading
@@ -15,10 +15,18 @@ MAX_SILENCE_SECONDS = 30.0
 
 
 class Progress:
-    """A context manager that prints the current step, its counter and the elapsed seconds while its block runs."""
+    """A context manager that prints the current step, its counter and the elapsed seconds while its block runs.
+
+    The first message comes after two seconds. The time between two messages doubles, up to 30 seconds.
+    """
 
     def __init__(self, step: str, total: int = 0) -> None:
-        """Name the first step. `total` is the number that `advance` counts to; 0 if nothing is counted."""
+        """Set the first step.
+
+        Args:
+            step: The name of the step.
+            total: The number at which the counter of the step ends. If it is 0, messages have no counter.
+        """
         self._step = step
         self._total = total
         self._done = 0
@@ -36,11 +44,11 @@ class Progress:
         self._thread.join()
 
     def begin(self, step: str) -> None:
-        """Begin another step, in which nothing is counted."""
+        """Begin another step. It has no counter."""
         self._step, self._total = step, 0
 
     def advance(self, count: int) -> None:
-        """Add `count` to the counter of the step."""
+        """Add `count` to the counter of the step. The counter stops at `total`."""
         self._done = min(self._done + count, self._total)
 
     def _print_messages(self) -> None:
@@ -53,7 +61,7 @@ class Progress:
 
 
 class CountingEmbedder:
-    """An embedder that counts the embedded texts in a `Progress`."""
+    """An embedder that calls another embedder, and adds the number of embedded texts to the counter of a `Progress`."""
 
     def __init__(self, inner: Embedder, progress: Progress) -> None:
         self._inner = inner

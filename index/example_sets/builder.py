@@ -1,6 +1,7 @@
-"""Turns a bundle into the input of the same bundle with example sets, which index/example_sets/partition.py makes.
+"""Partitions the bank of a bundle into example sets, by the rules that are in index/example_sets/partition.py.
 
-It reads the tokenizer.json of a model and does not depend on servers.
+This module only prepares and converts: it counts the tokens of the bundle's texts with the tokenizer.json of a model,
+calls partition.py, and returns the input of a new bundle with these sets. It does not depend on servers.
 """
 
 from dataclasses import replace
@@ -17,16 +18,18 @@ from index.types import Bundle
 
 
 def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, tokenizer: Path) -> BundleInput:
-    """Partition the bank of a bundle into example sets.
+    """Return the input of a new bundle: the given bundle, but with its bank partitioned into example sets.
+
+    The new bundle's limit of injected tokens is raised if the longest set exceeds the old limit.
 
     Args:
         bundle: The bundle. Its bank must not be large.
-        spec: The sets to make.
-        neighbours: How many nearest examples vote for the set that a query is shown.
+        spec: The number and the size of the sets.
+        neighbours: How many of the examples nearest to a query vote for the set that the query is shown.
         tokenizer: The tokenizer.json of the model that will be served.
 
     Raises:
-        BundleError: The bank cannot be partitioned in this way, or the tokenizer cannot be read.
+        BundleError: The bank is large, no partition satisfies the spec, or the tokenizer cannot be read.
     """
     manifest = bundle.manifest
     if bundle.clusters is not None:
@@ -52,18 +55,18 @@ def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, token
 
 
 def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
-    """Count the tokens of a bundle's texts in its layout.
+    """Count the tokens of a bundle's prompt and examples, rendered in the bundle's layout.
 
-    The token that begins every text is counted with the prompt.
+    If the tokenizer begins each text with a special token, this token is counted once, with the prompt.
 
     Raises:
-        BundleError: The file is not a tokenizer.
+        BundleError: The file cannot be read as a tokenizer.json.
     """
-    from tokenizers import Tokenizer  # imported here because the import is slow and few commands count tokens
+    from tokenizers import Tokenizer  # a slow import, which few commands need
 
     try:
         encode = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8")).encode
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for what it cannot read
+    except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception for a file that it cannot read
         raise BundleError(f"{tokenizer}: cannot be read as a tokenizer.json: {error}") from None
     layout = LAYOUTS[bundle.manifest.layout]
     fixed = len(encode(render_preamble(layout, bundle.prompt, pinned(bundle))).ids)

@@ -1,16 +1,17 @@
-"""Partitions a bank into a few example sets, so that a model server's prefix cache holds the prompts of all sets.
+"""Partitions a bank into a few example sets, so that a model server's prefix cache can hold the prompts of all sets.
 
-Examples with a separate tag (such as `refusal`) form one kind, and all other examples another kind. Each kind is
-clustered. The examples of a cluster are the members of one set: they vote for it. A request is sent as:
+The examples with the same separate tag (such as `refusal`) form one kind. All examples without a separate tag form the
+kind `other`. The examples of a kind are divided into clusters, and each cluster gives one set. The examples of the
+cluster are the set's members: they vote for the set. The set shows only some of the examples of its kind. A request is
+sent as:
 
-    prompt, pinned | the set's examples | the client's messages
-    '-- `tokens`, just past the end --'
-         of a block of the cache
+    prompt, pinned examples, the set's shown examples | the client's messages
+    '----- `tokens` (whole blocks) and an excess -----'
 
-A set shows the examples that cover the queries of its cluster best (facility location: the coverage of a query is its
-similarity to the nearest shown example). The lengths of the shown examples add up to the available tokens with a small
-excess, because tokens past the end of a whole block are computed again for every request. This module does not depend
-on files.
+The shown examples are those that cover the members' queries best (facility location: the coverage of a query is its
+similarity to the nearest shown example). A prefix cache stores whole blocks of tokens. The shown examples therefore
+fill the last block. Their excess over the block is small, because the model server computes the excess again for every
+request. This module does not depend on files.
 """
 
 import math
@@ -28,10 +29,10 @@ from index.bundle.strict_json import quoted
 from index.errors import BundleError
 from index.types import Example, ExampleSet, Vectors
 
-_MAX_EXCESS_TOKENS: Final = (4, 8, 16, 32, 64)  # tokens past the end of a block; the limits are tried in this order
-_MAX_CANDIDATES: Final = 40
-_MAX_COMBINED: Final = 3  # examples that are tried in all combinations
-_DUPLICATE_SIMILARITY: Final = 0.9  # two examples at least this similar cover little more than one of them
+_MAX_EXCESS_TOKENS: Final = (4, 8, 16, 32, 64)  # the limits of the excess of a set, tried in this order
+_MAX_CANDIDATES: Final = 40  # the shown examples of a set are chosen from at most this many
+_MAX_COMBINED: Final = 3  # the last examples of a set, at most this many, are chosen from all combinations
+_DUPLICATE_SIMILARITY: Final = 0.9  # two examples at least this similar to each other are near-duplicates
 _OTHER: Final = "other"
 
 Positions = NDArray[np.intp]
@@ -39,11 +40,11 @@ Positions = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class SeparateTag:
-    """A tag whose examples get sets of their own.
+    """Settings of the sets for the examples with one separate tag.
 
     Attributes:
-        weight: Factor of a vote for one of these sets.
-        count: Number of these sets.
+        weight: Factor by which each vote for one of these sets is multiplied.
+        count: The number of clusters, and so of sets, into which the examples with this tag are divided.
     """
 
     weight: float = 1.0
@@ -52,14 +53,15 @@ class SeparateTag:
 
 @dataclass(frozen=True, slots=True)
 class PartitionSpec:
-    """The sets to make.
+    """The number and the size of the sets.
 
     Attributes:
-        count: Number of all sets.
-        tokens: Tokens of prompt and examples together, a multiple of the block size of the prefix cache.
-        separate_tags: The separate tags by name.
-        minimum_similarity: Cosine similarity from which a member votes for a set of a separate tag.
-        min_answer_words: Examples without a separate tag are shown only if their answer has this many words.
+        count: The number of all sets, including those for separate tags.
+        tokens: The least number of tokens of prompt, pinned examples and a set's shown examples together. It should be
+            a multiple of the block size of the prefix cache.
+        separate_tags: The separate tags, by name.
+        minimum_similarity: The `minimum_similarity` (see `ExampleSet`) of each set for a separate tag.
+        min_answer_words: Examples without a separate tag are shown only if their answer has at least this many words.
     """
 
     count: int
@@ -71,11 +73,11 @@ class PartitionSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Lengths in tokens of the model's tokenizer.
+    """Lengths of a bundle's texts in tokens.
 
     Attributes:
-        fixed: Tokens of prompt and pinned examples.
-        examples: Tokens of each rendered example: (examples,) int64.
+        fixed: The tokens of the prompt and all pinned examples together.
+        examples: The tokens of each rendered example of the bank: (examples,) int64.
     """
 
     fixed: int
@@ -85,13 +87,13 @@ class TokenLengths:
 def partition_into_sets(
     examples: Sequence[Example], vectors: Vectors, lengths: TokenLengths, spec: PartitionSpec
 ) -> tuple[ExampleSet, ...]:
-    """Partition a bank into example sets. The result is the same for the same input.
+    """Partition a bank into example sets. The same input gives the same result.
 
     Args:
         examples: The bank.
-        vectors: The vectors of the queries: (examples, dimension), rows of norm 1.
+        vectors: The vectors of the examples' queries: (examples, dimension), rows of norm 1.
         lengths: The lengths of the bundle's texts.
-        spec: The sets to make.
+        spec: The number and the size of the sets.
 
     Raises:
         BundleError: No choice of examples satisfies the spec.
@@ -104,15 +106,15 @@ def partition_into_sets(
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """The examples of one separate tag, or of none.
+    """The examples with one separate tag, or the examples without a separate tag.
 
     Attributes:
-        name: The tag, or `other`.
-        positions: Positions of all examples of the kind in the bank.
-        showable: Positions of those that a set of the kind may show.
-        count: Number of sets of the kind.
-        weight: See `ExampleSet`.
-        minimum_similarity: See `ExampleSet`.
+        name: The separate tag, or `other`.
+        positions: The positions in the bank of the kind's examples that are not pinned.
+        showable: The positions of the examples that the kind's sets can show, a part of `positions`.
+        count: The number of clusters, and so of sets, into which the kind is divided.
+        weight: The weight of each set of the kind (see `ExampleSet`).
+        minimum_similarity: The minimum similarity of each set of the kind (see `ExampleSet`).
     """
 
     name: str
@@ -124,7 +126,13 @@ class _Kind:
 
 
 def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]:
-    """Return the kinds that have examples. An example with several separate tags belongs to the first of them."""
+    """Return one kind for each separate tag, and the kind `other` if any example belongs to it.
+
+    An example with several separate tags belongs to the tag that comes first in the spec.
+
+    Raises:
+        BundleError: No example belongs to a tag, or the spec does not fit the examples.
+    """
     tags = spec.separate_tags
     kind_names = [next((tag for tag in tags if tag in one.tags), _OTHER) for one in examples]
     is_free = np.array([not one.pinned for one in examples])
@@ -141,7 +149,7 @@ def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]
 
 
 def _check_tag(tag: str, positions: Positions) -> None:
-    """Check that some example has the tag and that sets can be named after it."""
+    """Raise BundleError if no example belongs to the tag, or if the tag cannot be part of a set's name."""
     if not len(positions):
         raise BundleError(f"no example that is not pinned has the tag {quoted(tag)}: `drpo-index show` lists the tags")
     if tag == _OTHER or not is_id(f"{tag}-{len(positions)}"):
@@ -152,7 +160,11 @@ def _check_tag(tag: str, positions: Positions) -> None:
 
 
 def _other_kind(examples: Sequence[Example], positions: Positions, spec: PartitionSpec) -> _Kind:
-    """Return the kind of the examples without a separate tag."""
+    """Return the kind of the examples without a separate tag.
+
+    Raises:
+        BundleError: The sets for separate tags leave no set for this kind, or no answer of the kind is long enough.
+    """
     count = spec.count - sum(separate.count for separate in spec.separate_tags.values())
     if count < 1:
         raise BundleError(f"{spec.count} sets leave none for what is not apart: take more, or fewer of kinds apart")
@@ -165,7 +177,13 @@ def _other_kind(examples: Sequence[Example], positions: Positions, spec: Partiti
 def _make_sets(
     kind: _Kind, examples: Sequence[Example], vectors: Vectors, lengths: TokenLengths, spec: PartitionSpec
 ) -> Iterator[ExampleSet]:
-    """Yield the sets of one kind."""
+    """Yield the sets of one kind. A cluster without examples gives no set.
+
+    A set shows its examples in ascending order of their similarity to the centroid of its cluster.
+
+    Raises:
+        BundleError: The kind has too few examples, or no choice of examples fits the tokens.
+    """
     if kind.count > len(kind.positions):
         raise BundleError(
             f"{kind.count} sets of the kind {kind.name}, which has {len(kind.positions)} examples: take fewer"
@@ -192,13 +210,13 @@ def _nearest_first(vectors: Vectors, positions: Positions, centroid: Vectors) ->
 
 @dataclass(frozen=True, slots=True)
 class _Cover:
-    """Chooses examples that fill a number of tokens and cover the members of a set best.
+    """Chooses the examples that a set shows: they fill a number of tokens and cover the set's members best.
 
     Attributes:
         vectors: The vectors of the bank.
-        costs: Tokens of each example of the bank.
-        members: Positions of the examples whose queries are to be covered.
-        tokens: The number of tokens to fill.
+        costs: The tokens of each example of the bank.
+        members: The positions of the set's members, whose queries the shown examples must cover.
+        tokens: The number of tokens that the shown examples must fill.
     """
 
     vectors: Vectors
@@ -207,10 +225,18 @@ class _Cover:
     tokens: int
 
     def choose(self, candidates: Sequence[int], kind: str) -> list[int]:
-        """Choose from the first candidates.
+        """Return the positions of the chosen examples.
 
-        While many tokens are left, the example with the most coverage for its length is added. The last few examples
-        are chosen together, from all combinations. `kind` is the kind's name in an error message.
+        While there is room for more than three examples of average length, the example that adds the most coverage for
+        its length is chosen next. The last one to three examples are chosen together: of all combinations that fill the
+        tokens, the one with the best coverage.
+
+        Args:
+            candidates: Positions of examples, the best first. Only the first `_MAX_CANDIDATES` are considered.
+            kind: The name of the kind in an error message.
+
+        Raises:
+            BundleError: No combination fills the tokens.
         """
         near = list(candidates[:_MAX_CANDIDATES])
         chosen: list[int] = []
@@ -227,7 +253,10 @@ class _Cover:
         )
 
     def _fitting(self, chosen: Sequence[int], rest: Sequence[int], max_excess: int) -> Iterator[tuple[int, ...]]:
-        """Yield combinations of the rest that fill the tokens that are left and contain no near-duplicates."""
+        """Yield the combinations of one to three examples of `rest` that contain no near-duplicates and fill the room.
+
+        They fill the room that `chosen` leaves, and exceed it by at most `max_excess` tokens.
+        """
         room = self._room(chosen)
         for size in range(1, _MAX_COMBINED + 1):
             for some in combinations(rest, size):
@@ -244,7 +273,10 @@ class _Cover:
         return (self._coverage([*chosen, one]) - self._coverage(chosen)) / math.sqrt(self.costs[one])
 
     def _coverage(self, chosen: Sequence[int]) -> float:
-        """Return the sum over the members of the similarity to the nearest chosen example (facility location)."""
+        """Return the sum of all members' similarities to their nearest chosen example (facility location).
+
+        A negative similarity counts as 0.
+        """
         similarities = self.vectors[self.members] @ self.vectors[list(chosen)].T
         return float(similarities.max(axis=1, initial=0.0).sum())
 

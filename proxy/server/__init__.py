@@ -1,1 +1,1 @@
-"""Process life: start, sockets, workers, reload and shutdown. It does not depend on the content of requests."""
+"""Starts, supervises, reloads and stops the server's processes. It does not depend on the content of requests."""

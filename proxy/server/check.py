@@ -1,4 +1,4 @@
-"""The command `drpo-proxy check`: checks that backends answer and that bundles fit their models. It does not serve."""
+"""The command `drpo-proxy check`: checks that each backend answers, and that some backend lists each bundle's model."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ from proxy.server.lifecycle import open_backends
 
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
-    """Print tables of backends and bundles, and the problems found.
+    """Print a table of the backends, a table of the bundles, and the problems of both. Nothing is served.
 
     Args:
         settings: All settings.
-        report: Called with each step.
-        console: Where to print.
+        report: Called with a line of text for each step of the start.
+        console: The console that prints the tables and the problems.
 
     Returns:
         The exit status: 0 if there are no problems, else 1.

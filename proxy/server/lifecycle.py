@@ -1,6 +1,6 @@
-"""Starts, runs and stops the server: sockets, backends, one serving process or several workers, admin listener.
+"""Starts, runs and stops the server: its backends, the admin listener, and one serving process or several workers.
 
-It does not depend on the content of requests.
+This module does not depend on the content of requests.
 """
 
 import asyncio
@@ -32,35 +32,42 @@ from proxy.server.sockets import base_url, bind, bind_admin, hold_port
 from proxy.server.supervisor import Supervisor
 from proxy.ui.pages import add_page
 
-_ALLOCATION_INTERVAL: Final = 60.0  # seconds
-_MAX_RESTART_DELAY: Final = 30.0  # seconds
+_ALLOCATION_INTERVAL: Final = 60.0  # seconds between two updates of the experiments' allocations
+_MAX_RESTART_DELAY: Final = 30.0  # seconds before the embedded model is restarted
 
 Announce = Callable[[str, str | None, Status], None]
-"""Called when the server is ready, with the base URL, the URL of the admin listener (or None), and the status."""
+"""A callback for the moment when the server is ready.
+
+Its arguments are the base URL for clients, the URL of the admin listener (None if it is off), and the server's status.
+"""
 
 
 async def serve(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM. Then wait for the open requests, but not longer than the drain timeout.
 
     Args:
         settings: All settings.
-        report: Called with each step of the start and of the shutdown.
-        announce: Called once, when requests are answered.
+        report: Called with a line of text for each step of the start and of the shutdown.
+        announce: Called once, when the server answers requests.
 
     Raises:
-        StartupError: A setting is wrong, or something cannot start.
+        StartupError: A setting is wrong, or a part of the server cannot start.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
     if starting := asyncio.current_task():
-        # Before there are requests to drain, SIGTERM cancels the start and everything that it has opened.
+        # During the start, SIGTERM cancels this task, which closes everything that the start has opened.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     _check_files(settings)
     await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
 
 
 def _check_files(settings: Settings) -> None:
-    """Raise StartupError for a mistake in what the settings name, before a port is tried or a model is loaded."""
+    """Check flags, key files and experiment files before a port is opened or a model is loaded.
+
+    Raises:
+        StartupError: A setting is wrong, or a file cannot be read or is invalid.
+    """
     check_reachability(settings)
     check_bundle_arguments(settings.injection.bundle)
     read_keyring(settings.api, LocalState())
@@ -74,7 +81,7 @@ def _check_files(settings: Settings) -> None:
 
 
 async def _serve_alone(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve from this process."""
+    """Serve from this process alone."""
     shared = LocalState()
     with bind(settings.server) as listener:
         async with (
@@ -82,7 +89,7 @@ async def _serve_alone(settings: Settings, report: ProgressCallback, announce: A
             open_backends(settings.backends, report) as backends,
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
-            stop = _stop_signals()  # not earlier: until now an interrupt must cancel the start
+            stop = _stop_signals()  # not earlier: during the start, a signal must cancel the start
             reload_all, add_routes = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
             async with _operator_access(settings, reload_all, add_routes) as admin_url:
                 announce(base_url(settings.server.host, listener.getsockname()[1]), admin_url, status(gateway))
@@ -91,7 +98,7 @@ async def _serve_alone(settings: Settings, report: ProgressCallback, announce: A
 
 
 async def _serve_together(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve from several worker processes. This process supervises them and serves only the admin listener."""
+    """Serve from several worker processes. This process supervises the workers and serves only the admin listener."""
     holder, server = hold_port(settings.server)
     settings = replace(settings, server=server)
     with holder:
@@ -113,8 +120,8 @@ async def _operator_access(settings: Settings, reload_all: Reload, add_routes: A
 
     Args:
         settings: All settings.
-        reload_all: Reloads what is served.
-        add_routes: Adds the routes of the operator page to an application.
+        reload_all: Reloads bundles, keys and experiments in all serving processes.
+        add_routes: Adds the routes of the operator page to the admin listener.
 
     Yields:
         The URL of the admin listener, or None if it is off.
@@ -139,7 +146,10 @@ async def _operator_access(settings: Settings, reload_all: Reload, add_routes: A
 
 
 async def _update_allocations(dashboard: Dashboard) -> None:
-    """Apply what guardrails and adaptive weights decide, again and again. An error is logged and changes nothing."""
+    """Every minute, stop the experiments whose guardrail is breached, and update adaptive weights.
+
+    An error is logged. The allocations are updated again a minute later.
+    """
     while True:
         await asyncio.sleep(_ALLOCATION_INTERVAL)
         try:
@@ -151,7 +161,14 @@ async def _update_allocations(dashboard: Dashboard) -> None:
 
 @asynccontextmanager
 async def open_backends(settings: BackendSettings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
-    """The backends of the settings. The embedded one is started, supervised, and stopped when the block ends."""
+    """Yield the backends that the settings name.
+
+    If the settings name the embedded model, the model is started first. It is restarted whenever it dies, and stopped
+    when the block ends.
+
+    Raises:
+        StartupError: The key for the backends cannot be read, or the embedded model does not start.
+    """
     api_key = _backend_key(settings)
     backends = [Backend(url, api_key) for url in settings.backend if url != EMBEDDED]
     if EMBEDDED not in settings.backend:
@@ -175,7 +192,10 @@ def _backend_key(settings: BackendSettings) -> str | None:
 
 
 async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
-    """Restart the embedded model whenever it dies, after a delay that doubles each time."""
+    """Restart the embedded model whenever it dies or a restart has failed.
+
+    The first restart comes after one second. Each further delay is twice the one before it, up to `_MAX_RESTART_DELAY`.
+    """
     delay = 1.0
     while True:
         await model.exited.wait()
@@ -190,7 +210,7 @@ async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
 
 
 def _stop_signals() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set."""
+    """Return an event. From now on, SIGINT and SIGTERM set the event."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,8 @@
 """Reloads bundles, keys and experiments while the server runs. It does not depend on the content of requests.
 
-A reload has two steps, so that several workers can change together: `load` reads everything, `serve_loaded` replaces
-what is served. If `load` fails, the error is logged and nothing changes.
+A reload has two steps: `load` reads everything, and `serve_loaded` replaces what is served. In a server with several
+workers, no worker takes the second step before all workers have taken the first. If `load` fails, the error is logged
+and nothing changes.
 """
 
 import asyncio
@@ -26,11 +27,11 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a reload has read and what is not served yet.
+    """Everything that a reload has read. `serve_loaded` begins to serve it.
 
     Attributes:
-        bundles: Bundles by model.
-        keyring: The keys of clients; None if no keys are asked for.
+        bundles: The bundles by model.
+        keyring: The API keys of clients; None if no keys are required.
         active: The experiments; None if there are none.
     """
 
@@ -40,21 +41,25 @@ class Loaded:
 
 
 def read_keyring(settings: ApiSettings, shared: SharedState) -> Keyring | None:
-    """The keys in the file that the settings name; None if they name no file. Raises StartupError."""
+    """Return a keyring with the API keys of the keys file, or None if the settings name no file.
+
+    Raises:
+        StartupError: The file cannot be read or is invalid.
+    """
     if not settings.api_keys_file:
         return None
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
 async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
-    """The experiments that the settings name; None if they name none.
+    """Return the experiments that the settings name, or None if they name none.
 
     Args:
         settings: All settings.
-        bundles: Bundles that are served. An experiment with one of them does not load it again.
+        bundles: The loaded bundles by model. If an experiment uses one of them, it is not loaded again.
 
     Raises:
-        StartupError: An experiment is wrong.
+        StartupError: The file of an experiment is invalid.
         BundleError: A bundle of an experiment cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
@@ -65,7 +70,13 @@ async def read_active_experiments(settings: Settings, bundles: Mapping[str, Serv
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
-    """Count the tokens of bundles in advance, for the models that backends list: the first request need not wait."""
+    """Count the tokens of bundles and load their embedders, so that the first request does not wait for this.
+
+    Args:
+        gateway: The gateway of this process.
+        bundles: Pairs of a model's name and a bundle. A pair whose model no backend lists is skipped.
+        report: Called with a line of text for each bundle.
+    """
     for name, served in bundles:
         model = gateway.pool.models.get(name)
         if model is not None:
@@ -74,7 +85,13 @@ async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]],
 
 
 async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
-    """Load everything that the settings name, without serving it. Raises StartupError, BundleError, EmbedderError."""
+    """Load the bundles, keys and experiments that the settings name. They are not served yet.
+
+    Raises:
+        StartupError: A setting or a file is invalid.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be opened.
+    """
     keyring = read_keyring(settings.api, shared)
     serving = list(gateway.bundles.values())
     injection = settings.injection
@@ -87,7 +104,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
 
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
-    """Serve what was loaded to all requests that arrive from now on."""
+    """Use `loaded` for all requests that arrive from now on. Returns the numbers of bundles, keys and experiments."""
     gateway.state.bundles, gateway.state.keyring = loaded.bundles, loaded.keyring
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
@@ -96,7 +113,7 @@ def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
 
 
 async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:
-    """Do both steps, in a server of one process. Raises as `load` does, and then nothing has changed."""
+    """Take both steps of a reload, in a server with one process. If `load` raises an error, nothing has changed."""
     return serve_loaded(gateway, await load(settings, gateway, shared))
 
 
@@ -105,7 +122,7 @@ async def reload_on_hangup(reload_all: Reload) -> AsyncIterator[Reload]:
     """Reload at every SIGHUP until the block ends.
 
     Yields:
-        A function that reloads, and waits for a reload in progress first.
+        A function that reloads. If a reload is in progress, the function first waits until it has ended.
     """
     requested, loop, lock = asyncio.Event(), asyncio.get_running_loop(), asyncio.Lock()
 
@@ -134,9 +151,9 @@ async def _reload_and_log(reload_all: Reload) -> Reloaded:
 
 
 async def _reload_on_request(requested: asyncio.Event, reload_once: Reload) -> None:
-    """Reload whenever the event is set. A request during a reload starts another one after it."""
+    """Reload whenever `requested` is set. If it is set during a reload, another reload follows."""
     while True:
         await requested.wait()
         requested.clear()
-        with suppress(DrpoError):  # it has been logged
+        with suppress(DrpoError):  # `_reload_and_log` has logged the error
             await reload_once()

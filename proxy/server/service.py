@@ -1,6 +1,7 @@
-"""One serving process: loads bundles, opens the gateway, answers on a socket, drains requests.
+"""Runs one serving process: loads bundles, opens the gateway, answers requests on a socket, and drains open requests.
 
-A server of one process and each worker of several use it. It does not depend on signals or on other processes.
+This process is either the only one of a server, or one of several workers. This module does not depend on signals or on
+other processes.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class Status:
     Attributes:
         models: The models that backends list.
         bundled: The models that have a bundle.
-        problems: What is wrong with backends, a line for each.
+        problems: One line for each backend that has a problem.
         keyed: Whether clients need a key.
     """
 
@@ -48,7 +49,7 @@ class Status:
 
 @asynccontextmanager
 async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
-    """Load the bundles in a thread until the block ends; yields the task."""
+    """Start to load the bundles in a thread, and yield the task that loads. The end of the block cancels the task."""
     injection = settings.injection
     work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
@@ -73,14 +74,14 @@ async def serving(
 
     Args:
         settings: All settings.
-        backends: The model servers.
+        backends: The backends.
         loading: The task that loads the bundles.
-        listener: The socket of clients.
-        shared: The numbers that workers share.
-        report: Called with each step of the start.
+        listener: The socket that clients connect to.
+        shared: The numbers that all workers of the server share: requests in flight and rate limits.
+        report: Called with a line of text for each step of the start.
 
     Yields:
-        The gateway, once requests are answered.
+        The gateway, when requests are answered.
 
     Raises:
         StartupError: A setting is wrong.
@@ -103,10 +104,11 @@ async def serving(
 
 
 def _release_memory() -> None:
-    """Return memory that only loading needed, and make the garbage collector run less often.
+    """Return the memory that only loading needed, and make the garbage collector run less often.
 
-    glibc keeps about 20 MB otherwise. The collector would visit all loaded objects again and again, which takes a tenth
-    of the time of a request. Requests leave few cycles behind.
+    Without `malloc_trim`, glibc would keep about 20 MB of free memory. Without `gc.freeze`, the collector would visit
+    all loaded objects again and again, which takes a tenth of the time of a request. The collector can run less often,
+    because requests create few reference cycles.
     """
     gc.collect()
     gc.freeze()
@@ -116,13 +118,14 @@ def _release_memory() -> None:
 
 
 async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, report: ProgressCallback) -> None:
-    """Refuse new requests and wait for open ones.
+    """Refuse new requests, and wait until the open requests have ended.
 
     Args:
         gateway: The gateway of this process.
-        grace_period: Seconds after which open requests are abandoned.
-        stop: Set a second time, it abandons them at once.
-        report: Called if there are open requests.
+        grace_period: The wait ends after this many seconds, even if requests are still open.
+        stop: The event whose first signal started the drain. The function clears the event. When a second signal sets
+            it again, the wait ends at once.
+        report: Called with a line of text if there are open requests.
     """
     gateway.admission.draining = True
     stop.clear()
@@ -135,6 +138,6 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
 
 
 def status(gateway: Gateway) -> Status:
-    """The status of this process."""
+    """Return the status of this process."""
     problems = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
     return Status(tuple(gateway.pool.models), tuple(gateway.bundles), problems, gateway.state.keyring is not None)

@@ -1,4 +1,4 @@
-"""Opens the sockets that the server listens on. It does not depend on HTTP."""
+"""Opens the sockets on which the server listens. It does not depend on HTTP."""
 
 import errno
 import socket
@@ -14,12 +14,16 @@ _BACKLOG: Final = 1024
 
 
 def bind(settings: ServerSettings) -> Listener:
-    """The listening socket of clients. Raises StartupError if the port is busy or the address does not exist."""
+    """Return a socket that listens for clients.
+
+    Raises:
+        StartupError: The port is in use, or the address does not exist.
+    """
     return _listen(settings.host, settings.port, "--host", "--port")
 
 
 def bind_admin(settings: ServerSettings) -> Listener | None:
-    """The admin listener's socket; None if --admin is off. Raises StartupError as `bind` does."""
+    """Return the socket of the admin listener, or None if it is off. Raises StartupError for the reasons of `bind`."""
     if settings.admin == ADMIN_OFF:
         return None
     host, port = split_address(settings.admin, "--admin")
@@ -27,11 +31,16 @@ def bind_admin(settings: ServerSettings) -> Listener | None:
 
 
 def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
-    """A socket that keeps the port for the workers, who share it, and the settings with that port.
+    """Reserve the port on which all workers listen.
 
-    Raises StartupError as `bind` does. A port that the workers of another server share counts as busy.
+    Returns:
+        A socket that is bound to the port but does not listen, and the settings with the number of the port. The number
+        differs from the given one if that is 0, because the kernel then chooses a port.
+
+    Raises:
+        StartupError: The port is in use, also by the workers of another server, or the address does not exist.
     """
-    with bind(settings) as probe:
+    with bind(settings) as probe:  # fails if the port is in use; a shareable socket would join another server's port
         port = probe.getsockname()[1]
     family, address = _resolve(settings.host, port, "--host")
     holder = _shareable_socket(family)
@@ -40,7 +49,10 @@ def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
 
 
 def join_port(settings: ServerSettings) -> Listener:
-    """A worker's own socket on the port that is held. The kernel distributes connections over the workers' sockets."""
+    """Return a worker's own listening socket on the port that `hold_port` has reserved.
+
+    The kernel distributes new connections over the sockets of all workers.
+    """
     family, address = _resolve(settings.host, settings.port, "--host")
     listener = _shareable_socket(family)
     listener.bind(address)
@@ -50,7 +62,7 @@ def join_port(settings: ServerSettings) -> Listener:
 
 
 def base_url(host: str, port: int) -> str:
-    """The base URL for clients."""
+    """Return the base URL for clients."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 

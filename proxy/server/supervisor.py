@@ -1,7 +1,7 @@
-"""Supervises the workers of a server: starts them, replaces dead ones, reloads and stops them together.
+"""Supervises the workers of a server: starts the workers, replaces dead ones, and reloads and stops all together.
 
-A worker is a process that runs proxy/server/worker.py. The files that workers share are in one temporary folder, which
-is deleted when this process ends. This module does not depend on the content of requests.
+A worker is a process that runs proxy/server/worker.py. The files that the workers share are in a temporary folder. The
+supervisor deletes the folder when it ends. This module does not depend on the content of requests.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from proxy.core.shared_state import MappedState, clear_in_flight
 from proxy.server.service import Status
 from proxy.ui.worker_relay import WorkerSockets, add_page_of_workers
 
-_MIN_RESTART_DELAY: Final = 0.1  # seconds; doubled each time that a new worker dies soon
+_MIN_RESTART_DELAY: Final = 0.1  # seconds before the first replacement of a worker; doubles with each further one
 _MAX_RESTART_DELAY: Final = 30.0  # seconds
-_STABLE_AFTER: Final = 60.0  # seconds; a worker that lived longer is replaced after the minimal delay
+_STABLE_AFTER: Final = 60.0  # seconds; if a worker lived longer, the delay is the minimum again
 _START_TIMEOUT: Final = 300.0  # seconds
-_EXIT_TIMEOUT: Final = 5.0  # seconds for a worker to exit after it has drained
-_BACKENDS_INTERVAL: Final = 0.5  # seconds between checks whether a backend's address has changed
+_EXIT_TIMEOUT: Final = 5.0  # seconds that a worker may need to exit after its drain
+_BACKENDS_INTERVAL: Final = 0.5  # seconds between two checks whether the address of a backend has changed
 
 
 class Worker:
-    """A worker process, and the pipe to it."""
+    """A worker process, and the pipes for commands to the worker and for its replies."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -50,21 +50,21 @@ class Worker:
         self._reading = asyncio.create_task(self._read(), name="worker's replies")
 
     async def request(self, **command: object) -> Mapping[str, Any]:
-        """Send a command and wait for the reply. Raises StartupError if the worker dies first."""
+        """Send a command and return the worker's reply. Raises StartupError if the worker dies before it replies."""
         self.send(**command)
         reply = await self._replies.get()
         if not reply:
-            self._replies.put_nowait(reply)
+            self._replies.put_nowait(reply)  # so that the next request raises the error too
             raise StartupError(f"A worker ended (status {self.process.returncode}).")
         return reply
 
     def send(self, **command: object) -> None:
-        """Send a command. Nothing happens if the worker is dead."""
+        """Send a command without waiting for a reply. If the worker is dead, the command is lost."""
         with suppress(ConnectionError):
             cast("asyncio.StreamWriter", self.process.stdin).write(orjson.dumps(command) + b"\n")
 
     async def _read(self) -> None:
-        """Queue each reply, and an empty one when the process has ended."""
+        """Queue each reply of the worker. When the worker's process has ended, queue an empty reply."""
         lines = cast("asyncio.StreamReader", self.process.stdout)
         while line := await lines.readline():
             self._replies.put_nowait(orjson.loads(line))
@@ -73,12 +73,13 @@ class Worker:
 
 
 class Supervisor:
-    """The workers of a server. Use it as `async with`: entering starts them, leaving ends them.
+    """Supervises the workers of a server, as an asynchronous context manager.
 
-    Entering raises StartupError with the message of a worker that cannot start.
+    Entering the context starts the workers. If a worker cannot start, StartupError is raised with the worker's message.
+    Leaving the context kills the workers that still run.
 
     Attributes:
-        status: The status of the server when it started.
+        status: The status of the server at its start.
     """
 
     status: Status
@@ -90,7 +91,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._reload_lock = asyncio.Lock()  # also held while a worker starts, so that all serve the same
+        self._reload_lock = asyncio.Lock()  # also held while a new worker starts, which must not miss a reload
 
     async def __aenter__(self) -> Self:
         self._temporary = tempfile.TemporaryDirectory(prefix="drpo-")
@@ -112,14 +113,14 @@ class Supervisor:
         await self._end()
 
     def add_page(self, app: web.Application) -> None:
-        """Add the routes of the operator page. A worker answers its requests."""
+        """Add the routes of the operator page to the admin listener. A worker answers the requests of the page."""
         add_page_of_workers(app, WorkerSockets(self._folder, self._settings.admission))
 
     async def reload(self) -> Reloaded:
-        """Make all workers load everything again, and serve it if all of them can.
+        """Make all workers load bundles, keys and experiments. If every worker could load them, make all serve them.
 
         Raises:
-            StartupError: A worker cannot load it, and nothing has changed. The message is the worker's.
+            StartupError: A worker could not load them, and nothing has changed. The message is the worker's.
         """
         async with self._reload_lock:
             workers = list(self._workers.values())
@@ -133,10 +134,12 @@ class Supervisor:
             return Reloaded(**served[0]["serving"])
 
     async def drain(self, again: asyncio.Event) -> None:
-        """Stop all workers, and wait until their requests have ended or the drain timeout is over.
+        """Send SIGTERM to all workers, and wait until they have ended.
+
+        The wait has a limit: the drain timeout and `_EXIT_TIMEOUT` together.
 
         Args:
-            again: Set when the operator stops the server a second time, which abandons open requests.
+            again: The event that a second SIGINT or SIGTERM sets. The workers then abandon their open requests.
         """
         self._stopping = True
         self._signal(signal.SIGTERM)
@@ -145,7 +148,7 @@ class Supervisor:
         timeout = self._settings.server.drain_timeout + _EXIT_TIMEOUT
         await asyncio.wait([ends, second_stop], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if second_stop.done():
-            self._signal(signal.SIGTERM)  # the second one makes a worker exit at once
+            self._signal(signal.SIGTERM)  # a second SIGTERM makes a worker exit at once
             await asyncio.wait([ends], timeout=_EXIT_TIMEOUT)
         for task in (ends, second_stop):
             task.cancel()
@@ -154,7 +157,7 @@ class Supervisor:
         await asyncio.gather(*(worker.process.wait() for worker in self._workers.values()))
 
     async def _start(self, number: int) -> Status:
-        """Start a worker and wait until it serves. Raises StartupError."""
+        """Start a worker and wait until it serves. Raises StartupError if the worker fails or is late."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "proxy.server.worker", stdin=PIPE, stdout=PIPE, env=self._environment(),
             start_new_session=True,
@@ -175,7 +178,7 @@ class Supervisor:
         return Status(**{name: _with_tuple(value) for name, value in reply["ready"].items()})
 
     async def _replace_when_dead(self, number: int) -> None:
-        """Replace the worker whenever it dies. The delay doubles while new workers die soon."""
+        """Replace the worker with this number whenever it dies. While new workers die soon, the delay doubles."""
         delay = _MIN_RESTART_DELAY
         while True:
             started = time.monotonic()
@@ -194,12 +197,15 @@ class Supervisor:
                     log_event("worker restarted", worker=number)
 
     def _release_shared_state(self, number: int) -> None:
-        """Free the places and the gauges of a dead worker."""
+        """Set a dead worker's requests in flight to 0, and remove its gauges from the metrics."""
         clear_in_flight(self._folder, number)
         mark_process_dead(self._workers[number].process.pid, str(self._folder))  # type: ignore[no-untyped-call]
 
     async def _follow_backends(self) -> None:
-        """Tell the workers when a backend's address changes. The embedded model's does when it is restarted."""
+        """Send the addresses of the backends to the workers when an address has changed.
+
+        Only a restart of the embedded model changes an address.
+        """
         known = self._addresses()
         while True:
             await asyncio.sleep(_BACKENDS_INTERVAL)
@@ -213,7 +219,7 @@ class Supervisor:
         return [{name: getattr(backend, name) for name in names} for backend in self._backends]
 
     def _environment(self) -> dict[str, str]:
-        """This process's variables, with its import path and the folder of the workers."""
+        """Return the environment of a worker: this process's variables, its import path, and the workers' folder."""
         return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), FOLDER_VARIABLE: str(self._folder)}
 
     def _signal(self, number: signal.Signals) -> None:
@@ -222,7 +228,7 @@ class Supervisor:
                 worker.process.send_signal(number)
 
     async def _end(self) -> None:
-        """Kill the workers that are left and delete their folder."""
+        """Kill the workers that still run, and delete the workers' folder."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -235,7 +241,7 @@ class Supervisor:
 
 
 def _refusal(reply: Mapping[str, Any] | BaseException) -> str | None:
-    """Why a worker cannot load; None if it can."""
+    """Return why a worker could not load, or None if it could."""
     if isinstance(reply, BaseException):
         return str(reply)
     return reply.get("refused")

@@ -1,9 +1,15 @@
-"""A worker: one of several serving processes, started by the supervisor as `python -m proxy.server.worker`.
+"""A worker: one of several serving processes. The supervisor starts it as `python -m proxy.server.worker`.
 
 The supervisor writes lines of JSON to the worker's standard input. The first line contains the settings. Each later
-line is a command: load, serve or forget what a reload reads, or move a backend to another address. The worker replies
-with lines of JSON on its standard output. If its input ends, the supervisor has ended: the worker drains and exits, so
-that no worker outlives its server.
+line is a command:
+
+    load      read bundles, keys and experiments again, but do not serve them yet
+    serve     serve what `load` has read
+    forget    discard what `load` has read
+    move      use other addresses of the backends
+
+The worker replies with lines of JSON on its standard output. The end of its input means that the supervisor has ended.
+The worker then drains and exits, so that no worker runs on without its supervisor.
 """
 
 import asyncio
@@ -34,7 +40,7 @@ from proxy.ui.worker_relay import answering_page
 
 
 def main() -> None:
-    """Serve until SIGTERM, SIGINT, or the end of the supervisor."""
+    """Serve until SIGTERM, SIGINT, or the end of the supervisor's process."""
     return_large_blocks_to_system()
     uvloop.run(_work())
 
@@ -57,7 +63,7 @@ async def _work() -> None:
 
 
 async def _serve_or_report(first: Mapping[str, Any], shared: MappedState, lines: asyncio.StreamReader) -> None:
-    """Serve with what the first line contains. An error that prevents it is sent to the supervisor."""
+    """Serve with the settings and backends in the first line. If this fails, send the error to the supervisor."""
     settings = settings_from_json(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
     with log_lines(settings.log.log_format, worker=shared.worker):
@@ -104,7 +110,7 @@ class CommandReader:
         self._loaded: Loaded | None = None
 
     async def run(self) -> None:
-        """Carry out each command until the input ends; then stop the worker."""
+        """Carry out each command until the input ends. Then stop the worker, if it does not drain already."""
         while line := await self._lines.readline():
             command = orjson.loads(line)
             if command["do"] == "load":
@@ -116,7 +122,7 @@ class CommandReader:
                 self._loaded = None
             elif command["do"] == "move":
                 self._move(command["backends"])
-        if not self._gateway.admission.draining:  # a second stop would abandon the requests that it waits for
+        if not self._gateway.admission.draining:  # during a drain, `_stop` would abandon the open requests
             self._stop.set()
 
     async def _load(self) -> None:
@@ -133,7 +139,7 @@ class CommandReader:
 
 
 def reply(**content: object) -> None:
-    """Write one line to the supervisor. Nothing happens if the supervisor has ended."""
+    """Write one line of JSON to the supervisor. If the supervisor has ended, the line is lost."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), orjson.dumps(content) + b"\n")
 

@@ -1,1 +1,1 @@
-"""The operator page: its files and the JSON that it requests, on top of the HTTP interface."""
+"""Serves the operator page: its files, and the JSON that the page requests. It is built on the HTTP interface."""

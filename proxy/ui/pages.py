@@ -1,7 +1,8 @@
-"""The operator page: its files, and the routes with the JSON that it shows. The admin listener serves it.
+"""Serves the operator page on the admin listener: the files of the page, and the JSON that the page requests.
 
-A question on the page is handled like a client's request (proxy/api/handlers.py), but needs no key and is in no
-experiment. This module does not depend on statistics: the admin listener has routes for experiments.
+A question that the operator asks on the page is handled like a client's request (proxy/api/handlers.py), but it needs
+no key and takes part in no experiment. The results of experiments come from other routes of the admin listener, so this
+module does not depend on statistics.
 """
 
 import asyncio
@@ -48,12 +49,12 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "Cache-Control": "no-cache",
     }
 )
-_MAX_EXAMPLES: Final = 2_000  # of a bundle, on the page
+_MAX_EXAMPLES: Final = 2_000  # the page shows only the first examples of a bundle, at most this many
 _MAX_NEAREST: Final = 24
 
 
 def add_page(app: web.Application, gateway: Gateway) -> None:
-    """Add all routes of the page, in a server of one process."""
+    """Add all routes of the page to the admin listener of a server with one process."""
     add_files(app)
     add_api(app, gateway)
 
@@ -66,7 +67,7 @@ def add_files(app: web.Application) -> None:
 
 
 def add_api(app: web.Application, gateway: Gateway) -> None:
-    """Add the routes of the JSON that the page requests. `gateway` answers them."""
+    """Add the routes of the JSON that the page requests. Their handlers use the parts in `gateway`."""
     app[GATEWAY] = gateway
     app.router.add_get("/ui/api/state", _state)
     app.router.add_post("/ui/api/chat", _chat)
@@ -77,7 +78,7 @@ def add_api(app: web.Application, gateway: Gateway) -> None:
 
 
 def _guarded(handler: Handler) -> Handler:
-    """The handler, with errors in OpenAI's shape."""
+    """Return a handler that calls `handler` and converts its errors into replies in OpenAI's format."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
@@ -97,7 +98,7 @@ async def _redirect_to_page(_: web.Request) -> web.StreamResponse:
 
 
 async def _file(request: web.Request) -> web.StreamResponse:
-    """GET /ui and /ui/{name}: a file of the page."""
+    """Answer GET /ui and GET /ui/{name} with a file of the page."""
     name = request.match_info.get("name", "index.html")
     path = _FILES / name
     if path.suffix not in _CONTENT_TYPES or path not in _FILES.iterdir():
@@ -107,7 +108,7 @@ async def _file(request: web.Request) -> web.StreamResponse:
 
 
 async def _state(request: web.Request) -> web.StreamResponse:
-    """GET /ui/api/state: the models and their variants; models with a bundle come first."""
+    """Answer GET /ui/api/state with the models and their variants. The models with a bundle come first."""
     gateway = request.app[GATEWAY]
     bundles = gateway.bundles
     models = sorted(gateway.pool.models.values(), key=lambda model: model.id not in bundles)
@@ -122,14 +123,17 @@ async def _state(request: web.Request) -> web.StreamResponse:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
-    """POST /ui/api/chat: answers a question like a client's request."""
+    """Answer POST /ui/api/chat like a client's chat request, but without keys, experiments and texts in the log."""
     gateway = request.app[GATEWAY]
     without_keys = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
     return await handle(without_keys, request, ENDPOINTS[CHAT])
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
-    """POST /ui/api/explain: the plan of a request, with the reasons for it. Nothing is sent to a backend."""
+    """Answer POST /ui/api/explain with the plan of a chat request and the reasons for the plan.
+
+    The chat request itself is not sent to a backend.
+    """
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
     conversation, setting = read_chat(body), gateway.setting(body, request)
@@ -158,7 +162,7 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
 
 
 def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:
-    """The ids of the examples on the page, with their similarities to a query."""
+    """Return the ids of the examples that the page shows, with their similarities to a query."""
     vector = served.search.embedder.embed([query])[0]
     return _similarities_to(served, vector)
 
@@ -170,7 +174,7 @@ def _similarities_to(served: ServedBundle, vector: Vectors) -> list[tuple[str, f
 
 
 async def _bundle(request: web.Request) -> web.StreamResponse:
-    """GET /ui/api/bundle?model=...: a bundle, and the position of each example on a map."""
+    """Answer GET /ui/api/bundle?model=... with a model's bundle, and the position of each example on a map."""
     served = _bundle_of(request.app[GATEWAY], request.query.get("model", ""))
     return _json(await asyncio.to_thread(_describe_bundle, served.bundle))
 
@@ -199,10 +203,11 @@ def project_to_plane(vectors: Vectors) -> Vectors:
     """Project vectors on their first two principal components.
 
     Args:
-        vectors: Shape (n, dimension).
+        vectors: The vectors: (n, dimension).
 
     Returns:
-        Shape (n, 2). Each component is scaled to the range -1 to 1. Its sign is the same in each run.
+        The projected vectors: (n, 2). Each column is scaled so that its value with the largest magnitude is 1. This
+        also fixes the sign of the column, which the decomposition leaves open.
     """
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
@@ -214,7 +219,7 @@ def project_to_plane(vectors: Vectors) -> Vectors:
 
 
 async def _search(request: web.Request) -> web.StreamResponse:
-    """POST /ui/api/search: the examples nearest to a query, and the ids of those that a request would contain."""
+    """Answer POST /ui/api/search with the examples nearest to a query, and the ids of those that retrieval chooses."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
     served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
@@ -234,7 +239,7 @@ def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
 
 
 def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
-    """The bundle of a model. Raises UnknownModelError."""
+    """Return the bundle of a model. Raises UnknownModelError if the model has none."""
     served = gateway.bundles.get(model)
     if served is None:
         raise UnknownModelError(f"There is no bundle for {model[:100]!r}. There are: {', '.join(gateway.bundles)}.")
@@ -242,7 +247,7 @@ def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
 
 
 async def _live(request: web.Request) -> web.StreamResponse:
-    """GET /ui/api/live: the proxy's metrics since the start, and the state of its backends."""
+    """Answer GET /ui/api/live with the proxy's metrics since its start, and the state of its backends."""
     gateway = request.app[GATEWAY]
     samples = [
         {"name": sample.name, "labels": sample.labels, "value": sample.value}

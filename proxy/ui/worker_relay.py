@@ -1,7 +1,9 @@
-"""Relays requests of the operator page to a worker, in a server of several workers.
+"""Relays requests of the operator page to a worker. Only a server with several workers needs this module.
 
-Each worker answers them on a Unix socket in the workers' folder, which only this user may enter. The admin listener
-runs in the supervisor and relays each request to a live worker. This module does not depend on the content of requests.
+The admin listener runs in the supervisor, but only a worker can answer a request of the page. Each worker therefore
+listens on a Unix socket in the folder that the workers share, and the admin listener relays each request to a live
+worker. Only the user who runs the server has access to this folder. This module does not depend on the content of
+requests.
 """
 
 import os
@@ -25,11 +27,11 @@ from proxy.ui.pages import add_api, add_files
 
 @dataclass(frozen=True, slots=True)
 class WorkerSockets:
-    """The sockets of the workers.
+    """The folder of the workers' sockets, and the limits on the requests that are relayed.
 
     Attributes:
         folder: The folder of the sockets.
-        limits: The limits on a request.
+        limits: Limits on the size of a request's body, and on the time in which it must arrive.
     """
 
     folder: Path
@@ -38,7 +40,7 @@ class WorkerSockets:
 
 _SOCKETS: Final = web.AppKey("worker sockets", WorkerSockets)
 _SOCKET_NAME: Final = "page-{}.socket"
-_MAX_PATH: Final = 107  # bytes, of the path of a Unix socket: unix(7)
+_MAX_PATH: Final = 107  # bytes; the limit for the path of a Unix socket, from unix(7)
 _ALIVE_TIMEOUT: Final = 2.0  # seconds
 _ALIVE: Final = "/alive"
 _CONNECTION_HEADERS: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
@@ -48,7 +50,8 @@ _CONNECTION_HEADERS: Final = frozenset({"connection", "content-length", "date", 
 async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIterator[None]:
     """Answer requests of the page on this worker's socket until the block ends.
 
-    If the socket cannot be opened, for example because its path is too long, the worker serves without the page.
+    If the socket cannot be opened, for example because its path is too long, the error is logged. The block then runs
+    without the page.
     """
     app = web.Application(middlewares=[error_middleware("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
@@ -70,14 +73,14 @@ async def _alive(_: web.Request) -> web.Response:
 
 
 def add_page_of_workers(app: web.Application, sockets: WorkerSockets) -> None:
-    """Add the routes of the page, in a server of several workers."""
+    """Add the routes of the page to the admin listener of a server with several workers."""
     add_files(app)
     app[_SOCKETS] = sockets
     app.router.add_route("*", "/ui/api/{name}", _relay)
 
 
 async def _relay(request: web.Request) -> web.StreamResponse:
-    """Relay a request to the first live worker. No request is sent twice."""
+    """Relay a request to the first worker that is alive. The request is never sent to a second worker."""
     sockets = request.app[_SOCKETS]
     try:
         body = await read_body(request, sockets.limits) if request.can_read_body else b""
@@ -91,7 +94,7 @@ async def _relay(request: web.Request) -> web.StreamResponse:
 
 
 def _open_session(path: Path) -> aiohttp.ClientSession:
-    """A session with one worker. It has no timeout: the worker has its own."""
+    """Return a session with one worker. It has no timeout, because the worker limits the time of each request."""
     connector = aiohttp.UnixConnector(str(path))
     return aiohttp.ClientSession(
         "http://worker", connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
@@ -99,7 +102,10 @@ def _open_session(path: Path) -> aiohttp.ClientSession:
 
 
 async def _is_alive(worker: aiohttp.ClientSession) -> bool:
-    """Whether the worker replies. A connection alone proves nothing: the kernel also accepts it if the worker hangs."""
+    """Return whether the worker replies to a request.
+
+    An open connection would not be enough: the kernel accepts connections even while the worker hangs.
+    """
     try:
         async with worker.get(_ALIVE, timeout=aiohttp.ClientTimeout(total=_ALIVE_TIMEOUT)):
             return True
@@ -108,7 +114,11 @@ async def _is_alive(worker: aiohttp.ClientSession) -> bool:
 
 
 async def _relay_to(worker: aiohttp.ClientSession, request: web.Request, body: bytes) -> web.StreamResponse:
-    """Relay a request to a worker and stream the reply. Raises OverloadedError if the worker died before replying."""
+    """Relay a request to a worker and stream the reply to the page.
+
+    Raises:
+        OverloadedError: The worker died before it replied.
+    """
     headers = _end_to_end_headers(request.headers)
     try:
         reply = await worker.request(request.method, request.rel_url, data=body or None, headers=headers)
@@ -120,7 +130,7 @@ async def _relay_to(worker: aiohttp.ClientSession, request: web.Request, body: b
         async for chunk in reply.content.iter_any():
             await response.write(chunk)
         await response.write_eof()
-    except aiohttp.ClientError:  # abort the connection, so that the client sees a truncated reply
+    except aiohttp.ClientError:  # the worker died: abort the connection, so that the page sees a truncated reply
         if request.transport is not None:
             request.transport.abort()
     return response
@@ -133,5 +143,5 @@ def _no_worker(folder: Path) -> OverloadedError:
 
 
 def _end_to_end_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of the message, without those of the connection."""
+    """Return the headers to pass on: all except those that each connection or each server sets itself."""
     return {name: value for name, value in headers.items() if name.lower() not in _CONNECTION_HEADERS}
