@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Returns:
-        The exit code. 0: the command succeeded, or the server was stopped after it had answered requests. 1: an error
+        The exit code. 0: the command succeeded, or a signal stopped the server after its start. 1: an error
         occurred, a check found problems, or the reader of the output ended. 130: SIGINT ended a command, or the start
         of the server. 143: SIGTERM ended the start of the server.
 

@@ -99,7 +99,7 @@ def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any
 
 
 def _check_rows(rows: Vectors, first: int, path: Path) -> None:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # a value that is not finite makes the norm not finite
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # NaN or infinite if a value of the row is
     if not np.isfinite(norms).all() and not np.isfinite(rows).all():
         raise BundleIntegrityError(f"{path}: holds values that are not finite: {REPAIR}")
     off = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))

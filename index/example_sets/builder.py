@@ -75,7 +75,7 @@ def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
 
 
 def _spec_record(spec: PartitionSpec) -> dict[str, object]:
-    """Return the JSON object of a partition spec, for the provenance of a bundle."""
+    """Return the JSON object that describes a partition spec in the provenance of a bundle."""
     return {
         "count": spec.count,
         "tokens": spec.tokens,

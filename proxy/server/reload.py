@@ -56,7 +56,7 @@ async def read_active_experiments(settings: Settings, bundles: Mapping[str, Serv
 
     Args:
         settings: All settings.
-        bundles: The loaded bundles by model. If an experiment uses one of them, it is not loaded again.
+        bundles: The loaded bundles by model. A bundle in this mapping is not loaded again for an experiment.
 
     Raises:
         StartupError: The file of an experiment is invalid.

@@ -1,4 +1,4 @@
-"""Supervises the workers of a server: starts the workers, replaces dead ones, and reloads and stops all together.
+"""Supervises the workers of a server: starts the workers, replaces dead workers, and reloads or stops all of them.
 
 A worker is a process that runs proxy/server/worker.py. The files that the workers share are in a temporary folder. The
 supervisor deletes the folder when it ends. This module does not depend on the content of requests.
@@ -34,9 +34,9 @@ from proxy.server.service import Status
 from proxy.ui.worker_relay import WorkerSockets, add_page_of_workers
 
 _MIN_RESTART_DELAY: Final = 0.1  # seconds before the first replacement of a worker; doubles with each further one
-_MAX_RESTART_DELAY: Final = 30.0  # seconds
+_MAX_RESTART_DELAY: Final = 30.0  # seconds before any replacement of a worker
 _STABLE_AFTER: Final = 60.0  # seconds; if a worker lived longer, the delay is the minimum again
-_START_TIMEOUT: Final = 300.0  # seconds
+_START_TIMEOUT: Final = 300.0  # seconds within which a worker must serve
 _EXIT_TIMEOUT: Final = 5.0  # seconds that a worker may need to exit after its drain
 _BACKENDS_INTERVAL: Final = 0.5  # seconds between two checks whether the address of a backend has changed
 

@@ -41,7 +41,7 @@ class WorkerSockets:
 _SOCKETS: Final = web.AppKey("worker sockets", WorkerSockets)
 _SOCKET_NAME: Final = "page-{}.socket"
 _MAX_PATH: Final = 107  # bytes; the limit for the path of a Unix socket, from unix(7)
-_ALIVE_TIMEOUT: Final = 2.0  # seconds
+_ALIVE_TIMEOUT: Final = 2.0  # seconds within which a live worker replies
 _ALIVE: Final = "/alive"
 _CONNECTION_HEADERS: Final = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
 
