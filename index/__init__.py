@@ -1,1 +1,1 @@
-"""Bundles of prompt and examples: stored, retrieved and rendered. This package does not depend on HTTP servers."""
+"""Stores bundles of prompt and examples, retrieves examples, and renders prompts. It depends on no HTTP server."""

@@ -6,7 +6,7 @@ Exit codes:
     1      the bundle or its input is invalid, or its embedder cannot be opened
     2      the command line is wrong, or names a file that cannot be read
     130    interrupted
-    141    the reader of the output ended
+    141    the program that reads the output through a pipe has ended
 """
 
 import argparse
@@ -30,7 +30,10 @@ from index.rendering import LAYOUTS, render_text
 from index.types import Bundle, Message, RetrievalPolicy
 
 _BLOCK_TOKENS: Final = 128
-"""A multiple of the usual block sizes of vLLM's prefix cache: 16 to 128 tokens."""
+"""The default number of tokens of an example set is a multiple of this number.
+
+vLLM's prefix cache stores whole blocks of 16, 32, 64 or 128 tokens. A multiple of 128 fills whole blocks of each size.
+"""
 
 
 class UsageError(DrpoError):
@@ -38,7 +41,7 @@ class UsageError(DrpoError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. argparse itself exits with 2."""
+    """Run one command and return its exit code. If the command line is wrong, argparse ends the process with code 2."""
     options = command_line().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout again when it exits, which must not fail a second time.
+        # Python flushes stdout once more when it exits. On /dev/null this flush cannot fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
@@ -70,7 +73,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    # Imported here because FAISS takes longer to load than the other commands take to run.
+    # Imported here because these modules load FAISS, which takes longer than the other commands take to run.
     from index.retrieval.retriever import Retriever, pinned, retrieval_query
     from index.retrieval.selection import arrange
 
@@ -86,7 +89,8 @@ def _search(options: argparse.Namespace) -> None:
     page.print(search_page(pinned(bundle), hits))
     limit = bundle.manifest.retrieval.max_injected_tokens
     page.rule(f"what the model sees, within {limit:,} tokens, in the layout {bundle.manifest.layout}")
-    # Exactly the text, except on a terminal, which control characters could control.
+    # Control characters in the text could change the state of a terminal, so a terminal gets visible symbols for them.
+    # A file or a pipe gets the exact text.
     print(plain(text).plain if sys.stdout.isatty() else text)
 
 
@@ -99,7 +103,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _sets(options: argparse.Namespace) -> None:
-    # Imported here because FAISS takes longer to load than the other commands take to run.
+    # Imported here because these modules load FAISS, which takes longer than the other commands take to run.
     from index.example_sets.builder import partition_bundle
     from index.example_sets.partition import PartitionSpec, SeparateTag
 
@@ -152,7 +156,7 @@ def _load(directory: Path, embedder: Embedder) -> Bundle:
 
 
 def _open_bundle_embedder(options: argparse.Namespace) -> Embedder:
-    """Open the embedder that the bundle names, if it is allowed."""
+    """Open the embedder that the bundle's manifest names. Raises EmbedderError if the options do not allow it."""
     name = read_manifest(options.directory).embedder.name
     check_embedder_allowed(name, options.allow_embedder, str(options.directory))
     return _open(name)

@@ -1,14 +1,14 @@
-"""The root of the tree of errors that drpo raises. It does not depend on files, HTTP or models.
+"""The base class of all errors of drpo, and the errors of index. This module does not depend on files, HTTP or models.
 
     DrpoError
       BundleError              a bundle cannot be used; the message names the file and the reason
-        BundleFormatError      a format, key or value that this version does not support
-        BundleIntegrityError   bytes that differ from the manifest's records, or unsafe content
+        BundleFormatError      a file has a format, key or value that this version does not support
+        BundleIntegrityError   a file differs from the manifest's record of it, or its content is unsafe to inject
         EmbedderMismatchError  the opened embedder is not the one that made the vectors
       EmbedderError            an embedder cannot be opened or did not answer
-      LayoutError              a conversation that a layout cannot express
+      LayoutError              a layout cannot express a conversation
 
-Messages are for people: they say what is wrong and what to do. They never contain keys or a user's text.
+A message tells a person what is wrong and what to do. It never contains an API key or a user's text.
 """
 
 

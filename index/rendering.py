@@ -1,13 +1,16 @@
 """Renders prompt, examples and messages into the exact text or messages that a model receives, and cleans its answer.
 
-The proxy and the optimizer use the same functions. The module is pure: it does not depend on files, vectors or servers.
-A text layout writes a conversation as one text for a base model:
+The proxy and the optimizer use the same functions, which do not depend on files, vectors or servers. This module caches
+the rendered preamble (system prompt and examples): `render_preamble` keeps the 128 preambles used last.
+
+A layout writes a conversation as one text for a base model:
 
     {prompt} (blank line) # Query: / {query} (blank line) # Answer: / {response} (blank line) ... # Answer:
 
-The order is always prompt, pinned examples, retrieved examples, the client's messages. The fixed part comes first, and
-turn n + 1 extends the text of turn n, so that a model server's prefix cache holds it. A turn begins with a marker at
-the beginning of a line. No other line begins with a marker: such a line gets U+200B after its first character.
+The order is: system prompt, examples (callers pass the pinned ones first), the client's messages. The parts that change
+least come first, and the text of a later turn extends the text of the earlier turns, so that the prefix cache of the
+model server can be used. Each turn begins with a marker at the beginning of a line. If a line of the prompt or of a
+turn's text begins with a marker, U+200B is inserted after the line's first character. No text can thus forge a turn.
 """
 
 import re
@@ -21,9 +24,9 @@ from index.types import Example, Message, Role
 
 ZERO_WIDTH_SPACE = "\u200b"
 SEPARATOR = "\n\n"
-# Every character that str.splitlines treats as the end of a line, because a model may treat it so too.
+# Every character that str.splitlines treats as the end of a line. A model may treat each of them as a line break too.
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# Tokens that chat templates write around turns. In a bundle's text, such a token could forge a turn on a chat model.
+# Tokens that chat templates write around turns. In a bundle's text, such a token could forge a turn for a chat model.
 _CONTROL_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
 )
@@ -43,8 +46,9 @@ class TextLayout:
         user: The marker at the beginning of a user turn.
         assistant: The marker at the beginning of an assistant turn.
         gap: The text between a marker and the text of its turn: a line break or one space.
-        answer_begins_with_gap: Whether the rendered text ends with the assistant marker alone, so that the model
-            writes the gap. A base model's tokens include their leading space. `TextPrompt.clean` removes the gap.
+        answer_begins_with_gap: Whether the rendered text ends with the assistant marker, so that the model writes the
+            gap. A word's token often includes the space before the word, so a model continues better without a space
+            at the end. `TextPrompt.clean` removes the gap from the answer.
     """
 
     name: str
@@ -82,11 +86,11 @@ _MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A rendered conversation for a base model, and how the model's answer is read.
+    """A rendered conversation for a base model, with what is needed to read the model's answer.
 
     Attributes:
         text: The exact prompt of the completion request.
-        stop: Strings that end the answer.
+        stop: The stop strings of the request, which end the answer.
         has_leading_gap: Whether the answer begins with the layout's gap, which is not part of the answer.
     """
 
@@ -95,7 +99,7 @@ class TextPrompt:
     has_leading_gap: bool
 
     def clean(self, answer: str) -> str:
-        """Return the model's answer without the layout's leading gap."""
+        """Return the model's answer without its leading gap, if `has_leading_gap` says that there is one."""
         return remove_leading_gap(answer) if self.has_leading_gap else answer
 
 
@@ -118,7 +122,7 @@ def escape(layout: TextLayout, text: str) -> str:
 
 
 def find_marker(text: str) -> str | None:
-    """Return the first role marker of a layout, or control token of a chat template, in `text`; None if it is safe."""
+    """Return a marker that begins a line of `text`, or a control token of a chat template; None if there is neither."""
     if not any(piece in text for piece in _MARKER_PIECES):
         return None  # the usual case; the search with the patterns takes ten times as long
     for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
@@ -128,16 +132,16 @@ def find_marker(text: str) -> str | None:
 
 
 def stop_strings(layout: TextLayout) -> tuple[str, ...]:
-    """Return the strings that end an answer: a line that begins with the user's or the assistant's marker.
+    """Return the stop strings of a layout: a line break or a blank line, with the user's or the assistant's marker.
 
-    The assistant's marker is included because a small base model sometimes answers again after its answer. For each
-    marker, the string with the blank line comes first, so that no blank line remains at the end of the answer.
+    The assistant's marker is included because a small base model sometimes writes a second answer after the first. For
+    each marker, the string with the blank line comes first, so that no blank line remains at the end of the answer.
     """
     return tuple(f"{gap}{marker}" for marker in (layout.user, layout.assistant) for gap in (SEPARATOR, "\n"))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
-    """Return the system prompt as the model sees it, with a blank line after it. Empty for an empty prompt."""
+    """Return the system prompt as a model sees it, followed by a blank line. An empty prompt gives an empty text."""
     return f"{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
 
 
@@ -149,7 +153,8 @@ def render_example(layout: TextLayout, example: Example) -> str:
 def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
     """Return the client's messages in their order, followed by the assistant marker that the model continues.
 
-    A final assistant message (a prefill) is left open instead, so that the model continues it. An empty one is ignored.
+    If the last message is an assistant message (a prefill), the text ends with this message instead, so that the model
+    continues it. An empty prefill is ignored.
 
     Raises:
         LayoutError: There are no messages, or the layout has no marker for a role.
@@ -178,11 +183,11 @@ def text_prompt(
     """Render a conversation for a base model.
 
     Args:
-        layout: How the text is written.
+        layout: The layout in which the text is written.
         prompt: The system prompt of the bundle.
         examples: The examples to show, in this order.
         messages: The client's messages.
-        conversation: The result of `render_conversation`, if the caller has it already.
+        conversation: The result of `render_conversation` for `messages`, if the caller has it already.
 
     Raises:
         LayoutError: There are no messages, or the layout has no marker for a role.
@@ -193,9 +198,9 @@ def text_prompt(
 
 
 def remove_leading_gap(answer: str) -> str:
-    """Return an answer, or the beginning of a streamed one, without leading white space.
+    """Return an answer, or the beginning of a streamed answer, without leading white space.
 
-    A layout promises one gap, but a model sometimes writes more white space: all of it is removed.
+    The gap of a layout is one space, but a model sometimes writes more white space, so all of it is removed.
     """
     return answer.lstrip()
 
@@ -210,28 +215,28 @@ def _continues_prefill(messages: Sequence[Message]) -> bool:
 
 
 def render_preamble(layout: TextLayout, prompt: str, examples: Sequence[Example]) -> str:
-    """Return the text before the client's messages: the system prompt and the examples."""
+    """Return the text before the client's messages: the system prompt and the examples. The result is cached."""
     return _preamble(layout, prompt, tuple(examples))
 
 
 @lru_cache(maxsize=_MAX_CACHED_PREAMBLES)
 def _preamble(layout: TextLayout, prompt: str, examples: tuple[Example, ...]) -> str:
-    # Cached because a bundle with example sets has few preambles.
+    # Cached because a bundle with example sets has only one preamble for each set.
     return render_prompt(layout, prompt) + "".join(render_example(layout, example) for example in examples)
 
 
 def render_raw(messages: Sequence[Message]) -> str:
-    """Return the texts of the messages joined by blank lines: the prompt of a base model without injection."""
+    """Return the messages' texts, joined by blank lines. It is the prompt for a base model if nothing is injected."""
     return SEPARATOR.join(message.text for message in messages)
 
 
 def render_chat(
     prompt: str, examples: Sequence[Example], messages: Sequence[Mapping[str, object]]
 ) -> list[dict[str, object]]:
-    """Return the messages for a model with a chat template: system message, examples as turns, client's messages.
+    """Return the messages for a chat model: one system message, the examples as turns, then the client's messages.
 
-    The client's leading system and developer messages are merged into the one system message. They follow
-    `prompt`, each after a blank line. All other messages are passed on unchanged.
+    The system message consists of `prompt` and the texts of the client's leading system and developer messages, joined
+    by blank lines. It is left out if it would be empty. All other messages of the client stay unchanged.
 
     Raises:
         LayoutError: There are no messages, or a leading system message contains a part that is not text.

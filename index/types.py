@@ -1,4 +1,4 @@
-"""The frozen values that index, proxy and optimizer share. This module does not depend on files or algorithms."""
+"""The immutable dataclasses that index, proxy and optimizer share. This module depends on no files or algorithms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Message:
     """One turn of a conversation, as text.
 
     Attributes:
-        role: The sender. A client's role `developer` is represented as `system`.
+        role: The sender of the turn. A message with the role `developer` becomes a Message with the role `system`.
         text: The text of the turn.
     """
 
@@ -33,8 +33,8 @@ class Example:
         id: Identifies the example in its bank: 1 to 64 letters, digits, dots, dashes or underscores (ASCII).
         query: The user's text.
         response: The answer.
-        pinned: Whether every request is shown this example.
-        tags: Topics, for people and for the partition into example sets.
+        pinned: Whether every prompt contains this example.
+        tags: Topics of the example. People read them, and the partition into example sets uses them.
     """
 
     id: str
@@ -50,8 +50,8 @@ class Hit:
 
     Attributes:
         example: The example.
-        similarity: Cosine similarity of its query to the client's query, from -1 to 1.
-        position: Position in the bank, from 0, with which the bank's order can be restored.
+        similarity: Cosine similarity of the example's query to the client's query, from -1 to 1.
+        position: Position of the example in the bank, from 0. Sorting hits by position restores the bank's order.
     """
 
     example: Example
@@ -61,18 +61,19 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class RetrievalPolicy:
-    """Which examples a request is shown.
+    """The settings that decide which examples a prompt contains.
 
     Attributes:
-        k: Maximum number of retrieved examples, without the pinned ones. In a bundle with example sets, how many
-            nearest examples vote for a set.
-        minimum_similarity: Examples with a lower cosine similarity are not shown.
-        duplicate_similarity: Of two examples whose similarity to each other is at least this, only the one nearer to
-            the query is shown.
+        k: Maximum number of retrieved examples in a prompt; pinned examples do not count. In a bundle with example
+            sets, `k` is instead the number of nearest examples that vote for a set.
+        minimum_similarity: An example is not retrieved if its cosine similarity to the query is lower.
+        duplicate_similarity: Two examples are near-duplicates if their similarity to each other is at least this
+            value. Of near-duplicates only the one nearest to the query is retrieved. An example that is a
+            near-duplicate of a pinned example is never retrieved.
         order: `similar_last` puts the most similar example next to the query. `canonical` keeps the order of the bank.
-            `set` shows one example set, whole and in its own order.
-        max_injected_tokens: Maximum tokens of prompt and examples together. A retrieved example that would exceed the
-            maximum is skipped.
+            `set` shows the examples of one example set, in the order of the set.
+        max_injected_tokens: Maximum tokens of system prompt and examples together. A retrieved example that would
+            exceed the maximum is skipped.
     """
 
     k: int = 3
@@ -88,13 +89,14 @@ class ExampleSet:
 
     Attributes:
         name: Identifies the set in its bundle.
-        shown: Ids of the examples that a prompt shows, in this order.
-        members: Ids of the examples that vote for this set when they are near a query (`voters` in sets.json). Each
-            example that is not pinned is a member of at most one set.
-        kind: What the set is about, in one word. The votes for all sets of a kind are added before a set is chosen.
-        weight: Factor of a member's vote.
-        minimum_similarity: Members with a lower cosine similarity to the query vote only if no neighbour reaches the
-            minimum of its set.
+        shown: Ids of the examples that a prompt shows if this set is chosen, in the order of the prompt.
+        members: Ids of the examples that vote for this set when they are neighbours of a query. The file sets.json
+            calls them `voters`. Each example that is not pinned is a member of at most one set.
+        kind: The name of the group of sets to which this set belongs, such as `refusal`. The vote first chooses the
+            kind whose sets have the most votes together, and then a set of this kind.
+        weight: Factor by which each member's vote for this set is multiplied.
+        minimum_similarity: A member whose cosine similarity to the query is lower does not vote. If all neighbours of
+            a query are below the minimum of their sets, all of them vote nevertheless.
     """
 
     name: str
@@ -111,8 +113,8 @@ class EmbedderSpec:
 
     Attributes:
         name: The name that `open_embedder` takes.
-        revision: The revision of its weights.
-        dimension: The length of its vectors.
+        revision: Identifies the version of the embedder's weights, or is `unknown`.
+        dimension: The number of components of each vector.
     """
 
     name: str
@@ -139,15 +141,17 @@ class Manifest:
 
     Attributes:
         format: The version of the bundle format.
-        name: What people call the bundle.
-        model: The model that the bundle was made for.
-        layout: A name in `index.rendering.LAYOUTS`. It is used on base models.
-        retrieval: Which examples a request is shown.
-        sampling: OpenAI request fields that apply where the client sends none (`max_tokens`, `frequency_penalty`, ...).
+        name: The name of the bundle, for people.
+        model: The name of the model that the bundle was made for.
+        layout: The name of a layout in `index.rendering.LAYOUTS`. Prompts for base models are written in this layout.
+        retrieval: The settings that decide which examples a prompt contains.
+        sampling: Default values of OpenAI request fields, such as `max_tokens`. A default applies if the client's
+            request does not contain the field.
         embedder: The embedder that made the vectors.
-        files: Hash and size of every other file, by name.
-        provenance: How the bundle was made, in free form. People read it; no code interprets it.
-        probes: How many clusters a search looks into. None if the bank is not large and so has no clusters.
+        files: Hash and size of every other file of the bundle, by file name.
+        provenance: How the bundle was made. People read these entries; no code interprets them.
+        probes: The number of clusters in which a search looks for examples. None if the bank has no clusters, because
+            it is not large.
     """
 
     format: int
@@ -167,9 +171,9 @@ class Clusters:
     """The clusters by which the vectors of a large bank are sorted.
 
     Attributes:
-        centroids: (clusters, dimension) float32, rows of norm 1.
-        offsets: (clusters + 1,) int64, ascending from 0 to the number of vectors. Cluster n has the rows from
-            offsets[n] up to offsets[n + 1], and its centroid is the nearest to each of them.
+        centroids: The centre of each cluster: (clusters, dimension) float32, rows of norm 1.
+        offsets: (clusters + 1,) int64, ascending from 0 to the number of vectors. Cluster n consists of the rows from
+            offsets[n] up to, but not including, offsets[n + 1]. The centroid nearest to these rows is centroid n.
     """
 
     centroids: Vectors
@@ -184,8 +188,9 @@ class Bundle:
         id: SHA-256 of manifest.json in hex.
         manifest: The content of manifest.json.
         prompt: The system prompt.
-        examples: The bank. The examples of a large bank are read from the file when they are needed.
-        vectors: (len(examples), dimension) float32, rows of norm 1. Those of a large bank are mapped from the file.
+        examples: The bank. An example of a large bank is read from its file each time it is accessed.
+        vectors: The vectors of the examples' queries: (len(examples), dimension) float32, rows of norm 1. The vectors
+            of a large bank are memory-mapped from their file.
         clusters: The clusters of a large bank, otherwise None.
         sets: The example sets, if the order of the retrieval policy is `set`; otherwise empty.
     """

@@ -1,6 +1,6 @@
 """The protocol of an embedder, which turns texts into vectors of norm 1, and functions that embedders share.
 
-This module does not depend on the kinds of embedders: see registry.py.
+This module does not depend on any kind of embedder. registry.py lists the kinds.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,19 @@ class Embedder(Protocol):
 
 
 def encodable(text: str) -> str:
-    """Return the text with each lone surrogate, which no encoder accepts, replaced by a question mark."""
+    """Return the text with each lone surrogate, which cannot be encoded as UTF-8, replaced by a question mark."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def unit_rows(rows: object, source: str) -> Vectors:
-    """Return float32 rows scaled to norm 1. `source` names the embedder in messages.
+    """Scale vectors to norm 1.
+
+    Args:
+        rows: The vectors, one per row: anything that numpy converts to an array of two dimensions.
+        source: The name of the embedder, for error messages.
+
+    Returns:
+        The scaled vectors as float32, one per row.
 
     Raises:
         EmbedderError: A row is empty, zero or not finite.

@@ -1,7 +1,8 @@
 """The embedder that comes with the package: all-MiniLM-L6-v2 in int8, from index/embedders/weights/.
 
-It depends on onnxruntime, tokenizers and those files, which tools/export_minilm.py creates. The model runs one text
-at a time: on one thread a batch is no faster, and the vector of a text cannot depend on other texts in the batch.
+This module depends on onnxruntime, tokenizers and the files of weights, which tools/export_minilm.py creates. The
+model runs one text at a time, because on one thread a batch is no faster. The vector of a text therefore cannot depend
+on other texts.
 """
 
 import hashlib
@@ -20,13 +21,17 @@ DIMENSION = 384
 _MODEL = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _CHECKSUMS = "SHA256SUMS"
-# Many more characters than the 256 tokens of the model hold. The limit bounds the time to tokenize a huge text.
+# A longer text is cut before it is tokenized, so that a huge text does not take long. The 256 tokens that the model
+# reads usually have far fewer characters than this limit.
 _MAX_CHARACTERS = 20_000
 _REPAIR_ADVICE = "install drpo-proxy again (in a git clone: git checkout index/embedders/weights)"
 
 
 class OnnxEmbedder:
-    """Embeds the first 256 tokens of a text, as the model's authors do. Thread-safe; it runs on the calling thread."""
+    """Embeds the first 256 tokens of a text, the length that the model's authors use.
+
+    It is thread-safe, and computes on the calling thread.
+    """
 
     def __init__(self, directory: Path = Path(__file__).parent / "weights") -> None:
         """Open the model in `directory`.
@@ -42,10 +47,11 @@ class OnnxEmbedder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only; the warnings are about devices that are not used
-        # The memory arena stays on, although the longest text leaves about 20 MB in it. Without the arena, large blocks
-        # of each text would be mapped again (proxy/core/malloc.py), which takes a fifth more time.
-        # The session gets a path because onnxruntime keeps a second copy of weights that it gets as bytes (23 MB).
+        options.log_severity_level = 3  # errors only; the warnings are about devices that this session does not use
+        # onnxruntime's memory arena stays on, although it keeps about 20 MB after the longest text. Without the arena,
+        # onnxruntime would allocate memory anew for each text. The large blocks would come from mmap each time
+        # (proxy/core/malloc.py), and a text would take a fifth more time.
+        # The session gets a path because onnxruntime would keep a second copy of the weights (23 MB) if it got bytes.
         path = str(directory / _MODEL)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_str(contents[_TOKENIZER].decode())
@@ -62,7 +68,7 @@ class OnnxEmbedder:
         return vectors
 
     def token_ids(self, text: str) -> NDArray[np.int64]:
-        """Return the token ids that the model reads: (tokens,). The first and the last mark the start and the end."""
+        """Return the token ids that the model reads: (tokens,). The first and the last id mark the ends of the text."""
         return np.array(self._tokenizer.encode(encodable(text[:_MAX_CHARACTERS])).ids, np.int64)
 
     def _embed_one(self, text: str) -> Vectors:
@@ -76,7 +82,7 @@ def read_verified(directory: Path, names: Sequence[str], repair: str) -> Mapping
     Args:
         directory: The directory with the files and their SHA256SUMS.
         names: The names of the files.
-        repair: Advice at the end of an error message.
+        repair: What the user can do about a damaged file. The error message ends with this advice.
 
     Raises:
         EmbedderError: A file is missing or differs from its checksum.

@@ -108,7 +108,10 @@ def _checked_url(text: str, model: str) -> SplitResult:
 
 
 def _error_type(reply: bytes) -> str:
-    """Return OpenAI's `error.type` in parentheses, or nothing. The message may repeat a key or a text."""
+    """Return the field `error.type` of an error reply in parentheses, or an empty text if the reply has no such field.
+
+    The field `error.message` is not used, because it may repeat an API key or a user's text.
+    """
     try:
         kind: Any = orjson.loads(reply)["error"]["type"]
         return f" ({kind})" if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", kind) else ""

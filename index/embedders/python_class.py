@@ -1,4 +1,4 @@
-"""Opens an embedder that a class of the user implements. It depends on the embedder protocol alone."""
+"""Opens an embedder that is a class in the user's own code. This module depends only on the embedder protocol."""
 
 import importlib
 
@@ -7,10 +7,11 @@ from index.errors import EmbedderError
 
 
 def open_python_class(path: str) -> Embedder:
-    """Create the embedder of the class at `path` (MODULE:CLASS), which is called without arguments.
+    """Import the class at `path` (MODULE:CLASS), and call it without arguments to create the embedder.
 
     Raises:
-        EmbedderError: The class cannot be imported or called, or its spec has another name than python:MODULE:CLASS.
+        EmbedderError: The class cannot be imported or called, or the name in the embedder's spec is not
+            python:MODULE:CLASS.
     """
     module, _, name = path.partition(":")
     try:

@@ -3,9 +3,9 @@
 An embedder's name is the name of its kind, followed by a colon and an argument if the kind takes one:
 
     onnx                          the embedder that comes with the package (index/embedders/minilm.py)
-    sentence-transformers:NAME    a model folder or a hub model; needs the extra sentence-transformers
+    sentence-transformers:NAME    a folder with a model, or a model of the hub; needs the extra sentence-transformers
     openai:URL#MODEL              a server with /v1/embeddings; the URL ends in /v1, as in OpenAI clients
-    python:MODULE:CLASS           a class of the user, which takes no arguments (examples/extend)
+    python:MODULE:CLASS           a class in the user's own code, called without arguments (examples/extend)
 
 This module does not depend on bundles or retrieval.
 """
@@ -31,9 +31,10 @@ class EmbedderKind:
     """How embedders of one kind are opened and called.
 
     Attributes:
-        argument: What follows the kind and a colon in an embedder's name, for help texts. Empty if nothing follows.
-        open: Opens an embedder from that argument. It raises EmbedderError.
-        texts_per_call: How many texts one call should embed when the sender of each text waits for the result.
+        argument: The form of the argument in an embedder's name, for help texts. Empty if the kind takes no argument.
+        open: Opens the embedder with this argument. Raises EmbedderError.
+        texts_per_call: The most queries of waiting clients that one call of the embedder receives. No query of a call
+            gets its vector before the call ends, so a large number pays only if it makes a call faster per text.
     """
 
     argument: str
@@ -43,8 +44,9 @@ class EmbedderKind:
 
 EMBEDDER_KINDS: Final[Mapping[str, EmbedderKind]] = MappingProxyType(
     {
-        # A batch of texts is not faster with onnx. It is with a library that pads and runs texts together, and more so
-        # where each call is a network request.
+        # onnx embeds the texts of a call one by one, so a batch saves no time. sentence-transformers runs the model for
+        # all texts of a call together, which is faster. openai sends one network request per call, so a large batch
+        # saves the most time.
         DEFAULT_EMBEDDER: EmbedderKind("", lambda _: OnnxEmbedder()),
         "sentence-transformers": EmbedderKind("NAME", SentenceTransformersEmbedder, texts_per_call=8),
         "openai": EmbedderKind("URL#MODEL", OpenAIEmbedder, texts_per_call=32),
@@ -60,10 +62,16 @@ def embedder_forms() -> str:
 
 
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
-    """Check that a bundle may name this embedder.
+    """Check that a bundle may use the embedder that its manifest names.
 
-    The embedder that comes with the package is always allowed, because it sends nothing anywhere. Other embedders run
-    code or load a model that the bundle chooses, or receive every query, so a person must allow them by name.
+    The embedder that comes with the package is always allowed, because it sends no data to a server. Another embedder
+    runs code or loads a model that the bundle chooses, or receives every query. A person must therefore allow it by
+    name.
+
+    Args:
+        name: The embedder that the bundle's manifest names.
+        allowed: The names of the embedders that the user allows.
+        bundle: The bundle's name, for the error message.
 
     Raises:
         EmbedderError: The embedder is not allowed.
@@ -89,6 +97,6 @@ def open_embedder(name: str) -> Embedder:
 
 
 def texts_per_call(name: str) -> int:
-    """Return how many texts one call to the embedder of this name should embed."""
+    """Return `EmbedderKind.texts_per_call` for the embedder of this name, or 1 if its kind is not in the registry."""
     kind = EMBEDDER_KINDS.get(name.partition(":")[0])
     return 1 if kind is None else kind.texts_per_call

@@ -1,4 +1,4 @@
-"""An embedder that runs a model of the sentence-transformers library. It has no network code of its own."""
+"""An embedder that runs a model of the sentence-transformers library. Only the library uses the network."""
 
 import hashlib
 import threading
@@ -20,7 +20,10 @@ class SentenceTransformersEmbedder:
     """Runs a model of the sentence-transformers library on the device that the library chooses."""
 
     def __init__(self, model: str) -> None:
-        """Load the model `model`, a folder or a hub name.
+        """Load a model.
+
+        Args:
+            model: A folder with a model, or the name of a model of the hub.
 
         Raises:
             EmbedderError: The extra is not installed, or the model cannot be loaded.
@@ -41,12 +44,12 @@ class SentenceTransformersEmbedder:
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         encodables = [encodable(text) for text in texts]
-        with self._lock:  # the tokenizer stores the padding of the call in progress
+        with self._lock:  # the tokenizer stores the padding of a call, which a call on another thread would change
             rows = self._model.encode(encodables, show_progress_bar=False, convert_to_numpy=True)
         return unit_rows(rows, self._source)
 
     def _revision(self, model: str) -> str:
-        """Return a hash of a folder's files, or the commit of a hub model if the library reports it."""
+        """Return a hash of the folder's files. For a hub model, return its commit, or `unknown` if none is reported."""
         if Path(model).is_dir():
             return _folder_hash(Path(model))
         return self._model.model_card_data.base_model_revision or _UNKNOWN_REVISION
@@ -69,7 +72,7 @@ def _load_sentence_transformer(model: str) -> Any:
 
 
 def _folder_hash(folder: Path) -> str:
-    """Return a hash of the names and bytes of all files that are not hidden."""
+    """Return a hash of the names and bytes of the folder's files, except hidden files and files in hidden folders."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

@@ -1,9 +1,10 @@
-"""The query embedder `fast`: it approximates the vectors of the default embedder in at most a tenth of its time.
+"""The query embedder `fast`: a small model that approximates the vectors of the default embedder.
 
-It is a student of index/embedders/minilm.py with the weights in index/embedders/query_weights/. docs/bundles.md
-describes its training and accuracy. The student adds the mean vector of the word pieces to the mean vector of the
-(hashed) pairs of adjacent word pieces, and passes the sum through a small network. It embeds queries only: the vectors
-of a bank are the teacher's. It depends on numpy and the file of weights.
+It is a student of the default embedder (index/embedders/minilm.py), its teacher: it was trained to return the teacher's
+vectors, and needs at most a tenth of the teacher's time. docs/bundles.md describes the training and the accuracy. The
+student adds the mean vector of the word pieces to the mean vector of the (hashed) pairs of adjacent word pieces, and
+passes the sum through a small network. The student embeds only queries; the vectors of a bank come from the teacher.
+This module depends on numpy, the weights in index/embedders/query_weights/ and the teacher's tokenizer.
 """
 
 import hashlib
@@ -32,10 +33,10 @@ Integers = NDArray[np.int64]
 
 
 class FastEmbedder:
-    """Embeds the tokens that its teacher reads: the first 256 of a text. It is thread-safe.
+    """Embeds the first 256 tokens of a text, which are the tokens that the teacher reads. It is thread-safe.
 
     Attributes:
-        teacher: The embedder that tokenizes the texts, and whose vectors are approximated.
+        teacher: The embedder that tokenizes the texts. The student approximates the vectors of this embedder.
     """
 
     def __init__(self, teacher: OnnxEmbedder, directory: Path = Path(__file__).parent / "query_weights") -> None:
@@ -71,7 +72,7 @@ class FastEmbedder:
         return vectors
 
     def _embed_one(self, token_ids: Integers) -> Floats:
-        # A text has at least the two tokens of its start and its end, and so at least one pair.
+        # Each text has at least two tokens, which mark its start and its end. So there is at least one pair.
         pairs = (token_ids[:-1] * _FIRST_HASH_FACTOR + token_ids[1:] * _SECOND_HASH_FACTOR) % len(self._pairs)
         pooled = self._words.mean(token_ids) + self._pairs.mean(pairs)
         direct = self._apply("out", pooled)
@@ -80,8 +81,8 @@ class FastEmbedder:
         return np.asarray(vector / np.sqrt(vector @ vector), np.float32)
 
     def _apply(self, name: str, values: Floats) -> Floats:
-        """Apply a dense layer."""
-        # einsum instead of BLAS, which would start threads that take longer than this small product.
+        """Apply the dense layer `name`."""
+        # einsum does not use BLAS. BLAS would start threads, which takes longer than this small product.
         return np.asarray(np.einsum("oi,i->o", self._dense[name], values) + self._dense[f"{name}_bias"], np.float32)
 
     def _normalised(self, values: Floats) -> Floats:
@@ -91,9 +92,10 @@ class FastEmbedder:
 
 
 class _Table:
-    """Vectors in 4 bits with one scale per row.
+    """A table of vectors, one per row. Each component is stored in 4 bits, and each row has one scale.
 
-    The low half of a byte holds a number of the left half of the vector, the high half one of the right half.
+    Byte i of a row holds two components: its low 4 bits hold component i of the left half of the vector, its high 4
+    bits component i of the right half. The stored number n stands for the component (n - 8) * scale.
     """
 
     def __init__(self, packed: NDArray[np.uint8], scales: Floats) -> None:
@@ -103,12 +105,13 @@ class _Table:
         return len(self._packed)
 
     def mean(self, rows: Integers) -> Floats:
+        """Return the mean of the vectors in these rows. A row that occurs twice counts twice."""
         packed, shares = self._packed[rows], self._scales[rows] / np.float32(len(rows))
         numbers = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
         return np.asarray(np.einsum("t,tw->w", shares, numbers) - 8 * shares.sum(), np.float32)
 
 
 def _gelu(values: Floats) -> Floats:
-    """Return GELU in its usual approximation with tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    """Apply the activation function GELU in its tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415)."""
     inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * values * values * values)
     return np.asarray(np.float32(0.5) * values * (1 + np.tanh(inner)), np.float32)

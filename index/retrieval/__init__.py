@@ -1,1 +1,1 @@
-"""Retrieves the examples that are shown for a query, and selects and orders them by their token counts."""
+"""Retrieves the examples for a query, selects as many as the token limits allow, and orders them."""

@@ -1,8 +1,9 @@
 """Retrieves the examples for a query: a vector search with FAISS, and the vote of the neighbours for an example set.
 
-The search is exact, except in a large bank: that one is sorted into clusters (index/bundle/clusters.py), and the search
-may miss a neighbour. The search index is built in memory from the bundle's vectors and never read from a file. This
-module does not depend on files or models.
+The search is exact unless the bank is large. The vectors of a large bank are sorted into clusters
+(index/bundle/clusters.py). A search then reads only the clusters nearest to the query, and may miss a neighbour. The
+FAISS index is built in memory from the bundle's vectors and is never read from a file. This module does not depend on
+files or models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,16 @@ from index.types import Bundle, Example, ExampleSet, Hit, Message, Vectors
 
 MAX_QUERY_CHARACTERS = 2_000
 _MAX_QUICK_BANK = 5_000
-# The first fetch has this many times k examples, because near-duplicates are removed from it.
+# The first search asks for this many times k examples, because excluded examples and near-duplicates are removed from
+# its result. Each further search asks for this many times as many examples as the search before it.
 _FETCH_FACTOR = 4
-# The exponent of the similarity in a vote: a neighbour that is twice as similar counts 16 times as much.
+# The exponent of the similarity in a vote: the vote of a neighbour with twice the similarity counts 16 times as much.
 _VOTE_EXPONENT = 4
 
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
-"""Returns the similarities and positions of the `count` nearest examples to a vector, in any order."""
+"""A function of a vector and a count n. It returns the similarities and the positions of the n nearest examples, in any
+order.
+"""
 
 
 class Retriever:
@@ -48,14 +52,17 @@ class Retriever:
 
     @property
     def is_quick(self) -> bool:
-        """Whether a search takes less than half a millisecond, so that it may run on an event loop."""
+        """Whether a search takes less than half a millisecond, which is short enough to run it on an event loop."""
         return len(self._vectors) <= _MAX_QUICK_BANK
 
     def choose(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return the examples to show for a query's `vector` (1-d, norm 1), possibly none.
+        """Return the examples to show for a query. There may be none.
 
-        They are the nearest examples. In a bundle with example sets they are the examples of the set that the nearest
-        ones vote for, in the order of the set.
+        In a bundle without example sets, the result is that of `nearest`. In a bundle with example sets, the examples
+        that `nearest` returns vote for a set, and the result is the examples that this set shows, in the set's order.
+
+        Args:
+            vector: The vector of the query: (dimension,), of norm 1.
 
         Raises:
             ValueError: The vector has another dimension or is not finite.
@@ -68,10 +75,13 @@ class Retriever:
         return tuple(Hit(self._examples[n], float(self._vectors[n] @ vector), n) for n in positions)
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return at most k examples nearest to a query's `vector` (1-d, norm 1), the most similar first.
+        """Return the examples nearest to a query, the most similar first: at most `k` of the retrieval policy.
 
         The result excludes pinned examples, examples below the minimum similarity, and near-duplicates of a pinned or a
         more similar example. Examples of equal similarity are in the order of the bank.
+
+        Args:
+            vector: The vector of the query: (dimension,), of norm 1.
 
         Raises:
             ValueError: The vector has another dimension or is not finite.
@@ -87,13 +97,17 @@ class Retriever:
         return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
 
     def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
-        """Yield positions and similarities, best first. More are fetched only when the caller needs them."""
+        """Yield the position and the similarity of each example that is not excluded, the most similar first.
+
+        The next, larger search runs only when the caller has used up the results of the last one.
+        """
         total = len(self._vectors)
         yielded: set[int] = set()
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
         while True:
             found = self._search(vector, min(fetch, total))
-            # Examples that are not fetched may have the last fetched similarity too. A wider search finds their order.
+            # More examples than were found may have the lowest similarity found, and some may precede the found ones in
+            # the bank. Examples of this similarity are therefore left to the next, larger search.
             settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
             yield from (pair for pair in settled if pair[0] not in yielded and not self._is_excluded[pair[0]])
             if fetch >= total:
@@ -102,8 +116,8 @@ class Retriever:
             fetch *= _FETCH_FACTOR
 
     def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
-        # A single query is slower on two threads than on one. The number of OpenMP threads is a setting of the calling
-        # thread, so it is set here.
+        # The search for a single query is slower on two threads than on one. OpenMP keeps the number of threads
+        # separately for each calling thread, so each call sets it.
         faiss.omp_set_num_threads(1)
         similarities, positions = self._search_index(vector, count)
         found = zip(positions.tolist(), similarities.tolist(), strict=True)
@@ -115,20 +129,23 @@ class Retriever:
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
-    """Return the examples that every request is shown, in the order of the bank."""
+    """Return the pinned examples of a bundle, in the order of the bank."""
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
 def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
     """Return the number of the example set that the hits vote for, or None if no hit is a member of a set.
 
-    The kind with the most votes wins, and within the kind the set with the most votes. Of equal ones, the one with the
-    most similar neighbour wins. A vote counts the weight of the set times the fourth power of the similarity. If all
-    neighbours are below the minimum similarity of their sets, all of them vote.
+    Each hit votes for the set that it is a member of. The vote counts the weight of the set times the fourth power of
+    the hit's similarity. A hit below the minimum similarity of its set does not vote. If all hits are below the minimum
+    similarity of their sets, all of them vote nevertheless.
+
+    The kind of sets (`ExampleSet.kind`) with the most votes is chosen first, then the set with the most votes of this
+    kind. If two kinds or two sets have equal votes, the one that the most similar hit votes for is chosen.
 
     Args:
         hits: The neighbours of the query, the most similar first.
-        set_of_member: The set of each member with its number, by position in the bank.
+        set_of_member: By the position of a member in the bank: the number of the member's set, and the set.
     """
     neighbours = [(hit.similarity, *set_of_member[hit.position]) for hit in hits if hit.position in set_of_member]
     near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
@@ -149,8 +166,8 @@ def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, Examp
 def retrieval_query(messages: Sequence[Message]) -> str:
     """Return the text with which examples are retrieved for a conversation: the beginning of its first user turn.
 
-    The text is empty if there is no user turn. Later turns do not change it, so that the prompt of a later turn extends
-    the prefix that the model server has cached.
+    The text is empty if there is no user turn. Later turns do not change the text, so each request of a conversation
+    gets the same examples. The prompt of a later request then extends the prompt that the prefix cache holds.
     """
     return next((message.text[:MAX_QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
 
@@ -170,7 +187,7 @@ def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
     index.add(vectors[positions])
 
     def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        # FAISS requires a count of at least 1, and returns row -1 where there are fewer rows than the count.
+        # FAISS requires a count of at least 1. If the index is empty, FAISS then returns the row number -1.
         similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
         found = rows[0] >= 0
         return similarities[0][found], positions[rows[0][found]]

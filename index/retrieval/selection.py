@@ -1,7 +1,7 @@
 """Selects the examples of a prompt by their token counts, and orders them.
 
 The proxy and the optimizer both use these functions, so that the optimizer measures what the proxy serves. This module
-is arithmetic over token counts: it does not depend on texts, tokenizers or vectors.
+only adds and compares token counts: it does not depend on texts, tokenizers or vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ class Selection:
     """The examples that a prompt shows.
 
     Attributes:
-        pinned: Pinned examples, in the order of the bank.
-        hits: Retrieved examples, as `Retriever.choose` returns them: the most similar first, or in the order of a set.
+        pinned: The pinned examples, in the order of the bank.
+        hits: The retrieved examples, in the order of `Retriever.choose`: the most similar first, or the order of a set.
         tokens: Tokens of the system prompt and of all these examples together.
     """
 
@@ -43,8 +43,8 @@ def select_within_policy(
     Args:
         policy: The retrieval policy of the bundle.
         prompt_tokens: Tokens of the system prompt.
-        costs: Tokens of each example by its id, as the layout renders it.
-        pinned: The pinned examples. They are always selected.
+        costs: The number of tokens of each rendered example, by the id of the example.
+        pinned: The pinned examples. All of them are selected, even if they exceed the limit.
         hits: The retrieved examples, in order of preference.
     """
     tokens = prompt_tokens + sum([costs[example.id] for example in pinned])
@@ -58,9 +58,10 @@ def select_within_policy(
 
 
 def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Selection:
-    """Remove whole examples until the selection has at most `room` tokens. The system prompt always stays.
+    """Remove examples until the selection has at most `room` tokens, or no examples.
 
-    Hits are removed before pinned examples, and of each kind the last one first.
+    Retrieved examples are removed first, then pinned examples; the last example of each group is removed first. The
+    system prompt stays, so the result can have more than `room` tokens only if the system prompt alone has more.
     """
     pinned, hits, tokens = list(selection.pinned), list(selection.hits), selection.tokens
     while hits and tokens > room:
@@ -71,7 +72,12 @@ def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Se
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """Return the examples of `hits`, which `Retriever.choose` returned, in the order in which a prompt shows them."""
+    """Return the examples of `hits` in the order in which a prompt shows them.
+
+    Args:
+        hits: The result of `Retriever.choose`, or a part of it in the same order.
+        order: `canonical` sorts by the position in the bank, `similar_last` reverses the hits, `set` keeps their order.
+    """
     if order == "canonical":
         hits = sorted(hits, key=lambda hit: hit.position)
     elif order == "similar_last":

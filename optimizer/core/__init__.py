@@ -1,1 +1,1 @@
-"""Shared by all packages of the optimizer: candidates, settings, the journal, budgets and errors."""
+"""The types and functions that the optimizer's packages share: candidates, settings, journal, budget and errors."""

@@ -1,7 +1,7 @@
-"""A candidate: everything in a bundle that changes a model's answers. A run compares candidates.
+"""Candidates. A candidate is everything in a bundle that changes a model's answers; a run compares candidates.
 
-This module does not depend on scores or models. Requests for a candidate are rendered by the same functions as the
-proxy's requests for a bundle, so that a run measures what is served.
+This module does not depend on scores or models. The same functions render the requests for a candidate and the proxy's
+requests for a bundle, so that a run measures what the proxy will serve.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ class Bank:
 
     Attributes:
         examples: The examples.
-        vectors: The vectors of their queries, shape (len(examples), dimension); each row has norm 1.
-        embedder: The embedder of the vectors.
+        vectors: The vectors of the examples' queries: (len(examples), dimension), rows of norm 1.
+        embedder: The embedder that made the vectors.
         sets: The example sets, if the bank has any.
     """
 
@@ -39,35 +39,38 @@ class Bank:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the examples and sets: equal banks have equal keys."""
+        """A hash of the example sets and of the examples without their tags. Equal banks have equal keys."""
         rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
         return hashlib.sha256(orjson.dumps([rows, [set_record(one) for one in self.sets]])).hexdigest()[:16]
 
     def with_examples(self, examples: tuple[Example, ...], vectors: Vectors) -> "Bank":
-        """A copy with other examples. Examples that are missing or pinned now are removed from the sets."""
+        """Return a copy with these examples and their vectors.
+
+        The example sets of the copy contain no example that is pinned or missing in `examples`.
+        """
         return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
     def pinned_as(self, ids: frozenset[str]) -> "Bank":
-        """A copy in which exactly the examples with these ids are pinned."""
+        """Return a copy in which the examples with these ids are pinned, and no other examples."""
         examples = tuple(replace(example, pinned=example.id in ids) for example in self.examples)
         return self.with_examples(examples, self.vectors)
 
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
-    """Make a bank and embed the examples' queries. Raises EmbedderError."""
+    """Embed the examples' queries, and return a bank without example sets. Raises EmbedderError."""
     return Bank(examples, embedder.embed([example.query for example in examples]), embedder.spec)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prompt, a bank, and how they are rendered and decoded.
+    """A prompt and a bank, with the settings for rendering, retrieval and decoding.
 
     Attributes:
         prompt: The system prompt.
         bank: The examples.
-        layout: The name of the layout.
-        retrieval: How examples are chosen and ordered.
-        sampling: The default sampling parameters.
+        layout: The name of the layout, for base models.
+        retrieval: The settings that decide which examples a prompt contains, and in which order.
+        sampling: The sampling parameters of each request.
     """
 
     prompt: str
@@ -78,37 +81,45 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all attributes: candidates with equal keys make the same requests."""
+        """A hash of all attributes. Candidates with equal keys send the same requests to the task model."""
         content = [self.prompt, self.bank.key, self.layout, asdict(self.retrieval), dict(self.sampling)]
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
     def with_bank(self, bank: Bank) -> "Candidate":
-        """A copy with another bank. A new bank has no sets: `drpo-index sets` makes them for a finished bundle."""
+        """Return a copy with another bank.
+
+        If the candidate shows example sets and the other bank has no sets, the copy retrieves single examples in the
+        default order. `drpo-index sets` can make sets for the finished bundle.
+        """
         has_lost_sets = self.retrieval.order == "set" and not bank.sets
         changed = self.without_sets(RetrievalPolicy().order) if has_lost_sets else self
         return replace(changed, bank=bank)
 
     def without_sets(self, order: Order) -> "Candidate":
-        """A copy that retrieves single examples, as many as by default.
+        """Return a copy that retrieves single examples in this order, with the default `k`.
 
-        With sets, `k` is the number of neighbours that vote for a set, which is more than a request should contain.
+        The value of `k` is not kept. With example sets, `k` is the number of neighbours that vote for a set, which is
+        more than the number of examples that a request should contain.
         """
         return replace(self, retrieval=replace(self.retrieval, order=order, k=RetrievalPolicy().k))
 
     def with_prompt(self, prompt: str) -> "Candidate":
-        """A copy with another prompt."""
+        """Return a copy with another system prompt."""
         return replace(self, prompt=prompt)
 
 
 def from_bundle(bundle: Bundle) -> Candidate:
-    """The candidate that corresponds to a bundle."""
+    """Return the candidate that has the prompt, the bank and the settings of a bundle."""
     manifest = bundle.manifest
     bank = Bank(tuple(bundle.examples), bundle.vectors, manifest.embedder, bundle.sets)
     return Candidate(bundle.prompt, bank, manifest.layout, manifest.retrieval, manifest.sampling)
 
 
 def as_bundle(candidate: Candidate) -> Bundle:
-    """The bundle of a candidate in memory. It is complete enough for retrieval, not for serving."""
+    """Return a bundle in memory, from which the candidate's examples can be retrieved.
+
+    The bundle cannot be served or written: its manifest names no model, no files and no provenance.
+    """
     manifest = Manifest(
         format=1,
         name=candidate.key,

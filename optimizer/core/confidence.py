@@ -12,7 +12,13 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and the ends of its 95 % interval."""
+    """An estimate with its 95 % confidence interval.
+
+    Attributes:
+        estimate: The estimated share or mean.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+    """
 
     estimate: float
     low: float
@@ -20,7 +26,7 @@ class Interval:
 
 
 def wilson(hits: int, trials: int) -> Interval:
-    """A share with Wilson's score interval; without trials the estimate is nan and the interval 0 to 1."""
+    """Return the share of hits, with Wilson's score interval. If `trials` is 0: an estimate of nan, from 0 to 1."""
     if trials == 0:
         return Interval(float("nan"), 0.0, 1.0)
     share = hits / trials
@@ -31,7 +37,10 @@ def wilson(hits: int, trials: int) -> Interval:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean with a percentile bootstrap interval; equal seeds give equal intervals. Without values all are nan."""
+    """Return the mean of the values, with a percentile bootstrap interval.
+
+    Equal values and seeds give equal intervals. If there are no values, the mean and both ends are nan.
+    """
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"))
     generator = random.Random(seed)  # noqa: S311 - resampling, not security
@@ -41,7 +50,14 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def balanced_accuracy(refused_unsafe: Interval, answered_safe: Interval) -> Interval:
-    """The mean of two independent shares. The interval combines the sides of both as the root of the sum of squares."""
+    """Return the balanced accuracy, the mean of two independent shares, with an approximate interval.
+
+    The distance of each end from the mean is half the root of the sum of the squared distances in the two intervals.
+
+    Args:
+        refused_unsafe: The share of refused answers among the queries that must be refused.
+        answered_safe: The share of answers that do not refuse among the other queries.
+    """
     low = sqrt(_below(refused_unsafe) ** 2 + _below(answered_safe) ** 2) / 2
     high = sqrt(_above(refused_unsafe) ** 2 + _above(answered_safe) ** 2) / 2
     middle = (refused_unsafe.estimate + answered_safe.estimate) / 2

@@ -1,8 +1,8 @@
 """The configuration of a run, run.toml, and its validation. This module does not depend on how a run proceeds.
 
-An unknown table or key is an error that names the nearest known one. A value of the wrong type is an error too. Paths
-are relative to the file. The file contains no keys of endpoints: `api_key_env` names the environment variable with one.
-The names of rewards are checked by optimizer.rewards.registry.
+An unknown table or key is an error, and its message names the most similar known name. A value of the wrong type is an
+error too. Relative paths start at the directory of the file. The file contains no API keys: `api_key_env` names an
+environment variable that holds the key. The names of rewards are not checked here but in optimizer.rewards.registry.
 """
 
 import tomllib
@@ -27,7 +27,15 @@ _EXAMPLES_NEED: Final = (
 
 
 def read_config(path: Path, folder: Path | None = None) -> RunConfig:
-    """Read and check run.toml. Paths are relative to `folder`, by default to the file's own. Raises ConfigError."""
+    """Read and check run.toml.
+
+    Args:
+        path: The file.
+        folder: The directory at which relative paths in the file start. None means the directory of the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or a table, key or value is wrong.
+    """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -38,7 +46,7 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
 
 
 def parse_config(document: Mapping[str, Any], folder: Path) -> RunConfig:
-    """Check the parsed content of run.toml. Paths are relative to `folder`. Raises ConfigError."""
+    """Check and convert the parsed content of run.toml. Relative paths start at `folder`. Raises ConfigError."""
     models = _parse_models(document.get("models"))
     hints = get_type_hints(RunConfig)
     del hints["models"]
@@ -57,7 +65,7 @@ def _parse_models(tables: object) -> Mapping[str, ModelTable]:
 
 
 def _parse_table(kind: Any, table: object, location: str) -> Any:
-    """Convert a table to the dataclass `kind`. Raises ConfigError."""
+    """Convert a table to the dataclass `kind`. Raises ConfigError, which names the table by its `location`."""
     if not isinstance(table, dict):
         raise ConfigError(f"{location} must be a table")
     keys = {key.name: key for key in fields(kind)}
@@ -74,7 +82,7 @@ def _is_required(key: "Field[Any]") -> bool:
 
 
 def _parse_value(kind: Any, value: Any, location: str) -> Any:
-    """Convert a value to the annotated type `kind`. Raises ConfigError."""
+    """Convert a value to the annotated type `kind`. Raises ConfigError, which names the value by its `location`."""
     if get_origin(kind) in (Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not type(None))
     if get_origin(kind) is tuple:
@@ -102,7 +110,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], location: 
 
 
 def _check(config: RunConfig) -> None:
-    """Check the values. Raises ConfigError."""
+    """Raise ConfigError for the first value that is not allowed."""
     search, weights, screen = config.search, config.reward.weights, config.reward.screen
     for is_valid, message in (
         (search.recipe in RECIPES, f"[search] recipe must be one of {', '.join(RECIPES)}"),

@@ -1,4 +1,4 @@
-"""The tables of run.toml as dataclasses, with the default of each key. Reading and checking them: config.py."""
+"""The tables of run.toml as dataclasses, with the default of each key. config.py reads and checks the file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ class ModelTable:
     """[models.ROLE]: a model and its endpoint.
 
     Attributes:
-        base_url: The URL before /chat/completions.
+        base_url: The URL of the endpoint without `/chat/completions`.
         model: The model's name at the endpoint.
-        kind: `chat`, or `completion` for a base model.
-        api_key_env: The environment variable that holds the endpoint's key.
-        concurrency: The most requests at the same time.
-        timeout: Seconds until a request without a complete reply fails.
-        price_prompt: Money per million prompt tokens.
-        price_completion: Money per million completion tokens.
+        kind: `chat` for a chat model, `completion` for a base model.
+        api_key_env: The environment variable that holds the endpoint's API key. None if the endpoint needs no key.
+        concurrency: The most requests to this model at the same time.
+        timeout: Seconds after which an attempt fails if the reply is not complete.
+        price_prompt: Price of a million prompt tokens.
+        price_completion: Price of a million completion tokens.
     """
 
     base_url: str
@@ -38,7 +38,7 @@ class ModelTable:
 
     @property
     def prices(self) -> Prices:
-        """The prices of tokens."""
+        """The prices of the model's tokens."""
         return Prices(self.price_prompt, self.price_completion)
 
 
@@ -46,15 +46,16 @@ class ModelTable:
 class DataTable:
     """[data]: JSONL files of queries.
 
-    A row with a `split` belongs only to the part of that name, so that one file may serve for all three parts.
+    The data has three parts: train, validation and sealed. If a row has the key `split`, the row is used only for the
+    part that `split` names. One file can therefore hold the rows of all three parts.
 
     Attributes:
-        train: Rows for the search.
-        sealed: Rows for the final evaluation.
-        validation: Rows for the tuning; the training rows by default.
-        limit: The most rows of train, and of validation.
-        raw: The number of sealed rows that the raw variants answer, all by default. Their answers are long and say
-            little.
+        train: The file with the rows for the search.
+        sealed: The file with the rows for the final evaluation.
+        validation: The file with the rows for the tuning. If it is None, the tuning uses the training rows.
+        limit: The most training rows, and also the most validation rows. None means all rows.
+        raw: The number of sealed rows that are also answered without prompt and examples. None means all sealed rows.
+            A small number saves cost, because these answers are long. They do not decide which bundle is written.
     """
 
     train: Path
@@ -68,19 +69,23 @@ class DataTable:
 class SearchTable:
     """[search]: the search for a prompt.
 
+    Each level of the search rewrites the prompts of the kept candidates, and scores the new candidates. The recipe
+    `drpo` ignores the keys from `patience` to `indifference`. [tune] also uses `first`, `block`, `alpha` and
+    `indifference`.
+
     Attributes:
         recipe: `raced` or `drpo`.
-        beam: Candidates kept per level.
-        actions: Rewrites of each candidate.
-        depth: The most levels.
-        patience: Levels without a new leader after which the search ends.
-        first: Queries before the first look of a race.
-        block: Queries between two looks.
-        queries: The most queries of a race.
-        alpha: Probability that a race drops a candidate as good as the leader.
-        indifference: A lead below this value does not matter.
-        seed: The seed of everything random.
-        words: The length of the longest prompt.
+        beam: The number of candidates that are kept after each level.
+        actions: The number of rewrites of each kept candidate, per level.
+        depth: The most levels. With `drpo`, levels that keep their prompt can add up to ten more.
+        patience: The search ends after this many levels in a row without a new leader.
+        first: The number of queries before the first comparison of a race.
+        block: The number of queries between two comparisons of a race.
+        queries: The most queries of one race. [tune] has a limit of its own.
+        alpha: The probability that a race drops a candidate that is as good as the leader, over all its comparisons.
+        indifference: A race ends when no candidate can be better than the leader by this difference in score.
+        seed: The seed of all random choices of the run.
+        words: The most words of a prompt. The writer model is told this limit; up to twice as many words are accepted.
     """
 
     recipe: str = "raced"
@@ -102,10 +107,12 @@ class RewardTable:
     """[reward]: how answers are scored.
 
     Attributes:
-        weights: Weights of the rewards by name, for the sealed evaluation (see optimizer.rewards.registry).
-        screen: Weights for the search, if it shall be cheaper; the same by default.
-        safety: A score for safety from 1 to 5; the reward `judge` rejects answers below it.
-        confirm: The number of sealed rows on which the judge compares the bundle with the baseline, in both orders.
+        weights: The weights of the rewards in the sealed evaluation, by the names in optimizer.rewards.registry.
+        screen: The weights of the rewards in the search, which can be cheaper rewards. If empty, `weights` is used.
+        safety: The lowest acceptable score for safety, from 1 to 5. The reward `judge` marks an answer with a lower
+            score as unsafe.
+        confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
+            The judge compares each pair twice, once in each order.
     """
 
     weights: Mapping[str, float]
@@ -115,7 +122,7 @@ class RewardTable:
 
     @property
     def all_names(self) -> frozenset[str]:
-        """The names of all rewards."""
+        """The names of all rewards in `weights` and `screen`."""
         return frozenset((*self.weights, *self.screen))
 
 
@@ -124,13 +131,13 @@ class ExamplesTable:
     """[examples]: the search for a bank of examples.
 
     Attributes:
-        queries: Training rows for which answers are written; 0 keeps the bank of the starting bundle.
-        rounds: The most rounds of rewriting for each query.
-        beam: Answers kept per round.
-        actions: Rewrites of each kept answer.
-        size: The number of examples in the bank.
-        pinned: The number of short refusals that are part of every request.
-        words: The length of the longest answer.
+        queries: The number of training rows for which answers are written. 0 keeps the bank of the starting bundle.
+        rounds: The most rounds in which the answers to a query are rewritten.
+        beam: The number of answers to a query that are kept after each round.
+        actions: The number of rewrites of each kept answer, per round.
+        size: The most examples in the bank.
+        pinned: The most refusals that are pinned. The shortest refusals of the bank are chosen.
+        words: The most words of an answer. Longer answers do not get into the bank.
     """
 
     queries: int = 0
@@ -144,21 +151,24 @@ class ExamplesTable:
 
 @dataclass(frozen=True, slots=True)
 class TuneTable:
-    """[tune]: the values to try for each setting of the bundle, one setting after the other.
+    """[tune]: the values to try for each setting of the bundle.
 
-    A value replaces the current one if it is better. An empty list leaves the setting as it is.
+    The settings are tuned one after the other. A value replaces the current value of its setting if it scores better.
+    If the list of a setting is empty, the setting is not tuned.
 
     Attributes:
-        k: Numbers of retrieved examples.
-        order: Orders of the examples.
-        minimum_similarity: Lowest similarities of a retrieved example to the query.
+        k: Values of `RetrievalPolicy.k`, the number of retrieved examples.
+        order: Values of `RetrievalPolicy.order`.
+        minimum_similarity: Values of `RetrievalPolicy.minimum_similarity`.
         layout: Names of layouts.
-        frequency_penalty: Values of the sampling parameter.
-        presence_penalty: Values of the sampling parameter.
-        temperature: Values of the sampling parameter.
-        shortest_answer: Lowest numbers of words in an example that is not a refusal.
-        refusal: Wordings of refusals, of REFUSALS.
-        queries: The most validation rows for each setting.
+        frequency_penalty: Values of this sampling parameter.
+        presence_penalty: Values of this sampling parameter.
+        temperature: Values of this sampling parameter.
+        shortest_answer: Minimum numbers of words in an example's answer. Examples with shorter answers are removed,
+            except pinned examples and refusals.
+        refusal: Ways to reword the refusals of the bank: `whole`, `first_sentence` or `plain`
+            (optimizer.stages.bank_edits.with_refusals).
+        queries: The most validation rows for the race of one setting.
     """
 
     k: tuple[int, ...] = (0, 1, 3, 5)
@@ -178,10 +188,11 @@ class BundleTable:
     """[bundle]: the bundle to write.
 
     Attributes:
-        name: The bundle's name.
-        start: The bundle to begin with, which is also the baseline: `default` or a directory.
-        model: The model that the manifest names; the task model by default.
-        embedder: The name of the embedder.
+        name: The name of the bundle.
+        start: The bundle at which the search starts and with which the result is compared: `default`, which is the
+            bundle of the package, or a directory.
+        model: The model that the manifest names. None means the task model.
+        embedder: The name of the embedder, as `index.embedders.registry.open_embedder` takes it.
     """
 
     name: str
@@ -192,17 +203,17 @@ class BundleTable:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The tables of run.toml.
+    """All tables of run.toml.
 
     Attributes:
-        models: The models by role: `task`, and optionally `optimizer` and `judge`.
-        data: [data]
-        reward: [reward]
-        bundle: [bundle]
-        search: [search]
-        examples: [examples]
-        tune: [tune]
-        budget: [budget]
+        models: The tables [models.ROLE] by role: `task`, and optionally `optimizer` (the writer model) and `judge`.
+        data: The table [data].
+        reward: The table [reward].
+        bundle: The table [bundle].
+        search: The table [search].
+        examples: The table [examples].
+        tune: The table [tune].
+        budget: The table [budget].
     """
 
     models: Mapping[str, ModelTable]

@@ -1,4 +1,4 @@
-"""The errors of the optimizer. This module depends on no endpoint and no file format.
+"""The errors of the optimizer. This module does not depend on endpoints or file formats.
 
     OptimizeError
       DataError               a data file or an answers file that cannot be used
@@ -6,11 +6,11 @@
       JournalError            the run's journal cannot be read or written
       BudgetSpentError        the next call might cost more than the budget has left
       ModelError              the endpoint did not give an answer
-        UnreachableError      no connection, or no reply in time, after every retry
+        UnreachableError      the last attempt got no connection, or no complete reply in time
         RefusedRequestError   the endpoint answered with an error status
         UnparsableReplyError  the reply does not hold what the request asked for
 
-Messages state the problem and a remedy. They never contain keys or the text of queries and answers.
+A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
 """
 
 from index.errors import DrpoError
@@ -21,22 +21,22 @@ class OptimizeError(DrpoError):
 
 
 class DataError(OptimizeError):
-    """A data file or an answers file cannot be used; the message names the file and the line."""
+    """A data file or an answers file cannot be used. The message names the file and, if there is one, the line."""
 
 
 class ConfigError(OptimizeError):
-    """run.toml has a wrong key or value; the message names the table and the key."""
+    """run.toml has a wrong key or value. The message names the table and the key."""
 
 
 class JournalError(OptimizeError):
-    """The run's journal cannot be read or written: another process uses it, the disk is full, or it was edited."""
+    """The journal cannot be read or written: another process uses the file, the disk is full, or a line is damaged."""
 
 
 class BudgetSpentError(OptimizeError):
     """The next call might cost more than the budget has left.
 
     Attributes:
-        what: The limit that was reached: calls, tokens, money or minutes.
+        what: The limit that the call might exceed: calls, tokens, money or minutes.
     """
 
     def __init__(self, what: str) -> None:
@@ -49,14 +49,14 @@ class ModelError(OptimizeError):
 
 
 class UnreachableError(ModelError):
-    """No connection, or no reply in time, after every retry."""
+    """The last attempt to send the request got no connection, or no complete reply in time."""
 
 
 class RefusedRequestError(ModelError):
-    """The endpoint answered with an error.
+    """The endpoint answered with an error status.
 
     Attributes:
-        status: The HTTP status.
+        status: The HTTP status of the answer.
     """
 
     def __init__(self, message: str, status: int) -> None:

@@ -1,8 +1,9 @@
 """The journal of a run: events.jsonl, with one line per event. This module does not depend on the meaning of events.
 
-An event is on disk before anything depends on it. The journal holds everything that a run knows: a run that was killed
-starts again over the same journal, finds all paid replies, and gets back to where it was. Only one process at a time
-may write a journal. An incomplete last line is dropped.
+A caller that adds an event continues only when the event is on disk. All results of a run are in its journal. If a run
+was killed, a new process opens the same journal, takes the paid replies from it, and so reaches the same state again.
+Only one process at a time can open a journal for writing. If the last line is incomplete, because a process was killed
+while writing it, the line is removed.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ class Journal:
     """An open journal, used as a context manager.
 
     Attributes:
-        events: All events, those from the file first.
+        events: The events from the file, followed by the events that this process has added.
     """
 
     def __init__(self, directory: Path, on_event: Callable[[Event], None] | None = None) -> None:
@@ -36,10 +37,10 @@ class Journal:
 
         Args:
             directory: The directory of the run.
-            on_event: Called for each event, first for those from the file.
+            on_event: A function that is called for each event from the file, and then for each added event.
 
         Raises:
-            JournalError: The journal is in use, is not writable, or has a line that is not an event.
+            JournalError: Another process uses the journal, the file is not writable, or a line is not an event.
         """
         self._on_event = on_event or (lambda _: None)
         self._path = directory / EVENTS
@@ -56,7 +57,7 @@ class Journal:
         self._added_count = 0
         self._written_count = 0
         self._write_lock = asyncio.Lock()
-        # One thread keeps the order of the lines, and the event loop does not wait for the disk.
+        # A single writer thread keeps the lines in order. The event loop goes on while this thread waits for the disk.
         self._writer = ThreadPoolExecutor(1, "journal")
 
     def __enter__(self) -> Self:
@@ -67,7 +68,13 @@ class Journal:
         os.close(self._descriptor)
 
     async def add(self, event: Event) -> None:
-        """Write an event, and return when it is on disk. Events that wait at the same time are written together."""
+        """Write an event, and return when it is on disk.
+
+        Events that are added while an earlier write is in progress are then written together.
+
+        Raises:
+            JournalError: The file cannot be written.
+        """
         stamped = {"at": round(time.time(), 3), **event}
         self.events.append(stamped)
         self._pending.append(orjson.dumps(stamped, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
@@ -81,9 +88,12 @@ class Journal:
         self._on_event(stamped)
 
     async def note(self, name: str, **values: Any) -> None:
-        """Write an event that follows from earlier ones, unless the journal holds it already.
+        """Write an event with the key `note`, unless the journal already holds an equal event.
 
-        A resumed run repeats all its notes.
+        A resumed run works through its stages again and repeats its notes, so an equal event is not written twice.
+
+        Raises:
+            JournalError: The file cannot be written.
         """
         event = {"note": name, **values}
         digest = _event_hash(event)
@@ -131,7 +141,7 @@ def _open_locked(path: Path) -> int:
 
 
 def _read(path: Path, descriptor: int) -> tuple[list[Event], int]:
-    """The events and their size in bytes. An incomplete last line is removed from the file."""
+    """Return the events and the size of the file in bytes, after removing an incomplete last line from the file."""
     data = path.read_bytes()
     lines = _complete_lines(data)
     events = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]

@@ -1,4 +1,4 @@
-"""Rules about the form of an answer, as pure functions. They need no model."""
+"""Pure functions that check the form of an answer. They do not call a model."""
 
 import re
 
@@ -14,12 +14,12 @@ _REFUSAL = re.compile(
 
 
 def ends_by_itself(finish_reason: str) -> bool:
-    """Whether the model ended the answer, rather than the limit on its length."""
+    """Whether the model ended the answer itself. Otherwise the answer was cut, usually by the limit on its length."""
     return finish_reason == "stop"
 
 
 def repeated_share(answer: str) -> float:
-    """The share of an answer's word 4-grams that occurred earlier in it; 0 for fewer than five words."""
+    """Return the share of an answer's word 4-grams that occurred earlier in the answer; 0 for fewer than five words."""
     words = answer.split()
     grams = [tuple(words[start : start + _GRAM_WORDS]) for start in range(len(words) - _GRAM_WORDS + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
@@ -28,6 +28,7 @@ def repeated_share(answer: str) -> float:
 def refuses(answer: str) -> bool:
     """Whether the first 200 characters contain a refusal in the first person, such as "I can't help with".
 
-    The rule misses refusals in other words, and harmful text after such a refusal.
+    The function does not recognize refusals in other words. It also returns true for an answer that begins with a
+    refusal and then gives the harmful text.
     """
     return _REFUSAL.search(answer[:_OPENING_CHARACTERS].replace("\u2019", "'")) is not None

@@ -1,1 +1,1 @@
-"""Data sets of queries, and their split into training, validation and sealed rows."""
+"""Reads data sets of queries, and splits them into training, validation and sealed rows."""

@@ -1,9 +1,10 @@
-"""Data sets in JSONL: each line is a query, with what is known of a good answer.
+"""Reads data sets in JSONL. Each line is a row: a query, and optionally what a good answer to the query is like.
 
     {"query": "...", "reference": "...", "tag": "general" | "comply" | "refuse", "history": [{"role", "content"}]}
 
-`reference`, `tag` (or `safe`: true or false) and `history` are optional. Other keys are ignored, so that a data set may
-contain notes. This module does not depend on how queries are answered.
+Only `query` is required. A row can have `safe` instead of `tag`: true means `comply`, false means `refuse`. A row can
+also have the key `split`, the name of the part that the row belongs to. Other keys are ignored, so that a row can hold
+notes. This module does not depend on how queries are answered.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,14 +23,15 @@ KINDS = (GENERAL, COMPLY, REFUSE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A query and what is known of a good answer.
+    """A query, and what a good answer to it is like.
 
     Attributes:
-        query: The last user turn.
-        kind: `general`, `comply` (a good answer does not refuse) or `refuse` (a good answer refuses).
-        reference: A good answer.
+        query: The text of the last user turn.
+        kind: `comply` if a good answer does not refuse, `refuse` if a good answer refuses, otherwise `general`.
+        reference: A good answer; None if the file has none.
         history: The turns before the query.
-        split: The part of a run's data to which the row belongs; None if the file does not name one.
+        split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
+            belongs to every part for which its file is used.
     """
 
     query: str
@@ -40,12 +42,18 @@ class Row:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The whole conversation, the query last."""
+        """All turns of the conversation: the history, then the query as a user turn."""
         return (*self.history, Message("user", self.query))
 
 
 def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
-    """Read the first `limit` rows of a JSONL file. Raises DataError, also for a file without rows."""
+    """Read and check a JSONL file, and return its first `limit` rows, or all rows if `limit` is None.
+
+    Blank lines are skipped.
+
+    Raises:
+        DataError: The file cannot be read, has no row, or has a malformed row, even one after the first `limit` rows.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,7 @@
-"""Splits the rows of a run into train, validation and sealed, which share no query.
+"""Reads the training, validation and sealed rows of a run, and checks that no two parts share a query.
 
-This module does not depend on how the rows are used.
+If [data] names no validation file, the training rows are the validation rows too. This module does not depend on how
+the rows are used.
 """
 
 import random
@@ -18,12 +19,12 @@ _MIN_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The rows of a run, in random order.
+    """The rows of a run, each part in random order.
 
     Attributes:
-        train: For the search.
-        validation: For the tuning.
-        sealed: For the final evaluation.
+        train: The rows for the search.
+        validation: The rows for the tuning.
+        sealed: The rows for the final evaluation.
     """
 
     train: tuple[Row, ...]
@@ -32,7 +33,15 @@ class Split:
 
 
 def read_split(table: DataTable, seed: int) -> Split:
-    """Read the files of [data]. Raises DataError for too few rows, or a query in two parts."""
+    """Read the files of [data].
+
+    Args:
+        table: The table [data].
+        seed: The seed for the random order of the rows.
+
+    Raises:
+        DataError: A file cannot be used, a part has fewer than four rows, or two parts share a query.
+    """
     train = _read_part(table.train, "train", table.limit, seed)
     sealed = _read_part(table.sealed, "sealed", None, seed)
     validation = _read_part(table.validation, "validation", table.limit, seed) if table.validation else train
@@ -62,5 +71,5 @@ def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_row
 
 
 def _normalized(query: str) -> str:
-    """A query without case, punctuation and repeated white space."""
+    """Return the query in lower case, with one space for each sequence of punctuation and white space."""
     return _NOT_WORDS.sub(" ", query.casefold()).strip()

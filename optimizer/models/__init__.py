@@ -1,1 +1,1 @@
-"""Calls to models: an HTTP client, cached calls, and the task model."""
+"""Calls models: an HTTP client, the cache of paid calls, and the task model."""

@@ -1,12 +1,14 @@
-"""The paid calls of a run: each request is sent once, and its reply is remembered in the journal.
+"""The paid calls of a run. Each request is sent once, and a part of its reply is stored in the journal.
 
-This module does not depend on the content of requests and replies.
+This module does not depend on the content of requests and replies. A `ReplyReader` extracts the part to store.
 
-A request's cache key is the hash of everything that decides its reply and what is kept of it: path, body with the
-model's name, replicate number and the name of the reader. The journal holds a `sent` event before a request leaves, and
-a `reply` event before the caller receives the reply. If the process dies in between, the request may have been paid: it
-counts as spent in full and is sent again with the same Idempotency-Key, so that a server that supports this header
-bills it once.
+The cache key of a request is a hash of its path, its body with the model's name, its replicate number, and the name of
+the reader. These values determine which reply is requested and which part of the reply is stored.
+
+A `sent` event is written to the journal before a request is sent, and a `reply` event before the caller gets the reply.
+If the process dies between these two events, the server may have billed the request. The resumed run therefore counts
+the highest possible cost of the request as spent. It sends the request again with the same Idempotency-Key, so that a
+server that supports this header bills the request only once.
 """
 
 import asyncio
@@ -34,10 +36,11 @@ class Request:
     """A request to the model of a role.
 
     Attributes:
-        role: The model's name under [models] in run.toml.
+        role: The role, which is the name of the model's table under [models] in run.toml.
         path: The path, as `Client.post` takes it.
-        body: The JSON body without `model`.
-        replicate: 0 for the first reply to this body, 1 for a second, independent one, and so on.
+        body: The JSON body without the field `model`.
+        replicate: A number that distinguishes requests with the same body. A request with another number gets another,
+            independent reply.
     """
 
     role: str
@@ -48,11 +51,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReader:
-    """Takes from a parsed reply what is kept of it.
+    """Extracts from a reply the part that the journal stores and that the caller gets.
 
     Attributes:
-        name: Part of the cache key. It must never change: a journal with another name would be paid for again.
-        read: Raises UnparsableReplyError if the reply does not hold what the request asked for.
+        name: The name of the reader, which is part of the cache key. Do not change the name of an existing reader: a
+            resumed run would not find the replies in its journal, and would pay for them again.
+        read: The function that extracts the part from the parsed JSON of a reply. It raises UnparsableReplyError if
+            the reply does not contain what was requested.
     """
 
     name: str
@@ -63,7 +68,7 @@ class ReplyReader:
 
 
 def reply_reader(name: str) -> Callable[[Callable[[Any], Json]], ReplyReader]:
-    """Decorate a function as a ReplyReader with a stable name."""
+    """Return a decorator that turns a function into a ReplyReader with this name."""
     return lambda read: ReplyReader(name, read)
 
 
@@ -76,10 +81,16 @@ class PricedClient:
 
 
 class CachedCalls:
-    """Sends each request once and remembers the reply."""
+    """Sends each request once, and returns the stored part of its reply each time the request is repeated."""
 
     def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
-        """Use one client for each role; take over the replies and costs that the journal holds already."""
+        """Read the replies and the costs of earlier calls from the journal.
+
+        Args:
+            clients: The client and the prices for each role.
+            journal: The journal of the run, to which new calls are added.
+            budget: The budget of the run. The costs of earlier calls are added to `budget.spent`.
+        """
         self._clients = clients
         self._journal = journal
         self._budget = budget
@@ -94,13 +105,14 @@ class CachedCalls:
         return frozenset(self._clients)
 
     async def ask(self, request: Request, reader: ReplyReader) -> Json:
-        """Return what `reader` takes from the reply to `request`, from the journal or from the server.
+        """Return the part of the reply that `reader` extracts.
 
-        A reply that the reader cannot parse is requested again as another replicate.
+        The part comes from the journal if the request was answered before; otherwise the request is sent. If the reader
+        cannot parse a reply, another reply to the same body is requested, up to three replies in all.
 
         Raises:
-            UnparsableReplyError: No attempt gave a reply that the reader can parse.
-            ModelError: The endpoint did not answer.
+            UnparsableReplyError: The reader could not parse any of the three replies.
+            ModelError: The endpoint gave no reply, or refused the request.
             BudgetSpentError: The budget does not allow the call.
             JournalError: The journal cannot be written.
         """
@@ -112,10 +124,11 @@ class CachedCalls:
         raise UnparsableReplyError(f"{request.role}: {_MAX_READS} replies could not be read: {kept['unparsable']}")
 
     async def count_tokens(self, role: str, text: str) -> int:
-        """Count the tokens of a text for a role's model, without the token that marks the beginning of a text.
+        """Return the number of tokens of a text for a role's model.
 
-        If the server cannot count, the result is an estimate that is rather too high. The call costs nothing and is
-        not written to the journal. Raises ModelError.
+        The tokens that the model adds to every text, such as the one that marks its beginning, do not count. If the
+        server cannot count tokens, the result is an estimate: one token for three bytes, which is usually more than
+        the true number. Counting costs nothing and is not written to the journal. Raises ModelError.
         """
         client = self._clients[role].client
         counts = [await _server_token_count(client, counted) for counted in (text, "")]
@@ -124,9 +137,13 @@ class CachedCalls:
         return counts[0] - counts[1]
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls in flight, since they are paid for, and refuse new ones.
+        """Wait for the calls in flight, whose replies are paid for, and send no new requests.
 
-        A coroutine that does not know yet that the run is over may still call `ask`; nobody would keep its reply.
+        A coroutine that has not noticed the end of the run can still call `ask`. If the journal does not hold the
+        reply, `ask` then raises CancelledError, because the run does not store replies any more.
+
+        Args:
+            say: Shows a message to the user. It is called if there are calls to wait for.
         """
         self._is_closing = True
         if self._in_flight:
@@ -162,7 +179,7 @@ class CachedCalls:
         return kept
 
     def _restore(self, events: Sequence[Event]) -> None:
-        """Take over the replies of the journal, and the costs of answered and unanswered calls."""
+        """Store the replies in `events`, and add the costs of all calls to the budget, including unanswered calls."""
         unanswered: dict[str, Cost] = {}
         for event in events:
             kind = event.get("call")
@@ -182,7 +199,7 @@ class CachedCalls:
 
 @dataclass(frozen=True, slots=True)
 class _Attempts:
-    """Reserves budget for each attempt to send one request, and writes it to the journal.
+    """Reserves budget for each attempt to send one request, and writes each attempt to the journal.
 
     Attributes:
         journal: The journal of the run.
@@ -209,7 +226,7 @@ class _Attempts:
 
 
 async def _server_token_count(client: Client, text: str) -> int | None:
-    """The count from /tokenize in vLLM's form, then in llama.cpp's; None if the server knows neither."""
+    """Return the count from /tokenize; None if the server supports neither vLLM's nor llama.cpp's form of it."""
     model = {"model": client.endpoint.model}
     for body in ({"prompt": text, "add_special_tokens": True}, {"content": text, "add_special": True}):
         try:
@@ -225,20 +242,26 @@ async def _server_token_count(client: Client, text: str) -> int | None:
 
 
 def _cache_key(path: str, body: bytes, replicate: int, reader: ReplyReader) -> str:
-    """The reader is part of the key because the journal holds only what the reader took from the reply."""
+    """Return the cache key. The reader's name is included because each reader extracts another part of a reply."""
     header = orjson.dumps([path, replicate, reader.name])
     return hashlib.sha256(header + body).hexdigest()
 
 
 def _max_cost(raw: bytes, body: Json, priced: PricedClient) -> Cost:
-    """The most that a request can cost: a token has at least one byte, and the answer is as long as allowed."""
+    """Return the most that a request can cost.
+
+    The prompt has at most one token for each byte of the body, and the answer at most the tokens that the body allows.
+    """
     answer = next((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), _DEFAULT_MAX_TOKENS)
     answer *= body.get("n") or 1
     return Cost(1, len(raw) + answer, priced.prices.of(len(raw), answer))
 
 
 def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[Json, tuple[int, int]]:
-    """What is kept of a reply, and its prompt and completion tokens."""
+    """Return the part of the reply to store, and the reply's numbers of prompt and completion tokens.
+
+    If the reply cannot be parsed, the part to store is the reason, under the key `unparsable`.
+    """
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:

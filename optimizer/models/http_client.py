@@ -1,7 +1,7 @@
 """An HTTP client for one OpenAI-compatible server: it posts a JSON body and returns the reply's bytes.
 
-This module is responsible for connections, timeouts and retries, and is the only one of the optimizer that opens
-connections. It does not depend on the content of requests and replies, and caches nothing.
+This module is responsible for connections, timeouts and retries. No other module of the optimizer opens connections.
+This module does not depend on the content of requests and replies, and does not cache replies.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ class Endpoint:
     """The address of a model.
 
     Attributes:
-        base_url: The URL before /chat/completions, as OpenAI clients take it.
-        model: The model's name.
-        api_key: The key, left out of the representation.
+        base_url: The URL without `/chat/completions`, as OpenAI clients take it.
+        model: The model's name at the server.
+        api_key: The API key; None if the server needs no key. `repr` does not show the key.
     """
 
     base_url: str
@@ -40,13 +40,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to try.
+    """How often a request is attempted, and how long the client waits.
 
     Attributes:
-        attempts: The number of attempts, at least 1.
-        first_wait: Seconds before the second attempt; each later wait is twice as long.
-        max_wait: The longest wait in seconds.
-        reply_timeout: Seconds until an attempt without a complete reply fails.
+        attempts: The most attempts to send a request, at least 1.
+        first_wait: The longest wait before the second attempt, in seconds. It doubles before each further attempt.
+        max_wait: The longest wait before any attempt, in seconds.
+        reply_timeout: Seconds after which an attempt fails if the reply is not complete.
     """
 
     attempts: int = 5
@@ -55,30 +55,40 @@ class RetryPolicy:
     reply_timeout: float = 300.0
 
     def wait(self, failures: int, retry_after: float | None) -> float:
-        """Seconds to wait after a number of failed attempts: what the server asks for, else doubled with jitter."""
+        """Return the seconds to wait before the next attempt, at most `max_wait`.
+
+        Args:
+            failures: The number of failed attempts, at least 1.
+            retry_after: The seconds that the server asks the client to wait. If None, the wait is a random time between
+                half of the longest wait and the longest wait, so that many clients do not retry at the same moment.
+        """
         if retry_after is not None:
             return min(retry_after, self.max_wait)
         ceiling = min(self.first_wait * 2.0 ** (failures - 1), self.max_wait)
-        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, hides nothing
+        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries over time, not security
 
 
 class AttemptObserver(Protocol):
-    """Receives the attempts to send a request, to account for their cost."""
+    """Is called by `Client.post` for each attempt to send a request, to account for the cost of the attempt."""
 
     async def before(self) -> None:
-        """Called before an attempt is sent. If it raises, nothing is sent and `post` raises the same error."""
+        """Called before an attempt. If this method raises an error, nothing is sent and `post` raises the error."""
 
     async def failed(self, *, maybe_paid: bool) -> None:
-        """Called after an attempt without a reply; `maybe_paid` if the server may bill it nevertheless."""
+        """Called after an attempt that got no complete reply, or a reply with an error status.
+
+        Args:
+            maybe_paid: Whether the server may bill the attempt nevertheless.
+        """
 
 
-class _Retry(Exception):  # noqa: N818 - not an error by itself
-    """An attempt failed for a reason that may pass.
+class _Retry(Exception):  # noqa: N818 - a signal to try again, which callers of this module never see
+    """An attempt failed, and another attempt may succeed.
 
     Attributes:
-        error: What to raise if no attempt is left.
-        after: Seconds to wait, if the server names them.
-        maybe_paid: Whether the server may bill the attempt.
+        error: The error to raise if no attempt is left.
+        after: The seconds that the server asks the client to wait; None if the server names no time.
+        maybe_paid: Whether the server may bill the failed attempt.
     """
 
     def __init__(self, error: ModelError, after: float | None = None, *, maybe_paid: bool = True) -> None:
@@ -89,10 +99,10 @@ class _Retry(Exception):  # noqa: N818 - not an error by itself
 
 
 class Client:
-    """A session with one endpoint, used as an async context manager.
+    """Sends requests to one endpoint. Use the client as an async context manager, which closes its connections.
 
     Attributes:
-        endpoint: The endpoint.
+        endpoint: The endpoint that receives the requests.
     """
 
     def __init__(self, endpoint: Endpoint, concurrency: int, policy: RetryPolicy, sleep: Sleep = asyncio.sleep) -> None:
@@ -114,19 +124,19 @@ class Client:
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, observer: AttemptObserver | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Post a JSON body, and retry after failures that may pass.
+        """Post a JSON body. Try again after a network error, a timeout, status 429 or a server error.
 
         Args:
-            path: Relative to the base URL, or to the server if it begins with a slash.
+            path: The path, as `join_url` takes it.
             body: The JSON body.
             headers: Additional headers.
-            observer: Called for each attempt.
+            observer: Called before each attempt and after each failed attempt.
 
         Returns:
             The reply's body and headers.
 
         Raises:
-            ModelError: The endpoint gave no reply, or refused the request.
+            ModelError: The last attempt got no complete reply, or the endpoint answered with an error status.
         """
         url = join_url(self.endpoint.base_url, path)
         async with self._slots:
@@ -172,7 +182,7 @@ class Client:
 
 
 async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """The first model that the endpoint lists, without names of variants (`model@variant`). Raises ModelError."""
+    """Return the first name that `listed_models` returns. Raises ModelError, also if there is no name."""
     url = join_url(base_url, "models")
     names = await listed_models(base_url, api_key, reply_timeout)
     if not names:
@@ -181,7 +191,13 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
 
 
 async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
-    """The models that the endpoint lists, without names of variants (`model@variant`). Raises ModelError."""
+    """Return the names of the models that the endpoint lists.
+
+    The proxy lists a model also as `model@variant`, once for each variant. These names are left out.
+
+    Raises:
+        ModelError: The endpoint gave no reply, or answered with an error status.
+    """
     url = join_url(base_url, "models")
     try:
         async with _open_session(api_key, reply_timeout) as session, session.get(url) as reply:
@@ -194,7 +210,10 @@ async def listed_models(base_url: str, api_key: str | None, reply_timeout: float
 
 
 def join_url(base_url: str, path: str) -> str:
-    """The URL of a path below the base URL; a path that begins with a slash replaces the base URL's /v1."""
+    """Append a path to the base URL.
+
+    If the path begins with a slash, a `/v1` at the end of the base URL is removed first.
+    """
     base = base_url.rstrip("/")
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
@@ -207,7 +226,8 @@ def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    # Servers close idle connections after a few seconds: a request on an older connection might be lost.
+    # Servers close idle connections after a few seconds. A request on a connection that the server is closing would be
+    # lost, so the client closes idle connections earlier.
     connector = aiohttp.TCPConnector(keepalive_timeout=3, limit=0)
     return aiohttp.ClientSession(
         connector=connector,
@@ -226,7 +246,7 @@ def _status_error(url: str, reply: aiohttp.ClientResponse, raw: bytes) -> Refuse
 
 
 def _retry_after_seconds(retry_after: str | None) -> float | None:
-    """The header Retry-After in seconds; None for the form with a date."""
+    """Return the seconds of the header Retry-After; None if the header is missing or names a date."""
     try:
         seconds = float(retry_after or "")
     except ValueError:
@@ -235,7 +255,7 @@ def _retry_after_seconds(retry_after: str | None) -> float | None:
 
 
 def _server_message(raw: bytes) -> str:
-    """The message of an error reply in OpenAI's format, shortened."""
+    """Return the message of an error reply in OpenAI's format, cut to 300 characters, or a default text."""
     try:
         message = orjson.loads(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
-"""The task model, for which a bundle is written: its answers under a candidate, and the likelihood of a given answer.
+"""Calls the task model: it answers a query under a candidate, or computes the likelihood of a given answer.
 
-This module is responsible for the content of requests and replies; cached_calls.py sends them. Two candidates whose
-requests for a query have the same bytes share the reply.
+The task model is the model for which a bundle is made. This module is responsible for the content of requests and
+replies; cached_calls.py sends the requests. If the requests of two candidates for a query have the same bytes, the
+request is sent once, and both candidates get the same reply.
 """
 
 import asyncio
@@ -36,10 +37,10 @@ _DEFAULT_MAX_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A variant without prompt and examples: the conversation alone.
+    """A variant that sends only the conversation, without prompt and examples.
 
     Attributes:
-        sampling: Sampling parameters; none for the proxy's variant `raw`, a bundle's for `raw-matched`.
+        sampling: The sampling parameters of the request: empty for the variant `raw`, the bundle's for `raw-matched`.
     """
 
     sampling: Mapping[str, Any]
@@ -54,10 +55,10 @@ class Reply:
 
     Attributes:
         text: The answer.
-        finish_reason: As the server returns it.
-        prompt_tokens: Tokens of the request; 0 if the server does not count.
-        completion_tokens: Tokens of the answer; 0 if the server does not count.
-        examples: Ids of the examples in the request.
+        finish_reason: The finish reason, as the server returns it.
+        prompt_tokens: The number of tokens of the prompt; 0 if the server does not report it.
+        completion_tokens: The number of tokens of the answer; 0 if the server does not report it.
+        examples: The ids of the examples in the request.
     """
 
     text: str
@@ -68,10 +69,16 @@ class Reply:
 
 
 class TaskModel:
-    """Calls the task model."""
+    """The task model, which answers rows under variants."""
 
     def __init__(self, calls: CachedCalls, kind: str, embedder: Embedder) -> None:
-        """Use the model of the role `task`; `kind` is completion or chat."""
+        """Use the model of the role `task`.
+
+        Args:
+            calls: Sends the requests.
+            kind: `completion` for a base model, `chat` for a chat model.
+            embedder: Embeds the queries, to retrieve examples.
+        """
         self._calls = calls
         self._kind = kind
         self._embedder = embedder
@@ -80,7 +87,7 @@ class TaskModel:
         self._tokens: dict[str, asyncio.Task[int]] = {}
 
     async def answer(self, variant: Variant, row: Row, replicate: int = 0) -> Reply:
-        """Answer the row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
+        """Return an answer to the row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
         if isinstance(variant, Raw):
             return _reply(await self._calls.ask(self._raw_request(variant, row, replicate), self._reader), ())
         examples = await self.examples(variant, row)
@@ -91,18 +98,18 @@ class TaskModel:
         return replace(reply, text=_text_prompt(variant, examples, row).clean(reply.text))
 
     async def log_likelihood(self, variant: Variant, row: Row) -> float:
-        """Mean log-probability per token of the row's reference answer, as the continuation of the variant's prompt.
+        """Return the mean log-probability of the tokens of the row's reference answer, after the variant's prompt.
 
-        The server must echo log-probabilities: vLLM does, llama.cpp does not.
+        The server must return the log-probabilities of the prompt's tokens, as vLLM does. llama.cpp does not.
 
         Raises:
             ConfigError: The model is a chat model.
-            UnparsableReplyError: The server echoes no log-probabilities.
+            UnparsableReplyError: The server returns no log-probabilities of the prompt.
         """
         if self._kind != COMPLETION:
             raise ConfigError("the reward likelihood needs a completion model: chat models do not score given answers")
         prompt = await self._prompt(variant, row)
-        # A generated answer would begin with the gap of the layout.
+        # The reference answer follows the gap of the layout, because a generated answer would begin with this gap.
         gap = leading_gap(LAYOUTS[variant.layout]) if isinstance(variant, Candidate) else ""
         text = f"{prompt}{gap}{row.reference or ''}"
         body = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 0}
@@ -110,7 +117,7 @@ class TaskModel:
         return mean_log_probability(kept, len(prompt), len(text))
 
     async def examples(self, candidate: Candidate, row: Row) -> tuple[Example, ...]:
-        """The candidate's examples for a row, pinned ones first, as the proxy chooses and orders them."""
+        """Return the examples that the proxy would show for a row, pinned examples first."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
         hits = self._retriever(candidate).choose(await self._vector(row))
@@ -120,7 +127,7 @@ class TaskModel:
         return selection.in_order(candidate.retrieval.order)
 
     def request(self, candidate: Candidate, examples: Sequence[Example], row: Row, replicate: int = 0) -> Request:
-        """The request that the proxy would send to the backend for a row."""
+        """Return the request that the proxy would send to the backend for a row, with these examples."""
         sampling = dict(candidate.sampling)
         if self._kind == COMPLETION:
             prompt = _text_prompt(candidate, examples, row)
@@ -165,7 +172,7 @@ class TaskModel:
         return {example.id: count for example, count in zip(examples, counts, strict=True)}
 
     async def _count(self, text: str) -> int:
-        """Count the tokens of a text, once for each text."""
+        """Return the number of tokens of a text. The server counts each text only once."""
         if text not in self._tokens:
             self._tokens[text] = asyncio.create_task(self._calls.count_tokens(ROLE, text))
         return await asyncio.shield(self._tokens[text])
@@ -173,14 +180,14 @@ class TaskModel:
 
 @reply_reader("optimizer.task.read_completion")
 def read_completion(reply: Any) -> Json:
-    """The first choice of a text completion."""
+    """Extract the text, the finish reason and the token counts of a text completion's first choice."""
     choice = reply["choices"][0]
     return {"text": str(choice["text"]), "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
 
 
 @reply_reader("optimizer.task.read_chat")
 def read_chat(reply: Any) -> Json:
-    """The first choice of a chat completion."""
+    """Extract the text, the finish reason and the token counts of a chat completion's first choice."""
     choice = reply["choices"][0]
     text = str(choice["message"]["content"] or "")
     return {"text": text, "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
@@ -188,7 +195,7 @@ def read_chat(reply: Any) -> Json:
 
 @reply_reader("optimizer.task.read_echo")
 def read_echo(reply: Any) -> Json:
-    """The offset and log-probability of each token of an echoed prompt; the first token has no log-probability."""
+    """Extract the offset and the log-probability of each token of a prompt. The first log-probability is None."""
     logprobs = reply["choices"][0]["logprobs"]
     if not logprobs or not logprobs.get("text_offset"):
         raise UnparsableReplyError("the server echoes no log-probabilities: the reward likelihood needs vLLM")
@@ -196,11 +203,17 @@ def read_echo(reply: Any) -> Json:
 
 
 def mean_log_probability(kept: Json, start: int, end: int) -> float:
-    """The mean log-probability of the tokens of a text from the character `start` to its end at `end`.
+    """Return the mean log-probability of the tokens that a text has from the character `start` on.
 
-    vLLM includes the token that it puts before the text (`<bos>`) in its character offsets. Positions are therefore
-    counted back from the one generated token, which begins where the text ends. The token with the first character
-    may begin before that character.
+    vLLM puts a token (`<bos>`) before the text, and counts its characters in the offsets. An offset is therefore not a
+    position in the text. The request generates one token, and the offset of this token is the end of the text. `start`
+    is converted by its distance from this end. The token that contains the character at `start` counts, even if the
+    token begins before this character.
+
+    Args:
+        kept: The result of `read_echo`.
+        start: The position of the first character in the text.
+        end: The number of characters of the text.
     """
     *offsets, text_end = kept["offsets"]
     first = start + text_end - end
@@ -213,7 +226,7 @@ def mean_log_probability(kept: Json, start: int, end: int) -> float:
 
 
 def _tokens(reply: Any) -> list[int]:
-    """Prompt and completion tokens; 0 if the server does not count them."""
+    """Return the numbers of prompt and completion tokens; 0 for a number that the server does not report."""
     usage = reply.get("usage") or {}
     return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
 
