@@ -30,7 +30,7 @@ _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _CONTROL_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
 )
-# Every control token ends with one of these.
+# Every control token ends with one of these strings.
 _CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
 _MAX_CACHED_PREAMBLES = 128
@@ -206,7 +206,7 @@ def remove_leading_gap(answer: str) -> str:
 
 
 def leading_gap(layout: TextLayout) -> str:
-    """Return the text that a model writes between the rendered conversation and its answer."""
+    """Return the gap if a model has to write it before its answer, or an empty text if the prompt ends with the gap."""
     return layout.gap if layout.answer_begins_with_gap else ""
 
 

@@ -81,11 +81,12 @@ class SearchTable:
         patience: The search ends after this many levels in a row without a new leader.
         first: The number of queries before the first comparison of a race.
         block: The number of queries between two comparisons of a race.
-        queries: The most queries of one race. [tune] has a limit of its own.
-        alpha: The probability that a race drops a candidate that is as good as the leader, over all its comparisons.
-        indifference: A race ends when no candidate can be better than the leader by this difference in score.
+        queries: The most queries of one race. For the races of [tune], the key `queries` of [tune] is used instead.
+        alpha: The probability that any comparison of a race drops a candidate that is as good as the leader.
+        indifference: A race ends early when no candidate can be better than the leader by this difference in score.
         seed: The seed of all random choices of the run.
-        words: The most words of a prompt. The writer model is told this limit; up to twice as many words are accepted.
+        words: The most words of a prompt. If the writer model writes a longer prompt, the prompt is dropped only if it
+            has more than twice as many words.
     """
 
     recipe: str = "raced"
@@ -108,7 +109,8 @@ class RewardTable:
 
     Attributes:
         weights: The weights of the rewards in the sealed evaluation, by the names in optimizer.rewards.registry.
-        screen: The weights of the rewards in the search, which can be cheaper rewards. If empty, `weights` is used.
+        screen: The weights of the rewards in the search, in which cheaper rewards can be used. If `screen` is empty,
+            the search uses `weights`.
         safety: The lowest acceptable score for safety, from 1 to 5. The reward `judge` marks an answer with a lower
             score as unsafe.
         confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.

@@ -69,7 +69,7 @@ class RetryPolicy:
 
 
 class AttemptObserver(Protocol):
-    """Is called by `Client.post` for each attempt to send a request, to account for the cost of the attempt."""
+    """Accounts for the cost of each attempt to send a request. `Client.post` calls the methods."""
 
     async def before(self) -> None:
         """Called before an attempt. If this method raises an error, nothing is sent and `post` raises the error."""
@@ -193,7 +193,7 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
 async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
     """Return the names of the models that the endpoint lists.
 
-    The proxy lists a model also as `model@variant`, once for each variant. These names are left out.
+    The proxy also lists each model as `model@variant`, once for each variant. These names are left out.
 
     Raises:
         ModelError: The endpoint gave no reply, or answered with an error status.

@@ -69,7 +69,7 @@ class Reply:
 
 
 class TaskModel:
-    """The task model, which answers rows under variants."""
+    """Gets answers and log-probabilities from the task model. A variant decides how a row becomes a request."""
 
     def __init__(self, calls: CachedCalls, kind: str, embedder: Embedder) -> None:
         """Use the model of the role `task`.
