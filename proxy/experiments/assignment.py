@@ -1,7 +1,10 @@
 """Assigns requests to the active experiments, and decides what an arm serves. It does not depend on HTTP or the store.
 
-Precedence: a variant that the client names itself (header or suffix), then an experiment, then the default. A request
-whose client names a variant is an override: it is recorded, and statistics leave it out.
+The hash that gives a unit its arm is in definition.py, in the function `assign`.
+
+If the client names a variant (in a header or as a suffix of the model), the request is served with this variant.
+Otherwise, experiments determine how the request is served. A request in no experiment is served with the default
+variant. A request whose client names a variant is an override: it is recorded, but not compared.
 """
 
 import math
@@ -28,9 +31,9 @@ class ArmAssignment:
 
     Attributes:
         experiment: The experiment.
-        arm: The arm. None before the experiment's start.
-        propensity: Probability of the arm at the time of the assignment.
-        override: Whether the client named a variant itself.
+        arm: The arm of the request's unit. None before the experiment's start.
+        propensity: Probability of the arm at the time of the request. 1 before the experiment's start.
+        override: Whether the client named a variant, so that the arm did not serve the request.
     """
 
     experiment: Experiment
@@ -41,11 +44,11 @@ class ArmAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What a request is served with.
+    """The model, the variant and the bundle that a request is served with.
 
     Attributes:
         choice: The model and the variant.
-        served: The bundle that provides the prompt, the examples and the sampling. None if there is none.
+        served: The bundle that provides the prompt, the examples and the sampling. None if no bundle is used.
     """
 
     choice: Choice
@@ -54,14 +57,14 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The experiments of a request, and what it is served with.
+    """The experiments of a request, and its treatment.
 
     Attributes:
-        unit: Digest of the unit (see `units`).
-        conversation: Digest of the conversation (see `units`).
+        unit: Digest of the request's unit (see `units`).
+        conversation: Digest of the request's conversation (see `units`).
         time: Start of the request, Unix seconds.
-        arms: The arm of the request in each of its experiments.
-        treatment: What the request is served with.
+        arms: The arm of the request in each experiment that it is in.
+        treatment: The model, the variant and the bundle that the request is served with.
     """
 
     unit: bytes
@@ -72,19 +75,22 @@ class Assignment:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Reply headers that name each experiment and the arm that served the request."""
+        """The reply header x-drpo-experiment, which names each experiment and the arm that served the request.
+
+        Empty if no arm served the request.
+        """
         served = [f"{one.experiment.name}={one.arm.name}" for one in self.arms if one.arm and not one.override]
         return {EXPERIMENT_HEADER: ", ".join(served)} if served else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The client of a request, and what it asks.
+    """The client of a request and its conversation, from which the unit is derived.
 
     Attributes:
-        header: Unit that the client named in the header x-drpo-unit.
+        header: Name of the unit in the header x-drpo-unit. None if the client did not send this header.
         client: Name of the client's key. None if the proxy requires no keys.
-        authorization: Credentials that the client sent if the proxy requires no keys.
+        authorization: Credentials that the client sent. They replace `client` if the proxy requires no keys.
         conversation: The conversation in the body of the request.
     """
 
@@ -94,17 +100,17 @@ class Requester:
     conversation: Conversation
 
     def unit(self, opening: bytes) -> bytes:
-        """Return the unit that the request counts for. `opening` is the digest of the conversation's opening."""
+        """Return the digest of the request's unit. `opening` is the digest of the conversation's opening."""
         return unit_of(self.header, self.conversation.body, self.client or self.authorization, opening)
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveExperiments:
-    """The experiments that are being served.
+    """The experiments that the server currently applies to requests.
 
     Attributes:
-        files: Their files.
-        bundles: The bundles of the arms, by directory.
+        files: The contents of the experiment files.
+        bundles: The bundles of the arms, by the text in the field `bundle` of the arm.
     """
 
     files: tuple[ExperimentFile, ...]
@@ -112,20 +118,24 @@ class ActiveExperiments:
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
-        """The experiments of the files."""
+        """The experiments that the files define."""
         return tuple(file.experiment for file in self.files)
 
     def judge(self, experiment: str) -> JudgeSettings | None:
-        """Return the limits of the shadow judge in an experiment, or None if it has no judge."""
+        """Return the limits of the shadow judge in an experiment, or None if the experiment's file sets none."""
         return next((file.judge for file in self.files if file.experiment.name == experiment), None)
 
     def treatment(self, arm: Arm, treatment: Treatment, bundles_by_model: Mapping[str, ServedBundle]) -> Treatment:
-        """Return what an arm serves a request with.
+        """Return the treatment of a request that is served by an arm.
+
+        Settings that the arm does not name keep their values, except in three cases. An arm that names a model but no
+        bundle uses the bundle of that model. An arm that names a bundle but no variant serves `aligned`. If no bundle
+        remains for `aligned` or `raw-matched` and the arm names no variant, the variant is `raw`.
 
         Args:
             arm: The arm.
-            treatment: What the request would be served with without the arm.
-            bundles_by_model: The bundles outside experiments, by model.
+            treatment: The treatment that the request would get without the arm.
+            bundles_by_model: The bundle that the server uses for each model outside experiments.
         """
         model = arm.model or treatment.choice.model
         arm_bundle = self.bundles[arm.bundle] if arm.bundle else None
@@ -142,10 +152,10 @@ def load_experiments(
     """Read experiment files and load the bundles of their arms.
 
     Args:
-        paths: The files.
-        allowed: Values of --allow-embedder.
-        query_embedder: Value of --query-embedder.
-        serving: Bundles that are already loaded.
+        paths: Paths of the experiment files.
+        allowed: Values of the flag --allow-embedder.
+        query_embedder: Value of the flag --query-embedder.
+        serving: Bundles that are already loaded and may be used again.
 
     Returns:
         The experiments, or None if there are no files.
@@ -153,7 +163,7 @@ def load_experiments(
     Raises:
         StartupError: A file is invalid.
         BundleError: A bundle cannot be loaded.
-        EmbedderError: A bundle's embedder cannot be used.
+        EmbedderError: The embedder of a bundle cannot be used.
     """
     files = read_experiments(paths)
     if not files:
@@ -172,16 +182,18 @@ def assign_request(
 ) -> tuple[Assignment | None, Treatment]:
     """Assign a request to the active experiments.
 
+    A stopped experiment serves its control, and the request is not recorded for this experiment.
+
     Args:
         active: The experiments.
-        allocations: The decisions about them, by name.
-        requester: The client and what it asks.
-        treatment: What the request would be served with outside experiments.
-        bundles_by_model: The bundles outside experiments, by model.
-        now: Unix seconds.
+        allocations: The decisions about running experiments, by the experiment's name.
+        requester: The client and the conversation.
+        treatment: The treatment that the request would get outside experiments.
+        bundles_by_model: The bundle that the server uses for each model outside experiments.
+        now: The current time in Unix seconds.
 
     Returns:
-        The assignment, or None if the request is in no experiment, and what the request is served with.
+        The assignment and the treatment of the request. The assignment is None if no experiment records the request.
     """
     choice = treatment.choice
     candidates = [one for one in active.experiments if now < one.end and one.applies_to(choice.model, requester.client)]
@@ -212,7 +224,7 @@ def _control_treatment(
     treatment: Treatment,
     bundles_by_model: Mapping[str, ServedBundle],
 ) -> Treatment:
-    """Return what a stopped experiment serves: the control, without recording the request."""
+    """Return the treatment of a request in a stopped experiment: the control's, unless the client named a variant."""
     if treatment.choice.explicit:
         return treatment
     return active.treatment(experiment.arm(experiment.control), treatment, bundles_by_model)
@@ -229,10 +241,11 @@ def _assign_arm(
 
 
 def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Experiment:
-    """Replace the weights of an experiment.
+    """Replace the weights of an experiment by decided weights.
 
-    An arm keeps the weight of the file if the new weights do not name it, or if the file says 0. In this way, a change
-    of the file after the decision takes effect.
+    The file may have changed since the decision. An arm that the file gained since then has no decided weight, and
+    keeps the weight of the file. An arm whose weight in the file is 0 keeps this weight. If all weights would be 0, the
+    experiment keeps all weights of the file.
     """
     arms = tuple(
         replace(arm, weight=weights.get(arm.name, arm.weight) if arm.weight else 0.0) for arm in experiment.arms
@@ -241,7 +254,11 @@ def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Exper
 
 
 def bundles_to_warm(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
-    """Yield the bundle of each arm with the models that it is served to, as far as the files name them."""
+    """Yield each bundle of an arm, once for each model that it is used with.
+
+    The models are the model that the arm names, else the models that the experiment names, else the model in the
+    bundle's manifest.
+    """
     for experiment in active.experiments if active else ():
         for arm in experiment.arms:
             if active and arm.bundle:

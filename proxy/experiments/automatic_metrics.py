@@ -1,10 +1,10 @@
-"""The metrics that are known without feedback, one entry for each.
+"""The registry of automatic metrics: the metrics that the proxy or the shadow judge measures, without feedback.
 
-This module does not depend on the store, on requests or on statistics. They all read this registry.
+The store, the statistics and the parser of feedback read this registry. It does not depend on any of them.
 
-A metric that SQL can compute from the existing columns needs one entry here and nothing else. A metric that needs a new
-column also needs a field in `records.Exposure` with the default None, and its value in `service`. The store adds the
-column to its table.
+To add a metric that SQL can compute from existing columns of the table of exposures, add one entry here. To add a
+metric that needs a new column, also add a field with the default None to `records.Exposure`, and set this field in the
+module `service`. The store adds the column to an existing table by itself.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,12 @@ class AutomaticMetric:
     """A metric that the proxy or the shadow judge measures.
 
     Attributes:
-        name: The name in experiment files, reports and the store.
-        better: Which direction is an improvement.
+        name: The metric's name in experiment files, in reports and in the store.
+        better: The direction of the metric that is an improvement.
         column: SQL type of the metric's column in the table of exposures. Empty if the metric has no column. A new
-            column must allow NULL, since a store of an earlier version has rows without it.
-        expression: SQL that computes the metric from one exposure `e`. Empty if the column holds the value.
+            column must allow NULL, since a table that an earlier version filled has no values for the new column.
+        expression: SQL expression that computes the metric from a row `e` of the table of exposures. Empty if the
+            metric's column holds the value, or if the value is in the table of judgements.
     """
 
     name: str
@@ -33,14 +34,14 @@ class AutomaticMetric:
 
     @property
     def is_flag(self) -> bool:
-        """Whether the column holds a truth value as 0 or 1."""
+        """Whether the metric's column holds a truth value, stored as 0 or 1."""
         return self.column.startswith("SMALLINT")
 
 
 JUDGED_BETTER: Final = "judged_better"
-"""The metric of the shadow judge. Its values are in the table of judgements."""
+"""The name of the shadow judge's metric, whose values are in the table of judgements."""
 
-# A request is regenerated if the unit sends the same conversation again later.
+# The metric is 1 if the unit sends the same conversation again later, else 0. A failed request has no value.
 _REGENERATED: Final = """
     CASE WHEN e.error = 1 OR e.asked IS NULL THEN NULL
          WHEN LEAD(e.id) OVER (PARTITION BY e.experiment, e.unit, e.asked ORDER BY e.time, e.id) IS NULL
@@ -61,4 +62,4 @@ AUTOMATIC_METRICS: Final[Mapping[str, AutomaticMetric]] = {
         AutomaticMetric(JUDGED_BETTER, "higher"),
     )
 }
-"""By name. `{real}` stands for the floating-point type of the database."""
+"""The automatic metrics by name. In a column's type, `{real}` stands for the floating-point type of the database."""

@@ -1,4 +1,8 @@
-"""The command `drpo-proxy experiment`: checks experiment files, prints reports, and changes what the store has."""
+"""The command `drpo-proxy experiment`.
+
+It checks experiment files, prints reports, exports recorded rows, stops and releases experiments, and deletes the data
+of a unit.
+"""
 
 import argparse
 import time
@@ -38,7 +42,7 @@ Experiments: what a file says, and what is kept of one.
   drpo-proxy experiment release NAME           let it run as its file says again
   drpo-proxy experiment delete-unit UNIT       delete all that is kept of whom x-drpo-unit or `user` named so
 """
-_SIMULATED_UNITS: Final = 10_000  # units that `check` assigns to show each arm's share
+_SIMULATED_UNITS: Final = 10_000  # units that `check` assigns to estimate each arm's share
 
 
 def run_experiment_command(arguments: Sequence[str], environment: Mapping[str, str], output: Console) -> int:
@@ -98,7 +102,7 @@ def _check(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
 
 
 def _arms_table(experiment: Experiment) -> Table:
-    """Build the table of the arms, with each arm's share of simulated units."""
+    """Build a table of the arms. The column `share` is the fraction of simulated units that get the arm."""
     title = f"{experiment.name}: {', '.join(metric.name for metric in experiment.metrics)}"
     table = Table("arm", "weight", "share", "variant", "model", "bundle", title=title, title_justify="left")
     names = [assign(experiment, b"%d" % unit).name for unit in range(_SIMULATED_UNITS)]
@@ -110,7 +114,7 @@ def _arms_table(experiment: Experiment) -> Table:
 
 
 def _scope_lines(file: ExperimentFile) -> list[str]:
-    """Describe which units take part, when, the guardrails and the judge, one line each."""
+    """Return one line each for the units that take part, the times, each guardrail, and the judge if there is one."""
     experiment = file.experiment
     models = ", ".join(sorted(experiment.models)) or "all models"
     keys = f"keys {', '.join(sorted(experiment.keys))}" if experiment.keys else "all keys"
@@ -185,7 +189,10 @@ def _delete_unit(options: argparse.Namespace, dsn: StoreDsn, output: Console) ->
 
 
 def _existing_store(dsn: StoreDsn) -> StoreDsn:
-    """Return the DSN of a store that exists. Only `check` and a server create a store. Raises StartupError."""
+    """Return the DSN. Raise StartupError if it names an SQLite file that does not exist.
+
+    Opening a missing SQLite file would create a new store. Only the command `check` and a server may do so.
+    """
     kind, _, path = dsn.name.partition(":")
     if kind == "sqlite" and not Path(path).exists():
         raise StartupError(
@@ -195,5 +202,5 @@ def _existing_store(dsn: StoreDsn) -> StoreDsn:
 
 
 def outcomes_of(dsn: StoreDsn) -> StoredOutcomes:
-    """Return the outcomes in a store, for statistics. Raises StartupError if there is no store."""
+    """Return the outcomes in a store. Raise StartupError if the DSN names an SQLite file that does not exist."""
     return StoredOutcomes(_existing_store(dsn))

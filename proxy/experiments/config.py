@@ -1,20 +1,22 @@
-"""Reads experiment files: strict TOML in, an `Experiment` out. It does not depend on requests or on the store.
+"""Reads experiment files, which are in TOML, as `Experiment`. It does not depend on requests or on the store.
+
+An example of a file:
 
     name = "shorter-prompt"
-    metrics = ["thumbs_up", "ended_by_itself"]    # the first one decides
+    metrics = ["thumbs_up", "ended_by_itself"]    # the first metric determines the verdict
 
     [[arms]]
     name = "raw"
-    variant = "raw-matched"                       # the control, unless `control` names another arm
+    variant = "raw-matched"                       # this arm is the control, unless `control` names another arm
     weight = 50
 
     [[arms]]
     name = "new"
-    bundle = "bundles/new"                        # relative to the file
+    bundle = "bundles/new"                        # relative to the directory of this file
     weight = 50
 
-An unknown or missing key, or a value of the wrong type, raises a StartupError of one line. It names the file, the key
-and what is allowed.
+An unknown or missing key, or a value of the wrong type, raises a StartupError. Its message is one line, which names the
+file, the key and the allowed values.
 """
 
 import math
@@ -40,18 +42,21 @@ _OPTIONAL_KEYS: Final = (
     *("salt", "layer", "slots", "adaptive", "judge", "planned_units"),
 )
 _ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
-_MAX_NUMBER: Final = 1e9  # of weights, units and calls
+_MAX_NUMBER: Final = 1e9  # upper limit of a weight, of `planned_units` and of `calls`
 _MAX_TOLERANCE: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The table [judge], which limits the shadow judge. It has no effect without --judge.
+    """The table [judge] of an experiment file, which limits the shadow judge.
+
+    The shadow judge runs only if the server has the flag --judge.
 
     Attributes:
-        model: Name of the model at the judge's server.
-        share: Share of the experiment's requests that are judged, 0 to 1.
-        calls: Most calls to the judge and to the other arm, in 24 hours of one process.
+        model: Name of the judge's model at the judge's server.
+        share: Fraction of the experiment's requests that are judged, 0 to 1.
+        calls: Maximum number of model calls for this experiment that one process makes in 24 hours. It counts calls to
+            the judge and calls to other arms.
     """
 
     model: str
@@ -61,10 +66,10 @@ class JudgeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentFile:
-    """The content of one file.
+    """The content of one experiment file.
 
     Attributes:
-        experiment: The experiment.
+        experiment: The experiment that the file defines.
         judge: The limits of the shadow judge. None if the file has no table [judge].
     """
 
@@ -73,7 +78,12 @@ class ExperimentFile:
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
-    """Read several files. Raises StartupError for an invalid file, and for two that conflict with each other."""
+    """Read several experiment files.
+
+    Raises:
+        StartupError: A file is invalid, two experiments have the same name or salt, or two experiments may change the
+            same setting of one request.
+    """
     files = tuple(read_experiment(Path(path)) for path in paths)
     experiments = [file.experiment for file in files]
     for key in ("name", "salt"):
@@ -90,7 +100,7 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
 
 
 def read_experiment(path: Path) -> ExperimentFile:
-    """Read one file. Raises StartupError."""
+    """Read one experiment file. Raises StartupError if it cannot be read or is invalid."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         return _experiment_file(table, path)
@@ -157,7 +167,7 @@ def _arm(value: object, location: str, folder: Path) -> Arm:
 
 
 def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
-    """Resolve the bundle's directory relative to the file."""
+    """Return the bundle's directory, which the file names relative to its own folder, or `default`."""
     if "bundle" not in fields:
         return None
     bundle = fields.line("bundle")
@@ -169,7 +179,7 @@ def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
 
 
 def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
-    """Return the named control, or the only arm whose variant is raw-matched."""
+    """Return the value of `control`, or else the name of the only arm whose variant is raw-matched."""
     names = [arm.name for arm in arms]
     if "control" in fields:
         return fields.choice("control", names)
@@ -183,7 +193,11 @@ def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
 
 
 def _metric(name: str, lower: Sequence[str], path: Path) -> Metric:
-    """Look up the direction of an automatic metric. Higher is better for feedback unless the file says otherwise."""
+    """Return a metric with the direction that is an improvement.
+
+    The registry defines the direction of an automatic metric. For a metric of feedback, higher is better unless `lower`
+    contains its name.
+    """
     _name(name, f"{path}: the metric")
     if automatic := AUTOMATIC_METRICS.get(name):
         return Metric(name, automatic.better)
@@ -223,7 +237,7 @@ def _adaptive(fields: Fields) -> Adaptive | None:
 
 
 def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> float:
-    """Read a moment as Unix seconds. A date stands for its midnight in UTC."""
+    """Read a time as Unix seconds. A date without a time means 00:00 UTC of that day."""
     value = table.get(key)
     if value is None:
         return default
@@ -252,7 +266,7 @@ def _metric_names(fields: Fields, path: Path) -> Sequence[str]:
 
 
 def _name(text: str, location: str) -> str:
-    """Check a name, which must be valid in a header and in a metric's label."""
+    """Return the name if it is valid. Names occur in reply headers and in labels of metrics, which limits them."""
     if not _NAME.fullmatch(text):
         raise StartupError(
             f"--experiment {location}: {quoted(text)} must have 1 to 64 letters, digits, dots, dashes or underscores."

@@ -1,4 +1,4 @@
-"""Prints a report in a terminal. It depends on the values of the report and on rich, and computes no statistics."""
+"""Prints a report in a terminal, with the package rich. It does not compute statistics."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,11 +10,11 @@ from rich.table import Table
 from proxy.experiments.analysis.report import ArmMean, Comparison, GuardrailResult, Interval, Report
 
 _COLOURS: Final[Mapping[str, str]] = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
-_MIN_WIDE_COLUMNS: Final = 110  # width of a terminal that has room for all columns
+_MIN_WIDE_COLUMNS: Final = 110  # width of the terminal, in characters, from which all columns are printed
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
-    """Print the verdict, then the comparisons and guardrails."""
+    """Print the verdict, the sizes of the arms, the comparisons and the guardrails."""
     output.print(report.verdict.sentence, style=_COLOURS.get(report.verdict.decision, "bold"), markup=False)
     output.print(_arm_sizes(report), style="dim", markup=False)
     if report.comparisons:
@@ -63,7 +63,7 @@ def _format_mean(arm: ArmMean) -> str:
 
 
 def _format_interval(lifts: Interval | None, differences: Interval | None) -> str:
-    """Format the interval of the lift in percent, or else the interval of the difference without a percent sign."""
+    """Format the interval of the lift in percent, or else the interval of the difference in the metric's unit."""
     if lifts:
         return f"{lifts.low:+.1%} to {lifts.high:+.1%}"
     return f"{differences.low:+.3g} to {differences.high:+.3g}" if differences else ""

@@ -1,7 +1,7 @@
-"""The operator's view of the running experiments: their state, their reports, and the decisions about them.
+"""The operator's view of experiments: their states, their reports, and the automatic decisions about them.
 
-This module reads the store, and writes the decisions of guardrails and adaptive weights to it. It does not depend on
-routes. Every method waits for files or databases, so call it in a thread.
+This module reads outcomes from the store. It writes decisions to the store: stops by guardrails, and adaptive weights.
+It does not depend on routes. The methods block while they read files or the store, so call them in a thread.
 """
 
 import math
@@ -22,7 +22,7 @@ from proxy.experiments.store.stored_outcomes import StoredOutcomes
 
 
 class Dashboard:
-    """The experiments that the settings name, as their files were when last read."""
+    """The experiments whose files the settings name. Their definitions are those of the last `refresh`."""
 
     def __init__(self, settings: ExperimentSettings) -> None:
         self._paths = settings.experiment
@@ -32,19 +32,25 @@ class Dashboard:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the files again. Raises StartupError."""
+        """Read the experiment files again. Raises StartupError if a file is invalid."""
         files = read_experiments(self._paths)
         self._experiments = {file.experiment.name: file.experiment for file in files}
 
     def listing(self) -> list[Mapping[str, Any]]:
-        """Return each experiment with its state and its units by arm. Raises StoreError."""
+        """Return a summary of each experiment, with its state and its number of units by arm. Raises StoreError."""
         if self._outcomes is None:
             return []
         allocations = self._outcomes.allocations()
         return [_summary(one, allocations.get(one.name), self._outcomes) for one in self._experiments.values()]
 
     def report(self, name: str) -> Mapping[str, Any]:
-        """Return one experiment with its statistics. Raises UnknownExperimentError, StoreError, NoStatisticsError."""
+        """Return the summary and the report of an experiment.
+
+        Raises:
+            UnknownExperimentError: No experiment has this name.
+            StoreError: The outcomes cannot be read.
+            NoStatisticsError: The extra `experiments` is not installed.
+        """
         experiment = self._experiments.get(name)
         if experiment is None or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
@@ -52,12 +58,13 @@ class Dashboard:
         return full_report(experiment, self._outcomes)
 
     def update_allocations(self) -> list[Allocation]:
-        """Stop experiments whose guardrail is breached, and update adaptive weights.
+        """Stop each running experiment whose verdict is to stop, update adaptive weights, and save these decisions.
 
-        Replicas that do this at the same time make the same decisions.
+        The decisions follow from the outcomes without randomness. Replicas that read the same outcomes make the same
+        decisions, so they need no lock.
 
         Returns:
-            The decisions, which are saved in the store.
+            The decisions, which are already saved in the store.
 
         Raises:
             StoreError: The store cannot be used.
@@ -84,7 +91,12 @@ def _has_automatic_decisions(experiment: Experiment) -> bool:
 
 
 def full_report(experiment: Experiment, outcomes: Outcomes) -> dict[str, Any]:
-    """Return the JSON of GET /experiments/{name} and of `experiment report --json`. Raises as `report_of`."""
+    """Return the JSON of GET /experiments/{name} and of `experiment report --json`.
+
+    Raises:
+        StoreError: The outcomes cannot be read.
+        NoStatisticsError: The extra `experiments` is not installed.
+    """
     allocation = outcomes.allocations().get(experiment.name)
     return {**_summary(experiment, allocation, outcomes), **report_as_json(experiment, outcomes)}
 
@@ -112,7 +124,7 @@ def _summary(experiment: Experiment, allocation: Allocation | None, outcomes: Ou
 
 
 def state_of(experiment: Experiment, allocation: Allocation | None, now: float) -> str:
-    """Return `before start`, `running`, `stopped` or `ended`. `now` is in Unix seconds."""
+    """Return the state `before start`, `running`, `stopped` or `ended`. `now` is in Unix seconds."""
     if now >= experiment.end:
         return "ended"
     if allocation and allocation.stopped:

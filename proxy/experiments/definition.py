@@ -2,8 +2,9 @@
 
 Everything here is pure and has no state. It does not depend on files, requests or the store.
 
-A unit is a user or a conversation, and always gets the same arm. The arm follows from a hash of the experiment's salt
-and the unit, so all workers and replicas agree without communication.
+A unit is a user or a conversation. A unit gets the same arm each time, as long as the weights of the arms do not
+change. The function `assign` computes the arm from a hash of the experiment's salt and the unit, so all workers and
+replicas get the same result without communication.
 """
 
 import math
@@ -19,14 +20,17 @@ Adaptive = Literal["thompson"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to serve a request. A setting that is None stays as it is outside the experiment.
+    """One way to serve a request.
+
+    If `variant`, `model` or `bundle` is None, `assignment.ActiveExperiments.treatment` determines its value from the
+    value that the request has without the experiment.
 
     Attributes:
         name: Name of the arm, unique in its experiment.
         weight: Share of the units, relative to the other arms' weights. 0 means that no unit gets this arm.
-        variant: aligned, raw or raw-matched.
-        model: Model id that a backend lists.
-        bundle: Directory of a bundle, or `default`.
+        variant: The variant that the arm serves: aligned, raw or raw-matched.
+        model: The model that the arm serves, by an id that a backend lists.
+        bundle: The bundle that the arm serves: its directory, or `default` for the bundle of this package.
     """
 
     name: str
@@ -38,11 +42,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What an experiment compares.
+    """A quantity by which an experiment compares its arms.
 
     Attributes:
-        name: Name of a metric in feedback, or of one in `AUTOMATIC_METRICS`.
-        better: Which direction is an improvement.
+        name: Name of the metric: that of an automatic metric in `AUTOMATIC_METRICS`, or any other name that clients
+            send in feedback.
+        better: The direction of the metric that is an improvement.
     """
 
     name: str
@@ -54,9 +59,10 @@ class Guardrail:
     """A metric that must not get worse.
 
     Attributes:
-        metric: The metric that is guarded.
+        metric: The metric that must not get worse.
         tolerance: How much worse than the control's mean an arm's mean may be, in the unit of the metric.
-        stop: Whether the experiment stops once an arm is certainly worse than that.
+        stop: Whether the experiment stops once a test shows that an arm exceeds the tolerance. If not, the verdict
+            contains a warning.
     """
 
     metric: Metric
@@ -70,20 +76,25 @@ class Experiment:
 
     Attributes:
         name: Name of the experiment.
-        arms: The arms, two at least.
-        control: Name of the arm that the others are compared with.
-        metrics: What is compared. The first metric decides the verdict.
-        salt: Text that is hashed with each unit, so that experiments are independent of each other.
+        arms: The arms, at least two.
+        control: Name of the arm that each other arm is compared with.
+        metrics: The metrics by which the arms are compared. The first one is the primary metric, which determines
+            whether the verdict calls an arm better or worse.
+        salt: Text that is hashed with each unit. With different salts, the arms of a unit in two experiments are
+            independent of each other.
         guardrails: Metrics that must not get worse.
-        models: Requested models that take part. Empty means all.
-        keys: Names of the client keys that take part. Empty means all.
-        share: Share of the units that take part, 0 to 1.
-        start: First moment of the experiment, Unix seconds.
-        end: Moment at which the experiment is over, Unix seconds.
-        layer: Experiments with disjoint slots on one layer share no unit. Empty means no layer.
-        slots: The experiment's part of its layer, a half-open range within [0, 1).
-        adaptive: Rule by which the weights follow the outcomes. None keeps the weights of the file.
-        planned_units: Number of units, over all arms, at which the statistics are most sensitive (see `sequential`).
+        models: Models whose requests take part. Empty means all models.
+        keys: Names of the client keys whose requests take part. Empty means all keys.
+        share: Fraction of the units that take part, 0 to 1.
+        start: Time from which units get an arm, Unix seconds. Before it, requests are recorded as history only.
+        end: Time from which no request takes part, Unix seconds.
+        layer: Name of a group of experiments that divide the units among each other. A hash gives each unit a number
+            from 0 to 1 in each layer. Empty if the experiment is in no layer.
+        slots: Range [low, high) within [0, 1). Only units whose number in the layer is in this range take part.
+            Experiments in the same layer whose ranges do not overlap share no unit.
+        adaptive: The rule that computes new weights of the arms from outcomes. None keeps the weights of the file.
+        planned_units: Planned number of units, over all arms. The confidence sequence is tuned to be narrow near this
+            number (see `analysis.sequential`).
         total_weight: Sum of the arms' weights.
     """
 
@@ -119,11 +130,11 @@ class Experiment:
         return arm.weight / self.total_weight
 
     def applies_to(self, model: str, key: str | None) -> bool:
-        """Whether requests for this model with this client key may take part."""
+        """Whether the experiment includes requests for this model with the client key of this name."""
         return (not self.models or model in self.models) and (not self.keys or key in self.keys)
 
     def includes(self, unit: bytes) -> bool:
-        """Whether a unit takes part, by its slot on the layer and then by the share of traffic."""
+        """Whether a unit takes part: its number in the layer is in `slots`, and a second hash selects it by `share`."""
         low, high = self.slots
         if self.layer and not low <= uniform("layer", self.layer, unit) < high:
             return False
@@ -133,9 +144,10 @@ class Experiment:
 def assign(experiment: Experiment, unit: bytes) -> Arm:
     """Return the arm of a unit, by weighted rendezvous hashing.
 
-    Each arm draws a time from an exponential distribution whose rate is its weight. The draw is a hash of the salt, the
-    arm's name and the unit. The arm with the earliest time wins. An arm that gains weight takes units from the other
-    arms and gives none back. No stateless rule moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
+    A hash of the salt, the arm's name and the unit gives each arm a pseudo-random time from an exponential
+    distribution, whose rate is the arm's weight. The unit gets the arm with the earliest time. If an arm's weight
+    increases, some units move from other arms to this arm, and all other units keep their arm. No rule without stored
+    assignments moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
 
     Args:
         experiment: The experiment, with at least one positive weight.
@@ -149,7 +161,13 @@ def _exponential_draw(salt: str, arm: Arm, unit: bytes) -> float:
 
 
 def uniform(purpose: str, salt: str, unit: bytes) -> float:
-    """Return a pseudo-random number in (0, 1) that depends on the arguments alone."""
+    """Return a uniform pseudo-random number between 0 and 1, both excluded: a keyed hash of the unit.
+
+    Args:
+        purpose: What the number is used for: layer, share or arm. Numbers for different purposes are independent.
+        salt: Text for which the number is drawn, such as the experiment's salt.
+        unit: Digest of the unit.
+    """
     digest = blake2b(unit, digest_size=8, key=_hash_key(purpose, salt)).digest()
     return ((int.from_bytes(digest) >> 12) + 0.5) / 2**52
 
@@ -175,17 +193,20 @@ def _ranges_overlap(one: tuple[float, float], other: tuple[float, float]) -> boo
 
 
 def decided_settings(experiment: Experiment) -> frozenset[str]:
-    """Return which settings the experiment decides: `model`, and `variant`, which a bundle also decides."""
+    """Return the settings that an arm of the experiment changes: `model`, `variant`, both or none.
+
+    An arm with a bundle also changes the variant.
+    """
     models = any(arm.model for arm in experiment.arms)
     variants = any(arm.variant or arm.bundle for arm in experiment.arms)
     return frozenset(["model"] * models + ["variant"] * variants)
 
 
 def find_conflict(experiments: Sequence[Experiment]) -> tuple[str, str, str] | None:
-    """Find two experiments that may decide the same setting of one request.
+    """Find two experiments that may change the same setting of one request.
 
     Returns:
-        The names of both experiments and the setting, or None.
+        The names of the two experiments and the setting, or None if there are no such experiments.
     """
     for one, other in _pairs(experiments):
         common = decided_settings(one) & decided_settings(other)

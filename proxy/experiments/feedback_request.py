@@ -17,14 +17,14 @@ _FIELDS: Final = frozenset({"request_id", "completion_id", "metric", "value"})
 
 
 def parse_feedback(body: Mapping[str, Any], now: float) -> Feedback:
-    """Parse and validate a body.
+    """Parse and validate the body of a feedback request.
 
     Args:
-        body: The JSON of the request.
+        body: The parsed JSON of the body.
         now: The time of the feedback, Unix seconds.
 
     Raises:
-        BadRequestError: The body is invalid. The message repeats none of its values.
+        BadRequestError: The body is invalid. The message does not repeat any value of the body.
     """
     if unknown := next((name for name in body if name not in _FIELDS), None):
         known = ", ".join(sorted(_FIELDS))
@@ -62,7 +62,7 @@ def _number(value: object) -> float:
 
 
 def _comment(text: str) -> str:
-    """Check a comment, and replace NUL, which PostgreSQL does not accept in text."""
+    """Check a comment's length. Replace the character NUL, which PostgreSQL does not accept in text."""
     if len(text) > _MAX_COMMENT_LENGTH:
         raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
     return text.replace("\0", "\ufffd")

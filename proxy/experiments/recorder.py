@@ -1,8 +1,9 @@
-"""Records exposures and outcomes through a bounded queue and a writing thread, so that no chat request waits.
+"""Records exposures and outcomes through bounded queues and a writing thread, so that no chat request waits.
 
-Exposures are written in batches. They are dropped and counted when the queue is full. A killed process loses those
-since its last commit, at most a quarter of a second's while the store works. Feedback is acknowledged after its commit.
-If the commit fails, the sender is asked to send the feedback again. This module does not depend on routes.
+The thread writes exposures to the store in batches. While the queue is full, new exposures are dropped and counted. If
+the process is killed, the exposures since the last commit are lost. While the store works, these are the exposures of
+at most a quarter of a second. Feedback is acknowledged after its commit. If the commit fails, the reply asks the client
+to send the feedback again. This module does not depend on routes.
 """
 
 import asyncio
@@ -24,18 +25,18 @@ MAX_QUEUED_EXPOSURES: Final = 10_000
 MAX_QUEUED_CONTENTS: Final = 500
 MAX_QUEUED_FEEDBACK: Final = 2_000
 WRITE_INTERVAL: Final = 0.2  # seconds between batches of exposures; feedback is written at once
-_MAX_BATCH: Final = 1_000  # rows of each kind in one transaction
-_COMMIT_TIMEOUT: Final = 3.0  # seconds from feedback to its commit
-_MIN_RETRY_PAUSE: Final = 0.1  # seconds after a failure, doubled after each further one
+_MAX_BATCH: Final = 1_000  # maximum number of exposures, of judgements and of feedback in one transaction, each
+_COMMIT_TIMEOUT: Final = 3.0  # seconds that feedback waits for its commit
+_MIN_RETRY_PAUSE: Final = 0.1  # seconds before the first retry after a failure; each further failure doubles the pause
 _MAX_RETRY_PAUSE: Final = 5.0
 _ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions about experiments
 _RETENTION_INTERVAL: Final = 3600.0  # seconds between deletions of old rows
-_SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write what is queued at the end
+_SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write the queued rows when the recorder closes
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingFeedback:
-    """Feedback whose sender waits for the commit."""
+    """Feedback, and the future that completes when the feedback is committed. The sender waits for the future."""
 
     feedback: Feedback
     committed: "asyncio.Future[None]" = field(repr=False)
@@ -43,7 +44,7 @@ class _PendingFeedback:
 
 @dataclass(slots=True)
 class _PendingBatch:
-    """What the next transaction writes."""
+    """The rows that one transaction writes, with the futures of the feedback."""
 
     exposures: list[Exposure]
     contents: list[Content]
@@ -57,19 +58,19 @@ class _PendingBatch:
 
 
 class Recorder:
-    """Records what happens in the experiments of one process. Use it as an asynchronous context manager.
+    """Records the exposures, judgements and feedback of one process. Use it as an asynchronous context manager.
 
     Attributes:
-        allocations: The decisions about experiments, as last read from the store.
+        allocations: The decisions about experiments by the experiment's name, as last read from the store.
     """
 
     def __init__(self, dsn: StoreDsn, retention: float, metrics: Metrics, *, deletes_old: bool) -> None:
-        """Create a recorder, which connects to the store once it is entered.
+        """Create a recorder. Its thread connects to the store after `__aenter__`.
 
         Args:
-            dsn: Where the store is.
-            retention: Seconds after which rows are deleted.
-            metrics: The metrics of the process.
+            dsn: The DSN of the store.
+            retention: Age in seconds above which rows are deleted.
+            metrics: The Prometheus metrics of the process.
             deletes_old: Whether this process deletes old rows.
         """
         self.allocations: Mapping[str, Allocation] = {}
@@ -104,11 +105,12 @@ class Recorder:
             log_event("exposures lost", exposures=lost)
 
     def record(self, exposures: Sequence[Exposure], content: tuple[str, str] | None = None) -> None:
-        """Queue the exposures of a request, or drop them if the queue is full. Never waits.
+        """Queue the exposures of a request without waiting. If the queue has no room for all, drop and count them.
 
         Args:
             exposures: One exposure for each experiment of the request.
-            content: Texts of the request and of its reply, if content is logged.
+            content: The texts of the request and its reply. None if the operator does not log content. If the queue of
+                contents is full, only the content is dropped.
         """
         if len(self._exposures) + len(exposures) > MAX_QUEUED_EXPOSURES:
             self._metrics.exposures.labels("dropped").inc(len(exposures))
@@ -118,7 +120,7 @@ class Recorder:
         self._exposures.extend(exposures)
 
     def record_judgement(self, judgement: Judgement) -> None:
-        """Queue a judgement, or drop it if the queue is full. Never waits."""
+        """Queue a judgement without waiting. If the queue is full, drop it."""
         if len(self._judgements) < MAX_QUEUED_EXPOSURES:
             self._judgements.append(judgement)
 
@@ -126,7 +128,7 @@ class Recorder:
         """Queue feedback and wait for its commit.
 
         Raises:
-            StoreDownError: The feedback is not committed, or it is unknown whether it is.
+            StoreDownError: The feedback was not committed, or its commit was not confirmed in time.
         """
         if len(self._feedback) >= MAX_QUEUED_FEEDBACK or time.monotonic() < self._down_until:
             raise _store_down(self._metrics)
@@ -141,7 +143,7 @@ class Recorder:
         self._metrics.feedback.labels("kept").inc()
 
     def _run(self) -> None:
-        """Run the thread: write what is queued until the recorder closes."""
+        """Write queued rows until the recorder closes. This is the main function of the thread."""
         try:
             while not self._is_finished():
                 self._wake.wait(WRITE_INTERVAL)
@@ -162,7 +164,10 @@ class Recorder:
         return time.monotonic() < self._down_until
 
     def _write_queued(self) -> None:
-        """Write batches until the queue is empty or the store fails. A failed batch is written again after a pause."""
+        """Write batches until neither feedback nor a full batch of exposures is queued, or until the store fails.
+
+        If the store fails, the batch returns to the queues, and a later call writes it after a pause.
+        """
         while not self._is_down():
             pending = self._next_batch()
             try:
@@ -177,7 +182,7 @@ class Recorder:
                     return
 
     def _next_batch(self) -> _PendingBatch:
-        """Take the oldest queued rows, up to the size of one transaction."""
+        """Take the oldest queued rows of each kind, up to _MAX_BATCH, and the contents of these exposures."""
         exposures = _pop(self._exposures)
         ids = {exposure.id for exposure in exposures}
         contents = []
@@ -205,7 +210,10 @@ class Recorder:
         self._notify_senders(pending.feedback, None)
 
     def _requeue(self, pending: _PendingBatch, error: Exception) -> None:
-        """Handle a store that fails: senders get an error, the rows go back to the queue, the connection is closed."""
+        """Return a batch to the queues after the store failed, and close the connection.
+
+        Feedback does not return to the queue, since its senders get the error and send it again.
+        """
         self._down_until = time.monotonic() + self._retry_pause
         self._notify_senders(pending.feedback, StoreError(str(error)))
         self._exposures.extendleft(reversed(pending.exposures))
@@ -220,13 +228,16 @@ class Recorder:
             self._store = None
 
     def _discard(self, pending: _PendingBatch, error: StoreRefusedError) -> None:
-        """Drop and count a batch with a row that the store rejects, since it would be rejected again."""
+        """Drop a batch that contains a row which the store rejected, since the store would reject it again.
+
+        The dropped exposures are counted, and the senders of feedback get the error.
+        """
         log_failure("defect", error, exposures=len(pending.exposures), feedback=len(pending.feedback))
         self._metrics.exposures.labels("dropped").inc(len(pending.exposures))
         self._notify_senders(pending.feedback, error)
 
     def _notify_senders(self, feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
-        """Complete the futures of all senders in one iteration of the event loop."""
+        """Complete the futures of the feedback from the writing thread, all in one iteration of the event loop."""
         if feedback and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_complete, feedback, error)
 
@@ -242,7 +253,7 @@ def _complete(feedback: Sequence[_PendingFeedback], error: StoreError | None) ->
 
 
 def _pop(queue: "deque[Any]") -> list[Any]:
-    """Take the oldest items. The event loop may append items at the same time."""
+    """Remove and return the oldest items, up to _MAX_BATCH. The event loop may append items at the same time."""
     return [queue.popleft() for _ in range(min(len(queue), _MAX_BATCH))]
 
 

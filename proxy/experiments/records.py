@@ -1,6 +1,6 @@
-"""What is recorded of experiments: exposures, feedback, judgements, and their sums for each unit.
+"""The records of experiments: exposures, feedback, judgements, their sums for each unit, and decisions.
 
-These are plain values. They do not depend on the store. Statistics read them through the protocol `Outcomes`.
+The records are plain values and do not depend on the store. Statistics read them through the protocol `Outcomes`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,36 +8,39 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 SumAndCount: TypeAlias = tuple[float, int]
-"""Sum of a metric over the requests of a unit that have a value, and the number of those requests."""
+"""The sum of a metric over requests of one unit, and the number of these requests. Requests without a value are left
+out of both.
+"""
 
 
 class Exposure(NamedTuple):
-    """One request in one experiment. A measurement that is unknown is None.
+    """The record of one request in one experiment. A measurement that is unknown is None.
 
-    A named tuple, because one is made for every request: it takes a third of the time of a frozen dataclass.
+    The class is a named tuple because the proxy creates an exposure for every request. Creating a named tuple takes a
+    third of the time of creating a frozen dataclass.
 
     Attributes:
-        id: 16 unique bytes.
+        id: 16 bytes that identify the exposure.
         experiment: Name of the experiment.
-        arm: Arm that the unit is assigned. Empty before the experiment's start.
-        propensity: Probability of that arm at the time of the request.
-        override: Whether the client named a variant itself and got that variant.
+        arm: Name of the arm that the unit is assigned to. Empty before the experiment's start.
+        propensity: Probability of the arm at the time of the request. 1 before the experiment's start.
+        override: Whether the client named a variant, which was served instead of the arm.
         unit: Digest of the unit (see `units`).
         request_id: Id of the request, as in the header of its reply.
-        completion_id: Id in the body of the reply.
+        completion_id: Id in the body of the reply. None if the reply has no such id.
         time: Start of the request, Unix seconds.
-        model: Model that served the request.
-        variant: Variant that served the request.
-        bundle: Id of the bundle that served the request.
+        model: Model that the request was served with.
+        variant: Variant that the request was served with.
+        bundle: Id of the bundle that the request was served with. None for the variant `raw`, or without a bundle.
         asked: Digest of the conversation (see `units`).
-        latency: Seconds to the last byte of a complete reply.
-        time_to_first_token: Seconds to the first byte of a streamed reply.
+        latency: Seconds from the request to the last byte of its reply. None if the reply is an error or incomplete.
+        time_to_first_token: Seconds from the request to the first byte of its reply, if the reply is streamed.
         prompt_tokens: Number of prompt tokens.
         completion_tokens: Number of generated tokens.
-        ended_by_itself: Whether the model stopped before its length limit.
+        ended_by_itself: Whether the model ended the reply before the length limit.
         truncated: Whether the reply broke off.
-        error: Whether the status was 400 or more.
-        client_gone: Whether the client left before the end of the reply.
+        error: Whether the status was 400 or more and the client waited for the reply.
+        client_gone: Whether the client disconnected before the end of the reply.
     """
 
     id: bytes
@@ -68,10 +71,10 @@ class Exposure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The text of a request and of its reply, recorded only if the operator logs content.
+    """The texts of a request and its reply. They are recorded only if the operator logs content.
 
     Attributes:
-        exposure: Id of the exposure.
+        exposure: Id of the request's exposure.
         request_text: Text of the request.
         reply_text: Text of the reply.
     """
@@ -83,14 +86,16 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A user's rating of a reply, or a comment on it. A later value of the same metric replaces the earlier one.
+    """A user's rating of a reply, or a comment on a reply.
+
+    If feedback with the same subject and metric is stored, the later feedback replaces the earlier one.
 
     Attributes:
-        subject: Id of the request or of the completion.
+        subject: Request id or completion id of the reply.
         metric: Name of the metric.
         value: The rating. None for a comment.
         comment: The comment. None for a rating.
-        time: Unix seconds.
+        time: Time of the feedback, Unix seconds.
     """
 
     subject: str
@@ -105,11 +110,12 @@ class Judgement:
     """The shadow judge's comparison of a user's reply with the reply of another arm.
 
     Attributes:
-        exposure: Id of the exposure.
+        exposure: Id of the exposure of the user's request.
         other: Name of the other arm.
-        score: 1 if the judge prefers the user's reply in both orders, 0 if it prefers the other one in both, else 0.5.
-        judge: Model of the judge.
-        time: Unix seconds.
+        score: 1 if the judge prefers the user's reply in both orders of the two replies, 0 if it prefers the other
+            arm's reply in both orders, 0.5 if its preference depends on the order.
+        judge: Name of the judge's model.
+        time: Time of the judgement, Unix seconds.
     """
 
     exposure: bytes
@@ -121,18 +127,19 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class UnitOutcomes:
-    """One unit in one experiment.
+    """The outcomes of one unit in one experiment.
 
-    A unit counts for the arm of its first request, with the requests that this arm served. A change of weights may
-    have moved the unit to another arm later. Overrides are left out.
+    The unit belongs to the arm of its first request in the experiment. A change of weights may move the unit to another
+    arm later. Requests that the other arm served are left out of `metrics`, and so are overrides. An override or a
+    request before the experiment's start does not count as the first request.
 
     Attributes:
         unit: Keyed digest of the unit, in hexadecimal.
-        arm: Name of the arm.
-        propensity: Probability of the arm at the unit's first request.
-        first_seen: Time of the unit's first request, Unix seconds.
-        metrics: Sums by metric, over the unit's requests in the experiment.
-        history: Sums by metric, over the unit's requests before `first_seen`, in any experiment.
+        arm: Name of the arm that the unit belongs to.
+        propensity: Probability of this arm at the unit's first request.
+        first_seen: Time of the unit's first request in the experiment, Unix seconds.
+        metrics: Sums by metric, over the unit's requests in the experiment that this arm served.
+        history: Sums by metric, over all requests of the unit before `first_seen`, in any experiment.
     """
 
     unit: str
@@ -145,13 +152,15 @@ class UnitOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What was decided about a running experiment. All replicas follow it.
+    """The decision about a running experiment: that it is stopped, new weights of its arms, or both.
+
+    All replicas apply the decision.
 
     Attributes:
         experiment: Name of the experiment.
-        stopped: Why all units get the control. Empty while the experiment runs.
-        weights: Weights by arm, which replace those of the file. None keeps those of the file.
-        time: Time of the last change, Unix seconds.
+        stopped: Why the experiment is stopped, so that all its units get the control. Empty while it runs.
+        weights: Weights by arm, which replace those of the file. None keeps the weights of the file.
+        time: Time of the decision, Unix seconds.
     """
 
     experiment: str
@@ -161,16 +170,22 @@ class Allocation:
 
 
 class Outcomes(Protocol):
-    """Recorded outcomes, as statistics read them. Each method reads one consistent state and raises StoreError."""
+    """Recorded outcomes, as statistics read them.
+
+    Each method reads one consistent state of the store. Each method raises StoreError if it cannot read the store.
+    """
 
     def units(self, experiment: str) -> Iterator[UnitOutcomes]:
-        """Yield the units of an experiment in the order of their first request."""
+        """Yield the outcomes of the units of an experiment, in the order of the units' first requests."""
         ...
 
     def units_by_arm(self, experiment: str) -> Mapping[str, int]:
-        """Return the number of units in each arm, for the check of the sample ratio."""
+        """Return the number of units in each arm of an experiment."""
         ...
 
     def allocations(self) -> Mapping[str, Allocation]:
-        """Return the decisions about experiments, by name. An experiment that runs as its file says has none."""
+        """Return the decisions about experiments, by the experiment's name.
+
+        An experiment whose file still determines everything has no decision.
+        """
         ...

@@ -1,6 +1,6 @@
-"""The experiment service: assigns requests to experiments, and records how they end.
+"""The experiment service: assigns requests to experiments, and records the results of the requests.
 
-It does not depend on routes. No method waits: exposures go to the queue of the recorder.
+It does not depend on routes. No method waits for the store: the recorder queues exposures and writes them later.
 """
 
 import random
@@ -41,7 +41,7 @@ from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
-_MAX_CONTENT_BYTES: Final = 64 * 1024  # of the request's text and of the reply's
+_MAX_CONTENT_BYTES: Final = 64 * 1024  # stored bytes of a request's body, and of a reply's body
 _RANDOM_ID_BITS: Final = 80
 _STATUS_OK: Final = 200
 _DAY: Final = 86_400.0  # seconds
@@ -49,13 +49,13 @@ _DAY: Final = 86_400.0  # seconds
 
 @dataclass(slots=True)
 class ExperimentService:
-    """The experiments of a server that has a store.
+    """Applies the active experiments of a server to its requests. Only a server with a store has this service.
 
     Attributes:
-        recorder: Writes what happens to the store.
-        metrics: The metrics of the process.
-        shadow: The shadow judge. None without --judge.
-        active: The experiments that are being served. A reload replaces the value as a whole.
+        recorder: The recorder that writes exposures to the store.
+        metrics: The Prometheus metrics of the process.
+        shadow: The shadow judge. None if the server does not have the flag --judge.
+        active: The active experiments. None if there are no experiments. A reload of the files replaces this value.
     """
 
     recorder: Recorder
@@ -72,16 +72,17 @@ class ExperimentService:
     ) -> tuple[Assignment | None, Setting]:
         """Assign a request to the active experiments.
 
-        If no backend lists the model of an arm, the request is served outside the experiments and counted.
+        If no backend lists the model that the arms name, the request is served as outside experiments. It gets no
+        exposure, and is counted as `unavailable` in the metrics of its experiments.
 
         Args:
-            requester: The client and what it asks.
-            setting: What the request would be served with outside experiments.
-            models: The models that backends list now.
-            bundles_by_model: The bundles outside experiments, by model.
+            requester: The client and the conversation.
+            setting: The model, variant and bundle that the request would be served with outside experiments.
+            models: The models that backends list now, by id.
+            bundles_by_model: The bundle that the server uses for each model outside experiments.
 
         Returns:
-            The assignment, or None if the request is in no experiment, and what the request is served with.
+            The assignment and the setting of the request. The assignment is None if no experiment records the request.
         """
         if self.active is None:
             return None, setting
@@ -103,16 +104,16 @@ class ExperimentService:
         before: Setting,
         bundles_by_model: Mapping[str, ServedBundle],
     ) -> Sample | None:
-        """Decide whether the shadow judge compares the reply of a request.
+        """Decide at random whether the shadow judge compares the reply of a request with that of another arm.
 
         Args:
             assignment: The assignment of the request.
-            conversation: The request.
-            before: What the request would be served with outside experiments.
-            bundles_by_model: The bundles outside experiments, by model.
+            conversation: The conversation in the body of the request.
+            before: The model, variant and bundle that the request would be served with outside experiments.
+            bundles_by_model: The bundle that the server uses for each model outside experiments.
 
         Returns:
-            What the judge compares the reply with, or None if the request is not sampled.
+            The request with the arm that it is compared with, or None if the request is not sampled.
         """
         if self.shadow is None or self.active is None or assignment is None:
             return None
@@ -134,13 +135,13 @@ class ExperimentService:
         *,
         keeps_content: bool,
     ) -> None:
-        """Record a finished request: one exposure for each experiment that it is in.
+        """Record a finished request: one exposure for each of its experiments. Pass a sampled request to the judge.
 
         Args:
-            assignment: The experiments.
-            sample: What the shadow judge compares the reply with, if the request was sampled.
+            assignment: The experiments and arms of the request.
+            sample: The result of the method `sample`. The judge gets it only if the reply is complete, with status 200.
             request: The request.
-            reply: How it ended.
+            reply: The result of the request.
             keeps_content: Whether the bodies of request and reply are stored too.
         """
         exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms]
@@ -162,7 +163,10 @@ class ExperimentService:
 async def open_experiment_service(
     settings: ExperimentSettings, shared: SharedState, metrics: Metrics, pool: Pool, planner: Planner
 ) -> AsyncIterator[ExperimentService | None]:
-    """Open the experiment service, without experiments. Yields None if there is no store."""
+    """Open the experiment service. Yield None if the settings name no store.
+
+    The service has no active experiments at first: the caller sets `ExperimentService.active`.
+    """
     if not settings.store:
         yield None
         return
@@ -220,18 +224,18 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
 
 
 def _exposure_id(now: float) -> bytes:
-    """Return 16 unique bytes that begin with the milliseconds, as a UUID of version 7 (RFC 9562).
+    """Return 16 unique bytes: the time in milliseconds, then random bits, similar to a UUID of version 7 (RFC 9562).
 
-    A database that stores ids in order writes consecutive exposures to the same page.
+    Ids of consecutive exposures are close to each other. A database with an ordered index stores them in the same page.
     """
     return (int(now * 1000) << _RANDOM_ID_BITS | getrandbits(_RANDOM_ID_BITS)).to_bytes(16)
 
 
 def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
-    """Return the number of tokens under the name that either API uses."""
+    """Return the first number under one of these names. Chat Completions and Responses name the counts differently."""
     return next((found for name in names if isinstance(found := usage.get(name), int)), None)
 
 
 def _storable_text(data: bytes | bytearray) -> str:
-    """Decode and shorten a body, and replace NUL, which PostgreSQL does not accept in text."""
+    """Shorten and decode a body. Replace the character NUL, which PostgreSQL does not accept in text."""
     return bytes(data[:_MAX_CONTENT_BYTES]).decode("utf-8", "replace").replace("\0", "\ufffd")

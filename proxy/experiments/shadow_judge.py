@@ -1,9 +1,12 @@
-"""The shadow judge compares a sample of an experiment's replies with what another arm would have answered.
+"""The shadow judge compares a sample of an experiment's replies with replies of another arm to the same requests.
 
-It works after the user has the complete reply, on a few cases at a time and within a daily budget. Cases are dropped
-and counted while too many wait. It sends users' text to the judge's server, so it only runs if --judge names one. The
-judge sees both replies in both orders, and only a reply that it prefers in both orders wins. This module does not
-depend on the store.
+A case is one sampled request with its reply. The judge works on a case after the user has the complete reply. It works
+on a few cases at a time, and each experiment has a daily budget of model calls. While too many cases wait, new cases
+are dropped and counted. The judge model compares the two replies twice, in both orders. A reply wins only if the model
+prefers it both times.
+
+The proxy sends users' text to the judge's server, so the judge runs only if the flag --judge names this server. This
+module does not depend on the store.
 """
 
 import asyncio
@@ -40,8 +43,8 @@ MAX_WAITING_CASES: Final = 32
 MAX_CONCURRENT_CASES: Final = 2
 _JUDGE_TIMEOUT: Final = 120.0  # seconds for one reply of the judge
 _DAY: Final = 86_400.0  # seconds
-_CALLS_PER_CASE: Final = 3  # one to the other arm, and one to the judge for each order
-_MAX_TEXT_LENGTH: Final = 16_000  # characters of a question or a reply that the judge is shown
+_CALLS_PER_CASE: Final = 3  # one call to the other arm, and two calls to the judge, one for each order
+_MAX_TEXT_LENGTH: Final = 16_000  # characters of each text in the judge's prompt: the question and both replies
 _JUDGE_CHOICE: Final = re.compile(r"\W*(?:answer\W+)?([AB])\b", re.IGNORECASE)
 _INSTRUCTIONS: Final = (
     "You compare two answers to a question. The better one is correct, does what was asked, is no longer than it need "
@@ -51,14 +54,14 @@ _INSTRUCTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request that will be judged.
+    """A request whose reply will be judged.
 
     Attributes:
         experiment: Name of the experiment.
         limits: The experiment's limits for the judge.
-        other: The arm whose reply is compared with the user's.
-        treatment: What the other arm serves the request with.
-        conversation: The request as the client sent it.
+        other: The arm whose reply is compared with the user's reply.
+        treatment: The model, variant and bundle with which the other arm serves the request.
+        conversation: The conversation as the client sent it.
     """
 
     experiment: str
@@ -70,12 +73,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A sample with the reply that its user got.
+    """A sampled request with the reply that its user got.
 
     Attributes:
-        sample: The request.
-        exposure: Id of its exposure in the experiment.
-        answer: Text of the reply.
+        sample: The sampled request.
+        exposure: Id of the request's exposure in the experiment.
+        answer: Text of the user's reply.
     """
 
     sample: Sample
@@ -84,7 +87,7 @@ class _Case:
 
 
 class ShadowJudge:
-    """Compares replies in the background."""
+    """Compares the replies of two arms in background tasks, which run inside the context manager `working`."""
 
     def __init__(
         self,
@@ -105,12 +108,12 @@ class ShadowJudge:
         self._calls: dict[str, tuple[float, int]] = {}
 
     def offer(self, sample: Sample, exposure: bytes, reply: bytes) -> None:
-        """Queue a case, or drop it if the queue is full. Never waits.
+        """Queue a case without waiting. Drop it if the queue is full or the reply has no text.
 
         Args:
-            sample: The request.
-            exposure: Id of its exposure in the experiment.
-            reply: The complete reply as it was sent, whole or streamed.
+            sample: The sampled request.
+            exposure: Id of the request's exposure in the experiment.
+            reply: The complete body of the reply that the user got: a JSON object or a stream of events.
         """
         answer = answer_text(reply)
         if not answer:
@@ -122,7 +125,7 @@ class ShadowJudge:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Judge the queued cases until the block ends. Cases that still wait are dropped."""
+        """Judge queued cases until the `with` block ends. Cases that are not judged by then are dropped."""
         tasks = [asyncio.create_task(self._judge_cases(), name="shadow judge") for _ in range(MAX_CONCURRENT_CASES)]
         try:
             yield
@@ -143,7 +146,7 @@ class ShadowJudge:
                 self._count("failed")
 
     async def _judge_case(self, case: _Case) -> str:
-        """Judge one case and return the result, as the metric labels it."""
+        """Judge one case and return the result, which is a label of the metric `judgements`."""
         sample = case.sample
         if not self._take_budget(sample):
             return "budget spent"
@@ -160,7 +163,10 @@ class ShadowJudge:
         return "judged"
 
     def _take_budget(self, sample: Sample) -> bool:
-        """Take the calls of one case from the experiment's budget of 24 hours. Return whether there were enough."""
+        """Take the calls of one case from the experiment's budget. Return whether enough calls were left.
+
+        The budget is full again 24 hours after its first call.
+        """
         started, calls = self._calls.get(sample.experiment, (time.monotonic(), 0))
         if time.monotonic() - started >= _DAY:
             started, calls = time.monotonic(), 0
@@ -170,7 +176,7 @@ class ShadowJudge:
         return True
 
     async def _other_arm_answer(self, sample: Sample) -> str:
-        """Let the other arm answer the same request. Return an empty text if it does not. Raises ProxyError."""
+        """Return the other arm's answer to the same request, or an empty text without an answer. Raises ProxyError."""
         body = {name: value for name, value in sample.conversation.body.items() if name != "stream_options"}
         choice, served = sample.treatment.choice, sample.treatment.served
         model = self._pool.models.get(choice.model)
@@ -186,7 +192,7 @@ class ShadowJudge:
             return answer_text(whole_reply(data, plan, ReplyProgress())) if upstream.status == 200 else ""
 
     async def _prefers_first(self, model: str, question: str, first: str, second: str) -> bool | None:
-        """Return whether the judge prefers the first answer, or None if its reply is unreadable. Raises ProxyError."""
+        """Return whether the judge prefers the first answer, or None without a readable reply. Raises ProxyError."""
         parts = {"Question": question, "Answer A": first, "Answer B": second}
         text = "\n\n".join(f"{name}:\n{part[:_MAX_TEXT_LENGTH]}" for name, part in parts.items())
         messages = [
@@ -210,7 +216,11 @@ class ShadowJudge:
 
 
 def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
-    """Choose the arm to compare with: the control, or a random other arm by weight for replies of the control."""
+    """Choose the arm whose reply is compared with a reply of `arm`.
+
+    This is the control, unless `arm` is the control. In that case it is a random other arm, drawn by weight, or None if
+    no other arm has a positive weight.
+    """
     if arm.name != experiment.control:
         return experiment.arm(experiment.control)
     others = [one for one in experiment.arms if one.name != arm.name and one.weight]
@@ -219,7 +229,11 @@ def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
 
 
 def answer_text(reply: bytes) -> str:
-    """Return the text of a chat reply with a single choice, whole or streamed, or an empty text for other replies."""
+    """Return the text of a chat reply with a single choice, or an empty text for any other reply.
+
+    Args:
+        reply: The body of the reply: a JSON object or a stream of events.
+    """
     if reply.lstrip().startswith(b"{"):
         return _choice_text(parse_object(reply), "message")
     events = [event_data(event) for event in split_events(reply) if not is_done(event)]

@@ -1,1 +1,1 @@
-"""The statistics of experiments: arrays in, a report out. They do not depend on SQL or HTTP."""
+"""The statistics of experiments: computes a report from the outcomes of units. It does not depend on SQL or HTTP."""

@@ -1,8 +1,9 @@
-"""Decides about a running experiment from its report: stops it, or gives promising arms more units. Pure.
+"""Decides about a running experiment from its report: stops the experiment, or changes the weights of its arms. Pure.
 
 Thompson sampling (Thompson 1933; Russo et al., arXiv 1707.02038) sets an arm's weight to the probability that the arm
-is the best one, given the means of its units. Each weight has a minimum. Without one, the weights of units
-(1 / propensity) have no bound, and the intervals lose their guarantee (Hadad et al., PNAS 2021, arXiv 1911.02768).
+has the best true mean, given the outcomes so far. Each arm keeps a minimum weight. If an arm's propensity could
+approach 0, the weights of its units (1 / propensity) would have no bound, and the confidence intervals would not be
+valid (Hadad et al., PNAS 2021, arXiv 1911.02768).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from proxy.experiments.definition import Experiment
 from proxy.experiments.records import Allocation, UnitOutcomes
 
 MIN_WEIGHT: Final = 0.1
-"""The minimum weight of an arm, relative to an even share. For two arms, 0.1 is 5 % of the units."""
+"""The minimum weight of an arm, as a fraction of an equal share. With two arms, each gets at least 5 % of the units."""
 _DRAWS: Final = 20_000
 
 
@@ -26,11 +27,14 @@ def decide_allocation(
 ) -> Allocation | None:
     """Decide whether to stop the experiment or to change its weights.
 
+    The experiment stops if the report's verdict says so. The weights change if the experiment is adaptive, the sizes of
+    the arms are as expected, and the burn-in of every arm is over.
+
     Args:
         experiment: The experiment.
-        units: Its units.
+        units: The units of the experiment.
         report: The report on these units.
-        now: Unix seconds.
+        now: The current time in Unix seconds.
 
     Returns:
         The decision, or None to change nothing.
@@ -59,6 +63,8 @@ def _arm_moments(samples: Samples, metric: str, arm: int) -> Moments:
 
 def thompson_weights(arms: Sequence[Moments], sign: int) -> list[float]:
     """Compute a weight for each arm by Thompson sampling with a fixed seed. The weights sum to 1.
+
+    The true mean of an arm is drawn from a normal distribution around the arm's estimated mean.
 
     Args:
         arms: Moments of each arm's units.

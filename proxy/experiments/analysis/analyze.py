@@ -1,8 +1,9 @@
 """Analyses the units of an experiment and builds its report. It does not depend on the store or on requests.
 
-The first metric decides. Its p-values are adjusted over the arms alone. The other metrics of all arms form a second
-group of tests, which is adjusted together and decides nothing. Guardrails form a third group of one-sided tests, which
-share the level equally.
+The first metric of an experiment is its primary metric: its tests decide which arm is better or worse. Holm's method
+adjusts the p-values in two groups. One group holds the tests of the primary metric, one for each arm. The other group
+holds the tests of all other metrics and arms, and has no influence on the verdict. Each guardrail is tested one-sided
+for each arm. The significance level is divided equally among these guardrail tests (Bonferroni).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,28 +41,34 @@ from proxy.experiments.records import UnitOutcomes
 
 LEVEL: Final = 0.05
 BURN_IN: Final = 100
-"""Effective units that each arm needs before a sequence begins, since the central limit theorem needs some."""
+"""The effective sample size that an arm and the control each need before their confidence sequence is reported.
+
+The confidence sequence relies on a central limit theorem, which is inaccurate for few units.
+"""
 MIN_VARIED_UNITS: Final = 30
-"""Units of both arms whose value must differ from the median. Otherwise rare events could be missed."""
-_MIN_HISTORY_UNITS: Final = 100  # units with a history from which it is used
+"""The number of units, in the arm and the control together, whose value must differ from the median of both.
+
+If fewer units differ, as with a rare event, the estimated variance is too inaccurate for a confidence sequence.
+"""
+_MIN_HISTORY_UNITS: Final = 100  # units with a history, in both arms together, that the adjustment for history needs
 _TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
 _SERIES_POINTS: Final = 60
 _DAY: Final = 86_400.0  # seconds
-_MIN_RATE_SPAN: Final = 60.0  # seconds of data that a rate needs
-_MAX_DAYS: Final = 36_500.0
-_MAX_UNITS: Final = 1e15
+_MIN_RATE_SPAN: Final = 60.0  # minimum seconds between the first and the last unit for a rate
+_MAX_DAYS: Final = 36_500.0  # upper limit of the days of a target
+_MAX_UNITS: Final = 1e15  # upper limit of the units of a target
 _MAX_LOG_RATIO: Final = 690.0  # exp of this is finite
 
 
 def analyse(
     experiment: Experiment, units: Sequence[UnitOutcomes], weights: Mapping[str, float] | None = None
 ) -> Report:
-    """Compute the report.
+    """Compute the report of an experiment.
 
     Args:
         experiment: The experiment.
-        units: Its units, in any order.
-        weights: Weights that were decided from outcomes, if there are any.
+        units: The units of the experiment, in any order.
+        weights: Weights by arm that were computed from outcomes and replace those of the file. None if there are none.
     """
     names = {metric.name for metric in _all_metrics(experiment)}
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
@@ -92,7 +99,7 @@ def _all_metrics(experiment: Experiment) -> list[Metric]:
 
 
 def units_per_day(samples: Samples) -> float | None:
-    """Return the rate at which units arrived, or None while it is unknown."""
+    """Return the average number of new units per day, or None while there is too little data for a rate."""
     if len(samples) < 2 or samples.times[-1] - samples.times[0] < _MIN_RATE_SPAN:
         return None
     return float((len(samples) - 1) / (samples.times[-1] - samples.times[0]) * _DAY)
@@ -102,12 +109,12 @@ class MetricEstimates(NamedTuple):
     """The estimates for one metric of one arm.
 
     Attributes:
-        arm: Moments of the arm.
-        control: Moments of the control.
-        difference: Arm minus control, after the adjustment for the units' history.
-        ratio: Logarithm of arm over control, after the same adjustment.
-        history: What the history explains. None if it is not used.
-        ready: Whether the burn-in is over.
+        arm: Moments of the arm, without the adjustment for history (see `estimators.adjusted`).
+        control: Moments of the control, without this adjustment.
+        difference: Arm mean minus control mean, with this adjustment. None if its variance is unknown or 0.
+        ratio: Logarithm of arm mean over control mean, with this adjustment. Also None if a mean is not above 0.
+        history: The effect of the adjustment on the variance. None if too few units have a history to adjust for.
+        ready: Whether arm and control have at least BURN_IN effective units each and MIN_VARIED_UNITS together.
     """
 
     arm: Moments
@@ -119,7 +126,7 @@ class MetricEstimates(NamedTuple):
 
 
 def compare(samples: Samples, metric: str, arm: str, control: str, planned: float) -> MetricEstimates:
-    """Compare one metric of one arm with the control."""
+    """Compare one metric of one arm with the control. `planned` is explained in `estimators.estimate_difference`."""
     values, known = samples.values[metric], ~np.isnan(samples.values[metric])
     arm_units, control_units = (known & (samples.arm == samples.arms.index(name)) for name in (arm, control))
     both = arm_units | control_units
@@ -154,8 +161,9 @@ class Analysis(NamedTuple):
 
     Attributes:
         experiment: The experiment.
-        samples: Its units.
-        adaptive: Whether weights follow the outcomes, so that only what is valid at any time is reported.
+        samples: The units of the experiment.
+        adaptive: Whether the weights of the arms depend on outcomes. If they do, results for a single look are invalid
+            and are left out of the report.
     """
 
     experiment: Experiment
@@ -233,13 +241,13 @@ class Analysis(NamedTuple):
         return GuardrailResult(metric.name, arm, tolerance, harm.effect, at_least, guardrail.stop, breached)
 
     def series(self) -> tuple[Series, ...]:
-        """Compute the primary metric at some past moments. The last one is now."""
+        """Compare the primary metric at up to _SERIES_POINTS moments. The last point of each series has all units."""
         counts = sorted({int(count) for count in np.linspace(0, len(self.samples), _SERIES_POINTS + 1)[1:]} - {0})
         past = [self._replace(samples=self.samples.first(count)) for count in counts]
         return tuple(Series(arm, tuple(analysis.point(arm) for analysis in past)) for arm in self.arms)
 
     def point(self, arm: str) -> Point:
-        """Compute the primary metric of an arm."""
+        """Compare the primary metric of an arm with the control."""
         estimates = self.estimates(self.experiment.metrics[0].name, arm)
         difference, time = estimates.difference, float(self.samples.times[-1])
         if difference is None:
@@ -255,7 +263,7 @@ def _arm_mean(arm: Moments) -> ArmMean:
 
 
 def _lift_interval(log_ratio: Interval) -> Interval:
-    """Convert the interval of a log ratio to lifts. Bounds are limited to finite numbers."""
+    """Convert the interval of a log ratio to one of the lift (ratio - 1). Limit bounds that would overflow."""
     low, high = (float(np.expm1(min(one, _MAX_LOG_RATIO))) for one in (log_ratio.low, log_ratio.high))
     return Interval(low, high)
 
@@ -265,13 +273,17 @@ def _negated(estimate: EffectEstimate) -> EffectEstimate:
 
 
 def _adjusted_comparisons(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Adjust the p-values, separately for the primary metric and for all other metrics."""
+    """Adjust the p-values in two groups: those of the primary metric, and those of all other metrics."""
     groups = [[one for one in comparisons if one.primary], [one for one in comparisons if not one.primary]]
     return tuple(chain.from_iterable(_adjusted_group(group) for group in groups))
 
 
 def _adjusted_group(group: Sequence[Comparison]) -> list[Comparison]:
-    """Adjust p-values by Holm. An unknown one counts as 1, so that a late metric does not make the group smaller."""
+    """Adjust the p-values of one group of tests by Holm's method.
+
+    A p-value that is still unknown counts as 1. The number of tests therefore stays the same while metrics get their
+    first values, and so does the strength of the correction.
+    """
     fixed = holm([1.0 if one.p_fixed is None else one.p_fixed for one in group])
     anytime = holm([1.0 if one.p_anytime is None else one.p_anytime for one in group])
     return [

@@ -1,9 +1,12 @@
-"""Estimates means of units and their differences. Pure: arrays and numbers in and out, without experiments.
+"""Estimates the mean of each arm and the effect of an arm. It does not depend on experiments. Pure.
 
-Each unit is weighted by 1 / propensity (Hájek 1971). If the arms' weights change during a run, each arm's mean still
-estimates the mean over all units, and not mostly over the units that came while the arm was large. With constant
-weights the formulas are Welch's t-test. They are implemented here because scipy, statsmodels and tea-tasting have no
-test for means of units with different propensities. The tests compare with all three. The distributions are scipy's.
+Each unit is weighted by 1 / propensity (Hájek 1971). If an arm's propensity changes while an experiment runs, more of
+the arm's units come from the time when its propensity was high. The weights correct for this: the mean of each arm
+still estimates the mean over all units of the experiment.
+
+If the propensities are constant, the test for a single look is Welch's t-test. scipy, statsmodels and tea-tasting have
+no such test for units with different propensities, so it is implemented here. For constant propensities, the unit tests
+compare the results with those of all three libraries. The distribution functions come from scipy.
 """
 
 import math
@@ -23,15 +26,16 @@ _MAX_GROWTH: Final = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Weighted moments of one arm's units. `variance` and `mean_variance` are None for fewer than two units.
+    """Weighted moments of one metric in one arm.
 
     Attributes:
-        units: Number of units.
-        effective: Number of equally weighted units with the same certainty (Kish's effective sample size).
-        weight: Sum of the weights, which estimates the number of units in all arms.
-        mean: Weighted mean.
-        variance: Variance of the units.
-        mean_variance: Variance of the mean.
+        units: Number of units in the arm.
+        effective: Kish's effective sample size: the number of units with equal weights that determine a mean equally
+            well.
+        weight: Sum of the units' weights, which estimates the number of units in all arms together.
+        mean: Weighted mean of the units' values. None if there is no unit.
+        variance: Variance of the units' values. None for fewer than two units.
+        mean_variance: Variance of the mean. None for fewer than two units.
     """
 
     units: int
@@ -43,7 +47,7 @@ class Moments:
 
 
 def moments(values: Floats, weights: Floats) -> Moments:
-    """Compute the moments of units. Both arguments have the shape (units,)."""
+    """Compute the moments of the units of one arm. Both arguments have the shape (units,)."""
     if not len(values):
         return Moments(0, 0.0, 0.0, None, None, None)
     total = float(np.sum(weights))
@@ -60,14 +64,16 @@ def moments(values: Floats, weights: Floats) -> Moments:
 
 @dataclass(frozen=True, slots=True)
 class EffectEstimate:
-    """The estimated effect of an arm: arm minus control, or the logarithm of arm over control.
+    """The estimated effect of an arm: arm mean minus control mean, or the logarithm of arm mean over control mean.
+
+    In the methods, `level` is the significance level: 0.05 means 95 % confidence.
 
     Attributes:
-        effect: The estimate.
-        variance: Variance of the estimate (> 0), by Welch.
-        degrees_of_freedom: Degrees of freedom of the t-distribution, by Satterthwaite.
+        effect: The point estimate.
+        variance: Variance of the estimate (> 0), which is not pooled, as in Welch's t-test.
+        degrees_of_freedom: Degrees of freedom of the t-distribution, by the Welch-Satterthwaite equation.
         sequential_variance: Variance of the estimate for the confidence sequence (see `_sequential_variances`).
-        information: Information so far, as a fraction of the information at the planned size (see `sequential`).
+        information: Information fraction: information so far over information at the planned size (see `_information`).
     """
 
     effect: float
@@ -77,36 +83,38 @@ class EffectEstimate:
     information: float
 
     def fixed(self, level: float) -> Interval:
-        """Return the confidence interval for a single planned look."""
+        """Return the confidence interval that is valid for a single planned look."""
         return self._around(float(stats.t.isf(level / 2, self.degrees_of_freedom)) * math.sqrt(self.variance))
 
     def anytime(self, level: float) -> Interval:
-        """Return the interval that is valid for any number of looks."""
+        """Return the current interval of the confidence sequence, which is valid for any number of looks."""
         return self._around(self._bound(level, 2))
 
     def at_least(self, level: float) -> float:
-        """Return a lower bound of the effect that is valid for any number of looks."""
+        """Return the one-sided lower confidence bound of the effect that is valid for any number of looks."""
         return self.effect - self._bound(level, 1)
 
     @property
     def p_fixed(self) -> float:
-        """The p-value of no effect, for a single planned look."""
+        """The two-sided p-value of the hypothesis of no effect, valid for a single planned look."""
         return float(2 * stats.t.sf(abs(self.effect) / math.sqrt(self.variance), self.degrees_of_freedom))
 
     @property
     def p_anytime(self) -> float:
-        """The p-value of no effect, for any number of looks."""
+        """The two-sided p-value of the hypothesis of no effect, valid for any number of looks."""
         score = self.effect / math.sqrt(self.sequential_variance)
         return p_value(float(log_evidence(np.array(score), np.array(self.information))))
 
     def detectable(self, level: float) -> float:
-        """Return the smallest effect that this number of units detects with POWER at a single look."""
+        """Return the smallest true effect that a single look at this number of units detects with power POWER."""
         return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(self.variance)
 
     def growth_until(self, effect: float, level: float) -> float:
-        """Return the factor by which the number of units must grow to detect an effect with POWER, at any time.
+        """Return the factor by which the number of units must grow for the confidence sequence to detect an effect.
 
-        The factor assumes that the effect is detected at the last look. Earlier looks increase the power slightly.
+        At the resulting number of units, the interval of the confidence sequence excludes 0 with probability POWER if
+        the true effect is `effect`. The calculation ignores earlier looks. An earlier interval may also exclude 0, so
+        the power over all looks is slightly higher. The factor is below 1 if fewer units would suffice.
         """
         power = float(stats.norm.ppf(POWER))
 
@@ -118,7 +126,7 @@ class EffectEstimate:
         limit = math.log(_MAX_GROWTH)
         if shortfall(limit) > 0:
             return _MAX_GROWTH
-        if shortfall(-limit) <= 0:  # a metric with hardly any variance shows an effect at once
+        if shortfall(-limit) <= 0:  # the variance is so small that even the smallest size suffices
             return 1 / _MAX_GROWTH
         return math.exp(float(optimize.brentq(shortfall, -limit, limit)))
 
@@ -130,9 +138,9 @@ class EffectEstimate:
 
 
 def estimate_difference(arm: Moments, control: Moments, planned: float) -> EffectEstimate | None:
-    """Estimate arm minus control. Return None if its variance is unknown or 0.
+    """Estimate arm mean minus control mean. Return None if a mean or the variance is unknown, or the variance is 0.
 
-    `planned` is the planned number of units, of both arms.
+    `planned` is a number of units. If two arms of equal size share this number, the information fraction is 1.
     """
     if arm.mean is None or control.mean is None:
         return None
@@ -140,9 +148,9 @@ def estimate_difference(arm: Moments, control: Moments, planned: float) -> Effec
 
 
 def estimate_log_ratio(arm: Moments, control: Moments, planned: float) -> EffectEstimate | None:
-    """Estimate the logarithm of arm over control by the delta method.
+    """Estimate the logarithm of arm mean over control mean. Its variance follows from the delta method.
 
-    Return None if a mean is not above zero, or as `estimate_difference`.
+    Return None if a mean is not above 0, and in the cases in which `estimate_difference` returns None.
     """
     if arm.mean is None or control.mean is None or arm.mean <= 0 or control.mean <= 0:
         return None
@@ -153,7 +161,14 @@ Arms: TypeAlias = tuple[Moments, Moments]
 
 
 def _estimate(effect: float, arms: Arms, scales: tuple[float, float], planned: float) -> EffectEstimate | None:
-    """Estimate an effect. The variances of the two means are multiplied by `scales`."""
+    """Return an effect with its variances, or None if the variance of a mean is unknown or both variances are 0.
+
+    Args:
+        effect: The point estimate.
+        arms: The arm and the control.
+        scales: Factors of the variances of the two means, from the delta method. 1 for a difference.
+        planned: See `estimate_difference`.
+    """
     known = [arm.mean_variance for arm in arms if arm.mean_variance is not None]
     if len(known) < 2 or not sum(known):
         return None
@@ -165,10 +180,14 @@ def _estimate(effect: float, arms: Arms, scales: tuple[float, float], planned: f
 
 
 def _sequential_variances(arms: Arms) -> list[float]:
-    """Compute the variance of each mean. That of the smaller arm is raised towards the pooled variance of all units.
+    """Compute the variance of each arm's mean, for the confidence sequence.
 
-    A small arm without any rare value underestimates its variance just when its mean is too low. A sequence that looks
-    early would take that for an effect (the benchmark `experiments` shows it). Arms of equal size are not changed.
+    The variance of the arm with the smaller effective sample size is raised towards the pooled variance of both arms,
+    if it is below the pooled variance. The increase grows with the difference in size, and is 0 for equal sizes.
+
+    The reason is a metric with rare high values. A small arm may by chance contain none of them. Its mean and its
+    variance are then both too low, and an early look would find an effect that does not exist. The benchmark
+    tests/bench/experiments.py measures the rate of such errors for arms of several sizes.
     """
     effective = sum(arm.effective for arm in arms)
     pooled = sum((arm.variance or 0.0) * arm.effective for arm in arms) / effective
@@ -183,10 +202,12 @@ def _raised_variance(arm: Moments, other: Moments, pooled: float) -> float:
 
 
 def _information(arms: Arms, planned: float) -> float:
-    """Compute the information fraction: the clock of the sequence.
+    """Compute the information fraction, which is the time scale of the confidence sequence.
 
-    It is the sum of the variances of all units' contributions, divided by the same sum for the planned number of units
-    in arms of equal size. It does not depend on the unit of the metric.
+    The information is the squared number of units in all arms, times the variance of the difference. The variance
+    decreases in proportion to 1 / units, so the information grows in proportion to the number of units. The fraction
+    divides the information by that of `planned` units in two arms of equal size. It does not depend on the unit in
+    which the metric is measured.
     """
     units = sum(arm.weight for arm in arms) / 2
     variance = sum(_sequential_variances(arms))
@@ -194,14 +215,16 @@ def _information(arms: Arms, planned: float) -> float:
 
 
 def adjusted(values: Floats, history: Floats, weights: Floats) -> Floats:
-    """Remove from the values what a regression on the units' history explains (CUPED: Deng et al., WSDM 2013).
+    """Subtract from the values what a linear regression on the units' history predicts (CUPED: Deng et al., WSDM 2013).
 
-    The history does not depend on the arm, so the adjustment moves no mean except by chance. It stays valid in a
-    sequence (regression adjustment: arXiv 2103.06476, section 3).
+    This reduces the variance. The history precedes the assignment to an arm, so its expectation is the same in all
+    arms, and the difference between two arms keeps its expectation. A confidence sequence stays valid with this
+    adjustment (regression adjustment: arXiv 2103.06476, section 3).
 
     Args:
         values: Values of the units of both arms, of shape (units,).
-        history: Earlier means of the units, of shape (units,). A unit with NaN keeps its value.
+        history: Mean of the metric over each unit's requests before the experiment, of shape (units,). NaN for a unit
+            without such requests, which keeps its value.
         weights: Weights of the units, of shape (units,).
     """
     known = ~np.isnan(history)
@@ -219,7 +242,10 @@ def _mean(values: Floats, weights: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (1979), in the order given. statsmodels would bring in pandas."""
+    """Return the p-values adjusted by Holm's step-down method (1979), each at the same index as in the argument.
+
+    The method is implemented here because statsmodels, which also has it, depends on pandas.
+    """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted_values, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -1,8 +1,8 @@
-"""The report of an experiment, as values.
+"""The classes of an experiment's report, which hold plain values. They do not depend on the statistics.
 
-The names of the fields are the keys of the JSON of GET /experiments/{name}, which also contains the experiment's
-summary (see `dashboard`). This module does not depend on the statistics. An unknown number is None (JSON: null). No
-number is NaN or infinite.
+The fields have the names of the keys in the JSON of GET /experiments/{name}. That JSON also contains the experiment's
+summary (see `proxy.experiments.dashboard`). A number that is unknown is None (null in JSON). No number is NaN or
+infinite. The report alone looks as follows in JSON:
 
     {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05,
      "peeking_only": false, "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
@@ -30,14 +30,18 @@ from typing import Literal
 Decision = Literal["blocked", "stop", "better", "worse", "undecided", "waiting"]
 """The decision of a verdict.
 
-blocked: the arms do not have the expected sizes. stop: a guardrail is breached. better and worse: the primary metric is
-certain about an arm. undecided: nothing is certain yet. waiting: fewer units than the burn-in.
+blocked: the sizes of the arms do not fit their propensities.
+stop: a guardrail that stops the experiment is breached.
+better: an arm is significantly better than the control in the primary metric.
+worse: an arm is significantly worse than the control in the primary metric.
+undecided: no arm differs significantly from the control in the primary metric.
+waiting: no comparison of the primary metric is past its burn-in.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A closed interval, in the unit of the quantity."""
+    """A closed interval. Both bounds have the unit of the quantity that they bound."""
 
     low: float
     high: float
@@ -49,9 +53,10 @@ class ArmMean:
 
     Attributes:
         units: Number of units with a value of the metric.
-        effective_units: Number of equally weighted units with the same certainty.
-        mean: Mean of the units. None without a unit.
-        deviation: Standard deviation of the units. None for fewer than two units.
+        effective_units: Kish's effective sample size: the number of units with equal weights that determine a mean
+            equally well.
+        mean: Weighted mean of the units' values. None if there is no unit.
+        deviation: Standard deviation of the units' values. None for fewer than two units.
     """
 
     units: int
@@ -62,11 +67,11 @@ class ArmMean:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the history of the units explains (CUPED).
+    """The effect of the adjustment for history (CUPED), which uses each unit's requests before the experiment.
 
     Attributes:
-        units: Number of units with a history, in both arms.
-        variance_kept: Share of the variance that is not explained, 0 to 1.
+        units: Number of units with a history, in the arm and the control together.
+        variance_kept: Variance of the difference after the adjustment, as a fraction of the variance before it.
     """
 
     units: int
@@ -75,13 +80,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The size that detects a lift with a power of 80 %, looking at any time.
+    """The number of units at which the confidence sequence detects a given lift with a power of 80 %.
 
     Attributes:
-        lift: Relative difference between arm and control.
-        difference: The same as an absolute difference, in the unit of the metric.
-        units: Number of units of the whole experiment.
-        days: Days from now at the current rate. 0 means that the size is reached.
+        lift: The given lift: difference between arm and control, as a fraction of the control's mean.
+        difference: The absolute difference that corresponds to the lift, in the unit of the metric.
+        units: The number of units, over all arms of the experiment.
+        days: Days until this number is reached at the current rate. 0 if it is already reached, None if the rate is
+            unknown.
     """
 
     lift: float
@@ -94,32 +100,34 @@ class Target:
 class Comparison:
     """One metric of one arm, compared with the control.
 
-    Intervals have the confidence of the report's level.
+    An interval contains the true value with probability 1 - `level` of the report. Results that are valid for a single
+    planned look are None if the weights of the arms are adaptive. Anytime-valid results are valid for any number of
+    looks. They are None before the comparison is ready.
 
     Attributes:
         metric: Name of the metric.
-        better: Which direction is an improvement.
+        better: The direction of the metric that is an improvement.
         primary: Whether the metric decides the verdict.
         arm: Name of the arm.
         control: Name of the control.
         arm_mean: Mean of the arm.
         control_mean: Mean of the control.
-        ready: Whether the burn-in is over. Before that, everything that is valid at any time is None.
-        difference: Arm minus control, in the unit of the metric.
+        ready: Whether both arms have enough units for anytime-valid results, and the difference is known.
+        difference: Mean of the arm minus mean of the control, in the unit of the metric.
         fixed: Interval of the difference, valid for a single planned look.
-        anytime: Interval of the difference, valid at all times.
-        lift: Relative difference.
+        anytime: Interval of the difference, anytime-valid.
+        lift: Mean of the arm over mean of the control, minus 1. None if one of the means is not above 0.
         lift_fixed: Interval of the lift, valid for a single planned look.
-        lift_anytime: Interval of the lift, valid at all times.
-        p_fixed: p-value for a single planned look.
-        p_anytime: p-value that is valid at all times.
-        p_fixed_adjusted: `p_fixed`, adjusted by Holm's method: for the primary metric over the arms, for the others
-            over all secondary metrics and arms.
+        lift_anytime: Interval of the lift, anytime-valid.
+        p_fixed: p-value of the hypothesis of no difference, valid for a single planned look.
+        p_anytime: p-value of the hypothesis of no difference, anytime-valid.
+        p_fixed_adjusted: `p_fixed`, adjusted by Holm's method. The primary metric is adjusted for the number of arms,
+            the secondary metrics for the number of all their comparisons.
         p_anytime_adjusted: `p_anytime`, adjusted in the same way.
-        history: What the history of the units explains. None if it is not used.
-        detectable: Smallest difference that these units detect with a power of 80 % at a single look.
-        detectable_lift: The same as a lift.
-        targets: Sizes that detect some lifts.
+        history: The effect of the adjustment for history. None if too few units have a history.
+        detectable: Smallest true difference that a single look at this number of units detects with a power of 80 %.
+        detectable_lift: `detectable` as a fraction of the control's mean.
+        targets: For some lifts, the number of units that detects each of them. Empty if the weights are adaptive.
     """
 
     metric: str
@@ -148,15 +156,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """The check of the arms' sizes against the recorded propensities.
+    """The check whether the arms have the sizes that the recorded propensities predict.
 
     Attributes:
         counts: Number of units by arm.
-        expected: Expected number of units by arm.
-        p_anytime: p-value of the sequential test.
-        p_fixed: p-value of Pearson's chi-square test, valid for a single look. None with adaptive weights.
-        blocks: Whether `p_anytime` is below 0.01. Then something other than the assignment decides which units are in
-            an arm, and no difference can be interpreted.
+        expected: Expected number of units by arm: the sum of the arm's propensities over all units.
+        p_anytime: p-value of the sequential test, valid for any number of looks.
+        p_fixed: p-value of Pearson's chi-square test, valid for a single look. None if the weights are adaptive or only
+            one arm has a positive propensity.
+        blocks: Whether `p_anytime` is below 0.01. In this case, something other than the assignment influences which
+            units are recorded in an arm, so a difference between arms may have another cause than their treatment.
     """
 
     counts: Mapping[str, int]
@@ -173,10 +182,10 @@ class GuardrailResult:
     Attributes:
         metric: Name of the metric.
         arm: Name of the arm.
-        tolerance: How much worse the arm may be, in the unit of the metric.
-        worse_by: How much worse than the control the arm is.
-        worse_at_least: Lower bound of that, one-sided and valid at all times.
-        stops: Whether a breach stops the experiment.
+        tolerance: How much worse than the control's mean the arm's mean may be, in the unit of the metric.
+        worse_by: How much worse than the control's mean the arm's mean is. Negative if the arm is better.
+        worse_at_least: One-sided lower confidence bound of the true value of `worse_by`, valid for any number of looks.
+        stops: Whether a breach of this guardrail stops the experiment.
         breached: Whether `worse_at_least` is above the tolerance.
     """
 
@@ -194,11 +203,11 @@ class Point:
     """The comparison of the primary metric at one time.
 
     Attributes:
-        time: Unix seconds.
-        units: Number of units of the whole experiment at that time.
-        difference: Arm minus control.
-        fixed: Its interval for a single planned look.
-        anytime: Its interval that is valid at all times.
+        time: Time of the latest unit that is included, Unix seconds.
+        units: Number of units in all arms at that time.
+        difference: Mean of the arm minus mean of the control.
+        fixed: Interval of the difference, valid for a single planned look.
+        anytime: Interval of the difference, valid for any number of looks.
     """
 
     time: float
@@ -210,7 +219,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The points of one arm, oldest first."""
+    """The primary metric of one arm over time. The oldest point comes first."""
 
     arm: str
     points: tuple[Point, ...]
@@ -221,9 +230,9 @@ class Verdict:
     """The conclusion of a report.
 
     Attributes:
-        decision: What follows.
-        arm: The arm that the decision is about, if there is one.
-        sentence: The conclusion in one plain sentence.
+        decision: The kind of conclusion.
+        arm: Name of the arm that the decision is about. None if it is about no single arm.
+        sentence: The conclusion in words. Further sentences may warn of breached guardrails.
     """
 
     decision: Decision
@@ -236,19 +245,20 @@ class Report:
     """The report of an experiment.
 
     Attributes:
-        units: Number of units.
-        first_seen: Time of the first unit, Unix seconds.
-        last_seen: Time of the last unit, Unix seconds.
-        units_per_day: Rate at which units arrive.
-        level: Significance level of all intervals. 0.05 means 95 % confidence.
-        peeking_only: Whether weights were adaptive. Then intervals for a single look are invalid and left out.
-        planned_units: Number of units at which the statistics are most sensitive.
-        burn_in: Number of units that each arm needs before it is compared.
-        adaptive_weights: Weights that replace those of the file.
+        units: Number of units in all arms.
+        first_seen: Time of the first unit's first request, Unix seconds.
+        last_seen: Time of the last unit's first request, Unix seconds.
+        units_per_day: Rate at which new units arrive. None while it is unknown.
+        level: Significance level of the comparisons. 0.05 means that their intervals have 95 % confidence.
+        peeking_only: Whether the weights of the arms are adaptive. If they are, results for a single look are invalid
+            and left out, and only results that are valid for any number of looks (peeking) remain.
+        planned_units: The planned number of units, over all arms, for which the confidence sequence is tuned.
+        burn_in: Effective sample size that each arm needs before anytime-valid results are reported.
+        adaptive_weights: Weights by arm that replace those of the file. None if the file's weights apply.
         sample_ratio: The check of the arms' sizes.
-        comparisons: Each metric of each arm, compared with the control.
-        guardrail_results: Each guardrail of each arm.
-        series: The primary metric over time.
+        comparisons: One comparison with the control for each metric and arm.
+        guardrail_results: One result for each guardrail and arm.
+        series: The primary metric over time, one series for each arm.
         verdict: The conclusion.
     """
 

@@ -1,6 +1,7 @@
 """Builds the report of an experiment from recorded outcomes.
 
-The statistics are imported at the first report. They are an optional extra, and serving requests needs none of them.
+The statistical modules are imported when the first report is built, since they need packages of the optional extra
+`experiments`. A server without this extra can still serve requests and record outcomes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,12 @@ def _analyse(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOut
 
 
 def propose_allocation(experiment: Experiment, outcomes: Outcomes, now: float) -> Allocation | None:
-    """Return the decision that the outcomes call for, or None. `now` is in Unix seconds. Raises as `report_of`."""
+    """Return the decision that follows from the outcomes, or None to change nothing. `now` is in Unix seconds.
+
+    Raises:
+        StoreError: The outcomes cannot be read.
+        NoStatisticsError: The extra `experiments` is not installed.
+    """
     units = list(outcomes.units(experiment.name))
     report = _analyse(experiment, outcomes, units)
     from proxy.experiments.analysis.adaptive import decide_allocation
@@ -44,5 +50,10 @@ def propose_allocation(experiment: Experiment, outcomes: Outcomes, now: float) -
 
 
 def report_as_json(experiment: Experiment, outcomes: Outcomes) -> Mapping[str, Any]:
-    """Compute the report as values for JSON. The module `report` shows the keys."""
+    """Compute the report as a dictionary for JSON. The docstring of `analysis.report` shows its keys.
+
+    Raises:
+        StoreError: The outcomes cannot be read.
+        NoStatisticsError: The extra `experiments` is not installed.
+    """
     return asdict(report_of(experiment, outcomes))

@@ -19,15 +19,17 @@ _NO_VALUE: Final[SumAndCount] = (math.nan, 0)
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Units as arrays, oldest first.
+    """The units of an experiment as arrays, in the order of their first request.
 
     Attributes:
         arms: Names of the arms.
-        arm: Index of each unit's arm, of shape (units,).
+        arm: Index of each unit's arm in `arms`, of shape (units,).
         propensities: Probability of each arm for each unit, of shape (units, arms). Rows sum to 1.
         times: Time of each unit's first request in Unix seconds, of shape (units,).
-        values: By metric: mean of each unit's requests, of shape (units,). NaN for a unit without a value.
-        history: By metric: mean of each unit's earlier requests, of shape (units,). NaN for a unit without a value.
+        values: By name of the metric: mean over each unit's requests in the experiment, of shape (units,). NaN for a
+            unit without a value.
+        history: By name of the metric: mean over each unit's requests before the experiment, of shape (units,). NaN for
+            a unit without a value.
     """
 
     arms: tuple[str, ...]
@@ -42,11 +44,11 @@ class Samples:
 
     @property
     def weights(self) -> Floats:
-        """One over the propensity of each unit's arm, of shape (units,)."""
+        """The weight of each unit: 1 / propensity of the unit's arm, of shape (units,)."""
         return np.asarray(1 / self.propensities[np.arange(len(self)), self.arm])
 
     def first(self, count: int) -> "Samples":
-        """Return the oldest units."""
+        """Return the first `count` units."""
         return Samples(
             self.arms,
             self.arm[:count],
@@ -58,7 +60,7 @@ class Samples:
 
 
 def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Samples:
-    """Collect the units that are in one of these arms. Their order does not matter."""
+    """Collect the units that are in one of the arms. `units` may be in any order."""
     rows = sorted((unit for unit in units if unit.arm in arms), key=lambda unit: (unit.first_seen, unit.unit))
     arm = np.array([arms.index(unit.arm) for unit in rows], np.intp)
     propensity = np.array([unit.propensity for unit in rows], np.float64)
@@ -79,8 +81,9 @@ def _unit_means(sums: Iterable[SumAndCount]) -> Floats:
 def _propensities(arm: NDArray[np.intp], own: Floats, arms: int) -> Floats:
     """Estimate the propensities of all arms for each unit, since only the propensity of a unit's own arm is recorded.
 
-    The other arms share the rest in proportion to their last known propensities. After a change of weights, the few
-    units before an arm's first new unit therefore get a value between the old weights and the new ones.
+    The remaining probability is divided among the other arms in proportion to their last recorded propensities. After a
+    change of weights, an arm's last recorded propensity is out of date until the arm gets its next unit. Until then,
+    its estimated propensity lies between the old value and the new one.
 
     Args:
         arm: Index of each unit's arm, of shape (units,).
@@ -103,7 +106,7 @@ def _propensities(arm: NDArray[np.intp], own: Floats, arms: int) -> Floats:
 
 
 def _fill_unknown(column: Floats) -> None:
-    """Replace NaN by the last known value, or by the first known one, or by 0 if no value is known."""
+    """Replace each NaN by the last known value before it, else by the first known value, else by 0."""
     known = np.flatnonzero(~np.isnan(column))
     if not len(known):
         column[:] = 0.0
@@ -113,7 +116,12 @@ def _fill_unknown(column: Floats) -> None:
 
 
 def sample_ratio(samples: Samples, *, adaptive: bool) -> SampleRatio:
-    """Test whether the arms have the sizes that the propensities predict."""
+    """Test whether the arms have the sizes that the propensities predict.
+
+    Args:
+        samples: The units.
+        adaptive: Whether the weights of the arms depend on outcomes. The chi-square test is then left out.
+    """
     counts = np.bincount(samples.arm, minlength=len(samples.arms))
     expected = samples.propensities.sum(axis=0)
     p_anytime = p_value(sample_ratio_log_evidence(samples.arm, samples.propensities))

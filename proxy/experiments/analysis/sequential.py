@@ -1,18 +1,22 @@
-"""Sequential tests, which stay valid however often somebody looks: for differences of means and for arm sizes. Pure.
+"""Sequential tests for differences of means and for the sizes of arms, valid for any number of looks at the data. Pure.
 
-Evidence against a hypothesis is an e-process: if the hypothesis is true, its expectation is at most 1 at any stopping
-time. By Ville's inequality, it ever exceeds 1/level with a probability of at most `level`.
+The evidence against a hypothesis is an e-process: if the hypothesis is true, the expectation of the evidence is at most
+1 at any stopping time. By Ville's inequality, the evidence then ever exceeds 1 / level with a probability of at most
+`level`. The differences that are not rejected in this way form an interval. The intervals at all times are a confidence
+sequence: they all contain the true difference with a probability of at least 1 - level.
 
-Means: the evidence is a mixture of likelihood ratios over the true difference (Robbins 1970). It is valid for means of
-many units by a central limit theorem that holds for all times at once (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas:
-Time-uniform central limit theory and asymptotic confidence sequences, Annals of Statistics 2024, arXiv 2103.06476). The
-usual mixture is one normal distribution around zero. This one has two, on both sides of zero, at the differences that
-the planned size can detect. It is valid at all times too, and its interval still shrinks to nothing. The interval is
-narrower near the planned size and wider far from it. No library has this mixture: `confseq` has the usual one, and its
-last release was in 2023.
+Means: the evidence is a likelihood ratio, averaged over a mixing distribution of the true difference (Robbins 1970).
+Means are only approximately normal. A central limit theorem that holds at all times at once makes the test valid for
+many units (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas: Time-uniform central limit theory and asymptotic confidence
+sequences, Annals of Statistics 2024, arXiv 2103.06476). The usual mixing distribution is a normal distribution around
+zero. This module mixes two normal distributions, one on each side of zero. Their centres are differences that the
+planned number of units can detect. The test is valid with this distribution too, and the width of the interval still
+converges to 0. Near the planned number of units, the interval is narrower than the usual one. Far from this number, it
+is wider. No library implements this mixture: `confseq` has the usual one, and its last release was in 2023.
 
 Sample ratio: the evidence is the Bayes factor of Lindon and Malek (Anytime-valid inference for multinomial count data,
-NeurIPS 2022, arXiv 2011.03567). The prediction is tilted by the units so far, so that the propensities may change.
+NeurIPS 2022, arXiv 2011.03567). The alternative hypothesis predicts each unit's arm from the unit's propensities, each
+multiplied by the ratio of observed to expected units of the arm so far. The propensities may therefore change.
 """
 
 from typing import Final, TypeAlias
@@ -22,22 +26,22 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 
-# The two centres of the mixture are at plus and minus sqrt(_CENTRE_SQUARED), in standard errors at the planned size.
-# tests/bench/experiments.py measures the error rates and the power that they give.
+# The two normal distributions of the mixture have the centres plus and minus sqrt(_CENTRE_SQUARED), in standard errors
+# at the planned size, and the same variance. tests/bench/experiments.py measures the resulting error rates and power.
 _CENTRE_SQUARED: Final = 6.5
 _MIXTURE_VARIANCE: Final = 0.4
 _MAX_BOUNDARY: Final = 1e4  # standard errors
 _BISECTION_STEPS: Final = 70
-_SAMPLE_RATIO_PRIOR: Final = 1000.0  # weight of the expected ratio, in units; tuned for deviations of 1 to 3 %
+_SAMPLE_RATIO_PRIOR: Final = 1000.0  # pseudo-units with the expected ratio; tuned for deviations of 1 to 3 %
 
 
 def log_evidence(score: Floats, information: Floats, *, sides: int = 2) -> Floats:
-    """Compute the logarithm of the evidence against a hypothesis about a difference.
+    """Compute the logarithm of the evidence against a hypothesis about the true difference.
 
     Args:
-        score: Estimate minus hypothesis, in standard errors.
-        information: Information so far, as a fraction of the information at the planned size (> 0).
-        sides: 2 tests for any deviation. 1 tests only for a difference above the hypothesis.
+        score: Estimated difference minus the difference of the hypothesis, in standard errors.
+        information: Information fraction (> 0): information so far over information at the planned size.
+        sides: 2 for a test against larger and smaller differences. 1 for a test against larger differences alone.
     """
     total = score * np.sqrt(information)
     precision = information + 1 / _MIXTURE_VARIANCE
@@ -54,7 +58,8 @@ def log_evidence(score: Floats, information: Floats, *, sides: int = 2) -> Float
 def boundary(information: Floats, level: float, *, sides: int = 2) -> Floats:
     """Compute the half-width of the confidence sequence in standard errors.
 
-    In all but `level` of runs, the estimate is within this distance of the truth at all times at once.
+    With a probability of at least 1 - level, the distance between estimate and true difference never exceeds the
+    half-width, at any time. With `sides` = 1, this holds for an estimate above the true difference alone.
     """
     low, high = np.zeros_like(information), np.full_like(information, _MAX_BOUNDARY)
     for _ in range(_BISECTION_STEPS):
@@ -65,10 +70,10 @@ def boundary(information: Floats, level: float, *, sides: int = 2) -> Floats:
 
 
 def sample_ratio_log_evidence(arms: NDArray[np.intp], propensities: Floats) -> float:
-    """Compute the logarithm of the evidence that the arms' sizes do not follow from the propensities.
+    """Compute the logarithm of the evidence against the hypothesis that the propensities explain the arms' sizes.
 
-    If the propensities never change, it is the Dirichlet-multinomial probability of the counts over their multinomial
-    probability.
+    If the propensities never change, the evidence is the probability of the counts under a Dirichlet-multinomial
+    distribution, divided by their probability under the multinomial distribution.
 
     Args:
         arms: Index of each unit's arm, in order of arrival, of shape (units,).
@@ -79,7 +84,7 @@ def sample_ratio_log_evidence(arms: NDArray[np.intp], propensities: Floats) -> f
     chosen = np.zeros_like(propensities)
     chosen[np.arange(len(arms)), arms] = 1.0
     first = propensities[:1]
-    prior = _SAMPLE_RATIO_PRIOR * np.where(first > 0, first, 1 / first.size)  # an arm may get its first weight later
+    prior = _SAMPLE_RATIO_PRIOR * np.where(first > 0, first, 1 / first.size)  # an arm's weight may be 0 at first
     seen = np.cumsum(chosen, axis=0) - chosen + prior
     expected = np.cumsum(propensities, axis=0) - propensities + prior
     tilt = np.divide(seen, expected, out=np.ones_like(seen), where=expected > 0)
@@ -88,5 +93,5 @@ def sample_ratio_log_evidence(arms: NDArray[np.intp], propensities: Floats) -> f
 
 
 def p_value(log_evidence: float) -> float:
-    """Convert evidence to a p-value that is valid at any time."""
+    """Convert evidence to a p-value that is valid for any number of looks."""
     return float(np.exp(-max(0.0, log_evidence)))

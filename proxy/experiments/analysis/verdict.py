@@ -1,4 +1,4 @@
-"""Builds the verdict of a report: a decision and one plain sentence. Pure: it does not depend on arrays or SQL."""
+"""Builds the verdict of a report: a decision, and its text for people. Pure: it does not depend on arrays or SQL."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,25 @@ def verdict_of(
     level: float,
     burn_in: int,
 ) -> Verdict:
-    """Build the verdict, which is valid at any time.
+    """Build the verdict, which is valid for any number of looks.
 
-    The rules, in this order: unexpected arm sizes block the verdict. A breached guardrail stops the experiment. The
-    primary metric is certain about an arm. Nothing is certain yet. Certain means that the any-time p-value, adjusted
-    over the arms, is at most `level`.
+    The first rule that applies determines the decision:
+
+    1. The experiment has no units: waiting.
+    2. The arms have unexpected sizes: blocked.
+    3. A guardrail that stops the experiment is breached: stop.
+    4. No comparison of the primary metric is ready: waiting.
+    5. The adjusted anytime-valid p-value of an arm in the primary metric is at most `level`: better or worse. If this
+       holds for several arms, the verdict is about the best of them.
+    6. Otherwise: undecided.
 
     Args:
         units: Number of units in the experiment.
         ratio: The check of the arms' sizes.
-        comparisons: All comparisons, of which the primary ones decide.
-        guardrails: The results of the guardrails.
+        comparisons: All comparisons. Only those of the primary metric are used.
+        guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
         level: Significance level.
-        burn_in: Number of units that each arm needs.
+        burn_in: Effective sample size that each arm needs.
     """
     primary = [one for one in comparisons if one.primary]
     if not units:
@@ -49,7 +55,7 @@ def _primary_verdict(primary: Sequence[Comparison], level: float, burn_in: int) 
 
 
 def _improvement(one: Comparison) -> float:
-    """Return the difference with the sign that makes a better arm positive."""
+    """Return the difference between arm and control, with a sign that is positive if the arm is better."""
     return (one.difference or 0.0) * (1 if one.better == "higher" else -1)
 
 
@@ -106,7 +112,10 @@ def _undecided_sentence(one: Comparison) -> str:
 
 
 def _outlook_sentence(one: Comparison) -> str:
-    """Say how long the smallest lift takes that can be detected within a year."""
+    """Return how many more days the smallest lift needs that will be detected within a year, as a sentence.
+
+    The sentence is empty if no lift of the comparison's targets will be detected within a year.
+    """
     target = next((each for each in one.targets if each.days is not None and 0 < each.days < 366), None)
     if target is None or target.days is None:
         return ""

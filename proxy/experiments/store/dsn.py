@@ -16,14 +16,17 @@ from proxy.experiments.store import sqlite
 
 
 class Session(Protocol):
-    """One connection to a database. Every method raises StoreError. `sqlite` and `postgresql` implement it."""
+    """One connection to a database. `sqlite` and `postgresql` implement this protocol.
+
+    A database error inside a `writing` or `reading` block is raised as StoreError.
+    """
 
     def writing(self) -> AbstractContextManager[Self]:
-        """Open a transaction that is durable once the block ends."""
+        """Open a transaction. It is committed durably when the `with` block ends, or rolled back after an exception."""
         ...
 
     def reading(self) -> AbstractContextManager[Self]:
-        """Open a transaction that reads one consistent state."""
+        """Open a transaction in which all queries read the same state of the database."""
         ...
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
@@ -31,11 +34,11 @@ class Session(Protocol):
         ...
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert all rows with a statement that inserts one. There must be at least one row."""
+        """Insert rows. `statement` is an INSERT of a single row, and `rows` must contain at least one row."""
         ...
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
-        """Yield the rows that a query selects."""
+        """Yield the rows that a SELECT statement returns."""
         ...
 
     def columns(self, table: str) -> set[str]:
@@ -43,7 +46,7 @@ class Session(Protocol):
         ...
 
     def lock_schema(self) -> None:
-        """Prevent other connections from creating tables until the transaction ends."""
+        """Prevent other connections from creating the store's tables until the current transaction ends."""
         ...
 
     def close(self) -> None:
@@ -56,9 +59,9 @@ class StoreDsn:
     """A parsed DSN.
 
     Attributes:
-        name: The DSN without its password, to show to people.
-        connect: Opens a connection.
-        types: Names of the database's types, for the placeholders of the schema.
+        name: The DSN without user and password, for messages.
+        connect: Function that opens a connection.
+        types: The database's names of types, by the name of the placeholder in the schema.
     """
 
     name: str
@@ -70,7 +73,7 @@ def dsn_of(store: str) -> StoreDsn:
     """Parse the value of --store: sqlite:PATH or a postgresql:// URL.
 
     Raises:
-        StartupError: The value names no database. The message contains no password.
+        StartupError: The value is in neither of these forms. The message does not contain a password.
     """
     kind, _, path = store.partition(":")
     if kind == "sqlite" and path:

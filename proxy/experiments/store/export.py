@@ -1,6 +1,7 @@
-"""Exports everything that a store has of one experiment as plain values, for analysis elsewhere.
+"""Exports all rows of one experiment from a store as plain values, for analysis with other software.
 
-This module does not depend on the statistics. Content is included only if the operator logged it (--log-content).
+This module does not depend on the statistics. The texts of requests and replies are included only if they were logged
+(--log-content).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,13 @@ _FLAGS: Final = frozenset({"override", *(metric.name for metric in AUTOMATIC_MET
 
 
 def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
-    """Yield one object for each exposure, then for each feedback, then for each judgement, from one consistent state.
+    """Yield one dictionary for each exposure, then one for each feedback, then one for each judgement.
 
-    The key `type` names the kind of the object. Digests are in hexadecimal, times in Unix seconds. Raises StoreError.
+    All rows come from one consistent state of the store. The value of `type` is `exposure`, `feedback` or `judgement`.
+    Digests and ids of exposures are in hexadecimal, times are in Unix seconds.
+
+    Raises:
+        StoreError: The store cannot be read.
     """
     with closing(dsn.connect()) as session, session.reading():
         yield from _objects(session, "exposure", SELECT_EXPORTED_EXPOSURES, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))

@@ -1,7 +1,8 @@
-"""PostgreSQL connections for the store, for several replicas.
+"""PostgreSQL connections for the store. Several replicas can share a PostgreSQL store.
 
 The driver is psycopg, from the extra `postgresql`. This module does not depend on tables or queries. The password comes
-from the variable DRPO_STORE, from PGPASSWORD or from the password file of libpq. No flag accepts a password.
+from the environment variable DRPO_STORE or PGPASSWORD, or from the password file of libpq. No command-line flag accepts
+a password.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +20,15 @@ TYPES: Final[Mapping[str, str]] = {"real": "DOUBLE PRECISION", "bytes": "BYTEA"}
 _CONNECT_TIMEOUT: Final = 5  # seconds
 _STATEMENT_TIMEOUT: Final = 10_000  # milliseconds, for statements that write
 _ACKNOWLEDGE_TIMEOUT: Final = 10_000  # milliseconds until sent data must be acknowledged by the server
-_SCHEMA_LOCK: Final = 7_277_711  # an arbitrary number that all processes share
+_SCHEMA_LOCK: Final = 7_277_711  # an arbitrary number for an advisory lock; all processes must use the same number
 _FETCH_SIZE: Final = 2_000  # rows
 
 
 class PostgresqlSession:
-    """One connection. Implements `dsn.Session`. Raises StartupError if the driver is missing, else StoreError."""
+    """One connection to a PostgreSQL database, which implements `dsn.Session`.
+
+    The constructor raises StartupError if the driver is not installed, and StoreError if it cannot connect.
+    """
 
     def __init__(self, url: str) -> None:
         if psycopg is None:
@@ -42,13 +46,13 @@ class PostgresqlSession:
 
     @contextmanager
     def writing(self) -> Iterator["PostgresqlSession"]:
-        """Open a transaction. It is committed to the server's disk when the block ends, or rolled back."""
+        """Open a transaction. It is committed durably when the `with` block ends, or rolled back after an exception."""
         with _store_errors(), self._connection.transaction():
             yield self
 
     @contextmanager
     def reading(self) -> Iterator["PostgresqlSession"]:
-        """Open a transaction that reads one consistent state, without a time limit."""
+        """Open a transaction in which all queries read the same state. The queries have no time limit."""
         with _store_errors(), self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             self._connection.execute("SET LOCAL statement_timeout = 0")
@@ -59,12 +63,12 @@ class PostgresqlSession:
         return self._connection.execute(_psycopg_statement(statement), values).rowcount
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run the statement for each row, in one round trip."""
+        """Run an INSERT of a single row once for each row, and send all of them to the server in a pipeline."""
         with self._connection.cursor() as cursor:
             cursor.executemany(_psycopg_statement(statement), rows)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
-        """Yield the rows that a query selects, fetched in batches."""
+        """Yield the rows that a SELECT statement returns. They are fetched in batches through a server-side cursor."""
         with self._connection.cursor(name=f"rows_{abs(hash(statement))}") as cursor:
             cursor.itersize = _FETCH_SIZE
             cursor.execute(_psycopg_statement(statement), values)
@@ -76,7 +80,10 @@ class PostgresqlSession:
         return {name for (name,) in self.rows(f"{query} AND table_name = ?", (table,))}
 
     def lock_schema(self) -> None:
-        """Wait until no other process creates tables. Concurrent creation fails even with IF NOT EXISTS."""
+        """Wait until no other process creates the store's tables, and keep others from it until the transaction ends.
+
+        If two processes create the same table at the same time, one of them fails even with IF NOT EXISTS.
+        """
         self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
 
     def close(self) -> None:
@@ -90,7 +97,7 @@ def _psycopg_statement(statement: str) -> bytes:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
-    """Raise PostgreSQL's errors as StoreError, without its message where that may contain values of rows."""
+    """Raise psycopg's errors as StoreError. The message of an error about a row is left out: it may contain values."""
     try:
         yield
     except (psycopg.DataError, psycopg.IntegrityError) as error:
@@ -100,7 +107,10 @@ def _store_errors() -> Iterator[None]:
 
 
 def _server_message(error: "psycopg.Error") -> str:
-    """Return the message of the server or of the connection. Other messages may repeat the password of the URL."""
+    """Return the server's message or the message of a failed connection, and only the error's type for other errors.
+
+    Messages of other errors may contain the password of the URL.
+    """
     if error.diag.message_primary:
         return error.diag.message_primary
     return str(error).splitlines()[0] if isinstance(error, psycopg.OperationalError) else type(error).__name__

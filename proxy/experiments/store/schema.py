@@ -1,8 +1,8 @@
 """The tables and queries of the store, in the SQL that SQLite and PostgreSQL share.
 
-This module holds text and does not depend on a connection. Placeholders are `?`. `{real}` and `{bytes}` stand for the
-two types whose names differ between the databases. Feedback names its request by text and not by a foreign key, since
-it may arrive before the exposure is written.
+This module contains text and does not depend on a connection. A `?` stands for a value of a query. `{real}` and
+`{bytes}` stand for the two types that have different names in the two databases. The table of feedback has no foreign
+key to exposures, since feedback may be written before the exposure of its request.
 """
 
 from collections.abc import Collection
@@ -46,7 +46,10 @@ EXPOSURE_COLUMNS: Final = (
 
 
 def add_missing_columns(existing: Collection[str]) -> list[str]:
-    """Return the statements that add the metrics' columns that a table of an earlier version lacks."""
+    """Return statements that add the missing columns of metrics to a table of exposures of an earlier version.
+
+    `existing` contains the names of the columns that the table already has.
+    """
     return [
         f"ALTER TABLE {EXPOSURES} ADD COLUMN {metric.name} {metric.column}"
         for metric in _METRICS_WITH_COLUMN
@@ -82,7 +85,7 @@ DELETE_ALLOCATION: Final = "DELETE FROM steering WHERE experiment = ?"
 MEASURED_METRICS: Final = tuple(
     metric.name for metric in AUTOMATIC_METRICS.values() if metric.column or metric.expression
 )
-"""The automatic metrics whose values come from exposures."""
+"""The names of the automatic metrics whose values come from the table of exposures."""
 _MEASUREMENTS: Final = ",\n".join(
     f"{metric.expression or f'e.{metric.name}'} AS {metric.name}"
     for metric in AUTOMATIC_METRICS.values()
@@ -90,7 +93,8 @@ _MEASUREMENTS: Final = ",\n".join(
 )
 _SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METRICS)
 
-# A unit's arm is the arm of its first request. Overrides and requests before the start are not assigned an arm.
+# A member is a unit with the arm of its first request in the experiment. Overrides and requests before the experiment's
+# start do not count as the first request.
 _MEMBERS: Final = """
     ranked AS (
         SELECT unit, arm, propensity, time,
@@ -98,7 +102,8 @@ _MEMBERS: Final = """
         FROM exposures WHERE experiment = ? AND arm <> '' AND override = 0),
     members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""
 
-# The requests of a member: those that its arm served, and those before the first of them (is_history = 1).
+# The requests of each member: requests in the experiment that its arm served (is_history = 0), and all requests of the
+# unit before the first of these, in any experiment (is_history = 1).
 _REQUESTS: Final = f"""{_MEMBERS},
     requests AS (
         SELECT e.id, e.request_id, e.completion_id, e.unit, m.first_seen, m.arm AS unit_arm, m.propensity AS share,
@@ -107,12 +112,13 @@ _REQUESTS: Final = f"""{_MEMBERS},
         FROM members AS m JOIN exposures AS e ON e.unit = m.unit
         WHERE e.time < m.first_seen OR (e.experiment = ? AND e.arm = m.arm AND e.override = 0))"""  # noqa: S608
 
-# Both placeholders are the experiment's name. The order allows a merge with the next query.
+# Each `?` stands for the experiment's name. The rows have the order of SELECT_RATING_SUMS, so that both can be merged.
 SELECT_MEASUREMENT_SUMS: Final = f"""WITH {_REQUESTS}
     SELECT first_seen, unit, is_history, unit_arm, share, {_SUMS} FROM requests
     GROUP BY first_seen, unit, is_history, unit_arm, share ORDER BY first_seen, unit, is_history"""  # noqa: S608
 
-# Feedback may name a request by either of its ids. If both occur for one metric, the latest feedback counts.
+# Feedback may name a request by its request id or its completion id. If a request has feedback on one metric under both
+# ids, the later feedback counts. Judgements are values of the metric JUDGED_BETTER.
 SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
     named AS (
         SELECT r.id, r.first_seen, r.unit, r.is_history, f.metric, f.value, f.time
@@ -133,7 +139,7 @@ SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
 
 SELECT_UNITS_BY_ARM: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
 
-# The export: exposures with their content, then their feedback, then their judgements.
+# The queries of the export. Each `?` stands for the experiment's name.
 SELECT_EXPORTED_EXPOSURES: Final = f"""
     SELECT {", ".join(f"e.{name}" for name in EXPOSURE_COLUMNS)}, c.asked, c.answered
     FROM exposures AS e LEFT JOIN contents AS c ON c.exposure = e.id
@@ -147,7 +153,8 @@ SELECT_EXPORTED_JUDGEMENTS: Final = """
     SELECT j.exposure, j.other, j.score, j.judge, j.time FROM judgements AS j
     JOIN exposures AS e ON e.id = j.exposure WHERE e.experiment = ? ORDER BY j.time, j.exposure"""
 
-# Everything of one unit, in every experiment. Rows that refer to its exposures go first.
+# The statements delete all rows of one unit, in all experiments. Exposures are deleted last, because the other
+# statements select rows by the unit's exposures.
 DELETE_UNIT: Final = (
     """DELETE FROM feedback WHERE subject IN (SELECT request_id FROM exposures WHERE unit = ?
        UNION SELECT completion_id FROM exposures WHERE unit = ?)""",
@@ -155,7 +162,7 @@ DELETE_UNIT: Final = (
     "DELETE FROM contents WHERE exposure IN (SELECT id FROM exposures WHERE unit = ?)",
     "DELETE FROM exposures WHERE unit = ?",
 )
-# Deletes a limited number of rows at a time, so that other connections do not wait long for the tables.
+# Each statement deletes a limited number of rows, so that other connections do not wait long for the tables.
 _MAX_ROWS: Final = 5_000
 DELETE_OLD: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE time < ? ORDER BY time LIMIT {_MAX_ROWS})"  # noqa: S608

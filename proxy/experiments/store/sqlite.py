@@ -1,7 +1,7 @@
 """SQLite connections for the store.
 
-The file is in WAL mode: several processes can write it, and readers do not wait for writers. A commit is on the disk
-when it returns (synchronous = FULL). This module does not depend on tables or queries.
+The file is in WAL mode: readers do not wait for writers, and several processes can write in turn. When a commit
+returns, its data is on the disk (synchronous = FULL). This module does not depend on tables or queries.
 """
 
 import os
@@ -15,13 +15,13 @@ from typing import Any, Final
 from proxy.core.errors import StoreError, StoreRefusedError
 
 TYPES: Final[Mapping[str, str]] = {"real": "REAL", "bytes": "BLOB"}
-_MAX_VALUES: Final = 999  # values in one statement that every build of SQLite accepts
+_MAX_VALUES: Final = 999  # number of values in one statement that every build of SQLite accepts
 _LOCK_TIMEOUT: Final = 2.0  # seconds to wait while another process locks the file
 _ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError)
 
 
 class SqliteSession:
-    """One connection to the file. Implements `dsn.Session`. Every method raises StoreError."""
+    """One connection to an SQLite file, which implements `dsn.Session`. The constructor creates a missing file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class SqliteSession:
 
     @contextmanager
     def writing(self) -> Iterator["SqliteSession"]:
-        """Open a transaction. It is committed to the disk when the block ends, or rolled back after an exception."""
+        """Open a transaction. It is committed durably when the `with` block ends, or rolled back after an exception."""
         with _store_errors(self._path):
             if _identity(self._path) != self._opened:
                 raise StoreError(f"--store: {self._path} was replaced while it was written to.")
@@ -48,7 +48,7 @@ class SqliteSession:
 
     @contextmanager
     def reading(self) -> Iterator["SqliteSession"]:
-        """Open a transaction that reads one consistent state."""
+        """Open a transaction in which all queries read the same state of the file."""
         with _store_errors(self._path):
             yield from self._transaction("BEGIN")
 
@@ -67,10 +67,10 @@ class SqliteSession:
         return self._connection.execute(statement, values).rowcount
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert all rows with a statement that inserts one.
+        """Insert rows. `statement` is an INSERT of a single row, which this method extends to many rows.
 
-        A statement inserts many rows at once. One statement for each row would make the writing thread and the event
-        loop take turns at the interpreter lock, row by row.
+        With one statement for each row, the writing thread would release and take Python's interpreter lock for each
+        row, and slow down the event loop.
         """
         row_placeholders = f"({', '.join('?' * len(rows[0]))})"
         batch_size = _MAX_VALUES // len(rows[0])
@@ -80,7 +80,7 @@ class SqliteSession:
             self._connection.execute(batch_statement, [*chain.from_iterable(batch)])
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
-        """Yield the rows that a query selects."""
+        """Yield the rows that a SELECT statement returns."""
         return iter(self._connection.execute(statement, values))
 
     def columns(self, table: str) -> set[str]:
@@ -88,7 +88,7 @@ class SqliteSession:
         return {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}
 
     def lock_schema(self) -> None:
-        """Do nothing, since a transaction that writes already excludes all others."""
+        """Do nothing, since an SQLite transaction that writes already excludes all other writers."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -97,7 +97,7 @@ class SqliteSession:
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors as StoreError. The messages contain no values of rows."""
+    """Raise errors of SQLite and of the file system as StoreError. The messages contain no values of rows."""
     try:
         yield
     except _ROW_ERRORS as error:
@@ -107,6 +107,9 @@ def _store_errors(path: Path) -> Iterator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Identify the file. Writes to a file that was removed would be lost without an error."""
+    """Return the device and inode of the file at the path.
+
+    They change if the file is replaced. Writes to the replaced file would be lost without an error.
+    """
     status = os.stat(path)  # noqa: PTH116 - faster than Path.stat, and called for every batch
     return status.st_dev, status.st_ino

@@ -1,8 +1,9 @@
-"""The store of exposures and outcomes: writes them in batches, and deletes them.
+"""The store of exposures, outcomes and decisions: writes them, deletes them, and reads the decisions.
 
-This module does not depend on requests or statistics. SQLite serves the processes of one machine, PostgreSQL serves
-several machines. Units and conversations are stored as keyed digests. The key is created with the store and kept in it,
-so a digest is the same for all processes that use the store, and useless outside it.
+This module does not depend on requests or statistics. Processes on one machine can share an SQLite store, processes on
+several machines a PostgreSQL store. Units and conversations are stored as keyed digests. The key is created with the
+store and kept in the store. Therefore all processes that use the store compute the same digests, and the digests of
+two stores cannot be compared.
 """
 
 import secrets
@@ -37,12 +38,12 @@ from proxy.experiments.store.schema import (
 )
 
 _UNIT_BYTES: Final = 16
-_CONVERSATION_BYTES: Final = 8  # conversations are only compared within one unit
+_CONVERSATION_BYTES: Final = 8  # short, since a conversation is only compared with conversations of the same unit
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one transaction."""
+    """The rows that one transaction writes. The exposure of each content must be in the same batch."""
 
     exposures: Sequence[Exposure] = ()
     contents: Sequence[Content] = ()
@@ -51,7 +52,10 @@ class Batch:
 
 
 class Store:
-    """A connection that writes, for one thread. Use it as a context manager. Every method raises StoreError."""
+    """A connection that reads and writes the store, for use in one thread. Use it as a context manager.
+
+    The constructor creates missing tables. It raises StartupError or StoreError. The methods raise StoreError.
+    """
 
     def __init__(self, dsn: StoreDsn) -> None:
         self._session = dsn.connect()
@@ -72,7 +76,11 @@ class Store:
         self._session.close()
 
     def write(self, batch: Batch) -> None:
-        """Write a whole batch or nothing. Rows that exist stay as they are, so that a batch may be written again."""
+        """Write a whole batch in one transaction.
+
+        The same batch may be written twice: existing exposures, contents and judgements are not changed. Feedback
+        replaces earlier feedback with the same subject and metric, unless the stored feedback is more recent.
+        """
         exposures = [self._row(exposure) for exposure in batch.exposures]
         times = {exposure.id: exposure.time for exposure in batch.exposures}
         contents = [(one.exposure, one.request_text, one.reply_text, times[one.exposure]) for one in batch.contents]
@@ -95,29 +103,36 @@ class Store:
         return row
 
     def set_allocation(self, allocation: Allocation) -> None:
-        """Save a decision about an experiment, for all replicas."""
+        """Save a decision about an experiment, which replaces the previous one. All replicas will read it."""
         weights = None if allocation.weights is None else orjson.dumps(allocation.weights).decode()
         with self._session.writing() as session:
             session.execute(INSERT_ALLOCATION, (allocation.experiment, allocation.stopped, weights, allocation.time))
 
     def release(self, experiment: str) -> bool:
-        """Delete the decision about an experiment. Return whether there was one."""
+        """Delete the decision about an experiment. Return whether a decision was stored."""
         with self._session.writing() as session:
             return session.execute(DELETE_ALLOCATION, (experiment,)) > 0
 
     def allocations(self) -> Mapping[str, Allocation]:
-        """Return the decisions, by experiment."""
+        """Return the decisions by the name of the experiment."""
         with self._session.reading() as session:
             return read_allocations(session)
 
     def delete_unit(self, unit: bytes) -> int:
-        """Delete everything that is recorded of a unit, named by its digest. Return the number of its requests."""
+        """Delete all records of a unit. Return the number of its deleted exposures.
+
+        Args:
+            unit: Digest of the unit (see `units`), as it is before the store's key is applied.
+        """
         stored_unit = self._keyed_digest(unit, _UNIT_BYTES)
         with self._session.writing() as session:
             return [session.execute(statement, (stored_unit,) * statement.count("?")) for statement in DELETE_UNIT][-1]
 
     def delete_before(self, time: float) -> int:
-        """Delete some thousands of the rows that are older than `time`, oldest first.
+        """Delete rows that are older than `time`, oldest first, up to a limit of some thousands for each table.
+
+        Args:
+            time: Unix seconds.
 
         Returns:
             The number of deleted rows. 0 means that no older row is left.
@@ -135,18 +150,18 @@ _ASKED: Final = EXPOSURE_COLUMNS.index("asked")
 
 
 def _feedback_order(row: Sequence[Any]) -> tuple[str, str, float]:
-    """All replicas update rows in this order, since a different order could cause a deadlock."""
+    """Return the key by which all replicas sort feedback. Updates in different orders could cause a deadlock."""
     return row[0], row[1], row[4]
 
 
 def _prepare(session: Session, dsn: StoreDsn) -> bytes:
-    """Create what is missing in the database.
+    """Create the tables, columns, format and key that the database lacks.
 
     Returns:
         The key of the digests.
 
     Raises:
-        StoreError: The store has another format.
+        StoreError: The format of the store is not the one that this version reads, or the database failed.
     """
     with session.writing():
         session.lock_schema()
@@ -163,7 +178,7 @@ def _prepare(session: Session, dsn: StoreDsn) -> bytes:
 
 
 def read_allocations(session: Session) -> Mapping[str, Allocation]:
-    """Read the decisions about experiments, by name."""
+    """Read the decisions about experiments, by the experiment's name."""
     return {
         name: Allocation(name, stopped, None if weights is None else orjson.loads(weights), float(time))
         for name, stopped, weights, time in session.rows(SELECT_ALLOCATIONS)

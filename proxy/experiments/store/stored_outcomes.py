@@ -1,6 +1,6 @@
-"""The outcomes in a store, as statistics read them: one value for each unit.
+"""Reads the outcomes in a store for the statistics: one `UnitOutcomes` for each unit.
 
-This module does not depend on the statistics that read it.
+This module does not depend on the statistics.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from proxy.experiments.store.schema import (
 )
 from proxy.experiments.store.store import Store, read_allocations
 
-_RATING_COLUMNS: Final = 3  # columns of a row of ratings, beyond those that all rows have
+_RATING_COLUMNS: Final = 3  # columns of SELECT_RATING_SUMS after the first three, which both queries share
 
 
 class StoredOutcomes:
-    """Implements `records.Outcomes` for a store. Each call opens its own connection."""
+    """Implements `records.Outcomes` for a store. Each method call opens a connection and closes it."""
 
     def __init__(self, dsn: StoreDsn) -> None:
         self._dsn = dsn
@@ -38,7 +38,10 @@ class StoredOutcomes:
             yield session
 
     def units(self, experiment: str) -> Iterator[UnitOutcomes]:
-        """Yield the units in the order of their first request. Two queries with the same order are merged."""
+        """Yield the outcomes of the units of an experiment, in the order of the units' first requests.
+
+        Two queries return rows in this order: one for measurements, one for ratings. Their rows are merged by unit.
+        """
         with self._reading() as session:
             measurements = session.rows(SELECT_MEASUREMENT_SUMS, (experiment, experiment))
             ratings = session.rows(SELECT_RATING_SUMS, (experiment, experiment))
@@ -46,12 +49,12 @@ class StoredOutcomes:
                 yield _unit_outcomes(list(rows))
 
     def units_by_arm(self, experiment: str) -> Mapping[str, int]:
-        """Return the number of units in each arm."""
+        """Return the number of units in each arm of an experiment."""
         with self._reading() as session:
             return dict(map(tuple, session.rows(SELECT_UNITS_BY_ARM, (experiment,))))
 
     def allocations(self) -> Mapping[str, Allocation]:
-        """Return the decisions about experiments, by name."""
+        """Return the decisions about experiments, by the experiment's name."""
         with self._reading() as session:
             return read_allocations(session)
 
@@ -61,7 +64,7 @@ def _unit_key(row: Sequence[Any]) -> tuple[float, bytes]:
 
 
 def _unit_outcomes(rows: Sequence[Sequence[Any]]) -> UnitOutcomes:
-    """Combine the rows of one unit: rows with the sums of its measurements, and rows with one rating each."""
+    """Combine the rows of one unit. A row has the sums of all measured metrics, or the sum of one rated metric."""
     sums: tuple[dict[str, SumAndCount], dict[str, SumAndCount]] = {}, {}
     arm, propensity = "", 0.0
     for _, _, is_history, *rest in rows:
