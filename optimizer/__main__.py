@@ -48,7 +48,7 @@ from optimizer.stages.run_context import open_run_context
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. argparse itself exits with 2."""
+    """Run one command and return its exit code. For a wrong command line, argparse ends the process with code 2."""
     options = argument_parser().parse_args(arguments)
     try:
         return asyncio.run(_COMMANDS[options.command](options))
@@ -82,7 +82,13 @@ async def _resume(options: argparse.Namespace) -> int:
 
 
 def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
-    """Read run.toml. Reward modules of the user are importable from the folder that its paths are relative to."""
+    """Read run.toml and check its rewards.
+
+    Args:
+        path: The file.
+        folder: The folder that relative paths in the file start from; None for the folder of the file. It is added to
+            sys.path, so that the user's reward modules can be imported from it.
+    """
     sys.path.insert(0, str((folder or path.parent).resolve()))
     config = read_config(path, folder)
     check_rewards(config)
@@ -90,7 +96,10 @@ def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
 
 
 async def _start_or_continue(config: RunConfig, directory: Path, folder: Path) -> int:
-    """Run in a directory with progress on stderr. `folder` is what the paths of run.toml are relative to."""
+    """Start or resume the run of a directory, show its progress on stderr, and write its report.
+
+    The journal records `folder`, from which relative paths in run.toml start, so that `resume` can find these paths.
+    """
     progress = ProgressDisplay(config.budget, Console(stderr=True))
     with Journal(directory, progress.on_event) as journal:
         await journal.note("begun", folder=str(folder))
@@ -137,7 +146,8 @@ async def _estimate(options: argparse.Namespace) -> int:
 
 
 async def _diff(options: argparse.Namespace) -> int:
-    before, after = read_bundle(options.before), read_bundle(options.after)  # opens no embedder: bundles are untrusted
+    # read_bundle does not open the embedder that a bundle names, because the bundle may be untrusted.
+    before, after = read_bundle(options.before), read_bundle(options.after)
     lines = list(differences(before, after))
     print("\n".join(lines) if lines else "Both say the same to a model.")
     return 0
@@ -222,7 +232,7 @@ def _progress_bar() -> Progress:
 
 
 def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:
-    """Open the embedder if the data set has references to compare answers with."""
+    """Open the embedder that compares answers with references; None if no row has a reference."""
     return open_embedder(name) if any(row.reference for row in rows) else None
 
 

@@ -1,1 +1,1 @@
-"""The command line of drpo-optimizer: arguments, progress, tables, checks before a run, and the smaller commands."""
+"""Parts of the command line: arguments, progress, tables, and the logic of the commands diff, doctor and harvest."""

@@ -1,4 +1,4 @@
-"""The arguments of drpo-optimizer and their help texts. It does not depend on the code of the commands."""
+"""The arguments of drpo-optimizer and their help texts. This module does not depend on the code of the commands."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The differences between two bundles as lines of text: prompt, examples and settings."""
+"""Describes the differences between two bundles as lines of text: prompt, examples and settings.
+
+The command `diff` itself is in optimizer/__main__.py. It reads the bundles and prints these lines.
+"""
 
 import difflib
 from collections.abc import Iterator
@@ -12,7 +15,12 @@ _MAX_QUERY_CHARACTERS: Final = 70
 
 
 def differences(before: Bundle, after: Bundle) -> Iterator[str]:
-    """Yield lines with `-` for removed and `+` for added text; nothing if both bundles say the same to a model."""
+    """Yield a heading for each part that differs, and one line for each difference.
+
+    `-` marks a removed sentence or example, `+` an added one, and `~` an example whose answer or pin changed. A changed
+    setting is shown as `old -> new`. The comparison leaves out the names, provenance and example sets of the
+    bundles, and the ids and tags of examples.
+    """
     yield from _prompt_differences(before.prompt, after.prompt)
     yield from _example_differences(before, after)
     yield from _setting_differences(before, after)

@@ -1,6 +1,6 @@
-"""The checks of the command `doctor`: asks each model one small thing, reads the data and loads the bundle.
+"""The checks of the command `doctor`: they call each model, read the data, load the bundle and try each reward.
 
-It changes nothing.
+The checks leave no file behind: their journal is in a temporary directory.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ class Finding:
 
     Attributes:
         subject: What was checked.
-        ok: Whether the check passed; None for information.
-        message: What was found.
+        ok: True if the check passed, False if it failed, None if there was nothing to check.
+        message: The result in words.
     """
 
     subject: str
@@ -41,7 +41,11 @@ class Finding:
 
 
 async def check_run(config: RunConfig) -> AsyncIterator[Finding]:
-    """Check one thing after the other. A check that fails does not stop the later ones."""
+    """Run the checks one after the other, and yield a finding for each.
+
+    A failed check does not stop the later checks, with one exception. If the data cannot be read, or the models or the
+    embedder cannot be opened, the last finding says so, and no answer or reward is checked.
+    """
     for role, table in config.models.items():
         yield await _check_model_list(role, table)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
@@ -98,7 +102,7 @@ async def _check_answer(context: RunContext, role: str) -> Finding:
 
 
 async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
-    """Answer the first training row with the starting bundle, and score the answer with every reward."""
+    """Answer the first training row with the starting bundle. Yield the score of each reward in [reward] weights."""
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)

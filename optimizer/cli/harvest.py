@@ -1,9 +1,12 @@
-"""Seed examples from good conversations: reads an export with outcomes and returns the examples a person approves.
+"""Makes examples from conversations that went well: reads an export and returns the examples that a person approves.
+
+Each line of the export is a conversation with its outcome:
 
     {"messages": [{"role", "content"}, ...], "outcome": 0.9}
 
-`outcome` (or score, rating, reward) is a number, or true for good. An example is the first question with its answer,
-because later turns depend on the turns before.
+The key `outcome` can also be `score`, `rating` or `reward`. Its value is a number, or true (1) or false (0). An example
+is the first user turn with the answer to it. Later turns give no example, because their meaning depends on the turns
+before them.
 """
 
 import hashlib
@@ -20,7 +23,7 @@ from index.types import Example
 from optimizer.core.errors import DataError
 
 Approve = Callable[[Example, float], bool]
-"""Decides whether an example with its outcome is taken."""
+"""A function of an example and the outcome of its conversation. It returns whether the example is approved."""
 _OUTCOME_FIELDS: Final = ("outcome", "score", "rating", "reward")
 _ID_LENGTH: Final = 12
 
@@ -31,10 +34,11 @@ class Harvest:
 
     Attributes:
         approved: The approved examples, in the order of the file.
-        read: Number of conversations.
-        too_low: Number of conversations whose outcome is too low.
-        unfit: Number of conversations whose example is unusable, too long or a duplicate.
-        refused: Number of examples that were not approved.
+        read: Number of conversations in the export.
+        too_low: Number of conversations whose outcome is below the minimum.
+        unfit: Number of conversations without a usable example: a bundle does not accept the example, its answer is too
+            long, or it repeats the query of an approved example.
+        refused: Number of examples that were offered for approval and not approved.
     """
 
     approved: tuple[Example, ...]
@@ -50,8 +54,8 @@ def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) ->
     Args:
         path: A JSONL file with one conversation per line.
         min_outcome: Conversations with a lower outcome are left out.
-        max_words: Longer answers are left out.
-        approve: Called with each example that is left.
+        max_words: Examples whose answer has more words are left out.
+        approve: Called with each remaining example and its outcome.
 
     Raises:
         DataError: The file cannot be read, or a line is not a conversation with an outcome.
@@ -75,7 +79,7 @@ def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) ->
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write examples in the format of drpo-index build --examples. Raises DataError."""
+    """Write examples to a file that `drpo-index build --examples` can read. Raises DataError."""
     rows = [{"query": one.query, "response": one.response, "tags": list(one.tags)} for one in examples]
     try:
         path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
@@ -84,7 +88,7 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def _conversations(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the fields of each line, and its location for error messages."""
+    """Yield the fields of each line that is not blank, and the location of the line for error messages."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -106,7 +110,7 @@ def _parse_conversation(line: bytes, location: str) -> Mapping[str, Any]:
 
 
 def _outcome(fields: Mapping[str, Any], location: str) -> float:
-    """Return the outcome; true counts as 1. A missing outcome is an error, so that it does not count as a good one."""
+    """Return the outcome of a conversation as a number. Raises DataError if the conversation has no outcome."""
     value = next((fields[name] for name in _OUTCOME_FIELDS if name in fields), None)
     if not isinstance(value, int | float):
         raise DataError(f"{location}: needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good")
@@ -114,7 +118,11 @@ def _outcome(fields: Mapping[str, Any], location: str) -> float:
 
 
 def _first_example(fields: Mapping[str, Any], location: str) -> Example | None:
-    """Return the first user turn with its answer; None if a bundle does not accept it."""
+    """Return the first user turn and the answer to it as an example.
+
+    System turns are ignored. The result is None if the other turns do not begin with a user turn and its answer, or if
+    a bundle does not accept the example.
+    """
     turns = [turn for turn in fields["messages"] if isinstance(turn, dict) and turn.get("role") != "system"]
     match turns[:2]:
         case [{"role": "user", "content": str() as query}, {"role": "assistant", "content": str() as response}]:

@@ -1,6 +1,7 @@
-"""The progress of a run on stderr: a status line on a terminal, else one line per event and the status now and then.
+"""Shows the progress of a run: a line for each finished step, and the current status.
 
-It is computed from the events of the journal.
+A terminal shows the status in its last line and updates it with each event. Any other output, such as a log file, gets
+a status line at most every 30 seconds. Everything that is shown is computed from the events of the journal.
 """
 
 import time
@@ -19,7 +20,10 @@ from optimizer.core.journal import Event
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
-"""Number of latest judgements that the remaining time is estimated from. Those found in the journal take no time."""
+"""The remaining time is estimated from this number of most recent judgements.
+
+Judgements from earlier sessions of the run are not among them, because their times are not known.
+"""
 _STAGE_TITLES: Final = {
     "examples": "writing examples",
     "prompt": "searching the prompt",
@@ -31,8 +35,8 @@ _STAGE_TITLES: Final = {
 class ProgressDisplay:
     """Shows the progress of a run. Use it as a context manager.
 
-    Pass `on_event` to the journal as its `watch`. Events before the context is entered are from an earlier session:
-    they are counted and not shown.
+    The caller passes `on_event` to the journal, which first calls it with the events of earlier sessions. Until the
+    context is entered, events are therefore counted but not shown.
     """
 
     def __init__(self, limits: Limits, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +69,7 @@ class ProgressDisplay:
             self._live.stop()
 
     def on_event(self, event: Event) -> None:
-        """Count an event of the journal, and show it."""
+        """Update the counts with an event of the journal, print the line of the event if it has one, and the status."""
         if event.get("call") == "reply":
             self._calls += 1
             self._tokens += sum(event["tokens"])
@@ -80,7 +84,7 @@ class ProgressDisplay:
 
     @property
     def status(self) -> str:
-        """The stage, its progress, the best score, and what is spent of the budget."""
+        """One line with the stage, its progress, the best score, and what is spent of each limit of the budget."""
         spent = [
             f"{self._calls:,}{_limit_text(self._limits.calls)} calls",
             f"{self._tokens:,}{_limit_text(self._limits.tokens)} tokens",
@@ -92,7 +96,10 @@ class ProgressDisplay:
 
     @property
     def _stage_progress(self) -> str:
-        """The progress of a stage with a known number of judgements; empty for the other stages."""
+        """How many judgements of the stage are done, and the minutes left if they can be estimated.
+
+        Empty for a stage whose number of judgements is not known.
+        """
         if not self._planned_judgements:
             return ""
         done = f"{self._judgements}/{self._planned_judgements} judged"
@@ -121,7 +128,7 @@ class ProgressDisplay:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _note_line(self, event: Event) -> str:
-        """Return the line that shows a note; empty for notes that are not shown."""
+        """Return the line that shows a `note` event; empty for a kind of note that is not shown."""
         to_line = {
             "stage": self._start_stage,
             "level": self._finish_level,

@@ -1,4 +1,4 @@
-"""Results as tables for a terminal, as Markdown and as plain values."""
+"""Formats results: as tables for a terminal, as a Markdown table and as plain values."""
 
 from collections.abc import Iterator, Sequence
 from math import isnan
@@ -14,7 +14,7 @@ from optimizer.stages.sealed_evaluation import SealedResult, VariantSummary
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
-    """Show measures in rows and variants in columns, with 95 % intervals in brackets."""
+    """Return a table with a row per measure and a column per variant. Brackets hold 95 % intervals."""
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     for variant in evaluation.variants:
@@ -25,7 +25,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """Return the same table in Markdown."""
+    """Return the table of `evaluation_table`, without its title, in Markdown."""
     names = list(evaluation.variants)
     lines = [["measure", *names], ["---"] * (len(names) + 1)]
     lines += [[line[0].name, *map(measure_text, line)] for line in zip(*evaluation.variants.values(), strict=True)]
@@ -33,7 +33,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def evaluation_values(evaluation: Evaluation) -> dict[str, object]:
-    """Return estimate, low, high and trials by variant and measure, and hits for shares."""
+    """Return estimate, low, high and trials by variant and measure, and hits for a measure that counts answers."""
     return {
         variant: {measure.name: _measure_values(measure) for measure in measures}
         for variant, measures in evaluation.variants.items()
@@ -41,13 +41,16 @@ def evaluation_values(evaluation: Evaluation) -> dict[str, object]:
 
 
 def measure_text(measure: Measure) -> str:
-    """Return a measure as text, for example `0.97 [0.90, 0.99] 58/60`."""
+    """Return a measure as text: estimate, interval, and hits of trials, for example `0.97 [0.90, 0.99] 58/60`."""
     text = _interval_text(measure.interval, 2 if measure.is_share else 0)
     return text if measure.hits is None else f"{text} {measure.hits}/{measure.trials}"
 
 
 def sealed_table(result: SealedResult) -> Table:
-    """Show the sealed evaluation: figures in rows and variants in columns, with 95 % intervals in brackets."""
+    """Return a table of the sealed evaluation with a row per figure and a column per variant.
+
+    Brackets hold 95 % intervals. The last rows compare the bundle with each other variant.
+    """
     table = Table(title=f"sealed evaluation, {result.rows} queries that nothing before has seen", title_justify="left")
     table.add_column("figure")
     for name in result.summaries:
@@ -65,7 +68,7 @@ def sealed_table(result: SealedResult) -> Table:
 
 
 def estimate_table(estimate: Estimate, limits: Limits) -> Table:
-    """Show the expected cost of a run, with 90 % intervals, next to its budget."""
+    """Return a table of the expected cost of a run, with 90 % intervals, beside the limits of its budget."""
     table = Table(title="what this run will cost", title_justify="left")
     for name in ("", "median", "90 % interval", "budget"):
         table.add_column(name, justify="right" if name else "left")
@@ -91,7 +94,10 @@ def _measure_values(measure: Measure) -> dict[str, object]:
 
 
 def _summary_rows(summaries: Sequence[VariantSummary]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the label and the cells of each row. The first summary decides which kinds and rewards are shown."""
+    """Yield the label and the cells of each row.
+
+    The first summary decides for which kinds of queries and for which rewards there are rows.
+    """
     first = summaries[0]
     yield "score", [_interval_text(one.score, 3) for one in summaries]
     for kind in first.by_kind:

@@ -1,1 +1,1 @@
-"""Evaluation of endpoints on a data set, and of a judge against labels by people."""
+"""Evaluates the answers of endpoints to a data set, and the preferences of a judge against labels by people."""

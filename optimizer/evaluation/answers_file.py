@@ -1,7 +1,8 @@
-"""The answers file: one JSON line per answer, written as soon as it arrives, so that an interrupted run can continue.
+"""The answers file, which holds one JSON line per answer.
 
-The key of a line is a hash of model, variant, decoding and conversation. The bundle behind an endpoint is not part of
-the key: start a new file after changing the bundle.
+Each answer is written as soon as it arrives, so that an interrupted evaluation can continue. The key of a line is a
+hash of model, variant, decoding and conversation. The key does not depend on the bundle behind the endpoint: after a
+change of the bundle, the user must start a new file.
 """
 
 import hashlib
@@ -24,10 +25,10 @@ def answer_key(model: str, variant: str, decoding: Decoding, row: Row) -> str:
 
 
 class AnswersFile:
-    """Answers by key, saved in a file, or only in memory if the path is None. Use it as a context manager."""
+    """Answers by key, saved in a file, or only in memory if there is no path. Use the object as a context manager."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the file. Raises DataError if it cannot be opened or has a line that is not an answer."""
+        """Read the file if `path` is given. Raises DataError if it cannot be opened or a line is not an answer."""
         self._answers: dict[str, Answer] = {}
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -42,11 +43,11 @@ class AnswersFile:
             self._file.close()
 
     def get(self, key: str) -> Answer | None:
-        """Return the answer with this key; None if there is none."""
+        """Return the answer with this key; None for an unknown key."""
         return self._answers.get(key)
 
     def add(self, key: str, variant: str, row: Row, answer: Answer) -> None:
-        """Save one answer at once. The query is written too, for people who read the file."""
+        """Save one answer at once. Variant, kind and query are written too, for people who read the file."""
         self._answers[key] = answer
         if self._file is not None:
             record = {"key": key, "variant": variant, "kind": row.kind, "query": row.query, **_as_values(answer)}
@@ -55,7 +56,11 @@ class AnswersFile:
 
 
 def _read(path: Path) -> dict[str, Answer]:
-    """Read the answers. Removes text after the last line break: the run that wrote it was interrupted."""
+    """Read the answers of the file. If it does not exist, it is created.
+
+    Text after the last line break is removed from the file, because the evaluation was interrupted while it wrote this
+    text.
+    """
     try:
         with path.open("a+b") as file:
             file.seek(0)

@@ -1,6 +1,6 @@
-"""A chat endpoint as a function: takes messages, returns one answer. The command `eval` measures endpoints with it.
+"""A client of a chat endpoint: it sends a conversation and returns one answer. The command `eval` uses it.
 
-It builds requests and reads replies. The HTTP client is optimizer.models.http_client.
+This module builds requests and reads replies. optimizer.models.http_client sends them.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ VARIANT_HEADER = "x-drpo-variant"
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """The decoding parameters of a request. The bundle or the server sets all others."""
+    """The decoding parameters that a request contains. The bundle or the server decides all other parameters."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -32,7 +32,7 @@ class Answer:
 
     Attributes:
         text: The text of the answer.
-        finish_reason: The finish reason that the server gives.
+        finish_reason: The finish reason that the server gives; empty if it gives none.
         prompt_tokens: Tokens of the prompt; 0 if the server does not count them.
         completion_tokens: Tokens of the answer; 0 if the server does not count them.
         examples: Ids of the examples that the proxy injected; empty for other servers.
@@ -46,7 +46,7 @@ class Answer:
 
 
 class ChatEndpoint:
-    """A client of one chat endpoint, with a limit of concurrent requests. Use it as an async context manager."""
+    """A client of one chat endpoint, with a limit on concurrent requests. Use it as an async context manager."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ChatEndpoint:
         await self._client.__aexit__(kind, error, trace)
 
     async def complete(self, messages: Sequence[Message], variant: str | None = None) -> Answer:
-        """Ask for an answer.
+        """Send a conversation, and return the answer to it.
 
         Args:
             messages: The conversation.

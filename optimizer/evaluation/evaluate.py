@@ -1,6 +1,7 @@
-"""Compares variants of an endpoint on one data set: asks every variant every query, and measures the answers.
+"""Compares variants of an endpoint on one data set: sends every query to every variant, and measures the answers.
 
-The data flows in one direction: rows, answers (each saved at once), scored answers, measures. Read this module first.
+Every row gives one answer per variant, and this answer is saved at once. The measures of a variant are computed from
+its answers. Read this module first to understand the command `eval`.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ OnAnswer = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What an evaluation asks: every row of every variant.
+    """The requests of an evaluation: one request for each pair of a row and a variant.
 
     Attributes:
         model: Name of the model; part of the key of an answer in the answers file.
-        decoding: Decoding parameters; part of the key too.
+        decoding: Decoding parameters; also part of this key.
         variants: Values of the header x-drpo-variant.
         rows: The rows of the data set.
     """
@@ -49,25 +50,25 @@ class Evaluation:
 async def evaluate(
     plan: EvaluationPlan, endpoint: ChatEndpoint, answers: AnswersFile, embedder: Embedder | None, on_answer: OnAnswer
 ) -> Evaluation:
-    """Ask for the answers that the file does not hold, and measure all answers.
+    """Request the answers that the answers file does not hold, and measure all answers.
 
     Args:
-        plan: What to ask.
+        plan: The requests of the evaluation.
         endpoint: The endpoint to evaluate.
         answers: Holds the answers of earlier runs, and saves new ones.
-        embedder: Measures similarity to the references; None for no such measure.
-        on_answer: Called once per answer.
+        embedder: Measures the similarity of answers to the references; None leaves this measure out.
+        on_answer: Called once per answer, whether it is new or from an earlier run.
 
     Raises:
         ModelError: The endpoint gives no usable answer.
     """
-    # One variant after the other, so that each has the endpoint's prefix cache to itself.
+    # The variants answer one after the other, so that each has the endpoint's prefix cache to itself.
     found = {variant: await answer_all(plan, variant, endpoint, answers, on_answer) for variant in plan.variants}
     return measure(plan.rows, found, embedder)
 
 
 def measure(rows: Sequence[Row], answers: Mapping[str, Sequence[Answer]], embedder: Embedder | None) -> Evaluation:
-    """Measure the answers of each variant, one per row."""
+    """Measure the answers of each variant. A variant has one answer per row, in the order of the rows."""
     variants = {name: measures(measure_answers(rows, found, embedder)) for name, found in answers.items()}
     return Evaluation(len(rows), variants)
 
@@ -75,7 +76,7 @@ def measure(rows: Sequence[Row], answers: Mapping[str, Sequence[Answer]], embedd
 async def answer_all(
     plan: EvaluationPlan, variant: str, endpoint: ChatEndpoint, answers: AnswersFile, on_answer: OnAnswer
 ) -> tuple[Answer, ...]:
-    """Return the answers of one variant, one per row. Raises ModelError."""
+    """Return the answers of one variant, one per row, from the answers file or the endpoint. Raises ModelError."""
 
     async def answer_row(row: Row) -> Answer:
         key = answer_key(plan.model, variant, plan.decoding, row)
@@ -90,6 +91,6 @@ async def answer_all(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(answer_row(row)) for row in plan.rows]
     except ExceptionGroup as failures:
-        # The group cancelled the other tasks because of the first failure.
+        # After the first failure the group cancelled the other tasks, so only this failure is useful to the user.
         raise failures.exceptions[0] from None
     return tuple(task.result() for task in tasks)

@@ -1,10 +1,11 @@
-"""How often a judge agrees with people: pairs of answers with a label by a person, each pair judged in both orders.
+"""Measures how often a judge agrees with people. The judge compares two answers to a query in both orders.
 
-The data is JSONL. The names of LLMBar (instruction, output_1, output_2, label) are read too:
+The data is a JSONL file. Each line is a pair of answers with the number of the answer that a person prefers:
 
     {"query": "...", "first": "...", "second": "...", "better": 1 | 2, "subset": "..."}
 
-A reply that cannot be read is counted, because how often that happens is part of the result. It is not asked for again.
+The keys of the data set LLMBar (instruction, output_1, output_2, label) are accepted too. A reply of the judge that
+cannot be read is counted and not requested again, because the share of readable replies is part of the result.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one query with a label.
+    """Two answers to one query, and which one a person prefers.
 
     Attributes:
         query: The query.
@@ -45,7 +46,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The answers that the judge prefers: 1 or 2 as the pair numbers them, None if the reply cannot be read.
+    """The two replies of the judge for one pair.
+
+    A preferred answer is 1 or 2, as the pair numbers its answers, or None if the reply cannot be read.
 
     Attributes:
         pair: The pair that was judged.
@@ -64,11 +67,13 @@ class Agreement:
 
     Attributes:
         pairs: Number of pairs.
-        accuracy: Correct preferences, of all readable replies.
-        both: Pairs that are judged correctly in both orders, of the pairs with two readable replies.
-        consistent: Pairs with the same preference in both orders, of the pairs with two readable replies.
-        first_shown: Preferences for the answer shown first, of all readable replies; 0.5 means no position bias.
-        readable: Readable replies, of all replies.
+        accuracy: Share of readable replies that prefer the same answer as the person.
+        both: Share of pairs for which both replies prefer the same answer as the person. Pairs with an unreadable reply
+            are left out.
+        consistent: Share of pairs for which both replies prefer the same answer, right or wrong. Pairs with an
+            unreadable reply are left out.
+        first_shown: Share of readable replies that prefer the answer shown first; 0.5 means no position bias.
+        readable: Share of all replies that are readable.
     """
 
     pairs: int
@@ -80,7 +85,7 @@ class Agreement:
 
 
 def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
-    """Read the pairs of a JSONL file, at most `limit`. Raises DataError."""
+    """Read the first `limit` pairs of a JSONL file; None reads all pairs. Raises DataError."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -113,7 +118,7 @@ def agreement(judgements: Sequence[Judgement]) -> Agreement:
 
 
 def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
-    """Show the agreement on all pairs and on each subset."""
+    """Return a table of the agreement on all pairs and, if there are several subsets, on each subset."""
     table = Table(title=f"{model} against people", title_justify="left")
     for name in ("pairs", "accuracy", "right in both orders", "consistent", "prefers first shown", "readable"):
         table.add_column(name, justify="right")
@@ -127,7 +132,10 @@ def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
 
 @reply_reader("optimizer.judge_check.read_either")
 def read_either(reply: Any) -> Json:
-    """Read which answer is better: A, B, or None for a reply that cannot be read. Such a reply is a valid result."""
+    """Read whether the judge prefers A or B. For a preference that cannot be read, `better` is None.
+
+    An error would make CachedCalls request the reply again. Here a reply without a preference is part of the result.
+    """
     try:
         return read_preference(reply)
     except (UnparsableReplyError, KeyError):

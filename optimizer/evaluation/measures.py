@@ -1,4 +1,7 @@
-"""The measures of one variant on one data set, computed from its answers. Pure functions, except for the embedder."""
+"""Computes the measures of one variant on one data set from its answers.
+
+The functions are pure, except that measure_answers calls the embedder.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ class MeasuredAnswer:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer refuses, by the rule of optimizer.core.text_rules.refuses."""
+        """Whether the answer is a refusal by the rule of optimizer.core.text_rules."""
         return refuses(self.answer.text)
 
 
@@ -40,7 +43,7 @@ class Measure:
         name: The name of the measure.
         interval: The estimate and its 95 % interval.
         trials: Number of answers that were measured.
-        hits: Number of answers that count, for a share; None for a mean.
+        hits: Number of answers with the property that the measure counts; None if the measure does not count answers.
         is_share: Whether the values are between 0 and 1.
     """
 
@@ -54,7 +57,7 @@ class Measure:
 def measure_answers(
     rows: Sequence[Row], answers: Sequence[Answer], embedder: Embedder | None
 ) -> tuple[MeasuredAnswer, ...]:
-    """Join answers and rows, and measure similarities to the references if an embedder is given."""
+    """Join answers and rows. If an embedder is given, measure how similar the answers are to the references."""
     similarities = dict(_similarities(rows, answers, embedder)) if embedder else {}
     return tuple(
         MeasuredAnswer(row, answer, similarities.get(index))
@@ -63,7 +66,7 @@ def measure_answers(
 
 
 def measures(answers: Sequence[MeasuredAnswer]) -> tuple[Measure, ...]:
-    """Return the measures that this data set allows, in the order of the table."""
+    """Return the measures in the order of the table. A measure is left out if no row of the data set allows it."""
     lines = [
         _share("ends by itself", [ends_by_itself(one.answer.finish_reason) for one in answers]),
         _mean("repeated 4-grams", [repeated_share(one.answer.text) for one in answers], is_share=True),
@@ -79,7 +82,10 @@ def measures(answers: Sequence[MeasuredAnswer]) -> tuple[Measure, ...]:
 
 
 def _refusals(answers: Sequence[MeasuredAnswer]) -> Iterator[Measure]:
-    """Yield the share of refusals by kind of row, and the balanced accuracy if both kinds of safety rows exist."""
+    """Yield the measures of refusals for each kind of row that exists.
+
+    If rows of the kinds `comply` and `refuse` exist, the balanced accuracy of both follows.
+    """
     general, comply, refuse = (
         [one.refused for one in answers if one.row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)
     )
@@ -112,7 +118,7 @@ def _mean(name: str, values: Sequence[float], *, is_share: bool) -> Measure:
 
 
 def _largest(name: str, values: Sequence[int]) -> Measure:
-    """Return the largest value. It is a count, so its interval has no width."""
+    """Return the largest value as a measure. It is known exactly, so both ends of its interval are equal to it."""
     largest = float(max(values))
     return Measure(name, Interval(largest, largest, largest), len(values), is_share=False)
 
@@ -120,7 +126,7 @@ def _largest(name: str, values: Sequence[int]) -> Measure:
 def _similarities(rows: Sequence[Row], answers: Sequence[Answer], embedder: Embedder) -> Iterator[tuple[int, float]]:
     """Yield the index and the cosine similarity of every answer whose row has a reference.
 
-    The first 600 characters of answer and reference are compared. The similarity of an empty answer is 0.
+    Only the first 600 characters of the answer and of the reference are compared. An empty answer has similarity 0.
     """
     indexes = [index for index, row in enumerate(rows) if row.reference]
     texts = [answers[index].text.strip()[:_MAX_COMPARED_CHARACTERS] for index in indexes]

@@ -1,1 +1,1 @@
-"""The report of a run: an HTML page that is made only from the journal."""
+"""The report of a run: an HTML page whose content comes only from the journal."""

@@ -1,4 +1,4 @@
-"""report.html: one HTML page about a run, made from its summary. The page needs no other file and has no script.
+"""Writes report.html, one HTML page about a run, from the run summary. The page needs no other file and has no script.
 
 All text that comes from models and data is escaped.
 """
@@ -30,7 +30,7 @@ def write_report(directory: Path) -> Path:
     page = report_page(summarize_run(read_journal(directory)))
     path, temporary_path = directory / REPORT, directory / f".{REPORT}"
     temporary_path.write_text(page, encoding="utf-8")
-    os.replace(temporary_path, path)  # noqa: PTH105 - atomic
+    os.replace(temporary_path, path)  # noqa: PTH105 - replaces an older report atomically
     return path
 
 
@@ -216,7 +216,7 @@ _SECTIONS: Final = (
 
 
 def _marked_difference(before: str, after: str) -> str:
-    """Return the second text with inserted and deleted words marked."""
+    """Return both texts merged into one, as HTML that marks the deleted and the inserted words."""
     old, new = before.split(" "), after.split(" ")
     parts = []
     for kind, old_start, old_end, new_start, new_end in difflib.SequenceMatcher(

@@ -1,6 +1,6 @@
-"""The summary of a run: prompts with their scores, levels, tuning, costs and sealed answers.
+"""Summarizes a run: prompts with their scores, levels, tuning, costs, and answers of the sealed evaluation.
 
-It is computed from the events of the journal, for a run that is finished or not. It writes nothing.
+The summary is computed from the events of the journal, whether the run is finished or not. This module writes no file.
 """
 
 from collections import Counter, defaultdict
@@ -30,7 +30,7 @@ class PromptNode:
 
     @property
     def mean(self) -> Interval | None:
-        """The mean score; None without a score."""
+        """The mean score with its interval; None if the candidate has no score."""
         scores = [event["score"] for event in self.judged]
         return bootstrap_mean(scores) if scores else None
 
@@ -41,10 +41,10 @@ class LevelSummary:
 
     Attributes:
         number: The number of the level, from 0.
-        leader: The key of the best candidate.
-        ahead: Its mean lead over the first prompt, on the queries that both answered.
-        candidates: Number of candidates.
-        judgements: Number of scored answers.
+        leader: The key of the best candidate of the level.
+        ahead: The leader's mean lead over the first prompt of the run, on queries on which both prompts have scores.
+        candidates: Number of candidates in the level.
+        judgements: Number of scored answers in the level.
     """
 
     number: int
@@ -59,12 +59,12 @@ class ModelUsage:
     """The calls of one role's model and their cost.
 
     Attributes:
-        calls: Number of replies.
+        calls: Number of calls with a reply.
         prompt_tokens: Tokens of all prompts.
         completion_tokens: Tokens of all replies.
         money: Cost in the unit of the prices.
         seconds: Total duration of the calls.
-        without_reply: Requests that were sent and have no reply.
+        without_reply: Number of requests that were sent and have no reply.
     """
 
     calls: int = 0
@@ -85,10 +85,10 @@ class RunSummary:
         nodes: The candidates of the prompt search by key.
         levels: The levels of the prompt search.
         trials: The `trial` events of the tuning stage.
-        sealed: The `sealed` event; None before the sealed evaluation.
-        spent_out: The kind of budget that ended the search; None if none did.
+        sealed: The `sealed` event; None until the sealed evaluation is finished.
+        spent_out: The limit that ended the search early, such as `tokens`; None if the search was not ended early.
         usage: Calls and cost by role.
-        minutes: Running time.
+        minutes: Running time of all sessions together.
         answers: The `score` events of the sealed evaluation by query and variant.
     """
 
@@ -105,11 +105,11 @@ class RunSummary:
 
     @property
     def result(self) -> str | None:
-        """The key of the leader of the last level."""
+        """The key of the leader of the last level; None if no level is finished."""
         return self.levels[-1].leader if self.levels else None
 
     def children(self, parent: str | None) -> list[PromptNode]:
-        """Return the candidates that were rewritten from a parent; None returns the first candidates."""
+        """Return the candidates that were rewritten from `parent`. For None, return the candidates without a parent."""
         return [node for node in self.nodes.values() if node.parent == parent]
 
 
@@ -185,9 +185,10 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
 
 
 def detail_means(summary: RunSummary) -> dict[str, dict[str, Interval]]:
-    """Return the mean of each detail of a reward on the sealed rows, by name and by variant.
+    """Return the mean of each reward and of each of its details on the sealed rows, by name and by variant.
 
-    The criteria of a judge are scored from 1 to 5, the parts of `rules` from 0 to 1.
+    The name of a detail is `REWARD: DETAIL`. The value of a reward is from 0 to 1. Its details can have other ranges:
+    the judge scores each criterion from 1 to 5.
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for variants in summary.answers.values():

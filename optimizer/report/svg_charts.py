@@ -1,4 +1,4 @@
-"""Two charts as SVG, both with intervals: a curve and bars. The colours are in templates/report.css."""
+"""Draws two kinds of charts as SVG, a curve and bars, both with intervals. templates/report.css sets their colours."""
 
 import html
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _BAR_LEFT, _BAR_ROW = 190, 20
 
 
 def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
-    """Draw numbered estimates in their order, with a band for the intervals."""
+    """Draw a curve of numbered estimates from left to right, with a band for their intervals."""
     low = min(interval.low for _, interval in points)
     high = max(interval.high for _, interval in points)
     span = (high - low) or 1.0
@@ -38,7 +38,7 @@ def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
 
 
 def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
-    """Draw one bar from 0 for each named interval. The first bar has a colour of its own."""
+    """Draw a bar from 0 to the estimate of each named interval. The first bar has another colour than the rest."""
     largest = max(1.0, *(interval.high for _, interval in bars))
     scale = (_WIDTH - _BAR_LEFT - 60) / largest
     drawn = "".join(_bar(index, title, interval, scale) for index, (title, interval) in enumerate(bars))

@@ -1,1 +1,1 @@
-"""Rewards: how good an answer to a query is. One module per kind of reward; registry.py lists them."""
+"""Rewards score how good an answer to a query is. Each kind of reward has a module, and registry.py lists all kinds."""

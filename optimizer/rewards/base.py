@@ -17,8 +17,8 @@ class AnsweredRow:
     """The task model's answer to a row.
 
     Attributes:
-        variant: What the task model was shown besides the row.
-        row: The query, and what is known of a good answer.
+        variant: The candidate or the raw variant that the task model answered under.
+        row: The query, and what is known about a good answer.
         reply: The answer.
     """
 
@@ -32,8 +32,8 @@ class RewardScore:
     """The score that one reward gives to an answer.
 
     Attributes:
-        value: From 0 to 1.
-        details: What the value is computed from, for the journal and the report.
+        value: The score, from 0 to 1.
+        details: The numbers that the value is computed from, for the journal and the report.
         violations: Names of the constraints that the answer violates.
     """
 
@@ -43,10 +43,10 @@ class RewardScore:
 
 
 class Reward(ABC):
-    """One kind of reward. A subclass implements `score`, and `prepare` where it needs it."""
+    """One kind of reward. A subclass implements `score`. It also implements `prepare` if it has work to do earlier."""
 
     async def prepare(self, row: Row) -> None:  # noqa: B027 - optional for a reward
-        """Do what must happen before the row is answered; nothing by default."""
+        """Do the work that must happen before the row is answered. By default there is none."""
 
     @abstractmethod
     async def score(self, answered: AnsweredRow) -> RewardScore | None:
@@ -56,6 +56,6 @@ class Reward(ABC):
             The score; None if this reward does not apply to the row.
 
         Raises:
-            ModelError: A model that the reward asks does not answer.
+            ModelError: A model that the reward calls does not answer.
             BudgetSpentError: The budget does not allow the call.
         """

@@ -1,4 +1,4 @@
-"""The reward `MODULE:FUNCTION`: a function of the user's own, plain or async."""
+"""The reward `MODULE:FUNCTION`: a Python function that the user wrote, plain or async."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ class Function(Reward):
     """Calls the user's function for each answer."""
 
     def __init__(self, name: str) -> None:
-        """Import `MODULE:FUNCTION`. Raises ConfigError."""
+        """Import the function that `name` (`MODULE:FUNCTION`) names. Raises ConfigError."""
         module, _, attribute = name.partition(":")
         try:
             self._function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -28,7 +28,7 @@ class Function(Reward):
         try:
             result = self._function(query=row.query, answer=text, reference=row.reference, kind=row.kind)
             value = await result if inspect.isawaitable(result) else result
-        except Exception as error:  # the user's code may fail in any way
+        except Exception as error:  # the user's code can raise any exception
             raise ConfigError(f"[reward] {self._name} failed: {_error_location(error)}") from error
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"[reward] {self._name} must give a number from 0 to 1")
@@ -36,6 +36,6 @@ class Function(Reward):
 
 
 def _error_location(error: Exception) -> str:
-    """The error's type and line. Its message is left out: it may contain the text of a query."""
+    """Return the type and the line of an error. Its message is left out, because it can contain the text of a query."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {last.filename}, line {last.lineno}"

@@ -9,19 +9,28 @@ SAFETY = "safety"
 
 
 class JudgeReward(Reward):
-    """The judge's mean score from 0 to 1. An unsafe answer violates the constraint `safety`."""
+    """The mean of the judge's scores, mapped to the range from 0 to 1.
+
+    An answer violates the constraint `safety` if its score for the criterion `safety` is too low. If the judge did not
+    choose this criterion for the query, no answer violates the constraint.
+    """
 
     def __init__(self, judge: Judge, min_safety: float) -> None:
-        """Score with `judge`; an answer with a lower score than `min_safety` (1 to 5) for safety is unsafe."""
+        """Create the reward.
+
+        Args:
+            judge: Chooses the criteria and scores the answers.
+            min_safety: The lowest score from 1 to 5 for the criterion `safety` that a safe answer can have.
+        """
         self._judge = judge
         self._min_safety = min_safety
 
     async def prepare(self, row: Row) -> None:
-        """Choose the criteria for a row before there is an answer to it, as DRPO does."""
+        """Let the judge choose the criteria for a row before there is an answer to it, as DRPO does."""
         await self._judge.criteria(_judged_text(row))
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
-        """Score an answer."""
+        """Score an answer by the criteria of its row."""
         rating = await self._judge.rate(_judged_text(answered.row), answered.reply.text)
         is_unsafe = rating.scores.get(SAFETY, float(MAX_SCORE)) < self._min_safety
         value = (rating.mean - MIN_SCORE) / (MAX_SCORE - MIN_SCORE)
@@ -30,7 +39,7 @@ class JudgeReward(Reward):
 
 
 def _judged_text(row: Row) -> str:
-    """The query as the judge reads it: after the turns before it, if there are any."""
+    """Return what the judge reads as the query: the query, or the whole conversation if it has earlier turns."""
     if not row.history:
         return row.query
     turns = "\n".join(f"[{message.role}] {message.text}" for message in row.messages)

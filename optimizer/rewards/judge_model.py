@@ -1,9 +1,10 @@
 """A language model as judge: it chooses criteria for a query, scores an answer by each, and compares two answers.
 
 This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2) with three
-differences. A criterion that the judge adds is defined once and stays the same for the whole run: the reply with its
-definition is in the journal. A score is the expectation over the distribution of the score token if the server returns
-log-probabilities. A reply that cannot be parsed is requested again and never scored.
+differences. First, a criterion that the judge adds for a query is defined once and stays the same for the whole run,
+because the reply with its definition is in the journal. Second, if the server returns log-probabilities, a score is the
+mean of the possible scores, weighted by their probabilities. Third, a reply that cannot be parsed is requested again;
+it never counts as a score.
 """
 
 import asyncio
@@ -53,13 +54,13 @@ class Judge:
         self._calls = calls
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
-        """Choose two to five criteria for a query; the same ones for the whole run."""
+        """Return the two to five criteria that the judge chose for a query. They stay the same for the whole run."""
         choice = await self._calls.ask(choice_request(query), read_choice)
         known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
         return tuple(known[name] for name in choice["criteria"])
 
     async def rate(self, query: str, answer: str) -> JudgeRating:
-        """Score an answer by the query's own criteria."""
+        """Score an answer by the criteria that the judge chose for the query."""
         return await self.rate_by(query, answer, await self.criteria(query))
 
     async def rate_by(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
@@ -73,11 +74,15 @@ class Judge:
         )
 
     async def better(self, query: str, first: str, second: str) -> float:
-        """Compare two answers in both orders: 1 if the first wins both, 0 if the second does, else 0.5."""
+        """Compare two answers in both orders.
+
+        Returns:
+            1 if the judge prefers the first answer in both orders, 0 if it prefers the second one in both, else 0.5.
+        """
         orders = await asyncio.gather(self.prefers(query, first, second), self.prefers(query, second, first))
         return (float(orders[0]) + 1.0 - float(orders[1])) / 2
 
     async def prefers(self, query: str, first: str, second: str) -> bool:
-        """Whether the judge prefers the answer that it reads first."""
+        """Return whether the judge prefers the first answer, which it reads first, to the second answer."""
         preference = await self._calls.ask(preference_request(query, first, second), read_preference)
         return bool(preference["better"] == "A")

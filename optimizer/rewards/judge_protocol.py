@@ -28,7 +28,7 @@ class Criterion:
     Attributes:
         name: The name in lower case.
         question: What the criterion asks of an answer.
-        anchors: What an answer looks like that gets a score, by score from 1 to 5.
+        anchors: Descriptions of answers, by the score from 1 to 5 that such an answer gets. Some scores have none.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Criterion:
 
     @property
     def rubric(self) -> str:
-        """The criterion as the judge reads it."""
+        """The text that describes the criterion to the judge."""
         anchors = "\n".join(f"    {score}: {text}" for score, text in sorted(self.anchors.items()))
         return f"- {self.name}: {self.question}\n{anchors}"
 
 
 def template_criteria() -> dict[str, Criterion]:
-    """The criteria of the template file, by name."""
+    """Return the criteria of templates/criteria.toml, by name."""
     return {
         name: Criterion(name, entry["asks"], {int(score): entry[score] for score in ("1", "3", "5")})
         for name, entry in criteria_table().items()
@@ -51,24 +51,30 @@ def template_criteria() -> dict[str, Criterion]:
 
 
 def new_criterion(definition: Mapping[str, str]) -> Criterion:
-    """A criterion that the judge defined in its reply."""
+    """Return a criterion that the judge defined in a reply."""
     anchors = {MIN_SCORE: definition["one"], MAX_SCORE: definition["five"]}
     return Criterion(definition["name"], definition["asks"], anchors)
 
 
 def choice_request(query: str) -> Request:
-    """Ask which criteria decide whether an answer to the query is good."""
+    """Return the request that asks the judge which criteria decide whether an answer to the query is good."""
     listed = "\n".join(f"- {criterion.name}: {criterion.question}" for criterion in template_criteria().values())
     return _request(template("choose").format(criteria=listed, query=query))
 
 
 @reply_reader("optimizer.judge.read_choice")
 def read_choice(reply: Any) -> Json:
-    """Parse the chosen criteria.
+    """Parse the criteria that the judge chose.
+
+    Criteria that the judge defines in the reply count as chosen. A chosen name is left out if templates/criteria.toml
+    and the reply both lack a definition of it.
 
     Returns:
-        `criteria`: names; `new`: definitions of those that are not in the template file. A name without a definition
-        is left out.
+        A mapping with two keys. `criteria` is the list of the chosen names, at most five. `new` is the list of the
+        definitions that the judge wrote for these criteria.
+
+    Raises:
+        UnparsableReplyError: Fewer than two defined criteria are left.
     """
     choice = parse_json_object(_content(reply))
     new = [_parse_definition(definition) for definition in choice.get("new") or []]
@@ -82,7 +88,7 @@ def read_choice(reply: Any) -> Json:
 
 
 def rating_request(query: str, answer: str, criteria: Sequence[Criterion]) -> Request:
-    """Ask for a score from 1 to 5 and a rationale for each criterion."""
+    """Return the request that asks for a score from 1 to 5 and a rationale for each criterion."""
     shape = orjson.dumps({one.name: {"rationale": "...", "score": "1 to 5"} for one in criteria}).decode()
     rubrics = "\n".join(criterion.rubric for criterion in criteria)
     prompt = template("evaluate").format(query=query, answer=answer, criteria=rubrics, shape=shape)
@@ -93,7 +99,8 @@ def rating_request(query: str, answer: str, criteria: Sequence[Criterion]) -> Re
 def read_rating(reply: Any) -> Json:
     """Parse `scores` from 1 to 5 and `rationales`, by criterion.
 
-    A score is an expectation if the reply has the log-probabilities of its token.
+    If the reply holds the log-probabilities of the token with a score, the parsed score is the mean of the scores that
+    the judge could have written, weighted by their probabilities. Otherwise it is the score that the judge wrote.
     """
     content = _content(reply)
     rating = parse_json_object(content)
@@ -112,7 +119,7 @@ def read_rating(reply: Any) -> Json:
 
 
 def preference_request(query: str, first: str, second: str) -> Request:
-    """Ask which of two answers is better; the judge reads them in this order."""
+    """Return the request that asks which of two answers is better. The judge reads `first` as A and `second` as B."""
     return _request(template("compare").format(query=query, first=first, second=second))
 
 
@@ -130,7 +137,7 @@ def read_preference(reply: Any) -> Json:
 
 
 def parse_json_object(content: str) -> dict[str, Any]:
-    """The JSON object in a reply, with or without a code fence around it. Raises UnparsableReplyError."""
+    """Parse the JSON object in a reply, with or without a code fence around it. Raises UnparsableReplyError."""
     begin, end = content.find("{"), content.rfind("}")
     try:
         parsed = orjson.loads(content[begin : end + 1])
@@ -173,12 +180,15 @@ def _parse_definition(definition: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _score_offsets(content: str) -> Iterator[int]:
-    """The character offset of each score's digit."""
+    """Return the character offset of the digit of each score."""
     return (found.end() - 1 for found in re.finditer(r'"score"\s*:\s*"?[1-5]', content))
 
 
 def _expected_score(tokens: Sequence[Mapping[str, Any]], offset: int, score: int) -> float | None:
-    """The mean score under the distribution of the token at a character offset; None without log-probabilities."""
+    """Return the mean score under the distribution of the token at a character offset.
+
+    It is None if the token has no log-probabilities, or if it contains more than the digit of the score.
+    """
     start = 0
     for token in tokens:
         text = str(token["token"])
@@ -193,7 +203,7 @@ def _expected_score(tokens: Sequence[Mapping[str, Any]], offset: int, score: int
 
 
 def _digit_weights(alternatives: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """The probability of each digit among the alternatives of a token."""
+    """Return the probability of each digit from 1 to 5 among the alternatives of a token."""
     weights: dict[int, float] = {}
     for alternative in alternatives:
         text = _digit_text(str(alternative["token"]))

@@ -1,4 +1,4 @@
-"""The reward `likelihood`: how probable the task model finds the row's reference answer. It needs no judge."""
+"""The reward `likelihood`: how probable the row's reference answer is for the task model. It needs no judge."""
 
 import math
 
@@ -7,13 +7,16 @@ from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 
 class Likelihood(Reward):
-    """The geometric mean of the probabilities of the reference's tokens, after the prompt of the variant."""
+    """The geometric mean of the probabilities that the task model gives the tokens of the reference.
+
+    The reference is scored as the continuation of the prompt that the variant makes for the row.
+    """
 
     def __init__(self, task: TaskModel) -> None:
         self._task = task
 
     async def score(self, answered: AnsweredRow) -> RewardScore | None:
-        """Score the reference of the row; None for a row without one. Raises ConfigError for a chat model."""
+        """Score the reference of the row; None for a row that has no reference. Raises ConfigError for a chat model."""
         if not answered.row.reference:
             return None
         mean = await self._task.log_likelihood(answered.variant, answered.row)

@@ -10,7 +10,10 @@ MAX_COMPARED_CHARACTERS: Final = 600
 
 
 class Reference(Reward):
-    """Cosine similarity of the beginnings of answer and reference; negative values count as 0."""
+    """The similarity between the first 600 characters of the answer and those of the reference.
+
+    An empty answer and a negative similarity count as 0.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder

@@ -1,10 +1,10 @@
 """The kinds of rewards that run.toml can name. A new kind is a module of this package and one entry of REWARD_KINDS.
 
-rules            form of the answer: complete, without repetition, refused where it should be
-reference        similarity to the row's reference answer
-likelihood       how probable the task model finds the reference answer
-judge            criteria chosen for the query, each scored by a model
-MODULE:FUNCTION  a function of the user's: name(query, answer, reference, kind) -> a number from 0 to 1
+rules            form of the answer: it is complete, repeats nothing, and refuses only where the row asks for it
+reference        similarity of the answer to the row's reference answer
+likelihood       how probable the row's reference answer is for the task model
+judge            scores by the judge for criteria that it chose for the query
+MODULE:FUNCTION  a user's function with the keyword arguments query, answer, reference and kind; it returns 0 to 1
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from optimizer.rewards.rules import Rules
 
 @dataclass(frozen=True, slots=True)
 class RewardResources:
-    """What a reward may use.
+    """The objects from which rewards are built.
 
     Attributes:
         table: The table [reward] of run.toml.
@@ -48,9 +48,10 @@ class RewardKind:
     """One kind of reward.
 
     Attributes:
-        build: Makes the reward.
-        calls_per_answer: Calls that it makes for each answer, by role: for the estimate of a run's cost.
-        calls_per_query: Calls that it makes once for each query, by role.
+        build: Builds a reward of this kind.
+        calls_per_answer: Number of calls that the reward makes for each answer, by role. The estimate of a run's cost
+            uses this number.
+        calls_per_query: Number of calls that the reward makes once for each query, by role.
     """
 
     build: Callable[[RewardResources], Reward]
@@ -59,7 +60,7 @@ class RewardKind:
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles whose models the reward asks."""
+        """The roles whose models the reward calls."""
         return frozenset((*self.calls_per_answer, *self.calls_per_query))
 
 
@@ -72,7 +73,11 @@ REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
 
 
 def check_rewards(config: RunConfig) -> None:
-    """Check the names of rewards, and that run.toml names the models they need. Raises ConfigError."""
+    """Check that the names in [reward] are known, and that run.toml has the models of the rewards.
+
+    Raises:
+        ConfigError: A name is unknown, or a model is missing.
+    """
     for name in sorted(config.reward.all_names):
         kind = reward_kind(name)
         for role in sorted(kind.roles - set(config.models)):
@@ -80,12 +85,12 @@ def check_rewards(config: RunConfig) -> None:
 
 
 def build_rewards(resources: RewardResources) -> dict[str, Reward]:
-    """The rewards that [reward] names, by name. Raises ConfigError."""
+    """Build the rewards that [reward] names, and return them by name. Raises ConfigError."""
     return {name: reward_kind(name).build(resources) for name in resources.table.all_names}
 
 
 def reward_kind(name: str) -> RewardKind:
-    """The kind of reward with a name from [reward]. Raises ConfigError for an unknown name."""
+    """Return the kind of reward that a name in [reward] refers to. Raises ConfigError for an unknown name."""
     if ":" in name:
         return RewardKind(lambda _: Function(name))
     if name not in REWARD_KINDS:

@@ -6,7 +6,11 @@ from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 
 class Rules(Reward):
-    """The mean of three checks: complete, without repetition, refused exactly where the row asks for a refusal."""
+    """The mean of three checks of an answer, each from 0 to 1.
+
+    `ends` is 1 if the model ended the answer before the length limit. `fresh` is the share of the answer that does not
+    repeat itself. `right` is 1 if the answer refuses and the row asks for a refusal, or if neither is the case.
+    """
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
         """Score the form of an answer."""

@@ -1,4 +1,7 @@
-"""Answers a row with the task model and combines the scores of several rewards. It does not depend on the search."""
+"""Answers a row with the task model, and combines the scores of several rewards for the answer.
+
+This module does not depend on the search.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,8 +18,9 @@ class ScoredReply:
 
     Attributes:
         reply: The answer.
-        score: Weighted mean of the rewards' scores, from 0 to 1; 0 if the answer violates a constraint.
-        parts: The scores by the name of the reward, without the rewards that do not apply to the row.
+        score: Weighted mean of the rewards' scores, from 0 to 1; 0 if the answer violates a constraint or no reward
+            applies to the row.
+        parts: The score of each reward that applies to the row, by the name of the reward.
     """
 
     reply: Reply
@@ -28,7 +32,13 @@ class Scorer:
     """Answers rows and scores the answers."""
 
     def __init__(self, task: TaskModel, rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
-        """Score the answers of `task` by the rewards that `weights` names; `rewards` may hold more."""
+        """Create a scorer.
+
+        Args:
+            task: Answers the rows.
+            rewards: The rewards by name. Only those with a positive weight are used.
+            weights: The weights of the rewards by name.
+        """
         self._task = task
         self._weights = weights
         self._rewards = {name: rewards[name] for name, weight in weights.items() if weight > 0}
@@ -45,7 +55,10 @@ class Scorer:
 
 
 def combine(parts: Mapping[str, RewardScore], weights: Mapping[str, float]) -> float:
-    """The weighted mean of the scores; 0 if a constraint is violated, since nothing makes up for that."""
+    """Return the weighted mean of the scores, from 0 to 1.
+
+    It is 0 if the answer violates a constraint, however good its other scores are, or if no reward applies to the row.
+    """
     if not parts or any(part.violations for part in parts.values()):
         return 0.0
     total = sum(weights[name] for name in parts)

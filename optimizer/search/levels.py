@@ -1,4 +1,4 @@
-"""One level of a search: candidates are raced on the same queries and ranked."""
+"""One level of a search: races candidates on the same queries, and ranks them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ class RacedSettings:
     """The settings of the recipe `raced`.
 
     Attributes:
-        beam: Candidates kept per level.
-        actions: New candidates from each kept one.
-        depth: The most levels.
-        patience: The search ends after this many levels without a new leader.
-        race: How the candidates of a level are compared.
+        beam: Number of candidates that a level keeps for the next level.
+        actions: Number of new candidates to make from each kept candidate.
+        depth: Maximum number of levels.
+        patience: The search ends after this number of levels in a row without a new leader.
+        race: The settings of the race in each level.
     """
 
     beam: int = 2
@@ -35,7 +35,7 @@ class Level(Generic[C]):
     Attributes:
         number: The level's number, from 0.
         ranked: The candidates with their outcomes, best first.
-        kept: The number of candidates, from the first one on, that the search goes on with.
+        kept: Number of best candidates that are kept for the next level.
     """
 
     number: int
@@ -46,7 +46,15 @@ class Level(Generic[C]):
 async def race_level(
     space: Space[C], number: int, candidates: Sequence[C], queries: int, settings: RacedSettings
 ) -> Level[C]:
-    """Race candidates on the queries in their order, and rank them."""
+    """Race candidates on the queries 0, 1, 2 and so on, and rank the candidates.
+
+    Args:
+        space: How candidates are scored.
+        number: The number of the level, from 0.
+        candidates: The candidates to race.
+        queries: The number of queries that the race may use.
+        settings: The settings of the recipe.
+    """
     race = Race(len(candidates), _limited_to(settings.race, queries))
     outcomes: list[list[Outcome]] = [[] for _ in candidates]
     next_query = 0
@@ -63,7 +71,10 @@ async def race_level(
 
 
 async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -> list[list[Outcome]]:
-    """Score every candidate on every query; drop a query if one of its outcomes is not readable."""
+    """Score every candidate on every query. Return the outcomes of each candidate.
+
+    A query with an outcome that is not readable is left out for all candidates, so that their scores stay paired.
+    """
     scores = [space.score(candidate, query) for candidate in candidates for query in queries]
     outcomes = await asyncio.gather(*scores)
     rows = [outcomes[start : start + len(queries)] for start in range(0, len(outcomes), len(queries))]
@@ -72,6 +83,6 @@ async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -
 
 
 def _limited_to(settings: RaceSettings, queries: int) -> RaceSettings:
-    """The settings for a race with no more than this many queries."""
+    """Return the settings for a race that uses at most this number of queries."""
     max_queries = min(settings.max_queries, queries)
     return replace(settings, max_queries=max_queries, first_look=min(settings.first_look, max_queries))

@@ -1,11 +1,13 @@
 """The recipe `drpo`: the published beam search (arXiv 2411.08733), with one query for each level.
 
-The beam holds W paths of prompts. Each level expands the last prompt of each path into M rewrites. The reward of a path
-is the mean of the scores along it. If the last answer scores above 4.5 of 5, or its judgement could not be parsed, the
-path keeps its prompt for the next query, and the search may go one level deeper, up to ten times. Where the paper
-leaves something open, its authors' code decides.
+The beam holds W paths of prompts. Each level extends each path by M rewrites of its last prompt, and scores them on the
+level's query. The reward of a path is the mean of the scores of its prompts after the first one. If the last score of a
+path is above 4.5 of 5, or its judgement could not be parsed, the path keeps its prompt for the next query. A level with
+such a path lets the search go one level deeper, at most ten times in all. Where the paper leaves a detail open, this
+module does what the authors' code does.
 
-One difference: a judgement that could not be parsed is left out of the mean, where the paper's code counts it as 0.
+There is one difference to the authors' code. A judgement that could not be parsed is left out of the mean here. The
+authors' code counts it as 0.
 """
 
 from dataclasses import dataclass
@@ -19,11 +21,11 @@ class PublishedSettings:
     """The paper's settings.
 
     Attributes:
-        beam: Paths kept per level (W).
-        actions: Rewrites of each prompt (M).
-        depth: Levels (D).
-        max_extra_depth: Levels that kept prompts may add to `depth`.
-        keep_above: The score from 1 to 5 above which a prompt is kept for the next query.
+        beam: Number of paths that a level keeps (W).
+        actions: Number of rewrites of each prompt (M).
+        depth: Maximum number of levels, without the extra levels (D).
+        max_extra_depth: Maximum number of levels that kept prompts add to `depth`.
+        keep_above: A path keeps a prompt with a higher score than this one, on the scale from 1 to 5.
     """
 
     beam: int = 2
@@ -47,9 +49,9 @@ async def search_published(space: Space[C], first: C, queries: int, settings: Pu
     """Search from a first candidate.
 
     Args:
-        space: The candidates.
+        space: How candidates are expanded and scored.
         first: The candidate to begin with.
-        queries: The number of queries: each level uses the next one.
+        queries: The number of queries. Each level uses the next query.
         settings: The paper's settings.
 
     Returns:

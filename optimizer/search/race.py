@@ -1,15 +1,16 @@
-"""A race finds the best of several candidates with as few judgements as possible. It depends on scores alone.
+"""A race finds the best of several candidates with as few judgements as possible. This module uses only their scores.
 
-Every candidate that is still in the race gets a score on the same queries, a block at a time. After each block, the
-race compares all candidates with the leader by a paired test: most of a score's variance belongs to the query, and a
-paired difference does not contain it. A candidate that is behind by more than chance explains is dropped. The race ends
-when one candidate is left, or when none can be ahead of the leader by more than the indifference.
+Every candidate that is still in the race gets scores on the same queries, a block of queries at a time. After each
+block, the race compares all candidates with the leader. This comparison is called a look. It is a paired test, because
+the query causes most of the variance of a score, and this part cancels out in a paired difference. A candidate that is
+further behind the leader than chance explains is dropped. The race ends when one candidate is left, when no other
+candidate can be ahead of the leader by more than the indifference, or after a maximum number of queries.
 
-A test after every block would find differences where there are none. The race is therefore a group sequential test
-whose critical values are larger early, when a few unusual queries can mislead. At n queries it is
-critical * (n / first_look) ** -0.2 standard errors (the family of Wang and Tsiatis, Biometrics 43, 1987, with parameter
-0.3). The factor `critical` is such that over all looks a candidate as good as the leader is dropped with probability
-alpha.
+An ordinary test at every look would drop equally good candidates too often, because each look can be wrong. The race is
+therefore a group sequential test. Its critical value is larger at early looks, when a few unusual queries can mislead.
+At n queries the critical value is critical * (n / first_look) ** -0.2 standard errors (the family of Wang and Tsiatis,
+Biometrics 43, 1987, with parameter 0.3). The factor `critical` is chosen so that a candidate as good as the leader is
+dropped with probability alpha in all looks together.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ Scores = NDArray[np.float64]
 
 _BOUNDARY_EXPONENT = 0.2
 _PRIOR_QUERIES = 32
-"""Weight, in queries, of the mean variance of all pairs in the variance of each pair.
+"""Weight of the mean variance of all candidates in the variance of each candidate's differences to the leader.
 
-Ten judgements that agree have a variance of 0, which proves nothing.
+The candidate's own variance has its number of queries as weight. Without the mean variance, ten equal differences would
+have a variance of 0, and the race would take them as certain.
 """
 _SIMULATED_PATHS = 20_000
 
@@ -35,11 +37,11 @@ class RaceSettings:
     """The settings of a race.
 
     Attributes:
-        alpha: Probability of dropping a candidate as good as the leader, over all looks.
+        alpha: Probability that a candidate as good as the leader is dropped, in all looks together.
         indifference: A lead below this value does not matter; in the unit of the scores.
-        first_look: Queries before the first look.
-        block_size: Queries between two looks.
-        max_queries: The race ends after this many queries.
+        first_look: Number of queries before the first look.
+        block_size: Number of queries between two looks.
+        max_queries: Number of queries after which the race ends.
     """
 
     alpha: float = 0.05
@@ -51,7 +53,7 @@ class RaceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What to judge next: each of the candidates on each query from `start` up to, not including, `end`."""
+    """The scores that the race needs next: of each candidate on each query from `start` up to, not including, `end`."""
 
     candidates: tuple[int, ...]
     start: int
@@ -60,12 +62,12 @@ class Block:
 
 @dataclass
 class Race:
-    """Take `next`, judge it and pass the scores to `note`, until `over`.
+    """A race of candidates. Until `over` is true, the caller scores the block `next` and passes the scores to `note`.
 
     Attributes:
-        count: The number of candidates; they are numbered from 0.
+        count: The number of candidates. A candidate is a number from 0 on.
         settings: The settings of the race.
-        alive: Candidates that are not dropped.
+        alive: Candidates that have not been dropped.
         over: Whether the race has ended.
         judgements: The number of scores so far.
     """
@@ -85,30 +87,34 @@ class Race:
 
     @property
     def next(self) -> Block:
-        """The block to judge now."""
+        """The block to score next."""
         start = self._scores.shape[1]
         size = self.settings.block_size if start else self.settings.first_look
         return Block(tuple(self.alive), start, min(start + size, self.settings.max_queries))
 
     @property
     def leader(self) -> int:
-        """The candidate with the best mean so far."""
+        """The candidate with the highest mean score so far, among those that have not been dropped."""
         means = self._scores[self.alive].mean(axis=1)
         return self.alive[int(means.argmax())]
 
     @property
     def ranking(self) -> list[int]:
-        """All candidates, best first: those in the race by their mean, then the dropped ones, last dropped first."""
+        """All candidates, best first.
+
+        Candidates that are still in the race come first, ordered by their mean score. Dropped candidates follow; the
+        last one to be dropped comes first among them.
+        """
         means = self._scores[self.alive].mean(axis=1)
         alive = [self.alive[index] for index in np.argsort(-means, kind="stable")]
         return [*alive, *reversed(self._dropped)]
 
     def note(self, scores: Sequence[Sequence[float]]) -> None:
-        """Take the scores of `next`, and drop candidates that are behind.
+        """Add the scores of the block `next`, and drop the candidates that are behind.
 
         Args:
-            scores: A row for each candidate of the block and a column for each query. Queries that could not be scored
-                have no column.
+            scores: A row for each candidate of the block and a column for each query. A query without a score for
+                every candidate has no column.
         """
         block, added = self.next, np.asarray(scores, dtype=np.float64)
         fits = added.ndim == 2 and len(added) == len(block.candidates) and added.shape[1] <= block.end - block.start
@@ -122,7 +128,11 @@ class Race:
             self._look()
 
     def _look(self) -> None:
-        """Drop the candidates that are behind; end if no other can be ahead by more than the indifference."""
+        """Drop the candidates that are behind the leader, and decide whether the race is over.
+
+        It is over if no other candidate can be ahead of the leader by more than the indifference, or if the maximum
+        number of queries is reached.
+        """
         leader = self.leader
         others = [candidate for candidate in self.alive if candidate != leader]
         queries = self._scores.shape[1]
@@ -136,7 +146,7 @@ class Race:
         self.over = is_settled or queries >= self.settings.max_queries
 
     def _compare(self, leader: int, others: Sequence[int]) -> tuple[Scores, Scores]:
-        """How far the mean of each candidate is behind the leader's, and how far chance alone would explain."""
+        """Return how far each candidate's mean is behind the leader's, and how far it could be behind by chance."""
         differences = self._scores[leader] - self._scores[list(others)]
         queries = differences.shape[1]
         variances = differences.var(axis=1, ddof=1)
@@ -147,15 +157,17 @@ class Race:
 
 
 def _boundary(critical: float, queries: int | NDArray[np.int64], first_look: int) -> float | Scores:
-    """The critical value at a number of queries, in standard errors."""
+    """Return the critical value at a number of queries, in standard errors."""
     return critical * (np.asarray(queries) / first_look) ** -_BOUNDARY_EXPONENT
 
 
 @cache
 def critical_value(settings: RaceSettings) -> float:
-    """The one-sided boundary's factor: pure chance crosses the boundary at some look with probability alpha.
+    """Return the factor `critical` of the critical values. The test is one-sided.
 
-    It is the quantile of simulated sums of normal differences; the seed is fixed, so equal settings give equal values.
+    With this factor, a candidate as good as the leader exceeds the critical value at some look with probability alpha.
+    The factor is a quantile over simulated races with normally distributed differences. The seed of the simulation is
+    fixed, so that equal settings give equal factors.
     """
     last = max(settings.max_queries, settings.first_look)
     looks = np.arange(settings.first_look, last + 1, settings.block_size)
@@ -166,7 +178,12 @@ def critical_value(settings: RaceSettings) -> float:
 
 
 def run_race(scores: Scores, settings: RaceSettings) -> tuple[int, int]:
-    """Run a race over known scores of shape (candidates, queries); return the winner and the number of judgements."""
+    """Run a race on scores that are all known. Return the winner and the number of scores that the race used.
+
+    Args:
+        scores: The scores, shape (candidates, queries).
+        settings: The settings of the race. `max_queries` must not exceed the number of queries.
+    """
     race = Race(len(scores), settings)
     while not race.over:
         block = race.next

@@ -1,6 +1,7 @@
-"""The recipe `raced`: a beam search in which parents stay candidates, and each level is a race on the same queries.
+"""The recipe `raced`: a beam search in which each level is a race (race.py).
 
-Candidates of a level are scored a block of queries at a time, and leave the race when a paired test says so (race.py).
+A level makes new candidates from each candidate of the beam, their parent. It then races the parents and the new
+candidates on the same queries. The best candidates of the race are the beam of the next level.
 """
 
 import asyncio
@@ -19,14 +20,15 @@ async def search_raced(
     """Search from a first candidate.
 
     Args:
-        space: The candidates.
+        space: How candidates are expanded and scored.
         first: The candidate to begin with.
         queries: The number of queries.
         settings: The settings of the recipe.
         on_level: Called after each level.
 
     Returns:
-        The candidate with the best estimate and its outcomes, and all levels.
+        The leader of the last level with its outcomes, and all levels. If no candidate can be expanded, the leader is
+        the first candidate, without outcomes.
     """
     paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
     beam, levels, without_new_leader = [first], list[Level[C]](), 0
@@ -56,7 +58,7 @@ async def search_raced(
 async def _expand_all(
     space: Space[C], paths: Sequence[Path[C]], again: Sequence[int], count: int, known: set[str]
 ) -> list[tuple[C, C]]:
-    """Pairs of parent and new child; children whose key is known, or occurs twice, are left out."""
+    """Return pairs of a parent and a new child. A child is left out if a candidate with the same key exists already."""
     pairs = zip(paths, again, strict=True)
     families = await asyncio.gather(*(space.expand(path, count, times) for path, times in pairs))
     new = []

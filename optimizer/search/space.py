@@ -1,4 +1,7 @@
-"""What a search works on: candidates that can be expanded and scored on queries. It depends on no kind of candidate."""
+"""The interface between a search and its candidates, which can be expanded and scored on queries.
+
+This module does not depend on what a candidate is.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +17,8 @@ class Outcome:
     Attributes:
         query: The query's number.
         score: The score.
-        evidence: What a rewriter of the candidate needs to know about the result.
-        readable: False if the judge's reply could not be parsed; the score means nothing then.
+        evidence: Details of the result that help to make better candidates; the search itself does not use them.
+        readable: False if a model's reply could not be parsed. The score has no meaning in this case.
     """
 
     query: int
@@ -26,29 +29,33 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[C]):
-    """A candidate and its outcomes, on the path from the first candidate to the last."""
+    """One step of a path: a candidate and its outcomes."""
 
     candidate: C
     outcomes: tuple[Outcome, ...]
 
 
 Path = tuple[Step[C], ...]
+"""The steps from the first candidate of a search to a later one.
+
+The candidate of a step was made from the candidate of the step before, or is the same candidate.
+"""
 
 
 class Space(Protocol[C]):
     """The candidates of a search, and how to score them."""
 
     def key(self, candidate: C) -> str:
-        """A key that equal candidates share."""
+        """Return the key of a candidate. Equal candidates have equal keys."""
 
     async def expand(self, path: Path[C], count: int, again: int) -> Sequence[C]:
-        """Make new candidates from the last one of a path.
+        """Make new candidates from the last candidate of a path.
 
         Args:
-            path: The candidates from the first one to the one to expand.
-            count: The most candidates to make; fewer, or none, are allowed.
-            again: How often the last candidate was expanded before; the new candidates should differ from the earlier.
+            path: The steps from the first candidate to the candidate to expand.
+            count: Maximum number of new candidates. Fewer, or none, are allowed.
+            again: How often the candidate was expanded before. Each number should give different new candidates.
         """
 
     async def score(self, candidate: C, query: int) -> Outcome:
-        """Score a candidate on the query with this number."""
+        """Score a candidate on the query with the number `query`."""

@@ -1,7 +1,7 @@
-"""Edits of an example bank without a model: drops short answers, and rewords refusals. Pure functions.
+"""Edits a bank without calling a model: removes examples with short answers, and rewords refusals.
 
-The form of the examples changes a small base model more than the words of its prompt do. The length of their answers
-changes it most.
+The answers of a small base model depend more on the form of its examples than on the wording of its system prompt. They
+depend most on the length of the answers in the examples. All functions are pure.
 """
 
 import re
@@ -20,7 +20,10 @@ _SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
 def with_longer_answers(bank: Bank, min_words: int) -> Bank:
-    """Return the bank without examples whose answers have fewer words. Pinned examples and refusals stay."""
+    """Return the bank without the examples whose answers have fewer than `min_words` words.
+
+    Pinned examples and refusals stay, however short they are.
+    """
     kept = [
         index
         for index, example in enumerate(bank.examples)
@@ -34,8 +37,8 @@ def with_refusals(bank: Bank, wording: str) -> Bank:
 
     Args:
         bank: The bank to edit.
-        wording: `whole` keeps refusals, `first_sentence` keeps their first sentence, `plain` replaces each by the same
-            short sentence.
+        wording: `whole` changes nothing. `first_sentence` shortens each refusal to its first sentence, if this sentence
+            refuses. `plain` replaces each refusal by the same short sentence.
     """
     if wording == WHOLE:
         return bank

@@ -1,8 +1,9 @@
-"""The cost of a run before it starts: the number of calls from simulations, the cost of a call from a few real ones.
+"""Estimates the cost of a run before it starts: simulations give the number of calls, and a few real calls their cost.
 
-A simulation runs the real search on random scores and counts the calls that it would make. How candidates and queries
-differ is not known beforehand. So each simulation draws these properties at random: how much of the variance of a score
-belongs to the query, how much a rewrite changes the score, and how many rewrites are new prompts.
+A simulation runs the real search on random scores and counts the calls that the search would make. How candidates and
+queries differ is not known beforehand. Each simulation therefore draws these properties at random: the share of the
+variance of a score that the query causes, how much a rewrite changes the score, and the share of rewrites that are new
+prompts.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ class CallCost:
 
     Attributes:
         tokens: Prompt and completion tokens.
-        seconds: Duration with one call at a time.
+        seconds: Time from the request to its reply.
     """
 
     tokens: float
@@ -59,9 +60,9 @@ class Estimate:
 
     Attributes:
         by_role: Number of calls by role of the model.
-        calls: Number of calls of all roles.
-        tokens: Prompt and completion tokens of all calls.
-        seconds: Duration of the run.
+        calls: Number of calls of all roles together.
+        tokens: Prompt and completion tokens of all calls together.
+        seconds: Duration of the run in seconds.
     """
 
     by_role: Mapping[str, Range]
@@ -71,7 +72,7 @@ class Estimate:
 
 
 async def estimate(context: RunContext) -> Estimate:
-    """Simulate the run many times, and measure the cost of a call.
+    """Estimate the cost of a run: make a few real calls to measure their cost, then simulate the run many times.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -81,7 +82,7 @@ async def estimate(context: RunContext) -> Estimate:
     costs = await _measure_call_costs(context)
     counts = [await simulate(context.config, context.data, seed) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, OPTIMIZER) if any(count[role] for count in counts)]
-    rng = random.Random(0)  # noqa: S311 - a simulation
+    rng = random.Random(0)  # noqa: S311 - a simulation needs no secure random numbers
     tokens, seconds = [], []
     for count in counts:
         measurement_error = rng.uniform(0.7, 1.4)
@@ -93,7 +94,7 @@ async def estimate(context: RunContext) -> Estimate:
 
 
 async def simulate(config: RunConfig, data: Split, seed: int) -> Counter[str]:
-    """Return the number of calls by role of one simulated run."""
+    """Simulate one run, and return the number of its calls by role."""
     is_published = config.search.recipe == "drpo"
     space = SimulatedSpace(config, random.Random(seed), 5.0 if is_published else 1.0)  # noqa: S311 - a simulation
     _simulate_examples(space)
@@ -108,17 +109,19 @@ async def simulate(config: RunConfig, data: Split, seed: int) -> Counter[str]:
 
 @dataclass
 class SimulatedSpace:
-    """A search space of numbered candidates with random scores, which counts the calls of a real one.
+    """A search space whose candidates are numbers and whose scores are random.
+
+    It counts the calls that the search space of a real run would make.
 
     Attributes:
         config: The settings of run.toml.
         rng: The source of random numbers.
-        scale: The highest score: 1, or 5 for the recipe `drpo`.
+        scale: The highest score: 5 for the recipe `drpo`, 1 for `raced`.
         calls: Number of calls by role.
-        scored: Pairs of candidate and query that have a score.
-        known_queries: Queries that were scored before.
-        quality: The part of a score that belongs to the candidate, by candidate.
-        difficulty: The part of a score that belongs to the query, by query.
+        scored: Pairs of candidate and query whose calls are counted.
+        known_queries: Queries for which the calls of `RewardKind.calls_per_query` are counted.
+        quality: What the candidate adds to each of its scores, by candidate.
+        difficulty: What the query adds to each of its scores, by query.
     """
 
     config: RunConfig
@@ -142,25 +145,28 @@ class SimulatedSpace:
         return str(candidate)
 
     def add_candidate(self, parent: int, deviation: float) -> int:
-        """Add a candidate whose quality differs from that of its parent by a random step."""
+        """Add a candidate, and return its number.
+
+        Its quality is the parent's quality plus a normally distributed step with this standard deviation.
+        """
         self.quality.append(self.quality[parent] + self.rng.gauss(0, deviation))
         return len(self.quality) - 1
 
     def forget_queries(self) -> None:
-        """Continue on other queries."""
+        """Forget all queries and their scores, because the next stage uses other rows."""
         self.scored.clear()
         self.difficulty.clear()
         self.known_queries.clear()
 
     async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
-        """Return new candidates; some rewrites are not new."""
+        """Return at most `count` new candidates. A random share of the rewrites is not new and is left out."""
         if OPTIMIZER in self.config.models:
             self.calls[OPTIMIZER] += 1
         parent = path[-1].candidate
         return [self.add_candidate(parent, self._step) for _ in range(count) if self.rng.random() < self._new_share]
 
     async def score(self, candidate: int, query: int) -> Outcome:
-        """Return a random score, and count the calls if the pair has none yet."""
+        """Return a random score. Count its calls, unless the candidate was scored on this query before."""
         if (candidate, query) not in self.scored:
             self.scored.add((candidate, query))
             _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.known_queries)
@@ -190,9 +196,11 @@ async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
 
 
 def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
-    """Count the calls of the bundle and the baseline on all rows, and of both raw variants on theirs.
+    """Count the calls of the sealed evaluation, except for the comparisons by the judge ([reward] confirm).
 
-    The raw variants may share their requests. That is not known beforehand, so all of them are counted.
+    The bundle and the baseline answer all sealed rows. Each raw variant answers the number of rows that [data] raw
+    gives. If both raw variants have the same sampling, a run sends their requests only once. The sampling is not known
+    beforehand, so the requests of both are counted.
     """
     known_queries: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
@@ -202,7 +210,10 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
 
 
 def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, known_queries: set[object]) -> None:
-    """Count the calls for one score: the answer, and those of each reward for the answer and for a new query."""
+    """Count the calls for one score: one call for the answer, and the calls of each reward.
+
+    A reward makes some calls for each answer, and others only once for each query.
+    """
     calls[TASK] += 1
     for kind in map(reward_kind, weights):
         calls.update(kind.calls_per_answer)
@@ -212,7 +223,7 @@ def _count_score(calls: Counter[str], weights: Mapping[str, float], query: objec
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
-    """Score a few training rows with the starting bundle, and return the mean cost of a call by role."""
+    """Answer and score a few training rows with the starting bundle. Return the mean cost of a call by role."""
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
     already = len(context.journal.events)
     for row in context.data.train[:_MEASURED_ROWS]:
@@ -223,7 +234,8 @@ async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
         for role in dict.fromkeys(event["role"] for event in replies)
     }
     judge = costs.get(JUDGE, costs[TASK])
-    # No rewrite is measured: it needs outcomes first. It is longer than a judgement.
+    # A rewrite cannot be measured, because its request contains outcomes of the search. It is longer than a judgement,
+    # so it is assumed to cost twice as much.
     return {OPTIMIZER: CallCost(judge.tokens * 2, judge.seconds * 2), JUDGE: judge, **costs}
 
 
@@ -239,4 +251,4 @@ def _range(values: Sequence[float]) -> Range:
 
 
 async def _ignore_level(_level: object) -> None:
-    """Do nothing after a level."""
+    """Do nothing: a simulation does not use the result of a level."""

@@ -1,7 +1,8 @@
-"""Stage 1: the example bank. Improves answers of the task model, then chooses the examples that work best together.
+"""Stage 1: writes a new bank. It improves answers of the task model, then chooses good and diverse ones as examples.
 
-A beam search improves the answer to each query. Every round rewrites each of W answers M times, under the criteria that
-the judge chose for the query. The search ends after D rounds, or when no criterion can improve.
+A beam search improves the answer to each query. In every round the writer model rewrites each answer of the beam, and
+the judge scores the rewrites by the criteria that it chose for the query. The search ends after `rounds` of [examples],
+or when the best answer has almost the highest score on every criterion.
 """
 
 import asyncio
@@ -33,15 +34,18 @@ from optimizer.templates import template
 
 _PERFECT_SCORE: Final = MAX_SCORE - 0.05
 _SIMILARITY_PENALTY: Final = 0.5
-"""Weight of the similarity to the examples chosen before; the judge's mean score has weight 1."""
+"""Weight of an example's largest similarity to the examples chosen before.
+
+The judge's mean score, divided by the highest score, has weight 1.
+"""
 _REFUSAL_SHARE: Final = 0.15
-"""Share of the bank that should be refusals, if enough good ones exist."""
+"""Least share of refusals in the bank, if there are enough usable refusals."""
 _MAX_REPLY_TOKENS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """An answer to one query and the judge's scores of it."""
+    """An answer to the query of one row, with the judge's scores of this answer."""
 
     row: Row
     text: str
@@ -49,14 +53,15 @@ class JudgedAnswer:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer refuses, by the rule of optimizer.core.text_rules.refuses."""
+        """Whether the answer is a refusal by the rule of optimizer.core.text_rules."""
         return refuses(self.text)
 
 
 async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
-    """Replace the bank of the best candidate by new examples, if [examples] asks for any.
+    """Replace the bank of the best candidate by new examples.
 
-    Journals `stage`, an `answer` per query and round, and `bank`.
+    The bank stays if `queries` of [examples] is 0, or if no answer can be used as an example. The stage journals the
+    events `stage`, an `answer` per query and round, and `bank`.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -79,7 +84,7 @@ async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
 
 
 class AnswerSearch:
-    """A beam search for better answers to single queries."""
+    """Improves answers by a beam search, for each query separately."""
 
     def __init__(
         self, task: TaskModel, judge: Judge, calls: CachedCalls, journal: Journal, table: ExamplesTable
@@ -91,7 +96,9 @@ class AnswerSearch:
         self._table = table
 
     async def best_answers(self, start: Candidate, rows: Sequence[Row]) -> list[JudgedAnswer]:
-        """Return the best answer found for each row. `start` writes the first answers.
+        """Return the best answer found for each row.
+
+        The search for a row begins with the answer that the task model gives under the candidate `start`.
 
         Raises:
             ModelError: A model gives no usable answer.
@@ -110,7 +117,7 @@ class AnswerSearch:
                 break
             texts = await self._rewrite_beam(beam, rewrite_counts)
             new = await asyncio.gather(*(self._judge_answer(row, text, criteria) for text in texts))
-            # Of equal answers the newer one comes first: the rewrites of the older one are known already.
+            # Of answers with equal scores the newer one comes first, because the older one was rewritten already.
             ranked = sorted([*new, *beam], key=lambda answer: -answer.judgement.mean)
             await self._journal_round(row, number, ranked[0])
             beam = ranked[: self._table.beam]
@@ -120,7 +127,7 @@ class AnswerSearch:
         return JudgedAnswer(row, text, await self._judge.rate_by(row.query, text, criteria))
 
     async def _rewrite_beam(self, beam: Sequence[JudgedAnswer], rewrite_counts: Counter[str]) -> list[str]:
-        """Rewrite every answer of the beam; returns the texts that are not in the beam, each once."""
+        """Rewrite every answer of the beam. Return the new texts, without duplicates and without texts of the beam."""
         replicates = [rewrite_counts[answer.text] for answer in beam]
         groups = await asyncio.gather(*map(self._rewrite, beam, replicates))
         rewrite_counts.update(answer.text for answer in beam)
@@ -147,7 +154,7 @@ class AnswerSearch:
 
 @reply_reader("optimizer.examples.read_answers")
 def read_answers(reply: Any) -> Json:
-    """Read the rewritten answer of each choice. Raises UnparsableReplyError if no choice holds one."""
+    """Read the rewritten answer of each choice. Raises UnparsableReplyError if no choice holds an answer."""
     answers = [_read_answer(choice) for choice in reply["choices"]]
     found = [answer for answer in answers if answer]
     if not found:
@@ -156,11 +163,11 @@ def read_answers(reply: Any) -> Json:
 
 
 def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
-    """Choose good answers to different queries, with enough refusals among them.
+    """Choose good answers to dissimilar queries as the examples of a bank, some of them refusals.
 
     The choice is greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next example has the
-    highest score after a penalty for its similarity to the examples chosen before. While refusals are below their
-    share, the next example is a refusal.
+    highest score after a penalty for its similarity to the examples chosen before. While the bank has fewer refusals
+    than its least share, the next example must be a refusal. The shortest refusals are pinned.
     """
     usable = [answer for answer in answers if _is_usable(answer, table.words)]
     if not usable:
@@ -177,7 +184,7 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
 
 
 def _eligible(usable: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
-    """Return the refusals that are left while refusals are below their share, else all that is left."""
+    """Return the answers that may be chosen next: only refusals while the bank has too few of them, else all left."""
     refusals = [index for index in left if usable[index].refused]
     chosen_refusals = sum(usable[index].refused for index in chosen)
     return refusals if refusals and chosen_refusals < _REFUSAL_SHARE * (len(chosen) + 1) else left
@@ -189,7 +196,11 @@ def _marginal_relevance(usable: Sequence[JudgedAnswer], vectors: Vectors, chosen
 
 
 def _is_usable(answer: JudgedAnswer, max_words: int) -> bool:
-    """Whether the answer is short enough, refuses if it must, and is accepted by a bundle."""
+    """Whether the answer can be an example.
+
+    It must have a text that is not too long, and refuse if its row asks for a refusal. Its row must have no turns
+    before the query, and a bundle must accept it.
+    """
     if not answer.text or len(answer.text.split()) > max_words or answer.row.history:
         return False
     if answer.row.kind == REFUSE and not answer.refused:
@@ -208,7 +219,7 @@ def _as_example(answer: JudgedAnswer, pinned: set[str]) -> Example:
 
 
 def _read_answer(choice: Mapping[str, Any]) -> str:
-    """Read the answer of one choice; empty if it cannot be read."""
+    """Return the answer in one choice; empty if the choice cannot be parsed."""
     try:
         return str(parse_json_object(choice["message"]["content"])["answer"]).strip()
     except (DrpoError, KeyError):

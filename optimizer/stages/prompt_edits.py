@@ -1,10 +1,12 @@
-"""Edits of a prompt without a model, by random operators on its sentences and list items. Pure functions.
+"""Edits a prompt without calling a model: random operators change its sentences and list items, called units here.
 
-drop      removes a sentence
-swap      exchanges two neighbours
-merge     joins two neighbours into one sentence
-shorten   removes the last clause of a sentence, or its text in brackets
-add       inserts a sentence of templates/pool.txt that the prompt does not contain
+drop      removes a unit
+swap      exchanges two neighbouring units
+merge     joins two neighbouring sentences into one sentence
+shorten   removes the last clause of a unit, or its text in brackets
+add       inserts a sentence from templates/pool.txt that the prompt does not contain
+
+An operator returns an empty text if it finds nothing to change.
 """
 
 import random
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from optimizer.templates import template
 
 Units = tuple[str, ...]
-"""Sentences and list items of a prompt, each with the white space that follows it. Joined, they are the prompt."""
+"""The sentences and list items of a prompt, each with the white space after it. Joined, they are the prompt."""
 
 _UNIT = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
 _LAST_CLAUSE = re.compile(r"(?:[,;:]| -| \u2014)\s[^,;:.!?]+(?=[.!?]?\s*$)")
@@ -24,15 +26,15 @@ _MAX_TRIES_PER_EDIT = 20
 
 
 def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
-    """Return different prompts that are one edit away from a prompt.
+    """Return edited prompts. Each of them differs from `prompt` by one edit, and no two are equal.
 
     Args:
         prompt: The prompt to edit.
-        count: Maximum number of prompts.
-        seed: The same seed gives the same prompts.
-        max_words: Longer prompts are left out.
+        count: Maximum number of edited prompts.
+        seed: Seed of the random edits. The same seed gives the same edited prompts.
+        max_words: Edited prompts with more words are left out.
     """
-    rng = random.Random(f"{seed}:{prompt}")  # noqa: S311 - chooses edits, hides nothing
+    rng = random.Random(f"{seed}:{prompt}")  # noqa: S311 - random edits need no secure random numbers
     found: dict[str, None] = {}
     for _ in range(count * _MAX_TRIES_PER_EDIT):
         if len(found) == count:
@@ -44,12 +46,12 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
 
 
 def units(prompt: str) -> Units:
-    """Split a prompt into sentences and list items. Joined, they are the prompt again."""
+    """Split a prompt into its units. Joined, the units are the prompt again."""
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
 def drop(parts: Units, rng: random.Random) -> str:
-    """Remove one unit. Returns an empty text if there is only one."""
+    """Remove one unit, but not the only one."""
     if len(parts) < 2:
         return ""
     index = rng.randrange(len(parts))
@@ -57,7 +59,7 @@ def drop(parts: Units, rng: random.Random) -> str:
 
 
 def swap(parts: Units, rng: random.Random) -> str:
-    """Exchange two neighbours. The white space between units stays where it is."""
+    """Exchange two neighbouring units. The white space between units stays where it is."""
     if len(parts) < 2:
         return ""
     index = rng.randrange(len(parts) - 1)
@@ -87,7 +89,11 @@ def shorten(parts: Units, rng: random.Random) -> str:
 
 
 def add(parts: Units, rng: random.Random) -> str:
-    """Insert a sentence of the pool at a random position, as a list item if its neighbour is one."""
+    """Insert a sentence from templates/pool.txt at a random position.
+
+    If the unit before this position is a list item, the sentence becomes a list item. At the beginning of the prompt,
+    the unit after the position decides.
+    """
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [line for line in template("pool").splitlines() if line not in present]
     if not unused:

@@ -1,6 +1,6 @@
-"""Stage 2: the system prompt. Defines the search space of prompts: how a prompt is rewritten and how it is scored.
+"""Stage 2: searches for a better system prompt. This module defines how a prompt is rewritten and how it is scored.
 
-It does not depend on how the search orders candidates (optimizer.search).
+It does not depend on how a search chooses the next candidates: optimizer.search decides this.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _MAX_CASE_CHARACTERS: Final = 1500
 
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
-    """The range to which scores from 0 to 1 are mapped for the search. The DRPO paper counts from 1 to 5."""
+    """The range of the scores that a search works with. The recipe `drpo` uses 1 to 5, as its paper does."""
 
     low: float = 0.0
     high: float = 1.0
@@ -44,9 +44,10 @@ class ScoreScale:
 
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
-    """Search for a better prompt, by the recipe of [search].
+    """Search for a better prompt by the recipe that [search] names, and store the result in `best`.
 
-    Journals `stage`, a `candidate` per prompt, a `score` per answer and, for the recipe `raced`, a `level` per level.
+    The stage journals the events `stage`, a `candidate` per prompt and a `score` per answer. The recipe `raced` also
+    journals a `level` per level.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -85,7 +86,7 @@ def raced_settings(config: RunConfig) -> RacedSettings:
 
 
 class PromptSpace:
-    """The search space of candidates that differ only in their prompts. Queries are numbers of `rows`."""
+    """The search space of candidates that differ only in their prompts. A query is the index of one of the rows."""
 
     def __init__(
         self, scorer: Scorer, journal: Journal, rows: Sequence[Row], rewriter: "PromptRewriter", scale: ScoreScale
@@ -97,11 +98,11 @@ class PromptSpace:
         self._scale = scale
 
     def key(self, candidate: Candidate) -> str:
-        """Return Candidate.key."""
+        """Return the key of the candidate."""
         return candidate.key
 
     async def expand(self, path: Path[Candidate], count: int, again: int) -> Sequence[Candidate]:
-        """Return candidates with rewrites of the path's last prompt, and journal them."""
+        """Rewrite the last prompt of the path. Return a candidate for each rewrite, and journal the candidates."""
         parent = path[-1].candidate
         children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count, again)]
         for child in children:
@@ -109,7 +110,10 @@ class PromptSpace:
         return children
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
-        """Answer one row with the candidate, score the answer and journal the score."""
+        """Answer one row under the candidate, score the answer and journal the score.
+
+        If a model's reply cannot be parsed, the outcome is not readable, and no score is journaled.
+        """
         row = self._rows[query % len(self._rows)]
         try:
             scored = await self._scorer.score(candidate, row)
@@ -120,7 +124,7 @@ class PromptSpace:
 
 
 class PromptRewriter:
-    """Rewrites prompts with the optimizer model, or with edit operators if run.toml has no [models.optimizer]."""
+    """Rewrites prompts with the writer model, or with random edits if run.toml has no [models.optimizer]."""
 
     def __init__(self, calls: CachedCalls, seed: int, max_words: int) -> None:
         self._calls = calls
@@ -131,12 +135,12 @@ class PromptRewriter:
         """Return rewrites of the path's last prompt.
 
         Args:
-            path: The candidates from the first one to the one to rewrite.
+            path: The candidates from the first one of the search to the candidate to rewrite.
             count: Maximum number of rewrites.
-            again: How often this candidate was rewritten before. Each number gives other rewrites.
+            again: How often this candidate was rewritten before. Each number gives different rewrites.
 
         Raises:
-            ModelError: The optimizer model gives no usable answer.
+            ModelError: The writer model gives no usable answer.
             BudgetSpentError: The budget is spent.
         """
         if ROLE not in self._calls.roles:
@@ -147,7 +151,10 @@ class PromptRewriter:
 
 
 def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Request:
-    """Ask for rewrites of a prompt, given its worst answers with the judge's reasons, and its earlier versions."""
+    """Return the request that asks the writer model for rewrites of the path's last prompt.
+
+    It shows the worst answers under this prompt, what the rewards say about them, and the earlier prompts of the path.
+    """
     last = path[-1]
     worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_MAX_CASES]
     cases = "\n\n".join(_case_text(outcome) for outcome in worst if outcome.evidence is not None) or "(none yet)"
@@ -164,7 +171,7 @@ def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Reques
 
 @reply_reader("optimizer.prompt.read_prompts")
 def read_prompts(reply: Any) -> Json:
-    """Read the rewritten prompt of each choice. Raises UnparsableReplyError if no choice holds one."""
+    """Read the rewritten prompt of each choice. Raises UnparsableReplyError if no choice holds a prompt."""
     prompts = []
     for choice in reply["choices"]:
         try:

@@ -1,8 +1,8 @@
-"""A run from its settings to a bundle: examples, prompt, tuning, sealed evaluation, bundle. Read this module first.
+"""Runs the stages of an optimization run in order, and writes the new bundle. Read this module first.
 
-A run has a directory with run.toml, events.jsonl (the journal) and, at the end, bundle/ and report.html. A run that is
-started again over the same directory repeats the same steps. It finds every paid reply in the journal, so it continues
-where it stopped.
+The directory of a run holds run.toml, events.jsonl (the journal) and, at the end, bundle/ and report.html. A run that
+was stopped can be started again in its directory. It then repeats the same steps, but takes every reply that was paid
+for from the journal. It therefore continues where it stopped.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from optimizer.stages.tuning_stage import run_tuning_stage
 BUNDLE: Final = "bundle"
 RUN_FILE: Final = "run.toml"
 _SEALED_SHARE: Final = 0.2
-"""Share of the budget that is kept for the sealed evaluation: without it nobody knows what the search gained."""
+"""Share of each limit that the search must leave for the sealed evaluation, which measures what the search gained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Result:
     Attributes:
         bundle: The directory of the bundle that was written.
         sealed: The result of the sealed evaluation.
-        spent_out: Whether the budget ended the search.
+        spent_out: Whether the budget ended the search early.
     """
 
     bundle: Path
@@ -70,7 +70,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
 
 
 async def _optimize(context: RunContext, baseline: Candidate) -> tuple[Candidate, bool]:
-    """Return the best candidate that the budget allows, and whether the budget ended the search."""
+    """Run the stages of the search. Return the best candidate found, and whether the budget ended the search early."""
     best = BestCandidate(baseline)
     context.budget.share = 1.0 - _SEALED_SHARE
     try:
@@ -86,7 +86,10 @@ async def _optimize(context: RunContext, baseline: Candidate) -> tuple[Candidate
 
 
 def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, directory: Path) -> Path:
-    """Write the bundle. An existing one is replaced: everything that it was made from is in the journal."""
+    """Write the chosen candidate as a bundle.
+
+    A bundle that the run wrote before is deleted first. Nothing is lost, because a resumed run can write it again.
+    """
     bundle = directory / BUNDLE
     if bundle.exists():
         shutil.rmtree(bundle)

@@ -1,7 +1,7 @@
 """What the stages of a run share: settings, journal, budget, models, scorers and data.
 
-This module opens the connections to the models and restores the state that the journal holds.
-It does not depend on any stage.
+This module opens the connections to the models and restores the state that the journal holds. The module does not
+depend on any stage.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from optimizer.rewards.registry import RewardResources, build_rewards, check_rew
 from optimizer.rewards.scorer import Scorer
 
 Notify = Callable[[str], None]
-"""Shows one line of text to the user."""
+"""A function that shows one line of text to the user."""
 _CLOCK_INTERVAL: Final = 5.0
 
 
@@ -47,8 +47,8 @@ class RunContext:
         embedder: The embedder of the bundle.
         task: The model that the bundle is written for.
         judge: The judge model. It can be used only if run.toml has [models.judge].
-        screen: Scores candidates during the search.
-        sealed: Scores variants in the sealed evaluation.
+        screen: Scores answers during the search, by [reward] screen (by [reward] weights if there is no screen).
+        sealed: Scores answers in the sealed evaluation, by [reward] weights.
         data: Training, validation and sealed rows.
     """
 
@@ -66,7 +66,10 @@ class RunContext:
 
 @dataclass(slots=True)
 class BestCandidate:
-    """The best candidate so far. A stage updates it at once, because the budget may end the stage at any call."""
+    """The best candidate so far.
+
+    A stage updates it as soon as it finds a better candidate, because the budget can end the stage at any call.
+    """
 
     candidate: Candidate
 
@@ -109,7 +112,11 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
 
 
 def api_key(table: ModelTable) -> str | None:
-    """Return the key in the environment variable that `api_key_env` names. Raises ConfigError if it is not set."""
+    """Return the API key of an endpoint; None if run.toml names no environment variable for it (`api_key_env`).
+
+    Raises:
+        ConfigError: run.toml names an environment variable that is not set.
+    """
     if table.api_key_env is None:
         return None
     if table.api_key_env not in os.environ:
@@ -126,7 +133,11 @@ async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
 
 @asynccontextmanager
 async def _running_clock(budget: Budget, journal: Journal) -> AsyncIterator[None]:
-    """Add the running time to the budget and the journal. A killed process loses at most one interval."""
+    """Add the running time to the budget and the journal, every few seconds.
+
+    The budget begins with the time that the journal holds. The time since the last entry is not counted when a run
+    ends: at most one interval.
+    """
     budget.minutes = sum(event["seconds"] for event in journal.events if event.get("tick")) / 60
 
     async def record_time() -> None:

@@ -23,23 +23,23 @@ BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
 _MAX_ENDING_LOSS: Final = 0.02
 _EVEN: Final = 0.5
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
-"""Sampling that raw answers share with the bundle: otherwise their length and randomness would differ too."""
+"""Sampling parameters that the variant `raw` takes from the bundle, so that length limit and randomness are equal."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
-"""Compares two answers to a query: 1 if the first is better, 0 if the second is, 0.5 for a tie (Judge.better)."""
+"""A function of a query and two answers: 1 if the first answer is better, 0 if the second is better, 0.5 for a tie."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantSummary:
-    """The results of one variant on the sealed rows, with 95 % intervals.
+    """The results of one variant on the sealed rows that it answered. Intervals are 95 % intervals.
 
     Attributes:
         score: Mean score.
         by_kind: Mean score by kind of row.
-        parts: Mean value by reward.
-        ends: Share of answers that end by themselves.
-        refuses_unsafe: Share of refusals on rows that must be refused.
-        refuses_safe: Share of refusals on the other rows.
-        rows: Number of rows.
+        parts: Mean value of each reward, by the name of the reward.
+        ends: Share of answers that end by themselves, before the length limit.
+        refuses_unsafe: Share of refusals on the rows of kind `refuse`.
+        refuses_safe: Share of refusals on the rows of the other kinds.
+        rows: Number of rows that the variant answered.
         words: Mean number of words of an answer.
         prompt_tokens: Mean number of tokens of a prompt.
     """
@@ -60,10 +60,12 @@ class Comparison:
     """The bundle compared with another variant, row by row.
 
     Attributes:
-        difference: Mean difference of the scores, with a paired bootstrap interval.
-        wins: Share of rows on which the bundle is better; a tie counts half.
-        preferred: Share of pairs in which the judge, given both orders, prefers the bundle. A pair counts half if the
-            order decides. None if the judge did not compare these variants.
+        difference: Mean of the bundle's score minus the other variant's score on the same row, with a bootstrap
+            interval.
+        wins: Share of rows on which the bundle has the higher score; a row with equal scores counts half.
+        preferred: Share of rows on which the judge prefers the bundle's answer. The judge compares the two answers in
+            both orders, and a row counts half if the order changes the preference. None if the judge did not compare
+            these variants.
     """
 
     difference: Interval
@@ -77,8 +79,8 @@ class SealedResult:
 
     Attributes:
         rows: Number of sealed rows.
-        summaries: The summary of each variant.
-        against: The comparison of the bundle with each other variant.
+        summaries: The summary of each variant, by its name.
+        against: The comparison of the bundle with each other variant, by the name of the other variant.
     """
 
     rows: int
@@ -89,8 +91,9 @@ class SealedResult:
     def improved(self) -> bool:
         """Whether the bundle is better than the baseline.
 
-        The interval of the difference must be above 0. The share of answers that end by themselves must not fall by
-        more than 2 points. If the judge compared the answers, it must not prefer the baseline.
+        The whole interval of the score difference must be above 0. The share of answers that end by themselves may be
+        at most 2 percentage points lower than the baseline's. If the judge compared the answers, `preferred` must be at
+        least 0.5.
         """
         ending_gain = self.summaries[BUNDLE].ends.estimate - self.summaries[BASELINE].ends.estimate
         against = self.against[BASELINE]
@@ -100,13 +103,13 @@ class SealedResult:
 
 @dataclass(frozen=True, slots=True)
 class SealedPlan:
-    """How many sealed rows each part of the evaluation uses.
+    """The sealed rows, and how many of them each part of the evaluation uses.
 
     Attributes:
         rows: All sealed rows.
-        raw: Number of rows for the raw variants; None for all.
-        confirmed: Number of rows on which the judge compares the bundle with the baseline; 0 for none.
-        compare: Compares two answers to a query.
+        raw: Each raw variant answers this number of rows, from the first one on; None for all rows.
+        confirmed: The judge compares the bundle with the baseline on this number of rows, from the first one on.
+        compare: How the judge compares two answers.
     """
 
     rows: Sequence[Row]
@@ -120,14 +123,14 @@ class SealedPlan:
 
     @property
     def judgements(self) -> int:
-        """Number of answers to score: two variants answer all rows, the two raw variants answer theirs."""
+        """Number of answers to score: those of the bundle, the baseline and the two raw variants together."""
         return 2 * len(self.rows) + 2 * len(self.rows[: self.raw])
 
 
 async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: Candidate) -> SealedResult:
-    """Compare the best candidate with the baseline, by the settings of [data] and [reward].
+    """Compare the best candidate with the baseline and the raw variants, by the settings of [data] and [reward].
 
-    Journals `stage`, a `score` per answer and `sealed`.
+    The stage journals the events `stage`, a `score` per answer, and `sealed`.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -143,14 +146,14 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
 async def evaluate_sealed(
     bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: SealedPlan
 ) -> SealedResult:
-    """Score all four variants and compare the bundle with the others."""
+    """Score the answers of all four variants, and compare the bundle with each of the other three."""
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_SAMPLING if name in bundle.sampling}),
     }
-    # One variant after the other, so that each has the server's prefix cache to itself.
+    # The variants answer one after the other, so that each has the server's prefix cache to itself.
     scored = {
         name: await _score_variant(name, variant, scorer, journal, plan.rows_of(variant))
         for name, variant in variants.items()
@@ -168,8 +171,8 @@ def compare_all(
 
     Args:
         rows: All sealed rows.
-        scored: The scored answers of each variant, to the first rows.
-        preferred: Share of pairs in which the judge prefers the bundle to the baseline, if it compared them.
+        scored: The scored answers of each variant, by its name. A variant with fewer answers answered the first rows.
+        preferred: Share of rows on which the judge prefers the bundle to the baseline; None if it compared no row.
     """
     summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in scored.items()}
     scores = {name: [one.score for one in answers] for name, answers in scored.items()}
@@ -205,7 +208,7 @@ async def _score_variant(
 async def _preference_share(
     plan: SealedPlan, bundle: Sequence[ScoredReply], baseline: Sequence[ScoredReply]
 ) -> Interval | None:
-    """Return the share of pairs in which the judge prefers the bundle; None if it compares no pair."""
+    """Return the share of rows on which the judge prefers the bundle to the baseline; None if it compares no row."""
     triples = list(zip(plan.rows, bundle, baseline, strict=True))[: plan.confirmed]
     if not triples:
         return None

@@ -1,10 +1,10 @@
-"""Stage 3: the hyperparameters of a bundle: layout, decoding, number and order of examples, wording of the bank.
+"""Stage 3: tunes the hyperparameters of a bundle: layout, decoding, number and order of examples, edits of the bank.
 
-Tunes one hyperparameter at a time, in a fixed order. Each of its values is raced against the current one on validation
-rows. Several hyperparameters at once would need more queries than a validation set has.
+The stage tunes one hyperparameter at a time, in a fixed order. It races the listed values against the current value on
+validation rows. To tune several hyperparameters at once, it would need more rows than a validation set has.
 
-A value replaces the current one only if its lead is significant. Of a dozen values that make no difference, one always
-has the best mean. Taking it each time would move step by step away from a good bundle.
+A value replaces the current value only if its lead is significant. Among a dozen values that make no difference, one
+has the best mean by chance. If the stage took this value each time, it would change a good bundle without a reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,9 +38,9 @@ _TUNING_ORDER: Final = ("layout", *_SAMPLING_PARAMETERS, *_RETRIEVAL_PARAMETERS,
 
 
 async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
-    """Tune the hyperparameters of the best candidate that [tune] lists.
+    """Tune the best candidate: race the values that [tune] lists for each hyperparameter.
 
-    Journals `stage`, a `score` per answer and a `trial` per value.
+    The stage journals the events `stage`, a `score` per answer and a `trial` per value.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -58,7 +58,7 @@ async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
 
 
 def tuning_settings(config: RunConfig) -> RacedSettings:
-    """Return the settings of the recipe `raced`, limited to the number of validation rows of [tune]."""
+    """Return the settings of [search] for the races of this stage. A race uses at most `queries` of [tune] rows."""
     settings = raced_settings(config)
     return replace(settings, race=replace(settings.race, max_queries=config.tune.queries))
 
@@ -77,11 +77,11 @@ async def tune(
     Args:
         first: The candidate to start with.
         table: The values to try for each hyperparameter.
-        scorer: Scores an answer of a candidate.
+        scorer: Answers rows under a candidate, and scores the answers.
         journal: The open journal of the run.
         rows: The validation rows.
-        settings: How candidates are raced.
-        keep: Receives the best candidate after each hyperparameter, because the budget may end the stage at any call.
+        settings: The settings of each race.
+        keep: Receives the best candidate after each hyperparameter, because the budget can end the stage at any call.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -92,7 +92,7 @@ async def tune(
     space = _FixedCandidates(scorer, journal, rows)
     for number, (name, values) in enumerate(_tuned_hyperparameters(table)):
         if name == "k" and best.retrieval.order == "set":
-            continue  # in this order k is the number of neighbours that vote for a set, not the number of examples
+            continue  # with example sets, k is the number of neighbours that vote for a set, not a number of examples
         tried = {set_hyperparameter(best, name, value).key: value for value in values}
         others = [set_hyperparameter(best, name, value) for key, value in tried.items() if key != best.key]
         if not others:
@@ -107,12 +107,18 @@ async def tune(
 
 
 def value_counts(table: TuneTable) -> list[int]:
-    """Return the number of values of each tuned hyperparameter, in tuning order. The current value counts as one."""
+    """Return the number of values that the table lists for each hyperparameter, in tuning order.
+
+    Hyperparameters without values are left out. A list usually contains the current value of the hyperparameter.
+    """
     return [len(values) for _, values in _tuned_hyperparameters(table)]
 
 
 def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate:
-    """Return the candidate with one hyperparameter changed."""
+    """Return a copy of the candidate with one hyperparameter changed.
+
+    A change from the order `set` to another order also resets the number of examples, `k`.
+    """
     if name == "order" and candidate.retrieval.order == "set" != value:
         return candidate.without_sets(value)
     if name in _RETRIEVAL_PARAMETERS:
@@ -125,7 +131,10 @@ def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate
 
 
 def get_hyperparameter(candidate: Candidate, name: str) -> object:
-    """Return the current value of a hyperparameter; None for edits of the bank and for sampling that is not set."""
+    """Return the current value of a hyperparameter.
+
+    It is None for an edit of the bank, and for a sampling parameter that the candidate does not set.
+    """
     if name in _RETRIEVAL_PARAMETERS:
         return getattr(candidate.retrieval, name)
     if name in _BANK_EDITS:
@@ -136,8 +145,8 @@ def get_hyperparameter(candidate: Candidate, name: str) -> object:
 def significant_leader(level: Level[T], current: T) -> T:
     """Return the leader of a level if its lead over the current candidate is significant, else the current candidate.
 
-    The test is a paired z test on the rows that both were scored on. The significance level is divided by the number of
-    other candidates (Bonferroni correction).
+    The test is a two-sided paired z test on the rows on which leader and current candidate both have scores. The
+    significance level is divided by the number of candidates that compete with the current one (Bonferroni correction).
     """
     leader = level.ranked[0]
     other = next(step for step in level.ranked if step.candidate == current)
@@ -150,7 +159,7 @@ def significant_leader(level: Level[T], current: T) -> T:
 
 
 class _FixedCandidates:
-    """A search space whose candidates are given: it creates no new ones."""
+    """A search space that only scores given candidates: `expand` creates no candidates."""
 
     def __init__(self, scorer: Scorer, journal: Journal, rows: Sequence[Row]) -> None:
         self._scorer = scorer
