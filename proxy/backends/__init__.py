@@ -1,1 +1,1 @@
-"""Model servers: connections, health, load balancing and dialects. It does not depend on prompts."""
+"""Model servers: connections, health checks, load balancing, dialects. The package does not depend on prompts."""

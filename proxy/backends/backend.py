@@ -1,4 +1,4 @@
-"""One model server: its URL, its keys, the state of its last health check. It does not send requests itself."""
+"""One model server: its URL, its key, its models and its health. The module sends no requests."""
 
 import time
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ class Backend:
     Attributes:
         url: The root URL.
         api_key: The key that the proxy sends.
-        kinds: The kinds of its models that are known in advance, by model id.
-        models: The models that it listed last, by id.
-        healthy: Whether it answered the last health check.
-        problem: Why it is not healthy or what the operator must do; empty if nothing is wrong.
-        in_flight: The requests that it is serving.
-        takes_client_keys: Whether a client's key may be forwarded to it.
-        health: Its health for load balancing.
+        kinds: The kinds that the proxy knows without asking the backend, by model id.
+        models: The models in the latest list of the backend, by id.
+        healthy: Whether the backend answers. It is set by health checks, and cleared when no connection can be opened.
+        problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
+        in_flight: Counts the requests that the backend is serving for this process.
+        takes_client_keys: Whether the proxy may forward a client's key to the backend.
+        health: The results of checks and requests, which load balancing depends on.
     """
 
     url: str
@@ -37,17 +37,17 @@ class Backend:
     health: BackendHealth = field(default_factory=lambda: BackendHealth(time.monotonic), repr=False)
 
     def record_check(self, problem: str = "", *, answering: bool) -> None:
-        """Record whether the backend answers, and what is wrong with it."""
+        """Record whether the backend answers. `problem` says what is wrong; empty if nothing is."""
         self.healthy, self.problem = answering, problem
         self.health.record_check(answering=answering)
 
     def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> BackendRequest:
-        """Return a request to this backend. A client's key replaces the operator's, if it may be forwarded."""
+        """Return a request to this backend. A client's key in `headers` replaces `api_key`, if it may be forwarded."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
         return BackendRequest(method, self.url, path, body, merged)
 
     @property
     def load(self) -> BackendLoad:
-        """The state that load balancing depends on."""
+        """The state of the backend that load balancing depends on."""
         return BackendLoad(self.url, self.health.available, self.health.weight, self.in_flight.value)

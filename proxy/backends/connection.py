@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to a backend, with one request and reply at a time.
 
 llhttp (httptools) parses the replies in its strict mode: a reply with two lengths or a malformed chunk is an error.
-The proxy has its own client because aiohttp's takes twice as much CPU time as all other work for a request
+The proxy has its own client because the client of aiohttp takes twice as much CPU time as all other work for a request
 (tests/bench/README.md). A connection does not depend on the pool, on retries or on models.
 """
 
@@ -15,7 +15,7 @@ from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError
 
 MAX_HEAD_BYTES: Final = 16 * 1024  # of a reply's headers
-_MAX_UNREAD_BYTES: Final = 128 * 1024  # of a body; with more, the connection stops reading
+_MAX_UNREAD_BYTES: Final = 128 * 1024  # of a body; with more, the connection stops reading from the socket
 _MIN_FINAL_STATUS: Final = 200  # a lower status is an interim reply, which the final one follows (RFC 9110, 15.2)
 _SWITCHING_PROTOCOLS: Final = 101
 _REPLY_CUT: Final = "The backend's reply broke off in the middle."
@@ -23,7 +23,7 @@ _HEAD_TOO_LONG: Final = "The headers of the backend's reply are too long."
 
 
 class Connection(asyncio.Protocol):
-    """A connection and the reply that it receives.
+    """A connection and the reply that it is receiving.
 
     Attributes:
         closed: Whether the connection is closed or closing.
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         """Create the protocol of a connection; the event loop connects it.
 
         Args:
-            silence_timeout: Seconds without a byte until an exchange fails.
+            silence_timeout: Seconds without a received byte after which an exchange fails.
             on_idle: Called when an exchange has ended and the connection can be reused.
             on_closed: Called when the connection is closed.
         """
@@ -85,9 +85,9 @@ class Connection(asyncio.Protocol):
         """Send a request, given in parts, and wait for the headers of its reply.
 
         Raises:
-            BackendUnavailableError: The connection was closed before a byte of the reply.
+            BackendUnavailableError: The connection was closed before any byte of the reply was received.
             BackendTimeoutError: The backend sent nothing for too long.
-            BackendProtocolError: The reply is not HTTP.
+            BackendProtocolError: The headers of the reply are malformed, not supported, too long or incomplete.
         """
         self._reply = reply = BackendResponse(self)
         self._head_size = self._unfinished = 0
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def release(self, reply: BackendResponse) -> None:
-        """End the exchange of a reply; see BackendResponse.close."""
+        """End the exchange of a reply, unless it has ended already; see BackendResponse.close."""
         if self._reply is not reply:
             return
         self._reply = None
@@ -123,20 +123,20 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def resume_reading(self) -> None:
-        """Read from the socket again after the reader has taken the unread parts."""
+        """Read from the socket again, because the reader of the reply has taken the unread parts."""
         if self._paused:
             self._paused = False
             self._last_received = self._loop.time()
             self._transport.resume_reading()
 
-    # The event loop calls these.
+    # The event loop calls the following methods.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Store the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        """Parse received data. Data without a request closes the connection."""
+        """Parse received data. If no reply is expected, close the connection."""
         reply = self._reply
         if reply is None or reply.complete:
             self.close()
@@ -152,7 +152,11 @@ class Connection(asyncio.Protocol):
                 self._reject(_HEAD_TOO_LONG)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the reply: it is complete if only the end of the connection marks its end, and cut otherwise."""
+        """End the reply: complete it or let it fail.
+
+        A reply with neither a length nor chunks ends where the connection ends, so it is now complete. Any other reply
+        that is not complete fails.
+        """
         self.closed = True
         self._on_closed(self)
         if self._silence_timer is not None:
@@ -169,10 +173,10 @@ class Connection(asyncio.Protocol):
         else:
             reply.fail(BackendProtocolError(_REPLY_CUT))
 
-    # The parser calls these.
+    # The parser calls the following methods.
 
     def on_message_begin(self) -> None:
-        """Begin a reply. An interim reply begins one too."""
+        """Forget the headers of the message before: an interim reply is a message of its own."""
         self._headers = {}
         self._reusable = False
 
@@ -183,7 +187,7 @@ class Connection(asyncio.Protocol):
             self._headers[name.decode("latin-1").lower()] = value.decode("utf-8", "surrogateescape")
 
     def on_headers_complete(self) -> None:
-        """Give the reply to the caller, unless it is an interim one."""
+        """Set the status and the headers of the reply, and wake its reader. Ignore an interim reply."""
         reply, status = self._reply, self._parser.get_status_code()
         if reply is None or reply.status or (status < _MIN_FINAL_STATUS and status != _SWITCHING_PROTOCOLS):
             return
@@ -198,14 +202,14 @@ class Connection(asyncio.Protocol):
             reply.notify()
 
     def on_body(self, data: bytes) -> None:
-        """Add a part of the body. With too many unread bytes, stop reading, so that the backend waits."""
+        """Add a part of the body. If too many bytes are unread, stop reading, so that the backend has to wait."""
         reply = self._reply
         if reply is not None and not reply.complete and reply.feed(data) > _MAX_UNREAD_BYTES and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """Complete the reply, unless it is an interim one."""
+        """Mark the reply as complete. Ignore the end of an interim reply."""
         reply = self._reply
         if reply is None or not reply.status or reply.complete or reply.failed:
             return
@@ -214,7 +218,10 @@ class Connection(asyncio.Protocol):
         reply.notify()
 
     def _check_silence(self) -> None:
-        """Fail an exchange in which nothing was received for too long. One timer serves all exchanges."""
+        """Let the exchange fail if nothing was received for too long; otherwise set the timer again.
+
+        Exchanges in a row share one timer: an exchange sets a timer only if none is set.
+        """
         self._silence_timer = None
         if self._reply is None:
             return

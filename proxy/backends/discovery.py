@@ -1,6 +1,6 @@
-"""Discovery of the models of a backend: their ids, their kinds, their context lengths and the backend's dialect.
+"""Asks a backend which models it serves: their ids, kinds and context lengths, and the dialect of the backend.
 
-It does not depend on connections: it gets a function that sends requests.
+The module does not depend on connections: the caller passes a function that sends requests.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,11 +23,11 @@ class Model:
     """One model of one backend.
 
     Attributes:
-        id: Its id in the backend's list.
-        card: Its object in the reply of /v1/models.
-        kind: Whether it takes chat messages or text.
-        dialect: The dialect of its backend.
-        context: Its context length in tokens; None if unknown.
+        id: The id of the model in the backend's list.
+        card: The JSON object of the model in the reply to GET /v1/models.
+        kind: Whether the model takes chat messages or text to complete.
+        dialect: The dialect of the backend.
+        context: The context length of the model in tokens; None if unknown.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Model:
 
 
 TokenCounter = Callable[[Model, str], Awaitable[int | None]]
-"""Returns how many tokens a text has for a model; None if no backend can tell."""
+"""A function that returns how many tokens a text has for a model; None if no backend can count them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Listing:
 
     Attributes:
         models: The models that the proxy can serve, by id.
-        problem: What the operator must do so that the first of the others can be served; empty if all can.
+        problem: What the operator must do about a model that the proxy cannot serve, because its kind is unknown. If
+            there are several such models, this is about the first. Empty if there is none.
     """
 
     models: Mapping[str, Model]
@@ -62,8 +63,8 @@ async def discover(
     Args:
         fetch: Sends a request to the backend.
         kinds: The kinds that the operator set, by model id (--kind).
-        known: The models of the last check, by id. An unchanged model is not asked about again.
-        dialects: The dialects to detect.
+        known: The models of the last check, by id. If a model has not changed, the backend is not asked about it again.
+        dialects: The dialects to try, in this order.
 
     Raises:
         BackendProtocolError: The reply is not a list of models, the backend is a drpo-proxy, or none of its models
@@ -92,7 +93,8 @@ async def discover(
 def _is_proxy(cards: Sequence[Any]) -> bool:
     """Return whether the cards come from a drpo-proxy, which also lists each model as MODEL@raw.
 
-    Its answers to the requests of a dialect prove nothing, since it relays them to the model server behind it.
+    Dialects cannot detect a drpo-proxy. It relays their requests to the model server behind it, so they would detect
+    the type of that server.
     """
     names = {str(card.get("id")) for card in cards if isinstance(card, dict)}
     return any(f"{name}@{RAW}" in names for name in names)
@@ -103,7 +105,7 @@ def _is_unchanged(known: Model | None, card: Mapping[str, Any]) -> bool:
 
 
 def _fingerprint(card: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the fields of a card that change when a server restarts with other settings."""
+    """Return the fields of a card that change if the server restarts with another model file or context length."""
     return card.get("root"), card.get("max_model_len")
 
 

@@ -1,6 +1,6 @@
-"""Load balancing: which backend gets a request, and how many requests may be retried at once.
+"""Load balancing: decides which backend gets a request, and how many retries may run at once.
 
-The rules depend on counters and a clock alone. They do not depend on HTTP, models or URLs.
+The module depends only on counters, names and a clock. It does not depend on HTTP or on models.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +11,25 @@ from typing import Final
 
 Clock = Callable[[], float]
 
-_MAX_FAILURES: Final = 3  # consecutive failures that eject a backend
-_MIN_EJECTION: Final = 5.0  # seconds; each further ejection takes twice as long
-_MAX_EJECTION: Final = 60.0
-_SLOW_START: Final = 10.0  # seconds in which the weight of a backend that is back grows to 1
+_MAX_FAILURES: Final = 3  # consecutive failures after which a backend is ejected
+_MIN_EJECTION: Final = 5.0  # seconds; each further ejection lasts twice as long as the one before
+_MAX_EJECTION: Final = 60.0  # seconds
+_SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
 _MIN_WEIGHT: Final = 0.1
-_MAX_LOAD_FACTOR: Final = 1.25  # times its fair share, for the backend of a conversation (arXiv 1608.01350)
-_MIN_EXTRA_LOAD: Final = 4  # requests over its fair share: they cost less than to compute a conversation's prefix anew
-_RETRY_SHARE: Final = 0.2  # of the requests in flight, as in Envoy's retry budget
-_MIN_RETRIES: Final = 3
+# A conversation stays with its backend while the requests in flight there are below the larger of two limits: the fair
+# share of the backend times this factor (arXiv 1608.01350), or its fair share plus this extra load. A few extra requests
+# cost less time than another backend needs to compute the prefix of the conversation again.
+_MAX_LOAD_FACTOR: Final = 1.25
+_MIN_EXTRA_LOAD: Final = 4
+_RETRY_SHARE: Final = 0.2  # most retries per request in flight, as in Envoy's retry budget
+_MIN_RETRIES: Final = 3  # always allowed at once
 
 
 class BackendHealth:
-    """The health of one backend: its last health check, and outlier detection by consecutive failures."""
+    """The health of one backend: its last health check, and its consecutive failures.
+
+    Several failures in a row eject the backend: for some seconds, it is not available.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -36,30 +42,30 @@ class BackendHealth:
 
     @property
     def available(self) -> bool:
-        """Whether the backend should get requests before those that are not available."""
+        """Whether the backend answered the last health check and is not ejected. Available backends get requests first."""
         return self._answers and self._clock() >= self._ejected_until
 
     @property
     def weight(self) -> float:
-        """The share of requests relative to other backends: 1, or less during slow start."""
+        """The backend's relative share of requests: 1, or less for some seconds after a recovery."""
         elapsed = self._clock() - max(self._recovered_at, self._ejected_until)
         return min(1.0, max(_MIN_WEIGHT, elapsed / _SLOW_START))
 
     def record_check(self, *, answering: bool) -> None:
-        """Record a health check. A backend that answers again begins with a slow start."""
+        """Record a health check. The weight of a backend that answers again is small at first."""
         if answering and not self._answers and self._has_ever_answered:
             self._recovered_at = self._clock()
         self._answers = answering
         self._has_ever_answered = self._has_ever_answered or answering
 
     def record_success(self) -> None:
-        """Record a complete reply. The ejection time is reset when the last ejection is long enough ago."""
+        """Record a complete reply. Long after the last ejection, this makes the next ejection short again."""
         self._failures = 0
         if self._clock() - self._ejected_until > _MAX_EJECTION:
             self._ejections = 0
 
     def record_failure(self) -> bool:
-        """Record a failed request; return whether it ejects the backend."""
+        """Record a failed request; return whether this failure ejects the backend."""
         self._failures += 1
         if self._failures < _MAX_FAILURES:
             return False
@@ -89,9 +95,9 @@ class BackendLoad:
 def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> list[int]:
     """Return the positions in `backends` in the order in which to try them.
 
-    Backends that are not available come last: there may be no other. A conversation goes to the backend that its hash
-    selects, because that backend's prefix cache holds the earlier turns. Any other request, and a conversation whose
-    backend has too much load, goes to the backend with the least load.
+    Backends that are not available come last. They are tried too, because there may be no others. A conversation goes
+    to the backend that the hash of its key selects, because the prefix cache of this backend holds the earlier turns.
+    If this backend has too much load, or there is no conversation, the backend with the least load comes first.
 
     Args:
         backends: The backends that serve the model.
@@ -117,15 +123,15 @@ def _ranked(backends: Sequence[BackendLoad], positions: Sequence[int], conversat
 
 
 def _affinity(conversation: str, name: str) -> bytes:
-    """Return the rank of a backend for a conversation by rendezvous hashing (Thaler and Ravishankar, 1998).
+    """Return a score by rendezvous hashing: the highest score selects the backend of a conversation.
 
-    When a backend is removed, only its own conversations move to another one.
+    If a backend is removed, only its conversations move to other backends (Thaler and Ravishankar, 1998).
     """
     return blake2b(f"{name}\0{conversation}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 class InFlightCounter:
-    """Counts the `with` blocks of it that are open now."""
+    """A context manager that counts how many of its `with` blocks are running."""
 
     __slots__ = ("value",)
 
@@ -142,7 +148,7 @@ class InFlightCounter:
 class RetryBudget:
     """Limits how many retries run at once, so that failing backends do not get a storm of repeated requests.
 
-    Each request is served within `with requests`, and each retry within `with retries`.
+    The code that serves a request runs in `with budget.requests`, and a retry also runs in `with budget.retries`.
     """
 
     def __init__(self) -> None:

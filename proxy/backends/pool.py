@@ -1,6 +1,7 @@
 """The pool of model servers: their models, their health, and the choice of the server for a request.
 
-The backends are fixed at start and never come from a request. The transport sends the bytes (transport.py).
+The operator gives the backends at start, and a request can never name one. The transport (transport.py) sends the
+bytes.
 """
 
 import asyncio
@@ -23,12 +24,12 @@ from proxy.core.settings import BackendSettings
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small request, such as /v1/models or /tokenize
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
-_UNAVAILABLE: Final = 503  # the only status that says that the backend did not begin the request
-_GATEWAY_ERRORS: Final = (502, 503, 504)  # not 500, which one client's request may cause: it must not eject a backend
+_UNAVAILABLE: Final = 503  # the only status that means that the backend has not begun to generate
+_GATEWAY_ERRORS: Final = (502, 503, 504)  # failures of the backend; a single bad request may cause a 500
 
 
 class Pool:
-    """The backends and the models that they list. It sends each request to a backend that serves its model."""
+    """The backends and the models that they list. The pool sends each request to a backend that lists its model."""
 
     def __init__(self, backends: Sequence[Backend], settings: BackendSettings, metrics: Metrics) -> None:
         self.backends = tuple(backends)
@@ -53,12 +54,12 @@ class Pool:
         await self._transport.close()
 
     def open_transport(self, budget: RetryBudget) -> Transport:
-        """A transport with the timeouts of the pool. Whoever opens it closes it."""
+        """Return a new transport with the timeouts of the pool. The caller must close it."""
         return Transport(self._settings.connect_timeout, self._settings.backend_timeout, budget, self._metrics)
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """All models by id. If several backends list a model, the first backend describes it."""
+        """All models by id. If several backends list a model, the description of the first of them is used."""
         if len(self.backends) == 1:
             return self.backends[0].models
         found: dict[str, Model] = {}
@@ -69,9 +70,9 @@ class Pool:
 
     @property
     def default_model(self) -> str | None:
-        """The model of a request that names none: the first one that is listed, as in vLLM.
+        """The id of the model for requests that name no model: the first model that the backends list, as in vLLM.
 
-        None if the backends list different models first.
+        None if the first models of the backends differ, or no backend lists a model.
         """
         first_models = {next(iter(backend.models)) for backend in self.backends if backend.models}
         return first_models.pop() if len(first_models) == 1 else None
@@ -82,11 +83,11 @@ class Pool:
         return any(backend.healthy for backend in self.backends)
 
     async def refresh(self) -> None:
-        """Check all backends once."""
+        """Run a health check of every backend once."""
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     async def count_tokens(self, model: Model, text: str) -> int | None:
-        """Return how many tokens a text has for a model; None if no backend can tell."""
+        """Return how many tokens a text has for a model; None if no backend can count them."""
         for backend in self._ranked_backends(model.id):
             try:
                 return await model.dialect.count_tokens(model.id, text, _Fetcher(self._transport, backend))
@@ -100,22 +101,24 @@ class Pool:
     ) -> AsyncIterator[BackendResponse]:
         """POST to a backend that serves a model, and yield its reply after the headers are received.
 
-        If no connection can be opened, or a backend answers 503, the next backend is tried. On exit the exchange is
-        aborted unless the reply was read to its end.
+        If no connection to a backend can be opened, the next backend is tried. After a 503, one other backend is tried,
+        if there is one and the retry budget has room. If the `with` block ends before the reply was read to its end,
+        the exchange is aborted.
 
         Args:
             model: The id of the model.
             path: The path below the root URL.
-            body: The body.
-            headers: The headers.
-            conversation: The key of the conversation. Its requests go to the same backend while that backend is
-                available and does not have too much load. The key is also sent, for a backend that is a router.
+            body: The body of the request.
+            headers: The headers of the request.
+            conversation: The key of the conversation; None if there is none. Requests with the same key go to the same
+                backend while that backend is available and does not have too much load. The key is also sent in a
+                header, because a backend may be a router that reads this header.
 
         Raises:
             UnknownModelError: No backend lists the model.
-            BackendUnavailableError: No backend could be reached.
+            BackendUnavailableError: No backend could be reached, or a backend closed the connection before it answered.
             BackendTimeoutError: The backend did not answer in time.
-            BackendProtocolError: The reply is not HTTP.
+            BackendProtocolError: The reply is not valid HTTP, or is a redirect, an upgrade or compressed.
         """
         if conversation is not None:
             headers = {**headers, _SESSION_HEADER: conversation}
@@ -144,7 +147,7 @@ class Pool:
         raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
 
     async def _exchange(self, backend: Backend, request: BackendRequest) -> BackendResponse:
-        """Send one request to one backend, and record a failure of the backend."""
+        """Send one request to one backend. An error or a status in _GATEWAY_ERRORS counts as its failure."""
         try:
             response = await self._transport.exchange(request)
         except ProxyError:
@@ -156,7 +159,7 @@ class Pool:
 
     @contextmanager
     def _recording_outcome(self, backend: Backend, response: BackendResponse) -> Iterator[None]:
-        """Record whether the backend completed its reply. A client that leaves is not a failure of the backend."""
+        """Record whether the backend completed its reply. A client that disconnects is not a failure of the backend."""
         try:
             yield
             if not response.fully_read:
@@ -183,7 +186,7 @@ class Pool:
         return [serving[position] for position in rank_backends(loads, conversation)]
 
     async def _check_repeatedly(self, backend: Backend) -> None:
-        """Check one backend at each interval. A backend that does not answer delays no check of another one."""
+        """Check one backend at each interval. Each backend has its own task: a slow backend delays no other."""
         while True:
             await asyncio.sleep(self._settings.health_interval)
             await self._check(backend)

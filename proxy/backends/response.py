@@ -1,6 +1,7 @@
-"""The reply of a backend: status and headers first, then a body in parts. It does not depend on HTTP or on sockets.
+"""The reply of a backend: first its status and headers, then its body in parts.
 
-The connection feeds parts into the reply, and a reader waits for them. A failure is raised after the parts before it.
+The connection feeds parts into the reply, and a reader waits for them. If the reply fails, the reader first gets the
+parts that were received before the failure, and then the error. The module does not depend on sockets or on parsing.
 """
 
 import asyncio
@@ -20,16 +21,16 @@ class ReplySource(Protocol):
         ...
 
     def release(self, reply: "BackendResponse") -> None:
-        """Free the connection: nobody reads this reply any more."""
+        """End the exchange, because nobody reads the reply any more."""
         ...
 
 
 class BackendResponse:
-    """A reply of a backend, used with `async with`, or ended with `close`.
+    """A reply of a backend. Its reader uses it in `async with`, or calls `close` in the end.
 
     Attributes:
         status: The HTTP status; 0 until the headers are received.
-        headers: The headers by their names in lower case.
+        headers: The values of the headers, by the names of the headers in lower case.
         complete: Whether the whole body has been received.
     """
 
@@ -58,7 +59,7 @@ class BackendResponse:
 
     @property
     def failed(self) -> bool:
-        """Whether the reply was cut."""
+        """Whether the reply has failed and will never be complete."""
         return self._failure is not None
 
     @property
@@ -70,9 +71,9 @@ class BackendResponse:
         """Wait for the status and the headers.
 
         Raises:
-            BackendUnavailableError: The connection was closed before a byte of the reply.
+            BackendUnavailableError: The connection was closed before any byte of the reply was received.
             BackendTimeoutError: The backend sent nothing for too long.
-            BackendProtocolError: The reply is not HTTP.
+            BackendProtocolError: The headers of the reply are malformed, not supported, too long or incomplete.
         """
         while not self.status:
             if self._failure is not None:
@@ -80,10 +81,10 @@ class BackendResponse:
             await self._wait_for_change()
 
     async def read_part(self) -> bytes:
-        """Return the body received since the last call; no bytes at its end.
+        """Return the part of the body that was received since the last call; wait if there is none; b"" is the end.
 
         Raises:
-            BackendProtocolError: The reply is cut.
+            BackendProtocolError: The reply broke off or is malformed.
             BackendTimeoutError: The backend sent nothing for too long.
         """
         while not self._parts:
@@ -102,7 +103,7 @@ class BackendResponse:
         """Return the whole body.
 
         Raises:
-            BackendProtocolError: The reply is cut, or longer than MAX_BODY_BYTES.
+            BackendProtocolError: The reply broke off, is malformed, or is longer than MAX_BODY_BYTES.
             BackendTimeoutError: The backend sent nothing for too long.
         """
         parts, size = [], 0
@@ -114,28 +115,28 @@ class BackendResponse:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Release the connection for the next request if the reply was read to its end.
+        """End the exchange. If the reply was read to its end, the next request can use the connection.
 
-        Otherwise the connection is closed, so that the backend stops its work.
+        Otherwise the connection is closed, so that the backend stops generating.
         """
         self._connection.release(self)
 
     def feed(self, data: bytes) -> int:
-        """Add a received part of the body; return how many bytes are not read yet."""
+        """Add a received part of the body; return how many received bytes the reader has not taken yet."""
         self._parts.append(data)
         self._parts_size += len(data)
-        if self._reader is not None:  # several parts of one packet wake the reader once
+        if self._reader is not None:  # if one packet has several parts, only the first wakes the reader
             self.notify()
         return self._parts_size
 
     def fail(self, error: ProxyError) -> None:
-        """Mark the reply as cut, unless it is complete."""
+        """Let the reply fail with an error for its reader. Do nothing if the reply is complete or has failed."""
         if not self.complete and self._failure is None:
             self._failure = error
             self.notify()
 
     def notify(self) -> None:
-        """Wake the reader, so that it sees the new state."""
+        """Wake the waiting reader, so that it reads the new state."""
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)

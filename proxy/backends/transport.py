@@ -1,7 +1,8 @@
-"""HTTP requests to backends: opens connections, reuses idle ones, and retries a request where that is safe.
+"""Sends HTTP requests to backends: opens connections, reuses idle connections, and retries a request if that is safe.
 
-A request is retried only if a reused connection was already closed. A fresh connection that breaks after the request
-was sent may already have made the backend generate. The transport does not depend on models or on load balancing.
+A request is retried only if the backend closed a reused connection without an answer: it probably closed the connection
+because it was idle. If a new connection breaks, the request is not retried, because the backend may already be
+generating. The transport does not depend on models or on how a backend is chosen.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from proxy.core.errors import BackendProtocolError, BackendTimeoutError, Backend
 from proxy.core.metrics import Metrics
 
 _UNSUPPORTED_REPLY: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
-_IDLE_TIMEOUT: Final = 3.0  # seconds; a server closes idle connections too (vLLM after 5 s), which loses a request
+_IDLE_TIMEOUT: Final = 3.0  # seconds; less than servers wait (vLLM: 5 s), so that they rarely close first
 _HTTPS_PORT: Final = 443
 _HTTP_PORT: Final = 80
 _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~-._?"
@@ -35,7 +36,7 @@ class BackendRequest:
         root: The root URL of the backend.
         path: The path below the root URL.
         body: The body; empty for a GET.
-        headers: The headers, with the key of the backend.
+        headers: The headers, including the key for the backend.
     """
 
     method: str
@@ -53,8 +54,8 @@ class ServerAddress:
         host: The host name in ASCII.
         port: The TCP port.
         secure: Whether to use TLS.
-        path_prefix: The quoted path of the root URL, in front of every path.
-        headers: The headers of every request.
+        path_prefix: The percent-encoded path of the root URL. It is put before the path of each request.
+        headers: The headers that every request to this address has.
     """
 
     host: str
@@ -88,7 +89,7 @@ def request_head(method: str, target: str, headers: Mapping[str, str], size: int
         method: The HTTP method.
         target: The path and the query.
         headers: The headers without Content-Length.
-        size: The size of the body in bytes.
+        size: The size of the body in bytes, for Content-Length.
 
     Raises:
         ValueError: A header contains a line break.
@@ -113,16 +114,16 @@ class NoConnectionError(Exception):
 
 
 class Transport:
-    """Sends requests to backends. It keeps idle connections for a few seconds and reuses the last used one first."""
+    """Sends requests to backends. Idle connections are kept for a few seconds. The one used last is reused first."""
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
         """Create a transport without connections.
 
         Args:
             connect_timeout: Seconds until an attempt to connect fails.
-            silence_timeout: Seconds without a byte until an exchange fails.
-            budget: Limits the retries.
-            metrics: Count the retries.
+            silence_timeout: Seconds without a received byte after which an exchange fails.
+            budget: Limits how many retries run at once.
+            metrics: The metrics that count the retries.
         """
         self._connect_timeout = connect_timeout
         self._silence_timeout = silence_timeout
@@ -147,9 +148,9 @@ class Transport:
 
         Raises:
             NoConnectionError: No connection could be opened.
-            BackendUnavailableError: The connection was closed before the reply.
+            BackendUnavailableError: The connection was closed before any byte of the reply was received.
             BackendTimeoutError: The backend sent nothing for too long.
-            BackendProtocolError: The reply is not HTTP, or of a form that the proxy does not follow.
+            BackendProtocolError: The reply is not valid HTTP, or is a redirect, an upgrade or compressed.
         """
         address = self._addresses.get(request.root)
         if address is None:
@@ -160,7 +161,7 @@ class Transport:
         try:
             return await self._send(reused, address, request)
         except BackendUnavailableError:
-            pass  # the server closed the idle connection before it received the request
+            pass  # the server probably closed the idle connection before it received the request
         if not self._budget.has_room:
             raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
         with self._budget.retries:
@@ -178,7 +179,7 @@ class Transport:
         raise BackendProtocolError(_UNSUPPORTED_REPLY)
 
     def _take_idle(self, root: str) -> Connection | None:
-        """Return an idle connection that the server has probably not closed; None if there is none."""
+        """Return an idle connection that the server has probably not closed; None if there is no such connection."""
         idle = self._idle.get(root)
         earliest = asyncio.get_running_loop().time() - _IDLE_TIMEOUT
         while idle:
@@ -217,7 +218,7 @@ class Transport:
             self._cleanup = asyncio.get_running_loop().call_later(_IDLE_TIMEOUT, self._close_idle)
 
     def _close_idle(self) -> None:
-        """Close the connections that have been idle for too long; run again while any connection is idle."""
+        """Close the connections that have been idle for too long. Run again later if any connection is still idle."""
         loop = asyncio.get_running_loop()
         earliest = loop.time() - _IDLE_TIMEOUT
         for root, idle in self._idle.items():
@@ -230,7 +231,7 @@ class Transport:
 
 
 def _reason(error: OSError) -> str:
-    """Return a short reason without the address, because a client reads it."""
+    """Return a short reason for the client. It does not contain the address of the backend."""
     if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno).lower()
     return (error.strerror or "connection failed").lower()

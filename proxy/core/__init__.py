@@ -1,1 +1,1 @@
-"""What all other packages depend on: settings, errors, logging, metrics and tracing."""
+"""Provides settings, errors, logging, metrics and tracing to the other packages of the proxy."""

@@ -1,4 +1,4 @@
-"""Parses the addresses and URLs that an operator gives in flags. It opens no sockets."""
+"""Parses the addresses and URLs that an operator gives in flags. The module opens no sockets."""
 
 import ipaddress
 from contextlib import suppress
@@ -11,21 +11,21 @@ MAX_PORT: Final = 65535
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether `host` is an IP address or a name that only this machine can reach."""
     with suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
 
 
 def server_root(url: str, flag: str = "--backend") -> str:
-    """The root URL of a model server, without /v1 at its end.
+    """Return the root URL of a model server: the given URL without /v1 and without a slash at its end.
 
     Args:
-        url: What the operator gave, with or without /v1.
-        flag: The flag to name in an error. The flag of the key file is this one and `-api-key-file`.
+        url: The URL that the operator gave. It may end in /v1.
+        flag: The flag that gave the URL, for error messages. `<flag>-api-key-file` gives the file of the key.
 
     Raises:
-        StartupError: It is not an http(s) URL, or it contains a password or a query.
+        StartupError: The text is not the base URL of an HTTP server, or it contains a password or a query.
     """
     if "@" in url or "?" in url:
         raise StartupError(f"{flag}: a URL with a password or a query in it; use {flag}-api-key-file.")
@@ -41,7 +41,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:
-    """Host and port of ADDRESS:PORT. Raises StartupError."""
+    """Split ADDRESS:PORT into host and port. Raises StartupError if the form or the port is not valid."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise StartupError(f"{flag} {text}: expected ADDRESS:PORT (port 0 picks a free one), or off.")

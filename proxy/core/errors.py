@@ -1,29 +1,32 @@
-"""The errors of the proxy, in the shape of OpenAI's errors. They do not depend on requests or on backends.
+"""The errors of the proxy. A client gets a ProxyError as an error object in OpenAI's format.
 
-    ProxyError                       status, type and code are class attributes
-      BadRequestError        400     the request cannot be served as it is
+    ProxyError                       ends a request; the class sets the HTTP status, the type and the code
+      BadRequestError        400     the request is not valid, or its model cannot serve it
       UnauthorizedError      401     no key, or an unknown key
       ForbiddenError         403     the admin listener does not serve this page or host name
-      UnknownModelError      404     no backend lists the model
+      UnknownModelError      404     the model is not served
       UnknownRouteError      404     the path is not served
-      UnknownExperimentError 404     no experiment of this name runs
+      UnknownExperimentError 404     no experiment has this name
       MethodError            405     the path is not served with this method
       ReloadRefusedError     409     the new configuration is not valid
       SlowRequestError       408     the body did not arrive in time
       TooLargeError          413     the body is larger than the limit
-      UnsupportedMediaError  415     not JSON, or compressed
+      UnsupportedMediaError  415     the body is compressed, or has a media type that the path does not take
       RateLimitError         429     the rate limit of the key is reached (Retry-After)
-      OverloadedError        503     too many requests in flight (Retry-After)
-      DrainingError          503     shutting down (Retry-After)
+      OverloadedError        503     the server is too busy (Retry-After)
+      DrainingError          503     the server is shutting down (Retry-After)
       NoStatisticsError      501     the extra `experiments` is not installed
-      StoreDownError         503     feedback cannot be stored now (Retry-After)
-      BackendUnavailableError 502    no backend could be reached
+      StoreDownError         503     the store of experiments is not available now (Retry-After)
+      BackendUnavailableError 502    no backend could be reached, or the backend did not answer
       BackendProtocolError   502     the backend's reply is not valid
       BackendTimeoutError    504     the backend did not answer in time
     StartupError                     the server cannot start; the message names the flag or the file
       EmbeddedError                  the embedded model cannot run
+    StoreError                       the store of experiments cannot be written or read now
+      StoreRefusedError              the store works, but it refused a row
 
-Clients read the messages, so they never contain a key, a prompt or a stack trace.
+"(Retry-After)" marks the errors whose reply has this header. Clients read the messages, so a message never contains a
+key, a prompt or a stack trace. The module does not depend on requests or on backends.
 """
 
 from collections.abc import Sequence
@@ -41,7 +44,7 @@ class ProxyError(DrpoError):
         status: The HTTP status.
         type: The `type` of OpenAI's error object.
         code: The `code` of OpenAI's error object.
-        param: The field of the request that is wrong; None if it is not a field.
+        param: The name of the wrong field in the request; None if the error is not about one field.
     """
 
     status = 500
@@ -54,7 +57,7 @@ class ProxyError(DrpoError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that the reply needs besides its content type."""
+        """The headers that the error reply has in addition to Content-Type."""
         return {}
 
     @property
@@ -69,7 +72,7 @@ class ProxyError(DrpoError):
 
 
 class BadRequestError(ProxyError):
-    """The request cannot be served as it is."""
+    """The request is not valid, or its model cannot serve it."""
 
     status = 400
     type = "invalid_request_error"
@@ -84,7 +87,7 @@ class UnauthorizedError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The authentication scheme (RFC 6750, 3)."""
+        """The header WWW-Authenticate, which names the authentication scheme (RFC 6750, section 3)."""
         return {"WWW-Authenticate": "Bearer"}
 
 
@@ -97,7 +100,7 @@ class ForbiddenError(ProxyError):
 
 
 class UnknownModelError(ProxyError):
-    """No backend lists the model."""
+    """No backend lists the model. On the operator page: there is no bundle for the model."""
 
     status = 404
     type = "invalid_request_error"
@@ -105,7 +108,7 @@ class UnknownModelError(ProxyError):
 
 
 class UnknownRouteError(ProxyError):
-    """The path is not served."""
+    """The server does not serve the path."""
 
     status = 404
     type = "invalid_request_error"
@@ -113,7 +116,7 @@ class UnknownRouteError(ProxyError):
 
 
 class UnknownExperimentError(ProxyError):
-    """No experiment of this name runs."""
+    """No experiment has this name."""
 
     status = 404
     type = "invalid_request_error"
@@ -121,7 +124,7 @@ class UnknownExperimentError(ProxyError):
 
 
 class MethodError(ProxyError):
-    """The path is served with other methods only."""
+    """The path is served, but not with the method of the request."""
 
     status = 405
     type = "invalid_request_error"
@@ -133,7 +136,7 @@ class MethodError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The methods of the path (RFC 9110, 10.2.1)."""
+        """The header Allow, which lists the methods of the path (RFC 9110, section 10.2.1)."""
         return {"Allow": self.allowed}
 
 
@@ -146,7 +149,7 @@ class ReloadRefusedError(ProxyError):
 
 
 class SlowRequestError(ProxyError):
-    """The body did not arrive before the deadline."""
+    """The headers or the body of a request did not arrive before the deadline."""
 
     status = 408
     type = "invalid_request_error"
@@ -186,12 +189,12 @@ class RateLimitError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The delay of a retry, in whole seconds."""
+        """The header Retry-After: whole seconds until the client may send the request again."""
         return {"Retry-After": str(ceil(self.wait))}
 
 
 class OverloadedError(ProxyError):
-    """The limit of requests in flight is reached."""
+    """The server cannot take the request now, for example because too many requests are in flight."""
 
     status = 503
     type = "overloaded_error"
@@ -199,7 +202,7 @@ class OverloadedError(ProxyError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The delay of a retry, in seconds."""
+        """The header Retry-After: seconds until the client may send the request again."""
         return {"Retry-After": "1"}
 
 
@@ -210,7 +213,7 @@ class DrainingError(OverloadedError):
 
 
 class NoStatisticsError(ProxyError):
-    """The libraries for statistics are not installed."""
+    """The extra `experiments`, which installs the libraries for statistics, is not installed."""
 
     status = 501
     code = "statistics_not_installed"
@@ -220,13 +223,13 @@ class NoStatisticsError(ProxyError):
 
 
 class StoreDownError(OverloadedError):
-    """Feedback cannot be stored now. As far as is known, none of it was, and the client may safely send it again."""
+    """The store of experiments is not available now. A client may safely send the same feedback again."""
 
     code = "store_unavailable"
 
 
 class BackendUnavailableError(ProxyError):
-    """No backend that serves the model could be reached."""
+    """No backend that serves the model could be reached, or the backend did not answer with a usable reply."""
 
     status = 502
     type = "backend_error"
@@ -250,7 +253,7 @@ class BackendTimeoutError(ProxyError):
 
 
 class StartupError(DrpoError):
-    """The server cannot start. The message names the flag or the file, and what to do."""
+    """The server cannot start. The message names the flag or the file, and says what the operator can do."""
 
 
 class EmbeddedError(StartupError):

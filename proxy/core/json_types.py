@@ -1,10 +1,10 @@
-"""The types of JSON objects. The proxy reads single fields of them and does not convert them into models."""
+"""Type aliases for JSON objects. The proxy reads single fields of an object and has no class for its format."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Json = Mapping[str, Any]
-"""A JSON object that is read only."""
+"""A JSON object that the code only reads."""
 
 JsonDict = dict[str, Any]
-"""A JSON object that may be changed."""
+"""A JSON object that the code may change."""

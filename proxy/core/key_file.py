@@ -9,8 +9,8 @@ def read_key(file: str, flag: str) -> str | None:
     """Return the key in a file, without surrounding white space; None if no file is given.
 
     Args:
-        file: The path of the file; may be empty.
-        flag: The command-line flag that the error names.
+        file: The path of the file; empty if no file is given.
+        flag: The command-line flag that gave the path, for error messages.
 
     Raises:
         StartupError: The file cannot be read, or does not contain one line of printable characters.

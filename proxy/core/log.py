@@ -1,7 +1,10 @@
-"""The log: one line per event on standard error, as JSON or as short text. It never contains the content of requests.
+"""The log: one line per event on standard error, as JSON or as short text.
 
-A thread writes the lines, several at a time, because a write for each line would cost a request more than the line
-itself. If the reader of the log is too slow, lines are dropped, so that requests need no more time or memory.
+The log contains the content of requests and answers only if the operator asks for it (--log-content).
+
+A thread writes the lines in batches, because one write per line would take more time than creating the line. If the
+reader of the log is too slow, the queue fills and new lines are dropped. A slow reader therefore delays no request, and
+the queue cannot use more and more memory.
 """
 
 import logging
@@ -22,19 +25,19 @@ LOGGER: Final = logging.getLogger("drpo")
 
 
 MAX_QUEUED_LINES: Final = 10_000
-_CLOSE_TIMEOUT: Final = 2.0  # seconds for the last lines
-_BATCH_DELAY: Final = 0.02  # seconds in which lines gather before they are written
+_CLOSE_TIMEOUT: Final = 2.0  # seconds to write the last lines
+_BATCH_DELAY: Final = 0.02  # seconds in which lines are collected before they are written
 _MAX_BATCH_LINES: Final = 1_000
 
 
 @contextmanager
 def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None = None) -> Iterator[None]:
-    """Write the log to a stream until the block ends.
+    """Write the log to a stream while the `with` block runs.
 
     Args:
         log_format: `json`, `text`, or `auto`, which is `text` for a terminal and `json` otherwise.
-        stream: The stream. Its file descriptor is used.
-        worker: The number of this worker process, written in each line; None if there is one process.
+        stream: The stream. Lines are written to its file descriptor.
+        worker: The number of this worker process, which each line contains; None if the server has one process.
     """
     as_text = log_format == "text" or (log_format == "auto" and stream.isatty())
     handler = _QueueHandler(stream.fileno(), _TextFormat(worker) if as_text else _JsonFormat(worker))
@@ -52,18 +55,18 @@ def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None =
 
 
 def lost_lines() -> int:
-    """Return how many lines were dropped because the reader of the log was too slow."""
+    """Return how many lines were lost, because the reader of the log was too slow or a write failed."""
     return sum(handler.lost for handler in LOGGER.handlers if isinstance(handler, _QueueHandler))
 
 
 class _QueueHandler(logging.Handler):
     """Queues lines, and writes them to a file descriptor on a thread.
 
-    It does not write through sys.stderr: a thread that blocks in a write while it holds the lock of sys.stderr would
-    crash the interpreter at exit.
+    The thread does not write through the object sys.stderr, because a write holds the lock of this object. If the write
+    blocked, the interpreter would crash at exit, when it needs the same lock.
 
     Attributes:
-        lost: How many lines were dropped.
+        lost: How many lines were lost. A failed write counts as one line, even if its batch had more.
     """
 
     def __init__(self, descriptor: int, line_format: "_LineFormat") -> None:
@@ -77,7 +80,7 @@ class _QueueHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record of the logging module."""
+        """Queue a line for a record of the logging module."""
         self.queue_line(record.created, record.levelname.lower(), record.getMessage(), getattr(record, "values", {}))
 
     def queue_line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> None:
@@ -109,7 +112,7 @@ class _QueueHandler(logging.Handler):
         os.close(self._descriptor)
 
     def _queued_lines(self) -> list[bytes | None]:
-        """Take the queued lines, but none after the None that marks the end."""
+        """Take the next queued lines, at most _MAX_BATCH_LINES. A None marks the end of the log and is taken last."""
         lines: list[bytes | None] = []
         while len(lines) < _MAX_BATCH_LINES and (not lines or lines[-1] is not None):
             try:
@@ -123,15 +126,15 @@ class _QueueHandler(logging.Handler):
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            self.lost += 1  # the reader is gone or the disk is full; later lines are still tried
+            self.lost += 1  # the reader is gone or the disk is full; the next write is still tried
 
 
 def log_event(event: str, **values: object) -> None:
-    """Log an event with values that describe it. They never contain keys, prompts or text of users."""
+    """Log an event with values that describe it. The values contain no keys, and user text only with --log-content."""
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     for handler in LOGGER.handlers:
-        if isinstance(handler, _QueueHandler):  # no LogRecord: it would cost more than the line
+        if isinstance(handler, _QueueHandler):  # a LogRecord would take more time than the line
             handler.queue_line(time(), "info", event, values)
         else:
             handler.handle(
@@ -140,7 +143,7 @@ def log_event(event: str, **values: object) -> None:
 
 
 def log_failure(event: str, error: BaseException, **values: object) -> None:
-    """Log a defect of the proxy: the type of the error and where it was raised, never its message."""
+    """Log an unexpected error: its type and the line that raised it. The message is omitted: it may have user text."""
     LOGGER.error(event, extra={"values": {**values, "error": type(error).__name__, "at": _raised_at(error)}})
 
 
@@ -152,14 +155,14 @@ def _raised_at(error: BaseException) -> str:
 
 
 class _LineFormat(ABC):
-    """The format of a line."""
+    """Formats the lines of the log."""
 
     def __init__(self, worker: int | None) -> None:
         self._worker = {} if worker is None else {"worker": worker}
 
     @abstractmethod
     def line(self, seconds: float, level: str, event: str, values: Mapping[str, object]) -> bytes:
-        """Return one line with its newline. Values that are None are left out. `seconds` counts from the epoch."""
+        """Return one line with its newline. `seconds` is the Unix time. Values that are None are omitted."""
 
 
 class _JsonFormat(_LineFormat):
@@ -173,7 +176,7 @@ class _JsonFormat(_LineFormat):
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
     def _time(self, seconds: float) -> str:
-        """Return the time in ISO 8601, to the millisecond. The part up to the second is formatted once per second."""
+        """Return the time in ISO 8601 with milliseconds. The text before them is cached until the next second."""
         second = int(seconds)
         if second != self._second:
             self._formatted_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

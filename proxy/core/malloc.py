@@ -8,11 +8,11 @@ _MMAP_THRESHOLD_BYTES: Final = 256 * 1024
 
 
 def return_large_blocks_to_system() -> None:
-    """Allocate each block of 256 KiB or more with mmap, so that the system gets it back when it is freed.
+    """Make glibc allocate blocks of 256 KiB or more with mmap, so that a freed block returns to the operating system.
 
-    By default, glibc raises this threshold to the largest mapped block that was freed, up to 32 MiB (mallopt(3)). The
-    buffers of large bodies then lie on the heap, and any small block above them keeps the heap from shrinking. With
-    another C library this does nothing.
+    By default, the threshold is not fixed: when a mapped block is freed, glibc raises the threshold to the size of this
+    block, up to 32 MiB (mallopt(3)). The buffers of large bodies are then allocated on the heap, and any small block
+    above them keeps the heap from shrinking. If the C library has no mallopt, the function does nothing.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)

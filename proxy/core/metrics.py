@@ -1,7 +1,8 @@
-"""The Prometheus metrics. All are defined here, so that it is easy to check that every label is bounded.
+"""The Prometheus metrics. All of them are defined here, so that one can check that each label has few possible values.
 
-Several workers keep their numbers in files (the multiprocess mode of prometheus-client, which an environment variable
-switches on), and each worker reports the sum of all. The metrics do not depend on the content of requests.
+If the server has several workers, they keep their numbers in files: the multiprocess mode of prometheus-client, which
+an environment variable switches on. Each worker then reports the numbers of all workers together. The metrics do not
+depend on the content of requests.
 """
 
 import os
@@ -24,14 +25,17 @@ _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
 class Labelled(Generic[_Metric]):
-    """A metric that caches its children by label values. The cache avoids a lookup under a lock for each request."""
+    """A metric with labels, and a cache of its children. A child counts for one combination of label values.
+
+    The cache avoids that prometheus-client looks up the child under a lock for each request.
+    """
 
     def __init__(self, metric: _Metric) -> None:
         self._metric: _Metric = metric
         self._children: dict[tuple[str, ...], _Metric] = {}
 
     def labels(self, *values: str) -> _Metric:
-        """Return the child with these label values. Their number is bounded (see Metrics)."""
+        """Return the child for these label values. The cache stays small: labels have few values (see Metrics)."""
         child = self._children.get(values)
         if child is None:
             child = self._children[values] = self._metric.labels(*values)
@@ -42,8 +46,8 @@ class Labelled(Generic[_Metric]):
 class Metrics:
     """All metrics of a process.
 
-    A label's values are bounded: served paths, variants, outcomes, and the names that the operator gave to backends,
-    experiments and arms. They never come from a client.
+    `create_metrics` gives the help text of each metric. The values of labels are served paths, variants, outcomes, and
+    the names that the operator gave to backends, experiments and arms. A client can therefore not add label values.
     """
 
     registry: CollectorRegistry
@@ -71,7 +75,7 @@ class Metrics:
         return generate_latest(self.collect_workers())
 
     def collect_workers(self) -> CollectorRegistry:
-        """Return a registry with the present metrics of all workers."""
+        """Return a registry with the current metrics of all workers."""
         self.log_lines_lost.set(lost_lines())
         if FOLDER_VARIABLE not in os.environ:
             return self.registry

@@ -3,4 +3,4 @@
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str], None]
-"""Takes one line of text for the operator."""
+"""A function that takes one line of text, which is meant for the operator."""

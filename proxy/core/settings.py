@@ -1,11 +1,12 @@
 """Declares all settings of the proxy, grouped by the package that uses them.
 
-It does not depend on the packages that use them. proxy/core/settings_reader.py reads the values and checks them. To add
-a setting, add a field to its group: its flag, its variable and its help follow from the declaration.
+The module does not depend on those packages. proxy/core/settings_reader.py reads and checks the values. To add a
+setting, add a field to the class of its group: its flag, its variable and its help are derived from this field.
 
-A field `backend_timeout` is set by the flag --backend-timeout or the variable DRPO_BACKEND_TIMEOUT. Its declaration
-gives the default, the help text and the placeholder of the value, which names the unit where there is one. A tuple is
-filled by repeating the flag, or by a comma-separated variable.
+For example, the flag --backend-timeout or the environment variable DRPO_BACKEND_TIMEOUT sets the field
+`backend_timeout`. The declaration of a field gives its default, its help text and a placeholder for its value, such as
+SECONDS. To give several values for a tuple, the operator repeats the flag or separates the values of the variable by
+commas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 from proxy.core.errors import StartupError
 
 Kind = Literal["chat", "completion"]
-"""Whether a model takes chat messages, or only text to complete."""
+"""Whether a model takes chat messages (`chat`) or text to complete (`completion`)."""
 
 EMBEDDED: Final = "embedded"
 ADMIN_OFF: Final = "off"
@@ -27,7 +28,7 @@ _MIN_SECONDS: Final = 0.001
 def _setting(
     default: object, help_text: str, metavar: str = "N", choices: Sequence[str] = (), minimum: float | None = None
 ) -> Any:
-    """A field that is a setting. `minimum` of a float is _MIN_SECONDS if not given; other numbers have none then."""
+    """Declare a setting. If `minimum` is None, a float must be at least _MIN_SECONDS, and an integer has no minimum."""
     if minimum is None and isinstance(default, float):
         minimum = _MIN_SECONDS
     metadata = {"help": help_text, "metavar": metavar, "choices": tuple(choices), "minimum": minimum}
@@ -36,7 +37,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """Connections to model servers."""
+    """The model servers and the connections to them."""
 
     backend: tuple[str, ...] = _setting(
         (EMBEDDED,), "base URL of a vLLM (or other OpenAI-compatible) server, or `embedded`; repeatable", "URL"
@@ -54,13 +55,16 @@ class BackendSettings:
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """The kinds that the operator gave, by model."""
+        """The kinds that the operator gave with --kind, by model id."""
         return parse_kinds(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class InjectionSettings:
-    """Bundles, and the examples that are retrieved from them. `bundle` contains the default one where it applies."""
+    """The bundles to inject, and the retrieval of their examples.
+
+    If the operator gives no bundle and serves the embedded model, `build_settings` sets `bundle` to `default`.
+    """
 
     bundle: tuple[str, ...] = _setting(
         (),
@@ -83,7 +87,7 @@ class InjectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Processes and the sockets that they listen on."""
+    """The processes of the server, and the sockets that they listen on."""
 
     host: str = _setting("127.0.0.1", "address to listen on", "ADDRESS")
     port: int = _setting(8080, "port to listen on; 0 picks a free one")
@@ -121,7 +125,7 @@ class AdmissionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentSettings:
-    """Experiments, feedback, and where both are stored. `store` is "" if nothing is to be stored."""
+    """Experiments, feedback, and the store of both. `store` is empty if the server stores nothing."""
 
     experiment: tuple[str, ...] = _setting(
         (), "experiment to run (TOML): who gets which variant; read again on SIGHUP; repeatable", "FILE"
@@ -141,7 +145,7 @@ class ExperimentSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """The log."""
+    """The content and the format of the log."""
 
     log_content: bool = _setting(False, "write what clients ask and are answered to the log; off, none of it is")
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
@@ -149,7 +153,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. `build_settings` in settings_reader.py makes and checks them. A package is given its own group."""
+    """All settings, in groups. `build_settings` in settings_reader.py creates and checks them."""
 
     backends: BackendSettings = field(default_factory=BackendSettings)
     injection: InjectionSettings = field(default_factory=InjectionSettings)
@@ -161,12 +165,12 @@ class Settings:
 
 
 def setting_fields() -> dict[str, Field[Any]]:
-    """All settings by name, in the order of their groups."""
+    """Return the dataclass fields of all settings by name, in the order of their groups."""
     return {setting.name: setting for group in setting_groups().values() for setting in fields(group)}
 
 
 def settings_from_json(groups: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """The settings whose `dataclasses.asdict` was sent as JSON, which has lists for tuples."""
+    """Return settings that were converted with `dataclasses.asdict` and sent as JSON. Lists become tuples again."""
     return Settings(**{name: group(**_with_tuples(groups[name])) for name, group in setting_groups().items()})
 
 
@@ -175,7 +179,7 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
-    """The kinds of models, from MODEL=chat or MODEL=completion. Raises StartupError."""
+    """Return the kinds by model id. Raises StartupError unless each argument is MODEL=chat or MODEL=completion."""
     kinds = {}
     for argument in arguments:
         model, _, kind = argument.rpartition("=")
@@ -186,21 +190,21 @@ def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
 
 
 def default_store(environment: Mapping[str, str]) -> str:
-    """The store if --store is not given: a file in the folder for the state of programs (XDG Base Directory)."""
+    """Return the DSN of the default store: a SQLite file in the user's state folder (XDG Base Directory)."""
     folder = environment.get("XDG_STATE_HOME") or "~/.local/state"
     return f"sqlite:{folder}/drpo/experiments.sqlite3"
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the name of the environment variable for a setting."""
     return f"DRPO_{name.upper()}"
 
 
 def flag(name: str) -> str:
-    """The command line flag of a setting."""
+    """Return the command-line flag for a setting."""
     return f"--{name.replace('_', '-')}"
 
 
 def setting_groups() -> dict[str, Any]:
-    """The class of each group, by the name of its attribute in Settings."""
+    """Return the classes of the groups, by the names of the groups' attributes in Settings."""
     return {group.name: group.default_factory for group in fields(Settings) if group.default_factory is not MISSING}

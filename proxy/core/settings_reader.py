@@ -1,6 +1,7 @@
-"""Makes the settings: reads flags and variables, fills in dependent defaults, and checks all values.
+"""Creates the settings from flags and environment variables, and checks all values.
 
-It reads no files and opens no sockets: proxy/server/lifecycle.py checks the files that settings name.
+The module also fills in the defaults that depend on other settings. It reads no files and opens no sockets:
+proxy/server/lifecycle.py checks the files that settings name.
 """
 
 import argparse
@@ -29,18 +30,19 @@ from proxy.core.settings import (
 def parse_settings(
     arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
 ) -> tuple[Settings, argparse.Namespace]:
-    """Read all settings: a flag wins over a variable, and a variable over the default.
+    """Read all settings. A flag takes precedence over an environment variable, and a variable over the default.
 
     Args:
         arguments: The command line.
         environment: The environment variables.
-        parser: The flags are added to it. It may have other arguments.
+        parser: The parser to which the flags are added. It may define other arguments too.
 
     Returns:
-        The settings, and what the parser found.
+        The settings, and all parsed arguments.
 
     Raises:
-        StartupError: A variable cannot be parsed, or a value is wrong. For a bad flag, argparse exits by itself.
+        StartupError: A variable cannot be parsed, or a value is not valid.
+        SystemExit: argparse cannot parse a flag.
     """
     settings = setting_fields()
     for setting in settings.values():
@@ -55,11 +57,12 @@ def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) ->
     """Group the values, fill in the defaults that depend on other settings, and check everything.
 
     Args:
-        values: Settings by name; one that is missing has its default.
-        environment: Variables that say where programs keep their state.
+        values: The values by the names of the settings. A setting that is missing keeps its default.
+        environment: The environment variables. XDG_STATE_HOME decides where the default store is.
 
     Raises:
-        StartupError: A value is wrong, or two contradict each other.
+        StartupError: A value is not valid, or two settings contradict each other.
+        TypeError: A name is not the name of a setting.
     """
     if unknown := values.keys() - setting_fields().keys():
         raise TypeError(f"no such settings: {sorted(unknown)}")
@@ -74,9 +77,10 @@ def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) ->
 
 
 def check_reachability(settings: Settings) -> None:
-    """Raise StartupError for a listener that other machines can reach and that asks for no key.
+    """Raise StartupError if other machines can reach a listener that requires no key.
 
-    Only a server needs this check: other commands do not listen.
+    With --allow-unauthenticated, the operator accepts this, and there is no error. Only commands that start a server
+    need the check.
     """
     server = settings.server
     if server.allow_unauthenticated:
@@ -94,7 +98,7 @@ def check_reachability(settings: Settings) -> None:
 
 
 def refuse_password(store: str | None) -> None:
-    """Raise StartupError for a password in a flag: other users of the machine can read it, and shells record it."""
+    """Raise StartupError if --store has a password: other users can read a process's flags, and shells save them."""
     url = urlsplit(store or "") if "://" in (store or "") else None
     if url is not None and (url.password or "password=" in url.query):
         raise StartupError(
@@ -104,7 +108,7 @@ def refuse_password(store: str | None) -> None:
 
 
 def process_environment() -> Mapping[str, str]:
-    """The variables of this process."""
+    """Return the environment variables of this process."""
     return os.environ
 
 
@@ -127,7 +131,10 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
 
 
 def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> Any:
-    """The value of a setting. `given`: what its flag said, None if it was not given. Raises StartupError."""
+    """Return the value of a setting from its flag, else from its variable, else its default. Raises StartupError.
+
+    `given` is the parsed value of the flag; None if the flag was not given.
+    """
     default = setting.default
     if given is not None:
         return tuple(given) if isinstance(default, tuple) else given
@@ -145,7 +152,7 @@ def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> A
 
 
 def _parser_of(default: object) -> Callable[[str], object]:
-    """What turns a variable's text into a value of the default's type. It raises ValueError."""
+    """Return a function that converts a variable's text to the type of the default. The function raises ValueError."""
     if isinstance(default, bool):
         return _parse_bool
     if isinstance(default, tuple):
@@ -175,7 +182,11 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 
 
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Server URLs without /v1; the default bundle for the embedded model; the default store for experiments."""
+    """Return the settings with the server URLs without /v1, and with the default bundle and the default store.
+
+    The default bundle is used if no bundle is given and the embedded model is a backend. The default store is used if
+    no store is given and there is an experiment.
+    """
     backends, injection, experiments = settings.backends, settings.injection, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
     bundles = injection.bundle or (("default",) if EMBEDDED in urls else ())

@@ -1,8 +1,8 @@
 """Numbers that all workers of a server share: requests in flight, and the remaining rate limit of each key.
 
-Workers map the same files into memory. The file lock that guards them is released by the kernel if a worker dies. A
-server with one process keeps the numbers in its own memory behind the same interface. The module does not depend on
-requests or on what the numbers mean.
+Workers map the same files into memory. A file lock guards the files; if a worker dies, the kernel releases the lock of
+this worker. A server with one process keeps the numbers in its own memory, behind the same interface. The module does
+not depend on the code that counts requests or limits rates.
 """
 
 import fcntl
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
 NAME_BYTES: Final = 32
-CELLS: Final = 4
-_CELL_BYTES: Final = 8  # for an integer and for a float
+CELLS: Final = 4  # floats under one name
+_CELL_BYTES: Final = 8  # the size of an integer, and also of a float
 _RECORD_BYTES: Final = NAME_BYTES + CELLS * _CELL_BYTES
 
 Cells: TypeAlias = "memoryview[float]"
@@ -25,11 +25,11 @@ RequestCounts: TypeAlias = "memoryview[int]"
 
 
 class SharedState(Protocol):
-    """The numbers that workers share."""
+    """The interface to the numbers that workers share."""
 
     @property
     def lock(self) -> AbstractContextManager[object]:
-        """A lock to hold while numbers are read and then written."""
+        """A lock that the caller holds from reading a number until the changed number is written."""
         ...
 
     @property
@@ -39,11 +39,16 @@ class SharedState(Protocol):
 
     @property
     def in_flight(self) -> RequestCounts:
-        """The requests in flight by worker. Each worker writes its own entry."""
+        """The number of requests in flight in each worker. A worker writes only its own entry."""
         ...
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """Return the CELLS floats stored under a name of NAME_BYTES bytes; store `initial` if the name is new."""
+        """Return a view of the CELLS floats that are stored under a name. If the name is new, store `initial` first.
+
+        Args:
+            name: A name of exactly NAME_BYTES bytes.
+            initial: The CELLS floats for a new name.
+        """
         ...
 
 
@@ -62,13 +67,13 @@ class LocalState:
 
 
 class MappedState:
-    """The numbers of one of several workers, in memory-mapped files; implements SharedState."""
+    """The shared numbers as one of several workers sees them, in memory-mapped files; implements SharedState."""
 
     def __init__(self, folder: Path, worker: int) -> None:
         """Map the files.
 
         Args:
-            folder: The folder of these workers alone, made with `prepare`.
+            folder: The folder that only the workers of this server use. `prepare` has created its files.
             worker: The number of this worker.
 
         Raises:
@@ -91,14 +96,16 @@ class MappedState:
         self._present.close()
 
     def remove_if_last(self) -> None:
-        """Remove the folder if no other worker uses it. Workers do this if their server has ended without doing it."""
-        with suppress(BlockingIOError):  # another worker is present and will remove it: a failed attempt drops the lock
+        """Remove the folder if no other worker uses it. A worker calls this when the supervisor has ended."""
+        # If another worker still holds its lock, this attempt fails and also releases the lock of this worker. The last
+        # worker can therefore remove the folder.
+        with suppress(BlockingIOError):
             fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def prepare(folder: Path, workers: int) -> None:
-        """Create the files before the first worker starts."""
+        """Create the files of a folder. Call this before the first worker starts."""
         (folder / "lock").touch()
         (folder / "present").touch()
         (folder / "accounts").touch()
@@ -118,7 +125,7 @@ class MappedState:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See SharedState. A name takes 64 bytes at the end of the file and is never removed."""
+        """See SharedState. A new name adds 64 bytes to the end of the file, which are never removed."""
         with self._locked():
             records = self._accounts.read_bytes()
             starts = range(0, len(records), _RECORD_BYTES)
@@ -130,7 +137,7 @@ class MappedState:
 
 
 def clear_in_flight(folder: Path, worker: int) -> None:
-    """Reset the requests in flight of a worker that died."""
+    """Set the number of requests in flight of a dead worker to zero."""
     _map(folder / "seats").cast("q")[worker] = 0
 
 

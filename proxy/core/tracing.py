@@ -1,8 +1,9 @@
-"""OpenTelemetry: a span for each request and metrics of model calls, sent to OTEL_EXPORTER_OTLP_ENDPOINT.
+"""Sends a span for each request, and metrics of times and tokens, to an OpenTelemetry collector.
 
-Without that variable, OpenTelemetry is not imported. Names follow OpenTelemetry's conventions for generative AI (in
-development, as of 2026). Spans and metrics contain times and counts, never the text of requests or answers. The W3C
-trace context of a client becomes the parent of the proxy's span, whose context is sent to the backend.
+The environment variables in ENDPOINTS name the collector. If none of them is set, OpenTelemetry is not imported. The
+names of spans, attributes and metrics follow OpenTelemetry's conventions for generative AI (in development, as of
+2026). Spans and metrics never contain the text of requests or answers. If a client sends a W3C trace context, the
+proxy's span becomes a child of the client's span. The proxy sends the context of its own span to the backend.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
-_FLUSH_TIMEOUT: Final = 2.0  # seconds, at the end
+_FLUSH_TIMEOUT: Final = 2.0  # seconds to send the last data at shutdown
 _OPERATIONS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -37,11 +38,11 @@ class RequestOutcome:
         model: The id of the model at the backend; None if no backend was chosen.
         status: The HTTP status.
         outcome: How the request ended, such as `complete` or `truncated`.
-        seconds: From the beginning of the request to its end.
-        first_byte: Seconds to the first byte of a stream; None for other replies.
-        input_tokens: As the backend counted them.
-        output_tokens: As the backend counted them.
-        extra_attributes: Attributes of the span that OpenTelemetry's conventions do not define.
+        seconds: Seconds from the beginning of the request to its end.
+        first_byte: Seconds from the beginning of the request to the first byte of a stream; None for other replies.
+        input_tokens: The tokens of the prompt, as the backend counted them; None if it reported none.
+        output_tokens: The tokens of the answer, as the backend counted them; None if it reported none.
+        extra_attributes: Further attributes of the span, which OpenTelemetry's conventions do not define.
     """
 
     model: str | None
@@ -55,7 +56,7 @@ class RequestOutcome:
 
 
 class Telemetry:
-    """Creates spans and exports them and the metrics."""
+    """Creates a span for each request, records metrics, and exports both."""
 
     def __init__(self) -> None:
         """Create the exporters. Raises StartupError if the packages are not installed."""
@@ -101,7 +102,7 @@ class Telemetry:
         return {name.capitalize(): value for name, value in carrier.items()}
 
     def record_metrics(self, attributes: Mapping[str, str], outcome: RequestOutcome) -> None:
-        """Record the times and the tokens of a request."""
+        """Record the times and the token counts of a request in the metrics."""
         self._duration.record(outcome.seconds, attributes)
         if outcome.first_byte is not None:
             self._first_chunk.record(outcome.first_byte, attributes)
@@ -110,7 +111,11 @@ class Telemetry:
                 self._usage.record(tokens, {**attributes, "gen_ai.token.type": name})
 
     def close(self) -> None:
-        """Send the remaining data, but wait no longer than _FLUSH_TIMEOUT: the SDK retries an unreachable collector."""
+        """Send the remaining spans and metrics.
+
+        The method waits at most _FLUSH_TIMEOUT for the spans and as long for the metrics, because the SDK sends again
+        and again to a collector that cannot be reached.
+        """
         flushes = [Thread(target=provider.force_flush, daemon=True) for provider in (self._spans, self._meters)]
         for flush in flushes:
             flush.start()
@@ -125,7 +130,7 @@ class Trace:
     """The span of one request.
 
     Attributes:
-        telemetry: Exports the span.
+        telemetry: The telemetry that created the span and exports it.
         span: OpenTelemetry's span.
         route: The path of the request.
     """
@@ -136,7 +141,7 @@ class Trace:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that carry the context to the backend."""
+        """The headers that carry the context of the span to the backend."""
         return self.telemetry.headers(self.span)
 
     def end(self, outcome: RequestOutcome) -> None:
@@ -166,7 +171,10 @@ class Trace:
 
 
 def open_telemetry(environment: Mapping[str, str]) -> Telemetry | None:
-    """Return the telemetry that the environment variables switch on; None without them. Raises StartupError."""
+    """Return a new Telemetry if the environment sets a variable of ENDPOINTS; None otherwise.
+
+    Raises StartupError if the packages of OpenTelemetry are not installed.
+    """
     return Telemetry() if any(environment.get(name) for name in ENDPOINTS) else None
 
 

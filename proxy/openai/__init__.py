@@ -1,1 +1,1 @@
-"""OpenAI's wire formats as pure functions. It does no I/O and does not depend on backends."""
+"""Reads, checks and translates OpenAI's wire formats. The package does no I/O and does not depend on backends."""

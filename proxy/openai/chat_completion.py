@@ -1,7 +1,7 @@
-"""Chat for a base model: translates chat requests to completion requests, and completions to chat replies.
+"""Chat with a base model: translates chat requests to completion requests, and completions to chat replies.
 
-The formats are those of OpenAI's reference and of vLLM's completions endpoint. Unknown fields pass through. The
-functions are pure.
+The formats are those of OpenAI's reference and of vLLM's completions endpoint. Fields that are not translated are
+copied unchanged. The module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the messages as text. Raises BadRequestError for images, audio and tool results."""
+    """Return the messages with their content as text. Raises BadRequestError for images, audio and tools."""
     return tuple(_text_message(number, message) for number, message in enumerate(messages))
 
 
@@ -54,7 +54,7 @@ def content_text(content: object, field_name: str) -> str:
 
     Args:
         content: A string, None, or a list of text parts, which are joined by newlines.
-        field_name: The field that an error names.
+        field_name: The name of the field in error messages.
 
     Raises:
         BadRequestError: The content is of another type, or a part is not text.
@@ -81,7 +81,7 @@ def _part_text(part: object, field_name: str) -> str:
 
 
 def check_completable(body: Mapping[str, Any]) -> None:
-    """Raise BadRequestError if a text completion cannot serve the request."""
+    """Raise BadRequestError if a base model cannot serve the chat request."""
     for name in ("tools", "functions"):
         if body.get(name):
             raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
@@ -102,9 +102,9 @@ def completion_body(
     Args:
         body: The chat request.
         prompt: The rendered prompt.
-        stop: The stop strings for the backend, which include the client's.
-        sampling: The sampling fields for which the client set no value.
-        max_tokens: The limit if the client set none.
+        stop: All stop strings that the backend gets, including strings of the client.
+        sampling: The default values of sampling fields. A value of the client takes precedence.
+        max_tokens: The most tokens of the answer if the client set no limit.
     """
     passed = {name: value for name, value in body.items() if name not in _CHAT_FIELDS}
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
@@ -121,13 +121,13 @@ def completion_body(
 
 
 def client_max_tokens(body: Mapping[str, Any]) -> Any:
-    """Return the client's `max_completion_tokens` or `max_tokens`, unchecked; None if it set neither."""
+    """Return the client's `max_completion_tokens` or else `max_tokens`, unchecked; None if the client set neither."""
     limit = body.get("max_completion_tokens")
     return body.get("max_tokens") if limit is None else limit
 
 
 def client_stop(body: Mapping[str, Any]) -> list[str]:
-    """Return the client's stop strings as a list. Raises BadRequestError for other types."""
+    """Return the client's stop strings as a list. Raises BadRequestError if `stop` is no string or list of strings."""
     stop = body.get("stop")
     strings = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
@@ -140,9 +140,10 @@ class ChatShape:
     """How a completion becomes a chat reply.
 
     Attributes:
-        trim: Whether leading white space belongs to the layout of the prompt and is removed from the answer.
-        top_logprobs: How many alternatives the client asked for. A completion may list one more: the drawn token.
-        usage_on_last_choice: Whether the stream carries its usage on the last choice instead of in its own event.
+        trim: Whether to remove white space before the answer, because the layout of the prompt causes this space.
+        top_logprobs: How many alternatives to each token the client asked for. The backend may list one more: the token
+            that the model drew.
+        usage_on_last_choice: Whether the backend sends usage in the last chunk of each choice, not in a separate event.
     """
 
     trim: bool = False
@@ -175,10 +176,10 @@ def _chat_id(identifier: object) -> str:
 
 
 def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> JsonDict | None:
-    """Translate completion logprobs (parallel lists) to chat logprobs (one object for each token)."""
+    """Translate completion logprobs (parallel lists) to chat logprobs (one object per token). Return None if empty."""
     if not logprobs:
         return None
-    if "content" in logprobs:  # some servers, such as llama.cpp, use the format of chat for completions too
+    if "content" in logprobs:  # some servers, such as llama.cpp, use the chat format also in completions
         return {"content": [_chat_token(entry, top_logprobs) for entry in logprobs["content"]], "refusal": None}
     return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
 
@@ -207,13 +208,15 @@ def _token(token: str, logprob: float | None) -> JsonDict:
 
 @dataclass(slots=True)
 class ChatChunks:
-    """Translates completion chunks to chat chunks: first the role, then the text, then the finish reason.
+    """Translates completion chunks to chat chunks.
+
+    For each choice, the chat chunks contain first the role, then the text, then the finish reason.
 
     Attributes:
         shape: How a completion becomes a chat reply.
-        begun: The indexes of the choices whose role was sent.
-        trimmed: The indexes of the choices whose leading white space is over.
-        usage_chunk: The chunk with the usage of all choices, if their last chunks carried it; empty before.
+        begun: The indexes of the choices whose role has been sent.
+        trimmed: The indexes of the choices whose text has begun. White space is removed only before that.
+        usage_chunk: A chunk with the sum of the usage that choices had in their last chunks; empty if there is none.
     """
 
     shape: ChatShape
@@ -222,7 +225,7 @@ class ChatChunks:
     usage_chunk: JsonDict = field(default_factory=dict)
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
-        """Return the chat chunks for one completion chunk, which may be none."""
+        """Return the chat chunks for one completion chunk. The list may be empty."""
         frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
             return [frame] if chunk.get("usage") else []
@@ -232,7 +235,7 @@ class ChatChunks:
         return [{**frame, "choices": [delta]} for delta in deltas]
 
     def plain_text(self, chunk: Mapping[str, Any]) -> str | None:
-        """Return the text of a chunk that only continues an answer, as nearly all do; None for other chunks."""
+        """Return the text of a chunk that only adds text to one choice, as nearly all do; None for other chunks."""
         choices = chunk.get("choices") or []
         if len(choices) != 1 or chunk.get("usage"):
             return None
@@ -243,11 +246,11 @@ class ChatChunks:
         return text if continues and isinstance(text, str) and text else None
 
     def finish(self) -> list[JsonDict]:
-        """Return the chunk with the usage, if the backend did not send one itself."""
+        """Return the chunk with the usage of the choices. The list is empty if no choice had usage."""
         return [self.usage_chunk] if self.usage_chunk else []
 
     def _take_usage(self, frame: JsonDict) -> None:
-        """Remove the usage from a last choice, and add it up: each choice counts its own completion tokens."""
+        """Move the usage of one choice to `usage_chunk`, which adds up the completion tokens of all choices."""
         usage = frame.pop("usage", None)
         if not usage:
             return

@@ -1,8 +1,8 @@
 """A fast path for streams: translates a chunk by copying its text into the translation of an earlier chunk.
 
-Nearly all chunks of a stream differ in their text alone. To parse and serialize each of them takes four times as long
-(tests/bench/README.md). A chunk that may differ in anything else is left to the parser. The module does not depend on
-HTTP or on how a request was planned.
+Nearly all chunks of a stream differ only in their text. To parse and serialize each chunk would take four times as long
+as to copy its text (tests/bench/README.md). A chunk that may also differ in another field must be parsed. The module
+does not depend on HTTP or on how a request was planned.
 """
 
 from collections.abc import Mapping
@@ -15,28 +15,28 @@ _CONTENT_FIELD: Final = b'"content":""'
 
 
 class ChunkCache:
-    """Holds one chunk and its translation, each as the bytes before and after the text."""
+    """Stores one chunk and its translation. For each of the two, it keeps the bytes before and after the text."""
 
     def __init__(self) -> None:
         self._prefix = self._suffix = b""
         self._translated_prefix = self._translated_suffix = b""
 
     def translate(self, event: bytes) -> bytes | None:
-        """Return the translation of an event that differs from the stored one in its text alone; None for others."""
+        """Return the translation of an event that differs from the stored event only in its text; else None."""
         prefix, suffix = self._prefix, self._suffix
         if not prefix or not event.startswith(prefix) or not event.endswith(suffix):
             return None
         text = event[len(prefix) : -len(suffix)]
-        if not text or b'"' in text or text.endswith(b"\\"):  # only a parser finds the end of a text with a quote
+        if not text or b'"' in text or text.endswith(b"\\"):  # a quote: only a parser finds the end of the text
             return None
         return self._translated_prefix + text + self._translated_suffix
 
     def store(self, event: bytes, text: str, translated: Mapping[str, Any]) -> None:
-        """Store an event if later ones can be translated by copying.
+        """Store an event and its translation, if later events can be translated by copying their text.
 
         Args:
-            event: An event of the backend with exactly one text.
-            text: That text.
+            event: An event of the backend whose chunk has exactly one text.
+            text: The text of this chunk.
             translated: The chat chunk of the event, with the text as its content.
         """
         prefix, found, rest = event.partition(_TEXT_FIELD)

@@ -1,7 +1,8 @@
-"""The conversation in a request's body: its messages or input items, and what is derived from them.
+"""Reads the conversation in the body of a request: its messages, or the input items of the Responses API.
 
-A body is read once, into a `Conversation`. Reading it never fails: `check_messages` and `check_input` refuse what the
-proxy itself cannot work with, and the backend judges the rest. The module does not depend on models or bundles.
+A body is read once, into a `Conversation`, even if the body is not valid. `check_messages` and `check_input` raise an
+error if the proxy cannot use the messages or the items. The backend checks all else. The module does not depend on
+models or bundles.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
-"""As long as the marks that a chat template puts around a message; only its length matters."""
+"""Stands for the marks that a chat template puts around a message. Only the length of this text matters."""
 _MAX_SHORT_MESSAGES: Final = 200
 _MAX_SHORT_CHARACTERS: Final = 100_000
 _Arguments = ParamSpec("_Arguments")
@@ -30,8 +31,8 @@ class Conversation:
         body: The JSON object.
         messages: The messages of a chat request, or the input items of a request to the Responses API. Values that are
             not objects are left out.
-        opening: The text of the first user turn; empty if there is none. Examples are retrieved for it. It is the same
-            in all turns of a conversation.
+        opening: The text of the first user message; empty if there is none. Examples are retrieved for this text. All
+            requests of a conversation have the same opening.
     """
 
     body: Json = field(repr=False)
@@ -40,10 +41,11 @@ class Conversation:
 
     @property
     def key(self) -> str | None:
-        """A checksum that is the same in all turns of a conversation; None if the opening is empty.
+        """A checksum of the opening, equal in all requests of a conversation; None if the opening is empty.
 
-        Conversations with the same key are sent to the same server, so a collision does no harm. The key is short,
-        because it is kept while an answer streams.
+        Requests with the same key go to the same backend where possible. If two conversations have the same key by
+        chance, they share a backend, which does no harm. The key is short, because the proxy keeps it in memory while
+        an answer streams.
         """
         if not self.opening:
             return None
@@ -51,7 +53,7 @@ class Conversation:
 
     @property
     def is_long(self) -> bool:
-        """Whether work on the whole conversation would block the event loop for too long."""
+        """Whether the conversation is so long that work on all its messages would block the event loop for too long."""
         messages = self.messages
         if len(messages) > _MAX_SHORT_MESSAGES:
             return True
@@ -59,13 +61,13 @@ class Conversation:
 
 
 def read_chat(body: Json) -> Conversation:
-    """The conversation of a chat request."""
+    """Return the conversation of a chat request."""
     given = body.get("messages")
     return _read(body, given if isinstance(given, list) else ())
 
 
 def read_response(body: Json) -> Conversation:
-    """The conversation of a request to the Responses API."""
+    """Return the conversation of a request to the Responses API."""
     given = body.get("input")
     if isinstance(given, str):
         return _read(body, [{"role": "user", "content": given}])
@@ -73,7 +75,7 @@ def read_response(body: Json) -> Conversation:
 
 
 def read_completion(body: Json) -> Conversation:
-    """A request for a text completion, which has no messages."""
+    """Return a conversation for a request to complete a text, which has no messages."""
     return Conversation(body, (), "")
 
 
@@ -90,7 +92,7 @@ def _opening(messages: Sequence[Json]) -> str:
 
 
 def check_messages(conversation: Conversation) -> None:
-    """Check the field `messages` of a chat request. Raises BadRequestError."""
+    """Raise BadRequestError unless `messages` of a chat request is a list of at least one object."""
     given = conversation.body.get("messages")
     if not isinstance(given, list) or not given:
         raise BadRequestError("`messages` must be a list of at least one message.", param="messages")
@@ -100,7 +102,10 @@ def check_messages(conversation: Conversation) -> None:
 
 
 def check_input(conversation: Conversation) -> None:
-    """Check the field `input`. It may be absent: a stored prompt may contain it. Raises BadRequestError."""
+    """Raise BadRequestError unless `input` is absent, a string, or a list of at least one object.
+
+    A request may have no `input`, because a prompt that is stored at the backend may contain the input.
+    """
     given = conversation.body.get("input")
     if given is None or isinstance(given, str):
         return
@@ -109,12 +114,12 @@ def check_input(conversation: Conversation) -> None:
 
 
 def joined_text(messages: Sequence[Json]) -> str:
-    """All text of the messages, with as many characters around each message as a chat template adds."""
+    """Return the text of all messages, each after a text that is about as long as what a chat template adds."""
     return "".join(f"{_TEMPLATE_MARKS}{_message_text(message)}" for message in messages)
 
 
 def _message_text(message: Json) -> str:
-    """The text of a message. Content that is not text is ignored: the backend judges it."""
+    """Return the text of a message. Content that is not text is ignored, because the backend checks it."""
     content = message.get("content")
     if isinstance(content, list):
         return "\n".join(text for part in content if isinstance(text := _part_text(part), str))
@@ -131,5 +136,5 @@ async def offload(
     *arguments: _Arguments.args,
     **named: _Arguments.kwargs,
 ) -> _Result:
-    """Call a function: on a thread if it works on a long conversation, else directly."""
+    """Return the result of a function, which runs on a thread if its conversation is long (`is_long`)."""
     return await asyncio.to_thread(function, *arguments, **named) if is_long else function(*arguments, **named)

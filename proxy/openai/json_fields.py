@@ -1,4 +1,4 @@
-"""Reads the fields of a request that the proxy depends on, and checks their JSON types. Pure functions.
+"""Reads the fields of a request that the proxy depends on, and checks their JSON types.
 
 The backend checks all other fields.
 """
@@ -12,27 +12,27 @@ from proxy.core.errors import BadRequestError
 
 
 def object_field(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return the object in a field; an empty one if it is absent or null. Raises BadRequestError."""
+    """Return the object in a field; {} if the field is absent or null. Raises BadRequestError for another type."""
     return _typed(body, name, dict, "an object") or {}
 
 
 def list_field(body: Mapping[str, Any], name: str) -> Sequence[Any]:
-    """Return the list in a field; an empty one if it is absent or null. Raises BadRequestError."""
+    """Return the list in a field; empty if the field is absent or null. Raises BadRequestError for another type."""
     return _typed(body, name, list, "a list") or ()
 
 
 def text_field(body: Mapping[str, Any], name: str) -> str:
-    """Return the string in a field; an empty one if it is absent or null. Raises BadRequestError."""
+    """Return the string in a field; empty if the field is absent or null. Raises BadRequestError for another type."""
     return _typed(body, name, str, "a string") or ""
 
 
 def flag_field(body: Mapping[str, Any], name: str) -> bool:
-    """Return the boolean in a field; false if it is absent or null. Raises BadRequestError."""
+    """Return the boolean in a field; false if the field is absent or null. Raises BadRequestError for another type."""
     return _typed(body, name, bool, "true or false") or False
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """Serialize the body of a request. Raises BadRequestError if it is nested too deep."""
+    """Serialize the body of a request as JSON. Raises BadRequestError if the body is nested too deep."""
     try:
         return orjson.dumps(body)
     except TypeError as error:

@@ -1,7 +1,7 @@
-"""OpenAI's Responses API for a base model: translates its requests to chat requests, and completions to responses.
+"""OpenAI's Responses API with a base model: translates its requests to chat requests, and completions to responses.
 
-The formats are those of OpenAI's reference. Responses are not stored, so that no request can continue an earlier one by
-its id. The functions are pure.
+The formats are those of OpenAI's reference. Responses are not stored, so a request cannot continue an earlier response
+by its id. The module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 def chat_body(body: Mapping[str, Any]) -> JsonDict:
-    """Translate a request to a chat request. Raises BadRequestError for unsupported fields."""
+    """Translate a request to the Responses API to a chat request. Raises BadRequestError for unsupported fields."""
     for name, reason in _UNSUPPORTED.items():
         if body.get(name):
             raise BadRequestError(f"`{name}`: {reason}.", param=name)
@@ -54,7 +54,7 @@ def chat_body(body: Mapping[str, Any]) -> JsonDict:
 
 
 def response_messages(body: Mapping[str, Any]) -> list[JsonDict]:
-    """Return the instructions and the input as chat messages. Raises BadRequestError."""
+    """Return the instructions and the input as chat messages. Raises BadRequestError if one of them is not valid."""
     instructions, items = text_field(body, "instructions"), body.get("input")
     opening = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, str):
@@ -81,7 +81,10 @@ def _part(part: object) -> object:
 
 
 def _response_format(text: object) -> JsonDict | None:
-    """Translate `text.format` to chat's `response_format`, which nests the schema one level deeper."""
+    """Translate the `format` in the request's field `text` to the `response_format` of a chat request.
+
+    A chat request nests the schema one level deeper. Return None if the answer is to be plain text.
+    """
     text_format = text.get("format") if isinstance(text, dict) else None
     if not isinstance(text_format, dict) or text_format.get("type", "text") == "text":
         return None
@@ -96,10 +99,10 @@ class ResponseShape:
     """How a completion becomes a response.
 
     Attributes:
-        id: The random part of the ids of the response and its message.
+        id: The random part, which is the same in the id of the response and in the id of its message.
         echoed: The fields of the request that the response repeats.
-        trim: Whether leading white space belongs to the layout of the prompt and is removed from the answer.
-        top_logprobs: How many alternatives the client asked for.
+        trim: Whether to remove white space before the answer, because the layout of the prompt causes this space.
+        top_logprobs: How many alternatives to each token the client asked for.
     """
 
     id: str
@@ -109,7 +112,10 @@ class ResponseShape:
 
 
 def echoed_fields(body: Mapping[str, Any]) -> JsonDict:
-    """Return the fields of the request that a response repeats, with OpenAI's defaults."""
+    """Return the fields that a response repeats from the request. A field that the client did not set gets its default.
+
+    The fields about tools have fixed values, because a base model calls no tools.
+    """
     text = body.get("text") or {"format": {"type": "text"}}
     echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED_DEFAULTS.items()}
     return {**echoed, "text": text, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
@@ -182,10 +188,10 @@ class ResponseEvents:
     Attributes:
         shape: How a completion becomes a response.
         next_number: The sequence number of the next event.
-        text: The answer so far.
-        logprobs: The logprobs so far.
-        last_values: The last value of each field of the chunks.
-        finish_reason: The finish reason; None before the end.
+        text: The text of the answer so far.
+        logprobs: The logprobs of the answer so far.
+        last_values: For each top-level field of the chunks, its latest value that is not null.
+        finish_reason: The finish reason; None until a chunk contains one.
     """
 
     shape: ResponseShape
@@ -196,7 +202,7 @@ class ResponseEvents:
     finish_reason: object = None
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
-        """Return the events for one completion chunk, which may be none."""
+        """Return the events for one completion chunk. The list may be empty."""
         opening = [] if self.next_number else list(self._open(chunk))
         self.last_values = {**self.last_values, **{name: value for name, value in chunk.items() if value is not None}}
         return [*opening, *(event for choice in chunk.get("choices") or () for event in self._deltas(choice))]
@@ -214,7 +220,7 @@ class ResponseEvents:
         ]
 
     def fail(self, code: str | None, message: str) -> JsonDict:
-        """Return the event for an error after the response has begun."""
+        """Return the event that reports an error after the response has begun."""
         return self._event("error", code=code, message=message, param=None)
 
     def _open(self, chunk: Mapping[str, Any]) -> Iterator[JsonDict]:

@@ -1,6 +1,6 @@
-"""Server-sent events: splits a stream of bytes into whole events and reads their payloads. Pure functions.
+"""Splits a stream of bytes into server-sent events, and reads the payloads of events.
 
-It does not depend on how events travel or on what a payload means.
+The module does no I/O and does not depend on the meaning of a payload.
 """
 
 import re
@@ -21,16 +21,16 @@ class EventSplitter:
     """Collects bytes until they make whole events.
 
     Attributes:
-        held: The bytes of an event that is not complete yet, at most MAX_EVENT_BYTES.
+        held: The received bytes of an event that is not complete yet, at most MAX_EVENT_BYTES.
     """
 
     held: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the events that `data` completes, joined, with their blank lines.
+        """Add received bytes. Return the events that are now complete, joined, each with its blank line.
 
         Raises:
-            BackendProtocolError: An event is longer than MAX_EVENT_BYTES.
+            BackendProtocolError: An event is not complete after MAX_EVENT_BYTES.
         """
         held = self.held + data
         end = _end_of_events(held)
@@ -52,9 +52,9 @@ def split_events(joined: bytes) -> list[bytes]:
 
 
 def _end_of_events(data: bytes) -> int:
-    """Return the offset behind the last whole event, 0 if there is none.
+    """Return the offset of the end of the last whole event; 0 if no event is complete.
 
-    One newline never belongs to two blank lines.
+    Two line breaks in a row end an event. Three in a row are one end and a line break that belongs to the next event.
     """
     if b"\r" in data:
         return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
@@ -66,7 +66,7 @@ def _end_of_events(data: bytes) -> int:
 
 
 def event_data(event: bytes) -> bytes:
-    """Return the payload of an event: its `data:` lines, joined by newlines."""
+    """Return the payload of an event: the values of its `data:` lines, joined by newlines."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]  # fast path: nearly every event has one line
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
@@ -74,14 +74,14 @@ def event_data(event: bytes) -> bytes:
 
 
 def is_done(event: bytes) -> bool:
-    """Return whether this is the `[DONE]` event, which ends a complete stream."""
+    """Return whether the event is `[DONE]`, which ends a complete stream."""
     return b"[DONE]" in event and event_data(event).strip() == b"[DONE]"
 
 
 def parse_object(data: bytes) -> dict[str, object]:
-    """Parse a JSON object; return an empty one for anything else.
+    """Parse a JSON object; return an empty object if the data is not a JSON object.
 
-    It is used on replies that reach the client in any case, so that a malformed one is not an error here.
+    The caller decides what to do with a malformed reply of a backend, so the function raises no error.
     """
     try:
         value = orjson.loads(data)
@@ -91,5 +91,5 @@ def parse_object(data: bytes) -> dict[str, object]:
 
 
 def error_event(error: ProxyError) -> bytes:
-    """Return an error of the proxy as one event."""
+    """Return an error of the proxy as one server-sent event."""
     return b"data: " + error.json + b"\n\n"

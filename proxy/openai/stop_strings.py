@@ -1,8 +1,8 @@
-"""Stop strings that exceed a backend's limit: the proxy finds them and cuts the answer itself. Pure functions.
+"""Cuts answers at the stop strings that the backend did not get, because they exceed the backend's limit.
 
-OpenAI's reference allows "up to 4 sequences", and vLLM takes no more. A prompt layout needs four, and a client may send
-four more. The backend still generates to its own end: the usage stays correct, but the tokens after the cut are lost.
-The module reads completions and does not depend on backends.
+OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs four stop strings, and a
+client may send four more. The backend does not know of the cut and continues to generate. The usage therefore includes
+the tokens after the cut, which the client does not get. The module does no I/O and does not depend on backends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,14 @@ def split_stop_strings(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Divide the stop strings between the backend and the proxy.
 
-    The backend gets the first half of the layout's strings, then the client's, then the rest, up to its limit. If the
-    client's strings alone exceed the limit, the backend gets all strings, so that the client gets the backend's error.
+    The strings have this order: the first half of the layout's strings, the client's strings, the second half of the
+    layout's strings. The backend gets as many as its limit allows, and the proxy searches for the others. If the
+    client's strings alone exceed the limit, the backend gets all strings. It then answers with its own error.
 
     Args:
         layout: The stop strings of the prompt layout, the most important first.
         client: The stop strings of the request.
-        limit: The most stop strings that the backend takes; None if there is no limit.
+        limit: The most stop strings that the backend accepts in a request; None if there is no limit.
 
     Returns:
         The strings for the backend and the strings for the proxy.
@@ -36,7 +37,7 @@ def split_stop_strings(
 
 
 def cut_completion(completion: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
-    """Return a complete reply with each choice cut at the first stop string."""
+    """Return a completion in which each choice ends before its first stop string."""
     choices = [_cut_choice(choice, stops) for choice in completion.get("choices") or ()]
     return {**completion, "choices": choices}
 
@@ -48,11 +49,14 @@ def _cut_choice(choice: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
 
 @dataclass(slots=True)
 class StopCutter:
-    """Cuts the choices of a stream. Text that may be the beginning of a stop string is held back.
+    """Cuts each choice of a stream before its first stop string.
+
+    A part is the object of a choice in one chunk. A part whose text may be the beginning of a stop string is held back
+    until later parts show whether it is one.
 
     Attributes:
         stops: The stop strings.
-        held: The parts held back, by the index of the choice.
+        held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut.
     """
 
@@ -61,7 +65,7 @@ class StopCutter:
     ended: set[int] = field(default_factory=set)
 
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
-        """Return the chunk with the choices that can be sent now, which may be none."""
+        """Return the chunk with all parts that can be sent now. The list of its choices may be empty."""
         choices = [ready for choice in chunk.get("choices") or () for ready in self._ready_parts(choice)]
         return {**chunk, "choices": choices}
 
@@ -85,7 +89,7 @@ class StopCutter:
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Return the position of the first stop string, and the longest stop string at that position."""
+    """Return the position of the first stop string and the longest stop string there; None if there is none."""
     matches = [(position, -len(stop), stop) for stop in stops if stop and (position := text.find(stop)) >= 0]
     return (min(matches)[0], min(matches)[2]) if matches else None
 
@@ -97,7 +101,7 @@ def _possible_stop_length(text: str, stops: Sequence[str]) -> int:
 
 
 def _parts_within(parts: Sequence[JsonDict], length: int) -> int:
-    """Return how many of the parts lie within the first `length` characters."""
+    """Return how many parts lie completely within the first `length` characters of their joined text."""
     end = 0
     for number, part in enumerate(parts):
         end += len(part.get("text") or "")
@@ -107,7 +111,7 @@ def _parts_within(parts: Sequence[JsonDict], length: int) -> int:
 
 
 def _parts_before(parts: Sequence[JsonDict], position: int, stop: str) -> Iterator[JsonDict]:
-    """Yield the parts before a position. The last one is cut there and gets the finish reason."""
+    """Yield the parts before a position in their joined text. The last part is cut there and gets the finish reason."""
     for part in parts:
         length = len(part.get("text") or "")
         if length >= position:
@@ -118,7 +122,7 @@ def _parts_before(parts: Sequence[JsonDict], position: int, stop: str) -> Iterat
 
 
 def _end_choice(choice: Mapping[str, Any], position: int, stop: str) -> JsonDict:
-    """Return a choice whose text ends at a position because of a stop string."""
+    """Return a copy of a choice that is cut at a position, as if the backend had found the stop string there."""
     cut = {**choice, "text": (choice.get("text") or "")[:position], "finish_reason": "stop"}
     if "stop_reason" in choice:
         cut["stop_reason"] = stop
@@ -133,5 +137,5 @@ def _tokens_within(tokens: Sequence[str], length: int) -> int:
 
 
 def _first_logprobs(logprobs: Mapping[str, Any], count: int) -> JsonDict:
-    """Return the logprobs of the first `count` tokens. A completion has them as parallel lists."""
+    """Return the logprobs of the first `count` tokens. The logprobs of a completion are parallel lists."""
     return {name: value[:count] if isinstance(value, list) else value for name, value in logprobs.items()}

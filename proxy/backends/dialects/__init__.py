@@ -1,1 +1,1 @@
-"""Kinds of model servers: one module for each kind, and a registry. It does not depend on connections or on prompts."""
+"""The dialects of model servers, one module each, and their registry. The package does not depend on connections."""

@@ -1,6 +1,6 @@
-"""The type of a dialect: everything in which one kind of model server differs from another.
+"""Defines Dialect: everything in which one type of model server differs from the others.
 
-It does not depend on connections: a dialect gets a function that sends requests.
+The module does not depend on connections: a dialect gets a function that sends requests.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,14 +15,14 @@ class Fetch(Protocol):
     """Sends one small request to a backend."""
 
     def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> Awaitable[tuple[int, Any]]:
-        """Return the status and the parsed JSON of the reply; the JSON is None if the reply has none.
+        """Return the status and the parsed JSON of the reply. The JSON is None if the reply is not valid JSON.
 
         Args:
             path: The path below the root URL of the backend.
             body: The JSON body of a POST; None sends a GET.
 
         Raises:
-            ProxyError: The backend does not answer.
+            ProxyError: The backend does not answer, or its reply is not valid HTTP.
         """
         ...
 
@@ -32,7 +32,7 @@ class ModelFacts:
     """What a backend reports about one model.
 
     Attributes:
-        kind: None if the backend does not report it.
+        kind: The kind of the model; None if the backend does not report it.
         context: The context length in tokens; None if the backend does not report it.
     """
 
@@ -54,19 +54,20 @@ def _unchanged(request: Json) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One kind of model server.
+    """Everything in which one type of model server differs from the others.
 
-    The proxy builds requests as vLLM takes them. A dialect translates them and describes the replies. The defaults are
-    what OpenAI's reference promises.
+    The proxy builds each request in vLLM's format. The dialect translates the request to the format of its server, and
+    describes the replies of the server. The defaults of the attributes follow OpenAI's reference.
 
     Attributes:
         name: The name that operators see, such as in the table that `check` prints.
-        detect: Asks a backend about the model of an id. Returns None if the backend is a server of another kind.
-        count_tokens: Returns how many tokens a text has, for the model of an id. The count includes the token that
-            marks the beginning of a text. None if the backend cannot tell.
-        completion_request: Translates a completion request. Raises BadRequestError if the server cannot do it.
+        detect: Takes a model id, and asks a backend about this model. Returns None if the backend is another type of
+            server.
+        count_tokens: Takes a model id and a text, and returns how many tokens the text has for this model. The count
+            includes the token that marks the beginning of a text. Returns None if the backend cannot count them.
+        completion_request: Translates a completion request. Raises BadRequestError if the server cannot serve it.
         max_stop_strings: The most stop strings in one request; None if there is no limit.
-        usage_on_last_choice: Whether a stream carries its usage on the last choice instead of in its own event.
+        usage_on_last_choice: Whether the server sends usage in the last chunk of each choice, not in a separate event.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The dialect of a server that no other dialect detects: what OpenAI's reference promises, and nothing more."""
+"""The dialect for a server that no other dialect recognizes. It relies only on OpenAI's reference."""
 
 from typing import Final
 

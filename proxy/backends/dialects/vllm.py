@@ -8,7 +8,10 @@ _TEST_MESSAGES: Final = ({"role": "user", "content": "hi"},)
 
 
 async def _detect(model_id: str, fetch: Fetch) -> ModelFacts | None:
-    """Send messages to /tokenize, which refuses them for a model without a chat template."""
+    """Detect vLLM and the kind of a model by sending chat messages to /tokenize.
+
+    vLLM counts the tokens of the messages for a chat model. It refuses messages for a model without a chat template.
+    """
     status, reply = await fetch("/tokenize", {"model": model_id, "messages": _TEST_MESSAGES})
     if status == 200 and isinstance(reply, dict) and "count" in reply:
         return ModelFacts("chat")

@@ -1,9 +1,9 @@
 """The child process of the embedded model. It runs llama.cpp's OpenAI server until its parent ends.
 
-child_process.py starts this file as a script. It imports no module of drpo, so that it starts fast. It reads one JSON
-line with its settings from standard input, because other users can read arguments and environment variables. It writes
-one JSON line with the result to standard output, and llama.cpp writes its warnings to standard error. The parent keeps
-standard input open. When it is closed, the parent has ended, and this process ends too.
+child_process.py starts this file as a script. The script imports no module of drpo, so that it starts fast. It reads
+one JSON line with its settings from standard input, because other users can read arguments and environment variables.
+It writes one JSON line with the result to standard output, and llama.cpp writes its warnings to standard error. The
+parent keeps standard input open until it stops this process or ends itself. Then this process ends.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 _PR_SET_PDEATHSIG: Final = 1
-_VERBOSITY_WARNINGS: Final = 2  # with this level, llama.cpp logs nothing of a request
-_MAX_THREADS: Final = 8  # more threads slow such a small model down
-_HTTP_THREADS: Final = 300  # one per open connection; with fewer, health checks would wait for answers
-_PROMPT_CACHE_MIB: Final = 512  # the default would grow to 8 GiB
+_VERBOSITY_WARNINGS: Final = 2  # at this level, llama.cpp logs nothing about requests
+_MAX_THREADS: Final = 8  # for such a small model, more threads are slower
+_HTTP_THREADS: Final = 300  # one per open connection; with too few, a health check waits until an answer ends
+_PROMPT_CACHE_MIB: Final = 512  # by default, the cache may grow to 8 GiB
 
 
 def main() -> NoReturn:
@@ -43,14 +43,14 @@ def main() -> NoReturn:
 def _die_with_parent() -> None:
     """On Linux, have the kernel kill this process when the parent dies.
 
-    While a model is loaded, no Python thread runs that could notice the end of the parent.
+    While llama.cpp loads the model, no Python thread runs, so none could notice that the parent has died.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _read_line() -> bytes:
-    """Read exactly one line of standard input. If standard input ends before, end this process."""
+    """Read exactly one line of standard input. If standard input ends before the line does, end this process."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -68,9 +68,9 @@ def _exit_at_end_of_input() -> None:
 
 def _start(settings: Mapping[str, Any]) -> Any:
     """Start the server and wait until its model has answered."""
-    # By default, OpenMP's threads spin while they wait. With another process on the cores, decoding is 6 times slower.
+    # By default, OpenMP's threads spin while they wait. If another process uses the cores, decoding is 6 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import xllamacpp  # imported late: it takes long, and by now a thread watches for the end of the parent
+    import xllamacpp  # a slow import, so it must come after the thread that waits for the end of input
 
     server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), settings))
     answer = server.handle_completions({"prompt": "Hello", "max_tokens": 1})
@@ -80,11 +80,12 @@ def _start(settings: Mapping[str, Any]) -> Any:
 
 
 def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
-    """Set llama.cpp's parameters.
+    """Set llama.cpp's parameters, and return them.
 
     Args:
         parameters: The parameters to set.
-        settings: weights, name, api_key, context (tokens per slot) and slots.
+        settings: The object that the parent sent. Its keys are `weights` (a path), `name`, `api_key`, `context` (tokens
+            per slot) and `slots` (requests at once).
     """
     parameters.model.path = settings["weights"]
     parameters.model_alias = {settings["name"]}
@@ -95,10 +96,10 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
     parameters.cpuparams.n_threads = min(_MAX_THREADS, _usable_cores())
     parameters.n_threads_http = _HTTP_THREADS
     parameters.cache_ram_mib = _PROMPT_CACHE_MIB
-    parameters.swa_full = True  # costs 150 MB; allows the reuse of a prefix of any length
-    parameters.sse_ping_interval = -1  # no pings between the events of a stream
-    parameters.warmup = False  # the first answer warms up
-    parameters.no_extra_bufts = True  # do not repack the weights: a faster start and no second copy in memory
+    parameters.swa_full = True  # costs 150 MB; a cached prefix of any length can be reused
+    parameters.sse_ping_interval = -1  # send no pings between the events of a stream
+    parameters.warmup = False  # the test request of _start warms the model up
+    parameters.no_extra_bufts = True  # do not repack the weights: this starts faster and saves a second copy in memory
     parameters.fit_params = False
     parameters.ui = False
     parameters.endpoint_slots = False
@@ -108,7 +109,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _set_sampling(sampling: Any) -> None:
-    """Set the defaults for requests that set no sampling: those published with gemma 3."""
+    """Set the sampling values for requests that set none. These values were published with gemma 3."""
     sampling.temp = 1.0
     sampling.top_k = 64
     sampling.top_p = 0.95

@@ -1,9 +1,9 @@
 """Starts, watches and stops the child process of the embedded model. It does not send requests to the model.
 
 The model is google/gemma-3-270m, a base model. llama.cpp serves it in a child process (child_main.py) on a free port of
-127.0.0.1. A random key keeps other users of the machine out. The child ends when its standard input is closed, so it
-never outlives this process. It runs in its own session, so that Ctrl-C reaches this process only, which then stops the
-child.
+127.0.0.1. The child requires a random key, so that other users of the machine cannot send requests. The child ends when
+its standard input is closed, so it never outlives this process. The child runs in its own session, so Ctrl-C reaches
+only this process, which then stops the child.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class EmbeddedModel:
     """The child process.
 
     Attributes:
-        exited: Set while a child should run but does not, because it died or could not be started.
+        exited: An event that is set while a child should run but does not, because it died or could not be started.
         api_key: The key that the child requires; empty before `start`.
     """
 
@@ -47,9 +47,9 @@ class EmbeddedModel:
         """Configure the child without starting it.
 
         Args:
-            cache: The folder of the weights; None for the folder in the user's cache.
+            cache: The folder of the weights file; None for drpo's folder in the user's cache.
             context: The most tokens of a request, prompt and answer together.
-            weights: The weights of the model.
+            weights: The weights file of the model.
         """
         self.exited = asyncio.Event()
         self.api_key = ""
@@ -69,14 +69,14 @@ class EmbeddedModel:
         """Start the child, or start it again after it died, and wait until its model has answered.
 
         Args:
-            report: Gets the progress.
+            report: Is called with lines about the progress.
 
         Returns:
             The root URL of the server.
 
         Raises:
-            EmbeddedError: A package is missing, the weights are wrong, or the child failed. In the last case the
-                message contains the end of the child's log.
+            EmbeddedError: A package is missing, the context length is not allowed, the weights cannot be prepared, or
+                the child failed. If the child failed, the message contains the end of the child's log.
         """
         await self.stop()
         self._check_requirements()
@@ -119,7 +119,7 @@ class EmbeddedModel:
             )
 
     async def _read_log(self, process: Process) -> None:
-        """Keep the end of the child's log until the child ends. Set `exited` if `stop` did not end it."""
+        """Keep the end of the child's log until the child ends. Set `exited` if the child ended by itself."""
         errors = cast("StreamReader", process.stderr)
         while block := await errors.read(_MAX_LOG_BYTES):
             self._log = (self._log + block)[-_MAX_LOG_BYTES:]
@@ -128,7 +128,7 @@ class EmbeddedModel:
             self.exited.set()
 
     async def _await_result(self, process: Process, weights: Path, report: ProgressCallback) -> str:
-        """Send the child its settings and wait for its result."""
+        """Send the child its settings, wait for its result, and return its address."""
         settings, results = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
         with suppress(ConnectionError):  # the child is dead; the error below says why
             settings.write(self._encode_settings(weights))
@@ -158,7 +158,7 @@ class EmbeddedModel:
 
 
 async def _with_progress(line: Coroutine[None, None, bytes], action: str, report: ProgressCallback) -> bytes:
-    """Wait for a line, and report the action at each interval. Raises EmbeddedError after _START_TIMEOUT."""
+    """Wait for a line, and report the action every _PROGRESS_INTERVAL. Raises EmbeddedError after _START_TIMEOUT."""
     start = time.monotonic()
     reading = asyncio.create_task(line)
     report(action)

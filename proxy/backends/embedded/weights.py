@@ -1,8 +1,8 @@
-"""The weights of the embedded model, a verified file in the user's cache. It does not depend on the child process.
+"""The weights of the embedded model: writes them to a file in the user's cache and verifies it.
 
 To hash 250 MB at every start would take a second. A stamp file next to the weights therefore stores the hash that was
-verified, and the size and modification time of the file at that moment. If the file has changed since, it is hashed
-again, and written again if the hash is wrong.
+verified, and the size and modification time of the file at that moment. If the file has changed since, the file is
+hashed again, and written again if the hash is wrong. The module does not depend on the child process.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ class Weights:
     """One model file.
 
     Attributes:
-        file_name: Its name in the cache.
-        sha256: The hash of the file.
-        chunks: Returns the installed files that it is put together from, in order.
+        file_name: The name of the file in the cache.
+        sha256: The expected SHA-256 of the file, in hexadecimal.
+        chunks: Returns the installed files whose contents, joined in this order, are the model file.
     """
 
     file_name: str
@@ -54,7 +54,7 @@ GEMMA: Final = Weights(
 
 
 def default_cache() -> Path:
-    """Return the folder for large files: $XDG_CACHE_HOME/drpo, or ~/.cache/drpo."""
+    """Return the folder in which drpo caches large files: $XDG_CACHE_HOME/drpo, or ~/.cache/drpo."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drpo"
 
 
@@ -64,7 +64,7 @@ async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallbac
     Args:
         weights: The file to prepare.
         cache: The folder of the file.
-        report: Gets the progress.
+        report: Is called with lines about the progress.
 
     Raises:
         EmbeddedError: A package is missing or has the wrong content, or the cache cannot be written.
@@ -85,7 +85,7 @@ async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallbac
 
 
 def _is_verified(weights: Weights, path: Path) -> bool:
-    """Return whether the file has not changed since it was verified."""
+    """Return whether the file exists and has not changed since it was verified."""
     try:
         return _stamp_path(path).read_text(encoding="ascii") == _stamp(weights, path)
     except (FileNotFoundError, UnicodeDecodeError):
@@ -103,7 +103,7 @@ def _stamp_path(path: Path) -> Path:
 
 @asynccontextmanager
 async def _locked(path: Path, report: ProgressCallback) -> AsyncIterator[None]:
-    """Hold a lock on `path` that other processes respect."""
+    """Hold a file lock, so that only one process at a time writes the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("a") as lock:
         if not _try_lock(lock):
@@ -122,7 +122,7 @@ def _try_lock(lock: IO[str]) -> bool:
 
 
 def _repair(weights: Weights, path: Path) -> None:
-    """Write the file unless it is intact, and stamp it. The caller holds the lock."""
+    """Write the file if its hash is wrong, and then write its stamp file. The caller holds the lock."""
     if not (path.exists() and _sha256(path) == weights.sha256):
         for leftover in path.parent.glob(f"{path.name}.*.part"):
             leftover.unlink()
@@ -136,7 +136,7 @@ def _sha256(path: Path) -> str:
 
 
 def _verified_blocks(weights: Weights) -> Iterator[bytes]:
-    """Yield the bytes of the file. Raises EmbeddedError at the end if their hash is wrong."""
+    """Yield the bytes of the installed chunks. After the last one, raise EmbeddedError if their hash is wrong."""
     digest = hashlib.sha256()
     for chunk in _installed_chunks(weights):
         with chunk.open("rb") as file:
@@ -162,7 +162,7 @@ def _installed_chunks(weights: Weights) -> Sequence[Path]:
 
 
 def _write_file(path: Path, blocks: Sequence[bytes] | Iterator[bytes]) -> None:
-    """Write a file atomically: to a temporary name, then fsync and rename."""
+    """Write a file atomically: write a temporary file, flush it to disk, and rename it."""
     handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
