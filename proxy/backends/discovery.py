@@ -48,7 +48,7 @@ class Listing:
     Attributes:
         models: The models that the proxy can serve, by id.
         problem: What the operator must do about a model that the proxy cannot serve, because its kind is unknown. If
-            there are several such models, this is about the first. Empty if there is none.
+            there are several such models, the text is about the first. Empty if there is none.
     """
 
     models: Mapping[str, Model]
@@ -93,8 +93,8 @@ async def discover(
 def _is_proxy(cards: Sequence[Any]) -> bool:
     """Return whether the cards come from a drpo-proxy, which also lists each model as MODEL@raw.
 
-    Dialects cannot detect a drpo-proxy. It relays their requests to the model server behind it, so they would detect
-    the type of that server.
+    A dialect cannot detect a drpo-proxy: the proxy relays the dialect's requests to the model server behind it, and the
+    replies come from this server.
     """
     names = {str(card.get("id")) for card in cards if isinstance(card, dict)}
     return any(f"{name}@{RAW}" in names for name in names)

@@ -17,7 +17,7 @@ _MAX_EJECTION: Final = 60.0  # seconds
 _SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
 _MIN_WEIGHT: Final = 0.1
 # A conversation stays with its backend while the requests in flight there are below the larger of two limits: the fair
-# share of the backend times this factor (arXiv 1608.01350), or its fair share plus this extra load. A few extra requests
+# share of the backend times this factor (arXiv 1608.01350), or the fair share plus this extra load. A few more requests
 # cost less time than another backend needs to compute the prefix of the conversation again.
 _MAX_LOAD_FACTOR: Final = 1.25
 _MIN_EXTRA_LOAD: Final = 4
@@ -42,12 +42,12 @@ class BackendHealth:
 
     @property
     def available(self) -> bool:
-        """Whether the backend answered the last health check and is not ejected. Available backends get requests first."""
+        """Whether the last check succeeded and the backend is not ejected. Available backends are tried first."""
         return self._answers and self._clock() >= self._ejected_until
 
     @property
     def weight(self) -> float:
-        """The backend's relative share of requests: 1, or less for some seconds after a recovery."""
+        """The backend's relative share of requests: 1, or less while it is ejected or has just recovered."""
         elapsed = self._clock() - max(self._recovered_at, self._ejected_until)
         return min(1.0, max(_MIN_WEIGHT, elapsed / _SLOW_START))
 
@@ -59,7 +59,7 @@ class BackendHealth:
         self._has_ever_answered = self._has_ever_answered or answering
 
     def record_success(self) -> None:
-        """Record a complete reply. Long after the last ejection, this makes the next ejection short again."""
+        """Record a complete reply. If the last ejection ended _MAX_EJECTION ago, the next ejection is short again."""
         self._failures = 0
         if self._clock() - self._ejected_until > _MAX_EJECTION:
             self._ejections = 0
@@ -95,9 +95,10 @@ class BackendLoad:
 def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> list[int]:
     """Return the positions in `backends` in the order in which to try them.
 
-    Backends that are not available come last. They are tried too, because there may be no others. A conversation goes
-    to the backend that the hash of its key selects, because the prefix cache of this backend holds the earlier turns.
-    If this backend has too much load, or there is no conversation, the backend with the least load comes first.
+    For a conversation, the backend with the highest hash score comes first, because its prefix cache probably holds the
+    earlier turns. A backend with too much load is skipped for the one with the next score. All other backends follow in
+    the order of their load, the least load first. Without a conversation, this order applies to all backends. Backends
+    that are not available come last. They are tried too, because there may be no others.
 
     Args:
         backends: The backends that serve the model.

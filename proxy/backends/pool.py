@@ -59,7 +59,7 @@ class Pool:
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """All models by id. If several backends list a model, the description of the first of them is used."""
+        """All models by id. If several backends list the same model, the entry of the first backend is used."""
         if len(self.backends) == 1:
             return self.backends[0].models
         found: dict[str, Model] = {}

@@ -81,7 +81,9 @@ class BackendResponse:
             await self._wait_for_change()
 
     async def read_part(self) -> bytes:
-        """Return the part of the body that was received since the last call; wait if there is none; b"" is the end.
+        """Return the part of the body that was received since the last call. Return no bytes at the end of the body.
+
+        If nothing was received since the last call, the method waits.
 
         Raises:
             BackendProtocolError: The reply broke off or is malformed.

@@ -21,7 +21,7 @@ from proxy.core.errors import BackendProtocolError, BackendTimeoutError, Backend
 from proxy.core.metrics import Metrics
 
 _UNSUPPORTED_REPLY: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
-_IDLE_TIMEOUT: Final = 3.0  # seconds; less than servers wait (vLLM: 5 s), so that they rarely close first
+_IDLE_TIMEOUT: Final = 3.0  # seconds; shorter than in servers (vLLM: 5 s), which would close connections first
 _HTTPS_PORT: Final = 443
 _HTTP_PORT: Final = 80
 _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~-._?"
@@ -114,7 +114,7 @@ class NoConnectionError(Exception):
 
 
 class Transport:
-    """Sends requests to backends. Idle connections are kept for a few seconds. The one used last is reused first."""
+    """Sends requests to backends. It keeps idle connections for a few seconds; the last used one is reused first."""
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
         """Create a transport without connections.

@@ -17,7 +17,7 @@
       DrainingError          503     the server is shutting down (Retry-After)
       NoStatisticsError      501     the extra `experiments` is not installed
       StoreDownError         503     the store of experiments is not available now (Retry-After)
-      BackendUnavailableError 502    no backend could be reached, or the backend did not answer
+      BackendUnavailableError 502    no backend could be reached, or it closed the connection without an answer
       BackendProtocolError   502     the backend's reply is not valid
       BackendTimeoutError    504     the backend did not answer in time
     StartupError                     the server cannot start; the message names the flag or the file
@@ -229,7 +229,7 @@ class StoreDownError(OverloadedError):
 
 
 class BackendUnavailableError(ProxyError):
-    """No backend that serves the model could be reached, or the backend did not answer with a usable reply."""
+    """No backend that serves the model could be reached, or the backend closed the connection without an answer."""
 
     status = 502
     type = "backend_error"

@@ -176,7 +176,7 @@ class _JsonFormat(_LineFormat):
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
     def _time(self, seconds: float) -> str:
-        """Return the time in ISO 8601 with milliseconds. The text before them is cached until the next second."""
+        """Return the time in ISO 8601 with milliseconds. The text of the seconds is cached until the second changes."""
         second = int(seconds)
         if second != self._second:
             self._formatted_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

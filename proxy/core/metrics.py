@@ -27,7 +27,7 @@ _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 class Labelled(Generic[_Metric]):
     """A metric with labels, and a cache of its children. A child counts for one combination of label values.
 
-    The cache avoids that prometheus-client looks up the child under a lock for each request.
+    Without the cache, prometheus-client would take a lock to look up the child for each request.
     """
 
     def __init__(self, metric: _Metric) -> None:

@@ -28,7 +28,7 @@ _MIN_SECONDS: Final = 0.001
 def _setting(
     default: object, help_text: str, metavar: str = "N", choices: Sequence[str] = (), minimum: float | None = None
 ) -> Any:
-    """Declare a setting. If `minimum` is None, a float must be at least _MIN_SECONDS, and an integer has no minimum."""
+    """Declare a setting. If `minimum` is None, a float must be at least _MIN_SECONDS; other types have no minimum."""
     if minimum is None and isinstance(default, float):
         minimum = _MIN_SECONDS
     metadata = {"help": help_text, "metavar": metavar, "choices": tuple(choices), "minimum": minimum}

@@ -31,7 +31,7 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the messages with their content as text. Raises BadRequestError for images, audio and tools."""
+    """Return the messages as text. Raises BadRequestError for images, audio, tool calls and other roles."""
     return tuple(_text_message(number, message) for number, message in enumerate(messages))
 
 
@@ -102,7 +102,7 @@ def completion_body(
     Args:
         body: The chat request.
         prompt: The rendered prompt.
-        stop: All stop strings that the backend gets, including strings of the client.
+        stop: All stop strings that the backend gets, including the client's stop strings.
         sampling: The default values of sampling fields. A value of the client takes precedence.
         max_tokens: The most tokens of the answer if the client set no limit.
     """
@@ -127,7 +127,10 @@ def client_max_tokens(body: Mapping[str, Any]) -> Any:
 
 
 def client_stop(body: Mapping[str, Any]) -> list[str]:
-    """Return the client's stop strings as a list. Raises BadRequestError if `stop` is no string or list of strings."""
+    """Return the client's stop strings as a list.
+
+    Raises BadRequestError unless `stop` is absent, a string, or a list of strings.
+    """
     stop = body.get("stop")
     strings = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
@@ -176,7 +179,7 @@ def _chat_id(identifier: object) -> str:
 
 
 def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> JsonDict | None:
-    """Translate completion logprobs (parallel lists) to chat logprobs (one object per token). Return None if empty."""
+    """Translate a completion's logprobs (parallel lists) to chat logprobs (one object per token); None if absent."""
     if not logprobs:
         return None
     if "content" in logprobs:  # some servers, such as llama.cpp, use the chat format also in completions
@@ -215,7 +218,7 @@ class ChatChunks:
     Attributes:
         shape: How a completion becomes a chat reply.
         begun: The indexes of the choices whose role has been sent.
-        trimmed: The indexes of the choices whose text has begun. White space is removed only before that.
+        trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
         usage_chunk: A chunk with the sum of the usage that choices had in their last chunks; empty if there is none.
     """
 

@@ -75,7 +75,7 @@ def read_response(body: Json) -> Conversation:
 
 
 def read_completion(body: Json) -> Conversation:
-    """Return a conversation for a request to complete a text, which has no messages."""
+    """Return the conversation of a text completion request. It has no messages and no opening."""
     return Conversation(body, (), "")
 
 
@@ -136,5 +136,5 @@ async def offload(
     *arguments: _Arguments.args,
     **named: _Arguments.kwargs,
 ) -> _Result:
-    """Return the result of a function, which runs on a thread if its conversation is long (`is_long`)."""
+    """Call a function. If `is_long` is true, the function runs on a thread and does not block the event loop."""
     return await asyncio.to_thread(function, *arguments, **named) if is_long else function(*arguments, **named)

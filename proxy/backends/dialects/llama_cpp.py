@@ -23,8 +23,8 @@ async def _detect(_model_id: str, fetch: Fetch) -> ModelFacts | None:
 def _kind(properties: Mapping[str, Any]) -> Kind | None:
     """Return the kind that follows from the chat template of a model; None if the template leaves the kind open.
 
-    The server reports its default template for a model that has no template. A chat model may have the same template of
-    its own. So this template belongs to a model of either kind.
+    The server reports its default template for a model without a template. It also reports this template for a chat
+    model whose own template happens to be the same. The default template therefore does not tell the kind.
     """
     template = str(properties["chat_template"])
     if not template.strip():
