@@ -16,7 +16,7 @@ class Backend:
 
     Attributes:
         url: The root URL.
-        api_key: The key that the proxy sends.
+        api_key: The key that the proxy sends to the backend; None if it needs none.
         kinds: The kinds that the proxy knows without asking the backend, by model id.
         models: The models in the latest list of the backend, by id.
         healthy: Whether the backend answers. It is set by health checks, and cleared when no connection can be opened.

@@ -16,7 +16,7 @@ from proxy.core.errors import BackendProtocolError, BackendTimeoutError, Backend
 
 MAX_HEAD_BYTES: Final = 16 * 1024  # of a reply's headers
 _MAX_UNREAD_BYTES: Final = 128 * 1024  # of a body; with more, the connection stops reading from the socket
-_MIN_FINAL_STATUS: Final = 200  # a lower status is an interim reply, which the final one follows (RFC 9110, 15.2)
+_MIN_FINAL_STATUS: Final = 200  # a lower status is an interim reply before the final reply (RFC 9110, 15.2)
 _SWITCHING_PROTOCOLS: Final = 101
 _REPLY_CUT: Final = "The backend's reply broke off in the middle."
 _HEAD_TOO_LONG: Final = "The headers of the backend's reply are too long."
@@ -27,7 +27,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         closed: Whether the connection is closed or closing.
-        idle_since: When the last exchange ended (time of the event loop).
+        idle_since: The time of the event loop at which the last exchange ended.
     """
 
     __slots__ = (
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         on_idle: "Callable[[Connection], None]",
         on_closed: "Callable[[Connection], None]",
     ) -> None:
-        """Create the protocol of a connection; the event loop connects it.
+        """Create the object of a connection, which the event loop opens afterwards.
 
         Args:
             silence_timeout: Seconds without a received byte after which an exchange fails.
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._reply: BackendResponse | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
-        self._unfinished = 0  # bytes of a head that is not complete
+        self._unfinished = 0  # received bytes of headers that are not complete yet
         self._ends_with_connection = False
         self._reusable = False
         self._paused = False

@@ -43,7 +43,7 @@ TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The models of a backend.
+    """What a backend answered about its models.
 
     Attributes:
         models: The models that the proxy can serve, by id.
@@ -61,7 +61,7 @@ async def discover(
     """Ask a backend for its models.
 
     Args:
-        fetch: Sends a request to the backend.
+        fetch: The function that sends a request to the backend.
         kinds: The kinds that the operator set, by model id (--kind).
         known: The models of the last check, by id. If a model has not changed, the backend is not asked about it again.
         dialects: The dialects to try, in this order.

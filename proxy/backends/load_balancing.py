@@ -77,7 +77,7 @@ class BackendHealth:
 
 @dataclass(frozen=True, slots=True)
 class BackendLoad:
-    """The state of one backend that load balancing depends on.
+    """The state of one backend, as far as load balancing depends on it.
 
     Attributes:
         name: Identifies the backend. It is the same in every process, so that all processes choose the same backend.

@@ -1,4 +1,4 @@
-"""The pool of model servers: their models, their health, and the choice of the server for a request.
+"""The pool of model servers: their models, their health, and the choice of a server for each request.
 
 The operator gives the backends at start, and a request can never name one. The transport (transport.py) sends the
 bytes.
@@ -140,7 +140,7 @@ class Pool:
                         response.close()
                         retried = True
                         continue
-                    body = b""  # free its memory: a long answer may take minutes
+                    body = b""  # free the memory of the body, because a long answer may take minutes
                     with self._recording_outcome(backend, response):
                         yield response
                     return

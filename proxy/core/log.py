@@ -73,7 +73,7 @@ class _QueueHandler(logging.Handler):
         super().__init__()
         self.lost = 0
         self._format = line_format
-        self._descriptor = os.dup(descriptor)  # stays valid even if the thread outlives the stream
+        self._descriptor = os.dup(descriptor)  # stays valid if the stream is closed before the thread ends
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
         self._closing = False
         self._thread = Thread(target=self._write_all, name="log", daemon=True)

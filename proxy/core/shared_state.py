@@ -1,4 +1,4 @@
-"""Numbers that all workers of a server share: requests in flight, and the remaining rate limit of each key.
+"""Numbers that all workers of a server share: requests in flight, and what each key may still use of its rate limits.
 
 Workers map the same files into memory. A file lock guards the files; if a worker dies, the kernel releases the lock of
 this worker. A server with one process keeps the numbers in its own memory, behind the same interface. The module does
@@ -70,7 +70,7 @@ class MappedState:
     """The shared numbers as one of several workers sees them, in memory-mapped files; implements SharedState."""
 
     def __init__(self, folder: Path, worker: int) -> None:
-        """Map the files.
+        """Map the shared files into memory.
 
         Args:
             folder: The folder that only the workers of this server use. `prepare` has created its files.
@@ -86,7 +86,7 @@ class MappedState:
         self._accounts = folder / "accounts"
         self.in_flight: RequestCounts = _map(folder / "seats").cast("q")
         fcntl.flock(self._present, fcntl.LOCK_SH)
-        (folder / "present").stat()  # raises if the last worker removed the folder while this one waited for the lock
+        (folder / "present").stat()  # raises if the last worker removed the folder before this one had its lock
 
     def __enter__(self) -> Self:
         return self

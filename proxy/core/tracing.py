@@ -71,7 +71,7 @@ class Telemetry:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise StartupError(f"{ENDPOINTS[0]} is set: pip install 'drpo-proxy[otel]' ({error.name}).") from error
-        resource = Resource.create({"service.name": "drpo-proxy"})  # OTEL_SERVICE_NAME has precedence
+        resource = Resource.create({"service.name": "drpo-proxy"})  # OTEL_SERVICE_NAME takes precedence over this name
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._exporters = OTLPSpanExporter(), OTLPMetricExporter()
         self._spans.add_span_processor(BatchSpanProcessor(self._exporters[0]))

@@ -57,7 +57,7 @@ class StopCutter:
     Attributes:
         stops: The stop strings.
         held: The parts that are held back, by the index of the choice.
-        ended: The indexes of the choices that were cut.
+        ended: The indexes of the choices that were cut. Their later parts are dropped.
     """
 
     stops: Sequence[str]

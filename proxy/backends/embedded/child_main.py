@@ -1,4 +1,4 @@
-"""The child process of the embedded model. It runs llama.cpp's OpenAI server until its parent ends.
+"""The child process of the embedded model. It runs llama.cpp's OpenAI server until the parent process ends.
 
 child_process.py starts this file as a script. The script imports no module of drpo, so that it starts fast. It reads
 one JSON line with its settings from standard input, because other users can read arguments and environment variables.
@@ -67,7 +67,7 @@ def _exit_at_end_of_input() -> None:
 
 
 def _start(settings: Mapping[str, Any]) -> Any:
-    """Start the server and wait until its model has answered."""
+    """Start the server and wait until its model has answered a test request."""
     # By default, OpenMP's threads spin while they wait. If another process uses the cores, decoding is 6 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import xllamacpp  # a slow import, so it must come after the thread that waits for the end of input

@@ -1,4 +1,4 @@
-"""Starts, watches and stops the child process of the embedded model. It does not send requests to the model.
+"""Starts, watches and stops the child process of the embedded model. The module sends no requests to the model.
 
 The model is google/gemma-3-270m, a base model. llama.cpp serves it in a child process (child_main.py) on a free port of
 127.0.0.1. The child requires a random key, so that other users of the machine cannot send requests. The child ends when
@@ -36,7 +36,7 @@ _ERROR_LOG_LINES: Final = 5
 
 
 class EmbeddedModel:
-    """The child process.
+    """The child process that serves the embedded model.
 
     Attributes:
         exited: An event that is set while a child should run but does not, because it died or could not be started.
@@ -66,7 +66,7 @@ class EmbeddedModel:
         return self._process.pid if self._process else None
 
     async def start(self, report: ProgressCallback) -> str:
-        """Start the child, or start it again after it died, and wait until its model has answered.
+        """Start the child, or start it again after it died, and wait until its model has answered a test request.
 
         Args:
             report: Is called with lines about the progress.

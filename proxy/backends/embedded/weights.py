@@ -59,7 +59,7 @@ def default_cache() -> Path:
 
 
 async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallback) -> Path:
-    """Return the path of the verified file; write it first if it is missing or damaged.
+    """Return the path of the verified file. If the file is missing or damaged, write it first.
 
     Args:
         weights: The file to prepare.
@@ -108,7 +108,7 @@ async def _locked(path: Path, report: ProgressCallback) -> AsyncIterator[None]:
     with path.with_name(f"{path.name}.lock").open("a") as lock:
         if not _try_lock(lock):
             report("Waiting for another start, which is preparing the embedded model's weights")
-            while not _try_lock(lock):  # noqa: ASYNC110  another process sets no event
+            while not _try_lock(lock):  # noqa: ASYNC110  another process cannot set an event here
                 await asyncio.sleep(_LOCK_INTERVAL)
         yield
 
