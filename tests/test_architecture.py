@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,14 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(_text(path))
 
 
 def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -79,9 +86,7 @@ def _function_length(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: li
 
 def _function_lengths() -> dict[str, int]:
     return {
-        f"{_name(path)}:{function.lineno} {function.name}": _function_length(
-            function, path.read_text(encoding="utf-8").splitlines()
-        )
+        f"{_name(path)}:{function.lineno} {function.name}": _function_length(function, _text(path).splitlines())
         for path in MODULES
         for function in _functions(path)
     }
@@ -106,7 +111,7 @@ def test_function_length_ignores_comments_and_docstring() -> None:
 
 @pytest.mark.parametrize(("paths", "longest"), [(MODULES, LONGEST_FILE), (TESTS, LONGEST_TEST_FILE)])
 def test_no_file_is_too_long(paths: list[Path], longest: int) -> None:
-    lengths = {_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    lengths = {_name(path): len(_text(path).splitlines()) for path in paths}
     assert not {name: length for name, length in lengths.items() if length > longest}
 
 
@@ -226,7 +231,7 @@ def _is_array_load(call: ast.Call) -> bool:
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_broad_except_gives_its_reason_or_raises_again(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _text(path).splitlines()
     broad = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler) and _is_broad(node)]
     assert not [node.lineno for node in broad if not _raises_again(node) and not _has_reason(lines[node.lineno - 1])]
 

@@ -7,6 +7,7 @@ import pytest
 from tests.snapshots.__main__ import main
 
 
+@pytest.mark.slow
 def test_two_records_are_equal_and_a_changed_line_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
