@@ -16,7 +16,7 @@ from proxy.core.log import log_lines
 from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
-from proxy.core.settings_reader import parse_settings, process_environment
+from proxy.core.settings_reader import build_settings, process_environment, read_flags
 from proxy.core.variant_names import RAW
 from proxy.server.lifecycle import Announce, serve
 from proxy.server.service import Status
@@ -63,9 +63,10 @@ def run(arguments: Sequence[str]) -> int:
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
-        settings, command, name = _parse(arguments)
-        if command == "new-key":
+        values, command, name = _parse(arguments)
+        if command == "new-key":  # needs no settings, so a wrong one is no reason to fail
             return _new_key(name, Console(highlight=False), console)
+        settings = build_settings(values, process_environment())
         with log_lines(settings.log.log_format):
             if command == "check":
                 from proxy.server.check import check  # here, because a server does not need this module either
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
+def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
     parser = argparse.ArgumentParser(
         "drpo-proxy", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,10 +95,10 @@ def _parse(arguments: Sequence[str]) -> tuple[Settings, str, str]:
         "command", nargs="?", choices=("serve", "check", "new-key"), default="serve", help="serve (default), ..."
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
-    settings, namespace = parse_settings(arguments, process_environment(), parser)
+    values, namespace = read_flags(arguments, process_environment(), parser)
     if (namespace.command == "new-key") != bool(namespace.name):
         parser.error("new-key takes a NAME, and nothing else does")
-    return settings, namespace.command, namespace.name or ""
+    return values, namespace.command, namespace.name or ""
 
 
 def _new_key(name: str, output: Console, console: Console) -> int:

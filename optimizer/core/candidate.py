@@ -50,11 +50,6 @@ class Bank:
         """
         return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
-    def pinned_as(self, ids: frozenset[str]) -> "Bank":
-        """Return a copy in which the examples with these ids are pinned, and no other examples."""
-        examples = tuple(replace(example, pinned=example.id in ids) for example in self.examples)
-        return self.with_examples(examples, self.vectors)
-
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
     """Embed the examples' queries, and return a bank without example sets. Raises EmbedderError."""

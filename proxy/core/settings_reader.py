@@ -30,7 +30,7 @@ from proxy.core.settings import (
 def parse_settings(
     arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
 ) -> tuple[Settings, argparse.Namespace]:
-    """Read all settings. A flag takes precedence over an environment variable, and a variable over the default.
+    """Read, group and check all settings.
 
     Args:
         arguments: The command line.
@@ -44,13 +44,35 @@ def parse_settings(
         StartupError: A variable cannot be parsed, or a value is not valid.
         SystemExit: argparse cannot parse a flag.
     """
+    values, namespace = read_flags(arguments, environment, parser)
+    return build_settings(values, environment), namespace
+
+
+def read_flags(
+    arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
+) -> tuple[Mapping[str, Any], argparse.Namespace]:
+    """Read the values of all settings, without checking them.
+
+    A flag takes precedence over an environment variable, and a variable over the default.
+
+    Args:
+        arguments: The command line.
+        environment: The environment variables.
+        parser: The parser to which the flags are added. It may define other arguments too.
+
+    Returns:
+        The values by the names of their settings, and all parsed arguments.
+
+    Raises:
+        StartupError: A variable cannot be parsed.
+        SystemExit: argparse cannot parse a flag.
+    """
     settings = setting_fields()
     for setting in settings.values():
         _add_flag(parser, setting)
     namespace = parser.parse_args(arguments)
     refuse_password(namespace.store)
-    values = {name: _value(setting, getattr(namespace, name), environment) for name, setting in settings.items()}
-    return build_settings(values, environment), namespace
+    return {name: _value(setting, getattr(namespace, name), environment) for name, setting in settings.items()}, namespace
 
 
 def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:

@@ -99,7 +99,7 @@ class ScriptedModels:
         return [f"An answer worth {system.count('+')}, {stable_number(system, 10**6)}, to {query}"]
 
     def rewrite(self, body: Mapping[str, Any]) -> list[str]:
-        """Reply as the optimizer model: the first rewrite is better, the second worse, the third equal."""
+        """Reply as the writer model: the first rewrite is better, the second worse, the third equal."""
         prompt = body["messages"][0]["content"]
         if "\n\nAnswer:\n" in prompt:
             return self._better_answers(prompt, body["n"])
