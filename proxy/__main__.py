@@ -4,8 +4,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import uvloop
 from rich.console import Console
@@ -15,7 +15,6 @@ from proxy.api.auth import new_key
 from proxy.core.log import log_lines
 from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment, read_flags
 from proxy.core.variant_names import RAW
 from proxy.server.lifecycle import Announce, serve

@@ -72,7 +72,9 @@ def read_flags(
         _add_flag(parser, setting)
     namespace = parser.parse_args(arguments)
     refuse_password(namespace.store)
-    return {name: _value(setting, getattr(namespace, name), environment) for name, setting in settings.items()}, namespace
+    return {
+        name: _value(setting, getattr(namespace, name), environment) for name, setting in settings.items()
+    }, namespace
 
 
 def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:

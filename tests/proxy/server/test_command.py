@@ -90,6 +90,15 @@ def test_new_key_prints_its_line_and_the_key_on_different_streams() -> None:
     assert run("serve", "alice").returncode == 2
 
 
+@pytest.mark.parametrize(("name", "value"), [("DRPO_BACKEND", "ftp://x"), ("DRPO_ADMIN", "x"), ("DRPO_KIND", "x")])
+def test_new_key_is_made_whatever_the_other_settings_are(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run("new-key", "alice").returncode == 0
+    assert run("check").returncode == 1
+
+
 def test_hangup_reloads_the_keys_and_a_mistake_in_them_changes_nothing(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(new_key("alice")[1], encoding="utf-8")
