@@ -48,8 +48,8 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code. 0: the command succeeded, or a signal stopped the server after its start. 1: an error
-        occurred, a check found problems, or the reader of the output ended. 130: SIGINT ended a command, or the start
-        of the server. 143: SIGTERM ended the start of the server.
+        occurred, a check found problems, or the process that reads the output ended. 130: SIGINT ended the start of
+        the server or another command. 143: SIGTERM ended the start of the server.
 
     Raises:
         SystemExit: The command line is wrong (exit code 2), or asks for help (exit code 0).
@@ -57,18 +57,18 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         if arguments[:1] == ["experiment"]:
-            # Imported here, because a server does not need this module and its 2 MB.
+            # Imported here, because a server does not need this module, which takes 2 MB of memory.
             from proxy.experiments.command import run_experiment_command
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
         values, command, name = _parse(arguments)
-        if command == "new-key":  # needs no settings, so a wrong one is no reason to fail
+        if command == "new-key":  # uses no settings, so it works even if a setting is wrong
             return _new_key(name, Console(highlight=False), console)
         settings = build_settings(values, process_environment())
         with log_lines(settings.log.log_format):
             if command == "check":
-                from proxy.server.check import check  # here, because a server does not need this module either
+                from proxy.server.check import check  # imported here, as a server does not need it
 
                 return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
             return_large_blocks_to_system()
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except asyncio.CancelledError:  # SIGTERM before the server answered requests
         return 143
-    except BrokenPipeError:  # the reader of the output has ended
+    except BrokenPipeError:  # the process that reads the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
@@ -117,7 +117,10 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print which models are served and how to call them. If there are none, print which backends are waited for."""
+    """Print which models are served and how to call them, and warn of bundles whose model no backend lists.
+
+    If no model is served, print only which backends the server waits for.
+    """
     if not status.models:
         waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
         console.print(waiting, markup=False, soft_wrap=True)
@@ -130,9 +133,9 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
 
 
 def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
-    """Return the server's addresses, and calls to copy.
+    """Return a text with the server's addresses, and with example calls that a user can copy.
 
-    The calls use a model with a bundle. If no served model has a bundle, they use the first model.
+    The calls name a served model that has a bundle. If no served model has a bundle, they name the first served model.
     """
     aligned = next((name for name in status.bundled if name in status.models), None)
     model = aligned or status.models[0]

@@ -1,17 +1,21 @@
-"""Loads and writes bundles. A bundle is a directory. It is verified on every load, and a failed write leaves no files.
+"""Loads and writes bundles. Every load verifies the bundle, and a failed write leaves no files.
+
+A bundle is a directory with these files:
 
     manifest.json    format, name, model, layout, retrieval policy, sampling, embedder, provenance; and SHA-256 and
                      size of each other file
     prompt.txt       the system prompt, byte for byte
     examples.jsonl   one example per line
     vectors.npy      float32 (examples, dimension): row n (norm 1) is the vector of the query in line n
-    centroids.npy, offsets.npy   only with a large bank: its clusters, by which lines and vectors are sorted
+    centroids.npy    only if the bank is large (more than 50,000 examples): the centroid of each cluster; the lines of
+                     examples.jsonl and the rows of vectors.npy are then sorted by cluster
+    offsets.npy      only if the bank is large: the row of vectors.npy at which each cluster begins
     sets.json        only if the order of the retrieval policy is `set`: the example sets
 
 This module combines the files of a bundle. files.py reads and writes single files. manifest.py, example_bank.py,
 sets_file.py and vectors.py parse the contents. A bundle never contains a pickle or a FAISS index, because reading such
 a file can run code or corrupt memory. A load reads each file only once, so that the parsed bytes are the hashed bytes.
-The files of a bundle with a large bank are mapped into memory.
+If the bank is large, all files except the manifest are mapped into memory.
 """
 
 import hashlib
@@ -93,7 +97,7 @@ def default_bundle_directory() -> Path:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read only the manifest of a bundle. A caller learns from it which embedder to open.
+    """Read only the manifest of a bundle. The manifest names the embedder that `load_bundle` needs.
 
     Raises:
         BundleError: The manifest cannot be read or is invalid.
@@ -102,7 +106,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """Read a bundle without an embedder. Everything is checked except that the embedder made the vectors.
+    """Read and check a bundle without an embedder. Only `load_bundle` also checks which embedder made the vectors.
 
     Raises:
         BundleError: The bundle is invalid.
@@ -131,20 +135,20 @@ def write_bundle(
 ) -> Bundle:
     """Embed the queries of `source`, and write a bundle that `load_bundle` accepts. An error leaves no files behind.
 
-    The examples of a large bank are written in the order of their clusters, and not in the order of `source`.
+    If `source` has more than `LARGE_BANK` examples, they are written in the order of their clusters.
 
     Args:
         directory: The directory of the new bundle.
         source: The content of the bundle.
         embedder: Embeds the queries.
-        report_step: Called with the name of a step before the step begins, for steps that can take long.
+        report_step: Called before each step that can take long, with the name of the step.
 
     Returns:
         The bundle as it was written.
 
     Raises:
         BundleError: The directory exists already, its parent does not exist, the input is invalid, the embedder gives
-            the same query another vector the second time, or a file cannot be written.
+            different vectors when it embeds the same query twice, or a file cannot be written.
         EmbedderError: The embedder did not answer.
     """
     check_output_directory(directory)
@@ -192,8 +196,8 @@ def _parse_clusters(contents: Mapping[str, Content], vectors: Vectors, directory
 def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None:
     """Check that `embedder` made the vectors of the bundle. Raises EmbedderMismatchError.
 
-    The first, the middle and the last query are embedded again and compared with their vectors. Each of the three is
-    embedded in a call of its own, because requests embed one query per call.
+    The first, the middle and the last query of the bank are embedded again and compared with the bundle's vectors. Each
+    of the three is embedded in a separate call, because the proxy also embeds one query per call.
     """
     made, at_hand = bundle.manifest.embedder, embedder.spec
     if at_hand.dimension != made.dimension:
@@ -245,11 +249,11 @@ def _vector_files(
 ) -> tuple[NDArray[np.intp] | None, int | None, dict[str, bytes]]:
     """Return the order of the rows, the number of clusters to search, and the contents of the array files.
 
-    The order and the number are None if the bank is not large.
+    The order and the number are None if there are at most `LARGE_BANK` vectors.
     """
     if len(vectors) <= LARGE_BANK:
         return None, None, {VECTORS: array_bytes(vectors)}
-    # This import loads FAISS, which takes longer than most commands take to run.
+    # Imported here, because this import loads FAISS, which takes longer than most commands take to run.
     from index.bundle.clusters import choose_probes, sort_into_clusters
 
     report_step("sorting the vectors into clusters")

@@ -1,9 +1,9 @@
-"""Sorts the vectors of a large bank into clusters, and searches the clusters.
+"""Sorts the vectors of a large bank (more than 50,000 examples) into clusters, and searches the clusters.
 
 A search compares the query with every centroid. It then compares the query with the vectors of the nearest clusters
 only (an inverted file: Sivic and Zisserman, ICCV 2003). The vectors of one cluster are consecutive rows of vectors.npy.
 FAISS's IndexIVFFlat searches in the same way, but copies all vectors into the memory of each process. Here all workers
-share one mapped file, which needs no loading. This module does not depend on texts or retrieval policies.
+share one file that is mapped into memory. This module does not depend on texts or retrieval policies.
 """
 
 import math
@@ -18,17 +18,17 @@ from index.types import Clusters, Vectors
 _SEED: Final = 1
 _KMEANS_ITERATIONS: Final = 12
 _KMEANS_RESTARTS: Final = 8
-_MAX_ROWS_PER_CENTROID: Final = 64  # in the sample that k-means trains on; more rows did not increase the recall
+_MAX_ROWS_PER_CENTROID: Final = 64  # in the training sample of k-means; more rows did not increase the recall
 _RECALL_NEIGHBOURS: Final = 3
 _MAX_SAMPLED_QUERIES: Final = 2_000
-_MIN_RECALL: Final = 0.9825  # measured with the bank's own queries; similar queries of users then have a recall of 0.98
-_MIN_PROBED_SHARE: Final = 0.05  # of all clusters: each search looks into at least this share
+_MIN_RECALL: Final = 0.9825  # for queries of the bank itself; similar queries of users then have a recall of 0.98
+_MIN_PROBED_SHARE: Final = 0.05  # each search looks into at least this share of all clusters
 
 
 class ClusterIndex:
-    """Finds the vectors of a bank that are nearest to a query's vector. It is thread-safe.
+    """Finds the vectors of a bank that are nearest to a query's vector. Several threads may search at the same time.
 
-    It searches only the clusters whose centroids are nearest to the query, so it may miss a near vector.
+    A search looks only into the clusters whose centroids are nearest to the query, so it may miss a near vector.
     """
 
     def __init__(self, vectors: Vectors, clusters: Clusters, probes: int) -> None:
@@ -42,7 +42,7 @@ class ClusterIndex:
         """Return the similarities and the row numbers of the `count` nearest vectors, in any order.
 
         If the searched clusters have fewer than `count` rows in all, the number of searched clusters is doubled until
-        they have enough.
+        they have at least `count` rows.
 
         Args:
             vector: The query's vector: (dimension,) float32, contiguous.
@@ -104,9 +104,9 @@ def sort_into_clusters(vectors: Vectors) -> tuple[NDArray[np.intp], Clusters]:
 
 
 def spherical_k_means(vectors: Vectors, count: int) -> tuple[NDArray[np.int64], Vectors]:
-    """Return the number of each vector's cluster, and the `count` centroids (norm 1).
+    """Divide vectors into `count` clusters. Returns the number of each vector's cluster, and the centroids (norm 1).
 
-    k-means runs several times, each time from other initial centroids. The best run gives the result.
+    k-means runs several times, each time from different initial centroids. The result is that of the best run.
     """
     means = faiss.Kmeans(
         vectors.shape[1],
@@ -129,9 +129,9 @@ def choose_probes(vectors: Vectors, clusters: Clusters) -> int:
     cluster. If the clusters are sorted by the similarity of their centroids to the query, the rank of this cluster is
     therefore the number of clusters that the search must look into.
 
-    The result is at least a twentieth of all clusters. In a bank of paraphrases, a row's neighbours are in the first
-    one or two clusters. The neighbours of a user's query are spread over more clusters, and the sample does not show
-    how many (docs/bundles.md has measurements).
+    The result is at least a twentieth of all clusters, because the sample can give too small a number. In a bank of
+    paraphrases, a row's neighbours are in the one or two clusters nearest to the row, but the neighbours of a user's
+    query are spread over more clusters (docs/bundles.md has measurements).
     """
     sample = np.random.default_rng(_SEED).choice(len(vectors), min(_MAX_SAMPLED_QUERIES, len(vectors)), replace=False)
     queries = np.ascontiguousarray(vectors[sample])

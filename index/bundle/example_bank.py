@@ -1,4 +1,4 @@
-"""Parses and writes examples.jsonl and prompt.txt. It does not depend on directories or vectors.
+"""Parses and writes examples.jsonl and prompt.txt. This module does not depend on directories or vectors.
 
 Each line of examples.jsonl is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`.
 A text is refused if it could forge a turn of the conversation: if it contains a role marker of a layout, a control
@@ -61,12 +61,12 @@ def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
 
 
 class StoredExamples(Sequence[Example]):
-    """The examples of a large bank. To save memory, an example is parsed from its line whenever it is accessed.
+    """The examples of a large bank (more than 50,000 examples), in the form of the lines of examples.jsonl.
 
-    All lines are also checked once, when the object is created.
+    To save memory, each access to an example parses its line again. All lines are checked when the object is created.
 
     Attributes:
-        pinned: Positions of the pinned examples.
+        pinned: The positions of the pinned examples in the bank.
     """
 
     def __init__(self, data: Content, location: str) -> None:
@@ -112,9 +112,9 @@ class StoredExamples(Sequence[Example]):
         return pinned
 
     def _block(self, start: int) -> Sequence[tuple[str, bool]]:
-        """Return the id and the `pinned` of each example in the block of lines that begins at position `start`.
+        """Check the block of lines that begins at position `start`. Returns the id and `pinned` of each example.
 
-        If a line of the block is not in standard form, all lines of the block are parsed one by one.
+        If a line of the block may be invalid or is not in standard form, all lines of the block are parsed one by one.
         """
         positions = range(start, min(start + _LINES_PER_BLOCK, len(self)))
         bounds = self._starts[start : positions.stop + 1].tolist()
@@ -123,14 +123,16 @@ class StoredExamples(Sequence[Example]):
 
 
 def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] | None:
-    """Return the id and the `pinned` of each line, or None if a line may be invalid or is not in standard form.
+    """Return the id and `pinned` of each example, or None if a line may be invalid or is not in standard form.
 
     A line in standard form has exactly the keys that `examples_bytes` writes.
     """
     try:
         values = [orjson.loads(line) for line in lines]
         texts = [value[key] for value in values for key in ("query", "response")]
-        together = "\n".join(texts)  # one search is faster; each text still begins a line, where a marker is found
+        # One search in the joined texts is faster than one search in each text. A marker is found only at the beginning
+        # of a line, and each text begins a line of the joined texts.
+        together = "\n".join(texts)
         if "\0" in together or find_marker(together) or not all(map(str.strip, texts)):
             return None
         return [(value["id"], value["pinned"]) for value in values] if all(map(_is_standard_record, values)) else None
@@ -157,7 +159,7 @@ def is_id(text: str) -> bool:
 
 
 def pinned_positions(examples: Sequence[Example]) -> Sequence[int]:
-    """Return the positions of the pinned examples."""
+    """Return the positions of the pinned examples in the bank."""
     if isinstance(examples, StoredExamples):
         return examples.pinned
     return [position for position, example in enumerate(examples) if example.pinned]
@@ -198,7 +200,7 @@ def _parse_quickly(line: bytes, location: str) -> object:
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Return the offset of each line, and last the offset at which one more line would begin.
+    """Return the offset at which each line begins, followed by the offset at which a further line would begin.
 
     The data is read in pieces to use little memory.
     """

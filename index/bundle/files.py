@@ -49,8 +49,9 @@ def read_file(path: Path, size: int) -> bytes:
 def map_file(path: Path, size: int) -> Content:
     """Map a regular file into memory, read only. All processes that map the file share one copy of it in memory.
 
-    A process that writes to a mapped file changes content that was verified before. For this reason no code of drpo
-    writes to a finished bundle: `publish` writes a new bundle to a temporary directory and then renames the directory.
+    If a process wrote to a mapped file, it would change content that other processes have already verified. For this
+    reason no code of drpo writes to a finished bundle: `publish` writes a new bundle to a temporary directory and then
+    renames the directory.
 
     Raises:
         BundleIntegrityError: The file cannot be read, or does not have `size` bytes.
@@ -62,9 +63,9 @@ def check_hashes(contents: Mapping[str, Content], records: Mapping[str, FileReco
     """Compare the SHA-256 of each content with the manifest's record of the file.
 
     Raises:
-        BundleIntegrityError: The SHA-256 of a content is not the recorded one.
+        BundleIntegrityError: The SHA-256 of a file's content differs from the recorded SHA-256.
     """
-    # Two threads, because a large bank has two large files: its examples and its vectors.
+    # Two threads, so that the two files that can be large (examples.jsonl and vectors.npy) are hashed in parallel.
     with ThreadPoolExecutor(max_workers=2) as threads:
         hashes = threads.map(lambda name: hashlib.sha256(contents[name]).hexdigest(), records)
     for name, found in zip(records, hashes, strict=True):
@@ -129,7 +130,7 @@ def _wrong_size(path: Path, found: int, expected: int) -> BundleIntegrityError:
 
 
 def check_output_directory(directory: Path) -> None:
-    """Check that `directory` does not exist and that its parent does.
+    """Check that `directory` does not exist and that its parent directory exists.
 
     Raises:
         BundleError: The directory exists, or its parent does not exist.
@@ -141,10 +142,10 @@ def check_output_directory(directory: Path) -> None:
 
 
 def publish(directory: Path, contents: Mapping[str, Content]) -> None:
-    """Write the files of a bundle to a new directory. If an error occurs, the new directory does not exist afterwards.
+    """Write the files of a bundle to a new directory. If a file cannot be written, the directory is not created.
 
-    The files are written to a temporary directory beside the new one. When all of them are on the disk, the temporary
-    directory gets the name of the new one.
+    The files are written to a temporary directory beside `directory`. When all files are on the disk, the temporary
+    directory is renamed to `directory`.
 
     Raises:
         BundleError: The directory exists, its parent does not exist, or a file cannot be written.

@@ -28,10 +28,10 @@ class BadLinesError(BundleFormatError):
 
 
 def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
-    """Parse a JSONL file of examples. Each has a query and a response, and optionally an id, `pinned` and tags.
+    """Parse a JSONL file of examples. Each line has a query and a response, and optionally an id, `pinned` and tags.
 
-    An example without an id gets a hash of its query and response as its id. This id does not change when lines are
-    moved.
+    An example without an id gets a hash of its query and response as its id. This id stays the same when the line moves
+    to another place in the file.
 
     Args:
         data: The content of the file.

@@ -1,4 +1,4 @@
-"""Parses and writes manifest.json, format 1. It does not depend on directories or on other files."""
+"""Parses and writes manifest.json, format 1. This module does not depend on directories or on other files."""
 
 import json
 import re
@@ -160,7 +160,7 @@ def _parse_embedder(value: object, location: str) -> EmbedderSpec:
 
 
 def _file_names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
-    """Return the names of a bundle's files other than the manifest. `probes` is None if the bank is not large."""
+    """Return the names of a bundle's files other than the manifest. `probes` is None for up to 50,000 examples."""
     return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.order == "set" else ()))
 
 

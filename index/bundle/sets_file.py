@@ -3,12 +3,12 @@
 The file is a list of JSON objects, one for each set. index/retrieval/retriever.py counts the votes.
 
     name                  identifies the set in its bundle
-    shown                 ids of the examples that the prompt shows, in this order
+    shown                 ids of the examples that a request gets if this set is chosen, in this order
     voters                ids of the examples that vote for this set when they are neighbours of a query
     kind                  name of a group of sets; the kind with the most votes wins, then its set with the most votes
     weight                factor by which each vote for this set is multiplied
-    minimum_similarity    a voter votes only if its similarity to the query is at least this; but if no neighbour
-                          reaches the minimum of its set, all neighbours vote
+    minimum_similarity    a voter votes only if its similarity to the query is at least this value; but if no
+                          neighbour reaches the minimum of its set, all neighbours vote
 
 The parser checks that the ids are in the bank. This module does not depend on vectors or directories.
 """
@@ -31,8 +31,8 @@ def parse_sets(data: bytes, examples: Sequence[Example], location: str) -> tuple
     """Parse the example sets in `data`. `location` is the file's name in messages.
 
     Raises:
-        BundleFormatError: The data is malformed, a name of a set appears twice, an example votes for two sets, or a
-            set has the id of an example that is pinned or not in the bank.
+        BundleFormatError: The data is malformed, two sets have the same name, an example votes for two sets, or a set
+            names an example twice, or an example that is pinned or not in the bank.
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:

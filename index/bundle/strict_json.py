@@ -1,7 +1,7 @@
 """Parses JSON strictly: an unknown, duplicate or missing key is an error, and so is a value of an unexpected type.
 
-Every error is a BundleFormatError. Its message has one line, which names the location and the problem. The code does
-not depend on any particular file.
+Every error is a BundleFormatError. Its message has one line, which names the location and the problem. This module does
+not depend on what a particular file contains.
 """
 
 import json
@@ -43,8 +43,8 @@ def parse_json(data: bytes, location: str) -> object:
 class Fields:
     """A JSON object whose keys have been checked.
 
-    Each method except `raw` checks the type of one value and returns the value. It raises BundleFormatError if the type
-    or the value is not the expected one.
+    Each method returns the value of one key. Each method except `raw` first checks the value, and raises
+    BundleFormatError if its type is wrong or the value is not valid.
     """
 
     def __init__(self, value: object, location: str, required: Collection[str], optional: Collection[str] = ()) -> None:
@@ -130,7 +130,7 @@ class Fields:
 
 
 def refuse_unknown(keys: Iterable[str], known: Collection[str], location: str) -> None:
-    """Raise BundleFormatError for the first of `keys` that is not `known`. The message names the nearest known key."""
+    """Raise BundleFormatError for the first key that is not in `known`. The message names the nearest known key."""
     for key in keys:
         if key not in known:
             nearest = get_close_matches(key, known, n=1, cutoff=0.0)[0]

@@ -1,4 +1,4 @@
-"""Parses and writes vectors.npy, and the centroids.npy and offsets.npy of a large bank.
+"""Parses and writes vectors.npy, and the files centroids.npy and offsets.npy of a bank of more than 50,000 examples.
 
 A parsed array is a view of the given bytes and not a copy. All processes that map the same file therefore share its
 memory. Vectors are checked in pieces to use little memory. Arrays with pickled objects are refused. This module does
@@ -58,7 +58,7 @@ def parse_clusters(centroids: Content, offsets: Content, vectors: Vectors, paths
         paths: The paths of centroids.npy and of offsets.npy, for messages.
 
     Raises:
-        BundleFormatError: A content is not a .npy file with an array of the right type in C order.
+        BundleFormatError: One of the two files is not a .npy file with an array of the right type in C order.
         BundleIntegrityError: The clusters do not fit the vectors.
     """
     bounds = _parse_array(offsets, np.dtype(np.int64), paths[1])
@@ -99,7 +99,7 @@ def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any
 
 
 def _check_rows(rows: Vectors, first: int, path: Path) -> None:
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # NaN or infinite if a value of the row is
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # a norm is NaN or infinite if a value of its row is
     if not np.isfinite(norms).all() and not np.isfinite(rows).all():
         raise BundleIntegrityError(f"{path}: holds values that are not finite: {REPAIR}")
     off = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))

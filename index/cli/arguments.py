@@ -1,4 +1,7 @@
-"""Defines the argument parser of drpo-index: flags, defaults and help texts. It reads no files and runs no commands."""
+"""Defines the argument parser of drpo-index: flags, defaults and help texts.
+
+This module opens no files and runs no commands.
+"""
 
 import argparse
 import json
@@ -47,8 +50,8 @@ them to more queries: with refusal=1.3, to more of what should be refused, and t
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of drpo-index.
 
-    A parsed command line has the name of its command in the attribute `command`, and one attribute for each argument of
-    the command.
+    The namespace that the parser returns contains the name of the command in the attribute `command`, and one attribute
+    for each argument of this command.
     """
     parser = argparse.ArgumentParser(
         prog="drpo-index",
@@ -211,7 +214,7 @@ def _bundle_directory(text: str) -> Path:
 
 
 def _bundle_id(text: str) -> str:
-    # Only a whole id is accepted. Another bundle could have an id with the same beginning, by chance or on purpose.
+    # A beginning of an id is not accepted: another bundle's id could begin in the same way, by chance or on purpose.
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
     return text
@@ -243,7 +246,7 @@ def _text_pair(text: str) -> tuple[str, str]:
 
 
 def _separate_tag(text: str) -> tuple[str, float, int]:
-    """Parse TAG[=WEIGHT[:SETS]]. Returns the tag, the weight of each vote for its sets, and the number of its sets."""
+    """Parse TAG[=WEIGHT[:SETS]]. Returns the tag, the weight of each set for this tag, and the number of these sets."""
     tag, _, rest = text.partition("=")
     weight_text, _, count = rest.partition(":")
     try:
@@ -267,7 +270,7 @@ def _cosine(text: str) -> float:
 
 
 def _json_pair(text: str) -> tuple[str, object]:
-    """Parse KEY=VALUE. The value is parsed as JSON. If it is not JSON, it is taken as a string."""
+    """Parse KEY=VALUE. The value is parsed as JSON. A value that is not JSON is returned as a string."""
     key, value = _text_pair(text)
     try:
         return key, json.loads(value)

@@ -1,7 +1,7 @@
 """Renders a bundle as a page for a terminal, with the library rich. This module opens no files.
 
-The texts of a bundle are not trusted. They are shown as plain text, never as markup. Visible symbols replace control
-characters, because a terminal would obey a control character.
+The texts of a bundle are not trusted, so this module shows them as plain text and never as markup. It replaces control
+characters by visible symbols, because a terminal would obey a control character.
 """
 
 import json
@@ -24,9 +24,9 @@ _VISIBLE_CONTROLS: Mapping[int, int] = {
 
 
 class PageConsole(Console):
-    """A console that raises BrokenPipeError if the reader of its output ends early.
+    """A console that raises BrokenPipeError if the process that reads its output ends early.
 
-    The command turns this error into an exit code of its own. Without this class, rich would exit with code 1.
+    drpo-index catches this error and chooses the exit code. rich's own console would end the program with exit code 1.
     """
 
     def on_broken_pipe(self) -> None:
@@ -36,14 +36,15 @@ class PageConsole(Console):
 def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
     """Return the page of a bundle: facts, prompt and examples.
 
-    With `full`, the page has the whole text of each example. Otherwise it has a table with the beginning of each text.
+    If `full` is true, the page contains the complete text of each example. Otherwise it contains a table with the
+    beginning of each query and answer.
     """
     examples = [_full_example(example) for example in bundle.examples] if full else [_table(bundle.examples)]
     return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
 
 
 def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableType:
-    """Return a table of the examples that a query is shown: the pinned ones, then the hits with their similarities."""
+    """Return a table of the examples that a request gets: the pinned examples, then the hits with similarities."""
     table = Table(title="Examples shown", title_justify="left")
     for heading in ("similarity", "id", "query"):
         table.add_column(heading, no_wrap=heading != "query", justify="right" if heading == "similarity" else "left")
@@ -55,7 +56,10 @@ def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableTyp
 
 
 def plain(text: str) -> Text:
-    """Return `text` without markup. Visible symbols replace all control characters except line breaks and tabs."""
+    """Return `text` as text that rich does not parse as markup.
+
+    Visible symbols replace all control characters except line breaks and tabs.
+    """
     return Text(text.translate(_VISIBLE_CONTROLS))
 
 

@@ -15,9 +15,10 @@ MAX_SILENCE_SECONDS = 30.0
 
 
 class Progress:
-    """A context manager that prints the current step, its counter and the elapsed seconds while its block runs.
+    """A context manager that prints messages while its block runs: the current step, its counter and the elapsed time.
 
-    The first message comes after two seconds. The time between two messages doubles, up to 30 seconds.
+    The first message comes after two seconds, and the second message four seconds later. Each further interval is twice
+    as long as the one before it, up to 30 seconds.
     """
 
     def __init__(self, step: str, total: int = 0) -> None:
@@ -25,7 +26,7 @@ class Progress:
 
         Args:
             step: The name of the step.
-            total: The number at which the counter of the step ends. If it is 0, messages have no counter.
+            total: The final value of the step's counter. If it is 0, the messages contain no counter.
         """
         self._step = step
         self._total = total
@@ -44,11 +45,11 @@ class Progress:
         self._thread.join()
 
     def begin(self, step: str) -> None:
-        """Begin another step. It has no counter."""
+        """Begin another step. Its messages contain no counter."""
         self._step, self._total = step, 0
 
     def advance(self, count: int) -> None:
-        """Add `count` to the counter of the step. The counter stops at `total`."""
+        """Add `count` to the counter of the current step. The counter stops at its final value."""
         self._done = min(self._done + count, self._total)
 
     def _print_messages(self) -> None:
@@ -61,7 +62,7 @@ class Progress:
 
 
 class CountingEmbedder:
-    """An embedder that calls another embedder, and adds the number of embedded texts to the counter of a `Progress`."""
+    """Embeds texts with another embedder, and adds the number of embedded texts to the counter of a `Progress`."""
 
     def __init__(self, inner: Embedder, progress: Progress) -> None:
         self._inner = inner

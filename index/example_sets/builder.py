@@ -1,7 +1,9 @@
-"""Partitions the bank of a bundle into example sets, by the rules that are in index/example_sets/partition.py.
+"""Turns a bundle into the input for a new bundle, whose bank is partitioned into example sets.
 
-This module only prepares and converts: it counts the tokens of the bundle's texts with the tokenizer.json of a model,
-calls partition.py, and returns the input of a new bundle with these sets. It does not depend on servers.
+index/example_sets/partition.py makes the partition. This module prepares its arguments and converts its result: it
+counts the tokens of the bundle's texts with the tokenizer.json of a model, calls partition.py, and returns a
+`BundleInput` that contains the bundle's texts and the new sets. `write_bundle` can write this input as a new
+bundle. This module does not depend on servers.
 """
 
 from dataclasses import replace
@@ -18,18 +20,21 @@ from index.types import Bundle
 
 
 def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, tokenizer: Path) -> BundleInput:
-    """Return the input of a new bundle: the given bundle, but with its bank partitioned into example sets.
+    """Return the input for a new bundle: the texts of the given bundle, and its bank partitioned into example sets.
 
-    The new bundle's limit of injected tokens is raised if the longest set exceeds the old limit.
+    The new bundle's `max_injected_tokens` is the old value, or the number of tokens of the prompt, all pinned examples
+    and the longest set together, whichever is larger.
 
     Args:
-        bundle: The bundle. Its bank must not be large.
+        bundle: The bundle. Its bank must have at most 50,000 examples.
         spec: The number and the size of the sets.
-        neighbours: How many of the examples nearest to a query vote for the set that the query is shown.
+        neighbours: The maximum number of neighbours of a query that vote for an example set. It becomes `k` in the new
+            bundle's retrieval policy.
         tokenizer: The tokenizer.json of the model that will be served.
 
     Raises:
-        BundleError: The bank is large, no partition satisfies the spec, or the tokenizer cannot be read.
+        BundleError: The bank has more than 50,000 examples, no partition satisfies the spec, or the tokenizer cannot be
+            read.
     """
     manifest = bundle.manifest
     if bundle.clusters is not None:
@@ -57,12 +62,12 @@ def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, token
 def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
     """Count the tokens of a bundle's prompt and examples, rendered in the bundle's layout.
 
-    If the tokenizer begins each text with a special token, this token is counted once, with the prompt.
+    If the tokenizer puts a special token before each text, this token is counted only for the prompt.
 
     Raises:
         BundleError: The file cannot be read as a tokenizer.json.
     """
-    from tokenizers import Tokenizer  # a slow import, which few commands need
+    from tokenizers import Tokenizer  # imported here, because the import is slow and few commands need it
 
     try:
         encode = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8")).encode

@@ -2,16 +2,16 @@
 
 The examples with the same separate tag (such as `refusal`) form one kind. All examples without a separate tag form the
 kind `other`. The examples of a kind are divided into clusters, and each cluster gives one set. The examples of the
-cluster are the set's members: they vote for the set. The set shows only some of the examples of its kind. A request is
-sent as:
+cluster are the set's members: they vote for the set. For each set, some examples of its kind are chosen as its shown
+examples. Requests for which the set is chosen contain these examples. The proxy sends such a request as:
 
     prompt, pinned examples, the set's shown examples | the client's messages
     '----- `tokens` (whole blocks) and an excess -----'
 
-The shown examples are those that cover the members' queries best (facility location: the coverage of a query is its
-similarity to the nearest shown example). A prefix cache stores whole blocks of tokens. The shown examples therefore
-fill the last block. Their excess over the block is small, because the model server computes the excess again for every
-request. This module does not depend on files.
+The shown examples are chosen so that they cover the members' queries best (facility location: the coverage of a query
+is its similarity to the nearest shown example). A prefix cache stores only whole blocks of tokens. The shown examples
+are therefore chosen so that they reach the end of a block. The model server computes the tokens after this end (the
+excess) again for every request, so the excess is kept small. This module does not depend on files.
 """
 
 import math
@@ -29,10 +29,10 @@ from index.bundle.strict_json import quoted
 from index.errors import BundleError
 from index.types import Example, ExampleSet, Vectors
 
-_MAX_EXCESS_TOKENS: Final = (4, 8, 16, 32, 64)  # the limits of the excess of a set, tried in this order
-_MAX_CANDIDATES: Final = 40  # the shown examples of a set are chosen from at most this many
-_MAX_COMBINED: Final = 3  # the last examples of a set, at most this many, are chosen from all combinations
-_DUPLICATE_SIMILARITY: Final = 0.9  # two examples at least this similar to each other are near-duplicates
+_MAX_EXCESS_TOKENS: Final = (4, 8, 16, 32, 64)  # limits on the excess of a set, tried in this order until one is met
+_MAX_CANDIDATES: Final = 40  # the shown examples of a set are chosen from at most this many examples
+_MAX_COMBINED: Final = 3  # the maximum size of the combination of examples that completes a set
+_DUPLICATE_SIMILARITY: Final = 0.9  # two examples are near-duplicates if their similarity is at least this value
 _OTHER: Final = "other"
 
 Positions = NDArray[np.intp]
@@ -40,11 +40,11 @@ Positions = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class SeparateTag:
-    """Settings of the sets for the examples with one separate tag.
+    """Settings of the example sets that are made for one separate tag.
 
     Attributes:
         weight: Factor by which each vote for one of these sets is multiplied.
-        count: The number of clusters, and so of sets, into which the examples with this tag are divided.
+        count: The number of these sets. The examples with the tag are divided into this number of clusters.
     """
 
     weight: float = 1.0
@@ -56,12 +56,12 @@ class PartitionSpec:
     """The number and the size of the sets.
 
     Attributes:
-        count: The number of all sets, including those for separate tags.
-        tokens: The least number of tokens of prompt, pinned examples and a set's shown examples together. It should be
-            a multiple of the block size of the prefix cache.
-        separate_tags: The separate tags, by name.
-        minimum_similarity: The `minimum_similarity` (see `ExampleSet`) of each set for a separate tag.
-        min_answer_words: Examples without a separate tag are shown only if their answer has at least this many words.
+        count: The total number of sets: those for separate tags and those of the kind `other`.
+        tokens: The minimum number of tokens that the prompt, all pinned examples and the shown examples of one set have
+            together. It should be a multiple of the block size of the prefix cache.
+        separate_tags: The settings for each separate tag, by the name of the tag.
+        minimum_similarity: The value of `ExampleSet.minimum_similarity` in each set for a separate tag.
+        min_answer_words: The sets of the kind `other` show only examples whose answer has at least this many words.
     """
 
     count: int
@@ -76,8 +76,8 @@ class TokenLengths:
     """Lengths of a bundle's texts in tokens.
 
     Attributes:
-        fixed: The tokens of the prompt and all pinned examples together.
-        examples: The tokens of each rendered example of the bank: (examples,) int64.
+        fixed: The number of tokens of the prompt and all pinned examples together.
+        examples: The number of tokens of each rendered example of the bank: (examples,) int64.
     """
 
     fixed: int
@@ -92,11 +92,11 @@ def partition_into_sets(
     Args:
         examples: The bank.
         vectors: The vectors of the examples' queries: (examples, dimension), rows of norm 1.
-        lengths: The lengths of the bundle's texts.
+        lengths: The lengths of the bundle's texts in tokens.
         spec: The number and the size of the sets.
 
     Raises:
-        BundleError: No choice of examples satisfies the spec.
+        BundleError: The spec does not fit the bank, or no choice of examples satisfies the spec.
     """
     if spec.tokens <= lengths.fixed:
         raise BundleError(f"prompt and pinned examples have {lengths.fixed} tokens already: take more tokens in all")
@@ -110,9 +110,9 @@ class _Kind:
 
     Attributes:
         name: The separate tag, or `other`.
-        positions: The positions in the bank of the kind's examples that are not pinned.
-        showable: The positions of the examples that the kind's sets can show, a part of `positions`.
-        count: The number of clusters, and so of sets, into which the kind is divided.
+        positions: The positions, in the bank, of all examples of the kind except pinned ones.
+        showable: A subset of `positions`: the examples that the sets of the kind may show.
+        count: The number of clusters into which the examples of the kind are divided. Each cluster gives one set.
         weight: The weight of each set of the kind (see `ExampleSet`).
         minimum_similarity: The minimum similarity of each set of the kind (see `ExampleSet`).
     """
@@ -131,7 +131,8 @@ def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]
     An example with several separate tags belongs to the tag that comes first in the spec.
 
     Raises:
-        BundleError: No example belongs to a tag, or the spec does not fit the examples.
+        BundleError: A separate tag has no examples or cannot be part of a set's name, or the kind `other` gets no set
+            or has no answer that is long enough.
     """
     tags = spec.separate_tags
     kind_names = [next((tag for tag in tags if tag in one.tags), _OTHER) for one in examples]
@@ -149,7 +150,7 @@ def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]
 
 
 def _check_tag(tag: str, positions: Positions) -> None:
-    """Raise BundleError if no example belongs to the tag, or if the tag cannot be part of a set's name."""
+    """Raise BundleError if no unpinned example belongs to the tag, or if the tag cannot be part of a set's name."""
     if not len(positions):
         raise BundleError(f"no example that is not pinned has the tag {quoted(tag)}: `drpo-index show` lists the tags")
     if tag == _OTHER or not is_id(f"{tag}-{len(positions)}"):
@@ -182,7 +183,7 @@ def _make_sets(
     A set shows its examples in ascending order of their similarity to the centroid of its cluster.
 
     Raises:
-        BundleError: The kind has too few examples, or no choice of examples fits the tokens.
+        BundleError: The kind has fewer examples than sets, or no choice of examples fills the tokens.
     """
     if kind.count > len(kind.positions):
         raise BundleError(
@@ -210,11 +211,11 @@ def _nearest_first(vectors: Vectors, positions: Positions, centroid: Vectors) ->
 
 @dataclass(frozen=True, slots=True)
 class _Cover:
-    """Chooses the examples that a set shows: they fill a number of tokens and cover the set's members best.
+    """Chooses the examples that a set shows: they fill a number of tokens, and cover the queries of the members well.
 
     Attributes:
         vectors: The vectors of the bank.
-        costs: The tokens of each example of the bank.
+        costs: The number of tokens of each example of the bank.
         members: The positions of the set's members, whose queries the shown examples must cover.
         tokens: The number of tokens that the shown examples must fill.
     """
@@ -227,16 +228,19 @@ class _Cover:
     def choose(self, candidates: Sequence[int], kind: str) -> list[int]:
         """Return the positions of the chosen examples.
 
-        While there is room for more than three examples of average length, the example that adds the most coverage for
-        its length is chosen next. The last one to three examples are chosen together: of all combinations that fill the
-        tokens, the one with the best coverage.
+        First, examples are chosen one by one, until the tokens that remain to be filled are at most 3.5 times the
+        average length of the candidates. Each time, the method chooses the example whose gain in coverage, divided by
+        the square root of its length, is the largest. Then the last one to three examples are chosen together, from
+        all combinations that fill the remaining tokens and exceed them by at most a limit. The limit is the smallest
+        one in `_MAX_EXCESS_TOKENS` that any combination meets. Of the combinations within this limit, the method
+        chooses the one with the best coverage.
 
         Args:
             candidates: Positions of examples, the best first. Only the first `_MAX_CANDIDATES` are considered.
-            kind: The name of the kind in an error message.
+            kind: The name of the kind, for the error message.
 
         Raises:
-            BundleError: No combination fills the tokens.
+            BundleError: No combination fills the remaining tokens within the largest limit.
         """
         near = list(candidates[:_MAX_CANDIDATES])
         chosen: list[int] = []
@@ -253,9 +257,10 @@ class _Cover:
         )
 
     def _fitting(self, chosen: Sequence[int], rest: Sequence[int], max_excess: int) -> Iterator[tuple[int, ...]]:
-        """Yield the combinations of one to three examples of `rest` that contain no near-duplicates and fill the room.
+        """Yield the combinations of one to three examples of `rest` that fill the room and contain no near-duplicates.
 
-        They fill the room that `chosen` leaves, and exceed it by at most `max_excess` tokens.
+        The room is the number of tokens that `chosen` leaves to be filled. A combination fills the room if it has at
+        least this number of tokens, and at most `max_excess` more.
         """
         room = self._room(chosen)
         for size in range(1, _MAX_COMBINED + 1):

@@ -1,4 +1,4 @@
-"""The command `drpo-proxy check`: checks that each backend answers, and that some backend lists each bundle's model."""
+"""The command `drpo-proxy check`: checks that backends answer, and that a backend lists the model of each bundle."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,11 +15,13 @@ from proxy.server.lifecycle import open_backends
 
 
 async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
-    """Print a table of the backends, a table of the bundles, and the problems of both. Nothing is served.
+    """Print a table of the backends, a table of the bundles, and all problems of backends and bundles.
+
+    The function opens the backends and the bundles like a server, but it does not listen for requests.
 
     Args:
         settings: All settings.
-        report: Called with a line of text for each step of the start.
+        report: Called with a line of text for each step of the embedded model's start.
         console: The console that prints the tables and the problems.
 
     Returns:

@@ -33,22 +33,24 @@ from proxy.server.supervisor import Supervisor
 from proxy.ui.pages import add_page
 
 _ALLOCATION_INTERVAL: Final = 60.0  # seconds between two updates of the experiments' allocations
-_MAX_RESTART_DELAY: Final = 30.0  # seconds before the embedded model is restarted
+_MAX_RESTART_DELAY: Final = 30.0  # seconds; the maximum delay before a restart of the embedded model
 
 Announce = Callable[[str, str | None, Status], None]
-"""A callback for the moment when the server is ready.
+"""A function that is called once, as soon as the server accepts requests.
 
 Its arguments are the base URL for clients, the URL of the admin listener (None if it is off), and the server's status.
 """
 
 
 async def serve(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve until SIGINT or SIGTERM. Then wait for the open requests, but not longer than the drain timeout.
+    """Serve until SIGINT or SIGTERM, and then until the open requests have ended or the drain timeout has passed.
+
+    A second signal ends the open requests at once.
 
     Args:
         settings: All settings.
         report: Called with a line of text for each step of the start and of the shutdown.
-        announce: Called once, when the server answers requests.
+        announce: Called once, as soon as the server accepts requests.
 
     Raises:
         StartupError: A setting is wrong, or a part of the server cannot start.
@@ -56,7 +58,7 @@ async def serve(settings: Settings, report: ProgressCallback, announce: Announce
         EmbedderError: An embedder cannot be opened.
     """
     if starting := asyncio.current_task():
-        # During the start, SIGTERM cancels this task, which closes everything that the start has opened.
+        # During the start, SIGTERM cancels this task. The cancellation closes everything that the start has opened.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
     _check_files(settings)
     await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
@@ -81,7 +83,7 @@ def _check_files(settings: Settings) -> None:
 
 
 async def _serve_alone(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve from this process alone."""
+    """Serve with this process alone."""
     shared = LocalState()
     with bind(settings.server) as listener:
         async with (
@@ -89,7 +91,7 @@ async def _serve_alone(settings: Settings, report: ProgressCallback, announce: A
             open_backends(settings.backends, report) as backends,
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
-            stop = _stop_signals()  # not earlier: during the start, a signal must cancel the start
+            stop = _stop_signals()  # called only now, because a signal during the start must cancel the start
             reload_all, add_routes = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
             async with _operator_access(settings, reload_all, add_routes) as admin_url:
                 announce(base_url(settings.server.host, listener.getsockname()[1]), admin_url, status(gateway))
@@ -98,7 +100,7 @@ async def _serve_alone(settings: Settings, report: ProgressCallback, announce: A
 
 
 async def _serve_together(settings: Settings, report: ProgressCallback, announce: Announce) -> None:
-    """Serve from several worker processes. This process supervises the workers and serves only the admin listener."""
+    """Serve with several worker processes. This process supervises them and itself serves only the admin listener."""
     holder, server = hold_port(settings.server)
     settings = replace(settings, server=server)
     with holder:
@@ -116,7 +118,7 @@ async def _serve_together(settings: Settings, report: ProgressCallback, announce
 
 @asynccontextmanager
 async def _operator_access(settings: Settings, reload_all: Reload, add_routes: AddPage) -> AsyncIterator[str | None]:
-    """Handle SIGHUP, serve the admin listener and update allocations until the block ends.
+    """Reload at every SIGHUP, serve the admin listener and update experiments' allocations until the block ends.
 
     Args:
         settings: All settings.
@@ -146,9 +148,10 @@ async def _operator_access(settings: Settings, reload_all: Reload, add_routes: A
 
 
 async def _update_allocations(dashboard: Dashboard) -> None:
-    """Every minute, stop the experiments whose guardrail is breached, and update adaptive weights.
+    """Every minute, stop the experiments that a guardrail stops, and change the arm weights of adaptive experiments.
 
-    An error is logged. The allocations are updated again a minute later.
+    An experiment is adaptive if its file sets `adaptive`. The new weights of its arms are computed from the outcomes so
+    far. If an update raises an error, the error is logged, and the next update follows a minute later.
     """
     while True:
         await asyncio.sleep(_ALLOCATION_INTERVAL)
@@ -163,8 +166,8 @@ async def _update_allocations(dashboard: Dashboard) -> None:
 async def open_backends(settings: BackendSettings, report: ProgressCallback) -> AsyncIterator[list[Backend]]:
     """Yield the backends that the settings name.
 
-    If the settings name the embedded model, the model is started first. It is restarted whenever it dies, and stopped
-    when the block ends.
+    If the settings name the embedded model, the model is started before the block begins, restarted whenever it dies,
+    and stopped when the block ends.
 
     Raises:
         StartupError: The key for the backends cannot be read, or the embedded model does not start.
@@ -194,7 +197,8 @@ def _backend_key(settings: BackendSettings) -> str | None:
 async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
     """Restart the embedded model whenever it dies or a restart has failed.
 
-    The first restart comes after one second. Each further delay is twice the one before it, up to `_MAX_RESTART_DELAY`.
+    The delay before the first restart is one second. The delay before each further restart is twice the previous delay,
+    up to `_MAX_RESTART_DELAY`. The delay never becomes shorter again, however long the model has run since a restart.
     """
     delay = 1.0
     while True:
@@ -210,7 +214,7 @@ async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
 
 
 def _stop_signals() -> asyncio.Event:
-    """Return an event. From now on, SIGINT and SIGTERM set the event."""
+    """Return a new event that every SIGINT and SIGTERM sets from now on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,8 @@
 """Reloads bundles, keys and experiments while the server runs. It does not depend on the content of requests.
 
-A reload has two steps: `load` reads everything, and `serve_loaded` replaces what is served. In a server with several
-workers, no worker takes the second step before all workers have taken the first. If `load` fails, the error is logged
-and nothing changes.
+A reload has two steps: `load` reads the new bundles, keys and experiments, and `serve_loaded` replaces the old ones. In
+a server with several workers, no worker takes the second step before all workers have taken the first. If `load` fails,
+the error is logged, and the old bundles, keys and experiments stay in use.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Everything that a reload has read. `serve_loaded` begins to serve it.
+    """The bundles, keys and experiments that `load` has read, for `serve_loaded`.
 
     Attributes:
-        bundles: The bundles by model.
-        keyring: The API keys of clients; None if no keys are required.
-        active: The experiments; None if there are none.
+        bundles: The bundle of each model, by the name of the model.
+        keyring: The API keys of clients; None if clients need no key.
+        active: The experiments; None if the settings name no experiment.
     """
 
     bundles: Mapping[str, ServedBundle]
@@ -52,11 +52,12 @@ def read_keyring(settings: ApiSettings, shared: SharedState) -> Keyring | None:
 
 
 async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
-    """Return the experiments that the settings name, or None if they name none.
+    """Return the experiments that the settings name, or None if the settings name no experiment.
 
     Args:
         settings: All settings.
-        bundles: The loaded bundles by model. A bundle in this mapping is not loaded again for an experiment.
+        bundles: The loaded bundles, by the name of the model. An experiment that uses one of them does not load the
+            bundle again.
 
     Raises:
         StartupError: The file of an experiment is invalid.
@@ -70,12 +71,12 @@ async def read_active_experiments(settings: Settings, bundles: Mapping[str, Serv
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
-    """Count the tokens of bundles and load their embedders, so that the first request does not wait for this.
+    """Count the tokens of each bundle and load its embedder in advance, so that the first request does not wait.
 
     Args:
         gateway: The gateway of this process.
-        bundles: Pairs of a model's name and a bundle. A pair whose model no backend lists is skipped.
-        report: Called with a line of text for each bundle.
+        bundles: Pairs of a model's name and a bundle. If no backend lists the model, the pair is skipped.
+        report: Called with a line of text for each pair that is not skipped.
     """
     for name, served in bundles:
         model = gateway.pool.models.get(name)
@@ -85,7 +86,7 @@ async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]],
 
 
 async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loaded:
-    """Load the bundles, keys and experiments that the settings name. They are not served yet.
+    """Load the bundles, keys and experiments that the settings name, but do not serve them yet.
 
     Raises:
         StartupError: A setting or a file is invalid.
@@ -104,7 +105,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
 
 
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
-    """Use `loaded` for all requests that arrive from now on. Returns the numbers of bundles, keys and experiments."""
+    """Use `loaded` for all requests that arrive from now on. Returns its numbers of bundles, keys and experiments."""
     gateway.state.bundles, gateway.state.keyring = loaded.bundles, loaded.keyring
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
@@ -113,7 +114,7 @@ def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
 
 
 async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:
-    """Take both steps of a reload, in a server with one process. If `load` raises an error, nothing has changed."""
+    """Take both steps of a reload, in a server with one process. If `load` raises an error, nothing changes."""
     return serve_loaded(gateway, await load(settings, gateway, shared))
 
 
@@ -122,7 +123,7 @@ async def reload_on_hangup(reload_all: Reload) -> AsyncIterator[Reload]:
     """Reload at every SIGHUP until the block ends.
 
     Yields:
-        A function that reloads. If a reload is in progress, the function first waits until it has ended.
+        A function that reloads. If another reload is in progress, the function first waits for the end of that reload.
     """
     requested, loop, lock = asyncio.Event(), asyncio.get_running_loop(), asyncio.Lock()
 
@@ -151,7 +152,7 @@ async def _reload_and_log(reload_all: Reload) -> Reloaded:
 
 
 async def _reload_on_request(requested: asyncio.Event, reload_once: Reload) -> None:
-    """Reload whenever `requested` is set. If it is set during a reload, another reload follows."""
+    """Reload whenever `requested` is set. If the event is set during a reload, another reload follows."""
     while True:
         await requested.wait()
         requested.clear()

@@ -1,6 +1,6 @@
 """Runs one serving process: loads bundles, opens the gateway, answers requests on a socket, and drains open requests.
 
-This process is either the only one of a server, or one of several workers. This module does not depend on signals or on
+The process either serves alone or is one of several workers of a server. This module does not depend on signals or on
 other processes.
 """
 
@@ -27,7 +27,7 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
-_COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # see gc.set_threshold
+_COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # the arguments of gc.set_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Status:
     """The state of a server, for the operator.
 
     Attributes:
-        models: The models that backends list.
-        bundled: The models that have a bundle.
+        models: The names of the models that backends list.
+        bundled: The names of the models that have a bundle, even if no backend lists them.
         problems: One line for each backend that has a problem.
-        keyed: Whether clients need a key.
+        keyed: Whether clients need an API key.
     """
 
     models: tuple[str, ...]
@@ -49,7 +49,7 @@ class Status:
 
 @asynccontextmanager
 async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
-    """Start to load the bundles in a thread, and yield the task that loads. The end of the block cancels the task."""
+    """Yield a task that loads the bundles in a thread. The task is cancelled when the block ends."""
     injection = settings.injection
     work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder)
     loading = asyncio.create_task(work, name="bundles")
@@ -81,10 +81,10 @@ async def serving(
         report: Called with a line of text for each step of the start.
 
     Yields:
-        The gateway, when requests are answered.
+        The gateway, as soon as the process answers requests.
 
     Raises:
-        StartupError: A setting is wrong.
+        StartupError: A setting is wrong, or the file of the keys or of an experiment is invalid.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
@@ -104,7 +104,7 @@ async def serving(
 
 
 def _release_memory() -> None:
-    """Return the memory that only loading needed, and make the garbage collector run less often.
+    """Release the memory that only loading needed, and make the garbage collector run less often.
 
     Without `malloc_trim`, glibc would keep about 20 MB of free memory. Without `gc.freeze`, the collector would visit
     all loaded objects again and again, which takes a tenth of the time of a request. The collector can run less often,
@@ -122,9 +122,9 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
 
     Args:
         gateway: The gateway of this process.
-        grace_period: The wait ends after this many seconds, even if requests are still open.
-        stop: The event whose first signal started the drain. The function clears the event. When a second signal sets
-            it again, the wait ends at once.
+        grace_period: The maximum duration of the wait, in seconds. Requests may still be open when it has passed.
+        stop: The event that the first signal to stop has set. The function clears the event. If a second signal sets
+            the event again, the wait ends at once.
         report: Called with a line of text if there are open requests.
     """
     gateway.admission.draining = True

@@ -34,13 +34,14 @@ def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
     """Reserve the port on which all workers listen.
 
     Returns:
-        A socket that is bound to the port but does not listen, and the settings with the number of the port. The number
-        differs from the given one if that is 0, because the kernel then chooses a port.
+        A socket that is bound to the port but does not listen, and the settings with the number of the reserved port.
+        If the number in the given settings is 0, the kernel chooses the port.
 
     Raises:
-        StartupError: The port is in use, also by the workers of another server, or the address does not exist.
+        StartupError: The port is in use (for example by the workers of another server), or the address does not exist.
     """
-    with bind(settings) as probe:  # fails if the port is in use; a shareable socket would join another server's port
+    # `bind` fails if the port is in use. A shareable socket would not fail, but share the port with another server.
+    with bind(settings) as probe:
         port = probe.getsockname()[1]
     family, address = _resolve(settings.host, port, "--host")
     holder = _shareable_socket(family)
@@ -49,7 +50,7 @@ def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
 
 
 def join_port(settings: ServerSettings) -> Listener:
-    """Return a worker's own listening socket on the port that `hold_port` has reserved.
+    """Return a new socket of one worker, which listens on the port that `hold_port` has reserved.
 
     The kernel distributes new connections over the sockets of all workers.
     """

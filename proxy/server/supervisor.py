@@ -1,7 +1,8 @@
 """Supervises the workers of a server: starts the workers, replaces dead workers, and reloads or stops all of them.
 
-A worker is a process that runs proxy/server/worker.py. The files that the workers share are in a temporary folder. The
-supervisor deletes the folder when it ends. This module does not depend on the content of requests.
+A worker is a process that runs proxy/server/worker.py. The supervisor is the process that started the workers. It
+creates a temporary folder for the files that the workers share, and deletes the folder when it stops. This module does
+not depend on the content of requests.
 """
 
 import asyncio
@@ -33,16 +34,16 @@ from proxy.core.shared_state import MappedState, clear_in_flight
 from proxy.server.service import Status
 from proxy.ui.worker_relay import WorkerSockets, add_page_of_workers
 
-_MIN_RESTART_DELAY: Final = 0.1  # seconds before the first replacement of a worker; doubles with each further one
-_MAX_RESTART_DELAY: Final = 30.0  # seconds before any replacement of a worker
-_STABLE_AFTER: Final = 60.0  # seconds; if a worker lived longer, the delay is the minimum again
-_START_TIMEOUT: Final = 300.0  # seconds within which a worker must serve
+_MIN_RESTART_DELAY: Final = 0.1  # seconds before the first replacement of a worker; each further delay is twice as long
+_MAX_RESTART_DELAY: Final = 30.0  # seconds; the maximum delay before a replacement of a worker
+_STABLE_AFTER: Final = 60.0  # seconds; after a worker that lived longer, the delay is the minimum again
+_START_TIMEOUT: Final = 300.0  # seconds within which a new worker must begin to serve
 _EXIT_TIMEOUT: Final = 5.0  # seconds that a worker may need to exit after its drain
 _BACKENDS_INTERVAL: Final = 0.5  # seconds between two checks whether the address of a backend has changed
 
 
 class Worker:
-    """A worker process, and the pipes for commands to the worker and for its replies."""
+    """A worker process. Commands to the worker pass through one pipe, and the worker's replies through another."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -91,7 +92,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._reload_lock = asyncio.Lock()  # also held while a new worker starts, which must not miss a reload
+        self._reload_lock = asyncio.Lock()  # also held during a replacement: its worker must not miss a reload
 
     async def __aenter__(self) -> Self:
         self._temporary = tempfile.TemporaryDirectory(prefix="drpo-")
@@ -117,10 +118,11 @@ class Supervisor:
         add_page_of_workers(app, WorkerSockets(self._folder, self._settings.admission))
 
     async def reload(self) -> Reloaded:
-        """Make all workers load bundles, keys and experiments. If every worker could load them, make all serve them.
+        """Make all workers load bundles, keys and experiments. If every worker has loaded them, make all serve them.
 
         Raises:
-            StartupError: A worker could not load them, and nothing has changed. The message is the worker's.
+            StartupError: A worker could not load them, so no worker changes what it serves (the message is this
+                worker's), or a worker died after all had loaded them.
         """
         async with self._reload_lock:
             workers = list(self._workers.values())
@@ -136,10 +138,10 @@ class Supervisor:
     async def drain(self, again: asyncio.Event) -> None:
         """Send SIGTERM to all workers, and wait until they have ended.
 
-        The wait has a limit: the drain timeout and `_EXIT_TIMEOUT` together.
+        The wait is limited to the sum of the drain timeout and `_EXIT_TIMEOUT`.
 
         Args:
-            again: The event that a second SIGINT or SIGTERM sets. The workers then abandon their open requests.
+            again: The event that a second SIGINT or SIGTERM sets. When it is set, the workers abandon open requests.
         """
         self._stopping = True
         self._signal(signal.SIGTERM)
@@ -157,7 +159,11 @@ class Supervisor:
         await asyncio.gather(*(worker.process.wait() for worker in self._workers.values()))
 
     async def _start(self, number: int) -> Status:
-        """Start a worker and wait until it serves. Raises StartupError if the worker fails or is late."""
+        """Start a worker, wait until it serves, and return its status.
+
+        Raises:
+            StartupError: The worker could not start, died, or did not serve within `_START_TIMEOUT`.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "proxy.server.worker", stdin=PIPE, stdout=PIPE, env=self._environment(),
             start_new_session=True,
@@ -178,7 +184,11 @@ class Supervisor:
         return Status(**{name: _with_tuple(value) for name, value in reply["ready"].items()})
 
     async def _replace_when_dead(self, number: int) -> None:
-        """Replace the worker with this number whenever it dies. While new workers die soon, the delay doubles."""
+        """Replace the worker with this number whenever it dies.
+
+        The delay before a replacement doubles each time, up to `_MAX_RESTART_DELAY`. After a worker that lived longer
+        than `_STABLE_AFTER`, the delay is `_MIN_RESTART_DELAY` again.
+        """
         delay = _MIN_RESTART_DELAY
         while True:
             started = time.monotonic()
@@ -197,7 +207,7 @@ class Supervisor:
                     log_event("worker restarted", worker=number)
 
     def _release_shared_state(self, number: int) -> None:
-        """Set a dead worker's requests in flight to 0, and remove its gauges from the metrics."""
+        """Set the count of a dead worker's requests in flight to 0, and remove its gauges from the metrics."""
         clear_in_flight(self._folder, number)
         mark_process_dead(self._workers[number].process.pid, str(self._folder))  # type: ignore[no-untyped-call]
 
@@ -241,7 +251,7 @@ class Supervisor:
 
 
 def _refusal(reply: Mapping[str, Any] | BaseException) -> str | None:
-    """Return why a worker could not load, or None if it could."""
+    """Return the reason why a worker could not carry out `load`, or None if the worker carried it out."""
     if isinstance(reply, BaseException):
         return str(reply)
     return reply.get("refused")

@@ -1,15 +1,16 @@
 """A worker: one of several serving processes. The supervisor starts it as `python -m proxy.server.worker`.
 
-The supervisor writes lines of JSON to the worker's standard input. The first line contains the settings. Each later
-line is a command:
+The supervisor (the parent process) writes lines of JSON to the worker's standard input. The first line contains the
+settings, the number of the worker, and the backends. Each later line is a command:
 
     load      read bundles, keys and experiments again, but do not serve them yet
     serve     serve what `load` has read
     forget    discard what `load` has read
-    move      use other addresses of the backends
+    move      use new addresses for the backends
 
-The worker replies with lines of JSON on its standard output. The end of its input means that the supervisor has ended.
-The worker then drains and exits, so that no worker runs on without its supervisor.
+The worker replies to the first line, to `load` and to `serve`, each with a line of JSON on its standard output. If its
+standard input ends, the supervisor has ended. The worker then drains and exits, so that it does not run forever without
+a supervisor.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ async def _work() -> None:
 
 
 async def _serve_or_report(first: Mapping[str, Any], shared: MappedState, lines: asyncio.StreamReader) -> None:
-    """Serve with the settings and backends in the first line. If this fails, send the error to the supervisor."""
+    """Serve with the settings and backends in the first line. If a DrpoError is raised, send its message as a reply."""
     settings = settings_from_json(first["settings"])
     backends = [Backend(**backend) for backend in first["backends"]]
     with log_lines(settings.log.log_format, worker=shared.worker):
@@ -110,7 +111,7 @@ class CommandReader:
         self._loaded: Loaded | None = None
 
     async def run(self) -> None:
-        """Carry out each command until the input ends. Then stop the worker, if it does not drain already."""
+        """Carry out each command until the input ends. Then stop the worker, unless it is draining already."""
         while line := await self._lines.readline():
             command = orjson.loads(line)
             if command["do"] == "load":
@@ -122,7 +123,7 @@ class CommandReader:
                 self._loaded = None
             elif command["do"] == "move":
                 self._move(command["backends"])
-        if not self._gateway.admission.draining:  # during a drain, `_stop` would abandon the open requests
+        if not self._gateway.admission.draining:  # setting `_stop` during a drain would abandon open requests
             self._stop.set()
 
     async def _load(self) -> None:

@@ -1,8 +1,8 @@
 """Serves the operator page on the admin listener: the files of the page, and the JSON that the page requests.
 
-A question that the operator asks on the page is handled like a client's request (proxy/api/handlers.py), but it needs
-no key and takes part in no experiment. The results of experiments come from other routes of the admin listener, so this
-module does not depend on statistics.
+When the operator asks a model a question on the page, the server handles the question like a client's request
+(proxy/api/handlers.py), except that it needs no API key and takes part in no experiment. The page requests the results
+of experiments from other routes of the admin listener, so this module does not depend on statistics.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ _HEADERS: Final[Mapping[str, str]] = MappingProxyType(
         "Cache-Control": "no-cache",
     }
 )
-_MAX_EXAMPLES: Final = 2_000  # the page shows only the first examples of a bundle, at most this many
+_MAX_EXAMPLES: Final = 2_000  # the page shows only this many examples of a bundle, from the beginning of its bank
 _MAX_NEAREST: Final = 24
 
 
@@ -67,7 +67,7 @@ def add_files(app: web.Application) -> None:
 
 
 def add_api(app: web.Application, gateway: Gateway) -> None:
-    """Add the routes of the JSON that the page requests. Their handlers use the parts in `gateway`."""
+    """Add the routes of the JSON that the page requests. The handlers of these routes answer with `gateway`."""
     app[GATEWAY] = gateway
     app.router.add_get("/ui/api/state", _state)
     app.router.add_post("/ui/api/chat", _chat)
@@ -123,14 +123,14 @@ async def _state(request: web.Request) -> web.StreamResponse:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
-    """Answer POST /ui/api/chat like a client's chat request, but without keys, experiments and texts in the log."""
+    """Answer POST /ui/api/chat like a client's chat request, but check no API key, run no experiment, log no text."""
     gateway = request.app[GATEWAY]
     without_keys = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
     return await handle(without_keys, request, ENDPOINTS[CHAT])
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
-    """Answer POST /ui/api/explain with the plan of a chat request and the reasons for the plan.
+    """Answer POST /ui/api/explain: describe what the proxy would send to a backend for a chat request, and why.
 
     The chat request itself is not sent to a backend.
     """
@@ -162,7 +162,7 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
 
 
 def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:
-    """Return the ids of the examples that the page shows, with their similarities to a query."""
+    """Return the id of each example that the page shows, and the similarity of the example to a query."""
     vector = served.search.embedder.embed([query])[0]
     return _similarities_to(served, vector)
 
@@ -219,7 +219,7 @@ def project_to_plane(vectors: Vectors) -> Vectors:
 
 
 async def _search(request: web.Request) -> web.StreamResponse:
-    """Answer POST /ui/api/search with the examples nearest to a query, and the ids of those that retrieval chooses."""
+    """Answer POST /ui/api/search with the examples nearest to a query, and the ids of the retrieved examples."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits))
     served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
@@ -239,7 +239,7 @@ def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
 
 
 def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
-    """Return the bundle of a model. Raises UnknownModelError if the model has none."""
+    """Return the bundle of a model. Raises UnknownModelError if the model has no bundle."""
     served = gateway.bundles.get(model)
     if served is None:
         raise UnknownModelError(f"There is no bundle for {model[:100]!r}. There are: {', '.join(gateway.bundles)}.")
@@ -247,7 +247,7 @@ def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
 
 
 async def _live(request: web.Request) -> web.StreamResponse:
-    """Answer GET /ui/api/live with the proxy's metrics since its start, and the state of its backends."""
+    """Answer GET /ui/api/live with the current values of the proxy's metrics, and the state of its backends."""
     gateway = request.app[GATEWAY]
     samples = [
         {"name": sample.name, "labels": sample.labels, "value": sample.value}

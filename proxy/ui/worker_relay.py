@@ -1,9 +1,9 @@
 """Relays requests of the operator page to a worker. Only a server with several workers needs this module.
 
-The admin listener runs in the supervisor, but only a worker can answer a request of the page. Each worker therefore
-listens on a Unix socket in the folder that the workers share, and the admin listener relays each request to a live
-worker. Only the user who runs the server has access to this folder. This module does not depend on the content of
-requests.
+The admin listener runs in the workers' parent process (the supervisor), but only a worker can answer a request of the
+page. Each worker therefore listens on a Unix socket in the folder that the workers share, and the admin listener relays
+each request to a live worker. Only the user who runs the server has access to this folder. This module does not depend
+on the content of requests.
 """
 
 import os
@@ -31,7 +31,7 @@ class WorkerSockets:
 
     Attributes:
         folder: The folder of the sockets.
-        limits: Limits on the size of a request's body, and on the time in which it must arrive.
+        limits: Limits on the size of a request's body, and on the time within which the body must arrive.
     """
 
     folder: Path
@@ -50,8 +50,8 @@ _CONNECTION_HEADERS: Final = frozenset({"connection", "content-length", "date", 
 async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIterator[None]:
     """Answer requests of the page on this worker's socket until the block ends.
 
-    If the socket cannot be opened, for example because its path is too long, the error is logged. The block then runs
-    without the page.
+    If the socket cannot be opened, for example because its path is too long, the error is logged. The block still runs,
+    but this worker answers no requests of the page.
     """
     app = web.Application(middlewares=[error_middleware("the page has no such question.")])
     app.router.add_get(_ALIVE, _alive)
@@ -80,7 +80,7 @@ def add_page_of_workers(app: web.Application, sockets: WorkerSockets) -> None:
 
 
 async def _relay(request: web.Request) -> web.StreamResponse:
-    """Relay a request to the first worker that is alive. The request is never sent to a second worker."""
+    """Relay a request to the first worker that is alive. If this worker fails, no other worker gets the request."""
     sockets = request.app[_SOCKETS]
     try:
         body = await read_body(request, sockets.limits) if request.can_read_body else b""
@@ -94,7 +94,7 @@ async def _relay(request: web.Request) -> web.StreamResponse:
 
 
 def _open_session(path: Path) -> aiohttp.ClientSession:
-    """Return a session with one worker. It has no timeout, because the worker limits the time of each request."""
+    """Return a session with one worker. The session has no timeout, because the worker limits each request's time."""
     connector = aiohttp.UnixConnector(str(path))
     return aiohttp.ClientSession(
         "http://worker", connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
@@ -143,5 +143,5 @@ def _no_worker(folder: Path) -> OverloadedError:
 
 
 def _end_to_end_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers to pass on: all except those that each connection or each server sets itself."""
+    """Return the headers that are relayed: all headers except those that each connection or server sets itself."""
     return {name: value for name, value in headers.items() if name.lower() not in _CONNECTION_HEADERS}

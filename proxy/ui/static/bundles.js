@@ -90,7 +90,7 @@ function chart(bundle, choose) {
   return {picture, caption, light};
 }
 
-// The kind of an example: the kind of the set it votes for, "pinned", or its first tag.
+// Returns the kind of the set that the example votes for. Without such a set: "pinned", the first tag, or "example".
 const kindOf = (bundle, example) => bundle.sets.find((one) => one.name === example.votes_for)?.kind ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
 
 function list(examples, likeness = {}, shown = new Set()) {

@@ -70,7 +70,7 @@ const key = () => make("p", {class: "key"}, Object.entries(KEY).map(([name, text
 function curve(points) {
   const known = points.filter((point) => point.difference !== null);
   const from = known[0].units, to = Math.max(known.at(-1).units, from + 1);
-  // The scale follows the last interval. The first ones are much wider and are cut off at the edge.
+  // The vertical scale fits the last interval. The first intervals are much wider and are cut off at the edges.
   const last = known.at(-1).anytime ?? known.at(-1).fixed;
   const wide = Math.max(last.high - last.low, 1e-9);
   const top = Math.max(0, last.high) + wide, bottom = Math.min(0, last.low) - wide / 2;

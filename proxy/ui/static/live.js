@@ -1,4 +1,4 @@
-// The view of live metrics. It requests them every two seconds; a rate is the difference of two replies.
+// The view of live metrics. It requests the metrics every two seconds. A rate is the increase per second between two replies.
 import {ask, draw, make, number, percent, seconds} from "/ui/parts.js";
 
 const EVERY = 2000, KEPT = 90, WIDTH = 220, HEIGHT = 44;

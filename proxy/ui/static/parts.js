@@ -23,7 +23,7 @@ export function draw(name, attributes = {}, ...children) {
   return element;
 }
 
-// The length is set in the object model, because the content security policy allows no style attributes.
+// Returns a bar. Its length is set through the DOM, because the content security policy allows no style attributes.
 export function bar(share, label = "") {
   const fill = make("span", {class: "fill"});
   fill.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
