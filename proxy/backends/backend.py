@@ -16,14 +16,14 @@ class Backend:
 
     Attributes:
         url: The root URL.
-        api_key: The key that the proxy sends to the backend; None if it needs none.
-        kinds: The kinds that the proxy knows without asking the backend, by model id.
+        api_key: The key that the proxy sends to the backend; None if the backend needs no key.
+        kinds: The kinds of models that the proxy knows without asking the backend, by model id.
         models: The models in the latest list of the backend, by id.
-        healthy: Whether the backend answers. It is set by health checks, and cleared when no connection can be opened.
+        healthy: Whether the backend answered the last health check, and later connections to it could be opened.
         problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
         in_flight: Counts the requests that the backend is serving for this process.
         takes_client_keys: Whether the proxy may forward a client's key to the backend.
-        health: The results of checks and requests, which load balancing depends on.
+        health: The results of health checks and requests, which load balancing depends on.
     """
 
     url: str
@@ -37,12 +37,12 @@ class Backend:
     health: BackendHealth = field(default_factory=lambda: BackendHealth(time.monotonic), repr=False)
 
     def record_check(self, problem: str = "", *, answering: bool) -> None:
-        """Record whether the backend answers. `problem` says what is wrong; empty if nothing is."""
+        """Record whether the backend answers. `problem` describes what is wrong; it is empty if nothing is wrong."""
         self.healthy, self.problem = answering, problem
         self.health.record_check(answering=answering)
 
     def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> BackendRequest:
-        """Return a request to this backend. A client's key in `headers` replaces `api_key`, if it may be forwarded."""
+        """Return a request to this backend. If `takes_client_keys`, a client's key in `headers` replaces `api_key`."""
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         merged = {**key, **headers} if self.takes_client_keys else {**headers, **key}
         return BackendRequest(method, self.url, path, body, merged)

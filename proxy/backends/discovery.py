@@ -43,12 +43,12 @@ TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a backend answered about its models.
+    """The models that a backend reported.
 
     Attributes:
         models: The models that the proxy can serve, by id.
         problem: What the operator must do about a model that the proxy cannot serve, because its kind is unknown. If
-            there are several such models, the text is about the first. Empty if there is none.
+            there are several such models, the text is about the first. Empty if the kinds of all models are known.
     """
 
     models: Mapping[str, Model]
@@ -63,12 +63,14 @@ async def discover(
     Args:
         fetch: The function that sends a request to the backend.
         kinds: The kinds that the operator set, by model id (--kind).
-        known: The models of the last check, by id. If a model has not changed, the backend is not asked about it again.
+        known: The models of the last check, by id. If the entry of a model in the list has not changed, its known Model
+            is used again.
         dialects: The dialects to try, in this order.
 
     Raises:
         BackendProtocolError: The reply is not a list of models, the backend is a drpo-proxy, or none of its models
             can be served.
+        ProxyError: The backend does not answer, or its reply is not valid HTTP.
     """
     status, listing = await fetch("/v1/models")
     cards = listing.get("data") if isinstance(listing, dict) else None
@@ -93,8 +95,8 @@ async def discover(
 def _is_proxy(cards: Sequence[Any]) -> bool:
     """Return whether the cards come from a drpo-proxy, which also lists each model as MODEL@raw.
 
-    A dialect cannot detect a drpo-proxy: the proxy relays the dialect's requests to the model server behind it, and the
-    replies come from this server.
+    A dialect cannot detect a drpo-proxy, because a drpo-proxy relays the requests of the dialect to its own model
+    server. The dialect would then recognize this model server.
     """
     names = {str(card.get("id")) for card in cards if isinstance(card, dict)}
     return any(f"{name}@{RAW}" in names for name in names)

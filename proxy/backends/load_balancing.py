@@ -16,19 +16,20 @@ _MIN_EJECTION: Final = 5.0  # seconds; each further ejection lasts twice as long
 _MAX_EJECTION: Final = 60.0  # seconds
 _SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
 _MIN_WEIGHT: Final = 0.1
-# A conversation stays with its backend while the requests in flight there are below the larger of two limits: the fair
-# share of the backend times this factor (arXiv 1608.01350), or the fair share plus this extra load. A few more requests
-# cost less time than another backend needs to compute the prefix of the conversation again.
+# A conversation stays with its backend while the number of requests in flight there is below the larger of two limits:
+# the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share plus _MIN_EXTRA_LOAD times
+# the weight of the backend. The second limit allows a few more requests: they cost less time than another backend would
+# need to compute the prefix of the conversation again.
 _MAX_LOAD_FACTOR: Final = 1.25
 _MIN_EXTRA_LOAD: Final = 4
-_RETRY_SHARE: Final = 0.2  # most retries per request in flight, as in Envoy's retry budget
-_MIN_RETRIES: Final = 3  # always allowed at once
+_RETRY_SHARE: Final = 0.2  # maximum number of retries per request in flight, as in Envoy's retry budget
+_MIN_RETRIES: Final = 3  # this number of retries may always run at once
 
 
 class BackendHealth:
-    """The health of one backend: its last health check, and its consecutive failures.
+    """The health of one backend: the result of its last health check, and its consecutive failed requests.
 
-    Several failures in a row eject the backend: for some seconds, it is not available.
+    After _MAX_FAILURES failed requests in a row, the backend is ejected: for some seconds, it is not available.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -42,7 +43,7 @@ class BackendHealth:
 
     @property
     def available(self) -> bool:
-        """Whether the last check succeeded and the backend is not ejected. Available backends are tried first."""
+        """Whether the last health check succeeded and the backend is not ejected. Such backends are tried first."""
         return self._answers and self._clock() >= self._ejected_until
 
     @property
@@ -52,14 +53,17 @@ class BackendHealth:
         return min(1.0, max(_MIN_WEIGHT, elapsed / _SLOW_START))
 
     def record_check(self, *, answering: bool) -> None:
-        """Record a health check. The weight of a backend that answers again is small at first."""
+        """Record a health check. If the backend answers again after a failed check, its weight is small at first."""
         if answering and not self._answers and self._has_ever_answered:
             self._recovered_at = self._clock()
         self._answers = answering
         self._has_ever_answered = self._has_ever_answered or answering
 
     def record_success(self) -> None:
-        """Record a complete reply. If the last ejection ended _MAX_EJECTION ago, the next ejection is short again."""
+        """Record a complete reply.
+
+        If the last ejection ended more than _MAX_EJECTION ago, the next ejection lasts only _MIN_EJECTION again.
+        """
         self._failures = 0
         if self._clock() - self._ejected_until > _MAX_EJECTION:
             self._ejections = 0
@@ -77,10 +81,11 @@ class BackendHealth:
 
 @dataclass(frozen=True, slots=True)
 class BackendLoad:
-    """The state of one backend, as far as load balancing depends on it.
+    """The part of a backend's state that load balancing depends on.
 
     Attributes:
-        name: Identifies the backend. It is the same in every process, so that all processes choose the same backend.
+        name: Identifies the backend. The name is the same in every process, so that all processes choose the same
+            backend for a conversation.
         available: See BackendHealth.
         weight: See BackendHealth.
         in_flight: How many requests the backend is serving for this process.
@@ -96,9 +101,10 @@ def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> 
     """Return the positions in `backends` in the order in which to try them.
 
     For a conversation, the backend with the highest hash score comes first, because its prefix cache probably holds the
-    earlier turns. A backend with too much load is skipped for the one with the next score. All other backends follow in
-    the order of their load, the least load first. Without a conversation, this order applies to all backends. Backends
-    that are not available come last. They are tried too, because there may be no others.
+    earlier turns. If this backend has too much load, the backend with the next lower score takes its place, and so on.
+    The other backends follow in the order of their load, the least load first. Without a conversation, all backends
+    have this order. Backends that are not available come last. They are tried too, because there may be no available
+    backend.
 
     Args:
         backends: The backends that serve the model.
@@ -147,7 +153,7 @@ class InFlightCounter:
 
 
 class RetryBudget:
-    """Limits how many retries run at once, so that failing backends do not get a storm of repeated requests.
+    """Limits how many retries run at once, so that failing backends do not get too many repeated requests.
 
     The code that serves a request runs in `with budget.requests`, and a retry also runs in `with budget.retries`.
     """

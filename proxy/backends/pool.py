@@ -1,7 +1,7 @@
 """The pool of model servers: their models, their health, and the choice of a server for each request.
 
-The operator gives the backends at start, and a request can never name one. The transport (transport.py) sends the
-bytes.
+The operator gives the backends at start, and a request can never name a backend. The transport (transport.py) sends
+the bytes.
 """
 
 import asyncio
@@ -24,12 +24,14 @@ from proxy.core.settings import BackendSettings
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small request, such as /v1/models or /tokenize
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
-_UNAVAILABLE: Final = 503  # the only status that means that the backend has not begun to generate
-_GATEWAY_ERRORS: Final = (502, 503, 504)  # failures of the backend; a single bad request may cause a 500
+_UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
+# A reply with one of these statuses counts as a failure of the backend. A 500 does not count, because a bad request may
+# have caused it.
+_GATEWAY_ERRORS: Final = (502, 503, 504)
 
 
 class Pool:
-    """The backends and the models that they list. The pool sends each request to a backend that lists its model."""
+    """The backends and their models. The pool sends each request to a backend that lists the model of the request."""
 
     def __init__(self, backends: Sequence[Backend], settings: BackendSettings, metrics: Metrics) -> None:
         self.backends = tuple(backends)
@@ -70,9 +72,10 @@ class Pool:
 
     @property
     def default_model(self) -> str | None:
-        """The id of the model for requests that name no model: the first model that the backends list, as in vLLM.
+        """The id of the model for requests that name no model: the model that every backend lists first.
 
-        None if the first models of the backends differ, or no backend lists a model.
+        vLLM also serves such requests with the first model of its list. None if the backends list different models
+        first, or if no backend lists a model.
         """
         first_models = {next(iter(backend.models)) for backend in self.backends if backend.models}
         return first_models.pop() if len(first_models) == 1 else None
@@ -87,7 +90,11 @@ class Pool:
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     async def count_tokens(self, model: Model, text: str) -> int | None:
-        """Return how many tokens a text has for a model; None if no backend can count them."""
+        """Return how many tokens a text has for a model.
+
+        The first backend that answers counts the tokens. None if this backend cannot count them, or if no backend
+        answers.
+        """
         for backend in self._ranked_backends(model.id):
             try:
                 return await model.dialect.count_tokens(model.id, text, _Fetcher(self._transport, backend))
@@ -101,9 +108,9 @@ class Pool:
     ) -> AsyncIterator[BackendResponse]:
         """POST to a backend that serves a model, and yield its reply after the headers are received.
 
-        If no connection to a backend can be opened, the next backend is tried. After a 503, one other backend is tried,
-        if there is one and the retry budget has room. If the `with` block ends before the reply was read to its end,
-        the exchange is aborted.
+        If no connection to a backend can be opened, the next backend is tried. If a backend answers 503, one
+        other backend is tried, unless there is no other or too many retries are running. If the `with` block ends
+        before the reply was read to its end, the connection is closed, so that the backend stops generating.
 
         Args:
             model: The id of the model.
@@ -111,8 +118,8 @@ class Pool:
             body: The body of the request.
             headers: The headers of the request.
             conversation: The key of the conversation; None if there is none. Requests with the same key go to the same
-                backend while that backend is available and does not have too much load. The key is also sent in a
-                header, because a backend may be a router that reads this header.
+                backend while that backend is available and does not have too much load. The key is also sent in the
+                header _SESSION_HEADER, because a backend may be a router that reads this header.
 
         Raises:
             UnknownModelError: No backend lists the model.
@@ -147,7 +154,11 @@ class Pool:
         raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
 
     async def _exchange(self, backend: Backend, request: BackendRequest) -> BackendResponse:
-        """Send one request to one backend. An error or a status in _GATEWAY_ERRORS counts as its failure."""
+        """Send one request to one backend.
+
+        A ProxyError, or a reply with a status in _GATEWAY_ERRORS, is recorded as a failure of this backend. A
+        NoConnectionError is not recorded here.
+        """
         try:
             response = await self._transport.exchange(request)
         except ProxyError:
@@ -159,7 +170,7 @@ class Pool:
 
     @contextmanager
     def _recording_outcome(self, backend: Backend, response: BackendResponse) -> Iterator[None]:
-        """Record whether the backend completed its reply. A client that disconnects is not a failure of the backend."""
+        """Record whether the backend completed its reply. If the client disconnects, nothing is recorded."""
         try:
             yield
             if not response.fully_read:
@@ -186,7 +197,7 @@ class Pool:
         return [serving[position] for position in rank_backends(loads, conversation)]
 
     async def _check_repeatedly(self, backend: Backend) -> None:
-        """Check one backend at each interval. Each backend has its own task: a slow backend delays no other."""
+        """Check one backend at each interval. Each backend has its own task, so a slow one delays no other check."""
         while True:
             await asyncio.sleep(self._settings.health_interval)
             await self._check(backend)

@@ -26,7 +26,7 @@ class ReplySource(Protocol):
 
 
 class BackendResponse:
-    """A reply of a backend. Its reader uses it in `async with`, or calls `close` in the end.
+    """A reply of a backend. The code that reads the reply uses it in `async with`, or calls `close` afterwards.
 
     Attributes:
         status: The HTTP status; 0 until the headers are received.
@@ -54,7 +54,7 @@ class BackendResponse:
 
     @property
     def content_type(self) -> str:
-        """The media type in lower case, without its parameters; empty if the backend sent none."""
+        """The media type in lower case, without its parameters; empty if the reply has no Content-Type."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
@@ -81,9 +81,9 @@ class BackendResponse:
             await self._wait_for_change()
 
     async def read_part(self) -> bytes:
-        """Return the part of the body that was received since the last call. Return no bytes at the end of the body.
+        """Return all bytes of the body that were received since the last call. Return b"" at the end of the body.
 
-        If nothing was received since the last call, the method waits.
+        If no bytes were received since the last call, the method waits for some.
 
         Raises:
             BackendProtocolError: The reply broke off or is malformed.
@@ -117,9 +117,10 @@ class BackendResponse:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """End the exchange. If the reply was read to its end, the next request can use the connection.
+        """End the exchange, and reuse or close the connection.
 
-        Otherwise the connection is closed, so that the backend stops generating.
+        If the reply was read to its end, the next request can use the connection. Otherwise the connection is closed,
+        so that the backend stops generating.
         """
         self._connection.release(self)
 
@@ -127,12 +128,15 @@ class BackendResponse:
         """Add a received part of the body; return how many received bytes the reader has not taken yet."""
         self._parts.append(data)
         self._parts_size += len(data)
-        if self._reader is not None:  # if one packet has several parts, only the first wakes the reader
+        if self._reader is not None:  # if a packet contains several parts, the first part wakes the reader
             self.notify()
         return self._parts_size
 
     def fail(self, error: ProxyError) -> None:
-        """Let the reply fail with an error for its reader. Do nothing if the reply is complete or has failed."""
+        """Mark the reply as failed. Its reader gets the error after the parts that were received before.
+
+        If the reply is already complete or failed, the method does nothing.
+        """
         if not self.complete and self._failure is None:
             self._failure = error
             self.notify()

@@ -1,8 +1,8 @@
 """Sends HTTP requests to backends: opens connections, reuses idle connections, and retries a request if that is safe.
 
-A request is retried only if the backend closed a reused connection without an answer: it probably closed the connection
-because it was idle. If a new connection breaks, the request is not retried, because the backend may already be
-generating. The transport does not depend on models or on how a backend is chosen.
+A request is retried only if the backend closed a reused connection without an answer: the backend probably closed it
+because the connection was idle. If a new connection breaks, the request is not retried, because the backend may already
+be generating. The transport does not depend on models or on how a backend is chosen.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from proxy.core.errors import BackendProtocolError, BackendTimeoutError, Backend
 from proxy.core.metrics import Metrics
 
 _UNSUPPORTED_REPLY: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
-_IDLE_TIMEOUT: Final = 3.0  # seconds; shorter than in servers (vLLM: 5 s), which would close connections first
+_IDLE_TIMEOUT: Final = 3.0  # seconds; less than in servers (vLLM: 5 s), so that the server does not close first
 _HTTPS_PORT: Final = 443
 _HTTP_PORT: Final = 80
 _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~-._?"
@@ -34,7 +34,7 @@ class BackendRequest:
     Attributes:
         method: The HTTP method.
         root: The root URL of the backend.
-        path: The path below the root URL.
+        path: The path of the request, which is appended to the root URL.
         body: The body; empty for a GET.
         headers: The headers, including the key for the backend.
     """
@@ -48,14 +48,14 @@ class BackendRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """The address that a root URL stands for.
+    """The address of a server, parsed from its root URL.
 
     Attributes:
         host: The host name in ASCII.
         port: The TCP port.
         secure: Whether to use TLS.
         path_prefix: The percent-encoded path of the root URL. It is put before the path of each request.
-        headers: The headers that every request to this address has.
+        headers: The headers that are added to every request to this address.
     """
 
     host: str
@@ -114,7 +114,7 @@ class NoConnectionError(Exception):
 
 
 class Transport:
-    """Sends requests to backends. It keeps idle connections for a few seconds; the last used one is reused first."""
+    """Sends requests to backends. It keeps idle connections for some seconds, and reuses the last used one first."""
 
     def __init__(self, connect_timeout: float, silence_timeout: float, budget: RetryBudget, metrics: Metrics) -> None:
         """Create a transport without connections.

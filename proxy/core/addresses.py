@@ -11,7 +11,7 @@ MAX_PORT: Final = 65535
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is an IP address or a name that only this machine can reach."""
+    """Return whether `host` is a loopback address or `localhost`, which only this machine can reach."""
     with suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
@@ -22,10 +22,10 @@ def server_root(url: str, flag: str = "--backend") -> str:
 
     Args:
         url: The URL that the operator gave. It may end in /v1.
-        flag: The flag that gave the URL, for error messages. `<flag>-api-key-file` gives the file of the key.
+        flag: The flag that gave the URL, for error messages. Messages also name the flag `<flag>-api-key-file`.
 
     Raises:
-        StartupError: The text is not the base URL of an HTTP server, or it contains a password or a query.
+        StartupError: `url` is not the base URL of an HTTP server, or it contains a password or a query.
     """
     if "@" in url or "?" in url:
         raise StartupError(f"{flag}: a URL with a password or a query in it; use {flag}-api-key-file.")
@@ -41,7 +41,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:
-    """Split ADDRESS:PORT into host and port. Raises StartupError if the form or the port is not valid."""
+    """Split ADDRESS:PORT into host and port. Raises StartupError for another form or a port that is not valid."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise StartupError(f"{flag} {text}: expected ADDRESS:PORT (port 0 picks a free one), or off.")
@@ -50,6 +50,6 @@ def split_address(text: str, flag: str) -> tuple[str, int]:
 
 
 def check_port(port: int, flag: str) -> None:
-    """Raise StartupError for a number that is not a port."""
+    """Raise StartupError unless `port` is from 0 to MAX_PORT."""
     if not 0 <= port <= MAX_PORT:
         raise StartupError(f"{flag} {port}: a port is a number from 0 to {MAX_PORT}.")

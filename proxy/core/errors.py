@@ -1,29 +1,30 @@
 """The errors of the proxy. A client gets a ProxyError as an error object in OpenAI's format.
 
-    ProxyError                       ends a request; the class sets the HTTP status, the type and the code
+    ProxyError                       ends a request; each subclass defines its HTTP status, type and code
       BadRequestError        400     the request is not valid, or its model cannot serve it
       UnauthorizedError      401     no key, or an unknown key
-      ForbiddenError         403     the admin listener does not serve this page or host name
+      ForbiddenError         403     the admin listener refuses the request: it names a foreign host or origin
       UnknownModelError      404     the model is not served
       UnknownRouteError      404     the path is not served
       UnknownExperimentError 404     no experiment has this name
       MethodError            405     the path is not served with this method
       ReloadRefusedError     409     the new configuration is not valid
-      SlowRequestError       408     the body did not arrive in time
-      TooLargeError          413     the body is larger than the limit
+      SlowRequestError       408     the headers or the body of the request did not arrive in time
+      TooLargeError          413     the body of the request is larger than the limit
       UnsupportedMediaError  415     the body is compressed, or has a media type that the path does not take
       RateLimitError         429     the rate limit of the key is reached (Retry-After)
       OverloadedError        503     the server is too busy (Retry-After)
       DrainingError          503     the server is shutting down (Retry-After)
       NoStatisticsError      501     the extra `experiments` is not installed
       StoreDownError         503     the store of experiments is not available now (Retry-After)
-      BackendUnavailableError 502    no backend could be reached, or it closed the connection without an answer
+      BackendUnavailableError 502    no backend could be reached, or the backend closed the connection before it
+                                     answered
       BackendProtocolError   502     the backend's reply is not valid
       BackendTimeoutError    504     the backend did not answer in time
-    StartupError                     the server cannot start; the message names the flag or the file
+    StartupError                     the server cannot start; the message names the flag or the file with the problem
       EmbeddedError                  the embedded model cannot run
     StoreError                       the store of experiments cannot be written or read now
-      StoreRefusedError              the store works, but it refused a row
+      StoreRefusedError              the store can be reached, but its database rejected a row
 
 "(Retry-After)" marks the errors whose reply has this header. Clients read the messages, so a message never contains a
 key, a prompt or a stack trace. The module does not depend on requests or on backends.
@@ -67,7 +68,7 @@ class ProxyError(DrpoError):
 
     @property
     def json(self) -> bytes:
-        """The error object as JSON."""
+        """The error object, serialized as JSON."""
         return orjson.dumps(self.body)
 
 
@@ -92,7 +93,7 @@ class UnauthorizedError(ProxyError):
 
 
 class ForbiddenError(ProxyError):
-    """The admin listener does not serve this page or host name."""
+    """The admin listener refuses the request, because its Host or Origin header names another machine or web page."""
 
     status = 403
     type = "permission_error"
@@ -100,7 +101,7 @@ class ForbiddenError(ProxyError):
 
 
 class UnknownModelError(ProxyError):
-    """No backend lists the model. On the operator page: there is no bundle for the model."""
+    """No backend lists the model. On the operator page, the error means that no bundle serves the model."""
 
     status = 404
     type = "invalid_request_error"
@@ -157,7 +158,7 @@ class SlowRequestError(ProxyError):
 
 
 class TooLargeError(ProxyError):
-    """The body is larger than the limit."""
+    """The body of the request is larger than the limit (--max-body-bytes)."""
 
     status = 413
     type = "invalid_request_error"
@@ -165,7 +166,7 @@ class TooLargeError(ProxyError):
 
 
 class UnsupportedMediaError(ProxyError):
-    """The body is compressed, or has a media type that the path does not take."""
+    """The body of the request is compressed, or has a media type that the path does not take."""
 
     status = 415
     type = "invalid_request_error"
@@ -229,7 +230,10 @@ class StoreDownError(OverloadedError):
 
 
 class BackendUnavailableError(ProxyError):
-    """No backend that serves the model could be reached, or the backend closed the connection without an answer."""
+    """No backend that serves the model could be reached, or the backend closed the connection before it answered.
+
+    The proxy also sends this error object if a backend answers with a status of 500 or more and without a JSON object.
+    """
 
     status = 502
     type = "backend_error"
@@ -253,7 +257,7 @@ class BackendTimeoutError(ProxyError):
 
 
 class StartupError(DrpoError):
-    """The server cannot start. The message names the flag or the file, and says what the operator can do."""
+    """The server cannot start. The message names the wrong flag or file, and what the operator can do about it."""
 
 
 class EmbeddedError(StartupError):
@@ -265,4 +269,4 @@ class StoreError(DrpoError):
 
 
 class StoreRefusedError(StoreError):
-    """The store works, but it refused a row."""
+    """The store can be reached, but its database rejected a row."""

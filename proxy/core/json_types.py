@@ -1,4 +1,4 @@
-"""Type aliases for JSON objects. The proxy reads single fields of an object and has no class for its format."""
+"""Type aliases for JSON objects. The proxy reads single fields of JSON objects and defines no classes for them."""
 
 from collections.abc import Mapping
 from typing import Any

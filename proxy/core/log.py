@@ -3,8 +3,8 @@
 The log contains the content of requests and answers only if the operator asks for it (--log-content).
 
 A thread writes the lines in batches, because one write per line would take more time than creating the line. If the
-reader of the log is too slow, the queue fills and new lines are dropped. A slow reader therefore delays no request, and
-the queue cannot use more and more memory.
+program that reads standard error is too slow, the queue fills and new lines are dropped. A slow reader therefore delays
+no request, and the queue cannot use more and more memory.
 """
 
 import logging
@@ -37,7 +37,7 @@ def log_lines(log_format: str, stream: TextIO = sys.stderr, worker: int | None =
     Args:
         log_format: `json`, `text`, or `auto`, which is `text` for a terminal and `json` otherwise.
         stream: The stream. Lines are written to its file descriptor.
-        worker: The number of this worker process, which each line contains; None if the server has one process.
+        worker: The number of this worker process, which is added to each line; None if the server has one process.
     """
     as_text = log_format == "text" or (log_format == "auto" and stream.isatty())
     handler = _QueueHandler(stream.fileno(), _TextFormat(worker) if as_text else _JsonFormat(worker))
@@ -62,8 +62,9 @@ def lost_lines() -> int:
 class _QueueHandler(logging.Handler):
     """Queues lines, and writes them to a file descriptor on a thread.
 
-    The thread does not write through the object sys.stderr, because a write holds the lock of this object. If the write
-    blocked, the interpreter would crash at exit, when it needs the same lock.
+    The thread does not write through the object sys.stderr, because a write holds the lock of this object. At exit, the
+    interpreter needs the same lock to flush the object. If a write of the thread were blocked then, the interpreter
+    would crash.
 
     Attributes:
         lost: How many lines were lost. A failed write counts as one line, even if its batch had more.
@@ -112,7 +113,10 @@ class _QueueHandler(logging.Handler):
         os.close(self._descriptor)
 
     def _queued_lines(self) -> list[bytes | None]:
-        """Take the next queued lines, at most _MAX_BATCH_LINES. A None marks the end of the log and is taken last."""
+        """Remove the next lines from the queue and return them, at most _MAX_BATCH_LINES.
+
+        None in the queue marks the end of the log. After None, the method takes no further lines.
+        """
         lines: list[bytes | None] = []
         while len(lines) < _MAX_BATCH_LINES and (not lines or lines[-1] is not None):
             try:
@@ -126,15 +130,18 @@ class _QueueHandler(logging.Handler):
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            self.lost += 1  # the reader is gone or the disk is full; the next write is still tried
+            self.lost += 1  # the reader has ended or the disk is full; the thread still tries to write later lines
 
 
 def log_event(event: str, **values: object) -> None:
-    """Log an event with values that describe it. The values contain no keys, and user text only with --log-content."""
+    """Log an event with values that describe the event.
+
+    The caller passes no secret keys, and passes text of users only with --log-content.
+    """
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     for handler in LOGGER.handlers:
-        if isinstance(handler, _QueueHandler):  # a LogRecord would take more time than the line
+        if isinstance(handler, _QueueHandler):  # creating a LogRecord takes longer than formatting the line
             handler.queue_line(time(), "info", event, values)
         else:
             handler.handle(
@@ -143,7 +150,10 @@ def log_event(event: str, **values: object) -> None:
 
 
 def log_failure(event: str, error: BaseException, **values: object) -> None:
-    """Log an unexpected error: its type and the line that raised it. The message is omitted: it may have user text."""
+    """Log the type of an unexpected error, and the line of code that raised it.
+
+    The message of the error is not logged, because it may contain text of users.
+    """
     LOGGER.error(event, extra={"values": {**values, "error": type(error).__name__, "at": _raised_at(error)}})
 
 

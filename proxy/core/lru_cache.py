@@ -15,14 +15,14 @@ class LruCache(Generic[Key, Value]):
         self._values: OrderedDict[Key, Value] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
-        """Return the value of a key, which is now the most recently used; None if no value is cached."""
+        """Return the value of a key, and mark it as most recently used; None if the cache does not have the key."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Cache the value of a key. If the cache then holds too many values, evict the least recently used value."""
+        """Cache the value of a key. If the cache is then too large, evict the least recently used value."""
         self._values[key] = value
         self._values.move_to_end(key)
         if len(self._values) > self._size:

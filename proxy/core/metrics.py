@@ -1,8 +1,8 @@
-"""The Prometheus metrics. All of them are defined here, so that one can check that each label has few possible values.
+"""Defines all Prometheus metrics in one place, so that a reviewer can check that each label has few possible values.
 
-If the server has several workers, they keep their numbers in files: the multiprocess mode of prometheus-client, which
-an environment variable switches on. Each worker then reports the numbers of all workers together. The metrics do not
-depend on the content of requests.
+If the server has several workers, the workers store their metrics in files. This is the multiprocess mode of
+prometheus-client, which the environment variable FOLDER_VARIABLE switches on. Each worker then reports the numbers of
+all workers together. The metrics do not depend on the content of requests.
 """
 
 import os
@@ -25,9 +25,9 @@ _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
 class Labelled(Generic[_Metric]):
-    """A metric with labels, and a cache of its children. A child counts for one combination of label values.
+    """A metric with labels, and a cache of its children. A child is the metric for one combination of label values.
 
-    Without the cache, prometheus-client would take a lock to look up the child for each request.
+    prometheus-client takes a lock whenever it looks up a child. The cache avoids this lock in requests.
     """
 
     def __init__(self, metric: _Metric) -> None:
@@ -46,8 +46,9 @@ class Labelled(Generic[_Metric]):
 class Metrics:
     """All metrics of a process.
 
-    `create_metrics` gives the help text of each metric. The values of labels are served paths, variants, outcomes, and
-    the names that the operator gave to backends, experiments and arms. A client can therefore not add label values.
+    `create_metrics` gives the help text of each metric. The values of labels come from the code (such as paths,
+    variants and outcomes), from HTTP statuses, or from the operator (backends, experiments and arms). A client
+    therefore cannot add label values.
     """
 
     registry: CollectorRegistry

@@ -5,8 +5,8 @@ setting, add a field to the class of its group: its flag, its variable and its h
 
 For example, the flag --backend-timeout or the environment variable DRPO_BACKEND_TIMEOUT sets the field
 `backend_timeout`. The declaration of a field gives its default, its help text and a placeholder for its value, such as
-SECONDS. To give several values for a tuple, the operator repeats the flag or separates the values of the variable by
-commas.
+SECONDS. A field whose type is a tuple takes several values: the operator repeats the flag, or separates the values by
+commas in the variable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -170,7 +170,10 @@ def setting_fields() -> dict[str, Field[Any]]:
 
 
 def settings_from_json(groups: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Return settings that were converted with `dataclasses.asdict` and sent as JSON. Lists become tuples again."""
+    """Return the settings that another process converted with `dataclasses.asdict` and sent as JSON.
+
+    JSON has no tuples, so lists become tuples again.
+    """
     return Settings(**{name: group(**_with_tuples(groups[name])) for name, group in setting_groups().items()})
 
 
@@ -179,7 +182,10 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_kinds(arguments: Sequence[str]) -> dict[str, Kind]:
-    """Return the kinds by model id. Raises StartupError unless each argument is MODEL=chat or MODEL=completion."""
+    """Return the kind of each model, by model id. `arguments` are the values of --kind.
+
+    Raises StartupError unless each argument is MODEL=chat or MODEL=completion.
+    """
     kinds = {}
     for argument in arguments:
         model, _, kind = argument.rpartition("=")
@@ -206,5 +212,5 @@ def flag(name: str) -> str:
 
 
 def setting_groups() -> dict[str, Any]:
-    """Return the classes of the groups, by the names of the groups' attributes in Settings."""
+    """Return the class of each group of settings, by the name of the group's attribute in Settings."""
     return {group.name: group.default_factory for group in fields(Settings) if group.default_factory is not MISSING}

@@ -103,8 +103,8 @@ def build_settings(values: Mapping[str, Any], environment: Mapping[str, str]) ->
 def check_reachability(settings: Settings) -> None:
     """Raise StartupError if other machines can reach a listener that requires no key.
 
-    With --allow-unauthenticated, the operator accepts this, and there is no error. Only commands that start a server
-    need the check.
+    With --allow-unauthenticated, the operator accepts such a listener, and the function raises no error. Only commands
+    that start a server call the function.
     """
     server = settings.server
     if server.allow_unauthenticated:
@@ -122,7 +122,10 @@ def check_reachability(settings: Settings) -> None:
 
 
 def refuse_password(store: str | None) -> None:
-    """Raise StartupError if --store has a password: other users can read a process's flags, and shells save them."""
+    """Raise StartupError if the URL in --store contains a password.
+
+    Other users of the machine can read the flags of a process, and shells save command lines in their history.
+    """
     url = urlsplit(store or "") if "://" in (store or "") else None
     if url is not None and (url.password or "password=" in url.query):
         raise StartupError(
@@ -155,9 +158,10 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
 
 
 def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> Any:
-    """Return the value of a setting from its flag, else from its variable, else its default. Raises StartupError.
+    """Return the value of a setting: from its flag, else from its environment variable, else its default.
 
-    `given` is the parsed value of the flag; None if the flag was not given.
+    `given` is the parsed value of the flag; None if the operator did not give the flag. The function raises
+    StartupError if the text of the variable is not valid.
     """
     default = setting.default
     if given is not None:
@@ -176,7 +180,10 @@ def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> A
 
 
 def _parser_of(default: object) -> Callable[[str], object]:
-    """Return a function that converts a variable's text to the type of the default. The function raises ValueError."""
+    """Return a function that converts the text of a variable to the type of the default value.
+
+    The returned function raises ValueError if it cannot convert the text.
+    """
     if isinstance(default, bool):
         return _parse_bool
     if isinstance(default, tuple):
@@ -206,10 +213,10 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 
 
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return the settings with the server URLs without /v1, and with the default bundle and the default store.
+    """Return the settings with /v1 removed from server URLs, and with the default bundle and store filled in.
 
-    The default bundle is used if no bundle is given and the embedded model is a backend. The default store is used if
-    no store is given and there is an experiment.
+    The default bundle is used if the operator gave no bundle and the embedded model is one of the backends. The default
+    store is used if the operator gave an experiment but no store.
     """
     backends, injection, experiments = settings.backends, settings.injection, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)

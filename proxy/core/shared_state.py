@@ -1,8 +1,8 @@
-"""Numbers that all workers of a server share: requests in flight, and what each key may still use of its rate limits.
+"""Stores numbers that all workers of a server share: requests in flight, and the unused part of each key's rate limits.
 
-Workers map the same files into memory. A file lock guards the files; if a worker dies, the kernel releases the lock of
-this worker. A server with one process keeps the numbers in its own memory, behind the same interface. The module does
-not depend on the code that counts requests or limits rates.
+The workers map the same files into memory. A file lock guards the files; if a worker dies, the kernel releases the lock
+of this worker. A server with one process keeps the numbers in its own memory, behind the same interface. The module
+only stores the numbers: other modules count the requests and apply the rate limits.
 """
 
 import fcntl
@@ -67,7 +67,15 @@ class LocalState:
 
 
 class MappedState:
-    """The shared numbers as one of several workers sees them, in memory-mapped files; implements SharedState."""
+    """The numbers of a server with several workers, in memory-mapped files; implements SharedState.
+
+    The folder contains four files:
+
+        lock: Each worker locks this file while it changes a number.
+        present: Each running worker holds a shared lock on this file, which shows that the worker uses the folder.
+        seats: The number of requests in flight in each worker; one integer per worker.
+        accounts: The named floats that `cells` returns; one record of NAME_BYTES and CELLS floats per name.
+    """
 
     def __init__(self, folder: Path, worker: int) -> None:
         """Map the shared files into memory.
@@ -86,7 +94,7 @@ class MappedState:
         self._accounts = folder / "accounts"
         self.in_flight: RequestCounts = _map(folder / "seats").cast("q")
         fcntl.flock(self._present, fcntl.LOCK_SH)
-        (folder / "present").stat()  # raises if the last worker removed the folder before this one had its lock
+        (folder / "present").stat()  # raises if another worker removed the folder before this worker had its lock
 
     def __enter__(self) -> Self:
         return self
@@ -96,9 +104,14 @@ class MappedState:
         self._present.close()
 
     def remove_if_last(self) -> None:
-        """Remove the folder if no other worker uses it. A worker calls this when the supervisor has ended."""
-        # If another worker still holds its lock, this attempt fails and also releases the lock of this worker. The last
-        # worker can therefore remove the folder.
+        """Remove the folder if no other worker uses it.
+
+        A worker calls this method at its end, after the parent process (supervisor) has ended.
+        """
+        # Each running worker holds a shared lock on `present`. flock replaces a shared lock by an exclusive lock in two
+        # steps: it releases the shared lock, and then it requests the exclusive lock. If another worker still holds a
+        # shared lock, the second step fails. This worker then has no lock any more, and leaves the folder to the other
+        # worker. The last worker gets the exclusive lock and removes the folder.
         with suppress(BlockingIOError):
             fcntl.flock(self._present, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -113,7 +126,7 @@ class MappedState:
 
     @property
     def lock(self) -> AbstractContextManager[object]:
-        """A lock that the kernel releases if its holder dies."""
+        """A lock between the workers. If the worker that holds the lock dies, the kernel releases it."""
         return self._locked()
 
     @contextmanager
@@ -125,7 +138,7 @@ class MappedState:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See SharedState. A new name adds 64 bytes to the end of the file, which are never removed."""
+        """See SharedState. A new name adds a record of 64 bytes to the file `accounts`. Records are never removed."""
         with self._locked():
             records = self._accounts.read_bytes()
             starts = range(0, len(records), _RECORD_BYTES)

@@ -1,9 +1,10 @@
-"""Sends a span for each request, and metrics of times and tokens, to an OpenTelemetry collector.
+"""Sends spans and metrics to an OpenTelemetry collector: one span per request, and metrics of times and token counts.
 
 The environment variables in ENDPOINTS name the collector. If none of them is set, OpenTelemetry is not imported. The
-names of spans, attributes and metrics follow OpenTelemetry's conventions for generative AI (in development, as of
-2026). Spans and metrics never contain the text of requests or answers. If a client sends a W3C trace context, the
-proxy's span becomes a child of the client's span. The proxy sends the context of its own span to the backend.
+names of spans, attributes and metrics follow OpenTelemetry's conventions for generative AI. In 2026, these conventions
+are not final yet. Spans and metrics never contain the text of requests or answers. If a client sends a W3C trace
+context, the proxy's span becomes a child of the client's span. The proxy sends the context of its own span to the
+backend.
 """
 
 from collections.abc import Mapping
@@ -36,10 +37,11 @@ class RequestOutcome:
 
     Attributes:
         model: The id of the model at the backend; None if no backend was chosen.
-        status: The HTTP status.
+        status: The HTTP status of the reply to the client.
         outcome: How the request ended, such as `complete` or `truncated`.
         seconds: Seconds from the beginning of the request to its end.
-        first_byte: Seconds from the beginning of the request to the first byte of a stream; None for other replies.
+        first_byte: Seconds from the beginning of the request to the first byte of a stream; None if the reply is not
+            a stream.
         input_tokens: The tokens of the prompt, as the backend counted them; None if it reported none.
         output_tokens: The tokens of the answer, as the backend counted them; None if it reported none.
         extra_attributes: Further attributes of the span, which OpenTelemetry's conventions do not define.
@@ -59,7 +61,7 @@ class Telemetry:
     """Creates a span for each request, records metrics, and exports both."""
 
     def __init__(self) -> None:
-        """Create the exporters. Raises StartupError if the packages are not installed."""
+        """Create the exporters. Raises StartupError if the packages of OpenTelemetry are not installed."""
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -86,7 +88,7 @@ class Telemetry:
         self._usage = _histogram(meter, "gen_ai.client.token.usage", "{token}", _TOKENS)
 
     def begin(self, route: str, headers: Mapping[str, str]) -> "Trace":
-        """Start the span of a request, as a child of the client's span if the headers name one."""
+        """Start the span of a request. If the headers contain a trace context, the client's span becomes the parent."""
         from opentelemetry.trace import SpanKind
 
         context = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
@@ -113,8 +115,8 @@ class Telemetry:
     def close(self) -> None:
         """Send the remaining spans and metrics.
 
-        The method waits at most _FLUSH_TIMEOUT for the spans and as long for the metrics, because the SDK sends again
-        and again to a collector that cannot be reached.
+        The method waits at most _FLUSH_TIMEOUT for the spans, and then at most _FLUSH_TIMEOUT for the metrics. The
+        limit is necessary because the SDK repeats its attempts for a long time if the collector cannot be reached.
         """
         flushes = [Thread(target=provider.force_flush, daemon=True) for provider in (self._spans, self._meters)]
         for flush in flushes:
@@ -130,7 +132,7 @@ class Trace:
     """The span of one request.
 
     Attributes:
-        telemetry: The telemetry that created the span and exports it.
+        telemetry: The Telemetry object that created the span and exports the span.
         span: OpenTelemetry's span.
         route: The path of the request.
     """

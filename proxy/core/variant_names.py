@@ -1,4 +1,4 @@
-"""The names of the variants that a request can be served as."""
+"""The names of the variants. The variant of a request decides how the proxy serves it (docs/glossary.md)."""
 
 from typing import Final
 

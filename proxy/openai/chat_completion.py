@@ -1,7 +1,8 @@
 """Chat with a base model: translates chat requests to completion requests, and completions to chat replies.
 
-The formats are those of OpenAI's reference and of vLLM's completions endpoint. Fields that are not translated are
-copied unchanged. The module does no I/O.
+The formats are those of OpenAI's reference and of vLLM's completions endpoint. Fields that only chat requests have, or
+that have another meaning in completion requests, are translated or removed. All other fields are copied unchanged. The
+module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,10 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the messages as text. Raises BadRequestError for images, audio, tool calls and other roles."""
+    """Return the messages as text.
+
+    Raises BadRequestError for images, audio and tool calls, and for roles other than those in _ROLES.
+    """
     return tuple(_text_message(number, message) for number, message in enumerate(messages))
 
 
@@ -53,7 +57,7 @@ def content_text(content: object, field_name: str) -> str:
     """Return the text of a message's content.
 
     Args:
-        content: A string, None, or a list of text parts, which are joined by newlines.
+        content: A string, None (an empty text), or a list of text parts. The parts are joined by newlines.
         field_name: The name of the field in error messages.
 
     Raises:
@@ -97,14 +101,14 @@ def check_completable(body: Mapping[str, Any]) -> None:
 def completion_body(
     body: Mapping[str, Any], prompt: str, stop: Sequence[str], sampling: Mapping[str, object], max_tokens: int
 ) -> JsonDict:
-    """Return the /v1/completions request for a chat request.
+    """Return the body of the /v1/completions request that serves a chat request.
 
     Args:
         body: The chat request.
         prompt: The rendered prompt.
         stop: All stop strings that the backend gets, including the client's stop strings.
         sampling: The default values of sampling fields. A value of the client takes precedence.
-        max_tokens: The most tokens of the answer if the client set no limit.
+        max_tokens: The maximum number of tokens of the answer. It applies only if the client set no maximum.
     """
     passed = {name: value for name, value in body.items() if name not in _CHAT_FIELDS}
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
@@ -121,7 +125,7 @@ def completion_body(
 
 
 def client_max_tokens(body: Mapping[str, Any]) -> Any:
-    """Return the client's `max_completion_tokens` or else `max_tokens`, unchecked; None if the client set neither."""
+    """Return the client's `max_completion_tokens`, else its `max_tokens`, else None. The value is not checked."""
     limit = body.get("max_completion_tokens")
     return body.get("max_tokens") if limit is None else limit
 
@@ -129,7 +133,7 @@ def client_max_tokens(body: Mapping[str, Any]) -> Any:
 def client_stop(body: Mapping[str, Any]) -> list[str]:
     """Return the client's stop strings as a list.
 
-    Raises BadRequestError unless `stop` is absent, a string, or a list of strings.
+    Raises BadRequestError unless `stop` is absent, null, a string, or a list of strings.
     """
     stop = body.get("stop")
     strings = [stop] if isinstance(stop, str) else stop or []
@@ -140,13 +144,15 @@ def client_stop(body: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ChatShape:
-    """How a completion becomes a chat reply.
+    """The options for the translation of a completion to a chat reply.
 
     Attributes:
-        trim: Whether to remove white space before the answer, because the layout of the prompt causes this space.
-        top_logprobs: How many alternatives to each token the client asked for. The backend may list one more: the token
-            that the model drew.
-        usage_on_last_choice: Whether the backend sends usage in the last chunk of each choice, not in a separate event.
+        trim: Whether to remove white space at the beginning of the answer. With some layouts of the prompt, the model
+            writes such white space.
+        top_logprobs: The maximum number of likely tokens that the reply lists for each token of the answer. The client
+            asked for this number. The backend may list one more: the token that the model chose.
+        usage_on_last_choice: Whether the backend sends the token usage in the last chunk of each choice, not in a
+            separate event.
     """
 
     trim: bool = False
@@ -216,10 +222,11 @@ class ChatChunks:
     For each choice, the chat chunks contain first the role, then the text, then the finish reason.
 
     Attributes:
-        shape: How a completion becomes a chat reply.
+        shape: The options for the translation.
         begun: The indexes of the choices whose role has been sent.
         trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
-        usage_chunk: A chunk with the sum of the usage that choices had in their last chunks; empty if there is none.
+        usage_chunk: A chunk with the usage that the choices had in their last chunks. The completion tokens of the
+            choices are added up. Empty if no choice had usage.
     """
 
     shape: ChatShape
@@ -238,7 +245,7 @@ class ChatChunks:
         return [{**frame, "choices": [delta]} for delta in deltas]
 
     def plain_text(self, chunk: Mapping[str, Any]) -> str | None:
-        """Return the text of a chunk that only adds text to one choice, as nearly all do; None for other chunks."""
+        """Return the text of a chunk that only adds text to one choice; None for other chunks, which are rare."""
         choices = chunk.get("choices") or []
         if len(choices) != 1 or chunk.get("usage"):
             return None

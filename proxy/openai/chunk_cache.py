@@ -1,8 +1,8 @@
 """A fast path for streams: translates a chunk by copying its text into the translation of an earlier chunk.
 
-Nearly all chunks of a stream differ only in their text. To parse and serialize each chunk would take four times as long
-as to copy its text (tests/bench/README.md). A chunk that may also differ in another field must be parsed. The module
-does not depend on HTTP or on how a request was planned.
+Nearly all chunks of a stream differ only in their text. Parsing and serializing such a chunk would take several times
+as long as copying its text. A chunk that may also differ in another field must be parsed. The module does not depend on
+HTTP or on how a request was planned.
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,23 @@ class ChunkCache:
         self._translated_prefix = self._translated_suffix = b""
 
     def translate(self, event: bytes) -> bytes | None:
-        """Return the translation of an event that differs from the stored event only in its text; else None."""
+        """Return the translation of an event that differs from the stored event only in its text.
+
+        None if no event is stored, if the event may differ in another field, or if only a parser can find the end of
+        its text.
+        """
         prefix, suffix = self._prefix, self._suffix
         if not prefix or not event.startswith(prefix) or not event.endswith(suffix):
             return None
         text = event[len(prefix) : -len(suffix)]
-        if not text or b'"' in text or text.endswith(b"\\"):  # a quote: only a parser finds the end of the text
+        if not text or b'"' in text or text.endswith(b"\\"):  # the text may end before the suffix
             return None
         return self._translated_prefix + text + self._translated_suffix
 
     def store(self, event: bytes, text: str, translated: Mapping[str, Any]) -> None:
-        """Store an event and its translation, if later events can be translated by copying their text.
+        """Store an event and its translation, for later events that differ from it only in their text.
+
+        If the text has escapes, or its place in the event or in the translation is not certain, nothing is stored.
 
         Args:
             event: An event of the backend whose chunk has exactly one text.

@@ -1,8 +1,8 @@
 """Reads the conversation in the body of a request: its messages, or the input items of the Responses API.
 
 A body is read once, into a `Conversation`, even if the body is not valid. `check_messages` and `check_input` raise an
-error if the proxy cannot use the messages or the items. The backend checks all else. The module does not depend on
-models or bundles.
+error if the proxy cannot use the messages or the items. The backend checks everything else in the body. The module does
+not depend on models or bundles.
 """
 
 import asyncio
@@ -16,7 +16,10 @@ from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
-"""Stands for the marks that a chat template puts around a message. Only the length of this text matters."""
+"""A filler for the marks that a chat template puts around a message, so that token counts include such marks.
+
+Only the length of this text matters.
+"""
 _MAX_SHORT_MESSAGES: Final = 200
 _MAX_SHORT_CHARACTERS: Final = 100_000
 _Arguments = ParamSpec("_Arguments")
@@ -41,11 +44,11 @@ class Conversation:
 
     @property
     def key(self) -> str | None:
-        """A checksum of the opening, equal in all requests of a conversation; None if the opening is empty.
+        """A checksum of the opening, which is the same in all requests of a conversation; None if the opening is empty.
 
         Requests with the same key go to the same backend where possible. If two conversations have the same key by
-        chance, they share a backend, which does no harm. The key is short, because the proxy keeps it in memory while
-        an answer streams.
+        chance, they share a backend, which does no harm. The key is short, because the proxy keeps it in memory
+        until the answer ends.
         """
         if not self.opening:
             return None
@@ -53,7 +56,11 @@ class Conversation:
 
     @property
     def is_long(self) -> bool:
-        """Whether the conversation is so long that work on all its messages would block the event loop for too long."""
+        """Whether the conversation has more than 200 messages, or a single message of more than 100,000 characters.
+
+        Work on all messages of such a conversation runs on a thread, because it would block the event loop for too
+        long.
+        """
         messages = self.messages
         if len(messages) > _MAX_SHORT_MESSAGES:
             return True
@@ -114,7 +121,7 @@ def check_input(conversation: Conversation) -> None:
 
 
 def joined_text(messages: Sequence[Json]) -> str:
-    """Return the text of all messages, each after a text that is about as long as what a chat template adds."""
+    """Return the text of all messages. Each begins with _TEMPLATE_MARKS, a filler for what a chat template adds."""
     return "".join(f"{_TEMPLATE_MARKS}{_message_text(message)}" for message in messages)
 
 

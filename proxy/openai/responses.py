@@ -1,4 +1,4 @@
-"""OpenAI's Responses API with a base model: translates its requests to chat requests, and completions to responses.
+"""Serves OpenAI's Responses API with a base model: translates requests to chat requests, and completions to responses.
 
 The formats are those of OpenAI's reference. Responses are not stored, so a request cannot continue an earlier response
 by its id. The module does no I/O.
@@ -83,7 +83,7 @@ def _part(part: object) -> object:
 def _response_format(text: object) -> JsonDict | None:
     """Translate the `format` in the request's field `text` to the `response_format` of a chat request.
 
-    A chat request nests the schema one level deeper. Return None if the answer is to be plain text.
+    A chat request nests the schema one level deeper. The result is None if the client asked for plain text.
     """
     text_format = text.get("format") if isinstance(text, dict) else None
     if not isinstance(text_format, dict) or text_format.get("type", "text") == "text":
@@ -96,13 +96,15 @@ def _response_format(text: object) -> JsonDict | None:
 
 @dataclass(frozen=True, slots=True)
 class ResponseShape:
-    """How a completion becomes a response.
+    """The options for the translation of a completion to a response.
 
     Attributes:
-        id: The random part, which is the same in the id of the response and in the id of its message.
+        id: The random part of two ids: the id of the response and the id of its message.
         echoed: The fields of the request that the response repeats.
-        trim: Whether to remove white space before the answer, because the layout of the prompt causes this space.
-        top_logprobs: How many alternatives to each token the client asked for.
+        trim: Whether to remove white space at the beginning of the answer. With some layouts of the prompt, the model
+            writes such white space.
+        top_logprobs: The maximum number of likely tokens that the response lists for each token of the answer. The
+            client asked for this number.
     """
 
     id: str
@@ -186,7 +188,7 @@ class ResponseEvents:
     """Translates completion chunks to the events of a response.
 
     Attributes:
-        shape: How a completion becomes a response.
+        shape: The options for the translation.
         next_number: The sequence number of the next event.
         text: The text of the answer so far.
         logprobs: The logprobs of the answer so far.

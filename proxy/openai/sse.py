@@ -27,7 +27,7 @@ class EventSplitter:
     held: bytes = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Add received bytes. Return the events that are now complete, joined, each with its blank line.
+        """Add received bytes. Return the events that are now complete, as one byte string.
 
         Raises:
             BackendProtocolError: An event is not complete after MAX_EVENT_BYTES.
@@ -54,7 +54,8 @@ def split_events(joined: bytes) -> list[bytes]:
 def _end_of_events(data: bytes) -> int:
     """Return the offset of the end of the last whole event; 0 if no event is complete.
 
-    Two line breaks in a row end an event. Three in a row are one end and a line break that belongs to the next event.
+    Two line breaks in a row end an event. Of three line breaks in a row, the first two end an event, and the third
+    belongs to the next event.
     """
     if b"\r" in data:
         return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)

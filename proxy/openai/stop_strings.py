@@ -1,8 +1,9 @@
 """Cuts answers at the stop strings that the backend did not get, because they exceed the backend's limit.
 
 OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs four stop strings, and a
-client may send four more. The backend does not know of the cut and continues to generate. The usage therefore includes
-the tokens after the cut, which the client does not get. The module does no I/O and does not depend on backends.
+client may send four more. The backend does not know of the cut and continues to generate. The reported usage therefore
+includes the tokens after the cut, which the client does not get. The module does no I/O and does not depend on
+backends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,14 @@ def split_stop_strings(
     """Divide the stop strings between the backend and the proxy.
 
     The strings have this order: the first half of the layout's strings, the client's strings, the second half of the
-    layout's strings. The backend gets as many as its limit allows, and the proxy searches for the others. If the
-    client's strings alone exceed the limit, the backend gets all strings. It then answers with its own error.
+    layout's strings. The backend gets the first of them, up to its limit, and the proxy searches for the remaining
+    strings. If the client's strings alone exceed the limit, the backend gets all strings, and answers with its own
+    error.
 
     Args:
         layout: The stop strings of the prompt layout, the most important first.
         client: The stop strings of the request.
-        limit: The most stop strings that the backend accepts in a request; None if there is no limit.
+        limit: The maximum number of stop strings that the backend accepts in a request; None if there is no maximum.
 
     Returns:
         The strings for the backend and the strings for the proxy.
@@ -52,7 +54,7 @@ class StopCutter:
     """Cuts each choice of a stream before its first stop string.
 
     A part is the object of a choice in one chunk. A part whose text may be the beginning of a stop string is held back
-    until later parts show whether it is one.
+    until later parts show whether the stop string is complete.
 
     Attributes:
         stops: The stop strings.
@@ -89,7 +91,10 @@ class StopCutter:
 
 
 def _first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Return the position of the first stop string and the longest stop string there; None if there is none."""
+    """Return where the first stop string begins, and the longest stop string that begins there.
+
+    None if the text contains no stop string.
+    """
     matches = [(position, -len(stop), stop) for stop in stops if stop and (position := text.find(stop)) >= 0]
     return (min(matches)[0], min(matches)[2]) if matches else None
 

@@ -1,6 +1,6 @@
 """Defines Dialect: everything in which one type of model server differs from the others.
 
-The module does not depend on connections: a dialect gets a function that sends requests.
+The module does not depend on connections: the caller of a dialect passes a function that sends requests.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +29,7 @@ class Fetch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a backend reports about one model.
+    """The properties of one model that a backend reports.
 
     Attributes:
         kind: The kind of the model; None if the backend does not report it.
@@ -61,13 +61,16 @@ class Dialect:
 
     Attributes:
         name: The name that operators see, such as in the table that `check` prints.
-        detect: Takes a model id, and asks a backend about this model. Returns None if the backend is another type of
-            server.
-        count_tokens: Takes a model id and a text, and returns how many tokens the text has for this model. The count
-            includes the token that marks the beginning of a text. Returns None if the backend cannot count them.
-        completion_request: Translates a completion request. Raises BadRequestError if the server cannot serve it.
-        max_stop_strings: The most stop strings in one request; None if there is no limit.
-        usage_on_last_choice: Whether the server sends usage in the last chunk of each choice, not in a separate event.
+        detect: A function that takes a model id, asks a backend about this model, and returns its ModelFacts. It
+            returns None if the backend is another type of server.
+        count_tokens: A function that takes a model id and a text, and returns how many tokens the text has for this
+            model. The count includes the token that marks the beginning of a text. The function returns None if the
+            backend cannot count tokens.
+        completion_request: A function that translates a completion request. It raises BadRequestError if the server
+            cannot serve the request.
+        max_stop_strings: The maximum number of stop strings in one request; None if there is no limit.
+        usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
+            separate event.
     """
 
     name: str

@@ -10,7 +10,7 @@ from proxy.core.json_types import Json
 from proxy.core.settings import Kind
 
 _DEFAULT_TEMPLATE_SHA256: Final = "cc145ac597328b60dbce2631dce17c0c84bb6a87b2380cc0473e2e1291965db7"
-"""The hash of the server's default template (ChatML), which the server reports for a model without a template."""
+"""The hash of the default chat template (ChatML). llama.cpp reports this template for a model without a template."""
 
 
 async def _detect(_model_id: str, fetch: Fetch) -> ModelFacts | None:
@@ -21,7 +21,7 @@ async def _detect(_model_id: str, fetch: Fetch) -> ModelFacts | None:
 
 
 def _kind(properties: Mapping[str, Any]) -> Kind | None:
-    """Return the kind that follows from the chat template of a model; None if the template leaves the kind open.
+    """Return the kind that follows from the chat template of a model; None if the template does not show the kind.
 
     The server reports its default template for a model without a template. It also reports this template for a chat
     model whose own template happens to be the same. The default template therefore does not tell the kind.
@@ -44,7 +44,7 @@ async def _count_tokens(_model_id: str, text: str, fetch: Fetch) -> int | None:
 
 
 def _completion_request(request: Json) -> Json:
-    """Translate the fields in which llama.cpp differs from vLLM. Raises BadRequestError for an unknown format."""
+    """Translate the fields in which llama.cpp differs from vLLM. Raises BadRequestError for unknown formats."""
     adapted = {name: value for name, value in request.items() if name not in {"response_format", "structured_outputs"}}
     if "logprobs" in adapted:
         adapted["logprobs"] = adapted["logprobs"] or 1  # 0 would return no logprobs at all

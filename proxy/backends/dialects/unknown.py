@@ -1,4 +1,4 @@
-"""The dialect for a server that no other dialect recognizes. It relies only on OpenAI's reference."""
+"""The dialect for a server that no other dialect recognizes. This dialect relies only on OpenAI's reference."""
 
 from typing import Final
 

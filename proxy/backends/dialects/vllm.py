@@ -10,7 +10,8 @@ _TEST_MESSAGES: Final = ({"role": "user", "content": "hi"},)
 async def _detect(model_id: str, fetch: Fetch) -> ModelFacts | None:
     """Detect vLLM and the kind of a model by sending chat messages to /tokenize.
 
-    vLLM counts the tokens of the messages for a chat model. It refuses messages for a model without a chat template.
+    For a chat model, vLLM counts the tokens of the messages. For a model without a chat template, it answers with an
+    error.
     """
     status, reply = await fetch("/tokenize", {"model": model_id, "messages": _TEST_MESSAGES})
     if status == 200 and isinstance(reply, dict) and "count" in reply:

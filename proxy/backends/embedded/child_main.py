@@ -2,8 +2,9 @@
 
 child_process.py starts this file as a script. The script imports no module of drpo, so that it starts fast. It reads
 one JSON line with its settings from standard input, because other users can read arguments and environment variables.
-It writes one JSON line with the result to standard output, and llama.cpp writes its warnings to standard error. The
-parent keeps standard input open until it stops this process or ends itself. Then this process ends.
+It writes one JSON line to standard output: the address of the server, or an error. llama.cpp writes its warnings to
+standard error. The parent closes standard input to stop this process, and the kernel closes it if the parent dies. In
+both cases, this process ends.
 """
 
 import ctypes
@@ -28,7 +29,7 @@ def main() -> NoReturn:
     _die_with_parent()
     settings = json.loads(_read_line())
     results = os.dup(1)
-    os.dup2(2, 1)  # what llama.cpp prints must not reach the pipe for the result
+    os.dup2(2, 1)  # what llama.cpp prints goes to standard error, not to the pipe for the result
     threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
     try:
         server = _start(settings)
@@ -43,7 +44,7 @@ def main() -> NoReturn:
 def _die_with_parent() -> None:
     """On Linux, have the kernel kill this process when the parent dies.
 
-    While llama.cpp loads the model, no Python thread runs, so none could notice that the parent has died.
+    While llama.cpp loads the model, no Python thread runs, so no thread could notice that the parent has died.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -68,9 +69,10 @@ def _exit_at_end_of_input() -> None:
 
 def _start(settings: Mapping[str, Any]) -> Any:
     """Start the server and wait until its model has answered a test request."""
-    # By default, OpenMP's threads spin while they wait. If another process uses the cores, decoding is 6 times slower.
+    # By default, OpenMP's threads use a core while they wait. If another process needs the cores, decoding is then 6
+    # times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import xllamacpp  # a slow import, so it must come after the thread that waits for the end of input
+    import xllamacpp  # slow, so the thread that waits for the end of input must already run
 
     server = xllamacpp.Server(_parameters(xllamacpp.CommonParams(), settings))
     answer = server.handle_completions({"prompt": "Hello", "max_tokens": 1})
@@ -109,7 +111,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _set_sampling(sampling: Any) -> None:
-    """Set the sampling values for requests that set none. These values were published with gemma 3."""
+    """Set the default sampling values, which apply to requests that set none. They were published with gemma 3."""
     sampling.temp = 1.0
     sampling.top_k = 64
     sampling.top_p = 0.95

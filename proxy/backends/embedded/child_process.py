@@ -39,16 +39,17 @@ class EmbeddedModel:
     """The child process that serves the embedded model.
 
     Attributes:
-        exited: An event that is set while a child should run but does not, because it died or could not be started.
-        api_key: The key that the child requires; empty before `start`.
+        exited: An event that is set when the child ends without a call of `stop`, and when `start` fails. The next call
+            of `start` clears the event.
+        api_key: The key that the child requires in requests; empty before the first call of `start`.
     """
 
     def __init__(self, cache: Path | None = None, context: int = 4096, weights: Weights = GEMMA) -> None:
         """Configure the child without starting it.
 
         Args:
-            cache: The folder of the weights file; None for drpo's folder in the user's cache.
-            context: The most tokens of a request, prompt and answer together.
+            cache: The folder of the weights file. None means `default_cache()`.
+            context: The maximum number of tokens of a request: prompt plus answer.
             weights: The weights file of the model.
         """
         self.exited = asyncio.Event()
@@ -66,10 +67,10 @@ class EmbeddedModel:
         return self._process.pid if self._process else None
 
     async def start(self, report: ProgressCallback) -> str:
-        """Start the child, or start it again after it died, and wait until its model has answered a test request.
+        """Start the child, after stopping any running child, and wait until its model has answered a test request.
 
         Args:
-            report: Is called with lines about the progress.
+            report: A function that takes each line about the progress.
 
         Returns:
             The root URL of the server.
@@ -130,7 +131,7 @@ class EmbeddedModel:
     async def _await_result(self, process: Process, weights: Path, report: ProgressCallback) -> str:
         """Send the child its settings, wait for its result, and return its address."""
         settings, results = cast("StreamWriter", process.stdin), cast("StreamReader", process.stdout)
-        with suppress(ConnectionError):  # the child is dead; the error below says why
+        with suppress(ConnectionError):  # the child has ended; the EmbeddedError below gives the reason
             settings.write(self._encode_settings(weights))
             await settings.drain()
         line = await _with_progress(results.readline(), f"Starting the embedded model {MODEL_NAME}", report)
@@ -158,7 +159,10 @@ class EmbeddedModel:
 
 
 async def _with_progress(line: Coroutine[None, None, bytes], action: str, report: ProgressCallback) -> bytes:
-    """Wait for a line, and report the action every _PROGRESS_INTERVAL. Raises EmbeddedError after _START_TIMEOUT."""
+    """Wait for a line of the child, and report the action at each _PROGRESS_INTERVAL until then.
+
+    Raises EmbeddedError if no line was received within _START_TIMEOUT.
+    """
     start = time.monotonic()
     reading = asyncio.create_task(line)
     report(action)

@@ -1,7 +1,7 @@
-"""The weights of the embedded model: writes them to a file in the user's cache and verifies it.
+"""Writes the weights of the embedded model to a file in the user's cache folder, and verifies the file.
 
-To hash 250 MB at every start would take a second. A stamp file next to the weights therefore stores the hash that was
-verified, and the size and modification time of the file at that moment. If the file has changed since, the file is
+Hashing the 250 MB at every start would take a second. A stamp file next to the weights therefore stores the hash that
+was verified, and the size and modification time of the file at that moment. If the file has changed since, the file is
 hashed again, and written again if the hash is wrong. The module does not depend on the child process.
 """
 
@@ -26,12 +26,13 @@ _LOCK_INTERVAL: Final = 0.1  # seconds between two attempts to lock
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One model file.
+    """The name, the hash and the source of one model file.
 
     Attributes:
         file_name: The name of the file in the cache.
         sha256: The expected SHA-256 of the file, in hexadecimal.
-        chunks: Returns the installed files whose contents, joined in this order, are the model file.
+        chunks: A function that returns the paths of the installed files. Their contents, joined in this order, are the
+            model file.
     """
 
     file_name: str
@@ -64,7 +65,7 @@ async def prepare_weights(weights: Weights, cache: Path, report: ProgressCallbac
     Args:
         weights: The file to prepare.
         cache: The folder of the file.
-        report: Is called with lines about the progress.
+        report: A function that takes each line about the progress.
 
     Raises:
         EmbeddedError: A package is missing or has the wrong content, or the cache cannot be written.
@@ -108,7 +109,7 @@ async def _locked(path: Path, report: ProgressCallback) -> AsyncIterator[None]:
     with path.with_name(f"{path.name}.lock").open("a") as lock:
         if not _try_lock(lock):
             report("Waiting for another start, which is preparing the embedded model's weights")
-            while not _try_lock(lock):  # noqa: ASYNC110  another process cannot set an event here
+            while not _try_lock(lock):  # noqa: ASYNC110  another process holds the lock and cannot set an event
                 await asyncio.sleep(_LOCK_INTERVAL)
         yield
 
@@ -136,7 +137,7 @@ def _sha256(path: Path) -> str:
 
 
 def _verified_blocks(weights: Weights) -> Iterator[bytes]:
-    """Yield the bytes of the installed chunks. After the last one, raise EmbeddedError if their hash is wrong."""
+    """Yield the bytes of the installed chunks. After the last byte, raise EmbeddedError if the hash is wrong."""
     digest = hashlib.sha256()
     for chunk in _installed_chunks(weights):
         with chunk.open("rb") as file:
