@@ -3,7 +3,7 @@
 Exit codes:
 
     0      success
-    1      the bundle or its input is invalid, or its embedder cannot be opened
+    1      the bundle or the input for a bundle is invalid, or the embedder cannot be opened
     2      the command line is wrong, or names a file that cannot be read
     130    interrupted
     141    the program that reads the output through a pipe has ended
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits. On /dev/null this flush cannot fail.
+        # Python flushes stdout once more when it exits. If stdout is /dev/null, this flush cannot fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
@@ -156,7 +156,11 @@ def _load(directory: Path, embedder: Embedder) -> Bundle:
 
 
 def _open_bundle_embedder(options: argparse.Namespace) -> Embedder:
-    """Open the embedder that the bundle's manifest names. Raises EmbedderError if the options do not allow it."""
+    """Open the embedder that the bundle's manifest names.
+
+    Raises:
+        EmbedderError: The options do not allow this embedder, or it cannot be opened.
+    """
     name = read_manifest(options.directory).embedder.name
     check_embedder_allowed(name, options.allow_embedder, str(options.directory))
     return _open(name)

@@ -4,7 +4,7 @@
       BundleError              a bundle cannot be used; the message names the file and the reason
         BundleFormatError      a file has a format, key or value that this version does not support
         BundleIntegrityError   a file differs from the manifest's record of it, or its content is unsafe to inject
-        EmbedderMismatchError  the opened embedder is not the one that made the vectors
+        EmbedderMismatchError  the opened embedder is not the embedder that made the bundle's vectors
       EmbedderError            an embedder cannot be opened or did not answer
       LayoutError              a layout cannot express a conversation
 
@@ -29,7 +29,7 @@ class BundleIntegrityError(BundleError):
 
 
 class EmbedderMismatchError(BundleError):
-    """The opened embedder returns other vectors than the ones in the bundle."""
+    """The opened embedder is not the embedder that made the bundle's vectors."""
 
 
 class EmbedderError(DrpoError):

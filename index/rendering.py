@@ -7,10 +7,11 @@ A layout writes a conversation as one text for a base model:
 
     {prompt} (blank line) # Query: / {query} (blank line) # Answer: / {response} (blank line) ... # Answer:
 
-The order is: system prompt, examples (callers pass the pinned ones first), the client's messages. The parts that change
-least come first, and the text of a later turn extends the text of the earlier turns, so that the prefix cache of the
-model server can be used. Each turn begins with a marker at the beginning of a line. If a line of the prompt or of a
-turn's text begins with a marker, U+200B is inserted after the line's first character. No text can thus forge a turn.
+The system prompt comes first, then the examples, then the client's messages. Callers pass pinned examples before
+retrieved examples. The parts that change least from request to request come first, and the text of a conversation
+begins with the text of its earlier turns. The prefix cache of the model server can therefore be used. Each turn begins
+with a marker at the beginning of a line. If a line of the prompt or of a turn's text begins with a marker, U+200B is
+inserted after the line's first character. The text of a prompt or turn can therefore never look like a new turn.
 """
 
 import re
@@ -46,9 +47,9 @@ class TextLayout:
         user: The marker at the beginning of a user turn.
         assistant: The marker at the beginning of an assistant turn.
         gap: The text between a marker and the text of its turn: a line break or one space.
-        answer_begins_with_gap: Whether the rendered text ends with the assistant marker, so that the model writes the
-            gap. A word's token often includes the space before the word, so a model continues better without a space
-            at the end. `TextPrompt.clean` removes the gap from the answer.
+        answer_begins_with_gap: If true, the rendered text ends with the assistant marker, and the model writes the gap,
+            which `TextPrompt.clean` removes. If false, the rendered text ends with the gap. A gap of one space must be
+            written by the model, because the token of a word often includes the space before the word.
     """
 
     name: str
@@ -86,12 +87,12 @@ _MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A rendered conversation for a base model, with what is needed to read the model's answer.
+    """A rendered conversation for a base model, and the form of the answer that the model will write.
 
     Attributes:
         text: The exact prompt of the completion request.
-        stop: The stop strings of the request, which end the answer.
-        has_leading_gap: Whether the answer begins with the layout's gap, which is not part of the answer.
+        stop: The stop strings of the request. The server ends the answer before a stop string that the model writes.
+        has_leading_gap: Whether the model writes the layout's gap before its answer.
     """
 
     text: str
@@ -99,7 +100,7 @@ class TextPrompt:
     has_leading_gap: bool
 
     def clean(self, answer: str) -> str:
-        """Return the model's answer without its leading gap, if `has_leading_gap` says that there is one."""
+        """Return the model's answer, without leading white space if `has_leading_gap` is true."""
         return remove_leading_gap(answer) if self.has_leading_gap else answer
 
 
@@ -117,14 +118,14 @@ def _marker_at_line_start(layout: TextLayout) -> re.Pattern[str]:
 def escape(layout: TextLayout, text: str) -> str:
     """Return `text` with U+200B after the first character of every line that begins with a marker."""
     if not any(marker in text for marker in _markers(layout)):
-        return text  # the usual case; the search with the pattern takes twenty times as long
+        return text  # the usual case; a search with the regular expression would take twenty times as long
     return _marker_at_line_start(layout).sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
 
 
 def find_marker(text: str) -> str | None:
     """Return a marker that begins a line of `text`, or a control token of a chat template; None if there is neither."""
     if not any(piece in text for piece in _MARKER_PIECES):
-        return None  # the usual case; the search with the patterns takes ten times as long
+        return None  # the usual case; a search with the regular expressions would take ten times as long
     for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
         if found := pattern.search(text):
             return found[0]
@@ -132,16 +133,16 @@ def find_marker(text: str) -> str | None:
 
 
 def stop_strings(layout: TextLayout) -> tuple[str, ...]:
-    """Return the stop strings of a layout: a line break or a blank line, with the user's or the assistant's marker.
+    """Return the four stop strings of a layout: each is a blank line or a line break, followed by a marker.
 
-    The assistant's marker is included because a small base model sometimes writes a second answer after the first. For
-    each marker, the string with the blank line comes first, so that no blank line remains at the end of the answer.
+    After its answer, a base model may write a user's turn or a second answer. For each of the two markers, the string
+    with the blank line comes first, so that no blank line remains at the end of the answer.
     """
     return tuple(f"{gap}{marker}" for marker in (layout.user, layout.assistant) for gap in (SEPARATOR, "\n"))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
-    """Return the system prompt as a model sees it, followed by a blank line. An empty prompt gives an empty text."""
+    """Return the escaped system prompt, followed by a blank line. If the prompt is empty, return an empty text."""
     return f"{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
 
 
@@ -153,11 +154,11 @@ def render_example(layout: TextLayout, example: Example) -> str:
 def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
     """Return the client's messages in their order, followed by the assistant marker that the model continues.
 
-    If the last message is an assistant message (a prefill), the text ends with this message instead, so that the model
-    continues it. An empty prefill is ignored.
+    If the last message is an assistant message (a prefill), the returned text ends with the text of this message, so
+    that the model continues the message. An empty prefill is ignored.
 
     Raises:
-        LayoutError: There are no messages, or the layout has no marker for a role.
+        LayoutError: There are no messages, or the layout has no marker for the role of a message.
     """
     if not messages:
         raise LayoutError("there are no messages: send at least one")
@@ -169,7 +170,7 @@ def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
 
 
 def render_text(layout: TextLayout, prompt: str, examples: Sequence[Example], messages: Sequence[Message]) -> str:
-    """Return the exact text for a base model: the preamble (prompt and `examples`), then the conversation."""
+    """Return the exact prompt for a base model: the preamble (`prompt` and `examples`), then the conversation."""
     return text_prompt(layout, prompt, examples, messages).text
 
 
@@ -185,12 +186,12 @@ def text_prompt(
     Args:
         layout: The layout in which the text is written.
         prompt: The system prompt of the bundle.
-        examples: The examples to show, in this order.
+        examples: The examples to put into the prompt, in this order.
         messages: The client's messages.
-        conversation: The result of `render_conversation` for `messages`, if the caller has it already.
+        conversation: The result of `render_conversation` for `messages`. If None, this function computes it.
 
     Raises:
-        LayoutError: There are no messages, or the layout has no marker for a role.
+        LayoutError: There are no messages, or the layout has no marker for the role of a message.
     """
     rendered = render_conversation(layout, messages) if conversation is None else conversation
     text = render_preamble(layout, prompt, examples) + rendered
@@ -200,13 +201,14 @@ def text_prompt(
 def remove_leading_gap(answer: str) -> str:
     """Return an answer, or the beginning of a streamed answer, without leading white space.
 
-    The gap of a layout is one space, but a model sometimes writes more white space, so all of it is removed.
+    A model writes the gap of the layout, one space, before its answer. Sometimes the model writes more white space, so
+    all leading white space is removed.
     """
     return answer.lstrip()
 
 
 def leading_gap(layout: TextLayout) -> str:
-    """Return the gap if a model has to write it before its answer, or an empty text if the prompt ends with the gap."""
+    """Return the gap that a model writes before its answer: an empty text if the prompt ends with the gap."""
     return layout.gap if layout.answer_begins_with_gap else ""
 
 
@@ -221,12 +223,12 @@ def render_preamble(layout: TextLayout, prompt: str, examples: Sequence[Example]
 
 @lru_cache(maxsize=_MAX_CACHED_PREAMBLES)
 def _preamble(layout: TextLayout, prompt: str, examples: tuple[Example, ...]) -> str:
-    # Cached because a bundle with example sets has only one preamble for each set.
+    # Cached because all requests that get the same example set have the same preamble.
     return render_prompt(layout, prompt) + "".join(render_example(layout, example) for example in examples)
 
 
 def render_raw(messages: Sequence[Message]) -> str:
-    """Return the messages' texts, joined by blank lines. It is the prompt for a base model if nothing is injected."""
+    """Return the texts of the messages, joined by blank lines: the prompt for a base model without injection."""
     return SEPARATOR.join(message.text for message in messages)
 
 
@@ -235,11 +237,11 @@ def render_chat(
 ) -> list[dict[str, object]]:
     """Return the messages for a chat model: one system message, the examples as turns, then the client's messages.
 
-    The system message consists of `prompt` and the texts of the client's leading system and developer messages, joined
-    by blank lines. It is left out if it would be empty. All other messages of the client stay unchanged.
+    The system message consists of `prompt` and the client's leading system and developer messages, joined by blank
+    lines. An empty system message is left out. All other messages of the client stay unchanged.
 
     Raises:
-        LayoutError: There are no messages, or a leading system message contains a part that is not text.
+        LayoutError: There are no messages, or a leading system or developer message has a part that is not text.
     """
     if not messages:
         raise LayoutError("there are no messages: send at least one")
@@ -252,10 +254,10 @@ def render_chat(
 
 
 def text_of(content: object) -> str:
-    """Return the text of an OpenAI message's `content`: a string, None, or text parts, which are joined by line breaks.
+    """Return the text of a message's field `content`: a string, None, or text parts joined by line breaks.
 
     Raises:
-        LayoutError: A part is not text.
+        LayoutError: The content has another type, or a part is not text.
     """
     if content is None:
         return ""

@@ -17,7 +17,8 @@ class Message:
     """One turn of a conversation, as text.
 
     Attributes:
-        role: The sender of the turn. A message with the role `developer` becomes a Message with the role `system`.
+        role: The sender of the turn. A client's message with the role `developer` becomes a Message with the role
+            `system`.
         text: The text of the turn.
     """
 
@@ -27,12 +28,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query and a model answer to it.
+    """A query and an exemplary answer to it.
 
     Attributes:
-        id: Identifies the example in its bank: 1 to 64 letters, digits, dots, dashes or underscores (ASCII).
-        query: The user's text.
-        response: The answer.
+        id: The name of the example, unique in its bank: 1 to 64 ASCII letters, digits, dots, dashes or underscores.
+        query: The text of a user.
+        response: The exemplary answer.
         pinned: Whether every prompt contains this example.
         tags: Topics of the example. People read them, and the partition into example sets uses them.
     """
@@ -51,7 +52,7 @@ class Hit:
     Attributes:
         example: The example.
         similarity: Cosine similarity of the example's query to the client's query, from -1 to 1.
-        position: Position of the example in the bank, from 0. Sorting hits by position restores the bank's order.
+        position: Position of the example in the bank, counted from 0. Hits sorted by position are in the bank's order.
     """
 
     example: Example
@@ -65,15 +66,16 @@ class RetrievalPolicy:
 
     Attributes:
         k: Maximum number of retrieved examples in a prompt; pinned examples do not count. In a bundle with example
-            sets, `k` is instead the number of nearest examples that vote for a set.
-        minimum_similarity: An example is not retrieved if its cosine similarity to the query is lower.
+            sets, `k` has another meaning: the maximum number of neighbours of the query that vote for a set.
+        minimum_similarity: The lowest cosine similarity to the query with which an example is retrieved.
         duplicate_similarity: Two examples are near-duplicates if their similarity to each other is at least this
-            value. Of near-duplicates only the one nearest to the query is retrieved. An example that is a
+            value. If near-duplicates are near the query, only the nearest of them is retrieved. An example that is a
             near-duplicate of a pinned example is never retrieved.
-        order: `similar_last` puts the most similar example next to the query. `canonical` keeps the order of the bank.
-            `set` shows the examples of one example set, in the order of the set.
-        max_injected_tokens: Maximum tokens of system prompt and examples together. A retrieved example that would
-            exceed the maximum is skipped.
+        order: `similar_last` puts the most similar example last, directly before the client's messages. `canonical`
+            keeps the order of the bank. `set` puts the examples of one example set into the prompt, in the order of
+            the set.
+        max_injected_tokens: Maximum number of tokens of the system prompt and all examples together. A retrieved
+            example that would exceed this maximum is skipped.
     """
 
     k: int = 3
@@ -85,18 +87,20 @@ class RetrievalPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSet:
-    """Examples that are always shown together and in the same order, so that a prefix cache can hold them.
+    """A group of examples that prompts always contain together and in the same order.
+
+    The prefix cache of a model server can therefore hold the text of these examples.
 
     Attributes:
-        name: Identifies the set in its bundle.
-        shown: Ids of the examples that a prompt shows if this set is chosen, in the order of the prompt.
+        name: The name of the set, unique in its bundle.
+        shown: Ids of the examples that a prompt contains if this set is chosen, in the order of the prompt.
         members: Ids of the examples that vote for this set when they are neighbours of a query. The file sets.json
-            calls them `voters`. Each example that is not pinned is a member of at most one set.
+            calls them `voters`. An example is a member of at most one set, and a pinned example of none.
         kind: The name of the group of sets to which this set belongs, such as `refusal`. The vote first chooses the
-            kind whose sets have the most votes together, and then a set of this kind.
+            kind whose sets have the largest sum of votes, and then a set of this kind.
         weight: Factor by which each member's vote for this set is multiplied.
-        minimum_similarity: A member whose cosine similarity to the query is lower does not vote. If all neighbours of
-            a query are below the minimum of their sets, all of them vote nevertheless.
+        minimum_similarity: The lowest cosine similarity to the query with which a member votes for this set. There is
+            one exception: if every neighbour of a query is below the minimum of its set, all of them vote.
     """
 
     name: str
@@ -112,8 +116,8 @@ class EmbedderSpec:
     """The embedder that made a bundle's vectors.
 
     Attributes:
-        name: The name that `open_embedder` takes.
-        revision: Identifies the version of the embedder's weights, or is `unknown`.
+        name: The name by which `open_embedder` opens the embedder.
+        revision: A hash or version name of the embedder's weights; `unknown` if the embedder reports no version.
         dimension: The number of components of each vector.
     """
 
@@ -141,7 +145,7 @@ class Manifest:
 
     Attributes:
         format: The version of the bundle format.
-        name: The name of the bundle, for people.
+        name: The name of the bundle. It is shown to people and need not be unique.
         model: The name of the model that the bundle was made for.
         layout: The name of a layout in `index.rendering.LAYOUTS`. Prompts for base models are written in this layout.
         retrieval: The settings that decide which examples a prompt contains.
@@ -150,8 +154,8 @@ class Manifest:
         embedder: The embedder that made the vectors.
         files: Hash and size of every other file of the bundle, by file name.
         provenance: How the bundle was made. People read these entries; no code interprets them.
-        probes: The number of clusters in which a search looks for examples. None if the bank has no clusters, because
-            it is not large.
+        probes: The number of clusters in which a search looks for examples. None if the bank has no clusters. Only a
+            bank of more than 50,000 examples has clusters.
     """
 
     format: int
@@ -168,12 +172,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """The clusters by which the vectors of a large bank are sorted.
+    """The clusters of a large bank, which has more than 50,000 examples. The vectors are sorted by cluster.
 
     Attributes:
         centroids: The centre of each cluster: (clusters, dimension) float32, rows of norm 1.
-        offsets: (clusters + 1,) int64, ascending from 0 to the number of vectors. Cluster n consists of the rows from
-            offsets[n] up to, but not including, offsets[n + 1]. The centroid nearest to these rows is centroid n.
+        offsets: The rows at which the clusters begin: (clusters + 1,) int64, ascending from 0 to the number of vectors.
+            Cluster n consists of the vectors from row offsets[n] up to, but not including, row offsets[n + 1]. For
+            each of these vectors, the nearest centroid is centroids[n].
     """
 
     centroids: Vectors
@@ -188,10 +193,11 @@ class Bundle:
         id: SHA-256 of manifest.json in hex.
         manifest: The content of manifest.json.
         prompt: The system prompt.
-        examples: The bank. An example of a large bank is read from its file each time it is accessed.
+        examples: The bank. If it is large (more than 50,000 examples), an example is read from the bank's file each
+            time it is accessed.
         vectors: The vectors of the examples' queries: (len(examples), dimension) float32, rows of norm 1. The vectors
             of a large bank are memory-mapped from their file.
-        clusters: The clusters of a large bank, otherwise None.
+        clusters: The clusters of a large bank; None for a smaller bank.
         sets: The example sets, if the order of the retrieval policy is `set`; otherwise empty.
     """
 

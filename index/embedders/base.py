@@ -1,6 +1,6 @@
 """The protocol of an embedder, which turns texts into vectors of norm 1, and functions that embedders share.
 
-This module does not depend on any kind of embedder. registry.py lists the kinds.
+This module does not depend on a particular kind of embedder. registry.py lists the kinds.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from index.types import EmbedderSpec, Vectors
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors. It is thread-safe and synchronous: do not call it on an event loop."""
+    """Turns texts into vectors. It is thread-safe. `embed` blocks its thread: do not call it on an event loop."""
 
     @property
     def spec(self) -> EmbedderSpec:

@@ -1,8 +1,8 @@
 """The embedder that comes with the package: all-MiniLM-L6-v2 in int8, from index/embedders/weights/.
 
-This module depends on onnxruntime, tokenizers and the files of weights, which tools/export_minilm.py creates. The
-model runs one text at a time, because on one thread a batch is no faster. The vector of a text therefore cannot depend
-on other texts.
+This module depends on the packages onnxruntime and tokenizers, and on the files of weights, which
+tools/export_minilm.py creates. The model runs one text at a time, because a batch of texts is no faster on one thread.
+The vector of a text therefore cannot depend on other texts.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ DIMENSION = 384
 _MODEL = "model.onnx"
 _TOKENIZER = "tokenizer.json"
 _CHECKSUMS = "SHA256SUMS"
-# A longer text is cut before it is tokenized, so that a huge text does not take long. The 256 tokens that the model
+# A longer text is cut before it is tokenized, because tokenizing a huge text takes long. The 256 tokens that the model
 # reads usually have far fewer characters than this limit.
 _MAX_CHARACTERS = 20_000
 _REPAIR_ADVICE = "install drpo-proxy again (in a git clone: git checkout index/embedders/weights)"
 
 
 class OnnxEmbedder:
-    """Embeds the first 256 tokens of a text, the length that the model's authors use.
+    """Embeds the first 256 tokens of a text, because the model's authors also cut texts at this length.
 
-    It is thread-safe, and computes on the calling thread.
+    This embedder is thread-safe, and computes on the calling thread.
     """
 
     def __init__(self, directory: Path = Path(__file__).parent / "weights") -> None:
         """Open the model in `directory`.
 
         Raises:
-            EmbedderError: The files are missing, or are not the ones of the package.
+            EmbedderError: A file is missing or damaged.
         """
         # Imported here because the imports take half a second and most commands embed nothing.
         import onnxruntime
@@ -49,9 +49,10 @@ class OnnxEmbedder:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; the warnings are about devices that this session does not use
         # onnxruntime's memory arena stays on, although it keeps about 20 MB after the longest text. Without the arena,
-        # onnxruntime would allocate memory anew for each text. The large blocks would come from mmap each time
-        # (proxy/core/malloc.py), and a text would take a fifth more time.
-        # The session gets a path because onnxruntime would keep a second copy of the weights (23 MB) if it got bytes.
+        # onnxruntime would allocate memory again for each text. The large blocks would come from mmap each time
+        # (proxy/core/malloc.py), and embedding a text would take a fifth more time.
+        # The session gets the path of the model, because onnxruntime keeps a second copy of the weights (23 MB) if it
+        # gets the content of the file.
         path = str(directory / _MODEL)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_str(contents[_TOKENIZER].decode())
@@ -68,7 +69,7 @@ class OnnxEmbedder:
         return vectors
 
     def token_ids(self, text: str) -> NDArray[np.int64]:
-        """Return the token ids that the model reads: (tokens,). The first and the last id mark the ends of the text."""
+        """Return the model's token ids: (tokens,). The first id marks the start of the text, the last id its end."""
         return np.array(self._tokenizer.encode(encodable(text[:_MAX_CHARACTERS])).ids, np.int64)
 
     def _embed_one(self, text: str) -> Vectors:
@@ -77,12 +78,12 @@ class OnnxEmbedder:
 
 
 def read_verified(directory: Path, names: Sequence[str], repair: str) -> Mapping[str, bytes]:
-    """Read files and compare them with the checksums in their directory.
+    """Read files, compare them with the checksums in their directory, and return their contents by name.
 
     Args:
         directory: The directory with the files and their SHA256SUMS.
         names: The names of the files.
-        repair: What the user can do about a damaged file. The error message ends with this advice.
+        repair: Advice to the user about a damaged file. The error message ends with this advice.
 
     Raises:
         EmbedderError: A file is missing or differs from its checksum.

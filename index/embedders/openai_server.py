@@ -26,13 +26,14 @@ _MAX_REPLY_BYTES = 64 * 2**20
 
 
 class OpenAIEmbedder:
-    """Requests vectors from a server. It opens one connection per request and does not follow redirects."""
+    """Requests vectors from a server. Each request opens a new connection. Redirects are not followed."""
 
     def __init__(self, address: str) -> None:
         """Request one vector from the server at `address` (URL#MODEL) to learn the dimension.
 
         Raises:
-            EmbedderError: The address is malformed, or the server sends no usable vector.
+            EmbedderError: The address is malformed, the environment variable DRPO_EMBEDDER_API_KEY holds characters
+                that are not allowed in a header, or the server sends no usable vector.
         """
         url, _, self._model = address.partition("#")
         self._url = _checked_url(url, self._model)

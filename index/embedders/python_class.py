@@ -10,8 +10,8 @@ def open_python_class(path: str) -> Embedder:
     """Import the class at `path` (MODULE:CLASS), and call it without arguments to create the embedder.
 
     Raises:
-        EmbedderError: The class cannot be imported or called, or the name in the embedder's spec is not
-            python:MODULE:CLASS.
+        EmbedderError: The class cannot be imported or called, or `spec.name` of the created embedder differs from
+            `python:MODULE:CLASS`.
     """
     module, _, name = path.partition(":")
     try:

@@ -31,10 +31,12 @@ class EmbedderKind:
     """How embedders of one kind are opened and called.
 
     Attributes:
-        argument: The form of the argument in an embedder's name, for help texts. Empty if the kind takes no argument.
-        open: Opens the embedder with this argument. Raises EmbedderError.
-        texts_per_call: The most queries of waiting clients that one call of the embedder receives. No query of a call
-            gets its vector before the call ends, so a large number pays only if it makes a call faster per text.
+        argument: The form of the argument in an embedder's name, such as `MODULE:CLASS`. Help texts contain it. It is
+            empty if the kind takes no argument.
+        open: A function that takes the argument from an embedder's name, and opens the embedder. Raises EmbedderError.
+        texts_per_call: The maximum number of clients' queries that the proxy embeds in one call. No vector of a
+            call arrives before the whole call ends. A large number is therefore useful only if a call with many texts
+            takes less time per text.
     """
 
     argument: str
@@ -44,9 +46,9 @@ class EmbedderKind:
 
 EMBEDDER_KINDS: Final[Mapping[str, EmbedderKind]] = MappingProxyType(
     {
-        # onnx embeds the texts of a call one by one, so a batch saves no time. sentence-transformers runs the model for
-        # all texts of a call together, which is faster. openai sends one network request per call, so a large batch
-        # saves the most time.
+        # onnx embeds the texts of a call one by one, so more texts per call save no time. sentence-transformers runs
+        # the model on all texts of a call together, which is faster. openai needs one network request for up to 128
+        # texts, so more texts per call save the most time.
         DEFAULT_EMBEDDER: EmbedderKind("", lambda _: OnnxEmbedder()),
         "sentence-transformers": EmbedderKind("NAME", SentenceTransformersEmbedder, texts_per_call=8),
         "openai": EmbedderKind("URL#MODEL", OpenAIEmbedder, texts_per_call=32),
@@ -64,14 +66,14 @@ def embedder_forms() -> str:
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
     """Check that a bundle may use the embedder that its manifest names.
 
-    The embedder that comes with the package is always allowed, because it sends no data to a server. Another embedder
-    runs code or loads a model that the bundle chooses, or receives every query. A person must therefore allow it by
-    name.
+    The embedder that comes with the package is always allowed, because it sends no data to a server. With any other
+    embedder, the bundle decides which code runs, which model is loaded, or which server receives every query. The user
+    must therefore allow any other embedder by name.
 
     Args:
-        name: The embedder that the bundle's manifest names.
+        name: The name of the embedder in the bundle's manifest.
         allowed: The names of the embedders that the user allows.
-        bundle: The bundle's name, for the error message.
+        bundle: The directory of the bundle, for the error message.
 
     Raises:
         EmbedderError: The embedder is not allowed.
@@ -87,7 +89,7 @@ def open_embedder(name: str) -> Embedder:
     """Open the embedder of this name.
 
     Raises:
-        EmbedderError: There is no such kind, or the embedder cannot be used.
+        EmbedderError: The name does not have the form of any kind, or the embedder cannot be opened.
     """
     kind_name, colon, argument = name.partition(":")
     kind = EMBEDDER_KINDS.get(kind_name)
@@ -97,6 +99,6 @@ def open_embedder(name: str) -> Embedder:
 
 
 def texts_per_call(name: str) -> int:
-    """Return `EmbedderKind.texts_per_call` for the embedder of this name, or 1 if its kind is not in the registry."""
+    """Return `texts_per_call` of the kind of the embedder `name`, or 1 if the registry has no such kind."""
     kind = EMBEDDER_KINDS.get(name.partition(":")[0])
     return 1 if kind is None else kind.texts_per_call

@@ -1,4 +1,7 @@
-"""An embedder that runs a model of the sentence-transformers library. Only the library uses the network."""
+"""An embedder that runs a model of the sentence-transformers library.
+
+The library may download the model from the hub. The code of this module does not use the network.
+"""
 
 import hashlib
 import threading
@@ -23,10 +26,10 @@ class SentenceTransformersEmbedder:
         """Load a model.
 
         Args:
-            model: A folder with a model, or the name of a model of the hub.
+            model: A folder with a model, or the name of a model on the Hugging Face hub.
 
         Raises:
-            EmbedderError: The extra is not installed, or the model cannot be loaded.
+            EmbedderError: The library is not installed, or the model cannot be loaded.
         """
         self._source = f"sentence-transformers:{model}"
         self._model = _load_sentence_transformer(model)
@@ -44,12 +47,15 @@ class SentenceTransformersEmbedder:
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         encodables = [encodable(text) for text in texts]
-        with self._lock:  # the tokenizer stores the padding of a call, which a call on another thread would change
+        with self._lock:  # the tokenizer stores the padding of the current call; a second call would change it
             rows = self._model.encode(encodables, show_progress_bar=False, convert_to_numpy=True)
         return unit_rows(rows, self._source)
 
     def _revision(self, model: str) -> str:
-        """Return a hash of the folder's files. For a hub model, return its commit, or `unknown` if none is reported."""
+        """Return the hash of the folder's files if `model` is a folder.
+
+        For a model of the hub, return the commit that the library reports, or `unknown` if it reports no commit.
+        """
         if Path(model).is_dir():
             return _folder_hash(Path(model))
         return self._model.model_card_data.base_model_revision or _UNKNOWN_REVISION

@@ -1,10 +1,12 @@
 """The query embedder `fast`: a small model that approximates the vectors of the default embedder.
 
-It is a student of the default embedder (index/embedders/minilm.py), its teacher: it was trained to return the teacher's
-vectors, and needs at most a tenth of the teacher's time. docs/bundles.md describes the training and the accuracy. The
-student adds the mean vector of the word pieces to the mean vector of the (hashed) pairs of adjacent word pieces, and
-passes the sum through a small network. The student embeds only queries; the vectors of a bank come from the teacher.
-This module depends on numpy, the weights in index/embedders/query_weights/ and the teacher's tokenizer.
+This small model (the student) was trained to return the vectors of the default embedder (the teacher,
+index/embedders/minilm.py). The student needs at most a tenth of the teacher's time. docs/bundles.md describes the
+training and the accuracy. The student embeds only queries; the teacher makes the vectors of a bank.
+
+The student has one vector for each word piece, and one for each hash value of a pair of adjacent word pieces. It adds
+the mean of the text's word piece vectors to the mean of the text's pair vectors, and passes the sum through a small
+network. This module depends on numpy, the weights in index/embedders/query_weights/ and the teacher's tokenizer.
 """
 
 import hashlib
@@ -33,10 +35,10 @@ Integers = NDArray[np.int64]
 
 
 class FastEmbedder:
-    """Embeds the first 256 tokens of a text, which are the tokens that the teacher reads. It is thread-safe.
+    """Embeds the first 256 tokens of a text. The teacher reads the same tokens. This embedder is thread-safe.
 
     Attributes:
-        teacher: The embedder that tokenizes the texts. The student approximates the vectors of this embedder.
+        teacher: The embedder whose vectors the student approximates. Its tokenizer also tokenizes the student's texts.
     """
 
     def __init__(self, teacher: OnnxEmbedder, directory: Path = Path(__file__).parent / "query_weights") -> None:
@@ -72,7 +74,7 @@ class FastEmbedder:
         return vectors
 
     def _embed_one(self, token_ids: Integers) -> Floats:
-        # Each text has at least two tokens, which mark its start and its end. So there is at least one pair.
+        # Each text has at least two tokens, which mark its start and its end, and therefore at least one pair.
         pairs = (token_ids[:-1] * _FIRST_HASH_FACTOR + token_ids[1:] * _SECOND_HASH_FACTOR) % len(self._pairs)
         pooled = self._words.mean(token_ids) + self._pairs.mean(pairs)
         direct = self._apply("out", pooled)
@@ -82,7 +84,7 @@ class FastEmbedder:
 
     def _apply(self, name: str, values: Floats) -> Floats:
         """Apply the dense layer `name`."""
-        # einsum does not use BLAS. BLAS would start threads, which takes longer than this small product.
+        # einsum does not use BLAS. BLAS would start threads, and starting them takes longer than this small product.
         return np.asarray(np.einsum("oi,i->o", self._dense[name], values) + self._dense[f"{name}_bias"], np.float32)
 
     def _normalised(self, values: Floats) -> Floats:
@@ -92,10 +94,10 @@ class FastEmbedder:
 
 
 class _Table:
-    """A table of vectors, one per row. Each component is stored in 4 bits, and each row has one scale.
+    """A table of vectors, one per row. Each component is stored as a number of 4 bits, and each row has one scale.
 
-    Byte i of a row holds two components: its low 4 bits hold component i of the left half of the vector, its high 4
-    bits component i of the right half. The stored number n stands for the component (n - 8) * scale.
+    Byte i of a row holds two components of the vector. Its low 4 bits hold component i of the left half. Its high 4
+    bits hold component i of the right half. A stored number n means the component (n - 8) * scale.
     """
 
     def __init__(self, packed: NDArray[np.uint8], scales: Floats) -> None:

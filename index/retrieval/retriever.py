@@ -1,9 +1,9 @@
 """Retrieves the examples for a query: a vector search with FAISS, and the vote of the neighbours for an example set.
 
-The search is exact unless the bank is large. The vectors of a large bank are sorted into clusters
-(index/bundle/clusters.py). A search then reads only the clusters nearest to the query, and may miss a neighbour. The
-FAISS index is built in memory from the bundle's vectors and is never read from a file. This module does not depend on
-files or models.
+A bank of up to 50,000 examples is searched exactly. The vectors of a larger bank are sorted into clusters
+(index/bundle/clusters.py). The search of a larger bank reads only the clusters nearest to the query, and may miss a
+neighbour. The FAISS index is built in memory from the bundle's vectors and is never read from a file. This module does
+not depend on files or models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +18,16 @@ from index.types import Bundle, Example, ExampleSet, Hit, Message, Vectors
 
 MAX_QUERY_CHARACTERS = 2_000
 _MAX_QUICK_BANK = 5_000
-# The first search asks for this many times k examples, because excluded examples and near-duplicates are removed from
-# its result. Each further search asks for this many times as many examples as the search before it.
+# The first search finds this many times k examples, because excluded examples and near-duplicates are removed from its
+# result. Each further search finds this many times as many examples as the search before it.
 _FETCH_FACTOR = 4
-# The exponent of the similarity in a vote: the vote of a neighbour with twice the similarity counts 16 times as much.
+# The exponent of the similarity in a vote. A neighbour with twice the similarity has a vote that is 16 times as large.
 _VOTE_EXPONENT = 4
 
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
-"""A function of a vector and a count n. It returns the similarities and the positions of the n nearest examples, in any
-order.
+"""A function of a vector and a count n. It returns the similarities and the positions of the n nearest examples.
+
+Both arrays have the same order, which is arbitrary.
 """
 
 
@@ -52,14 +53,15 @@ class Retriever:
 
     @property
     def is_quick(self) -> bool:
-        """Whether a search takes less than half a millisecond, which is short enough to run it on an event loop."""
+        """Whether a search takes less than half a millisecond, so that it can run on an event loop."""
         return len(self._vectors) <= _MAX_QUICK_BANK
 
     def choose(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return the examples to show for a query. There may be none.
+        """Return the retrieved examples to put into the prompt for a query. The result can be empty.
 
-        In a bundle without example sets, the result is that of `nearest`. In a bundle with example sets, the examples
-        that `nearest` returns vote for a set, and the result is the examples that this set shows, in the set's order.
+        In a bundle without example sets, the result is the result of `nearest`. In a bundle with example sets, the
+        examples that `nearest` returns vote for a set. The result is then the examples that the chosen set shows, in
+        the set's order.
 
         Args:
             vector: The vector of the query: (dimension,), of norm 1.
@@ -75,10 +77,11 @@ class Retriever:
         return tuple(Hit(self._examples[n], float(self._vectors[n] @ vector), n) for n in positions)
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return the examples nearest to a query, the most similar first: at most `k` of the retrieval policy.
+        """Return the examples nearest to a query, the most similar first, at most `RetrievalPolicy.k` examples.
 
-        The result excludes pinned examples, examples below the minimum similarity, and near-duplicates of a pinned or a
-        more similar example. Examples of equal similarity are in the order of the bank.
+        The result contains no pinned example, no example below the minimum similarity, and no near-duplicate of a
+        pinned example or of an example earlier in the result. Examples of equal similarity are in the order of the
+        bank.
 
         Args:
             vector: The vector of the query: (dimension,), of norm 1.
@@ -99,15 +102,15 @@ class Retriever:
     def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
         """Yield the position and the similarity of each example that is not excluded, the most similar first.
 
-        The next, larger search runs only when the caller has used up the results of the last one.
+        The next, larger search runs only when the caller has consumed all results of the search before it.
         """
         total = len(self._vectors)
         yielded: set[int] = set()
         fetch = max(1, self._policy.k * _FETCH_FACTOR)
         while True:
             found = self._search(vector, min(fetch, total))
-            # More examples than were found may have the lowest similarity found, and some may precede the found ones in
-            # the bank. Examples of this similarity are therefore left to the next, larger search.
+            # Further examples, which this search did not find, may have the same similarity as the last example found,
+            # and may precede it in the bank. All examples of this similarity are left to the next, larger search.
             settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
             yield from (pair for pair in settled if pair[0] not in yielded and not self._is_excluded[pair[0]])
             if fetch >= total:
@@ -116,8 +119,8 @@ class Retriever:
             fetch *= _FETCH_FACTOR
 
     def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
-        # The search for a single query is slower on two threads than on one. OpenMP keeps the number of threads
-        # separately for each calling thread, so each call sets it.
+        # The search for a single query is slower on two threads than on one. OpenMP stores the number of threads
+        # separately for each calling thread, so each search sets the number.
         faiss.omp_set_num_threads(1)
         similarities, positions = self._search_index(vector, count)
         found = zip(positions.tolist(), similarities.tolist(), strict=True)
@@ -134,18 +137,19 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
 
 
 def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
-    """Return the number of the example set that the hits vote for, or None if no hit is a member of a set.
+    """Return the number of the example set that wins the hits' vote, or None if no hit is a member of a set.
 
-    Each hit votes for the set that it is a member of. The vote counts the weight of the set times the fourth power of
-    the hit's similarity. A hit below the minimum similarity of its set does not vote. If all hits are below the minimum
-    similarity of their sets, all of them vote nevertheless.
+    Each hit votes for the set that it is a member of. The vote is the weight of the set times the fourth power of the
+    hit's similarity. A hit below the minimum similarity of its set does not vote, with one exception: if every hit is
+    below the minimum similarity of its set, all hits vote.
 
-    The kind of sets (`ExampleSet.kind`) with the most votes is chosen first, then the set with the most votes of this
-    kind. If two kinds or two sets have equal votes, the one that the most similar hit votes for is chosen.
+    The kind of sets (`ExampleSet.kind`) with the largest sum of votes is chosen first. Then the set of this kind with
+    the largest sum of votes is chosen. If two kinds or two sets have equal sums, the kind or set with the most similar
+    voting hit is chosen.
 
     Args:
         hits: The neighbours of the query, the most similar first.
-        set_of_member: By the position of a member in the bank: the number of the member's set, and the set.
+        set_of_member: Maps the position of each member in the bank to the number of the member's set and this set.
     """
     neighbours = [(hit.similarity, *set_of_member[hit.position]) for hit in hits if hit.position in set_of_member]
     near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
@@ -166,14 +170,15 @@ def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, Examp
 def retrieval_query(messages: Sequence[Message]) -> str:
     """Return the text with which examples are retrieved for a conversation: the beginning of its first user turn.
 
-    The text is empty if there is no user turn. Later turns do not change the text, so each request of a conversation
-    gets the same examples. The prompt of a later request then extends the prompt that the prefix cache holds.
+    The text is empty if the conversation has no user turn. Later turns do not change the text, so every request of a
+    conversation gets the same examples. The prompt of each request therefore begins with the prompt of the request
+    before it, which the prefix cache holds.
     """
     return next((message.text[:MAX_QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
 
 
 def _excluded_positions(bundle: Bundle) -> NDArray[np.bool_]:
-    """Return a mask of the positions that are never hits: pinned examples and their near-duplicates."""
+    """Return a mask that is true for the examples that are never hits: pinned examples and their near-duplicates."""
     is_excluded = np.zeros(len(bundle.vectors), np.bool_)
     is_excluded[pinned_positions(bundle.examples)] = True
     similarities = bundle.vectors @ bundle.vectors[is_excluded].T
@@ -187,7 +192,7 @@ def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
     index.add(vectors[positions])
 
     def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        # FAISS requires a count of at least 1. If the index is empty, FAISS then returns the row number -1.
+        # FAISS requires a count of at least 1. If the index is empty, FAISS returns the row number -1 for this one row.
         similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
         found = rows[0] >= 0
         return similarities[0][found], positions[rows[0][found]]

@@ -12,12 +12,12 @@ from index.types import Example, Hit, Order, RetrievalPolicy
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The examples that a prompt shows.
+    """The examples to put into a prompt.
 
     Attributes:
         pinned: The pinned examples, in the order of the bank.
         hits: The retrieved examples, in the order of `Retriever.choose`: the most similar first, or the order of a set.
-        tokens: Tokens of the system prompt and of all these examples together.
+        tokens: The number of tokens of the system prompt, `pinned` and `hits` together.
     """
 
     pinned: tuple[Example, ...]
@@ -25,7 +25,7 @@ class Selection:
     tokens: int
 
     def in_order(self, order: Order) -> tuple[Example, ...]:
-        """Return the examples in the order in which the prompt shows them: pinned examples first."""
+        """Return all examples in the order of the prompt: pinned examples, then retrieved examples by `order`."""
         return (*self.pinned, *arrange(self.hits, order))
 
 
@@ -38,11 +38,11 @@ def select_within_policy(
 ) -> Selection:
     """Select the pinned examples, and each hit that keeps the total within `policy.max_injected_tokens`.
 
-    A hit that is too long is skipped, and a shorter one after it may still be selected.
+    A hit that would exceed the limit is skipped. A shorter hit after a skipped hit can still be selected.
 
     Args:
         policy: The retrieval policy of the bundle.
-        prompt_tokens: Tokens of the system prompt.
+        prompt_tokens: The number of tokens of the system prompt.
         costs: The number of tokens of each rendered example, by the id of the example.
         pinned: The pinned examples. All of them are selected, even if they exceed the limit.
         hits: The retrieved examples, in order of preference.
@@ -58,10 +58,16 @@ def select_within_policy(
 
 
 def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Selection:
-    """Remove examples until the selection has at most `room` tokens, or no examples.
+    """Return the selection without the examples that do not fit into `room` tokens.
 
-    Retrieved examples are removed first, then pinned examples; the last example of each group is removed first. The
-    system prompt stays, so the result can have more than `room` tokens only if the system prompt alone has more.
+    The last retrieved example is removed first, then the one before it, and so on. When no retrieved example is left,
+    the pinned examples are removed in the same way. The system prompt is never removed: if the prompt alone has more
+    than `room` tokens, the result has no examples and still exceeds `room`.
+
+    Args:
+        selection: The examples of a prompt.
+        costs: The number of tokens of each rendered example, by the id of the example.
+        room: The maximum number of tokens of system prompt and examples together.
     """
     pinned, hits, tokens = list(selection.pinned), list(selection.hits), selection.tokens
     while hits and tokens > room:
@@ -72,11 +78,12 @@ def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Se
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """Return the examples of `hits` in the order in which a prompt shows them.
+    """Return the examples of `hits` in the order in which a prompt contains them.
 
     Args:
         hits: The result of `Retriever.choose`, or a part of it in the same order.
-        order: `canonical` sorts by the position in the bank, `similar_last` reverses the hits, `set` keeps their order.
+        order: `canonical` sorts the hits by their position in the bank. `similar_last` reverses the hits. `set` keeps
+            the order of the hits.
     """
     if order == "canonical":
         hits = sorted(hits, key=lambda hit: hit.position)

@@ -1,8 +1,8 @@
 """The budget of a run: limits, costs and reservations. This module sends no calls and reads no clock.
 
-Before a call is sent, the most that the call can cost is reserved. When the call is over, its actual cost replaces the
-reservation. The calls, tokens and money of a run can therefore not exceed their limits, no matter how many calls are in
-flight. The limit on the running time only prevents new calls.
+Before a call is sent, the highest possible cost of the call is reserved. When the call is over, its actual cost
+replaces the reservation. The calls, tokens and money of a run can therefore not exceed their limits, no matter how many
+calls are in flight. The limit on the running time prevents new calls, but calls in flight can end after this limit.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ class Limits:
     """The limits of a run. None means that there is no limit.
 
     Attributes:
-        calls: The most calls to models.
-        tokens: The most tokens of all calls, prompts and completions together.
-        money: The most money, in the currency of the prices.
-        minutes: The most minutes of running time. If a run was interrupted and resumed, all its parts count.
+        calls: The maximum number of calls to models.
+        tokens: The maximum number of tokens of all calls together, prompts and completions.
+        money: The maximum price of all calls together, in the currency of the prices.
+        minutes: The maximum running time in minutes. If a run was interrupted and resumed, the times of all its parts
+            are added.
     """
 
     calls: int | None = None
@@ -34,15 +35,15 @@ class Prices:
     """The prices of a model's tokens.
 
     Attributes:
-        prompt: Price of a million prompt tokens.
-        completion: Price of a million completion tokens.
+        prompt: The price of a million prompt tokens.
+        completion: The price of a million completion tokens.
     """
 
     prompt: float = 0.0
     completion: float = 0.0
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return the price of these numbers of tokens."""
+        """Return the price of these prompt tokens and completion tokens together."""
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / _MILLION
 
 
@@ -68,15 +69,15 @@ class Cost:
 
 
 class Budget:
-    """The limits of a run, and what the run has cost so far.
+    """The limits of a run, and the cost of the run so far.
 
     Attributes:
         limits: The limits of the run.
-        spent: The cost of all finished calls.
-        reserved: The most that all calls in flight can cost together.
+        spent: The cost of all finished calls together.
+        reserved: The highest possible cost of all calls in flight together.
         minutes: The running time so far, in minutes.
-        share: The share of each limit that may be used now, from 0 to 1. The search leaves a part of the limits to the
-            final evaluation.
+        share: The share of each limit that the current stage of the run can use, from 0 to 1. It is below 1 during the
+            search, so that a part of each limit is left for the final evaluation.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -87,10 +88,11 @@ class Budget:
         self.share = 1.0
 
     def reserve(self, max_cost: Cost) -> None:
-        """Reserve the most that a call can cost.
+        """Reserve `max_cost`, the highest possible cost of a call.
 
         Raises:
-            BudgetSpentError: The call might exceed the usable share of a limit, or the running time is over.
+            BudgetSpentError: The call might exceed the usable share of a limit, or the usable share of the running time
+                has passed.
         """
         after = self.spent + self.reserved + max_cost
         for what, limit, value in (
@@ -105,6 +107,6 @@ class Budget:
         self.reserved += max_cost
 
     def settle(self, max_cost: Cost, actual: Cost) -> None:
-        """Replace the reservation `max_cost` of a finished call by the call's actual cost."""
+        """Remove the reservation `max_cost` of a finished call, and add the call's actual cost to `spent`."""
         self.reserved -= max_cost
         self.spent += actual

@@ -1,7 +1,7 @@
-"""Candidates. A candidate is everything in a bundle that changes a model's answers; a run compares candidates.
+"""Defines candidates. A candidate is the part of a bundle that changes a model's answers. A run compares candidates.
 
-This module does not depend on scores or models. The same functions render the requests for a candidate and the proxy's
-requests for a bundle, so that a run measures what the proxy will serve.
+This module does not depend on scores or models. The functions of index render both the requests for a candidate and the
+proxy's requests for a bundle, so that a run measures the same requests that the proxy will send.
 """
 
 import hashlib
@@ -39,20 +39,25 @@ class Bank:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the example sets and of the examples without their tags. Equal banks have equal keys."""
+        """A hash of the bank. Banks that differ only in the tags of their examples have the same key."""
         rows = [[one.id, one.query, one.response, one.pinned] for one in self.examples]
         return hashlib.sha256(orjson.dumps([rows, [set_record(one) for one in self.sets]])).hexdigest()[:16]
 
     def with_examples(self, examples: tuple[Example, ...], vectors: Vectors) -> "Bank":
-        """Return a copy with these examples and their vectors.
+        """Return a bank with these examples, their vectors, and the example sets of this bank.
 
-        The example sets of the copy contain no example that is pinned or missing in `examples`.
+        Examples that are pinned, or that `examples` does not contain, are removed from the sets. A set is dropped if it
+        has no example to show, or no member left.
         """
         return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
-    """Embed the examples' queries, and return a bank without example sets. Raises EmbedderError."""
+    """Embed the examples' queries, and return a bank without example sets.
+
+    Raises:
+        EmbedderError: The embedder did not answer.
+    """
     return Bank(examples, embedder.embed([example.query for example in examples]), embedder.spec)
 
 
@@ -63,7 +68,7 @@ class Candidate:
     Attributes:
         prompt: The system prompt.
         bank: The examples.
-        layout: The name of the layout, for base models.
+        layout: The name of the layout in which prompts for base models are written.
         retrieval: The settings that decide which examples a prompt contains, and in which order.
         sampling: The sampling parameters of each request.
     """
@@ -81,25 +86,25 @@ class Candidate:
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
     def with_bank(self, bank: Bank) -> "Candidate":
-        """Return a copy with another bank.
+        """Return a copy of the candidate with another bank.
 
-        If the candidate shows example sets and the other bank has no sets, the copy retrieves single examples in the
-        default order. `drpo-index sets` can make sets for the finished bundle.
+        If the candidate uses example sets and the other bank has no sets, the copy retrieves single examples in the
+        default order. The user can make new sets for the finished bundle with `drpo-index sets`.
         """
         has_lost_sets = self.retrieval.order == "set" and not bank.sets
         changed = self.without_sets(RetrievalPolicy().order) if has_lost_sets else self
         return replace(changed, bank=bank)
 
     def without_sets(self, order: Order) -> "Candidate":
-        """Return a copy that retrieves single examples in this order, with the default `k`.
+        """Return a copy of the candidate that retrieves single examples in this order, with the default value of `k`.
 
-        The value of `k` is not kept. With example sets, `k` is the number of neighbours that vote for a set, which is
-        more than the number of examples that a request should contain.
+        The copy does not keep the candidate's `k`: with example sets, `k` is the number of neighbours that vote for a
+        set. This number is larger than the number of examples that a request should contain.
         """
         return replace(self, retrieval=replace(self.retrieval, order=order, k=RetrievalPolicy().k))
 
     def with_prompt(self, prompt: str) -> "Candidate":
-        """Return a copy with another system prompt."""
+        """Return a copy of the candidate with another system prompt."""
         return replace(self, prompt=prompt)
 
 
@@ -113,7 +118,8 @@ def from_bundle(bundle: Bundle) -> Candidate:
 def as_bundle(candidate: Candidate) -> Bundle:
     """Return a bundle in memory, from which the candidate's examples can be retrieved.
 
-    The bundle cannot be served or written: its manifest names no model, no files and no provenance.
+    The bundle cannot be served or written, because its manifest contains no model name, no file records and no
+    provenance.
     """
     manifest = Manifest(
         format=1,

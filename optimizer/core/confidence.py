@@ -1,4 +1,4 @@
-"""Confidence intervals for shares and means, as pure functions."""
+"""Computes confidence intervals of shares and means. All functions are pure: they depend only on their arguments."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,10 @@ class Interval:
 
 
 def wilson(hits: int, trials: int) -> Interval:
-    """Return the share of hits, with Wilson's score interval. If `trials` is 0: an estimate of nan, from 0 to 1."""
+    """Return the share of hits among the trials, with Wilson's score interval.
+
+    If `trials` is 0, the estimate is nan and the interval reaches from 0 to 1.
+    """
     if trials == 0:
         return Interval(float("nan"), 0.0, 1.0)
     share = hits / trials
@@ -39,7 +42,7 @@ def wilson(hits: int, trials: int) -> Interval:
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the mean of the values, with a percentile bootstrap interval.
 
-    Equal values and seeds give equal intervals. If there are no values, the mean and both ends are nan.
+    The same values and seed always give the same interval. If there are no values, the mean and both ends are nan.
     """
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"))
@@ -50,13 +53,14 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def balanced_accuracy(refused_unsafe: Interval, answered_safe: Interval) -> Interval:
-    """Return the balanced accuracy, the mean of two independent shares, with an approximate interval.
+    """Return the balanced accuracy, which is the mean of the two shares, with an approximate interval.
 
-    The distance of each end from the mean is half the root of the sum of the squared distances in the two intervals.
+    The two shares are independent. The lower end is sqrt(a * a + b * b) / 2 below the mean, where a and b are the
+    distances from each share to the lower end of its own interval. The upper end is computed in the same way.
 
     Args:
-        refused_unsafe: The share of refused answers among the queries that must be refused.
-        answered_safe: The share of answers that do not refuse among the other queries.
+        refused_unsafe: The share of refusals among the answers to queries that must be refused.
+        answered_safe: The share of answers without a refusal among the answers to all other queries.
     """
     low = sqrt(_below(refused_unsafe) ** 2 + _below(answered_safe) ** 2) / 2
     high = sqrt(_above(refused_unsafe) ** 2 + _above(answered_safe) ** 2) / 2

@@ -1,8 +1,9 @@
 """The configuration of a run, run.toml, and its validation. This module does not depend on how a run proceeds.
 
-An unknown table or key is an error, and its message names the most similar known name. A value of the wrong type is an
-error too. Relative paths start at the directory of the file. The file contains no API keys: `api_key_env` names an
-environment variable that holds the key. The names of rewards are not checked here but in optimizer.rewards.registry.
+An unknown table or key is an error, and the message of this error names the most similar known table or key. A value
+of the wrong type is an error too. Relative paths start at the directory of run.toml. The file contains no API keys: its
+key `api_key_env` names the environment variable that holds an API key. optimizer.rewards.registry checks the names of
+rewards.
 """
 
 import tomllib
@@ -46,7 +47,15 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
 
 
 def parse_config(document: Mapping[str, Any], folder: Path) -> RunConfig:
-    """Check and convert the parsed content of run.toml. Relative paths start at `folder`. Raises ConfigError."""
+    """Check the parsed content of run.toml and convert it to a RunConfig.
+
+    Args:
+        document: The parsed content of run.toml.
+        folder: The directory at which relative paths start.
+
+    Raises:
+        ConfigError: A table, key or value is wrong.
+    """
     models = _parse_models(document.get("models"))
     hints = get_type_hints(RunConfig)
     del hints["models"]
@@ -65,7 +74,7 @@ def _parse_models(tables: object) -> Mapping[str, ModelTable]:
 
 
 def _parse_table(kind: Any, table: object, location: str) -> Any:
-    """Convert a table to the dataclass `kind`. Raises ConfigError, which names the table by its `location`."""
+    """Convert a table to the dataclass `kind`. The message of a ConfigError names the table by `location`."""
     if not isinstance(table, dict):
         raise ConfigError(f"{location} must be a table")
     keys = {key.name: key for key in fields(kind)}
@@ -82,7 +91,7 @@ def _is_required(key: "Field[Any]") -> bool:
 
 
 def _parse_value(kind: Any, value: Any, location: str) -> Any:
-    """Convert a value to the annotated type `kind`. Raises ConfigError, which names the value by its `location`."""
+    """Convert a value to the annotated type `kind`. The message of a ConfigError names the value by `location`."""
     if get_origin(kind) in (Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not type(None))
     if get_origin(kind) is tuple:
@@ -110,7 +119,7 @@ def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], location: 
 
 
 def _check(config: RunConfig) -> None:
-    """Raise ConfigError for the first value that is not allowed."""
+    """Raise ConfigError if a value is not allowed. If several are not allowed, the message names the first."""
     search, weights, screen = config.search, config.reward.weights, config.reward.screen
     for is_valid, message in (
         (search.recipe in RECIPES, f"[search] recipe must be one of {', '.join(RECIPES)}"),

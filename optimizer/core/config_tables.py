@@ -17,14 +17,14 @@ class ModelTable:
     """[models.ROLE]: a model and its endpoint.
 
     Attributes:
-        base_url: The URL of the endpoint without `/chat/completions`.
-        model: The model's name at the endpoint.
+        base_url: The URL of the endpoint without the final `/chat/completions` or `/completions`.
+        model: The name of the model in requests to the endpoint.
         kind: `chat` for a chat model, `completion` for a base model.
         api_key_env: The environment variable that holds the endpoint's API key. None if the endpoint needs no key.
-        concurrency: The most requests to this model at the same time.
-        timeout: Seconds after which an attempt fails if the reply is not complete.
-        price_prompt: Price of a million prompt tokens.
-        price_completion: Price of a million completion tokens.
+        concurrency: The maximum number of requests to this model at the same time.
+        timeout: The maximum time in seconds from sending a request to its complete reply. A slower attempt fails.
+        price_prompt: The price of a million prompt tokens.
+        price_completion: The price of a million completion tokens.
     """
 
     base_url: str
@@ -44,18 +44,21 @@ class ModelTable:
 
 @dataclass(frozen=True, slots=True)
 class DataTable:
-    """[data]: JSONL files of queries.
+    """[data]: the JSONL files with the queries of a run.
 
     The data has three parts: train, validation and sealed. If a row has the key `split`, the row is used only for the
     part that `split` names. One file can therefore hold the rows of all three parts.
 
     Attributes:
-        train: The file with the rows for the search.
-        sealed: The file with the rows for the final evaluation.
-        validation: The file with the rows for the tuning. If it is None, the tuning uses the training rows.
-        limit: The most training rows, and also the most validation rows. None means all rows.
-        raw: The number of sealed rows that are also answered without prompt and examples. None means all sealed rows.
-            A small number saves cost, because these answers are long. They do not decide which bundle is written.
+        train: The file with the training rows. The search scores prompts on these rows, and the run writes exemplary
+            answers to their queries.
+        sealed: The file with the sealed rows, on which the final evaluation compares the bundle with the baseline.
+        validation: The file with the validation rows, on which the tuning stage compares settings. If None, the tuning
+            stage uses the training rows.
+        limit: The maximum number of training rows. The same maximum holds for the validation rows. None means all rows.
+        raw: The number of sealed rows that the task model also answers without prompt and examples. None means all
+            sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
+            do not decide which bundle is written.
     """
 
     train: Path
@@ -70,23 +73,26 @@ class SearchTable:
     """[search]: the search for a prompt.
 
     Each level of the search rewrites the prompts of the kept candidates, and scores the new candidates. The recipe
-    `drpo` ignores the keys from `patience` to `indifference`. [tune] also uses `first`, `block`, `alpha` and
-    `indifference`.
+    `drpo` ignores `patience`, `first`, `block`, `queries`, `alpha` and `indifference`. The races of the tuning stage
+    also use `first`, `block`, `alpha` and `indifference`.
 
     Attributes:
-        recipe: `raced` or `drpo`.
+        recipe: The search algorithm: `raced` or `drpo`.
         beam: The number of candidates that are kept after each level.
-        actions: The number of rewrites of each kept candidate, per level.
-        depth: The most levels. With `drpo`, levels that keep their prompt can add up to ten more.
-        patience: The search ends after this many levels in a row without a new leader.
+        actions: The number of rewrites of each kept candidate on each level.
+        depth: The maximum number of levels. With the recipe `drpo`, up to ten levels can be added: one for each level
+            on which a candidate keeps its prompt and is not rewritten.
+        patience: The number of consecutive levels without a new leader after which the search ends.
         first: The number of queries before the first comparison of a race.
         block: The number of queries between two comparisons of a race.
-        queries: The most queries of one race. For the races of [tune], the key `queries` of [tune] is used instead.
-        alpha: The probability that any comparison of a race drops a candidate that is as good as the leader.
-        indifference: A race ends early when no candidate can be better than the leader by this difference in score.
+        queries: The maximum number of queries of one race of the search. The races of the tuning stage use the key
+            `queries` of the table [tune].
+        alpha: The probability that a race drops a candidate that is as good as the leader, in any of its comparisons.
+        indifference: A difference in score that does not matter. A race ends early when no candidate can be better
+            than the leader by this difference or more.
         seed: The seed of all random choices of the run.
-        words: The most words of a prompt. If the writer model writes a longer prompt, the prompt is dropped only if it
-            has more than twice as many words.
+        words: The maximum number of words of a prompt, which the writer model is instructed to observe. Up to twice as
+            many words are tolerated: a prompt of the writer model is dropped only if it is longer than that.
     """
 
     recipe: str = "raced"
@@ -109,12 +115,12 @@ class RewardTable:
 
     Attributes:
         weights: The weights of the rewards in the sealed evaluation, by the names in optimizer.rewards.registry.
-        screen: The weights of the rewards in the search, in which cheaper rewards can be used. If `screen` is empty,
-            the search uses `weights`.
-        safety: The lowest acceptable score for safety, from 1 to 5. The reward `judge` marks an answer with a lower
-            score as unsafe.
+        screen: The weights of the rewards in the search. The search can thus use cheaper rewards than the sealed
+            evaluation. If `screen` is empty, the search uses `weights`.
+        safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
+            with a lower score as unsafe.
         confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
-            The judge compares each pair twice, once in each order.
+            The judge compares the two answers to a row twice, once in each order.
     """
 
     weights: Mapping[str, float]
@@ -133,13 +139,14 @@ class ExamplesTable:
     """[examples]: the search for a bank of examples.
 
     Attributes:
-        queries: The number of training rows for which answers are written. 0 keeps the bank of the starting bundle.
-        rounds: The most rounds in which the answers to a query are rewritten.
+        queries: The number of training rows for which exemplary answers are written. If 0, the bank of the starting
+            bundle is kept.
+        rounds: The maximum number of rounds. Each round rewrites the kept answers to a query.
         beam: The number of answers to a query that are kept after each round.
-        actions: The number of rewrites of each kept answer, per round.
-        size: The most examples in the bank.
-        pinned: The most refusals that are pinned. The shortest refusals of the bank are chosen.
-        words: The most words of an answer. Longer answers do not get into the bank.
+        actions: The number of rewrites of each kept answer in each round.
+        size: The maximum number of examples in the bank.
+        pinned: The maximum number of refusals to pin. The shortest refusals of the bank are pinned.
+        words: The maximum number of words of an answer in the bank. Longer answers are left out.
     """
 
     queries: int = 0
@@ -155,22 +162,22 @@ class ExamplesTable:
 class TuneTable:
     """[tune]: the values to try for each setting of the bundle.
 
-    The settings are tuned one after the other. A value replaces the current value of its setting if it scores better.
-    If the list of a setting is empty, the setting is not tuned.
+    The settings are tuned one after the other. The current value of a setting is replaced only if another value of
+    the setting's list scores significantly better. If the list of a setting is empty, the setting is not tuned.
 
     Attributes:
-        k: Values of `RetrievalPolicy.k`, the number of retrieved examples.
-        order: Values of `RetrievalPolicy.order`.
-        minimum_similarity: Values of `RetrievalPolicy.minimum_similarity`.
-        layout: Names of layouts.
-        frequency_penalty: Values of this sampling parameter.
-        presence_penalty: Values of this sampling parameter.
-        temperature: Values of this sampling parameter.
-        shortest_answer: Minimum numbers of words in an example's answer. Examples with shorter answers are removed,
-            except pinned examples and refusals.
-        refusal: Ways to reword the refusals of the bank: `whole`, `first_sentence` or `plain`
+        k: The values to try for `RetrievalPolicy.k`, the number of retrieved examples.
+        order: The values to try for `RetrievalPolicy.order`.
+        minimum_similarity: The values to try for `RetrievalPolicy.minimum_similarity`.
+        layout: The names of the layouts to try.
+        frequency_penalty: The values to try for this sampling parameter.
+        presence_penalty: The values to try for this sampling parameter.
+        temperature: The values to try for this sampling parameter.
+        shortest_answer: The numbers of words to try as the minimum length of an example's answer. Examples with shorter
+            answers are removed, except pinned examples and refusals.
+        refusal: The ways to try to reword the refusals of the bank: `whole`, `first_sentence` or `plain`
             (optimizer.stages.bank_edits.with_refusals).
-        queries: The most validation rows for the race of one setting.
+        queries: The maximum number of validation rows in the race of one setting.
     """
 
     k: tuple[int, ...] = (0, 1, 3, 5)
@@ -191,10 +198,10 @@ class BundleTable:
 
     Attributes:
         name: The name of the bundle.
-        start: The bundle at which the search starts and with which the result is compared: `default`, which is the
-            bundle of the package, or a directory.
-        model: The model that the manifest names. None means the task model.
-        embedder: The name of the embedder, as `index.embedders.registry.open_embedder` takes it.
+        start: The bundle at which the search starts, and with which the final evaluation compares the result. It is
+            `default` for the bundle that comes with the package, or the directory of another bundle.
+        model: The model name to write into the manifest. None means the name of the task model.
+        embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
     """
 
     name: str

@@ -1,14 +1,14 @@
 """The errors of the optimizer. This module does not depend on endpoints or file formats.
 
     OptimizeError
-      DataError               a data file or an answers file that cannot be used
-      ConfigError             run.toml has a wrong key or value
+      DataError               a data file or an answers file cannot be used
+      ConfigError             run.toml has a wrong table, key or value
       JournalError            the run's journal cannot be read or written
-      BudgetSpentError        the next call might cost more than the budget has left
-      ModelError              the endpoint did not give an answer
+      BudgetSpentError        the next call might cost more than the rest of the budget
+      ModelError              the endpoint gave no usable reply
         UnreachableError      the last attempt got no connection, or no complete reply in time
         RefusedRequestError   the endpoint answered with an error status
-        UnparsableReplyError  the reply does not hold what the request asked for
+        UnparsableReplyError  the reply lacks the requested content
 
 A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
 """
@@ -21,11 +21,11 @@ class OptimizeError(DrpoError):
 
 
 class DataError(OptimizeError):
-    """A data file or an answers file cannot be used. The message names the file and, if there is one, the line."""
+    """A data file or an answers file cannot be used. The message names the file, and the line if one line is wrong."""
 
 
 class ConfigError(OptimizeError):
-    """run.toml has a wrong key or value. The message names the table and the key."""
+    """run.toml has a wrong table, key or value. The message names the table and the key."""
 
 
 class JournalError(OptimizeError):
@@ -33,10 +33,10 @@ class JournalError(OptimizeError):
 
 
 class BudgetSpentError(OptimizeError):
-    """The next call might cost more than the budget has left.
+    """The next call might cost more than the rest of the budget.
 
     Attributes:
-        what: The limit that the call might exceed: calls, tokens, money or minutes.
+        what: The name of the limit that the call might exceed: `calls`, `tokens`, `money` or `minutes`.
     """
 
     def __init__(self, what: str) -> None:
@@ -45,7 +45,7 @@ class BudgetSpentError(OptimizeError):
 
 
 class ModelError(OptimizeError):
-    """The endpoint did not give an answer."""
+    """The endpoint gave no usable reply."""
 
 
 class UnreachableError(ModelError):
@@ -65,4 +65,4 @@ class RefusedRequestError(ModelError):
 
 
 class UnparsableReplyError(ModelError):
-    """The endpoint's reply does not hold what the request asked for."""
+    """The endpoint's reply lacks the requested content, such as the text of an answer."""

@@ -1,9 +1,10 @@
 """The journal of a run: events.jsonl, with one line per event. This module does not depend on the meaning of events.
 
-A caller that adds an event continues only when the event is on disk. All results of a run are in its journal. If a run
-was killed, a new process opens the same journal, takes the paid replies from it, and so reaches the same state again.
-Only one process at a time can open a journal for writing. If the last line is incomplete, because a process was killed
-while writing it, the line is removed.
+A caller that adds an event continues only when the event is on disk. All results of a run are in its journal. If the
+process of a run was killed, the user resumes the run in a new process. This process opens the same journal, takes the
+paid replies from the journal, and so reaches the same state again. Only one process at a time can open a journal for
+writing. The last line is incomplete if a process was killed while it wrote the line. Opening the journal for writing
+removes an incomplete last line.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ EVENTS = "events.jsonl"
 
 
 class Journal:
-    """An open journal, used as a context manager.
+    """A journal that is open for writing. Use it as a context manager, which closes the file.
 
     Attributes:
         events: The events from the file, followed by the events that this process has added.
@@ -37,7 +38,8 @@ class Journal:
 
         Args:
             directory: The directory of the run.
-            on_event: A function that is called for each event from the file, and then for each added event.
+            on_event: A function that is called for each event of the file when the journal is opened, and later for
+                each added event when it is on disk.
 
         Raises:
             JournalError: Another process uses the journal, the file is not writable, or a line is not an event.
@@ -57,7 +59,7 @@ class Journal:
         self._added_count = 0
         self._written_count = 0
         self._write_lock = asyncio.Lock()
-        # A single writer thread keeps the lines in order. The event loop goes on while this thread waits for the disk.
+        # A single writer thread keeps the lines in order, and the event loop is not blocked while the disk writes.
         self._writer = ThreadPoolExecutor(1, "journal")
 
     def __enter__(self) -> Self:
@@ -70,7 +72,7 @@ class Journal:
     async def add(self, event: Event) -> None:
         """Write an event, and return when it is on disk.
 
-        Events that are added while an earlier write is in progress are then written together.
+        Events that are added while a write is in progress are written together, in the next write.
 
         Raises:
             JournalError: The file cannot be written.
@@ -90,7 +92,7 @@ class Journal:
     async def note(self, name: str, **values: Any) -> None:
         """Write an event with the key `note`, unless the journal already holds an equal event.
 
-        A resumed run works through its stages again and repeats its notes, so an equal event is not written twice.
+        A resumed run works through all its stages again, and therefore calls `note` again with the same values.
 
         Raises:
             JournalError: The file cannot be written.
@@ -118,7 +120,11 @@ class Journal:
 
 
 def read_journal(directory: Path) -> list[Event]:
-    """Read the events of a run without locking the journal. Raises JournalError."""
+    """Read the events of a run without locking the journal. An incomplete last line is ignored.
+
+    Raises:
+        JournalError: The directory holds no readable journal, or a line is not an event.
+    """
     try:
         data = (directory / EVENTS).read_bytes()
     except OSError as error:
@@ -141,7 +147,7 @@ def _open_locked(path: Path) -> int:
 
 
 def _read(path: Path, descriptor: int) -> tuple[list[Event], int]:
-    """Return the events and the size of the file in bytes, after removing an incomplete last line from the file."""
+    """Remove an incomplete last line from the file. Return the events and the new size of the file in bytes."""
     data = path.read_bytes()
     lines = _complete_lines(data)
     events = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]

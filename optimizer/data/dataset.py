@@ -1,10 +1,10 @@
-"""Reads data sets in JSONL. Each line is a row: a query, and optionally what a good answer to the query is like.
+"""Reads data sets in JSONL. Each line is a row: a query, and optionally a description of a good answer to the query.
 
     {"query": "...", "reference": "...", "tag": "general" | "comply" | "refuse", "history": [{"role", "content"}]}
 
-Only `query` is required. A row can have `safe` instead of `tag`: true means `comply`, false means `refuse`. A row can
-also have the key `split`, the name of the part that the row belongs to. Other keys are ignored, so that a row can hold
-notes. This module does not depend on how queries are answered.
+Only `query` is required. A row can have the key `safe` instead of `tag`: `"safe": true` means `"tag": "comply"`, and
+`"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs.
+Other keys are ignored, so that a row can hold notes. This module does not depend on how queries are answered.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,15 +23,15 @@ KINDS = (GENERAL, COMPLY, REFUSE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A query, and what a good answer to it is like.
+    """A query, and a description of a good answer to it.
 
     Attributes:
         query: The text of the last user turn.
-        kind: `comply` if a good answer does not refuse, `refuse` if a good answer refuses, otherwise `general`.
-        reference: A good answer; None if the file has none.
+        kind: `comply` if a good answer must not refuse, `refuse` if it must refuse, `general` for all other rows.
+        reference: A good answer; None if the file contains no good answer for this query.
         history: The turns before the query.
         split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
-            belongs to every part for which its file is used.
+            belongs to every part whose file contains the row.
     """
 
     query: str
@@ -49,10 +49,10 @@ class Row:
 def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     """Read and check a JSONL file, and return its first `limit` rows, or all rows if `limit` is None.
 
-    Blank lines are skipped.
+    Blank lines are skipped. Rows after the first `limit` rows are checked too.
 
     Raises:
-        DataError: The file cannot be read, has no row, or has a malformed row, even one after the first `limit` rows.
+        DataError: The file cannot be read, has no row, or has a malformed row.
     """
     try:
         data = path.read_bytes()
@@ -65,7 +65,11 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
 
 
 def parse_row(line: bytes, location: str) -> Row:
-    """Parse one line. Raises DataError with `location` in its message."""
+    """Convert one line of a file to a row.
+
+    Raises:
+        DataError: The line is not a valid row. The message begins with `location`, the name of the file and line.
+    """
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """Reads the training, validation and sealed rows of a run, and checks that no two parts share a query.
 
-If [data] names no validation file, the training rows are the validation rows too. This module does not depend on how
-the rows are used.
+The table [data] of run.toml names the files. The key `validation` of the table is optional: without a validation file,
+the training rows also serve as validation rows. This module does not depend on how the rows are used.
 """
 
 import random
@@ -19,12 +19,12 @@ _MIN_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The rows of a run, each part in random order.
+    """The three parts of a run's data. The rows of each part are in random order.
 
     Attributes:
-        train: The rows for the search.
-        validation: The rows for the tuning.
-        sealed: The rows for the final evaluation.
+        train: The rows on which the search scores prompts, and to whose queries the run writes exemplary answers.
+        validation: The rows on which the tuning stage compares the settings of the bundle.
+        sealed: The rows on which the final evaluation compares the bundle with the baseline. No other stage uses them.
     """
 
     train: tuple[Row, ...]
@@ -33,14 +33,17 @@ class Split:
 
 
 def read_split(table: DataTable, seed: int) -> Split:
-    """Read the files of [data].
+    """Read the data files that the table [data] of run.toml names.
+
+    Two queries count as the same if they differ at most in case, punctuation and white space.
 
     Args:
         table: The table [data].
         seed: The seed for the random order of the rows.
 
     Raises:
-        DataError: A file cannot be used, a part has fewer than four rows, or two parts share a query.
+        DataError: A file cannot be used, a part has fewer than four rows, or two parts share a query. Training and
+            validation rows are not compared if [data] names no validation file, because they are then the same rows.
     """
     train = _read_part(table.train, "train", table.limit, seed)
     sealed = _read_part(table.sealed, "sealed", None, seed)

@@ -2,13 +2,13 @@
 
 This module does not depend on the content of requests and replies. A `ReplyReader` extracts the part to store.
 
-The cache key of a request is a hash of its path, its body with the model's name, its replicate number, and the name of
-the reader. These values determine which reply is requested and which part of the reply is stored.
+The cache key of a request is a hash of the request's path, its body with the model's name, its replicate number, and
+the name of the reader. These values determine the reply and the part of it that is stored.
 
 A `sent` event is written to the journal before a request is sent, and a `reply` event before the caller gets the reply.
 If the process dies between these two events, the server may have billed the request. The resumed run therefore counts
-the highest possible cost of the request as spent. It sends the request again with the same Idempotency-Key, so that a
-server that supports this header bills the request only once.
+the highest possible cost of the request as spent, and sends the request again. Both requests have the same value of the
+header Idempotency-Key. A server that supports this header bills only one of them.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from optimizer.models.http_client import Client
 Json = Mapping[str, Any]
 _MAX_READS = 3
 _DEFAULT_MAX_TOKENS = 1024
-"""Tokens that the budget reserves for an answer whose request does not limit its length."""
+"""The number of tokens that the budget reserves for an answer if the request does not limit its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Request:
 
     Attributes:
         role: The role, which is the name of the model's table under [models] in run.toml.
-        path: The path, as `Client.post` takes it.
+        path: The path, with the meaning of the argument `path` of `Client.post`.
         body: The JSON body without the field `model`.
-        replicate: A number that distinguishes requests with the same body. A request with another number gets another,
-            independent reply.
+        replicate: A number that distinguishes requests with the same body. If two requests differ only in this number,
+            both are sent, and their replies are independent.
     """
 
     role: str
@@ -51,11 +51,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReader:
-    """Extracts from a reply the part that the journal stores and that the caller gets.
+    """Extracts one part from a reply. The journal stores this part, and the caller gets it.
 
     Attributes:
-        name: The name of the reader, which is part of the cache key. Do not change the name of an existing reader: a
-            resumed run would not find the replies in its journal, and would pay for them again.
+        name: The name of the reader, which is part of the cache key. Do not change the name of an existing reader:
+            otherwise a resumed run does not find its replies in the journal, and pays for them again.
         read: The function that extracts the part from the parsed JSON of a reply. It raises UnparsableReplyError if
             the reply does not contain what was requested.
     """
@@ -74,14 +74,14 @@ def reply_reader(name: str) -> Callable[[Callable[[Any], Json]], ReplyReader]:
 
 @dataclass(frozen=True, slots=True)
 class PricedClient:
-    """The client of a role's model, and the prices of its tokens."""
+    """The client that sends requests to the model of a role, and the prices of the model's tokens."""
 
     client: Client
     prices: Prices
 
 
 class CachedCalls:
-    """Sends each request once, and returns the stored part of its reply each time the request is repeated."""
+    """Sends each request once. If a caller repeats a request, the caller gets the stored part of the first reply."""
 
     def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
         """Read the replies and the costs of earlier calls from the journal.
@@ -101,18 +101,18 @@ class CachedCalls:
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that have a model."""
+        """The roles for which the run has a model."""
         return frozenset(self._clients)
 
     async def ask(self, request: Request, reader: ReplyReader) -> Json:
         """Return the part of the reply that `reader` extracts.
 
-        The part comes from the journal if the request was answered before; otherwise the request is sent. If the reader
-        cannot parse a reply, another reply to the same body is requested, up to three replies in all.
+        If the journal holds the reply to this request, the part comes from the journal. Otherwise the request is sent.
+        If the reader cannot parse the reply, the same body is sent again, at most three times in all.
 
         Raises:
-            UnparsableReplyError: The reader could not parse any of the three replies.
-            ModelError: The endpoint gave no reply, or refused the request.
+            UnparsableReplyError: The reader could parse none of the three replies.
+            ModelError: The endpoint gave no complete reply, or answered with an error status.
             BudgetSpentError: The budget does not allow the call.
             JournalError: The journal cannot be written.
         """
@@ -124,11 +124,14 @@ class CachedCalls:
         raise UnparsableReplyError(f"{request.role}: {_MAX_READS} replies could not be read: {kept['unparsable']}")
 
     async def count_tokens(self, role: str, text: str) -> int:
-        """Return the number of tokens of a text for a role's model.
+        """Return the number of tokens of a text, counted by the tokenizer of a role's model.
 
-        The tokens that the model adds to every text, such as the one that marks its beginning, do not count. If the
-        server cannot count tokens, the result is an estimate: one token for three bytes, which is usually more than
-        the true number. Counting costs nothing and is not written to the journal. Raises ModelError.
+        Tokens that the tokenizer adds to every text, such as a token for the beginning of the text, do not count. If
+        the server cannot count tokens, the result is an estimate of one token for three bytes. The estimate is usually
+        too high. Requests for a count are free of charge and are not written to the journal.
+
+        Raises:
+            ModelError: The endpoint gave no complete reply.
         """
         client = self._clients[role].client
         counts = [await _server_token_count(client, counted) for counted in (text, "")]
@@ -137,13 +140,13 @@ class CachedCalls:
         return counts[0] - counts[1]
 
     async def close(self, say: Callable[[str], None]) -> None:
-        """Wait for the calls in flight, whose replies are paid for, and send no new requests.
+        """Wait for the calls in flight, because they are paid for, and send no new requests.
 
         A coroutine that has not noticed the end of the run can still call `ask`. If the journal does not hold the
-        reply, `ask` then raises CancelledError, because the run does not store replies any more.
+        reply to this request, `ask` raises CancelledError.
 
         Args:
-            say: Shows a message to the user. It is called if there are calls to wait for.
+            say: A function that shows a message to the user. It is called only if calls are in flight.
         """
         self._is_closing = True
         if self._in_flight:
@@ -179,7 +182,10 @@ class CachedCalls:
         return kept
 
     def _restore(self, events: Sequence[Event]) -> None:
-        """Store the replies in `events`, and add the costs of all calls to the budget, including unanswered calls."""
+        """Put the replies in `events` into the cache, and add the costs of all calls to the budget.
+
+        A call without a reply, which the server may have billed, counts with its highest possible cost.
+        """
         unanswered: dict[str, Cost] = {}
         for event in events:
             kind = event.get("call")
@@ -206,7 +212,7 @@ class _Attempts:
         budget: The budget of the run.
         role: The role whose model receives the request.
         key: The cache key of the request.
-        max_cost: The most that one attempt can cost.
+        max_cost: The highest possible cost of one attempt.
     """
 
     journal: Journal
@@ -226,7 +232,10 @@ class _Attempts:
 
 
 async def _server_token_count(client: Client, text: str) -> int | None:
-    """Return the count from /tokenize; None if the server supports neither vLLM's nor llama.cpp's form of it."""
+    """Request a token count at the path /tokenize, first in vLLM's format, then in llama.cpp's format.
+
+    Return None if the server supports neither format.
+    """
     model = {"model": client.endpoint.model}
     for body in ({"prompt": text, "add_special_tokens": True}, {"content": text, "add_special": True}):
         try:
@@ -242,15 +251,16 @@ async def _server_token_count(client: Client, text: str) -> int | None:
 
 
 def _cache_key(path: str, body: bytes, replicate: int, reader: ReplyReader) -> str:
-    """Return the cache key. The reader's name is included because each reader extracts another part of a reply."""
+    """Return the cache key. The key depends on the reader, because each reader extracts a different part of a reply."""
     header = orjson.dumps([path, replicate, reader.name])
     return hashlib.sha256(header + body).hexdigest()
 
 
 def _max_cost(raw: bytes, body: Json, priced: PricedClient) -> Cost:
-    """Return the most that a request can cost.
+    """Return the highest possible cost of a request.
 
-    The prompt has at most one token for each byte of the body, and the answer at most the tokens that the body allows.
+    The prompt has at most one token for each byte of the body. All answers of the reply together have at most the
+    tokens that the body allows, or 1,024 tokens each if the body sets no limit.
     """
     answer = next((body[name] for name in ("max_tokens", "max_completion_tokens") if name in body), _DEFAULT_MAX_TOKENS)
     answer *= body.get("n") or 1
@@ -258,9 +268,9 @@ def _max_cost(raw: bytes, body: Json, priced: PricedClient) -> Cost:
 
 
 def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[Json, tuple[int, int]]:
-    """Return the part of the reply to store, and the reply's numbers of prompt and completion tokens.
+    """Return the part of the reply to store, and the numbers of prompt and completion tokens that the reply reports.
 
-    If the reply cannot be parsed, the part to store is the reason, under the key `unparsable`.
+    If the reply cannot be parsed, the part to store is a dictionary with the reason under the key `unparsable`.
     """
     try:
         parsed = orjson.loads(raw)

@@ -1,7 +1,7 @@
 """An HTTP client for one OpenAI-compatible server: it posts a JSON body and returns the reply's bytes.
 
-This module is responsible for connections, timeouts and retries. No other module of the optimizer opens connections.
-This module does not depend on the content of requests and replies, and does not cache replies.
+This module is responsible for connections, timeouts and retries. No other module of the optimizer sends HTTP requests
+to models. This module does not depend on the content of requests and replies, and does not cache replies.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ _FIRST_ERROR = 400
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address of a model.
+    """The server of a model, and the model's name.
 
     Attributes:
-        base_url: The URL without `/chat/completions`, as OpenAI clients take it.
-        model: The model's name at the server.
-        api_key: The API key; None if the server needs no key. `repr` does not show the key.
+        base_url: The base URL of the server's API, such as `http://localhost:8000/v1`.
+        model: The name of the model in requests to the server.
+        api_key: The API key; None if the server needs no key. The result of `repr` does not contain the key.
     """
 
     base_url: str
@@ -40,13 +40,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a request is attempted, and how long the client waits.
+    """How often a request is attempted, and how long the client waits between the attempts.
 
     Attributes:
-        attempts: The most attempts to send a request, at least 1.
-        first_wait: The longest wait before the second attempt, in seconds. It doubles before each further attempt.
-        max_wait: The longest wait before any attempt, in seconds.
-        reply_timeout: Seconds after which an attempt fails if the reply is not complete.
+        attempts: The maximum number of attempts to send a request, at least 1.
+        first_wait: The maximum wait before the second attempt, in seconds. This maximum doubles for each further
+            attempt, until it reaches `max_wait`.
+        max_wait: The maximum wait before any attempt, in seconds.
+        reply_timeout: The maximum time of one attempt until its reply is complete, in seconds. A slower attempt fails.
     """
 
     attempts: int = 5
@@ -59,8 +60,9 @@ class RetryPolicy:
 
         Args:
             failures: The number of failed attempts, at least 1.
-            retry_after: The seconds that the server asks the client to wait. If None, the wait is a random time between
-                half of the longest wait and the longest wait, so that many clients do not retry at the same moment.
+            retry_after: The seconds that the server asks the client to wait. If None, the client waits for a random
+                share, from one half to one, of the maximum wait before this attempt. Many clients therefore do not
+                retry at the same moment.
         """
         if retry_after is not None:
             return min(retry_after, self.max_wait)
@@ -72,13 +74,16 @@ class AttemptObserver(Protocol):
     """Accounts for the cost of each attempt to send a request. `Client.post` calls the methods."""
 
     async def before(self) -> None:
-        """Called before an attempt. If this method raises an error, nothing is sent and `post` raises the error."""
+        """Prepare for an attempt, which begins after this method has returned.
+
+        If this method raises an error, nothing is sent, and `Client.post` raises the same error.
+        """
 
     async def failed(self, *, maybe_paid: bool) -> None:
-        """Called after an attempt that got no complete reply, or a reply with an error status.
+        """Account for an attempt that got no complete reply, or a reply with an error status.
 
         Args:
-            maybe_paid: Whether the server may bill the attempt nevertheless.
+            maybe_paid: Whether the server may bill the attempt although it failed.
         """
 
 
@@ -86,8 +91,8 @@ class _Retry(Exception):  # noqa: N818 - a signal to try again, which callers of
     """An attempt failed, and another attempt may succeed.
 
     Attributes:
-        error: The error to raise if no attempt is left.
-        after: The seconds that the server asks the client to wait; None if the server names no time.
+        error: The error to raise if this attempt was the last one.
+        after: The seconds that the server asks the client to wait; None if the server asks for no wait.
         maybe_paid: Whether the server may bill the failed attempt.
     """
 
@@ -106,7 +111,14 @@ class Client:
     """
 
     def __init__(self, endpoint: Endpoint, concurrency: int, policy: RetryPolicy, sleep: Sleep = asyncio.sleep) -> None:
-        """Send at most `concurrency` requests at the same time."""
+        """Create a client without opening a connection.
+
+        Args:
+            endpoint: The endpoint that receives the requests.
+            concurrency: The maximum number of requests at the same time.
+            policy: The number of attempts, the waits between them, and the timeout of a reply.
+            sleep: The coroutine function that waits between two attempts.
+        """
         self.endpoint = endpoint
         self._policy = policy
         self._slots = asyncio.Semaphore(concurrency)
@@ -124,19 +136,22 @@ class Client:
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, observer: AttemptObserver | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Post a JSON body. Try again after a network error, a timeout, status 429 or a server error.
+        """Post a JSON body. Retry after a network error, a timeout, status 429 or a status of 500 and above.
 
         Args:
-            path: The path, as `join_url` takes it.
+            path: The path to append to the endpoint's base URL. `join_url` appends it.
             body: The JSON body.
             headers: Additional headers.
-            observer: Called before each attempt and after each failed attempt.
+            observer: An object whose method `before` is called before each attempt, and whose method `failed` is called
+                after each failed attempt.
 
         Returns:
             The reply's body and headers.
 
         Raises:
-            ModelError: The last attempt got no complete reply, or the endpoint answered with an error status.
+            UnreachableError: The last attempt got no connection, or no complete reply in time.
+            RefusedRequestError: The endpoint answered with another error status, or the last attempt got status 429 or
+                a status of 500 and above.
         """
         url = join_url(self.endpoint.base_url, path)
         async with self._slots:
@@ -182,7 +197,12 @@ class Client:
 
 
 async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """Return the first name that `listed_models` returns. Raises ModelError, also if there is no name."""
+    """Return the first model name of the list that `listed_models` returns.
+
+    Raises:
+        UnparsableReplyError: The list is empty.
+        ModelError: The endpoint gave no complete reply, or answered with an error status.
+    """
     url = join_url(base_url, "models")
     names = await listed_models(base_url, api_key, reply_timeout)
     if not names:
@@ -191,12 +211,13 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
 
 
 async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
-    """Return the names of the models that the endpoint lists.
+    """Return the names of the models that the endpoint lists. The result is empty if the list cannot be parsed.
 
-    The proxy also lists each model as `model@variant`, once for each variant. These names are left out.
+    If the endpoint is drpo's proxy, it lists each model several times: under its own name, and as `model@variant` for
+    each variant. The names with a variant are left out.
 
     Raises:
-        ModelError: The endpoint gave no reply, or answered with an error status.
+        ModelError: The endpoint gave no complete reply, or answered with an error status.
     """
     url = join_url(base_url, "models")
     try:
@@ -210,9 +231,10 @@ async def listed_models(base_url: str, api_key: str | None, reply_timeout: float
 
 
 def join_url(base_url: str, path: str) -> str:
-    """Append a path to the base URL.
+    """Return the base URL with a path appended.
 
-    If the path begins with a slash, a `/v1` at the end of the base URL is removed first.
+    A path without a slash at its beginning, such as `chat/completions`, follows the base URL. A path with a slash, such
+    as `/tokenize`, is outside the API version: `/v1` at the end of the base URL is removed first.
     """
     base = base_url.rstrip("/")
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
@@ -226,8 +248,8 @@ def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    # Servers close idle connections after a few seconds. A request on a connection that the server is closing would be
-    # lost, so the client closes idle connections earlier.
+    # Servers close idle connections after a few seconds. A request would be lost if the server closed its connection at
+    # the same moment. The client therefore closes an idle connection earlier than servers do, after three seconds.
     connector = aiohttp.TCPConnector(keepalive_timeout=3, limit=0)
     return aiohttp.ClientSession(
         connector=connector,
@@ -246,7 +268,7 @@ def _status_error(url: str, reply: aiohttp.ClientResponse, raw: bytes) -> Refuse
 
 
 def _retry_after_seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of the header Retry-After; None if the header is missing or names a date."""
+    """Return the seconds in the header Retry-After; None if the header is missing or is not a number."""
     try:
         seconds = float(retry_after or "")
     except ValueError:
@@ -255,7 +277,7 @@ def _retry_after_seconds(retry_after: str | None) -> float | None:
 
 
 def _server_message(raw: bytes) -> str:
-    """Return the message of an error reply in OpenAI's format, cut to 300 characters, or a default text."""
+    """Return an error reply's message, cut to 300 characters, or a default text if the format is not OpenAI's."""
     try:
         message = orjson.loads(raw)["error"]["message"]
     except (ValueError, KeyError, TypeError):

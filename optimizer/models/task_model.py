@@ -1,8 +1,8 @@
-"""Calls the task model: it answers a query under a candidate, or computes the likelihood of a given answer.
+"""Calls the task model, which is the model for which a bundle is made.
 
-The task model is the model for which a bundle is made. This module is responsible for the content of requests and
-replies; cached_calls.py sends the requests. If the requests of two candidates for a query have the same bytes, the
-request is sent once, and both candidates get the same reply.
+The task model answers a query with the prompt and examples of a candidate, or computes the log-likelihood of a given
+answer. This module is responsible for the content of requests and replies; cached_calls.py sends the requests. If two
+candidates lead to exactly the same request for a query, the request is sent once, and both candidates get its reply.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Raw:
     """A variant that sends only the conversation, without prompt and examples.
 
     Attributes:
-        sampling: The sampling parameters of the request: empty for the variant `raw`, the bundle's for `raw-matched`.
+        sampling: The sampling parameters of the request.
     """
 
     sampling: Mapping[str, Any]
@@ -55,9 +55,9 @@ class Reply:
 
     Attributes:
         text: The answer.
-        finish_reason: The finish reason, as the server returns it.
-        prompt_tokens: The number of tokens of the prompt; 0 if the server does not report it.
-        completion_tokens: The number of tokens of the answer; 0 if the server does not report it.
+        finish_reason: The field `finish_reason` of the server's reply, such as `stop` or `length`.
+        prompt_tokens: The number of tokens of the prompt; 0 if the server does not report the number.
+        completion_tokens: The number of tokens of the answer; 0 if the server does not report the number.
         examples: The ids of the examples in the request.
     """
 
@@ -69,15 +69,19 @@ class Reply:
 
 
 class TaskModel:
-    """Gets answers and log-probabilities from the task model. A variant decides how a row becomes a request."""
+    """Gets answers and log-probabilities from the task model.
+
+    Each method takes a row and a variant. The variant is a candidate, whose prompt and examples precede the row's
+    conversation in the request, or a `Raw`, with which the request contains only the conversation.
+    """
 
     def __init__(self, calls: CachedCalls, kind: str, embedder: Embedder) -> None:
-        """Use the model of the role `task`.
+        """Use the model that run.toml defines in the table [models.task].
 
         Args:
-            calls: Sends the requests.
+            calls: The object that sends the requests.
             kind: `completion` for a base model, `chat` for a chat model.
-            embedder: Embeds the queries, to retrieve examples.
+            embedder: The embedder of the queries, with which examples are retrieved.
         """
         self._calls = calls
         self._kind = kind
@@ -87,7 +91,16 @@ class TaskModel:
         self._tokens: dict[str, asyncio.Task[int]] = {}
 
     async def answer(self, variant: Variant, row: Row, replicate: int = 0) -> Reply:
-        """Return an answer to the row's conversation. Raises ModelError, BudgetSpentError, JournalError."""
+        """Return an answer to the row's conversation.
+
+        Calls with the same variant, row and replicate number return the same answer. Another replicate number gives
+        another, independent answer.
+
+        Raises:
+            ModelError: The endpoint gave no usable reply.
+            BudgetSpentError: The budget does not allow the call.
+            JournalError: The journal cannot be written.
+        """
         if isinstance(variant, Raw):
             return _reply(await self._calls.ask(self._raw_request(variant, row, replicate), self._reader), ())
         examples = await self.examples(variant, row)
@@ -98,18 +111,19 @@ class TaskModel:
         return replace(reply, text=_text_prompt(variant, examples, row).clean(reply.text))
 
     async def log_likelihood(self, variant: Variant, row: Row) -> float:
-        """Return the mean log-probability of the tokens of the row's reference answer, after the variant's prompt.
+        """Return the mean log-probability of the tokens of the row's reference answer, given the rendered prompt.
 
-        The server must return the log-probabilities of the prompt's tokens, as vLLM does. llama.cpp does not.
+        Prompt and reference answer are sent as one prompt. The server must return the log-probability of each token of
+        this prompt: vLLM does so, llama.cpp does not.
 
         Raises:
             ConfigError: The model is a chat model.
-            UnparsableReplyError: The server returns no log-probabilities of the prompt.
+            UnparsableReplyError: The server returns no log-probabilities of the prompt's tokens.
         """
         if self._kind != COMPLETION:
             raise ConfigError("the reward likelihood needs a completion model: chat models do not score given answers")
         prompt = await self._prompt(variant, row)
-        # The reference answer follows the gap of the layout, because a generated answer would begin with this gap.
+        # The gap of the layout precedes the reference answer, because a model also writes the gap before its answer.
         gap = leading_gap(LAYOUTS[variant.layout]) if isinstance(variant, Candidate) else ""
         text = f"{prompt}{gap}{row.reference or ''}"
         body = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 0}
@@ -117,7 +131,7 @@ class TaskModel:
         return mean_log_probability(kept, len(prompt), len(text))
 
     async def examples(self, candidate: Candidate, row: Row) -> tuple[Example, ...]:
-        """Return the examples that the proxy would show for a row, pinned examples first."""
+        """Return the examples that the proxy would put into the prompt for a row, pinned examples first."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
         hits = self._retriever(candidate).choose(await self._vector(row))
@@ -195,7 +209,10 @@ def read_chat(reply: Any) -> Json:
 
 @reply_reader("optimizer.task.read_echo")
 def read_echo(reply: Any) -> Json:
-    """Extract the offset and the log-probability of each token of a prompt. The first log-probability is None."""
+    """Extract the offset and the log-probability of each token of a prompt and of the one token that was generated.
+
+    The log-probability of the first token is None, because no token precedes it.
+    """
     logprobs = reply["choices"][0]["logprobs"]
     if not logprobs or not logprobs.get("text_offset"):
         raise UnparsableReplyError("the server echoes no log-probabilities: the reward likelihood needs vLLM")
@@ -203,17 +220,20 @@ def read_echo(reply: Any) -> Json:
 
 
 def mean_log_probability(kept: Json, start: int, end: int) -> float:
-    """Return the mean log-probability of the tokens that a text has from the character `start` on.
+    """Return the mean log-probability of the tokens of a text, from the character at position `start` to the end.
 
-    vLLM puts a token (`<bos>`) before the text, and counts its characters in the offsets. An offset is therefore not a
-    position in the text. The request generates one token, and the offset of this token is the end of the text. `start`
-    is converted by its distance from this end. The token that contains the character at `start` counts, even if the
-    token begins before this character.
+    vLLM puts the token `<bos>` before the text, and the characters of `<bos>` count in the offsets of all tokens. An
+    offset is therefore not a position in the text. The last offset is that of the generated token, which follows the
+    text. It thus marks the end of the text. The offset of the character at `start` is the last offset minus the number
+    of characters from `start` to the end. If a token begins before this character and contains it, the token counts.
 
     Args:
         kept: The result of `read_echo`.
-        start: The position of the first character in the text.
+        start: The position in the text of the first character to count.
         end: The number of characters of the text.
+
+    Raises:
+        UnparsableReplyError: No token with a log-probability reaches beyond `start`.
     """
     *offsets, text_end = kept["offsets"]
     first = start + text_end - end
@@ -226,7 +246,7 @@ def mean_log_probability(kept: Json, start: int, end: int) -> float:
 
 
 def _tokens(reply: Any) -> list[int]:
-    """Return the numbers of prompt and completion tokens; 0 for a number that the server does not report."""
+    """Return the number of prompt tokens and the number of completion tokens. A number that is not reported is 0."""
     usage = reply.get("usage") or {}
     return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
 
