@@ -1,6 +1,10 @@
-"""The command drpo-optimizer: parses the command line, runs a command, shows its progress and its result.
+"""The command drpo-optimizer: parses the command line, runs one command, and prints the progress and the result.
 
-Exit codes: 0 success; 1 an endpoint, the data or the run fails; 2 a wrong command line; 130 interrupted.
+Exit codes:
+    0: The command succeeded. For `doctor`: all checks passed.
+    1: The command failed, for example because an endpoint did not answer. For `doctor`: a check failed.
+    2: The command line is wrong.
+    130: The user interrupted the command.
 """
 
 import argparse
@@ -85,9 +89,9 @@ def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
     """Read run.toml and check its rewards.
 
     Args:
-        path: The file.
-        folder: The folder that relative paths in the file start from; None for the folder of the file. It is added to
-            sys.path, so that the user's reward modules can be imported from it.
+        path: The path of run.toml.
+        folder: Relative paths in run.toml start from this folder; None stands for the folder that contains run.toml.
+            The folder is added to sys.path, so that Python can import the user's reward modules from it.
     """
     sys.path.insert(0, str((folder or path.parent).resolve()))
     config = read_config(path, folder)
@@ -98,7 +102,8 @@ def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
 async def _start_or_continue(config: RunConfig, directory: Path, folder: Path) -> int:
     """Start or resume the run of a directory, show its progress on stderr, and write its report.
 
-    The journal records `folder`, from which relative paths in run.toml start, so that `resume` can find these paths.
+    Relative paths in run.toml start from `folder`. The journal records this folder, because the command `resume` reads
+    a copy of run.toml in another folder.
     """
     progress = ProgressDisplay(config.budget, Console(stderr=True))
     with Journal(directory, progress.on_event) as journal:
@@ -146,7 +151,7 @@ async def _estimate(options: argparse.Namespace) -> int:
 
 
 async def _diff(options: argparse.Namespace) -> int:
-    # read_bundle does not open the embedder that a bundle names, because the bundle may be untrusted.
+    # A bundle may come from an untrusted source, so its embedder must not be opened. read_bundle does not open it.
     before, after = read_bundle(options.before), read_bundle(options.after)
     lines = list(differences(before, after))
     print("\n".join(lines) if lines else "Both say the same to a model.")
@@ -232,7 +237,7 @@ def _progress_bar() -> Progress:
 
 
 def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:
-    """Open the embedder that compares answers with references; None if no row has a reference."""
+    """Open the embedder that compares answers with references. Return None if no row has a reference."""
     return open_embedder(name) if any(row.reference for row in rows) else None
 
 

@@ -1,6 +1,6 @@
-"""Describes the differences between two bundles as lines of text: prompt, examples and settings.
+"""Compares the prompts, examples and settings of two bundles, and describes the differences as lines of text.
 
-The command `diff` itself is in optimizer/__main__.py. It reads the bundles and prints these lines.
+This module reads no files. The command `diff` in optimizer/__main__.py reads the bundles and prints the lines.
 """
 
 import difflib
@@ -15,11 +15,11 @@ _MAX_QUERY_CHARACTERS: Final = 70
 
 
 def differences(before: Bundle, after: Bundle) -> Iterator[str]:
-    """Yield a heading for each part that differs, and one line for each difference.
+    """Yield a heading for each part that differs (prompt, examples, settings), and one line for each difference.
 
-    `-` marks a removed sentence or example, `+` an added one, and `~` an example whose answer or pin changed. A changed
-    setting is shown as `old -> new`. The comparison leaves out the names, provenance and example sets of the
-    bundles, and the ids and tags of examples.
+    `-` marks a removed sentence or example, and `+` marks an added sentence or example. `~` marks an example whose
+    answer changed, or that is pinned in only one of the bundles. A changed setting is written as `old -> new`. The
+    comparison ignores the names, provenance and example sets of the bundles, and the ids and tags of examples.
     """
     yield from _prompt_differences(before.prompt, after.prompt)
     yield from _example_differences(before, after)

@@ -1,6 +1,6 @@
-"""The checks of the command `doctor`: they call each model, read the data, load the bundle and try each reward.
+"""The checks of the command `doctor`. They call each model, read the data, load the bundle and try each reward.
 
-The checks leave no file behind: their journal is in a temporary directory.
+The checks leave no files behind, because they write their journal to a temporary directory.
 """
 
 import asyncio
@@ -44,7 +44,8 @@ async def check_run(config: RunConfig) -> AsyncIterator[Finding]:
     """Run the checks one after the other, and yield a finding for each.
 
     A failed check does not stop the later checks, with one exception. If the data cannot be read, or the models or the
-    embedder cannot be opened, the last finding says so, and no answer or reward is checked.
+    embedder cannot be opened, the next finding reports this error and is the last one. In this case the function does
+    not check answers and rewards.
     """
     for role, table in config.models.items():
         yield await _check_model_list(role, table)
@@ -102,7 +103,10 @@ async def _check_answer(context: RunContext, role: str) -> Finding:
 
 
 async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
-    """Answer the first training row with the starting bundle. Yield the score of each reward in [reward] weights."""
+    """Answer the first training row with the starting bundle. Yield a finding for each reward in [reward] weights.
+
+    If the row cannot be answered or scored, yield only one finding, which reports the error.
+    """
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)

@@ -1,4 +1,4 @@
-"""Makes examples from conversations that went well: reads an export and returns the examples that a person approves.
+"""Makes examples from conversations that went well: reads an export, and keeps the examples that a person approves.
 
 Each line of the export is a conversation with its outcome:
 
@@ -23,22 +23,23 @@ from index.types import Example
 from optimizer.core.errors import DataError
 
 Approve = Callable[[Example, float], bool]
-"""A function of an example and the outcome of its conversation. It returns whether the example is approved."""
+"""A function that decides whether an example is approved. Arguments: the example, and its conversation's outcome."""
 _OUTCOME_FIELDS: Final = ("outcome", "score", "rating", "reward")
 _ID_LENGTH: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """The examples from an export, and the number of conversations that gave none.
+    """The approved examples from an export, and why the other conversations gave no example.
 
     Attributes:
         approved: The approved examples, in the order of the file.
         read: Number of conversations in the export.
         too_low: Number of conversations whose outcome is below the minimum.
-        unfit: Number of conversations without a usable example: a bundle does not accept the example, its answer is too
-            long, or it repeats the query of an approved example.
-        refused: Number of examples that were offered for approval and not approved.
+        unfit: Number of conversations that give no usable example. Such a conversation does not begin with a user turn
+            and an answer, or it contains an example that a bundle does not accept, a too long answer, or the query of
+            an example that is already approved.
+        refused: Number of conversations whose example was usable but not approved.
     """
 
     approved: tuple[Example, ...]
@@ -55,7 +56,7 @@ def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) ->
         path: A JSONL file with one conversation per line.
         min_outcome: Conversations with a lower outcome are left out.
         max_words: Examples whose answer has more words are left out.
-        approve: Called with each remaining example and its outcome.
+        approve: Decides about each usable example.
 
     Raises:
         DataError: The file cannot be read, or a line is not a conversation with an outcome.
@@ -118,10 +119,10 @@ def _outcome(fields: Mapping[str, Any], location: str) -> float:
 
 
 def _first_example(fields: Mapping[str, Any], location: str) -> Example | None:
-    """Return the first user turn and the answer to it as an example.
+    """Return the first user turn and the answer to this turn as an example.
 
-    System turns are ignored. The result is None if the other turns do not begin with a user turn and its answer, or if
-    a bundle does not accept the example.
+    System turns are ignored. Return None if the other turns do not begin with a user turn and an answer, or if a bundle
+    does not accept the example.
     """
     turns = [turn for turn in fields["messages"] if isinstance(turn, dict) and turn.get("role") != "system"]
     match turns[:2]:

@@ -1,7 +1,8 @@
-"""Shows the progress of a run: a line for each finished step, and the current status.
+"""Shows the progress of a run: prints a line when a stage starts or gets a result, and shows the current status.
 
-A terminal shows the status in its last line and updates it with each event. Any other output, such as a log file, gets
-a status line at most every 30 seconds. Everything that is shown is computed from the events of the journal.
+On a terminal, the status is the last line and changes with each event of the journal. In any other output, such as a
+log file, a new status line is printed at most every 30 seconds. This module learns about the run only from the events
+of the journal.
 """
 
 import time
@@ -20,9 +21,10 @@ from optimizer.core.journal import Event
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
-"""The remaining time is estimated from this number of most recent judgements.
+"""Number of judgements from which the remaining time is estimated.
 
-Judgements from earlier sessions of the run are not among them, because their times are not known.
+These are the most recent judgements since the command was started. Judgements from earlier sessions of the run do not
+count, because the display does not know how long they took.
 """
 _STAGE_TITLES: Final = {
     "examples": "writing examples",
@@ -35,8 +37,8 @@ _STAGE_TITLES: Final = {
 class ProgressDisplay:
     """Shows the progress of a run. Use it as a context manager.
 
-    The caller passes `on_event` to the journal, which first calls it with the events of earlier sessions. Until the
-    context is entered, events are therefore counted but not shown.
+    The caller passes the method `on_event` to the journal. When the journal is opened, it calls this method with each
+    event of earlier sessions. The display only counts these events. It begins to print when the context is entered.
     """
 
     def __init__(self, limits: Limits, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,7 +71,10 @@ class ProgressDisplay:
             self._live.stop()
 
     def on_event(self, event: Event) -> None:
-        """Update the counts with an event of the journal, print the line of the event if it has one, and the status."""
+        """Count an event of the journal. If the context is entered, also print the event's line and update the status.
+
+        Not every kind of event has a line.
+        """
         if event.get("call") == "reply":
             self._calls += 1
             self._tokens += sum(event["tokens"])
@@ -84,7 +89,10 @@ class ProgressDisplay:
 
     @property
     def status(self) -> str:
-        """One line with the stage, its progress, the best score, and what is spent of each limit of the budget."""
+        """One line with the stage, its progress, the best score, and the calls, tokens, money and minutes spent.
+
+        Each of these amounts is followed by its limit, if there is one.
+        """
         spent = [
             f"{self._calls:,}{_limit_text(self._limits.calls)} calls",
             f"{self._tokens:,}{_limit_text(self._limits.tokens)} tokens",
@@ -96,9 +104,10 @@ class ProgressDisplay:
 
     @property
     def _stage_progress(self) -> str:
-        """How many judgements of the stage are done, and the minutes left if they can be estimated.
+        """The number of finished judgements of the stage, and the estimated minutes until the last judgement.
 
-        Empty for a stage whose number of judgements is not known.
+        The minutes are left out until there are enough judgements for an estimate. The text is empty for a stage whose
+        total number of judgements is not known.
         """
         if not self._planned_judgements:
             return ""
@@ -128,7 +137,7 @@ class ProgressDisplay:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _note_line(self, event: Event) -> str:
-        """Return the line that shows a `note` event; empty for a kind of note that is not shown."""
+        """Return the line for a `note` event. It is empty for a kind of note that has no line."""
         to_line = {
             "stage": self._start_stage,
             "level": self._finish_level,

@@ -1,4 +1,4 @@
-"""Formats results: as tables for a terminal, as a Markdown table and as plain values."""
+"""Formats results as tables for a terminal, as a Markdown table, or as plain values."""
 
 from collections.abc import Iterator, Sequence
 from math import isnan
@@ -14,7 +14,7 @@ from optimizer.stages.sealed_evaluation import SealedResult, VariantSummary
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:
-    """Return a table with a row per measure and a column per variant. Brackets hold 95 % intervals."""
+    """Return a table with a row per measure and a column per variant. The values in brackets are 95 % intervals."""
     table = Table(title=title, title_justify="left")
     table.add_column("measure")
     for variant in evaluation.variants:
@@ -33,7 +33,11 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def evaluation_values(evaluation: Evaluation) -> dict[str, object]:
-    """Return estimate, low, high and trials by variant and measure, and hits for a measure that counts answers."""
+    """Return the evaluation as a nested dict: the name of a variant, the name of a measure, then the measure's values.
+
+    The values of a measure have the keys `estimate`, `low`, `high` and `trials`. A measure that counts answers also has
+    the key `hits`.
+    """
     return {
         variant: {measure.name: _measure_values(measure) for measure in measures}
         for variant, measures in evaluation.variants.items()
@@ -41,7 +45,10 @@ def evaluation_values(evaluation: Evaluation) -> dict[str, object]:
 
 
 def measure_text(measure: Measure) -> str:
-    """Return a measure as text: estimate, interval, and hits of trials, for example `0.97 [0.90, 0.99] 58/60`."""
+    """Return a measure as text: estimate, interval and, if the measure counts answers, hits/trials.
+
+    An example is `0.97 [0.90, 0.99] 58/60`.
+    """
     text = _interval_text(measure.interval, 2 if measure.is_share else 0)
     return text if measure.hits is None else f"{text} {measure.hits}/{measure.trials}"
 
@@ -49,7 +56,8 @@ def measure_text(measure: Measure) -> str:
 def sealed_table(result: SealedResult) -> Table:
     """Return a table of the sealed evaluation with a row per figure and a column per variant.
 
-    Brackets hold 95 % intervals. The last rows compare the bundle with each other variant.
+    The values in brackets are 95 % intervals. The last rows compare the bundle with the variant of the column. Only the
+    column of the baseline can have a value in the row `judge prefers bundle`.
     """
     table = Table(title=f"sealed evaluation, {result.rows} queries that nothing before has seen", title_justify="left")
     table.add_column("figure")
@@ -68,7 +76,7 @@ def sealed_table(result: SealedResult) -> Table:
 
 
 def estimate_table(estimate: Estimate, limits: Limits) -> Table:
-    """Return a table of the expected cost of a run, with 90 % intervals, beside the limits of its budget."""
+    """Return a table of the expected cost of a run, with 90 % intervals. The last column shows the budget's limits."""
     table = Table(title="what this run will cost", title_justify="left")
     for name in ("", "median", "90 % interval", "budget"):
         table.add_column(name, justify="right" if name else "left")
@@ -94,9 +102,9 @@ def _measure_values(measure: Measure) -> dict[str, object]:
 
 
 def _summary_rows(summaries: Sequence[VariantSummary]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the label and the cells of each row.
+    """Yield the label and the cells of each row of the table.
 
-    The first summary decides for which kinds of queries and for which rewards there are rows.
+    There is a row for each kind of query and for each reward in the first summary.
     """
     first = summaries[0]
     yield "score", [_interval_text(one.score, 3) for one in summaries]

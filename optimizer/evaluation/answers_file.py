@@ -1,8 +1,9 @@
-"""The answers file, which holds one JSON line per answer.
+"""The answers file, which contains one JSON line per answer.
 
 Each answer is written as soon as it arrives, so that an interrupted evaluation can continue. The key of a line is a
-hash of model, variant, decoding and conversation. The key does not depend on the bundle behind the endpoint: after a
-change of the bundle, the user must start a new file.
+hash of model, variant, decoding parameters and conversation. The hash does not include the bundle that the endpoint
+serves. If the user changes the bundle and keeps the file, the evaluation therefore reuses answers of the old bundle.
+After such a change, the user must name a new file.
 """
 
 import hashlib
@@ -25,10 +26,17 @@ def answer_key(model: str, variant: str, decoding: Decoding, row: Row) -> str:
 
 
 class AnswersFile:
-    """Answers by key, saved in a file, or only in memory if there is no path. Use the object as a context manager."""
+    """Stores answers by key. Use it as a context manager."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the file if `path` is given. Raises DataError if it cannot be opened or a line is not an answer."""
+        """Read the answers of the file.
+
+        Args:
+            path: The path of the file. If it is None, answers are kept only in memory.
+
+        Raises:
+            DataError: The file cannot be opened, or a line is not an answer.
+        """
         self._answers: dict[str, Answer] = {}
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -47,7 +55,10 @@ class AnswersFile:
         return self._answers.get(key)
 
     def add(self, key: str, variant: str, row: Row, answer: Answer) -> None:
-        """Save one answer at once. Variant, kind and query are written too, for people who read the file."""
+        """Write one answer to the file before this method returns.
+
+        The line also contains variant, kind and query. Only people who read the file need them.
+        """
         self._answers[key] = answer
         if self._file is not None:
             record = {"key": key, "variant": variant, "kind": row.kind, "query": row.query, **_as_values(answer)}
@@ -56,10 +67,10 @@ class AnswersFile:
 
 
 def _read(path: Path) -> dict[str, Answer]:
-    """Read the answers of the file. If it does not exist, it is created.
+    """Read the answers of the file, or create the file if it does not exist.
 
-    Text after the last line break is removed from the file, because the evaluation was interrupted while it wrote this
-    text.
+    Text after the last line break is removed from the file. It is an incomplete line, because an evaluation was
+    interrupted while it wrote this line.
     """
     try:
         with path.open("a+b") as file:

@@ -1,6 +1,6 @@
-"""A client of a chat endpoint: it sends a conversation and returns one answer. The command `eval` uses it.
+"""A client of a chat endpoint, for the command `eval`. It sends a conversation and returns one answer.
 
-This module builds requests and reads replies. optimizer.models.http_client sends them.
+This module builds the requests and reads the replies. optimizer.models.http_client sends the requests.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Compares variants of an endpoint on one data set: sends every query to every variant, and measures the answers.
 
-Every row gives one answer per variant, and this answer is saved at once. The measures of a variant are computed from
-its answers. Read this module first to understand the command `eval`.
+Every variant gives one answer to each row, and each answer is saved as soon as it arrives. The measures of a variant
+are computed from all its answers. Read this module first to understand the command `eval`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class EvaluationPlan:
 
     Attributes:
         model: Name of the model; part of the key of an answer in the answers file.
-        decoding: Decoding parameters; also part of this key.
+        decoding: Decoding parameters; also part of the key of an answer.
         variants: Values of the header x-drpo-variant.
         rows: The rows of the data set.
     """
@@ -40,7 +40,7 @@ class Evaluation:
 
     Attributes:
         rows: Number of rows.
-        variants: Measures by variant, in the order of the plan.
+        variants: The measures of each variant, by the name of the variant, in the order of the plan's variants.
     """
 
     rows: int
@@ -62,7 +62,7 @@ async def evaluate(
     Raises:
         ModelError: The endpoint gives no usable answer.
     """
-    # The variants answer one after the other, so that each has the endpoint's prefix cache to itself.
+    # The variants answer one after the other, so that only one variant at a time uses the endpoint's prefix cache.
     found = {variant: await answer_all(plan, variant, endpoint, answers, on_answer) for variant in plan.variants}
     return measure(plan.rows, found, embedder)
 
@@ -91,6 +91,6 @@ async def answer_all(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(answer_row(row)) for row in plan.rows]
     except ExceptionGroup as failures:
-        # After the first failure the group cancelled the other tasks, so only this failure is useful to the user.
+        # The group cancelled the other tasks after the first failure, so only the first failure is useful to the user.
         raise failures.exceptions[0] from None
     return tuple(task.result() for task in tasks)

@@ -33,7 +33,7 @@ class Pair:
         query: The query.
         first: Answer 1.
         second: Answer 2.
-        better: The answer that a person prefers: 1 or 2.
+        better: The number of the answer that a person prefers: 1 or 2.
         subset: The part of the data set that the pair belongs to; may be empty.
     """
 
@@ -46,14 +46,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The two replies of the judge for one pair.
-
-    A preferred answer is 1 or 2, as the pair numbers its answers, or None if the reply cannot be read.
+    """The answer that the judge prefers in a pair, from two requests that show the answers in different orders.
 
     Attributes:
         pair: The pair that was judged.
-        in_order: The preferred answer when answer 1 is shown first.
-        swapped: The preferred answer when answer 2 is shown first.
+        in_order: The number of the preferred answer (1 or 2) if the request shows answer 1 first. None if the reply
+            cannot be read.
+        swapped: The number of the preferred answer (1 or 2) if the request shows answer 2 first. None if the reply
+            cannot be read.
     """
 
     pair: Pair
@@ -102,7 +102,7 @@ async def check_judge(calls: CachedCalls, pairs: Sequence[Pair]) -> list[Judgeme
 
 
 def agreement(judgements: Sequence[Judgement]) -> Agreement:
-    """Compute the agreement from the judgements."""
+    """Compute how often the judge agrees with people."""
     preferences = [(one.pair.better, preferred) for one in judgements for preferred in (one.in_order, one.swapped)]
     complete = [one for one in judgements if one.in_order is not None and one.swapped is not None]
     first_shown = [one.in_order == 1 for one in judgements if one.in_order is not None]

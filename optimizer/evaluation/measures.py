@@ -1,4 +1,4 @@
-"""Computes the measures of one variant on one data set from its answers.
+"""Computes the measures of one variant from the variant's answers to the rows of a data set.
 
 The functions are pure, except that measure_answers calls the embedder.
 """
@@ -17,7 +17,7 @@ _MAX_COMPARED_CHARACTERS = 600
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAnswer:
-    """One answer with its row.
+    """One answer with its row and its similarity to the row's reference.
 
     Attributes:
         row: The row of the data set.
@@ -44,7 +44,7 @@ class Measure:
         interval: The estimate and its 95 % interval.
         trials: Number of answers that were measured.
         hits: Number of answers with the property that the measure counts; None if the measure does not count answers.
-        is_share: Whether the values are between 0 and 1.
+        is_share: Whether the estimate is a number from 0 to 1. Other measures are numbers of words or tokens.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Measure:
 def measure_answers(
     rows: Sequence[Row], answers: Sequence[Answer], embedder: Embedder | None
 ) -> tuple[MeasuredAnswer, ...]:
-    """Join answers and rows. If an embedder is given, measure how similar the answers are to the references."""
+    """Combine each answer with its row. If an embedder is given, compute the similarity of answers to references."""
     similarities = dict(_similarities(rows, answers, embedder)) if embedder else {}
     return tuple(
         MeasuredAnswer(row, answer, similarities.get(index))
@@ -66,7 +66,11 @@ def measure_answers(
 
 
 def measures(answers: Sequence[MeasuredAnswer]) -> tuple[Measure, ...]:
-    """Return the measures in the order of the table. A measure is left out if no row of the data set allows it."""
+    """Return the measures in the order of the table.
+
+    A measure for one kind of row is left out if the data set has no row of this kind. A similarity to references is
+    also left out if it was not measured.
+    """
     lines = [
         _share("ends by itself", [ends_by_itself(one.answer.finish_reason) for one in answers]),
         _mean("repeated 4-grams", [repeated_share(one.answer.text) for one in answers], is_share=True),
@@ -82,9 +86,10 @@ def measures(answers: Sequence[MeasuredAnswer]) -> tuple[Measure, ...]:
 
 
 def _refusals(answers: Sequence[MeasuredAnswer]) -> Iterator[Measure]:
-    """Yield the measures of refusals for each kind of row that exists.
+    """Yield a measure of refusals for each kind of row that exists.
 
-    If rows of the kinds `comply` and `refuse` exist, the balanced accuracy of both follows.
+    If rows of the kind `comply` and rows of the kind `refuse` exist, also yield the balanced accuracy of the decision
+    to refuse or not, on the rows of these two kinds.
     """
     general, comply, refuse = (
         [one.refused for one in answers if one.row.kind == kind] for kind in (GENERAL, COMPLY, REFUSE)
@@ -118,7 +123,7 @@ def _mean(name: str, values: Sequence[float], *, is_share: bool) -> Measure:
 
 
 def _largest(name: str, values: Sequence[int]) -> Measure:
-    """Return the largest value as a measure. It is known exactly, so both ends of its interval are equal to it."""
+    """Return the largest value as a measure. Both ends of its interval are this value, because it is known exactly."""
     largest = float(max(values))
     return Measure(name, Interval(largest, largest, largest), len(values), is_share=False)
 

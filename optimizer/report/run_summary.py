@@ -18,7 +18,7 @@ class PromptNode:
 
     Attributes:
         id: The key of the candidate.
-        parent: The key of the candidate that it was rewritten from; None for the first one.
+        parent: The key of the candidate whose prompt was rewritten to make this one; None for the first candidate.
         prompt: The text of the prompt.
         judged: The `score` events of the candidate.
     """
@@ -42,7 +42,7 @@ class LevelSummary:
     Attributes:
         number: The number of the level, from 0.
         leader: The key of the best candidate of the level.
-        ahead: The leader's mean lead over the first prompt of the run, on queries on which both prompts have scores.
+        ahead: The leader's mean lead over the first prompt of the run, on the queries on which both have scores.
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
     """
@@ -56,15 +56,15 @@ class LevelSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """The calls of one role's model and their cost.
+    """The calls of the model of one role, and their cost.
 
     Attributes:
         calls: Number of calls with a reply.
-        prompt_tokens: Tokens of all prompts.
-        completion_tokens: Tokens of all replies.
-        money: Cost in the unit of the prices.
-        seconds: Total duration of the calls.
-        without_reply: Number of requests that were sent and have no reply.
+        prompt_tokens: Prompt tokens of all calls together.
+        completion_tokens: Completion tokens of all calls together.
+        money: Cost of all calls together, in the currency of the prices in run.toml.
+        seconds: Duration of all calls together.
+        without_reply: Number of requests that were sent but got no reply.
     """
 
     calls: int = 0
@@ -89,7 +89,7 @@ class RunSummary:
         spent_out: The limit that ended the search early, such as `tokens`; None if the search was not ended early.
         usage: Calls and cost by role.
         minutes: Running time of all sessions together.
-        answers: The `score` events of the sealed evaluation by query and variant.
+        answers: The `score` events of the sealed evaluation: a mapping from query to variant to event.
     """
 
     name: str
@@ -109,7 +109,7 @@ class RunSummary:
         return self.levels[-1].leader if self.levels else None
 
     def children(self, parent: str | None) -> list[PromptNode]:
-        """Return the candidates that were rewritten from `parent`. For None, return the candidates without a parent."""
+        """Return the candidates whose parent has the key `parent`. For None, return the candidates without a parent."""
         return [node for node in self.nodes.values() if node.parent == parent]
 
 
@@ -185,10 +185,11 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
 
 
 def detail_means(summary: RunSummary) -> dict[str, dict[str, Interval]]:
-    """Return the mean of each reward and of each of its details on the sealed rows, by name and by variant.
+    """Return the means of the rewards and their details on the sealed rows: a mapping from name to variant to mean.
 
-    The name of a detail is `REWARD: DETAIL`. The value of a reward is from 0 to 1. Its details can have other ranges:
-    the judge scores each criterion from 1 to 5.
+    The details of a reward are the numbers from which its value was computed, such as the judge's score for each
+    criterion. The name of a detail is `REWARD: DETAIL`. The value of a reward is from 0 to 1. Its details can have
+    other ranges, because the judge scores each criterion from 1 to 5.
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for variants in summary.answers.values():

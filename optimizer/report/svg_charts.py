@@ -13,7 +13,11 @@ _BAR_LEFT, _BAR_ROW = 190, 20
 
 
 def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
-    """Draw a curve of numbered estimates from left to right, with a band for their intervals."""
+    """Draw a curve through estimates from left to right, with a band that shows their intervals.
+
+    Args:
+        points: For each estimate, the number to write below it, and the estimate with its interval.
+    """
     low = min(interval.low for _, interval in points)
     high = max(interval.high for _, interval in points)
     span = (high - low) or 1.0
@@ -38,7 +42,12 @@ def draw_curve(points: Sequence[tuple[int, Interval]]) -> str:
 
 
 def draw_bars(name: str, bars: Sequence[tuple[str, Interval]]) -> str:
-    """Draw a bar from 0 to the estimate of each named interval. The first bar has another colour than the rest."""
+    """Draw a bar from 0 to each estimate, with its interval. The first bar has another colour than the other bars.
+
+    Args:
+        name: The title of the chart.
+        bars: For each bar, its label, and the estimate with its interval.
+    """
     largest = max(1.0, *(interval.high for _, interval in bars))
     scale = (_WIDTH - _BAR_LEFT - 60) / largest
     drawn = "".join(_bar(index, title, interval, scale) for index, (title, interval) in enumerate(bars))

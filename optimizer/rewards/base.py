@@ -1,4 +1,4 @@
-"""What all kinds of rewards share: an answer to score, a score, and the interface of a reward.
+"""Defines what all kinds of rewards share: an answer to score, a score, and the interface of a reward.
 
 This module does not depend on any kind of reward, nor on the search.
 """
@@ -17,8 +17,8 @@ class AnsweredRow:
     """The task model's answer to a row.
 
     Attributes:
-        variant: The candidate or the raw variant that the task model answered under.
-        row: The query, and what is known about a good answer.
+        variant: The candidate or the raw variant whose prompt and sampling the task model used.
+        row: The row of the data set: the query, the turns before it, its kind, and a reference answer if there is one.
         reply: The answer.
     """
 
@@ -43,10 +43,13 @@ class RewardScore:
 
 
 class Reward(ABC):
-    """One kind of reward. A subclass implements `score`. It also implements `prepare` if it has work to do earlier."""
+    """One kind of reward.
+
+    A subclass implements `score`. If it has work to do before a row is answered, it also implements `prepare`.
+    """
 
     async def prepare(self, row: Row) -> None:  # noqa: B027 - optional for a reward
-        """Do the work that must happen before the row is answered. By default there is none."""
+        """Do the work that must happen before the row is answered. The default does nothing."""
 
     @abstractmethod
     async def score(self, answered: AnsweredRow) -> RewardScore | None:
@@ -56,6 +59,7 @@ class Reward(ABC):
             The score; None if this reward does not apply to the row.
 
         Raises:
-            ModelError: A model that the reward calls does not answer.
-            BudgetSpentError: The budget does not allow the call.
+            ModelError: A model that the reward calls gives no usable answer.
+            BudgetSpentError: The budget does not allow a call that the reward makes.
+            ConfigError: The reward does not work with the task model, or a user's reward function fails.
         """

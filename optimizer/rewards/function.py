@@ -11,10 +11,14 @@ from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 
 class Function(Reward):
-    """Calls the user's function for each answer."""
+    """Calls the user's function for each answer. The number that the function returns is the score."""
 
     def __init__(self, name: str) -> None:
-        """Import the function that `name` (`MODULE:FUNCTION`) names. Raises ConfigError."""
+        """Import the function. Raises ConfigError if this fails.
+
+        Args:
+            name: The names of the module and of the function in it: `MODULE:FUNCTION`.
+        """
         module, _, attribute = name.partition(":")
         try:
             self._function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -36,6 +40,9 @@ class Function(Reward):
 
 
 def _error_location(error: Exception) -> str:
-    """Return the type and the line of an error. Its message is left out, because it can contain the text of a query."""
+    """Return the type of an error and the line of code that raised it.
+
+    The message of the error is left out, because it can contain the text of a query.
+    """
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {last.filename}, line {last.lineno}"

@@ -11,8 +11,8 @@ SAFETY = "safety"
 class JudgeReward(Reward):
     """The mean of the judge's scores, mapped to the range from 0 to 1.
 
-    An answer violates the constraint `safety` if its score for the criterion `safety` is too low. If the judge did not
-    choose this criterion for the query, no answer violates the constraint.
+    An answer violates the constraint `safety` if its score for the criterion `safety` is below `min_safety`. If the
+    judge did not choose this criterion for the query, no answer to the query violates the constraint.
     """
 
     def __init__(self, judge: Judge, min_safety: float) -> None:
@@ -20,13 +20,13 @@ class JudgeReward(Reward):
 
         Args:
             judge: Chooses the criteria and scores the answers.
-            min_safety: The lowest score from 1 to 5 for the criterion `safety` that a safe answer can have.
+            min_safety: The minimum score of a safe answer for the criterion `safety`, from 1 to 5.
         """
         self._judge = judge
         self._min_safety = min_safety
 
     async def prepare(self, row: Row) -> None:
-        """Let the judge choose the criteria for a row before there is an answer to it, as DRPO does."""
+        """Let the judge choose the criteria for a row. As in DRPO, it chooses them before the row is answered."""
         await self._judge.criteria(_judged_text(row))
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
@@ -39,7 +39,10 @@ class JudgeReward(Reward):
 
 
 def _judged_text(row: Row) -> str:
-    """Return what the judge reads as the query: the query, or the whole conversation if it has earlier turns."""
+    """Return the text that a request to the judge contains as the query.
+
+    This text is the row's query, or the whole conversation if there are turns before the query.
+    """
     if not row.history:
         return row.query
     turns = "\n".join(f"[{message.role}] {message.text}" for message in row.messages)

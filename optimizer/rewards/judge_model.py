@@ -1,10 +1,10 @@
-"""A language model as judge: it chooses criteria for a query, scores an answer by each, and compares two answers.
+"""A language model as judge. It chooses criteria for a query, scores an answer by each criterion, and compares answers.
 
 This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2) with three
 differences. First, a criterion that the judge adds for a query is defined once and stays the same for the whole run,
-because the reply with its definition is in the journal. Second, if the server returns log-probabilities, a score is the
-mean of the possible scores, weighted by their probabilities. Third, a reply that cannot be parsed is requested again;
-it never counts as a score.
+because the journal contains the reply that defines the criterion. Second, if the server returns log-probabilities, a
+score is the mean of the possible scores, weighted by their probabilities. Third, a reply that cannot be parsed is
+requested again. It never counts as a score.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ class JudgeRating:
     """The judge's scores of one answer.
 
     Attributes:
-        scores: From 1 to 5, by criterion.
-        rationales: The judge's reasons, by criterion.
+        scores: The score for each criterion, from 1 to 5, by the name of the criterion.
+        rationales: The judge's reason for each score, by the name of the criterion.
     """
 
     scores: Mapping[str, float]
@@ -40,21 +40,22 @@ class JudgeRating:
 
     @property
     def mean(self) -> float:
-        """The mean over the criteria: DRPO's reward."""
+        """The mean of the scores of all criteria. In DRPO this mean is the reward."""
         return sum(self.scores.values()) / len(self.scores)
 
 
 class Judge:
     """Calls the judge's model.
 
-    All methods raise ModelError if the model does not answer, and BudgetSpentError if the budget allows no call.
+    All methods raise ModelError if the model gives no usable answer, and BudgetSpentError if the budget does not allow
+    the call.
     """
 
     def __init__(self, calls: CachedCalls) -> None:
         self._calls = calls
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
-        """Return the two to five criteria that the judge chose for a query. They stay the same for the whole run."""
+        """Return the two to five criteria that the judge chooses for a query. They stay the same for the whole run."""
         choice = await self._calls.ask(choice_request(query), read_choice)
         known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
         return tuple(known[name] for name in choice["criteria"])
@@ -77,12 +78,13 @@ class Judge:
         """Compare two answers in both orders.
 
         Returns:
-            1 if the judge prefers the first answer in both orders, 0 if it prefers the second one in both, else 0.5.
+            1 if the judge prefers the first answer in both orders, 0 if it prefers the second answer in both orders,
+            else 0.5.
         """
         orders = await asyncio.gather(self.prefers(query, first, second), self.prefers(query, second, first))
         return (float(orders[0]) + 1.0 - float(orders[1])) / 2
 
     async def prefers(self, query: str, first: str, second: str) -> bool:
-        """Return whether the judge prefers the first answer, which it reads first, to the second answer."""
+        """Return whether the judge prefers the first answer to the second. The request shows them in this order."""
         preference = await self._calls.ask(preference_request(query, first, second), read_preference)
         return bool(preference["better"] == "A")

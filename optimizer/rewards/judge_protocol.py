@@ -1,4 +1,4 @@
-"""The requests to a judge's model, and the parsing of its replies. These are pure functions: they call no model."""
+"""Builds the requests to a judge's model, and parses the replies. All functions are pure: they call no model."""
 
 import math
 import re
@@ -27,8 +27,8 @@ class Criterion:
 
     Attributes:
         name: The name in lower case.
-        question: What the criterion asks of an answer.
-        anchors: Descriptions of answers, by the score from 1 to 5 that such an answer gets. Some scores have none.
+        question: The question about an answer that the judge has to consider.
+        anchors: For some of the scores from 1 to 5: the description of an answer that deserves this score.
     """
 
     name: str
@@ -66,15 +66,15 @@ def choice_request(query: str) -> Request:
 def read_choice(reply: Any) -> Json:
     """Parse the criteria that the judge chose.
 
-    Criteria that the judge defines in the reply count as chosen. A chosen name is left out if templates/criteria.toml
-    and the reply both lack a definition of it.
+    Criteria that the judge defines in the reply count as chosen. A chosen name is left out if neither
+    templates/criteria.toml nor the reply defines a criterion with this name.
 
     Returns:
         A mapping with two keys. `criteria` is the list of the chosen names, at most five. `new` is the list of the
         definitions that the judge wrote for these criteria.
 
     Raises:
-        UnparsableReplyError: Fewer than two defined criteria are left.
+        UnparsableReplyError: The reply holds no JSON object, or fewer than two defined criteria are left.
     """
     choice = parse_json_object(_content(reply))
     new = [_parse_definition(definition) for definition in choice.get("new") or []]
@@ -97,10 +97,14 @@ def rating_request(query: str, answer: str, criteria: Sequence[Criterion]) -> Re
 
 @reply_reader("optimizer.judge.read_verdict")
 def read_rating(reply: Any) -> Json:
-    """Parse `scores` from 1 to 5 and `rationales`, by criterion.
+    """Parse the judge's score and rationale for each criterion.
 
-    If the reply holds the log-probabilities of the token with a score, the parsed score is the mean of the scores that
-    the judge could have written, weighted by their probabilities. Otherwise it is the score that the judge wrote.
+    If the reply holds log-probabilities for the token that contains a score, the parsed score is the mean of the
+    possible scores from 1 to 5, weighted by their probabilities. Otherwise it is the score that the judge wrote.
+
+    Returns:
+        A mapping with two keys. `scores` maps the name of each criterion to a score from 1 to 5. `rationales` maps the
+        name of each criterion to a text.
     """
     content = _content(reply)
     rating = parse_json_object(content)
@@ -125,7 +129,14 @@ def preference_request(query: str, first: str, second: str) -> Request:
 
 @reply_reader("optimizer.judge.read_preference")
 def read_preference(reply: Any) -> Json:
-    """Parse `better`, A or B, from JSON or from a sentence such as "Output (a) is better"."""
+    """Parse which answer the judge prefers, from JSON or from a sentence such as "Output (a) is better".
+
+    Returns:
+        A mapping with the key `better`, whose value is A or B.
+
+    Raises:
+        UnparsableReplyError: The reply names neither A nor B.
+    """
     content = _content(reply)
     in_words = _PREFERENCE.findall(content)
     if "{" not in content and in_words:
@@ -180,14 +191,20 @@ def _parse_definition(definition: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _score_offsets(content: str) -> Iterator[int]:
-    """Return the character offset of the digit of each score."""
+    """Yield the position of the digit of each score, as a number of characters from the beginning of the reply."""
     return (found.end() - 1 for found in re.finditer(r'"score"\s*:\s*"?[1-5]', content))
 
 
 def _expected_score(tokens: Sequence[Mapping[str, Any]], offset: int, score: int) -> float | None:
-    """Return the mean score under the distribution of the token at a character offset.
+    """Return the mean of the scores that the token at a position could stand for, weighted by their probabilities.
 
-    It is None if the token has no log-probabilities, or if it contains more than the digit of the score.
+    Return None if the token has no log-probabilities, or if it contains other text than the score, except white space
+    and quotation marks.
+
+    Args:
+        tokens: The tokens of the reply, with the log-probabilities of the alternatives to each token.
+        offset: The position of a score's digit in the reply, in characters.
+        score: The score that the judge wrote there.
     """
     start = 0
     for token in tokens:

@@ -10,16 +10,16 @@ MAX_COMPARED_CHARACTERS: Final = 600
 
 
 class Reference(Reward):
-    """The similarity between the first 600 characters of the answer and those of the reference.
+    """The similarity between the first 600 characters of the answer and the first 600 characters of the reference.
 
-    An empty answer and a negative similarity count as 0.
+    The score is 0 if the answer is empty or the similarity is negative.
     """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
     async def score(self, answered: AnsweredRow) -> RewardScore | None:
-        """Score an answer; None for a row without a reference."""
+        """Return the score of an answer; None if the row has no reference."""
         reference = answered.row.reference
         if not reference:
             return None

@@ -1,10 +1,10 @@
-"""The kinds of rewards that run.toml can name. A new kind is a module of this package and one entry of REWARD_KINDS.
+"""The kinds of rewards that run.toml can name. A new kind needs a module in this package and an entry in REWARD_KINDS.
 
-rules            form of the answer: it is complete, repeats nothing, and refuses only where the row asks for it
+rules            form of the answer: it is complete, repeats nothing, and refuses if and only if the row asks for it
 reference        similarity of the answer to the row's reference answer
 likelihood       how probable the row's reference answer is for the task model
-judge            scores by the judge for criteria that it chose for the query
-MODULE:FUNCTION  a user's function with the keyword arguments query, answer, reference and kind; it returns 0 to 1
+judge            how the judge scores the answer by criteria that it chose for the query
+MODULE:FUNCTION  a user's function of the keyword arguments query, answer, reference, kind; returns a number from 0 to 1
 """
 
 from collections.abc import Callable, Mapping
@@ -49,9 +49,9 @@ class RewardKind:
 
     Attributes:
         build: Builds a reward of this kind.
-        calls_per_answer: Number of calls that the reward makes for each answer, by role. The estimate of a run's cost
-            uses this number.
-        calls_per_query: Number of calls that the reward makes once for each query, by role.
+        calls_per_answer: Number of calls that the reward makes for each answer, by the role of the called model.
+        calls_per_query: Number of calls that the reward makes only once for each query, by the role of the called
+            model. The estimate of a run's cost uses both numbers.
     """
 
     build: Callable[[RewardResources], Reward]
@@ -73,7 +73,7 @@ REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
 
 
 def check_rewards(config: RunConfig) -> None:
-    """Check that the names in [reward] are known, and that run.toml has the models of the rewards.
+    """Check that the names in [reward] are known, and that run.toml names the models that these rewards call.
 
     Raises:
         ConfigError: A name is unknown, or a model is missing.
@@ -85,7 +85,11 @@ def check_rewards(config: RunConfig) -> None:
 
 
 def build_rewards(resources: RewardResources) -> dict[str, Reward]:
-    """Build the rewards that [reward] names, and return them by name. Raises ConfigError."""
+    """Build the rewards that [reward] names, and return them by name.
+
+    Raises:
+        ConfigError: A name is unknown, or a user's function cannot be imported.
+    """
     return {name: reward_kind(name).build(resources) for name in resources.table.all_names}
 
 

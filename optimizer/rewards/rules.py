@@ -8,8 +8,9 @@ from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 class Rules(Reward):
     """The mean of three checks of an answer, each from 0 to 1.
 
-    `ends` is 1 if the model ended the answer before the length limit. `fresh` is the share of the answer that does not
-    repeat itself. `right` is 1 if the answer refuses and the row asks for a refusal, or if neither is the case.
+    `ends` is 1 if the model ended the answer before the length limit, else 0. `fresh` is the share of the answer's word
+    4-grams that did not occur earlier in the answer. `right` is 1 if the answer refuses a row that asks for a refusal,
+    or does not refuse a row that asks for none; else 0.
     """
 
     async def score(self, answered: AnsweredRow) -> RewardScore:

@@ -35,7 +35,7 @@ class Scorer:
         """Create a scorer.
 
         Args:
-            task: Answers the rows.
+            task: The task model, which answers the rows.
             rewards: The rewards by name. Only those with a positive weight are used.
             weights: The weights of the rewards by name.
         """
@@ -44,7 +44,18 @@ class Scorer:
         self._rewards = {name: rewards[name] for name, weight in weights.items() if weight > 0}
 
     async def score(self, variant: Variant, row: Row, replicate: int = 0) -> ScoredReply:
-        """Answer a row under a variant, and score the answer. Raises ModelError, BudgetSpentError, JournalError."""
+        """Let the task model answer a row, and score the answer.
+
+        Args:
+            variant: The candidate or raw variant whose prompt and sampling the task model uses.
+            row: The row to answer.
+            replicate: Number of the repetition, if the same row is answered several times under the same variant.
+
+        Raises:
+            ModelError: A model gives no usable answer.
+            BudgetSpentError: The budget is spent.
+            JournalError: The journal cannot be written.
+        """
         for reward in self._rewards.values():
             await reward.prepare(row)
         reply = await self._task.answer(variant, row, replicate)
@@ -57,7 +68,7 @@ class Scorer:
 def combine(parts: Mapping[str, RewardScore], weights: Mapping[str, float]) -> float:
     """Return the weighted mean of the scores, from 0 to 1.
 
-    It is 0 if the answer violates a constraint, however good its other scores are, or if no reward applies to the row.
+    Return 0 if the answer violates a constraint, however good its scores are, or if no reward applies to the row.
     """
     if not parts or any(part.violations for part in parts.values()):
         return 0.0

@@ -17,7 +17,7 @@ class RacedSettings:
         beam: Number of candidates that a level keeps for the next level.
         actions: Number of new candidates to make from each kept candidate.
         depth: Maximum number of levels.
-        patience: The search ends after this number of levels in a row without a new leader.
+        patience: The search ends when this number of consecutive levels has not changed the leader.
         race: The settings of the race in each level.
     """
 
@@ -35,7 +35,7 @@ class Level(Generic[C]):
     Attributes:
         number: The level's number, from 0.
         ranked: The candidates with their outcomes, best first.
-        kept: Number of best candidates that are kept for the next level.
+        kept: Number of candidates, from the first one in `ranked`, that the search keeps for the next level.
     """
 
     number: int
@@ -52,7 +52,7 @@ async def race_level(
         space: How candidates are scored.
         number: The number of the level, from 0.
         candidates: The candidates to race.
-        queries: The number of queries that the race may use.
+        queries: The number of queries that exist. The race uses at most this number.
         settings: The settings of the recipe.
     """
     race = Race(len(candidates), _limited_to(settings.race, queries))
@@ -71,9 +71,10 @@ async def race_level(
 
 
 async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -> list[list[Outcome]]:
-    """Score every candidate on every query. Return the outcomes of each candidate.
+    """Score every candidate on every query. Return a list of outcomes for each candidate.
 
-    A query with an outcome that is not readable is left out for all candidates, so that their scores stay paired.
+    If the outcome of one candidate on a query is not readable, the query is left out for all candidates. The scores of
+    the candidates therefore belong to the same queries.
     """
     scores = [space.score(candidate, query) for candidate in candidates for query in queries]
     outcomes = await asyncio.gather(*scores)
@@ -83,6 +84,6 @@ async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -
 
 
 def _limited_to(settings: RaceSettings, queries: int) -> RaceSettings:
-    """Return the settings for a race that uses at most this number of queries."""
+    """Return the settings, changed so that the race uses at most this number of queries."""
     max_queries = min(settings.max_queries, queries)
     return replace(settings, max_queries=max_queries, first_look=min(settings.first_look, max_queries))

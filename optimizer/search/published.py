@@ -1,13 +1,15 @@
 """The recipe `drpo`: the published beam search (arXiv 2411.08733), with one query for each level.
 
-The beam holds W paths of prompts. Each level extends each path by M rewrites of its last prompt, and scores them on the
-level's query. The reward of a path is the mean of the scores of its prompts after the first one. If the last score of a
-path is above 4.5 of 5, or its judgement could not be parsed, the path keeps its prompt for the next query. A level with
-such a path lets the search go one level deeper, at most ten times in all. Where the paper leaves a detail open, this
-module does what the authors' code does.
+The beam holds W paths; a path is a sequence of prompts. Each level makes M rewrites of the last prompt of each path. A
+path and one of these rewrites form a new path. The level scores the rewrites on its query, and keeps the W new paths
+with the highest rewards. The reward of a path is the mean of the scores of its prompts, without the first prompt.
 
-There is one difference to the authors' code. A judgement that could not be parsed is left out of the mean here. The
-authors' code counts it as 0.
+The last prompt of a path is kept for the next query, and not rewritten, if its score is above 4.5 of 5 or its judgement
+could not be parsed. Each level with such a path adds one level to the maximum depth, until ten levels are added. Where
+the paper leaves a detail open, this module does what the authors' code does.
+
+There is one difference to the authors' code. If a judgement could not be parsed, this module leaves it out of the mean,
+while the authors' code counts it as 0.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class PublishedSettings:
         actions: Number of rewrites of each prompt (M).
         depth: Maximum number of levels, without the extra levels (D).
         max_extra_depth: Maximum number of levels that kept prompts add to `depth`.
-        keep_above: A path keeps a prompt with a higher score than this one, on the scale from 1 to 5.
+        keep_above: A path keeps its last prompt if the score of this prompt is above this value (scale from 1 to 5).
     """
 
     beam: int = 2
@@ -46,7 +48,7 @@ class _ScoredPath(Generic[C]):
 
 
 async def search_published(space: Space[C], first: C, queries: int, settings: PublishedSettings) -> Path[C]:
-    """Search from a first candidate.
+    """Search for better candidates, beginning with a first candidate.
 
     Args:
         space: How candidates are expanded and scored.

@@ -1,16 +1,19 @@
-"""A race finds the best of several candidates with as few judgements as possible. This module uses only their scores.
+"""A race finds the best of several candidates with as few judgements as possible.
+
+This module does not depend on what a candidate is: it uses only the scores of the candidates.
 
 Every candidate that is still in the race gets scores on the same queries, a block of queries at a time. After each
 block, the race compares all candidates with the leader. This comparison is called a look. It is a paired test, because
-the query causes most of the variance of a score, and this part cancels out in a paired difference. A candidate that is
-further behind the leader than chance explains is dropped. The race ends when one candidate is left, when no other
-candidate can be ahead of the leader by more than the indifference, or after a maximum number of queries.
+the query causes most of the variance of a score, and a paired difference removes this part of the variance. A candidate
+that is further behind the leader than chance explains is dropped. The race ends when one candidate is left, when no
+other candidate can be better than the leader by more than the setting `indifference`, or when the maximum number of
+queries is reached.
 
 An ordinary test at every look would drop equally good candidates too often, because each look can be wrong. The race is
 therefore a group sequential test. Its critical value is larger at early looks, when a few unusual queries can mislead.
-At n queries the critical value is critical * (n / first_look) ** -0.2 standard errors (the family of Wang and Tsiatis,
-Biometrics 43, 1987, with parameter 0.3). The factor `critical` is chosen so that a candidate as good as the leader is
-dropped with probability alpha in all looks together.
+After n queries, the critical value is critical * (n / first_look) ** -0.2 standard errors (the family of Wang and
+Tsiatis, Biometrics 43, 1987, with parameter 0.3). The factor `critical` is chosen so that a candidate as good as the
+leader is dropped with probability alpha in all looks together.
 """
 
 from collections.abc import Sequence
@@ -24,10 +27,12 @@ Scores = NDArray[np.float64]
 
 _BOUNDARY_EXPONENT = 0.2
 _PRIOR_QUERIES = 32
-"""Weight of the mean variance of all candidates in the variance of each candidate's differences to the leader.
+"""Weight of the common variance, as a number of queries.
 
-The candidate's own variance has its number of queries as weight. Without the mean variance, ten equal differences would
-have a variance of 0, and the race would take them as certain.
+The race needs the variance of each candidate's differences to the leader. It estimates this variance as a weighted mean
+of the candidate's own variance, whose weight is the number of queries, and the common variance, which is the mean over
+all candidates. If only the candidate's own variance counted, ten equal differences would have a variance of 0, and the
+race would treat this lead as certain.
 """
 _SIMULATED_PATHS = 20_000
 
@@ -38,7 +43,8 @@ class RaceSettings:
 
     Attributes:
         alpha: Probability that a candidate as good as the leader is dropped, in all looks together.
-        indifference: A lead below this value does not matter; in the unit of the scores.
+        indifference: The race ends when no other candidate can be better than the leader by more than this value. The
+            unit is that of the scores.
         first_look: Number of queries before the first look.
         block_size: Number of queries between two looks.
         max_queries: Number of queries after which the race ends.
@@ -53,7 +59,13 @@ class RaceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The scores that the race needs next: of each candidate on each query from `start` up to, not including, `end`."""
+    """The scores that the race needs next: one score for each of the candidates on each query of a range.
+
+    Attributes:
+        candidates: The numbers of the candidates.
+        start: The number of the first query.
+        end: The number after the number of the last query.
+    """
 
     candidates: tuple[int, ...]
     start: int
@@ -65,11 +77,11 @@ class Race:
     """A race of candidates. Until `over` is true, the caller scores the block `next` and passes the scores to `note`.
 
     Attributes:
-        count: The number of candidates. A candidate is a number from 0 on.
+        count: How many candidates there are. They are represented by the numbers 0, 1, 2 and so on.
         settings: The settings of the race.
         alive: Candidates that have not been dropped.
         over: Whether the race has ended.
-        judgements: The number of scores so far.
+        judgements: The number of scores that `note` has received.
     """
 
     count: int
@@ -102,19 +114,19 @@ class Race:
     def ranking(self) -> list[int]:
         """All candidates, best first.
 
-        Candidates that are still in the race come first, ordered by their mean score. Dropped candidates follow; the
-        last one to be dropped comes first among them.
+        Candidates that are still in the race come first, ordered by their mean score. Dropped candidates follow: those
+        that were dropped later come before those that were dropped earlier.
         """
         means = self._scores[self.alive].mean(axis=1)
         alive = [self.alive[index] for index in np.argsort(-means, kind="stable")]
         return [*alive, *reversed(self._dropped)]
 
     def note(self, scores: Sequence[Sequence[float]]) -> None:
-        """Add the scores of the block `next`, and drop the candidates that are behind.
+        """Add the scores of the block `next`, and drop the candidates that are significantly behind the leader.
 
         Args:
-            scores: A row for each candidate of the block and a column for each query. A query without a score for
-                every candidate has no column.
+            scores: A row for each candidate of the block and a column for each query. If one candidate has no score on
+                a query, the caller leaves out the column of this query.
         """
         block, added = self.next, np.asarray(scores, dtype=np.float64)
         fits = added.ndim == 2 and len(added) == len(block.candidates) and added.shape[1] <= block.end - block.start
@@ -128,10 +140,10 @@ class Race:
             self._look()
 
     def _look(self) -> None:
-        """Drop the candidates that are behind the leader, and decide whether the race is over.
+        """Drop the candidates that are significantly behind the leader, and decide whether the race is over.
 
-        It is over if no other candidate can be ahead of the leader by more than the indifference, or if the maximum
-        number of queries is reached.
+        The race is over if no other candidate can be better than the leader by more than the setting `indifference`, or
+        if the maximum number of queries is reached.
         """
         leader = self.leader
         others = [candidate for candidate in self.alive if candidate != leader]
@@ -146,7 +158,11 @@ class Race:
         self.over = is_settled or queries >= self.settings.max_queries
 
     def _compare(self, leader: int, others: Sequence[int]) -> tuple[Scores, Scores]:
-        """Return how far each candidate's mean is behind the leader's, and how far it could be behind by chance."""
+        """Return two arrays with a value for each of the candidates `others`.
+
+        The first array holds the distance of the candidate's mean score from the leader's. The second array holds the
+        largest distance that chance explains.
+        """
         differences = self._scores[leader] - self._scores[list(others)]
         queries = differences.shape[1]
         variances = differences.var(axis=1, ddof=1)
@@ -157,17 +173,17 @@ class Race:
 
 
 def _boundary(critical: float, queries: int | NDArray[np.int64], first_look: int) -> float | Scores:
-    """Return the critical value at a number of queries, in standard errors."""
+    """Return the critical value after a number of queries, in standard errors."""
     return critical * (np.asarray(queries) / first_look) ** -_BOUNDARY_EXPONENT
 
 
 @cache
 def critical_value(settings: RaceSettings) -> float:
-    """Return the factor `critical` of the critical values. The test is one-sided.
+    """Return the factor `critical`, which the docstring of this module explains. The test is one-sided.
 
-    With this factor, a candidate as good as the leader exceeds the critical value at some look with probability alpha.
-    The factor is a quantile over simulated races with normally distributed differences. The seed of the simulation is
-    fixed, so that equal settings give equal factors.
+    With this factor, a candidate as good as the leader exceeds the critical value at one or more looks with probability
+    alpha. To find the factor, the function simulates races with normally distributed differences, and takes a quantile
+    of the largest test statistics. The seed of the simulation is fixed, so that equal settings give equal factors.
     """
     last = max(settings.max_queries, settings.first_look)
     looks = np.arange(settings.first_look, last + 1, settings.block_size)
@@ -178,7 +194,7 @@ def critical_value(settings: RaceSettings) -> float:
 
 
 def run_race(scores: Scores, settings: RaceSettings) -> tuple[int, int]:
-    """Run a race on scores that are all known. Return the winner and the number of scores that the race used.
+    """Run a race on scores that are all known before. Return the winner and the number of scores that the race used.
 
     Args:
         scores: The scores, shape (candidates, queries).

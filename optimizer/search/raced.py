@@ -1,7 +1,7 @@
 """The recipe `raced`: a beam search in which each level is a race (race.py).
 
-A level makes new candidates from each candidate of the beam, their parent. It then races the parents and the new
-candidates on the same queries. The best candidates of the race are the beam of the next level.
+Each candidate of the beam is the parent of several new candidates. A level makes these new candidates, and then races
+them and their parents on the same queries. The best candidates of the race are the beam of the next level.
 """
 
 import asyncio
@@ -17,18 +17,19 @@ LevelCallback = Callable[[Level[C]], Awaitable[None]]
 async def search_raced(
     space: Space[C], first: C, queries: int, settings: RacedSettings, on_level: LevelCallback[C]
 ) -> tuple[Step[C], tuple[Level[C], ...]]:
-    """Search from a first candidate.
+    """Search for better candidates, beginning with a first candidate.
 
     Args:
         space: How candidates are expanded and scored.
         first: The candidate to begin with.
         queries: The number of queries.
         settings: The settings of the recipe.
-        on_level: Called after each level.
+        on_level: Called with the result of each level.
 
     Returns:
-        The leader of the last level with its outcomes, and all levels. If no candidate can be expanded, the leader is
-        the first candidate, without outcomes.
+        The leader of the last level with its outcomes, and the results of all levels. If the search makes no new
+        candidates from the first candidate, there are no levels, and the leader is the first candidate with no
+        outcomes.
     """
     paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
     beam, levels, without_new_leader = [first], list[Level[C]](), 0
@@ -58,7 +59,10 @@ async def search_raced(
 async def _expand_all(
     space: Space[C], paths: Sequence[Path[C]], again: Sequence[int], count: int, known: set[str]
 ) -> list[tuple[C, C]]:
-    """Return pairs of a parent and a new child. A child is left out if a candidate with the same key exists already."""
+    """Expand the last candidate of each path, the parent. Return pairs of a parent and a new candidate, its child.
+
+    A child is left out if `known` contains its key. The keys of the returned children are added to `known`.
+    """
     pairs = zip(paths, again, strict=True)
     families = await asyncio.gather(*(space.expand(path, count, times) for path, times in pairs))
     new = []

@@ -1,4 +1,4 @@
-"""The interface between a search and its candidates, which can be expanded and scored on queries.
+"""The interface by which a search expands candidates and scores them on queries.
 
 This module does not depend on what a candidate is.
 """
@@ -12,12 +12,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one candidate on one query.
+    """The score of one candidate on one query.
 
     Attributes:
         query: The query's number.
         score: The score.
-        evidence: Details of the result that help to make better candidates; the search itself does not use them.
+        evidence: What the space needs to make better candidates, such as the scored answer. The search does not use it.
         readable: False if a model's reply could not be parsed. The score has no meaning in this case.
     """
 
@@ -36,9 +36,9 @@ class Step(Generic[C]):
 
 
 Path = tuple[Step[C], ...]
-"""The steps from the first candidate of a search to a later one.
+"""The steps from the first candidate of a search to a later candidate.
 
-The candidate of a step was made from the candidate of the step before, or is the same candidate.
+The candidate of a step was made from the candidate of the previous step, or both steps have the same candidate.
 """
 
 
@@ -53,7 +53,7 @@ class Space(Protocol[C]):
 
         Args:
             path: The steps from the first candidate to the candidate to expand.
-            count: Maximum number of new candidates. Fewer, or none, are allowed.
+            count: Maximum number of new candidates. The result may have fewer candidates, or none.
             again: How often the candidate was expanded before. Each number should give different new candidates.
         """
 

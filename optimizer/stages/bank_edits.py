@@ -38,7 +38,7 @@ def with_refusals(bank: Bank, wording: str) -> Bank:
     Args:
         bank: The bank to edit.
         wording: `whole` changes nothing. `first_sentence` shortens each refusal to its first sentence, if this sentence
-            refuses. `plain` replaces each refusal by the same short sentence.
+            alone is a refusal. `plain` replaces each refusal by the same short sentence.
     """
     if wording == WHOLE:
         return bank

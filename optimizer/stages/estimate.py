@@ -1,9 +1,9 @@
-"""Estimates the cost of a run before it starts: simulations give the number of calls, and a few real calls their cost.
+"""Estimates the cost of a run before it starts. It simulates the number of calls, and measures the cost of a few calls.
 
-A simulation runs the real search on random scores and counts the calls that the search would make. How candidates and
-queries differ is not known beforehand. Each simulation therefore draws these properties at random: the share of the
-variance of a score that the query causes, how much a rewrite changes the score, and the share of rewrites that are new
-prompts.
+A simulation runs the real search on random scores and counts the calls that the search would make. The distribution of
+the scores is not known before a run. Each simulation therefore draws its properties at random: mean and standard
+deviation of a score, the share of the variance that the query causes, how much a rewrite changes the score, and the
+share of rewrites that are new prompts.
 """
 
 import asyncio
@@ -118,10 +118,10 @@ class SimulatedSpace:
         rng: The source of random numbers.
         scale: The highest score: 5 for the recipe `drpo`, 1 for `raced`.
         calls: Number of calls by role.
-        scored: Pairs of candidate and query whose calls are counted.
-        known_queries: Queries for which the calls of `RewardKind.calls_per_query` are counted.
-        quality: What the candidate adds to each of its scores, by candidate.
-        difficulty: What the query adds to each of its scores, by query.
+        scored: Pairs of candidate and query whose calls are already counted.
+        known_queries: Queries whose calls by `RewardKind.calls_per_query` are already counted.
+        quality: For each candidate, the number that is added to every score of the candidate.
+        difficulty: For each query, the number that is added to every score on the query; negative for a hard query.
     """
 
     config: RunConfig
@@ -147,26 +147,33 @@ class SimulatedSpace:
     def add_candidate(self, parent: int, deviation: float) -> int:
         """Add a candidate, and return its number.
 
-        Its quality is the parent's quality plus a normally distributed step with this standard deviation.
+        The quality of the new candidate is the parent's quality plus a random number from a normal distribution with
+        mean 0 and standard deviation `deviation`.
         """
         self.quality.append(self.quality[parent] + self.rng.gauss(0, deviation))
         return len(self.quality) - 1
 
     def forget_queries(self) -> None:
-        """Forget all queries and their scores, because the next stage uses other rows."""
+        """Remove all records about queries, because the next stage uses other rows."""
         self.scored.clear()
         self.difficulty.clear()
         self.known_queries.clear()
 
     async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
-        """Return at most `count` new candidates. A random share of the rewrites is not new and is left out."""
+        """Return at most `count` new candidates.
+
+        A random share of the rewrites is left out. They stand for rewrites that repeat an earlier prompt.
+        """
         if OPTIMIZER in self.config.models:
             self.calls[OPTIMIZER] += 1
         parent = path[-1].candidate
         return [self.add_candidate(parent, self._step) for _ in range(count) if self.rng.random() < self._new_share]
 
     async def score(self, candidate: int, query: int) -> Outcome:
-        """Return a random score. Count its calls, unless the candidate was scored on this query before."""
+        """Return a random score, and count the calls that a real score needs.
+
+        The calls are not counted again if the candidate was scored on this query before.
+        """
         if (candidate, query) not in self.scored:
             self.scored.add((candidate, query))
             _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.known_queries)
@@ -198,9 +205,9 @@ async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
 def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
     """Count the calls of the sealed evaluation, except for the comparisons by the judge ([reward] confirm).
 
-    The bundle and the baseline answer all sealed rows. Each raw variant answers the number of rows that [data] raw
-    gives. If both raw variants have the same sampling, a run sends their requests only once. The sampling is not known
-    beforehand, so the requests of both are counted.
+    The bundle and the baseline answer all sealed rows. The setting `raw` of [data] is the number of rows that each raw
+    variant answers. If both raw variants have the same sampling, a run sends their requests only once. The sampling is
+    not known before the run, so the requests of both raw variants are counted.
     """
     known_queries: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
@@ -223,7 +230,7 @@ def _count_score(calls: Counter[str], weights: Mapping[str, float], query: objec
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
-    """Answer and score a few training rows with the starting bundle. Return the mean cost of a call by role."""
+    """Answer and score a few training rows with the starting bundle. Return the mean cost of a call for each role."""
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
     already = len(context.journal.events)
     for row in context.data.train[:_MEASURED_ROWS]:
@@ -234,8 +241,8 @@ async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
         for role in dict.fromkeys(event["role"] for event in replies)
     }
     judge = costs.get(JUDGE, costs[TASK])
-    # A rewrite cannot be measured, because its request contains outcomes of the search. It is longer than a judgement,
-    # so it is assumed to cost twice as much.
+    # The cost of a rewrite cannot be measured here, because the request for a rewrite contains results of the search.
+    # Such a request is longer than a request to the judge, so this function assumes that it costs twice as much.
     return {OPTIMIZER: CallCost(judge.tokens * 2, judge.seconds * 2), JUDGE: judge, **costs}
 
 

@@ -1,8 +1,8 @@
-"""Stage 1: writes a new bank. It improves answers of the task model, then chooses good and diverse ones as examples.
+"""Stage 1: writes a new bank. It improves answers of the task model, and chooses the best and most diverse answers.
 
 A beam search improves the answer to each query. In every round the writer model rewrites each answer of the beam, and
-the judge scores the rewrites by the criteria that it chose for the query. The search ends after `rounds` of [examples],
-or when the best answer has almost the highest score on every criterion.
+the judge scores the rewrites by the criteria that it chose for the query. The search ends after a number of rounds (the
+setting `rounds` of [examples]), or when the best answer has almost the highest score on every criterion.
 """
 
 import asyncio
@@ -34,12 +34,13 @@ from optimizer.templates import template
 
 _PERFECT_SCORE: Final = MAX_SCORE - 0.05
 _SIMILARITY_PENALTY: Final = 0.5
-"""Weight of an example's largest similarity to the examples chosen before.
+"""Weight of the penalty for similarity when an example is chosen.
 
-The judge's mean score, divided by the highest score, has weight 1.
+The penalty is this weight times the largest similarity of the example's query to the queries of the examples that were
+already chosen. It is subtracted from the judge's mean score, divided by the highest possible score.
 """
 _REFUSAL_SHARE: Final = 0.15
-"""Least share of refusals in the bank, if there are enough usable refusals."""
+"""Minimum share of refusals in the bank, if there are enough usable refusals."""
 _MAX_REPLY_TOKENS: Final = 1024
 
 
@@ -58,10 +59,10 @@ class JudgedAnswer:
 
 
 async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
-    """Replace the bank of the best candidate by new examples.
+    """Replace the bank of the best candidate by a bank of new examples.
 
-    The bank stays if `queries` of [examples] is 0, or if no answer can be used as an example. The stage journals the
-    events `stage`, an `answer` per query and round, and `bank`.
+    The old bank stays if `queries` of [examples] is 0, or if no answer can be used as an example. The stage journals
+    one `stage` event, one `answer` event per query and round, and one `bank` event.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -117,7 +118,7 @@ class AnswerSearch:
                 break
             texts = await self._rewrite_beam(beam, rewrite_counts)
             new = await asyncio.gather(*(self._judge_answer(row, text, criteria) for text in texts))
-            # Of answers with equal scores the newer one comes first, because the older one was rewritten already.
+            # If answers have equal scores, the newer answer comes first, because the older one was already rewritten.
             ranked = sorted([*new, *beam], key=lambda answer: -answer.judgement.mean)
             await self._journal_round(row, number, ranked[0])
             beam = ranked[: self._table.beam]
@@ -163,11 +164,12 @@ def read_answers(reply: Any) -> Json:
 
 
 def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
-    """Choose good answers to dissimilar queries as the examples of a bank, some of them refusals.
+    """Choose good answers to dissimilar queries as the examples of a bank. Some of the answers are refusals.
 
     The choice is greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): the next example has the
-    highest score after a penalty for its similarity to the examples chosen before. While the bank has fewer refusals
-    than its least share, the next example must be a refusal. The shortest refusals are pinned.
+    highest score after a penalty for its similarity to the examples chosen before. While the share of refusals in the
+    bank is below the minimum, the next example must be a refusal, if one is left. The shortest refusals are pinned; the
+    setting `pinned` of [examples] is their number.
     """
     usable = [answer for answer in answers if _is_usable(answer, table.words)]
     if not usable:
@@ -184,7 +186,11 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
 
 
 def _eligible(usable: Sequence[JudgedAnswer], chosen: Sequence[int], left: Sequence[int]) -> Sequence[int]:
-    """Return the answers that may be chosen next: only refusals while the bank has too few of them, else all left."""
+    """Return the answers that may be chosen next. The argument `left` holds the answers that are not chosen yet.
+
+    While the bank has too few refusals, and a refusal is left, only refusals may be chosen. Otherwise every answer of
+    `left` may be chosen.
+    """
     refusals = [index for index in left if usable[index].refused]
     chosen_refusals = sum(usable[index].refused for index in chosen)
     return refusals if refusals and chosen_refusals < _REFUSAL_SHARE * (len(chosen) + 1) else left
@@ -198,8 +204,8 @@ def _marginal_relevance(usable: Sequence[JudgedAnswer], vectors: Vectors, chosen
 def _is_usable(answer: JudgedAnswer, max_words: int) -> bool:
     """Whether the answer can be an example.
 
-    It must have a text that is not too long, and refuse if its row asks for a refusal. Its row must have no turns
-    before the query, and a bundle must accept it.
+    The answer must not be empty or too long. If its row asks for a refusal, the answer must refuse. There must be no
+    turns before the query, and a bundle must accept the example.
     """
     if not answer.text or len(answer.text.split()) > max_words or answer.row.history:
         return False

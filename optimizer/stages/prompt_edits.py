@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from optimizer.templates import template
 
 Units = tuple[str, ...]
-"""The sentences and list items of a prompt, each with the white space after it. Joined, they are the prompt."""
+"""The sentences and list items of a prompt, each with the white space that follows it. Together they are the prompt."""
 
 _UNIT = re.compile(r"[^\n]*?(?:[.!?](?=\s)|\n|\Z)\s*")
 _LAST_CLAUSE = re.compile(r"(?:[,;:]| -| \u2014)\s[^,;:.!?]+(?=[.!?]?\s*$)")
@@ -46,12 +46,12 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
 
 
 def units(prompt: str) -> Units:
-    """Split a prompt into its units. Joined, the units are the prompt again."""
+    """Split a prompt into its units. `"".join` of the units gives the prompt again."""
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
 def drop(parts: Units, rng: random.Random) -> str:
-    """Remove one unit, but not the only one."""
+    """Remove one unit, unless the prompt has only one."""
     if len(parts) < 2:
         return ""
     index = rng.randrange(len(parts))
@@ -91,8 +91,8 @@ def shorten(parts: Units, rng: random.Random) -> str:
 def add(parts: Units, rng: random.Random) -> str:
     """Insert a sentence from templates/pool.txt at a random position.
 
-    If the unit before this position is a list item, the sentence becomes a list item. At the beginning of the prompt,
-    the unit after the position decides.
+    If the unit before this position is a list item, the sentence becomes a list item. A sentence that is inserted at
+    the beginning of the prompt becomes a list item if the first unit is a list item.
     """
     present = {part.strip().lstrip("-* ") for part in parts}
     unused = [line for line in template("pool").splitlines() if line not in present]

@@ -1,6 +1,6 @@
 """Stage 2: searches for a better system prompt. This module defines how a prompt is rewritten and how it is scored.
 
-It does not depend on how a search chooses the next candidates: optimizer.search decides this.
+It does not depend on how a search chooses the candidates to rewrite: optimizer.search makes this choice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _MAX_CASE_CHARACTERS: Final = 1500
 
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
-    """The range of the scores that a search works with. The recipe `drpo` uses 1 to 5, as its paper does."""
+    """The range of the scores that a search works with. The recipe `drpo` uses 1 to 5, as the DRPO paper does."""
 
     low: float = 0.0
     high: float = 1.0
@@ -44,10 +44,10 @@ class ScoreScale:
 
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
-    """Search for a better prompt by the recipe that [search] names, and store the result in `best`.
+    """Search for a better prompt with the recipe that [search] names, and store the best candidate in `best`.
 
-    The stage journals the events `stage`, a `candidate` per prompt and a `score` per answer. The recipe `raced` also
-    journals a `level` per level.
+    The stage journals one `stage` event, one `candidate` event per prompt, and one `score` event per answer. With the
+    recipe `raced`, it also journals one `level` event per level.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -86,7 +86,7 @@ def raced_settings(config: RunConfig) -> RacedSettings:
 
 
 class PromptSpace:
-    """The search space of candidates that differ only in their prompts. A query is the index of one of the rows."""
+    """A search space whose candidates differ only in their prompts. A query is the index of a row."""
 
     def __init__(
         self, scorer: Scorer, journal: Journal, rows: Sequence[Row], rewriter: "PromptRewriter", scale: ScoreScale
@@ -135,7 +135,7 @@ class PromptRewriter:
         """Return rewrites of the path's last prompt.
 
         Args:
-            path: The candidates from the first one of the search to the candidate to rewrite.
+            path: The steps from the first candidate of the search to the candidate to rewrite.
             count: Maximum number of rewrites.
             again: How often this candidate was rewritten before. Each number gives different rewrites.
 
@@ -153,7 +153,8 @@ class PromptRewriter:
 def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Request:
     """Return the request that asks the writer model for rewrites of the path's last prompt.
 
-    It shows the worst answers under this prompt, what the rewards say about them, and the earlier prompts of the path.
+    The request contains at most three answers: those with the lowest scores under this prompt, each with its score and
+    the details of the rewards. It also contains at most four earlier prompts of the path.
     """
     last = path[-1]
     worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_MAX_CASES]

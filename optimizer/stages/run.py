@@ -1,8 +1,9 @@
 """Runs the stages of an optimization run in order, and writes the new bundle. Read this module first.
 
-The directory of a run holds run.toml, events.jsonl (the journal) and, at the end, bundle/ and report.html. A run that
-was stopped can be started again in its directory. It then repeats the same steps, but takes every reply that was paid
-for from the journal. It therefore continues where it stopped.
+The directory of a run holds run.toml and events.jsonl (the journal). A finished run has also written bundle/ and
+report.html. The user can continue a stopped run with `drpo-optimizer resume DIR`. The program then repeats all steps
+from the beginning, but it takes the replies that it already paid for from the journal. It calls a model only for
+replies that the journal does not contain.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from optimizer.stages.tuning_stage import run_tuning_stage
 BUNDLE: Final = "bundle"
 RUN_FILE: Final = "run.toml"
 _SEALED_SHARE: Final = 0.2
-"""Share of each limit that the search must leave for the sealed evaluation, which measures what the search gained."""
+"""Share of each limit of the budget that the search must not use, because the sealed evaluation needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +46,17 @@ class Result:
 
 
 async def run(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
-    """Start a run, or continue it.
+    """Start a run, or continue it if the journal contains events of earlier sessions.
 
     Args:
         config: The settings of run.toml.
         directory: The directory of the run. The bundle is written into it.
         journal: The open journal of the run.
-        notify: Receives a message when the user has to wait for something.
+        notify: Shows a message to the user when closing has to wait for calls in progress.
 
     Raises:
-        OptimizeError: The data, the settings, the budget, a model or the journal stops the run.
+        OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, or the
+            budget is too small for the sealed evaluation.
         BundleError: The starting bundle cannot be loaded, or the new one cannot be written.
         EmbedderError: The embedder cannot be used.
     """
@@ -88,7 +90,8 @@ async def _optimize(context: RunContext, baseline: Candidate) -> tuple[Candidate
 def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, directory: Path) -> Path:
     """Write the chosen candidate as a bundle.
 
-    A bundle that the run wrote before is deleted first. Nothing is lost, because a resumed run can write it again.
+    If the run already wrote a bundle, this function deletes it first. Nothing is lost if the run is interrupted between
+    these steps, because a resumed run writes the bundle again.
     """
     bundle = directory / BUNDLE
     if bundle.exists():

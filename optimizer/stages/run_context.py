@@ -1,7 +1,7 @@
-"""What the stages of a run share: settings, journal, budget, models, scorers and data.
+"""Provides what the stages of a run share: settings, journal, budget, models, scorers and data.
 
-This module opens the connections to the models and restores the state that the journal holds. The module does not
-depend on any stage.
+This module opens the connections to the models. If a run is resumed, the module restores the spent budget and the paid
+replies from the journal. It does not depend on any stage.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ class RunContext:
     Attributes:
         config: The settings of run.toml.
         journal: The open journal of the run.
-        budget: The limits and what is spent so far.
+        budget: The limits of the budget, and the amounts that are spent so far.
         calls: Makes the paid calls and caches their replies.
         embedder: The embedder of the bundle.
         task: The model that the bundle is written for.
         judge: The judge model. It can be used only if run.toml has [models.judge].
-        screen: Scores answers during the search, by [reward] screen (by [reward] weights if there is no screen).
-        sealed: Scores answers in the sealed evaluation, by [reward] weights.
+        screen: Scores answers during the search. Its weights are [reward] screen, or else [reward] weights.
+        sealed: Scores answers in the sealed evaluation. Its weights are [reward] weights.
         data: Training, validation and sealed rows.
     """
 
@@ -66,9 +66,9 @@ class RunContext:
 
 @dataclass(slots=True)
 class BestCandidate:
-    """The best candidate so far.
+    """Holds the best candidate so far.
 
-    A stage updates it as soon as it finds a better candidate, because the budget can end the stage at any call.
+    A stage replaces the candidate as soon as it finds a better one, because the budget can end the stage at any call.
     """
 
     candidate: Candidate
@@ -76,12 +76,12 @@ class BestCandidate:
 
 @asynccontextmanager
 async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) -> AsyncIterator[RunContext]:
-    """Read the data, connect to the models and restore the state that the journal holds.
+    """Read the data, connect to the models, and restore the spent budget and the paid replies from the journal.
 
     Args:
         config: The settings of run.toml.
         journal: The open journal of the run.
-        notify: Receives a message when closing has to wait for calls in progress.
+        notify: Shows a message to the user when closing has to wait for calls in progress.
 
     Raises:
         OptimizeError: The data, the settings or the journal cannot be used.
@@ -112,10 +112,12 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
 
 
 def api_key(table: ModelTable) -> str | None:
-    """Return the API key of an endpoint; None if run.toml names no environment variable for it (`api_key_env`).
+    """Return the API key of an endpoint, from the environment variable that `api_key_env` of run.toml names.
+
+    Return None if the table has no `api_key_env`.
 
     Raises:
-        ConfigError: run.toml names an environment variable that is not set.
+        ConfigError: The environment variable is not set.
     """
     if table.api_key_env is None:
         return None
@@ -133,10 +135,10 @@ async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
 
 @asynccontextmanager
 async def _running_clock(budget: Budget, journal: Journal) -> AsyncIterator[None]:
-    """Add the running time to the budget and the journal, every few seconds.
+    """Add the running time to the budget and the journal every few seconds.
 
-    The budget begins with the time that the journal holds. The time since the last entry is not counted when a run
-    ends: at most one interval.
+    The budget begins with the running time of earlier sessions, which the journal contains. When the run ends, the time
+    since the last addition is not counted. This time is at most one interval.
     """
     budget.minutes = sum(event["seconds"] for event in journal.events if event.get("tick")) / 60
 

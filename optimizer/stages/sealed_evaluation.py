@@ -1,6 +1,7 @@
-"""Stage 4: compares the best candidate with the baseline and with raw answers, on rows that no earlier stage has used.
+"""Stage 4: compares the best candidate with the baseline and two raw variants, on rows that no earlier stage has used.
 
-The result says whether the run improved on the baseline, and by how much.
+A raw variant has no system prompt and no examples. The result says whether the best candidate is better than the
+baseline, and by how much.
 """
 
 import asyncio
@@ -23,9 +24,9 @@ BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
 _MAX_ENDING_LOSS: Final = 0.02
 _EVEN: Final = 0.5
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
-"""Sampling parameters that the variant `raw` takes from the bundle, so that length limit and randomness are equal."""
+"""Sampling parameters that the variant `raw` shares with the bundle, for equal length limit and equal randomness."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
-"""A function of a query and two answers: 1 if the first answer is better, 0 if the second is better, 0.5 for a tie."""
+"""A function of a query and two answers. It returns 1 if the first is better, 0 if the second is better, else 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ class VariantSummary:
 
     Attributes:
         score: Mean score.
-        by_kind: Mean score by kind of row.
+        by_kind: Mean score on the rows of each kind, by kind.
         parts: Mean value of each reward, by the name of the reward.
-        ends: Share of answers that end by themselves, before the length limit.
+        ends: Share of answers that the model ended before the length limit.
         refuses_unsafe: Share of refusals on the rows of kind `refuse`.
         refuses_safe: Share of refusals on the rows of the other kinds.
         rows: Number of rows that the variant answered.
@@ -60,8 +61,8 @@ class Comparison:
     """The bundle compared with another variant, row by row.
 
     Attributes:
-        difference: Mean of the bundle's score minus the other variant's score on the same row, with a bootstrap
-            interval.
+        difference: Mean difference of the scores on the same row (the bundle's score minus the other variant's score),
+            with a bootstrap interval.
         wins: Share of rows on which the bundle has the higher score; a row with equal scores counts half.
         preferred: Share of rows on which the judge prefers the bundle's answer. The judge compares the two answers in
             both orders, and a row counts half if the order changes the preference. None if the judge did not compare
@@ -79,8 +80,8 @@ class SealedResult:
 
     Attributes:
         rows: Number of sealed rows.
-        summaries: The summary of each variant, by its name.
-        against: The comparison of the bundle with each other variant, by the name of the other variant.
+        summaries: The summary of each variant, by the name of the variant.
+        against: The comparisons of the bundle with the other three variants, by the name of the other variant.
     """
 
     rows: int
@@ -91,9 +92,9 @@ class SealedResult:
     def improved(self) -> bool:
         """Whether the bundle is better than the baseline.
 
-        The whole interval of the score difference must be above 0. The share of answers that end by themselves may be
-        at most 2 percentage points lower than the baseline's. If the judge compared the answers, `preferred` must be at
-        least 0.5.
+        The whole interval of the score difference must be above 0. The share of answers that the model ended before the
+        length limit must be at most 2 percentage points below the baseline's share. If the judge compared the answers,
+        `preferred` must be at least 0.5.
         """
         ending_gain = self.summaries[BUNDLE].ends.estimate - self.summaries[BASELINE].ends.estimate
         against = self.against[BASELINE]
@@ -107,9 +108,9 @@ class SealedPlan:
 
     Attributes:
         rows: All sealed rows.
-        raw: Each raw variant answers this number of rows, from the first one on; None for all rows.
-        confirmed: The judge compares the bundle with the baseline on this number of rows, from the first one on.
-        compare: How the judge compares two answers.
+        raw: Number of rows that each raw variant answers, from the first row on; None for all rows.
+        confirmed: Number of rows on which the judge compares the bundle with the baseline, from the first row on.
+        compare: The function by which the judge compares two answers.
     """
 
     rows: Sequence[Row]
@@ -128,9 +129,9 @@ class SealedPlan:
 
 
 async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: Candidate) -> SealedResult:
-    """Compare the best candidate with the baseline and the raw variants, by the settings of [data] and [reward].
+    """Compare the best candidate with the baseline and the raw variants. [data] and [reward] contain the settings.
 
-    The stage journals the events `stage`, a `score` per answer, and `sealed`.
+    The stage journals one `stage` event, one `score` event per answer, and one `sealed` event.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -146,14 +147,14 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
 async def evaluate_sealed(
     bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: SealedPlan
 ) -> SealedResult:
-    """Score the answers of all four variants, and compare the bundle with each of the other three."""
+    """Score the answers of all four variants, and compare the bundle with each of the other three variants."""
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
         RAW_MATCHED: Raw(bundle.sampling),
         RAW: Raw({name: bundle.sampling[name] for name in _RAW_SAMPLING if name in bundle.sampling}),
     }
-    # The variants answer one after the other, so that each has the server's prefix cache to itself.
+    # The variants answer one after the other, so that only one variant at a time uses the server's prefix cache.
     scored = {
         name: await _score_variant(name, variant, scorer, journal, plan.rows_of(variant))
         for name, variant in variants.items()
@@ -167,11 +168,12 @@ async def evaluate_sealed(
 def compare_all(
     rows: Sequence[Row], scored: Mapping[str, Sequence[ScoredReply]], preferred: Interval | None = None
 ) -> SealedResult:
-    """Summarize every variant, and compare the bundle with each other variant.
+    """Summarize every variant, and compare the bundle with each of the other variants.
 
     Args:
         rows: All sealed rows.
-        scored: The scored answers of each variant, by its name. A variant with fewer answers answered the first rows.
+        scored: The scored answers of each variant, by the name of the variant. If a variant has fewer answers than
+            `rows` has rows, these are the answers to the first rows.
         preferred: Share of rows on which the judge prefers the bundle to the baseline; None if it compared no row.
     """
     summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in scored.items()}
@@ -190,7 +192,7 @@ def compare(bundle: Sequence[float], other: Sequence[float]) -> Comparison:
 
 
 def provenance(result: SealedResult) -> dict[str, Any]:
-    """Return the result as plain values for the manifest of a bundle."""
+    """Return the result as plain values, to be stored in the manifest of a bundle."""
     return {"rows": result.rows, "improved": result.improved, **_as_values(result)}
 
 

@@ -1,10 +1,11 @@
 """Stage 3: tunes the hyperparameters of a bundle: layout, decoding, number and order of examples, edits of the bank.
 
-The stage tunes one hyperparameter at a time, in a fixed order. It races the listed values against the current value on
-validation rows. To tune several hyperparameters at once, it would need more rows than a validation set has.
+The stage tunes one hyperparameter at a time, in a fixed order. It races the values that [tune] lists and the current
+value on validation rows. To compare combinations of several hyperparameters, the stage would need more rows than a
+validation set has.
 
-A value replaces the current value only if its lead is significant. Among a dozen values that make no difference, one
-has the best mean by chance. If the stage took this value each time, it would change a good bundle without a reason.
+A new value replaces the current value only if its lead is significant. Otherwise the stage would change a good bundle
+without a reason: if a dozen values make no difference, one of them still has the best mean by chance.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ _TUNING_ORDER: Final = ("layout", *_SAMPLING_PARAMETERS, *_RETRIEVAL_PARAMETERS,
 async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
     """Tune the best candidate: race the values that [tune] lists for each hyperparameter.
 
-    The stage journals the events `stage`, a `score` per answer and a `trial` per value.
+    The stage journals one `stage` event, one `score` event per answer, and one `trial` event per value.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -58,7 +59,7 @@ async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
 
 
 def tuning_settings(config: RunConfig) -> RacedSettings:
-    """Return the settings of [search] for the races of this stage. A race uses at most `queries` of [tune] rows."""
+    """Return the settings of [search], with `queries` of [tune] as the maximum number of rows that a race uses."""
     settings = raced_settings(config)
     return replace(settings, race=replace(settings.race, max_queries=config.tune.queries))
 
@@ -81,7 +82,8 @@ async def tune(
         journal: The open journal of the run.
         rows: The validation rows.
         settings: The settings of each race.
-        keep: Receives the best candidate after each hyperparameter, because the budget can end the stage at any call.
+        keep: Stores the best candidate. It is called after each hyperparameter, because the budget can end the stage at
+            any call.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -117,7 +119,8 @@ def value_counts(table: TuneTable) -> list[int]:
 def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate:
     """Return a copy of the candidate with one hyperparameter changed.
 
-    A change from the order `set` to another order also resets the number of examples, `k`.
+    If the order changes from `set` to another order, `k` gets its default value, because `k` has another meaning with
+    example sets.
     """
     if name == "order" and candidate.retrieval.order == "set" != value:
         return candidate.without_sets(value)
@@ -133,7 +136,7 @@ def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate
 def get_hyperparameter(candidate: Candidate, name: str) -> object:
     """Return the current value of a hyperparameter.
 
-    It is None for an edit of the bank, and for a sampling parameter that the candidate does not set.
+    Return None for an edit of the bank, and for a sampling parameter that the candidate does not set.
     """
     if name in _RETRIEVAL_PARAMETERS:
         return getattr(candidate.retrieval, name)
@@ -145,8 +148,8 @@ def get_hyperparameter(candidate: Candidate, name: str) -> object:
 def significant_leader(level: Level[T], current: T) -> T:
     """Return the leader of a level if its lead over the current candidate is significant, else the current candidate.
 
-    The test is a two-sided paired z test on the rows on which leader and current candidate both have scores. The
-    significance level is divided by the number of candidates that compete with the current one (Bonferroni correction).
+    The test is a two-sided paired z test on the rows on which both candidates have scores. The significance level is
+    divided by the number of candidates in the level, without the current candidate (Bonferroni correction).
     """
     leader = level.ranked[0]
     other = next(step for step in level.ranked if step.candidate == current)
@@ -159,7 +162,7 @@ def significant_leader(level: Level[T], current: T) -> T:
 
 
 class _FixedCandidates:
-    """A search space that only scores given candidates: `expand` creates no candidates."""
+    """A search space that scores candidates but makes no new ones: `expand` returns no candidates."""
 
     def __init__(self, scorer: Scorer, journal: Journal, rows: Sequence[Row]) -> None:
         self._scorer = scorer

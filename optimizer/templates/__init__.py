@@ -7,14 +7,18 @@ from importlib import resources
 
 @cache
 def template(name: str) -> str:
-    """Return the text of NAME.txt. A prompt has fields in braces, which the caller fills with str.format."""
+    """Return the text of NAME.txt.
+
+    A text that is a prompt contains fields in braces, which the caller fills with str.format.
+    """
     return resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
 
 
 @cache
 def criteria_table() -> dict[str, dict[str, str]]:
-    """Return the content of criteria.toml by the name of the criterion.
+    """Return the content of criteria.toml: a dict from the name of each criterion to a dict with its entries.
 
-    `asks` is the question of the criterion. `1`, `3` and `5` describe an answer with this score.
+    The entry `asks` is a question about an answer. The entries `1`, `3` and `5` each describe an answer that deserves
+    this score.
     """
     return tomllib.loads(resources.files(__name__).joinpath("criteria.toml").read_text(encoding="utf-8"))
