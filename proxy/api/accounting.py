@@ -1,6 +1,6 @@
 """Records each finished request: in metrics, in its trace, as exposures of experiments, and in one log line.
 
-It does not depend on HTTP.
+If the server logs contents, request and reply are logged in a second line. The module does not depend on HTTP.
 """
 
 from proxy.api.gateway import Gateway
@@ -19,11 +19,11 @@ def account_for(
     """Record a finished request.
 
     Args:
-        gateway: Holds the metrics and the experiments.
+        gateway: The parts that serve requests, with the metrics and the experiments.
         request: The request.
         reply: The result of the request.
-        assignment: The experiments that the request is in, with its arms; None if it is in none.
-        sample: What the shadow judge needs to compare the reply; None if the request was not sampled.
+        assignment: The experiments that the request is in, and its arm in each; None if it is in no experiment.
+        sample: The data that the shadow judge needs to compare the reply; None if the request was not sampled.
     """
     _count(gateway.metrics, request, reply)
     if request.trace is not None:

@@ -1,8 +1,8 @@
 """Serves the admin listener: endpoints for the server's operator, on a separate address from the users' endpoints.
 
-On a loopback address, an attacker can reach the listener only through a browser on this machine. A page of another
-site may send requests to it, directly or through a host name that resolves to this machine. So on such an address,
-requests with a foreign Host or Origin header are refused.
+If the listener has a loopback address, an attacker can reach it only through a browser on this machine: a page of
+another site may make the browser send requests to the address, or to a host name that resolves to the address. So the
+listener then refuses requests whose Host or Origin header does not name this machine.
 """
 
 import asyncio
@@ -40,7 +40,10 @@ class Reloaded:
 
 
 Reload = Callable[[], Awaitable[Reloaded]]
-"""Loads bundles, keys and experiments again, and then serves them. If it raises DrpoError, the old ones stay in use."""
+"""A function that loads bundles, keys and experiments again, and then replaces those in use by the new ones.
+
+If it raises DrpoError, the server keeps the bundles, keys and experiments that were in use before the call.
+"""
 
 AddPage = Callable[[web.Application], None]
 
@@ -93,7 +96,7 @@ def create_admin_app(controls: Controls) -> web.Application:
 
 
 async def reload_now(request: web.Request) -> web.Response:
-    """POST /admin/reload: load bundles, keys and experiments again. Answer 409 with the reason if one is invalid."""
+    """POST /admin/reload: load bundles, keys and experiments again. If this fails, answer 409 with the reason."""
     try:
         done = await request.app[CONTROLS].reload()
     except DrpoError as error:

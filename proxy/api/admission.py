@@ -54,7 +54,7 @@ class Admission:
         return self._shared.in_flight[self._shared.worker]
 
     async def __aenter__(self) -> None:
-        """Take a slot for one request. If none is free, wait for one.
+        """Take a slot for one request. If no slot is free, wait until one becomes free.
 
         Raises:
             DrainingError: The server is shutting down.

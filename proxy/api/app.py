@@ -55,7 +55,7 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Create the parts that serve requests, and close them when the block ends.
 
-    Until then, the pool checks the backends regularly.
+    While the block runs, the pool checks the backends regularly.
 
     Raises:
         StartupError: A part cannot start, for example because OpenTelemetry is not installed.
@@ -125,8 +125,8 @@ def _with_authentication(handler: Handler) -> Handler:
 async def feedback(request: web.Request) -> web.Response:
     """POST /v1/feedback: store one piece of feedback.
 
-    It answers 200 only after the store has committed, and 503 if the store cannot. Feedback does not count as a request
-    in flight, so it is never queued.
+    The answer is 200 only after the store has committed the feedback, and 503 if the store cannot. Feedback does not
+    count as a request in flight, so it never waits in the queue.
     """
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
@@ -138,7 +138,7 @@ async def feedback(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: list the models of all backends, and each of them once more for each variant suffix."""
+    """GET /v1/models: list the models of all backends, and for each model one more entry per variant suffix."""
     return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
 
 
@@ -155,9 +155,9 @@ def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
 
 
 def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mapping[str, object]]:
-    """Return a model's entry as its backend lists it, and a copy named MODEL@VARIANT for each variant to choose from.
+    """Return a model's entry as its backend lists it, and for each variant a copy with the id MODEL@VARIANT.
 
-    `raw-matched` is not listed, because it is meant for comparisons.
+    The variant `raw-matched` gets no entry, because it is meant for comparisons.
     """
     variants = (ALIGNED, RAW) if model.id in bundled else (RAW,)
     return [model.card, *({**model.card, "id": f"{model.id}@{variant}"} for variant in variants)]

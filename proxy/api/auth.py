@@ -1,11 +1,13 @@
-"""Reads the file of API keys, identifies keys, and limits the use of each. It does not depend on HTTP.
+"""Reads the file of API keys, finds the key of a request, and limits the requests and tokens of each key.
 
 The file has one line for each key: the name of the key, its SHA-256 in hexadecimal, and optional limits:
 
     alice  9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  requests_per_minute=60
 
 A line that begins with # is a comment. `drpo-proxy new-key NAME` makes a key and its line. Such a key has 256 random
-bits, so nobody can find it from its hash. The file need not be secret.
+bits, so nobody can find the key from its hash. The file therefore need not be secret.
+
+The module does not depend on HTTP.
 """
 
 import re
@@ -34,8 +36,8 @@ class Key:
     Attributes:
         name: The name of the key.
         digest: The SHA-256 of the key.
-        requests_per_minute: The most requests in a minute; None for no limit.
-        tokens_per_minute: The most tokens of prompts and answers in a minute; None for no limit.
+        requests_per_minute: The maximum number of requests per minute; None for no limit.
+        tokens_per_minute: The maximum number of tokens per minute, of prompts and answers together; None for no limit.
     """
 
     name: str
@@ -56,8 +58,8 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     """Read the keys of a file.
 
     Raises:
-        StartupError: The file cannot be read, has no key or has a duplicate, or a line is invalid. The message gives
-            the number of the line but not its text, because the line may contain a key.
+        StartupError: The file cannot be read, has no key, has the same name or key twice, or has an invalid line. For
+            an invalid line, the message gives the number but not the text, because the text may contain a key.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -86,7 +88,7 @@ def _parse(place: str, words: Sequence[str]) -> Key:
 
 
 class Bucket:
-    """A rate limit as a token bucket. It holds at most what one minute allows, and fills evenly.
+    """A rate limit as a token bucket. Its capacity is the limit per minute, and it fills at a constant rate.
 
     The state is in two cells that all workers share. The first cell is the level, which is negative if requests used
     more than they had reserved. The second cell is the time at which the level was computed.
@@ -97,15 +99,15 @@ class Bucket:
         self._cells = cells
 
     def fill(self, now: float) -> None:
-        """Raise the level by the amount that the time since the last call allows. now: the time in seconds."""
+        """Raise the level by the amount that has been gained since the last call. now: the time in seconds."""
         level, at = self._cells
         gained = max(0.0, now - at) * self.per_minute / _MINUTE
         self._cells[0], self._cells[1] = min(float(self.per_minute), level + gained), now
 
     def wait(self, amount: float) -> float:
-        """Return the seconds until the bucket holds `amount`; 0 if it does now.
+        """Return the seconds until the level reaches `amount`; 0 if the level is high enough now.
 
-        An amount above the capacity counts as the capacity, so that a full bucket admits it.
+        An amount above the capacity is replaced by the capacity. Otherwise a request for it could never be admitted.
         """
         missing = min(amount, self.per_minute) - self._cells[0]
         return max(0.0, missing * _MINUTE / self.per_minute)
@@ -118,8 +120,9 @@ class Bucket:
 class Account:
     """Limits the requests and the tokens of one key, on all workers together.
 
-    Tokens are reserved before a request is sent. After its reply, `settle` corrects the reservation to the tokens that
-    were used. If a worker is killed, its reservations are never corrected, but the bucket fills again in time.
+    Tokens are reserved before a request is sent to a backend. After the reply, `settle` replaces the reserved number by
+    the number of tokens that were used. If a worker is killed, its reservations stay, but the bucket fills again with
+    time.
     """
 
     def __init__(self, key: Key, clock: Clock, shared: SharedState) -> None:
@@ -139,7 +142,12 @@ class Account:
         self._take(self._tokens, tokens, "tokens")
 
     def settle(self, reserved: int, used: int) -> None:
-        """Give back the reserved tokens that were not used, or take those that were used beyond the reservation."""
+        """Replace a reservation by the tokens that were used.
+
+        Args:
+            reserved: The number of tokens that were reserved.
+            used: The number of tokens that the request used. It may be larger than the reserved number.
+        """
         if self._tokens is not None:
             with self._shared.lock:
                 self._tokens.fill(self._clock())

@@ -1,7 +1,8 @@
-"""Holds the table of the endpoints that send a request to a backend. A row says how the body is read and planned.
+"""Holds the table of the endpoints that send a request to a backend: one row per path.
 
-To add a path that is relayed to the backend, add the path to RELAYED, or to FORMS if its body is a form. To add any
-other endpoint, add a row to _ROWS, a method that makes the plan to the Planner (proxy/inference/planner.py), and a
+A row says how the body of a request is parsed, and how the plan of the request is made. To add a path whose requests
+are only relayed to the backend, add the path to RELAYED, or to FORMS if the bodies are forms. To add any other
+endpoint, add a row to _ROWS, add a method that makes the plan to the Planner (proxy/inference/planner.py), and add a
 schema to openapi.py.
 """
 
@@ -66,7 +67,7 @@ class RelayedBody:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """How the requests of one path are handled.
+    """One row of the table: how the requests of one path are handled.
 
     Attributes:
         path: The path.

@@ -1,6 +1,6 @@
-"""Holds the parts that serve requests in one value, which proxy/api/app.py creates once, at the start.
+"""Defines Gateway, which holds the parts that serve requests. proxy/api/app.py creates one Gateway, at the start.
 
-It also looks up the API key of a request and the model, variant and bundle that serve it.
+A Gateway also finds the API key of a request, and the model, the variant and the bundle that serve the request.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ class Gateway:
         return None if keyring is None else keyring.identify(request.headers.get("Authorization"))
 
     def setting(self, body: Json, request: web.Request) -> Setting:
-        """Return the model, the variant and the bundle for a request. The default model serves if `body` names none.
+        """Return the model, the variant and the bundle for a request. If `body` names no model, use the default model.
 
         Raises:
             BadRequestError: The variant cannot be served, or there is no default model.

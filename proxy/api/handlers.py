@@ -40,7 +40,7 @@ _MAX_ID_LENGTH: Final = 200
 
 
 async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-    """Answer one request. However the request ends, it is counted once and logged in one line."""
+    """Answer one request. Whether it succeeds or fails, it is counted once in the metrics and logged once."""
     started, request_id, route = perf_counter(), _request_id(request), endpoint.path
     trace = gateway.telemetry.begin(route, request.headers) if gateway.telemetry is not None else None
     client: str | None = None
@@ -68,7 +68,7 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
                 _observe(progress, assignment, sample)
                 del requester
             plan = await endpoint.plan(gateway.planner, body, setting)
-            del data, body  # This frees their memory: an answer may stream for minutes and does not need them.
+            del data, body  # This frees memory: the answer may stream for minutes, and does not need the client's body.
             with _reserved_tokens(account, plan, progress):
                 response = await _send(gateway, request, plan, request_id, trace, assignment, progress)
         status, outcome = response.status, "truncated" if progress.truncated else "complete"
@@ -108,11 +108,11 @@ def _requester(request: web.Request, client: str | None, conversation: Conversat
 def _assign(
     gateway: Gateway, experiments: ExperimentService, endpoint: Endpoint, requester: Requester, setting: Setting
 ) -> tuple[Assignment | None, Sample | None, Setting]:
-    """Assign a request to the arms of the running experiments.
+    """Assign a request to one arm in each running experiment that it takes part in.
 
     Returns:
         The assignment (None if the request is in no experiment), the sample for the shadow judge (None if the request
-        was not sampled), and the setting with the changes of the request's arm.
+        was not sampled), and the setting with the changes that the request's arms make.
     """
     assignment, changed = experiments.assign_request(requester, setting, gateway.pool.models, gateway.bundles)
     if not endpoint.is_judged:
@@ -121,7 +121,7 @@ def _assign(
 
 
 def _observe(progress: ReplyProgress, assignment: Assignment | None, sample: Sample | None) -> None:
-    """Make `progress` record what experiments and the shadow judge need of the reply."""
+    """Prepare `progress`: add an observer for a request in an experiment, and keep the reply to a sampled request."""
     if assignment is not None:
         progress.observer = ReplyObserver()
     if sample is not None and progress.content is None:
@@ -130,9 +130,10 @@ def _observe(progress: ReplyProgress, assignment: Assignment | None, sample: Sam
 
 @contextmanager
 def _reserved_tokens(account: Account | None, plan: Plan, progress: ReplyProgress) -> Iterator[None]:
-    """Reserve the tokens that a request may use, and at the end correct the reservation to those that it used.
+    """Reserve the tokens that a request may use. When it ends, replace the reservation by the tokens that it used.
 
-    If a backend accepted the request but reported no token counts, all reserved tokens count as used.
+    If a backend accepted the request but reported no token counts, all reserved tokens count as used. If no backend
+    accepted the request, no tokens count as used.
 
     Raises:
         RateLimitError: The key's tokens per minute are used up.
@@ -158,7 +159,7 @@ async def _send(
     assignment: Assignment | None,
     progress: ReplyProgress,
 ) -> web.StreamResponse:
-    """Send the plan's body to a backend, and its reply to the client."""
+    """Send the plan's body to a backend, and the backend's reply to the client."""
     headers = request_headers(request.headers, authorization=gateway.forward_authorization)
     headers = {**headers, "Content-Type": plan.content_type, "X-Request-Id": request_id}
     if trace is not None:

@@ -1,8 +1,8 @@
 """Extends aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format.
 
-aiohttp 3.14 waits for headers without a time limit. This module closes such a connection at the deadline. aiohttp also
-logs bytes that it cannot parse. They may contain an API key, so this module does not log them. It does not depend on
-routes.
+aiohttp 3.14 waits for headers without a time limit. This module closes a connection if its first headers have not
+arrived by the deadline. aiohttp also logs bytes that it cannot parse. They may contain an API key, so this module does
+not log them. It does not depend on routes.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ def error_response(error: ProxyError) -> web.Response:
 
 
 def error_middleware(hint: str) -> Middleware:
-    """Return a middleware that answers unknown paths and methods in OpenAI's format.
+    """Return a middleware that answers requests for unknown paths and methods with an error in OpenAI's format.
 
-    hint: the second part of the message for an unknown path; it says where the served paths are listed.
+    hint: the second part of the message for an unknown path. It says where the served paths are listed.
     """
 
     @web.middleware
@@ -93,17 +93,17 @@ class _Connection(web.RequestHandler):
         self._fail_broken_body()
 
     def _fail_broken_body(self) -> None:
-        """Make the read of a malformed body fail.
+        """Make the handler's read of a malformed body fail.
 
-        aiohttp queues the parser's error as if it were the next request. The next request cannot begin before the
-        current body has ended. So a message that is queued earlier is this error.
+        If aiohttp cannot parse a body, it appends the error to the queue of requests. A next request cannot be in this
+        queue before the current body has ended. So if the queue has an entry before that, the entry is the error.
         """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():
             request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
 
     def log_exception(self, *arguments: object, **options: object) -> None:
-        """Log an exception as aiohttp does, but not a malformed body, which is the client's error and not a defect."""
+        """Log an exception as aiohttp does, but do not log a malformed body: it is a client's error, not a defect."""
         if not isinstance(options.get("exc_info"), BadRequestError):
             super().log_exception(*arguments, **options)
 
@@ -143,9 +143,9 @@ class _Connection(web.RequestHandler):
             self._deadline = None
 
     def _close_late(self) -> None:
-        """Close the connection at the deadline. If the client has sent any bytes, reply with an error before that.
+        """Close the connection at the deadline. If the client has sent any bytes, send an error reply first.
 
-        A connection without any bytes is normal, because browsers open connections that they never use.
+        A connection without any bytes is no error, because browsers open connections that they never use.
         """
         if self.transport is not None and self._has_received:
             self.transport.write(_timeout_reply(self._timeout_seconds))

@@ -1,4 +1,6 @@
-"""Names the type of a listening socket. The server opens such sockets, and the HTTP interface accepts connections."""
+"""Names the type of a listening socket. The server opens such sockets, and the HTTP interface accepts connections on
+them.
+"""
 
 import socket
 

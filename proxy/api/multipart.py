@@ -1,4 +1,4 @@
-"""Finds and replaces the field `model` of a multipart form, such as an audio upload. Pure functions.
+"""Finds and replaces the field `model` of a multipart form, such as an audio upload. All functions are pure.
 
 All other bytes of the form stay unchanged.
 """
@@ -57,9 +57,10 @@ def form_model(content_type: str, body: bytes) -> FormModel:
 
 
 def _model_in(body: bytes, start: int, end: int) -> FormModel | None:
-    """Return the field `model` if the bytes from `start` to `end` are this part of the form; None for any other part.
+    """Return the field `model` if the bytes from `start` to `end` are the part of the form with this field; else None.
 
-    A part consists of headers, a blank line, the value and a line break. A part with a file name is not the field.
+    A part consists of headers, a blank line, the value and a line break. A part with a file name is a file and not a
+    field.
     """
     blank = body.find(b"\r\n\r\n", start, end)
     if blank < 0 or not _NAME_IS_MODEL.search(body, start, blank + 2) or b"filename" in body[start:blank].lower():

@@ -1,7 +1,8 @@
-"""Makes the OpenAPI document of GET /openapi.json. Pure functions.
+"""Makes the OpenAPI document of GET /openapi.json. All functions are pure.
 
 The document describes the request fields that the proxy itself reads. The backend checks all other fields, so the
-schemas allow additional properties. The field `model` lists the models that the backends offer at the time.
+schemas allow additional properties. The field `model` lists the models that the backends offer when the document is
+made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -206,7 +207,7 @@ def _feedback() -> Schema:
 
 
 def _relayed(media: str, model: Schema) -> Schema:
-    """Describe a path whose requests are relayed to a backend. The proxy reads only the field `model` of them."""
+    """Describe a path whose requests are relayed to a backend. The proxy reads only their field `model`."""
     schema = {"type": "object", "properties": {"model": model}}
     operation = {
         "summary": "Relayed to the backend of the model",

@@ -23,19 +23,23 @@ _BYTES_PER_TOKEN: Final = 4
 
 @dataclass(slots=True)
 class Plan:
-    """What is sent for one request, and how its reply is converted.
+    """Holds the request that goes to the backend, and the rules by which the backend's reply is converted.
 
     Attributes:
-        choice: The model's id and the variant that is served.
-        path: The path that the body is sent to at the backend.
-        body: The body for the backend, until `take_body` is called.
+        choice: The id of the model, and the variant of the request.
+        path: The path at the backend to which the body is sent.
+        body: The body for the backend; empty after `take_body` was called.
         injection: The prompt and the examples that the proxy added; None if it added none.
         stream: Whether the client asked for a stream.
-        shape: How a completion is converted to the API that the client used; None if the reply is not converted.
+        shape: Options for the conversion of the backend's text completion to the API that the client called; None if
+            the backend replies in this API.
         strip_usage: Whether the proxy removes the token counts from a stream, because the client did not ask for them.
-        cut_at: Stop strings that were not sent to the backend. The proxy ends the answer at the first of them.
-        reserve: An estimate of the most tokens that prompt and answers may have together.
-        conversation_key: A checksum that is the same in all turns of a conversation; None if there is no user turn.
+        cut_at: Stop strings that are not sent to the backend, because it accepts only a limited number. The proxy
+            itself ends the answer where the first of them occurs.
+        reserve: The estimated maximum number of tokens of the request: prompt and answers together. It is 0 for the
+            endpoints whose bodies are only relayed.
+        conversation_key: A checksum that is the same in all requests of a conversation, so that they go to the same
+            backend; None if the request has no user turn or is not part of a conversation.
         content_type: The Content-Type of the body.
     """
 
@@ -58,7 +62,7 @@ class Plan:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The `x-drpo-*` headers of the reply: the variant, and what was injected."""
+        """The `x-drpo-*` headers of the reply: the variant, the bundle, the examples, and why examples are missing."""
         headers = {"x-drpo-variant": self.choice.variant}
         if self.injection is None:
             return headers
@@ -81,8 +85,8 @@ def make_plan(
 ) -> Plan:
     """Make a plan that sends `body` with the id of the chosen model in the field `model`.
 
-    A stream of chat or text completions always asks the backend for token counts. If the client did not ask for them,
-    the plan strips them from the reply.
+    If `body` requests a stream of chat or text completions, the plan's body also requests token counts from the
+    backend. If the client did not request them, the proxy removes them from the reply.
     """
     stream = flag_field(body, "stream")
     options = object_field(body, "stream_options")
@@ -96,9 +100,11 @@ def make_plan(
 
 
 def _estimated_use(data: bytes, sent: Json) -> int:
-    """Estimate the most tokens that a request may use: those of its body, and those of all its answers at full length.
+    """Estimate the maximum number of tokens of a request: its body, and all its answers at full length.
 
-    data: the encoded body. sent: the same body before encoding.
+    Args:
+        data: The encoded body.
+        sent: The same body before encoding.
     """
     caps = [cap for name in _MAX_TOKENS_FIELDS if isinstance(cap := sent.get(name), int)] or [DEFAULT_MAX_TOKENS]
     choices = sent.get("n")

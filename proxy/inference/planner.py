@@ -1,7 +1,7 @@
-"""Decides what the backend is sent for a request: prompt, examples, stop strings, sampling and length limit.
+"""Decides what the proxy sends to the backend: prompt, examples, stop strings, sampling and length limit.
 
-The Planner reads a client's request, the model and its bundle, and makes a Plan. Later steps use the Plan and do not
-read the request again. The module does not depend on sockets.
+The Planner makes a Plan from the client's request, the model and the bundle. Later steps use the Plan and do not read
+the request again. The module does not depend on sockets.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Planner:
         self._injector = injector
 
     async def chat(self, conversation: Conversation, setting: Setting) -> Plan:
-        """Make the plan of a chat request. For a base model, the plan sends a text completion.
+        """Make the plan of a chat request. For a base model, the request becomes a text completion.
 
         Raises:
             BadRequestError: The model cannot answer the request.
@@ -61,7 +61,8 @@ class Planner:
     async def response(self, conversation: Conversation, setting: Setting) -> Plan:
         """Make the plan of a request to the Responses API.
 
-        For a base model, the plan sends a text completion. For a chat model, it sends a request to the Responses API.
+        For a base model, the request becomes a text completion. For a chat model, the plan sends the request to the
+        Responses API of the backend.
 
         Raises:
             BadRequestError: The model cannot answer the request.
@@ -77,11 +78,12 @@ class Planner:
     async def completion(self, conversation: Conversation, setting: Setting) -> Plan:
         """Make the plan of a text completion.
 
-        If the client names no variant, the request is sent without injection and without the bundle's sampling, even
-        for a model that has a bundle. For `aligned`, the field `prompt` counts as one user turn.
+        If the client names no variant, the variant is `raw`, even for a model that has a bundle. With the variant
+        `aligned`, the field `prompt` counts as one user turn.
 
         Raises:
-            BadRequestError: The request cannot be combined with the variant `aligned`.
+            BadRequestError: The variant is `aligned`, and the request has a field or a prompt that this variant
+                does not allow.
         """
         body, choice, model, served = conversation.body, setting.choice, setting.model, setting.served
         if not choice.explicit or choice.variant == RAW or served is None:
@@ -165,7 +167,10 @@ class Planner:
 
 
 def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
-    """Return the stop strings for the backend, and those above its limit, at which the proxy itself cuts the answer."""
+    """Return two groups of stop strings: those for the backend, and those beyond the number that the backend accepts.
+
+    The proxy itself cuts the answer at a stop string of the second group.
+    """
     return split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
 
 
@@ -187,7 +192,7 @@ def _completion_prompt(body: Json) -> str:
 
 
 def _sampling(served: ServedBundle) -> Json:
-    """Return the bundle's sampling parameters except max_tokens, which `Injector.max_tokens` decides."""
+    """Return the bundle's sampling parameters without max_tokens, which `Injector.max_tokens` computes."""
     return {name: value for name, value in served.bundle.manifest.sampling.items() if name != "max_tokens"}
 
 
@@ -202,7 +207,8 @@ def _with_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
     """Return a body for the Responses API, with the bundle's values for parameters that the client did not set.
 
-    The API has no penalties, so only temperature, top_p and max_tokens are added. It names the last max_output_tokens.
+    Only temperature, top_p and max_tokens are added, because the API has no penalties. The API's name for max_tokens is
+    max_output_tokens.
     """
     sampling = served.bundle.manifest.sampling
     renamed = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
@@ -214,8 +220,9 @@ def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
 def _injected_input(conversation: Conversation, served: ServedBundle, injection: Injection) -> dict[str, Any]:
     """Return the fields `instructions` and `input` with the bundle's prompt and the examples.
 
-    The prompt comes before the client's instructions. The examples are inserted into the input as turns, after its
-    leading system and developer items and before all other items. A request without input items gets no `input` here.
+    The prompt comes before the client's instructions. The examples are inserted into the input as turns: after the
+    system and developer items at its beginning, and before all other items. If the request has no input items, the
+    field `input` is left out.
     """
     items = conversation.messages
     leading = next((n for n, item in enumerate(items) if item.get("role") not in ("system", "developer")), len(items))

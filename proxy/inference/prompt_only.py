@@ -1,6 +1,7 @@
-"""Decides which requests get the bundle's prompt without examples. Pure functions.
+"""Decides which requests get the bundle's prompt without examples. All functions are pure.
 
-Examples are plain answers. They would mislead a model that must call a tool, write JSON or continue a given text.
+The answers in examples are plain text. They would mislead a model that must call a tool, write JSON or continue a given
+text.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ _FORM_FIELDS: Final = frozenset({"tools", "functions", "response_format", "text"
 def prompt_only_reason(body: Json, messages: Sequence[Json]) -> str | None:
     """Return why a chat request or text completion gets the prompt without examples; None if it may get examples.
 
-    The reason is `tools`, `response_format`, `structured_outputs`, or `prefill` if the last message is the assistant's.
+    The reason is `tools`, `response_format` or `structured_outputs` if the request asks for such an answer. It is
+    `prefill` if the last message is from the assistant, so that the model must continue it.
     """
     reason = None if _FORM_FIELDS.isdisjoint(body) else _requested_form(body)
     if reason is None and messages and messages[-1].get("role") == "assistant":
@@ -33,9 +35,9 @@ def prompt_only_reason(body: Json, messages: Sequence[Json]) -> str | None:
 def response_prompt_only_reason(body: Json, items: Sequence[Json]) -> str | None:
     """Return why a request to the Responses API gets the prompt without examples; None if it may get examples.
 
-    Besides the reasons of `prompt_only_reason`, there is `no_input` for a request without input items. A request that
-    continues a response stored by the backend gets `previous_response`: the examples belong before the first turn, and
-    the proxy cannot insert them into a stored conversation.
+    The reason is `no_input` if the request has no input items. It is `previous_response` if the request continues a
+    response that the backend has stored: examples belong before the first turn, and the proxy cannot insert them into a
+    stored conversation. All other reasons are those of `prompt_only_reason`.
     """
     if not items:
         return "no_input"

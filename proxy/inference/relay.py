@@ -1,8 +1,11 @@
-"""Passes a backend's reply to the client, as whole server-sent events. It does not depend on models or bundles.
+"""Sends replies to the client: streams as whole server-sent events, and other replies in one write.
 
-A stream is complete only after its last event: `data: [DONE]`, or the closing event of the Responses API. Any other end
-is a truncation. The relay then drops a partial event, sends one error event in place of the last event, and ends the
-reply. So no client takes a truncated answer for a complete one.
+The module does not depend on models or bundles.
+
+A stream is complete only after its last event: `data: [DONE]`, or the closing event of the Responses API. If the
+backend's stream ends before this event, the stream is truncated. The relay then discards an incomplete event at the
+end, sends an error event to the client, and ends the reply. So a client cannot mistake a truncated answer for a
+complete one.
 """
 
 import asyncio
@@ -28,7 +31,7 @@ from proxy.openai.sse import (
     split_events,
 )
 
-_MAX_UNTIMED_BYTES: Final = 32 * 1024  # half of what asyncio buffers before a writer has to wait
+_MAX_UNTIMED_BYTES: Final = 32 * 1024  # half of the 64 KiB that asyncio buffers before a write has to wait
 _NULL_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _REQUEST_HEADERS: Final = ("Accept", "Content-Type", "Traceparent", "Tracestate", "X-Request-Id")
 _REPLY_HEADERS: Final = frozenset(
@@ -37,20 +40,23 @@ _REPLY_HEADERS: Final = frozenset(
 _REPLY_HEADER_PREFIXES: Final = ("x-ratelimit-", "ratelimit-")
 
 EventTransform = Callable[[bytes], bytes]
-"""Converts one whole event of the backend, with its blank line, to the bytes of zero or more events for the client."""
+"""A function that converts one event of the backend to the bytes of zero or more events for the client.
+
+The event that it gets is whole and includes the blank line at its end.
+"""
 
 
 def request_headers(headers: Mapping[str, str], *, authorization: bool) -> dict[str, str]:
-    """Return those of the client's headers that the backend is sent.
+    """Return the client's headers that are forwarded to the backend.
 
-    The list of allowed headers is fixed. Authorization is allowed only if the operator allows it (`authorization`).
+    Only headers of a fixed list are forwarded. Authorization is forwarded too if `authorization` is True.
     """
     allowed = (*_REQUEST_HEADERS, "Authorization") if authorization else _REQUEST_HEADERS
     return {name: headers[name] for name in allowed if name in headers}
 
 
 def reply_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the backend's headers that the client is sent. The names in `headers` must be in lower case."""
+    """Return the backend's headers that are forwarded to the client. The names in `headers` must be in lower case."""
     return {name: value for name, value in headers.items() if _is_relayed(name)}
 
 
@@ -61,8 +67,8 @@ def _is_relayed(name: str) -> bool:
 def usage_filter(progress: ReplyProgress, *, wanted: bool) -> EventTransform:
     """Return a transform that records the token counts (`usage`) of a stream in `progress`.
 
-    If the client asked for the counts (`wanted`), every event passes unchanged. Otherwise the transform drops an event
-    that has counts but no choices, and removes the key `usage` from other events.
+    If the client asked for the counts (`wanted`), the transform returns each event unchanged. Otherwise it drops each
+    event that has counts but no choices, and removes the key `usage` from each other event.
     """
 
     def transform(event: bytes) -> bytes:
@@ -91,14 +97,14 @@ def passes_untouched(events: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StreamRules:
-    """How one kind of stream is converted.
+    """The rules by which the relay converts a stream of the backend.
 
     Attributes:
-        transform: Converts each event.
-        is_end: Returns True for the event with which a complete stream of the backend ends.
-        failure: Makes the error event that the client gets at the end of a truncated stream.
-        passes: Takes several joined events. Returns True if `transform` would change none of them and none is the end.
-            The relay sends such events without splitting them, which is faster.
+        transform: Converts one event.
+        is_end: Takes one event of the backend. Returns True if it is the last event of a complete stream.
+        failure: Takes an error. Returns the error event that is sent to the client if the stream is truncated.
+        passes: Takes the joined bytes of several events. Returns True if `transform` would change none of these events
+            and none of them is the last event. The relay sends such bytes without splitting them, which is faster.
     """
 
     transform: EventTransform
@@ -108,7 +114,7 @@ class StreamRules:
 
 
 class Client:
-    """The client that a reply is sent to."""
+    """Sends one reply to the client, with a time limit for each write."""
 
     __slots__ = ("_progress", "_request", "_response", "_write_timeout")
 
@@ -118,7 +124,8 @@ class Client:
         Args:
             request: The client's request.
             write_timeout: Seconds that one write may wait for the client to read. Then the connection is aborted.
-            progress: Records the time of the first byte, and what experiments and the log need of the reply.
+            progress: Records the time of the first byte. Its observer and its content, unless they are None, get each
+                part of the reply.
         """
         self._request = request
         self._write_timeout = write_timeout
@@ -126,7 +133,15 @@ class Client:
         self._response: web.StreamResponse
 
     async def send(self, response: web.Response, body: bytes) -> None:
-        """Send a reply that is not a stream. body: the bytes in `response`. Raises ConnectionError."""
+        """Send a reply that is not a stream.
+
+        Args:
+            response: The reply.
+            body: The body of the reply.
+
+        Raises:
+            ConnectionError: The client has disconnected, or does not read.
+        """
         self._response = response
         self._record(body)
         await self._within_timeout(self._send_whole(response), len(body))
@@ -137,17 +152,20 @@ class Client:
         await response.write_eof()
 
     async def begin(self, response: web.StreamResponse) -> None:
-        """Send the headers of a streamed reply."""
+        """Send the headers of a streamed reply. Raises ConnectionError as `send` does."""
         self._response = response
         await self._within_timeout(response.prepare(self._request), 0)
 
     async def write(self, data: bytes) -> None:
-        """Send a part of a streamed reply, and wait until the client has read enough. Raises ConnectionError."""
+        """Send a part of a streamed reply. Raises ConnectionError as `send` does.
+
+        If too many sent bytes are still in the connection's buffer, wait until the client has read some of them.
+        """
         self._record(data)
         await self._within_timeout(self._response.write(data), len(data))
 
     async def end(self) -> None:
-        """Send the end of a streamed reply."""
+        """Send the end of a streamed reply. Raises ConnectionError as `send` does."""
         await self._within_timeout(self._response.write_eof(), 0)
 
     def _record(self, data: bytes) -> None:
@@ -157,9 +175,12 @@ class Client:
             self._progress.content += data[: MAX_EVENT_BYTES - len(self._progress.content)]
 
     async def _within_timeout(self, writing: Awaitable[object], size: int) -> None:
-        """Await a write of `size` bytes, for at most the write timeout. Raises ConnectionAbortedError after it.
+        """Await a write of `size` bytes. Abort the connection if the write takes longer than the write timeout.
 
-        A small write to an empty buffer does not wait for the client, so it gets no timer.
+        A small write to an empty buffer never waits for the client, so no timer is started for it.
+
+        Raises:
+            ConnectionAbortedError: The write took longer than the write timeout.
         """
         if self._response.prepared and self._progress.first_byte is None:
             self._progress.first_byte = perf_counter()
@@ -172,12 +193,12 @@ class Client:
                 await writing
         except TimeoutError as error:
             if self._request.transport is not None:
-                self._request.transport.abort()  # closing would wait for the client to read the buffer
+                self._request.transport.abort()  # close() would wait until the client has read the buffer
             raise ConnectionAbortedError("the client does not read") from error
 
 
 async def relay_stream(upstream: BackendResponse, client: Client, rules: StreamRules, progress: ReplyProgress) -> None:
-    """Convert the backend's events and send them to the client as they arrive.
+    """Convert each event of the backend when it arrives, and send the result to the client.
 
     If the backend's stream is truncated, send an error event and set `progress.truncated`.
     """

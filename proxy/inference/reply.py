@@ -1,6 +1,6 @@
-"""Sends the backend's reply to the client, and converts it to the client's API where the plan says so.
+"""Sends the backend's reply to the client. If the plan says so, it first converts the reply to the client's API.
 
-It handles streams and replies that arrive whole. It does not depend on how a plan is made.
+The module handles streams and replies that are not streams. It does not depend on how a plan is made.
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ async def send_reply(
     Args:
         client: The client.
         upstream: The backend's reply.
-        plan: Says how the reply is converted.
-        headers: Headers of the proxy, added to those of the backend.
+        plan: The plan, which says how the reply is converted.
+        headers: Headers that the proxy adds to the headers of the backend.
         progress: Records the token counts of the reply, and whether it was truncated.
 
     Raises:
@@ -58,7 +58,7 @@ async def send_reply(
         data = whole_reply(data, plan, progress)
     elif upstream.status >= ProxyError.status and not parse_object(data):
         # A router between proxy and backend may answer with a page that names an internal address. Clients must not
-        # see it.
+        # see this address, so the proxy sends its own error instead of the page.
         data = BackendUnavailableError(f"The backend answered {upstream.status}, and gave no reason in JSON.").json
         headers["content-type"] = "application/json"
     whole = web.Response(status=upstream.status, body=data, headers=headers)
@@ -104,9 +104,9 @@ def _with_cutting(rules: StreamRules, plan: Plan) -> StreamRules:
 
 
 def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
-    """Return a transform that cuts completion events at stop strings and passes the rest to the transform `then`.
+    """Return a transform that cuts completion events at stop strings, and then applies the transform `then`.
 
-    An event of which no choice and no token counts remain after the cut is dropped.
+    If an event has neither choices nor token counts after the cut, it is dropped.
     """
 
     def transform(event: bytes) -> bytes:
@@ -124,7 +124,7 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
 def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -> EventTransform:
     """Return a transform from completion events to chat events.
 
-    An event without the key `choices`, such as an error or a comment, passes unchanged.
+    The transform returns an event without the key `choices`, such as an error or a comment, unchanged.
     """
     cache = ChunkCache()
 
@@ -151,7 +151,8 @@ def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -
 def _response_rules(events: ResponseEvents, progress: ReplyProgress) -> StreamRules:
     """Return the rules for converting completion events to events of the Responses API.
 
-    In this API, an event such as `response.completed` ends a stream, and `response.failed` reports a truncated one.
+    In the Responses API, an event such as `response.completed` ends a complete stream. The event `response.failed`
+    reports that a stream was truncated.
     """
 
     def transform(event: bytes) -> bytes:

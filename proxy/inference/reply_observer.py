@@ -1,8 +1,9 @@
-"""Finds the id of a reply and the reason for its end in the bytes that the client gets. Only experiments need them.
+"""Finds two facts in the bytes of a reply: its id, and why its answer ended. Only experiments need these facts.
 
-To save time, events are searched with patterns instead of parsed. Only a first event that does not begin with its id,
-and a whole reply of the Responses API, are parsed. A pattern cannot match within the text of an answer,
-because JSON escapes the quotation marks there.
+To save time, the module searches the bytes with patterns. It parses JSON only in two cases. In the first case, the
+first event, or a reply that is not a stream, does not begin with a usable id. In the second case, a reply of the
+Responses API is not a stream, and the module needs its status. A pattern never matches in the text of an answer: all
+patterns contain quotation marks, and JSON escapes the quotation marks of a text.
 """
 
 import re
@@ -20,10 +21,10 @@ _MAX_ID_LENGTH: Final = 200
 
 
 class ReplyObserver:
-    """Observes one reply while it is sent to the client.
+    """Searches one reply while the proxy sends it to the client.
 
     Attributes:
-        completion_id: The id of the completion; None if it was not found.
+        completion_id: The id of the reply; None if it was not found.
     """
 
     __slots__ = ("_ends", "_is_first", "completion_id")
@@ -35,14 +36,15 @@ class ReplyObserver:
 
     @property
     def ended_by_itself(self) -> bool | None:
-        """Whether the model itself ended every choice that has ended so far; None if none has ended.
+        """Whether the model itself ended all choices of the reply; None before the end of the first choice.
 
-        False if a length limit, a content filter or an error ended a choice.
+        The value is False if a length limit, a content filter or an error ended at least one choice. A choice that has
+        not ended yet does not affect the value.
         """
         return self._ends <= _STOP_REASONS if self._ends else None
 
     def observe(self, data: bytes) -> None:
-        """Search the next bytes of the reply. They must be one or more whole events, or the whole reply."""
+        """Search `data`, the next part of the reply: whole events, or the whole body if the reply is not a stream."""
         if self._is_first:
             self._is_first = False
             self.completion_id = _id_of(data)
@@ -53,7 +55,7 @@ class ReplyObserver:
 
 
 def _id_of(data: bytes) -> str | None:
-    """Return the id in the first bytes of a reply; None if they contain no usable id."""
+    """Return the id in the first part of a reply; None if it has no printable id of 1 to 200 characters."""
     if found := _ID_FIRST.match(data):
         return found[1].decode("ascii")
     return _parsed_id(data)
@@ -69,7 +71,7 @@ def _parsed_id(data: bytes) -> str | None:
 
 
 def _first_object(data: bytes) -> Mapping[str, Any]:
-    """Return the JSON object of a whole reply, or of its first event; an empty one if there is none."""
+    """Return the JSON object of a reply, or of the first event of a stream; an empty object if there is none."""
     if not data.startswith(b"{"):
         event = _BLANK_LINE.split(data, 1)[0]
         data = next((line[5:] for line in event.splitlines() if line.startswith(b"data:")), b"")
@@ -81,7 +83,7 @@ def _first_object(data: bytes) -> Mapping[str, Any]:
 
 
 def _whole_response_end(data: bytes) -> list[bytes]:
-    """Return the status of a Responses API reply that is not a stream, as a list of one; empty for any other reply."""
+    """Return a list with the status of a Responses API reply that is not a stream; empty for any other `data`."""
     payload = _first_object(data) if data.startswith(b"{") else {}
     status = payload.get("status")
     return [status.encode()] if payload.get("object") == "response" and isinstance(status, str) else []

@@ -1,6 +1,7 @@
-"""Records facts about a reply while it is sent to the client, and freezes them at its end.
+"""Records facts about a reply while the proxy sends it to the client, such as its token counts.
 
-A ReplyProgress collects the facts, and a ReplyResult holds the final ones. The module does not depend on HTTP or plans.
+A ReplyProgress collects the facts. When the request has ended, they are copied to a ReplyResult, which never changes.
+The module does not depend on HTTP or plans.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,16 +16,21 @@ class ReplyResult(NamedTuple):
 
     Attributes:
         status: The HTTP status of the reply.
-        outcome: `complete`, `truncated`, `client_gone`, `error` for a defect of the proxy, or the code of a ProxyError
-            (`bad_request` if the error has no code).
+        outcome: How the request ended, as one word:
+            `complete`: The proxy sent the backend's whole reply, which may be an error of the backend.
+            `truncated`: The backend's stream broke off before the end of the answer.
+            `client_gone`: The client disconnected.
+            `error`: A defect of the proxy ended the request.
+            Any other word: The proxy answered with a ProxyError. The word is the error's code, or `bad_request` if the
+            error has no code.
         seconds: Seconds from the start of the request to its end.
         first_byte: Seconds from the start of the request to the first byte of the reply; None if no byte was sent.
-        usage: The token counts that the backend reported; empty if it reported none.
+        usage: The token counts that the backend reported; empty if the backend reported none.
         truncated: Whether the backend's stream broke off before the end of the answer.
-        content: The bytes of the reply, at most one MiB; None if they were not kept.
-        completion_id: The id of the completion; None if it was not looked for or not found.
+        content: The bytes of the reply, cut after one MiB; None if neither the log nor the shadow judge needs them.
+        completion_id: The id in the reply; None if the request is in no experiment or no id was found.
         stopped: Whether the model itself ended the answer. False if a length limit, a content filter or an error ended
-            it. None if this is not known.
+            the answer. None if the request is in no experiment or the reply gives no reason for its end.
     """
 
     status: int
@@ -38,9 +44,10 @@ class ReplyResult(NamedTuple):
     stopped: bool | None
 
     def token_counts(self) -> Iterator[tuple[str, int]]:
-        """Yield the type and the number of tokens: `prompt`, `completion` and `cached`, as far as they are known.
+        """Yield pairs of a type and the number of tokens of this type. Skip a type that the backend did not report.
 
-        Tokens of the type `cached` are those of the prompt that the backend found in its prefix cache.
+        The types are `prompt`, `completion` and `cached`. The cached tokens are the part of the prompt that the backend
+        found in its prefix cache.
         """
         details = self.usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
@@ -52,15 +59,17 @@ class ReplyResult(NamedTuple):
 
 @dataclass(slots=True)
 class ReplyProgress:
-    """Facts about a reply, recorded while it is sent to the client.
+    """Collects facts about a reply while the proxy sends it to the client.
 
     Attributes:
         accepted: Whether the backend answered with a status below 400.
-        first_byte: When the client was sent the first byte, by `time.perf_counter`; None before that.
-        usage: The token counts that the backend reported; None until it reports them.
+        first_byte: The time (`time.perf_counter`) at which the first byte was sent to the client; None before that.
+        usage: The token counts that the backend reported; None until the backend reports them.
         truncated: Whether the backend's stream broke off before the end of the answer.
-        content: The bytes of the reply so far, at most one MiB; None if they are not kept.
-        observer: Finds what experiments need of the reply; None if the request is in no experiment.
+        content: The bytes of the reply so far, cut after one MiB; None if neither the log nor the shadow judge needs
+            them.
+        observer: Finds the id of the reply, and whether the model itself ended the answer; None if the request is in no
+            experiment.
     """
 
     accepted: bool = False
@@ -75,9 +84,9 @@ class ReplyProgress:
 
         Args:
             status: The HTTP status of the reply.
-            outcome: See ReplyResult.
-            started: When the request started, by `time.perf_counter`.
-            ended: When it ended, by the same clock.
+            outcome: How the request ended; see ReplyResult.
+            started: The time (`time.perf_counter`) at which the request started.
+            ended: The time (`time.perf_counter`) at which the request ended.
         """
         return ReplyResult(
             status,

@@ -1,6 +1,6 @@
 """Holds the facts about a request that the log, the metrics, the trace and experiments need.
 
-A ReplyResult (proxy/inference/reply_progress.py) holds the facts about its reply.
+A ReplyResult (proxy/inference/reply_progress.py) holds the facts about the reply to the request.
 """
 
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from proxy.inference.plan import Plan
 
 
 class RequestContext(NamedTuple):
-    """One request. It is a named tuple, because that is faster to create than a frozen dataclass.
+    """The facts about one request. It is a named tuple, because that is faster to create than a frozen dataclass.
 
     Attributes:
         request_id: The client's X-Request-Id, or an id that the proxy generated.
         route: The path of the endpoint.
         client: The name of the client's API key; None if no keys are required.
         trace: The span of the request; None if traces are not exported.
-        body: The client's body, if contents are logged and it is not a form; else empty.
+        body: The client's body. It is empty if the server does not log contents, or if the body is a form.
         plan: The plan of the request; None if the request failed before its plan was made.
     """
 

@@ -12,9 +12,9 @@ class Setting:
     """The model, the variant and the bundle that serve a request.
 
     Attributes:
-        choice: The model's id and the variant.
+        choice: The id of the model, and the variant.
         model: The model with this id, as a backend lists it.
-        served: The bundle that prompt, examples and sampling come from; None if the model has no bundle.
+        served: The bundle that provides prompt, examples and sampling; None if the model has no bundle.
     """
 
     choice: Choice

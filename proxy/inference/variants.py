@@ -1,8 +1,8 @@
-"""Decides which model and which variant serve a request. Pure functions.
+"""Decides which model and which variant serve a request. All functions are pure.
 
-A client names a variant in the header x-drpo-variant, or as a suffix of the model: MODEL@VARIANT. For a client that
-names none, the default is `aligned` for a model with a bundle and `raw` for any other model. The planner serves a text
-completion as `raw` if its client names no variant.
+A client names a variant in the header x-drpo-variant, or as a suffix of the model: MODEL@VARIANT. If the client names
+no variant, the default is `aligned` for a model with a bundle, and `raw` for any other model. Text completions are an
+exception: for them, the planner replaces the default `aligned` by `raw`.
 """
 
 import re
@@ -42,8 +42,8 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
         bundled: The ids of the models that have a bundle.
 
     Raises:
-        BadRequestError: The field `model` is missing. Or the variant is unknown, differs between header and suffix, or
-            needs a bundle that the model does not have.
+        BadRequestError: The field `model` is missing or not a text. Or the variant is unknown, header and suffix name
+            different variants, or the variant needs a bundle and the model has none.
         UnknownModelError: No backend lists the model.
     """
     if not isinstance(model_field, str) or not model_field:
@@ -63,7 +63,7 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 
 
 def available(model: str, bundled: Collection[str]) -> tuple[str, ...]:
-    """Return the variants that a model can be served as: all for a model with a bundle, else `raw` alone."""
+    """Return the variants of a model: all three if the model has a bundle, else only `raw`."""
     return VARIANTS if model in bundled else (RAW,)
 
 
@@ -96,5 +96,5 @@ def _listing(models: Collection[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a client's value as an error message quotes it: on one line, cut after 100 characters."""
+    """Return a client's value for an error message: in quotation marks, on one line, cut after 100 characters."""
     return repr(text if len(text) <= 100 else text[:100] + "...")

@@ -1,7 +1,7 @@
-"""Chooses the examples of a request: retrieves them, then keeps those that fit the bundle's limit and the context.
+"""Chooses the examples of a request: retrieves them, and then keeps those that fit into two token limits.
 
-It also decides the max_tokens of an answer on a base model. It does not depend on HTTP, or on which of the APIs a
-client uses.
+The limits are the max_injected_tokens of the bundle and the context of the model. The module also computes max_tokens
+for a base model. It does not depend on HTTP, or on the API that a client calls.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from proxy.inference.injection.token_costs import BundleCosts, TokenCosts, estim
 from proxy.openai.chat_completion import client_max_tokens
 
 DEFAULT_MAX_TOKENS: Final = 1024
-"""The max_tokens of an answer on a base model if neither client nor bundle sets it. vLLM's default, 16, is too low."""
-_MAX_TOKEN_BYTES: Final = 256  # bytes; twice the longest run of spaces that is one token in a common vocabulary
+"""The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
+_MAX_TOKEN_BYTES: Final = 256  # upper bound of the bytes of one token: twice the maximum in common vocabularies
 _MAX_CACHED_HIT_LISTS: Final = 1024
 
 
@@ -36,11 +36,11 @@ class Injection:
     """The prompt and the examples that the proxy puts before the client's messages.
 
     Attributes:
-        bundle: The bundle's short id. The prompt is the prompt of this bundle.
-        examples: The examples, in the order in which they are shown.
-        tokens: Tokens of the prompt and the examples together.
+        bundle: The first 12 characters of the bundle id. The prompt is the prompt of this bundle.
+        examples: The examples, in the order in which they are in the prompt.
+        tokens: The number of tokens of the prompt and the examples together.
         prompt_only: Why the request gets no examples: a reason of proxy/inference/prompt_only.py, or `context` if the
-            context has no room for any. None if nothing excludes examples.
+            context of the model has no room for an example. None if the request may have examples.
         degraded: Why retrieval failed: `timeout` or `embedder`. None if it did not fail.
     """
 
@@ -53,12 +53,12 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class _AllowedExamples:
-    """The examples that the bundle's own limit (max_injected_tokens) allows, before the context limits them further.
+    """The examples that the bundle's limit (max_injected_tokens) allows. The context of the model may allow fewer.
 
     Attributes:
-        costs: Tokens of the bundle's prompt and of its examples, which include the selected ones.
-        selection: The selected examples: the pinned ones, and the hits that the limit allows.
-        injection: The same examples, in the order in which they are shown.
+        costs: The tokens of the bundle's prompt, and of each example by its id. Every selected example is included.
+        selection: The selected examples: all pinned examples, and the hits that the limit allows.
+        injection: The injection that contains exactly these examples.
     """
 
     costs: BundleCosts
@@ -67,7 +67,7 @@ class _AllowedExamples:
 
 
 class Injector:
-    """Chooses the examples of a request, and the max_tokens of an answer on a base model."""
+    """Chooses the examples of a request, and computes max_tokens for a base model."""
 
     def __init__(self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter) -> None:
         self._retrieval = retrieval
@@ -76,7 +76,7 @@ class Injector:
         self._allowed: LruCache[tuple[str, str, tuple[int, ...]], _AllowedExamples] = LruCache(_MAX_CACHED_HIT_LISTS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
-        """Count the bundle's tokens and load the embedder, so that the first request does not wait for either."""
+        """Count the bundle's tokens and load the embedder, so that the first request does not wait for these steps."""
         await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.search, "hello"))
 
     async def choose_examples(
@@ -87,10 +87,10 @@ class Injector:
         Args:
             served: The bundle.
             model: The model that answers.
-            query: The text that examples are retrieved for.
-            prompt_only: Why the request gets no examples; None if it may have them.
-            client: All text of the client, as it is laid out for the model. Its tokens limit the examples.
-            body: The client's body. Its limit on the length of the answer limits the examples too.
+            query: The text for which examples are retrieved.
+            prompt_only: Why the request gets no examples; None if the request may have examples.
+            client: All text of the client, as the prompt contains it. The longer this text is, the fewer examples fit.
+            body: The client's body. The larger its max_tokens is, the fewer examples fit.
         """
         costs = await self._costs.of(served, model)
         if prompt_only:
@@ -107,9 +107,15 @@ class Injector:
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
     ) -> _AllowedExamples:
-        """Return the examples that the bundle's own limit allows for the hits in `result`, from a cache if possible.
+        """Return the pinned examples and those hits of `result` that the bundle's limit allows.
 
-        costs: the result of `TokenCosts.of`, which lacks most examples of a large bank.
+        The result comes from a cache if possible.
+
+        Args:
+            served: The bundle.
+            model: The model that answers.
+            costs: The result of `TokenCosts.of`. If the bank has more than 5,000 examples, hits are missing in it.
+            result: The result of retrieval.
         """
         key = (served.bundle.id, model.id, tuple([hit.position for hit in result.hits]))
         cached = self._allowed.get(key)
@@ -119,33 +125,35 @@ class Injector:
         policy = served.bundle.manifest.retrieval
         selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
         allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, result))
-        # A selection is cached only if it was made from counts, because an estimate is replaced by a count later. The
-        # costs of hits that `costs` lacks may be estimates, so these selections are not cached.
+        # A selection that depends on estimated tokens is not cached, because the backend may count these tokens later,
+        # and the selection may then differ. `all_costs` does not tell whether the tokens that `including` added are
+        # estimates, so a selection with added tokens is not cached either.
         if all_costs.counted and all_costs is costs and not result.degraded:
             self._allowed.put(key, allowed)
         return allowed
 
     async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
-        """Return how many tokens the context leaves for prompt and examples; None if `wanted` tokens certainly fit.
+        """Return how many tokens the context leaves for prompt and examples; None if no example need be removed.
 
-        It is also None if the context's length is unknown. Counting is slow. So the client's tokens are counted only if
-        `wanted` tokens do not fit beside an upper bound of the client's tokens.
+        The result is None if the length of the context is unknown, or if `wanted` tokens certainly fit. Counting the
+        client's tokens is slow. So a quick check comes first: it replaces their number by an upper bound. The tokens
+        are counted only if `wanted` tokens do not fit by this check.
 
         Args:
-            model: The model.
-            wanted: Tokens of the prompt and of the examples that the bundle's limit allows.
+            model: The model that answers.
+            wanted: The number of tokens of the prompt and of the examples that the bundle's limit allows.
             client: All text of the client.
-            answer: Tokens that are left for the answer.
+            answer: The number of tokens that are reserved for the answer.
         """
         if model.context is None or wanted + max_token_count(client) + answer <= model.context - DEFAULT_ANSWER_TOKENS:
             return None
         return room_for_injection(model.context, await self._tokens(model, client), answer)
 
     async def _tokens(self, model: Model, text: str) -> int:
-        """Return the tokens of a text: counted, or estimated if the backend cannot count.
+        """Return the number of tokens of a text: counted by the backend, or estimated if the backend cannot count.
 
-        A text that is certainly longer than the context is estimated too. A backend may need many seconds to count it,
-        and the exact number would not change what fits.
+        The tokens of a text that is certainly longer than the context are also estimated. A backend may need many
+        seconds to count them, and the exact number makes no difference: no example fits beside such a text.
         """
         if model.context is not None and max_token_count(text) > _MAX_TOKEN_BYTES * model.context:
             return estimated_tokens(text)
@@ -153,17 +161,17 @@ class Injector:
         return estimated_tokens(text) if exact is None else exact
 
     async def max_tokens(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
-        """Return the max_tokens for a base model, for a client that sets none.
+        """Return the max_tokens that a request to a base model gets if the client sets no max_tokens.
 
-        It is the bundle's max_tokens, or DEFAULT_MAX_TOKENS if the bundle sets none. If the context has fewer tokens
-        left after the prompt, it is the number of tokens left, but at least 1.
+        The result is the bundle's max_tokens, or DEFAULT_MAX_TOKENS if the bundle sets none. If fewer tokens of the
+        context remain after `text`, the result is this smaller number, but at least 1.
 
         Args:
-            text: The whole text that the model is sent.
-            injected: Tokens of the prompt and the examples that the proxy added to this text.
-            client: The client's part of this text.
+            text: The whole text for the model: prompt, examples and the client's text.
+            injected: The number of tokens of the prompt and the examples in `text`.
+            client: The client's part of `text`.
             model: The model that answers.
-            served: The bundle; None if the request is served without one.
+            served: The bundle; None if the request is served without a bundle.
         """
         cap = _bundle_cap(served)
         if model.context is None:
@@ -184,11 +192,11 @@ def _bundle_cap(served: ServedBundle | None) -> int:
 
 
 def _answer_tokens(body: Json, served: ServedBundle) -> int:
-    """Return how many tokens of the context examples must leave for the answer.
+    """Return how many tokens of the context are reserved for the answer, so that examples cannot use them.
 
-    It is the client's max_tokens, or DEFAULT_ANSWER_TOKENS if the client sets none. It is at most the max_tokens of the
-    bundle, because many clients always send a large max_tokens. Without this maximum, their requests would lose all
-    examples, even the pinned ones, which contain the refusals.
+    The number is the client's max_tokens, or DEFAULT_ANSWER_TOKENS if the client sets none. It is never larger than the
+    bundle's max_tokens (DEFAULT_MAX_TOKENS if the bundle sets none). Many clients always send a large max_tokens. If
+    all of it were reserved, their requests would lose all examples, even the pinned ones.
     """
     asked = client_max_tokens(body)
     cap = _bundle_cap(served)

@@ -1,10 +1,11 @@
 """Finds examples for a query before a deadline, with caches and batches. It does not depend on HTTP or models.
 
-If the hits of a query are cached, the event loop returns them. If only its vector is cached, the event loop searches a
-small bank itself. Everything else runs on one thread (proxy/inference/injection/retrieval_worker.py): embedding, and
-the search of a large bank. Queries that arrive while the thread is busy form the next batch, ordered by deadline.
-Requests with the same query share one lookup. Retrieval fails open: if the embedder is slow or broken, a request is
-answered without retrieved examples.
+If the hits of a query are cached, they are returned at once. If only the vector of the query is cached, and the bank
+has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after it
+has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). Queries that arrive while the
+thread is busy wait, and the ones with the earliest deadlines form the next batch. Requests with the same query to the
+same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
+retrieved examples.
 """
 
 import asyncio
@@ -19,19 +20,19 @@ from proxy.core.metrics import Metrics
 from proxy.inference.injection.retrieval_worker import BundleSearch, PendingQuery, RetrievalResult, embed_and_search
 
 _MAX_CACHED_QUERIES: Final = 4096
-# Queries in a batch. A larger batch saves switches to the thread; with a smaller one, the next batch waits less.
+# Queries in one batch. A larger batch needs fewer switches to the thread; with a smaller one, later queries wait less.
 _MAX_BATCH: Final = 32
 
 
 class Retrieval:
-    """Finds the examples for queries, with caches and one thread for the whole process."""
+    """Finds the examples for queries. All bundles share its caches and its retrieval thread."""
 
     def __init__(self, timeout: float, metrics: Metrics) -> None:
         """Begin with empty caches.
 
         Args:
-            timeout: Seconds that a request waits for retrieved examples. Then it is served without them.
-            metrics: Where the times and the failures of lookups are recorded.
+            timeout: Seconds that a request waits for retrieved examples. After this time it is served without them.
+            metrics: The metrics in which the duration of each search and the failures are recorded.
         """
         self._timeout = timeout
         self._metrics = metrics
@@ -60,9 +61,10 @@ class Retrieval:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _find_cached(self, search: BundleSearch, digest: bytes) -> tuple[Hit, ...] | None:
-        """Return the hits if they are cached, or if the vector is cached and the search is quick; else None.
+        """Return the hits of a query; None if the retrieval thread must find them.
 
-        A cached vector serves all bundles that have the same embedder.
+        The hits come from the cache. Or they come from a search with the cached vector, if the bank has at most 5,000
+        examples. A cached vector serves all bundles that have the same embedder.
         """
         hits = self._hits.get((search.id, digest))
         if hits is None and search.retriever.is_quick:
@@ -93,7 +95,7 @@ class Retrieval:
         return pending
 
     async def _process_batches(self) -> None:
-        """Process batches until no query waits. A query gets its result before the rest of its batch is finished."""
+        """Process batches until no query waits. Each query gets its result at once, even if its batch still runs."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._next_batch()
@@ -113,7 +115,10 @@ class Retrieval:
         return batch
 
     def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
-        """Cache a result, and give it to the requests that wait. It is cached even if all of them have given up."""
+        """Cache the vector and the hits of a query, and give the result to the requests that wait for it.
+
+        They are cached even if all these requests have given up. A failed result has no hits to cache.
+        """
         key = (pending.search.id, pending.digest)
         self._pending.pop(key, None)
         if pending.vector is not None:

@@ -1,4 +1,4 @@
-"""Runs on the retrieval thread: embeds a batch of queries, and searches the examples nearest to each.
+"""Runs on the retrieval thread: embeds a batch of queries, and finds the examples nearest to each query.
 
 It does not depend on an event loop, on caches or on requests. It raises no exceptions: if embedding or search fails for
 a query, the RetrievalResult of this query gives the reason.
@@ -21,7 +21,7 @@ from proxy.core.log import log_failure
 
 @dataclass(frozen=True, slots=True)
 class RetrievalResult:
-    """The result for one query.
+    """The result of retrieval for one query.
 
     Attributes:
         hits: The retrieved examples, as `Retriever.choose` returns them; empty if retrieval failed.
@@ -52,11 +52,11 @@ class PendingQuery:
     """A query that waits for its result.
 
     Attributes:
-        search: Searches the bundle.
+        search: The bundle in which examples are searched, with its retriever and embedder.
         query: The text of the query.
-        digest: A digest of the text. It is part of the keys of caches.
+        digest: A hash of the text. Caches use it in their keys.
         result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
-        deadline: When the last request that waits for this query gives up, by `time.monotonic`.
+        deadline: The time (`time.monotonic`) at which the last request that waits for this query gives up.
         vector: The query's vector, shape (dimension,); None until it is known.
     """
 
@@ -69,13 +69,13 @@ class PendingQuery:
 
 
 Deliver = Callable[[PendingQuery, RetrievalResult], object]
-"""Hands a query's result back to the event loop. The thread calls it."""
+"""A function that hands the result of a query to the event loop. The retrieval thread calls it."""
 
 
 def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
-    """Embed the queries of a batch, search for each, and deliver each result once, as soon as it is known.
+    """Embed the queries of a batch, and find the examples for each. Deliver each result once, as soon as it is known.
 
-    A query whose deadline has passed before its turn gets the result `timeout` at once. Embedding it would delay the
+    A query whose deadline has already passed is not embedded, and its result is `timeout`. Embedding it would delay the
     queries that can still meet their deadlines.
     """
     for call in _embedder_calls(batch):
@@ -89,8 +89,8 @@ def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
 def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQuery]]:
     """Yield the queries of a batch in groups that are processed together.
 
-    Each query with a known vector is a group of one, and these come first. The others are grouped by embedder, up to as
-    many texts as one call to it should embed. Queries with the same text count as one text.
+    The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
+    embedder. Such a group has at most as many different texts as one call to the embedder should embed.
     """
     yield from ([pending] for pending in batch if pending.vector is not None)
     by_embedder: dict[int, dict[str, list[PendingQuery]]] = {}
@@ -116,9 +116,9 @@ def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
 
 
 def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliver: Deliver) -> None:
-    """Retry each query of a failed group alone, so that a text that the embedder rejects fails only its own query.
+    """Retry each query of a failed group alone. If the embedder rejects one text, the other queries then succeed.
 
-    A query that was alone in its group is not retried: it gets the result `embedder`.
+    A query that was alone in its group is not retried. Its result is `embedder`.
     """
     if len(queries) == 1:
         log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
@@ -130,7 +130,7 @@ def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliv
 
 
 def _embed(queries: Sequence[PendingQuery]) -> None:
-    """Set the vector of each query. All queries have the same embedder. Equal texts are embedded once."""
+    """Set the vector of each query. All queries must have the same embedder. Equal texts are embedded once."""
     if not queries:
         return
     texts = list(dict.fromkeys(pending.query for pending in queries))

@@ -1,7 +1,7 @@
 """Loads the bundles that are served, and opens their embedders. It does not depend on requests.
 
-A served bundle is one frozen value, which a request looks up once. So a reload during the request cannot give it parts
-of two bundles.
+A served bundle is one frozen value, and a request looks it up only once. So no request gets parts of two bundles, even
+if a reload replaces the bundle meanwhile.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +24,13 @@ from proxy.inference.injection.retrieval_worker import BundleSearch
 
 @dataclass(frozen=True, slots=True)
 class ServedBundle:
-    """A bundle with its layout and the search in it, ready to serve requests.
+    """A bundle, and the objects that render and search it for requests.
 
     Attributes:
         bundle: The bundle.
-        layout: The bundle's layout, by which its prompt and examples are written for a base model.
-        pinned: The pinned examples.
-        search: Finds the retrieved examples for a query.
+        layout: The layout of the bundle. It renders prompt, examples and conversation as one text for a base model.
+        pinned: The pinned examples of the bundle.
+        search: The retriever and the embedder that find the retrieved examples for a query.
     """
 
     bundle: Bundle
@@ -50,18 +50,18 @@ def load_bundles(
     query_embedder: str = OWN,
     serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
-    """Load the bundles of the flag --bundle, and return them by the id of the model that they are served for.
+    """Load the bundles of the flag --bundle, and return each by the id of its model.
 
     Args:
         arguments: The values of --bundle.
         allowed: The values of --allow-embedder.
         query_embedder: The value of --query-embedder.
-        serving: Bundles that are served already. An embedder that comes with drpo is taken from them if they have it
-            open, because a second copy would need as much memory again.
+        serving: Bundles that are served already. The new bundles share the open embedders of these bundles, if the
+            embedders come with drpo. A second copy would need the same amount of memory again.
 
     Raises:
-        StartupError: A --bundle argument is malformed, names no directory, or names a model that another one names.
-            Or --query-embedder does not suit a bundle.
+        StartupError: A --bundle argument is malformed or its directory does not exist, or two bundles are for the same
+            model. Or --query-embedder is `fast`, and the student does not imitate the embedder of a bundle.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be used.
     """
@@ -84,7 +84,7 @@ def load_directories(
 ) -> dict[str, ServedBundle]:
     """Load the bundles of the arms of experiments, and return them by directory.
 
-    If a bundle with the same id is served already, the served one is returned, and its retriever is not built again.
+    If a bundle with the same id is served already, the result contains that bundle, and no new retriever is built.
 
     Args:
         directories: The directories of the bundles; `default` means the bundle that comes with drpo.
@@ -93,7 +93,7 @@ def load_directories(
         serving: Bundles that are served already.
 
     Raises:
-        StartupError: --query-embedder does not suit a bundle.
+        StartupError: --query-embedder is `fast`, and the student does not imitate the embedder of a bundle.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be used.
     """
@@ -108,9 +108,9 @@ def load_directories(
 
 
 def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
-    """Return, by name, the embedders that come with drpo and that the served bundles have open.
+    """Return the open embedders of the served bundles by name, but only those that come with drpo.
 
-    An open student also holds its teacher, the default embedder. So the teacher is returned too.
+    An open student also holds the default embedder, which it imitates. So the result then has both embedders.
     """
     used = {old.search.embedder.spec.name: old.search.embedder for old in serving}
     opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
@@ -119,9 +119,10 @@ def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
 
 
 def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
-    """Return the embedder for a bundle's queries: the embedder that made its vectors, or for `fast` the student.
+    """Return the embedder for the queries of a bundle: the student if `name` is `fast`, else the bundle's own embedder.
 
-    Raises StartupError if the student does not imitate the embedder that made the bundle's vectors.
+    The bundle's own embedder is the one that made its vectors. Raises StartupError if `name` is `fast` and the student
+    does not imitate this embedder.
     """
     own = embedders[bundle.manifest.embedder.name]
     if name != FAST:
@@ -138,7 +139,7 @@ def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -
 
 
 def check_bundle_arguments(arguments: Sequence[str]) -> None:
-    """Raise StartupError if a --bundle argument is malformed or names no directory."""
+    """Raise StartupError if a --bundle argument is malformed or its directory does not exist."""
     for argument in arguments:
         _parse_argument(argument)
 

@@ -1,6 +1,6 @@
-"""Measures how many tokens the prompt and each example of a bundle have on a model.
+"""Measures the token costs of a bundle on a model: the number of tokens of its prompt and of each example.
 
-The backend's tokenizer counts them. If it cannot count, they are estimated.
+The backend counts the tokens with the tokenizer of the model. If the backend cannot count, the tokens are estimated.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ _MAX_CONCURRENT_COUNTS: Final = 8
 _MAX_CACHED_BUNDLES: Final = 256  # pairs of a bundle and a model; the least recently used pair is evicted
 _MAX_COUNTED_AHEAD: Final = 5_000  # examples; in a larger bank, an example is counted when it is first retrieved
 _MAX_CACHED_EXAMPLES: Final = 50_000
-_RECOUNT_AFTER: Final = 30.0  # seconds after an estimate
+_RECOUNT_AFTER: Final = 30.0  # seconds from an estimate until the tokens are counted again
 
 
 @dataclass(frozen=True, slots=True)
 class BundleCosts:
-    """Tokens of a bundle's prompt and examples, as the layout writes them and one model's tokenizer counts them.
+    """The numbers of tokens of a bundle's prompt and examples on one model, after the layout has rendered them.
 
     Attributes:
-        prompt: Tokens of the prompt.
-        examples: Tokens of each example by its id. For a bank of more than 5,000 examples, it holds only the pinned
-            examples, and after `TokenCosts.including` also the given hits.
-        counted: Whether the tokenizer counted everything that `TokenCosts.of` measured; else some are estimates. Hits
-            that `TokenCosts.including` adds do not change this value.
-        measured_at: When `TokenCosts.of` measured, in seconds of the event loop's clock.
+        prompt: The number of tokens of the prompt.
+        examples: The number of tokens of each example, by the example's id. If the bank has more than 5,000 examples,
+            it has only the pinned examples, and in a result of `TokenCosts.including` also the hits.
+        counted: True if the backend counted all numbers that `TokenCosts.of` returned; False if at least one of these
+            numbers is an estimate. The hits that `TokenCosts.including` adds do not change this value.
+        measured_at: The time of the event loop's clock, in seconds, at which `TokenCosts.of` measured.
     """
 
     prompt: int
@@ -41,7 +41,7 @@ class BundleCosts:
 
 
 class TokenCosts:
-    """Measures the tokens of each bundle on each model, and caches them."""
+    """Measures the token costs of each bundle on each model, and caches the costs."""
 
     def __init__(self, count: TokenCounter) -> None:
         self._count = count
@@ -49,9 +49,10 @@ class TokenCosts:
         self._examples: LruCache[tuple[str, str, str], int] = LruCache(_MAX_CACHED_EXAMPLES)
 
     async def of(self, served: ServedBundle, model: Model) -> BundleCosts:
-        """Return the costs of a bundle on a model. The first call measures them, and concurrent calls wait for it.
+        """Return the costs of a bundle on a model.
 
-        Estimates are measured again after 30 seconds, because the backend may be able to count by then.
+        The first call measures the costs. Calls that are made meanwhile wait for its result. If some costs are
+        estimates, all are measured again after 30 seconds, because the backend may be able to count by then.
         """
         key = (served.bundle.id, model.id)
         task = self._bundles.get(key)
@@ -61,7 +62,10 @@ class TokenCosts:
         return task.result() if task.done() else await asyncio.shield(task)
 
     async def including(self, served: ServedBundle, model: Model, hits: Sequence[Hit]) -> BundleCosts:
-        """Return the result of `of`, with the tokens of those `hits` added that it lacks because the bank is large."""
+        """Return the result of `of`, and add the costs of those `hits` that it lacks.
+
+        It lacks hits only if the bank has more than 5,000 examples.
+        """
         costs = await self.of(served, model)
         missing = [hit.example for hit in hits if hit.example.id not in costs.examples]
         if not missing:
@@ -96,7 +100,7 @@ class TokenCosts:
         return BundleCosts(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
-        """Return the count of each text. Each count is a request to the backend, so at most 8 run at once."""
+        """Return the count of each text. Each count is a request to the backend, so at most 8 counts run at once."""
         slots = asyncio.Semaphore(_MAX_CONCURRENT_COUNTS)
 
         async def count(text: str) -> int | None:
@@ -107,7 +111,7 @@ class TokenCosts:
 
 
 def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
-    """Return True if the costs must be measured again: measuring failed, or it gave estimates over 30 seconds ago."""
+    """Return True if the costs must be measured again: measuring failed, or an estimate is older than 30 seconds."""
     if not task.done() or task.cancelled():
         return False
     if task.exception() is not None:
@@ -117,9 +121,9 @@ def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
 
 
 def estimated_tokens(text: str) -> int:
-    """Estimate the tokens of a text at three bytes each.
+    """Estimate the number of tokens of a text: one token for every three bytes.
 
     English has about four bytes per token, so the estimate is usually too high. An estimate that is too low would be
-    worse, because a prompt could then exceed the context.
+    worse, because the prompt could then exceed the context.
     """
     return len(text.encode("utf-8", "surrogatepass")) // 3 + 1

@@ -1,4 +1,4 @@
-"""Tests of admission: order of waiting, refusal, and slots that are shared by workers."""
+"""Tests of admission: the order of waiting requests, refusals, and slots that workers share."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def admission(max_in_flight: int, max_queue: int, shared: Any = None) -> Admissi
 
 
 async def turns() -> None:
-    """Let the other tasks run until each of them waits for something."""
+    """Let all other tasks run until they wait."""
     for _ in range(5):
         await asyncio.sleep(0)
 

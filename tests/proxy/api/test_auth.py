@@ -125,7 +125,7 @@ def test_request_larger_than_the_limit_is_admitted_by_a_full_bucket_and_charged(
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 40)), max_size=40), st.integers(1, 60))
 def test_any_minute_admits_at_most_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
-    """A token bucket admits at most what it holds when full, plus what flows in within the minute."""
+    """A token bucket admits at most its capacity, plus the amount that is added to it within the minute."""
     clock = Clock()
     alice = account(clock, requests_per_minute=limit)
     let_in: list[float] = []

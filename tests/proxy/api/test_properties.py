@@ -98,7 +98,7 @@ Posting = Callable[[dict[str, Any]], dict[str, Any]]
 
 @contextmanager
 def posting(kind: str) -> Iterator[Posting]:
-    """Start a proxy and a backend whose model is of this kind. Yield a function that posts a chat request.
+    """Start a proxy, and a backend with a model of the given kind. Yield a function that posts a chat request.
 
     The function returns the body that the backend received.
     """
@@ -130,7 +130,7 @@ async def _post(proxy: Serving, body: Mapping[str, Any], path: str = "/v1/chat/c
 
 
 def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body as the proxy must send it: every stream asks for the token counts."""
+    """Return the body as the proxy must send it: with a request for token counts if the client wants a stream."""
     options = body.get("stream_options") or {}
     if body.get("stream") is not True or options.get("include_usage"):
         return dict(body)
@@ -140,7 +140,7 @@ def with_usage(body: Mapping[str, Any]) -> dict[str, Any]:
 def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body with the bundle's sampling for fields that the client left out.
 
-    Either of the fields max_tokens and max_completion_tokens of a client replaces the bundle's max_tokens."""
+    If the client sets max_tokens or max_completion_tokens, the bundle's max_tokens is not used."""
     silent = {name: value for name, value in SAMPLING.items() if body.get(name) is None}
     if body.get("max_completion_tokens") is not None:
         silent.pop("max_tokens", None)
@@ -271,14 +271,14 @@ def without(body: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def examples_belong(body: Mapping[str, Any]) -> bool:
-    """Return True if the proxy must add examples: the client asks for a plain answer and has not begun it."""
+    """Return True if the proxy must add examples: the client asks for a plain answer and gives no beginning of it."""
     formatted = (body.get("response_format") or {}).get("type", "text") != "text"
     structured = any(body.get(name) for name in ("tools", "structured_outputs"))
     return not (formatted or structured or body["messages"][-1]["role"] == "assistant")
 
 
 def _opening(messages: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the texts of the leading system messages, and the messages after them."""
+    """Return the texts of the system messages at the beginning, and all messages after these."""
     count = 0
     while count < len(messages) and messages[count]["role"] in ("system", "developer"):
         count += 1

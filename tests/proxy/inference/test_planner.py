@@ -1,4 +1,4 @@
-"""Tests of what is sent to a base model and to a chat model, with and without injection."""
+"""Tests of the requests that the proxy sends to a base model and to a chat model, with and without injection."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests of the model and the variant that a request gets, and of the errors for unknown ones."""
+"""Tests of the model and the variant of a request, and of the errors for unknown models and variants."""
 
 import pytest
 

@@ -156,7 +156,7 @@ async def test_cancelled_request_does_not_cancel_a_shared_lookup(retrieval: Retr
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["one", "two"]), st.booleans()), max_size=30))
 def test_each_query_gets_its_own_examples_in_any_order(asked: list[tuple[str, str, bool]]) -> None:
-    """The third value of each query says whether the next query is sent only after its result."""
+    """The third value of each tuple says whether the next query waits until this query has its result."""
 
     async def ask_all() -> None:
         retrieval, embedder = Retrieval(5, create_metrics()), Embedder(spec=MANY_AT_ONCE)
