@@ -30,15 +30,15 @@ _ID_LENGTH: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """The approved examples from an export, and why the other conversations gave no example.
+    """The approved examples from an export, and the numbers of conversations that gave no example, by reason.
 
     Attributes:
         approved: The approved examples, in the order of the file.
         read: Number of conversations in the export.
         too_low: Number of conversations whose outcome is below the minimum.
-        unfit: Number of conversations that give no usable example. Such a conversation does not begin with a user turn
-            and an answer, or it contains an example that a bundle does not accept, a too long answer, or the query of
-            an example that is already approved.
+        unfit: Number of conversations that give no usable example, for one of four reasons: the conversation does not
+            begin with a user turn and an answer, a bundle does not accept the example, the answer is too long, or an
+            approved example already has this query.
         refused: Number of conversations whose example was usable but not approved.
     """
 
@@ -56,7 +56,7 @@ def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) ->
         path: A JSONL file with one conversation per line.
         min_outcome: Conversations with a lower outcome are left out.
         max_words: Examples whose answer has more words are left out.
-        approve: Decides about each usable example.
+        approve: Decides whether a usable example is approved.
 
     Raises:
         DataError: The file cannot be read, or a line is not a conversation with an outcome.

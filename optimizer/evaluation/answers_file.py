@@ -55,7 +55,7 @@ class AnswersFile:
         return self._answers.get(key)
 
     def add(self, key: str, variant: str, row: Row, answer: Answer) -> None:
-        """Write one answer to the file before this method returns.
+        """Store one answer, and write it to the file before this method returns.
 
         The line also contains variant, kind and query. Only people who read the file need them.
         """

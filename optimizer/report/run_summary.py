@@ -42,7 +42,8 @@ class LevelSummary:
     Attributes:
         number: The number of the level, from 0.
         leader: The key of the best candidate of the level.
-        ahead: The leader's mean lead over the first prompt of the run, on the queries on which both have scores.
+        ahead: The leader's mean lead over the first prompt of the run. It is computed on the queries on which leader
+            and first prompt both have scores.
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
     """

@@ -182,8 +182,9 @@ def critical_value(settings: RaceSettings) -> float:
     """Return the factor `critical`, which the docstring of this module explains. The test is one-sided.
 
     With this factor, a candidate as good as the leader exceeds the critical value at one or more looks with probability
-    alpha. To find the factor, the function simulates races with normally distributed differences, and takes a quantile
-    of the largest test statistics. The seed of the simulation is fixed, so that equal settings give equal factors.
+    alpha. To find the factor, the function simulates races with normally distributed differences. The factor is the
+    quantile 1 - alpha of the largest test statistic of a race. The seed of the simulation is fixed, so that equal
+    settings give equal factors.
     """
     last = max(settings.max_queries, settings.first_look)
     looks = np.arange(settings.first_look, last + 1, settings.block_size)

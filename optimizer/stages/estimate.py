@@ -59,7 +59,7 @@ class Estimate:
     """The expected cost of a run.
 
     Attributes:
-        by_role: Number of calls by role of the model.
+        by_role: Number of calls to the model of each role, by role.
         calls: Number of calls of all roles together.
         tokens: Prompt and completion tokens of all calls together.
         seconds: Duration of the run in seconds.
@@ -206,8 +206,8 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
     """Count the calls of the sealed evaluation, except for the comparisons by the judge ([reward] confirm).
 
     The bundle and the baseline answer all sealed rows. The setting `raw` of [data] is the number of rows that each raw
-    variant answers. If both raw variants have the same sampling, a run sends their requests only once. The sampling is
-    not known before the run, so the requests of both raw variants are counted.
+    variant answers; the default is all rows. If both raw variants have the same sampling, a run sends their requests
+    only once. The sampling is not known before the run, so the requests of both raw variants are counted.
     """
     known_queries: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
