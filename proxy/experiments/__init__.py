@@ -1,1 +1,1 @@
-"""A/B experiments: assignment of units to arms, recording, and statistics. They do not depend on routes."""
+"""Runs A/B experiments: assigns units to arms, records requests and computes reports. It does not depend on routes."""

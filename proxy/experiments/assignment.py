@@ -1,10 +1,11 @@
-"""Assigns requests to the active experiments, and decides what an arm serves. It does not depend on HTTP or the store.
+"""Assigns requests to arms of experiments, and determines the model, variant and bundle that serve each request.
 
-The hash that gives a unit its arm is in definition.py, in the function `assign`.
+This module does not depend on HTTP or on the store. The function `definition.assign` computes the arm of a
+unit.
 
-If the client names a variant (in a header or as a suffix of the model), the request is served with this variant.
-Otherwise, experiments determine how the request is served. A request in no experiment is served with the default
-variant. A request whose client names a variant is an override: it is recorded, but not compared.
+A client may name a variant, in a header or as a suffix of the model name such as MODEL@raw. The request is then served
+with this variant. Such a request is called an override: it is recorded, but comparisons of arms leave it out. Other
+requests are served as their arms define. A request in no experiment is served with the server's default variant.
 """
 
 import math
@@ -32,8 +33,8 @@ class ArmAssignment:
     Attributes:
         experiment: The experiment.
         arm: The arm of the request's unit. None before the experiment's start.
-        propensity: Probability of the arm at the time of the request. 1 before the experiment's start.
-        override: Whether the client named a variant, so that the arm did not serve the request.
+        propensity: Probability of this arm for a unit at the time of the request. 1 before the experiment's start.
+        override: Whether the client named a variant. If so, the request was not served as the arm defines.
     """
 
     experiment: Experiment
@@ -57,13 +58,13 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The experiments of a request, and its treatment.
+    """The arms of a request in its experiments, and how the request is served.
 
     Attributes:
         unit: Digest of the request's unit (see `units`).
         conversation: Digest of the request's conversation (see `units`).
-        time: Start of the request, Unix seconds.
-        arms: The arm of the request in each experiment that it is in.
+        time: Time at which the request started, Unix seconds.
+        arms: One entry for each experiment that records the request.
         treatment: The model, the variant and the bundle that the request is served with.
     """
 
@@ -85,12 +86,12 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The client of a request and its conversation, from which the unit is derived.
+    """The client and the conversation of a request, which determine the unit of the request.
 
     Attributes:
-        header: Name of the unit in the header x-drpo-unit. None if the client did not send this header.
+        header: Value of the header x-drpo-unit, which names the unit. None if the client did not send this header.
         client: Name of the client's key. None if the proxy requires no keys.
-        authorization: Credentials that the client sent. They replace `client` if the proxy requires no keys.
+        authorization: Credentials that the client sent. They identify the client if `client` is None.
         conversation: The conversation in the body of the request.
     """
 
@@ -110,7 +111,7 @@ class ActiveExperiments:
 
     Attributes:
         files: The contents of the experiment files.
-        bundles: The bundles of the arms, by the text in the field `bundle` of the arm.
+        bundles: The bundles of the arms. The keys are the values of `Arm.bundle`.
     """
 
     files: tuple[ExperimentFile, ...]
@@ -126,16 +127,19 @@ class ActiveExperiments:
         return next((file.judge for file in self.files if file.experiment.name == experiment), None)
 
     def treatment(self, arm: Arm, treatment: Treatment, bundles_by_model: Mapping[str, ServedBundle]) -> Treatment:
-        """Return the treatment of a request that is served by an arm.
+        """Return the treatment of a request that an arm serves.
 
-        Settings that the arm does not name keep their values, except in three cases. An arm that names a model but no
-        bundle uses the bundle of that model. An arm that names a bundle but no variant serves `aligned`. If no bundle
-        remains for `aligned` or `raw-matched` and the arm names no variant, the variant is `raw`.
+        If the arm does not name a model, a variant or a bundle, the request gets the one in the argument `treatment`.
+        There are three exceptions:
+
+        - If the arm names a model but no bundle, the bundle is that of the model in `bundles_by_model`.
+        - If the arm names a bundle but no variant, the variant is `aligned`.
+        - If the arm names no variant, and the request has no bundle by these rules, the variant is `raw`.
 
         Args:
             arm: The arm.
             treatment: The treatment that the request would get without the arm.
-            bundles_by_model: The bundle that the server uses for each model outside experiments.
+            bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
         """
         model = arm.model or treatment.choice.model
         arm_bundle = self.bundles[arm.bundle] if arm.bundle else None
@@ -155,13 +159,13 @@ def load_experiments(
         paths: Paths of the experiment files.
         allowed: Values of the flag --allow-embedder.
         query_embedder: Value of the flag --query-embedder.
-        serving: Bundles that are already loaded and may be used again.
+        serving: Loaded bundles. If an arm needs one of them, the loaded bundle is reused.
 
     Returns:
         The experiments, or None if there are no files.
 
     Raises:
-        StartupError: A file is invalid.
+        StartupError: A file is invalid, or two experiments conflict.
         BundleError: A bundle cannot be loaded.
         EmbedderError: The embedder of a bundle cannot be used.
     """
@@ -182,14 +186,14 @@ def assign_request(
 ) -> tuple[Assignment | None, Treatment]:
     """Assign a request to the active experiments.
 
-    A stopped experiment serves its control, and the request is not recorded for this experiment.
+    A stopped experiment does not record requests. It serves them with its control, unless the client named a variant.
 
     Args:
         active: The experiments.
         allocations: The decisions about running experiments, by the experiment's name.
         requester: The client and the conversation.
-        treatment: The treatment that the request would get outside experiments.
-        bundles_by_model: The bundle that the server uses for each model outside experiments.
+        treatment: The treatment that the request would get if there were no experiments.
+        bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
         now: The current time in Unix seconds.
 
     Returns:
@@ -241,11 +245,11 @@ def _assign_arm(
 
 
 def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Experiment:
-    """Replace the weights of an experiment by decided weights.
+    """Return the experiment with the weights of a decision in place of the weights of the file.
 
-    The file may have changed since the decision. An arm that the file gained since then has no decided weight, and
-    keeps the weight of the file. An arm whose weight in the file is 0 keeps this weight. If all weights would be 0, the
-    experiment keeps all weights of the file.
+    The file may have changed since the decision. An arm that was added to the file after the decision keeps its weight
+    in the file. An arm whose weight in the file is 0 keeps the weight 0. If all weights would be 0, the experiment
+    keeps all weights of the file.
     """
     arms = tuple(
         replace(arm, weight=weights.get(arm.name, arm.weight) if arm.weight else 0.0) for arm in experiment.arms
@@ -254,10 +258,10 @@ def _with_weights(experiment: Experiment, weights: Mapping[str, float]) -> Exper
 
 
 def bundles_to_warm(active: ActiveExperiments | None) -> Iterator[tuple[str, ServedBundle]]:
-    """Yield each bundle of an arm, once for each model that it is used with.
+    """Yield pairs of a model id and the bundle of an arm that is used with this model.
 
-    The models are the model that the arm names, else the models that the experiment names, else the model in the
-    bundle's manifest.
+    The model is the one that the arm names. If the arm names none, there is one pair for each model that the experiment
+    names. If the experiment names none either, the model is the one in the bundle's manifest.
     """
     for experiment in active.experiments if active else ():
         for arm in experiment.arms:

@@ -1,10 +1,11 @@
-"""The registry of automatic metrics: the metrics that the proxy or the shadow judge measures, without feedback.
+"""Lists the automatic metrics, which the proxy or the shadow judge measures. They need no feedback.
 
-The store, the statistics and the parser of feedback read this registry. It does not depend on any of them.
+The parsers of experiment files and of feedback use this list, and so does the store. This module depends on none of
+them.
 
 To add a metric that SQL can compute from existing columns of the table of exposures, add one entry here. To add a
 metric that needs a new column, also add a field with the default None to `records.Exposure`, and set this field in the
-module `service`. The store adds the column to an existing table by itself.
+module `service`. The store adds the column to an existing table automatically.
 """
 
 from collections.abc import Mapping
@@ -20,9 +21,9 @@ class AutomaticMetric:
 
     Attributes:
         name: The metric's name in experiment files, in reports and in the store.
-        better: The direction of the metric that is an improvement.
+        better: Whether higher or lower values of the metric are better.
         column: SQL type of the metric's column in the table of exposures. Empty if the metric has no column. A new
-            column must allow NULL, since a table that an earlier version filled has no values for the new column.
+            column must allow NULL, since rows that an earlier version wrote have no value in it.
         expression: SQL expression that computes the metric from a row `e` of the table of exposures. Empty if the
             metric's column holds the value, or if the value is in the table of judgements.
     """
@@ -34,14 +35,15 @@ class AutomaticMetric:
 
     @property
     def is_flag(self) -> bool:
-        """Whether the metric's column holds a truth value, stored as 0 or 1."""
+        """Whether the metric's column holds a boolean, stored as 0 or 1."""
         return self.column.startswith("SMALLINT")
 
 
 JUDGED_BETTER: Final = "judged_better"
 """The name of the shadow judge's metric, whose values are in the table of judgements."""
 
-# The metric is 1 if the unit sends the same conversation again later, else 0. A failed request has no value.
+# The value of a request is 1 if its unit sends the same conversation again later, else 0. A request has no value if it
+# failed or if the digest of its conversation is missing.
 _REGENERATED: Final = """
     CASE WHEN e.error = 1 OR e.asked IS NULL THEN NULL
          WHEN LEAD(e.id) OVER (PARTITION BY e.experiment, e.unit, e.asked ORDER BY e.time, e.id) IS NULL

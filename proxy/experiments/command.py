@@ -1,7 +1,7 @@
-"""The command `drpo-proxy experiment`.
+"""Implements the command `drpo-proxy experiment`.
 
-It checks experiment files, prints reports, exports recorded rows, stops and releases experiments, and deletes the data
-of a unit.
+The command checks experiment files, prints reports, exports recorded rows, stops experiments, releases them (deletes
+the decisions about them), and deletes the data of a unit.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def _arms_table(experiment: Experiment) -> Table:
 
 
 def _scope_lines(file: ExperimentFile) -> list[str]:
-    """Return one line each for the units that take part, the times, each guardrail, and the judge if there is one."""
+    """Return lines of text that describe who takes part, when the experiment runs, its guardrails, and its judge."""
     experiment = file.experiment
     models = ", ".join(sorted(experiment.models)) or "all models"
     keys = f"keys {', '.join(sorted(experiment.keys))}" if experiment.keys else "all keys"

@@ -1,13 +1,13 @@
-"""Reads experiment files, which are in TOML, as `Experiment`. It does not depend on requests or on the store.
+"""Reads the TOML files that define experiments. It does not depend on requests or on the store.
 
 An example of a file:
 
     name = "shorter-prompt"
-    metrics = ["thumbs_up", "ended_by_itself"]    # the first metric determines the verdict
+    metrics = ["thumbs_up", "ended_by_itself"]    # the first decides which arm is better
 
     [[arms]]
     name = "raw"
-    variant = "raw-matched"                       # this arm is the control, unless `control` names another arm
+    variant = "raw-matched"                       # the only raw-matched arm is the control by default
     weight = 50
 
     [[arms]]
@@ -42,21 +42,21 @@ _OPTIONAL_KEYS: Final = (
     *("salt", "layer", "slots", "adaptive", "judge", "planned_units"),
 )
 _ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
-_MAX_NUMBER: Final = 1e9  # upper limit of a weight, of `planned_units` and of `calls`
+_MAX_NUMBER: Final = 1e9  # the maximum of each weight, of `planned_units` and of `calls`
 _MAX_TOLERANCE: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """The table [judge] of an experiment file, which limits the shadow judge.
+    """The limits of the shadow judge in one experiment: the table [judge] of the experiment file.
 
-    The shadow judge runs only if the server has the flag --judge.
+    The shadow judge runs only if the server was started with the flag --judge.
 
     Attributes:
-        model: Name of the judge's model at the judge's server.
-        share: Fraction of the experiment's requests that are judged, 0 to 1.
-        calls: Maximum number of model calls for this experiment that one process makes in 24 hours. It counts calls to
-            the judge and calls to other arms.
+        model: Name of the judge model, as the judge's server lists it.
+        share: Fraction of the experiment's requests whose replies are judged, 0 to 1.
+        calls: Maximum number of model calls that one server process makes in 24 hours to judge this experiment. Calls
+            to the judge model count, and so do calls that get the answer of another arm.
     """
 
     model: str
@@ -78,7 +78,7 @@ class ExperimentFile:
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
-    """Read several experiment files.
+    """Read several experiment files, and check that their experiments can run together.
 
     Raises:
         StartupError: A file is invalid, two experiments have the same name or salt, or two experiments may change the
@@ -167,7 +167,13 @@ def _arm(value: object, location: str, folder: Path) -> Arm:
 
 
 def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
-    """Return the bundle's directory, which the file names relative to its own folder, or `default`."""
+    """Return the path of the arm's bundle, the word `default`, or None if the arm names no bundle.
+
+    Args:
+        fields: The table of the arm.
+        location: The place of the arm in the experiment file, for error messages.
+        folder: The folder of the experiment file. The path of the bundle in the file is relative to this folder.
+    """
     if "bundle" not in fields:
         return None
     bundle = fields.line("bundle")
@@ -179,7 +185,10 @@ def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
 
 
 def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
-    """Return the value of `control`, or else the name of the only arm whose variant is raw-matched."""
+    """Return the value of `control`. If the file does not contain it, return the name of the only raw-matched arm.
+
+    Raises StartupError if the file contains no `control` and the number of raw-matched arms is not 1.
+    """
     names = [arm.name for arm in arms]
     if "control" in fields:
         return fields.choice("control", names)
@@ -193,10 +202,10 @@ def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
 
 
 def _metric(name: str, lower: Sequence[str], path: Path) -> Metric:
-    """Return a metric with the direction that is an improvement.
+    """Return the metric with this name, including whether higher or lower values are better.
 
-    The registry defines the direction of an automatic metric. For a metric of feedback, higher is better unless `lower`
-    contains its name.
+    For an automatic metric, AUTOMATIC_METRICS defines which values are better. For a metric of feedback, higher values
+    are better unless the list `lower` contains the name of the metric.
     """
     _name(name, f"{path}: the metric")
     if automatic := AUTOMATIC_METRICS.get(name):
@@ -237,7 +246,7 @@ def _adaptive(fields: Fields) -> Adaptive | None:
 
 
 def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> float:
-    """Read a time as Unix seconds. A date without a time means 00:00 UTC of that day."""
+    """Read a time as Unix seconds. A date means 00:00 UTC of that day. If the key is missing, return `default`."""
     value = table.get(key)
     if value is None:
         return default
@@ -266,7 +275,10 @@ def _metric_names(fields: Fields, path: Path) -> Sequence[str]:
 
 
 def _name(text: str, location: str) -> str:
-    """Return the name if it is valid. Names occur in reply headers and in labels of metrics, which limits them."""
+    """Return the name if it is valid, else raise StartupError.
+
+    Few characters are allowed, because names are sent in reply headers and are labels of Prometheus metrics.
+    """
     if not _NAME.fullmatch(text):
         raise StartupError(
             f"--experiment {location}: {quoted(text)} must have 1 to 64 letters, digits, dots, dashes or underscores."

@@ -10,7 +10,7 @@ from rich.table import Table
 from proxy.experiments.analysis.report import ArmMean, Comparison, GuardrailResult, Interval, Report
 
 _COLOURS: Final[Mapping[str, str]] = {"better": "green", "worse": "red", "stop": "red", "blocked": "red"}
-_MIN_WIDE_COLUMNS: Final = 110  # width of the terminal, in characters, from which all columns are printed
+_MIN_WIDE_COLUMNS: Final = 110  # minimum width of the terminal, in characters, to print all columns
 
 
 def print_report(name: str, report: Report, output: Console) -> None:
@@ -63,7 +63,11 @@ def _format_mean(arm: ArmMean) -> str:
 
 
 def _format_interval(lifts: Interval | None, differences: Interval | None) -> str:
-    """Format the interval of the lift in percent, or else the interval of the difference in the metric's unit."""
+    """Format the interval of the lift in percent.
+
+    If the lift is unknown, format the interval of the difference in the metric's unit, or return an empty text if the
+    difference is unknown too.
+    """
     if lifts:
         return f"{lifts.low:+.1%} to {lifts.high:+.1%}"
     return f"{differences.low:+.3g} to {differences.high:+.3g}" if differences else ""

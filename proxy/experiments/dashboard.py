@@ -1,7 +1,8 @@
-"""The operator's view of experiments: their states, their reports, and the automatic decisions about them.
+"""Lists and reports experiments for the operator, and makes the automatic decisions about running experiments.
 
-This module reads outcomes from the store. It writes decisions to the store: stops by guardrails, and adaptive weights.
-It does not depend on routes. The methods block while they read files or the store, so call them in a thread.
+An automatic decision stops an experiment whose guardrail is breached, or changes adaptive weights. This module reads
+outcomes from the store and writes decisions to it. It does not depend on routes. The methods block while they read
+files or the store, so call them in a thread.
 """
 
 import math
@@ -22,7 +23,7 @@ from proxy.experiments.store.stored_outcomes import StoredOutcomes
 
 
 class Dashboard:
-    """The experiments whose files the settings name. Their definitions are those of the last `refresh`."""
+    """The experiments whose files the settings name. The files are read at the start and by each call of `refresh`."""
 
     def __init__(self, settings: ExperimentSettings) -> None:
         self._paths = settings.experiment
@@ -37,7 +38,10 @@ class Dashboard:
         self._experiments = {file.experiment.name: file.experiment for file in files}
 
     def listing(self) -> list[Mapping[str, Any]]:
-        """Return a summary of each experiment, with its state and its number of units by arm. Raises StoreError."""
+        """Return a summary of each experiment, with its state and its number of units by arm.
+
+        The list is empty if the settings name no store. Raises StoreError if the store cannot be read.
+        """
         if self._outcomes is None:
             return []
         allocations = self._outcomes.allocations()
@@ -58,7 +62,7 @@ class Dashboard:
         return full_report(experiment, self._outcomes)
 
     def update_allocations(self) -> list[Allocation]:
-        """Stop each running experiment whose verdict is to stop, update adaptive weights, and save these decisions.
+        """Stop each running experiment whose verdict is `stop`, update adaptive weights, and save these decisions.
 
         The decisions follow from the outcomes without randomness. Replicas that read the same outcomes make the same
         decisions, so they need no lock.

@@ -1,10 +1,10 @@
-"""The definition of an experiment: its arms, its metrics, which units take part, and the arm of each unit.
+"""Defines experiments, and computes which units take part in an experiment and which arm each unit gets.
 
-Everything here is pure and has no state. It does not depend on files, requests or the store.
+All functions are pure and have no state. They do not depend on files, requests or the store.
 
 A unit is a user or a conversation. A unit gets the same arm each time, as long as the weights of the arms do not
 change. The function `assign` computes the arm from a hash of the experiment's salt and the unit, so all workers and
-replicas get the same result without communication.
+replicas compute the same arm without communication.
 """
 
 import math
@@ -20,17 +20,17 @@ Adaptive = Literal["thompson"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to serve a request.
+    """One of the ways to serve a request that an experiment compares.
 
-    If `variant`, `model` or `bundle` is None, `assignment.ActiveExperiments.treatment` determines its value from the
-    value that the request has without the experiment.
+    If `variant`, `model` or `bundle` is None, the arm does not determine it. The method `treatment` of the class
+    `assignment.ActiveExperiments` documents which variant, model or bundle the request then gets.
 
     Attributes:
         name: Name of the arm, unique in its experiment.
         weight: Share of the units, relative to the other arms' weights. 0 means that no unit gets this arm.
-        variant: The variant that the arm serves: aligned, raw or raw-matched.
-        model: The model that the arm serves, by an id that a backend lists.
-        bundle: The bundle that the arm serves: its directory, or `default` for the bundle of this package.
+        variant: Variant with which the arm's requests are served: aligned, raw or raw-matched.
+        model: Id of the model that serves the arm's requests, as a backend lists it.
+        bundle: Directory of the bundle for the arm's requests, or `default` for the bundle that comes with drpo.
     """
 
     name: str
@@ -45,9 +45,8 @@ class Metric:
     """A quantity by which an experiment compares its arms.
 
     Attributes:
-        name: Name of the metric: that of an automatic metric in `AUTOMATIC_METRICS`, or any other name that clients
-            send in feedback.
-        better: The direction of the metric that is an improvement.
+        name: Name of an automatic metric (see `automatic_metrics`), or a name that clients use in feedback.
+        better: Whether higher or lower values of the metric are better.
     """
 
     name: str
@@ -56,13 +55,14 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """A metric that must not get worse.
+    """A metric that no arm may make worse by more than a tolerance.
 
     Attributes:
-        metric: The metric that must not get worse.
-        tolerance: How much worse than the control's mean an arm's mean may be, in the unit of the metric.
-        stop: Whether the experiment stops once a test shows that an arm exceeds the tolerance. If not, the verdict
-            contains a warning.
+        metric: The metric.
+        tolerance: Maximum difference by which an arm's mean may be worse than the control's mean, in the unit of the
+            metric.
+        stop: Whether the experiment stops once a test shows that an arm exceeds the tolerance. If False, the experiment
+            continues and the verdict contains a warning.
     """
 
     metric: Metric
@@ -80,21 +80,21 @@ class Experiment:
         control: Name of the arm that each other arm is compared with.
         metrics: The metrics by which the arms are compared. The first one is the primary metric, which determines
             whether the verdict calls an arm better or worse.
-        salt: Text that is hashed with each unit. With different salts, the arms of a unit in two experiments are
-            independent of each other.
-        guardrails: Metrics that must not get worse.
-        models: Models whose requests take part. Empty means all models.
-        keys: Names of the client keys whose requests take part. Empty means all keys.
+        salt: Text that is hashed together with each unit. If two experiments have different salts, the arms that a unit
+            gets in these experiments are independent of each other.
+        guardrails: Metrics that no arm may make worse by more than a tolerance.
+        models: Only requests for these models take part. Empty means all models.
+        keys: Only requests with the client keys of these names take part. Empty means all keys.
         share: Fraction of the units that take part, 0 to 1.
-        start: Time from which units get an arm, Unix seconds. Before it, requests are recorded as history only.
-        end: Time from which no request takes part, Unix seconds.
-        layer: Name of a group of experiments that divide the units among each other. A hash gives each unit a number
-            from 0 to 1 in each layer. Empty if the experiment is in no layer.
+        start: Time in Unix seconds at which units begin to get arms. Earlier requests are only recorded as history.
+        end: Time in Unix seconds at which the experiment ends. Later requests do not take part.
+        layer: Name of a group of experiments that divide the units among themselves. For each layer, a hash gives each
+            unit a number from 0 to 1. Empty if the experiment is in no layer.
         slots: Range [low, high) within [0, 1). Only units whose number in the layer is in this range take part.
             Experiments in the same layer whose ranges do not overlap share no unit.
-        adaptive: The rule that computes new weights of the arms from outcomes. None keeps the weights of the file.
-        planned_units: Planned number of units, over all arms. The confidence sequence is tuned to be narrow near this
-            number (see `analysis.sequential`).
+        adaptive: The rule that computes new weights of the arms from outcomes. If None, the weights of the file apply.
+        planned_units: Planned number of units, over all arms. The anytime-valid intervals are tuned to be narrow near
+            this number (see `analysis.sequential`).
         total_weight: Sum of the arms' weights.
     """
 
@@ -119,7 +119,7 @@ class Experiment:
         object.__setattr__(self, "total_weight", math.fsum(arm.weight for arm in self.arms))
 
     def arm(self, name: str) -> Arm:
-        """Return the arm with this name. Raises KeyError."""
+        """Return the arm with this name. Raises KeyError if no arm has this name."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
@@ -130,11 +130,14 @@ class Experiment:
         return arm.weight / self.total_weight
 
     def applies_to(self, model: str, key: str | None) -> bool:
-        """Whether the experiment includes requests for this model with the client key of this name."""
+        """Return whether requests for this model, sent with the client key of this name, take part."""
         return (not self.models or model in self.models) and (not self.keys or key in self.keys)
 
     def includes(self, unit: bytes) -> bool:
-        """Whether a unit takes part: its number in the layer is in `slots`, and a second hash selects it by `share`."""
+        """Return whether a unit takes part in the experiment.
+
+        The unit's number in the layer must be in `slots`. A second hash then selects the fraction `share` of the units.
+        """
         low, high = self.slots
         if self.layer and not low <= uniform("layer", self.layer, unit) < high:
             return False
@@ -146,8 +149,8 @@ def assign(experiment: Experiment, unit: bytes) -> Arm:
 
     A hash of the salt, the arm's name and the unit gives each arm a pseudo-random time from an exponential
     distribution, whose rate is the arm's weight. The unit gets the arm with the earliest time. If an arm's weight
-    increases, some units move from other arms to this arm, and all other units keep their arm. No rule without stored
-    assignments moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
+    increases, some units move from other arms to this arm, and all other units keep their arm. No rule that works
+    without stored assignments moves fewer units in the worst case (Bavarian et al., arXiv 1612.01041).
 
     Args:
         experiment: The experiment, with at least one positive weight.
@@ -161,11 +164,15 @@ def _exponential_draw(salt: str, arm: Arm, unit: bytes) -> float:
 
 
 def uniform(purpose: str, salt: str, unit: bytes) -> float:
-    """Return a uniform pseudo-random number between 0 and 1, both excluded: a keyed hash of the unit.
+    """Return a pseudo-random number that is uniformly distributed between 0 and 1, and is neither 0 nor 1.
+
+    The number is a keyed hash of the unit, so the same arguments always give the same number.
 
     Args:
-        purpose: What the number is used for: layer, share or arm. Numbers for different purposes are independent.
-        salt: Text for which the number is drawn, such as the experiment's salt.
+        purpose: What the caller uses the number for: layer, share or arm. The numbers of a unit for different purposes
+            are independent of each other.
+        salt: Text that is hashed together with the unit: the layer's name, the experiment's salt, or the salt and the
+            arm's name.
         unit: Digest of the unit.
     """
     digest = blake2b(unit, digest_size=8, key=_hash_key(purpose, salt)).digest()
@@ -178,7 +185,7 @@ def _hash_key(purpose: str, salt: str) -> bytes:
 
 
 def may_overlap(one: Experiment, other: Experiment) -> bool:
-    """Whether one request may take part in both experiments."""
+    """Return whether the same request can take part in both experiments."""
     is_disjoint = (
         one.layer and one.layer == other.layer and not _ranges_overlap(one.slots, other.slots),
         one.models and other.models and not one.models & other.models,
@@ -193,7 +200,7 @@ def _ranges_overlap(one: tuple[float, float], other: tuple[float, float]) -> boo
 
 
 def decided_settings(experiment: Experiment) -> frozenset[str]:
-    """Return the settings that an arm of the experiment changes: `model`, `variant`, both or none.
+    """Return the settings that at least one arm of the experiment changes: `model`, `variant`, both or neither.
 
     An arm with a bundle also changes the variant.
     """
@@ -206,7 +213,7 @@ def find_conflict(experiments: Sequence[Experiment]) -> tuple[str, str, str] | N
     """Find two experiments that may change the same setting of one request.
 
     Returns:
-        The names of the two experiments and the setting, or None if there are no such experiments.
+        The names of the two experiments and the name of the setting. None if no two experiments conflict.
     """
     for one, other in _pairs(experiments):
         common = decided_settings(one) & decided_settings(other)

@@ -1,4 +1,4 @@
-"""Parses the body of POST /v1/feedback into a `Feedback`. Pure: it does not depend on HTTP or on the store."""
+"""Parses the body of POST /v1/feedback into a `Feedback`. It does not depend on HTTP or on the store."""
 
 import math
 import re
@@ -62,7 +62,7 @@ def _number(value: object) -> float:
 
 
 def _comment(text: str) -> str:
-    """Check a comment's length. Replace the character NUL, which PostgreSQL does not accept in text."""
+    """Check the length of a comment. Replace the character NUL, which PostgreSQL does not accept in text."""
     if len(text) > _MAX_COMMENT_LENGTH:
         raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
     return text.replace("\0", "\ufffd")

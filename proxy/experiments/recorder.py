@@ -1,9 +1,11 @@
-"""Records exposures and outcomes through bounded queues and a writing thread, so that no chat request waits.
+"""Writes exposures, judgements and feedback to the store in a separate thread, so that chat requests do not wait.
 
-The thread writes exposures to the store in batches. While the queue is full, new exposures are dropped and counted. If
-the process is killed, the exposures since the last commit are lost. While the store works, these are the exposures of
-at most a quarter of a second. Feedback is acknowledged after its commit. If the commit fails, the reply asks the client
-to send the feedback again. This module does not depend on routes.
+New rows wait in queues of limited length, from which the thread writes them to the store in batches. While the queue of
+exposures is full, new exposures are dropped and counted. If the process is killed, the exposures that are not committed
+yet are lost. While the store works, these are the exposures of the last quarter of a second at most.
+
+A request that sends feedback is answered after the feedback is committed. If the commit fails, the answer asks the
+client to send the feedback again. This module does not depend on routes.
 """
 
 import asyncio
@@ -25,8 +27,8 @@ MAX_QUEUED_EXPOSURES: Final = 10_000
 MAX_QUEUED_CONTENTS: Final = 500
 MAX_QUEUED_FEEDBACK: Final = 2_000
 WRITE_INTERVAL: Final = 0.2  # seconds between batches of exposures; feedback is written at once
-_MAX_BATCH: Final = 1_000  # maximum number of exposures, of judgements and of feedback in one transaction, each
-_COMMIT_TIMEOUT: Final = 3.0  # seconds that feedback waits for its commit
+_MAX_BATCH: Final = 1_000  # maximum number of rows of each kind in one transaction: exposures, judgements, feedback
+_COMMIT_TIMEOUT: Final = 3.0  # seconds that a request with feedback waits for the commit
 _MIN_RETRY_PAUSE: Final = 0.1  # seconds before the first retry after a failure; each further failure doubles the pause
 _MAX_RETRY_PAUSE: Final = 5.0
 _ALLOCATION_INTERVAL: Final = 2.0  # seconds between reads of the decisions about experiments
@@ -36,7 +38,12 @@ _SHUTDOWN_TIMEOUT: Final = 3.0  # seconds to write the queued rows when the reco
 
 @dataclass(frozen=True, slots=True)
 class _PendingFeedback:
-    """Feedback, and the future that completes when the feedback is committed. The sender waits for the future."""
+    """Feedback that is not committed yet.
+
+    Attributes:
+        feedback: The feedback.
+        committed: The future for which the request that sent the feedback waits. It ends with the commit or an error.
+    """
 
     feedback: Feedback
     committed: "asyncio.Future[None]" = field(repr=False)
@@ -44,7 +51,7 @@ class _PendingFeedback:
 
 @dataclass(slots=True)
 class _PendingBatch:
-    """The rows that one transaction writes, with the futures of the feedback."""
+    """The rows that one transaction writes. Each feedback has the future for which its request waits."""
 
     exposures: list[Exposure]
     contents: list[Content]
@@ -65,13 +72,13 @@ class Recorder:
     """
 
     def __init__(self, dsn: StoreDsn, retention: float, metrics: Metrics, *, deletes_old: bool) -> None:
-        """Create a recorder. Its thread connects to the store after `__aenter__`.
+        """Create a recorder. Its thread starts in `__aenter__`, and then connects to the store.
 
         Args:
             dsn: The DSN of the store.
             retention: Age in seconds above which rows are deleted.
             metrics: The Prometheus metrics of the process.
-            deletes_old: Whether this process deletes old rows.
+            deletes_old: Whether this process deletes the rows that are older than `retention`.
         """
         self.allocations: Mapping[str, Allocation] = {}
         self._dsn = dsn
@@ -105,12 +112,12 @@ class Recorder:
             log_event("exposures lost", exposures=lost)
 
     def record(self, exposures: Sequence[Exposure], content: tuple[str, str] | None = None) -> None:
-        """Queue the exposures of a request without waiting. If the queue has no room for all, drop and count them.
+        """Queue the exposures of a request without waiting. If not all fit, drop and count all of them.
 
         Args:
             exposures: One exposure for each experiment of the request.
             content: The texts of the request and its reply. None if the operator does not log content. If the queue of
-                contents is full, only the content is dropped.
+                contents is full, the content is dropped, but the exposures are queued.
         """
         if len(self._exposures) + len(exposures) > MAX_QUEUED_EXPOSURES:
             self._metrics.exposures.labels("dropped").inc(len(exposures))
@@ -128,7 +135,7 @@ class Recorder:
         """Queue feedback and wait for its commit.
 
         Raises:
-            StoreDownError: The feedback was not committed, or its commit was not confirmed in time.
+            StoreDownError: The queue is full, the store failed, or the commit was not confirmed within _COMMIT_TIMEOUT.
         """
         if len(self._feedback) >= MAX_QUEUED_FEEDBACK or time.monotonic() < self._down_until:
             raise _store_down(self._metrics)
@@ -164,9 +171,10 @@ class Recorder:
         return time.monotonic() < self._down_until
 
     def _write_queued(self) -> None:
-        """Write batches until neither feedback nor a full batch of exposures is queued, or until the store fails.
+        """Write queued rows in batches.
 
-        If the store fails, the batch returns to the queues, and a later call writes it after a pause.
+        The method returns after a batch that was not full, if no feedback is queued. It also returns if the store
+        fails. The rows of the failed batch then return to the queues (see `_requeue`), and a later call writes them.
         """
         while not self._is_down():
             pending = self._next_batch()
@@ -182,7 +190,7 @@ class Recorder:
                     return
 
     def _next_batch(self) -> _PendingBatch:
-        """Take the oldest queued rows of each kind, up to _MAX_BATCH, and the contents of these exposures."""
+        """Remove the oldest rows from each queue, at most _MAX_BATCH of each kind. Contents go with their exposures."""
         exposures = _pop(self._exposures)
         ids = {exposure.id for exposure in exposures}
         contents = []
@@ -212,7 +220,7 @@ class Recorder:
     def _requeue(self, pending: _PendingBatch, error: Exception) -> None:
         """Return a batch to the queues after the store failed, and close the connection.
 
-        Feedback does not return to the queue, since its senders get the error and send it again.
+        Feedback does not return to the queue: the clients that sent it get an error and may send it again.
         """
         self._down_until = time.monotonic() + self._retry_pause
         self._notify_senders(pending.feedback, StoreError(str(error)))
@@ -230,14 +238,14 @@ class Recorder:
     def _discard(self, pending: _PendingBatch, error: StoreRefusedError) -> None:
         """Drop a batch that contains a row which the store rejected, since the store would reject it again.
 
-        The dropped exposures are counted, and the senders of feedback get the error.
+        The dropped exposures are counted. The clients that sent the feedback of the batch get an error.
         """
         log_failure("defect", error, exposures=len(pending.exposures), feedback=len(pending.feedback))
         self._metrics.exposures.labels("dropped").inc(len(pending.exposures))
         self._notify_senders(pending.feedback, error)
 
     def _notify_senders(self, feedback: Sequence[_PendingFeedback], error: StoreError | None) -> None:
-        """Complete the futures of the feedback from the writing thread, all in one iteration of the event loop."""
+        """Let the event loop complete the futures of the feedback, all in one call. The writing thread calls this."""
         if feedback and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_complete, feedback, error)
 

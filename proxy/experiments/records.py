@@ -1,6 +1,7 @@
-"""The records of experiments: exposures, feedback, judgements, their sums for each unit, and decisions.
+"""Defines the records of experiments: exposures, contents, feedback, judgements, outcomes of units, and decisions.
 
-The records are plain values and do not depend on the store. Statistics read them through the protocol `Outcomes`.
+The records are plain values and do not depend on the store. Statistics read outcomes and decisions through the protocol
+`Outcomes`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 SumAndCount: TypeAlias = tuple[float, int]
-"""The sum of a metric over requests of one unit, and the number of these requests. Requests without a value are left
-out of both.
-"""
+"""The sum of a metric's values over requests of one unit, and the number of the requests that have a value."""
 
 
 class Exposure(NamedTuple):
@@ -23,23 +22,25 @@ class Exposure(NamedTuple):
         id: 16 bytes that identify the exposure.
         experiment: Name of the experiment.
         arm: Name of the arm that the unit is assigned to. Empty before the experiment's start.
-        propensity: Probability of the arm at the time of the request. 1 before the experiment's start.
-        override: Whether the client named a variant, which was served instead of the arm.
+        propensity: Probability of this arm for a unit at the time of the request. 1 before the experiment's start.
+        override: Whether the client named a variant. If so, the request was not served as the arm defines.
         unit: Digest of the unit (see `units`).
-        request_id: Id of the request, as in the header of its reply.
-        completion_id: Id in the body of the reply. None if the reply has no such id.
+        request_id: Id of the request, which is also in the reply header x-request-id.
+        completion_id: Value of the field `id` in the body of the reply. None if the reply has no such field.
         time: Start of the request, Unix seconds.
         model: Model that the request was served with.
         variant: Variant that the request was served with.
-        bundle: Id of the bundle that the request was served with. None for the variant `raw`, or without a bundle.
+        bundle: Id of the bundle that the request was served with. None if no bundle was used.
         asked: Digest of the conversation (see `units`).
         latency: Seconds from the request to the last byte of its reply. None if the reply is an error or incomplete.
-        time_to_first_token: Seconds from the request to the first byte of its reply, if the reply is streamed.
+        time_to_first_token: Seconds from the request to the first byte of its reply. None if the reply is an error or
+            is not streamed.
         prompt_tokens: Number of prompt tokens.
         completion_tokens: Number of generated tokens.
-        ended_by_itself: Whether the model ended the reply before the length limit.
-        truncated: Whether the reply broke off.
-        error: Whether the status was 400 or more and the client waited for the reply.
+        ended_by_itself: Whether the model itself ended the reply, and not a length limit or a content filter. None if
+            the reply is an error or incomplete, or if this is unknown.
+        truncated: Whether the backend's stream broke off before the end of the reply.
+        error: Whether the status was 400 or more. False if the client disconnected before the end of the reply.
         client_gone: Whether the client disconnected before the end of the reply.
     """
 
@@ -88,7 +89,7 @@ class Content:
 class Feedback:
     """A user's rating of a reply, or a comment on a reply.
 
-    If feedback with the same subject and metric is stored, the later feedback replaces the earlier one.
+    The store keeps one feedback for each pair of subject and metric: the one with the latest time.
 
     Attributes:
         subject: Request id or completion id of the reply.
@@ -129,12 +130,12 @@ class Judgement:
 class UnitOutcomes:
     """The outcomes of one unit in one experiment.
 
-    The unit belongs to the arm of its first request in the experiment. A change of weights may move the unit to another
-    arm later. Requests that the other arm served are left out of `metrics`, and so are overrides. An override or a
-    request before the experiment's start does not count as the first request.
+    The unit belongs to the arm of its first request in the experiment. Overrides and requests before the experiment's
+    start do not count as the first request. If a change of weights moves the unit to another arm later, `metrics`
+    leaves out the requests that the other arm served. It also leaves out overrides.
 
     Attributes:
-        unit: Keyed digest of the unit, in hexadecimal.
+        unit: Digest of the unit, keyed with the store's key, in hexadecimal.
         arm: Name of the arm that the unit belongs to.
         propensity: Probability of this arm at the unit's first request.
         first_seen: Time of the unit's first request in the experiment, Unix seconds.
@@ -158,8 +159,9 @@ class Allocation:
 
     Attributes:
         experiment: Name of the experiment.
-        stopped: Why the experiment is stopped, so that all its units get the control. Empty while it runs.
-        weights: Weights by arm, which replace those of the file. None keeps the weights of the file.
+        stopped: The reason why the experiment is stopped. All units of a stopped experiment get the control. Empty if
+            the experiment is not stopped.
+        weights: Weights by arm, which replace the weights of the file. If None, the weights of the file apply.
         time: Time of the decision, Unix seconds.
     """
 
@@ -170,7 +172,7 @@ class Allocation:
 
 
 class Outcomes(Protocol):
-    """Recorded outcomes, as statistics read them.
+    """The interface through which statistics read recorded outcomes and decisions.
 
     Each method reads one consistent state of the store. Each method raises StoreError if it cannot read the store.
     """
@@ -186,6 +188,6 @@ class Outcomes(Protocol):
     def allocations(self) -> Mapping[str, Allocation]:
         """Return the decisions about experiments, by the experiment's name.
 
-        An experiment whose file still determines everything has no decision.
+        An experiment without a decision runs as its file says, and is not in the result.
         """
         ...

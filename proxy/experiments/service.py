@@ -1,6 +1,7 @@
-"""The experiment service: assigns requests to experiments, and records the results of the requests.
+"""Applies experiments to the requests of a server, and records the results of these requests.
 
-It does not depend on routes. No method waits for the store: the recorder queues exposures and writes them later.
+This module does not depend on routes. No method waits for the store: the recorder queues exposures and writes them
+later.
 """
 
 import random
@@ -41,7 +42,7 @@ from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
-_MAX_CONTENT_BYTES: Final = 64 * 1024  # stored bytes of a request's body, and of a reply's body
+_MAX_CONTENT_BYTES: Final = 64 * 1024  # maximum number of stored bytes of each body (request or reply)
 _RANDOM_ID_BITS: Final = 80
 _STATUS_OK: Final = 200
 _DAY: Final = 86_400.0  # seconds
@@ -72,14 +73,14 @@ class ExperimentService:
     ) -> tuple[Assignment | None, Setting]:
         """Assign a request to the active experiments.
 
-        If no backend lists the model that the arms name, the request is served as outside experiments. It gets no
-        exposure, and is counted as `unavailable` in the metrics of its experiments.
+        If no backend lists the model that the arms select, the experiments neither change nor record the request. The
+        request is counted as `unavailable` in the Prometheus metrics of its experiments.
 
         Args:
             requester: The client and the conversation.
-            setting: The model, variant and bundle that the request would be served with outside experiments.
+            setting: The model, variant and bundle of the request if there were no experiments.
             models: The models that backends list now, by id.
-            bundles_by_model: The bundle that the server uses for each model outside experiments.
+            bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
 
         Returns:
             The assignment and the setting of the request. The assignment is None if no experiment records the request.
@@ -104,16 +105,17 @@ class ExperimentService:
         before: Setting,
         bundles_by_model: Mapping[str, ServedBundle],
     ) -> Sample | None:
-        """Decide at random whether the shadow judge compares the reply of a request with that of another arm.
+        """Decide at random whether the shadow judge compares the reply to a request with another arm's reply.
 
         Args:
             assignment: The assignment of the request.
             conversation: The conversation in the body of the request.
-            before: The model, variant and bundle that the request would be served with outside experiments.
-            bundles_by_model: The bundle that the server uses for each model outside experiments.
+            before: The model, variant and bundle of the request if there were no experiments.
+            bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
 
         Returns:
-            The request with the arm that it is compared with, or None if the request is not sampled.
+            The request and the arm whose reply is compared with the reply to the request. None if the request is not
+            sampled.
         """
         if self.shadow is None or self.active is None or assignment is None:
             return None
@@ -142,7 +144,7 @@ class ExperimentService:
             sample: The result of the method `sample`. The judge gets it only if the reply is complete, with status 200.
             request: The request.
             reply: The result of the request.
-            keeps_content: Whether the bodies of request and reply are stored too.
+            keeps_content: Whether to store the bodies of the request and the reply too.
         """
         exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms]
         content = None
@@ -226,16 +228,19 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
 def _exposure_id(now: float) -> bytes:
     """Return 16 unique bytes: the time in milliseconds, then random bits, similar to a UUID of version 7 (RFC 9562).
 
-    Ids of consecutive exposures are close to each other. A database with an ordered index stores them in the same page.
+    Ids of consecutive exposures are close to each other, so a database keeps them in the same page of its index.
     """
     return (int(now * 1000) << _RANDOM_ID_BITS | getrandbits(_RANDOM_ID_BITS)).to_bytes(16)
 
 
 def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
-    """Return the first number under one of these names. Chat Completions and Responses name the counts differently."""
+    """Return the first entry of `usage` under one of these names that is an integer, or None if there is none.
+
+    The Chat Completions API and the Responses API have different names for the same count.
+    """
     return next((found for name in names if isinstance(found := usage.get(name), int)), None)
 
 
 def _storable_text(data: bytes | bytearray) -> str:
-    """Shorten and decode a body. Replace the character NUL, which PostgreSQL does not accept in text."""
+    """Decode the first 64 KiB of a body. Replace the character NUL, which PostgreSQL does not accept in text."""
     return bytes(data[:_MAX_CONTENT_BYTES]).decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -1,12 +1,13 @@
-"""The shadow judge compares a sample of an experiment's replies with replies of another arm to the same requests.
+"""Implements the shadow judge, which compares replies to users with another arm's replies to the same requests.
 
-A case is one sampled request with its reply. The judge works on a case after the user has the complete reply. It works
-on a few cases at a time, and each experiment has a daily budget of model calls. While too many cases wait, new cases
-are dropped and counted. The judge model compares the two replies twice, in both orders. A reply wins only if the model
-prefers it both times.
+The judge works on a random sample of an experiment's requests. A case is one sampled request with its reply. Work on a
+case starts after the user has the complete reply. At most MAX_CONCURRENT_CASES cases are judged at a time. While
+MAX_WAITING_CASES cases wait, new cases are dropped and counted. Each experiment has a daily budget of model calls. The
+judge model compares the two replies of a case twice, in both orders. A reply wins only if the model prefers it both
+times.
 
-The proxy sends users' text to the judge's server, so the judge runs only if the flag --judge names this server. This
-module does not depend on the store.
+The proxy sends users' text to the judge's server. Therefore the judge runs only if the flag --judge names this server.
+This module does not depend on the store.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
 MAX_WAITING_CASES: Final = 32
 MAX_CONCURRENT_CASES: Final = 2
-_JUDGE_TIMEOUT: Final = 120.0  # seconds for one reply of the judge
+_JUDGE_TIMEOUT: Final = 120.0  # seconds to wait for one reply of the judge model
 _DAY: Final = 86_400.0  # seconds
 _CALLS_PER_CASE: Final = 3  # one call to the other arm, and two calls to the judge, one for each order
 _MAX_TEXT_LENGTH: Final = 16_000  # characters of each text in the judge's prompt: the question and both replies
@@ -87,7 +88,7 @@ class _Case:
 
 
 class ShadowJudge:
-    """Compares the replies of two arms in background tasks, which run inside the context manager `working`."""
+    """Compares the replies of two arms in background tasks, which run while the context manager `working` is open."""
 
     def __init__(
         self,
@@ -163,9 +164,12 @@ class ShadowJudge:
         return "judged"
 
     def _take_budget(self, sample: Sample) -> bool:
-        """Take the calls of one case from the experiment's budget. Return whether enough calls were left.
+        """Reserve the model calls of one case in the daily budget of its experiment.
 
-        The budget is full again 24 hours after its first call.
+        The budget is complete again 24 hours after its first reservation.
+
+        Returns:
+            Whether the calls were reserved. False if the budget has too few calls left.
         """
         started, calls = self._calls.get(sample.experiment, (time.monotonic(), 0))
         if time.monotonic() - started >= _DAY:
@@ -176,7 +180,10 @@ class ShadowJudge:
         return True
 
     async def _other_arm_answer(self, sample: Sample) -> str:
-        """Return the other arm's answer to the same request, or an empty text without an answer. Raises ProxyError."""
+        """Send the request to the other arm, and return the text of the answer. Raises ProxyError if this fails.
+
+        The text is empty if no backend lists the other arm's model, or if the reply is an error or has no text.
+        """
         body = {name: value for name, value in sample.conversation.body.items() if name != "stream_options"}
         choice, served = sample.treatment.choice, sample.treatment.served
         model = self._pool.models.get(choice.model)
@@ -192,7 +199,11 @@ class ShadowJudge:
             return answer_text(whole_reply(data, plan, ReplyProgress())) if upstream.status == 200 else ""
 
     async def _prefers_first(self, model: str, question: str, first: str, second: str) -> bool | None:
-        """Return whether the judge prefers the first answer, or None without a readable reply. Raises ProxyError."""
+        """Ask the judge model which answer is better. Raises ProxyError if no connection can be made.
+
+        Returns:
+            Whether the judge prefers the first answer. None if its reply is late, is an error, or names no answer.
+        """
         parts = {"Question": question, "Answer A": first, "Answer B": second}
         text = "\n\n".join(f"{name}:\n{part[:_MAX_TEXT_LENGTH]}" for name, part in parts.items())
         messages = [
@@ -218,8 +229,8 @@ class ShadowJudge:
 def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
     """Choose the arm whose reply is compared with a reply of `arm`.
 
-    This is the control, unless `arm` is the control. In that case it is a random other arm, drawn by weight, or None if
-    no other arm has a positive weight.
+    If `arm` is not the control, return the control. If `arm` is the control, draw one of the other arms at random, with
+    probabilities in proportion to their weights. Return None if all other arms have the weight 0.
     """
     if arm.name != experiment.control:
         return experiment.arm(experiment.control)

@@ -1,8 +1,8 @@
-"""Digests of units and of conversations. Pure: nothing here depends on HTTP requests or on the store.
+"""Computes digests of units and of conversations. The functions do not depend on HTTP requests or on the store.
 
-A unit is the user or the conversation that gets an arm as a whole. The digest of a unit does not reveal who the unit
-is, and the digest of a conversation does not reveal the messages. All workers and replicas compute the same digest. The
-store does not contain these digests, but a keyed digest of each.
+A unit is a user or a conversation. The digest of a unit does not contain its name, and the digest of a conversation
+does not contain its messages. All workers and replicas compute the same digests. The store hashes each digest once
+more, with a random key of the store, and saves only the result.
 """
 
 from hashlib import blake2b
@@ -26,7 +26,7 @@ def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
     """Return the digest of a request's unit.
 
     The unit is named by the header x-drpo-unit, or else by the field `user` of the body. If both are missing or empty,
-    each conversation of each client key is a unit.
+    each conversation is a unit. Equal conversations of two client keys are two units.
 
     Args:
         header: Value of the header x-drpo-unit. None if the client did not send it.
@@ -44,7 +44,7 @@ def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
 def opening_digest(conversation: Conversation) -> bytes:
     """Return a digest of a conversation's opening, which is the same for all turns of the conversation.
 
-    The opening is the text of the first user message. A conversation without user text has its first message instead.
+    The opening is the text of the first user message. If this text is empty, the digest is that of the first message.
     """
     if conversation.opening:
         return _digest(b"opening", conversation.opening.encode("utf-8", "surrogatepass"))
@@ -54,8 +54,12 @@ def opening_digest(conversation: Conversation) -> bytes:
 def conversation_digest(conversation: Conversation, opening: bytes) -> bytes:
     """Return a digest of all messages of a conversation.
 
-    A single message with nothing but a role and a text is the usual case. Its digest is that of the opening, which is
-    already computed.
+    If the conversation is a single message with only a role and a text, which is the usual case, `opening` is returned.
+    This saves the computation of a second digest.
+
+    Args:
+        conversation: The conversation.
+        opening: Digest of the conversation's opening (see `opening_digest`).
     """
     messages = conversation.messages
     if len(messages) == 1 and messages[0].keys() == _PLAIN_MESSAGE_KEYS and messages[0]["content"].__class__ is str:

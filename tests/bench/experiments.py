@@ -46,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _averaged(rng: np.random.Generator, total: int, measure: "Measure") -> list[float]:
-    """The mean, over batches of runs, of the figures that `measure` gives."""
+    """Return the mean of the results of `measure` over batches of runs."""
     return [float(one) for one in np.mean([measure(rng, BATCH) for _ in range(max(1, total // BATCH))], axis=0)]
 
 
 def aa_by_share(total: int) -> Table:
-    """A/A for several shares of the treatment."""
+    """Measure A/A runs with several shares of the treatment."""
     table = Table("metric", "share", "any time", "single look, naive", title=f"A/A, 4,000 units, {total:,} runs")
     for name, draw in METRICS.items():
         for share in (0.5, 0.2, 0.1):
@@ -70,7 +70,7 @@ def _looks(rng: np.random.Generator, draw: Draw, count: int, units: int, share: 
 
 
 def aa_with_ramp(total: int) -> Table:
-    """A/A while the share of the treatment and the level of the units change: Simpson's paradox."""
+    """Measure A/A runs in which the share of the treatment and the mean of the units change (Simpson's paradox)."""
     table = Table(
         "weights of units", "any time", "single look, naive", title="A/A, share 10 to 50 %, early units + 1 deviation"
     )
@@ -89,7 +89,7 @@ def aa_with_ramp(total: int) -> Table:
 
 
 def power(total: int) -> Table:
-    """A/B by number of units."""
+    """Measure A/B runs with several numbers of units."""
     table = Table(
         "metric", "planned for", "size", "found", "truth inside, always", title="A/B, sizes of a single look's"
     )
@@ -119,7 +119,7 @@ def _with_effect(name: str, rng: np.random.Generator, treated: np.ndarray) -> np
 
 
 def mismatch(total: int) -> Table:
-    """Sample ratio mismatch: one arm loses units. Arms are 50 : 50, with a look after every 50 units."""
+    """Measure how often the check of the arms' sizes finds that one of two equal arms loses units."""
     table = Table("missing", "5,000 units", "20,000 units", title="Sample ratio mismatch, blocked at some look")
     for missing in (0.0, 0.02, 0.05, 0.1):
         rows = []
@@ -134,7 +134,10 @@ def mismatch(total: int) -> Table:
 
 
 def _is_caught(arms: np.ndarray) -> bool:
-    """Whether any look finds the mismatch, by the closed form for constant propensities, which is asserted."""
+    """Return whether any look finds the mismatch.
+
+    A closed form for constant propensities computes all looks. The last look is compared with the function under test.
+    """
     from scipy.special import betaln
 
     ends = np.arange(LOOK_EVERY, len(arms) + 1, LOOK_EVERY)
@@ -146,7 +149,7 @@ def _is_caught(arms: np.ndarray) -> bool:
 
 
 def adaptive(total: int) -> Table:
-    """Thompson weights that change after every 200 units."""
+    """Measure runs with Thompson weights that change after every 200 units."""
     table = Table(
         "difference", "truth inside, always", "share of the better arm", title="Adaptive weights, 4,000 units"
     )

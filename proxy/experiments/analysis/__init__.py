@@ -1,1 +1,1 @@
-"""The statistics of experiments: computes a report from the outcomes of units. It does not depend on SQL or HTTP."""
+"""Computes the report of an experiment from the recorded outcomes of its units. It does not depend on SQL or HTTP."""

@@ -1,4 +1,4 @@
-"""Decides about a running experiment from its report: stops the experiment, or changes the weights of its arms. Pure.
+"""Decides from a report whether to stop the experiment, or whether to change the weights of its arms.
 
 Thompson sampling (Thompson 1933; Russo et al., arXiv 1707.02038) sets an arm's weight to the probability that the arm
 has the best true mean, given the outcomes so far. Each arm keeps a minimum weight. If an arm's propensity could
@@ -27,8 +27,8 @@ def decide_allocation(
 ) -> Allocation | None:
     """Decide whether to stop the experiment or to change its weights.
 
-    The experiment stops if the report's verdict says so. The weights change if the experiment is adaptive, the sizes of
-    the arms are as expected, and the burn-in of every arm is over.
+    The experiment stops if the verdict of the report is `stop`. Otherwise, the weights change if the experiment is
+    adaptive, the sizes of the arms are as expected, and all comparisons of the primary metric are ready.
 
     Args:
         experiment: The experiment.

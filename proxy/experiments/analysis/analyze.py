@@ -1,9 +1,10 @@
-"""Analyses the units of an experiment and builds its report. It does not depend on the store or on requests.
+"""Analyses the units of an experiment and computes its report. It does not depend on the store or on requests.
 
-The first metric of an experiment is its primary metric: its tests decide which arm is better or worse. Holm's method
-adjusts the p-values in two groups. One group holds the tests of the primary metric, one for each arm. The other group
-holds the tests of all other metrics and arms, and has no influence on the verdict. Each guardrail is tested one-sided
-for each arm. The significance level is divided equally among these guardrail tests (Bonferroni).
+The first metric of an experiment is its primary metric. The tests of this metric decide which arm is better or worse.
+Holm's method adjusts the p-values in two groups. One group contains the tests of the primary metric, one for each arm.
+The other group contains the tests of all other metrics, one for each metric and arm. This other group has no influence
+on the verdict. Each guardrail has a one-sided test for each arm. The significance level is divided equally among the
+tests of guardrails (Bonferroni).
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,11 @@ BURN_IN: Final = 100
 The confidence sequence relies on a central limit theorem, which is inaccurate for few units.
 """
 MIN_VARIED_UNITS: Final = 30
-"""The number of units, in the arm and the control together, whose value must differ from the median of both.
+"""The number of units with a value other than the median that a confidence sequence needs, in arm and control together.
 
-If fewer units differ, as with a rare event, the estimated variance is too inaccurate for a confidence sequence.
+With fewer such units, as for a rare event, the estimated variance is too inaccurate.
 """
-_MIN_HISTORY_UNITS: Final = 100  # units with a history, in both arms together, that the adjustment for history needs
+_MIN_HISTORY_UNITS: Final = 100  # minimum number of units with a history, in arm and control together
 _TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
 _SERIES_POINTS: Final = 60
 _DAY: Final = 86_400.0  # seconds
@@ -68,7 +69,7 @@ def analyse(
     Args:
         experiment: The experiment.
         units: The units of the experiment, in any order.
-        weights: Weights by arm that were computed from outcomes and replace those of the file. None if there are none.
+        weights: Adaptive weights by arm, which replace the weights of the file. None if the file's weights apply.
     """
     names = {metric.name for metric in _all_metrics(experiment)}
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
@@ -99,22 +100,23 @@ def _all_metrics(experiment: Experiment) -> list[Metric]:
 
 
 def units_per_day(samples: Samples) -> float | None:
-    """Return the average number of new units per day, or None while there is too little data for a rate."""
+    """Return the average number of new units per day. None for fewer than two units, or if all came within a minute."""
     if len(samples) < 2 or samples.times[-1] - samples.times[0] < _MIN_RATE_SPAN:
         return None
     return float((len(samples) - 1) / (samples.times[-1] - samples.times[0]) * _DAY)
 
 
 class MetricEstimates(NamedTuple):
-    """The estimates for one metric of one arm.
+    """The estimates that compare an arm with the control in one metric.
 
     Attributes:
         arm: Moments of the arm, without the adjustment for history (see `estimators.adjusted`).
         control: Moments of the control, without this adjustment.
         difference: Arm mean minus control mean, with this adjustment. None if its variance is unknown or 0.
-        ratio: Logarithm of arm mean over control mean, with this adjustment. Also None if a mean is not above 0.
-        history: The effect of the adjustment on the variance. None if too few units have a history to adjust for.
-        ready: Whether arm and control have at least BURN_IN effective units each and MIN_VARIED_UNITS together.
+        ratio: Logarithm of arm mean divided by control mean, with this adjustment. None if `difference` is None or a
+            mean is not above 0.
+        history: The effect of the adjustment on the variance. None if too few units have a history for an adjustment.
+        ready: Whether arm and control have enough units for a confidence sequence (see BURN_IN and MIN_VARIED_UNITS).
     """
 
     arm: Moments
@@ -180,7 +182,7 @@ class Analysis(NamedTuple):
         return compare(self.samples, metric, arm, self.experiment.control, self.experiment.planned_units)
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Compare each metric of each arm, without adjusted p-values."""
+        """Compare each arm with the control in each metric. The p-values are not adjusted yet."""
         return tuple(self._comparison(metric, arm) for metric in self.experiment.metrics for arm in self.arms)
 
     def _comparison(self, metric: Metric, arm: str) -> Comparison:
@@ -241,13 +243,13 @@ class Analysis(NamedTuple):
         return GuardrailResult(metric.name, arm, tolerance, harm.effect, at_least, guardrail.stop, breached)
 
     def series(self) -> tuple[Series, ...]:
-        """Compare the primary metric at up to _SERIES_POINTS moments. The last point of each series has all units."""
+        """Compare arms with the control in the primary metric at up to _SERIES_POINTS times. The last has all units."""
         counts = sorted({int(count) for count in np.linspace(0, len(self.samples), _SERIES_POINTS + 1)[1:]} - {0})
         past = [self._replace(samples=self.samples.first(count)) for count in counts]
         return tuple(Series(arm, tuple(analysis.point(arm) for analysis in past)) for arm in self.arms)
 
     def point(self, arm: str) -> Point:
-        """Compare the primary metric of an arm with the control."""
+        """Compare an arm with the control in the primary metric, over all units of `samples`."""
         estimates = self.estimates(self.experiment.metrics[0].name, arm)
         difference, time = estimates.difference, float(self.samples.times[-1])
         if difference is None:
@@ -281,8 +283,8 @@ def _adjusted_comparisons(comparisons: Sequence[Comparison]) -> tuple[Comparison
 def _adjusted_group(group: Sequence[Comparison]) -> list[Comparison]:
     """Adjust the p-values of one group of tests by Holm's method.
 
-    A p-value that is still unknown counts as 1. The number of tests therefore stays the same while metrics get their
-    first values, and so does the strength of the correction.
+    An unknown p-value counts as 1. Therefore the number of tests, which determines how strongly p-values are adjusted,
+    does not change when a metric gets its first values.
     """
     fixed = holm([1.0 if one.p_fixed is None else one.p_fixed for one in group])
     anytime = holm([1.0 if one.p_anytime is None else one.p_anytime for one in group])

@@ -1,4 +1,4 @@
-"""Estimates the mean of each arm and the effect of an arm. It does not depend on experiments. Pure.
+"""Estimates the mean of an arm, and its difference from the mean of the control. It does not depend on experiments.
 
 Each unit is weighted by 1 / propensity (Hájek 1971). If an arm's propensity changes while an experiment runs, more of
 the arm's units come from the time when its propensity was high. The weights correct for this: the mean of each arm
@@ -29,9 +29,9 @@ class Moments:
     """Weighted moments of one metric in one arm.
 
     Attributes:
-        units: Number of units in the arm.
-        effective: Kish's effective sample size: the number of units with equal weights that determine a mean equally
-            well.
+        units: Number of units of the arm that have a value of the metric.
+        effective: Kish's effective sample size: the number of equally weighted units that would determine the mean with
+            the same precision.
         weight: Sum of the units' weights, which estimates the number of units in all arms together.
         mean: Weighted mean of the units' values. None if there is no unit.
         variance: Variance of the units' values. None for fewer than two units.
@@ -70,10 +70,11 @@ class EffectEstimate:
 
     Attributes:
         effect: The point estimate.
-        variance: Variance of the estimate (> 0), which is not pooled, as in Welch's t-test.
+        variance: Variance of the estimate (> 0). The variances of the arms are not pooled, as in Welch's t-test.
         degrees_of_freedom: Degrees of freedom of the t-distribution, by the Welch-Satterthwaite equation.
         sequential_variance: Variance of the estimate for the confidence sequence (see `_sequential_variances`).
-        information: Information fraction: information so far over information at the planned size (see `_information`).
+        information: Information fraction: information so far, divided by the information at the planned number of units
+            (see `_information`).
     """
 
     effect: float
@@ -140,7 +141,8 @@ class EffectEstimate:
 def estimate_difference(arm: Moments, control: Moments, planned: float) -> EffectEstimate | None:
     """Estimate arm mean minus control mean. Return None if a mean or the variance is unknown, or the variance is 0.
 
-    `planned` is a number of units. If two arms of equal size share this number, the information fraction is 1.
+    `planned` is the planned number of units in both arms together. If the two arms have this number of units and are of
+    equal size, the information fraction is 1.
     """
     if arm.mean is None or control.mean is None:
         return None
@@ -166,7 +168,7 @@ def _estimate(effect: float, arms: Arms, scales: tuple[float, float], planned: f
     Args:
         effect: The point estimate.
         arms: The arm and the control.
-        scales: Factors of the variances of the two means, from the delta method. 1 for a difference.
+        scales: Factor for the variance of each mean, from the delta method. Both factors are 1 for a difference.
         planned: See `estimate_difference`.
     """
     known = [arm.mean_variance for arm in arms if arm.mean_variance is not None]
@@ -206,8 +208,8 @@ def _information(arms: Arms, planned: float) -> float:
 
     The information is the squared number of units in all arms, times the variance of the difference. The variance
     decreases in proportion to 1 / units, so the information grows in proportion to the number of units. The fraction
-    divides the information by that of `planned` units in two arms of equal size. It does not depend on the unit in
-    which the metric is measured.
+    divides the information by that of `planned` units in two arms of equal size. If a latency, for example, is measured
+    in milliseconds instead of seconds, the fraction stays the same.
     """
     units = sum(arm.weight for arm in arms) / 2
     variance = sum(_sequential_variances(arms))
@@ -223,8 +225,8 @@ def adjusted(values: Floats, history: Floats, weights: Floats) -> Floats:
 
     Args:
         values: Values of the units of both arms, of shape (units,).
-        history: Mean of the metric over each unit's requests before the experiment, of shape (units,). NaN for a unit
-            without such requests, which keeps its value.
+        history: Mean of the metric over each unit's requests before its first request in the experiment, of shape
+            (units,). NaN for a unit without such requests. The value of such a unit is not changed.
         weights: Weights of the units, of shape (units,).
     """
     known = ~np.isnan(history)

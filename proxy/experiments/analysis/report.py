@@ -1,8 +1,8 @@
-"""The classes of an experiment's report, which hold plain values. They do not depend on the statistics.
+"""Defines the classes of an experiment's report. They contain plain values and do not depend on the statistics.
 
-The fields have the names of the keys in the JSON of GET /experiments/{name}. That JSON also contains the experiment's
-summary (see `proxy.experiments.dashboard`). A number that is unknown is None (null in JSON). No number is NaN or
-infinite. The report alone looks as follows in JSON:
+The fields have the same names as the keys in the JSON of GET /experiments/{name}. That JSON also contains the summary
+of the experiment (see `proxy.experiments.dashboard`). A number that is unknown is None (null in JSON). No number is NaN
+or infinite. The report without the summary has this form:
 
     {"units": 5200, "first_seen": 1.7e9, "last_seen": 1.7e9, "units_per_day": 740.0, "level": 0.05,
      "peeking_only": false, "planned_units": 4000, "burn_in": 100, "adaptive_weights": null,
@@ -35,7 +35,7 @@ stop: a guardrail that stops the experiment is breached.
 better: an arm is significantly better than the control in the primary metric.
 worse: an arm is significantly worse than the control in the primary metric.
 undecided: no arm differs significantly from the control in the primary metric.
-waiting: no comparison of the primary metric is past its burn-in.
+waiting: there are no units, or no comparison of the primary metric is ready.
 """
 
 
@@ -49,12 +49,12 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ArmMean:
-    """The mean of one arm.
+    """The mean of a metric in one arm.
 
     Attributes:
         units: Number of units with a value of the metric.
-        effective_units: Kish's effective sample size: the number of units with equal weights that determine a mean
-            equally well.
+        effective_units: Kish's effective sample size: the number of equally weighted units that would determine the
+            mean with the same precision.
         mean: Weighted mean of the units' values. None if there is no unit.
         deviation: Standard deviation of the units' values. None for fewer than two units.
     """
@@ -67,11 +67,14 @@ class ArmMean:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The effect of the adjustment for history (CUPED), which uses each unit's requests before the experiment.
+    """The effect of the adjustment for history (CUPED).
+
+    The history of a unit is its requests before its first request in the experiment.
 
     Attributes:
         units: Number of units with a history, in the arm and the control together.
-        variance_kept: Variance of the difference after the adjustment, as a fraction of the variance before it.
+        variance_kept: Variance of the difference between the means of arm and control after the adjustment, as a
+            fraction of the variance without the adjustment.
     """
 
     units: int
@@ -86,8 +89,8 @@ class Target:
         lift: The given lift: difference between arm and control, as a fraction of the control's mean.
         difference: The absolute difference that corresponds to the lift, in the unit of the metric.
         units: The number of units, over all arms of the experiment.
-        days: Days until this number is reached at the current rate. 0 if it is already reached, None if the rate is
-            unknown.
+        days: Days until the experiment has this number of units, at the current rate of new units. 0 if it already
+            has them, None if the rate is unknown.
     """
 
     lift: float
@@ -106,28 +109,29 @@ class Comparison:
 
     Attributes:
         metric: Name of the metric.
-        better: The direction of the metric that is an improvement.
-        primary: Whether the metric decides the verdict.
+        better: Whether higher or lower values of the metric are better.
+        primary: Whether this is the primary metric, which decides which arm is better or worse.
         arm: Name of the arm.
         control: Name of the control.
         arm_mean: Mean of the arm.
         control_mean: Mean of the control.
-        ready: Whether both arms have enough units for anytime-valid results, and the difference is known.
+        ready: Whether arm and control have enough units for anytime-valid results, and the difference is known.
         difference: Mean of the arm minus mean of the control, in the unit of the metric.
         fixed: Interval of the difference, valid for a single planned look.
         anytime: Interval of the difference, anytime-valid.
-        lift: Mean of the arm over mean of the control, minus 1. None if one of the means is not above 0.
+        lift: Mean of the arm divided by mean of the control, minus 1. None if one of the means is not above 0.
         lift_fixed: Interval of the lift, valid for a single planned look.
         lift_anytime: Interval of the lift, anytime-valid.
         p_fixed: p-value of the hypothesis of no difference, valid for a single planned look.
         p_anytime: p-value of the hypothesis of no difference, anytime-valid.
-        p_fixed_adjusted: `p_fixed`, adjusted by Holm's method. The primary metric is adjusted for the number of arms,
-            the secondary metrics for the number of all their comparisons.
+        p_fixed_adjusted: `p_fixed`, adjusted by Holm's method. The comparisons of the primary metric are one group of
+            tests, and the comparisons of all other metrics are another group.
         p_anytime_adjusted: `p_anytime`, adjusted in the same way.
         history: The effect of the adjustment for history. None if too few units have a history.
         detectable: Smallest true difference that a single look at this number of units detects with a power of 80 %.
         detectable_lift: `detectable` as a fraction of the control's mean.
-        targets: For some lifts, the number of units that detects each of them. Empty if the weights are adaptive.
+        targets: For each of several lifts, the number of units at which the lift is detected. Empty if the weights are
+            adaptive or the control's mean is 0.
     """
 
     metric: str
@@ -164,8 +168,9 @@ class SampleRatio:
         p_anytime: p-value of the sequential test, valid for any number of looks.
         p_fixed: p-value of Pearson's chi-square test, valid for a single look. None if the weights are adaptive or only
             one arm has a positive propensity.
-        blocks: Whether `p_anytime` is below 0.01. In this case, something other than the assignment influences which
-            units are recorded in an arm, so a difference between arms may have another cause than their treatment.
+        blocks: Whether `p_anytime` is below 0.01. If it is, the verdict is `blocked`. The reason: something other
+            than the assignment then influences which units are recorded in an arm, so a difference between the arms may
+            have another cause than their treatments.
     """
 
     counts: Mapping[str, int]
@@ -182,9 +187,12 @@ class GuardrailResult:
     Attributes:
         metric: Name of the metric.
         arm: Name of the arm.
-        tolerance: How much worse than the control's mean the arm's mean may be, in the unit of the metric.
-        worse_by: How much worse than the control's mean the arm's mean is. Negative if the arm is better.
+        tolerance: Maximum difference by which the arm's mean may be worse than the control's mean, in the unit of the
+            metric.
+        worse_by: Difference by which the arm's mean is worse than the control's mean. Negative if the arm is better.
+            None if the difference is unknown.
         worse_at_least: One-sided lower confidence bound of the true value of `worse_by`, valid for any number of looks.
+            None before arm and control have enough units.
         stops: Whether a breach of this guardrail stops the experiment.
         breached: Whether `worse_at_least` is above the tolerance.
     """
@@ -200,10 +208,10 @@ class GuardrailResult:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The comparison of the primary metric at one time.
+    """The comparison of an arm with the control in the primary metric, at one time.
 
     Attributes:
-        time: Time of the latest unit that is included, Unix seconds.
+        time: Time of the first request of the latest unit that is included, Unix seconds.
         units: Number of units in all arms at that time.
         difference: Mean of the arm minus mean of the control.
         fixed: Interval of the difference, valid for a single planned look.
@@ -219,7 +227,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The primary metric of one arm over time. The oldest point comes first."""
+    """The comparison of one arm with the control in the primary metric over time. The oldest point comes first."""
 
     arm: str
     points: tuple[Point, ...]
@@ -258,7 +266,7 @@ class Report:
         sample_ratio: The check of the arms' sizes.
         comparisons: One comparison with the control for each metric and arm.
         guardrail_results: One result for each guardrail and arm.
-        series: The primary metric over time, one series for each arm.
+        series: The primary metric over time, one series for each arm except the control.
         verdict: The conclusion.
     """
 

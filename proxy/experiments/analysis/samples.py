@@ -1,4 +1,4 @@
-"""Converts the units of an experiment to arrays, and checks the sizes of the arms. Pure: it does not depend on SQL."""
+"""Converts the units of an experiment to arrays, and checks the sizes of the arms. It does not depend on SQL."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,8 @@ class Samples:
         times: Time of each unit's first request in Unix seconds, of shape (units,).
         values: By name of the metric: mean over each unit's requests in the experiment, of shape (units,). NaN for a
             unit without a value.
-        history: By name of the metric: mean over each unit's requests before the experiment, of shape (units,). NaN for
-            a unit without a value.
+        history: By name of the metric: mean over each unit's requests before its first request in the experiment, of
+            shape (units,). NaN for a unit without a value.
     """
 
     arms: tuple[str, ...]
@@ -60,7 +60,7 @@ class Samples:
 
 
 def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Samples:
-    """Collect the units that are in one of the arms. `units` may be in any order."""
+    """Collect the units that are in one of these arms, and leave out all others. `units` may be in any order."""
     rows = sorted((unit for unit in units if unit.arm in arms), key=lambda unit: (unit.first_seen, unit.unit))
     arm = np.array([arms.index(unit.arm) for unit in rows], np.intp)
     propensity = np.array([unit.propensity for unit in rows], np.float64)
@@ -120,7 +120,7 @@ def sample_ratio(samples: Samples, *, adaptive: bool) -> SampleRatio:
 
     Args:
         samples: The units.
-        adaptive: Whether the weights of the arms depend on outcomes. The chi-square test is then left out.
+        adaptive: Whether the weights of the arms depend on outcomes. If they do, the chi-square test is left out.
     """
     counts = np.bincount(samples.arm, minlength=len(samples.arms))
     expected = samples.propensities.sum(axis=0)

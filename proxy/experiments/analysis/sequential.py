@@ -1,9 +1,10 @@
-"""Sequential tests for differences of means and for the sizes of arms, valid for any number of looks at the data. Pure.
+"""Implements tests of differences between means and of the sizes of arms, valid for any number of looks at the data.
 
 The evidence against a hypothesis is an e-process: if the hypothesis is true, the expectation of the evidence is at most
-1 at any stopping time. By Ville's inequality, the evidence then ever exceeds 1 / level with a probability of at most
-`level`. The differences that are not rejected in this way form an interval. The intervals at all times are a confidence
-sequence: they all contain the true difference with a probability of at least 1 - level.
+1 at any stopping time. By Ville's inequality, the probability that the evidence ever exceeds 1 / level is then at most
+`level`. The test rejects a hypothesis as soon as the evidence against it exceeds 1 / level. All differences that are
+not rejected form an interval. The sequence of the intervals at all times is a confidence sequence: the probability that
+all of these intervals contain the true difference is at least 1 - level.
 
 Means: the evidence is a likelihood ratio, averaged over a mixing distribution of the true difference (Robbins 1970).
 Means are only approximately normal. A central limit theorem that holds at all times at once makes the test valid for
@@ -16,7 +17,8 @@ is wider. No library implements this mixture: `confseq` has the usual one, and i
 
 Sample ratio: the evidence is the Bayes factor of Lindon and Malek (Anytime-valid inference for multinomial count data,
 NeurIPS 2022, arXiv 2011.03567). The alternative hypothesis predicts each unit's arm from the unit's propensities, each
-multiplied by the ratio of observed to expected units of the arm so far. The propensities may therefore change.
+multiplied by the ratio of observed to expected units of the arm so far. Therefore the test is also valid if the
+propensities change.
 """
 
 from typing import Final, TypeAlias
@@ -40,8 +42,8 @@ def log_evidence(score: Floats, information: Floats, *, sides: int = 2) -> Float
 
     Args:
         score: Estimated difference minus the difference of the hypothesis, in standard errors.
-        information: Information fraction (> 0): information so far over information at the planned size.
-        sides: 2 for a test against larger and smaller differences. 1 for a test against larger differences alone.
+        information: Information fraction (> 0, see `estimators._information`).
+        sides: 2 to test against larger and smaller true differences, 1 to test against larger ones only.
     """
     total = score * np.sqrt(information)
     precision = information + 1 / _MIXTURE_VARIANCE
@@ -59,7 +61,8 @@ def boundary(information: Floats, level: float, *, sides: int = 2) -> Floats:
     """Compute the half-width of the confidence sequence in standard errors.
 
     With a probability of at least 1 - level, the distance between estimate and true difference never exceeds the
-    half-width, at any time. With `sides` = 1, this holds for an estimate above the true difference alone.
+    half-width, at any time. With `sides` = 1, the half-width only limits how far the estimate is above the true
+    difference.
     """
     low, high = np.zeros_like(information), np.full_like(information, _MAX_BOUNDARY)
     for _ in range(_BISECTION_STEPS):

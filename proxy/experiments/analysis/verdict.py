@@ -1,4 +1,4 @@
-"""Builds the verdict of a report: a decision, and its text for people. Pure: it does not depend on arrays or SQL."""
+"""Builds the verdict of a report: a decision, and its text for people. It does not depend on arrays or SQL."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def verdict_of(
         comparisons: All comparisons. Only those of the primary metric are used.
         guardrails: The results of the guardrails. A breach that does not stop the experiment adds a warning.
         level: Significance level.
-        burn_in: Effective sample size that each arm needs.
+        burn_in: Effective sample size that each arm needs for a comparison to be ready.
     """
     primary = [one for one in comparisons if one.primary]
     if not units:
@@ -112,9 +112,10 @@ def _undecided_sentence(one: Comparison) -> str:
 
 
 def _outlook_sentence(one: Comparison) -> str:
-    """Return how many more days the smallest lift needs that will be detected within a year, as a sentence.
+    """Return a sentence that says after how much more time the experiment will detect a lift.
 
-    The sentence is empty if no lift of the comparison's targets will be detected within a year.
+    The sentence is about the smallest lift in `one.targets` that cannot be detected yet, but within a year. If there is
+    no such lift, the sentence is empty.
     """
     target = next((each for each in one.targets if each.days is not None and 0 < each.days < 366), None)
     if target is None or target.days is None:

@@ -1,1 +1,1 @@
-"""The SQL store of exposures and feedback: SQLite or PostgreSQL. It does not depend on the statistics."""
+"""Stores the records of experiments in SQLite or PostgreSQL. It does not depend on the statistics."""

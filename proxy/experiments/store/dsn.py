@@ -1,6 +1,6 @@
-"""The data source name (DSN) of a store: which database it names, and how to connect to it.
+"""Parses the data source name (DSN) of a store, and defines the interface of a connection to a database.
 
-This module does not depend on tables or queries.
+The DSN names the database. This module does not depend on tables or queries.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class StoreDsn:
     Attributes:
         name: The DSN without user and password, for messages.
         connect: Function that opens a connection.
-        types: The database's names of types, by the name of the placeholder in the schema.
+        types: SQL names of types in this database. The keys are the placeholders in `schema` that they replace.
     """
 
     name: str
@@ -80,7 +80,7 @@ def dsn_of(store: str) -> StoreDsn:
         file = Path(path).expanduser()
         return StoreDsn(f"sqlite:{file}", partial(sqlite.SqliteSession, file), sqlite.TYPES)
     if kind in {"postgresql", "postgres"} and path.startswith("//"):
-        from proxy.experiments.store import postgresql  # imported late: its driver takes 10 MB of memory
+        from proxy.experiments.store import postgresql  # imported only if needed: the driver takes 10 MB of memory
 
         url = urlsplit(store)
         name = f"postgresql://{url.netloc.rpartition('@')[2]}{url.path}"

@@ -24,10 +24,10 @@ _FLAGS: Final = frozenset({"override", *(metric.name for metric in AUTOMATIC_MET
 
 
 def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
-    """Yield one dictionary for each exposure, then one for each feedback, then one for each judgement.
+    """Yield dictionaries for the exposures of an experiment, then for their feedback, then for their judgements.
 
     All rows come from one consistent state of the store. The value of `type` is `exposure`, `feedback` or `judgement`.
-    Digests and ids of exposures are in hexadecimal, times are in Unix seconds.
+    Ids of exposures, and digests, are in hexadecimal. Times are in Unix seconds.
 
     Raises:
         StoreError: The store cannot be read.

@@ -1,8 +1,8 @@
 """PostgreSQL connections for the store. Several replicas can share a PostgreSQL store.
 
 The driver is psycopg, from the extra `postgresql`. This module does not depend on tables or queries. The password comes
-from the environment variable DRPO_STORE or PGPASSWORD, or from the password file of libpq. No command-line flag accepts
-a password.
+from the environment variable DRPO_STORE or PGPASSWORD, or from the password file of libpq, the client library
+of PostgreSQL. No command-line flag accepts a password.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from proxy.core.errors import StartupError, StoreError, StoreRefusedError
 
 try:
     import psycopg
-except ImportError:  # PostgresqlSession raises StartupError
+except ImportError:  # the constructor of PostgresqlSession reports the missing driver
     psycopg = cast("Any", None)
 
 TYPES: Final[Mapping[str, str]] = {"real": "DOUBLE PRECISION", "bytes": "BYTEA"}
@@ -63,7 +63,7 @@ class PostgresqlSession:
         return self._connection.execute(_psycopg_statement(statement), values).rowcount
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run an INSERT of a single row once for each row, and send all of them to the server in a pipeline."""
+        """Run `statement`, an INSERT of a single row, once for each row. The driver sends all inserts in a pipeline."""
         with self._connection.cursor() as cursor:
             cursor.executemany(_psycopg_statement(statement), rows)
 
@@ -80,9 +80,10 @@ class PostgresqlSession:
         return {name for (name,) in self.rows(f"{query} AND table_name = ?", (table,))}
 
     def lock_schema(self) -> None:
-        """Wait until no other process creates the store's tables, and keep others from it until the transaction ends.
+        """Take a lock that only one process can hold while it creates the store's tables.
 
-        If two processes create the same table at the same time, one of them fails even with IF NOT EXISTS.
+        The lock is released at the end of the transaction. Without the lock, two processes could create the same table
+        at the same time. One of them would then fail, even with IF NOT EXISTS.
         """
         self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
 
@@ -97,7 +98,10 @@ def _psycopg_statement(statement: str) -> bytes:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
-    """Raise psycopg's errors as StoreError. The message of an error about a row is left out: it may contain values."""
+    """Convert errors of psycopg to StoreError, and errors about a row to StoreRefusedError.
+
+    The message of psycopg about a row is left out, since it may contain values of the row.
+    """
     try:
         yield
     except (psycopg.DataError, psycopg.IntegrityError) as error:
@@ -107,9 +111,9 @@ def _store_errors() -> Iterator[None]:
 
 
 def _server_message(error: "psycopg.Error") -> str:
-    """Return the server's message or the message of a failed connection, and only the error's type for other errors.
+    """Return the message of the server, or the first line of the message of a failed connection.
 
-    Messages of other errors may contain the password of the URL.
+    For any other error, return only the name of its type, since its message may contain the password of the URL.
     """
     if error.diag.message_primary:
         return error.diag.message_primary

@@ -1,6 +1,6 @@
-"""The tables and queries of the store, in the SQL that SQLite and PostgreSQL share.
+"""Defines the tables and queries of the store, in SQL that both SQLite and PostgreSQL accept.
 
-This module contains text and does not depend on a connection. A `?` stands for a value of a query. `{real}` and
+This module does not depend on a connection. A `?` stands for a value that is passed with the query. `{real}` and
 `{bytes}` stand for the two types that have different names in the two databases. The table of feedback has no foreign
 key to exposures, since feedback may be written before the exposure of its request.
 """
@@ -46,8 +46,9 @@ EXPOSURE_COLUMNS: Final = (
 
 
 def add_missing_columns(existing: Collection[str]) -> list[str]:
-    """Return statements that add the missing columns of metrics to a table of exposures of an earlier version.
+    """Return statements that add missing columns to the table of exposures.
 
+    A table that an earlier version created lacks the columns of metrics that were added later.
     `existing` contains the names of the columns that the table already has.
     """
     return [
@@ -93,8 +94,9 @@ _MEASUREMENTS: Final = ",\n".join(
 )
 _SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METRICS)
 
-# A member is a unit with the arm of its first request in the experiment. Overrides and requests before the experiment's
-# start do not count as the first request.
+# The temporary table `members` has one row for each unit of the experiment: the arm, the propensity and the time of the
+# unit's first request in the experiment. Overrides and requests before the experiment's start do not count as the first
+# request.
 _MEMBERS: Final = """
     ranked AS (
         SELECT unit, arm, propensity, time,
@@ -102,8 +104,8 @@ _MEMBERS: Final = """
         FROM exposures WHERE experiment = ? AND arm <> '' AND override = 0),
     members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""
 
-# The requests of each member: requests in the experiment that its arm served (is_history = 0), and all requests of the
-# unit before the first of these, in any experiment (is_history = 1).
+# The temporary table `requests` contains, for each unit in `members`, the requests in the experiment that the unit's
+# arm served (is_history = 0), and the requests before `first_seen` in any experiment (is_history = 1).
 _REQUESTS: Final = f"""{_MEMBERS},
     requests AS (
         SELECT e.id, e.request_id, e.completion_id, e.unit, m.first_seen, m.arm AS unit_arm, m.propensity AS share,
@@ -112,7 +114,8 @@ _REQUESTS: Final = f"""{_MEMBERS},
         FROM members AS m JOIN exposures AS e ON e.unit = m.unit
         WHERE e.time < m.first_seen OR (e.experiment = ? AND e.arm = m.arm AND e.override = 0))"""  # noqa: S608
 
-# Each `?` stands for the experiment's name. The rows have the order of SELECT_RATING_SUMS, so that both can be merged.
+# Each `?` stands for the experiment's name. This query and SELECT_RATING_SUMS return units in the same
+# order, so that `stored_outcomes` can merge their rows.
 SELECT_MEASUREMENT_SUMS: Final = f"""WITH {_REQUESTS}
     SELECT first_seen, unit, is_history, unit_arm, share, {_SUMS} FROM requests
     GROUP BY first_seen, unit, is_history, unit_arm, share ORDER BY first_seen, unit, is_history"""  # noqa: S608
@@ -153,8 +156,8 @@ SELECT_EXPORTED_JUDGEMENTS: Final = """
     SELECT j.exposure, j.other, j.score, j.judge, j.time FROM judgements AS j
     JOIN exposures AS e ON e.id = j.exposure WHERE e.experiment = ? ORDER BY j.time, j.exposure"""
 
-# The statements delete all rows of one unit, in all experiments. Exposures are deleted last, because the other
-# statements select rows by the unit's exposures.
+# The statements delete all rows of one unit, in all experiments. Exposures are deleted last, because the statements for
+# the other tables find their rows through the exposures of the unit.
 DELETE_UNIT: Final = (
     """DELETE FROM feedback WHERE subject IN (SELECT request_id FROM exposures WHERE unit = ?
        UNION SELECT completion_id FROM exposures WHERE unit = ?)""",

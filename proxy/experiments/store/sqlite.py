@@ -109,7 +109,7 @@ def _store_errors(path: Path) -> Iterator[None]:
 def _identity(path: Path) -> tuple[int, int]:
     """Return the device and inode of the file at the path.
 
-    They change if the file is replaced. Writes to the replaced file would be lost without an error.
+    They change if another file takes the place of the file. Writes to the old file would be lost without an error.
     """
     status = os.stat(path)  # noqa: PTH116 - faster than Path.stat, and called for every batch
     return status.st_dev, status.st_ino

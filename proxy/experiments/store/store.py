@@ -1,9 +1,9 @@
-"""The store of exposures, outcomes and decisions: writes them, deletes them, and reads the decisions.
+"""Writes and deletes the records of experiments in a store, and reads the decisions about experiments.
 
-This module does not depend on requests or statistics. Processes on one machine can share an SQLite store, processes on
-several machines a PostgreSQL store. Units and conversations are stored as keyed digests. The key is created with the
-store and kept in the store. Therefore all processes that use the store compute the same digests, and the digests of
-two stores cannot be compared.
+This module does not depend on requests or statistics. Processes on one machine can share an SQLite store. Processes on
+several machines can share a PostgreSQL store. Units and conversations are stored as keyed digests. Each store has its
+own random key, which is saved in the store. Therefore all processes that use a store compute the same digests, but a
+digest in one store cannot be compared with a digest in another store.
 """
 
 import secrets
@@ -43,7 +43,7 @@ _CONVERSATION_BYTES: Final = 8  # short, since a conversation is only compared w
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows that one transaction writes. The exposure of each content must be in the same batch."""
+    """The rows that one transaction writes. For each content, the batch must contain the exposure."""
 
     exposures: Sequence[Exposure] = ()
     contents: Sequence[Content] = ()
@@ -54,7 +54,8 @@ class Batch:
 class Store:
     """A connection that reads and writes the store, for use in one thread. Use it as a context manager.
 
-    The constructor creates missing tables. It raises StartupError or StoreError. The methods raise StoreError.
+    The constructor creates missing tables. If the store cannot be used, the constructor raises StartupError or
+    StoreError, and the methods raise StoreError.
     """
 
     def __init__(self, dsn: StoreDsn) -> None:
@@ -78,8 +79,8 @@ class Store:
     def write(self, batch: Batch) -> None:
         """Write a whole batch in one transaction.
 
-        The same batch may be written twice: existing exposures, contents and judgements are not changed. Feedback
-        replaces earlier feedback with the same subject and metric, unless the stored feedback is more recent.
+        The same batch may be written twice: exposures, contents and judgements that are already stored stay unchanged.
+        Feedback replaces stored feedback with the same subject and metric, unless the stored feedback is more recent.
         """
         exposures = [self._row(exposure) for exposure in batch.exposures]
         times = {exposure.id: exposure.time for exposure in batch.exposures}
@@ -103,7 +104,7 @@ class Store:
         return row
 
     def set_allocation(self, allocation: Allocation) -> None:
-        """Save a decision about an experiment, which replaces the previous one. All replicas will read it."""
+        """Save a decision in place of the previous decision about the same experiment. All replicas will read it."""
         weights = None if allocation.weights is None else orjson.dumps(allocation.weights).decode()
         with self._session.writing() as session:
             session.execute(INSERT_ALLOCATION, (allocation.experiment, allocation.stopped, weights, allocation.time))
@@ -114,7 +115,7 @@ class Store:
             return session.execute(DELETE_ALLOCATION, (experiment,)) > 0
 
     def allocations(self) -> Mapping[str, Allocation]:
-        """Return the decisions by the name of the experiment."""
+        """Return the decisions about experiments, by the name of the experiment."""
         with self._session.reading() as session:
             return read_allocations(session)
 
@@ -122,14 +123,14 @@ class Store:
         """Delete all records of a unit. Return the number of its deleted exposures.
 
         Args:
-            unit: Digest of the unit (see `units`), as it is before the store's key is applied.
+            unit: Digest of the unit from the module `units`. This method applies the key of the store.
         """
         stored_unit = self._keyed_digest(unit, _UNIT_BYTES)
         with self._session.writing() as session:
             return [session.execute(statement, (stored_unit,) * statement.count("?")) for statement in DELETE_UNIT][-1]
 
     def delete_before(self, time: float) -> int:
-        """Delete rows that are older than `time`, oldest first, up to a limit of some thousands for each table.
+        """Delete rows that are older than `time`, oldest first. One call deletes at most 5,000 rows of each table.
 
         Args:
             time: Unix seconds.
@@ -150,15 +151,18 @@ _ASKED: Final = EXPOSURE_COLUMNS.index("asked")
 
 
 def _feedback_order(row: Sequence[Any]) -> tuple[str, str, float]:
-    """Return the key by which all replicas sort feedback. Updates in different orders could cause a deadlock."""
+    """Return the sort key of a row of feedback.
+
+    All replicas write feedback in the same order. Different orders could cause a deadlock.
+    """
     return row[0], row[1], row[4]
 
 
 def _prepare(session: Session, dsn: StoreDsn) -> bytes:
-    """Create the tables, columns, format and key that the database lacks.
+    """Create missing tables and columns. Save the format and a random key if the store is new.
 
     Returns:
-        The key of the digests.
+        The key with which digests are computed.
 
     Raises:
         StoreError: The format of the store is not the one that this version reads, or the database failed.

@@ -1,4 +1,4 @@
-"""Fixtures: the DSN of an empty store of either kind."""
+"""Defines fixtures: the DSN of an empty SQLite store, and that of an empty PostgreSQL store."""
 
 import secrets
 import socket
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
-    """A real server, for slow tests only."""
+    """A PostgreSQL server, for slow tests only."""
     with postgresql_server(free_port(), print) as server:
         yield server
 

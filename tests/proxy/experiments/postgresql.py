@@ -56,11 +56,11 @@ class PostgresqlServer:
         self.process.wait()
 
     def hang(self) -> None:
-        """Stop answering, with all connections open."""
+        """Make the server stop answering while all connections stay open."""
         self._signal_all(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Answer again."""
+        """Let the server answer again after `hang`."""
         self._signal_all(signal.SIGCONT)
 
     def database(self, name: str) -> str:
@@ -86,7 +86,10 @@ class PostgresqlServer:
 
 @contextmanager
 def postgresql_server(port: int, say: Say) -> Iterator[PostgresqlServer]:
-    """Run a server until the block ends. Needs root to install it and to run it as its own user."""
+    """Run a PostgreSQL server until the `with` block ends.
+
+    Root rights are needed to install the server and to run it as the user `postgres`.
+    """
     programs = _programs(say)
     folder = Path(tempfile.mkdtemp(prefix="drpo-postgresql-"))
     try:
@@ -109,7 +112,7 @@ def postgresql_server(port: int, say: Say) -> Iterator[PostgresqlServer]:
 
 
 def _programs(say: Say) -> Path:
-    """Return the folder of the newest server's programs. Install the server if there is none."""
+    """Return the folder with the programs of the newest installed server. Install a server if none is installed."""
     found = sorted(_PROGRAMS.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
         log = Path(tempfile.gettempdir()) / "drpo-apt.log"
@@ -122,7 +125,7 @@ def _programs(say: Say) -> Path:
 
 
 def _spawn(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
-    """Run a command in its own process group, as PostgreSQL's user if we are root, since the server refuses root."""
+    """Run a command in its own process group. Root runs it as PostgreSQL's user, since the server refuses root."""
     other = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(

@@ -1,8 +1,8 @@
 """Simulates many runs of experiments with repeated looks, to measure how often a decision is right.
 
-Units arrive one by one in two arms. The arrays have the shape (runs, units). Sums over prefixes give every look of
-every run, so that thousands of runs take seconds. test_estimators.py checks that they equal what
-proxy.experiments.analysis.estimators computes.
+Units arrive one by one in two arms. The arrays have the shape (runs, units). Cumulative sums give the results of all
+looks of all runs at once, so that thousands of runs take seconds. test_estimators.py checks that the results are equal
+to those of proxy.experiments.analysis.estimators.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 @dataclass(frozen=True)
 class Looks:
-    """The looks of all runs. All arrays but `units` have the shape (runs, looks).
+    """The results at each look of each run. All arrays except `units` have the shape (runs, looks).
 
     Attributes:
-        score: Difference in standard errors.
+        score: Difference between treatment and control, in standard errors.
         progress: Information so far, as a fraction of the information at the planned size.
         ready: Whether the burn-in is over.
-        difference: Treatment minus control.
+        difference: Mean of the treatment minus mean of the control.
         error: Variance of the difference.
         units: Number of units at each look, of shape (looks,).
     """
@@ -52,7 +52,10 @@ class Looks:
 
 
 def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, planned: float) -> Looks:
-    """Look after every `every` units. `propensity` is that of each unit's own arm. Arrays are (runs, units)."""
+    """Compute the results at a look after every `every` units. The arrays have the shape (runs, units).
+
+    `propensity` contains the propensity of each unit's own arm.
+    """
     ends = np.arange(every, values.shape[1] + 1, every) - 1
     arm, control = (_side(values, chosen, 1 / propensity, ends) for chosen in (treated, ~treated))
     pooled = _pooled(arm, control)
@@ -77,7 +80,7 @@ def _raised_variance(side: dict[str, Floats], other: dict[str, Floats], pooled: 
 
 
 def _pooled(arm: dict[str, Floats], control: dict[str, Floats]) -> Floats:
-    """Pooled variance of the units of both arms, weighted by effective units."""
+    """Return the pooled variance of both arms, weighted by their effective sample sizes."""
     both = arm["effective"] + control["effective"]
     return (arm["variance"] * arm["effective"] + control["variance"] * control["effective"]) / both
 
@@ -101,32 +104,35 @@ def _side(values: Floats, chosen: np.ndarray, weights: Floats, ends: np.ndarray)
 
 
 def assign(rng: np.random.Generator, shape: tuple[int, int], share: Floats | float) -> tuple[np.ndarray, Floats]:
-    """Draw which units are treated, and the propensity of each unit's own arm. `share` is that of the treatment."""
+    """Draw which units are treated. Return them and the propensity of each unit's own arm.
+
+    `share` is the propensity of the treatment.
+    """
     share = np.broadcast_to(share, shape)
     treated = rng.random(shape) < share
     return treated, np.where(treated, share, 1 - share)
 
 
 def binary(probability: float) -> Draw:
-    """A binary rating."""
+    """Return a function that draws binary ratings."""
     return lambda rng, shape: (rng.random(shape) < probability).astype(float)
 
 
 def skewed(deviation: float) -> Draw:
-    """A latency: log-normal with a median of 1 second."""
+    """Return a function that draws latencies from a log-normal distribution with a median of 1 second."""
     return lambda rng, shape: rng.lognormal(0.0, deviation, shape)
 
 
 def bounded() -> Draw:
-    """A mean of several scores from 0 to 1."""
+    """Return a function that draws values, each the mean of several scores from 0 to 1."""
     return lambda rng, shape: rng.beta(2.0, 3.0, shape)
 
 
 def normal() -> Draw:
-    """A standard normal value, for which the formulas are exact."""
+    """Return a function that draws standard normal values, for which the formulas are exact."""
     return lambda rng, shape: rng.standard_normal(shape)
 
 
 def fixed_size(difference: float, variance: float, level: float = 0.05, power: float = 0.8) -> int:
-    """Number of units, in two arms of equal size, that a single look at the end needs."""
+    """Return the number of units that a single look at the end needs, over two arms of equal size."""
     return int(np.ceil(4 * variance * ((stats.norm.isf(level / 2) + stats.norm.ppf(power)) / difference) ** 2))

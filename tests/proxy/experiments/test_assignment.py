@@ -1,4 +1,4 @@
-"""Tests of the assignment of units to arms: by weight, deterministic, independent, and stable under a ramp."""
+"""Tests that the assignment of units to arms follows the weights, is deterministic, and is stable."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def arms_of(assigned_experiment: Experiment, units: Sequence[bytes] = UNITS) -> 
 
 
 def standard_errors(assigned_experiment: Experiment, units: Sequence[bytes]) -> list[float]:
-    """Return how far each arm's share is from its weight, in binomial standard errors."""
+    """Return the deviation of each arm's share from its weight, in binomial standard errors."""
     counts, n = Counter(arms_of(assigned_experiment, units)), len(units)
     shares = [(counts[arm.name] / n, assigned_experiment.propensity(arm)) for arm in assigned_experiment.arms]
     return [abs(share - p) / (p * (1 - p) / n) ** 0.5 for share, p in shares]

@@ -1,4 +1,4 @@
-"""Tests that an automatic metric is one entry of the registry, from the store to the report."""
+"""Tests that one entry in AUTOMATIC_METRICS is enough to store a metric and to report it."""
 
 import sqlite3
 import subprocess
@@ -59,7 +59,7 @@ print([row["cached_tokens"] for row in export(dsn, "e")])
 
 
 def test_metric_with_a_new_column_is_added_to_an_existing_store(tmp_path: Path) -> None:
-    """The exposures stand for those of a version whose `Exposure` has the field of the metric."""
+    """The subprocess adds a field to `Exposure`, as a later version with a new metric would do."""
     dsn = f"sqlite:{tmp_path / 'store.sqlite3'}"
     with Store(dsn_of(dsn)) as store:
         store.write(Batch([exposure(1)]))

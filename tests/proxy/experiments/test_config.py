@@ -1,4 +1,4 @@
-"""Tests of experiment files: how they are read, and the one line that names a mistake."""
+"""Tests that experiment files are read, and that one line of an error message names a mistake in a file."""
 
 from pathlib import Path
 

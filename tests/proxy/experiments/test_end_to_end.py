@@ -41,8 +41,8 @@ class Users:
     Attributes:
         server: The server.
         asked: Ids of all requests.
-        answered: Value of x-drpo-experiment by request id, for the requests with a complete reply.
-        acknowledged: Rating by request id.
+        answered: By request id, the reply header x-drpo-experiment of each request with a complete reply.
+        acknowledged: By request id, each rating whose feedback request was answered with success.
     """
 
     def __init__(self, server: Command) -> None:
@@ -65,7 +65,7 @@ class Users:
             for _ in range(50):
                 if (await self._post("/feedback", vote, {}))[0] == 200:
                     self.acknowledged[request_id] = float(number % 3 == 0)
-                    await self._post("/feedback", vote, {})  # a client that did not hear it sends it again
+                    await self._post("/feedback", vote, {})  # a client that got no reply sends the feedback again
                     return
                 await asyncio.sleep(0.1)
 
@@ -132,7 +132,7 @@ def _is_answer(row: dict[str, Any], users: Users) -> bool:
 
 
 def _ratings_by_request(url: str) -> Counter[str]:
-    """Count the ratings of each request in the table itself."""
+    """Return the number of ratings of each request, from the table of feedback."""
     with psycopg.connect(url) as connection:
         return Counter(subject for (subject,) in connection.execute("SELECT subject FROM feedback"))
 

@@ -37,7 +37,7 @@ MODELS = {"one": "another", "two": "scripted"}
 
 @dataclass(frozen=True, slots=True)
 class RunningExperiment:
-    """A proxy with an experiment. Its rows can be read once `async with` ends."""
+    """A proxy with an experiment. After the `async with` block, the rows of the store can be read."""
 
     proxy: Serving
     folder: Path

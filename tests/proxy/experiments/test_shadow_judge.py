@@ -1,4 +1,4 @@
-"""Tests of the shadow judge: what it is sent and when, what is scored, and that no user waits for it."""
+"""Tests of the shadow judge: what the proxy sends to it and when, how replies are scored, and that no user waits."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,20 +22,20 @@ def chat(text: str) -> dict[str, Any]:
 
 
 def arms_of(request: Received) -> tuple[str, str]:
-    """Return the two answers that the judge is shown, in its order."""
+    """Return the two answers in the judge's prompt, in the order of the prompt."""
     text = request.json["messages"][-1]["content"]
     first, second = text.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
     return first, second.removesuffix("\n\nWhich is better?")
 
 
 async def prefers_longer(reply: Reply, request: Received) -> None:
-    """Prefer the longer answer in either position."""
+    """Prefer the longer answer, whether it is the first or the second."""
     first, second = arms_of(request)
     await reply.whole(chat("A" if len(first) >= len(second) else "B."))
 
 
 async def two_answers(reply: Reply, request: Received) -> None:
-    """Give a long answer for the aligned arm, and a short one for the other."""
+    """Give a long answer for the aligned arm, and a short answer for the other arm."""
     injected = request.json["prompt"].startswith("Answer well.")
     text = "Air scatters blue light the most, so it comes from everywhere." if injected else "Air."
     if request.json.get("stream"):
@@ -48,7 +48,7 @@ async def two_answers(reply: Reply, request: Received) -> None:
 
 
 def add_judge_table(path: str, share: float, calls: int) -> None:
-    """Add the table [judge] to an experiment's file."""
+    """Add the table [judge] to an experiment file."""
     file = Path(path)
     file.write_text(file.read_text() + JUDGED.format(share=share, calls=calls))
 

@@ -1,4 +1,4 @@
-"""Tests of a failing store: chat goes on, and no acknowledged feedback is lost."""
+"""Tests of a store that fails: chat requests still work, and no acknowledged feedback is lost."""
 
 import asyncio
 import sqlite3
@@ -91,7 +91,7 @@ async def test_replaced_file_loses_no_acknowledged_feedback(tmp_path: Path) -> N
             try:
                 await recorder.save_feedback(Feedback("after", "m", 1.0, None, 1.0))
                 break
-            except Exception:  # noqa: BLE001 - until a new file is made
+            except Exception:  # noqa: BLE001 - fails until a new file is created
                 await asyncio.sleep(0.1)
     assert rows(path, "feedback") == 1
 
@@ -128,7 +128,7 @@ async def test_postgresql_that_dies_or_hangs_does_not_affect_chat(postgresql: Po
         async def vote(subject: str) -> bool:
             try:
                 await recorder.save_feedback(Feedback(subject, "m", 1.0, None, 1.0))
-            except Exception:  # noqa: BLE001 - refused: it may or may not be there
+            except Exception:  # noqa: BLE001 - feedback with an error may or may not be stored
                 return False
             acknowledged.append(subject)
             return True

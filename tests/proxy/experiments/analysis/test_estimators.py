@@ -1,4 +1,4 @@
-"""Tests of the statistics against other libraries where they exist, and against simulations."""
+"""Tests that the statistics agree with other libraries, where such libraries exist, and with simulations."""
 
 import json
 import math
@@ -285,7 +285,7 @@ def test_growth_until_detection_is_found_for_any_variance(
 
 @pytest.mark.slow
 def test_interval_with_history_is_narrower_and_valid_at_every_look() -> None:
-    """CUPED: 60 experiments without a difference, with a look after every 100 of 600 units."""
+    """CUPED in 60 experiments without a difference between the arms, with looks at 200, 300, ..., 600 units."""
     wrong, kept = 0, []
     for seed in range(60):
         everyone = units(np.random.default_rng(seed), 600, history=True)
@@ -301,7 +301,7 @@ def test_interval_with_history_is_narrower_and_valid_at_every_look() -> None:
 
 @pytest.mark.slow
 def test_guardrail_stops_a_harmful_arm_and_not_a_harmless_one() -> None:
-    """60 experiments each, with a look after every 100 of 800 units. The score falls by nothing or by 0.8."""
+    """60 experiments have a harmless arm; in 60 others, the arm lowers the score by 0.8. Looks: 200, ..., 800 units."""
     guardrail = Guardrail(Metric("score"), 0.2, stop=True)
     guarded = replace(EXPERIMENT, guardrails=(guardrail,))
 

@@ -41,7 +41,7 @@ stop = true
 
 
 def write_experiment(folder: Path, *, slower: float = 0.0, more: str = "") -> tuple[str, str]:
-    """Write an experiment's file and a store with 600 units of two requests each. Return the file and the DSN."""
+    """Write an experiment file, and a store with 600 units that sent two requests each. Return the file and the DSN."""
     file, store = folder / "demo.toml", f"sqlite:{folder / 'store.db'}"
     file.write_text(FILE.format(more=more))
     experiment = read_experiment(file).experiment
@@ -136,7 +136,7 @@ def test_adaptive_weights_favour_the_better_arm_and_keep_a_minimum(tmp_path: Pat
 
 @pytest.fixture
 def without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the extra `experiments` look uninstalled."""
+    """Make imports fail as if the extra `experiments` were not installed."""
     for name in ("analyze", "samples", "estimators", "adaptive"):
         monkeypatch.delitem(sys.modules, f"proxy.experiments.analysis.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "scipy", None)
@@ -154,5 +154,5 @@ def test_missing_statistics_name_what_to_install_in_one_line(
 
 
 def test_size_for_a_single_look_equals_lehrs_rule() -> None:
-    """Lehr's rule of 16: 16 variances over the squared difference, in each arm."""
+    """Lehr's rule: the size of each arm is 16 times the variance, divided by the squared difference."""
     assert fixed_size(0.5, 1.0) == pytest.approx(2 * 16 / 0.25, rel=0.03)

@@ -212,7 +212,7 @@ def test_units_equal_a_recomputation_from_the_exported_rows(dsn: StoreDsn, seed:
 
 
 def recomputed(rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, tuple]:
-    """Compute the outcomes of units in plain Python, from the export alone."""
+    """Compute the outcomes of units from the exported rows, in Python instead of SQL."""
     exposures = sorted((row for row in [*rows, *others] if row["type"] == "exposure"), key=lambda row: row["time"])
     ratings = sorted((row for row in [*rows, *others] if row["type"] == "feedback"), key=lambda row: row["time"])
     units: dict[str, tuple] = {}
