@@ -10,12 +10,14 @@ from queue import Empty, Queue
 
 _START_TIMEOUT = 300
 _STOP_TIMEOUT = 30
+_RETRIEVAL_TIMEOUT = 30  # seconds; on busy cores a query embedded late would get an answer without examples
 
 
 @contextmanager
 def served_proxy() -> Iterator[str]:
     """Run `drpo-proxy --backend embedded` with the default bundle, and yield its base URL when it is ready."""
     command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--bundle", "default", "--port", "0"]
+    command += ["--retrieval-timeout", str(_RETRIEVAL_TIMEOUT)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield _base_url(process)
