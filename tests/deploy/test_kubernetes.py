@@ -67,7 +67,7 @@ def test_pod_is_killed_only_after_it_has_drained(overlay: list[Any]) -> None:
 
 def test_probes_ask_for_paths_that_the_proxy_has(overlay: list[Any]) -> None:
     (proxy,) = one(overlay, "Deployment")["spec"]["template"]["spec"]["containers"]
-    routes = (ROOT / "proxy" / "app.py").read_text(encoding="utf-8")
+    routes = (ROOT / "proxy" / "api" / "app.py").read_text(encoding="utf-8")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert f'add_get("{proxy[probe]["httpGet"]["path"]}"' in routes
 
