@@ -1,7 +1,7 @@
 """Implements the command `drpo-proxy experiment`.
 
-The command checks experiment files, prints reports, exports recorded rows, stops experiments, releases them (deletes
-the decisions about them), and deletes the data of a unit.
+The command checks experiment files, prints reports, exports recorded rows, stops experiments, deletes decisions so
+that an experiment runs as its file says again, and deletes the data of a unit.
 """
 
 import argparse

@@ -62,7 +62,7 @@ class Dashboard:
         return full_report(experiment, self._outcomes)
 
     def update_allocations(self) -> list[Allocation]:
-        """Stop each running experiment whose verdict is `stop`, update adaptive weights, and save these decisions.
+        """Stop each running experiment whose verdict is `stop`, compute adaptive weights, and save these decisions.
 
         The decisions follow from the outcomes without randomness. Replicas that read the same outcomes make the same
         decisions, so they need no lock.

@@ -1,6 +1,6 @@
 """Writes exposures, judgements and feedback to the store in a separate thread, so that chat requests do not wait.
 
-New rows wait in queues of limited length, from which the thread writes them to the store in batches. While the queue of
+New rows wait in queues of limited length, and the thread writes them to the store in batches. While the queue of
 exposures is full, new exposures are dropped and counted. If the process is killed, the exposures that are not committed
 yet are lost. While the store works, these are the exposures of the last quarter of a second at most.
 
@@ -173,8 +173,9 @@ class Recorder:
     def _write_queued(self) -> None:
         """Write queued rows in batches.
 
-        The method returns after a batch that was not full, if no feedback is queued. It also returns if the store
-        fails. The rows of the failed batch then return to the queues (see `_requeue`), and a later call writes them.
+        The method returns after a batch with fewer than _MAX_BATCH exposures, if no feedback is queued. It also returns
+        if the store fails. The rows of the failed batch then return to the queues (see `_requeue`), and a later call
+        writes them.
         """
         while not self._is_down():
             pending = self._next_batch()
@@ -236,7 +237,7 @@ class Recorder:
             self._store = None
 
     def _discard(self, pending: _PendingBatch, error: StoreRefusedError) -> None:
-        """Drop a batch that contains a row which the store rejected, since the store would reject it again.
+        """Drop a batch that contains a row which the store rejected, since the store would reject the batch again.
 
         The dropped exposures are counted. The clients that sent the feedback of the batch get an error.
         """

@@ -78,7 +78,7 @@ class ExperimentService:
 
         Args:
             requester: The client and the conversation.
-            setting: The model, variant and bundle of the request if there were no experiments.
+            setting: The model, variant and bundle that the request would have without experiments.
             models: The models that backends list now, by id.
             bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
 
@@ -110,7 +110,7 @@ class ExperimentService:
         Args:
             assignment: The assignment of the request.
             conversation: The conversation in the body of the request.
-            before: The model, variant and bundle of the request if there were no experiments.
+            before: The model, variant and bundle that the request would have without experiments.
             bundles_by_model: By model id, the bundle that the server uses for requests that are in no experiment.
 
         Returns:
@@ -141,7 +141,8 @@ class ExperimentService:
 
         Args:
             assignment: The experiments and arms of the request.
-            sample: The result of the method `sample`. The judge gets it only if the reply is complete, with status 200.
+            sample: The result of the method `sample`. The judge gets the sample only if the reply is complete and has
+                the status 200.
             request: The request.
             reply: The result of the request.
             keeps_content: Whether to store the bodies of the request and the reply too.

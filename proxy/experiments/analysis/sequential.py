@@ -2,9 +2,9 @@
 
 The evidence against a hypothesis is an e-process: if the hypothesis is true, the expectation of the evidence is at most
 1 at any stopping time. By Ville's inequality, the probability that the evidence ever exceeds 1 / level is then at most
-`level`. The test rejects a hypothesis as soon as the evidence against it exceeds 1 / level. All differences that are
-not rejected form an interval. The sequence of the intervals at all times is a confidence sequence: the probability that
-all of these intervals contain the true difference is at least 1 - level.
+`level`. The test rejects a hypothesis as soon as the evidence against it exceeds 1 / level. At each time, the
+differences against which the evidence is at most 1 / level form an interval. The sequence of the intervals at all times
+is a confidence sequence: the probability that all of these intervals contain the true difference is at least 1 - level.
 
 Means: the evidence is a likelihood ratio, averaged over a mixing distribution of the true difference (Robbins 1970).
 Means are only approximately normal. A central limit theorem that holds at all times at once makes the test valid for
@@ -12,8 +12,9 @@ many units (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas: Time-uniform central l
 sequences, Annals of Statistics 2024, arXiv 2103.06476). The usual mixing distribution is a normal distribution around
 zero. This module mixes two normal distributions, one on each side of zero. Their centres are differences that the
 planned number of units can detect. The test is valid with this distribution too, and the width of the interval still
-converges to 0. Near the planned number of units, the interval is narrower than the usual one. Far from this number, it
-is wider. No library implements this mixture: `confseq` has the usual one, and its last release was in 2023.
+converges to 0. Near the planned number of units, the interval is narrower than with the usual distribution. Far from
+this number, it is wider. No library implements this mixture: `confseq` has the usual distribution, and its last release
+was in 2023.
 
 Sample ratio: the evidence is the Bayes factor of Lindon and Malek (Anytime-valid inference for multinomial count data,
 NeurIPS 2022, arXiv 2011.03567). The alternative hypothesis predicts each unit's arm from the unit's propensities, each

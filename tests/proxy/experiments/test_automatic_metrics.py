@@ -59,7 +59,7 @@ print([row["cached_tokens"] for row in export(dsn, "e")])
 
 
 def test_metric_with_a_new_column_is_added_to_an_existing_store(tmp_path: Path) -> None:
-    """The subprocess adds a field to `Exposure`, as a later version with a new metric would do."""
+    """The subprocess writes an exposure with one more field, as a later version with a new metric would do."""
     dsn = f"sqlite:{tmp_path / 'store.sqlite3'}"
     with Store(dsn_of(dsn)) as store:
         store.write(Batch([exposure(1)]))
