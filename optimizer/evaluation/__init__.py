@@ -1,1 +1,1 @@
-"""Evaluates the answers of endpoints to a data set, and the preferences of a judge against labels by people."""
+"""Scores the answers of model servers to a data set, and measures how often a judge agrees with people's labels."""

@@ -37,7 +37,7 @@ class PromptNode:
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One level of the prompt search.
+    """One level of the prompt search: one round of rewriting the leaders and comparing the rewritten prompts.
 
     Attributes:
         number: The number of the level, from 0.
@@ -83,14 +83,15 @@ class RunSummary:
     Attributes:
         name: The name of the bundle.
         recipe: The recipe of the search.
-        nodes: The candidates of the prompt search by key.
+        nodes: All candidates of the prompt search: a mapping from key to candidate.
         levels: The levels of the prompt search.
         trials: The `trial` events of the tuning stage.
         sealed: The `sealed` event; None until the sealed evaluation is finished.
         spent_out: The limit that ended the search early, such as `tokens`; None if the search was not ended early.
         usage: Calls and cost by role.
         minutes: Running time of all sessions together.
-        answers: The `score` events of the sealed evaluation: a mapping from query to variant to event.
+        answers: The `score` events of the sealed evaluation: for each query, a mapping from the compared variant to its
+            event.
     """
 
     name: str
@@ -186,7 +187,7 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
 
 
 def detail_means(summary: RunSummary) -> dict[str, dict[str, Interval]]:
-    """Return the means of the rewards and their details on the sealed rows: a mapping from name to variant to mean.
+    """Return the means of the rewards and of their details on the sealed rows, by name and variant.
 
     The details of a reward are the numbers from which its value was computed, such as the judge's score for each
     criterion. The name of a detail is `REWARD: DETAIL`. The value of a reward is from 0 to 1. Its details can have

@@ -52,7 +52,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
         config: The settings of run.toml.
         directory: The directory of the run. The bundle is written into it.
         journal: The open journal of the run.
-        notify: Shows a message to the user when closing has to wait for calls in progress.
+        notify: Shows a message to the user when the end of the run has to wait for calls that are in progress.
 
     Raises:
         OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, or the

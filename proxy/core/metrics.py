@@ -2,7 +2,7 @@
 
 If the server has several workers, the workers store their metrics in files. This is the multiprocess mode of
 prometheus-client, which the environment variable FOLDER_VARIABLE switches on. Each worker then reports the numbers of
-all workers together. The metrics do not depend on the content of requests.
+all workers together. No metric contains text of a request.
 """
 
 import os

@@ -24,8 +24,8 @@ class ChunkCache:
     def translate(self, event: bytes) -> bytes | None:
         """Return the translation of an event that differs from the stored event only in its text.
 
-        None if no event is stored, if the event may differ in another field, or if only a parser can find the end of
-        its text.
+        Return None if no event is stored, if `event` may differ from the stored event in another field, or if the text
+        has a quote or ends with a backslash: then only a parser could find where the text ends.
         """
         prefix, suffix = self._prefix, self._suffix
         if not prefix or not event.startswith(prefix) or not event.endswith(suffix):
@@ -41,7 +41,7 @@ class ChunkCache:
         If the text has escapes, or its place in the event or in the translation is not certain, nothing is stored.
 
         Args:
-            event: An event of the backend whose chunk has exactly one text.
+            event: The bytes of one server-sent event. The chunk in it has exactly one text.
             text: The text of this chunk.
             translated: The chat chunk of the event, with the text as its content.
         """

@@ -57,7 +57,8 @@ class Dialect:
     """Everything in which one type of model server differs from the others.
 
     The proxy builds each request in vLLM's format. The dialect translates the request to the format of its server, and
-    describes the replies of the server. The defaults of the attributes follow OpenAI's reference.
+    describes the replies of the server. By default, a request stays as it is. The other defaults follow OpenAI's API
+    reference.
 
     Attributes:
         name: The name that operators see, such as in the table that `check` prints.

@@ -2,7 +2,7 @@
 
 Hashing the 250 MB at every start would take a second. A stamp file next to the weights therefore stores the hash that
 was verified, and the size and modification time of the file at that moment. If the file has changed since, the file is
-hashed again, and written again if the hash is wrong. The module does not depend on the child process.
+hashed again, and written again if the hash is wrong. The module does not depend on the process that runs the model.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 If the hits of a query are cached, they are returned at once. If only the vector of the query is cached, and the bank
 has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after it
-has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). Queries that arrive while the
-thread is busy wait, and the ones with the earliest deadlines form the next batch. Requests with the same query to the
+has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). While the thread is busy, new
+queries wait in a queue. The ones with the earliest deadlines form the next batch. Requests with the same query to the
 same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
 """
@@ -95,7 +95,7 @@ class Retrieval:
         return pending
 
     async def _process_batches(self) -> None:
-        """Process batches until no query waits. Each query gets its result at once, even if its batch still runs."""
+        """Process batches until no query waits. Each query gets its result as soon as it is found."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._next_batch()
@@ -107,7 +107,10 @@ class Retrieval:
             )
 
     def _next_batch(self) -> list[PendingQuery]:
-        """Remove the queries with the earliest deadlines from the queue, set their cached vectors, and return them."""
+        """Take the queries with the earliest deadlines off the queue, and return them.
+
+        Each one gets its vector from the cache, if the cache has it.
+        """
         self._waiting.sort(key=lambda pending: pending.deadline)
         batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
         for pending in batch:
@@ -117,7 +120,7 @@ class Retrieval:
     def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
         """Cache the vector and the hits of a query, and give the result to the requests that wait for it.
 
-        They are cached even if all these requests have given up. A failed result has no hits to cache.
+        Vector and hits are cached even if all these requests have given up. A failed result has no hits to cache.
         """
         key = (pending.search.id, pending.digest)
         self._pending.pop(key, None)

@@ -56,7 +56,7 @@ class PendingQuery:
         query: The text of the query.
         digest: A hash of the text. Caches use it in their keys.
         result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
-        deadline: The time (`time.monotonic`) at which the last request that waits for this query gives up.
+        deadline: The latest of the deadlines (`time.monotonic`) of the requests that wait for this query.
         vector: The query's vector, shape (dimension,); None until it is known.
     """
 
@@ -90,7 +90,7 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
     """Yield the queries of a batch in groups that are processed together.
 
     The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
-    embedder. Such a group has at most as many different texts as one call to the embedder should embed.
+    embedder. The number of different texts in these groups is limited to `texts_per_call`.
     """
     yield from ([pending] for pending in batch if pending.vector is not None)
     by_embedder: dict[int, dict[str, list[PendingQuery]]] = {}
@@ -108,7 +108,7 @@ def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
     try:
         _embed([pending for pending in queries if pending.vector is None])
         results = [(pending, RetrievalResult(_nearest(pending))) for pending in queries]
-    except Exception as error:  # noqa: BLE001 - the root of the thread's work: any embedder's failure must fail open
+    except Exception as error:  # noqa: BLE001 - the root of the thread's work: whatever the embedder raises, requests go on without examples
         _process_one_by_one(queries, error, deliver)
     else:
         for pending, result in results:
