@@ -1,5 +1,6 @@
 """Tests the command line: its help, and one clear line instead of a stack trace for a mistake of the user."""
 
+import os
 import re
 import shutil
 import signal
@@ -15,8 +16,10 @@ from proxy.api.auth import new_key
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command on a free port, unless the arguments name another: other tests and servers may run beside it."""
     command = [sys.executable, "-m", "proxy", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "DRPO_PORT": "0"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_help_shows_every_flag_with_its_variable() -> None:
