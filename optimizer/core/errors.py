@@ -7,11 +7,14 @@
       BudgetSpentError        the next call might cost more than the rest of the budget
       ModelError              the endpoint gave no usable reply
         UnreachableError      the last attempt got no connection, or no complete reply in time
+          NoReplyError        the last attempt got no complete reply in time
         RefusedRequestError   the endpoint answered with an error status
         UnparsableReplyError  the reply lacks the requested content
 
 A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
 """
+
+from typing import Final
 
 from index.errors import DrpoError
 
@@ -45,24 +48,43 @@ class BudgetSpentError(OptimizeError):
 
 
 class ModelError(OptimizeError):
-    """The endpoint gave no usable reply."""
+    """The endpoint gave no usable reply.
+
+    Attributes:
+        is_final: Whether the failure is due to the request itself, so that the same request would fail again.
+    """
+
+    is_final: bool = False
 
 
 class UnreachableError(ModelError):
     """The last attempt to send the request got no connection, or no complete reply in time."""
 
 
+class NoReplyError(UnreachableError):
+    """The last attempt to send the request got no complete reply in time."""
+
+
 class RefusedRequestError(ModelError):
     """The endpoint answered with an error status.
+
+    The refusal is final for a status from 400 to 499, such as 400 for a prompt that is longer than the context. It is
+    not final if the status says that the API key, the address, the payment or the moment is wrong.
 
     Attributes:
         status: The HTTP status of the answer.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    FORBIDDEN: Final = 403
+    _NOT_FINAL: Final = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 425, 426, 429})
+
+    def __init__(self, message: str, status: int, *, is_final: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_final = is_final or (400 <= status < 500 and status not in self._NOT_FINAL)
 
 
 class UnparsableReplyError(ModelError):
     """The endpoint's reply lacks the requested content, such as the text of an answer."""
+
+    is_final = True

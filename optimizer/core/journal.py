@@ -24,6 +24,8 @@ from optimizer.core.errors import JournalError
 
 Event = Mapping[str, Any]
 EVENTS = "events.jsonl"
+STOPPED = "stopped"
+"""The name of the note that ends a session which stopped because too many rows had to be left out."""
 
 
 class Journal:

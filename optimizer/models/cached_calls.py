@@ -14,15 +14,16 @@ header Idempotency-Key. A server that supports this header bills only one of the
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from optimizer.core.budget import Budget, Cost, Prices
-from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
-from optimizer.core.journal import Event, Journal
+from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
+from optimizer.core.journal import Journal
+from optimizer.models.call_journal import UNPARSABLE, Attempts, read_calls
 from optimizer.models.http_client import Client
 
 Json = Mapping[str, Any]
@@ -94,10 +95,10 @@ class CachedCalls:
         self._clients = clients
         self._journal = journal
         self._budget = budget
-        self._replies: dict[str, Json] = {}
+        self._record = read_calls(journal.events)
         self._in_flight: dict[str, asyncio.Task[Json]] = {}
         self._is_closing = False
-        self._restore(journal.events)
+        budget.spent += self._record.spent
 
     @property
     def roles(self) -> frozenset[str]:
@@ -112,16 +113,17 @@ class CachedCalls:
 
         Raises:
             UnparsableReplyError: The reader could parse none of the three replies.
-            ModelError: The endpoint gave no complete reply, or answered with an error status.
+            ModelError: The endpoint gave no complete reply, or answered with an error status. If the error is final, a
+                resumed run does not send the request again.
             BudgetSpentError: The budget does not allow the call.
             JournalError: The journal cannot be written.
         """
         for attempt in range(_MAX_READS):
             replicate = request.replicate * _MAX_READS + attempt
             kept = await self._ask_once(request, replicate, reader)
-            if "unparsable" not in kept:
+            if UNPARSABLE not in kept:
                 return kept
-        raise UnparsableReplyError(f"{request.role}: {_MAX_READS} replies could not be read: {kept['unparsable']}")
+        raise UnparsableReplyError(f"{request.role}: {_MAX_READS} replies could not be read: {kept[UNPARSABLE]}")
 
     async def count_tokens(self, role: str, text: str) -> int:
         """Return the number of tokens of a text, counted by the tokenizer of a role's model.
@@ -157,78 +159,35 @@ class CachedCalls:
         priced = self._clients[request.role]
         body = orjson.dumps({**request.body, "model": priced.client.endpoint.model}, option=orjson.OPT_SORT_KEYS)
         key = _cache_key(request.path, body, replicate, reader)
-        if (kept := self._replies.get(key)) is not None:
+        if (kept := self._record.replies.get(key)) is not None:
             return kept
+        if (refusal := self._record.refusals.get(key)) is not None:
+            raise RefusedRequestError(*refusal, is_final=True)
         if key not in self._in_flight:
             if self._is_closing:
                 raise asyncio.CancelledError("the run is over")
-            attempts = _Attempts(self._journal, self._budget, request.role, key, _max_cost(body, request.body, priced))
+            max_cost = _max_cost(body, request.body, priced)
+            attempts = Attempts(self._journal, self._budget, self._record, request.role, key, max_cost)
             task = asyncio.create_task(self._send(priced, request, body, attempts, reader))
             task.add_done_callback(lambda _: self._in_flight.pop(key, None))
             self._in_flight[key] = task
         return await asyncio.shield(self._in_flight[key])
 
     async def _send(
-        self, priced: PricedClient, request: Request, body: bytes, attempts: "_Attempts", reader: ReplyReader
+        self, priced: PricedClient, request: Request, body: bytes, attempts: Attempts, reader: ReplyReader
     ) -> Json:
         began = time.monotonic()
-        raw, _ = await priced.client.post(request.path, body, {"Idempotency-Key": attempts.key}, attempts)
+        try:
+            raw, _ = await priced.client.post(request.path, body, {"Idempotency-Key": attempts.key}, attempts)
+        except ModelError as error:
+            raise await attempts.gave_up(error) from None
         kept, tokens = _read_reply(raw, reader)
         cost = Cost(1, sum(tokens), priced.prices.of(*tokens))
         self._budget.settle(attempts.max_cost, cost)
         event = {"call": "reply", "key": attempts.key, "role": request.role, "kept": kept, "tokens": tokens}
         await self._journal.add({**event, "money": cost.money, "seconds": round(time.monotonic() - began, 3)})
-        self._replies[attempts.key] = kept
+        self._record.add_reply(attempts.key, request.role, kept)
         return kept
-
-    def _restore(self, events: Sequence[Event]) -> None:
-        """Put the replies in `events` into the cache, and add the costs of all calls to the budget.
-
-        A call without a reply, which the server may have billed, counts with its highest possible cost.
-        """
-        unanswered: dict[str, Cost] = {}
-        for event in events:
-            kind = event.get("call")
-            if kind == "sent":
-                self._budget.spent += unanswered.pop(event["key"], Cost())
-                unanswered[event["key"]] = Cost(1, event["tokens"], event["money"])
-            elif kind == "failed":
-                max_cost = unanswered.pop(event["key"], Cost())
-                self._budget.spent += max_cost if event["maybe_paid"] else Cost(1)
-            elif kind == "reply":
-                unanswered.pop(event["key"], None)
-                self._replies[event["key"]] = event["kept"]
-                self._budget.spent += Cost(1, sum(event["tokens"]), event["money"])
-        for max_cost in unanswered.values():
-            self._budget.spent += max_cost
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempts:
-    """Reserves budget for each attempt to send one request, and writes each attempt to the journal.
-
-    Attributes:
-        journal: The journal of the run.
-        budget: The budget of the run.
-        role: The role whose model receives the request.
-        key: The cache key of the request.
-        max_cost: The highest possible cost of one attempt.
-    """
-
-    journal: Journal
-    budget: Budget
-    role: str
-    key: str
-    max_cost: Cost
-
-    async def before(self) -> None:
-        self.budget.reserve(self.max_cost)
-        event = {"call": "sent", "key": self.key, "role": self.role}
-        await self.journal.add({**event, "tokens": self.max_cost.tokens, "money": self.max_cost.money})
-
-    async def failed(self, *, maybe_paid: bool) -> None:
-        self.budget.settle(self.max_cost, self.max_cost if maybe_paid else Cost(1))
-        await self.journal.add({"call": "failed", "key": self.key, "role": self.role, "maybe_paid": maybe_paid})
 
 
 async def _server_token_count(client: Client, text: str) -> int | None:
@@ -275,17 +234,22 @@ def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[Json, tuple[int, int]]
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return {"unparsable": "not JSON"}, (0, 0)
+        return {UNPARSABLE: "not JSON"}, (0, 0)
     try:
-        return reader(parsed), _token_usage(parsed)
+        return reader(parsed), token_usage(parsed)
     except UnparsableReplyError as error:
-        return {"unparsable": str(error)}, _token_usage(parsed)
+        return {UNPARSABLE: str(error)}, token_usage(parsed)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        return {"unparsable": f"it lacks what was asked for ({type(error).__name__})"}, _token_usage(parsed)
+        return {UNPARSABLE: f"it lacks what was asked for ({type(error).__name__})"}, token_usage(parsed)
 
 
-def _token_usage(reply: Any) -> tuple[int, int]:
+def token_usage(reply: Any) -> tuple[int, int]:
+    """Return the numbers of prompt and completion tokens that a reply reports. A missing or malformed number is 0."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     if not isinstance(usage, dict):
         return 0, 0
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _count(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value > 0 else 0

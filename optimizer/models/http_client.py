@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import aiohttp
 import orjson
 
-from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnparsableReplyError, UnreachableError
 
 Sleep = Callable[[float], Awaitable[None]]
 _MAX_MESSAGE_CHARACTERS = 300
@@ -186,7 +186,7 @@ class Client:
                 raw = await reply.read()
         except TimeoutError:
             seconds = self._policy.reply_timeout
-            raise _Retry(UnreachableError(f"{url}: no reply within {seconds:g} s: lower the concurrency")) from None
+            raise _Retry(NoReplyError(f"{url}: no reply within {seconds:g} s: lower the concurrency")) from None
         except aiohttp.ClientConnectorError as error:
             raise _Retry(_unreachable_error(url, error), maybe_paid=False) from None
         except aiohttp.ClientError as error:

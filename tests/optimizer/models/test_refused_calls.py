@@ -1,0 +1,82 @@
+"""Tests which failed calls are final: a resumed run does not send them again. It repeats all other failed calls."""
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
+from optimizer.core.journal import STOPPED, Journal
+from tests.optimizer.models.test_cached_calls import calls, endpoint_with, read_text, request_for
+from tests.optimizer.scripted_endpoint import Reply, completion, failure
+
+
+async def failed_requests(reply: Reply, folder: Path, *earlier: Reply) -> tuple[int, ModelError]:
+    """Return the number of requests of one session that ends with an error, and the error."""
+    endpoint = endpoint_with(*earlier, reply)
+    async with calls(endpoint, folder) as (made, _):
+        for number, _ in enumerate(earlier):
+            await made.ask(request_for(f"earlier {number}"), read_text)
+        with pytest.raises(ModelError) as caught:
+            await made.ask(request_for("one"), read_text)
+    return len(endpoint.seen) - len(earlier), caught.value
+
+
+@pytest.mark.parametrize("status", [400, 413, 414, 415, 422, 431, 451])
+async def test_refusal_of_the_request_itself_is_final(status: int, tmp_path: Path) -> None:
+    sent, first = await failed_requests(failure(status, "too long"), tmp_path)
+    assert (sent, first.is_final) == (1, True)
+    sent, again = await failed_requests(completion("Yes."), tmp_path)
+    assert (sent, str(again), again.is_final) == (0, str(first), True)
+    assert isinstance(again, RefusedRequestError)
+    assert again.status == status
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 408, 429, 500, 502, 503, 504])
+async def test_failure_that_may_end_is_tried_again_by_the_next_session(status: int, tmp_path: Path) -> None:
+    _, first = await failed_requests(failure(status), tmp_path)
+    assert not first.is_final
+    endpoint = endpoint_with(completion("Yes."))
+    async with calls(endpoint, tmp_path) as (made, _):
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
+
+
+async def test_server_error_of_two_sessions_is_final(tmp_path: Path) -> None:
+    assert not (await failed_requests(failure(500), tmp_path))[1].is_final
+    assert (await failed_requests(failure(500), tmp_path))[1].is_final
+    assert (await failed_requests(failure(500), tmp_path))[0] == 0
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_busy_server_is_never_a_final_failure(status: int, tmp_path: Path) -> None:
+    for _ in range(3):
+        sent, error = await failed_requests(failure(status), tmp_path)
+        assert (sent, error.is_final) == (3, False)
+
+
+async def test_forbidden_request_is_final_if_the_server_accepts_the_key(tmp_path: Path) -> None:
+    sent, error = await failed_requests(failure(403), tmp_path, completion("Yes."))
+    assert (sent, error.is_final) == (1, True)
+
+
+async def test_failures_before_a_stop_are_tried_again(tmp_path: Path) -> None:
+    await failed_requests(failure(400), tmp_path)
+    with pytest.raises(UnparsableReplyError):
+        async with calls(endpoint_with(completion("?")), tmp_path) as (made, _):
+            await made.ask(request_for("two"), read_text)
+    with Journal(tmp_path) as journal:
+        await journal.note(STOPPED)
+    async with calls(endpoint_with(completion("Yes.")), tmp_path) as (made, _):
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
+        assert await made.ask(request_for("two"), read_text) == {"text": "Yes."}
+
+
+@pytest.mark.parametrize(
+    "usage", [b"null", b"[]", b'"many"', b'{"prompt_tokens": "12 tokens"}', b'{"prompt_tokens": -5}']
+)
+async def test_malformed_usage_counts_as_no_tokens(usage: bytes, tmp_path: Path) -> None:
+    status, headers, body = completion("Yes.")
+    odd = body.replace(b'{"prompt_tokens":12,"completion_tokens":3}', usage)
+    assert odd != body
+    async with calls(endpoint_with((status, headers, odd)), tmp_path) as (made, budget):
+        assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
+        assert budget.spent.tokens == 0
