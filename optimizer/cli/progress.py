@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.confidence import bootstrap_mean
 from optimizer.core.journal import Event
 
 _STATUS_INTERVAL: Final = 30.0

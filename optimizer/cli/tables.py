@@ -5,8 +5,8 @@ from math import isnan
 
 from rich.table import Table
 
+from index.measures.confidence import Interval
 from optimizer.core.budget import Limits
-from optimizer.core.confidence import Interval
 from optimizer.evaluation.evaluate import Evaluation
 from optimizer.evaluation.measures import Measure
 from optimizer.stages.estimate import Estimate, Range

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from rich.table import Table
 
-from optimizer.core.confidence import Interval, wilson
+from index.measures.confidence import Interval, wilson
 from optimizer.core.errors import DataError, UnparsableReplyError
 from optimizer.models.cached_calls import CachedCalls, Json, reply_reader
 from optimizer.rewards.judge_protocol import preference_request, read_preference

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from index.embedders.base import Embedder
-from optimizer.core.confidence import Interval, balanced_accuracy, bootstrap_mean, wilson
-from optimizer.core.text_rules import ends_by_itself, refuses, repeated_share
+from index.measures.answer_form import ends_by_itself, repeated_share
+from index.measures.confidence import Interval, balanced_accuracy, bootstrap_mean, wilson
+from index.measures.refusals import refuses
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.evaluation.chat_endpoint import Answer
 
@@ -31,7 +32,7 @@ class MeasuredAnswer:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer is a refusal by the rule of optimizer.core.text_rules."""
+        """Whether the answer is a refusal by the rule of index.measures.refusals."""
         return refuses(self.answer.text)
 
 

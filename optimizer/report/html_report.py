@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from optimizer.core.confidence import Interval
+from index.measures.confidence import Interval
 from optimizer.core.journal import Event, read_journal
 from optimizer.report.run_summary import PromptNode, RunSummary, detail_means, summarize_run
 from optimizer.report.svg_charts import draw_bars, draw_curve

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimizer.core.confidence import Interval, bootstrap_mean
+from index.measures.confidence import Interval, bootstrap_mean
 from optimizer.core.journal import Event
 
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Final
 
-from optimizer.core.confidence import Interval
+from index.measures.confidence import Interval
 
 _WIDTH: Final = 640
 _CURVE_HEIGHT: Final = 260

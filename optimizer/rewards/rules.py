@@ -1,6 +1,7 @@
 """The reward `rules`: the form of an answer. It calls no model."""
 
-from optimizer.core.text_rules import ends_by_itself, refuses, repeated_share
+from index.measures.answer_form import ends_by_itself, repeated_share
+from index.measures.refusals import refuses
 from optimizer.data.dataset import REFUSE
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 

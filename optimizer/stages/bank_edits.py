@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
+from index.measures.refusals import refuses
 from index.types import Example
 from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import PLAIN, WHOLE
-from optimizer.core.text_rules import refuses
 
 _PLAIN_REFUSAL: Final = "I'm sorry, but I can't help with that."
 _SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)

@@ -17,12 +17,12 @@ import numpy as np
 from index.bundle.example_bank import check_example
 from index.embedders.base import Embedder
 from index.errors import DrpoError
+from index.measures.refusals import refuses
 from index.types import Example, Vectors
 from optimizer.core.candidate import Candidate, make_bank
 from optimizer.core.config_tables import ExamplesTable
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
-from optimizer.core.text_rules import refuses
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.models.cached_calls import CachedCalls, Json, Request, reply_reader
 from optimizer.models.task_model import TaskModel
@@ -54,7 +54,7 @@ class JudgedAnswer:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer is a refusal by the rule of optimizer.core.text_rules."""
+        """Whether the answer is a refusal by the rule of index.measures.refusals."""
         return refuses(self.text)
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any, Final
 
+from index.measures.answer_form import ends_by_itself
+from index.measures.confidence import Interval, bootstrap_mean, wilson
+from index.measures.refusals import refuses
 from optimizer.core.candidate import Candidate
-from optimizer.core.confidence import Interval, bootstrap_mean, wilson
 from optimizer.core.journal import Journal
-from optimizer.core.text_rules import ends_by_itself, refuses
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.task_model import Raw, Variant
 from optimizer.rewards.scorer import ScoredReply, Scorer

@@ -14,8 +14,8 @@ from math import sqrt
 from statistics import NormalDist, mean, stdev
 from typing import Any, Final, TypeVar
 
+from index.measures.confidence import bootstrap_mean
 from optimizer.core.candidate import Bank, Candidate
-from optimizer.core.confidence import bootstrap_mean
 from optimizer.core.config_tables import RunConfig, TuneTable
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row

@@ -23,9 +23,9 @@ from rich.table import Table
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
+from index.measures.confidence import bootstrap_mean
 from index.retrieval.retriever import pinned
 from index.types import Example
-from optimizer.core.confidence import bootstrap_mean
 from tests.bench.prefix import Shown, Texts, policies, read_stream
 from tests.measurement import read_rows
 from tests.vllm.environment import environment

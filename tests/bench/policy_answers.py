@@ -22,8 +22,8 @@ from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.embedders.student import NAME as FAST
 from index.embedders.student import FastEmbedder
+from index.measures.confidence import bootstrap_mean
 from index.types import Bundle
-from optimizer.core.confidence import bootstrap_mean
 from optimizer.evaluation.measures import MeasuredAnswer, measures
 from proxy.core.settings import InjectionSettings, Settings
 from proxy.server.lifecycle import open_backends

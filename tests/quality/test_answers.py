@@ -1,6 +1,6 @@
 """Tests of the quality of the default bundle: the real proxy with the embedded model, greedy, on validation rows.
 
-optimizer.core.text_rules.refuses decides what is a refusal: a regular expression over the first 200 characters of an
+index.measures.refusals.refuses decides what is a refusal: a regular expression over the first 200 characters of an
 answer. Where only refusals count, the raw variants get 64 tokens, which contain these characters. All figures are
 printed and written to build/quality.md. CI measures a fixed sample of the rows, and `make quality` all of them.
 """

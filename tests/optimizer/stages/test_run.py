@@ -17,8 +17,8 @@ import pytest
 
 from index.bundle.bundle import load_bundle
 from index.embedders.registry import open_embedder
+from index.measures.confidence import Interval
 from optimizer.__main__ import main
-from optimizer.core.confidence import Interval
 from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal, read_journal

@@ -1,0 +1,117 @@
+"""Tests the intervals by worked examples, and by bounds that hold for any input."""
+
+import random
+from math import isnan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from index.measures.confidence import (
+    Interval,
+    balanced_accuracy,
+    bootstrap_mean,
+    bootstrap_median,
+    paired_difference,
+    wilson,
+)
+
+
+def test_wilson_gives_the_textbook_interval() -> None:
+    interval = wilson(81, 263)
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((0.308, 0.2553, 0.3662), abs=5e-4)
+
+
+def test_wilson_without_trials_is_nan_from_0_to_1() -> None:
+    interval = wilson(0, 0)
+    assert isnan(interval.estimate)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+@given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_wilson_interval_contains_its_estimate_between_0_and_1(counts: tuple[int, int]) -> None:
+    interval = wilson(*counts)
+    assert 0.0 <= interval.low <= interval.estimate + 1e-12
+    assert interval.estimate - 1e-12 <= interval.high <= 1.0
+
+
+def test_bootstrap_is_reproducible_and_matches_the_standard_error() -> None:
+    values = [float(n % 10) for n in range(100)]
+    interval = bootstrap_mean(values)
+    assert interval == bootstrap_mean(values)
+    # The standard error is 0.287; 1.96 times that is 0.56.
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((4.5, 3.94, 5.06), abs=0.1)
+
+
+def test_bootstrap_of_one_value_is_that_value() -> None:
+    assert bootstrap_mean([2.0]) == Interval(2.0, 2.0, 2.0)
+
+
+def test_balanced_accuracy_is_the_mean_with_a_combined_interval() -> None:
+    balanced = balanced_accuracy(Interval(0.8, 0.7, 0.9), Interval(0.6, 0.4, 0.7))
+    assert balanced.estimate == pytest.approx(0.7)
+    assert balanced.low == pytest.approx(0.7 - (0.1**2 + 0.2**2) ** 0.5 / 2)
+    assert balanced.high == pytest.approx(0.7 + (0.1**2 + 0.1**2) ** 0.5 / 2)
+
+
+def test_a_wider_level_gives_a_wider_interval() -> None:
+    assert wilson(8, 10, 0.99).low < wilson(8, 10).low < wilson(8, 10, 0.5).low
+
+
+def test_bootstrap_median_is_not_moved_by_one_large_value() -> None:
+    interval = bootstrap_median([1.0] * 30 + [1000.0])
+    assert interval == Interval(1.0, 1.0, 1.0)
+
+
+def _pairs(both: int, only_first: int, only_second: int, neither: int) -> list[tuple[bool, bool]]:
+    return (
+        [(True, True)] * both
+        + [(True, False)] * only_first
+        + [(False, True)] * only_second
+        + [(False, False)] * neither
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # Without variation there is no correlation: low and high are those of two independent Wilson intervals.
+        ((0, 0, 10, 0), (1.0, 1 - 2**0.5 * 0.27753, 1.0)),
+        ((10, 0, 0, 0), (0.0, -0.27753, 0.27753)),
+        ((0, 10, 0, 0), (-1.0, -1.0, -1 + 2**0.5 * 0.27753)),
+    ],
+)
+def test_paired_difference_of_extreme_shares(
+    counts: tuple[int, int, int, int], expected: tuple[float, float, float]
+) -> None:
+    interval = paired_difference(_pairs(*counts))
+    estimate, low, high = expected
+    assert interval.estimate == estimate
+    assert interval.low == pytest.approx(low, abs=1e-4)
+    assert interval.high == pytest.approx(high, abs=1e-4)
+
+
+def test_paired_difference_is_narrower_when_the_pairs_agree() -> None:
+    agreeing, independent = paired_difference(_pairs(48, 2, 2, 48)), paired_difference(_pairs(25, 25, 25, 25))
+    assert agreeing.high - agreeing.low < 0.5 * (independent.high - independent.low)
+
+
+def test_paired_difference_without_pairs_knows_nothing() -> None:
+    interval = paired_difference([])
+    assert isnan(interval.estimate)
+    assert (interval.low, interval.high) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("share", "flips"), [(0.5, 0.2), (0.9, 0.1), (0.97, 0.05)])
+def test_paired_difference_covers_the_truth(share: float, flips: float) -> None:
+    """Both members of a pair have the same probability, so the true difference is 0."""
+    generator, missed, runs = random.Random(7), 0, 600
+    for _ in range(runs):
+        pairs = []
+        for _ in range(40):
+            shared = generator.random() < share
+            one, other = (generator.random() < share if generator.random() < flips else shared for _ in range(2))
+            pairs.append((one, other))
+        interval = paired_difference(pairs)
+        missed += not interval.low <= 0.0 <= interval.high
+    assert missed <= 0.07 * runs
