@@ -252,14 +252,24 @@ def refuse_unsafe(text: str, what: str) -> None:
         BundleFormatError: The text is blank.
         BundleIntegrityError: The text contains a NUL character, a role marker or a control token.
     """
-    if not text.strip():
-        raise BundleFormatError(f"{what} is empty: write it, or remove it")
-    if "\0" in text:
-        raise BundleIntegrityError(f"{what} holds a NUL character: remove it")
+    refuse_unreadable(text, what)
     if (marker := find_marker(text)) is not None:
         raise BundleIntegrityError(
             f"{what} holds the role marker {quoted(marker)}, which could forge a turn: reword it"
         )
+
+
+def refuse_unreadable(text: str, what: str) -> None:
+    """Check that `text` is not blank and has no NUL character. `what` is the name of the text in messages.
+
+    Raises:
+        BundleFormatError: The text is blank.
+        BundleIntegrityError: The text contains a NUL character.
+    """
+    if not text.strip():
+        raise BundleFormatError(f"{what} is empty: write it, or remove it")
+    if "\0" in text:
+        raise BundleIntegrityError(f"{what} holds a NUL character: remove it")
 
 
 def examples_bytes(examples: Sequence[Example]) -> bytes:

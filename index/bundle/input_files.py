@@ -1,17 +1,19 @@
-"""Parses the examples file that people write as the input of a new bundle. This module opens no files.
+"""Parses JSONL files that people write, such as the examples file for a new bundle. This module opens no files.
 
 The rules are less strict than for examples.jsonl in a bundle: an example may have no id, a line may be empty, and white
-space may surround a text. One error reports all invalid lines.
+space may surround a text. A key whose value is null counts as absent. One error reports all invalid lines.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 from index.bundle.example_bank import check_example, refuse_duplicate_ids
-from index.bundle.strict_json import Fields, parse_json
-from index.errors import BundleError, BundleFormatError
+from index.bundle.strict_json import Fields, parse_json, without_nulls
+from index.errors import BundleFormatError, DrpoError
 from index.types import Example
 
+T = TypeVar("T")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -25,6 +27,39 @@ class BadLinesError(BundleFormatError):
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("\n".join(reasons))
         self.reasons = tuple(reasons)
+
+
+def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
+    """Parse each line of a JSONL file that a person wrote. This function is the reader of all such files.
+
+    A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and a byte
+    order mark at the beginning of a line is ignored.
+
+    Args:
+        data: The content of the file.
+        location: The name of the file in messages.
+        parse: Parses one line. It is called with the line and the line's location, and raises DrpoError if the line is
+            invalid.
+
+    Returns:
+        The number of each line, counted from 1, and what `parse` returned for it.
+
+    Raises:
+        BadLinesError: Lines are invalid.
+    """
+    numbered: list[tuple[int, T]] = []
+    reasons: list[str] = []
+    for n, line in enumerate(data.split(b"\n"), start=1):
+        text = line.removeprefix(_BYTE_ORDER_MARK)
+        if not text.strip():
+            continue
+        try:
+            numbered.append((n, parse(text, f"{location}, line {n}")))
+        except DrpoError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise BadLinesError(reasons)
+    return numbered
 
 
 def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
@@ -41,28 +76,16 @@ def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
         BadLinesError: Lines are invalid, or there is no example.
         BundleFormatError: Two examples have the same id.
     """
-    numbered: list[tuple[int, Example]] = []
-    reasons: list[str] = []
-    for n, line in _lines_with_text(data):
-        try:
-            numbered.append((n, _parse_input_example(line, f"{location}, line {n}")))
-        except BundleError as error:
-            reasons.append(str(error))
-    if reasons:
-        raise BadLinesError(reasons)
+    numbered = parse_lines(data, location, _parse_input_example)
     if not numbered:
         raise BadLinesError([f"{location}: there is no example: write at least one, as a line of JSON"])
     refuse_duplicate_ids(numbered, location)
     return tuple(example for _, example in numbered)
 
 
-def _lines_with_text(data: bytes) -> Iterator[tuple[int, bytes]]:
-    lines = enumerate(data.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), start=1)
-    return ((n, line) for n, line in lines if line.strip())
-
-
 def _parse_input_example(line: bytes, location: str) -> Example:
-    fields = Fields(parse_json(line, location), location, ("query", "response"), ("id", "pinned", "tags"))
+    record = without_nulls(parse_json(line, location))
+    fields = Fields(record, location, ("query", "response"), ("id", "pinned", "tags"))
     query, response = fields.text("query").strip(), fields.text("response").strip()
     example = Example(
         id=fields.text("id") if "id" in fields else _make_id(query, response),

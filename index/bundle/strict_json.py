@@ -139,6 +139,11 @@ def refuse_unknown(keys: Iterable[str], known: Collection[str], location: str) -
             )
 
 
+def without_nulls(value: object) -> object:
+    """Return a JSON object without the keys whose value is null. Any other value is returned unchanged."""
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
 def is_line(text: str) -> bool:
     """Return whether `text` is printable, on one line, and not blank."""
     return text.isprintable() and bool(text.strip())

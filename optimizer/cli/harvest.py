@@ -10,7 +10,7 @@ before them.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +18,11 @@ from typing import Any, Final
 import orjson
 
 from index.bundle.example_bank import check_example
+from index.bundle.strict_json import parse_json, without_nulls
 from index.errors import DrpoError
 from index.types import Example
 from optimizer.core.errors import DataError
+from optimizer.data.dataset import read_lines
 
 Approve = Callable[[Example, float], bool]
 """A function that decides whether an example is approved. Arguments: the example, and its conversation's outcome."""
@@ -63,7 +65,7 @@ def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) ->
     """
     approved: dict[str, Example] = {}
     read = too_low = unfit = refused = 0
-    for fields, location in _conversations(path):
+    for _, (fields, location) in read_lines(path, _parse_conversation):
         read += 1
         outcome = _outcome(fields, location)
         if outcome < min_outcome:
@@ -88,26 +90,12 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _conversations(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the fields of each line that is not blank, and the location of the line for error messages."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            location = f"{path}, line {number}"
-            yield _parse_conversation(line, location), location
-
-
-def _parse_conversation(line: bytes, location: str) -> Mapping[str, Any]:
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise DataError(f"{location}: not JSON") from None
+def _parse_conversation(line: bytes, location: str) -> tuple[Mapping[str, Any], str]:
+    """Return the fields of a line, and the location of the line for error messages."""
+    fields = without_nulls(parse_json(line, location))
     if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
         raise DataError(f'{location}: needs "messages", a list of turns')
-    return fields
+    return fields, location
 
 
 def _outcome(fields: Mapping[str, Any], location: str) -> float:

@@ -3,22 +3,29 @@
     {"query": "...", "reference": "...", "tag": "general" | "comply" | "refuse", "history": [{"role", "content"}]}
 
 Only `query` is required. A row can have the key `safe` instead of `tag`: `"safe": true` means `"tag": "comply"`, and
-`"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs.
-Other keys are ignored, so that a row can hold notes. This module does not depend on how queries are answered.
+`"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs,
+and the optional key `id` names the row in messages. A key whose value is null counts as absent. Other keys are ignored,
+so that a row can hold notes. The reader of lines is that of `drpo-index build --examples`. This module does not depend
+on how queries are answered.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Final, TypeVar, cast
 
-import orjson
-
+from index.bundle.example_bank import refuse_unreadable
+from index.bundle.input_files import BadLinesError, parse_lines
+from index.bundle.strict_json import Fields, parse_json, quoted, without_nulls
+from index.errors import BundleError
 from index.types import Message, Role
 from optimizer.core.errors import DataError
 
+T = TypeVar("T")
 GENERAL, COMPLY, REFUSE = "general", "comply", "refuse"
 KINDS = (GENERAL, COMPLY, REFUSE)
+_KEYS: Final = ("query", "reference", "tag", "safe", "history", "split", "id")
+_MAX_REASONS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Row:
         history: The turns before the query.
         split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
             belongs to every part whose file contains the row.
+        name: The file and the line of the row, and its id if the row has the key `id`. Messages name the row by it.
     """
 
     query: str
@@ -39,6 +47,7 @@ class Row:
     reference: str | None = None
     history: tuple[Message, ...] = ()
     split: str | None = None
+    name: str = field(default="a row", compare=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -52,54 +61,66 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     Blank lines are skipped. Rows after the first `limit` rows are checked too.
 
     Raises:
-        DataError: The file cannot be read, has no row, or has a malformed row.
+        DataError: The file cannot be read, has no row, or has malformed rows.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    rows = tuple(parse_row(line, f"{path}, line {number}") for number, line in _numbered_lines(data))
+    rows = tuple(replace(row, name=f"{path.name}, line {n}{row.name}") for n, row in read_lines(path, parse_row))
     if not rows:
         raise DataError(f"{path}: there is no row: write at least one, as a line of JSON")
     return rows[:limit]
 
 
+def read_lines(path: Path, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
+    """Read a JSONL file that a person wrote, and return the number of each line and what `parse` returns for it.
+
+    Raises:
+        DataError: The file cannot be read, or lines are invalid. The message names at most ten of them.
+    """
+    try:
+        return parse_lines(path.read_bytes(), str(path), parse)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except BadLinesError as error:
+        raise DataError(first_reasons(error.reasons)) from None
+
+
+def first_reasons(reasons: Sequence[str]) -> str:
+    """Return the first ten reasons, one on each line, and the number of the others."""
+    rest = len(reasons) - _MAX_REASONS
+    return "\n".join([*reasons[:_MAX_REASONS], *([f"and {rest} more"] if rest > 0 else [])])
+
+
 def parse_row(line: bytes, location: str) -> Row:
-    """Convert one line of a file to a row.
+    """Convert one line of a file to a row. The name of the row is its id in parentheses, or empty.
 
     Raises:
         DataError: The line is not a valid row. The message begins with `location`, the name of the file and line.
     """
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise DataError(f"{location}: not JSON") from None
-    if not isinstance(fields, dict):
-        raise DataError(f"{location}: not a JSON object")
-    query, reference = fields.get("query"), fields.get("reference")
-    if not isinstance(query, str) or not query:
-        raise DataError(f'{location}: "query" must be a text that is not empty')
-    if reference is not None and not isinstance(reference, str):
-        raise DataError(f'{location}: "reference" must be a text')
-    split = fields.get("split")
-    if split is not None and not isinstance(split, str):
-        raise DataError(f'{location}: "split" must be a text')
-    return Row(
-        query, _parse_kind(fields, location), reference, _parse_history(fields.get("history", []), location), split
-    )
+        record = without_nulls(parse_json(line, location))
+        known = {key: record[key] for key in _KEYS if key in record} if isinstance(record, dict) else record
+        fields = Fields(known, location, ("query",), _KEYS)
+        query = fields.text("query")
+        refuse_unreadable(query, f"{location}: the query")
+        reference = fields.text("reference") if "reference" in fields else ""
+        history = fields.raw("history") if "history" in fields else []
+        return Row(
+            query,
+            _parse_kind(fields, location),
+            _checked(reference, f"{location}: the reference") if reference.strip() else None,
+            _parse_history(history, location),
+            fields.text("split") if "split" in fields else None,
+            _id_text(fields.raw("id")) if "id" in fields else "",
+        )
+    except BundleError as error:
+        raise DataError(str(error)) from None
 
 
-def _numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip())
-
-
-def _parse_kind(fields: Mapping[str, object], location: str) -> str:
-    if isinstance(safe := fields.get("safe"), bool):
-        return COMPLY if safe else REFUSE
-    tag = fields.get("tag", GENERAL)
-    if tag not in KINDS:
-        raise DataError(f'{location}: "tag" must be one of {", ".join(KINDS)}')
-    return str(tag)
+def _parse_kind(fields: Fields, location: str) -> str:
+    safe = (COMPLY if fields.flag("safe") else REFUSE) if "safe" in fields else None
+    tag = fields.choice("tag", KINDS) if "tag" in fields else None
+    if safe and tag and safe != tag:
+        raise DataError(f'{location}: "safe" and "tag" contradict each other: remove one of them')
+    return safe or tag or GENERAL
 
 
 def _parse_history(turns: object, location: str) -> tuple[Message, ...]:
@@ -111,5 +132,16 @@ def _parse_history(turns: object, location: str) -> tuple[Message, ...]:
 def _parse_turn(turn: object, location: str) -> Message:
     match turn:
         case {"role": "system" | "user" | "assistant" as role, "content": str() as content}:
-            return Message(cast("Role", role), content)
+            return Message(cast("Role", role), _checked(content, f'{location}: a turn of "history"'))
     raise DataError(f'{location}: a turn of "history" needs a role (system, user or assistant) and a content')
+
+
+def _checked(text: str, what: str) -> str:
+    """Return a text that may be blank. Raises BundleIntegrityError if the text has a NUL character."""
+    if text.strip():
+        refuse_unreadable(text, what)
+    return text
+
+
+def _id_text(value: object) -> str:
+    return f" ({quoted(str(value))})" if isinstance(value, str | int) else ""

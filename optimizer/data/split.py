@@ -6,12 +6,18 @@ the training rows also serve as validation rows. This module does not depend on 
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from index.bundle.strict_json import quoted
 from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
-from optimizer.data.dataset import Row, read_rows
+from optimizer.data.dataset import Row, first_reasons, read_rows
+
+TRAIN, VALIDATION, SEALED = "train", "validation", "sealed"
+SPLITS: Final = (TRAIN, VALIDATION, SEALED)
 
 _NOT_WORDS = re.compile(r"\W+")
 _MIN_ROWS = 4
@@ -42,25 +48,38 @@ def read_split(table: DataTable, seed: int) -> Split:
         seed: The seed for the random order of the rows.
 
     Raises:
-        DataError: A file cannot be used, a part has fewer than four rows, or two parts share a query. Training and
-            validation rows are not compared if [data] names no validation file, because they are then the same rows.
+        DataError: A file cannot be used, a row has an unknown split, a part has fewer than four rows, or two parts
+            share a query. Training and validation rows are not compared if [data] names no validation file, because
+            they are then the same rows.
     """
-    train = _read_part(table.train, "train", table.limit, seed)
-    sealed = _read_part(table.sealed, "sealed", None, seed)
-    validation = _read_part(table.validation, "validation", table.limit, seed) if table.validation else train
-    _refuse_overlap("sealed", sealed, "train", train)
+    train = _read_part(table.train, TRAIN, table.limit, seed)
+    sealed = _read_part(table.sealed, SEALED, None, seed)
+    validation = _read_part(table.validation, VALIDATION, table.limit, seed) if table.validation else train
+    _refuse_overlap(SEALED, sealed, TRAIN, train)
     if table.validation:
-        _refuse_overlap("sealed", sealed, "validation", validation)
-        _refuse_overlap("validation", validation, "train", train)
+        _refuse_overlap(SEALED, sealed, VALIDATION, validation)
+        _refuse_overlap(VALIDATION, validation, TRAIN, train)
     return Split(train, validation, sealed)
 
 
 def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
-    rows = [row for row in read_rows(path) if row.split in (None, split)]
+    found = read_rows(path)
+    _refuse_unknown_splits(path, found)
+    rows = [row for row in found if row.split in (None, split)]
     if len(rows) < _MIN_ROWS:
         raise DataError(f"{path}: {len(rows)} rows for {split}: at least {_MIN_ROWS} are needed")
     random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, not security
     return tuple(rows[:limit])
+
+
+def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
+    unknown = [
+        f'{path.with_name(row.name)}: "split" must be one of {", ".join(SPLITS)}, not {quoted(row.split)}'
+        for row in rows
+        if row.split is not None and row.split not in SPLITS
+    ]
+    if unknown:
+        raise DataError(first_reasons(unknown))
 
 
 def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:

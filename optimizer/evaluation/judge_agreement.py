@@ -9,16 +9,17 @@ cannot be read is counted and not requested again, because the share of readable
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.table import Table
 
+from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, wilson
 from optimizer.core.errors import DataError, UnparsableReplyError
+from optimizer.data.dataset import read_lines
 from optimizer.models.cached_calls import CachedCalls, Json, reply_reader
 from optimizer.rewards.judge_protocol import preference_request, read_preference
 
@@ -86,11 +87,7 @@ class Agreement:
 
 def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
     """Read the first `limit` pairs of a JSONL file; None reads all pairs. Raises DataError."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    pairs = [_parse_pair(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    pairs = [pair for _, pair in read_lines(path, _parse_pair)]
     if not pairs:
         raise DataError(f"{path}: there is no pair")
     return tuple(pairs[:limit])
@@ -165,15 +162,14 @@ def _groups(judgements: Sequence[Judgement]) -> Iterator[tuple[str, Sequence[Jud
 
 
 def _parse_pair(line: bytes, location: str) -> Pair:
-    try:
-        fields: Mapping[str, Any] = orjson.loads(line)
-        names = next(names for names in _FIELD_NAMES if all(name in fields for name in names))
-    except (orjson.JSONDecodeError, StopIteration, TypeError):
-        raise DataError(f"{location}: needs query, first, second and better (1 or 2)") from None
-    query, first, second, better = (fields[name] for name in names)
-    if better not in (1, 2) or not all(isinstance(text, str) for text in (query, first, second)):
+    record = without_nulls(parse_json(line, location))
+    names = next((names for names in _FIELD_NAMES if isinstance(record, dict) and record.keys() >= set(names)), None)
+    if not isinstance(record, dict) or names is None:
+        raise DataError(f"{location}: needs query, first, second and better (1 or 2)")
+    query, first, second, better = (record[name] for name in names)
+    if not is_integer(better, 1, 2) or not all(isinstance(text, str) for text in (query, first, second)):
         raise DataError(f"{location}: query and both answers must be texts, and the better one 1 or 2")
-    return Pair(query, first, second, better, str(fields.get("subset", "")))
+    return Pair(query, first, second, better, str(record.get("subset", "")))
 
 
 def _share(outcomes: Sequence[bool]) -> Interval:

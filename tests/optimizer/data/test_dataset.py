@@ -1,12 +1,17 @@
 """Tests that data files are parsed, and that an error names the file and the line."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from index.bundle.input_files import BadLinesError, parse_input_examples
 from index.types import Message
+from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, parse_row, read_rows
+from optimizer.data.split import read_split
 
 
 def test_safe_and_tag_give_the_kind_of_a_row() -> None:
@@ -22,6 +27,11 @@ def test_safe_and_tag_give_the_kind_of_a_row() -> None:
     ] == ["comply", "refuse", "comply", "refuse", "general"]
 
 
+@pytest.mark.parametrize("key", ["reference", "tag", "safe", "history", "split", "id", "note"])
+def test_null_counts_as_absent(key: str) -> None:
+    assert parse_row(f'{{"query": "a", "{key}": null}}'.encode(), "here") == Row("a")
+
+
 def test_history_comes_before_the_query() -> None:
     row = parse_row(b'{"query": "b", "history": [{"role": "user", "content": "a"}]}', "here")
     assert row.messages == (Message("user", "a"), Message("user", "b"))
@@ -30,13 +40,20 @@ def test_history_comes_before_the_query() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"nonsense", "not JSON"),
-        (b"[]", "not a JSON object"),
+        (b"nonsense", "is not valid JSON"),
+        (b"[]", "must be an object ({...}), not a list"),
         (b"{}", '"query"'),
-        (b'{"query": ""}', '"query"'),
+        (b'{"query": ""}', "the query is empty"),
         (b'{"query": 3}', '"query"'),
         (b'{"query": "a", "reference": 3}', '"reference"'),
-        (b'{"query": "a", "tag": "maybe"}', "general, comply, refuse"),
+        (b'{"query": " \\n"}', "the query is empty"),
+        (b'{"query": "a\\u0000b"}', "the query holds a NUL character"),
+        (b'{"query": "a", "query": "b"}', "appears twice"),
+        (b'{"query": "a", "tag": "maybe"}', '"general", "comply", "refuse"'),
+        (b'{"query": "a", "tag": "Refuse"}', '"general", "comply", "refuse"'),
+        (b'{"query": "a", "safe": "no"}', '"safe" must be true or false'),
+        (b'{"query": "a", "safe": true, "tag": "refuse"}', "contradict"),
+        (b'{"query": "a", "split": 3}', '"split" must be a string'),
         (b'{"query": "a", "history": {}}', '"history"'),
         (b'{"query": "a", "history": [{"role": "tool", "content": "x"}]}', "role"),
         (b'{"query": "a", "history": [{"role": "user"}]}', "content"),
@@ -69,3 +86,79 @@ def test_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"\n")
     with pytest.raises(DataError, match="there is no row"):
         read_rows(path)
+
+
+BAD_LINES = {
+    "not JSON": b"nonsense",
+    "trailing comma": b'{"query": "a", "response": "b",}',
+    "NaN": b'{"query": "a", "response": "b", "tags": NaN}',
+    "duplicate key": b'{"query": "a", "query": "a", "response": "b"}',
+    "half of a surrogate pair": b'{"query": "\\ud800", "response": "b"}',
+    "not UTF-8": b'{"query": "\xff", "response": "b"}',
+    "list": b"[]",
+    "NUL bytes": b"\0\0\0",
+    "NUL in the query": b'{"query": "\\u0000", "response": "b"}',
+    "null": b"null",
+    "query of the wrong type": b'{"query": 3, "response": "b"}',
+    "null query": b'{"query": null, "response": "b"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\r\n", b" \n"], ids=["plain", "mark", "CRLF", "blank"])
+def test_rows_and_examples_have_one_reader_with_the_same_messages(start: bytes, bad: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    good = b'{"query": "a", "response": "b", "tags": null}'
+    path.write_bytes(start + good + b"\r\n\n\xef\xbb\xbf" + good.replace(b"a", b"c") + b"\n" + bad + b"\n")
+    with pytest.raises(BadLinesError) as of_examples:
+        parse_input_examples(path.read_bytes(), str(path))
+    with pytest.raises(DataError) as of_rows:
+        read_rows(path)
+    line = 5 if b"\n" in start else 4
+    assert f"{path}, line {line}: " in str(of_rows.value)
+    assert _without_id(str(of_rows.value)) == _without_id(str(of_examples.value))
+
+
+def _without_id(message: str) -> str:
+    return re.sub(r' of "[0-9a-f]{12}"', "", message)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n", b"\r\n \r\n", b""])
+def test_byte_order_mark_and_line_ends_are_not_part_of_a_row(mark: bytes, end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(mark + b'{"query": "a", "tag": null}' + (end or b"\n") + mark + b'{"query": "b"}' + end)
+    assert read_rows(path) == (Row("a"), Row("b"))
+
+
+def test_name_of_a_row_is_its_line_and_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"query": "a"}\n\n{"query": "b", "id": "q-7"}\n')
+    assert [row.name for row in read_rows(path)] == ["data.jsonl, line 1", 'data.jsonl, line 3 ("q-7")']
+
+
+def test_error_names_ten_lines_and_counts_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"{}\n" * 25)
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 11
+    assert "line 10: " in lines[9]
+    assert lines[10] == "and 15 more"
+
+
+@pytest.mark.parametrize("name", ["Train", " test", "dev", "test", "", "VALIDATION", "sealed "])
+@pytest.mark.parametrize("key", ["train", "validation", "sealed"])
+def test_unknown_split_is_refused_with_its_line_and_the_allowed_ones(name: str, key: str, tmp_path: Path) -> None:
+    files = {}
+    for part in ("train", "validation", "sealed"):
+        files[part] = tmp_path / f"{part}.jsonl"
+        rows = [{"query": f"{part} {number}", "split": part} for number in range(5)]
+        if part == key:
+            rows.insert(2, {"query": "odd one", "split": name})
+        files[part].write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError) as caught:
+        read_split(DataTable(files["train"], files["sealed"], files["validation"]), 0)
+    expected = f'"split" must be one of train, validation, sealed, not {json.dumps(name)}'
+    assert str(caught.value) == f"{files[key]}, line 3: {expected}"
