@@ -23,9 +23,10 @@ from proxy.api.http_server import error_response
 from proxy.core.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.core.log import log_failure
 from proxy.core.tracing import Trace
-from proxy.experiments.assignment import UNIT_HEADER, Assignment, Requester
+from proxy.experiments.assignment import Assignment, Requester
 from proxy.experiments.service import ExperimentService
 from proxy.experiments.shadow_judge import Sample
+from proxy.experiments.units import unit_name
 from proxy.inference.plan import Plan
 from proxy.inference.relay import Client, request_headers
 from proxy.inference.reply import send_reply
@@ -62,8 +63,8 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
                 kept_body = data
             body = endpoint.parse(request, data)
             setting = gateway.setting(body.body, request)
-            if endpoint.in_experiments and gateway.experiments is not None:
-                requester = _requester(request, client, body)
+            if endpoint.in_experiments and gateway.experiments is not None and not body.is_background:
+                requester = _requester(gateway.experiments, request, client, body)
                 assignment, sample, setting = _assign(gateway, gateway.experiments, endpoint, requester, setting)
                 _observe(progress, assignment, sample)
                 del requester
@@ -100,9 +101,12 @@ async def _read(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> b
     return await read_body(request, gateway.admission.limits)
 
 
-def _requester(request: web.Request, client: str | None, conversation: Conversation) -> Requester:
+def _requester(
+    experiments: ExperimentService, request: web.Request, client: str | None, conversation: Conversation
+) -> Requester:
     headers = request.headers
-    return Requester(headers.get(UNIT_HEADER), client, headers.get("Authorization", ""), conversation)
+    unit = unit_name(headers, trusts_user_headers=experiments.trusts_user_headers)
+    return Requester(unit, client, headers.get("Authorization", ""), conversation)
 
 
 def _assign(

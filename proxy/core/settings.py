@@ -136,6 +136,11 @@ class ExperimentSettings:
         "the variable, or PGPASSWORD); with --experiment alone, a file in the state folder",
         "PLACE",
     )
+    trust_user_headers: bool = _setting(
+        False,
+        "take the user in Open WebUI's header X-OpenWebUI-User-Id for the unit of experiments; safe only where users "
+        "cannot reach the proxy themselves",
+    )
     retention_days: float = _setting(180.0, "time that experiments and feedback are kept", "DAYS")
     judge: str = _setting(
         "", "base URL of a model server that may see users' text, to judge shadow answers of experiments", "URL"

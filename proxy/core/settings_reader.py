@@ -245,3 +245,7 @@ def _check_values(settings: Settings) -> None:
         )
     if settings.experiments.judge and not settings.experiments.store:
         raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
+    if settings.experiments.trust_user_headers and not settings.experiments.experiment:
+        raise StartupError(
+            "--trust-user-headers: nobody is assigned to an arm without an experiment: give --experiment FILE."
+        )

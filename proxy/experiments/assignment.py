@@ -22,7 +22,6 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_director
 from proxy.inference.variants import Choice
 from proxy.openai.conversation import Conversation
 
-UNIT_HEADER: Final = "x-drpo-unit"
 EXPERIMENT_HEADER: Final = "x-drpo-experiment"
 
 
@@ -89,7 +88,7 @@ class Requester:
     """The client and the conversation of a request, which determine the unit of the request.
 
     Attributes:
-        header: Value of the header x-drpo-unit, which names the unit. None if the client did not send this header.
+        header: The unit that the headers of the request name. None if they name none.
         client: Name of the client's key. None if the proxy requires no keys.
         authorization: Credentials that the client sent. They identify the client if `client` is None.
         conversation: The conversation in the body of the request.

@@ -57,12 +57,14 @@ class ExperimentService:
         metrics: The Prometheus metrics of the process.
         shadow: The shadow judge. None if the server does not have the flag --judge.
         active: The active experiments. None if there are no experiments. A reload of the files replaces this value.
+        trusts_user_headers: Whether headers of chat applications name the unit of a request (see `units.unit_name`).
     """
 
     recorder: Recorder
     metrics: Metrics
     shadow: ShadowJudge | None = None
     active: ActiveExperiments | None = None
+    trusts_user_headers: bool = False
 
     def assign_request(
         self,
@@ -176,7 +178,7 @@ async def open_experiment_service(
     retention = settings.retention_days * _DAY
     async with Recorder(dsn_of(settings.store), retention, metrics, deletes_old=shared.worker == 0) as recorder:
         if not settings.judge:
-            yield ExperimentService(recorder, metrics)
+            yield ExperimentService(recorder, metrics, trusts_user_headers=settings.trust_user_headers)
             return
         transport = pool.open_transport(RetryBudget())
         judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
@@ -184,7 +186,7 @@ async def open_experiment_service(
         shadow = ShadowJudge(judge, pool, planner, transport, metrics, recorder.record_judgement)
         try:
             async with shadow.working():
-                yield ExperimentService(recorder, metrics, shadow)
+                yield ExperimentService(recorder, metrics, shadow, trusts_user_headers=settings.trust_user_headers)
         finally:
             await transport.close()
 

@@ -5,6 +5,8 @@ does not contain its messages. All workers and replicas compute the same digests
 more, with a random key of the store, and saves only the result.
 """
 
+import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
 
@@ -13,23 +15,51 @@ import orjson
 from proxy.core.json_types import Json
 from proxy.openai.conversation import Conversation
 
+UNIT_HEADER: Final = "x-drpo-unit"
+USER_HEADERS: Final = ("X-OpenWebUI-User-Id",)
+"""The headers in which chat applications send the id of their user. They are read only if the operator trusts them."""
+_MAX_NAME_LENGTH: Final = 200  # characters of a user's id
+_PLACEHOLDER: Final = re.compile(r"\$?\{.*\}")
 _DIGEST_BYTES: Final = 16
 _PLAIN_MESSAGE_KEYS: Final = frozenset({"role", "content"})
 
 
+def unit_name(headers: Mapping[str, str], *, trusts_user_headers: bool) -> str | None:
+    """Return the unit that the headers of a request name; None if they name none.
+
+    The header x-drpo-unit takes precedence. A value that is a placeholder, such as `{{USER_ID}}`, names nobody: a chat
+    application sends it if it has no value for the placeholder.
+
+    Args:
+        headers: The headers of the request.
+        trusts_user_headers: Whether the headers in USER_HEADERS are read. A value counts only if it is printable and
+            has at most 200 characters.
+    """
+    named = headers.get(UNIT_HEADER)
+    if named and not _PLACEHOLDER.fullmatch(named):
+        return named
+    if not trusts_user_headers:
+        return None
+    return next((user for name in USER_HEADERS if _is_user_id(user := headers.get(name, ""))), None)
+
+
+def _is_user_id(value: str) -> bool:
+    return 0 < len(value) <= _MAX_NAME_LENGTH and value.isprintable() and not _PLACEHOLDER.fullmatch(value)
+
+
 def named_unit(name: str) -> bytes:
-    """Return the digest of a unit that a client named in the header x-drpo-unit or in the field `user`."""
+    """Return the digest of a unit that a client named in a header or in the field `user`."""
     return _digest(b"name", name.encode("utf-8", "surrogatepass"))
 
 
 def unit_of(header: str | None, body: Json, key: str, opening: bytes) -> bytes:
     """Return the digest of a request's unit.
 
-    The unit is named by the header x-drpo-unit, or else by the field `user` of the body. If both are missing or empty,
-    each conversation is a unit. Equal conversations of two client keys are two units.
+    The unit is named by a header, or else by the field `user` of the body. If both are missing or empty, each
+    conversation is a unit. Equal conversations of two client keys are two units.
 
     Args:
-        header: Value of the header x-drpo-unit. None if the client did not send it.
+        header: The unit that the headers name (see `unit_name`). None if they name none.
         body: Body of the request.
         key: Name of the client's key, or the credentials that the client sent.
         opening: Digest of the conversation's opening (see `opening_digest`).

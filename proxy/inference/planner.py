@@ -36,7 +36,8 @@ from proxy.openai.chat_completion import (
 )
 from proxy.openai.conversation import Conversation, check_input, check_messages, joined_text, offload
 from proxy.openai.json_fields import text_field
-from proxy.openai.responses import ResponseShape, chat_body, echoed_fields
+from proxy.openai.response_request import chat_body
+from proxy.openai.responses import ResponseShape, echoed_fields
 from proxy.openai.stop_strings import split_stop_strings
 
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
@@ -71,7 +72,7 @@ class Planner:
             return await self._chat_response(conversation, setting)
         body = conversation.body
         chat = chat_body(body)
-        plan = await self._chat(Conversation(chat, chat["messages"], conversation.opening), setting)
+        plan = await self._chat(replace(conversation, body=chat, messages=chat["messages"]), setting)
         trim, top = (plan.shape.trim, plan.shape.top_logprobs) if plan.shape else (False, 0)
         return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
 
@@ -112,7 +113,7 @@ class Planner:
         if choice.variant != ALIGNED:
             return make_plan(_with_sampling(body, served), choice, CHAT, conversation_key=conversation.key)
         messages, is_long = conversation.messages, conversation.is_long
-        prompt_only = prompt_only_reason(body, messages)
+        prompt_only = prompt_only_reason(body, messages, is_background=conversation.is_background)
         client = await offload(is_long, joined_text, messages)
         injection = await self._injector.choose_examples(
             served, setting.model, conversation.opening, prompt_only, client, body
@@ -130,7 +131,7 @@ class Planner:
             return make_plan(sampled, choice, RESPONSES, conversation_key=conversation.key)
         check_input(conversation)
         items = conversation.messages
-        prompt_only = response_prompt_only_reason(body, items)
+        prompt_only = response_prompt_only_reason(body, items, is_background=conversation.is_background)
         client = await offload(conversation.is_long, joined_text, items)
         injection = await self._injector.choose_examples(
             served, setting.model, conversation.opening, prompt_only, client, body
@@ -145,7 +146,7 @@ class Planner:
         if setting.choice.variant != ALIGNED or setting.served is None:
             return await self._chat_as_raw_text(conversation, setting, turns)
         body, model, served = conversation.body, setting.model, setting.served
-        prompt_only = prompt_only_reason(body, conversation.messages)
+        prompt_only = prompt_only_reason(body, conversation.messages, is_background=conversation.is_background)
         client = await offload(is_long, render_conversation, served.layout, turns)
         injection = await self._injector.choose_examples(served, model, conversation.opening, prompt_only, client, body)
         prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turns, client)

@@ -20,19 +20,22 @@ _STRUCTURED_FIELDS: Final = (
 _FORM_FIELDS: Final = frozenset({"tools", "functions", "response_format", "text", *_STRUCTURED_FIELDS})
 
 
-def prompt_only_reason(body: Json, messages: Sequence[Json]) -> str | None:
+def prompt_only_reason(body: Json, messages: Sequence[Json], *, is_background: bool = False) -> str | None:
     """Return why a chat request or text completion gets the prompt without examples; None if it may get examples.
 
     The reason is `tools`, `response_format` or `structured_outputs` if the request asks for such an answer. It is
-    `prefill` if the last message is from the assistant, so that the model must continue it.
+    `background` if a chat client sent the request on its own. It is `prefill` if the last message is from the
+    assistant, so that the model must continue it.
     """
     reason = None if _FORM_FIELDS.isdisjoint(body) else _requested_form(body)
+    if reason is None and is_background:
+        return "background"
     if reason is None and messages and messages[-1].get("role") == "assistant":
         return "prefill"
     return reason
 
 
-def response_prompt_only_reason(body: Json, items: Sequence[Json]) -> str | None:
+def response_prompt_only_reason(body: Json, items: Sequence[Json], *, is_background: bool = False) -> str | None:
     """Return why a request to the Responses API gets the prompt without examples; None if it may get examples.
 
     The reason is `no_input` if the request has no input items. It is `previous_response` if the request continues a
@@ -41,7 +44,9 @@ def response_prompt_only_reason(body: Json, items: Sequence[Json]) -> str | None
     """
     if not items:
         return "no_input"
-    return "previous_response" if body.get("previous_response_id") else prompt_only_reason(body, items)
+    if body.get("previous_response_id"):
+        return "previous_response"
+    return prompt_only_reason(body, items, is_background=is_background)
 
 
 def _requested_form(body: Json) -> str | None:

@@ -14,12 +14,14 @@ from zlib import crc32
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
+from proxy.openai.background import is_background
 
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
 
 Only the length of this text matters.
 """
+_SYSTEM_ROLES: Final = ("system", "developer")
 _MAX_SHORT_MESSAGES: Final = 200
 _MAX_SHORT_CHARACTERS: Final = 100_000
 _Arguments = ParamSpec("_Arguments")
@@ -36,11 +38,13 @@ class Conversation:
             not objects are left out.
         opening: The text of the first user message; empty if there is none. Examples are retrieved for this text. All
             requests of a conversation have the same opening.
+        is_background: Whether a chat client sent the request on its own, for a title or a suggestion for example.
     """
 
     body: Json = field(repr=False)
     messages: Sequence[Json] = field(repr=False)
     opening: str = field(repr=False)
+    is_background: bool = False
 
     @property
     def key(self) -> str | None:
@@ -75,10 +79,9 @@ def read_chat(body: Json) -> Conversation:
 
 def read_response(body: Json) -> Conversation:
     """Return the conversation of a request to the Responses API."""
-    given = body.get("input")
-    if isinstance(given, str):
-        return _read(body, [{"role": "user", "content": given}])
-    return _read(body, given if isinstance(given, list) else ())
+    given, instructions = body.get("input"), body.get("instructions")
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return _read(body, items if isinstance(items, list) else (), instructions if isinstance(instructions, str) else "")
 
 
 def read_completion(body: Json) -> Conversation:
@@ -86,9 +89,18 @@ def read_completion(body: Json) -> Conversation:
     return Conversation(body, (), "")
 
 
-def _read(body: Json, given: Sequence[object]) -> Conversation:
+def _read(body: Json, given: Sequence[object], instructions: str = "") -> Conversation:
     messages = [message for message in given if isinstance(message, dict)]
-    return Conversation(body, messages, _opening(messages))
+    return Conversation(body, messages, _opening(messages), _is_background(messages, instructions))
+
+
+def _is_background(messages: Sequence[Json], instructions: str) -> bool:
+    """Return whether the request is a background request of a chat client (see proxy/openai/background.py)."""
+    if not messages or messages[-1].get("role") not in ("user", *_SYSTEM_ROLES):
+        return False
+    has_system = len(messages) > 1 and messages[0].get("role") in _SYSTEM_ROLES
+    system = _message_text(messages[0]) if has_system else instructions
+    return is_background(system, _message_text(messages[-1]), is_single=len(messages) == 1 + has_system)
 
 
 def _opening(messages: Sequence[Json]) -> str:

@@ -1,7 +1,7 @@
-"""Serves OpenAI's Responses API with a base model: translates requests to chat requests, and completions to responses.
+"""Translates the completions of a base model to responses of OpenAI's Responses API, whole or as streams of events.
 
-The formats are those of OpenAI's reference. Responses are not stored, so a request cannot continue an earlier response
-by its id. The module does no I/O.
+The formats are those of OpenAI's reference. The module response_request.py translates the requests. Responses are not
+stored. The module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,22 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from index.rendering import remove_leading_gap
-from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.chat_completion import chat_logprobs
-from proxy.openai.json_fields import list_field, text_field
 
-_RESPONSE_FIELDS: Final = frozenset(
-    {"input", "instructions", "max_output_tokens", "text", "include", "store", "truncation", "reasoning", "metadata"}
-    | {"previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "service_tier", "messages"}
-)
-_UNSUPPORTED: Final[Mapping[str, str]] = {
-    "previous_response_id": "nothing is stored for a base model: send the whole conversation as `input`",
-    "conversation": "nothing is stored for a base model: send the whole conversation as `input`",
-    "prompt": "stored prompts are not served: send `instructions` and `input`",
-    "background": "background responses are not served: leave it out",
-}
-_LOGPROBS: Final = "message.output_text.logprobs"
 _ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -34,64 +21,6 @@ _ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
     "truncation": "disabled",
     "user": None,
 }
-
-
-def chat_body(body: Mapping[str, Any]) -> JsonDict:
-    """Translate a request to the Responses API to a chat request. Raises BadRequestError for unsupported fields."""
-    for name, reason in _UNSUPPORTED.items():
-        if body.get(name):
-            raise BadRequestError(f"`{name}`: {reason}.", param=name)
-    if body.get("n") not in (None, 1):
-        raise BadRequestError("`n`: a response has one answer.", param="n")
-    passed = {name: value for name, value in body.items() if name not in _RESPONSE_FIELDS}
-    chat: JsonDict = {**passed, "messages": response_messages(body)}
-    if body.get("max_output_tokens") is not None:
-        chat["max_completion_tokens"] = body["max_output_tokens"]
-    if _LOGPROBS in list_field(body, "include"):
-        chat["logprobs"] = True
-    response_format = _response_format(body.get("text"))
-    return {**chat, "response_format": response_format} if response_format else chat
-
-
-def response_messages(body: Mapping[str, Any]) -> list[JsonDict]:
-    """Return the instructions and the input as chat messages. Raises BadRequestError if one of them is not valid."""
-    instructions, items = text_field(body, "instructions"), body.get("input")
-    opening = [{"role": "system", "content": instructions}] if instructions else []
-    if isinstance(items, str):
-        return [*opening, {"role": "user", "content": items}]
-    if not isinstance(items, list) or not items:
-        raise BadRequestError("`input` must be a string or a list of at least one item.", param="input")
-    return [*opening, *(_message(number, item) for number, item in enumerate(items))]
-
-
-def _message(number: int, item: object) -> JsonDict:
-    if not isinstance(item, dict) or item.get("type", "message") != "message" or "role" not in item:
-        kind = item.get("type") if isinstance(item, dict) else type(item).__name__
-        raise BadRequestError(f"input[{number}]: a base model reads messages, no item of type {kind!r}.", param="input")
-    content = item.get("content")
-    if isinstance(content, list):
-        content = [_part(part) for part in content]
-    return {"role": item["role"], "content": content}
-
-
-def _part(part: object) -> object:
-    if isinstance(part, dict) and part.get("type") in ("input_text", "output_text"):
-        return {"type": "text", "text": part.get("text")}
-    return part
-
-
-def _response_format(text: object) -> JsonDict | None:
-    """Translate the `format` in the request's field `text` to the `response_format` of a chat request.
-
-    A chat request nests the schema one level deeper. The result is None if the client asked for plain text.
-    """
-    text_format = text.get("format") if isinstance(text, dict) else None
-    if not isinstance(text_format, dict) or text_format.get("type", "text") == "text":
-        return None
-    if text_format["type"] != "json_schema":
-        return dict(text_format)
-    schema = {name: value for name, value in text_format.items() if name != "type"}
-    return {"type": "json_schema", "json_schema": schema}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +45,13 @@ class ResponseShape:
 def echoed_fields(body: Mapping[str, Any]) -> JsonDict:
     """Return the fields that a response repeats from the request. A field that the client did not set gets its default.
 
-    The fields about tools have fixed values, because a base model calls no tools.
+    The fields about tools have fixed values, because a base model calls no tools. The field `store` is always false,
+    because nothing is stored.
     """
     text = body.get("text") or {"format": {"type": "text"}}
     echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED_DEFAULTS.items()}
-    return {**echoed, "text": text, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
+    fixed = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "store": False}
+    return {**echoed, "text": text, **fixed, "previous_response_id": None}
 
 
 def response_object(shape: ResponseShape, completion: Mapping[str, Any]) -> JsonDict:

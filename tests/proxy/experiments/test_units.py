@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.experiments.units import conversation_digest, named_unit, opening_digest, unit_of
+from proxy.experiments.units import conversation_digest, named_unit, opening_digest, unit_name, unit_of
 from proxy.openai.conversation import read_chat
 
 MESSAGE = st.builds(
@@ -41,3 +42,28 @@ def test_name_in_header_or_field_takes_precedence_over_the_conversation() -> Non
     opening = opening_digest(read_chat({"messages": [{"role": "user", "content": "hi"}]}))
     assert unit_of("u1", {"user": "u2"}, "k", opening) == named_unit("u1")
     assert unit_of(None, {"user": "u2"}, "k", opening) == named_unit("u2") != named_unit("u1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "trusted", "untrusted"),
+    [
+        ({"X-OpenWebUI-User-Id": "u1"}, "u1", None),
+        ({"X-OpenWebUI-User-Id": "u1", "x-drpo-unit": "u2"}, "u2", "u2"),
+        ({"X-OpenWebUI-User-Id": "u1", "x-drpo-unit": ""}, "u1", None),
+        ({"X-OpenWebUI-User-Id": "u1", "x-drpo-unit": "{{LIBRECHAT_USER_ID}}"}, "u1", None),
+        ({"X-OpenWebUI-User-Id": "{{USER_ID}}"}, None, None),
+        ({"X-OpenWebUI-User-Id": "${USER_ID}"}, None, None),
+        ({"X-OpenWebUI-User-Id": "x" * 200}, "x" * 200, None),
+        ({"X-OpenWebUI-User-Id": "x" * 201}, None, None),
+        ({"X-OpenWebUI-User-Id": "a\udcffb"}, None, None),
+        ({"X-OpenWebUI-User-Id": ""}, None, None),
+        ({"X-OpenWebUI-User-Email": "a@example.org", "X-OpenWebUI-Chat-Id": "c"}, None, None),
+        ({"x-drpo-unit": "user {1}"}, "user {1}", "user {1}"),
+        ({}, None, None),
+    ],
+)
+def test_header_of_a_chat_application_names_the_unit_only_if_it_is_trusted(
+    headers: dict[str, str], trusted: str | None, untrusted: str | None
+) -> None:
+    assert unit_name(headers, trusts_user_headers=True) == trusted
+    assert unit_name(headers, trusts_user_headers=False) == untrusted

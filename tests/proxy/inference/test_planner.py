@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.proxy.openai.background_requests import BACKGROUND
 from tests.proxy.serving import served_bundle, serving
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
@@ -90,6 +91,15 @@ async def test_examples_are_left_out_for_other_forms_of_answer(fields: dict[str,
     assert [message["role"] for message in body["messages"]][:2] == ["system", "user"]
     assert headers["x-drpo-prompt-only"] == reason
     assert headers["x-drpo-examples"] == ""
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+@pytest.mark.parametrize("client", ["open-webui-title", "librechat", "nextchat", "lobechat"])
+async def test_background_request_of_a_chat_client_gets_no_examples(kind: str, client: str) -> None:
+    body, headers = await sent({"messages": BACKGROUND[client]}, kind=kind)
+    assert headers["x-drpo-prompt-only"] == "background"
+    assert "sky" not in headers["x-drpo-examples"]
+    assert "Boil water" not in str(body)
 
 
 async def test_prefill_on_a_base_model_is_continued() -> None:

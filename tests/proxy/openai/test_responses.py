@@ -92,6 +92,57 @@ async def test_request_that_a_base_model_cannot_serve_is_400(fields: dict[str, A
         assert (status, reply["error"]["param"], backend.generating) == (400, param, [])
 
 
+ASKED = {"role": "user", "content": [{"type": "input_text", "text": "Why is the sky blue?"}]}
+AGAIN = {"role": "user", "content": [{"type": "input_text", "text": "And at night?"}]}
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        [{"role": "assistant", "content": [{"type": "output_text", "text": "Air."}], "id": "msg_1"}],
+        [{"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
+          "content": [{"type": "output_text", "text": "Air.", "annotations": [], "logprobs": []}]}],
+        [{"type": "reasoning", "summary": [], "encrypted_content": "gA"}, {"role": "assistant", "content": "Air."}],
+        [{"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+         {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "Air."}]}],
+    ],
+    ids=["vercel", "openai-agents", "encrypted-reasoning", "refusal"],
+)  # fmt: skip
+async def test_earlier_answer_is_read_in_each_form_that_clients_send(earlier: list[Any]) -> None:
+    async with scripted_backend(both) as backend, serving(backend.url) as proxy:
+        status, _, reply = await proxy.post("/v1/responses", {"model": "scripted", "input": [ASKED, *earlier, AGAIN]})
+        assert (status, reply["store"], reply["previous_response_id"]) == (200, False, None)
+        turns = "Why is the sky blue?\n\n# Answer:\nAir.\n\n# Query:\nAnd at night?\n\n# Answer:\n"
+        assert backend.generating[0].json["prompt"].endswith(turns)
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"type": "item_reference", "id": "msg_1"}, "store: false"),
+        ({"id": "msg_1"}, "store: false"),
+        ({"id": "msg_1", "type": None}, "store: false"),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, "'function_call'"),
+        ({"type": "function_call_output", "call_id": "c", "output": "x"}, "'function_call_output'"),
+        ({"type": "compaction", "encrypted_content": "gA"}, "'compaction'"),
+        ({"type": "message", "content": "hi"}, "needs a `role`"),
+        ({"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}, "'input_file'"),
+        ({"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}, "'input_image'"),
+        ({"role": "user", "content": [{"type": "input_text"}]}, "'input_text'"),
+        ({"type": "x" * 1000}, "'xxxx"),
+        ("hello", "'str'"),
+    ],
+)
+async def test_item_that_a_base_model_cannot_read_is_named_with_its_remedy(item: object, says: str) -> None:
+    body = {"model": "scripted", "instructions": "Be brief.", "input": [ASKED, item, AGAIN]}
+    async with scripted_backend(both) as backend, serving(backend.url) as proxy:
+        status, _, reply = await proxy.post("/v1/responses", body)
+        assert (status, reply["error"]["param"], backend.generating) == (400, "input", [])
+        assert reply["error"]["message"].startswith("input[1]")
+        assert says in reply["error"]["message"]
+        assert len(reply["error"]["message"]) < 400
+
+
 async def test_chat_model_gets_the_prompt_as_instructions_and_examples_as_input() -> None:
     async with scripted_backend(both, kind="chat") as backend, serving(backend.url) as proxy:
         body = {"model": "scripted", "input": "Why is the sky blue?", "instructions": "Be brief.", "future": 1}

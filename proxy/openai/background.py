@@ -1,0 +1,112 @@
+"""Recognizes background requests: requests that a chat client sends on its own, for a title, tags or a suggestion.
+
+The user does not see the answers as messages. They have a form of their own, such as a JSON object or a few words,
+which examples of a conversation would spoil. A request is recognized by the text that the client puts around the
+conversation. The rules ask for several marks at once, so that no question of a user is taken for such a request. The
+module does no I/O.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_MAX_HEAD: Final = 400  # characters of a text in which an instruction must begin
+_MAX_SYSTEM: Final = 4000  # characters of a system message that are read
+_MAX_TAIL: Final = 80  # characters at the end of a text in which its last tag must be
+_TASK: Final = "### task:"
+_HISTORY: Final = "<chat_history>"
+_OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
+_TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)\s*\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The fixed words of one client's instruction, in lower case.
+
+    Attributes:
+        start: The words at the beginning.
+        contains: Other words of the instruction; empty if `start` is long enough to be unmistakable.
+    """
+
+    start: str
+    contains: str = ""
+
+    def matches(self, text: str) -> bool:
+        """Return whether a text in lower case is an instruction of this template."""
+        return text.startswith(self.start) and self.contains in text
+
+
+_LAST_TEMPLATES: Final = (
+    _Template("your task is to reflect the speaker's likely facial expression through a fitting emoji"),  # Open WebUI
+    _Template("you have been provided with a set of responses from various models to the latest user query"),  # same
+    _Template("provide a concise, 5-word-or-less title for the conversation, using title case"),  # LibreChat
+    _Template("please generate a concise, 5-word-or-less title for the conversation"),  # LibreChat
+    _Template("analyze this conversation and provide:", "detected language"),  # LibreChat
+    _Template("please generate a four to five word title summarizing our conversation without any lead-in"),  # NextChat
+    _Template("使用四到五个字直接返回这句话的简要主题"),  # NextChat
+    _Template("summarize the discussion briefly in 200 words or less to use as a prompt for future"),  # NextChat
+    _Template("generate a concise 3-7 word title for this conversation, omitting punctuation"),  # Zed
+    _Template("given the following... please reply with a title for the chat that is"),  # Continue
+    _Template("based on the chat history, give this conversation a name", "nothing else"),  # Chatbox
+    _Template("here is the query:", "respond only with the title text"),  # Page Assist
+    _Template("summarize in a ", "-word title. give the title only"),  # Jan
+)
+"""Instructions in the last message, which a user could also write: so whole clauses of the clients are compared."""
+_SYSTEM_TEMPLATES: Final = (
+    _Template("available tools:", "choose and return the correct tool"),  # Open WebUI
+    _Template("你是一名擅长会话的助理", "标题"),  # Cherry Studio, LobeChat
+    _Template("总结给出的会话", "标题"),  # Cherry Studio
+)
+_STARTS: Final = tuple(template.start for template in _LAST_TEMPLATES)
+_TALK: Final = r"(?:conversation|chat|thread|session|dialogue|discussion)s?"
+_TITLE_INSTRUCTION: Final = re.compile(
+    r"\b(?:generat|creat|writ|provid|produc|summari[sz]|extract|output)(?:e|es|ing|s)?\b(?:[ ,]+[\w'’()-]+){0,6}? (?:"
+    rf"{_TALK}(?:['’]s)? titles?\b"  # create a chat title
+    r"|titles?(?: \([^)\n]{0,40}\))? (?:for|of|about|summari[sz]ing|based on|that [\w ]{1,40}|which [\w ]{1,40}) "
+    rf"(?:the|this|a|our|user['’]s)(?: [\w'’]+)? (?:{_TALK}|messages?|query)\b"
+    r")"
+    rf"|\bsummari[sz]e\b[^.\n]{{0,60}}\b{_TALK} into an? (?:[\w-]+ ){{0,3}}title\b"
+    rf"|\b{_TALK} titles? (?:assistant|generator)\b"
+)
+"""An instruction in a system message to write the title of a conversation."""
+_SHORT_FORM: Final = re.compile(
+    r"\bonly\b|\bnothing else\b|\bwithout\b|\bno\b|\bnot\b|\bfew|\d+[- ](?:words?|characters)\b"
+)
+"""A limit on the form of the title, which every such instruction has."""
+
+
+def is_background(system: str, last: str, *, is_single: bool) -> bool:
+    """Return whether a request is a background request of a chat client.
+
+    Args:
+        system: The text of the system message; empty if there is none.
+        last: The text of the last message.
+        is_single: Whether the last message is the only message besides the system message.
+    """
+    head = last[:_MAX_HEAD].lstrip().lower()
+    if head.startswith(_STARTS):
+        text = last.strip().lower()
+        return any(template.matches(text) for template in _LAST_TEMPLATES)
+    if not is_single:
+        return False
+    return (head.startswith(_TASK) and _is_task(last)) or (bool(system) and _asks_for_title(system[:_MAX_SYSTEM]))
+
+
+def _is_task(text: str) -> bool:
+    """Return whether a text that begins with the heading `### Task:` is made by Open WebUI, or by a similar client.
+
+    Its instruction has a heading for the output, and the conversation stands in a tag at the end. A question about
+    documents also begins with this heading, but it ends with the question.
+    """
+    instruction, history, _ = text.partition(_HISTORY)
+    return bool(history and _OUTPUT_HEADING.search(instruction) and _TASK_END.search(text[-_MAX_TAIL:]))
+
+
+def _asks_for_title(system: str) -> bool:
+    """Return whether the first sentences of a system message ask for the title of a conversation, and for no more."""
+    text = system.strip().lower()
+    if any(template.matches(text) for template in _SYSTEM_TEMPLATES):
+        return True
+    return "title" in text[:_MAX_HEAD] and bool(
+        _TITLE_INSTRUCTION.search(text[:_MAX_HEAD]) and _SHORT_FORM.search(text)
+    )
