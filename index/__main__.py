@@ -26,7 +26,8 @@ from index.cli.progress import CountingEmbedder, Progress
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
-from index.rendering import LAYOUTS, render_text
+from index.layouts import LAYOUTS
+from index.rendering import render_text
 from index.types import Bundle, Message, RetrievalPolicy
 
 _BLOCK_TOKENS: Final = 128

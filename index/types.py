@@ -147,7 +147,7 @@ class Manifest:
         format: The version of the bundle format.
         name: The name of the bundle. It is shown to people and need not be unique.
         model: The name of the model that the bundle was made for.
-        layout: The name of a layout in `index.rendering.LAYOUTS`. Prompts for base models are written in this layout.
+        layout: The name of a layout in `index.layouts.LAYOUTS`. Prompts for base models are written in this layout.
         retrieval: The settings that decide which examples a prompt contains.
         sampling: Default values of OpenAI request fields, such as `max_tokens`. A default applies if the client's
             request does not contain the field.

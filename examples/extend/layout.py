@@ -1,6 +1,6 @@
-"""A layout: turns in tags. Add its entry to LAYOUTS in index/rendering.py."""
+"""A layout: turns in tags. Add its entry to LAYOUTS in index/layouts.py."""
 
-from index.rendering import TextLayout
+from index.layouts import TextLayout
 
 TAGS = TextLayout(
     "tags",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from index.bundle.files import Content
 from index.bundle.strict_json import Fields, is_line, parse_json, quoted
 from index.errors import BundleFormatError, BundleIntegrityError
-from index.rendering import find_marker
+from index.layouts import find_marker
 from index.types import Example
 
 # The proxy sends the ids of the shown examples in an HTTP header, so an id has only characters that a header allows.

@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 from index.bundle.strict_json import Fields, is_integer, is_number, parse_json, quoted, refuse_unknown
 from index.errors import BundleFormatError
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.types import EmbedderSpec, FileRecord, Manifest, Order, RetrievalPolicy
 
 FORMAT = 1

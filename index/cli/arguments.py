@@ -13,7 +13,7 @@ from typing import get_args
 from index.bundle.bundle import default_bundle_directory
 from index.bundle.sets_file import WEIGHTS
 from index.embedders.registry import embedder_forms
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.types import Order, RetrievalPolicy
 
 _DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."

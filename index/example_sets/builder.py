@@ -14,7 +14,8 @@ import numpy as np
 from index.bundle.bundle import BundleInput
 from index.errors import BundleError
 from index.example_sets.partition import PartitionSpec, TokenLengths, partition_into_sets
-from index.rendering import LAYOUTS, render_example, render_preamble
+from index.layouts import LAYOUTS
+from index.rendering import render_example, render_preamble
 from index.retrieval.retriever import pinned
 from index.types import Bundle
 

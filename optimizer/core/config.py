@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from optimizer.core.candidate import KINDS
 from optimizer.core.config_tables import RECIPES, REFUSALS, ModelTable, RunConfig
 from optimizer.core.errors import ConfigError

@@ -13,16 +13,8 @@ from typing import Any
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.rendering import (
-    LAYOUTS,
-    TextPrompt,
-    leading_gap,
-    render_chat,
-    render_example,
-    render_prompt,
-    render_raw,
-    text_prompt,
-)
+from index.layouts import LAYOUTS
+from index.rendering import TextPrompt, leading_gap, render_chat, render_example, render_prompt, render_raw, text_prompt
 from index.retrieval.retriever import Retriever, pinned, retrieval_query
 from index.retrieval.selection import select_within_policy
 from index.types import Example, Vectors

@@ -12,6 +12,7 @@ from proxy.inference.variants import Choice
 from proxy.openai.chat_completion import ChatShape
 from proxy.openai.json_fields import encode, flag_field, object_field
 from proxy.openai.responses import ResponseShape
+from proxy.openai.stop_strings import StopRules
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -34,8 +35,7 @@ class Plan:
         shape: Options for the conversion of the backend's text completion to the API that the client called; None if
             the backend replies in this API.
         strip_usage: Whether the proxy removes the token counts from a stream, because the client did not ask for them.
-        cut_at: Stop strings that are not sent to the backend, because it accepts only a limited number. The proxy
-            itself ends the answer where the first of them occurs.
+        cut_at: The stop strings at which the proxy itself ends the answer; None if there are none.
         reserve: The estimated maximum number of tokens of the request: prompt and answers together. It is 0 for the
             endpoints whose bodies are only relayed.
         conversation_key: A checksum that is the same in all requests of a conversation, so that they go to the same
@@ -50,7 +50,7 @@ class Plan:
     stream: bool = False
     shape: ChatShape | ResponseShape | None = None
     strip_usage: bool = False
-    cut_at: tuple[str, ...] = ()
+    cut_at: StopRules | None = None
     reserve: int = 0
     conversation_key: str | None = None
     content_type: str = JSON_TYPE
@@ -96,7 +96,7 @@ def make_plan(
         sent["stream_options"] = {**options, "include_usage": True}
     data = encode(sent)
     reserve = _estimated_use(data, sent)
-    return Plan(choice, path, data, injection, stream, shape, strip_usage, (), reserve, conversation_key)
+    return Plan(choice, path, data, injection, stream, shape, strip_usage, None, reserve, conversation_key)
 
 
 def _estimated_use(data: bytes, sent: Json) -> int:

@@ -9,13 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import uuid4
 
-from index.rendering import (
-    render_chat,
-    render_chat_turns,
-    render_conversation,
-    render_raw,
-    text_prompt,
-)
+from index.rendering import render_chat, render_chat_turns, render_conversation, render_raw, text_prompt
 from index.types import Message
 from proxy.backends.discovery import Model
 from proxy.core.errors import BadRequestError
@@ -35,10 +29,10 @@ from proxy.openai.chat_completion import (
     text_messages,
 )
 from proxy.openai.conversation import Conversation, check_input, check_messages, joined_text, offload
-from proxy.openai.json_fields import text_field
+from proxy.openai.json_fields import flag_field, text_field
 from proxy.openai.response_request import chat_body
 from proxy.openai.responses import ResponseShape, echoed_fields
-from proxy.openai.stop_strings import split_stop_strings
+from proxy.openai.stop_strings import StopRules, split_stop_strings
 
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
@@ -155,7 +149,7 @@ class Planner:
         sent = model.dialect.completion_request(completion_body(body, prompt.text, stops, _sampling(served), cap))
         shape = _shape(body, model, trim=prompt.has_leading_gap)
         plan = make_plan(sent, setting.choice, COMPLETIONS, injection, shape, conversation.key)
-        return replace(plan, cut_at=cut_at) if cut_at else plan
+        return replace(plan, cut_at=cut_at)
 
     async def _chat_as_raw_text(self, conversation: Conversation, setting: Setting, turns: Sequence[Message]) -> Plan:
         body, choice, model = conversation.body, setting.choice, setting.model
@@ -167,12 +161,12 @@ class Planner:
         return make_plan(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation_key=conversation.key)
 
 
-def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], tuple[str, ...]]:
-    """Return two groups of stop strings: those for the backend, and those beyond the number that the backend accepts.
-
-    The proxy itself cuts the answer at a stop string of the second group.
-    """
-    return split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
+def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], StopRules]:
+    """Return the stop strings for the backend, and the rules by which the proxy itself cuts the answer."""
+    sent, remaining = split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
+    return sent, StopRules(
+        tuple(layout_stops), remaining, include_client=flag_field(body, "include_stop_str_in_output")
+    )
 
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:

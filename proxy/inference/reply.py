@@ -74,10 +74,11 @@ def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress) -> bytes:
     """
     payload = parse_object(data)
     _record_usage(payload, progress)
-    if plan.cut_at:
-        payload = cut_completion(payload, plan.cut_at)
+    if plan.cut_at is not None:
+        cut = cut_completion(payload, plan.cut_at)
+        data, payload = (data, payload) if cut == payload else (orjson.dumps(cut), cut)
     if plan.shape is None:
-        return orjson.dumps(payload) if plan.cut_at else data
+        return data
     if "choices" not in payload:
         raise BackendProtocolError("The backend's reply is not a completion.")
     if isinstance(plan.shape, ResponseShape):
@@ -98,7 +99,7 @@ def stream_rules(plan: Plan, progress: ReplyProgress) -> StreamRules:
 
 
 def _with_cutting(rules: StreamRules, plan: Plan) -> StreamRules:
-    if not plan.cut_at:
+    if plan.cut_at is None:
         return rules
     return StreamRules(_cut_first(StopCutter(plan.cut_at), rules.transform), rules.is_end, rules.failure)
 
@@ -110,7 +111,7 @@ def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
     """
 
     def transform(event: bytes) -> bytes:
-        if is_done(event):
+        if cutter.passes(event) or is_done(event):
             return then(event)
         payload = parse_object(event_data(event))
         if not payload.get("choices"):

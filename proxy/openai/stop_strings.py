@@ -1,16 +1,42 @@
-"""Cuts answers at the stop strings that the backend did not get, because they exceed the backend's limit.
+"""Divides stop strings between backend and proxy, and cuts answers at stop strings that the backend did not cut at.
 
-OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs four stop strings, and a
-client may send four more. The backend does not know of the cut and continues to generate. The reported usage therefore
-includes the tokens after the cut, which the client does not get. The module does no I/O and does not depend on
-backends.
+OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs three stop strings, and a
+client may send four more. The backend therefore does not get all of them. It may also return an answer with a stop
+string that it got: because it ignores stop strings, or because the request has `include_stop_str_in_output` or
+`min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker reaches the client. The backend
+does not know of the cut and continues to generate. The reported usage therefore includes the tokens after the cut,
+which the client does not get. The module does no I/O and does not depend on backends.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import orjson
+
+from index.layouts import first_stop
 from proxy.core.json_types import JsonDict
+
+_MAX_CACHED_RULES = 128
+_ESCAPE = b"\\u"  # the beginning of an escape sequence, which may encode any character of a JSON string
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """The stop strings at which the proxy ends an answer.
+
+    Attributes:
+        layout: The stop strings of the prompt layout. They and the text after them are removed from the answer.
+        client: The client's stop strings that the backend did not get.
+        include_client: Whether an answer includes the client's stop string that ended it. The client asks for this with
+            the field `include_stop_str_in_output` of vLLM.
+    """
+
+    layout: tuple[str, ...]
+    client: tuple[str, ...] = ()
+    include_client: bool = False
 
 
 def split_stop_strings(
@@ -18,10 +44,9 @@ def split_stop_strings(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Divide the stop strings between the backend and the proxy.
 
-    The strings have this order: the first half of the layout's strings, the client's strings, the second half of the
-    layout's strings. The backend gets the first of them, up to its limit, and the proxy searches for the remaining
-    strings. If the client's strings alone exceed the limit, the backend gets all strings, and answers with its own
-    error.
+    The strings have this order: the first of the layout's strings, the client's strings, the other strings of the
+    layout. The backend gets the first of them, up to its limit. If the client's strings alone exceed the limit, the
+    backend gets all strings, and answers with its own error.
 
     Args:
         layout: The stop strings of the prompt layout, the most important first.
@@ -29,78 +54,117 @@ def split_stop_strings(
         limit: The maximum number of stop strings that the backend accepts in a request; None if there is no maximum.
 
     Returns:
-        The strings for the backend and the strings for the proxy.
+        The strings for the backend, and the client's strings that the backend does not get.
     """
     if limit is None or len(client) > limit:
         return [*layout, *client], ()
-    half = len(layout) // 2
-    ordered = [*layout[:half], *client, *layout[half:]]
-    return ordered[:limit], tuple(ordered[limit:])
+    ordered = [*layout[:1], *client, *layout[1:]]
+    sent = ordered[:limit]
+    return sent, tuple(stop for stop in client if stop not in sent)
 
 
-def cut_completion(completion: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
-    """Return a completion in which each choice ends before its first stop string."""
-    choices = [_cut_choice(choice, stops) for choice in completion.get("choices") or ()]
-    return {**completion, "choices": choices}
+def cut_completion(completion: Mapping[str, Any], rules: StopRules) -> JsonDict:
+    """Return a completion in which each choice ends at its first stop string."""
+    return {**completion, "choices": [_cut_choice(choice, rules) for choice in _choices(completion)]}
 
 
-def _cut_choice(choice: Mapping[str, Any], stops: Sequence[str]) -> JsonDict:
-    found = _first_stop(choice.get("text") or "", stops)
-    return dict(choice) if found is None else _end_choice(choice, *found)
+def _choices(completion: Mapping[str, Any]) -> list[Any]:
+    choices = completion.get("choices")
+    return choices if isinstance(choices, list) else []
+
+
+def _cut_choice(choice: Any, rules: StopRules) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    found = _find_end(_text(choice), rules)
+    return _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    text = choice.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _find_end(text: str, rules: StopRules) -> tuple[int, str | None] | None:
+    """Return the length of the answer in a text, and the client's stop string that ended it.
+
+    The stop string is None if a stop string of the layout ended the answer. The result is None if no string did.
+    """
+    found = first_stop(text, (*rules.layout, *rules.client))
+    if found is None:
+        return None
+    position, stop = found
+    if stop in rules.layout:
+        return position, None
+    return (position + len(stop) if rules.include_client else position), stop
+
+
+def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
+    """Return the choice without a `stop_reason` that is a stop string of the layout, which the client does not know."""
+    return {**choice, "stop_reason": None} if choice.get("stop_reason") in rules.layout else choice
 
 
 @dataclass(slots=True)
 class StopCutter:
-    """Cuts each choice of a stream before its first stop string.
+    """Cuts each choice of a stream at its first stop string.
 
     A part is the object of a choice in one chunk. A part whose text may be the beginning of a stop string is held back
     until later parts show whether the stop string is complete.
 
     Attributes:
-        stops: The stop strings.
+        rules: The stop strings.
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
     """
 
-    stops: Sequence[str]
+    rules: StopRules
     held: dict[int, list[JsonDict]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
 
+    def passes(self, event: bytes) -> bool:
+        """Return True if `cut` would not change the chunk of an event. The event is not parsed.
+
+        True means that no part is held back, no choice was cut, and that the event does not contain the first character
+        of a stop string. Most events of a stream have no line break in their text and pass.
+        """
+        return not self.held and not self.ended and _first_characters(self.rules).search(event) is None
+
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
         """Return the chunk with all parts that can be sent now. The list of its choices may be empty."""
-        choices = [ready for choice in chunk.get("choices") or () for ready in self._ready_parts(choice)]
-        return {**chunk, "choices": choices}
+        return {**chunk, "choices": [ready for choice in _choices(chunk) for ready in self._ready_parts(choice)]}
 
-    def _ready_parts(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
+    def _ready_parts(self, choice: Any) -> Iterator[Any]:
+        if not isinstance(choice, dict):
+            yield choice
+            return
         index = choice.get("index", 0)
         if index in self.ended:
             return
-        parts = [*self.held.pop(index, ()), dict(choice)]
-        text = "".join(part.get("text") or "" for part in parts)
-        found = _first_stop(text, self.stops)
+        parts = [*self.held.pop(index, ()), _without_layout_reason(choice, self.rules)]
+        text = "".join(map(_text, parts))
+        found = _find_end(text, self.rules)
         if found is not None:
             self.ended.add(index)
             yield from _parts_before(parts, *found)
             return
         is_last = choice.get("finish_reason") is not None
-        length = len(text) if is_last else len(text) - _possible_stop_length(text, self.stops)
+        length = len(text) if is_last else len(text) - _possible_stop_length(text, self.rules)
         count = _parts_within(parts, length)
         yield from parts[:count]
         if parts[count:]:
             self.held[index] = parts[count:]
 
 
-def _first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Return where the first stop string begins, and the longest stop string that begins there.
-
-    None if the text contains no stop string.
-    """
-    matches = [(position, -len(stop), stop) for stop in stops if stop and (position := text.find(stop)) >= 0]
-    return (min(matches)[0], min(matches)[2]) if matches else None
+@lru_cache(maxsize=_MAX_CACHED_RULES)
+def _first_characters(rules: StopRules) -> re.Pattern[bytes]:
+    """Return a pattern that finds the first character of each stop string in a serialized event."""
+    first = {orjson.dumps(stop[0])[1:-1] for stop in (*rules.layout, *rules.client) if stop}
+    return re.compile(b"|".join(map(re.escape, sorted({*first, _ESCAPE}))))
 
 
-def _possible_stop_length(text: str, stops: Sequence[str]) -> int:
+def _possible_stop_length(text: str, rules: StopRules) -> int:
     """Return how many characters at the end of a text may be the beginning of a stop string."""
+    stops = (*rules.layout, *rules.client)
     lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
     return max(lengths, default=0)
 
@@ -109,16 +173,16 @@ def _parts_within(parts: Sequence[JsonDict], length: int) -> int:
     """Return how many parts lie completely within the first `length` characters of their joined text."""
     end = 0
     for number, part in enumerate(parts):
-        end += len(part.get("text") or "")
+        end += len(_text(part))
         if end > length:
             return number
     return len(parts)
 
 
-def _parts_before(parts: Sequence[JsonDict], position: int, stop: str) -> Iterator[JsonDict]:
+def _parts_before(parts: Sequence[JsonDict], position: int, stop: str | None) -> Iterator[JsonDict]:
     """Yield the parts before a position in their joined text. The last part is cut there and gets the finish reason."""
     for part in parts:
-        length = len(part.get("text") or "")
+        length = len(_text(part))
         if length >= position:
             yield _end_choice(part, position, stop)
             return
@@ -126,9 +190,9 @@ def _parts_before(parts: Sequence[JsonDict], position: int, stop: str) -> Iterat
         position -= length
 
 
-def _end_choice(choice: Mapping[str, Any], position: int, stop: str) -> JsonDict:
+def _end_choice(choice: Mapping[str, Any], position: int, stop: str | None) -> JsonDict:
     """Return a copy of a choice that is cut at a position, as if the backend had found the stop string there."""
-    cut = {**choice, "text": (choice.get("text") or "")[:position], "finish_reason": "stop"}
+    cut = {**choice, "text": _text(choice)[:position], "finish_reason": "stop"}
     if "stop_reason" in choice:
         cut["stop_reason"] = stop
     logprobs = choice.get("logprobs")

@@ -22,7 +22,7 @@ from aiohttp import web
 from index.bundle.bundle import default_bundle_directory, read_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
 from optimizer.data.dataset import Row

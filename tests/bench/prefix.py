@@ -32,7 +32,8 @@ from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
 from index.example_sets.builder import partition_bundle, token_lengths
 from index.example_sets.partition import PartitionSpec, SeparateTag
-from index.rendering import LAYOUTS, render_conversation, render_preamble
+from index.layouts import LAYOUTS
+from index.rendering import render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange, select_within_policy
 from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors

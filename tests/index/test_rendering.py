@@ -6,11 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import LayoutError
+from index.layouts import LAYOUTS, TextLayout, escape, find_marker, first_stop, stop_strings
 from index.rendering import (
-    LAYOUTS,
-    TextLayout,
-    escape,
-    find_marker,
     leading_gap,
     render_chat,
     render_conversation,
@@ -18,11 +15,10 @@ from index.rendering import (
     render_prompt,
     render_raw,
     render_text,
-    stop_strings,
     text_of,
     text_prompt,
 )
-from index.types import Example, Message
+from index.types import Example, Message, Role
 
 QUERY_ANSWER, USER_ASSISTANT = LAYOUTS["query-answer"], LAYOUTS["user-assistant"]
 MARKERS = [marker for layout in LAYOUTS.values() for marker in (layout.system, layout.user, layout.assistant)]
@@ -185,20 +181,38 @@ def test_text_prompt_accepts_a_conversation_that_is_rendered_already(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_finished_answer_is_followed_by_a_stop_string(layout: TextLayout) -> None:
-    rendered = render_text(layout, "p", [Example("a", "q", "ANSWER")], [Message("user", "q")])
-    after = rendered.split("ANSWER")[1]
-    longest, shortest, *_ = stop_strings(layout)
-    assert after.startswith(longest)
-    assert f"text{longest}".find(longest) < f"text{longest}".find(shortest)
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_every_turn_that_follows_an_answer_begins_with_a_stop_string(layout: TextLayout, role: Role) -> None:
+    messages = [Message("user", "q"), Message("assistant", "ANSWER"), Message(role, "more"), Message("user", "q")]
+    after = render_text(layout, "p", [], messages).split("ANSWER")[1]
+    found = first_stop(after, stop_strings(layout))
+    assert found is not None
+    assert found[0] == 0
+    assert text_prompt(layout, "p", [], messages).clean(f"An answer.{after}") == "An answer."
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_next_query_and_second_answer_both_end_an_answer(layout: TextLayout) -> None:
-    assert [find_marker(f"an answer{stop}") for stop in stop_strings(layout)] == [
-        *(layout.user, layout.user),
-        *(layout.assistant, layout.assistant),
-    ]
+def test_stop_string_of_the_user_comes_first() -> None:
+    assert stop_strings(QUERY_ANSWER) == ("\n\n# Query:\n", "\n\n# Answer:\n", "\n\n# Instructions:\n")
+    assert stop_strings(LAYOUTS["user-assistant"]) == ("\n\nUser:", "\n\nAssistant:", "\n\nSystem:")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "```python\n# Query: all orders\nrows = select()\n```",
+        "```sql\nSELECT 1;\n\n# Answer: one row\n```",
+        "```sh\n# Query:\ncurl $URL\n```",
+        "Steps:\n# Instructions: read them\nDone.",
+        "A heading\n\n## Query:\nis not a marker.",
+    ],
+)
+def test_line_of_an_answer_that_only_begins_like_a_marker_does_not_end_it(answer: str) -> None:
+    assert text_prompt(QUERY_ANSWER, "p", [], [Message("user", "q")]).clean(answer) == answer
+
+
+@pytest.mark.parametrize("answer", ["```\nUser: hi\nAssistant: hello\n```", "The System: a user's view"])
+def test_dialogue_without_blank_lines_does_not_end_an_answer(answer: str) -> None:
+    assert text_prompt(LAYOUTS["user-assistant"], "p", [], [Message("user", "q")]).clean(answer) == answer
 
 
 def test_raw_text_has_no_markers_and_no_escapes() -> None:
@@ -262,7 +276,7 @@ def test_content_that_is_not_text_is_a_layout_error(content: object) -> None:
         text_of(content)
 
 
-@pytest.mark.parametrize("module", ["index.types", "index.rendering"])
+@pytest.mark.parametrize("module", ["index.types", "index.layouts", "index.rendering"])
 def test_light_modules_import_neither_faiss_nor_an_embedder(module: str) -> None:
     heavy = "{'faiss', 'onnxruntime', 'tokenizers', 'sentence_transformers'}"
     code = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"

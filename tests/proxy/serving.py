@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
 from proxy.api.app import create_app, open_gateway

@@ -14,7 +14,7 @@ from index.embedders.minilm import OnnxEmbedder
 from index.embedders.registry import DEFAULT_EMBEDDER, check_embedder_allowed, open_embedder
 from index.embedders.student import NAME as FAST
 from index.embedders.student import FastEmbedder
-from index.rendering import LAYOUTS, TextLayout
+from index.layouts import LAYOUTS, TextLayout
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.core.errors import StartupError

@@ -19,7 +19,7 @@ from index.bundle.bundle import default_bundle_directory, load_bundle, read_mani
 from index.bundle.example_bank import parse_examples, parse_prompt
 from index.bundle.sets_file import parse_sets
 from index.embedders.registry import open_embedder
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.types import Example
 from tests.measurement import SEALED, VALIDATION, needs_data, reads_sealed, rows_of
 from tests.quality.float32_minilm import Float32MiniLM

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from index.bundle.bundle import load_bundle, write_bundle
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
-from index.rendering import LAYOUTS, find_marker
+from index.layouts import LAYOUTS, find_marker
 from index.types import Example, ExampleSet, Order, RetrievalPolicy
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 

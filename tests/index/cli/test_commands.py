@@ -6,7 +6,8 @@ import pytest
 
 from index import __main__ as command
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_bundle, write_bundle
-from index.rendering import LAYOUTS, render_text
+from index.layouts import LAYOUTS
+from index.rendering import render_text
 from index.types import Example, Message, RetrievalPolicy
 from tests.index.commands import drpo_index, open_words, run
 from tests.index.words import EXAMPLES, PROMPT, WordEmbedder, bundle_input, write_test_bundle

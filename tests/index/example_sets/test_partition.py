@@ -14,7 +14,8 @@ from index.bundle.sets_file import parse_sets, restrict_sets, sets_bytes
 from index.errors import BundleError, BundleFormatError
 from index.example_sets.builder import token_lengths
 from index.example_sets.partition import PartitionSpec, SeparateTag, TokenLengths, partition_into_sets
-from index.rendering import LAYOUTS, render_preamble
+from index.layouts import LAYOUTS
+from index.rendering import render_preamble
 from index.retrieval.retriever import Retriever, choose_set, pinned
 from index.retrieval.selection import arrange
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy

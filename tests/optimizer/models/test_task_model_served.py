@@ -13,7 +13,7 @@ import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
-from index.rendering import LAYOUTS
+from index.layouts import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Message
 from optimizer.core.budget import Budget, Limits, Prices

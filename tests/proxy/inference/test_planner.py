@@ -44,9 +44,9 @@ async def test_bundle_sampling_applies_only_to_fields_that_the_client_omits() ->
 
 async def test_stop_strings_come_from_layout_and_client() -> None:
     body, _ = await sent({"messages": [USER]})
-    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:"]
+    assert body["stop"] == ["\n\n# Query:\n", "\n\n# Answer:\n", "\n\n# Instructions:\n"]
     body, _ = await sent({"messages": [USER], "stop": "END"})
-    assert body["stop"] == ["\n\n# Query:", "\n# Query:", "END", "\n\n# Answer:"]
+    assert body["stop"] == ["\n\n# Query:\n", "END", "\n\n# Answer:\n", "\n\n# Instructions:\n"]
 
 
 @pytest.mark.parametrize("variant", ["raw", "raw-matched"])

@@ -1,16 +1,19 @@
-"""Guards the stop strings that the backend does not get: they never reach the client, and no other text is lost."""
+"""Guards that answers end at stop strings that the backend did not cut at, and that no other text is lost."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.openai.stop_strings import StopCutter, cut_completion, split_stop_strings
-from tests.faults.scripted import Received, Reply, scripted_backend
+from proxy.openai.stop_strings import StopCutter, StopRules, cut_completion, split_stop_strings
+from tests.faults.scripted import Received, Reply, Script, scripted_backend
 from tests.proxy.serving import serving
 
-LAYOUT = ["\n\n# Query:", "\n# Query:", "\n\n# Answer:", "\n# Answer:"]
+LAYOUT = ["\n\n# Query:\n", "\n\n# Answer:\n", "\n\n# Instructions:\n"]
 TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "\n", "# ", "Query:", "END", "EN", "D"]), max_size=30).map("".join)
 STOPS = st.lists(st.sampled_from(["ab", "END", "\n# Query:", "\n\n", "b# "]), min_size=1, max_size=4)
 
@@ -22,11 +25,12 @@ def expected(text: str, stops: list[str]) -> tuple[str, str]:
 
 @given(TEXTS, STOPS, st.data())
 def test_stream_is_cut_at_the_same_position_as_a_complete_reply(text: str, stops: list[str], data: Any) -> None:
-    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, stops)["choices"][0]
+    rules = StopRules((), tuple(stops))
+    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
     assert (whole["text"], whole["finish_reason"]) == expected(text, stops)
     places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
     pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    cutter = StopCutter(stops)
+    cutter = StopCutter(rules)
     shown = [
         choice
         for number, piece in enumerate(pieces)
@@ -46,7 +50,7 @@ def test_each_choice_and_its_logprobs_are_cut_separately() -> None:
         {"index": 0, "text": "abEND!", "logprobs": logprobs, "finish_reason": "length", "stop_reason": None},
         {"index": 1, "text": "other", "logprobs": None, "finish_reason": "length", "stop_reason": None},
     ]
-    first, second = cut_completion({"choices": choices}, ["END"])["choices"]
+    first, second = cut_completion({"choices": choices}, StopRules((), ("END",)))["choices"]
     assert (first["text"], first["finish_reason"], first["stop_reason"]) == ("ab", "stop", "END")
     assert first["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "top_logprobs": None}
     assert second == choices[1]
@@ -55,27 +59,37 @@ def test_each_choice_and_its_logprobs_are_cut_separately() -> None:
 @given(st.lists(st.text(min_size=1), max_size=8))
 def test_backend_gets_stop_strings_up_to_its_limit_and_the_proxy_the_rest(client: list[str]) -> None:
     backends, proxys = split_stop_strings(LAYOUT, client, 4)
-    assert sorted([*backends, *proxys]) == sorted([*LAYOUT, *client])
+    assert {*backends, *proxys, *LAYOUT} == {*LAYOUT, *client}
     assert len(backends) <= 4 or len(client) > 4
-    assert backends[:2] == LAYOUT[:2], "the stop strings for the next question come first"
+    assert backends[0] == LAYOUT[0], "the stop string for the next question comes first"
     assert split_stop_strings(LAYOUT, client, None) == ([*LAYOUT, *client], ())
+
+
+@given(TEXTS, st.lists(st.sampled_from(['"', "\\", "\n\n", "ü", "a", "END"]), min_size=1, max_size=3))
+def test_event_that_passes_contains_no_beginning_of_a_stop_string(text: str, stops: list[str]) -> None:
+    cutter = StopCutter(StopRules(tuple(LAYOUT), tuple(stops)))
+    for event in (_event(_choice(text, last=False)), json.dumps(_choice(text, last=False)).encode()):
+        if cutter.passes(event):
+            assert not any(stop[0] in text for stop in (*LAYOUT, *stops))
+
+
+FRAME: dict[str, Any] = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "scripted"}
 
 
 async def ramble(reply: Reply, request: Received) -> None:
     """Send an answer that continues after the client's fourth stop string, which the backend did not get."""
-    frame: dict[str, Any] = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "scripted"}
     usage = {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
     pieces = ["One, ", "two", ", FO", "UR five ", "six"]
     if not request.json.get("stream"):
         choice = {"index": 0, "text": "".join(pieces), "logprobs": None, "finish_reason": "length"}
-        await reply.whole({**frame, "choices": [choice], "usage": usage})
+        await reply.whole({**FRAME, "choices": [choice], "usage": usage})
         return
     await reply.begin()
     for number, text in enumerate(pieces):
         reason = "length" if number == len(pieces) - 1 else None
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        await reply.chunk(_event({**frame, "choices": [choice]}))
-    await reply.chunk(_event({**frame, "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+        await reply.chunk(_event({**FRAME, "choices": [choice]}))
+    await reply.chunk(_event({**FRAME, "choices": [], "usage": usage}) + b"data: [DONE]\n\n")
     await reply.end()
 
 
@@ -87,7 +101,7 @@ async def test_four_stop_strings_of_a_client_work_besides_those_of_the_layout() 
     fields = {"stop": ["W", "X", "Y", "FOUR"]}
     async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
         _, _, reply = await proxy.chat(**fields)
-        assert backend.generating[-1].json["stop"] == ["\n\n# Query:", "\n# Query:", "W", "X"]
+        assert backend.generating[-1].json["stop"] == ["\n\n# Query:\n", "W", "X", "Y"]
         assert reply["choices"][0]["message"]["content"] == "One, two, "
         assert reply["choices"][0]["finish_reason"] == "stop"
         assert reply["usage"]["completion_tokens"] == 9, "the usage does not include the generated tokens"
@@ -110,3 +124,68 @@ async def test_completion_with_a_variant_is_cut_at_stop_strings() -> None:
         assert b"UR" not in stream
         assert b"two" in stream
         assert b'"usage"' not in stream
+
+
+def runs_on(pieces: Sequence[str], stop_reason: str | None = None) -> Script:
+    """Return a script that ignores stop strings and sends these pieces of text."""
+
+    async def script(reply: Reply, request: Received) -> None:
+        end = {"logprobs": None, "finish_reason": "stop", "stop_reason": stop_reason}
+        if not request.json.get("stream"):
+            await reply.whole({**FRAME, "choices": [{"index": 0, "text": "".join(pieces), **end}]})
+            return
+        await reply.begin()
+        for text in pieces:
+            await reply.chunk(_event({**FRAME, "choices": [{"index": 0, "text": text, "finish_reason": None}]}))
+        await reply.chunk(_event({**FRAME, "choices": [{"index": 0, "text": "", **end}]}) + b"data: [DONE]\n\n")
+        await reply.end()
+
+    return script
+
+
+NEXT_TURNS = ["\n\n# Query:\n", "\n\n# Answer:\n", "\n\n# Instructions:\n"]
+FIELDS: list[dict[str, Any]] = [{}, {"include_stop_str_in_output": True}, {"min_tokens": 50}]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: next(iter(fields), "plain"))
+@pytest.mark.parametrize("marker", NEXT_TURNS)
+async def test_no_marker_of_the_layout_reaches_the_client(marker: str, fields: dict[str, Any]) -> None:
+    pieces = ["Bon", "jour.", marker[:4], marker[4:], "Translate: good night"]
+    async with scripted_backend(runs_on(pieces, stop_reason=marker)) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat(**fields)
+        assert set(LAYOUT) <= set(backend.generating[-1].json["stop"])
+        (choice,) = reply["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("Bonjour.", "stop")
+        assert choice["stop_reason"] is None
+        stream = await proxy.stream(**fields)
+        assert _streamed_text(stream) == "Bonjour."
+        assert marker.strip().encode() not in stream
+        _, _, reply = await proxy.post("/v1/completions", {"model": "scripted@aligned", "prompt": "Hi.", **fields})
+        assert reply["choices"][0]["text"] == "Bonjour."
+        _, _, reply = await proxy.post("/v1/responses", {"model": "scripted", "input": "Hi.", **fields})
+        assert reply["output"][0]["content"][0]["text"] == "Bonjour."
+
+
+@pytest.mark.parametrize("included", [True, False])
+async def test_stop_string_of_the_client_is_in_the_answer_only_if_the_client_asks_for_it(included: bool) -> None:
+    fields = {"stop": ["W", "X", "Y", "FOUR"], "include_stop_str_in_output": included}
+    expected_text = "One, two, FOUR" if included else "One, two, "
+    async with scripted_backend(ramble) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat(**fields)
+        assert reply["choices"][0]["message"]["content"] == expected_text
+        assert _streamed_text(await proxy.stream(**fields)) == expected_text
+
+
+@pytest.mark.parametrize("text", ["```py\n# Query: all orders\nrows()\n```", "a\n\n# Answer: 42 is a comment\nb"])
+async def test_comment_that_begins_like_a_marker_stays_in_the_answer(text: str) -> None:
+    pieces = [text[:9], text[9:14], text[14:]]
+    async with scripted_backend(runs_on(pieces)) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat()
+        assert reply["choices"][0]["message"]["content"] == text
+        assert _streamed_text(await proxy.stream()) == text
+
+
+def _streamed_text(stream: bytes) -> str:
+    events = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n") if event]
+    chunks = [orjson.loads(event) for event in events if event != b"[DONE]"]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])

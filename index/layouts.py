@@ -1,0 +1,128 @@
+"""Defines the layouts in which a conversation is written as one text for a base model: markers, escapes, stop strings.
+
+Each turn begins with a marker at the beginning of a line. If a line of the prompt or of a turn's text begins with a
+marker, U+200B is inserted after the line's first character. The text of a prompt or turn can therefore never look like
+a new turn. This module does not depend on bundles or models; `index.rendering` writes the text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+from index.errors import LayoutError
+from index.types import Role
+
+ZERO_WIDTH_SPACE = "\u200b"
+SEPARATOR = "\n\n"
+# Every character that str.splitlines treats as the end of a line. A model may treat each of them as a line break too.
+_LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+# Tokens that chat templates write around turns. In a bundle's text, such a token could forge a turn for a chat model.
+_CONTROL_TOKEN = re.compile(
+    r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
+)
+# Every control token ends with one of these strings.
+_CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
+
+
+@dataclass(frozen=True, slots=True)
+class TextLayout:
+    """How a conversation is written as one text.
+
+    Attributes:
+        name: The name of the layout in a bundle's manifest.
+        system: The marker at the beginning of a system turn.
+        user: The marker at the beginning of a user turn.
+        assistant: The marker at the beginning of an assistant turn.
+        gap: The text between a marker and the text of its turn: a line break or one space.
+        answer_begins_with_gap: If true, the rendered text ends with the assistant marker, and the model writes the gap,
+            which `TextPrompt.clean` removes. If false, the rendered text ends with the gap. A gap of one space must be
+            written by the model, because the token of a word often includes the space before the word.
+    """
+
+    name: str
+    system: str
+    user: str
+    assistant: str
+    gap: str
+    answer_begins_with_gap: bool
+
+    def marker(self, role: Role) -> str:
+        """Return the marker that begins a turn of `role`.
+
+        Raises:
+            LayoutError: The layout has no such role.
+        """
+        markers: Mapping[str, str] = {"system": self.system, "user": self.user, "assistant": self.assistant}
+        if role not in markers:
+            raise LayoutError(f"the layout {self.name} knows the roles system, user and assistant: use one of these")
+        return markers[role]
+
+
+LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            TextLayout("query-answer", "# Instructions:", "# Query:", "# Answer:", "\n", answer_begins_with_gap=False),
+            TextLayout("user-assistant", "System:", "User:", "Assistant:", " ", answer_begins_with_gap=True),
+        )
+    }
+)
+
+
+_MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.system, one.user, one.assistant)))
+
+
+@cache
+def _markers(layout: TextLayout) -> tuple[str, ...]:
+    return layout.system, layout.user, layout.assistant
+
+
+@cache
+def _marker_at_line_start(layout: TextLayout) -> re.Pattern[str]:
+    choices = "|".join(re.escape(marker) for marker in _markers(layout))
+    return re.compile(rf"(?:\A|(?<=[{_LINE_BREAKS}]))(?:{choices})")
+
+
+def escape(layout: TextLayout, text: str) -> str:
+    """Return `text` with U+200B after the first character of every line that begins with a marker."""
+    if not any(marker in text for marker in _markers(layout)):
+        return text  # the usual case; a search with the regular expression would take twenty times as long
+    return _marker_at_line_start(layout).sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
+
+
+def find_marker(text: str) -> str | None:
+    """Return a marker that begins a line of `text`, or a control token of a chat template; None if there is neither."""
+    if not any(piece in text for piece in _MARKER_PIECES):
+        return None  # the usual case; a search with the regular expressions would take ten times as long
+    for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
+        if found := pattern.search(text):
+            return found[0]
+    return None
+
+
+@cache
+def stop_strings(layout: TextLayout) -> tuple[str, ...]:
+    """Return the stop strings of a layout: one for each marker, the user's marker first.
+
+    After its answer, a base model may write the next turn, with any marker of the layout. A stop string is the text
+    that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
+    after it. A line of the answer that only begins like a marker, such as the comment `# Query: all orders` in a
+    program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
+    because the model may write the space in the same token as the next word.
+    """
+    return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in _stop_markers(layout))
+
+
+def _stop_markers(layout: TextLayout) -> tuple[str, ...]:
+    return layout.user, layout.assistant, layout.system
+
+
+def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Return where the first stop string begins, and the longest stop string that begins there.
+
+    None if the text contains no stop string. Empty stop strings are ignored.
+    """
+    matches = [(position, -len(stop), stop) for stop in stops if stop and (position := text.find(stop)) >= 0]
+    return (min(matches)[0], min(matches)[2]) if matches else None
