@@ -106,7 +106,7 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """A proxy in front of the backends, on a free port."""
     bundles = {"scripted": served_bundle()} if bundles is None else bundles
-    settings = make_settings(**values)
+    settings = make_settings(**{"retrieval_timeout": 20.0, **values})  # a busy machine must not lose the examples
     shared = LocalState()
     state = ServingState(bundles, read_keyring(settings.api, shared))
     async with open_gateway(settings, [Backend(url) for url in backends], state, shared) as gateway:
