@@ -68,7 +68,7 @@ def test_user_reward_scores_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layout_is_one_entry(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "index", tmp_path / "index")
-    render = tmp_path / "index" / "rendering.py"
+    render = tmp_path / "index" / "layouts.py"
     entry = (EXTEND / "layout.py").read_text(encoding="utf-8").partition("TAGS = ")[2].rstrip() + ",\n"
     before = "        for layout in (\n"
     assert render.read_text(encoding="utf-8").count(before) == 1
