@@ -117,7 +117,7 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print which models are served and how to call them, and warn of bundles whose model no backend lists.
+    """Print which models are served and how to call them, and warn of doubtful kinds and of bundles without a model.
 
     If no model is served, print only which backends the server waits for.
     """
@@ -129,6 +129,8 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
         listed = ", ".join(status.models)
         warning = f"No backend lists {name}, which a bundle is for. Listed: {listed}. Say --bundle MODEL=DIR."
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
+    for warning in status.warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
 
 

@@ -63,7 +63,7 @@ async def open_gateway(
     metrics, telemetry = create_metrics(), open_telemetry(process_environment())
     retrieval = Retrieval(settings.injection.retrieval_timeout, metrics)
     try:
-        async with Pool(backends, settings.backends, metrics) as pool:
+        async with Pool(backends, settings.backends, metrics, shared.folder) as pool:
             injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
             planner = Planner(injector)
             admission = Admission(settings.admission, shared, metrics)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.backends.discovery import Model
+from proxy.backends.kinds.judge import KindJudge
 from proxy.backends.load_balancing import BackendHealth, BackendLoad, InFlightCounter
 from proxy.backends.transport import BackendRequest
 from proxy.core.settings import Kind
@@ -24,6 +25,7 @@ class Backend:
         in_flight: Counts the requests that the backend is serving for this process.
         takes_client_keys: Whether the proxy may forward a client's key to the backend.
         health: The results of health checks and requests, which load balancing depends on.
+        judge: Decides the kinds of the models.
     """
 
     url: str
@@ -35,6 +37,7 @@ class Backend:
     in_flight: InFlightCounter = field(default_factory=InFlightCounter, repr=False)
     takes_client_keys: bool = True
     health: BackendHealth = field(default_factory=lambda: BackendHealth(time.monotonic), repr=False)
+    judge: KindJudge = field(default_factory=KindJudge, repr=False)
 
     def record_check(self, problem: str = "", *, answering: bool) -> None:
         """Record whether the backend answers. `problem` describes what is wrong; it is empty if nothing is wrong."""

@@ -1,14 +1,17 @@
 """Asks a backend which models it serves: their ids, kinds and context lengths, and the dialect of the backend.
 
-The module does not depend on connections: the caller passes a function that sends requests.
+The module does not depend on connections: the caller passes a function that sends requests, and one that decides the
+kinds.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.backends.dialects.base import Dialect, Fetch
+from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
 from proxy.backends.dialects.registry import DIALECTS, detect_dialect
+from proxy.backends.kinds.decision import Decision
 from proxy.core.errors import BackendProtocolError
 from proxy.core.settings import Kind
 from proxy.core.variant_names import RAW
@@ -16,6 +19,9 @@ from proxy.core.variant_names import RAW
 _ANOTHER_PROXY: Final = (
     "It is a drpo-proxy: name the model servers behind it as --backend instead, since both would put a prompt in front."
 )
+
+
+_MAX_AT_ONCE: Final = 8  # models that are asked for at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class Model:
         kind: Whether the model takes chat messages or text to complete.
         dialect: The dialect of the backend.
         context: The context length of the model in tokens; None if unknown.
+        decision: Why the model has this kind.
     """
 
     id: str
@@ -35,10 +42,26 @@ class Model:
     kind: Kind
     dialect: Dialect = field(repr=False)
     context: int | None
+    decision: Decision = field(default=Decision(None, ""), repr=False)
+
+
+def kind_warning(model: Model) -> str:
+    """Return a warning for the operator if the kind of a model is doubtful; empty if it is not."""
+    if not model.decision.doubt:
+        return ""
+    other = "completion" if model.kind == "chat" else "chat"
+    return (
+        f"{model.id} is served as a {model.kind} model, but {model.decision.doubt}. "
+        f"If the kind is wrong, say --kind {model.id}={other}; if it is right, say --kind {model.id}={model.kind}."
+    )
 
 
 TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 """A function that returns how many tokens a text has for a model; None if no backend can count them."""
+
+
+KindDecider = Callable[[Mapping[str, Any], Dialect, ModelFacts], Awaitable[Decision]]
+"""A function that decides the kind of a model, from its card, the dialect of its server and what the server reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +78,25 @@ class Listing:
     problem: str = ""
 
 
+class UndecidedError(BackendProtocolError):
+    """The backend lists models, but their kinds are not known yet."""
+
+
 async def discover(
-    fetch: Fetch, kinds: Mapping[str, Kind], known: Mapping[str, Model], dialects: Sequence[Dialect] = DIALECTS
+    fetch: Fetch, decide: KindDecider, known: Mapping[str, Model], dialects: Sequence[Dialect] = DIALECTS
 ) -> Listing:
     """Ask a backend for its models.
 
     Args:
         fetch: The function that sends a request to the backend.
-        kinds: The kinds that the operator set, by model id (--kind).
-        known: The models of the last check, by id. If the entry of a model in the list has not changed, its known Model
-            is used again.
+        decide: The function that decides the kind of each new model.
+        known: The models of the last check, by id. If the entry of a model in the list has not changed, and its kind is
+            settled, its known Model is used again.
         dialects: The dialects to try, in this order.
 
     Raises:
-        BackendProtocolError: The reply is not a list of models, the backend is a drpo-proxy, or none of its models
-            can be served.
+        UndecidedError: The kinds of all models are still unknown.
+        BackendProtocolError: The reply is not a list of models, or the backend is a drpo-proxy.
         ProxyError: The backend does not answer, or its reply is not valid HTTP.
     """
     status, listing = await fetch("/v1/models")
@@ -78,18 +105,36 @@ async def discover(
         raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.")
     if _is_proxy(cards):
         raise BackendProtocolError(_ANOTHER_PROXY)
-    models, problem = {}, ""
-    for card in cards:
-        if isinstance(card, dict) and isinstance(card.get("id"), str):
-            old = known.get(card["id"])
-            model = old if _is_unchanged(old, card) else await _describe(card, fetch, kinds, dialects)
-            if model is None:
-                problem = problem or _unknown_kind(card["id"])
-            else:
-                models[model.id] = model
+    named = [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
+    found = await _describe_all(named, fetch, decide, known, dialects)
+    models = {model.id: model for model in found if isinstance(model, Model)}
+    problem = next((model for model in found if isinstance(model, str)), "")
     if problem and not models:
-        raise BackendProtocolError(problem)
+        raise UndecidedError(problem)
     return Listing(models, problem)
+
+
+async def _describe_all(
+    cards: Sequence[Mapping[str, Any]],
+    fetch: Fetch,
+    decide: KindDecider,
+    known: Mapping[str, Model],
+    dialects: Sequence[Dialect],
+) -> Sequence[Model | str]:
+    """Return the model of each card, or what the operator must do because its kind is unknown."""
+    limit = asyncio.Semaphore(_MAX_AT_ONCE)
+
+    async def describe(card: Mapping[str, Any]) -> Model | str:
+        old = known.get(card["id"])
+        if old is not None and _is_unchanged(old, card):
+            return old
+        async with limit:
+            return await _describe(card, fetch, decide, dialects)
+
+    found = await asyncio.gather(*map(describe, cards), return_exceptions=True)
+    if error := next((one for one in found if isinstance(one, BaseException)), None):
+        raise error
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 def _is_proxy(cards: Sequence[Any]) -> bool:
@@ -102,29 +147,31 @@ def _is_proxy(cards: Sequence[Any]) -> bool:
     return any(f"{name}@{RAW}" in names for name in names)
 
 
-def _is_unchanged(known: Model | None, card: Mapping[str, Any]) -> bool:
-    return known is not None and _fingerprint(known.card) == _fingerprint(card)
+def _is_unchanged(known: Model, card: Mapping[str, Any]) -> bool:
+    return known.decision.settled and fingerprint(known.card) == fingerprint(card)
 
 
-def _fingerprint(card: Mapping[str, Any]) -> tuple[Any, ...]:
+def fingerprint(card: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the fields of a card that change if the server restarts with another model file or context length."""
-    return card.get("root"), card.get("max_model_len")
+    return tuple(str(card.get(name)) for name in ("root", "parent", "max_model_len", "meta"))
 
 
 async def _describe(
-    card: Mapping[str, Any], fetch: Fetch, kinds: Mapping[str, Kind], dialects: Sequence[Dialect]
-) -> Model | None:
-    """Return the model of a card; None if neither the operator nor the backend tells its kind."""
+    card: Mapping[str, Any], fetch: Fetch, decide: KindDecider, dialects: Sequence[Dialect]
+) -> Model | str:
+    """Return the model of a card, or what the operator must do because its kind is unknown."""
     name = card["id"]
     dialect, facts = await detect_dialect(name, fetch, dialects)
-    kind = kinds.get(name) or facts.kind
-    return None if kind is None else Model(name, card, kind, dialect, _context(card) or facts.context)
+    decision = await decide(card, dialect, facts)
+    if decision.kind is None:
+        return _unknown_kind(name, decision.doubt)
+    return Model(name, card, decision.kind, dialect, _context(card) or facts.context, decision)
 
 
-def _unknown_kind(name: str) -> str:
+def _unknown_kind(name: str, why: str) -> str:
     return (
-        f"The backend does not say whether {name} takes chat or text completions: "
-        f"say it with --kind {name}=chat or --kind {name}=completion."
+        f"It is not known yet whether {name} takes chat or text completions ({why}); the backend is asked again. "
+        f"You can say it with --kind {name}=chat or --kind {name}=completion."
     )
 
 

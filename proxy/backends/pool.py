@@ -8,12 +8,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
 
 from proxy.backends.backend import Backend
-from proxy.backends.discovery import Model, discover
+from proxy.backends.dialects.base import Dialect, ModelFacts
+from proxy.backends.discovery import KindDecider, Model, UndecidedError, discover, fingerprint
+from proxy.backends.kinds.decision import Decision
+from proxy.backends.kinds.probe import probe
 from proxy.backends.load_balancing import RetryBudget, rank_backends
 from proxy.backends.response import BackendResponse
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
@@ -23,6 +28,8 @@ from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
 
 _PROBE_TIMEOUT: Final = 10.0  # seconds for a small request, such as /v1/models or /tokenize
+_ANSWER_TIMEOUT: Final = 60.0  # seconds for one answer to a question that shows the kind of a model
+_KINDS_PATIENCE: Final = 5.0  # seconds that one check waits for such answers; then the kinds are provisional
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
 # A reply with one of these statuses counts as a failure of the backend. A 500 does not count, because a bad request may
@@ -33,7 +40,11 @@ _GATEWAY_ERRORS: Final = (502, 503, 504)
 class Pool:
     """The backends and their models. The pool sends each request to a backend that lists the model of the request."""
 
-    def __init__(self, backends: Sequence[Backend], settings: BackendSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, backends: Sequence[Backend], settings: BackendSettings, metrics: Metrics, shared: Path | None = None
+    ) -> None:
+        """Create the pool. `shared` is the folder that all workers share; None if the server has one process."""
+        self._shared = shared
         self.backends = tuple(backends)
         self._settings = settings
         self._metrics = metrics
@@ -53,6 +64,7 @@ class Pool:
         for task in self._health_checks:
             task.cancel()
         await asyncio.gather(*self._health_checks, return_exceptions=True)
+        await asyncio.gather(*(backend.judge.close() for backend in self.backends))
         await self._transport.close()
 
     def open_transport(self, budget: RetryBudget) -> Transport:
@@ -69,6 +81,11 @@ class Pool:
             for name, model in backend.models.items():
                 found.setdefault(name, model)
         return found
+
+    @property
+    def asking(self) -> bool:
+        """Whether a model is being asked questions that show its kind."""
+        return any(backend.judge.asking for backend in self.backends)
 
     @property
     def default_model(self) -> str | None:
@@ -97,7 +114,7 @@ class Pool:
         """
         for backend in self._ranked_backends(model.id):
             try:
-                return await model.dialect.count_tokens(model.id, text, _Fetcher(self._transport, backend))
+                return await model.dialect.count_tokens(model.id, text, self._fetcher(backend))
             except ProxyError:
                 continue
         return None
@@ -206,16 +223,49 @@ class Pool:
         known = backend.models if backend.healthy else {}
         before = backend.healthy, backend.problem
         try:
-            kinds = {**backend.kinds, **self._settings.kinds}
-            listing = await discover(_Fetcher(self._transport, backend), kinds, known)
+            listing = await discover(self._fetcher(backend), self._kind_decider(backend), known)
+            _log_decisions(backend.models, listing.models)
             backend.models = listing.models
             backend.record_check(listing.problem, answering=True)
         except ProxyError as error:
             backend.record_check(str(error), answering=False)
+            if not isinstance(error, UndecidedError):
+                backend.judge.forget()
         if (backend.healthy, backend.problem) != before:
             trouble = backend.problem or None
             log_event("backend", url=backend.url, healthy=backend.healthy, trouble=trouble, models=len(backend.models))
         self._metrics.backend_up.labels(backend.url).set(backend.healthy)
+
+    def _fetcher(self, backend: Backend, timeout: float = _PROBE_TIMEOUT) -> "_Fetcher":
+        return _Fetcher(self._transport, backend, timeout)
+
+    def _kind_decider(self, backend: Backend) -> KindDecider:
+        """Return a function that decides the kinds of the backend's models, and waits _KINDS_PATIENCE at most."""
+        deadline = asyncio.get_running_loop().time() + _KINDS_PATIENCE
+        given = self._settings.kinds
+
+        async def decide(card: Mapping[str, Any], dialect: Dialect, facts: ModelFacts) -> Decision:
+            name = str(card["id"])
+            if kind := given.get(name):
+                return Decision(kind, "--kind says so")
+            if kind := backend.kinds.get(name):
+                return Decision(kind, "the model file has no chat template")
+            if facts.kind == "completion":
+                return Decision("completion", "the server has no chat template for it")
+            ask = partial(probe, name, dialect, self._fetcher(backend, _ANSWER_TIMEOUT), facts.kind)
+            identity = (backend.url, name, *fingerprint(card))
+            return await backend.judge.decide(identity, facts.kind, ask, deadline, self._shared)
+
+        return decide
+
+
+def _log_decisions(before: Mapping[str, Model], now: Mapping[str, Model]) -> None:
+    """Log the kind of each model that is new, or whose kind was decided again."""
+    for name, model in now.items():
+        decision = model.decision
+        if name not in before or before[name].decision != decision:
+            doubt = decision.doubt or None
+            log_event("model kind", model=name, kind=model.kind, evidence=decision.evidence, doubt=doubt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +274,19 @@ class _Fetcher:
 
     transport: Transport
     backend: Backend
+    timeout: float
 
     async def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         method, data = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
         request = self.backend.request(method, path, data, {"Content-Type": "application/json"})
         try:
-            async with asyncio.timeout(_PROBE_TIMEOUT):
+            async with asyncio.timeout(self.timeout):
                 async with await self.transport.exchange(request) as response:
                     return response.status, _parse_json(await response.read())
         except NoConnectionError as error:
             raise error.client_error from error
         except TimeoutError as error:
-            raise BackendTimeoutError(f"{path}: no answer within {_PROBE_TIMEOUT:g} s.") from error
+            raise BackendTimeoutError(f"{path}: no answer within {self.timeout:g} s.") from error
 
 
 def _parse_json(data: bytes) -> Any:

@@ -43,7 +43,9 @@ class BackendSettings:
         (EMBEDDED,), "base URL of a vLLM (or other OpenAI-compatible) server, or `embedded`; repeatable", "URL"
     )
     kind: tuple[str, ...] = _setting(
-        (), "say whether a model takes chat or text completions, instead of asking the backend", "MODEL=chat|completion"
+        (),
+        "say whether a model takes chat or text completions, instead of finding out from its answers",
+        "MODEL=chat|completion",
     )
     backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
     connect_timeout: float = _setting(5.0, "time to connect to a backend", "SECONDS")

@@ -38,6 +38,11 @@ class SharedState(Protocol):
         ...
 
     @property
+    def folder(self) -> Path | None:
+        """The folder of the files that all workers share; None if the server has one process."""
+        ...
+
+    @property
     def in_flight(self) -> RequestCounts:
         """The number of requests in flight in each worker. A worker writes only its own entry."""
         ...
@@ -58,6 +63,7 @@ class LocalState:
     def __init__(self) -> None:
         self.lock: AbstractContextManager[object] = nullcontext()
         self.worker = 0
+        self.folder: Path | None = None
         self.in_flight: RequestCounts = memoryview(array("q", [0]))
         self._cells: dict[bytes, Cells] = {}
 
@@ -69,10 +75,11 @@ class LocalState:
 class MappedState:
     """The numbers of a server with several workers, in memory-mapped files; implements SharedState.
 
-    The folder contains four files:
+    The folder contains these files:
 
         lock: Each worker locks this file while it changes a number.
         present: Each running worker holds a shared lock on this file, which shows that the worker uses the folder.
+        kind-*: The decisions of proxy/backends/kinds, which one worker makes for all; one file per model.
         seats: The number of requests in flight in each worker; one integer per worker.
         accounts: The named floats that `cells` returns; one record of NAME_BYTES and CELLS floats per name.
     """

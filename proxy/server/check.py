@@ -1,20 +1,27 @@
 """The command `drpo-proxy check`: checks that backends answer, and that a backend lists the model of each bundle."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
+from proxy.backends.discovery import kind_warning
+from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
 from proxy.inference.injection.served_bundles import load_bundles
 from proxy.server.lifecycle import open_backends
 
+_KINDS_INTERVAL: Final = 1.0  # seconds between two checks
+_PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
 
-async def check(settings: Settings, report: Callable[[str], None], console: Console) -> int:
+
+async def check(settings: Settings, report: ProgressCallback, console: Console) -> int:
     """Print a table of the backends, a table of the bundles, and all problems of backends and bundles.
 
     The function opens the backends and the bundles like a server, but it does not listen for requests.
@@ -40,7 +47,9 @@ async def check(settings: Settings, report: Callable[[str], None], console: Cons
         open_backends(settings.backends, report) as backends,
         open_gateway(settings, backends, ServingState(bundles), LocalState()) as gateway,
     ):
+        await _wait_for_kinds(gateway, report)
         console.print(_backend_table(gateway))
+        _print_kinds(gateway, console)
         console.print(_bundle_table(gateway))
         problems = list(_problems(gateway))
     for problem in problems:
@@ -48,6 +57,25 @@ async def check(settings: Settings, report: Callable[[str], None], console: Cons
     if not problems:
         console.print("Everything fits.", style="green")
     return 1 if problems else 0
+
+
+async def _wait_for_kinds(gateway: Gateway, report: ProgressCallback) -> None:
+    """Wait until the answers that show the kinds of all models are there, and check the backends again."""
+    start = time.monotonic()
+    while gateway.pool.asking:
+        waited = time.monotonic() - start
+        report(f"Waiting for short answers, which show whether a model takes chat ({waited:.0f} s)")
+        await asyncio.sleep(_KINDS_INTERVAL)
+        await gateway.pool.refresh()
+
+
+def _print_kinds(gateway: Gateway, console: Console) -> None:
+    """Print why each model has its kind, and a warning if the kind is doubtful."""
+    for backend in gateway.pool.backends:
+        for model in backend.models.values():
+            console.print(f"{model.id} is a {model.kind} model: {model.decision.evidence}.", **_PLAIN)
+            if warning := kind_warning(model):
+                console.print(f"warning: {warning}", style="yellow", **_PLAIN)
 
 
 def _backend_table(gateway: Gateway) -> Table:

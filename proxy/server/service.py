@@ -19,6 +19,7 @@ from proxy.api.gateway import Gateway, ServingState
 from proxy.api.http_server import HttpServer
 from proxy.api.listeners import Listener
 from proxy.backends.backend import Backend
+from proxy.backends.discovery import kind_warning
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
@@ -27,6 +28,8 @@ from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
+_PROGRESS_DELAY: Final = 2.0  # seconds of waiting for the backends before this is reported
+_WAITING: Final = "Waiting for the backends: short answers show whether a model takes chat"
 _COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # the arguments of gc.set_threshold
 
 
@@ -39,12 +42,14 @@ class Status:
         bundled: The names of the models that have a bundle, even if no backend lists them.
         problems: One line for each backend that has a problem.
         keyed: Whether clients need an API key.
+        warnings: One line for each model whose kind is doubtful.
     """
 
     models: tuple[str, ...]
     bundled: tuple[str, ...]
     problems: tuple[str, ...]
     keyed: bool
+    warnings: tuple[str, ...] = ()
 
 
 @asynccontextmanager
@@ -89,7 +94,9 @@ async def serving(
         EmbedderError: An embedder cannot be opened.
     """
     state = ServingState(await loading, read_keyring(settings.api, shared))
+    waiting = asyncio.get_running_loop().call_later(_PROGRESS_DELAY, report, _WAITING)
     async with open_gateway(settings, backends, state, shared) as gateway:
+        waiting.cancel()
         active = await read_active_experiments(settings, state.bundles)
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
         await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
@@ -140,4 +147,6 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
 def status(gateway: Gateway) -> Status:
     """Return the status of this process."""
     problems = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
-    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), problems, gateway.state.keyring is not None)
+    warnings = tuple(filter(None, map(kind_warning, gateway.pool.models.values())))
+    keyed = gateway.state.keyring is not None
+    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), problems, keyed, warnings)

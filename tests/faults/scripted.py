@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 from multidict import CIMultiDict
 
+from proxy.backends.kinds.probe import QUESTIONS
+
 NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
 )
@@ -82,11 +84,12 @@ class ScriptedBackend:
     Attributes:
         script: Answers the requests that generate.
         model: The id of its model.
-        kind: The kind of its model.
+        kind: The kind of its model that /tokenize shows; "unknown" if the server has no /tokenize.
         context: The max_model_len of its model.
         tokenize_reply: The reply of /tokenize; an integer is a status, None stands for a token count.
         second_model: The id of a second model, whose kind it does not report.
         listing: A script that answers GET /v1/models instead.
+        questions: A script that answers the questions that show the kind of a chat model.
         keeps: Whether received requests are stored.
         received: The stored requests.
         connections: The tasks of the open connections.
@@ -101,6 +104,7 @@ class ScriptedBackend:
     tokenize_reply: Any = None
     second_model: str | None = None
     listing: Script | None = None
+    questions: Script | None = None
     keeps: bool = True
     received: list[Received] = field(default_factory=list)
     connections: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -135,7 +139,7 @@ class ScriptedBackend:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while (request := await _read_request(reader)) is not None:
-                if self.keeps:
+                if self.keeps and not _is_question(request):
                     self.received.append(request)
                 await self._answer(request, Reply(reader, writer, self.aborted))
                 if writer.is_closing():
@@ -146,6 +150,8 @@ class ScriptedBackend:
             await (self.listing or self._list)(reply, request)
         elif request.path == "/tokenize":
             await self._tokenize(request.json, reply)
+        elif _is_question(request):
+            await (self.questions or _answer_question)(reply, request)
         else:
             await self._run(request, reply)
 
@@ -156,7 +162,7 @@ class ScriptedBackend:
 
     async def _tokenize(self, body: Mapping[str, Any], reply: Reply) -> None:
         """Count one token for each word and one for the beginning."""
-        if body.get("model") == self.second_model:
+        if body.get("model") == self.second_model or self.kind == "unknown":
             await reply.whole({}, "404 Not Found")
         elif "messages" not in body and isinstance(self.tokenize_reply, int):
             await reply.whole({}, f"{self.tokenize_reply} Whatever")
@@ -183,6 +189,16 @@ class ScriptedBackend:
             for outcome in await asyncio.gather(script, hang_up, return_exceptions=True):
                 if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
                     raise outcome
+
+
+def _is_question(request: Received) -> bool:
+    return request.path == "/v1/chat/completions" and any(one.encode() in request.body[:500] for one in QUESTIONS)
+
+
+async def _answer_question(reply: Reply, _: Received) -> None:
+    """Answer as a chat model does."""
+    message = {"role": "assistant", "content": "Paris."}
+    await reply.whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Received | None:

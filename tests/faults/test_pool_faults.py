@@ -164,13 +164,18 @@ async def test_turns_of_a_conversation_share_a_backend_and_conversations_spread(
             assert min(hits(one, two)) > 0
 
 
-async def test_model_of_unknown_kind_does_not_hide_the_other_models() -> None:
-    async with scripted_backend(answer, second_model="mystery") as backend:
+async def _busy(reply: Reply, _: Received) -> None:
+    await reply.whole({}, "429 Too Many Requests")
+
+
+async def test_model_whose_kind_cannot_be_found_out_does_not_hide_the_other_models() -> None:
+    async with scripted_backend(answer, second_model="mystery", questions=_busy) as backend:
         async with serving(backend.url, bundles={}, **QUIET) as proxy:
             assert (await proxy.chat())[0] == 200
             code, _, reply = await proxy.chat(model="mystery")
             assert (code, reply["error"]["code"]) == (404, "model_not_found")
             assert "--kind mystery=chat" in proxy.gateway.pool.backends[0].problem
+            assert "429" in proxy.gateway.pool.backends[0].problem
 
 
 async def _converse(proxy: Serving, question: str) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.backends.kinds.probe import QUESTIONS
+
+_SHORT_ANSWER = {"choices": [{"message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}]}
 NO_TEMPLATE = "default chat template is no longer allowed, so you must provide a chat template"
 # They depend on the connection, are generated for each request, or follow from the body.
 _UNRECORDED_HEADERS = frozenset({"host", "x-request-id", "content-length"})
@@ -76,6 +79,8 @@ class ScriptedServer:
         probes = {"/v1/models": self._listing, "/tokenize": self._tokenize, "/props": self._properties}
         if request.path in probes:
             return await probes[request.path](body)
+        if any(question.encode() in body[:500] for question in QUESTIONS):
+            return web.json_response(_SHORT_ANSWER)
         headers = sorted(
             (name.lower(), value) for name, value in request.headers.items() if name.lower() not in _UNRECORDED_HEADERS
         )

@@ -13,6 +13,7 @@ from proxy.backends.dialects.llama_cpp import LLAMA_CPP
 from proxy.backends.dialects.registry import DIALECTS
 from proxy.backends.dialects.unknown import UNKNOWN
 from proxy.backends.discovery import discover
+from proxy.backends.kinds.decision import Decision
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 
@@ -76,16 +77,24 @@ def _server(replies: Mapping[str, Any]) -> Fetch:
     return fetch
 
 
+async def _as_reported(_card: Mapping[str, Any], _dialect: Dialect, facts: ModelFacts) -> Decision:
+    return Decision(facts.kind, "reported")
+
+
+async def _always_chat(_card: Mapping[str, Any], _dialect: Dialect, _facts: ModelFacts) -> Decision:
+    return Decision("chat", "given")
+
+
 async def test_registered_dialect_is_detected_and_stays_with_the_model() -> None:
     fetch = _server({"/v1/models": {"data": [{"id": "m"}]}, "/kind/m": {}})
-    (model,) = (await discover(fetch, {}, {}, (*DIALECTS, MADE_UP))).models.values()
+    (model,) = (await discover(fetch, _as_reported, {}, (*DIALECTS, MADE_UP))).models.values()
     assert (model.kind, model.context, model.dialect) == ("completion", 128, MADE_UP)
     assert model.dialect.completion_request({"prompt": "p"}) == {"text": "p"}
 
 
 async def test_server_that_no_dialect_detects_is_unknown() -> None:
     fetch = _server({"/v1/models": {"data": [{"id": "m", "max_model_len": 64}]}})
-    (model,) = (await discover(fetch, {"m": "chat"}, {})).models.values()
+    (model,) = (await discover(fetch, _always_chat, {})).models.values()
     assert (model.kind, model.context, model.dialect) == ("chat", 64, UNKNOWN)
     assert await model.dialect.count_tokens("m", "text", fetch) is None
     assert model.dialect.completion_request({"prompt": "p"}) == {"prompt": "p"}

@@ -1,0 +1,181 @@
+"""Reads one answer of a model, and finds the signs of a base model that continues the text of a chat template.
+
+A chat model ends its answer. A base model behind a chat template writes on: template tokens, another turn, another
+question, or the same words again. The module only reads texts: it sends no requests and knows no questions.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+_MAX_READ: Final = 4_000  # characters of an answer; the rest of a longer text tells no more
+_MAX_QUOTED: Final = 40  # characters of a sign that may stand in a message
+_WORDS_IN_LOOP: Final = 4
+_MIN_REPEATS: Final = 3
+
+_OPENS_REASONING: Final = re.compile(
+    r"\s*(?:<\|?(?:[a-z]+[:_])?(?:begin_of_)?(?:think|thinking|thought|reason|reasoning|reflection|scratchpad)\w*\|?>"
+    r"|\[THINK\]|◁think▷)"
+)
+_CLOSES_REASONING: Final = re.compile(
+    r"</(?:[a-z]+[:_])?(?:think|thinking|thought|reason|reasoning|reflection|scratchpad)\w*>|<\|end_of_think\w*\|>"
+    r"|\[/THINK\]|◁/think▷"
+)
+_HARMONY: Final = "<|channel|>"  # the format of gpt-oss, if the server does not parse it
+_HARMONY_FINAL: Final = "<|channel|>final<|message|>"
+# The forms in which chat templates write their tokens. A tag of HTML has none of these forms, except <s> and <pad>.
+_TEMPLATE_TOKEN: Final = re.compile(
+    r"[<\[][|｜][^|｜<>\[\]\n]{1,48}[|｜]?[>\]]"  # <|im_end|>, <｜User｜>, [|endofturn|], <|turn>
+    r"|<[^|｜<>\s/]{1,48}[|｜]>"  # <turn|>
+    r"|</?(?:s|bos|eos|eot|eod|eom|eop|sop|eoa|pad|unk|(?:start|end|begin|im)_\w{1,32}|\w{1,32}_(?:of_\w+|start|end))>"
+    r"|<\w{1,16}:(?:bos|eos|pad)>"
+    r"|<</?SYS>>"
+    r"|\[/?(?:INST|EOS|BOS|PAD|gMASK|[A-Z_]{0,24}(?:PROMPT|TOKEN|TOOLS|RESULTS))(?:_\d+)?\]"
+)
+_USER_ROLES: Final = "user|human|question|query|instruction|instructions|input|customer|student|q"
+_OTHER_ROLES: Final = "assistant|system|ai|bot|model|gpt|chatbot"
+# A line that begins another turn: "User:", "### Instruction:", "**Human**:", or a bare "user" that a template left
+# behind when its tokens were removed.
+_OTHER_TURN: Final = re.compile(
+    rf"(?:\n|(?<=[.!?]))[ \t]*(?:[#*\[(<]{{1,5}}[ \t]*)?"
+    rf"(?:(?:{_USER_ROLES}|{_OTHER_ROLES})[ \t]*\d{{0,3}}[*\])>]{{0,3}}[ \t]*[:：]"
+    rf"|(?:user|human|assistant|system|model)[ \t]*(?=\n|\Z))",
+    re.IGNORECASE,
+)
+_QUESTION_AND_MORE: Final = re.compile(r"\n[^\n]{3,200}[?？]\s*\n\s*\S")
+_REPEATED_PART: Final = re.compile(r"(?s)(\S.{0,79}?)\1{2,}")
+_MIN_REPEATED: Final = 20  # characters: shorter repetitions are emphasis, rulers and tables
+_MAX_TAIL: Final = 400  # characters at the end of an answer in which repeated parts are sought
+_REASONING_FIELD: Final = re.compile(r"reason|think", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one answer shows.
+
+    Attributes:
+        ended: Whether the model ended the answer by itself, before the maximum number of tokens.
+        has_text: Whether the answer has any text besides reasoning.
+        reasoned: Whether the model reasoned before it answered, which only a chat model does.
+        sign: Why the answer is not that of a chat model, as the end of a sentence; empty if nothing speaks against it.
+        opening: The first characters of the text, in lower case.
+    """
+
+    ended: bool
+    has_text: bool = True
+    reasoned: bool = False
+    sign: str = ""
+    opening: str = ""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the answer is that of a chat model: reasoned, or text that ended by itself, and no sign."""
+        return not self.sign and (self.reasoned or (self.ended and self.has_text))
+
+
+def read_chat(reply: Any) -> Answer | None:
+    """Read the reply to a chat request; None if it is not a chat completion."""
+    choice = _first_choice(reply)
+    message = choice.get("message") if choice else None
+    if choice is None or not isinstance(message, Mapping):
+        return None
+    content, reasoning = _content(message), _reasoning(message)
+    hidden = _used_reasoning_tokens(reply)
+    return _read(content, reasoning, ended=choice.get("finish_reason") == "stop", hidden=hidden)
+
+
+def read_completion(reply: Any) -> Answer | None:
+    """Read the reply to a text completion; None if it is not one."""
+    choice = _first_choice(reply)
+    text = choice.get("text") if choice else None
+    if choice is None or not isinstance(text, str):
+        return None
+    return Answer(ended=choice.get("finish_reason") == "stop", has_text=bool(text.strip()))
+
+
+def find_sign(text: str, *, ended: bool) -> str:
+    """Return what in a text only a base model writes, as the end of the sentence "an answer ..."; empty if nothing.
+
+    Args:
+        text: The answer, without reasoning.
+        ended: Whether the model ended the answer by itself. Repetition and further questions count only if it did not.
+    """
+    text = text[:_MAX_READ]
+    if token := _find_token(text):
+        return token
+    if found := _OTHER_TURN.search(text.lstrip()):
+        return f"begins another turn with {_quoted(found[0])}"
+    if ended:
+        return ""
+    if _QUESTION_AND_MORE.search(text.lstrip()):
+        return "goes on with another question"
+    return "repeats itself" if _repeats(text) else ""
+
+
+def _read(content: str, reasoning: str, *, ended: bool, hidden: bool) -> Answer:
+    text, thoughts = _split_reasoning(content)
+    thoughts += reasoning
+    sign = find_sign(text, ended=ended) or _find_token(thoughts)
+    return Answer(ended, bool(text.strip()), bool(thoughts.strip()) or hidden, sign, _opening(text))
+
+
+def _split_reasoning(content: str) -> tuple[str, str]:
+    """Return the text behind the reasoning, and the reasoning.
+
+    If the reasoning does not end, there is no text behind it. The template of some models already opens the reasoning,
+    so that the answer has only its end.
+    """
+    if content.lstrip().startswith(_HARMONY):
+        return content.partition(_HARMONY_FINAL)[2], "in the channels of gpt-oss"
+    opened, closed = _OPENS_REASONING.match(content), _CLOSES_REASONING.search(content)
+    start = opened.end() if opened else 0
+    if closed:
+        return content[closed.end() :], content[start : closed.start()] or "empty"
+    return ("", content[start:] or "empty") if opened else (content, "")
+
+
+def _first_choice(reply: Any) -> Mapping[str, Any] | None:
+    choices = reply.get("choices") if isinstance(reply, Mapping) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, Mapping) else None
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """Return the reasoning, which servers send as `reasoning_content`, `reasoning` or `thinking`."""
+    return "".join(value for name, value in message.items() if isinstance(value, str) and _REASONING_FIELD.search(name))
+
+
+def _used_reasoning_tokens(reply: Mapping[str, Any]) -> bool:
+    usage = reply.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    count = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
+    return isinstance(count, int) and count > 0
+
+
+def _find_token(text: str) -> str:
+    found = _TEMPLATE_TOKEN.search(text[:_MAX_READ])
+    return f"has the template token {_quoted(found[0])}" if found else ""
+
+
+def _repeats(text: str) -> bool:
+    words = text.lower().split()
+    runs = [tuple(words[n : n + _WORDS_IN_LOOP]) for n in range(len(words) - _WORDS_IN_LOOP + 1)]
+    often = any(runs.count(run) >= _MIN_REPEATS for run in set(runs))
+    found = _REPEATED_PART.finditer(text[-_MAX_TAIL:])
+    return often or any(part.end() - part.start() >= _MIN_REPEATED and re.search(r"\w", part[1]) for part in found)
+
+
+def _opening(text: str) -> str:
+    return text.lstrip()[:_MAX_QUOTED].lower()
+
+
+def _quoted(sign: str) -> str:
+    return repr(sign.strip()[:_MAX_QUOTED])

@@ -1,0 +1,158 @@
+"""Judges each model of a backend once, without making the start of the server wait long for a slow model.
+
+A model is judged again if its entry in the backend's list changes, or if the backend did not answer in between, because
+another model may now have the same name. If a server has several workers, one of them asks the questions, and the
+others read its decision from a file (decide_once).
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Final
+
+import orjson
+
+from proxy.backends.kinds.decision import Decision
+from proxy.core.errors import ProxyError
+from proxy.core.settings import Kind
+
+MAX_MODELS: Final = 16
+"""The number of models of one backend that are judged: a server with more may load or bill a model for a request."""
+_MIN_RETRY_DELAY: Final = 5.0  # seconds; each further delay is twice as long
+_MAX_RETRY_DELAY: Final = 300.0  # seconds
+_MAX_AT_ONCE: Final = 2  # models of one backend that are judged at the same time
+_LOCK_INTERVAL: Final = 0.05  # seconds between two attempts to lock
+
+Probe = Callable[[], Awaitable[Decision]]
+
+
+@dataclass(slots=True)
+class _Attempt:
+    task: "asyncio.Task[Decision]"
+    delay: float = _MIN_RETRY_DELAY
+    retry_at: float = 0.0
+
+
+class KindJudge:
+    """Judges the models of one backend, and remembers the decisions."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, _Attempt] = {}
+        self._earlier: dict[str, Decision] = {}
+        self._since = 0.0  # the wall-clock time before which decisions are not valid any more
+        self._at_once = asyncio.Semaphore(_MAX_AT_ONCE)
+
+    @property
+    def asking(self) -> bool:
+        """Whether a model is being asked."""
+        return any(not attempt.task.done() for attempt in self._attempts.values())
+
+    def forget(self) -> None:
+        """Judge all models again when they are listed next. Until then, their last decisions are provisional."""
+        for model, attempt in self._attempts.items():
+            if attempt.task.done() and not attempt.task.cancelled():
+                self._earlier[model] = attempt.task.result()
+            attempt.task.cancel()
+        self._attempts.clear()
+        self._since = time.time()
+
+    async def decide(
+        self, identity: tuple[str, ...], reported: Kind | None, probe: Probe, deadline: float, folder: Path | None
+    ) -> Decision:
+        """Return the decision on a model. If it is not known at the deadline, return a provisional one.
+
+        Args:
+            identity: What identifies the model, the backend's URL and the model's id first.
+            reported: The kind that the server reports; None if it reports none.
+            probe: Asks the model. It may raise ProxyError.
+            deadline: The time on the clock of the event loop until which to wait.
+            folder: The folder of the decisions that all workers share; None if the server has one process.
+        """
+        key = hashlib.sha256(orjson.dumps(identity)).hexdigest()
+        attempt = self._attempts.get(key)
+        if attempt is None and len(self._attempts) >= MAX_MODELS:
+            return Decision(reported or "chat", "it was not asked", f"the backend lists more than {MAX_MODELS} models")
+        loop = asyncio.get_running_loop()
+        if attempt is None or (_has_failed(attempt) and loop.time() >= attempt.retry_at):
+            attempt = self._attempts[key] = self._start(key, reported, probe, folder, attempt)
+        await asyncio.wait([attempt.task], timeout=max(0.0, deadline - loop.time()))
+        if attempt.task.done() and not attempt.task.cancelled():
+            return attempt.task.result()
+        return _provisional(self._earlier.get(key), reported)
+
+    def _start(
+        self, key: str, reported: Kind | None, probe: Probe, folder: Path | None, failed: _Attempt | None
+    ) -> _Attempt:
+        async def run() -> Decision:
+            async with self._at_once:
+                return await _without_errors(reported, lambda: decide_once(folder, key, self._since, probe))
+
+        delay = min(2 * failed.delay, _MAX_RETRY_DELAY) if failed else _MIN_RETRY_DELAY
+        attempt = _Attempt(asyncio.create_task(run(), name="kind of a model"), delay)
+
+        def set_retry(_: object) -> None:
+            attempt.retry_at = asyncio.get_running_loop().time() + attempt.delay
+
+        attempt.task.add_done_callback(set_retry)
+        return attempt
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = [attempt.task for attempt in self._attempts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def decide_once(folder: Path | None, key: str, since: float, probe: Probe) -> Decision:
+    """Return the decision of another worker, or ask the model and store the decision for the other workers.
+
+    Args:
+        folder: The folder that the workers share; None if there are no other workers.
+        key: Identifies the model. It is part of file names.
+        since: The wall-clock time before which a stored decision is not valid.
+        probe: Asks the model.
+    """
+    if folder is None:
+        return await probe()
+    stored = folder / f"kind-{key}"
+    with stored.with_suffix(".lock").open("a") as lock:
+        while not _try_lock(lock):  # noqa: ASYNC110  another process holds the lock and cannot set an event
+            await asyncio.sleep(_LOCK_INTERVAL)
+        if stored.exists() and stored.stat().st_mtime >= since:
+            return Decision(**orjson.loads(stored.read_bytes()))
+        decision = await probe()
+        stored.write_bytes(orjson.dumps(asdict(decision)))
+        return decision
+
+
+async def _without_errors(reported: Kind | None, probe: Probe) -> Decision:
+    """Return the decision, or an unsettled one that says why the model cannot be judged now."""
+    try:
+        return await probe()
+    except (ProxyError, OSError) as error:
+        reason = str(error).rstrip(".")
+        return Decision(reported, "it could not be asked", f"it could not be asked: {reason}", settled=False)
+
+
+def _has_failed(attempt: _Attempt) -> bool:
+    return attempt.task.done() and not attempt.task.result().settled
+
+
+def _provisional(earlier: Decision | None, reported: Kind | None) -> Decision:
+    doubt = "its answers to short questions are not there yet"
+    if earlier is not None:
+        return replace(earlier, doubt=doubt, settled=False)
+    return Decision(reported, "the server reports this kind" if reported else "", doubt, settled=False)
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""Tests what `drpo-proxy check` and the start print about the kinds of models, on scripted servers."""
+
+import asyncio
+import io
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from proxy.backends.kinds.probe import QUESTIONS
+from proxy.server.check import check
+from proxy.server.service import status
+from tests.faults.scripted import Received, Reply, Script, scripted_backend
+from tests.proxy.backends.kinds.test_kinds_served import CUT, ENDS, LOOP, PARIS, RAMBLE, always, by_question
+from tests.proxy.serving import make_settings, serving
+
+
+async def _printed(url: str, **values: Any) -> tuple[int, str]:
+    output = io.StringIO()
+    settings = make_settings(backend=(url,), **values)
+    code = await check(settings, lambda _: None, Console(file=output, width=200))
+    return code, output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("reported", "questions", "says", "warns"),
+    [
+        ("chat", always(PARIS), "scripted is a chat model: asked as chat, each of 3 short answers ends by itself.", ""),
+        ("chat", always(RAMBLE), "an answer has the template token '<|im_end|>'; a text completion ends by", ""),
+        ("chat", by_question(PARIS, PARIS, LOOP), "2 of 3 short answers end by themselves", "only 2 of 3"),
+        ("unknown", always(CUT), "scripted is a completion model", "no other sign of a base model"),
+        ("completion", always(PARIS), "scripted is a completion model: the server has no chat template for it.", ""),
+    ],
+)
+async def test_check_says_which_kind_was_decided_and_why(
+    reported: str, questions: Script, says: str, warns: str
+) -> None:
+    async with scripted_backend(always(ENDS), kind=reported, questions=questions) as backend:
+        code, printed = await _printed(backend.url)
+        assert says in printed
+        assert warns in printed
+        assert ("warning:" in printed) == bool(warns)
+        assert ("--kind scripted=" in printed) == bool(warns)
+        assert code == 0
+
+
+async def test_check_says_that_the_kind_was_given() -> None:
+    async with scripted_backend(always(ENDS), kind="chat", questions=always(PARIS)) as backend:
+        _, printed = await _printed(backend.url, kind=("scripted=completion",))
+        assert "scripted is a completion model: --kind says so." in printed
+
+
+async def test_check_waits_for_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.backends.pool._KINDS_PATIENCE", 0.1)
+
+    async def slow(reply: Any, request: Any) -> None:
+        await asyncio.sleep(0.5)
+        await always(RAMBLE)(reply, request)
+
+    for reported in ("chat", "unknown"):
+        async with scripted_backend(always(ENDS), kind=reported, questions=slow) as backend:
+            code, printed = await _printed(backend.url)
+            assert "scripted is a completion model" in printed
+            assert (code, "warning" in printed) == (0, False)
+
+
+async def test_start_warns_of_a_doubtful_kind() -> None:
+    async with scripted_backend(always(ENDS), kind="chat", questions=always(CUT)) as backend:
+        async with serving(backend.url) as proxy:
+            (warning,) = status(proxy.gateway).warnings
+            assert warning.startswith("scripted is served as a completion model, but ")
+    async with scripted_backend(always(ENDS), kind="chat") as backend, serving(backend.url) as proxy:
+        assert status(proxy.gateway).warnings == ()
+
+
+async def test_workers_ask_the_model_once_together() -> None:
+    asked = []
+
+    async def count(reply: Reply, request: Received) -> None:
+        asked.append(request)
+        await always(PARIS)(reply, request)
+
+    async with scripted_backend(always(ENDS), kind="chat", questions=count) as backend:
+        command = (sys.executable, "-m", "proxy", "--backend", backend.url, "--port", "0", "--workers", "3")
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+        assert process.stdout is not None
+        try:
+            while b"Stop with Ctrl-C" not in (line := await process.stdout.readline()):
+                assert line, "the server did not start"
+        finally:
+            process.terminate()
+            await process.communicate()
+    assert len(asked) == len(QUESTIONS)
