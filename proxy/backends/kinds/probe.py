@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from index.rendering import LAYOUTS, stop_strings, text_prompt
+from index.layouts import LAYOUTS, stop_strings
+from index.rendering import text_prompt
 from index.types import Example, Message
 from proxy.backends.dialects.base import Dialect, Fetch
 from proxy.backends.kinds.answers import Answer, read_chat, read_completion
