@@ -14,7 +14,7 @@ from zlib import crc32
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
-from proxy.openai.background import is_background
+from proxy.openai.chat_applications import is_background, question
 
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
@@ -36,8 +36,8 @@ class Conversation:
         body: The JSON object.
         messages: The messages of a chat request, or the input items of a request to the Responses API. Values that are
             not objects are left out.
-        opening: The text of the first user message; empty if there is none. Examples are retrieved for this text. All
-            requests of a conversation have the same opening.
+        opening: The text of the first user message, without documents that a chat application added; empty if there
+            is none. Examples are retrieved for this text. All requests of a conversation have the same opening.
         is_background: Whether a chat client sent the request on its own, for a title or a suggestion for example.
     """
 
@@ -95,7 +95,7 @@ def _read(body: Json, given: Sequence[object], instructions: str = "") -> Conver
 
 
 def _is_background(messages: Sequence[Json], instructions: str) -> bool:
-    """Return whether the request is a background request of a chat client (see proxy/openai/background.py)."""
+    """Return whether the request is a background request of a chat client (see proxy/openai/chat_applications.py)."""
     if not messages or messages[-1].get("role") not in ("user", *_SYSTEM_ROLES):
         return False
     has_system = len(messages) > 1 and messages[0].get("role") in _SYSTEM_ROLES
@@ -106,7 +106,7 @@ def _is_background(messages: Sequence[Json], instructions: str) -> bool:
 def _opening(messages: Sequence[Json]) -> str:
     for message in messages:
         if message.get("role") == "user":
-            return _message_text(message)
+            return question(_message_text(message))
     return ""
 
 

@@ -41,6 +41,10 @@ BACKGROUND: Final[dict[str, list[dict[str, Any]]]] = {
     "open-webui-merge": [
         user('You have been provided with a set of responses from various models to the latest user query: "Hi"\n\n...')
     ],
+    "open-webui-compaction": [
+        user(f"### Task:\nSummarize the conversation history that will be compacted ...\n\n### Messages ...\n{HISTORY}")
+    ],
+    "open-webui-memory": [system("You are Open WebUI's private memory reviewer. ..."), user(HISTORY)],
     "open-webui-tools": [
         system("Available Tools: []\n\nYour task is to choose and return the correct tool(s) ..."),
         user("Query: Hi"),

@@ -1,4 +1,4 @@
-"""Tests that background requests of chat clients are recognized, and that no question of a user is taken for one."""
+"""Tests that texts of chat applications are recognized, and that no question of a user is taken for such a text."""
 
 from typing import Any
 
@@ -93,3 +93,26 @@ def test_long_text_is_read_in_linear_time() -> None:
         assert not read_chat({"messages": [user(text)]}).is_background
     for instruction in ("write " * 1_000_000, "create a title that " * 200_000, "summarize " + "chat into " * 200_000):
         read_chat({"messages": [system("title " + instruction), user("Hi")]})
+
+
+DOCUMENTS = (
+    "### Task:\nAnswer from the context.\n### Output:\nAn answer.\n\n<context>\n<source>Rye.</source>\n</context>\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        (f"{DOCUMENTS}\nHow do I bake bread?", "How do I bake bread?"),
+        (f"{DOCUMENTS}\nHow do I bake\n\nbread?\n", "How do I bake\n\nbread?"),
+        (f"{DOCUMENTS.replace('Rye.', '</context>')}\nHow do I bake bread?", "How do I bake bread?"),
+        (DOCUMENTS, DOCUMENTS),
+        ("### Task:\nBake bread.", "### Task:\nBake bread."),
+        ("<context>Rye.</context> How do I bake bread?", "<context>Rye.</context> How do I bake bread?"),
+    ],
+)
+def test_documents_of_open_webui_are_not_part_of_the_opening(text: str, opening: str) -> None:
+    conversation = read_chat({"messages": [system("Be kind."), user(text)]})
+    assert (conversation.opening, conversation.is_background) == (opening, False)
+    later = [user("How do I bake bread?"), {"role": "assistant", "content": "With rye."}, user(text)]
+    assert read_chat({"messages": later}).opening == "How do I bake bread?"

@@ -1,9 +1,11 @@
-"""Recognizes background requests: requests that a chat client sends on its own, for a title, tags or a suggestion.
+"""Recognizes the texts that chat applications put around a conversation. The module does no I/O.
 
-The user does not see the answers as messages. They have a form of their own, such as a JSON object or a few words,
-which examples of a conversation would spoil. A request is recognized by the text that the client puts around the
-conversation. The rules ask for several marks at once, so that no question of a user is taken for such a request. The
-module does no I/O.
+A background request is one that an application sends on its own, for a title, tags or a suggestion. The user does not
+see the answer as a message. The answer has a form of its own, such as a JSON object or a few words, which examples of a
+conversation would spoil. The rules ask for several marks at once, so that no question of a user is taken for such a
+request.
+
+An application may also put documents before the user's question.
 """
 
 import re
@@ -15,6 +17,7 @@ _MAX_SYSTEM: Final = 4000  # characters of a system message that are read
 _MAX_TAIL: Final = 80  # characters at the end of a text in which its last tag must be
 _TASK: Final = "### task:"
 _HISTORY: Final = "<chat_history>"
+_DOCUMENTS_END: Final = "</context>"
 _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
 _TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)\s*\Z", re.IGNORECASE)
 
@@ -38,7 +41,10 @@ class _Template:
 
 _LAST_TEMPLATES: Final = (
     _Template("your task is to reflect the speaker's likely facial expression through a fitting emoji"),  # Open WebUI
-    _Template("you have been provided with a set of responses from various models to the latest user query"),  # same
+    _Template(
+        "you have been provided with a set of responses from various models to the latest user query"
+    ),  # Open WebUI
+    _Template("### task:\nsummarize the conversation history that will be compacted"),  # Open WebUI
     _Template("provide a concise, 5-word-or-less title for the conversation, using title case"),  # LibreChat
     _Template("please generate a concise, 5-word-or-less title for the conversation"),  # LibreChat
     _Template("analyze this conversation and provide:", "detected language"),  # LibreChat
@@ -54,6 +60,7 @@ _LAST_TEMPLATES: Final = (
 """Instructions in the last message, which a user could also write: so whole clauses of the clients are compared."""
 _SYSTEM_TEMPLATES: Final = (
     _Template("available tools:", "choose and return the correct tool"),  # Open WebUI
+    _Template("you are open webui's private memory reviewer"),
     _Template("你是一名擅长会话的助理", "标题"),  # Cherry Studio, LobeChat
     _Template("总结给出的会话", "标题"),  # Cherry Studio
 )
@@ -110,3 +117,14 @@ def _asks_for_title(system: str) -> bool:
     return "title" in text[:_MAX_HEAD] and bool(
         _TITLE_INSTRUCTION.search(text[:_MAX_HEAD]) and _SHORT_FORM.search(text)
     )
+
+
+def question(text: str) -> str:
+    """Return the user's part of a message to which Open WebUI has added documents; the whole text of other messages.
+
+    Open WebUI sends the documents with the latest message only. So without them, the first message of a conversation
+    is the same in all requests.
+    """
+    if not text.startswith("### Task:"):
+        return text
+    return text.rpartition(_DOCUMENTS_END)[2].strip() or text
