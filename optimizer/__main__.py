@@ -42,8 +42,10 @@ from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.judge_agreement import agreement_table, check_judge, read_pairs
-from optimizer.models.cached_calls import CachedCalls, PricedClient
-from optimizer.models.http_client import Client, Endpoint, RetryPolicy, first_model
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.model_list import first_model
+from optimizer.models.paid_replies import PricedClient
 from optimizer.report.html_report import write_report
 from optimizer.rewards.registry import check_rewards
 from optimizer.stages.estimate import estimate

@@ -16,8 +16,8 @@ from index.types import Message
 from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import Request
-from optimizer.models.http_client import listed_models
+from optimizer.models.model_list import listed_models
+from optimizer.models.request import Request
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import read_chat
 from optimizer.stages.run_context import RunContext, api_key, open_run_context, starting_candidate

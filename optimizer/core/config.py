@@ -8,7 +8,7 @@ rewards.
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -18,8 +18,11 @@ from index.layouts import LAYOUTS
 from optimizer.core.candidate import KINDS
 from optimizer.core.config_tables import RECIPES, REFUSALS, ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.core.request_form import MAX_TOKENS_FIELDS, REPLY_FORMATS, SYSTEM_ROLES, RequestForm
 
 _ROLES: Final = ("task", "optimizer", "judge")
+_FIXED_FIELDS: Final = frozenset(("model", "messages", "prompt", "stream"))
+"""Fields of a request that [models.ROLE.request] can neither omit nor replace."""
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", float: "a number", Path: "a path", bool: "true or false"}
 _DRPO_NEEDS: Final = "[search] recipe drpo rewrites and judges with models: add [models.optimizer] and [models.judge]"
 _EXAMPLES_NEED: Final = (
@@ -70,7 +73,28 @@ def _parse_models(tables: object) -> Mapping[str, ModelTable]:
     if not isinstance(tables, dict) or "task" not in tables:
         raise ConfigError("[models.task] is missing: say base_url, model and kind of the model to write a bundle for")
     _refuse_unknown(tables, _ROLES, "[models]")
-    return {role: _parse_table(ModelTable, table, f"[models.{role}]") for role, table in tables.items()}
+    models = {role: _parse_table(ModelTable, table, f"[models.{role}]") for role, table in tables.items()}
+    for role, table in models.items():
+        _check_request_form(role, table.request)
+    return models
+
+
+def _check_request_form(role: str, form: RequestForm) -> None:
+    """Raise ConfigError if a value of [models.ROLE.request] is not allowed, or has no effect for this role."""
+    location = f"[models.{role}.request]"
+    for is_valid, message in (
+        (form.max_tokens_field in MAX_TOKENS_FIELDS, f"max_tokens_field must be one of {', '.join(MAX_TOKENS_FIELDS)}"),
+        (form.system_role in SYSTEM_ROLES, f"system_role must be one of {', '.join(SYSTEM_ROLES)}"),
+        (form.reply_format in ("", *REPLY_FORMATS), f"reply_format must be one of {', '.join(REPLY_FORMATS)}"),
+        (not form.reply_format or role == "judge", "reply_format is for [models.judge.request] alone"),
+        (not form.max_tokens or role != "task", "max_tokens: set max_tokens in the sampling of the bundle instead"),
+        (min(form.max_tokens, form.max_choices, form.max_top_logprobs) >= 0, "counts must not be negative"),
+        (form.max_stop_strings >= -1, "max_stop_strings must be at least 0, or -1 for no maximum"),
+        (not _FIXED_FIELDS & {*form.omit, *form.extra}, f"{', '.join(sorted(_FIXED_FIELDS))} cannot be changed"),
+        ("n" not in form.extra, "extra: set max_choices instead of n"),
+    ):
+        if not is_valid:
+            raise ConfigError(f"{location} {message}")
 
 
 def _parse_table(kind: Any, table: object, location: str) -> Any:
@@ -98,10 +122,15 @@ def _parse_value(kind: Any, value: Any, location: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{location} must be a list")
         return tuple(_parse_value(get_args(kind)[0], item, location) for item in value)
+    if is_dataclass(kind):
+        return _parse_table(kind, value, location)
     if get_origin(kind) is not None:
         if not isinstance(value, dict):
             raise ConfigError(f"{location} must be a table")
-        return {str(key): _parse_value(float, item, f"{location}.{key}") for key, item in value.items()}
+        item_kind = get_args(kind)[1]
+        return {str(key): _parse_value(item_kind, item, f"{location}.{key}") for key, item in value.items()}
+    if kind is Any:
+        return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.core.budget import Limits, Prices
+from optimizer.core.request_form import RequestForm
 
 RECIPES: Final = ("raced", "drpo")
 WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
@@ -25,6 +26,7 @@ class ModelTable:
         timeout: The maximum time in seconds from sending a request to its complete reply. A slower attempt fails.
         price_prompt: The price of a million prompt tokens.
         price_completion: The price of a million completion tokens.
+        request: The table [models.ROLE.request]: the form of the requests that the server accepts.
     """
 
     base_url: str
@@ -35,6 +37,7 @@ class ModelTable:
     timeout: float = 300.0
     price_prompt: float = 0.0
     price_completion: float = 0.0
+    request: RequestForm = field(default_factory=RequestForm)
 
     @property
     def prices(self) -> Prices:

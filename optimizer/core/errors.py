@@ -73,14 +73,16 @@ class RefusedRequestError(ModelError):
 
     Attributes:
         status: The HTTP status of the answer.
+        reason: The server's explanation, which may be long.
     """
 
     FORBIDDEN: Final = 403
     _NOT_FINAL: Final = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 425, 426, 429})
 
-    def __init__(self, message: str, status: int, *, is_final: bool = False) -> None:
+    def __init__(self, message: str, status: int, reason: str = "", *, is_final: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason
         self.is_final = is_final or (400 <= status < 500 and status not in self._NOT_FINAL)
 
 

@@ -20,7 +20,8 @@ from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, wilson
 from optimizer.core.errors import DataError, UnparsableReplyError
 from optimizer.data.dataset import read_lines
-from optimizer.models.cached_calls import CachedCalls, Json, reply_reader
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.request import Json, reply_reader
 from optimizer.rewards.judge_protocol import preference_request, read_preference
 
 _FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))

@@ -5,17 +5,47 @@ stopped because too many rows were left out, the user changes something before t
 unparsable replies from before such a stop are therefore ignored, and their requests are sent again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from optimizer.core.budget import Budget, Cost
+from optimizer.core.budget import Budget, Cost, Prices
 from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError
 from optimizer.core.journal import STOPPED, Event, Journal
+from optimizer.models.repeats import UNPARSABLE
+from optimizer.models.request_body import max_reply_tokens
 
-UNPARSABLE: Final = "unparsable"
-"""The key of a stored reply whose content could not be parsed. Its value is the reason."""
 _SERVER_ERROR: Final = 500
+_DEFAULT_MAX_TOKENS: Final = 1024
+"""The number of tokens that the budget reserves for an answer if the request does not limit its length."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReply:
+    """What the journal holds of a reply.
+
+    Attributes:
+        kept: The part that the reader extracted.
+        choices: The number of choices of the reply.
+    """
+
+    kept: Event
+    choices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that the server refused for good.
+
+    Attributes:
+        message: The message of the error.
+        status: The HTTP status.
+        configured: The differences of the form that run.toml set then. With another form, the request may succeed.
+    """
+
+    message: str
+    status: int
+    configured: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -23,29 +53,29 @@ class CallRecord:
     """The results of the calls of earlier sessions, and of the calls of this session so far.
 
     Attributes:
-        replies: The stored part of each reply, by the cache key of its request.
-        refusals: Message and status of each request that the server refused for good, by cache key.
+        replies: The stored reply to each request, by the cache key of the request.
+        refusals: The requests that the server refused for good, by cache key.
         given_up: The cache keys of requests that failed in all attempts, although the server may have been well.
         spent: The cost of the calls of earlier sessions.
         roles: The roles whose models have replied.
     """
 
-    replies: dict[str, Event] = field(default_factory=dict)
-    refusals: dict[str, tuple[str, int]] = field(default_factory=dict)
+    replies: dict[str, StoredReply] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
     spent: Cost = field(default_factory=Cost)
     roles: set[str] = field(default_factory=set)
 
-    def add_reply(self, key: str, role: str, kept: Event) -> None:
-        """Record the stored part of a reply."""
-        self.replies[key] = kept
+    def add_reply(self, key: str, role: str, reply: StoredReply) -> None:
+        """Record a stored reply."""
+        self.replies[key] = reply
         self.roles.add(role)
 
     def forget_failures(self) -> None:
         """Remove refused requests and replies that could not be parsed."""
         self.refusals.clear()
         self.given_up.clear()
-        self.replies = {key: kept for key, kept in self.replies.items() if UNPARSABLE not in kept}
+        self.replies = {key: reply for key, reply in self.replies.items() if UNPARSABLE not in reply.kept}
 
 
 def read_calls(events: Sequence[Event]) -> CallRecord:
@@ -63,12 +93,12 @@ def read_calls(events: Sequence[Event]) -> CallRecord:
             max_cost = unanswered.pop(event["key"], Cost())
             record.spent += max_cost if event["maybe_paid"] else Cost(1)
         elif kind == "refused":
-            record.refusals[event["key"]] = (event["message"], event["status"])
+            record.refusals[event["key"]] = Refusal(event["message"], event["status"], event["configured"])
         elif kind == "given_up":
             record.given_up.add(event["key"])
         elif kind == "reply":
             unanswered.pop(event["key"], None)
-            record.add_reply(event["key"], event["role"], event["kept"])
+            record.add_reply(event["key"], event["role"], StoredReply(event["kept"], event["choices"]))
             record.spent += Cost(1, sum(event["tokens"]), event["money"])
         elif event.get("note") == STOPPED:
             record.forget_failures()
@@ -88,6 +118,7 @@ class Attempts:
         role: The role whose model receives the request.
         key: The cache key of the request.
         max_cost: The highest possible cost of one attempt.
+        configured: The differences of the form of requests that run.toml sets.
     """
 
     journal: Journal
@@ -96,6 +127,7 @@ class Attempts:
     role: str
     key: str
     max_cost: Cost
+    configured: Mapping[str, Any]
 
     async def before(self) -> None:
         """Reserve the highest possible cost of an attempt, and journal the attempt."""
@@ -119,10 +151,20 @@ class Attempts:
         may_be_temporary = status == _SERVER_ERROR or isinstance(error, NoReplyError)
         is_final = error.is_final or (status == RefusedRequestError.FORBIDDEN and self.role in self.record.roles)
         if is_final or (may_be_temporary and self.key in self.record.given_up):
-            self.record.refusals[self.key] = (str(error), status)
-            event = {"call": "refused", "key": self.key, "role": self.role}
+            self.record.refusals[self.key] = Refusal(str(error), status, self.configured)
+            event = {"call": "refused", "key": self.key, "role": self.role, "configured": self.configured}
             await self.journal.add({**event, "status": status, "message": str(error)})
             return RefusedRequestError(str(error), status, is_final=True)
         if may_be_temporary:
             await self.journal.add({"call": "given_up", "key": self.key, "role": self.role})
         return error
+
+
+def max_cost(raw: bytes, sent: Mapping[str, Any], prices: Prices) -> Cost:
+    """Return the highest possible cost of a request.
+
+    The prompt has at most one token for each byte of the body. All answers of the reply together have at most the
+    tokens that the body allows, or 1,024 tokens each if the body sets no limit.
+    """
+    answer = max_reply_tokens(sent, _DEFAULT_MAX_TOKENS)
+    return Cost(1, len(raw) + answer, prices.of(len(raw), answer))

@@ -12,15 +12,16 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import aiohttp
-import orjson
 
-from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnreachableError
+from optimizer.models.error_replies import server_explanation, status_in_body
 
 Sleep = Callable[[float], Awaitable[None]]
 _MAX_MESSAGE_CHARACTERS = 300
 _TOO_MANY_REQUESTS = 429
 _FIRST_SERVER_ERROR = 500
 _FIRST_ERROR = 400
+_NOT_IMPLEMENTED = 501
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Client:
         self._policy = policy
         self._slots = asyncio.Semaphore(concurrency)
         self._sleep = sleep
-        self._session = _open_session(endpoint.api_key, policy.reply_timeout)
+        self._session = open_session(endpoint.api_key, policy.reply_timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,46 +189,13 @@ class Client:
             seconds = self._policy.reply_timeout
             raise _Retry(NoReplyError(f"{url}: no reply within {seconds:g} s: lower the concurrency")) from None
         except aiohttp.ClientConnectorError as error:
-            raise _Retry(_unreachable_error(url, error), maybe_paid=False) from None
+            raise _Retry(unreachable_error(url, error), maybe_paid=False) from None
         except aiohttp.ClientError as error:
-            raise _Retry(_unreachable_error(url, error)) from None
-        if reply.status >= _FIRST_ERROR:
-            raise _status_error(url, reply, raw)
+            raise _Retry(unreachable_error(url, error)) from None
+        status = reply.status if reply.status >= _FIRST_ERROR else status_in_body(raw)
+        if status:
+            raise _status_error(url, status, reply.headers, server_explanation(raw, self.endpoint.api_key))
         return raw, reply.headers
-
-
-async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """Return the first model name of the list that `listed_models` returns.
-
-    Raises:
-        UnparsableReplyError: The list is empty.
-        ModelError: The endpoint gave no complete reply, or answered with an error status.
-    """
-    url = join_url(base_url, "models")
-    names = await listed_models(base_url, api_key, reply_timeout)
-    if not names:
-        raise UnparsableReplyError(f"{url}: it lists no model: name one with --model")
-    return names[0]
-
-
-async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
-    """Return the names of the models that the endpoint lists. The result is empty if the list cannot be parsed.
-
-    If the endpoint is drpo's proxy, it lists each model several times: under its own name, and as `model@variant` for
-    each variant. The names with a variant are left out.
-
-    Raises:
-        ModelError: The endpoint gave no complete reply, or answered with an error status.
-    """
-    url = join_url(base_url, "models")
-    try:
-        async with _open_session(api_key, reply_timeout) as session, session.get(url) as reply:
-            raw = await reply.read()
-    except (TimeoutError, aiohttp.ClientError) as error:
-        raise _unreachable_error(url, error) from None
-    if reply.status >= _FIRST_ERROR:
-        raise RefusedRequestError(f"{url}: status {reply.status}: {_server_message(raw)}", reply.status)
-    return _model_names(raw)
 
 
 def join_url(base_url: str, path: str) -> str:
@@ -240,11 +208,13 @@ def join_url(base_url: str, path: str) -> str:
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
 
-def _unreachable_error(url: str, error: BaseException) -> UnreachableError:
+def unreachable_error(url: str, error: BaseException) -> UnreachableError:
+    """Return the error for a server that cannot be reached at a URL, or that gave no complete reply."""
     return UnreachableError(f"{url}: {type(error).__name__}: is the server running, and the address right?")
 
 
-def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
+def open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
+    """Open the connections to a server. The caller closes them. The timeout of a complete reply is in seconds."""
     headers = {"Content-Type": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -259,12 +229,18 @@ def _open_session(api_key: str | None, timeout: float) -> aiohttp.ClientSession:
     )
 
 
-def _status_error(url: str, reply: aiohttp.ClientResponse, raw: bytes) -> RefusedRequestError | _Retry:
-    error = RefusedRequestError(f"{url}: status {reply.status}: {_server_message(raw)}", reply.status)
-    if reply.status == _TOO_MANY_REQUESTS or reply.status >= _FIRST_SERVER_ERROR:
-        busy = reply.status == _TOO_MANY_REQUESTS
-        return _Retry(error, _retry_after_seconds(reply.headers.get("Retry-After")), maybe_paid=not busy)
+def _status_error(url: str, status: int, headers: Mapping[str, str], explanation: str) -> RefusedRequestError | _Retry:
+    error = refusal_error(url, status, explanation)
+    if status == _TOO_MANY_REQUESTS or (status >= _FIRST_SERVER_ERROR and status != _NOT_IMPLEMENTED):
+        busy = status == _TOO_MANY_REQUESTS
+        return _Retry(error, _retry_after_seconds(headers.get("Retry-After")), maybe_paid=not busy)
     return error
+
+
+def refusal_error(url: str, status: int, explanation: str) -> RefusedRequestError:
+    """Return the error for an error status, with the beginning of the server's explanation in its message."""
+    shown = explanation[:_MAX_MESSAGE_CHARACTERS] or "no explanation given"
+    return RefusedRequestError(f"{url}: status {status}: {shown}", status, explanation)
 
 
 def _retry_after_seconds(retry_after: str | None) -> float | None:
@@ -274,20 +250,3 @@ def _retry_after_seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
-
-
-def _server_message(raw: bytes) -> str:
-    """Return an error reply's message, cut to 300 characters, or a default text if the format is not OpenAI's."""
-    try:
-        message = orjson.loads(raw)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return "no explanation given"
-    return str(message)[:_MAX_MESSAGE_CHARACTERS]
-
-
-def _model_names(raw: bytes) -> list[str]:
-    try:
-        listed = [str(model["id"]) for model in orjson.loads(raw)["data"]]
-    except (ValueError, KeyError, TypeError):
-        return []
-    return [name for name in listed if "@" not in name]

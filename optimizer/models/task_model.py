@@ -21,7 +21,8 @@ from index.types import Example, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import CachedCalls, Json, ReplyReader, Request, reply_reader
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 
 ROLE = "task"
 _DEFAULT_MAX_TOKENS = 1024

@@ -3,7 +3,7 @@
 from optimizer.data.dataset import Row
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.judge_model import Judge
-from optimizer.rewards.judge_protocol import MAX_SCORE, MIN_SCORE
+from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE
 
 SAFETY = "safety"
 

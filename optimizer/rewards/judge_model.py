@@ -3,27 +3,38 @@
 This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2) with three
 differences. First, a criterion that the judge adds for a query is defined once and stays the same for the whole run,
 because the journal contains the reply that defines the criterion. Second, if the server returns log-probabilities, a
-score is the mean of the possible scores, weighted by their probabilities. Third, a reply that cannot be parsed is
-requested again. It never counts as a score.
+score is the mean of the possible scores, weighted by their probabilities. Third, after a reply that cannot be parsed,
+the request is repeated with a reminder. The reply never counts as a score.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
-from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
+from optimizer.core.request_form import LETTER, TEXT
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.rewards.judge_protocol import (
+    ROLE,
     Criterion,
     choice_request,
+    default_criteria,
+    digit_request,
     new_criterion,
     preference_request,
+    rating_reader,
     rating_request,
     read_choice,
+    read_digit,
     read_preference,
-    read_rating,
+    read_preference_letter,
     template_criteria,
 )
+
+T = TypeVar("T")
+_TEST_QUERY: Final = "What is the capital of France?"
+_TEST_ANSWER: Final = "The capital of France is Paris."
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +58,32 @@ class JudgeRating:
 class Judge:
     """Calls the judge's model.
 
+    The judge replies in JSON. If its first replies cannot be read, other formats are tried: one letter or digit with
+    log-probabilities, then plain text. The first format that can be read is used for the whole run.
+
     All methods raise ModelError if the model gives no usable answer, and BudgetSpentError if the budget does not allow
     the call.
     """
 
     def __init__(self, calls: CachedCalls) -> None:
         self._calls = calls
+        self._deciding = asyncio.Lock()
+        self._was_read = False
 
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
-        """Return the two to five criteria that the judge chooses for a query. They stay the same for the whole run."""
-        choice = await self._calls.ask(choice_request(query), read_choice)
-        known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
-        return tuple(known[name] for name in choice["criteria"])
+        """Return the two to five criteria that the judge chooses for a query. They stay the same for the whole run.
+
+        If the judge's choice cannot be read, the result is a fixed choice of criteria.
+        """
+        is_plain = self._format in (LETTER, TEXT)
+        for plain in (False, True)[is_plain:]:
+            try:
+                choice = await self._calls.ask(choice_request(query, plain=plain), read_choice)
+            except UnparsableReplyError:
+                continue
+            known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
+            return tuple(known[name] for name in choice["criteria"])
+        return default_criteria()
 
     async def rate(self, query: str, answer: str) -> JudgeRating:
         """Score an answer by the criteria that the judge chose for the query."""
@@ -66,13 +91,15 @@ class Judge:
 
     async def rate_by(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
         """Score an answer by the given criteria."""
-        rating = await self._calls.ask(rating_request(query, answer, criteria), read_rating)
-        missing = [criterion.name for criterion in criteria if criterion.name not in rating["scores"]]
-        if missing:
-            raise UnparsableReplyError(f"judge: no score for {', '.join(missing)}")
-        return JudgeRating(
-            {criterion.name: rating["scores"][criterion.name] for criterion in criteria}, rating["rationales"]
-        )
+
+        async def rate(reply_format: str) -> JudgeRating:
+            if reply_format == LETTER:
+                return await self._rate_by_digits(query, answer, criteria)
+            request = rating_request(query, answer, criteria, plain=reply_format == TEXT)
+            rating = await self._calls.ask(request, rating_reader([criterion.name for criterion in criteria]))
+            return JudgeRating(rating["scores"], rating["rationales"])
+
+        return await self._in_readable_format(rate)
 
     async def better(self, query: str, first: str, second: str) -> float:
         """Compare two answers in both orders.
@@ -86,5 +113,73 @@ class Judge:
 
     async def prefers(self, query: str, first: str, second: str) -> bool:
         """Return whether the judge prefers the first answer to the second. The request shows them in this order."""
-        preference = await self._calls.ask(preference_request(query, first, second), read_preference)
-        return bool(preference["better"] == "A")
+
+        async def prefer(reply_format: str) -> bool:
+            reader = read_preference_letter if reply_format == LETTER else read_preference
+            preference = await self._calls.ask(preference_request(query, first, second, reply_format), reader)
+            return bool(preference["better"] == "A")
+
+        return await self._in_readable_format(prefer)
+
+    @property
+    def _format(self) -> str:
+        return self._calls.form(ROLE).reply_format
+
+    async def _rate_by_digits(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
+        requests = [digit_request(query, answer, criterion) for criterion in criteria]
+        replies = await asyncio.gather(*(self._calls.ask(request, read_digit) for request in requests))
+        names = [criterion.name for criterion in criteria]
+        scores = {name: float(reply["score"]) for name, reply in zip(names, replies, strict=True)}
+        return JudgeRating(scores, dict.fromkeys(names, ""))
+
+    async def _in_readable_format(self, judge: Callable[[str], Awaitable[T]]) -> T:
+        """Return what `judge` returns for the format of the judge's replies. Before the first readable reply, find it.
+
+        While the format is not known, only one caller asks the judge at a time.
+        """
+        if self._has_decided():
+            return await judge(self._format)
+        async with self._deciding:
+            if not self._has_decided():
+                return await self._first_readable(judge)
+        return await judge(self._format)
+
+    def _has_decided(self) -> bool:
+        is_set = bool(self._calls.configured_form(ROLE).reply_format)
+        return self._was_read or is_set or self._format in (LETTER, TEXT)
+
+    async def _first_readable(self, judge: Callable[[str], Awaitable[T]]) -> T:
+        """Ask in one format after the other until a reply can be read. If none can be read, raise the first error.
+
+        If the judge replies readably to another question, the format is right, and the first error is raised.
+        """
+        try:
+            result = await judge(self._format)
+        except UnparsableReplyError as error:
+            if not await self._can_read_test_question():
+                return await self._in_another_format(judge, error)
+            self._was_read = True
+            raise
+        self._was_read = True
+        return result
+
+    async def _can_read_test_question(self) -> bool:
+        request = rating_request(_TEST_QUERY, _TEST_ANSWER, default_criteria())
+        try:
+            await self._calls.ask(request, rating_reader([criterion.name for criterion in default_criteria()]))
+        except UnparsableReplyError:
+            return False
+        return True
+
+    async def _in_another_format(self, judge: Callable[[str], Awaitable[T]], problem: UnparsableReplyError) -> T:
+        """Ask in the other formats. Use the first one that can be read from now on, or raise `problem`."""
+        has_log_probabilities = self._calls.form(ROLE).max_top_logprobs > 0
+        for reply_format in (LETTER, TEXT) if has_log_probabilities else (TEXT,):
+            try:
+                result = await judge(reply_format)
+            except (UnparsableReplyError, RefusedRequestError):
+                continue
+            form = replace(self._calls.form(ROLE), reply_format=reply_format)
+            await self._calls.change_form(ROLE, str(problem), form)
+            return result
+        raise problem

@@ -1,24 +1,30 @@
 """Builds the requests to a judge's model, and parses the replies. All functions are pure: they call no model."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.cached_calls import Json, Request, reply_reader
+from optimizer.core.request_form import JSON_SCHEMA, LETTER, TEXT
+from optimizer.models.reply_text import answer_text, json_objects, without_reasoning
+from optimizer.models.request import Json, ReplyReader, Request, reply_reader
+from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, read_letter, read_scores
+from optimizer.rewards.log_probabilities import DIGITS, expected_score, letter_weights, log_probability_tokens
 from optimizer.templates import criteria_table, template
 
 ROLE: Final = "judge"
-MIN_SCORE, MAX_SCORE = 1, 5
 MIN_CRITERIA, MAX_CRITERIA = 2, 5
-_DIGITS: Final = frozenset("12345")
-_TOP_LOGPROBS = 20
-_MAX_TOKENS = 1024
-_PREFERENCE = re.compile(r"\b(?:output|answer)\s*\(?([ab])\)?\s+is\s+better", re.IGNORECASE)
+_DEFAULT_CRITERIA: Final = ("helpfulness", "factuality", "clarity", "safety")
+_TOP_LOGPROBS: Final = 20
+_MAX_TOKENS: Final = 1024
+_LETTER_TOKENS: Final = 4
+"""The tokens of a reply of one letter. Some models write white space before the letter."""
+_JSON_REMINDER: Final = "Your last reply could not be read. Reply with one complete JSON object and no other text."
+_PLAIN_REMINDER: Final = "Your last reply could not be read. Reply exactly in the form that is asked for above."
+_STRING: Final = {"type": "string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,17 @@ def new_criterion(definition: Mapping[str, str]) -> Criterion:
     return Criterion(definition["name"], definition["asks"], anchors)
 
 
-def choice_request(query: str) -> Request:
-    """Return the request that asks the judge which criteria decide whether an answer to the query is good."""
+def choice_request(query: str, *, plain: bool = False) -> Request:
+    """Return the request that asks the judge which criteria decide whether an answer to the query is good.
+
+    Args:
+        query: The query.
+        plain: Whether the judge has to reply with the names alone, instead of JSON.
+    """
     listed = "\n".join(f"- {criterion.name}: {criterion.question}" for criterion in template_criteria().values())
-    return _request(template("choose").format(criteria=listed, query=query))
+    if plain:
+        return _request(template("choose_plain").format(criteria=listed, query=query), _PLAIN_REMINDER)
+    return _request(template("choose").format(criteria=listed, query=query), _JSON_REMINDER, _choice_schema())
 
 
 @reply_reader("optimizer.judge.read_choice")
@@ -67,64 +80,98 @@ def read_choice(reply: Any) -> Json:
     """Parse the criteria that the judge chose.
 
     Criteria that the judge defines in the reply count as chosen. A chosen name is left out if neither
-    templates/criteria.toml nor the reply defines a criterion with this name.
+    templates/criteria.toml nor the reply defines a criterion with this name. A text without a brace counts as the list
+    of the known names that it contains.
 
     Returns:
         A mapping with two keys. `criteria` is the list of the chosen names, at most five. `new` is the list of the
         definitions that the judge wrote for these criteria.
 
     Raises:
-        UnparsableReplyError: The reply holds no JSON object, or fewer than two defined criteria are left.
+        UnparsableReplyError: The reply holds no JSON object with the key `criteria`, or fewer than two defined criteria
+            are left.
     """
-    choice = parse_json_object(_content(reply))
-    new = [_parse_definition(definition) for definition in choice.get("new") or []]
-    names = list(dict.fromkeys(str(name).strip().lower() for name in choice["criteria"]))
-    names += [definition["name"] for definition in new if definition["name"] not in names]
-    defined = {*criteria_table(), *(definition["name"] for definition in new)}
-    chosen = [name for name in names if name in defined][:MAX_CRITERIA]
-    if len(chosen) < MIN_CRITERIA:
-        raise UnparsableReplyError(f"fewer than {MIN_CRITERIA} criteria are known ones")
-    return {"criteria": chosen, "new": [definition for definition in new if definition["name"] in chosen]}
+    text = answer_text(reply["choices"][0])
+    choice = next((found.value for found in json_objects(text) if isinstance(found.value.get("criteria"), list)), None)
+    if choice is None:
+        return _chosen(_names_in(without_reasoning(text)), [])
+    new = [found for one in choice.get("new") or [] if (found := _parse_definition(one)) is not None]
+    names = [name.strip().lower() for name in choice["criteria"] if isinstance(name, str)]
+    return _chosen([*names, *(definition["name"] for definition in new)], new)
 
 
-def rating_request(query: str, answer: str, criteria: Sequence[Criterion]) -> Request:
-    """Return the request that asks for a score from 1 to 5 and a rationale for each criterion."""
-    shape = orjson.dumps({one.name: {"rationale": "...", "score": "1 to 5"} for one in criteria}).decode()
+def default_criteria() -> tuple[Criterion, ...]:
+    """Return the criteria for the queries for which the judge's choice cannot be read."""
+    return tuple(template_criteria()[name] for name in _DEFAULT_CRITERIA)
+
+
+def rating_request(query: str, answer: str, criteria: Sequence[Criterion], *, plain: bool = False) -> Request:
+    """Return the request that asks for a score from 1 to 5 for each criterion.
+
+    Args:
+        query: The query.
+        answer: The answer to score.
+        criteria: The criteria.
+        plain: Whether the judge has to write a line for each criterion, instead of JSON with rationales.
+    """
     rubrics = "\n".join(criterion.rubric for criterion in criteria)
+    if plain:
+        lines = "\n".join(f"{one.name}: (score)" for one in criteria)
+        prompt = template("evaluate_plain").format(query=query, answer=answer, criteria=rubrics, lines=lines)
+        return _request(prompt, _PLAIN_REMINDER)
+    shape = orjson.dumps({one.name: {"rationale": "...", "score": "1 to 5"} for one in criteria}).decode()
     prompt = template("evaluate").format(query=query, answer=answer, criteria=rubrics, shape=shape)
-    return _request(prompt, _rating_schema(criteria), logprobs=True, top_logprobs=_TOP_LOGPROBS)
+    return _request(prompt, _JSON_REMINDER, _rating_schema(criteria), logprobs=True, top_logprobs=_TOP_LOGPROBS)
 
 
-@reply_reader("optimizer.judge.read_verdict")
-def read_rating(reply: Any) -> Json:
-    """Parse the judge's score and rationale for each criterion.
+def rating_reader(names: Sequence[str]) -> ReplyReader:
+    """Return the reader of the judge's score and rationale for each of the named criteria.
 
     If the reply holds log-probabilities for the token that contains a score, the parsed score is the mean of the
     possible scores from 1 to 5, weighted by their probabilities. Otherwise it is the score that the judge wrote.
 
-    Returns:
-        A mapping with two keys. `scores` maps the name of each criterion to a score from 1 to 5. `rationales` maps the
-        name of each criterion to a text.
+    The reader returns a mapping with two keys. `scores` maps the name of each criterion to a score from 1 to 5.
+    `rationales` maps the name of each criterion to a text.
     """
-    content = _content(reply)
-    rating = parse_json_object(content)
-    tokens = ((reply["choices"][0].get("logprobs") or {}).get("content")) or []
-    offsets = list(_score_offsets(content))
-    scores, rationales = {}, {}
-    for number, (name, entry) in enumerate(rating.items()):
-        score = int(entry["score"])
-        if not MIN_SCORE <= score <= MAX_SCORE:
-            raise UnparsableReplyError(f"a score of {score}")
-        has_offset = len(offsets) == len(rating)
-        expected = _expected_score(tokens, offsets[number], score) if has_offset else None
-        scores[str(name)] = float(score) if expected is None else expected
-        rationales[str(name)] = str(entry.get("rationale", ""))
-    return {"scores": scores, "rationales": rationales}
+
+    def read(reply: Any) -> Json:
+        text = answer_text(reply["choices"][0])
+        written = read_scores(text, names)
+        tokens = log_probability_tokens(reply, text)
+        scores = {name: expected_score(tokens, one.digit, one.value) for name, one in written.items()}
+        return {"scores": scores, "rationales": {name: one.rationale for name, one in written.items()}}
+
+    return ReplyReader("optimizer.judge.read_verdict", read)
 
 
-def preference_request(query: str, first: str, second: str) -> Request:
-    """Return the request that asks which of two answers is better. The judge reads `first` as A and `second` as B."""
-    return _request(template("compare").format(query=query, first=first, second=second))
+def digit_request(query: str, answer: str, criterion: Criterion) -> Request:
+    """Return the request that asks for the score for one criterion as a single digit."""
+    prompt = template("evaluate_letter").format(query=query, answer=answer, criterion=criterion.rubric)
+    return _letter_request(prompt)
+
+
+@reply_reader("optimizer.judge.read_digit")
+def read_digit(reply: Any) -> Json:
+    """Return a mapping with the key `score`: the mean of the scores, weighted by the probabilities of their digits."""
+    weights = letter_weights(reply, DIGITS)
+    return {"score": sum(int(digit) * weight for digit, weight in weights.items()) / sum(weights.values())}
+
+
+def preference_request(query: str, first: str, second: str, reply_format: str = "") -> Request:
+    """Return the request that asks which of two answers is better. The judge reads `first` as A and `second` as B.
+
+    Args:
+        query: The query.
+        first: The first answer.
+        second: The second answer.
+        reply_format: `letter` for one letter with its log-probabilities, `text` for a sentence, else JSON.
+    """
+    texts = {"query": query, "first": first, "second": second}
+    if reply_format == LETTER:
+        return _letter_request(template("compare_letter").format(**texts))
+    if reply_format == TEXT:
+        return _request(template("compare_plain").format(**texts), _PLAIN_REMINDER)
+    return _request(template("compare").format(**texts), _JSON_REMINDER, _preference_schema())
 
 
 @reply_reader("optimizer.judge.read_preference")
@@ -137,97 +184,80 @@ def read_preference(reply: Any) -> Json:
     Raises:
         UnparsableReplyError: The reply names neither A nor B.
     """
-    content = _content(reply)
-    in_words = _PREFERENCE.findall(content)
-    if "{" not in content and in_words:
-        return {"better": in_words[-1].upper()}
-    better = str(parse_json_object(content)["better"]).strip().upper()
-    if better not in ("A", "B"):
-        raise UnparsableReplyError("neither A nor B")
-    return {"better": better}
+    return {"better": read_letter(answer_text(reply["choices"][0]))}
 
 
-def parse_json_object(content: str) -> dict[str, Any]:
-    """Parse the JSON object in a reply, with or without a code fence around it. Raises UnparsableReplyError."""
-    begin, end = content.find("{"), content.rfind("}")
-    try:
-        parsed = orjson.loads(content[begin : end + 1])
-    except orjson.JSONDecodeError:
-        raise UnparsableReplyError("no JSON object") from None
-    if not isinstance(parsed, dict):
-        raise UnparsableReplyError("no JSON object")
-    return parsed
+@reply_reader("optimizer.judge.read_preference_letter")
+def read_preference_letter(reply: Any) -> Json:
+    """Return a mapping with the key `better`: the letter with the higher probability."""
+    weights = letter_weights(reply, ("A", "B"))
+    if weights.get("A", 0.0) == weights.get("B", 0.0):
+        raise UnparsableReplyError("A and B are equally probable")
+    return {"better": max(weights, key=lambda letter: weights[letter])}
 
 
-def _content(reply: Any) -> str:
-    return str(reply["choices"][0]["message"]["content"])
-
-
-def _request(prompt: str, schema: Json | None = None, **parameters: Any) -> Request:
+def _request(prompt: str, reminder: str, schema: Json | None = None, **parameters: Any) -> Request:
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "temperature": 0.0,
         "max_tokens": _MAX_TOKENS,
+        **parameters,
     }
-    response_format = {"type": "json_object"} if schema is None else {"type": "json_schema", "json_schema": schema}
-    return Request(ROLE, "chat/completions", {**body, "response_format": response_format, **parameters})
+    if schema is not None:
+        body["response_format"] = {"type": JSON_SCHEMA, "json_schema": schema}
+    return Request(ROLE, "chat/completions", body, reminder=reminder)
+
+
+def _letter_request(prompt: str) -> Request:
+    return _request(prompt, "", max_tokens=_LETTER_TOKENS, logprobs=True, top_logprobs=_TOP_LOGPROBS)
 
 
 def _rating_schema(criteria: Sequence[Criterion]) -> Json:
-    entry = {
-        "type": "object",
-        "properties": {"rationale": {"type": "string"}, "score": {"type": "integer", "minimum": 1, "maximum": 5}},
-        "required": ["rationale", "score"],
-        "additionalProperties": False,
-    }
-    names = [criterion.name for criterion in criteria]
-    schema = {"type": "object", "properties": dict.fromkeys(names, entry), "required": names}
-    return {"name": "verdict", "strict": True, "schema": {**schema, "additionalProperties": False}}
+    score = {"type": "integer", "minimum": MIN_SCORE, "maximum": MAX_SCORE}
+    entry = _object_schema({"rationale": _STRING, "score": score})
+    return _named_schema("verdict", {criterion.name: entry for criterion in criteria})
 
 
-def _parse_definition(definition: Mapping[str, Any]) -> dict[str, str]:
-    fields = {key: str(definition[key]) for key in ("asks", "one", "five")}
-    return {"name": str(definition["name"]).strip().lower(), **fields}
+def _choice_schema() -> Json:
+    definition = _object_schema({"name": _STRING, "asks": _STRING, "one": _STRING, "five": _STRING})
+    new = {"type": "array", "items": definition}
+    return _named_schema("choice", {"reason": _STRING, "criteria": {"type": "array", "items": _STRING}, "new": new})
 
 
-def _score_offsets(content: str) -> Iterator[int]:
-    """Yield the position of the digit of each score, as a number of characters from the beginning of the reply."""
-    return (found.end() - 1 for found in re.finditer(r'"score"\s*:\s*"?[1-5]', content))
+def _preference_schema() -> Json:
+    return _named_schema("preference", {"reason": _STRING, "better": {"type": "string", "enum": ["A", "B"]}})
 
 
-def _expected_score(tokens: Sequence[Mapping[str, Any]], offset: int, score: int) -> float | None:
-    """Return the mean of the scores that the token at a position could stand for, weighted by their probabilities.
-
-    Return None if the token has no log-probabilities, or if it contains other text than the score, except white space
-    and quotation marks.
-
-    Args:
-        tokens: The tokens of the reply, with the log-probabilities of the alternatives to each token.
-        offset: The position of a score's digit in the reply, in characters.
-        score: The score that the judge wrote there.
-    """
-    start = 0
-    for token in tokens:
-        text = str(token["token"])
-        if start <= offset < start + len(text):
-            if _digit_text(text) != str(score):
-                return None  # the token holds more than the digit
-            weights = _digit_weights(token.get("top_logprobs") or [])
-            total = sum(weights.values())
-            return sum(digit * weight for digit, weight in weights.items()) / total if total else None
-        start += len(text)
-    return None
+def _named_schema(name: str, properties: Json) -> Json:
+    return {"name": name, "strict": True, "schema": _object_schema(properties)}
 
 
-def _digit_weights(alternatives: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return the probability of each digit from 1 to 5 among the alternatives of a token."""
-    weights: dict[int, float] = {}
-    for alternative in alternatives:
-        text = _digit_text(str(alternative["token"]))
-        if text in _DIGITS:
-            weights[int(text)] = weights.get(int(text), 0.0) + math.exp(float(alternative["logprob"]))
-    return weights
+def _object_schema(properties: Json) -> Json:
+    shape = {"type": "object", "properties": properties, "required": list(properties)}
+    return {**shape, "additionalProperties": False}
 
 
-def _digit_text(token: str) -> str:
-    return token.strip().strip('"')
+def _chosen(names: Sequence[str], new: Sequence[Mapping[str, str]]) -> Json:
+    defined = {*criteria_table(), *(definition["name"] for definition in new)}
+    chosen = [name for name in dict.fromkeys(names) if name in defined][:MAX_CRITERIA]
+    if len(chosen) < MIN_CRITERIA:
+        raise UnparsableReplyError(f"fewer than {MIN_CRITERIA} criteria are known ones")
+    return {"criteria": chosen, "new": [definition for definition in new if definition["name"] in chosen]}
+
+
+def _names_in(text: str) -> list[str]:
+    """Return the names of the known criteria in a text without a brace, in the order of their first mention."""
+    if "{" in text:
+        return []
+    mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in criteria_table()}
+    found = {name: mention.start() for name, mention in mentions.items() if mention}
+    return sorted(found, key=lambda name: found[name])
+
+
+def _parse_definition(definition: Any) -> dict[str, str] | None:
+    """Return a criterion that the judge defined; None if a part of the definition is missing."""
+    fields = ("name", "asks", "one", "five")
+    if not isinstance(definition, dict) or not all(isinstance(definition.get(name), str) for name in fields):
+        return None
+    texts = {name: definition[name].strip() for name in fields}
+    return {**texts, "name": texts["name"].lower()} if all(texts.values()) else None

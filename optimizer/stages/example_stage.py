@@ -24,10 +24,13 @@ from optimizer.core.config_tables import ExamplesTable
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import REFUSE, Row
-from optimizer.models.cached_calls import CachedCalls, Json, Request, reply_reader
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.reply_text import answer_text, parse_json_object
+from optimizer.models.request import Json, Request, reply_reader
 from optimizer.models.task_model import TaskModel
 from optimizer.rewards.judge_model import Judge, JudgeRating
-from optimizer.rewards.judge_protocol import MAX_SCORE, Criterion, parse_json_object
+from optimizer.rewards.judge_protocol import Criterion
+from optimizer.rewards.judge_replies import MAX_SCORE
 from optimizer.stages.prompt_stage import ROLE
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
@@ -227,6 +230,6 @@ def _as_example(answer: JudgedAnswer, pinned: set[str]) -> Example:
 def _read_answer(choice: Mapping[str, Any]) -> str:
     """Return the answer in one choice; empty if the choice cannot be parsed."""
     try:
-        return str(parse_json_object(choice["message"]["content"])["answer"]).strip()
+        return str(parse_json_object(answer_text(choice))["answer"]).strip()
     except (DrpoError, KeyError):
         return ""

@@ -12,8 +12,9 @@ from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import CachedCalls, Json, Request, reply_reader
-from optimizer.rewards.judge_protocol import parse_json_object
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.reply_text import answer_text, parse_json_object
+from optimizer.models.request import Json, Request, reply_reader
 from optimizer.rewards.scorer import ScoredReply, Scorer
 from optimizer.search.levels import Level, RacedSettings
 from optimizer.search.published import PublishedSettings, search_published
@@ -176,7 +177,7 @@ def read_prompts(reply: Any) -> Json:
     prompts = []
     for choice in reply["choices"]:
         try:
-            prompts.append(str(parse_json_object(choice["message"]["content"])["prompt"]).strip())
+            prompts.append(str(parse_json_object(answer_text(choice))["prompt"]).strip())
         except (UnparsableReplyError, KeyError):
             continue
     if not any(prompts):

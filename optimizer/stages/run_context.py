@@ -22,8 +22,9 @@ from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import Journal
 from optimizer.data.split import Split, read_split
-from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.paid_replies import PricedClient
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
 from optimizer.rewards.judge_model import Judge
@@ -130,7 +131,7 @@ def api_key(table: ModelTable) -> str | None:
 async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
     endpoint = Endpoint(table.base_url, table.model, api_key(table))
     async with Client(endpoint, table.concurrency, RetryPolicy(reply_timeout=table.timeout)) as client:
-        yield PricedClient(client, table.prices)
+        yield PricedClient(client, table.prices, table.request)
 
 
 @asynccontextmanager

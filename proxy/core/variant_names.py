@@ -2,7 +2,9 @@
 
 from typing import Final
 
-ALIGNED: Final = "aligned"
-RAW: Final = "raw"
-RAW_MATCHED: Final = "raw-matched"
-VARIANTS: Final = (ALIGNED, RAW, RAW_MATCHED)
+from index import model_names
+
+ALIGNED: Final = model_names.ALIGNED
+RAW: Final = model_names.RAW
+RAW_MATCHED: Final = model_names.RAW_MATCHED
+VARIANTS: Final = model_names.VARIANTS

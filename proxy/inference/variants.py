@@ -5,15 +5,14 @@ no variant, the default is `aligned` for a model with a bundle, and `raw` for an
 exception: for them, the planner replaces the default `aligned` by `raw`.
 """
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from index.model_names import split_model_name
 from proxy.core.errors import BadRequestError, UnknownModelError
 from proxy.core.variant_names import ALIGNED, RAW, VARIANTS
 
-_SUFFIX: Final = re.compile(r"[a-z0-9-]+")
 _MAX_LISTED_MODELS: Final = 20
 
 
@@ -48,7 +47,7 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
     """
     if not isinstance(model_field, str) or not model_field:
         raise BadRequestError("`model` is missing. " + _listing(models), param="model")
-    model, suffix = _split(model_field, models)
+    model, suffix = split_model_name(model_field, models)
     if model not in models:
         raise UnknownModelError(f"The model {_quoted(model)} does not exist. {_listing(models)}", param="model")
     if header is not None and suffix is not None and header != suffix:
@@ -65,13 +64,6 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
 def available(model: str, bundled: Collection[str]) -> tuple[str, ...]:
     """Return the variants of a model: all three if the model has a bundle, else only `raw`."""
     return VARIANTS if model in bundled else (RAW,)
-
-
-def _split(model: str, models: Collection[str]) -> tuple[str, str | None]:
-    name, at, suffix = model.rpartition("@")
-    if model in models or not at or not _SUFFIX.fullmatch(suffix):
-        return model, None
-    return name, suffix
 
 
 def _check(variant: str, model: str, bundled: Collection[str]) -> str:

@@ -16,7 +16,8 @@ from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
 from optimizer.evaluation.measures import Measure
-from optimizer.models.http_client import Endpoint, RetryPolicy, first_model
+from optimizer.models.http_client import Endpoint, RetryPolicy
+from optimizer.models.model_list import first_model
 from tests.measurement import DATA
 
 REPORT = Path(os.environ.get("DRPO_QUALITY_REPORT") or Path("build") / "quality.md")

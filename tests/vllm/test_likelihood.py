@@ -11,8 +11,9 @@ from index.rendering import render_raw
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.paid_replies import PricedClient
 from optimizer.models.task_model import Raw, TaskModel
 from tests.vllm.models import BASE
 

@@ -9,7 +9,8 @@ import pytest
 from index.types import Message
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError, UnreachableError
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
-from optimizer.models.http_client import Endpoint, RetryPolicy, first_model
+from optimizer.models.http_client import Endpoint, RetryPolicy
+from optimizer.models.model_list import first_model
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 ASKED = (Message("user", "the secret question"),)

@@ -11,8 +11,10 @@ import pytest
 from optimizer.core.budget import Budget, Cost, Limits, Prices
 from optimizer.core.errors import BudgetSpentError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal
-from optimizer.models.cached_calls import CachedCalls, Json, PricedClient, Request, reply_reader
+from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.paid_replies import PricedClient
+from optimizer.models.request import Json, Request, reply_reader
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 PATIENT = RetryPolicy(attempts=3, first_wait=0.001)
@@ -81,8 +83,8 @@ async def test_unparsable_reply_is_paid_and_requested_again(tmp_path: Path) -> N
 
 
 async def test_refused_request_costs_a_call_and_no_tokens(tmp_path: Path) -> None:
-    async with calls(endpoint_with(failure(400, "no such thing")), tmp_path) as (made, budget):
-        with pytest.raises(RefusedRequestError, match="no such thing"):
+    async with calls(endpoint_with(failure(400, "prompt too long")), tmp_path) as (made, budget):
+        with pytest.raises(RefusedRequestError, match="prompt too long"):
             await made.ask(request_for("one"), read_text)
         assert (budget.spent, budget.reserved) == (Cost(1), Cost())
 

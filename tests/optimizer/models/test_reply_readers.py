@@ -2,19 +2,27 @@
 
 from optimizer.evaluation.judge_agreement import read_either
 from optimizer.models.task_model import read_chat, read_completion, read_echo
-from optimizer.rewards.judge_protocol import read_choice, read_preference, read_rating
+from optimizer.rewards.judge_protocol import (
+    rating_reader,
+    read_choice,
+    read_digit,
+    read_preference,
+    read_preference_letter,
+)
 from optimizer.stages.example_stage import read_answers
 from optimizer.stages.prompt_stage import read_prompts
 
 
 def test_names_of_reply_readers_do_not_change() -> None:
-    judge = {read_choice.name, read_rating.name, read_preference.name, read_either.name}
+    judge = {read_choice.name, rating_reader([]).name, read_preference.name, read_either.name}
     assert judge == {
         "optimizer.judge.read_choice",
         "optimizer.judge.read_verdict",
         "optimizer.judge.read_preference",
         "optimizer.judge_check.read_either",
     }
+    letters = {read_digit.name, read_preference_letter.name}
+    assert letters == {"optimizer.judge.read_digit", "optimizer.judge.read_preference_letter"}
     task = {read_completion.name, read_chat.name, read_echo.name}
     assert task == {"optimizer.task.read_completion", "optimizer.task.read_chat", "optimizer.task.read_echo"}
     stages = {read_answers.name, read_prompts.name}

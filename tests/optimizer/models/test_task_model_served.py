@@ -20,8 +20,9 @@ from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.candidate import from_bundle
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.cached_calls import CachedCalls, PricedClient
+from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.paid_replies import PricedClient
 from optimizer.models.task_model import TaskModel
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle

@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.rewards.judge_protocol import (
-    parse_json_object,
-    read_choice,
-    read_preference,
-    read_rating,
-    template_criteria,
-)
+from optimizer.models.reply_text import parse_json_object
+from optimizer.rewards.judge_protocol import rating_reader, read_choice, read_preference, template_criteria
 from optimizer.templates import template
 
 
@@ -43,14 +38,14 @@ def test_templates_use_exactly_their_fields() -> None:
 
 def test_score_is_the_expectation_over_log_probabilities() -> None:
     pieces = [token('{"clarity": {"rationale": "x 5", "score": '), token("4", _4=0.6, _5=0.3, _x=0.1), token("}}")]
-    found = read_rating(reply("".join(piece["token"] for piece in pieces), pieces))
+    found = rating_reader(["clarity"])(reply("".join(piece["token"] for piece in pieces), pieces))
     assert found["scores"]["clarity"] == pytest.approx((4 * 0.6 + 5 * 0.3) / 0.9)
     assert found["rationales"]["clarity"] == "x 5"
 
 
 def test_score_without_log_probabilities_is_the_number() -> None:
     content = '```json\n{"clarity": {"rationale": "", "score": "4"}, "depth": {"score": 2}}\n```'
-    assert read_rating(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
+    assert rating_reader(["clarity", "depth"])(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
 
 
 def test_each_score_uses_the_distribution_of_its_own_token() -> None:
@@ -59,7 +54,7 @@ def test_each_score_uses_the_distribution_of_its_own_token() -> None:
         token("}}"),
     ]
     content = "".join(piece["token"] for piece in pieces)
-    assert read_rating(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
+    assert rating_reader(["a", "b"])(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +62,7 @@ def test_each_score_uses_the_distribution_of_its_own_token() -> None:
 )
 def test_unparsable_rating_is_an_error_and_not_a_score(content: str) -> None:
     with pytest.raises((UnparsableReplyError, KeyError, TypeError)):
-        read_rating(reply(content))
+        rating_reader(["a"])(reply(content))
 
 
 @given(st.text())

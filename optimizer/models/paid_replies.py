@@ -1,0 +1,190 @@
+"""The paid replies of a run. Each request is sent once, and a part of its reply is stored in the journal.
+
+This module does not depend on the content of requests and replies. A `ReplyReader` extracts the part to store.
+
+The cache key of a request is a hash of the request's path, its body in the usual form with the model's name, its
+replicate number, and the name of the reader. These values determine the reply and the part of it that is stored. The
+form in which the request is sent is not a part of the key, so that a change of the form does not repeat a paid call.
+
+A `sent` event is written to the journal before a request is sent, and a `reply` event before the caller gets the reply.
+If the process dies between these two events, the server may have billed the request. The resumed run therefore counts
+the highest possible cost of the request as spent, and sends the request again. Both requests have the same value of the
+header Idempotency-Key. A server that supports this header bills only one of them.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from optimizer.core.budget import Budget, Cost, Prices
+from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
+from optimizer.core.journal import Journal
+from optimizer.core.request_form import RequestForm
+from optimizer.models.call_journal import Attempts, StoredReply, max_cost, read_calls
+from optimizer.models.http_client import Client
+from optimizer.models.negotiation import FormNegotiation
+from optimizer.models.repeats import CUT, UNPARSABLE
+from optimizer.models.reply_text import is_cut
+from optimizer.models.request import Json, ReplyReader, Request
+
+
+@dataclass(frozen=True, slots=True)
+class PricedClient:
+    """The client that sends requests to the model of a role.
+
+    Attributes:
+        client: The client.
+        prices: The prices of the model's tokens.
+        form: The form of the requests that run.toml sets.
+    """
+
+    client: Client
+    prices: Prices
+    form: RequestForm = field(default_factory=RequestForm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A reply, the highest possible cost of its request, and the number of choices that were requested."""
+
+    raw: bytes
+    max_cost: Cost
+    choices: int
+
+
+class PaidReplies:
+    """Sends each request once, within the budget. If a request is repeated, its stored reply is returned.
+
+    Attributes:
+        negotiations: The form of the requests for each role.
+    """
+
+    def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
+        """Read the replies and the costs of earlier calls from the journal. CachedCalls describes the arguments."""
+        self._clients = clients
+        self._journal = journal
+        self._budget = budget
+        self._record = read_calls(journal.events)
+        self._in_flight: dict[str, asyncio.Task[StoredReply]] = {}
+        self._is_closing = False
+        self.negotiations = {role: FormNegotiation(role, one.form, journal) for role, one in clients.items()}
+        budget.spent += self._record.spent
+
+    def holds(self, request: Request, first_choice: int, reader: ReplyReader) -> bool:
+        """Return whether the reply with the choices from number `first_choice` on is stored."""
+        return self._cache_key(request, first_choice, reader) in self._record.replies
+
+    async def get(
+        self, request: Request, first_choice: int, choices: int, growth: int, reader: ReplyReader
+    ) -> StoredReply:
+        """Return the stored reply with the choices from number `first_choice` on; request it if it is not stored."""
+        key = self._cache_key(request, first_choice, reader)
+        if (stored := self._record.replies.get(key)) is not None:
+            return stored
+        refusal = self._record.refusals.get(key)
+        if refusal is not None and refusal.configured == self._clients[request.role].form.differences:
+            raise RefusedRequestError(refusal.message, refusal.status, is_final=True)
+        if key not in self._in_flight:
+            if self._is_closing:
+                raise asyncio.CancelledError("the run is over")
+            task = asyncio.create_task(self._send(request, choices, growth, key, reader))
+            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
+            self._in_flight[key] = task
+        return await asyncio.shield(self._in_flight[key])
+
+    async def _send(self, request: Request, choices: int, growth: int, key: str, reader: ReplyReader) -> StoredReply:
+        began = time.monotonic()
+        negotiation, configured = self.negotiations[request.role], self._clients[request.role].form.differences
+        attempts = Attempts(self._journal, self._budget, self._record, request.role, key, Cost(), configured)
+
+        async def send(sent: dict[str, Any]) -> _Sent:
+            return await self._send_body(request, sent, attempts)
+
+        try:
+            reply = await negotiation.post(request.path, self._body(request, choices), growth, send)
+        except ModelError as error:
+            raise await attempts.gave_up(error) from None
+        stored, tokens = _read_reply(reply.raw, reader)
+        cost = Cost(1, sum(tokens), self._clients[request.role].prices.of(*tokens))
+        self._budget.settle(reply.max_cost, cost)
+        event = {"call": "reply", "key": key, "role": request.role, "kept": stored.kept, "choices": stored.choices}
+        seconds = round(time.monotonic() - began, 3)
+        await self._journal.add({**event, "tokens": tokens, "money": cost.money, "seconds": seconds})
+        self._record.add_reply(key, request.role, stored)
+        if 0 < stored.choices < reply.choices:
+            reason = f"the server returned {stored.choices} of {reply.choices} choices"
+            await negotiation.change(reason, replace(negotiation.form, max_choices=stored.choices))
+        return stored
+
+    async def _send_body(self, request: Request, sent: dict[str, Any], attempts: Attempts) -> _Sent:
+        priced = self._clients[request.role]
+        body = orjson.dumps(sent, option=orjson.OPT_SORT_KEYS)
+        cost = max_cost(body, sent, priced.prices)
+        # A server may answer a repeated Idempotency-Key with its first reply, so another body needs another key.
+        headers = {"Idempotency-Key": hashlib.sha256(attempts.key.encode() + body).hexdigest()}
+        raw, _ = await priced.client.post(request.path, body, headers, replace(attempts, max_cost=cost))
+        return _Sent(raw, cost, sent.get("n") or 1)
+
+    def _body(self, request: Request, choices: int | None = None) -> dict[str, Any]:
+        """Return the body in the usual form, with the model's name and this number of choices."""
+        body = {**request.body, "model": self._clients[request.role].client.endpoint.model}
+        return body if choices is None or "n" not in body else {**body, "n": choices}
+
+    def _cache_key(self, request: Request, first_choice: int, reader: ReplyReader) -> str:
+        """Return the cache key of the reply with the choices from number `first_choice` on.
+
+        The key depends on the reader, because each reader extracts a different part of a reply. It does not depend on
+        the form in which the request is sent.
+        """
+        later = [first_choice] if first_choice else []
+        header = orjson.dumps([request.path, request.replicate, reader.name, *later])
+        return hashlib.sha256(header + orjson.dumps(self._body(request), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    async def close(self, say: Callable[[str], None]) -> None:
+        """Wait for the calls in flight, and send no new requests. CachedCalls.close describes the argument."""
+        self._is_closing = True
+        if self._in_flight:
+            say(f"waiting for {len(self._in_flight)} calls under way: they are paid for (Ctrl-C stops at once)")
+            await asyncio.wait(self._in_flight.values())
+
+
+def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[StoredReply, tuple[int, int]]:
+    """Return what to store of a reply, and the numbers of prompt and completion tokens that the reply reports.
+
+    If the reply cannot be parsed, the part to store is a dictionary with the reason under the key `unparsable`.
+    """
+    try:
+        parsed = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return StoredReply({UNPARSABLE: "not JSON"}, 1), (0, 0)
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    count = len(choices) if isinstance(choices, list) else 0
+    return StoredReply(_read_part(parsed, reader), count), token_usage(parsed)
+
+
+def _read_part(parsed: Any, reader: ReplyReader) -> Json:
+    try:
+        return reader(parsed)
+    except UnparsableReplyError as error:
+        reason = str(error)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it lacks what was asked for ({type(error).__name__})"
+    return {UNPARSABLE: reason, CUT: True} if is_cut(parsed) else {UNPARSABLE: reason}
+
+
+def token_usage(reply: Any) -> tuple[int, int]:
+    """Return the numbers of prompt and completion tokens that a reply reports. A missing or malformed number is 0."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    if not isinstance(usage, dict):
+        return 0, 0
+    prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return _whole_number(prompt), _whole_number(completion)
+
+
+def _whole_number(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and value > 0 else 0

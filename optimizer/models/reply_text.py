@@ -1,0 +1,130 @@
+"""Reads the text of a model's reply, and the JSON objects in the text. All functions are pure.
+
+A model may reason before it answers. A server may return the reasoning as a part of the text, between the tags <think>
+and </think>, or in a field of its own. The answer is what follows the reasoning.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from optimizer.core.errors import UnparsableReplyError
+
+_DECODER: Final = json.JSONDecoder(strict=False)
+"""It also accepts line breaks inside of JSON strings, which models often write."""
+_THINK_TAG: Final = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>", re.IGNORECASE)
+_OPENING: Final = re.compile(r"[{\[]")
+_REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
+_CUT: Final = "length"
+_MAX_CHARACTERS: Final = 200_000
+"""Only this many characters at the end of a text are read. Longer replies would take long to search for JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """A JSON object in a text.
+
+    Attributes:
+        value: The parsed object.
+        start: The position of its first character in the text.
+        end: The position after its last character.
+    """
+
+    value: Mapping[str, Any]
+    start: int
+    end: int
+
+
+def answer_text(choice: Any) -> str:
+    """Return the text of one choice of a chat completion, with the reasoning that the text may contain.
+
+    If the text is empty although the model stopped by itself, the result is the text of the field for reasoning: some
+    servers put the whole reply there if the model does not mark the end of its reasoning.
+
+    Raises:
+        UnparsableReplyError: The choice has no text.
+    """
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise UnparsableReplyError("a choice without a message")
+    text = _content_text(message.get("content"))
+    if not text.strip() and choice.get("finish_reason") != _CUT:
+        text = next((_content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
+    if not text.strip():
+        raise UnparsableReplyError("the reply has no text")
+    return text
+
+
+def is_cut(reply: Any) -> bool:
+    """Return whether a choice of the reply was cut at the maximum number of tokens."""
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    found = choices if isinstance(choices, list) else []
+    return any(isinstance(choice, dict) and choice.get("finish_reason") == _CUT for choice in found)
+
+
+def without_reasoning(text: str) -> str:
+    """Return what follows the reasoning in a text; empty if the reasoning has no end."""
+    return text[_reasoning_end(text, list(_objects(text))) :]
+
+
+def json_objects(text: str) -> list[FoundObject]:
+    """Return the whole JSON objects of a text that follow its reasoning, the last one first.
+
+    An object inside of another object does not count, even if the outer object is cut at the end of the text. Text
+    between the objects is ignored, such as code fences.
+    """
+    text = text[-_MAX_CHARACTERS:]
+    found = list(_objects(text))
+    end = _reasoning_end(text, found)
+    return [one for one in reversed(found) if one.start >= end]
+
+
+def parse_json_object(text: str) -> Mapping[str, Any]:
+    """Return the last whole JSON object that follows the reasoning in a text. Raises UnparsableReplyError."""
+    found = json_objects(text)
+    if not found:
+        raise UnparsableReplyError("no JSON object")
+    return found[0].value
+
+
+def _content_text(content: Any) -> str:
+    """Return the text of a message's content, which is a text or a list of parts. Parts of reasoning are left out."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type", "text") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _reasoning_end(text: str, objects: Sequence[FoundObject]) -> int:
+    """Return the position at which the reasoning in a text ends: 0 if there is none.
+
+    A tag inside of an object does not end the reasoning. If the last tag opens a reasoning, the result is the length of
+    the text.
+    """
+    tags = [tag for tag in _THINK_TAG.finditer(text) if not any(one.start < tag.start() < one.end for one in objects)]
+    if not tags:
+        return 0
+    return tags[-1].end() if tags[-1][1] else len(text)
+
+
+def _objects(text: str) -> Iterator[FoundObject]:
+    """Yield the whole JSON objects of a text from left to right. A list of exactly one object counts as this object."""
+    position, end = 0, len(text.rstrip())
+    while opening := _OPENING.search(text, position):
+        start = opening.start()
+        try:
+            value, position = _DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            if opening[0] == "{" and (error.pos >= end or error.msg.startswith("Unterminated")):
+                return  # the object is cut: what it contains is no verdict
+            position = start + 1
+            continue
+        except (ValueError, RecursionError):
+            return  # no model writes such deep objects or such long numbers on purpose
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            yield FoundObject(value, start, position)

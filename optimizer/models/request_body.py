@@ -1,0 +1,229 @@
+"""Builds the body of a request in the form that a server accepts, and simplifies a form that a server refused.
+
+The optimizer's other modules build requests in the usual form, that of OpenAI's API. The functions are pure.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from optimizer.core.request_form import JSON, JSON_OBJECT, JSON_SCHEMA, LETTER, MAX_TOKENS_FIELDS, TEXT, RequestForm
+
+Json = Mapping[str, Any]
+_NEEDED: Final = frozenset(("model", "messages", "prompt", "echo", "n"))
+"""Fields that are never left out because a message names them: the request would mean something else."""
+_FEWER_LOGPROBS: Final = 5
+_FEWER_STOP_STRINGS: Final = 4
+
+
+def request_body(form: RequestForm, body: Json, growth: int = 1) -> dict[str, Any]:
+    """Return the body of a request in the form that the server accepts.
+
+    Args:
+        form: The form.
+        body: The body in the usual form.
+        growth: The factor by which the maximum number of tokens is raised, because an earlier reply was cut.
+    """
+    sent = dict(body)
+    if "messages" in sent:
+        sent["messages"] = _messages(form.system_role, sent["messages"])
+    if "n" in sent:
+        _limit_choices(form, sent)
+    _limit_stop_strings(form, sent)
+    _limit_log_probabilities(form, sent)
+    _set_response_format(form, sent)
+    _set_max_tokens(form, sent, growth)
+    sent.update(form.extra)
+    return {name: value for name, value in sent.items() if name not in form.omit}
+
+
+def body_shape(path: str, sent: Json) -> tuple[object, ...]:
+    """Return what a server accepts or refuses in a body, whatever the texts are.
+
+    If a server accepted a body, and then refuses a body of the same shape, the reason is not the form.
+    """
+    roles = frozenset(str(message.get("role")) for message in sent.get("messages") or ())
+    kind = (sent.get("response_format") or {}).get("type")
+    sizes = sent.get("n"), sent.get("top_logprobs"), len(sent.get("stop") or ())
+    return (path, frozenset(sent), roles, kind, sizes)
+
+
+def max_reply_tokens(sent: Json, default: int) -> int:
+    """Return the maximum number of completion tokens that a reply to this body can have in all its choices."""
+    limits = [sent[name] for name in MAX_TOKENS_FIELDS if isinstance(sent.get(name), int)]
+    return int(max(limits, default=default) * (sent.get("n") or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One way to simplify a form.
+
+    Attributes:
+        named: Finds the name of what is simplified in a server's error message.
+        simplify: Returns a simpler form; None if this body has nothing to simplify.
+    """
+
+    named: re.Pattern[str]
+    simplify: Callable[[RequestForm, Json], RequestForm | None]
+
+
+def simpler_forms(form: RequestForm, body: Json, message: str) -> list[RequestForm]:
+    """Return the simpler forms to try after a server refused a body, the most promising one first.
+
+    If the message names fields of the body, only these fields are simplified. First each of them is simplified alone,
+    then all of them together, further and further.
+
+    Args:
+        form: The form that was refused.
+        body: The body in the usual form.
+        message: The server's error message.
+    """
+    sent = request_body(form, body)
+    steps = _named_steps(sent, message) or _STEPS
+    forms = [found for step in steps if (found := step.simplify(form, sent)) is not None]
+    combined = form
+    while (simpler := _all_steps(steps, combined, body)) != combined:
+        combined = simpler
+        forms.append(combined)
+    return [one for number, one in enumerate(forms) if one != form and one not in forms[:number]]
+
+
+def _all_steps(steps: Sequence[_Step], form: RequestForm, body: Json) -> RequestForm:
+    sent = request_body(form, body)
+    for step in steps:
+        form = step.simplify(form, sent) or form
+    return form
+
+
+def names_field(sent: Json, message: str) -> bool:
+    """Return whether a server's error message names a part of the body that can be simplified."""
+    return bool(_named_steps(sent, message))
+
+
+def _named_steps(sent: Json, message: str) -> Sequence[_Step]:
+    known = [step for step in _STEPS if step.named.search(message)]
+    others = [name for name in sent if name not in _NEEDED and not any(step.named.search(name) for step in _STEPS)]
+    named = [name for name in others if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
+    return [*known, *(_omitting(name) for name in named)]
+
+
+def _omitting(name: str) -> _Step:
+    return _Step(re.compile(re.escape(name)), lambda form, sent: _omit(form, sent, name))
+
+
+def _omit(form: RequestForm, sent: Json, name: str) -> RequestForm | None:
+    return form.without(name) if name in sent and name not in form.omit else None
+
+
+def _messages(system_role: str, messages: Sequence[Json]) -> list[Json]:
+    if system_role == "user":
+        return _merge_system_messages(messages)
+    return [{**one, "role": system_role} if one["role"] == "system" else one for one in messages]
+
+
+def _merge_system_messages(messages: Sequence[Json]) -> list[Json]:
+    """Put the text of all system messages before the first user message, and join messages with the same role."""
+    system = "\n\n".join(str(message["content"]) for message in messages if message["role"] == "system")
+    merged: list[Json] = [{"role": "user", "content": system}] if system else []
+    for message in messages:
+        if message["role"] == "system":
+            continue
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}
+        else:
+            merged.append(message)
+    return merged
+
+
+def _limit_choices(form: RequestForm, sent: dict[str, Any]) -> None:
+    count = min(sent["n"], form.max_choices) if form.max_choices else sent["n"]
+    if count > 1:
+        sent["n"] = count
+    else:
+        del sent["n"]  # the default; some servers refuse the field
+
+
+def _limit_stop_strings(form: RequestForm, sent: dict[str, Any]) -> None:
+    if "stop" in sent and form.max_stop_strings >= 0:
+        sent["stop"] = sent["stop"][: form.max_stop_strings]
+        if not sent["stop"]:
+            del sent["stop"]
+
+
+def _limit_log_probabilities(form: RequestForm, sent: dict[str, Any]) -> None:
+    if "top_logprobs" not in sent:
+        return
+    sent["top_logprobs"] = min(sent["top_logprobs"], form.max_top_logprobs)
+    if not sent["top_logprobs"]:
+        del sent["top_logprobs"], sent["logprobs"]
+
+
+def _set_response_format(form: RequestForm, sent: dict[str, Any]) -> None:
+    if "response_format" not in sent:
+        return
+    if form.reply_format in (JSON, LETTER, TEXT):
+        del sent["response_format"]
+    elif form.reply_format == JSON_OBJECT:
+        sent["response_format"] = {"type": JSON_OBJECT}
+
+
+def _set_max_tokens(form: RequestForm, sent: dict[str, Any], growth: int) -> None:
+    if (limit := sent.pop(MAX_TOKENS_FIELDS[0], None)) is not None:
+        sent[form.max_tokens_field] = (form.max_tokens or limit) * growth
+
+
+def _other_max_tokens(form: RequestForm, sent: Json) -> RequestForm | None:
+    if form.max_tokens_field not in sent:
+        return None
+    if form.max_tokens_field == MAX_TOKENS_FIELDS[0]:
+        return replace(form, max_tokens_field=MAX_TOKENS_FIELDS[1])
+    return form.without(MAX_TOKENS_FIELDS[1])
+
+
+def _fewer_choices(form: RequestForm, sent: Json) -> RequestForm | None:
+    return replace(form, max_choices=int(sent["n"]) // 2) if sent.get("n", 1) > 1 else None
+
+
+def _simpler_response_format(form: RequestForm, sent: Json) -> RequestForm | None:
+    kind = (sent.get("response_format") or {}).get("type")
+    lower = {JSON_SCHEMA: JSON_OBJECT, JSON_OBJECT: JSON}.get(kind or "")
+    return replace(form, reply_format=lower) if lower else None
+
+
+def _fewer_log_probabilities(form: RequestForm, sent: Json) -> RequestForm | None:
+    if "top_logprobs" not in sent:
+        return None
+    return replace(form, max_top_logprobs=_FEWER_LOGPROBS if sent["top_logprobs"] > _FEWER_LOGPROBS else 0)
+
+
+def _fewer_stop_strings(form: RequestForm, sent: Json) -> RequestForm | None:
+    if not sent.get("stop"):
+        return None
+    return replace(form, max_stop_strings=_FEWER_STOP_STRINGS if len(sent["stop"]) > _FEWER_STOP_STRINGS else 0)
+
+
+def _other_system_role(form: RequestForm, sent: Json) -> RequestForm | None:
+    roles = {message.get("role") for message in sent.get("messages") or ()}
+    return replace(form, system_role="user") if roles & {"system", "developer"} else None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.IGNORECASE | re.DOTALL)
+
+
+_CHOICES: Final = (
+    r"""['"`]n['"`]|n_cmpl|\bn\b\s*(?:[=><:]|must|should|can(?:not)?\b|is\b)|best_of"""
+    r"|(?:param\w*|body)\W{1,3}n\b"
+    r"|(?:number of|multiple|several|more than one|only one|one|single) (?:choices?|completions?)"
+)
+_STEPS: Final = (
+    _Step(_pattern(_CHOICES), _fewer_choices),
+    _Step(_pattern(r"temperature"), lambda form, sent: _omit(form, sent, "temperature")),
+    _Step(_pattern(r"\bstop(?:\b|_)"), _fewer_stop_strings),
+    _Step(_pattern(r"\bsystem\b|developer|\broles?\b"), _other_system_role),
+    _Step(_pattern(r"log_?-?prob"), _fewer_log_probabilities),
+    _Step(_pattern(r"response_?format|json|schema|structured|grammar|guided|constrained"), _simpler_response_format),
+    _Step(_pattern(r"max_(?:completion_)?tokens"), _other_max_tokens),
+)
+"""Steps that lose less come first. Without a maximum number of tokens, a reply can become expensive."""

@@ -1,0 +1,155 @@
+"""Reads a judge's verdict from the text of its reply: from a JSON object, or from lines and sentences.
+
+A text that holds no verdict raises UnparsableReplyError. It never gets a default score. All functions are pure.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from optimizer.core.errors import UnparsableReplyError
+from optimizer.models.reply_text import FoundObject, json_objects, without_reasoning
+
+MIN_SCORE, MAX_SCORE = 1, 5
+_SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
+_SCORE_IN_LINE: Final = r"(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+))?(?![\w.]*\d|\s*(?:-|\u2013|to)\s*\d)"
+_LETTER: Final = re.compile(r"[\W_]*(?:(?:answer|output|response|option)[\W_]*)?([AB])[\W_]*", re.IGNORECASE)
+_NOT_BOTH: Final = r"(?!\w|'|\.\w|\s*(?:or|and|/|,)\s*\W?(?-i:[AB])\b)"
+_IN_WORDS: Final = (
+    re.compile(
+        r"(?:\b(?:answer|output|response)\s*\W{0,2}([AB])|\b(?-i:([AB])))\W{0,3}\s+is\s+(?:the\s+)?better\b",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"(?<!not )(?<!n't )(?<!never )\b(?:better|best|verdict|winner|preference|preferred|choice|prefer|choose)\b"
+        rf"[\W_]{{0,6}}(?:(?:is|answer|output|response|one)\b[\W_]{{0,6}}){{0,3}}(?-i:([AB])){_NOT_BOTH}",
+        re.IGNORECASE,
+    ),
+)
+"""Sentences that name the better answer. A bare letter has to be a capital, because "a" is also a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenScore:
+    """A score in the text of a reply.
+
+    Attributes:
+        value: The score, from 1 to 5.
+        rationale: The judge's reason; may be empty.
+        digit: The position of the score's digit in the text; None if it is not known.
+    """
+
+    value: float
+    rationale: str
+    digit: int | None
+
+
+def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
+    """Read the score for each criterion.
+
+    The last JSON object counts that has a score for each of the names. A text without a brace may instead have a line
+    with a name and a score for each criterion.
+
+    Raises:
+        UnparsableReplyError: A score is missing, or is not from 1 to 5.
+    """
+    for found in json_objects(text):
+        if {criterion_key(name) for name in names} <= {criterion_key(name) for name in found.value}:
+            return _object_scores(text, found, names)
+    answer = without_reasoning(text)
+    if "{" in answer:
+        raise UnparsableReplyError("no JSON object with a score for each criterion")
+    return {name: WrittenScore(_score_in_lines(answer, name), "", None) for name in names}
+
+
+def read_letter(text: str) -> str:
+    """Read which of two answers is better: A or B.
+
+    The last JSON object with the key `better` counts. A text without a brace may instead be one letter, end with a line
+    of one letter, or contain a sentence such as "Output (a) is better".
+
+    Raises:
+        UnparsableReplyError: The text names neither A nor B.
+    """
+    for found in json_objects(text):
+        if "better" in found.value:
+            return _one_letter(found.value["better"])
+    answer = without_reasoning(text).strip()
+    if "{" in answer or not answer:
+        raise UnparsableReplyError("no JSON object with the key better")
+    if alone := _LETTER.fullmatch(answer.splitlines()[-1]):
+        return alone[1].upper()
+    said = [found for pattern in _IN_WORDS for found in pattern.finditer(answer)]
+    if not said:
+        raise UnparsableReplyError("neither A nor B")
+    last = max(said, key=lambda found: found.end())
+    return next(letter for letter in last.groups() if letter).upper()
+
+
+def parse_score(value: Any) -> float:
+    """Return a score from 1 to 5 that is written as a number, or as a text such as "4" or "4/5".
+
+    Raises:
+        UnparsableReplyError: The value is no score, or is not from 1 to 5.
+    """
+    if isinstance(value, str) and (found := _SCORE.fullmatch(value)):
+        value = _on_scale(found[1], found[2])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UnparsableReplyError("a score that is not a number")
+    if not MIN_SCORE <= value <= MAX_SCORE:
+        raise UnparsableReplyError(f"a score of {value:g}")
+    return float(value)
+
+
+def criterion_key(name: str) -> str:
+    """Return a criterion's name in the form in which names are compared: critical-thinking for "Critical_Thinking"."""
+    return "-".join(re.findall(r"\w+", name.casefold().replace("_", " ")))
+
+
+def _object_scores(text: str, found: FoundObject, names: Sequence[str]) -> dict[str, WrittenScore]:
+    entries = {criterion_key(name): entry for name, entry in found.value.items()}
+    digits = _digit_positions(text, found)
+    return {
+        name: _entry_score(entries[key], digits.get(key))
+        for name, key in zip(names, map(criterion_key, names), strict=True)
+    }
+
+
+def _entry_score(entry: Any, digit: int | None) -> WrittenScore:
+    if not isinstance(entry, dict):
+        return WrittenScore(parse_score(entry), "", None)
+    rationale = entry.get("rationale")
+    return WrittenScore(parse_score(entry.get("score")), rationale if isinstance(rationale, str) else "", digit)
+
+
+def _digit_positions(text: str, found: FoundObject) -> Mapping[str, int]:
+    """Return the position of each score's digit by the criterion, if each entry of the object has exactly one score."""
+    digits = [one.end() - 1 for one in re.finditer(r'"score"\s*:\s*"?[1-5]', text[found.start : found.end])]
+    if len(digits) != len(found.value):
+        return {}
+    return {criterion_key(name): found.start + digit for name, digit in zip(found.value, digits, strict=True)}
+
+
+def _score_in_lines(text: str, name: str) -> float:
+    words = r"[\s_-]+".join(re.escape(word) for word in criterion_key(name).split("-"))
+    score = r"\b(?:score|rating)[\W_]*(?:of\s+)?"
+    between = rf"(?:[\W_]*(?:{score})?|[^\n]*?{score})"
+    pattern = rf"^[\W\d_]*{words}\b{between}{_SCORE_IN_LINE}"
+    found = re.findall(pattern, text, re.IGNORECASE | re.MULTILINE)
+    if not found:
+        raise UnparsableReplyError(f"no score for {name}")
+    return parse_score(_on_scale(*found[-1]))
+
+
+def _on_scale(score: str, scale: str | None) -> float | None:
+    """Return the score; None if it is on another scale than 1 to 5."""
+    return float(score) if not scale or float(scale) == MAX_SCORE else None
+
+
+def _one_letter(value: Any) -> str:
+    found = _LETTER.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        raise UnparsableReplyError("neither A nor B")
+    return found[1].upper()

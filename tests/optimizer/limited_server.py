@@ -1,0 +1,107 @@
+"""A chat endpoint that accepts only a part of OpenAI's API, for tests of how the optimizer adapts to such servers.
+
+The messages are those of real servers, where a comment names the server.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, failure
+
+Body = Mapping[str, Any]
+Limit = Callable[[Body], Reply | None]
+"""Returns the error with which a server answers a body; None if the server accepts the body."""
+
+
+def _refuses(is_refused: Callable[[Body], bool], message: str, status: int = 400) -> Limit:
+    return lambda body: failure(status, message) if is_refused(body) else None
+
+
+def _refuses_in_words(is_refused: Callable[[Body], bool], body_of_error: object, status: int = 400) -> Limit:
+    raw = orjson.dumps(body_of_error)
+    return lambda body: (status, {}, raw) if is_refused(body) else None
+
+
+def _format(body: Body) -> str:
+    return str((body.get("response_format") or {}).get("type", "none"))
+
+
+def _has_role(role: str) -> Callable[[Body], bool]:
+    return lambda body: any(message["role"] == role for message in body["messages"])
+
+
+LIMITS: Final[Mapping[str, Limit]] = {
+    # OpenAI, gpt-5 and o series
+    "max_tokens renamed": _refuses(
+        lambda body: "max_tokens" in body,
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    ),
+    "no max_tokens at all": _refuses(
+        lambda body: bool({"max_tokens", "max_completion_tokens"} & set(body)), "unknown field max_tokens"
+    ),
+    "default temperature only": _refuses(
+        lambda body: body.get("temperature", 1) != 1,
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+    ),
+    # llama.cpp
+    "n of 3": _refuses(
+        lambda body: body.get("n", 1) > 3, "n_cmpl cannot be greater than the number of slots, please increase -np"
+    ),
+    "n of 1": _refuses(lambda body: body.get("n", 1) > 1, "Only one completion choice is allowed"),
+    "no field n": _refuses_in_words(
+        lambda body: "n" in body, {"detail": [{"loc": ["body", "n"], "msg": "extra"}]}, 422
+    ),
+    # DeepSeek
+    "no json_schema": _refuses(
+        lambda body: _format(body) == "json_schema", "This response_format type is unavailable now"
+    ),
+    # LM Studio
+    "no json_object": _refuses_in_words(
+        lambda body: _format(body) == "json_object",
+        {"error": "'response_format.type' must be 'json_schema' or 'text'"},
+    ),
+    "no response_format": _refuses_in_words(
+        lambda body: "response_format" in body,
+        {"object": "error", "message": "Extra inputs are not permitted: response_format", "code": 400},
+    ),
+    # vLLM with --max-logprobs 5
+    "5 top_logprobs": _refuses_in_words(
+        lambda body: body.get("top_logprobs", 0) > 5,
+        {"object": "error", "message": "Cannot request more than 5 logprobs.", "type": "BadRequestError", "code": 400},
+    ),
+    "no logprobs": _refuses(
+        lambda body: "logprobs" in body or "top_logprobs" in body, "logprobs is not supported by this model", 422
+    ),
+    # vLLM and llama.cpp with a template of gemma
+    "no system role": _refuses(_has_role("system"), "System role not supported"),
+    "developer role": _refuses(_has_role("system"), "Unsupported value: 'messages[0].role' does not support 'system'"),
+    "no seed": _refuses(lambda body: "seed" in body, "Unrecognized request argument supplied: seed"),
+    "4 stop strings": _refuses(lambda body: len(body.get("stop", ())) > 4, "Expected at most 4 items in 'stop'"),
+    "no stop": _refuses(lambda body: "stop" in body, "'stop' is not supported with this model."),
+    "no penalties": _refuses(lambda body: "frequency_penalty" in body, "frequency_penalty is not supported", 501),
+    "vague about json_schema": _refuses(lambda body: _format(body) == "json_schema", "Bad request"),
+    "vague about temperature": _refuses_in_words(lambda body: "temperature" in body, {}, 422),
+    "vague about n": _refuses(lambda body: body.get("n", 1) > 2, "invalid_request_error"),
+    "500 about the system role": _refuses(_has_role("system"), "System role not supported", 500),
+}
+
+
+def limited_endpoint(
+    limits: list[str], text: str, choices: Callable[[int], int] = lambda asked: asked
+) -> ScriptedEndpoint:
+    """Return an endpoint with these limits that replies with the text, as often as `choices` makes of `n`."""
+
+    def script(body: Any, _variant: str) -> Reply:
+        errors = [error for name in limits if (error := LIMITS[name](body)) is not None]
+        return errors[0] if errors else _completion(text, choices(body.get("n", 1)))
+
+    return ScriptedEndpoint(script)
+
+
+def _completion(text: str, count: int) -> Reply:
+    message = {"role": "assistant", "content": text}
+    found = [{"index": number, "message": message, "finish_reason": "stop"} for number in range(count)]
+    usage = {"prompt_tokens": 10, "completion_tokens": 2 * count}
+    return 200, {}, orjson.dumps({"object": "chat.completion", "choices": found, "usage": usage})
