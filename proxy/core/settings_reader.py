@@ -7,9 +7,10 @@ proxy/server/lifecycle.py checks the files that settings name.
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.core.addresses import check_port, is_loopback, server_root, split_address
@@ -25,6 +26,8 @@ from proxy.core.settings import (
     setting_groups,
     variable,
 )
+
+_SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://")  # the protocols of a Service's ports in Kubernetes
 
 
 def parse_settings(
@@ -166,7 +169,7 @@ def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> A
     default = setting.default
     if given is not None:
         return tuple(given) if isinstance(default, tuple) else given
-    text = environment.get(variable(setting.name), "")
+    text = read_variable(setting.name, environment)
     if not text:
         return default
     try:
@@ -177,6 +180,24 @@ def _value(setting: Field[Any], given: Any, environment: Mapping[str, str]) -> A
     if choices and value not in choices:
         raise StartupError(f"{variable(setting.name)}: {text!r} is not one of {', '.join(choices)}.")
     return value
+
+
+def read_variable(name: str, environment: Mapping[str, str]) -> str:
+    """Return the text of the environment variable of a setting, or an empty text if the variable is not set.
+
+    Kubernetes sets variables for each Service of a namespace (service links). For a Service named `drpo`, it sets
+    DRPO_PORT to an address such as tcp://10.0.0.1:80.
+
+    Raises:
+        StartupError: Kubernetes has set the variable for a Service.
+    """
+    text = environment.get(variable(name), "")
+    if _SERVICE_LINK.match(text):
+        raise StartupError(
+            f"{variable(name)}: {text!r} is the address of a Kubernetes Service, which Kubernetes sets under this name. "
+            f"Set `enableServiceLinks: false` in the spec of the pod, rename the Service, or give {flag(name)}."
+        )
+    return text
 
 
 def _parser_of(default: object) -> Callable[[str], object]:

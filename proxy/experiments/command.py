@@ -19,7 +19,7 @@ from rich.table import Table
 
 from proxy.core.errors import StartupError
 from proxy.core.settings import default_store, variable
-from proxy.core.settings_reader import refuse_password
+from proxy.core.settings_reader import read_variable, refuse_password
 from proxy.experiments.analysis.report_builder import report_of
 from proxy.experiments.config import ExperimentFile, read_experiment, read_experiments
 from proxy.experiments.console_report import print_report
@@ -49,7 +49,7 @@ def run_experiment_command(arguments: Sequence[str], environment: Mapping[str, s
     """Run the command and return the exit status. Raises DrpoError with a message for the user."""
     options = _parser().parse_args(arguments)
     refuse_password(options.store)
-    dsn = dsn_of(options.store or environment.get(variable("store")) or default_store(environment))
+    dsn = dsn_of(options.store or read_variable("store", environment) or default_store(environment))
     command: Command = options.run
     return command(options, dsn, output)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.parts import DEPLOY, ROOT, called, environment
+from tests.deploy.test_service_links import collisions, pods
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 
@@ -55,6 +56,13 @@ def test_kubernetes_refuses_what_is_wrong(tmp_path: Path) -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"portz": []}}
     with pytest.raises(AssertionError):
         assert_valid([wrong], tmp_path)
+
+
+def test_rendered_pods_turn_service_links_off_and_no_service_takes_a_variable_of_a_setting(overlay: list[Any]) -> None:
+    found = [pod for each in overlay for pod in pods(each)]
+    assert found
+    assert [pod["enableServiceLinks"] for pod in found] == [False] * len(found)
+    assert [collisions(each) for each in overlay if each["kind"] == "Service" and collisions(each)] == []
 
 
 def test_pod_is_killed_only_after_it_has_drained(overlay: list[Any]) -> None:

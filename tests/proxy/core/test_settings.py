@@ -13,7 +13,16 @@ from proxy.backends.backend import Backend
 from proxy.core.addresses import server_root
 from proxy.core.errors import StartupError
 from proxy.core.key_file import read_key
-from proxy.core.settings import AdmissionSettings, ServerSettings, Settings, parse_kinds, settings_from_json
+from proxy.core.settings import (
+    AdmissionSettings,
+    ServerSettings,
+    Settings,
+    flag,
+    parse_kinds,
+    setting_fields,
+    settings_from_json,
+    variable,
+)
 from proxy.core.settings_reader import check_reachability, parse_settings
 from proxy.server.sockets import bind
 from tests.proxy.serving import make_settings
@@ -44,6 +53,17 @@ def test_flag_has_precedence_over_variable_and_variable_over_default() -> None:
 def test_invalid_variable_is_named_in_the_error(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=name):
         parsed([], {name: value})
+
+
+@pytest.mark.parametrize("name", sorted(setting_fields()))
+@pytest.mark.parametrize("value", ["tcp://10.96.0.12:80", "udp://10.96.0.12:53", "sctp://[fd00::1]:9"])
+def test_variable_that_kubernetes_sets_for_a_service_is_named_with_what_to_do(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=rf"{variable(name)}: .*enableServiceLinks: false.*{flag(name)}"):
+        parsed([], {variable(name): value})
+
+
+def test_flag_is_used_whatever_kubernetes_sets_for_a_service() -> None:
+    assert parsed(["--port", "9000"], {"DRPO_PORT": "tcp://10.96.0.12:80"}).server.port == 9000
 
 
 def test_variable_with_true_sets_a_switch() -> None:
