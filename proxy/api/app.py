@@ -133,7 +133,8 @@ async def feedback(request: web.Request) -> web.Response:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
     limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
     body = parse_json(request, await read_body(request, limits))
-    await gateway.experiments.recorder.save_feedback(parse_feedback(body, time.time()))
+    one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)
+    await gateway.experiments.recorder.save_feedback(one)
     return _json({"object": "feedback", "kept": True})
 
 

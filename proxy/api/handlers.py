@@ -31,7 +31,7 @@ from proxy.inference.plan import Plan
 from proxy.inference.relay import Client, request_headers
 from proxy.inference.reply import send_reply
 from proxy.inference.reply_observer import ReplyObserver
-from proxy.inference.reply_progress import ReplyProgress
+from proxy.inference.reply_progress import ReplyProgress, token_count
 from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
@@ -149,9 +149,9 @@ def _reserved_tokens(account: Account | None, plan: Plan, progress: ReplyProgres
     try:
         yield
     finally:
-        used = (progress.usage or {}).get("total_tokens")
+        used = token_count((progress.usage or {}).get("total_tokens"))
         unknown = plan.reserve if progress.accepted else 0
-        account.settle(plan.reserve, used if isinstance(used, int) else unknown)
+        account.settle(plan.reserve, unknown if used is None else used)
 
 
 async def _send(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
+from proxy.experiments.automatic_metrics import MAX_VALUE
+
 Schema = dict[str, Any]
 
 _TEXT: Final[Schema] = {"type": "string"}
@@ -74,7 +76,15 @@ _FEEDBACK: Final[Schema] = {
         "request_id": {**_TEXT, "description": "The reply's header x-request-id; or give completion_id."},
         "completion_id": {**_TEXT, "description": "The reply's field id; or give request_id."},
         "metric": {**_TEXT, "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
-        "value": {"description": "A judgement, a measure, or a comment.", "type": ["boolean", "number", "string"]},
+        "value": {
+            "description": (
+                "true, false, a number from -1e9 to 1e9, or a comment. A metric that an experiment compares takes no "
+                "comment, and a comment may not be a number or true or false in quotation marks."
+            ),
+            "type": ["boolean", "number", "string"],
+            "minimum": -MAX_VALUE,
+            "maximum": MAX_VALUE,
+        },
     },
     "additionalProperties": False,
 }

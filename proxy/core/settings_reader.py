@@ -194,7 +194,7 @@ def read_variable(name: str, environment: Mapping[str, str]) -> str:
     text = environment.get(variable(name), "")
     if _SERVICE_LINK.match(text):
         raise StartupError(
-            f"{variable(name)}: {text!r} is the address of a Kubernetes Service, which Kubernetes sets under this name. "
+            f"{variable(name)}: {text!r} is the address of a Kubernetes Service, for which Kubernetes sets this name. "
             f"Set `enableServiceLinks: false` in the spec of the pod, rename the Service, or give {flag(name)}."
         )
     return text

@@ -52,8 +52,8 @@ class RequestOutcome:
     outcome: str
     seconds: float
     first_byte: float | None
-    input_tokens: object
-    output_tokens: object
+    input_tokens: int | None
+    output_tokens: int | None
     extra_attributes: Mapping[str, object]
 
 
@@ -109,7 +109,7 @@ class Telemetry:
         if outcome.first_byte is not None:
             self._first_chunk.record(outcome.first_byte, attributes)
         for name, tokens in (("input", outcome.input_tokens), ("output", outcome.output_tokens)):
-            if isinstance(tokens, int):
+            if tokens is not None:
                 self._usage.record(tokens, {**attributes, "gen_ai.token.type": name})
 
     def close(self) -> None:

@@ -34,11 +34,21 @@ class AutomaticMetric:
     expression: str = ""
 
     @property
+    def maximum(self) -> float:
+        """The largest value that a row can have. The smallest is 0. Values outside this range are left out."""
+        return 1.0 if self.is_flag or self.name == JUDGED_BETTER else MAX_VALUE
+
+    @property
     def is_flag(self) -> bool:
         """Whether the metric's column holds a boolean, stored as 0 or 1."""
         return self.column.startswith("SMALLINT")
 
 
+MAX_VALUE: Final = 1e9
+"""The largest magnitude of a value of a metric. Feedback beyond it is refused, and a stored value is left out.
+
+The statistics add up squares of values. Values of any size would overflow, and a single one would decide every mean.
+"""
 JUDGED_BETTER: Final = "judged_better"
 """The name of the shadow judge's metric, whose values are in the table of judgements."""
 

@@ -21,6 +21,8 @@ def print_report(name: str, report: Report, output: Console) -> None:
         output.print(_comparison_table(name, report, wide=output.width >= _MIN_WIDE_COLUMNS))
     for guardrail in report.guardrail_results:
         output.print(_guardrail_line(guardrail), style="red" if guardrail.breached else "", markup=False)
+    if report.left_out:
+        output.print(_left_out_line(report), style="yellow", markup=False)
     output.print(_footnote(report), style="dim", markup=False)
 
 
@@ -80,6 +82,11 @@ def _guardrail_line(one: GuardrailResult) -> str:
     suffix = " BREACHED" if one.breached else ""
     difference = f"worse by {one.worse_by:.3g} ({certain}); {one.tolerance:g} tolerated."
     return f"Guardrail {one.metric}, {one.arm}: {difference}{suffix}"
+
+
+def _left_out_line(report: Report) -> str:
+    counts = ", ".join(f"{count:,} of {name}" for name, count in report.left_out.items())
+    return f"Left out, because they cannot be right: {counts} (stored values that are not numbers, or out of range)."
 
 
 def _footnote(report: Report) -> str:

@@ -118,6 +118,11 @@ class Experiment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "total_weight", math.fsum(arm.weight for arm in self.arms))
 
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """The metrics by which the arms are compared, followed by those of the guardrails."""
+        return (*self.metrics, *(guardrail.metric for guardrail in self.guardrails))
+
     def arm(self, name: str) -> Arm:
         """Return the arm with this name. Raises KeyError if no arm has this name."""
         for arm in self.arms:

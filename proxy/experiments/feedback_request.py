@@ -1,27 +1,34 @@
 """Parses the body of POST /v1/feedback into a `Feedback`. It does not depend on HTTP or on the store."""
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from proxy.core.errors import BadRequestError
-from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, MAX_VALUE
 from proxy.experiments.records import Feedback
 
 MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_ID_LENGTH: Final = 200  # characters
 _MAX_COMMENT_LENGTH: Final = 10_000  # characters
+_TYPES: Final = f"true, false, a number from -{MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}, or a comment (a text)"
+_RATING: Final = re.compile(
+    r"true|false|yes|no|on|off|y|n|t|f|null|none|nil|undefined"
+    r"|[+\-\u2212]?(?:nan|inf|infinity|(?=[.,]?\d)[\d.,]*(?:e[+-]?\d+)?\s*(?:%|/\s*\d+)?)",
+    re.IGNORECASE,
+)
 _METRIC: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FIELDS: Final = frozenset({"request_id", "completion_id", "metric", "value"})
 
 
-def parse_feedback(body: Mapping[str, Any], now: float) -> Feedback:
+def parse_feedback(body: Mapping[str, Any], now: float, rated: Collection[str] = ()) -> Feedback:
     """Parse and validate the body of a feedback request.
 
     Args:
         body: The parsed JSON of the body.
         now: The time of the feedback, Unix seconds.
+        rated: The metrics by which experiments compare arms. They need a rating: a comment would count for nothing, and
+            would replace the rating that the store has for the same reply.
 
     Raises:
         BadRequestError: The body is invalid. The message does not repeat any value of the body.
@@ -38,7 +45,7 @@ def parse_feedback(body: Mapping[str, Any], now: float) -> Feedback:
         raise BadRequestError("`metric`: this name is one that the server measures; take another.", param="metric")
     value = body.get("value")
     if isinstance(value, str):
-        return Feedback(_subject(body), metric, None, _comment(value), now)
+        return Feedback(_subject(body), metric, None, _comment(value, metric, rated), now)
     return Feedback(_subject(body), metric, _number(value), None, now)
 
 
@@ -56,13 +63,30 @@ def _subject(body: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool | int | float) and math.isfinite(number := float(value)):
-        return number
-    raise BadRequestError("`value` must be true, false, a number, or a comment.", param="value")
+    if isinstance(value, bool | int | float) and -MAX_VALUE <= value <= MAX_VALUE:  # first: float(10**400) fails
+        return float(value) + 0.0  # -0.0 becomes 0.0
+    raise BadRequestError(f"`value` must be {_TYPES}.", param="value")
 
 
-def _comment(text: str) -> str:
-    """Check the length of a comment. Replace the character NUL, which PostgreSQL does not accept in text."""
+def _comment(text: str, metric: str, rated: Collection[str]) -> str:
+    """Check a comment. Replace the character NUL, which PostgreSQL does not accept in text."""
     if len(text) > _MAX_COMMENT_LENGTH:
         raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
+    if not text.strip() or _reads_as_rating(text):
+        raise BadRequestError(
+            f"`value` must be {_TYPES}. This text is empty or reads as a rating: send true, false or a number without "
+            "quotation marks.",
+            param="value",
+        )
+    if metric in rated:
+        raise BadRequestError(
+            f"`value` must be true, false or a number from -{MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}, because an "
+            "experiment compares this metric. Send a comment under the name of another metric.",
+            param="value",
+        )
     return text.replace("\0", "\ufffd")
+
+
+def _reads_as_rating(text: str) -> bool:
+    """Return whether a text is the form of a rating in another type, such as "true", "4.5", "80 %" or "4/5"."""
+    return _RATING.fullmatch(text.strip()) is not None

@@ -6,7 +6,7 @@ The records are plain values and do not depend on the store. Statistics read out
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 SumAndCount: TypeAlias = tuple[float, int]
 """The sum of a metric's values over requests of one unit, and the number of the requests that have a value."""
@@ -171,6 +171,10 @@ class Allocation:
     time: float
 
 
+REQUEST_FIELDS: Final = "time or propensity"
+"""The key of requests in `Outcomes.left_out`. No metric can have this name, since it has spaces."""
+
+
 class Outcomes(Protocol):
     """The interface through which statistics read recorded outcomes and decisions.
 
@@ -183,6 +187,14 @@ class Outcomes(Protocol):
 
     def units_by_arm(self, experiment: str) -> Mapping[str, int]:
         """Return the number of units in each arm of an experiment."""
+        ...
+
+    def left_out(self, experiment: str) -> Mapping[str, int]:
+        """Return the number of stored values of an experiment that are left out, by the name of their metric.
+
+        A value is left out if no value of its metric can be so large or so small, or if it is not a number. The key
+        REQUEST_FIELDS has the number of requests whose time or propensity cannot be right.
+        """
         ...
 
     def allocations(self) -> Mapping[str, Allocation]:

@@ -66,6 +66,12 @@ class ExperimentService:
     active: ActiveExperiments | None = None
     trusts_user_headers: bool = False
 
+    @property
+    def rated_metrics(self) -> frozenset[str]:
+        """The names of the metrics by which the active experiments compare their arms, guardrails included."""
+        experiments = self.active.experiments if self.active else ()
+        return frozenset(metric.name for experiment in experiments for metric in experiment.all_metrics)
+
     def assign_request(
         self,
         requester: Requester,
@@ -219,8 +225,8 @@ def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestC
         asked=assignment.conversation,
         latency=reply.seconds if is_complete else None,
         time_to_first_token=reply.first_byte if request.plan and request.plan.stream and not error else None,
-        prompt_tokens=_count_of(reply.usage, "prompt_tokens", "input_tokens"),
-        completion_tokens=_count_of(reply.usage, "completion_tokens", "output_tokens"),
+        prompt_tokens=reply.tokens("prompt_tokens", "input_tokens"),
+        completion_tokens=reply.tokens("completion_tokens", "output_tokens"),
         ended_by_itself=reply.stopped if is_complete else None,
         truncated=reply.truncated,
         error=error,
@@ -234,14 +240,6 @@ def _exposure_id(now: float) -> bytes:
     Ids of consecutive exposures are close to each other, so a database keeps them in the same page of its index.
     """
     return (int(now * 1000) << _RANDOM_ID_BITS | getrandbits(_RANDOM_ID_BITS)).to_bytes(16)
-
-
-def _count_of(usage: Mapping[str, object], *names: str) -> int | None:
-    """Return the first entry of `usage` under one of these names that is an integer, or None if there is none.
-
-    The Chat Completions API and the Responses API have different names for the same count.
-    """
-    return next((found for name in names if isinstance(found := usage.get(name), int)), None)
 
 
 def _storable_text(data: bytes | bytearray) -> str:

@@ -20,6 +20,7 @@ RESPONSES: Final = "/v1/responses"
 JSON_TYPE: Final = "application/json"
 _MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _BYTES_PER_TOKEN: Final = 4
+_MAX_ESTIMATE: Final = 2**31 - 1  # tokens; a client may ask for any number, which floats cannot always hold
 
 
 @dataclass(slots=True)
@@ -109,4 +110,4 @@ def _estimated_use(data: bytes, sent: Json) -> int:
     caps = [cap for name in _MAX_TOKENS_FIELDS if isinstance(cap := sent.get(name), int)] or [DEFAULT_MAX_TOKENS]
     choices = sent.get("n")
     answers = max(1, choices if isinstance(choices, int) else 1)
-    return len(data) // _BYTES_PER_TOKEN + max(0, caps[0]) * answers
+    return min(len(data) // _BYTES_PER_TOKEN + max(0, caps[0]) * answers, _MAX_ESTIMATE)

@@ -6,9 +6,24 @@ The module does not depend on HTTP or plans.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.inference.reply_observer import ReplyObserver
+
+MAX_TOKEN_COUNT: Final = 2**31 - 1  # far more than any context; an INTEGER of PostgreSQL cannot hold more
+
+
+def token_count(value: object) -> int | None:
+    """Return a token count of a backend, or None if the value cannot be one.
+
+    Token counts are added up in metrics, limits and experiments. A backend may send anything in their place: a negative
+    number, 1e300 or a string. A float without a fractional part is accepted.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKEN_COUNT:
+        return value
+    return None
 
 
 class ReplyResult(NamedTuple):
@@ -50,11 +65,19 @@ class ReplyResult(NamedTuple):
         found in its prefix cache.
         """
         details = self.usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        prompt, completion = self.usage.get("prompt_tokens"), self.usage.get("completion_tokens")
+        cached = token_count(details.get("cached_tokens")) if isinstance(details, dict) else None
+        prompt, completion = self.tokens("prompt_tokens"), self.tokens("completion_tokens")
         for kind, count in (("prompt", prompt), ("completion", completion), ("cached", cached)):
-            if isinstance(count, int):
+            if count is not None:
                 yield kind, count
+
+    def tokens(self, *names: str) -> int | None:
+        """Return the first token count that `usage` has under one of these names, or None if it has none.
+
+        The Chat Completions API and the Responses API have different names for the same count.
+        """
+        counts = (token_count(self.usage.get(name)) for name in names)
+        return next((count for count in counts if count is not None), None)
 
 
 @dataclass(slots=True)

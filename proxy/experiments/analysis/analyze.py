@@ -34,7 +34,7 @@ from proxy.experiments.analysis.report import (
     Series,
     Target,
 )
-from proxy.experiments.analysis.samples import Samples, collect_samples, sample_ratio
+from proxy.experiments.analysis.samples import Samples, collect_samples, sample_ratio, units_per_day
 from proxy.experiments.analysis.sequential import Floats
 from proxy.experiments.analysis.verdict import verdict_of
 from proxy.experiments.definition import Experiment, Guardrail, Metric
@@ -54,8 +54,6 @@ With fewer such units, as for a rare event, the estimated variance is too inaccu
 _MIN_HISTORY_UNITS: Final = 100  # minimum number of units with a history, in arm and control together
 _TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)
 _SERIES_POINTS: Final = 60
-_DAY: Final = 86_400.0  # seconds
-_MIN_RATE_SPAN: Final = 60.0  # minimum seconds between the first and the last unit for a rate
 _MAX_DAYS: Final = 36_500.0  # upper limit of the days of a target
 _MAX_UNITS: Final = 1e15  # upper limit of the units of a target
 _MAX_LOG_RATIO: Final = 690.0  # exp of this is finite
@@ -71,7 +69,7 @@ def analyse(
         units: The units of the experiment, in any order.
         weights: Adaptive weights by arm, which replace the weights of the file. None if the file's weights apply.
     """
-    names = {metric.name for metric in _all_metrics(experiment)}
+    names = {metric.name for metric in experiment.all_metrics}
     samples = collect_samples(units, [arm.name for arm in experiment.arms], sorted(names))
     adaptive = experiment.adaptive is not None or weights is not None
     analysis = Analysis(experiment, samples, adaptive)
@@ -95,15 +93,17 @@ def analyse(
     )
 
 
-def _all_metrics(experiment: Experiment) -> list[Metric]:
-    return [*experiment.metrics, *(guardrail.metric for guardrail in experiment.guardrails)]
+def planned_units_of_equal_arms(experiment: Experiment, arm: str) -> float:
+    """Return the argument `planned` of `estimators.estimate_difference` for an arm.
 
-
-def units_per_day(samples: Samples) -> float | None:
-    """Return the average number of new units per day. None for fewer than two units, or if all came within a minute."""
-    if len(samples) < 2 or samples.times[-1] - samples.times[0] < _MIN_RATE_SPAN:
-        return None
-    return float((len(samples) - 1) / (samples.times[-1] - samples.times[0]) * _DAY)
+    With this argument, the information fraction is 1 when the experiment has `planned_units` units in all its arms. The
+    information is proportional to the sum of 1 / propensity over arm and control, which is 4 for two equal arms. The
+    propensities follow from the file: adaptive weights would make the scale depend on the data.
+    """
+    compared = (experiment.arm(arm), experiment.arm(experiment.control))
+    if not all(one.weight for one in compared):
+        return float(experiment.planned_units)
+    return experiment.planned_units * sum(1 / experiment.propensity(one) for one in compared) / 4
 
 
 class MetricEstimates(NamedTuple):
@@ -179,7 +179,8 @@ class Analysis(NamedTuple):
 
     def estimates(self, metric: str, arm: str) -> MetricEstimates:
         """Compare one metric of one arm with the control."""
-        return compare(self.samples, metric, arm, self.experiment.control, self.experiment.planned_units)
+        planned = planned_units_of_equal_arms(self.experiment, arm)
+        return compare(self.samples, metric, arm, self.experiment.control, planned)
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Compare each arm with the control in each metric. The p-values are not adjusted yet."""

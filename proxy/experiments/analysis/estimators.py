@@ -141,8 +141,9 @@ class EffectEstimate:
 def estimate_difference(arm: Moments, control: Moments, planned: float) -> EffectEstimate | None:
     """Estimate arm mean minus control mean. Return None if a mean or the variance is unknown, or the variance is 0.
 
-    `planned` is the planned number of units in both arms together. If the two arms have this number of units and are of
-    equal size, the information fraction is 1.
+    `planned` is the planned number of units of an experiment that has only these two arms, with equal weights. If it
+    has this number of units, the information fraction is 1. For other experiments, see
+    `analyze.planned_units_of_equal_arms`.
     """
     if arm.mean is None or control.mean is None:
         return None

@@ -20,11 +20,11 @@ or infinite. The report without the summary has this form:
                             "worse_at_least": -0.2, "stops": true, "breached": false}],
      "series": [{"arm": "new", "points": [{"time": 1.7e9, "units": 104, "difference": 0.02, "fixed": {...},
                  "anytime": {...}}]}],
-     "verdict": {"decision": "undecided", "arm": null, "sentence": "..."}}
+     "verdict": {"decision": "undecided", "arm": null, "sentence": "..."}, "left_out": {"thumbs_up": 1}}
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Decision = Literal["blocked", "stop", "better", "worse", "undecided", "waiting"]
@@ -268,6 +268,9 @@ class Report:
         guardrail_results: One result for each guardrail and arm.
         series: The primary metric over time, one series for each arm except the control.
         verdict: The conclusion.
+        left_out: Number of stored values that the report leaves out, by the name of their metric: values that are not
+            numbers, or that are outside the range of their metric. The key `time or propensity` has the number of
+            requests whose time or propensity cannot be right.
     """
 
     units: int
@@ -284,3 +287,4 @@ class Report:
     guardrail_results: tuple[GuardrailResult, ...]
     series: tuple[Series, ...]
     verdict: Verdict
+    left_out: Mapping[str, int] = field(default_factory=dict)

@@ -5,7 +5,7 @@ The statistical modules are imported when the first report is built, since they 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from proxy.core.errors import NoStatisticsError
@@ -23,7 +23,8 @@ def report_of(experiment: Experiment, outcomes: Outcomes) -> "Report":
         StoreError: The outcomes cannot be read.
         NoStatisticsError: The extra `experiments` is not installed.
     """
-    return _analyse(experiment, outcomes, list(outcomes.units(experiment.name)))
+    report = _analyse(experiment, outcomes, list(outcomes.units(experiment.name)))
+    return replace(report, left_out=outcomes.left_out(experiment.name))
 
 
 def _analyse(experiment: Experiment, outcomes: Outcomes, units: Sequence[UnitOutcomes]) -> "Report":

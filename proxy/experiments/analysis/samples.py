@@ -11,9 +11,14 @@ from scipy import stats
 
 from proxy.experiments.analysis.report import SampleRatio
 from proxy.experiments.analysis.sequential import Floats, p_value, sample_ratio_log_evidence
+from proxy.experiments.automatic_metrics import MAX_VALUE
 from proxy.experiments.records import SumAndCount, UnitOutcomes
 
 SAMPLE_RATIO_LEVEL: Final = 0.01
+MIN_MAGNITUDE: Final = 1e-12  # a smaller mean of a unit counts as 0: its inverse square would be larger than any float
+_MIN_PROPENSITY: Final = 1e-9
+_MIN_RATE_SPAN: Final = 60.0  # minimum seconds between the first and the last unit for a rate
+_DAY: Final = 86_400.0  # seconds
 _NO_VALUE: Final[SumAndCount] = (math.nan, 0)
 
 
@@ -60,8 +65,12 @@ class Samples:
 
 
 def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics: Iterable[str]) -> Samples:
-    """Collect the units that are in one of these arms, and leave out all others. `units` may be in any order."""
-    rows = sorted((unit for unit in units if unit.arm in arms), key=lambda unit: (unit.first_seen, unit.unit))
+    """Collect the units that are in one of these arms, and leave out all others. `units` may be in any order.
+
+    Units whose time or propensity cannot be right are left out too. A mean that cannot be right counts as unknown.
+    """
+    possible = (unit for unit in units if unit.arm in arms and _is_possible(unit))
+    rows = sorted(possible, key=lambda unit: (unit.first_seen, unit.unit))
     arm = np.array([arms.index(unit.arm) for unit in rows], np.intp)
     propensity = np.array([unit.propensity for unit in rows], np.float64)
     return Samples(
@@ -74,8 +83,22 @@ def collect_samples(units: Iterable[UnitOutcomes], arms: Sequence[str], metrics:
     )
 
 
+def units_per_day(samples: Samples) -> float | None:
+    """Return the average number of new units per day. None for fewer than two units, or if all came within a minute."""
+    if len(samples) < 2 or samples.times[-1] - samples.times[0] < _MIN_RATE_SPAN:
+        return None
+    return float((len(samples) - 1) / (samples.times[-1] - samples.times[0]) * _DAY)
+
+
+def _is_possible(unit: UnitOutcomes) -> bool:
+    return math.isfinite(unit.first_seen) and _MIN_PROPENSITY <= unit.propensity <= 1
+
+
 def _unit_means(sums: Iterable[SumAndCount]) -> Floats:
-    return np.array([total / count if count else math.nan for total, count in sums], np.float64)
+    means = np.array([total / count if count else math.nan for total, count in sums], np.float64)
+    means[np.abs(means) < MIN_MAGNITUDE] = 0.0
+    means[np.abs(means) > MAX_VALUE] = math.nan
+    return means
 
 
 def _propensities(arm: NDArray[np.intp], own: Floats, arms: int) -> Floats:

@@ -12,9 +12,10 @@ from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.store.dsn import Session, StoreDsn
 from proxy.experiments.store.schema import (
     EXPOSURE_COLUMNS,
-    SELECT_EXPORTED_EXPOSURES,
+    EXPOSURES,
     SELECT_EXPORTED_FEEDBACK,
     SELECT_EXPORTED_JUDGEMENTS,
+    select_exported_exposures,
 )
 
 _CONTENT: Final = ("asked_text", "answered_text")
@@ -33,7 +34,8 @@ def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
         StoreError: The store cannot be read.
     """
     with closing(dsn.connect()) as session, session.reading():
-        yield from _objects(session, "exposure", SELECT_EXPORTED_EXPOSURES, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
+        exposures = select_exported_exposures(session.columns(EXPOSURES))
+        yield from _objects(session, "exposure", exposures, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
         yield from _objects(session, "feedback", SELECT_EXPORTED_FEEDBACK, experiment, _FEEDBACK)
         yield from _objects(session, "judgement", SELECT_EXPORTED_JUDGEMENTS, experiment, _JUDGEMENT)
 

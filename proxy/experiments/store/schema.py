@@ -8,7 +8,7 @@ key to exposures, since feedback may be written before the exposure of its reque
 from collections.abc import Collection
 from typing import Final
 
-from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, MAX_VALUE
 
 FORMAT: Final = "1"
 EXPOSURES: Final = "exposures"
@@ -87,8 +87,20 @@ MEASURED_METRICS: Final = tuple(
     metric.name for metric in AUTOMATIC_METRICS.values() if metric.column or metric.expression
 )
 """The names of the automatic metrics whose values come from the table of exposures."""
+
+# The statistics leave out values that cannot be right, since a single one could make every sum overflow. The proxy
+# stores none, but an earlier version or another program may have. SQLite also stores texts in columns of numbers.
+_MIN_PROPENSITY: Final = 1e-9
+_MAX_TIME: Final = 1e11  # Unix seconds
+_IS_POSSIBLE: Final = (
+    f"(e.propensity BETWEEN {_MIN_PROPENSITY} AND 1 AND e.time BETWEEN -{_MAX_TIME:.0f} AND {_MAX_TIME:.0f})"
+)
+_IS_RATING: Final = f"BETWEEN -{MAX_VALUE:.0f} AND {MAX_VALUE:.0f}"
+_IS_SCORE: Final = f"BETWEEN 0 AND {AUTOMATIC_METRICS[JUDGED_BETTER].maximum:.0f}"
 _MEASUREMENTS: Final = ",\n".join(
-    f"{metric.expression or f'e.{metric.name}'} AS {metric.name}"
+    metric.expression + f" AS {metric.name}"
+    if metric.expression
+    else f"CASE WHEN e.{metric.name} BETWEEN 0 AND {metric.maximum:.0f} THEN e.{metric.name} END AS {metric.name}"
     for metric in AUTOMATIC_METRICS.values()
     if metric.name in MEASURED_METRICS
 )
@@ -97,12 +109,12 @@ _SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METR
 # The temporary table `members` has one row for each unit of the experiment: the arm, the propensity and the time of the
 # unit's first request in the experiment. Overrides and requests before the experiment's start do not count as the first
 # request.
-_MEMBERS: Final = """
+_MEMBERS: Final = f"""
     ranked AS (
         SELECT unit, arm, propensity, time,
                ROW_NUMBER() OVER (PARTITION BY unit ORDER BY time, id) AS ordinal
-        FROM exposures WHERE experiment = ? AND arm <> '' AND override = 0),
-    members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""
+        FROM exposures AS e WHERE experiment = ? AND arm <> '' AND override = 0 AND {_IS_POSSIBLE}),
+    members AS (SELECT unit, arm, propensity, time AS first_seen FROM ranked WHERE ordinal = 1)"""  # noqa: S608
 
 # The temporary table `requests` contains, for each unit in `members`, the requests in the experiment that the unit's
 # arm served (is_history = 0), and the requests before `first_seen` in any experiment (is_history = 1).
@@ -112,7 +124,8 @@ _REQUESTS: Final = f"""{_MEMBERS},
                {_MEASUREMENTS},
                CASE WHEN e.time < m.first_seen THEN 1 ELSE 0 END AS is_history
         FROM members AS m JOIN exposures AS e ON e.unit = m.unit
-        WHERE e.time < m.first_seen OR (e.experiment = ? AND e.arm = m.arm AND e.override = 0))"""  # noqa: S608
+        WHERE {_IS_POSSIBLE}
+          AND (e.time < m.first_seen OR (e.experiment = ? AND e.arm = m.arm AND e.override = 0)))"""  # noqa: S608
 
 # Each `?` stands for the experiment's name. This query and SELECT_RATING_SUMS return units in the same
 # order, so that `stored_outcomes` can merge their rows.
@@ -132,21 +145,51 @@ SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
         WHERE r.completion_id <> r.request_id
         UNION ALL
         SELECT r.id, r.first_seen, r.unit, r.is_history, '{JUDGED_BETTER}', j.score, j.time
-        FROM requests AS r JOIN judgements AS j ON j.exposure = r.id),
+        FROM requests AS r JOIN judgements AS j ON j.exposure = r.id WHERE j.score {_IS_SCORE}),
     latest AS (
         SELECT first_seen, unit, is_history, metric, value,
                ROW_NUMBER() OVER (PARTITION BY id, metric ORDER BY time DESC) AS ordinal
-        FROM named WHERE value IS NOT NULL)
+        FROM named WHERE value {_IS_RATING})
     SELECT first_seen, unit, is_history, metric, SUM(value), COUNT(value) FROM latest WHERE ordinal = 1
     GROUP BY first_seen, unit, is_history, metric ORDER BY first_seen, unit, is_history, metric"""  # noqa: S608
 
 SELECT_UNITS_BY_ARM: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
 
+# The queries count the rows of an experiment that the statistics leave out. Each `?` stands for the experiment's name.
+BOUNDED_METRICS: Final = tuple(metric.name for metric in _METRICS_WITH_COLUMN)
+_IMPOSSIBLE_COUNTS: Final = ", ".join(
+    f"SUM(CASE WHEN e.{metric.name} IS NULL OR e.{metric.name} BETWEEN 0 AND {metric.maximum:.0f} THEN 0 ELSE 1 END)"
+    for metric in _METRICS_WITH_COLUMN
+)
+COUNT_IMPOSSIBLE_EXPOSURES: Final = f"""
+    SELECT SUM(CASE WHEN {_IS_POSSIBLE} THEN 0 ELSE 1 END), {_IMPOSSIBLE_COUNTS}
+    FROM exposures AS e WHERE e.experiment = ?"""  # noqa: S608
+COUNT_IMPOSSIBLE_RATINGS: Final = f"""
+    SELECT f.metric, COUNT(*) FROM feedback AS f
+    WHERE f.value IS NOT NULL AND NOT f.value {_IS_RATING} AND f.subject IN (
+        SELECT request_id FROM exposures WHERE experiment = ? UNION
+        SELECT completion_id FROM exposures WHERE experiment = ?)
+    GROUP BY f.metric
+    UNION ALL
+    SELECT '{JUDGED_BETTER}', COUNT(*) FROM judgements AS j JOIN exposures AS e ON e.id = j.exposure
+    WHERE e.experiment = ? AND NOT j.score {_IS_SCORE}"""  # noqa: S608
+
+
 # The queries of the export. Each `?` stands for the experiment's name.
-SELECT_EXPORTED_EXPOSURES: Final = f"""
-    SELECT {", ".join(f"e.{name}" for name in EXPOSURE_COLUMNS)}, c.asked, c.answered
-    FROM exposures AS e LEFT JOIN contents AS c ON c.exposure = e.id
-    WHERE e.experiment = ? ORDER BY e.time, e.id"""  # noqa: S608
+def select_exported_exposures(existing: Collection[str]) -> str:
+    """Return the query of an experiment's exposures, with NULL for each column that the table does not have.
+
+    A table that an earlier version created lacks the columns of metrics that were added later. The export does not add
+    them, because it only reads.
+    `existing` contains the names of the columns that the table has.
+    """
+    columns = ", ".join(f"e.{name}" if name in existing else "NULL" for name in EXPOSURE_COLUMNS)
+    return f"""
+        SELECT {columns}, c.asked, c.answered
+        FROM exposures AS e LEFT JOIN contents AS c ON c.exposure = e.id
+        WHERE e.experiment = ? ORDER BY e.time, e.id"""  # noqa: S608
+
+
 SELECT_EXPORTED_FEEDBACK: Final = """
     SELECT f.subject, f.metric, f.value, f.comment, f.time FROM feedback AS f WHERE f.subject IN (
         SELECT request_id FROM exposures WHERE experiment = ? UNION

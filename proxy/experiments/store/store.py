@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import orjson
 
 from proxy.core.errors import StoreError
+from proxy.experiments.automatic_metrics import MAX_VALUE
 from proxy.experiments.records import Allocation, Content, Exposure, Feedback, Judgement
 from proxy.experiments.store.dsn import Session, StoreDsn
 from proxy.experiments.store.schema import (
@@ -182,8 +183,18 @@ def _prepare(session: Session, dsn: StoreDsn) -> bytes:
 
 
 def read_allocations(session: Session) -> Mapping[str, Allocation]:
-    """Read the decisions about experiments, by the experiment's name."""
+    """Read the decisions about experiments, by the experiment's name. Weights that are not valid are left out."""
     return {
-        name: Allocation(name, stopped, None if weights is None else orjson.loads(weights), float(time))
+        name: Allocation(name, stopped, _read_weights(weights), time if isinstance(time, float) else 0.0)
         for name, stopped, weights, time in session.rows(SELECT_ALLOCATIONS)
     }
+
+
+def _read_weights(text: str | None) -> Mapping[str, float] | None:
+    try:
+        weights = orjson.loads(text or "null")
+    except orjson.JSONDecodeError:
+        return None
+    values = weights.values() if isinstance(weights, dict) else ()
+    is_valid = all(isinstance(value, int | float) and 0 <= value <= MAX_VALUE for value in values)
+    return weights if values and is_valid else None

@@ -9,9 +9,12 @@ from heapq import merge
 from itertools import groupby
 from typing import Any, Final
 
-from proxy.experiments.records import Allocation, SumAndCount, UnitOutcomes
+from proxy.experiments.records import REQUEST_FIELDS, Allocation, SumAndCount, UnitOutcomes
 from proxy.experiments.store.dsn import Session, StoreDsn
 from proxy.experiments.store.schema import (
+    BOUNDED_METRICS,
+    COUNT_IMPOSSIBLE_EXPOSURES,
+    COUNT_IMPOSSIBLE_RATINGS,
     MEASURED_METRICS,
     SELECT_MEASUREMENT_SUMS,
     SELECT_RATING_SUMS,
@@ -53,6 +56,14 @@ class StoredOutcomes:
         with self._reading() as session:
             return dict(map(tuple, session.rows(SELECT_UNITS_BY_ARM, (experiment,))))
 
+    def left_out(self, experiment: str) -> Mapping[str, int]:
+        """Return the number of stored values of an experiment that are left out, by metric (see `records.Outcomes`)."""
+        with self._reading() as session:
+            (exposures,) = session.rows(COUNT_IMPOSSIBLE_EXPOSURES, (experiment,))
+            ratings = dict(map(tuple, session.rows(COUNT_IMPOSSIBLE_RATINGS, (experiment,) * 3)))
+        counts = dict(zip((REQUEST_FIELDS, *BOUNDED_METRICS), exposures, strict=True)) | ratings
+        return {name: int(count) for name, count in counts.items() if count}
+
     def allocations(self) -> Mapping[str, Allocation]:
         """Return the decisions about experiments, by the experiment's name."""
         with self._reading() as session:
@@ -60,7 +71,13 @@ class StoredOutcomes:
 
 
 def _unit_key(row: Sequence[Any]) -> tuple[float, bytes]:
-    return row[0], bytes(row[1])
+    return row[0], _unit(row)
+
+
+def _unit(row: Sequence[Any]) -> bytes:
+    """Return the unit of a row. Another program may have written a text in place of the digest."""
+    unit = row[1]
+    return bytes(unit) if isinstance(unit, bytes | memoryview) else str(unit).encode()
 
 
 def _unit_outcomes(rows: Sequence[Sequence[Any]]) -> UnitOutcomes:
@@ -74,4 +91,4 @@ def _unit_outcomes(rows: Sequence[Sequence[Any]]) -> UnitOutcomes:
         arm, propensity, *measured = rest
         columns = zip(MEASURED_METRICS, measured[::2], measured[1::2], strict=True)
         sums[is_history].update({name: (float(total), int(count)) for name, total, count in columns if count})
-    return UnitOutcomes(bytes(rows[0][1]).hex(), arm, propensity, rows[0][0], *sums)
+    return UnitOutcomes(_unit(rows[0]).hex(), arm, propensity, rows[0][0], *sums)

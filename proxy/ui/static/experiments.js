@@ -146,5 +146,7 @@ function checks(whole) {
       ? "The arms do not have the sizes that the assignment gives: no difference is to be believed until it is known why."
       : "The arms have the sizes that the assignment gives."),
     ...guards,
+    ...Object.entries(whole.left_out).map(([name, count]) => make("li", {class: "bad"},
+      `${number(count)} stored ${count === 1 ? "value" : "values"} of ${named(name)} left out: not a number, or out of range.`)),
     make("li", {}, `${number(whole.units)} units in all${whole.units_per_day ? `, ${number(whole.units_per_day)} a day` : ""}; planned ${number(whole.planned_units)}.`)));
 }

@@ -10,6 +10,8 @@ import orjson
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.records import Exposure
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
+from proxy.experiments.store.export import export
+from proxy.experiments.store.schema import EXPOSURE_COLUMNS
 from proxy.experiments.store.store import Batch, Store
 from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.proxy.experiments.analysis.test_report_builder import write_experiment
@@ -78,6 +80,13 @@ def test_store_of_an_earlier_version_gets_the_missing_metric_column(tmp_path: Pa
         store.write(Batch([exposure(2, unit=b"u2", latency=3.0)]))
     units = list(StoredOutcomes(dsn).units("e"))
     assert [unit.metrics.get("latency") for unit in units] == [None, (3.0, 1)]
+
+
+def test_export_of_a_store_of_an_earlier_version_has_null_for_a_missing_column(tmp_path: Path) -> None:
+    dsn = _store_without_latency(tmp_path / "store.sqlite3")
+    (row,) = export(dsn, "e")
+    assert (row["latency"], row["prompt_tokens"]) == (None, 3)
+    assert set(row) == {"type", *EXPOSURE_COLUMNS}
 
 
 def _store_without_latency(path: Path) -> StoreDsn:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from proxy.experiments.analysis.analyze import analyse
+from proxy.experiments.analysis.analyze import analyse, compare, planned_units_of_equal_arms
 from proxy.experiments.analysis.estimators import (
     POWER,
     EffectEstimate,
@@ -60,6 +60,26 @@ def test_single_look_equals_welchs_test_of_scipy_and_statsmodels() -> None:
     ends = CompareMeans(DescrStatsW(arm), DescrStatsW(control)).tconfint_diff(usevar="unequal")
     assert found.p_fixed == pytest.approx(expected.pvalue, rel=1e-9)
     assert (found.fixed(0.05).low, found.fixed(0.05).high) == pytest.approx(ends, rel=1e-9)
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (1, 1, 1), (1, 1, 1, 1, 1), (9, 1), (50, 30, 15, 5), (1, 1, 0)])
+def test_information_fraction_is_one_at_the_planned_size_for_any_arms(weights: tuple[float, ...]) -> None:
+    """The confidence sequence is tuned to this size: with a larger fraction, its intervals would be wider there."""
+    planned, rng = 60_000, np.random.default_rng(3)
+    arms = tuple(Arm(f"arm{index}", weight) for index, weight in enumerate(weights))
+    experiment = Experiment("demo", arms, "arm0", (Metric("score"),), "salt", planned_units=planned)
+    shares = np.array(weights) / sum(weights)
+    drawn = rng.choice(len(weights), planned, p=shares)
+    rows = [
+        UnitOutcomes(f"u{number:06}", f"arm{arm}", shares[arm], number, {"score": (rng.normal(), 1)}, {})
+        for number, arm in enumerate(drawn.tolist())
+    ]
+    samples = collect_samples(rows, [arm.name for arm in arms], ["score"])
+    for arm in (one for one in arms[1:] if one.weight):
+        found = compare(samples, "score", arm.name, "arm0", planned_units_of_equal_arms(experiment, arm.name))
+        assert found.difference is not None
+        assert found.difference.information == pytest.approx(1, rel=0.05)
+    assert analyse(experiment, rows[:2000]).planned_units == planned
 
 
 def test_lift_and_history_equal_those_of_tea_tasting() -> None:

@@ -179,6 +179,23 @@ def test_rejected_batch_leaves_no_rows(dsn: StoreDsn) -> None:
 def test_outcomes_of_an_empty_store_are_empty(dsn: StoreDsn) -> None:
     outcomes = StoredOutcomes(dsn)
     assert (list(outcomes.units("e")), dict(outcomes.units_by_arm("e"))) == ([], {})
+    assert outcomes.left_out("e") == {}
+
+
+@pytest.mark.parametrize("value", [1e100, -1e308, float("inf"), float("-inf"), float("nan")])
+def test_absurd_values_are_left_out_of_the_outcomes_and_counted(dsn: StoreDsn, value: float) -> None:
+    """SQLite keeps NaN as NULL. A rating without a value is a comment, so it is not counted."""
+    rows = [exposure(1, latency=value), exposure(2, propensity=value, unit=b"u2"), exposure(3)]
+    with Store(dsn) as store:
+        if value != value and "sqlite" in dsn.name:
+            rows.pop(1)
+        store.write(Batch(rows, [], [], [feedback_on("r1", value), feedback_on("r3", 1.0)]))
+        outcomes = StoredOutcomes(dsn)
+        (unit,) = outcomes.units("e")
+        assert (unit.metrics["latency"], unit.metrics["thumbs_up"]) == ((1.0, 1), (1.0, 1))
+        assert outcomes.units_by_arm("e") == {"a": 1}
+        if value == value or "sqlite" not in dsn.name:
+            assert outcomes.left_out("e") == {"time or propensity": 1, "latency": 1, "thumbs_up": 1}
 
 
 @pytest.mark.parametrize("seed", range(5))
