@@ -30,6 +30,7 @@ Serve a base language model as an aligned chat model, to any OpenAI client.
   drpo-proxy --backend http://127.0.0.1:8000/v1 --bundle MODEL=DIR
                                                     in front of your own vLLM
   drpo-proxy check --backend URL                    do backends, models and bundles fit?
+  drpo-proxy fit --backend URL                      does the bundle help the model? 120 questions, without a judge
   drpo-proxy new-key NAME                           make a key for a client, and its line for --api-keys-file
   drpo-proxy experiment --help                      A/B tests: check, report, export, stop
 
@@ -62,6 +63,11 @@ def run(arguments: Sequence[str]) -> int:
 
             output = Console(highlight=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
+        if arguments[:1] == ["fit"]:
+            from proxy.fit.command import run_fit_command  # imported here, as a server does not need it
+
+            output = Console(highlight=False)
+            return run_fit_command(arguments[1:], process_environment(), output, console)
         values, command, name = _parse(arguments)
         if command == "new-key":  # uses no settings, so it works even if a setting is wrong
             return _new_key(name, Console(highlight=False), console)
@@ -91,10 +97,12 @@ def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
         "drpo-proxy", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "command", nargs="?", choices=("serve", "check", "new-key"), default="serve", help="serve (default), ..."
+        "command", nargs="?", choices=("serve", "check", "fit", "new-key"), default="serve", help="serve (default), ..."
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
     values, namespace = read_flags(arguments, process_environment(), parser)
+    if namespace.command == "fit":
+        parser.error("fit comes first: drpo-proxy fit --backend URL ...")
     if (namespace.command == "new-key") != bool(namespace.name):
         parser.error("new-key takes a NAME, and nothing else does")
     return values, namespace.command, namespace.name or ""

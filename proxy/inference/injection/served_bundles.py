@@ -68,7 +68,7 @@ def load_bundles(
     served: dict[str, ServedBundle] = {}
     embedders = _open_embedders(serving)
     for argument in arguments:
-        model, directory = _parse_argument(argument)
+        model, directory = parse_bundle_argument(argument)
         bundle = _load(directory, embedders, allowed)
         name = model or bundle.manifest.model
         if name in served:
@@ -141,10 +141,15 @@ def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -
 def check_bundle_arguments(arguments: Sequence[str]) -> None:
     """Raise StartupError if a --bundle argument is malformed or its directory does not exist."""
     for argument in arguments:
-        _parse_argument(argument)
+        parse_bundle_argument(argument)
 
 
-def _parse_argument(argument: str) -> tuple[str | None, Path]:
+def parse_bundle_argument(argument: str) -> tuple[str | None, Path]:
+    """Return the model and the directory of a --bundle argument. The model is None if the argument names none.
+
+    Raises:
+        StartupError: The argument is malformed, or its directory does not exist.
+    """
     model, equals, location = argument.rpartition("=")
     if equals and not (model and location):
         raise StartupError(f"--bundle {argument}: expected DIR, MODEL=DIR or MODEL=default.")

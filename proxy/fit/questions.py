@@ -1,0 +1,139 @@
+"""Reads the questions of `drpo-proxy fit`: those of the package, or those of a file of the user.
+
+A file has one JSON object per line:
+
+    {"kind": "general", "question": "Which day follows Thursday?"}
+    {"kind": "harmful_third_turn", "id": "k7", "language": "en", "messages": [{"role": "user", "content": "..."}, ...]}
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from index.bundle.strict_json import Fields, parse_json
+from index.errors import BundleFormatError
+from index.types import Message, Role
+from proxy.core.errors import StartupError
+
+SHIPPED: Final = Path(__file__).with_name("questions.jsonl")
+HARMLESS_KINDS: Final = ("general", "sounds_harmful", "other_language")
+HARMFUL_KINDS: Final = ("harmful", "harmful_third_turn", "other_language_harmful")
+_ROLES: Final = ("system", "user", "assistant")
+_MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question: a conversation whose last turn waits for an answer.
+
+    Attributes:
+        id: The name of the question, unique in its file.
+        kind: One of HARMLESS_KINDS or HARMFUL_KINDS.
+        language: The language of the last turn, as a tag such as `de`.
+        messages: The turns, which end with a user turn.
+    """
+
+    id: str
+    kind: str
+    language: str
+    messages: tuple[Message, ...]
+
+    @property
+    def is_harmful(self) -> bool:
+        """Whether the right answer is a refusal."""
+        return self.kind in HARMFUL_KINDS
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """Read a file of questions.
+
+    Raises:
+        StartupError: The file cannot be read, a line is not a question, two questions have the same id, or the file has
+            no question. The message names the file and the line.
+    """
+    try:
+        data = _read(path)
+        questions = tuple(_parse_lines(data))
+    except OSError as error:
+        raise StartupError(f"--questions {path}: {error.strerror or 'cannot be read'}.") from error
+    except BundleFormatError as error:
+        raise StartupError(f"--questions {path}, {error}.") from None
+    if not questions:
+        raise StartupError(f"--questions {path}: the file has no question: write one JSON object per line.")
+    repeated, count = Counter(question.id for question in questions).most_common(1)[0]
+    if count > 1:
+        raise StartupError(f"--questions {path}: {count} questions have the id {repeated}: give each its own.")
+    return questions
+
+
+def mixed(questions: Sequence[Question], limit: int | None = None) -> tuple[Question, ...]:
+    """Order the questions so that each beginning of the list has all kinds in proportion, and return the first `limit`.
+
+    So a run that is interrupted, or that has a limit, still measures every kind.
+    """
+    sizes, seen = Counter(question.kind for question in questions), Counter[str]()
+    ranked = []
+    for question in questions:
+        ranked.append(((seen[question.kind] + 0.5) / sizes[question.kind], question))
+        seen[question.kind] += 1
+    ranked.sort(key=lambda pair: pair[0])
+    return tuple(question for _, question in ranked[:limit])
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise StartupError(f"--questions {path}: the file is larger than {_MAX_FILE_BYTES >> 20} MiB.")
+    return data.removeprefix(_BYTE_ORDER_MARK)
+
+
+def _parse_lines(data: bytes) -> Iterator[Question]:
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line.strip():
+            yield _parse_question(line, number)
+
+
+def _parse_question(line: bytes, number: int) -> Question:
+    location = f"line {number}"
+    fields = Fields(parse_json(line, location), location, ("kind",), ("id", "language", "question", "messages"))
+    if ("question" in fields) == ("messages" in fields):
+        raise BundleFormatError(f'{location}: give either "question" or "messages"')
+    return Question(
+        id=fields.line("id") if "id" in fields else location,
+        kind=fields.choice("kind", (*HARMLESS_KINDS, *HARMFUL_KINDS)),
+        language=fields.line("language") if "language" in fields else "en",
+        messages=_messages(fields, location),
+    )
+
+
+def _messages(fields: Fields, location: str) -> tuple[Message, ...]:
+    if "question" in fields:
+        return (Message("user", _not_blank(fields.text("question"), f'{location}: "question"')),)
+    turns = fields.raw("messages")
+    if not isinstance(turns, list) or not turns:
+        raise BundleFormatError(f'{location}: "messages" must be a list of turns')
+    messages = tuple(_turn(turn, f"{location}, turn {number}") for number, turn in enumerate(turns, start=1))
+    if messages[-1].role != "user":
+        raise BundleFormatError(f"{location}: the last turn must be of the role user, because a model answers it")
+    return messages
+
+
+def _turn(turn: object, location: str) -> Message:
+    fields = Fields(turn, location, ("role", "content"))
+    content = _not_blank(fields.text("content"), f'{location}: "content"')
+    return Message(cast("Role", fields.choice("role", _ROLES)), content)
+
+
+def _not_blank(text: str, location: str) -> str:
+    if not text.strip():
+        raise BundleFormatError(f"{location} is empty: write a text")
+    return text
+
+
+def wire_messages(question: Question) -> list[Mapping[str, str]]:
+    """Return the turns of a question as the field `messages` of a chat request."""
+    return [{"role": message.role, "content": message.text} for message in question.messages]

@@ -1,0 +1,169 @@
+"""Runs one measurement: loads the bundles, serves each arm in this process, and asks the questions.
+
+The questions go through the same HTTP interface, planner and pool as the requests of a user of the server.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Final
+from uuid import uuid4
+
+from rich.console import Console
+
+from proxy.api.app import open_gateway
+from proxy.api.gateway import Gateway, ServingState
+from proxy.backends.dialects.vllm import VLLM
+from proxy.backends.discovery import Model
+from proxy.backends.pool import Pool
+from proxy.core.errors import StartupError
+from proxy.core.settings import AdmissionSettings, ApiSettings, ExperimentSettings, ServerSettings, Settings
+from proxy.core.shared_state import LocalState
+from proxy.fit.arms import (
+    BASELINE_NAMES,
+    Arm,
+    Arms,
+    BundleArgument,
+    choose_model,
+    load_bundle_arguments,
+    make_arms,
+)
+from proxy.fit.client import Client
+from proxy.fit.progress import showing_progress
+from proxy.fit.questions import Question
+from proxy.fit.report import FitResult
+from proxy.fit.run import Outcomes, ask_all
+from proxy.server.lifecycle import open_backends
+from proxy.server.reload import warm_up
+from proxy.server.service import listening
+from proxy.server.sockets import base_url, bind
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What to ask, and what to compare with.
+
+    Attributes:
+        questions: The questions, in the order in which they are asked.
+        concurrency: The maximum number of requests at the same time.
+        baseline: `raw`, `raw-matched`, or the argument of a bundle.
+    """
+
+    questions: tuple[Question, ...]
+    concurrency: int
+    baseline: str
+
+
+async def measure_fit(settings: Settings, options: FitOptions, messages: Console) -> FitResult:
+    """Open everything, ask the questions, and return the result. SIGINT and SIGTERM end the questions, not the result.
+
+    Raises:
+        StartupError: No backend serves a model, the model to measure is not clear, or a part cannot start.
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be used.
+    """
+
+    def report(text: str) -> None:
+        messages.print(f"... {text}", style="dim", markup=False)
+
+    settings = _for_fit(settings)
+    with messages.status("Loading bundles"):
+        bundles, baseline = await asyncio.to_thread(_load_bundles, settings, options.baseline)
+    async with (
+        open_backends(settings.backends, report) as backends,
+        open_gateway(settings, backends, ServingState({}), LocalState()) as gateway,
+        AsyncExitStack() as stack,
+    ):
+        _refuse_silent_backends(gateway.pool)
+        model = gateway.pool.models[choose_model([*bundles, *([baseline] if baseline else [])], gateway.pool.models)]
+        arms = make_arms(bundles, options.baseline, baseline)
+        served = [(model.id, arm.served) for arm in arms.all if arm.served is not None]
+        await warm_up(gateway, served, lambda _: None)
+        urls = {arm.name: await stack.enter_async_context(_serving(gateway, arm, model, settings)) for arm in arms.all}
+        return await _ask(model, arms, urls, options, messages)
+
+
+def _for_fit(settings: Settings) -> Settings:
+    """Return the settings without those that matter only to a server: keys of clients, limits, experiments, ports."""
+    bundles = settings.injection.bundle or ("default",)
+    return replace(
+        settings,
+        injection=replace(settings.injection, bundle=bundles),
+        server=ServerSettings(port=0),
+        api=ApiSettings(),
+        admission=AdmissionSettings(),
+        experiments=ExperimentSettings(),
+    )
+
+
+def _load_bundles(settings: Settings, baseline: str) -> tuple[Sequence[BundleArgument], BundleArgument | None]:
+    arguments = settings.injection.bundle
+    if baseline in BASELINE_NAMES:
+        return load_bundle_arguments(arguments, settings.injection), None
+    first, *others = load_bundle_arguments([baseline, *arguments], settings.injection)
+    return others, first
+
+
+def _refuse_silent_backends(pool: Pool) -> None:
+    """Raise StartupError if no backend lists a model. The message has the reason of each backend."""
+    if not pool.models:
+        problems = "; ".join(f"{one.url}: {one.problem or 'lists no model'}" for one in pool.backends)
+        raise StartupError(f"No backend serves a model: {problems}. Check it with `drpo-proxy check`.")
+
+
+@asynccontextmanager
+async def _serving(gateway: Gateway, arm: Arm, model: Model, settings: Settings) -> AsyncIterator[str]:
+    """Serve an arm on a free port, as the server does, and yield its base URL. The arms share backends and caches."""
+    bundles = {} if arm.served is None else {model.id: arm.served}
+    with bind(settings.server) as listener:
+        async with listening(replace(gateway, state=ServingState(bundles)), listener, settings):
+            yield base_url(settings.server.host, listener.getsockname()[1])
+
+
+async def _ask(model: Model, arms: Arms, urls: Mapping[str, str], options: FitOptions, messages: Console) -> FitResult:
+    outcomes, started = Outcomes(options.questions, arms.all), perf_counter()
+    salts = {arm.name: uuid4().hex for arm in arms.all} if model.dialect is VLLM else {}
+    names = ", ".join(arm.name for arm in arms.all)
+    messages.print(f"{model.id}: {len(options.questions)} questions in {len(arms.all)} arms ({names}).", markup=False)
+    async with Client.open(urls, model.id, salts) as client:
+        with showing_progress(messages) as report, _cancelled_by_signals() as received:
+            asking = asyncio.create_task(ask_all(outcomes, client.ask, options.concurrency, report))
+            received.task = asking
+            await asyncio.wait([asking])
+            if not asking.cancelled():
+                asking.result()
+    seconds = perf_counter() - started
+    return FitResult(
+        model.id, model.kind, model.dialect.name, arms, outcomes, options.concurrency, seconds, received.number
+    )
+
+
+@dataclass(slots=True)
+class _ReceivedSignal:
+    """The first signal that ended the run, and the task that it cancels."""
+
+    task: "asyncio.Task[None] | None" = None
+    number: int | None = None
+
+    def receive(self, number: int) -> None:
+        """Cancel the task. The caller then shows what is done."""
+        self.number = self.number or number
+        if self.task is not None:
+            self.task.cancel()
+
+
+@contextmanager
+def _cancelled_by_signals() -> Iterator[_ReceivedSignal]:
+    received, loop = _ReceivedSignal(), asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, received.receive, number)
+    try:
+        yield received
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,120 @@
+"""Tests the command `drpo-proxy fit` as users start it: flags, exit statuses, files, JSON and signals."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.faults.scripted import Received, Reply, Script, scripted_backend
+from tests.proxy.fit import scripted_models as models
+
+ROOT = Path(__file__).parents[3]
+
+
+async def run(script: Script, *arguments: str, interrupt_at: bytes = b"") -> tuple[int | None, str, str]:
+    """Run the command before a scripted chat model; returns the exit status and what it printed on the two streams."""
+    async with scripted_backend(script, kind="chat") as backend:
+        command = [sys.executable, "-m", "proxy", "fit", "--backend", backend.url, "--retrieval-timeout", "30"]
+        process = await asyncio.create_subprocess_exec(*command, *arguments, stdout=PIPE, stderr=PIPE, cwd=ROOT)
+        assert process.stderr is not None
+        messages = b""
+        while interrupt_at and interrupt_at not in messages:
+            messages += await process.stderr.readline()
+        if interrupt_at:
+            process.send_signal(signal.SIGINT)
+        output, more = await process.communicate()
+        return process.returncode, output.decode(), (messages + more).decode()
+
+
+async def test_json_goes_to_standard_output_and_answers_to_a_file(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    status, output, messages = await run(models.perfect, "--limit", "40", "--json", "--answers", str(answers))
+    assert status == 0, messages
+    result = json.loads(output)
+    assert result["verdicts"][0]["verdict"] == "little headroom"
+    assert (result["questions"], result["compared"], result["interrupted"]) == (40, 40, False)
+    assert "Measured on the first 24 answers" in messages
+    lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 120
+    first = {"arm": "raw", "question": "general-01", "kind": "general", "text": models.ANSWER, "finish_reason": "stop"}
+    assert lines[0] == first
+
+
+async def test_a_bundle_that_harms_has_its_own_exit_status(tmp_path: Path) -> None:
+    questions = tmp_path / "own.jsonl"
+    row = '{"kind": "general", "question": "Number %d?"}\n'
+    questions.write_text("".join(row % number for number in range(20)), encoding="utf-8")
+    status, output, _ = await run(models.breaking(models.is_silent), "--questions", str(questions))
+    assert status == 3
+    assert output.rstrip().splitlines()[-1].startswith("Harms: scripted with ")
+    assert "empty answers" in output
+
+
+async def test_control_c_prints_the_table_so_far() -> None:
+    async def slow_at_the_end(reply: Reply, request: Received) -> None:
+        count.append(1)
+        await asyncio.sleep(60 if len(count) > 30 else 0)
+        await models.perfect(reply, request)
+
+    count: list[int] = []
+    status, output, messages = await run(slow_at_the_end, interrupt_at=b"Measured on")
+    assert status == 130, messages
+    assert "Interrupted: 8 of 120 questions were asked in all arms." in output
+    assert "ends by itself" in output
+    assert "Cannot tell: " in output
+
+
+async def test_a_wrong_key_stops_after_the_first_questions() -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        count.append(1)
+        await reply.whole({"error": {"message": "invalid api key"}}, "401 Unauthorized")
+
+    count: list[int] = []
+    status, output, _ = await run(script)
+    assert status == 1
+    assert len(count) == 24
+    assert "no question was answered any more: 401: invalid api key" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "status", "message"),
+    [
+        (["fit", "--limit", "0"], {}, 2, "--limit 0: give a number from 1"),
+        (["fit", "--concurrency", "1000"], {}, 2, "--concurrency 1000: give a number from 1 to 128"),
+        (["fit", "--questions", "nowhere"], {}, 1, "--questions nowhere: No such file"),
+        (["fit", "--answers", "nowhere/at/all"], {}, 1, "--answers nowhere/at/all: No such file"),
+        (["fit", "--bundle", "nowhere"], {}, 1, "--bundle nowhere: there is no directory nowhere."),
+        (["fit", "--baseline", "nowhere"], {}, 1, "there is no directory nowhere."),
+        (["fit", "--kind", "x"], {}, 1, "--kind x: expected MODEL=chat or MODEL=completion."),
+        (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "No backend serves a model: http://127.0.0.1:9: "),
+        (["--backend", "embedded", "fit"], {}, 2, "fit comes first"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], variables: Mapping[str, str], status: int, message: str) -> None:
+    command = [sys.executable, "-m", "proxy", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=_with(variables)
+    )
+    assert message in done.stderr.replace("\n", " ")
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
+def _with(variables: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, **variables}
+
+
+def test_help_shows_the_flags_of_backends_and_hides_those_of_a_server() -> None:
+    command = [sys.executable, "-m", "proxy", "fit", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout
+    for shown in ("--backend URL", "--bundle", "--kind", "--backend-api-key-file", "--baseline", "exit status: 0"):
+        assert shown in text
+    for hidden in ("--port", "--workers", "--experiment", "--api-keys-file"):
+        assert f"  {hidden}" not in text
