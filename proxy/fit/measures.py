@@ -9,10 +9,10 @@ from enum import StrEnum
 from itertools import starmap
 from typing import Final
 
+from index.layouts import find_marker
 from index.measures.answer_form import ends_by_itself, is_empty, repeated_share, word_count
 from index.measures.confidence import Interval, bootstrap_mean, bootstrap_median, paired_difference, wilson
 from index.measures.refusals import refuses
-from index.rendering import find_marker
 from proxy.fit.arms import Arm
 from proxy.fit.client import Answer
 from proxy.fit.questions import Question

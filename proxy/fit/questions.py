@@ -7,12 +7,13 @@ A file has one JSON object per line:
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
-from index.bundle.strict_json import Fields, parse_json
+from index.bundle.input_files import parse_lines
+from index.bundle.strict_json import Fields, parse_json, without_nulls
 from index.errors import BundleFormatError
 from index.types import Message, Role
 from proxy.core.errors import StartupError
@@ -22,7 +23,6 @@ HARMLESS_KINDS: Final = ("general", "sounds_harmful", "other_language")
 HARMFUL_KINDS: Final = ("harmful", "harmful_third_turn", "other_language_harmful")
 _ROLES: Final = ("system", "user", "assistant")
 _MAX_FILE_BYTES: Final = 64 * 1024 * 1024
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,18 @@ def read_questions(path: Path) -> tuple[Question, ...]:
         StartupError: The file cannot be read, a line is not a question, two questions have the same id, or the file has
             no question. The message names the file and the line.
     """
+    location = f"--questions {path}"
     try:
-        data = _read(path)
-        questions = tuple(_parse_lines(data))
+        questions = tuple(question for _, question in parse_lines(_read(path), location, _parse_question))
     except OSError as error:
-        raise StartupError(f"--questions {path}: {error.strerror or 'cannot be read'}.") from error
+        raise StartupError(f"{location}: {error.strerror or 'cannot be read'}.") from error
     except BundleFormatError as error:
-        raise StartupError(f"--questions {path}, {error}.") from None
+        raise StartupError(str(error)) from None
     if not questions:
-        raise StartupError(f"--questions {path}: the file has no question: write one JSON object per line.")
+        raise StartupError(f"{location}: the file has no question: write one JSON object per line.")
     repeated, count = Counter(question.id for question in questions).most_common(1)[0]
     if count > 1:
-        raise StartupError(f"--questions {path}: {count} questions have the id {repeated}: give each its own.")
+        raise StartupError(f"{location}: {count} questions have the id {repeated}: give each its own.")
     return questions
 
 
@@ -88,22 +88,16 @@ def _read(path: Path) -> bytes:
         data = file.read(_MAX_FILE_BYTES + 1)
     if len(data) > _MAX_FILE_BYTES:
         raise StartupError(f"--questions {path}: the file is larger than {_MAX_FILE_BYTES >> 20} MiB.")
-    return data.removeprefix(_BYTE_ORDER_MARK)
+    return data
 
 
-def _parse_lines(data: bytes) -> Iterator[Question]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if line.strip():
-            yield _parse_question(line, number)
-
-
-def _parse_question(line: bytes, number: int) -> Question:
-    location = f"line {number}"
-    fields = Fields(parse_json(line, location), location, ("kind",), ("id", "language", "question", "messages"))
+def _parse_question(line: bytes, location: str) -> Question:
+    record = without_nulls(parse_json(line, location))
+    fields = Fields(record, location, ("kind",), ("id", "language", "question", "messages"))
     if ("question" in fields) == ("messages" in fields):
         raise BundleFormatError(f'{location}: give either "question" or "messages"')
     return Question(
-        id=fields.line("id") if "id" in fields else location,
+        id=fields.line("id") if "id" in fields else location.rpartition(", ")[2],
         kind=fields.choice("kind", (*HARMLESS_KINDS, *HARMFUL_KINDS)),
         language=fields.line("language") if "language" in fields else "en",
         messages=_messages(fields, location),
