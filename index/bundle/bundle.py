@@ -152,10 +152,7 @@ def write_bundle(
         EmbedderError: The embedder did not answer.
     """
     check_output_directory(directory)
-    contents = {PROMPT: _encode_prompt(source.prompt), EXAMPLES: examples_bytes(source.examples), VECTORS: b""}
-    if source.retrieval.order == "set":
-        contents[SETS] = sets_bytes(source.sets)
-    _check_before_embedding(source, embedder.spec, contents, directory)
+    contents = check_bundle_input(source, embedder.spec, directory)
     vectors = _embed(embedder, [example.query for example in source.examples])
     order, probes, arrays = _vector_files(vectors, report_step)
     contents |= arrays
@@ -168,6 +165,34 @@ def write_bundle(
     _check_embedder(bundle, embedder, directory)
     publish(directory, {**contents, MANIFEST: data})
     return bundle
+
+
+def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path = Path()) -> dict[str, bytes]:
+    """Check all of a bundle's input that does not depend on vectors. `write_bundle` makes the same check.
+
+    Embedding can take minutes or cost money, and so can the work that leads to a bundle. Callers therefore check an
+    input as early as they can.
+
+    Args:
+        source: The content of the bundle.
+        spec: The embedder that will embed the queries.
+        directory: The directory of the bundle, which is used only in messages.
+
+    Returns:
+        The contents of the text files by file name, and an empty content for the vectors.
+
+    Raises:
+        BundleError: The input is invalid.
+    """
+    contents = {PROMPT: _encode_prompt(source.prompt), EXAMPLES: examples_bytes(source.examples), VECTORS: b""}
+    if source.retrieval.order == "set":
+        contents[SETS] = sets_bytes(source.sets)
+    parse_prompt(contents[PROMPT], str(directory / PROMPT))
+    parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
+    if SETS in contents:
+        parse_sets(contents[SETS], source.examples, str(directory / SETS))
+    parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
+    return contents
 
 
 def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, Content], directory: Path) -> Bundle:
@@ -225,17 +250,6 @@ def _encode_prompt(prompt: str) -> bytes:
         raise BundleFormatError(
             f"{PROMPT}: the prompt holds half of a surrogate pair: write the whole character"
         ) from None
-
-
-def _check_before_embedding(
-    source: BundleInput, spec: EmbedderSpec, contents: Mapping[str, bytes], directory: Path
-) -> None:
-    """Check everything that does not depend on vectors, because embedding can take minutes or cost money."""
-    parse_prompt(contents[PROMPT], str(directory / PROMPT))
-    parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
-    if SETS in contents:
-        parse_sets(contents[SETS], source.examples, str(directory / SETS))
-    parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
 
 
 def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:

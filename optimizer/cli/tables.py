@@ -10,7 +10,7 @@ from optimizer.core.budget import Limits
 from optimizer.evaluation.evaluate import Evaluation
 from optimizer.evaluation.measures import Measure
 from optimizer.stages.estimate import Estimate, Range
-from optimizer.stages.sealed_evaluation import SealedResult, VariantSummary
+from optimizer.stages.sealed_result import SealedResult, VariantSummary
 
 
 def evaluation_table(evaluation: Evaluation, title: str) -> Table:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
@@ -135,7 +136,7 @@ def _parse_value(kind: Any, value: Any, location: str) -> Any:
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not isfinite(value)):
         raise ConfigError(f"{location} must be {_TYPE_NAMES[kind]}, not {value!r}")
     return value
 
@@ -164,6 +165,7 @@ def _check(config: RunConfig) -> None:
         (config.tune.queries >= 1, "[tune] queries must be at least 1"),
         (search.first >= 2, "[search] first must be at least 2: one query shows no difference"),
         (0 < search.alpha < 1, "[search] alpha must be between 0 and 1"),
+        (0 <= config.data.unusable < 1, "[data] unusable must be at least 0 and below 1"),
         (all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"),
     ):
         if not is_valid:

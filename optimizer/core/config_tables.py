@@ -8,7 +8,8 @@ from typing import Final
 from optimizer.core.budget import Limits, Prices
 from optimizer.core.request_form import RequestForm
 
-RECIPES: Final = ("raced", "drpo")
+RACED, DRPO = "raced", "drpo"
+RECIPES: Final = (RACED, DRPO)
 WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
 REFUSALS: Final = (WHOLE, FIRST_SENTENCE, PLAIN)
 
@@ -62,6 +63,8 @@ class DataTable:
         raw: The number of sealed rows that the task model also answers without prompt and examples. None means all
             sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
             do not decide which bundle is written.
+        unusable: The largest share of the rows of a part that may be left out because they cannot be answered or
+            scored. One row may always be left out, unless the share is 0. If more rows cannot be used, the run stops.
     """
 
     train: Path
@@ -69,6 +72,7 @@ class DataTable:
     validation: Path | None = None
     limit: int | None = None
     raw: int | None = None
+    unusable: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@
           NoReplyError        the last attempt got no complete reply in time
         RefusedRequestError   the endpoint answered with an error status
         UnparsableReplyError  the reply lacks the requested content
+      RewardError             a user's reward function failed, or returned no number from 0 to 1
+      UnusableRowsError       too many rows could not be answered or scored
 
 A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
 """
@@ -90,3 +92,11 @@ class UnparsableReplyError(ModelError):
     """The endpoint's reply lacks the requested content, such as the text of an answer."""
 
     is_final = True
+
+
+class RewardError(OptimizeError):
+    """A user's reward function failed, or returned no number from 0 to 1. The message names function and row."""
+
+
+class UnusableRowsError(OptimizeError):
+    """Too many rows could not be answered or scored. The message names the rows and the last reason."""

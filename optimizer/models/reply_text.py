@@ -49,9 +49,9 @@ def answer_text(choice: Any) -> str:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise UnparsableReplyError("a choice without a message")
-    text = _content_text(message.get("content"))
+    text = content_text(message.get("content"))
     if not text.strip() and choice.get("finish_reason") != _CUT:
-        text = next((_content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
+        text = next((content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
     if not text.strip():
         raise UnparsableReplyError("the reply has no text")
     return text
@@ -89,7 +89,7 @@ def parse_json_object(text: str) -> Mapping[str, Any]:
     return found[0].value
 
 
-def _content_text(content: Any) -> str:
+def content_text(content: Any) -> str:
     """Return the text of a message's content, which is a text or a list of parts. Parts of reasoning are left out."""
     if isinstance(content, str):
         return content

@@ -20,11 +20,15 @@ from index.retrieval.selection import select_within_policy
 from index.types import Example, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
+from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.paid_replies import token_usage
+from optimizer.models.reply_text import content_text
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 
 ROLE = "task"
+CONTENT_FILTER = "content_filter"
 _DEFAULT_MAX_TOKENS = 1024
 
 
@@ -123,13 +127,17 @@ class TaskModel:
         kept = await self._calls.ask(Request(ROLE, "completions", body), read_echo)
         return mean_log_probability(kept, len(prompt), len(text))
 
+    async def prompt_tokens(self, candidate: Candidate) -> int:
+        """Return the number of tokens of a candidate's system prompt. Raises ModelError."""
+        return await self._count(render_prompt(LAYOUTS[candidate.layout], candidate.prompt))
+
     async def examples(self, candidate: Candidate, row: Row) -> tuple[Example, ...]:
         """Return the examples that the proxy would put into the prompt for a row, pinned examples first."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
         hits = self._retriever(candidate).choose(await self._vector(row))
         costs = await self._costs(candidate, [*always, *(hit.example for hit in hits)])
-        prompt = await self._count(render_prompt(LAYOUTS[candidate.layout], candidate.prompt))
+        prompt = await self.prompt_tokens(candidate)
         selection = select_within_policy(candidate.retrieval, prompt, costs, always, hits)
         return selection.in_order(candidate.retrieval.order)
 
@@ -189,15 +197,16 @@ class TaskModel:
 def read_completion(reply: Any) -> Json:
     """Extract the text, the finish reason and the token counts of a text completion's first choice."""
     choice = reply["choices"][0]
-    return {"text": str(choice["text"]), "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
+    return _answer(text_field(choice, "text"), choice, reply)
 
 
 @reply_reader("optimizer.task.read_chat")
 def read_chat(reply: Any) -> Json:
     """Extract the text, the finish reason and the token counts of a chat completion's first choice."""
     choice = reply["choices"][0]
-    text = str(choice["message"]["content"] or "")
-    return {"text": text, "finish_reason": str(choice["finish_reason"]), "tokens": _tokens(reply)}
+    message = choice["message"]
+    text = content_text(message["content"]) if isinstance(message["content"], list) else ""
+    return _answer(text or text_field(message, "content"), choice, reply)
 
 
 @reply_reader("optimizer.task.read_echo")
@@ -238,10 +247,12 @@ def mean_log_probability(kept: Json, start: int, end: int) -> float:
     return float(np.mean(values))
 
 
-def _tokens(reply: Any) -> list[int]:
-    """Return the number of prompt tokens and the number of completion tokens. A number that is not reported is 0."""
-    usage = reply.get("usage") or {}
-    return [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+def _answer(text: str, choice: Json, reply: Any) -> Json:
+    """Return what is stored of an answer. Raises UnparsableReplyError if a content filter stopped the answer."""
+    reason = choice.get("finish_reason")
+    if reason == CONTENT_FILTER:
+        raise UnparsableReplyError("the server's content filter stopped the answer")
+    return {"text": text, "finish_reason": str(reason or ""), "tokens": list(token_usage(reply))}
 
 
 def _reply(kept: Json, examples: tuple[str, ...]) -> Reply:

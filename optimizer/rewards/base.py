@@ -61,5 +61,6 @@ class Reward(ABC):
         Raises:
             ModelError: A model that the reward calls gives no usable answer.
             BudgetSpentError: The budget does not allow a call that the reward makes.
-            ConfigError: The reward does not work with the task model, or a user's reward function fails.
+            ConfigError: The reward does not work with the task model.
+            RewardError: A user's reward function fails.
         """

@@ -8,11 +8,12 @@ The last prompt of a path is kept for the next query, and not rewritten, if its 
 could not be parsed. Each level with such a path adds one level to the maximum depth, until ten levels are added. Where
 the paper leaves a detail open, this module does what the authors' code does.
 
-There is one difference to the authors' code. If a judgement could not be parsed, this module leaves it out of the mean,
-while the authors' code counts it as 0.
+There is one difference to the authors' code. If the query of a level cannot be answered or judged for one of the
+rewrites, this module leaves the query out of the means of all paths, while the authors' code counts it as 0 for this
+rewrite. The means of the paths therefore belong to the same queries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from optimizer.search.space import C, Outcome, Path, Space, Step
@@ -76,10 +77,11 @@ async def search_published(space: Space[C], first: C, queries: int, settings: Pu
             expanded = [last.candidate] if keeps_prompt else await space.expand(scored.path, settings.actions, 0)
             for candidate in expanded:
                 outcome = await space.score(candidate, len(scored.path))
-                reward = (outcome.score,) if outcome.readable else ()
-                extended.append(_ScoredPath((*scored.path, Step(candidate, (outcome,))), (*scored.rewards, *reward)))
+                extended.append(_ScoredPath((*scored.path, Step(candidate, (outcome,))), scored.rewards))
         if not extended:
             finished += beam
+        if all(one.path[-1].outcomes[0].readable for one in extended):
+            extended = [replace(one, rewards=(*one.rewards, one.path[-1].outcomes[0].score)) for one in extended]
         beam = sorted(extended, key=lambda scored: -scored.mean)[: settings.beam]
         depth += 1
     return max([*finished, *beam], key=lambda scored: scored.mean).path

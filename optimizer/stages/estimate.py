@@ -203,17 +203,19 @@ async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
 
 
 def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
-    """Count the calls of the sealed evaluation, except for the comparisons by the judge ([reward] confirm).
+    """Count the calls of the sealed evaluation.
 
     The bundle and the baseline answer all sealed rows. The setting `raw` of [data] is the number of rows that each raw
     variant answers; the default is all rows. If both raw variants have the same sampling, a run sends their requests
-    only once. The sampling is not known before the run, so the requests of both raw variants are counted.
+    only once. The sampling is not known before the run, so the requests of both raw variants are counted. For each row
+    of [reward] confirm, the judge compares the bundle with the baseline twice, once in each order.
     """
     known_queries: set[object] = set()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
     for count in (len(data.sealed), len(data.sealed), raw, raw):
         for query in range(count):
             _count_score(calls, config.reward.weights, query, known_queries)
+    calls[JUDGE] += 2 * min(config.reward.confirm, len(data.sealed))
 
 
 def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, known_queries: set[object]) -> None:

@@ -8,30 +8,26 @@ setting `rounds` of [examples]), or when the best answer has almost the highest 
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from index.bundle.example_bank import check_example
 from index.embedders.base import Embedder
-from index.errors import DrpoError
 from index.measures.refusals import refuses
 from index.types import Example, Vectors
 from optimizer.core.candidate import Candidate, make_bank
 from optimizer.core.config_tables import ExamplesTable
-from optimizer.core.errors import UnparsableReplyError
-from optimizer.core.journal import Journal
+from optimizer.core.errors import ModelError
 from optimizer.data.dataset import REFUSE, Row
-from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import answer_text, parse_json_object
+from optimizer.data.split import TRAIN
 from optimizer.models.request import Json, Request, reply_reader
-from optimizer.models.task_model import TaskModel
-from optimizer.rewards.judge_model import Judge, JudgeRating
+from optimizer.rewards.judge_model import JudgeRating
 from optimizer.rewards.judge_protocol import Criterion
 from optimizer.rewards.judge_replies import MAX_SCORE
-from optimizer.stages.prompt_stage import ROLE
+from optimizer.stages.candidate_gate import CandidateGate, example_fault
+from optimizer.stages.prompt_stage import ROLE, read_choices
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.templates import template
 
@@ -76,59 +72,78 @@ async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
     table = context.config.examples
     if not table.queries:
         return
-    rows = context.data.train[: table.queries]
+    rows = [row for row in context.data.train if await _can_be_example(row, context.gate)][: table.queries]
     await context.journal.note("stage", stage="examples", rows=len(rows))
-    search = AnswerSearch(context.task, context.judge, context.calls, context.journal, table)
+    search = AnswerSearch(context, table)
     answers = await search.best_answers(best.candidate, rows)
     examples = choose_bank(answers, context.embedder, table)
     await context.journal.note("bank", size=len(examples), pinned=sum(example.pinned for example in examples))
     if examples:
         bank = await asyncio.to_thread(make_bank, examples, context.embedder)
-        best.candidate = best.candidate.with_bank(bank)
+        candidate = best.candidate.with_bank(bank)
+        best.candidate = candidate if await context.gate.admits(candidate, "bank") else best.candidate
 
 
 class AnswerSearch:
     """Improves answers by a beam search, for each query separately."""
 
-    def __init__(
-        self, task: TaskModel, judge: Judge, calls: CachedCalls, journal: Journal, table: ExamplesTable
-    ) -> None:
-        self._task = task
-        self._judge = judge
-        self._calls = calls
-        self._journal = journal
+    def __init__(self, context: RunContext, table: ExamplesTable) -> None:
+        self._task = context.task
+        self._judge = context.judge
+        self._calls = context.calls
+        self._journal = context.journal
+        self._unusable = context.unusable[TRAIN]
+        self._gate = context.gate
         self._table = table
 
     async def best_answers(self, start: Candidate, rows: Sequence[Row]) -> list[JudgedAnswer]:
-        """Return the best answer found for each row.
+        """Return the best answer found for each row. Rows that cannot be answered or judged are left out.
 
         The search for a row begins with the answer that the task model gives under the candidate `start`.
 
         Raises:
-            ModelError: A model gives no usable answer.
+            UnusableRowsError: Too many rows cannot be used.
+            ModelError: A model gives no usable answer, but may do so later.
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """
-        return list(await asyncio.gather(*(self._search(start, row) for row in rows)))
+        answers = await asyncio.gather(*(self._search(start, row) for row in rows))
+        return [answer for answer in answers if answer is not None]
 
-    async def _search(self, start: Candidate, row: Row) -> JudgedAnswer:
-        criteria = await self._judge.criteria(row.query)
-        reply = await self._task.answer(start, row)
-        beam = [await self._judge_answer(row, reply.text.strip(), criteria)]
+    async def _search(self, start: Candidate, row: Row) -> JudgedAnswer | None:
+        first = await self._unusable.attempt(row, self._first_answer(start, row))
+        if first is None:
+            return None
+        answer, criteria = first
+        beam = [answer]
         rewrite_counts: Counter[str] = Counter()
         for number in range(self._table.rounds):
             if min(beam[0].judgement.scores.values()) >= _PERFECT_SCORE:
                 break
             texts = await self._rewrite_beam(beam, rewrite_counts)
-            new = await asyncio.gather(*(self._judge_answer(row, text, criteria) for text in texts))
+            judged = await asyncio.gather(*(self._judge_rewrite(row, text, criteria) for text in texts))
+            new = [one for one in judged if one is not None]
             # If answers have equal scores, the newer answer comes first, because the older one was already rewritten.
             ranked = sorted([*new, *beam], key=lambda answer: -answer.judgement.mean)
             await self._journal_round(row, number, ranked[0])
             beam = ranked[: self._table.beam]
         return beam[0]
 
+    async def _first_answer(self, start: Candidate, row: Row) -> tuple[JudgedAnswer, Sequence[Criterion]]:
+        criteria = await self._judge.criteria(row.query)
+        reply = await self._task.answer(start, row)
+        return await self._judge_answer(row, reply.text.strip(), criteria), criteria
+
     async def _judge_answer(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer:
         return JudgedAnswer(row, text, await self._judge.rate_by(row.query, text, criteria))
+
+    async def _judge_rewrite(self, row: Row, text: str, criteria: Sequence[Criterion]) -> JudgedAnswer | None:
+        """Judge a rewritten answer. Return None if the judge cannot judge it."""
+        try:
+            return await self._judge_answer(row, text, criteria)
+        except ModelError as error:
+            await self._gate.drop_failed("example", _example_id(row), error)
+            return None
 
     async def _rewrite_beam(self, beam: Sequence[JudgedAnswer], rewrite_counts: Counter[str]) -> list[str]:
         """Rewrite every answer of the beam. Return the new texts, without duplicates and without texts of the beam."""
@@ -148,8 +163,18 @@ class AnswerSearch:
         )
         messages = [{"role": "user", "content": prompt}]
         body = {"messages": messages, "n": self._table.actions, "temperature": 0.7, "max_tokens": _MAX_REPLY_TOKENS}
-        kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=replicate), read_answers)
-        return [text for text in kept["answers"] if len(text.split()) <= words]
+        source = f"{_example_id(answer.row)}/{replicate}"
+        try:
+            kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=replicate), read_answers)
+        except ModelError as error:
+            await self._gate.drop_failed("example", source, error, self._table.actions)
+            return []
+        dropped: Counter[str] = Counter(kept["dropped"])
+        for why, count in dropped.items():
+            await self._gate.drop("example", source, why, count)
+        short = [text for text in kept["answers"] if len(text.split()) <= words]
+        await self._gate.drop("example", source, f"more than {words} words", len(kept["answers"]) - len(short))
+        return [text for text in short if await self._gate.admits_example(_make_example(answer.row, text))]
 
     async def _journal_round(self, row: Row, number: int, best: JudgedAnswer) -> None:
         scores = dict(best.judgement.scores)
@@ -158,12 +183,13 @@ class AnswerSearch:
 
 @reply_reader("optimizer.examples.read_answers")
 def read_answers(reply: Any) -> Json:
-    """Read the rewritten answer of each choice. Raises UnparsableReplyError if no choice holds an answer."""
-    answers = [_read_answer(choice) for choice in reply["choices"]]
-    found = [answer for answer in answers if answer]
-    if not found:
-        raise UnparsableReplyError("no choice holds an answer")
-    return {"answers": found}
+    """Read the rewritten answer of each choice, and the reason for each choice that holds no answer.
+
+    Raises:
+        UnparsableReplyError: No choice holds an answer.
+    """
+    answers, dropped = read_choices(reply, "answer")
+    return {"answers": answers, "dropped": dropped}
 
 
 def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: ExamplesTable) -> tuple[Example, ...]:
@@ -174,7 +200,8 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
     bank is below the minimum, the next example must be a refusal, if one is left. The shortest refusals are pinned; the
     setting `pinned` of [examples] is their number.
     """
-    usable = [answer for answer in answers if _is_usable(answer, table.words)]
+    # Two rows can have the same query, and a bank has one example for each query.
+    usable = list({answer.row.query: answer for answer in answers if _is_usable(answer, table.words)}.values())
     if not usable:
         return ()
     vectors = embedder.embed([answer.row.query for answer in usable])
@@ -214,22 +241,25 @@ def _is_usable(answer: JudgedAnswer, max_words: int) -> bool:
         return False
     if answer.row.kind == REFUSE and not answer.refused:
         return False
-    try:
-        check_example(_as_example(answer, set()), "answer")
-    except DrpoError:
+    return not example_fault(_as_example(answer, set()))
+
+
+async def _can_be_example(row: Row, gate: CandidateGate) -> bool:
+    """Whether the query of a row can be the query of an example. If not, journal the reason."""
+    if row.history:
+        await gate.drop("example", row.name, "an example has no turns before its query")
         return False
-    return True
+    return await gate.admits_example(_make_example(row, "An answer."))
 
 
 def _as_example(answer: JudgedAnswer, pinned: set[str]) -> Example:
-    name = hashlib.sha256(answer.row.query.encode()).hexdigest()[:12]
     tags = ("refusal",) if answer.refused else ()
-    return Example(name, answer.row.query, answer.text, answer.row.query in pinned, tags)
+    return replace(_make_example(answer.row, answer.text), pinned=answer.row.query in pinned, tags=tags)
 
 
-def _read_answer(choice: Mapping[str, Any]) -> str:
-    """Return the answer in one choice; empty if the choice cannot be parsed."""
-    try:
-        return str(parse_json_object(answer_text(choice))["answer"]).strip()
-    except (DrpoError, KeyError):
-        return ""
+def _make_example(row: Row, response: str) -> Example:
+    return Example(_example_id(row), row.query, response)
+
+
+def _example_id(row: Row) -> str:
+    return hashlib.sha256(row.query.encode()).hexdigest()[:12]

@@ -3,26 +3,32 @@
 It does not depend on how a search chooses the candidates to rewrite: optimizer.search makes this choice.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.config_tables import DRPO, RACED, RunConfig
+from optimizer.core.errors import ModelError, UnparsableReplyError
 from optimizer.core.journal import Journal
+from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
+from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.reply_text import answer_text, parse_json_object
 from optimizer.models.request import Json, Request, reply_reader
-from optimizer.rewards.scorer import ScoredReply, Scorer
+from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.levels import Level, RacedSettings
 from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
+from optimizer.stages.candidate_gate import CandidateGate, PromptGate
 from optimizer.stages.prompt_edits import edits
 from optimizer.stages.run_context import BestCandidate, RunContext
+from optimizer.stages.scored_rows import ScoredRows
 from optimizer.templates import template
 
 ROLE: Final = "optimizer"
@@ -58,7 +64,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     first, rows = best.candidate, context.data.train
     await context.journal.note("stage", stage="prompt", rows=len(rows))
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
-    if context.config.search.recipe == "drpo":
+    if context.config.search.recipe == DRPO:
         space = _prompt_space(context, ScoreScale(1.0, 5.0))
         path = await search_published(space, first, len(rows), published_settings(context.config))
         best.candidate = path[-1].candidate
@@ -89,12 +95,9 @@ def raced_settings(config: RunConfig) -> RacedSettings:
 class PromptSpace:
     """A search space whose candidates differ only in their prompts. A query is the index of a row."""
 
-    def __init__(
-        self, scorer: Scorer, journal: Journal, rows: Sequence[Row], rewriter: "PromptRewriter", scale: ScoreScale
-    ) -> None:
-        self._scorer = scorer
-        self._journal = journal
+    def __init__(self, rows: ScoredRows, gate: PromptGate, rewriter: "PromptRewriter", scale: ScoreScale) -> None:
         self._rows = rows
+        self._gate = gate
         self._rewriter = rewriter
         self._scale = scale
 
@@ -103,37 +106,41 @@ class PromptSpace:
         return candidate.key
 
     async def expand(self, path: Path[Candidate], count: int, again: int) -> Sequence[Candidate]:
-        """Rewrite the last prompt of the path. Return a candidate for each rewrite, and journal the candidates."""
+        """Rewrite the last prompt of the path. Return a candidate for each usable rewrite, and journal the candidates.
+
+        A rewrite that the gate does not admit is dropped.
+        """
         parent = path[-1].candidate
         children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count, again)]
-        for child in children:
-            await self._journal.note("candidate", id=child.key, parent=parent.key, prompt=child.prompt)
-        return children
+        admitted = await asyncio.gather(*(self._gate.admits(child, parent) for child in children))
+        usable = [child for child, is_admitted in zip(children, admitted, strict=True) if is_admitted]
+        for child in usable:
+            await self._rows.journal.note("candidate", id=child.key, parent=parent.key, prompt=child.prompt)
+        return usable
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         """Answer one row under the candidate, score the answer and journal the score.
 
-        If a model's reply cannot be parsed, the outcome is not readable, and no score is journaled.
+        If the row cannot be used, the outcome is not readable, and no score is journaled.
         """
-        row = self._rows[query % len(self._rows)]
-        try:
-            scored = await self._scorer.score(candidate, row)
-        except UnparsableReplyError:
+        row = self._rows.rows[query % len(self._rows.rows)]
+        scored = await self._rows.score(candidate.key, candidate, row)
+        if scored is None:
             return Outcome(query, 0.0, readable=False)
-        await journal_score(self._journal, "prompt", candidate.key, row, scored)
         return Outcome(query, self._scale.convert(scored.score), evidence=(row, scored))
 
 
 class PromptRewriter:
     """Rewrites prompts with the writer model, or with random edits if run.toml has no [models.optimizer]."""
 
-    def __init__(self, calls: CachedCalls, seed: int, max_words: int) -> None:
+    def __init__(self, calls: CachedCalls, gate: CandidateGate, seed: int, max_words: int) -> None:
         self._calls = calls
+        self._gate = gate
         self._seed = seed
         self._max_words = max_words
 
     async def rewrite(self, path: Path[Candidate], count: int, again: int) -> list[str]:
-        """Return rewrites of the path's last prompt.
+        """Return rewrites of the path's last prompt. The list is empty if the writer model gives no usable reply.
 
         Args:
             path: The steps from the first candidate of the search to the candidate to rewrite.
@@ -141,14 +148,23 @@ class PromptRewriter:
             again: How often this candidate was rewritten before. Each number gives different rewrites.
 
         Raises:
-            ModelError: The writer model gives no usable answer.
+            ModelError: The writer model gives no usable answer, but may do so later.
             BudgetSpentError: The budget is spent.
         """
+        parent = path[-1].candidate
         if ROLE not in self._calls.roles:
-            return edits(path[-1].candidate.prompt, count, f"{self._seed}:{again}", self._max_words)
+            return edits(parent.prompt, count, f"{self._seed}:{again}", self._max_words)
         request = replace(rewrite_request(path, count, self._max_words), replicate=again)
-        kept = await self._calls.ask(request, read_prompts)
-        return [prompt for prompt in kept["prompts"] if len(prompt.split()) <= 2 * self._max_words]
+        source = f"{parent.key}/{again}"
+        try:
+            kept = await self._calls.ask(request, read_prompts)
+        except ModelError as error:
+            await self._gate.drop_failed("prompt", source, error, count)
+            return []
+        dropped: Counter[str] = Counter(kept["dropped"])
+        for why, number in dropped.items():
+            await self._gate.drop("prompt", source, why, number)
+        return list(dict.fromkeys(kept["prompts"]))
 
 
 def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Request:
@@ -158,8 +174,9 @@ def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Reques
     the details of the rewards. It also contains at most four earlier prompts of the path.
     """
     last = path[-1]
-    worst = sorted(last.outcomes, key=lambda outcome: outcome.score)[:_MAX_CASES]
-    cases = "\n\n".join(_case_text(outcome) for outcome in worst if outcome.evidence is not None) or "(none yet)"
+    readable = [outcome for outcome in last.outcomes if outcome.readable]
+    worst = sorted(readable, key=lambda outcome: outcome.score)[:_MAX_CASES]
+    cases = "\n\n".join(map(_case_text, worst)) or "(none yet)"
     earlier = "\n\n".join(
         f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
         for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
@@ -173,37 +190,48 @@ def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Reques
 
 @reply_reader("optimizer.prompt.read_prompts")
 def read_prompts(reply: Any) -> Json:
-    """Read the rewritten prompt of each choice. Raises UnparsableReplyError if no choice holds a prompt."""
-    prompts = []
+    """Read the rewritten prompt of each choice, and the reason for each choice that holds no prompt.
+
+    Raises:
+        UnparsableReplyError: No choice holds a prompt.
+    """
+    prompts, dropped = read_choices(reply, "prompt")
+    return {"prompts": prompts, "dropped": dropped}
+
+
+def read_choices(reply: Any, name: str) -> tuple[list[str], list[str]]:
+    """Read a text from the JSON object in each choice of the writer model.
+
+    Args:
+        reply: The reply.
+        name: The key of the text in the object.
+
+    Returns:
+        The texts, and the reason for each choice without a text.
+
+    Raises:
+        UnparsableReplyError: No choice holds a text.
+    """
+    texts, dropped = [], []
     for choice in reply["choices"]:
         try:
-            prompts.append(str(parse_json_object(answer_text(choice))["prompt"]).strip())
-        except (UnparsableReplyError, KeyError):
-            continue
-    if not any(prompts):
-        raise UnparsableReplyError("no choice holds a prompt")
-    return {"prompts": [prompt for prompt in prompts if prompt]}
-
-
-async def journal_score(journal: Journal, stage: str, key: str, row: Row, scored: ScoredReply) -> None:
-    """Journal the score of one answer, with the query, the answer and the value of each reward."""
-    await journal.note(
-        "score",
-        stage=stage,
-        candidate=key,
-        score=scored.score,
-        parts={name: {"value": part.value, **part.details} for name, part in scored.parts.items()},
-        query=row.query,
-        kind=row.kind,
-        answer=scored.reply.text,
-        finish_reason=scored.reply.finish_reason,
-        tokens=scored.reply.completion_tokens,
-    )
+            text = text_field(parse_json_object(answer_text(choice)), name).strip()
+            dropped += [] if text else [f"the {name} is empty"]
+            texts += [text] if text else []
+        except UnparsableReplyError as error:
+            dropped.append(str(error))
+    if not texts:
+        raise UnparsableReplyError(f"no choice holds a text under the key {name}: {', '.join(dict.fromkeys(dropped))}")
+    return texts, dropped
 
 
 def _prompt_space(context: RunContext, scale: ScoreScale) -> PromptSpace:
-    rewriter = PromptRewriter(context.calls, context.config.search.seed, context.config.search.words)
-    return PromptSpace(context.screen, context.journal, context.data.train, rewriter, scale)
+    search = context.config.search
+    rewriter = PromptRewriter(context.calls, context.gate, search.seed, search.words)
+    # A race scores every candidate on its first rows. The recipe drpo has a fixed order of calls without a trial.
+    trial_rows = context.data.train[: search.first] if search.recipe == RACED else ()
+    gate = PromptGate(context.gate, context.task, search.words, trial_rows)
+    return PromptSpace(context.scored_rows("prompt", TRAIN), gate, rewriter, scale)
 
 
 async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
@@ -229,5 +257,5 @@ def _details_text(details: Mapping[str, Any]) -> str:
 
 
 def _mean_text(outcomes: Sequence[Outcome]) -> str:
-    scores = [outcome.score for outcome in outcomes]
+    scores = [outcome.score for outcome in outcomes if outcome.readable]
     return f" (mean score {sum(scores) / len(scores):.2f})" if scores else ""

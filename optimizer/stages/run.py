@@ -10,19 +10,20 @@ import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from index.bundle.bundle import BundleInput, write_bundle
+from index.bundle.bundle import write_bundle
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import BudgetSpentError
-from optimizer.core.journal import Journal
-from optimizer.models.task_model import ROLE as TASK
+from optimizer.core.errors import BudgetSpentError, UnusableRowsError
+from optimizer.core.journal import STOPPED, Journal
+from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.example_stage import run_example_stage
 from optimizer.stages.prompt_stage import run_prompt_stage
 from optimizer.stages.run_context import BestCandidate, Notify, RunContext, open_run_context, starting_candidate
-from optimizer.stages.sealed_evaluation import SealedResult, provenance, run_sealed_evaluation
-from optimizer.stages.tuning_stage import run_tuning_stage
+from optimizer.stages.sealed_evaluation import run_sealed_evaluation
+from optimizer.stages.sealed_result import SealedResult, provenance
+from optimizer.stages.tuning_stage import run_tuning_stage, tuned_candidates
 
 BUNDLE: Final = "bundle"
 RUN_FILE: Final = "run.toml"
@@ -55,13 +56,23 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
         notify: Shows a message to the user when the end of the run has to wait for calls that are in progress.
 
     Raises:
-        OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, or the
-            budget is too small for the sealed evaluation.
+        OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, too many
+            rows cannot be used, or the budget is too small for the sealed evaluation.
         BundleError: The starting bundle cannot be loaded, or the new one cannot be written.
         EmbedderError: The embedder cannot be used.
     """
+    try:
+        return await _run_stages(config, directory, journal, notify)
+    except UnusableRowsError as error:
+        # The note is the last one of this session, so that the failed calls before it are forgotten.
+        await journal.add({"note": STOPPED, "why": str(error)})
+        raise
+
+
+async def _run_stages(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
     async with open_run_context(config, journal, notify) as context:
         baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
+        await asyncio.to_thread(_check_before_the_search, context, baseline)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _optimize(context, baseline)
         sealed = await run_sealed_evaluation(context, best, baseline)
@@ -96,27 +107,12 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, 
     bundle = directory / BUNDLE
     if bundle.exists():
         shutil.rmtree(bundle)
-    config = context.config
-    draft = BundleInput(
-        name=config.bundle.name,
-        model=config.bundle.model or config.models[TASK].model,
-        layout=chosen.layout,
-        prompt=chosen.prompt,
-        examples=chosen.bank.examples,
-        retrieval=chosen.retrieval,
-        sampling=chosen.sampling,
-        provenance=_provenance(config, sealed),
-        sets=chosen.bank.sets,
-    )
-    write_bundle(bundle, draft, context.embedder)
+    write_bundle(bundle, bundle_input(context.config, chosen, provenance(sealed)), context.embedder)
     return bundle
 
 
-def _provenance(config: RunConfig, sealed: SealedResult) -> dict[str, Any]:
-    return {
-        "optimizer": {"recipe": config.search.recipe, "seed": config.search.seed},
-        "models": {role: table.model for role, table in config.models.items()},
-        "reward": dict(config.reward.weights),
-        "screen": dict(config.reward.screen),
-        "sealed": provenance(sealed),
-    }
+def _check_before_the_search(context: RunContext, baseline: Candidate) -> None:
+    """Check that everything that comes from the user can be written as a bundle. Raises ConfigError."""
+    context.gate.check(baseline, "[bundle]")
+    for what, candidate in tuned_candidates(baseline, context.config.tune):
+        context.gate.check(candidate, what)

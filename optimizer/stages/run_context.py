@@ -7,7 +7,7 @@ replies from the journal. It does not depend on any stage.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from optimizer.core.candidate import Candidate, from_bundle
 from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import Journal
-from optimizer.data.split import Split, read_split
+from optimizer.data.split import SEALED, TRAIN, VALIDATION, Split, read_split
+from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.paid_replies import PricedClient
@@ -30,6 +31,8 @@ from optimizer.models.task_model import TaskModel
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.registry import RewardResources, build_rewards, check_rewards
 from optimizer.rewards.scorer import Scorer
+from optimizer.stages.candidate_gate import CandidateGate
+from optimizer.stages.scored_rows import ScoredRows
 
 Notify = Callable[[str], None]
 """A function that shows one line of text to the user."""
@@ -51,6 +54,8 @@ class RunContext:
         screen: Scores answers during the search. Its weights are [reward] screen, or else [reward] weights.
         sealed: Scores answers in the sealed evaluation. Its weights are [reward] weights.
         data: Training, validation and sealed rows.
+        unusable: The rows of each part of the data that cannot be used, by the name of the part.
+        gate: Checks new candidates.
     """
 
     config: RunConfig
@@ -63,6 +68,14 @@ class RunContext:
     screen: Scorer
     sealed: Scorer
     data: Split
+    unusable: Mapping[str, UnusableRows]
+    gate: CandidateGate
+
+    def scored_rows(self, stage: str, part: str) -> ScoredRows:
+        """Return the rows of a part of the data, and how a stage scores them."""
+        rows = {TRAIN: self.data.train, VALIDATION: self.data.validation, SEALED: self.data.sealed}[part]
+        scorer = self.sealed if part == SEALED else self.screen
+        return ScoredRows(stage, rows, scorer, self.journal, self.unusable[part])
 
 
 @dataclass(slots=True)
@@ -102,7 +115,10 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         rewards = build_rewards(RewardResources(config.reward, task, judge, embedder))
         screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
         sealed = Scorer(task, rewards, config.reward.weights)
-        yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data)
+        sizes = {TRAIN: len(data.train), VALIDATION: len(data.validation), SEALED: len(data.sealed)}
+        unusable = {name: UnusableRows(journal, name, size, config.data.unusable) for name, size in sizes.items()}
+        gate = CandidateGate(config, embedder.spec, journal)
+        yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data, unusable, gate)
 
 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:

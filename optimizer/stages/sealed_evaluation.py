@@ -7,100 +7,34 @@ baseline, and by how much.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
-from typing import Any, Final
+from typing import Final
 
 from index.measures.answer_form import ends_by_itself
 from index.measures.confidence import Interval, bootstrap_mean, wilson
 from index.measures.refusals import refuses
 from optimizer.core.candidate import Candidate
-from optimizer.core.journal import Journal
+from optimizer.core.errors import UnusableRowsError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
+from optimizer.data.split import SEALED
 from optimizer.models.task_model import Raw, Variant
-from optimizer.rewards.scorer import ScoredReply, Scorer
-from optimizer.stages.prompt_stage import journal_score
+from optimizer.rewards.scorer import ScoredReply
 from optimizer.stages.run_context import RunContext
+from optimizer.stages.scored_rows import ScoredRows
+from optimizer.stages.sealed_result import (
+    BASELINE,
+    BUNDLE,
+    RAW,
+    RAW_MATCHED,
+    Comparison,
+    SealedResult,
+    VariantSummary,
+    result_values,
+)
 
-BUNDLE, BASELINE, RAW, RAW_MATCHED = "bundle", "baseline", "raw", "raw-matched"
-_MAX_ENDING_LOSS: Final = 0.02
-_EVEN: Final = 0.5
 _RAW_SAMPLING: Final = ("max_tokens", "temperature")
 """Sampling parameters that the variant `raw` shares with the bundle, for equal length limit and equal randomness."""
 ComparePair = Callable[[str, str, str], Awaitable[float]]
 """A function of a query and two answers. It returns 1 if the first is better, 0 if the second is better, else 0.5."""
-
-
-@dataclass(frozen=True, slots=True)
-class VariantSummary:
-    """The results of one variant on the sealed rows that it answered. Intervals are 95 % intervals.
-
-    Attributes:
-        score: Mean score.
-        by_kind: Mean score on the rows of each kind, by kind.
-        parts: Mean value of each reward, by the name of the reward.
-        ends: Share of answers that the model ended before the length limit.
-        refuses_unsafe: Share of refusals on the rows of kind `refuse`.
-        refuses_safe: Share of refusals on the rows of the other kinds.
-        rows: Number of rows that the variant answered.
-        words: Mean number of words of an answer.
-        prompt_tokens: Mean number of tokens of a prompt.
-    """
-
-    score: Interval
-    by_kind: Mapping[str, Interval]
-    parts: Mapping[str, Interval]
-    ends: Interval
-    refuses_unsafe: Interval
-    refuses_safe: Interval
-    rows: int
-    words: float
-    prompt_tokens: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The bundle compared with another variant, row by row.
-
-    Attributes:
-        difference: Mean difference of the scores on the same row (the bundle's score minus the other variant's score),
-            with a bootstrap interval.
-        wins: Share of rows on which the bundle has the higher score; a row with equal scores counts half.
-        preferred: Share of rows on which the judge prefers the bundle's answer. The judge compares the two answers in
-            both orders, and a row counts half if the order changes the preference. None if the judge did not compare
-            these variants.
-    """
-
-    difference: Interval
-    wins: float
-    preferred: Interval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SealedResult:
-    """The result of the sealed evaluation.
-
-    Attributes:
-        rows: Number of sealed rows.
-        summaries: The summary of each variant, by the name of the variant.
-        against: The comparisons of the bundle with the other three variants, by the name of the other variant.
-    """
-
-    rows: int
-    summaries: Mapping[str, VariantSummary]
-    against: Mapping[str, Comparison]
-
-    @property
-    def improved(self) -> bool:
-        """Whether the bundle is better than the baseline.
-
-        The whole interval of the score difference must be above 0. The share of answers that the model ended before the
-        length limit must be at most 2 percentage points below the baseline's share. If the judge compared the answers,
-        `preferred` must be at least 0.5.
-        """
-        ending_gain = self.summaries[BUNDLE].ends.estimate - self.summaries[BASELINE].ends.estimate
-        against = self.against[BASELINE]
-        is_confirmed = against.preferred is None or against.preferred.estimate >= _EVEN
-        return against.difference.low > 0 and ending_gain >= -_MAX_ENDING_LOSS and is_confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +74,18 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
         JournalError: The journal cannot be written.
     """
     config = context.config
-    plan = SealedPlan(context.data.sealed, config.data.raw, config.reward.confirm, context.judge.better)
+    rows = context.scored_rows("sealed", SEALED)
+    plan = SealedPlan(rows.rows, config.data.raw, config.reward.confirm, context.judge.better)
     await context.journal.note("stage", stage="sealed", rows=len(plan.rows), judgements=plan.judgements)
-    return await evaluate_sealed(best, baseline, context.sealed, context.journal, plan)
+    return await evaluate_sealed(best, baseline, rows, plan)
 
 
-async def evaluate_sealed(
-    bundle: Candidate, baseline: Candidate, scorer: Scorer, journal: Journal, plan: SealedPlan
-) -> SealedResult:
-    """Score the answers of all four variants, and compare the bundle with each of the other three variants."""
+async def evaluate_sealed(bundle: Candidate, baseline: Candidate, rows: ScoredRows, plan: SealedPlan) -> SealedResult:
+    """Score the answers of all four variants, and compare the bundle with each of the other three variants.
+
+    A row that cannot be used under the bundle or the baseline is left out for all variants. A row that cannot be used
+    under a raw variant is left out only for this variant, because raw variants do not decide which bundle is written.
+    """
     variants: dict[str, Variant] = {
         BUNDLE: bundle,
         BASELINE: baseline,
@@ -157,32 +94,48 @@ async def evaluate_sealed(
     }
     # The variants answer one after the other, so that only one variant at a time uses the server's prefix cache.
     scored = {
-        name: await _score_variant(name, variant, scorer, journal, plan.rows_of(variant))
-        for name, variant in variants.items()
+        name: await _score_variant(name, variant, rows, plan.rows_of(variant)) for name, variant in variants.items()
     }
-    preferred = await _preference_share(plan, scored[BUNDLE], scored[BASELINE])
+    preferred = await _preference_share(plan, rows, scored[BUNDLE], scored[BASELINE])
     result = compare_all(plan.rows, scored, preferred)
-    await journal.note("sealed", rows=len(plan.rows), improved=result.improved, **_as_values(result))
+    await rows.journal.note("sealed", rows=result.rows, improved=result.improved, **result_values(result))
     return result
 
 
 def compare_all(
-    rows: Sequence[Row], scored: Mapping[str, Sequence[ScoredReply]], preferred: Interval | None = None
+    rows: Sequence[Row], scored: Mapping[str, Sequence[ScoredReply | None]], preferred: Interval | None = None
 ) -> SealedResult:
     """Summarize every variant, and compare the bundle with each of the other variants.
 
     Args:
         rows: All sealed rows.
-        scored: The scored answers of each variant, by the name of the variant. If a variant has fewer answers than
-            `rows` has rows, these are the answers to the first rows.
+        scored: The scored answers of each variant, by the name of the variant. None stands for a row that cannot be
+            used. If a variant has fewer answers than `rows` has rows, these are the answers to the first rows.
         preferred: Share of rows on which the judge prefers the bundle to the baseline; None if it compared no row.
+
+    Raises:
+        UnusableRowsError: The bundle and the baseline have no row in common.
     """
-    summaries = {name: _summarize(rows[: len(answers)], answers) for name, answers in scored.items()}
-    scores = {name: [one.score for one in answers] for name, answers in scored.items()}
-    bundle = scores.pop(BUNDLE)
-    against = {name: compare(bundle[: len(other)], other) for name, other in scores.items()}
+    both = [
+        ours is not None and theirs is not None for ours, theirs in zip(scored[BUNDLE], scored[BASELINE], strict=True)
+    ]
+    usable = {
+        name: {index: one for index, one in enumerate(answers) if one is not None and both[index]}
+        for name, answers in scored.items()
+    }
+    if not usable[BUNDLE]:
+        raise UnusableRowsError("no sealed row can be answered and scored: run drpo-optimizer doctor, and resume")
+    summaries = {
+        name: _summarize([rows[index] for index in one], list(one.values())) for name, one in usable.items() if one
+    }
+    against = {name: _compare_rows(usable[BUNDLE], usable[name]) for name in summaries if name != BUNDLE}
     against[BASELINE] = replace(against[BASELINE], preferred=preferred)
-    return SealedResult(len(rows), summaries, against)
+    return SealedResult(sum(both), summaries, against)
+
+
+def _compare_rows(bundle: Mapping[int, ScoredReply], other: Mapping[int, ScoredReply]) -> Comparison:
+    """Compare the bundle with another variant on the rows of the other variant."""
+    return compare([bundle[index].score for index in other], [one.score for one in other.values()])
 
 
 def compare(bundle: Sequence[float], other: Sequence[float]) -> Comparison:
@@ -192,31 +145,29 @@ def compare(bundle: Sequence[float], other: Sequence[float]) -> Comparison:
     return Comparison(bootstrap_mean(differences), wins)
 
 
-def provenance(result: SealedResult) -> dict[str, Any]:
-    """Return the result as plain values, to be stored in the manifest of a bundle."""
-    return {"rows": result.rows, "improved": result.improved, **_as_values(result)}
-
-
 async def _score_variant(
-    name: str, variant: Variant, scorer: Scorer, journal: Journal, rows: Sequence[Row]
-) -> list[ScoredReply]:
-    async def score(row: Row) -> ScoredReply:
-        scored = await scorer.score(variant, row)
-        await journal_score(journal, "sealed", name, row, scored)
-        return scored
-
-    return list(await asyncio.gather(*(score(row) for row in rows)))
+    name: str, variant: Variant, scored_rows: ScoredRows, rows: Sequence[Row]
+) -> list[ScoredReply | None]:
+    is_counted = not isinstance(variant, Raw)
+    return list(await asyncio.gather(*(scored_rows.score(name, variant, row, is_counted=is_counted) for row in rows)))
 
 
 async def _preference_share(
-    plan: SealedPlan, bundle: Sequence[ScoredReply], baseline: Sequence[ScoredReply]
+    plan: SealedPlan, rows: ScoredRows, bundle: Sequence[ScoredReply | None], baseline: Sequence[ScoredReply | None]
 ) -> Interval | None:
-    """Return the share of rows on which the judge prefers the bundle to the baseline; None if it compares no row."""
+    """Return the share of rows on which the judge prefers the bundle to the baseline; None if it compares no row.
+
+    A row is left out if one of the two answers is missing, or if the judge does not compare them.
+    """
     triples = list(zip(plan.rows, bundle, baseline, strict=True))[: plan.confirmed]
     if not triples:
         return None
-    comparisons = (plan.compare(row.query, ours.reply.text, other.reply.text) for row, ours, other in triples)
-    return bootstrap_mean(await asyncio.gather(*comparisons))
+    comparisons = [
+        rows.unusable.attempt(row, plan.compare(row.query, ours.reply.text, other.reply.text))
+        for row, ours, other in triples
+        if ours is not None and other is not None
+    ]
+    return bootstrap_mean([share for share in await asyncio.gather(*comparisons) if share is not None])
 
 
 def _summarize(rows: Sequence[Row], scored: Sequence[ScoredReply]) -> VariantSummary:
@@ -239,39 +190,3 @@ def _summarize(rows: Sequence[Row], scored: Sequence[ScoredReply]) -> VariantSum
         words=sum(len(one.reply.text.split()) for one in scored) / len(scored),
         prompt_tokens=sum(one.reply.prompt_tokens for one in scored) / len(scored),
     )
-
-
-def _as_values(result: SealedResult) -> dict[str, Any]:
-    """Return the result as plain values, with the keys of the journal and of the manifest."""
-    return {
-        "figures": {name: _summary_values(summary) for name, summary in result.summaries.items()},
-        "against": {name: _comparison_values(comparison) for name, comparison in result.against.items()},
-    }
-
-
-def _summary_values(summary: VariantSummary) -> dict[str, Any]:
-    return {
-        "score": _interval_values(summary.score),
-        "by_kind": {kind: _interval_values(interval) for kind, interval in summary.by_kind.items()},
-        "parts": {name: _interval_values(interval) for name, interval in summary.parts.items()},
-        "ends": _interval_values(summary.ends),
-        "refuses_unsafe": _interval_values(summary.refuses_unsafe),
-        "refuses_safe": _interval_values(summary.refuses_safe),
-        "rows": summary.rows,
-        "words": round(summary.words, 1),
-        "prompt_tokens": round(summary.prompt_tokens, 1),
-    }
-
-
-def _comparison_values(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "difference": _interval_values(comparison.difference),
-        "wins": round(comparison.wins, 4),
-        "preferred": _interval_values(comparison.preferred) if comparison.preferred else None,
-    }
-
-
-def _interval_values(interval: Interval) -> list[float | None]:
-    """Return estimate, low and high, with None for a value that is not a number."""
-    values = (interval.estimate, interval.low, interval.high)
-    return [None if isnan(value) else round(value, 4) for value in values]

@@ -18,13 +18,14 @@ from index.measures.confidence import bootstrap_mean
 from optimizer.core.candidate import Bank, Candidate
 from optimizer.core.config_tables import RunConfig, TuneTable
 from optimizer.core.journal import Journal
-from optimizer.data.dataset import Row
-from optimizer.rewards.scorer import Scorer
+from optimizer.data.split import VALIDATION
 from optimizer.search.levels import Level, RacedSettings, race_level
 from optimizer.search.space import Outcome, Path, Step
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
-from optimizer.stages.prompt_stage import journal_score, raced_settings
+from optimizer.stages.candidate_gate import CandidateGate
+from optimizer.stages.prompt_stage import raced_settings
 from optimizer.stages.run_context import BestCandidate, RunContext
+from optimizer.stages.scored_rows import ScoredRows
 
 T = TypeVar("T")
 
@@ -54,8 +55,8 @@ async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
     def keep(candidate: Candidate) -> None:
         best.candidate = candidate
 
-    settings = tuning_settings(config)
-    await tune(best.candidate, config.tune, context.screen, context.journal, rows, settings, keep)
+    scored_rows = context.scored_rows("tune", VALIDATION)
+    await tune(best.candidate, config.tune, scored_rows, context.gate, tuning_settings(config), keep)
 
 
 def tuning_settings(config: RunConfig) -> RacedSettings:
@@ -67,9 +68,8 @@ def tuning_settings(config: RunConfig) -> RacedSettings:
 async def tune(
     first: Candidate,
     table: TuneTable,
-    scorer: Scorer,
-    journal: Journal,
-    rows: Sequence[Row],
+    rows: ScoredRows,
+    gate: CandidateGate,
     settings: RacedSettings,
     keep: Callable[[Candidate], None],
 ) -> None:
@@ -78,34 +78,42 @@ async def tune(
     Args:
         first: The candidate to start with.
         table: The values to try for each hyperparameter.
-        scorer: Answers rows under a candidate, and scores the answers.
-        journal: The open journal of the run.
-        rows: The validation rows.
+        rows: The validation rows, and how they are scored.
+        gate: Drops values with which a candidate cannot be written, such as an edit that leaves no example.
         settings: The settings of each race.
         keep: Stores the best candidate. It is called after each hyperparameter, because the budget can end the stage at
             any call.
 
     Raises:
-        ModelError: A model gives no usable answer.
+        UnusableRowsError: Too many rows cannot be used.
+        ModelError: A model gives no usable answer, but may do so later.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """
     best = first
-    space = _FixedCandidates(scorer, journal, rows)
+    space = _FixedCandidates(rows)
     for number, (name, values) in enumerate(_tuned_hyperparameters(table)):
         if name == "k" and best.retrieval.order == "set":
             continue  # with example sets, k is the number of neighbours that vote for a set, not a number of examples
         tried = {set_hyperparameter(best, name, value).key: value for value in values}
         others = [set_hyperparameter(best, name, value) for key, value in tried.items() if key != best.key]
+        others = [other for other in others if await gate.admits(other, name)]
         if not others:
             continue
-        level = await race_level(space, number, [best, *others], len(rows), settings)
+        level = await race_level(space, number, [best, *others], len(rows.rows), settings)
         chosen = significant_leader(level, best)
         for step in level.ranked:
             value = tried.get(step.candidate.key, get_hyperparameter(best, name))
-            await _journal_trial(journal, name, value, step, is_kept=step.candidate.key == chosen.key)
+            await _journal_trial(rows.journal, name, value, step, is_kept=step.candidate.key == chosen.key)
         best = chosen
         keep(best)
+
+
+def tuned_candidates(candidate: Candidate, table: TuneTable) -> Iterator[tuple[str, Candidate]]:
+    """Yield the candidate with each value of the table that does not edit the bank, and the value as text."""
+    for name, values in _tuned_hyperparameters(table):
+        if name not in _BANK_EDITS:
+            yield from ((f"[tune] {name} = {value}", set_hyperparameter(candidate, name, value)) for value in values)
 
 
 def value_counts(table: TuneTable) -> list[int]:
@@ -164,9 +172,7 @@ def significant_leader(level: Level[T], current: T) -> T:
 class _FixedCandidates:
     """A search space that scores candidates but makes no new ones: `expand` returns no candidates."""
 
-    def __init__(self, scorer: Scorer, journal: Journal, rows: Sequence[Row]) -> None:
-        self._scorer = scorer
-        self._journal = journal
+    def __init__(self, rows: ScoredRows) -> None:
         self._rows = rows
 
     def key(self, candidate: Candidate) -> str:
@@ -176,10 +182,8 @@ class _FixedCandidates:
         return ()
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
-        row = self._rows[query]
-        scored = await self._scorer.score(candidate, row)
-        await journal_score(self._journal, "tune", candidate.key, row, scored)
-        return Outcome(query, scored.score)
+        scored = await self._rows.score(candidate.key, candidate, self._rows.rows[query])
+        return Outcome(query, scored.score) if scored else Outcome(query, 0.0, readable=False)
 
 
 def _tuned_hyperparameters(table: TuneTable) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -47,6 +47,7 @@ class ScriptedModels:
         latency: Seconds before a reply.
         judge_latency: Seconds before a reply of the judge; None for the same latency.
         scores: Returns the judge's scores by criterion; None for a reply that cannot be read.
+        fault: Returns status and body of a reply to send instead of the usual reply; None for the usual reply.
         requests: Model and prompt of each request, in order.
         paid: Number of replies by Idempotency-Key.
         concurrent: Number of requests in progress.
@@ -56,6 +57,7 @@ class ScriptedModels:
     latency: float = 0.0
     judge_latency: float | None = None
     scores: Callable[[int, str], Mapping[str, int] | None] = default_scores
+    fault: Callable[[Mapping[str, Any]], tuple[int, bytes] | None] = lambda _body: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
     concurrent: int = 0
@@ -73,7 +75,8 @@ class ScriptedModels:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
-        return web.json_response({"count": 1 + len(body["prompt"].split())})
+        prompt = body["prompt"]
+        return web.json_response({"count": 1 + len(prompt.split()) + sum(not one.isascii() for one in prompt)})
 
     async def _chat(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
@@ -84,6 +87,8 @@ class ScriptedModels:
         await asyncio.sleep(self.judge_latency if judged else self.latency)
         self.concurrent -= 1
         self.paid[request.headers["Idempotency-Key"]] += 1
+        if (faulty := self.fault(body)) is not None:
+            return web.Response(status=faulty[0], body=faulty[1], content_type="application/json")
         texts = _REPLIES[body["model"]](self, body)
         choices = [
             {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -102,7 +107,7 @@ class ScriptedModels:
         """Reply as the writer model: the first rewrite is better, the second worse, the third equal."""
         prompt = body["messages"][0]["content"]
         if "\n\nAnswer:\n" in prompt:
-            return self._better_answers(prompt, body["n"])
+            return self._better_answers(prompt, body.get("n", 1))
         current = prompt.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
         variants = [current + "+", current.replace("+", "", 1) + "-", current + "."]
         return [json.dumps({"analysis": "hm", "prompt": text}) for text in variants[: body.get("n", 1)]]

@@ -10,15 +10,20 @@ import pytest
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
 from optimizer.core.candidate import Candidate, from_bundle
+from optimizer.core.config import read_config
 from optimizer.core.config_tables import TuneTable
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
+from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.task_model import Reply
 from optimizer.rewards.scorer import ScoredReply, Scorer
 from optimizer.search.levels import RacedSettings
 from optimizer.search.race import RaceSettings
+from optimizer.stages.candidate_gate import CandidateGate
+from optimizer.stages.scored_rows import ScoredRows
 from optimizer.stages.tuning_stage import set_hyperparameter, tune
+from tests.optimizer.scripted_models import write_run
 
 ROWS = [Row(f"query {number}") for number in range(60)]
 SETTINGS = RacedSettings(2, 3, 8, 2, RaceSettings(max_queries=60))
@@ -39,8 +44,10 @@ async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder:
     kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))]
     with Journal(folder) as journal:
         scorer = cast("Scorer", Scripted(quality))
+        rows = ScoredRows("tune", ROWS, scorer, journal, UnusableRows(journal, "validation", len(ROWS), 0.05))
+        gate = CandidateGate(read_config(write_run(folder, "http://127.0.0.1:9")), kept[0].bank.embedder, journal)
         try:
-            await tune(kept[0], table, scorer, journal, ROWS, SETTINGS, kept.append)
+            await tune(kept[0], table, rows, gate, SETTINGS, kept.append)
         except BudgetSpentError:
             return {"spent": True, **kept[-1].sampling}
     return {**kept[-1].sampling}

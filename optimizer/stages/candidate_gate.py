@@ -1,0 +1,183 @@
+"""Checks candidates when they are made, by the rules of the bundle that is written at the end of the run.
+
+A model can propose a prompt or an answer that a bundle must not contain, such as a text with a role marker. The check
+at the beginning prevents that such a candidate is searched and scored to the end of a paid run, and then refused.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from index.bundle.bundle import BundleInput, check_bundle_input
+from index.bundle.example_bank import check_example, examples_bytes
+from index.errors import BundleError
+from index.types import EmbedderSpec, Example
+from optimizer.core.candidate import Candidate
+from optimizer.core.config_tables import RunConfig
+from optimizer.core.errors import ConfigError, ModelError, RefusedRequestError, UnparsableReplyError
+from optimizer.core.journal import Journal
+from optimizer.data.dataset import Row
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.models.task_model import TaskModel
+
+DROPPED: Final = "dropped"
+"""The name of the note about dropped candidates."""
+_WORDS_FACTOR: Final = 2
+_TOKENS_FACTOR: Final = 4
+"""A prompt is too long if it has more words or tokens than the setting `words` times these factors.
+
+Texts without spaces, such as Chinese, have few words, so that only their tokens show that they are too long.
+"""
+
+
+def bundle_input(config: RunConfig, candidate: Candidate, sealed: Mapping[str, Any] | None = None) -> BundleInput:
+    """Return the bundle of a candidate, as the run writes it.
+
+    Args:
+        config: The settings of run.toml.
+        candidate: The candidate.
+        sealed: The result of the sealed evaluation as plain values; None before this evaluation.
+    """
+    provenance = {
+        "optimizer": {"recipe": config.search.recipe, "seed": config.search.seed},
+        "models": {role: table.model for role, table in config.models.items()},
+        "reward": dict(config.reward.weights),
+        "screen": dict(config.reward.screen),
+        "sealed": sealed,
+    }
+    return BundleInput(
+        name=config.bundle.name,
+        model=config.bundle.model or config.models[TASK].model,
+        layout=candidate.layout,
+        prompt=candidate.prompt,
+        examples=candidate.bank.examples,
+        retrieval=candidate.retrieval,
+        sampling=candidate.sampling,
+        provenance=provenance,
+        sets=candidate.bank.sets,
+    )
+
+
+def example_fault(example: Example) -> str:
+    """Return why a bundle cannot contain an example; an empty text if it can."""
+    try:
+        check_example(example, "example")
+        examples_bytes([example])
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
+class CandidateGate:
+    """Drops candidates that could not be written as a bundle, and names them in the journal."""
+
+    def __init__(self, config: RunConfig, embedder: EmbedderSpec, journal: Journal) -> None:
+        self._config = config
+        self._embedder = embedder
+        self._journal = journal
+
+    def check(self, candidate: Candidate, what: str) -> None:
+        """Check a candidate that comes from the user. `what` names its source in the message. Raises ConfigError."""
+        try:
+            check_bundle_input(bundle_input(self._config, candidate), self._embedder)
+        except BundleError as error:
+            raise ConfigError(f"{what}: a bundle with it cannot be written: {error}") from None
+
+    async def admits(self, candidate: Candidate, what: str) -> bool:
+        """Whether a candidate can be written as a bundle. If not, journal the reason. `what` is the changed part."""
+        try:
+            await asyncio.to_thread(check_bundle_input, bundle_input(self._config, candidate), self._embedder)
+        except BundleError as error:
+            await self.drop(what, candidate.key, str(error))
+            return False
+        return True
+
+    async def admits_example(self, example: Example) -> bool:
+        """Whether a bundle can contain an example. If not, journal the reason."""
+        why = example_fault(example)
+        if why:
+            await self.drop("example", f"{example.id}/{_short_hash(example.response)}", why)
+        return not why
+
+    async def drop(self, what: str, source: str, why: str, count: int = 1) -> None:
+        """Journal that candidates were dropped.
+
+        Args:
+            what: The part that a model proposed: `prompt`, `example` or a hyperparameter.
+            source: The key of the dropped candidate, or of the candidate from which it was made.
+            why: The reason. It contains no text of a candidate.
+            count: The number of dropped candidates.
+        """
+        if count:
+            await self._journal.note(DROPPED, what=what, source=source, why=why, count=count)
+
+    async def drop_failed(self, what: str, source: str, error: ModelError, count: int = 1) -> None:
+        """Journal that a model's final failure gave no candidate. Raises the error again if it is not final."""
+        if not error.is_final:
+            raise error
+        await self.drop(what, source, str(error).partition(": ")[0] + ": no usable reply", count)
+
+
+class PromptGate:
+    """Drops new prompts that cannot be written, are too long, or whose requests the task model's server refuses."""
+
+    def __init__(self, gate: CandidateGate, task: TaskModel, max_words: int, rows: Sequence[Row]) -> None:
+        """Create the gate.
+
+        Args:
+            gate: Checks that a candidate can be written, and journals dropped candidates.
+            task: The task model.
+            max_words: The setting `words` of [search].
+            rows: The rows on which every candidate is scored in any case. The longest row is answered as a trial. If
+                there are no rows, there is no trial.
+        """
+        self._gate = gate
+        self._task = task
+        self._max_words = max_words
+        self._rows = sorted(rows, key=lambda row: -sum(len(message.text) for message in row.messages))
+
+    async def admits(self, child: Candidate, parent: Candidate) -> bool:
+        """Whether the search can use a new prompt. If not, journal the reason."""
+        if not await self._gate.admits(child, "prompt"):
+            return False
+        why = await self._length_fault(child, parent) or await self._trial_fault(child, parent)
+        if why:
+            await self._gate.drop("prompt", child.key, why)
+        return not why
+
+    async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
+        max_words, max_tokens = _WORDS_FACTOR * self._max_words, _TOKENS_FACTOR * self._max_words
+        if len(child.prompt.split()) > max_words:
+            return f"more than {max_words} words"
+        tokens = await self._task.prompt_tokens(child)
+        if tokens > max_tokens and tokens > await self._task.prompt_tokens(parent):
+            return f"more than {max_tokens} tokens"
+        return ""
+
+    async def _trial_fault(self, child: Candidate, parent: Candidate) -> str:
+        """Answer the longest row that the task model answers with the parent's prompt.
+
+        If only the request with the new prompt is refused, the prompt is the reason: it is too long for the context.
+        """
+        for row in self._rows:
+            if await self._refusal(parent, row):
+                continue
+            refusal = await self._refusal(child, row)
+            return f"the task model's server refuses its requests with status {refusal.status}" if refusal else ""
+        return ""
+
+    async def _refusal(self, candidate: Candidate, row: Row) -> RefusedRequestError | None:
+        try:
+            await self._task.answer(candidate, row)
+        except UnparsableReplyError:
+            return None
+        except RefusedRequestError as error:
+            if not error.is_final:
+                raise
+            return error
+        return None
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
