@@ -19,6 +19,7 @@ Kind = Literal["chat", "completion"]
 """Whether a model takes chat messages (`chat`) or text to complete (`completion`)."""
 
 EMBEDDED: Final = "embedded"
+DEFAULT_BUNDLE: Final = "default"
 ADMIN_OFF: Final = "off"
 OWN: Final = "own"
 _KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
@@ -53,7 +54,14 @@ class BackendSettings:
         600.0, "longest silence of a backend: to the first byte, between tokens", "SECONDS"
     )
     health_interval: float = _setting(5.0, "time between health checks of a backend", "SECONDS", minimum=0.05)
-    context: int = _setting(4096, "context of the embedded model", "TOKENS", minimum=256)
+    model_file: str = _setting("", "GGUF file that `embedded` serves in place of the built-in model", "FILE")
+    model_name: str = _setting("", "id of the model in --model-file; without it, the name in the file", "ID")
+    context: int = _setting(
+        0,
+        "context of the embedded model; 0: 4096, or for --model-file what the file and the memory allow",
+        "TOKENS",
+        minimum=0,
+    )
 
     @property
     def kinds(self) -> Mapping[str, Kind]:

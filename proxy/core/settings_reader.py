@@ -17,7 +17,9 @@ from proxy.core.addresses import check_port, is_loopback, server_root, split_add
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
     ADMIN_OFF,
+    DEFAULT_BUNDLE,
     EMBEDDED,
+    BackendSettings,
     Settings,
     default_store,
     flag,
@@ -246,7 +248,7 @@ def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str])
     """
     backends, injection, experiments = settings.backends, settings.injection, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
-    bundles = injection.bundle or (("default",) if EMBEDDED in urls else ())
+    bundles = injection.bundle or ((DEFAULT_BUNDLE,) if EMBEDDED in urls else ())
     store = experiments.store or (default_store(environment) if experiments.experiment else "")
     judge = server_root(experiments.judge, flag("judge")) if experiments.judge else ""
     return replace(
@@ -262,6 +264,7 @@ def _check_values(settings: Settings) -> None:
     if not settings.backends.backend:
         raise StartupError("--backend: give the base URL of a model server, or `embedded`.")
     parse_kinds(settings.backends.kind)
+    _check_model_file(settings.backends)
     check_port(settings.server.port, flag("port"))
     if settings.server.admin != ADMIN_OFF:
         split_address(settings.server.admin, flag("admin"))
@@ -275,3 +278,10 @@ def _check_values(settings: Settings) -> None:
         raise StartupError(
             "--trust-user-headers: nobody is assigned to an arm without an experiment: give --experiment FILE."
         )
+
+
+def _check_model_file(backends: BackendSettings) -> None:
+    if backends.model_name and not backends.model_file:
+        raise StartupError(f"--model-name {backends.model_name}: it names the model of --model-file: give both.")
+    if backends.model_file and EMBEDDED not in backends.backend:
+        raise StartupError(f"--model-file {backends.model_file}: it is served by --backend embedded: give both.")

@@ -11,6 +11,7 @@ from rich.table import Table
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.discovery import kind_warning
+from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
@@ -39,6 +40,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
+    settings = await asyncio.to_thread(with_model_file, settings)
     injection = settings.injection
     bundles = await asyncio.to_thread(
         load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder

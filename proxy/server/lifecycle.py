@@ -14,12 +14,13 @@ from typing import Final
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import MODEL_NAME, EmbeddedModel
+from proxy.backends.embedded.child_process import EmbeddedModel
+from proxy.backends.embedded.model_file import open_model_file, with_model_file
 from proxy.core.errors import EmbeddedError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import EMBEDDED, BackendSettings, Settings
+from proxy.core.settings import EMBEDDED, BackendSettings, Kind, Settings
 from proxy.core.settings_reader import check_reachability
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
@@ -60,6 +61,7 @@ async def serve(settings: Settings, report: ProgressCallback, announce: Announce
     if starting := asyncio.current_task():
         # During the start, SIGTERM cancels this task. The cancellation closes everything that the start has opened.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+    settings = await asyncio.to_thread(with_model_file, settings)
     _check_files(settings)
     await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
 
@@ -177,9 +179,14 @@ async def open_backends(settings: BackendSettings, report: ProgressCallback) -> 
     if EMBEDDED not in settings.backend:
         yield backends
         return
-    model = EmbeddedModel(context=settings.context)
+    file = None
+    if settings.model_file:
+        file = await asyncio.to_thread(open_model_file, settings.model_file, settings.model_name, settings.context)
+        report(f"{file.path.name} is served as {file.name}: {file.slots} requests of {file.context} tokens at once")
+    model = EmbeddedModel(context=settings.context, file=file)
+    kinds: dict[str, Kind] = {} if file and file.has_template else {model.name: "completion"}
     try:
-        backend = Backend(await model.start(report), model.api_key, {MODEL_NAME: "completion"}, takes_client_keys=False)
+        backend = Backend(await model.start(report), model.api_key, kinds, takes_client_keys=False)
         supervision = asyncio.create_task(_restart_when_dead(model, backend), name="embedded model")
         try:
             yield [*backends, backend]
@@ -210,7 +217,7 @@ async def _restart_when_dead(model: EmbeddedModel, backend: Backend) -> None:
         with suppress(EmbeddedError):
             backend.url = await model.start(lambda _: None)
             backend.api_key = model.api_key
-            log_event("embedded model restarted", model=MODEL_NAME)
+            log_event("embedded model restarted", model=model.name)
 
 
 def _stop_signals() -> asyncio.Event:

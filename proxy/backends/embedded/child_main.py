@@ -87,7 +87,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
     Args:
         parameters: The parameters to set.
         settings: The object that the parent sent. Its keys are `weights` (a path), `name`, `api_key`, `context` (tokens
-            per slot) and `slots` (requests at once).
+            per slot), `slots` (requests at once) and `sampling` (default values by name; may be missing).
     """
     parameters.model.path = settings["weights"]
     parameters.model_alias = {settings["name"]}
@@ -108,16 +108,10 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
     parameters.ui = False
     parameters.endpoint_slots = False
     parameters.verbosity = _VERBOSITY_WARNINGS
-    _set_sampling(parameters.sampling)
+    parameters.use_jinja = True  # chat requests are written with the chat template of the file
+    for name, value in settings.get("sampling", {}).items():
+        setattr(parameters.sampling, name, value)
     return parameters
-
-
-def _set_sampling(sampling: Any) -> None:
-    """Set the default sampling values, which apply to requests that set none. They were published with gemma 3."""
-    sampling.temp = 1.0
-    sampling.top_k = 64
-    sampling.top_p = 0.95
-    sampling.min_p = 0.0
 
 
 def _usable_cores() -> int:

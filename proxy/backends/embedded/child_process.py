@@ -1,9 +1,9 @@
 """Starts, watches and stops the child process of the embedded model. The module sends no requests to the model.
 
-The model is google/gemma-3-270m, a base model. llama.cpp serves it in a child process (child_main.py) on a free port of
-127.0.0.1. The child requires a random key, so that other users of the machine cannot send requests. The child ends when
-its standard input is closed, so it never outlives this process. The child runs in its own session, so Ctrl-C reaches
-only this process, which then stops the child.
+The model is google/gemma-3-270m, a base model, or a model file of the operator. llama.cpp serves it in a child process
+(child_main.py) on a free port of 127.0.0.1. The child requires a random key, so that other users of the machine cannot
+send requests. The child ends when its standard input is closed, so it never outlives this process. The child runs in
+its own session, so Ctrl-C reaches only this process, which then stops the child.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 
+from proxy.backends.embedded.model_file import MIN_CONTEXT, ModelFile, file_problem
 from proxy.backends.embedded.weights import GEMMA, INSTALL, Weights, default_cache, prepare_weights
 from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
@@ -26,8 +27,10 @@ from proxy.core.progress import ProgressCallback
 MODEL_NAME: Final = "google/gemma-3-270m"
 _CHILD: Final = Path(__file__).with_name("child_main.py")
 _SLOTS: Final = 4  # concurrent requests; each has the full context length
-_MIN_CONTEXT: Final = 512
+_DEFAULT_CONTEXT: Final = 4096
 _MAX_CONTEXT: Final = 32768  # the context length that the model was trained with
+# The default sampling values, which apply to requests that set none. They were published with gemma 3.
+_SAMPLING: Final = {"temp": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 _START_TIMEOUT: Final = 300.0  # seconds
 _PROGRESS_INTERVAL: Final = 2.0  # seconds between two lines of progress
 _EXIT_TIMEOUT: Final = 2.0  # seconds until a child that should exit is killed
@@ -41,21 +44,28 @@ class EmbeddedModel:
     Attributes:
         exited: An event that is set when the child ends without a call of `stop`, and when `start` fails. The next call
             of `start` clears the event.
+        name: The id of the model.
         api_key: The key that the child requires in requests; empty before the first call of `start`.
     """
 
-    def __init__(self, cache: Path | None = None, context: int = 4096, weights: Weights = GEMMA) -> None:
+    def __init__(
+        self, cache: Path | None = None, context: int = 0, weights: Weights = GEMMA, file: ModelFile | None = None
+    ) -> None:
         """Configure the child without starting it.
 
         Args:
             cache: The folder of the weights file. None means `default_cache()`.
-            context: The maximum number of tokens of a request: prompt plus answer.
-            weights: The weights file of the model.
+            context: The maximum number of tokens of a request: prompt plus answer. 0 means 4096. A model file has its
+                own.
+            weights: The weights file of the built-in model.
+            file: The model file that is served in place of the built-in model; None for the built-in model.
         """
+        self.name = file.name if file else MODEL_NAME
+        self._file = file
         self.exited = asyncio.Event()
         self.api_key = ""
         self._cache = cache or default_cache()
-        self._context = context
+        self._context = file.context if file else context or _DEFAULT_CONTEXT
         self._weights = weights
         self._process: Process | None = None
         self._log_task: asyncio.Task[None] | None = None
@@ -81,7 +91,7 @@ class EmbeddedModel:
         """
         await self.stop()
         self._check_requirements()
-        weights = await prepare_weights(self._weights, self._cache, report)
+        weights = self._file.path if self._file else await prepare_weights(self._weights, self._cache, report)
         self.api_key, self._log = secrets.token_urlsafe(32), b""
         self.exited.clear()
         try:
@@ -114,9 +124,9 @@ class EmbeddedModel:
     def _check_requirements(self) -> None:
         if find_spec("xllamacpp") is None:
             raise EmbeddedError(f"The embedded model needs the package xllamacpp, which is not installed: {INSTALL}")
-        if not _MIN_CONTEXT <= self._context <= _MAX_CONTEXT:
+        if not self._file and not MIN_CONTEXT <= self._context <= _MAX_CONTEXT:
             raise EmbeddedError(
-                f"--context {self._context}: the embedded model takes {_MIN_CONTEXT} to {_MAX_CONTEXT} tokens."
+                f"--context {self._context}: the embedded model takes {MIN_CONTEXT} to {_MAX_CONTEXT} tokens."
             )
 
     async def _read_log(self, process: Process) -> None:
@@ -134,28 +144,34 @@ class EmbeddedModel:
         with suppress(ConnectionError):  # the child has ended; the EmbeddedError below gives the reason
             settings.write(self._encode_settings(weights))
             await settings.drain()
-        line = await _with_progress(results.readline(), f"Starting the embedded model {MODEL_NAME}", report)
+        line = await _with_progress(results.readline(), f"Starting the embedded model {self.name}", report)
         result: dict[str, Any] = json.loads(line or b"{}")
         if "address" in result:
             return str(result["address"])
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(process.wait()), _EXIT_TIMEOUT)
-        raise EmbeddedError(f"The embedded model did not start: {self._failure_reason(process, result.get('error'))}")
+        log = self._log.decode(errors="replace")
+        reason = file_problem(self._file, log, process.returncode) if self._file else ""
+        raise EmbeddedError(
+            reason or f"The embedded model did not start: {_failure_reason(process, result.get('error'), log)}"
+        )
 
     def _encode_settings(self, weights: Path) -> bytes:
         settings = {
             "weights": str(weights),
-            "name": MODEL_NAME,
+            "name": self.name,
             "api_key": self.api_key,
             "context": self._context,
-            "slots": _SLOTS,
+            "slots": self._file.slots if self._file else _SLOTS,
+            "sampling": {} if self._file else _SAMPLING,
         }
         return json.dumps(settings).encode() + b"\n"
 
-    def _failure_reason(self, process: Process, error: object) -> str:
-        log = self._log.decode(errors="replace").strip().splitlines()[-_ERROR_LOG_LINES:]
-        ending = f"its process ended with {process.returncode}" if process.returncode is not None else "it said nothing"
-        return "\n  ".join([str(error or ending), *log])
+
+def _failure_reason(process: Process, error: object, log: str) -> str:
+    lines = log.strip().splitlines()[-_ERROR_LOG_LINES:]
+    ending = f"its process ended with {process.returncode}" if process.returncode is not None else "it said nothing"
+    return "\n  ".join([str(error or ending), *lines])
 
 
 async def _with_progress(line: Coroutine[None, None, bytes], action: str, report: ProgressCallback) -> bytes:
