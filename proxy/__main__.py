@@ -27,6 +27,7 @@ _DESCRIPTION = """\
 Serve a base language model as an aligned chat model, to any OpenAI client.
 
   drpo-proxy                                        try it: a small base model runs inside
+  drpo-proxy --model-file model.gguf                any other model in a GGUF file runs inside
   drpo-proxy --backend http://127.0.0.1:8000/v1 --bundle MODEL=DIR
                                                     in front of your own vLLM
   drpo-proxy check --backend URL                    do backends, models and bundles fit?
@@ -125,7 +126,7 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print which models are served and how to call them, and warn of doubtful kinds and of bundles without a model.
+    """Print which models are served and how to call them, and warn of doubtful kinds and of bundles of other models.
 
     If no model is served, print only which backends the server waits for.
     """

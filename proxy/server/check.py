@@ -15,7 +15,7 @@ from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
-from proxy.inference.injection.served_bundles import load_bundles
+from proxy.inference.injection.served_bundles import foreign_bundle_note, load_bundles
 from proxy.server.lifecycle import open_backends
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
@@ -53,6 +53,8 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         console.print(_backend_table(gateway))
         _print_kinds(gateway, console)
         console.print(_bundle_table(gateway))
+        for note in filter(None, (foreign_bundle_note(*one) for one in gateway.bundles.items())):
+            console.print(f"note: {note}", style="yellow", **_PLAIN)
         problems = list(_problems(gateway))
     for problem in problems:
         console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)

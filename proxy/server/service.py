@@ -24,7 +24,7 @@ from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import bundles_to_warm
-from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
+from proxy.inference.injection.served_bundles import ServedBundle, foreign_bundle_note, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
@@ -42,7 +42,7 @@ class Status:
         bundled: The names of the models that have a bundle, even if no backend lists them.
         problems: One line for each backend that has a problem.
         keyed: Whether clients need an API key.
-        warnings: One line for each model whose kind is doubtful.
+        warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model.
     """
 
     models: tuple[str, ...]
@@ -154,6 +154,8 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
 def status(gateway: Gateway) -> Status:
     """Return the status of this process."""
     problems = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
-    warnings = tuple(filter(None, map(kind_warning, gateway.pool.models.values())))
+    models = gateway.pool.models
+    notes = [foreign_bundle_note(name, served) for name, served in gateway.bundles.items() if name in models]
+    warnings = tuple(filter(None, [*map(kind_warning, models.values()), *notes]))
     keyed = gateway.state.keyring is not None
-    return Status(tuple(gateway.pool.models), tuple(gateway.bundles), problems, keyed, warnings)
+    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, warnings)

@@ -14,10 +14,10 @@ _RETRIEVAL_TIMEOUT = 30  # seconds; on busy cores a query embedded late would ge
 
 
 @contextmanager
-def served_proxy() -> Iterator[str]:
-    """Run `drpo-proxy --backend embedded` with the default bundle, and yield its base URL when it is ready."""
+def served_proxy(*flags: str) -> Iterator[str]:
+    """Run `drpo-proxy --backend embedded` with the default bundle and further flags. Yield its base URL when ready."""
     command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--bundle", "default", "--port", "0"]
-    command += ["--retrieval-timeout", str(_RETRIEVAL_TIMEOUT)]
+    command += ["--retrieval-timeout", str(_RETRIEVAL_TIMEOUT), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield _base_url(process)

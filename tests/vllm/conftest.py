@@ -6,6 +6,7 @@ banner at the end.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,13 +15,25 @@ import pytest
 
 from tests.vllm.environment import environment, shortcoming
 from tests.vllm.models import BASE, CHAT
-from tests.vllm.server import OneServer, proxy_server
+from tests.vllm.server import FEW_BLOCKS, OneServer, proxy_server
 from tools.steps import Say
 
 _FIGURES: Final = pytest.StashKey[list[str]]()
 _SKIPPED: Final = pytest.StashKey[str]()
 _SERVERS: Final = ("base_url", "few_blocks", "chat_url")
 """The fixtures that replace the running server, in the order of their tests."""
+_FEW_FLAGS: Final = (
+    "--disable-hybrid-kv-cache-manager",
+    "--num-gpu-blocks-override",
+    str(FEW_BLOCKS),
+    "--max-model-len",
+    "1024",
+)
+_CHATML: Final = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_FEW: Final = replace(BASE, serving=_FEW_FLAGS, template=_CHATML)
 _TEST_TIMEOUT: Final = 300.0  # seconds, for a test alone; its fixtures have their own timeouts
 
 
@@ -94,6 +107,12 @@ def servers(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory, sa
 def base_url(servers: OneServer) -> str:
     """A real vLLM server of the base model, without /v1."""
     return servers.url(BASE)
+
+
+@pytest.fixture(scope="session")
+def few_blocks(servers: OneServer) -> str:
+    """A server with few blocks, without /v1. Its base model has a chat template, to share one server for both."""
+    return servers.url(_FEW)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ convert_model.py does the conversion, inside the vLLM environment.
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ class SmallModel:
         sha256: The SHA-256 of the GGUF.
         begins_with_bos: Whether its texts begin with the BOS token.
         serving: Further arguments of its server.
+        template: A chat template that is added to a copy of the folder; empty for none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SmallModel:
     sha256: str
     begins_with_bos: bool
     serving: tuple[str, ...] = ()
+    template: str = field(default="", repr=False)  # the converted folder does not depend on it
 
 
 BASE: Final = SmallModel(
@@ -64,6 +66,15 @@ def model_folder(model: SmallModel, environment: Path, say: Say) -> Path:
     key = key_of(_WEIGHTS, _SCRIPT, repr(model), environment.name)
     folder = cache_root() / f"vllm-model-{name}-{key}"
     return kept(folder, lambda place: _convert(model, environment, place, say), say)
+
+
+def with_template(folder: Path, template: str, target: Path) -> Path:
+    """Make a folder of links to a model's files, and add a chat template."""
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).symlink_to(path)
+    (target / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return target
 
 
 def _convert(model: SmallModel, environment: Path, place: Path, say: Say) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.vllm.models import SmallModel, model_folder
+from tests.vllm.models import SmallModel, model_folder, with_template
 from tools.keep import cache_root
 from tools.steps import Say, StepError, end_group, spawn, tail, wait_for
 
 CONTEXT: Final = 4096  # tokens
 BLOCK: Final = 32  # tokens in a prefix cache block; with the CPU default of 128 a short conversation has few hits
+FEW_BLOCKS: Final = 60  # prefix cache blocks of the server that has few
 _START_TIMEOUT: Final = 600.0  # seconds
 _THREADS: Final = 4
 
@@ -139,6 +140,8 @@ class OneServer:
         if model != self._model:
             self.close()
             folder = model_folder(model, self._environment, self._say)
+            if model.template:
+                folder = with_template(folder, model.template, self._logs / f"{folder.name}-with-template")
             log = self._logs / f"vllm-{folder.name}.log"
             self._url = self._running.enter_context(vllm_server(self._environment, model, folder, log, self._say))
             self._model = model

@@ -6,32 +6,15 @@ the server treats all layers alike.
 """
 
 import random
-from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.bench.prefix_cache.served import measure_stream
-from tests.vllm.models import BASE
-from tests.vllm.server import BLOCK, OneServer
+from tests.vllm.server import BLOCK, FEW_BLOCKS
 
-_BLOCKS: Final = 60
-_FLAGS: Final = (
-    "--disable-hybrid-kv-cache-manager",
-    "--num-gpu-blocks-override",
-    str(_BLOCKS),
-    "--max-model-len",
-    "1024",
-)
-_FEW: Final = replace(BASE, serving=_FLAGS)
 _REQUESTS: Final = 60
-
-
-@pytest.fixture(scope="session")
-def few_blocks(servers: OneServer) -> str:
-    """A server with few blocks, without /v1."""
-    return servers.url(_FEW)
 
 
 def stream(seed: int) -> list[TokenRequest]:
@@ -50,7 +33,7 @@ def stream(seed: int) -> list[TokenRequest]:
 
 async def test_simulation_predicts_each_of_sequential_requests(few_blocks: str) -> None:
     requests = stream(1)
-    expected = found_tokens(requests, BlockCache(_BLOCKS, BLOCK), 1)
+    expected = found_tokens(requests, BlockCache(FEW_BLOCKS, BLOCK), 1)
     assert await measure_stream(few_blocks, requests, 1) == expected
     # Different numbers show that blocks of the groups are cached and overwritten.
     assert len(set(expected)) > 4
@@ -58,5 +41,5 @@ async def test_simulation_predicts_each_of_sequential_requests(few_blocks: str) 
 
 async def test_simulation_predicts_the_sum_of_concurrent_requests(few_blocks: str) -> None:
     requests = stream(2)
-    expected = sum(found_tokens(requests, BlockCache(_BLOCKS, BLOCK), 8))
+    expected = sum(found_tokens(requests, BlockCache(FEW_BLOCKS, BLOCK), 8))
     assert sum(await measure_stream(few_blocks, requests, 8)) == pytest.approx(expected, rel=0.1)

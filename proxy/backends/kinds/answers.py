@@ -47,6 +47,7 @@ _QUESTION_AND_MORE: Final = re.compile(r"\n[^\n]{3,200}[?？]\s*\n\s*\S")
 _REPEATED_PART: Final = re.compile(r"(?s)(\S.{0,79}?)\1{2,}")
 _MIN_REPEATED: Final = 20  # characters: shorter repetitions are emphasis, rulers and tables
 _MAX_TAIL: Final = 400  # characters at the end of an answer in which repeated parts are sought
+_CUT_REASONS: Final = ("length", "max_tokens", "max_length", "max_new_tokens", "token_limit")
 _REASONING_FIELD: Final = re.compile(r"reason|think", re.IGNORECASE)
 
 
@@ -82,7 +83,7 @@ def read_chat(reply: Any) -> Answer | None:
         return None
     content, reasoning = _content(message), _reasoning(message)
     hidden = _used_reasoning_tokens(reply)
-    return _read(content, reasoning, ended=choice.get("finish_reason") == "stop", hidden=hidden)
+    return _read(content, reasoning, ended=_ended(choice), hidden=hidden)
 
 
 def read_completion(reply: Any) -> Answer | None:
@@ -91,7 +92,7 @@ def read_completion(reply: Any) -> Answer | None:
     text = choice.get("text") if choice else None
     if choice is None or not isinstance(text, str):
         return None
-    return Answer(ended=choice.get("finish_reason") == "stop", has_text=bool(text.strip()))
+    return Answer(ended=_ended(choice), has_text=bool(text.strip()))
 
 
 def find_sign(text: str, *, ended: bool) -> str:
@@ -139,6 +140,11 @@ def _first_choice(reply: Any) -> Mapping[str, Any] | None:
     choices = reply.get("choices") if isinstance(reply, Mapping) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     return choice if isinstance(choice, Mapping) else None
+
+
+def _ended(choice: Mapping[str, Any]) -> bool:
+    """Return whether the model ended the answer. Servers name this differently: `stop`, `eos_token`, `end_turn`."""
+    return str(choice.get("finish_reason")).lower() not in _CUT_REASONS
 
 
 def _content(message: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.core.errors import StartupError
 from proxy.core.settings import OWN
+from proxy.core.variant_names import RAW
 from proxy.inference.injection.retrieval_worker import BundleSearch
 
 
@@ -42,6 +43,17 @@ class ServedBundle:
     def id(self) -> str:
         """The first 12 characters of the bundle id, which headers and logs show."""
         return self.bundle.id[:12]
+
+
+def foreign_bundle_note(model: str, served: ServedBundle) -> str:
+    """Return a note for the operator if the bundle of a model was written for another model; empty if it was not."""
+    manifest = served.bundle.manifest
+    if manifest.model == model:
+        return ""
+    return (
+        f"The bundle {manifest.name} was written for {manifest.model}: measure whether it helps {model}. "
+        f"{model}@{RAW} is served without it."
+    )
 
 
 def load_bundles(

@@ -160,7 +160,7 @@ async def test_missing_extra_is_reported_with_the_install_command(
         await model.start(lambda _: None)
 
 
-@pytest.mark.parametrize("context", [0, 511, 32769])
+@pytest.mark.parametrize("context", [1, 511, 32769])
 async def test_context_out_of_range_is_reported_with_the_flag(context: int) -> None:
     with pytest.raises(EmbeddedError, match=f"--context {context}"):
         await EmbeddedModel(context=context).start(lambda _: None)

@@ -95,6 +95,8 @@ def test_ordinary_answer_has_no_sign(text: str, ended: bool) -> None:
     "given",
     [
         reply("Paris."),
+        reply("Paris.", "eos_token"),
+        reply("Paris.", "end_turn"),
         reply([{"type": "text", "text": "Paris."}]),
         reply(None, "length", reasoning_content="The user asks for"),
         reply("", "length", reasoning="The user asks for"),
@@ -119,6 +121,8 @@ def test_answer_of_a_chat_model_is_recognized(given: Any) -> None:
     "given",
     [
         reply("Paris", "length"),
+        reply("Paris", "max_tokens"),
+        reply("Paris", "MAX_TOKENS"),
         reply(""),
         reply(None),
         reply("<think></think>Paris<|im_end|>\n<|im_start|>user\n", "length"),

@@ -1,0 +1,50 @@
+"""Tests that a base model with a chat template in its folder is served as a base model, on real vLLM."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.vllm.models import BASE, CHAT
+from tests.vllm.queries import asking
+from tests.vllm.server import proxy_server, wide_terminal
+from tools.steps import Say
+
+
+def _checked(url: str, name: str) -> str:
+    command = [sys.executable, "-m", "proxy", "check", "--backend", url, "--bundle", f"{name}=default"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=wide_terminal())
+    assert found.returncode == 0, found.stdout + found.stderr
+    return next(line for line in found.stdout.splitlines() if line.startswith(f"{name} is a "))
+
+
+def test_base_model_with_a_template_is_a_completion_model(few_blocks: str, figure: Callable[[str], None]) -> None:
+    with openai.OpenAI(base_url=f"{few_blocks}/v1", api_key="none") as direct:
+        reply = direct.chat.completions.create(model=BASE.name, messages=asking("Name a fruit."), max_tokens=1)
+        assert reply.choices, "the server takes chat, because the model has a template"
+    line = _checked(few_blocks, BASE.name)
+    figure(line)
+    assert line.startswith(f"{BASE.name} is a completion model: asked as chat, ")
+
+
+def test_base_model_with_a_template_answers_aligned_and_ends(
+    few_blocks: str, tmp_path_factory: pytest.TempPathFactory, say: Say
+) -> None:
+    log: Path = tmp_path_factory.mktemp("proxy") / "proxy.log"
+    with proxy_server(few_blocks, ["--bundle", "default"], log, say) as url:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            reply = client.chat.completions.create(
+                model=BASE.name, messages=asking("Why do cats purr?"), max_tokens=100, temperature=0
+            )
+    assert reply.choices[0].finish_reason == "stop"
+    assert "<|im_" not in (reply.choices[0].message.content or "")
+    assert '"kind":"completion"' in log.read_text(encoding="utf-8")
+
+
+def test_chat_model_is_a_chat_model(chat_url: str, figure: Callable[[str], None]) -> None:
+    line = _checked(chat_url, CHAT.name)
+    figure(line)
+    assert line.startswith(f"{CHAT.name} is a chat model: asked as chat, ")
