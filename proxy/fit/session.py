@@ -16,8 +16,8 @@ from rich.console import Console
 
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
-from proxy.backends.dialects.vllm import VLLM
 from proxy.backends.discovery import Model
+from proxy.backends.embedded.model_file import with_model_file
 from proxy.backends.pool import Pool
 from proxy.core.errors import StartupError
 from proxy.core.settings import AdmissionSettings, ApiSettings, ExperimentSettings, ServerSettings, Settings
@@ -71,7 +71,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
     def report(text: str) -> None:
         messages.print(f"... {text}", style="dim", markup=False)
 
-    settings = _for_fit(settings)
+    settings = await asyncio.to_thread(with_model_file, _for_fit(settings))
     with messages.status("Loading bundles"):
         bundles, baseline = await asyncio.to_thread(_load_bundles, settings, options.baseline)
     async with (
@@ -127,7 +127,7 @@ async def _serving(gateway: Gateway, arm: Arm, model: Model, settings: Settings)
 
 async def _ask(model: Model, arms: Arms, urls: Mapping[str, str], options: FitOptions, messages: Console) -> FitResult:
     outcomes, started = Outcomes(options.questions, arms.all), perf_counter()
-    salts = {arm.name: uuid4().hex for arm in arms.all} if model.dialect is VLLM else {}
+    salts = {arm.name: uuid4().hex for arm in arms.all} if model.dialect.takes_cache_salt else {}
     names = ", ".join(arm.name for arm in arms.all)
     messages.print(f"{model.id}: {len(options.questions)} questions in {len(arms.all)} arms ({names}).", markup=False)
     async with Client.open(urls, model.id, salts) as client:

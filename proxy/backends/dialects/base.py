@@ -72,6 +72,7 @@ class Dialect:
         max_stop_strings: The maximum number of stop strings in one request; None if there is no limit.
         usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
             separate event.
+        takes_cache_salt: Whether the field `cache_salt` of a request separates its prefix cache from that of others.
     """
 
     name: str
@@ -80,3 +81,4 @@ class Dialect:
     completion_request: Callable[[Json], Json] = _unchanged
     max_stop_strings: int | None = 4
     usage_on_last_choice: bool = False
+    takes_cache_salt: bool = False

@@ -31,4 +31,4 @@ def _count(reply: Any) -> int | None:
     return count if isinstance(count, int) else None
 
 
-VLLM: Final = Dialect("vllm", detect=_detect, count_tokens=_count_tokens)
+VLLM: Final = Dialect("vllm", detect=_detect, count_tokens=_count_tokens, takes_cache_salt=True)
