@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,6 @@ from proxy.core.variant_names import RAW
 from proxy.fit.arms import Arm, Arms
 from proxy.fit.client import MAX_ANSWER_TOKENS
 from proxy.fit.measures import (
-    FIRST_TEXT,
     INJECTED,
     MEASURES,
     UNCACHED,
@@ -29,7 +29,9 @@ from proxy.fit.verdict import Decision, Verdict, verdicts
 
 _MAX_NAMED: Final = 6  # questions that a line about failures names
 _COLOURS: Final[Mapping[Decision, str]] = {Decision.HELPS: "green", Decision.HARMS: "red"}
-_NOT_REPORTED: Final = "-"
+_NOT_REPORTED: Final = "not reported"
+_MEASURE_WIDTH: Final = 30
+_ARM_WIDTH: Final = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,13 @@ class FitResult:
 
 def print_result(result: FitResult, output: Console) -> None:
     """Print the tables, the failures, and the verdict about each bundle as the last lines."""
-    outcomes = result.outcomes
+    outcomes, arms = result.outcomes, result.arms
+    if not output.is_terminal:
+        output.width = max(output.width, _MEASURE_WIDTH + _ARM_WIDTH * len(arms.all))  # a file or a pipe has no width
     if outcomes.answered:
-        by_arm = {arm.name: samples(outcomes, arm) for arm in result.arms.all}
+        by_arm = {arm.name: samples(outcomes, arm) for arm in arms.all}
         output.print(_arms_table(result, by_arm))
-        output.print(_differences_table(result.arms, by_arm))
+        output.print(_differences_table(arms, by_arm))
     for line in (*_notes(result), *_losses(result)):
         output.print(line, style="yellow", markup=False, soft_wrap=True)
     for verdict in result.verdicts:
@@ -76,29 +80,28 @@ def print_result(result: FitResult, output: Console) -> None:
 
 
 def _arms_table(result: FitResult, by_arm: Mapping[str, Sequence[Sample]]) -> Table:
-    count = len(result.outcomes.answered)
-    title = f"{result.model} ({result.kind}, {result.server}): {count} questions, {MAX_ANSWER_TOKENS} tokens, greedy"
-    table = Table("measure", "n", *(arm.name for arm in result.arms.all), title=title, title_justify="left")
+    """Build the table of all arms. The number of answers is in brackets behind the name of each measure."""
+    table = _table(
+        f"{result.model} ({result.kind}, {result.server}), {MAX_ANSWER_TOKENS} tokens, greedy", result.arms.all
+    )
     for one in MEASURES:
         cells = [measure(one, by_arm[arm.name]) for arm in result.arms.all]
-        if cells[0].count or not _is_optional(one):
-            table.add_row(one.title, str(cells[0].count), *(_cell(cell.interval, one.digits, "") for cell in cells))
+        if cells[0].count or one.key in (INJECTED, UNCACHED):
+            table.add_row(f"{one.title} ({cells[0].count})", *(_cell(cell.interval, one.digits, "") for cell in cells))
     return table
-
-
-def _is_optional(one: Measure) -> bool:
-    """Whether a measure is left out if it has no value: a share of one kind of question that was not asked."""
-    return one.key not in (INJECTED, UNCACHED, FIRST_TEXT)
 
 
 def _differences_table(arms: Arms, by_arm: Mapping[str, Sequence[Sample]]) -> Table:
-    title = f"Difference from {arms.baseline.name}, question by question (* the interval does not contain 0)"
-    table = Table("measure", *(arm.name for arm in arms.candidates), title=title, title_justify="left")
+    table = _table(f"Difference from {arms.baseline.name} (*: excludes 0)", arms.candidates)
     for one in MEASURES:
         cells = [difference(one, by_arm[arms.baseline.name], by_arm[arm.name]) for arm in arms.candidates]
         if cells[0].count:
-            table.add_row(one.title, *(_cell(cell.interval, one.digits, "+") for cell in cells))
+            table.add_row(f"{one.title} ({cells[0].count})", *(_cell(cell.interval, one.digits, "+") for cell in cells))
     return table
+
+
+def _table(title: str, arms: Sequence[Arm]) -> Table:
+    return Table("measure", *(arm.name for arm in arms), title=title, title_justify="left", box=SIMPLE, pad_edge=False)
 
 
 def _cell(interval: Interval, digits: int, sign: str) -> str:

@@ -60,7 +60,8 @@ def only(result: FitResult) -> Decision:
 async def test_a_perfect_model_has_little_headroom() -> None:
     result = await run_fit(models.perfect)
     assert only(result) is Decision.LITTLE_HEADROOM
-    assert result.verdicts[0].sentence.startswith("Little headroom: scripted alone (raw) already answers 74 of 74")
+    assert result.verdicts[0].sentence.startswith("Little headroom: nearly all answers are sound without the bundle.")
+    assert "gives sound answers to 74 of 74 harmless questions (raw: 74; difference +0.00 [" in printed(result)
     assert printed(result).rstrip().splitlines()[-1] == result.verdicts[0].sentence
     measures = {arm["name"]: arm["measures"] for arm in result_json(result)["arms"]}
     aligned = measures[result.arms.candidates[0].name]
@@ -267,4 +268,4 @@ async def test_json_has_no_nan() -> None:
     arms = orjson.loads(text)["arms"]
     assert {arm["measures"]["injected_tokens"]["estimate"] for arm in arms} == {None}
     assert {arm["measures"]["ends_by_itself"]["estimate"] for arm in arms} == {1.0}
-    assert "| injected tokens" in printed(result) or "injected tokens" in printed(result)
+    assert re.search(r"injected tokens \(0\) +not reported", printed(result))
