@@ -40,6 +40,7 @@ class Row:
         split: The part of a run's data to which the row belongs: `train`, `validation` or `sealed`. None if the row
             belongs to every part whose file contains the row.
         name: The file and the line of the row, and its id if the row has the key `id`. Messages name the row by it.
+        line: The number of the line, counted from 1; 0 if the row is not from a file.
     """
 
     query: str
@@ -48,6 +49,7 @@ class Row:
     history: tuple[Message, ...] = ()
     split: str | None = None
     name: str = field(default="a row", compare=False)
+    line: int = field(default=0, compare=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -63,7 +65,9 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     Raises:
         DataError: The file cannot be read, has no row, or has malformed rows.
     """
-    rows = tuple(replace(row, name=f"{path.name}, line {n}{row.name}") for n, row in read_lines(path, parse_row))
+    rows = tuple(
+        replace(row, name=f"{path.name}, line {n}{row.name}", line=n) for n, row in read_lines(path, parse_row)
+    )
     if not rows:
         raise DataError(f"{path}: there is no row: write at least one, as a line of JSON")
     return rows[:limit]

@@ -62,10 +62,15 @@ def read_split(table: DataTable, seed: int) -> Split:
     return Split(train, validation, sealed)
 
 
-def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
+def read_part(path: Path, split: str) -> list[Row]:
+    """Return the rows of a file that belong to a part of the data, in the order of the file. Raises DataError."""
     found = read_rows(path)
     _refuse_unknown_splits(path, found)
-    rows = [row for row in found if row.split in (None, split)]
+    return [row for row in found if row.split in (None, split)]
+
+
+def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
+    rows = read_part(path, split)
     if len(rows) < _MIN_ROWS:
         raise DataError(f"{path}: {len(rows)} rows for {split}: at least {_MIN_ROWS} are needed")
     random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, not security

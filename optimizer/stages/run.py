@@ -21,6 +21,7 @@ from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.example_stage import run_example_stage
 from optimizer.stages.prompt_stage import run_prompt_stage
 from optimizer.stages.run_context import BestCandidate, Notify, RunContext, open_run_context, starting_candidate
+from optimizer.stages.run_inputs import check_inputs
 from optimizer.stages.sealed_evaluation import run_sealed_evaluation
 from optimizer.stages.sealed_result import SealedResult, provenance
 from optimizer.stages.tuning_stage import run_tuning_stage, tuned_candidates
@@ -73,6 +74,7 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
     async with open_run_context(config, journal, notify) as context:
         baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
         await asyncio.to_thread(_check_before_the_search, context, baseline)
+        await check_inputs(config, baseline, journal)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _optimize(context, baseline)
         sealed = await run_sealed_evaluation(context, best, baseline)
