@@ -1,6 +1,7 @@
 """Limits the number of requests in flight, and reads and checks request bodies. It does not depend on models."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from proxy.core.errors import (
 from proxy.core.metrics import Metrics
 from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import SharedState
+from proxy.openai.exact_numbers import decode as decode_exactly
 
 _QUEUE_TIMEOUT: Final = 10.0  # seconds
 _POLL_INTERVAL: Final = 0.01  # seconds; this worker gets no signal when another worker releases a slot
@@ -146,8 +148,14 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
     return b"".join(parts)
 
 
-def parse_json(request: web.Request, data: bytes) -> dict[str, Any]:
+def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any] = decode_exactly) -> dict[str, Any]:
     """Parse a body that must be a JSON object.
+
+    Args:
+        request: The request.
+        data: Its body.
+        decode: Decodes the JSON. The default keeps the digits of each number, because the backend must get them as they
+            are. Use orjson.loads if the proxy itself computes with the numbers.
 
     Raises:
         UnsupportedMediaError: The Content-Type is not application/json.
@@ -156,7 +164,7 @@ def parse_json(request: web.Request, data: bytes) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise UnsupportedMediaError("Send JSON, with the header Content-Type: application/json.")
     try:
-        body = orjson.loads(data)
+        body = decode(data)
     except orjson.JSONDecodeError as error:
         raise BadRequestError(
             f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."

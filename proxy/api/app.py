@@ -64,7 +64,7 @@ async def open_gateway(
     retrieval = Retrieval(settings.injection.retrieval_timeout, metrics)
     try:
         async with Pool(backends, settings.backends, metrics, shared.folder) as pool:
-            injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens)
+            injector = Injector(retrieval, TokenCosts(pool.count_tokens), pool.count_tokens, pool.count_chat_tokens)
             planner = Planner(injector)
             admission = Admission(settings.admission, shared, metrics)
             async with open_experiment_service(settings.experiments, shared, metrics, pool, planner) as experiments:
@@ -132,7 +132,7 @@ async def feedback(request: web.Request) -> web.Response:
     if gateway.experiments is None:
         raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
     limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
-    body = parse_json(request, await read_body(request, limits))
+    body = parse_json(request, await read_body(request, limits), orjson.loads)
     one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)
     await gateway.experiments.recorder.save_feedback(one)
     return _json({"object": "feedback", "kept": True})
