@@ -78,6 +78,11 @@ def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
     return history + _prefilled_answer(layout, last.text)
 
 
+def render_turns(layout: TextLayout, messages: Sequence[Message]) -> str:
+    """Return the client's messages in their order, without a marker of an answer at the end."""
+    return "".join(_turn(layout, message.role, message.text) for message in messages)
+
+
 def render_text(layout: TextLayout, prompt: str, examples: Sequence[Example], messages: Sequence[Message]) -> str:
     """Return the exact prompt for a base model: the preamble (`prompt` and `examples`), then the conversation."""
     return text_prompt(layout, prompt, examples, messages).text

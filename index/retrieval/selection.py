@@ -4,7 +4,7 @@ The proxy and the optimizer both use these functions, so that the optimizer meas
 only adds and compares token counts: it does not depend on texts, tokenizers or vectors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from index.types import Example, Hit, Order, RetrievalPolicy
@@ -57,23 +57,47 @@ def select_within_policy(
     return Selection(tuple(pinned), tuple(selected), tokens)
 
 
-def fit_to_room(selection: Selection, costs: Mapping[str, int], room: int) -> Selection:
+@dataclass(frozen=True, slots=True)
+class Essentials:
+    """The examples that are removed last, and the room that they may use.
+
+    Attributes:
+        examples: Pinned examples.
+        room: The maximum number of tokens of system prompt and examples together, as long as only these examples are
+            left.
+    """
+
+    examples: Collection[Example] = ()
+    room: int = 0
+
+
+def fit_to_room(
+    selection: Selection, costs: Mapping[str, int], room: int, essentials: Essentials = Essentials()
+) -> Selection:
     """Return the selection without the examples that do not fit into `room` tokens.
 
     The last retrieved example is removed first, then the one before it, and so on. When no retrieved example is left,
-    the pinned examples are removed in the same way. The system prompt is never removed: if the prompt alone has more
-    than `room` tokens, the result has no examples and still exceeds `room`.
+    the pinned examples are removed in the same way, and at last the essential ones. The system prompt is never removed:
+    if the prompt alone has more than `room` tokens, the result has no examples and still exceeds `room`.
 
     Args:
         selection: The examples of a prompt.
         costs: The number of tokens of each rendered example, by the id of the example.
         room: The maximum number of tokens of system prompt and examples together.
+        essentials: The examples that are removed last.
     """
-    pinned, hits, tokens = list(selection.pinned), list(selection.hits), selection.tokens
+    hits, tokens = list(selection.hits), selection.tokens
     while hits and tokens > room:
         tokens -= costs[hits.pop().example.id]
-    while pinned and tokens > room:
-        tokens -= costs[pinned.pop().id]
+    pinned = list(selection.pinned)
+    for removable, limit in (
+        ([example for example in pinned if example not in essentials.examples], room),
+        ([example for example in pinned if example in essentials.examples], max(room, essentials.room)),
+    ):
+        while removable and tokens > limit:
+            removed = removable.pop()
+            pinned.remove(removed)
+            tokens -= costs[removed.id]
     return Selection(tuple(pinned), tuple(hits), tokens)
 
 

@@ -9,6 +9,7 @@ from proxy.core.metrics import Metrics
 from proxy.core.tracing import RequestOutcome
 from proxy.experiments.assignment import EXPERIMENT_HEADER, Assignment
 from proxy.experiments.shadow_judge import Sample
+from proxy.inference.injection.injector import Injection
 from proxy.inference.reply_progress import ReplyResult
 from proxy.inference.request_context import RequestContext
 
@@ -43,9 +44,17 @@ def _count(metrics: Metrics, request: RequestContext, reply: ReplyResult) -> Non
     if reply.first_byte is not None:
         metrics.first_byte.labels(variant).observe(reply.first_byte)
     if plan is not None and plan.injection is not None:
-        metrics.injected_tokens.observe(plan.injection.tokens)
+        _count_injection(metrics, plan.injection)
     for kind, count in reply.token_counts():
         metrics.tokens.labels(variant, kind).inc(count)
+
+
+def _count_injection(metrics: Metrics, injection: Injection) -> None:
+    metrics.injected_tokens.observe(injection.tokens)
+    for reason in injection.reduced:
+        metrics.injection_reduced.labels(reason).inc()
+    if injection.lacks_refusal:
+        metrics.refusal_left_out.inc()
 
 
 def _variant(request: RequestContext) -> str:
@@ -66,7 +75,7 @@ def _outcome(request: RequestContext, reply: ReplyResult) -> RequestOutcome:
         {
             "drpo.variant": plan.choice.variant if plan else None,
             "drpo.bundle": injection.bundle if injection else None,
-            "drpo.degraded": injection.degraded if injection else None,
+            "drpo.reduced": _reduced(injection),
         },
     )
 
@@ -85,13 +94,19 @@ def _log(request: RequestContext, reply: ReplyResult, assignment: Assignment | N
         bundle=injection.bundle if injection else None,
         experiment=assignment.headers.get(EXPERIMENT_HEADER) if assignment else None,
         examples=len(injection.examples) if injection else None,
-        degraded=injection.degraded if injection else None,
+        reduced=_reduced(injection),
+        refusal="left-out" if injection and injection.lacks_refusal else None,
         prompt_tokens=reply.tokens("prompt_tokens"),
         completion_tokens=reply.tokens("completion_tokens"),
         first_byte_ms=None if reply.first_byte is None else round(reply.first_byte * 1000, 1),
         duration_ms=round(reply.seconds * 1000, 1),
         request_id=request.request_id,
     )
+
+
+def _reduced(injection: Injection | None) -> str | None:
+    """Return why the request got fewer examples than usual; None if it got all of them."""
+    return ",".join(injection.reduced) or None if injection else None
 
 
 def _log_content(request: RequestContext, reply: ReplyResult) -> None:

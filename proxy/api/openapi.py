@@ -37,8 +37,9 @@ _REPLY_HEADERS: Final[Schema] = {
     "x-drpo-variant": {"description": "What was served: aligned, raw or raw-matched.", "schema": _TEXT},
     "x-drpo-bundle": {"description": "First 12 characters of the bundle's SHA-256.", "schema": _TEXT},
     "x-drpo-examples": {"description": "Ids of the examples shown, in their order.", "schema": _TEXT},
-    "x-drpo-prompt-only": {"description": "Why no examples were shown.", "schema": _TEXT},
-    "x-drpo-degraded": {"description": "Why retrieval failed; the prompt went alone.", "schema": _TEXT},
+    "x-drpo-reduced": {"description": "Why the request got fewer examples than usual: reasons.", "schema": _TEXT},
+    "x-drpo-refusal": {"description": "left-out: the request got none of the pinned refusals.", "schema": _TEXT},
+    "x-drpo-max-tokens": {"description": "The max_tokens sent, if it was lowered to fit.", "schema": _TEXT},
     "x-drpo-experiment": {"description": "Experiments that the request is in: NAME=ARM, ...", "schema": _TEXT},
 }
 _ERROR: Final[Schema] = {

@@ -13,6 +13,7 @@ from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
 from proxy.backends.dialects.registry import DIALECTS, detect_dialect
 from proxy.backends.kinds.decision import Decision
 from proxy.core.errors import BackendProtocolError
+from proxy.core.json_types import Json
 from proxy.core.settings import Kind
 from proxy.core.variant_names import RAW
 
@@ -58,6 +59,9 @@ def kind_warning(model: Model) -> str:
 
 TokenCounter = Callable[[Model, str], Awaitable[int | None]]
 """A function that returns how many tokens a text has for a model; None if no backend can count them."""
+
+ChatTokenCounter = Callable[[Model, Json], Awaitable[int | None]]
+"""A function that returns how many tokens the prompt of a chat request has; None if no backend can count them."""
 
 
 KindDecider = Callable[[Mapping[str, Any], Dialect, ModelFacts], Awaitable[Decision]]

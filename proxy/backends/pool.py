@@ -5,7 +5,7 @@ the bytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import orjson
 
 from proxy.backends.backend import Backend
-from proxy.backends.dialects.base import Dialect, ModelFacts
+from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
 from proxy.backends.discovery import KindDecider, Model, UndecidedError, discover, fingerprint
 from proxy.backends.kinds.decision import Decision
 from proxy.backends.kinds.probe import probe
@@ -23,6 +23,7 @@ from proxy.backends.load_balancing import RetryBudget, rank_backends
 from proxy.backends.response import BackendResponse
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
 from proxy.core.errors import BackendTimeoutError, ProxyError, UnknownModelError
+from proxy.core.json_types import Json
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
@@ -107,14 +108,17 @@ class Pool:
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     async def count_tokens(self, model: Model, text: str) -> int | None:
-        """Return how many tokens a text has for a model.
+        """Return how many tokens a text has for a model; None if the first backend that answers cannot count them."""
+        return await self._first_count(model, lambda fetch: model.dialect.count_tokens(model.id, text, fetch))
 
-        The first backend that answers counts the tokens. None if this backend cannot count them, or if no backend
-        answers.
-        """
+    async def count_chat_tokens(self, model: Model, body: Json) -> int | None:
+        """Return how many tokens the prompt of a chat request has, as `count_tokens` does for a text."""
+        return await self._first_count(model, lambda fetch: model.dialect.count_chat_tokens(model.id, body, fetch))
+
+    async def _first_count(self, model: Model, count: Callable[[Fetch], Awaitable[int | None]]) -> int | None:
         for backend in self._ranked_backends(model.id):
             try:
-                return await model.dialect.count_tokens(model.id, text, self._fetcher(backend))
+                return await count(self._fetcher(backend))
             except ProxyError:
                 continue
         return None

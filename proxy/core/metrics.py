@@ -58,7 +58,8 @@ class Metrics:
     first_byte: Labelled[Histogram]
     retrieval: Labelled[Histogram]
     injected_tokens: Histogram
-    degraded: Labelled[Counter]
+    injection_reduced: Labelled[Counter]
+    refusal_left_out: Counter
     tokens: Labelled[Counter]
     retries: Labelled[Counter]
     backend_up: Labelled[Gauge]
@@ -108,17 +109,16 @@ def create_metrics() -> Metrics:
         injected_tokens=Histogram(
             "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
         ),
-        degraded=_counter("drpo_degraded", "Requests served without their examples.", registry, ("reason",)),
+        injection_reduced=_counter(
+            "drpo_injection_reduced", "Requests with fewer examples than usual.", registry, ("reason",)
+        ),
+        refusal_left_out=Counter(
+            "drpo_refusal_left_out", "Requests that got none of the bundle's pinned refusals.", registry=registry
+        ),
         tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
         retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
         backend_up=Labelled(
-            Gauge(
-                "drpo_backend_up",
-                "1 if the backend answers (every worker, where there are several).",
-                ("backend",),
-                registry=registry,
-                multiprocess_mode="livemin",
-            )
+            _least("drpo_backend_up", "1 if the backend answers (every worker).", registry, ("backend",))
         ),
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
         experiment_requests=_counter(
@@ -127,17 +127,16 @@ def create_metrics() -> Metrics:
         exposures=_counter("drpo_exposures", "Exposures, kept or dropped.", registry, ("result",)),
         feedback=_counter("drpo_feedback", "Feedback, kept or refused.", registry, ("result",)),
         judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
-        store_up=Gauge(
-            "drpo_store_up",
-            "1 if exposures and feedback can be kept (by every worker).",
-            registry=registry,
-            multiprocess_mode="livemin",
-        ),
+        store_up=_least("drpo_store_up", "1 if exposures and feedback can be kept (by every worker).", registry),
     )
 
 
 def _sum(name: str, text: str, registry: CollectorRegistry) -> Gauge:
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+
+
+def _least(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...] = ()) -> Gauge:
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode="livemin")
 
 
 def _counter(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Counter]:

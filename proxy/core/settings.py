@@ -92,7 +92,7 @@ class InjectionSettings:
         "NAME",
         (OWN, "fast"),
     )
-    retrieval_timeout: float = _setting(0.5, "time to find examples; after it, the prompt goes alone", "SECONDS")
+    retrieval_timeout: float = _setting(0.5, "time to find examples; after it, only pinned ones are sent", "SECONDS")
 
 
 @dataclass(frozen=True, slots=True)

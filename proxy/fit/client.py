@@ -14,6 +14,7 @@ from proxy.api.gateway import VARIANT_HEADER
 from proxy.core.errors import ProxyError
 from proxy.fit.arms import Arm
 from proxy.fit.questions import Question, wire_messages
+from proxy.inference.reduction import RETRIEVAL_FAILURES
 from proxy.openai.sse import EventSplitter, event_data, is_done, parse_object, split_events
 
 MAX_ANSWER_TOKENS: Final = 128
@@ -133,7 +134,7 @@ class Client:
                 reader = _ReplyReader(started)
                 async for data in response.content.iter_any():
                     reader.feed(data)
-                return reader.outcome(response.content_type, response.headers.get("x-drpo-degraded"))
+                return reader.outcome(response.content_type, _failed_retrieval(response.headers))
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ProxyError) as error:
             return Failure(None, f"the reply broke off ({str(error) or type(error).__name__})"[:_MAX_REASON_CHARACTERS])
 
@@ -148,6 +149,12 @@ class Client:
         }
         salt = self.salts.get(arm.name)
         return {**body, "cache_salt": salt} if salt else body
+
+
+def _failed_retrieval(headers: Mapping[str, str]) -> str | None:
+    """Return why no examples were retrieved, if that failed; else None."""
+    reasons = headers.get("x-drpo-reduced", "").split(", ")
+    return next((reason for reason in RETRIEVAL_FAILURES if reason in reasons), None)
 
 
 def _failure(status: int, data: bytes, retry_after: str | None) -> Failure:

@@ -42,6 +42,7 @@ class Plan:
         conversation_key: A checksum that is the same in all requests of a conversation, so that they go to the same
             backend; None if the request has no user turn or is not part of a conversation.
         content_type: The Content-Type of the body.
+        lowered_limit: The max_tokens of the body, if it is smaller than the client's; else None.
     """
 
     choice: Choice
@@ -55,6 +56,7 @@ class Plan:
     reserve: int = 0
     conversation_key: str | None = None
     content_type: str = JSON_TYPE
+    lowered_limit: int | None = None
 
     def take_body(self) -> bytes:
         """Return the body and release it, so that it is not kept while the answer streams."""
@@ -63,16 +65,18 @@ class Plan:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The `x-drpo-*` headers of the reply: the variant, the bundle, the examples, and why examples are missing."""
+        """The `x-drpo-*` headers of the reply: the variant, the bundle, the examples, and what was reduced."""
         headers = {"x-drpo-variant": self.choice.variant}
         if self.injection is None:
             return headers
         headers["x-drpo-bundle"] = self.injection.bundle
         headers["x-drpo-examples"] = ",".join(example.id for example in self.injection.examples)
-        if self.injection.prompt_only:
-            headers["x-drpo-prompt-only"] = self.injection.prompt_only
-        if self.injection.degraded:
-            headers["x-drpo-degraded"] = self.injection.degraded
+        if self.injection.reduced:
+            headers["x-drpo-reduced"] = ", ".join(self.injection.reduced)
+        if self.injection.lacks_refusal:
+            headers["x-drpo-refusal"] = "left-out"
+        if self.lowered_limit is not None:
+            headers["x-drpo-max-tokens"] = str(self.lowered_limit)
         return headers
 
 

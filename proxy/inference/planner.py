@@ -5,20 +5,23 @@ the request again. The module does not depend on sockets.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 from uuid import uuid4
 
-from index.rendering import render_chat, render_chat_turns, render_conversation, render_raw, text_prompt
+from index.rendering import render_chat, render_raw, text_prompt
 from index.types import Message
 from proxy.backends.discovery import Model
 from proxy.core.errors import BadRequestError
-from proxy.core.json_types import Json
+from proxy.core.json_types import Json, JsonDict
 from proxy.core.variant_names import ALIGNED, RAW
+from proxy.inference.answer_ending import AskedTurns, asked_turns
+from proxy.inference.answer_length import AnswerLimiter, asked_limit
 from proxy.inference.injection.injector import Injection, Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan, make_plan
-from proxy.inference.prompt_only import prompt_only_reason, response_prompt_only_reason
+from proxy.inference.reduction import reduction_reason, response_reduction_reason
+from proxy.inference.request_bodies import bundle_sampling, injected_input, with_response_sampling, with_sampling
 from proxy.inference.setting import Setting
 from proxy.openai.chat_completion import (
     ChatShape,
@@ -28,8 +31,8 @@ from proxy.openai.chat_completion import (
     completion_body,
     text_messages,
 )
-from proxy.openai.conversation import Conversation, check_input, check_messages, joined_text, offload
-from proxy.openai.json_fields import flag_field, text_field
+from proxy.openai.conversation import Conversation, check_input, check_messages, joined_text, offload, read_chat
+from proxy.openai.json_fields import flag_field
 from proxy.openai.response_request import chat_body
 from proxy.openai.responses import ResponseShape, echoed_fields
 from proxy.openai.stop_strings import StopRules, split_stop_strings
@@ -37,11 +40,29 @@ from proxy.openai.stop_strings import StopRules, split_stop_strings
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
+@dataclass(frozen=True, slots=True)
+class _InjectedText:
+    """A request for a text completion with an injection.
+
+    Attributes:
+        sent: The body for the backend, in vLLM's format.
+        injection: The injection.
+        cut_at: The stop strings at which the proxy itself ends the answer.
+        has_leading_gap: Whether the model writes the layout's gap before its answer.
+    """
+
+    sent: JsonDict
+    injection: Injection
+    cut_at: StopRules
+    has_leading_gap: bool
+
+
 class Planner:
     """Makes the plan of a request for each of the three APIs: chat, Responses and text completions."""
 
     def __init__(self, injector: Injector) -> None:
         self._injector = injector
+        self._limiter = AnswerLimiter(injector)
 
     async def chat(self, conversation: Conversation, setting: Setting) -> Plan:
         """Make the plan of a chat request. For a base model, the request becomes a text completion.
@@ -66,7 +87,7 @@ class Planner:
             return await self._chat_response(conversation, setting)
         body = conversation.body
         chat = chat_body(body)
-        plan = await self._chat(replace(conversation, body=chat, messages=chat["messages"]), setting)
+        plan = await self._chat(read_chat(chat), setting)
         trim, top = (plan.shape.trim, plan.shape.top_logprobs) if plan.shape else (False, 0)
         return replace(plan, shape=ResponseShape(uuid4().hex, echoed_fields(body), trim, top), strip_usage=False)
 
@@ -84,19 +105,13 @@ class Planner:
         if not choice.explicit or choice.variant == RAW or served is None:
             return make_plan(body, replace(choice, variant=RAW), COMPLETIONS)
         if choice.variant != ALIGNED:
-            return make_plan(_with_sampling(body, served), choice, COMPLETIONS)
-        turns = (Message("user", _completion_prompt(body)),)
-        client = render_conversation(served.layout, turns)
-        prompt_only = prompt_only_reason(body, ())
-        injection = await self._injector.choose_examples(served, model, turns[0].text, prompt_only, client, body)
-        prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turns, client)
-        cap = await self._injector.max_tokens(prompt.text, injection.tokens, client, model, served)
-        stops, cut_at = _stops(body, prompt.stop, model)
-        sent = completion_body(body, prompt.text, stops, _sampling(served), cap)
-        if "logprobs" in body:
-            sent["logprobs"] = body["logprobs"]
-        plan = make_plan(model.dialect.completion_request(sent), choice, COMPLETIONS, injection)
-        return replace(plan, cut_at=cut_at)
+            return make_plan(await self._sampled_completion(body, setting, served), choice, COMPLETIONS)
+        asked = AskedTurns((Message("user", _completion_prompt(body)),), opens_answer=True, continues=False)
+        conversation = replace(conversation, opening=asked.turns[0].text)
+        text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, ()))
+        sent = {**text.sent, "logprobs": body["logprobs"]} if "logprobs" in body else text.sent
+        plan = make_plan(model.dialect.completion_request(sent), choice, COMPLETIONS, text.injection)
+        return replace(plan, cut_at=text.cut_at, lowered_limit=_lowered_limit(body, sent))
 
     async def _chat(self, conversation: Conversation, setting: Setting) -> Plan:
         if setting.model.kind == "completion":
@@ -104,61 +119,103 @@ class Planner:
         body, choice, served = conversation.body, setting.choice, setting.served
         if choice.variant == RAW or served is None:
             return make_plan(body, choice, CHAT, conversation_key=conversation.key)
-        if choice.variant != ALIGNED:
-            return make_plan(_with_sampling(body, served), choice, CHAT, conversation_key=conversation.key)
-        messages, is_long = conversation.messages, conversation.is_long
-        prompt_only = prompt_only_reason(body, messages, is_background=conversation.is_background)
+        messages, is_long = conversation.turns, conversation.is_long
         client = await offload(is_long, joined_text, messages)
+        sent = with_sampling(body, served)
+        if choice.variant != ALIGNED:
+            sent = await self._limiter.limit_chat(sent, conversation, setting, None, client)
+            return make_plan(sent, choice, CHAT, conversation_key=conversation.key)
+        reason = reduction_reason(body, messages, is_background=conversation.is_background)
         injection = await self._injector.choose_examples(
-            served, setting.model, conversation.opening, prompt_only, client, body
+            served, setting.model, conversation.query, reason, client, body
         )
-        rendered = await offload(is_long, render_chat, served.bundle.prompt, injection.examples, messages)
-        sent = {**_with_sampling(body, served), "messages": rendered}
-        return make_plan(sent, choice, CHAT, injection, conversation_key=conversation.key)
+        rendered = await offload(is_long, render_chat, injection.prompt, injection.examples, messages)
+        sent = {**sent, "messages": rendered}
+        sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
+        plan = make_plan(sent, choice, CHAT, injection, conversation_key=conversation.key)
+        return replace(plan, lowered_limit=_lowered_limit(body, sent))
 
     async def _chat_response(self, conversation: Conversation, setting: Setting) -> Plan:
         body, choice, served = conversation.body, setting.choice, setting.served
         if choice.variant == RAW or served is None:
             return make_plan(body, choice, RESPONSES, conversation_key=conversation.key)
-        sampled = _with_response_sampling(body, served)
-        if choice.variant != ALIGNED:
-            return make_plan(sampled, choice, RESPONSES, conversation_key=conversation.key)
-        check_input(conversation)
-        items = conversation.messages
-        prompt_only = response_prompt_only_reason(body, items, is_background=conversation.is_background)
+        items = conversation.turns
         client = await offload(conversation.is_long, joined_text, items)
+        sent = with_response_sampling(body, served)
+        if choice.variant != ALIGNED:
+            sent = await self._limiter.limit_chat(sent, conversation, setting, None, client)
+            return make_plan(sent, choice, RESPONSES, conversation_key=conversation.key)
+        check_input(conversation)
+        reason = response_reduction_reason(body, items, is_background=conversation.is_background)
         injection = await self._injector.choose_examples(
-            served, setting.model, conversation.opening, prompt_only, client, body
+            served, setting.model, conversation.query, reason, client, body
         )
-        sent = {**sampled, **_injected_input(conversation, served, injection)}
-        return make_plan(sent, choice, RESPONSES, injection, conversation_key=conversation.key)
+        sent = {**sent, **injected_input(conversation, injection)}
+        sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
+        plan = make_plan(sent, choice, RESPONSES, injection, conversation_key=conversation.key)
+        return replace(plan, lowered_limit=_lowered_limit(body, sent))
 
     async def _chat_as_text(self, conversation: Conversation, setting: Setting) -> Plan:
         check_completable(conversation.body)
-        is_long = conversation.is_long
-        turns = await offload(is_long, text_messages, conversation.messages)
-        if setting.choice.variant != ALIGNED or setting.served is None:
-            return await self._chat_as_raw_text(conversation, setting, turns)
+        messages = conversation.turns
+        turns = await offload(conversation.is_long, text_messages, messages)
         body, model, served = conversation.body, setting.model, setting.served
-        prompt_only = prompt_only_reason(body, conversation.messages, is_background=conversation.is_background)
-        client = await offload(is_long, render_conversation, served.layout, turns)
-        injection = await self._injector.choose_examples(served, model, conversation.opening, prompt_only, client, body)
-        prompt = text_prompt(served.layout, served.bundle.prompt, injection.examples, turns, client)
-        cap = await self._injector.max_tokens(prompt.text, injection.tokens, client, model, served)
-        stops, cut_at = _stops(body, prompt.stop, model)
-        sent = model.dialect.completion_request(completion_body(body, prompt.text, stops, _sampling(served), cap))
-        shape = _shape(body, model, trim=prompt.has_leading_gap)
-        plan = make_plan(sent, setting.choice, COMPLETIONS, injection, shape, conversation.key)
-        return replace(plan, cut_at=cut_at)
+        asked = asked_turns(body, messages, turns)
+        if setting.choice.variant != ALIGNED or served is None:
+            return await self._chat_as_raw_text(conversation, setting, asked.turns)
+        reason = reduction_reason(body, messages, is_background=conversation.is_background)
+        text = await self._injected_text(conversation, setting, served, asked, reason)
+        sent = model.dialect.completion_request(text.sent)
+        shape = _shape(body, model, trim=text.has_leading_gap)
+        plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, conversation.key)
+        return replace(plan, cut_at=text.cut_at, lowered_limit=_lowered_limit(body, sent))
 
     async def _chat_as_raw_text(self, conversation: Conversation, setting: Setting, turns: Sequence[Message]) -> Plan:
         body, choice, model = conversation.body, setting.choice, setting.model
         served = setting.served if choice.variant != RAW else None
         text = render_raw(turns)
         cap = await self._injector.max_tokens(text, 0, text, model, served)
-        sampling = _sampling(served) if served is not None else {}
+        sampling = bundle_sampling(served) if served is not None else {}
         sent = model.dialect.completion_request(completion_body(body, text, client_stop(body), sampling, cap))
         return make_plan(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation_key=conversation.key)
+
+    async def _injected_text(
+        self, conversation: Conversation, setting: Setting, served: ServedBundle, asked: AskedTurns, reason: str | None
+    ) -> _InjectedText:
+        """Choose examples, and render the request for a base model.
+
+        Args:
+            conversation: The client's request.
+            setting: The model and the variant.
+            served: The bundle.
+            asked: The turns of the client, and where the model begins to write.
+            reason: Why the request gets no retrieved examples; None if it may have them.
+        """
+        body, model = conversation.body, setting.model
+        client = await offload(conversation.is_long, asked.rendered, served.layout)
+        injection = await self._injector.choose_examples(served, model, conversation.query, reason, client, body)
+        prompt = text_prompt(served.layout, injection.prompt, injection.examples, asked.turns, client)
+        default = 0
+        if client_max_tokens(body) is None:
+            default = await self._injector.max_tokens(prompt.text, injection.tokens, client, model, served)
+        stops, cut_at = _stops(body, prompt.stop, model)
+        sent = completion_body(body, prompt.text, stops, bundle_sampling(served), default)
+        sent = await self._limiter.limit_text(sent, body, setting, injection, asked.turns, client)
+        return _InjectedText(sent, injection, cut_at, prompt.has_leading_gap and asked.opens_answer)
+
+    async def _sampled_completion(self, body: Json, setting: Setting, served: ServedBundle) -> JsonDict:
+        """Return a text completion request with the bundle's sampling, but with no more tokens than the context has."""
+        sent, prompt = with_sampling(body, served), body.get("prompt")
+        if "max_tokens" in sent and asked_limit(body) is None and isinstance(prompt, str):
+            limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)
+            sent["max_tokens"] = min(limit, asked_limit(sent) or limit)
+        return sent
+
+
+def _lowered_limit(body: Json, sent: Json) -> int | None:
+    """Return the max_tokens in the body for the backend if it is smaller than the client's; None if it is not."""
+    asked, limit = asked_limit(body), asked_limit(sent)
+    return limit if asked is not None and limit is not None and limit < asked else None
 
 
 def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], StopRules]:
@@ -184,44 +241,3 @@ def _completion_prompt(body: Json) -> str:
         if body.get(name):
             raise BadRequestError(f"`{name}` cannot be combined with a variant that injects a prompt.", param=name)
     return prompt
-
-
-def _sampling(served: ServedBundle) -> Json:
-    """Return the bundle's sampling parameters without max_tokens, which `Injector.max_tokens` computes."""
-    return {name: value for name, value in served.bundle.manifest.sampling.items() if name != "max_tokens"}
-
-
-def _with_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
-    """Return the body with the bundle's value for each sampling parameter that the client did not set."""
-    missing = {name: value for name, value in served.bundle.manifest.sampling.items() if body.get(name) is None}
-    if client_max_tokens(body) is not None:
-        missing.pop("max_tokens", None)
-    return {**body, **missing}
-
-
-def _with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
-    """Return a body for the Responses API, with the bundle's values for parameters that the client did not set.
-
-    Only temperature, top_p and max_tokens are added, because the API has no penalties. The API's name for max_tokens is
-    max_output_tokens.
-    """
-    sampling = served.bundle.manifest.sampling
-    renamed = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
-    if "max_tokens" in sampling:
-        renamed["max_output_tokens"] = sampling["max_tokens"]
-    return {**body, **{name: value for name, value in renamed.items() if body.get(name) is None}}
-
-
-def _injected_input(conversation: Conversation, served: ServedBundle, injection: Injection) -> dict[str, Any]:
-    """Return the fields `instructions` and `input` with the bundle's prompt and the examples.
-
-    The prompt comes before the client's instructions. The examples are inserted into the input as turns: after the
-    system and developer items at its beginning, and before all other items. If the request has no input items, the
-    field `input` is left out.
-    """
-    items = conversation.messages
-    leading = next((n for n, item in enumerate(items) if item.get("role") not in ("system", "developer")), len(items))
-    turns = [turn for example in injection.examples for turn in render_chat_turns(example)]
-    instructions = [text for text in (served.bundle.prompt, text_field(conversation.body, "instructions")) if text]
-    injected: dict[str, Any] = {"instructions": "\n\n".join(instructions)}
-    return {**injected, "input": [*items[:leading], *turns, *items[leading:]]} if items else injected

@@ -14,6 +14,8 @@ from index.types import Message, Role
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.json_fields import list_field
+from proxy.openai.message_text import content_text, is_empty, message_text
+from proxy.openai.requested_form import is_set, requested_tools, without_empty_form_fields
 
 _ROLES: Final[Mapping[str, Role]] = {
     "system": "system",
@@ -24,7 +26,7 @@ _ROLES: Final[Mapping[str, Role]] = {
 _CHAT_FIELDS: Final = frozenset(
     {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "functions", "function_call"}
     | {"parallel_tool_calls", "modalities", "audio", "add_generation_prompt", "continue_final_message"}
-    | {"chat_template", "chat_template_kwargs"}
+    | {"chat_template", "chat_template_kwargs", "prompt", "prompt_embeds", "suffix", "echo"}
 )
 _COMPLETION_FIELDS: Final = ("prompt", "prompt_embeds", "suffix", "echo")
 _TRANSLATED: Final = frozenset({"index", "text", "logprobs", "finish_reason"})
@@ -32,11 +34,14 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the messages as text.
+    """Return the messages as text, without empty assistant messages: they would teach the model to answer nothing.
 
     Raises BadRequestError for images, audio and tool calls, and for roles other than those in _ROLES.
     """
-    return tuple(_text_message(number, message) for number, message in enumerate(messages))
+    turns = tuple(_text_message(number, message) for number, message in enumerate(messages))
+    pairs = zip(turns, messages, strict=True)
+    said = tuple(turn for turn, message in pairs if turn.role != "assistant" or not is_empty(message))
+    return said or turns
 
 
 def _text_message(number: int, message: Mapping[str, Any]) -> Message:
@@ -50,51 +55,20 @@ def _text_message(number: int, message: Mapping[str, Any]) -> Message:
         raise BadRequestError(
             f"messages[{number}]: a base model completes text and knows no tool calls. {_ALTERNATIVE}", param="messages"
         )
-    return Message(_ROLES[role], content_text(message.get("content"), f"messages[{number}].content"))
-
-
-def content_text(content: object, field_name: str) -> str:
-    """Return the text of a message's content.
-
-    Args:
-        content: A string, None (an empty text), or a list of text parts. The parts are joined by newlines.
-        field_name: The name of the field in error messages.
-
-    Raises:
-        BadRequestError: The content is of another type, or a part is not text.
-    """
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise BadRequestError(f"{field_name} must be a string or a list of parts.", param="messages")
-    return "\n".join(_part_text(part, field_name) for part in content)
-
-
-def _part_text(part: object, field_name: str) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, dict):
-        text = part.get("text", part.get("refusal"))
-        if part.get("type", "text") in ("text", "input_text", "refusal") and isinstance(text, str):
-            return text
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise BadRequestError(
-        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
-        param="messages",
-    )
+    content = message.get("content") or message_text(message)
+    return Message(_ROLES[role], content_text(content, f"messages[{number}].content"))
 
 
 def check_completable(body: Mapping[str, Any]) -> None:
     """Raise BadRequestError if a base model cannot serve the chat request."""
-    for name in ("tools", "functions"):
-        if body.get(name):
-            raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
-    if body.get("audio") or "audio" in list_field(body, "modalities"):
+    if name := requested_tools(body):
+        raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
+    if "audio" in list_field(body, "modalities"):
         raise BadRequestError(
             "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
         )
     for name in _COMPLETION_FIELDS:
-        if body.get(name) is not None:
+        if is_set(body.get(name)):
             raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
 
 
@@ -110,7 +84,7 @@ def completion_body(
         sampling: The default values of sampling fields. A value of the client takes precedence.
         max_tokens: The maximum number of tokens of the answer. It applies only if the client set no maximum.
     """
-    passed = {name: value for name, value in body.items() if name not in _CHAT_FIELDS}
+    passed = without_empty_form_fields({name: value for name, value in body.items() if name not in _CHAT_FIELDS})
     defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
     client_limit = client_max_tokens(body)
     limit = max_tokens if client_limit is None else client_limit
@@ -139,7 +113,7 @@ def client_stop(body: Mapping[str, Any]) -> list[str]:
     strings = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
         raise BadRequestError("`stop` must be a string or a list of strings.", param="stop")
-    return strings
+    return [text for text in strings if text]
 
 
 @dataclass(frozen=True, slots=True)

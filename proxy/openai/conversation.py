@@ -15,6 +15,7 @@ from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 from proxy.openai.chat_applications import is_background, question
+from proxy.openai.message_text import has_words, is_empty, message_text
 
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
@@ -37,7 +38,7 @@ class Conversation:
         messages: The messages of a chat request, or the input items of a request to the Responses API. Values that are
             not objects are left out.
         opening: The text of the first user message, without documents that a chat application added; empty if there
-            is none. Examples are retrieved for this text. All requests of a conversation have the same opening.
+            is none. All requests of a conversation have the same opening.
         is_background: Whether a chat client sent the request on its own, for a title or a suggestion for example.
     """
 
@@ -59,8 +60,25 @@ class Conversation:
         return f"{crc32(self.opening[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
 
     @property
+    def turns(self) -> Sequence[Json]:
+        """The messages without the empty assistant messages at the end, which count as if they were not there."""
+        # If the field is true, the model server must find the message that it continues.
+        return self.messages if self.body.get("continue_final_message") else _without_empty_end(self.messages)
+
+    @property
+    def query(self) -> str:
+        """The text for which examples are retrieved: the text of the first user message that contains words.
+
+        It is empty if no user message contains words. All later requests of the conversation have the same query.
+        """
+        if has_words(self.opening):
+            return self.opening
+        texts = (question(message_text(message)) for message in self.messages if message.get("role") == "user")
+        return next((text for text in texts if has_words(text)), "")
+
+    @property
     def is_long(self) -> bool:
-        """Whether the conversation has more than 200 messages, or a single message of more than 100,000 characters.
+        """Whether the conversation has more than 200 messages, or more than 100,000 characters.
 
         Work on all messages of such a conversation runs on a thread, because it would block the event loop for too
         long.
@@ -68,7 +86,7 @@ class Conversation:
         messages = self.messages
         if len(messages) > _MAX_SHORT_MESSAGES:
             return True
-        return max(map(len, map(_message_text, messages)), default=0) > _MAX_SHORT_CHARACTERS
+        return sum(map(len, map(message_text, messages))) > _MAX_SHORT_CHARACTERS
 
 
 def read_chat(body: Json) -> Conversation:
@@ -91,7 +109,7 @@ def read_completion(body: Json) -> Conversation:
 
 def _read(body: Json, given: Sequence[object], instructions: str = "") -> Conversation:
     messages = [message for message in given if isinstance(message, dict)]
-    return Conversation(body, messages, _opening(messages), _is_background(messages, instructions))
+    return Conversation(body, messages, _opening(messages), _is_background(_without_empty_end(messages), instructions))
 
 
 def _is_background(messages: Sequence[Json], instructions: str) -> bool:
@@ -99,14 +117,25 @@ def _is_background(messages: Sequence[Json], instructions: str) -> bool:
     if not messages or messages[-1].get("role") not in ("user", *_SYSTEM_ROLES):
         return False
     has_system = len(messages) > 1 and messages[0].get("role") in _SYSTEM_ROLES
-    system = _message_text(messages[0]) if has_system else instructions
-    return is_background(system, _message_text(messages[-1]), is_single=len(messages) == 1 + has_system)
+    system = message_text(messages[0]) if has_system else instructions
+    return is_background(system, message_text(messages[-1]), is_single=len(messages) == 1 + has_system)
+
+
+def _without_empty_end(messages: Sequence[Json]) -> Sequence[Json]:
+    """Return the messages without the empty assistant messages at the end, but at least one message.
+
+    Some clients append the message that the model will write, while it is still empty.
+    """
+    end = len(messages)
+    while end > 1 and messages[end - 1].get("role") == "assistant" and is_empty(messages[end - 1]):
+        end -= 1
+    return messages if end == len(messages) else messages[:end]
 
 
 def _opening(messages: Sequence[Json]) -> str:
     for message in messages:
         if message.get("role") == "user":
-            return question(_message_text(message))
+            return question(message_text(message))
     return ""
 
 
@@ -134,19 +163,7 @@ def check_input(conversation: Conversation) -> None:
 
 def joined_text(messages: Sequence[Json]) -> str:
     """Return the text of all messages. Each begins with _TEMPLATE_MARKS, a filler for what a chat template adds."""
-    return "".join(f"{_TEMPLATE_MARKS}{_message_text(message)}" for message in messages)
-
-
-def _message_text(message: Json) -> str:
-    """Return the text of a message. Content that is not text is ignored, because the backend checks it."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(text for part in content if isinstance(text := _part_text(part), str))
-    return content if isinstance(content, str) else ""
-
-
-def _part_text(part: object) -> object:
-    return part.get("text", part.get("refusal")) if isinstance(part, dict) else part
+    return "".join(f"{_TEMPLATE_MARKS}{message_text(message)}" for message in messages)
 
 
 async def offload(

@@ -15,6 +15,7 @@ from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
+from proxy.inference.injection.room_report import describe_room, room_problem
 from proxy.inference.injection.served_bundles import foreign_bundle_note, load_bundles
 from proxy.server.lifecycle import open_backends
 
@@ -55,7 +56,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         console.print(_bundle_table(gateway))
         for note in filter(None, (foreign_bundle_note(*one) for one in gateway.bundles.items())):
             console.print(f"note: {note}", style="yellow", **_PLAIN)
-        problems = list(_problems(gateway))
+        problems = [*_problems(gateway), *await _report_room(gateway, console)]
     for problem in problems:
         console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
     if not problems:
@@ -102,6 +103,20 @@ def _bundle_table(gateway: Gateway) -> Table:
         count = str(len(served.bundle.examples))
         table.add_row(name, manifest.name, served.id, count, manifest.layout, manifest.embedder.name)
     return table
+
+
+async def _report_room(gateway: Gateway, console: Console) -> list[str]:
+    """Print what reduces the injection of each bundle, and return the problems that were found."""
+    problems = []
+    for name, served in gateway.bundles.items():
+        model = gateway.pool.models.get(name)
+        if model is None:
+            continue
+        costs = await gateway.injector.costs(served, model)
+        for sentence in describe_room(served, costs, model):
+            console.print(f"{name}: {sentence}.", **_PLAIN)
+        problems += [problem for problem in (room_problem(served, costs, model),) if problem]
+    return problems
 
 
 def _problems(gateway: Gateway) -> Iterator[str]:

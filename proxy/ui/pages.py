@@ -135,13 +135,13 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     The chat request itself is not sent to a backend.
     """
     gateway = request.app[GATEWAY]
-    body = parse_json(request, await read_body(request, gateway.admission.limits))
+    body = parse_json(request, await read_body(request, gateway.admission.limits), orjson.loads)
     conversation, setting = read_chat(body), gateway.setting(body, request)
     served = setting.served
     plan = await gateway.planner.chat(conversation, setting)
     similarities = {}
     if served is not None and plan.injection is not None:
-        query = conversation.opening[:MAX_QUERY_CHARACTERS]
+        query = conversation.query[:MAX_QUERY_CHARACTERS]
         similarities = dict(await asyncio.to_thread(_similarities, served, query))
     return _json(_explain_plan(plan, served, similarities))
 
@@ -157,7 +157,7 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
     examples = [{**asdict(one), "similarity": similarities.get(one.id)} for one in injection.examples]
     shown = tuple(one.id for one in injection.examples if not one.pinned)
     chosen = next((one.name for one in bundle.sets if one.shown == shown), None)
-    reasons = {"prompt_only": injection.prompt_only, "degraded": injection.degraded, "set": chosen}
+    reasons = {"reduced": injection.reduced, "lacks_refusal": injection.lacks_refusal, "set": chosen}
     return {**explanation, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **reasons}
 
 
@@ -221,7 +221,7 @@ def project_to_plane(vectors: Vectors) -> Vectors:
 async def _search(request: web.Request) -> web.StreamResponse:
     """Answer POST /ui/api/search with the examples nearest to a query, and the ids of the retrieved examples."""
     gateway = request.app[GATEWAY]
-    body = parse_json(request, await read_body(request, gateway.admission.limits))
+    body = parse_json(request, await read_body(request, gateway.admission.limits), orjson.loads)
     served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
     if not query.strip():
         raise BadRequestError("`query` is empty: write what a user would ask.", param="query")

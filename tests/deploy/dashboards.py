@@ -126,7 +126,12 @@ RETRIEVAL: Final = Dashboard(
             "percentunit",
             {"{{job}}": 'job:drpo_requests_degraded:ratio_rate5m{job=~"$job"}'},
         ),
-        Panel("Why", "Why retrieval failed.", "reqps", {"{{reason}}": _rate("drpo_degraded_total", "reason")}),
+        Panel(
+            "Why",
+            "Why requests get fewer examples.",
+            "reqps",
+            {"{{reason}}": _rate("drpo_injection_reduced_total", "reason")},
+        ),
         Panel("Tokens injected", "Prompt and examples of a request.", "short", _quantiles("drpo_injected_tokens")),
     ),
 )

@@ -99,7 +99,9 @@ async def _record_one(
             visible.append([header for header in headers if header[0].startswith(_RECORDED_REPLY_HEADERS)])
             digest.update(_GENERATED_IDS.sub(rb"\1_ID", body))
         digest.update(json.dumps(visible).encode())
-        return Recorded(case, digest.hexdigest(), response.status, "x-drpo-degraded" in dict(headers))
+        return Recorded(
+            case, digest.hexdigest(), response.status, dict(headers).get("x-drpo-reduced") in ("timeout", "embedder")
+        )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

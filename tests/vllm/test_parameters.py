@@ -122,7 +122,7 @@ def test_answer_follows_the_json_schema(client: openai.OpenAI, streaming: bool) 
     else:
         raw = create(model=BASE.name, messages=messages, max_tokens=60, temperature=0, **options)
         text = raw.parse().choices[0].message.content
-    assert raw.headers["x-drpo-prompt-only"] == "response_format"
+    assert raw.headers["x-drpo-reduced"] == "response_format"
     person = json.loads(text)
     assert set(person) == {"name", "age"}
     assert isinstance(person["age"], int)

@@ -80,7 +80,7 @@ def test_raw_variant_equals_the_answer_of_the_backend(chat_client: openai.OpenAI
 def test_reply_contains_the_tool_call(chat_client: openai.OpenAI) -> None:
     raw = chat_client.chat.completions.with_raw_response.create(**_WEATHER)
     calls = raw.parse().choices[0].message.tool_calls
-    assert raw.headers["x-drpo-prompt-only"] == "tools"
+    assert raw.headers["x-drpo-reduced"] == "tools"
     assert [call.function.name for call in calls] == ["get_weather"]
     assert json.loads(calls[0].function.arguments)["city"] in {"Paris", "Rome"}
 

@@ -48,6 +48,10 @@ async def _count_nothing(_model_id: str, _text: str, _fetch: Fetch) -> None:
     return None
 
 
+async def _count_no_chat(_model_id: str, _body: Json, _fetch: Fetch) -> None:
+    return None
+
+
 def _unchanged(request: Json) -> Json:
     return request
 
@@ -67,6 +71,8 @@ class Dialect:
         count_tokens: A function that takes a model id and a text, and returns how many tokens the text has for this
             model. The count includes the token that marks the beginning of a text. The function returns None if the
             backend cannot count tokens.
+        count_chat_tokens: A function that takes a model id and the body of a chat request, and returns how many tokens
+            the prompt has after the chat template was applied. It returns None if the backend cannot count them.
         completion_request: A function that translates a completion request. It raises BadRequestError if the server
             cannot serve the request.
         max_stop_strings: The maximum number of stop strings in one request; None if there is no limit.
@@ -78,6 +84,7 @@ class Dialect:
     name: str
     detect: Callable[[str, Fetch], Awaitable[ModelFacts | None]] = _detect_nothing
     count_tokens: Callable[[str, str, Fetch], Awaitable[int | None]] = _count_nothing
+    count_chat_tokens: Callable[[str, Json, Fetch], Awaitable[int | None]] = _count_no_chat
     completion_request: Callable[[Json], Json] = _unchanged
     max_stop_strings: int | None = 4
     usage_on_last_choice: bool = False

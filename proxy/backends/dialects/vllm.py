@@ -3,8 +3,18 @@
 from typing import Any, Final
 
 from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
+from proxy.core.json_types import Json
 
 _TEST_MESSAGES: Final = ({"role": "user", "content": "hi"},)
+_TEMPLATE_FIELDS: Final = (
+    "messages",
+    "tools",
+    "chat_template",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+"""The fields of a chat request that its prompt depends on."""
 
 
 async def _detect(model_id: str, fetch: Fetch) -> ModelFacts | None:
@@ -26,9 +36,21 @@ async def _count_tokens(model_id: str, text: str, fetch: Fetch) -> int | None:
     return _count(reply) if status == 200 else None
 
 
+async def _count_chat_tokens(model_id: str, body: Json, fetch: Fetch) -> int | None:
+    fields = {name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}
+    status, reply = await fetch("/tokenize", {"model": model_id, **fields})
+    return _count(reply) if status == 200 else None
+
+
 def _count(reply: Any) -> int | None:
     count = reply.get("count") if isinstance(reply, dict) else None
     return count if isinstance(count, int) else None
 
 
-VLLM: Final = Dialect("vllm", detect=_detect, count_tokens=_count_tokens, takes_cache_salt=True)
+VLLM: Final = Dialect(
+    "vllm",
+    detect=_detect,
+    count_tokens=_count_tokens,
+    count_chat_tokens=_count_chat_tokens,
+    takes_cache_salt=True,
+)

@@ -5,13 +5,13 @@ for a base model. It does not depend on HTTP, or on the API that a client calls.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
-from index.retrieval.selection import Selection, fit_to_room, select_within_policy
+from index.retrieval.selection import Essentials, Selection, fit_to_room, select_within_policy
 from index.types import Example
-from proxy.backends.discovery import Model, TokenCounter
+from proxy.backends.discovery import ChatTokenCounter, Model, TokenCounter
 from proxy.core.json_types import Json
 from proxy.core.lru_cache import LruCache
 from proxy.inference.injection.retrieval import Retrieval
@@ -19,11 +19,15 @@ from proxy.inference.injection.retrieval_worker import RetrievalResult
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.injection.token_budget import (
     DEFAULT_ANSWER_TOKENS,
+    HYSTERESIS,
     max_token_count,
+    room_for_essentials,
     room_for_injection,
 )
 from proxy.inference.injection.token_costs import BundleCosts, TokenCosts, estimated_tokens
+from proxy.inference.reduction import CONTEXT, CONTEXT_PROMPT, NO_QUERY, WITHOUT_EXAMPLES
 from proxy.openai.chat_completion import client_max_tokens
+from proxy.openai.message_text import has_words
 
 DEFAULT_MAX_TOKENS: Final = 1024
 """The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
@@ -36,19 +40,21 @@ class Injection:
     """The prompt and the examples that the proxy puts before the client's messages.
 
     Attributes:
-        bundle: The first 12 characters of the bundle id. The prompt is the prompt of this bundle.
+        bundle: The first 12 characters of the bundle id.
+        prompt: The prompt of this bundle; empty if the model's context has no room for it.
         examples: The examples, in the order in which they are in the prompt.
         tokens: The number of tokens of the prompt and the examples together.
-        prompt_only: Why the request gets no examples: a reason of proxy/inference/prompt_only.py, or `context` if the
-            context of the model has no room for an example. None if the request may have examples.
-        degraded: Why retrieval failed: `timeout` or `embedder`. None if it did not fail.
+        reduced: Why the request gets fewer examples than usual: reasons of proxy/inference/reduction.py, or `timeout`
+            or `embedder` if retrieval failed. Empty if the request gets all of its examples.
+        lacks_refusal: Whether the bundle has a pinned refusal, but the request does not get any.
     """
 
     bundle: str
+    prompt: str = ""
     examples: tuple[Example, ...] = ()
     tokens: int = 0
-    prompt_only: str | None = None
-    degraded: str | None = None
+    reduced: tuple[str, ...] = ()
+    lacks_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,13 @@ class _AllowedExamples:
 class Injector:
     """Chooses the examples of a request, and computes max_tokens for a base model."""
 
-    def __init__(self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter) -> None:
+    def __init__(
+        self, retrieval: Retrieval, costs: TokenCosts, count: TokenCounter, count_chat: ChatTokenCounter
+    ) -> None:
         self._retrieval = retrieval
         self._costs = costs
         self._count = count
+        self._count_chat = count_chat
         self._allowed: LruCache[tuple[str, str, tuple[int, ...]], _AllowedExamples] = LruCache(_MAX_CACHED_HIT_LISTS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
@@ -80,29 +89,33 @@ class Injector:
         await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.search, "hello"))
 
     async def choose_examples(
-        self, served: ServedBundle, model: Model, query: str, prompt_only: str | None, client: str, body: Json
+        self, served: ServedBundle, model: Model, query: str, reason: str | None, client: str, body: Json
     ) -> Injection:
         """Retrieve examples, and keep those that the bundle's limit and the model's context allow.
 
         Args:
             served: The bundle.
             model: The model that answers.
-            query: The text for which examples are retrieved.
-            prompt_only: Why the request gets no examples; None if the request may have examples.
+            query: The text for which examples are retrieved. If it has no words, nothing is retrieved.
+            reason: Why the request gets no retrieved examples; None if it may have them.
             client: All text of the client, as the prompt contains it. The longer this text is, the fewer examples fit.
             body: The client's body. The larger its max_tokens is, the fewer examples fit.
         """
         costs = await self._costs.of(served, model)
-        if prompt_only:
-            return Injection(served.id, tokens=costs.prompt, prompt_only=prompt_only)
-        result = await self._retrieval.find(served.search, query[:MAX_QUERY_CHARACTERS])
-        allowed = await self._allowed_examples(served, model, costs, result)
-        room = await self._room(model, allowed.injection.tokens, client, _answer_tokens(body, served))
-        if room is None:
+        reason = reason or (None if has_words(query) else NO_QUERY)
+        if reason is None:
+            result = await self._retrieval.find(served.search, query[:MAX_QUERY_CHARACTERS])
+            allowed = await self._allowed_examples(served, model, costs, result)
+        else:
+            allowed = _without_retrieved(served, costs, reason)
+        answer = answer_tokens(body, served)
+        client_tokens = await self._client_tokens(model, allowed.injection.tokens, client, answer)
+        if client_tokens is None or model.context is None:
             return allowed.injection
-        fitted = _injection(served, fit_to_room(allowed.selection, allowed.costs.examples, room), result)
-        lost_all = allowed.injection.examples and not fitted.examples
-        return replace(fitted, prompt_only="context") if lost_all else fitted
+        essentials = Essentials(served.refusals, room_for_essentials(model.context, client_tokens, answer))
+        room = room_for_injection(model.context, client_tokens, answer)
+        fitted = fit_to_room(allowed.selection, allowed.costs.examples, room, essentials)
+        return _fitted_injection(served, allowed, fitted, keeps_prompt=costs.prompt <= essentials.room)
 
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
@@ -124,7 +137,8 @@ class Injector:
         all_costs = await self._costs.including(served, model, result.hits)
         policy = served.bundle.manifest.retrieval
         selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
-        allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, result))
+        reasons = (result.degraded,) if result.degraded else ()
+        allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, reasons))
         # A selection that depends on estimated tokens is not cached, because the backend may count these tokens later,
         # and the selection may then differ. `all_costs` does not tell whether the tokens that `including` added are
         # estimates, so a selection with added tokens is not cached either.
@@ -132,8 +146,8 @@ class Injector:
             self._allowed.put(key, allowed)
         return allowed
 
-    async def _room(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
-        """Return how many tokens the context leaves for prompt and examples; None if no example need be removed.
+    async def _client_tokens(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
+        """Return the number of the client's tokens; None if no example need be removed.
 
         The result is None if the length of the context is unknown, or if `wanted` tokens certainly fit. Counting the
         client's tokens is slow. So a quick check comes first: it replaces their number by an upper bound. The tokens
@@ -145,20 +159,36 @@ class Injector:
             client: All text of the client.
             answer: The number of tokens that are reserved for the answer.
         """
-        if model.context is None or wanted + max_token_count(client) + answer <= model.context - DEFAULT_ANSWER_TOKENS:
+        if model.context is None or wanted + max_token_count(client) + answer <= model.context - HYSTERESIS:
             return None
-        return room_for_injection(model.context, await self._tokens(model, client), answer)
+        exact = await self.count(model, client)
+        return estimated_tokens(client) if exact is None else exact
 
-    async def _tokens(self, model: Model, text: str) -> int:
-        """Return the number of tokens of a text: counted by the backend, or estimated if the backend cannot count.
+    async def count(self, model: Model, text: str) -> int | None:
+        """Return the number of tokens of a text, counted by the backend; None if they are not counted.
 
-        The tokens of a text that is certainly longer than the context are also estimated. A backend may need many
-        seconds to count them, and the exact number makes no difference: no example fits beside such a text.
+        They are not counted if the backend cannot count. They are not counted either if the text is certainly longer
+        than the context: a backend may need many seconds, and nothing that is injected fits beside such a text.
         """
         if model.context is not None and max_token_count(text) > _MAX_TOKEN_BYTES * model.context:
-            return estimated_tokens(text)
-        exact = await self._count(model, text)
-        return estimated_tokens(text) if exact is None else exact
+            return None
+        return await self._count(model, text)
+
+    async def count_chat(self, model: Model, body: Json, bound: int) -> int | None:
+        """Return the number of tokens of a chat request's prompt, as `count` does for a text.
+
+        Args:
+            model: The model.
+            body: The body of the request.
+            bound: An upper bound of the number of tokens.
+        """
+        if model.context is not None and bound > _MAX_TOKEN_BYTES * model.context:
+            return None
+        return await self._count_chat(model, body)
+
+    async def costs(self, served: ServedBundle, model: Model) -> BundleCosts:
+        """Return the tokens of the prompt and of the examples of a bundle on a model."""
+        return await self._costs.of(served, model)
 
     async def max_tokens(self, text: str, injected: int, client: str, model: Model, served: ServedBundle | None) -> int:
         """Return the max_tokens that a request to a base model gets if the client sets no max_tokens.
@@ -173,25 +203,52 @@ class Injector:
             model: The model that answers.
             served: The bundle; None if the request is served without a bundle.
         """
-        cap = _bundle_cap(served)
+        cap = bundle_cap(served)
         if model.context is None:
             return cap
         if injected + max_token_count(client) + cap <= model.context:
             return cap
-        return max(1, min(cap, model.context - await self._tokens(model, text)))
+        exact = await self.count(model, text)
+        return max(1, min(cap, model.context - (estimated_tokens(text) if exact is None else exact)))
 
 
-def _injection(served: ServedBundle, selection: Selection, result: RetrievalResult) -> Injection:
+def _without_retrieved(served: ServedBundle, costs: BundleCosts, reason: str) -> _AllowedExamples:
+    """Return the pinned examples that a request without retrieved examples gets.
+
+    Without a query, these are all pinned examples. The other reasons are about the form of the answer, which most
+    examples would teach wrongly. So only the refusals among them are kept.
+    """
+    pinned = served.pinned if reason == NO_QUERY else () if reason in WITHOUT_EXAMPLES else served.refusals
+    tokens = costs.prompt + sum([costs.examples[example.id] for example in pinned])
+    selection = Selection(pinned, (), tokens)
+    return _AllowedExamples(costs, selection, _injection(served, selection, (reason,)))
+
+
+def _fitted_injection(
+    served: ServedBundle, allowed: _AllowedExamples, fitted: Selection, *, keeps_prompt: bool
+) -> Injection:
+    """Return the injection with the examples that fit into the context, and without the prompt if it does not fit."""
+    if fitted == allowed.selection and keeps_prompt:
+        return allowed.injection
+    if keeps_prompt or fitted.pinned or fitted.hits:
+        return _injection(served, fitted, (*allowed.injection.reduced, CONTEXT))
+    reasons = (*allowed.injection.reduced, CONTEXT_PROMPT)
+    return Injection(served.id, reduced=reasons, lacks_refusal=bool(served.refusals))
+
+
+def _injection(served: ServedBundle, selection: Selection, reasons: tuple[str, ...]) -> Injection:
     examples = selection.in_order(served.bundle.manifest.retrieval.order)
-    return Injection(served.id, examples, selection.tokens, degraded=result.degraded)
+    lacks_refusal = bool(served.refusals) and not any(example in selection.pinned for example in served.refusals)
+    return Injection(served.id, served.bundle.prompt, examples, selection.tokens, reasons, lacks_refusal)
 
 
-def _bundle_cap(served: ServedBundle | None) -> int:
+def bundle_cap(served: ServedBundle | None) -> int:
+    """Return the bundle's max_tokens, or DEFAULT_MAX_TOKENS if there is no bundle or it sets none."""
     cap = served.bundle.manifest.sampling.get("max_tokens") if served is not None else None
     return cap if isinstance(cap, int) else DEFAULT_MAX_TOKENS
 
 
-def _answer_tokens(body: Json, served: ServedBundle) -> int:
+def answer_tokens(body: Json, served: ServedBundle) -> int:
     """Return how many tokens of the context are reserved for the answer, so that examples cannot use them.
 
     The number is the client's max_tokens, or DEFAULT_ANSWER_TOKENS if the client sets none. It is never larger than the
@@ -199,5 +256,5 @@ def _answer_tokens(body: Json, served: ServedBundle) -> int:
     all of it were reserved, their requests would lose all examples, even the pinned ones.
     """
     asked = client_max_tokens(body)
-    cap = _bundle_cap(served)
+    cap = bundle_cap(served)
     return min(asked, cap) if isinstance(asked, int) and asked > 0 else min(cap, DEFAULT_ANSWER_TOKENS)

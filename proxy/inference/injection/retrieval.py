@@ -32,7 +32,7 @@ class Retrieval:
 
         Args:
             timeout: Seconds that a request waits for retrieved examples. After this time it is served without them.
-            metrics: The metrics in which the duration of each search and the failures are recorded.
+            metrics: The metrics in which the duration of each search is recorded.
         """
         self._timeout = timeout
         self._metrics = metrics
@@ -50,8 +50,6 @@ class Retrieval:
         hits = self._find_cached(search, digest)
         result = await self._find_on_thread(search, query, digest) if hits is None else RetrievalResult(hits)
         self._metrics.retrieval.labels("miss" if hits is None else "hit").observe(perf_counter() - started)
-        if result.degraded:
-            self._metrics.degraded.labels(result.degraded).inc()
         return result
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from index.embedders.registry import DEFAULT_EMBEDDER, check_embedder_allowed, o
 from index.embedders.student import NAME as FAST
 from index.embedders.student import FastEmbedder
 from index.layouts import LAYOUTS, TextLayout
+from index.measures.refusals import refuses
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example
 from proxy.core.errors import StartupError
@@ -31,6 +32,7 @@ class ServedBundle:
         bundle: The bundle.
         layout: The layout of the bundle. It renders prompt, examples and conversation as one text for a base model.
         pinned: The pinned examples of the bundle.
+        refusals: Those pinned examples whose answer is a refusal.
         search: The retriever and the embedder that find the retrieved examples for a query.
     """
 
@@ -38,6 +40,11 @@ class ServedBundle:
     layout: TextLayout
     pinned: tuple[Example, ...]
     search: BundleSearch = field(repr=False)
+    refusals: tuple[Example, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        refusals = tuple(example for example in self.pinned if refuses(example.response))
+        object.__setattr__(self, "refusals", refusals)  # the class is frozen
 
     @property
     def id(self) -> str:

@@ -15,6 +15,8 @@ examples stay the same, and the backend finds them in its prefix cache.
 """
 DEFAULT_ANSWER_TOKENS: Final = 256
 """The number of tokens of the context that are reserved for the answer if the client sets no max_tokens."""
+MIN_ANSWER_TOKENS: Final = 16
+"""The number of tokens that the system prompt and the pinned refusals leave for the answer at least."""
 
 
 def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> int:
@@ -27,6 +29,19 @@ def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> 
     """
     stepped = -(-client_tokens // HYSTERESIS) * HYSTERESIS
     return context - stepped - answer_tokens
+
+
+def room_for_essentials(context: int, client_tokens: int, answer_tokens: int) -> int:
+    """Return how many tokens the context leaves for system prompt and pinned refusals. The number may be negative.
+
+    They may use more of the context than other examples, because a model without them is less safe.
+
+    Args:
+        context: The length of the model's context, in tokens.
+        client_tokens: The number of tokens of the client's text.
+        answer_tokens: The number of tokens that are reserved for the answer if there are other examples.
+    """
+    return context - client_tokens - min(answer_tokens, MIN_ANSWER_TOKENS)
 
 
 def max_token_count(text: str) -> int:

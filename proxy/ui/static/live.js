@@ -39,7 +39,7 @@ function summed(samples) {
     queued: sum("drpo_requests_queued"),
     hits: sum("drpo_retrieval_seconds_count", (labels) => labels.cache === "hit"),
     misses: sum("drpo_retrieval_seconds_count", (labels) => labels.cache === "miss"),
-    degraded: sum("drpo_degraded_total"),
+    reduced: sum("drpo_injection_reduced_total"),
     prompt: sum("drpo_tokens_total", (labels) => labels.type === "prompt"),
     completion: sum("drpo_tokens_total", (labels) => labels.type === "completion"),
     cached: sum("drpo_tokens_total", (labels) => labels.type === "cached"),
@@ -96,5 +96,5 @@ const backend = (one) => make("li", {class: one.trouble ? "bad" : "good"}, make(
   make("span", {class: "note"}, one.trouble ?? (one.models.join(", ") || "no model")));
 
 const totals = (now) => [["requests", now.requests], ["errors of the server", now.errors], ["prompt tokens", now.prompt],
-  ["answer tokens", now.completion], ["without their examples", now.degraded]].map(([name, value]) =>
+  ["answer tokens", now.completion], ["fewer examples", now.reduced]].map(([name, value]) =>
   make("div", {}, make("dt", {}, name), make("dd", {}, number(value))));

@@ -125,8 +125,8 @@ function measured(facts, first, whole, usage, finish) {
 
 async function explain(why, body, signal) {
   const plan = await ask("/ui/api/explain", signal, body);
-  if (plan.degraded) why.append(make("p", {class: "trouble"}, `No examples were found in time: ${plan.degraded}.`));
-  if (plan.prompt_only) why.append(make("p", {class: "note"}, `Prompt only: ${plan.prompt_only}.`));
+  if (plan.reduced?.length) why.append(make("p", {class: "note"}, `Fewer examples: ${plan.reduced.join(", ")}.`));
+  if (plan.lacks_refusal) why.append(make("p", {class: "trouble"}, "The pinned refusal was left out."));
   if (plan.examples?.length) {
     why.append(make("details", {open: matchMedia("(min-width: 801px)").matches},
       make("summary", {}, `${plan.examples.length} examples shown`,

@@ -260,9 +260,9 @@ async def test_broken_embedder_removes_the_examples_but_not_the_answer(fault: st
         serving(backend.url, bundles=bundles, retrieval_timeout=0.05 if fault == "slow" else 10.0) as proxy,
     ):
         status, headers, _ = await proxy.chat("Why is the sky blue?")
-        assert (status, headers["x-drpo-degraded"], headers["x-drpo-examples"]) == (200, word, "refuse")
+        assert (status, headers["x-drpo-reduced"], headers["x-drpo-examples"]) == (200, word, "refuse")
         page = await (await proxy.session.get("/metrics")).text()
-    assert f'drpo_degraded_total{{reason="{word}"}}' in page
+    assert f'drpo_injection_reduced_total{{reason="{word}"}}' in page
 
 
 async def test_cors_is_off_unless_the_origin_is_allowed() -> None:

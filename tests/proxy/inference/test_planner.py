@@ -86,25 +86,28 @@ async def test_chat_model_gets_one_system_message_examples_as_turns_and_the_conv
         ({"messages": [USER, {"role": "assistant", "content": "Because"}]}, "prefill"),
     ],
 )
-async def test_examples_are_left_out_for_other_forms_of_answer(fields: dict[str, Any], reason: str) -> None:
+async def test_other_forms_of_answer_get_only_the_pinned_refusal(fields: dict[str, Any], reason: str) -> None:
     body, headers = await sent({"messages": [USER], **fields}, kind="chat")
-    assert [message["role"] for message in body["messages"]][:2] == ["system", "user"]
-    assert headers["x-drpo-prompt-only"] == reason
-    assert headers["x-drpo-examples"] == ""
+    assert [message["role"] for message in body["messages"]][:4] == ["system", "user", "assistant", "user"]
+    assert body["messages"][2]["content"] == "I can't help with that."
+    assert headers["x-drpo-reduced"] == reason
+    assert headers["x-drpo-examples"] == "refuse"
+    assert "x-drpo-refusal" not in headers
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 @pytest.mark.parametrize("client", ["open-webui-title", "librechat", "nextchat", "lobechat"])
 async def test_background_request_of_a_chat_client_gets_no_examples(kind: str, client: str) -> None:
     body, headers = await sent({"messages": BACKGROUND[client]}, kind=kind)
-    assert headers["x-drpo-prompt-only"] == "background"
+    assert headers["x-drpo-reduced"] == "background"
     assert "sky" not in headers["x-drpo-examples"]
     assert "Boil water" not in str(body)
 
 
 async def test_prefill_on_a_base_model_is_continued() -> None:
     body, _ = await sent({"messages": [USER, {"role": "assistant", "content": "Because"}]})
-    assert body["prompt"] == "Answer well.\n\n# Query:\nWhy is the sky blue?\n\n# Answer:\nBecause"
+    refusal = "# Query:\nHow do I hurt someone?\n\n# Answer:\nI can't help with that.\n\n"
+    assert body["prompt"] == f"Answer well.\n\n{refusal}# Query:\nWhy is the sky blue?\n\n# Answer:\nBecause"
 
 
 async def test_later_turns_keep_the_examples_of_the_first() -> None:

@@ -154,7 +154,7 @@ async def test_chat_model_gets_the_prompt_as_instructions_and_examples_as_input(
         await proxy.post("/v1/responses", {**body, "model": "scripted@raw"})
         assert backend.generating[1].json == body
         _, headers, _ = await proxy.post("/v1/responses", {**body, "previous_response_id": "resp_1"})
-        assert headers["x-drpo-prompt-only"] == "previous_response"
+        assert headers["x-drpo-reduced"] == "previous_response"
         await proxy.post("/v1/responses", {"model": "scripted", "prompt": {"id": "stored"}})
         sent = backend.generating[-1].json
         assert (sent["instructions"], sent["prompt"], "input" in sent) == ("Answer well.", {"id": "stored"}, False)

@@ -45,14 +45,17 @@ async def test_tokens_of_a_long_query_are_counted(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat(WORDS)
         assert len(headers["x-drpo-examples"].split(",")) == 3
-        assert "x-drpo-prompt-only" not in headers
+        assert "x-drpo-reduced" not in headers
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 async def test_reply_reports_a_context_without_room_for_examples(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat("word " * 900)
-        assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
+        assert (headers["x-drpo-examples"], headers["x-drpo-reduced"]) == ("refuse", "context")
+        _, headers, _ = await proxy.chat("word " * 970)
+        assert (headers["x-drpo-examples"], headers["x-drpo-reduced"]) == ("", "context")
+        assert headers["x-drpo-refusal"] == "left-out"
 
 
 @pytest.mark.parametrize("kind", ["chat", "completion"])
@@ -60,7 +63,7 @@ async def test_text_longer_than_any_context_is_not_counted(kind: str) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
         text = "word " * 60_000
         _, headers, _ = await proxy.chat(text)
-        assert (headers["x-drpo-examples"], headers["x-drpo-prompt-only"]) == ("", "context")
+        assert (headers["x-drpo-examples"], headers["x-drpo-reduced"]) == ("", "context_prompt")
         counted = [one for one in backend.received if one.path == "/tokenize"]
         assert counted
         assert not [one for one in counted if text in str(one.json)]
@@ -118,7 +121,7 @@ async def test_failed_retrieval_is_reported_for_a_query_without_examples(monkeyp
             return next(found)
 
         monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
-        assert [(await injected(proxy)).degraded for _ in range(3)] == [None, "timeout", None]
+        assert [(await injected(proxy)).reduced for _ in range(3)] == [(), ("timeout",), ()]
 
 
 async def injected(proxy: Serving) -> Injection:

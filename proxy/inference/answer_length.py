@@ -1,0 +1,190 @@
+"""Lowers max_tokens by what the proxy injected, so that a request that fits into the context still fits with injection.
+
+A model server rejects a request whose prompt and max_tokens together exceed the model's context. If only the injection
+causes this, max_tokens is lowered by as much as necessary. If the client's own request does not fit, its max_tokens
+stays as it is, and the backend answers with its own error. The module does not depend on layouts.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from index.rendering import render_raw
+from index.types import Message
+from proxy.backends.discovery import Model
+from proxy.core.json_types import Json, JsonDict
+from proxy.inference.injection.injector import Injection, Injector, answer_tokens
+from proxy.inference.injection.token_budget import max_token_count
+from proxy.inference.request_bodies import chat_request
+from proxy.inference.setting import Setting
+from proxy.openai.conversation import Conversation
+from proxy.openai.json_fields import encode
+from proxy.openai.message_text import other_parts
+
+TOKENS_PER_MARK: Final = 8
+"""An upper bound of the tokens that a layout or a chat template writes around one message."""
+_MAX_PART_TOKENS: Final = 2_000
+"""A usual upper bound of the tokens of an image or another part that is not text."""
+_LIMIT_FIELDS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+
+Count = Callable[[], Awaitable[int | None]]
+"""A function that asks the backend for the exact number of tokens of a prompt; None if the backend cannot count."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSize:
+    """The size of a rendered request in tokens.
+
+    Attributes:
+        injected: The number of tokens of the injected prompt and examples.
+        marks: An upper bound of the tokens of the marks that separate messages.
+        bound: An upper bound of all tokens of the prompt.
+        reserved: The number of tokens that the choice of examples has kept free for the answer.
+        count: Counts the prompt.
+        count_raw: Counts the prompt without what the proxy added.
+    """
+
+    injected: int
+    marks: int
+    bound: int
+    reserved: int
+    count: Count
+    count_raw: Count
+
+    async def total(self) -> int | None:
+        """Return the exact number of tokens; None if the backend cannot count, or counts less than was injected."""
+        total = await self.count()
+        return None if total is None or total < self.injected // 2 else total
+
+
+async def lowered_limit(asked: int, context: int | None, size: PromptSize) -> int:
+    """Return the max_tokens for the backend: the client's, or a smaller number if the prompt fits only then.
+
+    Args:
+        asked: The client's max_tokens.
+        context: The length of the model's context in tokens. If it is None (unknown), nothing is lowered.
+        size: The size of the prompt.
+    """
+    if context is None or size.bound + asked <= context:
+        return asked
+    total = await size.total()
+    if total is None:  # Lowered by all that was injected, the request fits if the client's own request fits.
+        return min(asked, max(asked - size.injected - size.marks, size.reserved, 1))
+    excess = total + asked - context
+    if excess <= 0 or total >= context:
+        return asked
+    if excess > size.injected:  # Perhaps the client's own request does not fit.
+        raw = await size.count_raw()
+        if raw is None or raw + asked > context:
+            return asked
+    return context - total
+
+
+async def fitted_default(default: int, context: int | None, size: PromptSize) -> int | None:
+    """Return the max_tokens for a chat request of a client that sets none; None if the server must choose it.
+
+    A server chooses the number of tokens that remain in the context.
+
+    Args:
+        default: The bundle's max_tokens.
+        context: The length of the model's context in tokens; None if unknown.
+        size: The size of the prompt.
+    """
+    if context is None or size.bound + default <= context:
+        return default
+    total = await size.total()
+    return default if total is not None and total + default <= context else None
+
+
+def with_limit(body: Mapping[str, Any], limit: int) -> JsonDict:
+    """Return the body of a request with at most `limit` in each field that limits the length of the answer.
+
+    `min_tokens` is lowered too, because servers reject a minimum that is larger than the maximum.
+    """
+    lowered = {name: limit for name in (*_LIMIT_FIELDS, "min_tokens") if _count_of(body.get(name)) > limit}
+    return {**body, **lowered}
+
+
+def asked_limit(body: Json) -> int | None:
+    """Return the client's limit of the answer in tokens; None if it sets none, or one that is no positive integer."""
+    given = (body[name] for name in _LIMIT_FIELDS if body.get(name) is not None)
+    return _count_of(next(given, None)) or None
+
+
+def _count_of(value: object) -> int:
+    """Return a positive integer unchanged, and 0 for any other value."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimiter:
+    """Sets the limit of the answer in the body of a request to a backend. Each method returns the changed body.
+
+    Attributes:
+        injector: Counts tokens.
+    """
+
+    injector: Injector
+
+    async def limit_text(
+        self, sent: JsonDict, body: Json, setting: Setting, injection: Injection, turns: Sequence[Message], client: str
+    ) -> JsonDict:
+        """Lower the client's max_tokens in a request for a text completion, if necessary.
+
+        Args:
+            sent: The body for the backend, with the prompt.
+            body: The client's body.
+            setting: The model and the bundle.
+            injection: The injection.
+            turns: The client's messages.
+            client: The client's part of the prompt.
+        """
+        asked, model = asked_limit(body), setting.model
+        if asked is None or setting.served is None:
+            return sent
+        size = PromptSize(
+            injected=injection.tokens,
+            marks=TOKENS_PER_MARK * (len(turns) + 1),
+            bound=injection.tokens + max_token_count(client),
+            reserved=answer_tokens(body, setting.served),
+            count=partial(self.injector.count, model, sent["prompt"]),
+            count_raw=partial(self.injector.count, model, render_raw(turns)),
+        )
+        return with_limit(sent, await lowered_limit(asked, model.context, size))
+
+    async def limit_chat(
+        self, sent: JsonDict, conversation: Conversation, setting: Setting, injection: Injection | None, client: str
+    ) -> JsonDict:
+        """Lower the client's max_tokens in a request to a chat model, or the bundle's, if necessary.
+
+        Args:
+            sent: The body for the backend, a chat request or a request to the Responses API.
+            conversation: The client's body and messages.
+            setting: The model and the bundle.
+            injection: The injection; None if nothing is injected.
+            client: The text of the client's messages, with a filler for the marks of the chat template.
+        """
+        body, served, model = conversation.body, setting.served, setting.model
+        asked, default = asked_limit(body), asked_limit(sent)
+        if served is None or (asked or default) is None:
+            return sent
+        size = self._chat_size(sent, conversation, model, injection or Injection(served.id), client)
+        if asked is not None:
+            limited = replace(size, reserved=answer_tokens(body, served))
+            return with_limit(sent, await lowered_limit(asked, model.context, limited)) if injection else sent
+        fitted = await fitted_default(default or 0, model.context, size)
+        return sent if fitted is not None else {name: sent[name] for name in sent if name not in _LIMIT_FIELDS}
+
+    def _chat_size(
+        self, sent: Json, conversation: Conversation, model: Model, injection: Injection, client: str
+    ) -> PromptSize:
+        other = other_parts(conversation.messages)
+        marks = TOKENS_PER_MARK * (2 * len(injection.examples) + 1)
+        tools = len(encode({"tools": conversation.body.get("tools")})) if conversation.body.get("tools") else 0
+        bound = injection.tokens + marks + max_token_count(client) + tools + _MAX_PART_TOKENS * other
+
+        async def count(request: Json) -> int | None:
+            return None if other else await self.injector.count_chat(model, chat_request(request), bound)
+
+        return PromptSize(injection.tokens, marks, bound, 0, partial(count, sent), partial(count, conversation.body))

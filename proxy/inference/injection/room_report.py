@@ -1,0 +1,95 @@
+"""Describes in words how many examples of a bundle fit beside conversations of different lengths.
+
+The command `drpo-proxy check` prints these sentences. The module does not depend on requests.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from proxy.backends.discovery import Model
+from proxy.inference.injection.injector import bundle_cap
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.token_budget import (
+    DEFAULT_ANSWER_TOKENS,
+    HYSTERESIS,
+    room_for_essentials,
+    room_for_injection,
+)
+from proxy.inference.injection.token_costs import BundleCosts
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionRoom:
+    """The conversations beside which parts of a bundle fit into a model's context.
+
+    Attributes:
+        all_examples: The maximum number of tokens of a conversation that gets all of its examples. It is negative if no
+            conversation gets them.
+        refusals: The same for the pinned refusals; None if the bundle has none.
+    """
+
+    all_examples: int
+    refusals: int | None
+
+
+def injection_room(served: ServedBundle, costs: BundleCosts, context: int) -> InjectionRoom:
+    """Compute the room that a context of `context` tokens leaves, if the client sets no max_tokens.
+
+    Args:
+        served: The bundle.
+        costs: The tokens of the bundle's prompt and examples.
+        context: The length of the model's context in tokens.
+    """
+    answer = min(bundle_cap(served), DEFAULT_ANSWER_TOKENS)
+    room = room_for_injection(context, 0, answer) - _most_tokens(served, costs)
+    refusals = costs.prompt + sum(costs.examples[example.id] for example in served.refusals)
+    longest = room_for_essentials(context, 0, answer) - refusals
+    return InjectionRoom(room // HYSTERESIS * HYSTERESIS, longest if served.refusals else None)
+
+
+def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
+    """Return the number of tokens of the prompt and of the most examples that one request can get."""
+    fixed = costs.prompt + sum(costs.examples[example.id] for example in served.pinned)
+    policy = served.bundle.manifest.retrieval
+    if len(costs.examples) < len(served.bundle.examples):  # The examples of a large bank are not counted in advance.
+        return max(fixed, policy.max_injected_tokens)
+    by_set = [sum(costs.examples.get(name, 0) for name in one.shown) for one in served.bundle.sets]
+    others = sorted((cost for name, cost in costs.examples.items() if name not in _ids(served)), reverse=True)
+    retrieved = max(by_set) if by_set else sum(others[: policy.k])
+    return max(fixed, min(fixed + retrieved, policy.max_injected_tokens))
+
+
+def _ids(served: ServedBundle) -> frozenset[str]:
+    return frozenset(example.id for example in served.pinned)
+
+
+def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:
+    """Yield sentences that say what reduces the injection of a bundle on a model."""
+    if not costs.counted:
+        yield "the backend does not count tokens: they are estimated, so examples are left out too early"
+    if not served.refusals:
+        yield "the bundle has no pinned refusal: requests that get no other examples get only the prompt"
+    if model.context is None:
+        yield "the context is unknown: no example is left out for a long conversation, and max_tokens is not lowered"
+        return
+    room = injection_room(served, costs, model.context)
+    yield f"{_beside('all examples fit', room.all_examples)}; longer ones get fewer (x-drpo-reduced: context)"
+    if room.refusals is not None:
+        yield f"{_beside('the pinned refusal stays', room.refusals)} (else x-drpo-refusal: left-out)"
+
+
+def _beside(subject: str, tokens: int) -> str:
+    return f"{subject} beside {'no conversation' if tokens <= 0 else f'conversations of up to {tokens:,} tokens'}"
+
+
+def room_problem(served: ServedBundle, costs: BundleCosts, model: Model) -> str | None:
+    """Return what is wrong if even a short conversation gets no pinned refusal; None if nothing is wrong."""
+    if model.context is None:
+        return None
+    room = injection_room(served, costs, model.context)
+    if room.refusals is None or room.refusals > 0:
+        return None
+    return (
+        f"the pinned refusal of the bundle {served.bundle.manifest.name} does not fit into the context of {model.id} "
+        f"({model.context:,} tokens): raise the context of the model server, or shorten the prompt"
+    )

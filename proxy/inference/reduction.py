@@ -1,0 +1,74 @@
+"""Decides which requests get fewer examples than usual, and names the reasons. All functions are pure.
+
+The answers in examples are plain text. They would mislead a model that must call a tool, write JSON or continue a given
+text. Such requests get only the pinned refusals, which keep the model safe. A request also gets fewer examples if its
+examples cannot be retrieved or do not fit into the model's context.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from proxy.core.json_types import Json
+from proxy.openai.json_fields import flag_field
+from proxy.openai.message_text import is_empty
+from proxy.openai.requested_form import requested_form
+
+PREFILL: Final = "prefill"
+BACKGROUND: Final = "background"
+"""A chat client sent the request on its own, for a title for example."""
+NO_QUERY: Final = "no_query"
+"""No user message contains words, so there is nothing to retrieve examples for."""
+NO_INPUT: Final = "no_input"
+PREVIOUS_RESPONSE: Final = "previous_response"
+CONTEXT: Final = "context"
+"""The model's context has no room for some examples."""
+CONTEXT_PROMPT: Final = "context_prompt"
+"""The model's context has not even room for the system prompt."""
+RETRIEVAL_FAILURES: Final = ("timeout", "embedder")
+"""Retrieval took too long, or the query could not be embedded."""
+WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND})
+"""The reasons for which a request gets no examples at all, not even pinned refusals.
+
+A backend that has stored the conversation leaves no place for examples. A background request does not need them.
+"""
+
+
+def reduction_reason(body: Json, messages: Sequence[Json], *, is_background: bool = False) -> str | None:
+    """Return why a chat request or text completion gets no retrieved examples; None if it may get them.
+
+    The reason is `tools`, `response_format` or `structured_outputs` if the request asks for such an answer. It is
+    `background` if a chat client sent the request on its own. It is `prefill` if the model must continue the last
+    message.
+    """
+    if reason := requested_form(body):
+        return reason
+    if is_background:
+        return BACKGROUND
+    return PREFILL if continues_last_message(body, messages) else None
+
+
+def response_reduction_reason(body: Json, items: Sequence[Json], *, is_background: bool = False) -> str | None:
+    """Return why a request to the Responses API gets no retrieved examples; None if it may get them.
+
+    The reason is `no_input` if the request has no input items. It is `previous_response` if the request continues a
+    response or a conversation that the backend has stored: examples belong before the first turn, and the proxy cannot
+    insert them into a stored conversation. All other reasons are those of `reduction_reason`.
+    """
+    if not items:
+        return NO_INPUT
+    if body.get("previous_response_id") or body.get("conversation"):
+        return PREVIOUS_RESPONSE
+    return reduction_reason(body, items, is_background=is_background)
+
+
+def continues_last_message(body: Json, messages: Sequence[Json]) -> bool:
+    """Return whether the model must continue the last message, instead of writing a new one.
+
+    By default, the model continues an assistant message that is not empty. The fields `continue_final_message` and
+    `add_generation_prompt` have the same meaning as in vLLM: they take precedence over the default.
+    """
+    if flag_field(body, "continue_final_message"):
+        return bool(messages) and not is_empty(messages[-1])
+    if body.get("continue_final_message") is False or flag_field(body, "add_generation_prompt"):
+        return False
+    return bool(messages) and messages[-1].get("role") == "assistant" and not is_empty(messages[-1])

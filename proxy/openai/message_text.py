@@ -1,0 +1,108 @@
+"""Reads the text of a message, and decides whether a message says something and whether a text has words.
+
+All parts of the proxy use these functions, so that they agree on which messages are empty. All functions are pure.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from proxy.core.errors import BadRequestError
+from proxy.core.json_types import Json
+
+_OTHER_CONTENT: Final = ("tool_calls", "function_call", "audio", "reasoning", "reasoning_content")
+"""Fields of a message that say something, even if the content of the message is empty."""
+_TEXT_TYPES: Final = ("text", "input_text", "output_text", "refusal")
+_INVISIBLE: Final = frozenset("\u115f\u1160\u2800\u3164\ufe0e\ufe0f\uffa0")
+"""Characters without a shape, although Unicode counts them as letters, symbols or marks."""
+
+
+def message_text(message: Json) -> str:
+    """Return the text of a message. Content that is not text is ignored, because the backend checks it.
+
+    If the content is empty, the text is that of the field `refusal`, in which OpenAI's API returns a refusal.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(text for part in content if isinstance(text := _part_text(part), str))
+    if content and isinstance(content, str):
+        return content
+    refusal = message.get("refusal")
+    return refusal if isinstance(refusal, str) else ""
+
+
+def content_text(content: object, field_name: str) -> str:
+    """Return the text of a message's content.
+
+    Args:
+        content: A string, None (an empty text), or a list of text parts. The parts are joined by newlines.
+        field_name: The name of the field in error messages.
+
+    Raises:
+        BadRequestError: The content is of another type, or a part is not text.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise BadRequestError(f"{field_name} must be a string or a list of parts.", param="messages")
+    return "\n".join(_checked_text(part, field_name) for part in content)
+
+
+def _checked_text(part: object, field_name: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict):
+        text = part.get("text", part.get("refusal"))
+        if part.get("type", "text") in ("text", "input_text", "refusal") and isinstance(text, str):
+            return text
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise BadRequestError(
+        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
+        param="messages",
+    )
+
+
+def is_empty(message: Json) -> bool:
+    """Whether a message says nothing: it has no visible character, no part other than text, and no tool call."""
+    if any(message.get(name) for name in _OTHER_CONTENT):
+        return False
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(_is_text_part(part) for part in content):
+            return False
+    elif content is not None and not isinstance(content, str):
+        return False
+    return is_blank(message_text(message))
+
+
+def other_parts(messages: Sequence[Json]) -> int:
+    """Return the number of parts that are not text, such as images, and of items that are not messages."""
+    contents = [message.get("content") for message in messages]
+    parts = sum(not _is_text_part(part) for content in contents if isinstance(content, list) for part in content)
+    return parts + sum("role" not in message for message in messages)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character."""
+    return not any(character.isprintable() and not _is_invisible(character) for character in text)
+
+
+def has_words(text: str) -> bool:
+    """Whether a text has a letter, a digit or an emoji. Examples cannot be retrieved for a text that has none."""
+    return any((character.isalnum() or _is_emoji(character)) and not _is_invisible(character) for character in text)
+
+
+def _is_invisible(character: str) -> bool:
+    return character.isspace() or character in _INVISIBLE
+
+
+def _is_emoji(character: str) -> bool:
+    return character >= "\U0001f000" or "\u2600" <= character <= "\u27bf"
+
+
+def _is_text_part(part: object) -> bool:
+    """Whether a part of a message's content is text, or null."""
+    return part is None or isinstance(part, str) or (isinstance(part, dict) and part.get("type", "text") in _TEXT_TYPES)
+
+
+def _part_text(part: object) -> object:
+    return part.get("text", part.get("refusal")) if isinstance(part, dict) else part
