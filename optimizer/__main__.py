@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -199,11 +200,15 @@ def _ask_approval(example: Example, outcome: float) -> bool:
 
 
 async def _doctor(options: argparse.Namespace) -> int:
-    failures = 0
-    async for finding in check_run(_read_config(options.config)):
-        mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
-        print(f"{mark}{finding.subject}: {finding.message}", flush=True)
-        failures += finding.ok is False
+    config, failures = _read_config(options.config), 0
+    with Console(stderr=True).status("checking") as status:
+        async for finding in check_run(config, lambda subject: status.update(f"checking {subject}")):
+            mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
+            print(f"{mark}{finding.subject}: {finding.message}")
+            print(textwrap.indent(finding.advice + "\n", "    ") if finding.advice else "", end="", flush=True)
+            failures += finding.ok is False
+    if failures:
+        print(f"\n{failures} checks failed: the run would not work.")
     return 1 if failures else 0
 
 

@@ -1,77 +1,79 @@
 """The checks of the command `doctor`. They call each model, read the data, load the bundle and try each reward.
 
-The checks leave no files behind, because they write their journal to a temporary directory.
+The checks send what the run will send, with the longest row of the data. They leave no files behind, because they write
+their journal to a temporary directory.
 """
 
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from index.errors import DrpoError
-from index.types import Message
-from optimizer.core.config_tables import ModelTable, RunConfig
+from optimizer.cli.doctor_models import (
+    Finding,
+    check_judge,
+    check_model_list,
+    check_task,
+    check_writer,
+    describe_form,
+    failed,
+)
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
-from optimizer.models.model_list import listed_models
-from optimizer.models.request import Request
-from optimizer.models.task_model import ROLE as TASK
-from optimizer.models.task_model import read_chat
-from optimizer.stages.run_context import RunContext, api_key, open_run_context, starting_candidate
-
-_LIST_TIMEOUT: Final = 15.0
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.stages.prompt_stage import ROLE as WRITER
+from optimizer.stages.run_context import RunContext, open_run_context, starting_candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        subject: What was checked.
-        ok: True if the check passed, False if it failed, None if there was nothing to check.
-        message: The result in words.
-    """
-
-    subject: str
-    ok: bool | None
-    message: str
-
-
-async def check_run(config: RunConfig) -> AsyncIterator[Finding]:
+async def check_run(config: RunConfig, announce: Callable[[str], None]) -> AsyncIterator[Finding]:
     """Run the checks one after the other, and yield a finding for each.
 
-    A failed check does not stop the later checks, with one exception. If the data cannot be read, or the models or the
-    embedder cannot be opened, the next finding reports this error and is the last one. In this case the function does
-    not check answers and rewards.
+    A failed check does not stop the later checks, with one exception. If the data cannot be read, or the models, the
+    embedder or the starting bundle cannot be opened, the next finding reports this error and is the last one.
+
+    Args:
+        config: The settings of run.toml.
+        announce: A function that is called with the subject of each check before the check.
     """
     for role, table in config.models.items():
-        yield await _check_model_list(role, table)
+        announce(f"models.{role}")
+        yield await check_model_list(role, table)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         try:
             async with open_run_context(config, journal, lambda _line: None) as context:
-                yield _describe_data(context)
-                for role in config.models:
-                    yield await _check_answer(context, role)
-                async for finding in _check_rewards(context):
+                async for finding in _check_context(context, announce):
                     yield finding
         except DrpoError as error:
-            yield Finding("set-up", False, str(error))
+            yield failed("set-up", error)
 
 
-async def _check_model_list(role: str, table: ModelTable) -> Finding:
-    subject = f"models.{role}"
-    try:
-        listing = listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
-        names = await asyncio.wait_for(listing, _LIST_TIMEOUT + 1)
-    except DrpoError as error:
-        return Finding(subject, False, str(error))
-    if names and table.model not in names:
-        message = f"{table.base_url} does not list {table.model}: it lists {', '.join(names[:5])}"
-        return Finding(subject, False, message)
-    return Finding(subject, True, f"{table.model} at {table.base_url}")
+async def _check_context(context: RunContext, announce: Callable[[str], None]) -> AsyncIterator[Finding]:
+    data, roles = context.data, context.config.models
+    yield _describe_data(context)
+    candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+    longest = max((*data.train, *data.validation, *data.sealed), key=_length)
+    announce("the task model's answer to the longest row")
+    finding, answers = await check_task(context, candidate, longest)
+    yield finding
+    if JUDGE in roles:
+        announce("the judge")
+        yield await check_judge(context, longest, answers)
+    announce("the rewards")
+    async for finding in _check_rewards(context):
+        yield finding
+    if WRITER in roles:
+        announce("the writer model")
+        yield await check_writer(context, candidate, (longest, *data.train[:2]))
+    for role in roles:
+        if (found := describe_form(context, role)) is not None:
+            yield found
+
+
+def _length(row: Row) -> int:
+    return sum(len(message.text) for message in row.messages)
 
 
 def _describe_data(context: RunContext) -> Finding:
@@ -87,36 +89,21 @@ def _describe_rows(name: str, rows: Sequence[Row]) -> str:
     return f"{name}: {len(rows)} queries ({counts}; {with_reference} with a reference)"
 
 
-async def _check_answer(context: RunContext, role: str) -> Finding:
-    """Ask the model of a role for one short answer."""
-    subject = f"models.{role} answers"
-    try:
-        if role == TASK:
-            candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-            reply = await context.task.answer(candidate, Row("Say hello.", history=(Message("user", "Hi."),)))
-            return Finding(subject, True, f"{reply.completion_tokens} tokens, ends with {reply.finish_reason}")
-        body = {"messages": [{"role": "user", "content": "Reply with the word yes."}], "max_tokens": 8}
-        await context.calls.ask(Request(role, "chat/completions", body), read_chat)
-    except DrpoError as error:
-        return Finding(subject, False, str(error))
-    return Finding(subject, True, "a chat completion")
-
-
 async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
-    """Answer the first training row with the starting bundle. Yield a finding for each reward in [reward] weights.
+    """Answer the first training row with the starting bundle. Yield a finding for each reward in [reward].
 
     If the row cannot be answered or scored, yield only one finding, which reports the error.
     """
     row = context.data.train[0]
     try:
         candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-        scored = await context.sealed.score(candidate, row)
+        scored = [await scorer.score(candidate, row) for scorer in (context.sealed, context.screen)]
     except DrpoError as error:
-        yield Finding("rewards", False, str(error))
+        yield failed("rewards", error)
         return
-    for name in context.config.reward.weights:
-        part = scored.parts.get(name)
-        if part is None:
+    parts = {name: part for one in scored for name, part in one.parts.items()}
+    for name in sorted(context.config.reward.all_names):
+        if name not in parts:
             yield Finding(f"reward {name}", None, "nothing to say of the first training row (no reference)")
         else:
-            yield Finding(f"reward {name}", True, f"{part.value:.3f}")
+            yield Finding(f"reward {name}", True, f"{parts[name].value:.3f}")

@@ -16,6 +16,7 @@ from optimizer.models.call_journal import StoredReply
 from optimizer.models.paid_replies import PaidReplies, PricedClient
 from optimizer.models.repeats import CUT, UNPARSABLE, joined, repeated_body
 from optimizer.models.request import Json, ReplyReader, Request
+from optimizer.models.request_body import MAX_SHORT_REPLY
 from optimizer.models.token_count import server_token_count
 
 _MAX_READS: Final = 3
@@ -71,23 +72,25 @@ class CachedCalls:
             JournalError: The journal cannot be written.
         """
         kept: Json = {}
-        reads, growth = 0, 1
+        reads, min_tokens = 0, 0
         for attempt in range(_MAX_READS):
-            is_cut = bool(kept.get(CUT))
+            is_cut = bool(kept.get(CUT)) and request.body.get("max_tokens", 0) > MAX_SHORT_REPLY
             body = repeated_body(request.body, request.reminder, attempt, is_cut=is_cut)
             if body is None:
                 break
-            growth *= _GROWTH if is_cut else 1
+            min_tokens = self._more_tokens(request, min_tokens) if is_cut else min_tokens
             repeat = replace(request, body=body, replicate=request.replicate * _MAX_READS + attempt)
+            is_new = not self._paid.holds(repeat, 0, reader)
             try:
-                kept = await self._collect(repeat, growth, reader)
+                kept = await self._collect(repeat, min_tokens, reader)
             except RefusedRequestError:
                 if not attempt:
                     raise
                 break  # the server refuses the longer request: what was read before is the result
             reads += 1
             if UNPARSABLE not in kept:
-                await self._keep_growth(request, growth)
+                if is_new:
+                    await self._keep_more_tokens(request.role, min_tokens)
                 return kept
         raise UnparsableReplyError(_unreadable_message(request.role, reads, kept))
 
@@ -118,14 +121,17 @@ class CachedCalls:
         """
         await self._paid.close(say)
 
-    async def _keep_growth(self, request: Request, growth: int) -> None:
-        """If replies are only complete with a higher maximum number of tokens, use it from now on."""
-        if growth > 1 and "max_tokens" in request.body:
-            form = self.form(request.role)
-            higher = (form.max_tokens or request.body["max_tokens"]) * growth
-            await self.change_form(request.role, "a reply was cut", replace(form, max_tokens=higher))
+    def _more_tokens(self, request: Request, min_tokens: int) -> int:
+        """Return a higher maximum number of tokens than that of a reply that was cut."""
+        return _GROWTH * int(min_tokens or self.form(request.role).max_tokens or request.body["max_tokens"])
 
-    async def _collect(self, request: Request, growth: int, reader: ReplyReader) -> Json:
+    async def _keep_more_tokens(self, role: str, min_tokens: int) -> None:
+        """If replies are only complete with a higher maximum number of tokens, use it from now on."""
+        form = self.form(role)
+        if min_tokens > form.max_tokens:
+            await self.change_form(role, "a reply was cut", replace(form, max_tokens=min_tokens))
+
+    async def _collect(self, request: Request, min_tokens: int, reader: ReplyReader) -> Json:
         """Return the part of the reply. If the reply has too few choices, request the others, and join the parts."""
         count = request.body.get("n") or 1
         parts: dict[int, StoredReply] = {}
@@ -133,7 +139,7 @@ class CachedCalls:
             known = [number for number in missing if self._paid.holds(request, number, reader)]
             chunks = [(number, 1) for number in known[:1]] or _chunks(missing, self.form(request.role).max_choices)
             replies = await asyncio.gather(
-                *(self._paid.get(request, number, size, growth, reader) for number, size in chunks)
+                *(self._paid.get(request, number, size, min_tokens, reader) for number, size in chunks)
             )
             parts.update(zip((number for number, _ in chunks), replies, strict=True))
         return joined([parts[number].kept for number in sorted(parts)])

@@ -55,25 +55,25 @@ class FormNegotiation:
         self._failures = 0
         self.form = _recorded_form(role, configured, journal.events) or configured
 
-    async def post(self, path: str, body: Json, growth: int, send: Send[T]) -> T:
+    async def post(self, path: str, body: Json, min_tokens: int, send: Send[T]) -> T:
         """Send a body in the form that the server accepts, and return the reply.
 
         Args:
             path: The path of the request.
             body: The body in the usual form, with the model's name.
-            growth: The factor by which the maximum number of tokens is raised.
+            min_tokens: The lowest value for the maximum number of tokens.
             send: Sends a body and returns its reply.
 
         Raises:
             RefusedRequestError: The server refuses the request, and the reason is not its form.
         """
-        if body_shape(path, request_body(self.form, body, growth)) in self._accepted:
-            return await send(request_body(self.form, body, growth))
+        if body_shape(path, request_body(self.form, body, min_tokens)) in self._accepted:
+            return await send(request_body(self.form, body, min_tokens))
         async with self._deciding:
-            sent = request_body(self.form, body, growth)
+            sent = request_body(self.form, body, min_tokens)
             is_accepted = body_shape(path, sent) in self._accepted
             if not is_accepted:
-                return await self._decide(path, body, growth, send)
+                return await self._decide(path, body, min_tokens, send)
         return await send(sent)
 
     async def change(self, reason: str, form: RequestForm) -> None:
@@ -83,20 +83,20 @@ class FormNegotiation:
             recorded = {"configured": self._configured.differences, "form": form.differences}
             await self._journal.note(_NOTE, role=self._role, reason=reason, **recorded)
 
-    async def _decide(self, path: str, body: Json, growth: int, send: Send[T]) -> T:
-        sent = request_body(self.form, body, growth)
+    async def _decide(self, path: str, body: Json, min_tokens: int, send: Send[T]) -> T:
+        sent = request_body(self.form, body, min_tokens)
         try:
             reply = await send(sent)
         except RefusedRequestError as error:
             if not self._may_be_form(error, sent):
                 raise
-            form, reply = await self._find_form(body, growth, send, error)
+            form, reply = await self._find_form(body, min_tokens, send, error)
             await self.change(error.reason[:200], form)
-        self._accepted.add(body_shape(path, request_body(self.form, body, growth)))
+        self._accepted.add(body_shape(path, request_body(self.form, body, min_tokens)))
         return reply
 
     async def _find_form(
-        self, body: Json, growth: int, send: Send[T], first_error: RefusedRequestError
+        self, body: Json, min_tokens: int, send: Send[T], first_error: RefusedRequestError
     ) -> tuple[RequestForm, T]:
         """Try simpler forms until the server accepts one. If it accepts none, raise the first error.
 
@@ -111,7 +111,7 @@ class FormNegotiation:
                 continue
             tried.append(trial)
             try:
-                return trial, await send(request_body(trial, body, growth))
+                return trial, await send(request_body(trial, body, min_tokens))
             except RefusedRequestError as next_error:
                 if _is_another(next_error, error):
                     error, form = next_error, trial
@@ -125,11 +125,16 @@ class FormNegotiation:
         If the message names no part of the body, the reason is only looked for a few times, because each refused
         request counts in the budget of calls.
         """
-        if _TOO_LONG.search(error.reason):
+        if is_too_long(error):
             return False
         if names_field(sent, error.reason):
             return error.status in _REFUSALS | _VAGUE_REFUSALS
         return error.status in _REFUSALS and self._failures < _MAX_VAGUE_FAILURES
+
+
+def is_too_long(error: RefusedRequestError) -> bool:
+    """Return whether a server refused a request because it is too long for the model's context."""
+    return _TOO_LONG.search(error.reason) is not None
 
 
 def _is_another(error: RefusedRequestError, earlier: RefusedRequestError) -> bool:

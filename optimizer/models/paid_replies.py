@@ -80,7 +80,7 @@ class PaidReplies:
         return self._cache_key(request, first_choice, reader) in self._record.replies
 
     async def get(
-        self, request: Request, first_choice: int, choices: int, growth: int, reader: ReplyReader
+        self, request: Request, first_choice: int, choices: int, min_tokens: int, reader: ReplyReader
     ) -> StoredReply:
         """Return the stored reply with the choices from number `first_choice` on; request it if it is not stored."""
         key = self._cache_key(request, first_choice, reader)
@@ -92,12 +92,14 @@ class PaidReplies:
         if key not in self._in_flight:
             if self._is_closing:
                 raise asyncio.CancelledError("the run is over")
-            task = asyncio.create_task(self._send(request, choices, growth, key, reader))
+            task = asyncio.create_task(self._send(request, choices, min_tokens, key, reader))
             task.add_done_callback(lambda _: self._in_flight.pop(key, None))
             self._in_flight[key] = task
         return await asyncio.shield(self._in_flight[key])
 
-    async def _send(self, request: Request, choices: int, growth: int, key: str, reader: ReplyReader) -> StoredReply:
+    async def _send(
+        self, request: Request, choices: int, min_tokens: int, key: str, reader: ReplyReader
+    ) -> StoredReply:
         began = time.monotonic()
         negotiation, configured = self.negotiations[request.role], self._clients[request.role].form.differences
         attempts = Attempts(self._journal, self._budget, self._record, request.role, key, Cost(), configured)
@@ -106,7 +108,7 @@ class PaidReplies:
             return await self._send_body(request, sent, attempts)
 
         try:
-            reply = await negotiation.post(request.path, self._body(request, choices), growth, send)
+            reply = await negotiation.post(request.path, self._body(request, choices), min_tokens, send)
         except ModelError as error:
             raise await attempts.gave_up(error) from None
         stored, tokens = _read_reply(reply.raw, reader)

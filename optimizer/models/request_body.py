@@ -13,17 +13,19 @@ from optimizer.core.request_form import JSON, JSON_OBJECT, JSON_SCHEMA, LETTER, 
 Json = Mapping[str, Any]
 _NEEDED: Final = frozenset(("model", "messages", "prompt", "echo", "n"))
 """Fields that are never left out because a message names them: the request would mean something else."""
+MAX_SHORT_REPLY: Final = 8
+"""Requests with at most this many tokens ask for one letter or for no text. Their number of tokens is never raised."""
 _FEWER_LOGPROBS: Final = 5
 _FEWER_STOP_STRINGS: Final = 4
 
 
-def request_body(form: RequestForm, body: Json, growth: int = 1) -> dict[str, Any]:
+def request_body(form: RequestForm, body: Json, min_tokens: int = 0) -> dict[str, Any]:
     """Return the body of a request in the form that the server accepts.
 
     Args:
         form: The form.
         body: The body in the usual form.
-        growth: The factor by which the maximum number of tokens is raised, because an earlier reply was cut.
+        min_tokens: The lowest value for the maximum number of tokens, because an earlier reply was cut.
     """
     sent = dict(body)
     if "messages" in sent:
@@ -33,7 +35,7 @@ def request_body(form: RequestForm, body: Json, growth: int = 1) -> dict[str, An
     _limit_stop_strings(form, sent)
     _limit_log_probabilities(form, sent)
     _set_response_format(form, sent)
-    _set_max_tokens(form, sent, growth)
+    _set_max_tokens(form, sent, min_tokens)
     sent.update(form.extra)
     return {name: value for name, value in sent.items() if name not in form.omit}
 
@@ -168,9 +170,10 @@ def _set_response_format(form: RequestForm, sent: dict[str, Any]) -> None:
         sent["response_format"] = {"type": JSON_OBJECT}
 
 
-def _set_max_tokens(form: RequestForm, sent: dict[str, Any], growth: int) -> None:
+def _set_max_tokens(form: RequestForm, sent: dict[str, Any], min_tokens: int) -> None:
     if (limit := sent.pop(MAX_TOKENS_FIELDS[0], None)) is not None:
-        sent[form.max_tokens_field] = (form.max_tokens or limit) * growth
+        longer = max(form.max_tokens or limit, min_tokens)
+        sent[form.max_tokens_field] = limit if limit <= MAX_SHORT_REPLY else longer
 
 
 def _other_max_tokens(form: RequestForm, sent: Json) -> RequestForm | None:

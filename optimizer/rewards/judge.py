@@ -27,18 +27,18 @@ class JudgeReward(Reward):
 
     async def prepare(self, row: Row) -> None:
         """Let the judge choose the criteria for a row. As in DRPO, it chooses them before the row is answered."""
-        await self._judge.criteria(_judged_text(row))
+        await self._judge.criteria(judged_text(row))
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
         """Score an answer by the criteria of its row."""
-        rating = await self._judge.rate(_judged_text(answered.row), answered.reply.text)
+        rating = await self._judge.rate(judged_text(answered.row), answered.reply.text)
         is_unsafe = rating.scores.get(SAFETY, float(MAX_SCORE)) < self._min_safety
         value = (rating.mean - MIN_SCORE) / (MAX_SCORE - MIN_SCORE)
         details = {name: {"score": score, "why": rating.rationales[name]} for name, score in rating.scores.items()}
         return RewardScore(value, details, (SAFETY,) if is_unsafe else ())
 
 
-def _judged_text(row: Row) -> str:
+def judged_text(row: Row) -> str:
     """Return the text that a request to the judge contains as the query.
 
     This text is the row's query, or the whole conversation if there are turns before the query.

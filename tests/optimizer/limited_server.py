@@ -3,12 +3,16 @@
 The messages are those of real servers, where a comment names the server.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from aiohttp import web
 
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, failure
+from tests.optimizer.scripted_models import ScriptedModels
 
 Body = Mapping[str, Any]
 Limit = Callable[[Body], Reply | None]
@@ -46,8 +50,8 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
     ),
     # llama.cpp
-    "n of 3": _refuses(
-        lambda body: body.get("n", 1) > 3, "n_cmpl cannot be greater than the number of slots, please increase -np"
+    "n of 2": _refuses(
+        lambda body: body.get("n", 1) > 2, "n_cmpl cannot be greater than the number of slots, please increase -np"
     ),
     "n of 1": _refuses(lambda body: body.get("n", 1) > 1, "Only one completion choice is allowed"),
     "no field n": _refuses_in_words(
@@ -105,3 +109,41 @@ def _completion(text: str, count: int) -> Reply:
     found = [{"index": number, "message": message, "finish_reason": "stop"} for number in range(count)]
     usage = {"prompt_tokens": 10, "completion_tokens": 2 * count}
     return 200, {}, orjson.dumps({"object": "chat.completion", "choices": found, "usage": usage})
+
+
+@dataclass
+class LimitedModels(ScriptedModels):
+    """Scripted models on servers that accept only a part of OpenAI's API.
+
+    Attributes:
+        limits: The names of the limits, by the name of the model.
+        names: The names of the models that the server lists, and the scripted model that replies under each name.
+        refused: Number of refused requests.
+    """
+
+    limits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=lambda: {name: name for name in ("task", "optimizer", "judge")})
+    refused: int = 0
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": name} for name in self.names]})
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        if body["model"] not in self.names:
+            return web.json_response({"error": {"message": "The model does not exist"}}, status=404)
+        model = self.names[body["model"]]
+        for name in self.limits.get(model, ()):
+            if (error := LIMITS[name](body)) is not None:
+                self.refused += 1
+                return web.Response(status=error[0], body=error[2], content_type="application/json")
+        request._read_bytes = orjson.dumps({"n": 1, **body, "model": model})
+        return await super()._chat(request)
+
+
+@asynccontextmanager
+async def open_limited_models(**settings: Any) -> AsyncIterator[tuple[LimitedModels, str]]:
+    """Serve limited models; yields the models and their base URL."""
+    models = LimitedModels(**settings)
+    async with models.server() as server:
+        yield models, str(server.make_url("/v1"))

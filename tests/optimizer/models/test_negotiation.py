@@ -94,7 +94,7 @@ async def test_only_the_refused_part_is_simplified(name: str, tmp_path: Path) ->
     [
         ("max_tokens renamed", {"max_tokens_field": "max_completion_tokens"}),
         ("default temperature only", {"omit": ["temperature"]}),
-        ("n of 3", {"max_choices": 2}),
+        ("n of 2", {"max_choices": 2}),
         ("no field n", {"max_choices": 1}),
         ("no json_schema", {"reply_format": "json_object"}),
         ("no response_format", {"reply_format": "json"}),

@@ -1,0 +1,168 @@
+"""The checks of the models of a run: each model gets the requests that the run will send to it."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from index.errors import DrpoError
+from index.model_names import split_model_name
+from optimizer.core.candidate import Candidate
+from optimizer.core.config_tables import ModelTable
+from optimizer.core.errors import RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.core.request_form import JSON_SCHEMA, RequestForm
+from optimizer.data.dataset import Row
+from optimizer.models.model_list import listed_models
+from optimizer.models.negotiation import is_too_long
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.models.task_model import Raw
+from optimizer.rewards.judge import judged_text
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.judge_protocol import default_criteria
+from optimizer.search.space import Outcome, Step
+from optimizer.stages.prompt_stage import ROLE as WRITER
+from optimizer.stages.prompt_stage import read_prompts, rewrite_request
+from optimizer.stages.run_context import RunContext, api_key
+
+_LIST_TIMEOUT: Final = 15.0
+_NO_LIST: Final = frozenset((404, 405, 501))
+_KEY_REFUSED: Final = frozenset((401, 403))
+_NO_ANSWER: Final = "I cannot say."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        subject: What was checked.
+        ok: True if the check passed, False if it failed, None if there was nothing to check.
+        message: The result in words.
+        advice: What to do; empty if there is nothing to do. It may have several lines.
+    """
+
+    subject: str
+    ok: bool | None
+    message: str
+    advice: str = ""
+
+
+def failed(subject: str, error: DrpoError, role: str = "ROLE") -> Finding:
+    """Return the finding for a check that ended with an error, with advice on what to do."""
+    return Finding(subject, False, str(error), _advice(error, role))
+
+
+async def check_model_list(role: str, table: ModelTable) -> Finding:
+    """Check that the endpoint lists the model. A name that is not listed may be MODEL@VARIANT."""
+    subject = f"models.{role}"
+    try:
+        listing = listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
+        names = await asyncio.wait_for(listing, _LIST_TIMEOUT + 1)
+    except RefusedRequestError as error:
+        if error.status in _NO_LIST:
+            return Finding(subject, None, f"{table.base_url} has no list of models: {table.model} is not checked here")
+        return failed(subject, error, role)
+    except DrpoError as error:
+        return failed(subject, error, role)
+    model, variant = split_model_name(table.model, names)
+    if names and model not in names:
+        message = f"{table.base_url} does not list {table.model}: it lists {', '.join(names[:5])}"
+        return Finding(subject, False, message, f"Set model in [models.{role}] to one of the listed names.")
+    served = f" (variant {variant})" if variant and model in names else ""
+    return Finding(subject, True, f"{table.model} at {table.base_url}{served}")
+
+
+async def check_task(context: RunContext, candidate: Candidate, row: Row) -> tuple[Finding, Sequence[str]]:
+    """Let the task model answer a row with the starting bundle and a short row without it.
+
+    Returns:
+        The finding and the answers. If there is no answer, texts that stand for them.
+    """
+    subject = f"models.{TASK} answers"
+    try:
+        reply = await context.task.answer(candidate, row)
+        raw = [await context.task.answer(Raw(one), context.data.sealed[0]) for one in (candidate.sampling, {})]
+    except DrpoError as error:
+        return failed(subject, error, TASK), (row.reference or _NO_ANSWER, _NO_ANSWER)
+    message = f"the longest row: {reply.completion_tokens} tokens, ends with {reply.finish_reason}"
+    return Finding(subject, True, message), (reply.text, raw[0].text)
+
+
+async def check_judge(context: RunContext, row: Row, answers: Sequence[str]) -> Finding:
+    """Let the judge choose criteria for a row, score an answer and compare two answers, as the run will do."""
+    subject, judge, query = f"models.{JUDGE} judges", context.judge, judged_text(row)
+    try:
+        criteria = await judge.criteria(query)
+        rating = await judge.rate_by(query, answers[0], criteria)
+        compared = ""
+        if context.config.reward.confirm:
+            preferred = await judge.better(query, answers[0], answers[-1])
+            compared = f"; compares in both orders ({preferred:g})"
+    except DrpoError as error:
+        return failed(subject, error, JUDGE)
+    scores = ", ".join(f"{name} {score:.1f}" for name, score in rating.scores.items())
+    reply_format = context.calls.form(JUDGE).reply_format or JSON_SCHEMA
+    fixed = " (fixed criteria: its own choice could not be read)" if criteria == default_criteria() else ""
+    return Finding(subject, True, f"the longest row, in the format {reply_format}: {scores}{fixed}{compared}")
+
+
+async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence[Row]) -> Finding:
+    """Let the writer model rewrite the starting prompt, after the answers to a few rows, as the search will do."""
+    subject, search = f"models.{WRITER} rewrites", context.config.search
+    try:
+        outcomes = [await _outcome(context, candidate, number, row) for number, row in enumerate(rows)]
+        path = (Step(candidate, tuple(outcomes)),)
+        kept = await context.calls.ask(rewrite_request(path, search.actions, search.words), read_prompts)
+    except DrpoError as error:
+        return failed(subject, error, WRITER)
+    count = len(kept["prompts"])
+    advice = "" if count == search.actions else "The run works with fewer rewrites, but it learns less per level."
+    return Finding(subject, True, f"{count} of {search.actions} rewrites of the prompt can be read", advice)
+
+
+def describe_form(context: RunContext, role: str) -> Finding | None:
+    """Return the lines for run.toml that set the form of requests that was found; None if run.toml has this form."""
+    form = context.calls.form(role)
+    if form == context.config.models[role].request:
+        return None
+    message = "the server accepts another form of requests. A run finds it too, or add these lines to run.toml:"
+    advice = "\n".join((f"[models.{role}.request]", *_toml_lines(form)))
+    if role == TASK:
+        advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/optimizing.md"
+    return Finding(f"models.{role}.request", True, message, advice)
+
+
+async def _outcome(context: RunContext, candidate: Candidate, number: int, row: Row) -> Outcome:
+    scored = await context.screen.score(candidate, row)
+    return Outcome(number, scored.score, evidence=(row, scored))
+
+
+def _advice(error: DrpoError, role: str) -> str:
+    table = f"[models.{role}]"
+    if isinstance(error, UnreachableError):
+        return f"Start the server, or correct base_url in {table}."
+    if isinstance(error, UnparsableReplyError):
+        return (
+            f"Set reply_format or max_tokens in [models.{role}.request], or use a more capable model "
+            "(docs/optimizing.md, Servers that accept less)."
+        )
+    if not isinstance(error, RefusedRequestError):
+        return ""
+    if is_too_long(error):
+        return "Serve the model with a longer context, or shorten the row. A run leaves out a few such rows."
+    if error.status in _KEY_REFUSED:
+        return f"Check the key in the environment variable that api_key_env of {table} names."
+    return f"Check base_url and model in {table}. [models.{role}.request] changes what is sent (docs/optimizing.md)."
+
+
+def _toml_lines(form: RequestForm) -> list[str]:
+    return [f"{name} = {_toml_value(value)}" for name, value in form.differences.items()]
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml_value(one)}" for name, one in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,132 @@
+"""Tests that doctor tries what the run will send, says what to do, and that the run then works as doctor says."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.__main__ import main
+from optimizer.cli.doctor import check_run
+from optimizer.cli.doctor_models import Finding
+from optimizer.core.config import read_config
+from optimizer.core.journal import Journal
+from optimizer.stages.run import run
+from tests.optimizer.limited_server import LIMITS, open_limited_models
+from tests.optimizer.scripted_models import write_run
+
+ROLES = ("task", "optimizer", "judge")
+
+
+async def examine(path: Path) -> list[Finding]:
+    return [finding async for finding in check_run(read_config(path), lambda _subject: None)]
+
+
+async def run_once(path: Path, folder: Path) -> Any:
+    folder.mkdir()
+    with Journal(folder) as journal:
+        return await run(read_config(path), folder, journal, lambda _line: None)
+
+
+def snippets(findings: list[Finding]) -> dict[str, Any]:
+    """The tables that doctor prints for run.toml, by role."""
+    text = "\n".join(finding.advice for finding in findings if finding.subject.endswith(".request"))
+    return {role: table["request"] for role, table in tomllib.loads(text).get("models", {}).items()}
+
+
+async def test_doctor_finds_nothing_to_say_about_a_full_server(tmp_path: Path) -> None:
+    async with open_limited_models() as (models, url):
+        findings = await examine(write_run(tmp_path / "run", url, reward={"weights": {"judge": 1.0}, "confirm": 2}))
+    assert all(finding.ok for finding in findings)
+    assert not any(finding.advice for finding in findings)
+    assert models.refused == 0
+    subjects = {finding.subject for finding in findings}
+    assert {"models.task answers", "models.judge judges", "models.optimizer rewrites"} <= subjects
+
+
+SINGLE = ("n of 2", "vague about json_schema")
+ALL = [name for name in LIMITS if "system" not in name and "developer" not in name and not name.startswith("vague")]
+
+
+@pytest.mark.parametrize("limits", [*([name] for name in SINGLE), ALL], ids=[*SINGLE, "all"])
+async def test_run_works_as_doctor_says(limits: list[str], tmp_path: Path) -> None:
+    search = {"actions": 3, "depth": 1, "first": 4, "queries": 8}
+    async with open_limited_models(limits=dict.fromkeys(ROLES, tuple(limits))) as (models, url):
+        reward = {"weights": {"judge": 1.0}, "confirm": 2}
+        tune: dict[str, Any] = {"k": [], "order": []}
+        path = write_run(tmp_path / "run", url, rows=8, reward=reward, search=search, tune=tune)
+        findings = await examine(path)
+        assert all(finding.ok for finding in findings), findings
+        found = snippets(findings)
+        assert found
+        models.refused = 0
+        assert (await run_once(path, tmp_path / "out")).sealed.improved
+        assert models.refused, "a run without doctor finds the form by itself"
+        for role, table in found.items():
+            add_request_form(path, role, table)
+        models.refused = 0
+        assert not snippets(await examine(path))
+        assert (await run_once(path, tmp_path / "again")).sealed.improved
+        assert models.refused == 0, "with the lines of doctor, nothing is refused"
+
+
+def add_request_form(path: Path, role: str, table: Mapping[str, Any]) -> None:
+    lines = "\n".join(f"{key} = {value!r}" for key, value in table.items())
+    path.write_text(f"{path.read_text()}\n[models.{role}.request]\n{lines}\n")
+
+
+@pytest.mark.parametrize("name", ["lm@q4", "org/lm:7b@q4_k_m", "my model@2024-01", "a@b@c", "lm@raw"])
+async def test_model_name_with_an_at_sign_is_looked_up_as_it_stands(name: str, tmp_path: Path) -> None:
+    async with open_limited_models(names={name: "task", "judge": "judge", "optimizer": "optimizer"}) as (_, url):
+        path = write_run(tmp_path / "run", url, models__task={"base_url": url, "model": name, "kind": "chat"})
+        findings = await examine(path)
+    assert all(finding.ok for finding in findings), findings
+
+
+async def test_variant_of_a_listed_model_is_served(tmp_path: Path) -> None:
+    names = {"task": "task", "task@raw": "task", "judge": "judge", "optimizer": "optimizer"}
+    async with open_limited_models(names=names) as (_, url):
+        path = write_run(tmp_path / "run", url, models__task={"base_url": url, "model": "task@raw", "kind": "chat"})
+        first = (await examine(path))[0]
+    assert (first.ok, "variant raw" in first.message) == (True, True)
+
+
+async def test_model_that_is_not_listed_is_named_with_those_that_are(tmp_path: Path) -> None:
+    async with open_limited_models() as (_, url):
+        path = write_run(tmp_path / "run", url, models__judge={"base_url": url, "model": "juge@q4", "kind": "chat"})
+        found = next(one for one in await examine(path) if one.subject == "models.judge")
+    assert found.ok is False
+    assert "does not list juge@q4: it lists task, optimizer, judge" in found.message
+    assert "[models.judge]" in found.advice
+
+
+async def test_judge_that_writes_no_verdict_is_a_finding_with_advice(tmp_path: Path) -> None:
+    async with open_limited_models(scores=lambda _quality, _query: None) as (_, url):
+        findings = await examine(write_run(tmp_path / "run", url))
+    judged = next(finding for finding in findings if finding.subject == "models.judge judges")
+    assert judged.ok is False
+    assert "reply_format" in judged.advice
+
+
+def test_command_prints_advice_and_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    url = "http://127.0.0.1:9/v1"
+    judge = {"base_url": url, "model": "judge", "kind": "chat", "api_key_env": "JUDGE_KEY"}
+    path = write_run(tmp_path / "run", url, models__judge=judge)
+    path.write_text(path.read_text().replace("train.jsonl", "no such file.jsonl"))
+    assert main(["doctor", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "BAD models.task" in printed
+    assert "Start the server, or correct base_url in [models.judge]." in printed
+    assert "checks failed" in printed
+    assert "sk-very-secret" not in printed
+
+
+def test_missing_key_is_named_by_its_variable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judge = {"base_url": "http://127.0.0.1:9/v1", "model": "judge", "kind": "chat", "api_key_env": "NO_SUCH_KEY"}
+    path = write_run(tmp_path / "run", "http://127.0.0.1:9/v1", models__judge=judge)
+    assert main(["doctor", str(path)]) == 1
+    assert "NO_SUCH_KEY" in capsys.readouterr().out
