@@ -40,7 +40,7 @@ def argument_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="the run's directory [runs/NAME, beside run.toml]")
     resume = _add_command(commands, "resume", "continue a stopped run: no paid call is made twice")
     resume.add_argument("directory", type=Path, metavar="DIR")
-    doctor = _add_command(commands, "doctor", "check what a run needs: send each model what the run will send", _RUN_TOML)
+    doctor = _add_command(commands, "doctor", "send each model what the run will send, and say what to do", _RUN_TOML)
     doctor.add_argument("config", type=Path, metavar="RUN.TOML")
     report = _add_command(commands, "report", "a page about a run, finished or not: DIR/report.html")
     report.add_argument("directory", type=Path, metavar="DIR")

@@ -9,7 +9,7 @@ import orjson
 
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.request_form import JSON_SCHEMA, LETTER, TEXT
-from optimizer.models.reply_text import answer_text, json_objects, without_reasoning
+from optimizer.models.reply_text import answer_text, encodable, json_objects, without_reasoning
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, read_letter, read_scores
 from optimizer.rewards.log_probabilities import DIGITS, expected_score, letter_weights, log_probability_tokens
@@ -259,5 +259,5 @@ def _parse_definition(definition: Any) -> dict[str, str] | None:
     fields = ("name", "asks", "one", "five")
     if not isinstance(definition, dict) or not all(isinstance(definition.get(name), str) for name in fields):
         return None
-    texts = {name: definition[name].strip() for name in fields}
+    texts = {name: encodable(definition[name].strip()) for name in fields}
     return {**texts, "name": texts["name"].lower()} if all(texts.values()) else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.reply_text import FoundObject, json_objects, without_reasoning
+from optimizer.models.reply_text import FoundObject, encodable, json_objects, without_reasoning
 
 MIN_SCORE, MAX_SCORE = 1, 5
 _SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
@@ -121,7 +121,9 @@ def _entry_score(entry: Any, digit: int | None) -> WrittenScore:
     if not isinstance(entry, dict):
         return WrittenScore(parse_score(entry), "", None)
     rationale = entry.get("rationale")
-    return WrittenScore(parse_score(entry.get("score")), rationale if isinstance(rationale, str) else "", digit)
+    return WrittenScore(
+        parse_score(entry.get("score")), encodable(rationale) if isinstance(rationale, str) else "", digit
+    )
 
 
 def _digit_positions(text: str, found: FoundObject) -> Mapping[str, int]:

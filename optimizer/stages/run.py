@@ -20,7 +20,14 @@ from optimizer.core.journal import STOPPED, Journal
 from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.example_stage import run_example_stage
 from optimizer.stages.prompt_stage import run_prompt_stage
-from optimizer.stages.run_context import BestCandidate, Notify, RunContext, open_run_context, starting_candidate
+from optimizer.stages.run_context import (
+    BestCandidate,
+    Notify,
+    RunContext,
+    open_run_context,
+    starting_candidate,
+    with_bundle_model,
+)
 from optimizer.stages.run_inputs import check_inputs
 from optimizer.stages.sealed_evaluation import run_sealed_evaluation
 from optimizer.stages.sealed_result import SealedResult, provenance
@@ -71,6 +78,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
 
 
 async def _run_stages(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
+    config = await with_bundle_model(config)
     async with open_run_context(config, journal, notify) as context:
         baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
         await asyncio.to_thread(_check_before_the_search, context, baseline)

@@ -8,23 +8,25 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
+from index.model_names import plain_name
 from optimizer.core.budget import Budget
 from optimizer.core.candidate import Candidate, from_bundle
 from optimizer.core.config_tables import ModelTable, RunConfig
-from optimizer.core.errors import ConfigError
+from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
 from optimizer.data.split import SEALED, TRAIN, VALIDATION, Split, read_split
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.model_list import listed_models
 from optimizer.models.paid_replies import PricedClient
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
@@ -37,6 +39,7 @@ from optimizer.stages.scored_rows import ScoredRows
 Notify = Callable[[str], None]
 """A function that shows one line of text to the user."""
 _CLOCK_INTERVAL: Final = 5.0
+_LIST_TIMEOUT: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,22 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
     start = config.bundle.start
     directory = default_bundle_directory() if start == "default" else Path(start)
     return from_bundle(load_bundle(directory, embedder))
+
+
+async def with_bundle_model(config: RunConfig) -> RunConfig:
+    """Return the settings with the name of the model that the bundle is for.
+
+    The name of the task model in run.toml may be MODEL@VARIANT, if drpo-proxy serves the model. The manifest of the bundle
+    then names MODEL. A name that the server lists as it stands is not divided, such as `lm@q4`. If the server has no list
+    of models, the name stays as it is.
+    """
+    table = config.models[TASK]
+    if config.bundle.model is not None or "@" not in table.model:
+        return config
+    with suppress(ModelError):
+        listed = await listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
+        return replace(config, bundle=replace(config.bundle, model=plain_name(table.model, listed)))
+    return config
 
 
 def api_key(table: ModelTable) -> str | None:

@@ -13,6 +13,7 @@ from optimizer.cli.doctor_models import Finding
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.stages.run import run
+from optimizer.stages.run_context import with_bundle_model
 from tests.optimizer.limited_server import LIMITS, open_limited_models
 from tests.optimizer.scripted_models import write_run
 
@@ -90,6 +91,24 @@ async def test_variant_of_a_listed_model_is_served(tmp_path: Path) -> None:
         path = write_run(tmp_path / "run", url, models__task={"base_url": url, "model": "task@raw", "kind": "chat"})
         first = (await examine(path))[0]
     assert (first.ok, "variant raw" in first.message) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "written"),
+    [
+        ("task@raw", ["task", "task@aligned", "task@raw"], "task"),
+        ("lm@q4", ["lm@q4"], "lm@q4"),
+        ("lm@q4@raw", ["lm@q4", "lm@q4@raw"], "lm@q4"),
+        ("other@q4", ["lm"], "other@q4"),
+        ("task", ["task"], None),
+    ],
+)
+async def test_bundle_is_for_the_model_without_the_variant(
+    name: str, listed: list[str], written: str | None, tmp_path: Path
+) -> None:
+    async with open_limited_models(names=dict.fromkeys(listed, "task")) as (_, url):
+        path = write_run(tmp_path / "run", url, models__task={"base_url": url, "model": name, "kind": "chat"})
+        assert (await with_bundle_model(read_config(path))).bundle.model == written
 
 
 async def test_model_that_is_not_listed_is_named_with_those_that_are(tmp_path: Path) -> None:

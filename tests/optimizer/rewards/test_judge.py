@@ -4,6 +4,7 @@ import math
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,15 @@ def test_unparsable_rating_is_an_error_and_not_a_score(content: str) -> None:
 def test_any_text_is_a_json_object_or_an_error(text: str) -> None:
     with suppress(UnparsableReplyError):
         assert isinstance(parse_json_object(text), dict)
+
+
+def test_half_of_a_surrogate_pair_in_a_verdict_can_be_journaled() -> None:
+    half = "\\ud83d"
+    rating = rating_reader(["clarity"])(reply(f'{{"clarity": {{"rationale": "x{half}", "score": 4}}}}'))
+    choice = read_choice(
+        reply(f'{{"criteria": ["clarity"], "new": [{{"name": "n", "asks": "{half}", "one": "a", "five": "b"}}]}}')
+    )
+    assert orjson.loads(orjson.dumps([rating, choice]))[0]["rationales"] == {"clarity": "x?"}
 
 
 def test_choice_keeps_known_and_defined_criteria() -> None:
