@@ -78,8 +78,7 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
 
 
 async def _run_stages(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
-    config = await with_bundle_model(config)
-    async with open_run_context(config, journal, notify) as context:
+    async with open_run_context(await with_bundle_model(config), journal, notify) as context:
         baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
         await asyncio.to_thread(_check_before_the_search, context, baseline)
         await check_inputs(config, baseline, journal)

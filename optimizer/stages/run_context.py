@@ -134,9 +134,9 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
 async def with_bundle_model(config: RunConfig) -> RunConfig:
     """Return the settings with the name of the model that the bundle is for.
 
-    The name of the task model in run.toml may be MODEL@VARIANT, if drpo-proxy serves the model. The manifest of the bundle
-    then names MODEL. A name that the server lists as it stands is not divided, such as `lm@q4`. If the server has no list
-    of models, the name stays as it is.
+    The name of the task model in run.toml may be MODEL@VARIANT, if drpo-proxy serves the model. The bundle is then for
+    MODEL. A name that the server lists as it stands is not divided, such as `lm@q4`. If the server has no list of
+    models, the name stays as it is.
     """
     table = config.models[TASK]
     if config.bundle.model is not None or "@" not in table.model:
