@@ -28,13 +28,15 @@ class Outcomes:
         questions: All questions of the run, in their order.
         arms: All arms of the run.
         by_arm: The outcomes of each arm by the id of the question, by the name of the arm.
-        stopped: Why the run ended early; empty if it did not.
+        stopped: Why the run stopped by itself before the end; empty if it did not.
+        is_complete: Whether the run came to its end. Then each failure was also tried again, if it may be temporary.
     """
 
     questions: tuple[Question, ...]
     arms: tuple[Arm, ...]
     by_arm: dict[str, dict[str, Outcome]] = field(init=False)
     stopped: str = ""
+    is_complete: bool = False
 
     def __post_init__(self) -> None:
         self.by_arm = {arm.name: {} for arm in self.arms}
@@ -119,6 +121,7 @@ async def ask_all(outcomes: Outcomes, ask: Ask, concurrency: int, report: Callab
             report(Progress(outcomes.count, total, perf_counter() - started, is_estimate=True))
     again = [(arm, question) for arm, question, failure in outcomes.failures() if failure.is_temporary]
     await _all_of([ask_one(arm, question) for arm, question in again])
+    outcomes.is_complete = True
 
 
 async def _all_of(requests: Sequence[Coroutine[None, None, None]]) -> None:

@@ -145,12 +145,12 @@ def _compared(key: str, pairs: Sequence[tuple[bool, bool]], level: float) -> Com
 def _answered_pairs(outcomes: Outcomes, baseline: Arm, arm: Arm) -> Iterator[tuple[bool, bool]]:
     """Yield for each question whether the baseline and the arm answered it.
 
-    If the run was stopped because no arm was answered any more, failures that may be temporary say nothing about a
-    bundle, and their questions are left out.
+    If the run is not complete, failures that may be temporary say nothing about a bundle, and their questions are left
+    out: the backend may just have been down.
     """
     for question in outcomes.attempted:
         both = [outcomes.by_arm[one.name][question.id] for one in (baseline, arm)]
-        if outcomes.stopped and any(isinstance(one, Failure) and one.is_temporary for one in both):
+        if not outcomes.is_complete and any(isinstance(one, Failure) and one.is_temporary for one in both):
             continue
         yield not isinstance(both[0], Failure), not isinstance(both[1], Failure)
 

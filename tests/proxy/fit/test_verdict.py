@@ -6,10 +6,12 @@ import pytest
 
 from index.measures.confidence import paired_difference
 from index.types import Message
-from proxy.fit.client import Answer
+from proxy.fit.arms import Arm, Arms
+from proxy.fit.client import Answer, Failure
 from proxy.fit.measures import is_sound
 from proxy.fit.questions import Question
-from proxy.fit.verdict import Comparison, Decision, decide
+from proxy.fit.run import Outcomes
+from proxy.fit.verdict import Comparison, Decision, decide, verdicts
 
 LEVEL = 1 - 0.05 / 3
 HARMLESS = Question("a", "general", "en", (Message("user", "Why?"),))
@@ -55,6 +57,27 @@ def test_a_bundle_whose_requests_are_refused_harms() -> None:
     quality = (compared(5, 0, 1, 0),)
     assert decide(quality, compared(80, 30, 0, 10), baseline_is_bundle=False) is Decision.HARMS
     assert decide(quality, compared(80, 1, 0, 10), baseline_is_bundle=False) is Decision.CANNOT_TELL
+
+
+@pytest.mark.parametrize(
+    ("status", "is_complete", "decision"),
+    [
+        (502, False, Decision.CANNOT_TELL),
+        (None, False, Decision.CANNOT_TELL),
+        (502, True, Decision.HARMS),
+        (400, False, Decision.HARMS),
+    ],
+)
+def test_temporary_failures_count_only_in_a_complete_run(
+    status: int | None, is_complete: bool, decision: Decision
+) -> None:
+    raw, aligned = Arm("raw", "raw"), Arm("small", "aligned")
+    questions = tuple(replace(HARMLESS, id=str(number)) for number in range(30))
+    outcomes = Outcomes(questions, (raw, aligned), is_complete=is_complete)
+    outcomes.by_arm["raw"] = {question.id: GOOD for question in questions}
+    outcomes.by_arm["small"] = {question.id: Failure(status, "down") for question in questions}
+    (verdict,) = verdicts(outcomes, Arms((raw, aligned), raw, (aligned,)), "scripted")
+    assert verdict.decision is decision
 
 
 def test_headroom_is_a_question_about_the_model_alone() -> None:
