@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SAMPLE = 24
+SAMPLE = 16
 
 
 @pytest.mark.slow
