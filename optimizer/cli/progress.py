@@ -17,7 +17,7 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import Event
+from optimizer.core.journal import DROPPED, UNUSABLE, Event
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
@@ -144,6 +144,8 @@ class ProgressDisplay:
             "trial": _trial_line,
             "bank": _bank_line,
             "spent": _spent_line,
+            UNUSABLE: _unusable_line,
+            DROPPED: _dropped_line,
         }.get(event["note"])
         return to_line(event) if to_line else ""
 
@@ -172,6 +174,14 @@ def _bank_line(event: Event) -> str:
 
 def _spent_line(event: Event) -> str:
     return f"the budget of {event['what']} is spent: the best so far is evaluated"
+
+
+def _unusable_line(event: Event) -> str:
+    return f"  left out of {event['part']}: {event['row']}: {event['why']}"
+
+
+def _dropped_line(event: Event) -> str:
+    return f"  dropped, {event['count']} of {event['what']}: {event['why']}"
 
 
 def _limit_text(limit: float | None) -> str:

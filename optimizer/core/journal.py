@@ -26,6 +26,10 @@ Event = Mapping[str, Any]
 EVENTS = "events.jsonl"
 STOPPED = "stopped"
 """The name of the note that ends a session which stopped because too many rows had to be left out."""
+UNUSABLE = "unusable"
+"""The name of the note about a row that was left out."""
+DROPPED = "dropped"
+"""The name of the note about candidates that were dropped."""
 
 
 class Journal:

@@ -16,11 +16,10 @@ from optimizer.core.errors import (
     UnparsableReplyError,
     UnusableRowsError,
 )
-from optimizer.core.journal import Journal
+from optimizer.core.journal import STOPPED, UNUSABLE, Journal
 from optimizer.data.dataset import Row
 
 T = TypeVar("T")
-UNUSABLE: Final = "unusable"
 _MIN_UNREADABLE: Final = 5
 """The number of results without a readable reply from which on a run can stop because most replies are unreadable."""
 _MAX_NAMED_ROWS: Final = 10
@@ -45,6 +44,10 @@ class UnusableRows:
     found: dict[Row, None] = field(default_factory=dict)
     _unreadable: int = 0
     _succeeded: int = 0
+    _stops: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stops = sum(event.get("note") == STOPPED for event in self.journal.events)
 
     @property
     def allowed(self) -> int:
@@ -70,7 +73,9 @@ class UnusableRows:
         except (ModelError, RewardError) as error:
             if isinstance(error, ModelError) and not error.is_final:
                 raise
-            await self.journal.note(UNUSABLE, part=self.part, row=row.name, why=_category(error))
+            # Rows that were left out before a stop are tried again. Their new notes differ in the number of stops.
+            why = _category(error)
+            await self.journal.note(UNUSABLE, part=self.part, row=row.name, why=why, stops=self._stops)
             if is_counted:
                 self._leave_out(row, error)
             return None

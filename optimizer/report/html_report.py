@@ -105,6 +105,20 @@ def _comparison_rows(against: Mapping[str, Event], names: Sequence[str]) -> Iter
     yield _row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
 
 
+def _left_out(summary: RunSummary) -> Iterator[str]:
+    """Yield the rows that were left out, and the number of dropped candidates by reason."""
+    if summary.left_out:
+        yield "<h2>Rows that were left out</h2>"
+        yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
+        rows = [_row("td", part, _text(name), _text(why)) for (part, name), why in summary.left_out.items()]
+        yield f'<div class="wide"><table>{_row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
+    if summary.dropped:
+        yield "<h2>Candidates that were dropped</h2>"
+        yield '<p class="soft">A model proposed them, and a bundle cannot hold them or no server can use them.</p>'
+        rows = [_row("td", _text(what), str(count), _text(why)) for (what, why), count in summary.dropped.items()]
+        yield f'<div class="wide"><table>{_row("th", "part", "number", "reason")}{"".join(rows)}</table></div>'
+
+
 def _learning_curve(summary: RunSummary) -> Iterator[str]:
     if not summary.levels:
         return
@@ -206,6 +220,7 @@ def _column(title: str, event: Event) -> str:
 _SECTIONS: Final = (
     _headline,
     _sealed_table,
+    _left_out,
     _learning_curve,
     _prompt_tree,
     _tuning_table,

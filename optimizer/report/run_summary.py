@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
-from optimizer.core.journal import Event
+from optimizer.core.journal import DROPPED, STOPPED, UNUSABLE, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class RunSummary:
         minutes: Running time of all sessions together.
         answers: The `score` events of the sealed evaluation: for each query, a mapping from the compared variant to its
             event.
+        left_out: The reason for each row that was left out, by the part and the name of the row.
+        dropped: The number of dropped candidates, by the part that a model proposed and the reason.
     """
 
     name: str
@@ -104,6 +106,8 @@ class RunSummary:
     usage: Mapping[str, ModelUsage]
     minutes: float
     answers: Mapping[str, Mapping[str, Event]] = field(repr=False)
+    left_out: Mapping[tuple[str, str], str]
+    dropped: Mapping[tuple[str, str], int]
 
     @property
     def result(self) -> str | None:
@@ -134,7 +138,27 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         usage=_model_usage(events),
         minutes=sum(event["seconds"] for event in events if event.get("tick")) / 60,
         answers=_sealed_answers(notes["score"]),
+        left_out=_left_out(events),
+        dropped=_dropped(notes[DROPPED]),
     )
+
+
+def _left_out(events: Sequence[Event]) -> dict[tuple[str, str], str]:
+    """Return the reasons of the rows that were left out since the run last stopped because of such rows.
+
+    If the run has not gone on after this stop, the rows that were left out before the stop count.
+    """
+    notes = [event for event in events if "note" in event]
+    stops = sum(event["note"] == STOPPED for event in notes[:-1])
+    found = [event for event in notes if event["note"] == UNUSABLE and event["stops"] == stops]
+    return {(event["part"], event["row"]): event["why"] for event in found}
+
+
+def _dropped(notes: Sequence[Event]) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for event in notes:
+        counts[event["what"], event["why"]] += event["count"]
+    return counts
 
 
 def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, PromptNode]:

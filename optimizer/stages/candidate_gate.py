@@ -16,13 +16,11 @@ from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError, ModelError, RefusedRequestError, UnparsableReplyError
-from optimizer.core.journal import Journal
+from optimizer.core.journal import DROPPED, Journal
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
 
-DROPPED: Final = "dropped"
-"""The name of the note about dropped candidates."""
 _WORDS_FACTOR: Final = 2
 _TOKENS_FACTOR: Final = 4
 """A prompt is too long if it has more words or tokens than the setting `words` times these factors.

@@ -13,6 +13,8 @@ from index.embedders.registry import open_embedder
 from optimizer.core.config import read_config
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
+from optimizer.report.html_report import write_report
+from optimizer.report.run_summary import summarize_run
 from optimizer.stages.example_stage import read_answers
 from optimizer.stages.prompt_stage import read_prompts
 from optimizer.stages.run import run
@@ -103,6 +105,8 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
     assert {event["prompt"].rstrip("+") for event in events if event.get("note") == "candidate"} == {PROMPT}
     dropped = [event for event in events if event.get("note") == "dropped"]
     assert sum(event["count"] for event in dropped) == len(bad)
+    assert sum(summarize_run(events).dropped.values()) == len(bad)
+    assert "more than 500 words" in write_report(tmp_path / "out").read_text(encoding="utf-8")
     reasons = " ".join(event["why"] for event in dropped)
     for reason in ("role marker", "NUL", "empty", "not a text", "500 words", "1000 tokens", "status 400"):
         assert reason in reasons

@@ -11,6 +11,8 @@ import pytest
 from optimizer.core.config import read_config
 from optimizer.core.errors import ModelError, UnusableRowsError
 from optimizer.core.journal import Event, Journal, read_journal
+from optimizer.report.html_report import write_report
+from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run import Result, run
 from tests.optimizer.scripted_models import open_scripted_models, write_run
 
@@ -88,6 +90,8 @@ async def test_row_that_cannot_be_used_is_left_out_counted_and_named(
     assert "question" not in json.dumps(left_out), "a row is named without its content"
     assert result.sealed.rows == again.sealed.rows == (11 if part == "sealed" else 12)
     assert {one.rows for one in result.sealed.summaries.values()} == {result.sealed.rows}
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert f"<td>{part}</td><td>{part}.jsonl, line 4</td>" in page
     scored = {event["query"] for event in notes(tmp_path / "out", "score")}
     assert f"{part} question number 3" not in scored
 
@@ -111,10 +115,12 @@ async def test_too_many_unusable_rows_stop_the_run_and_can_be_tried_again(model:
         ):
             assert part in str(caught.value)
         assert len(models.requests) < 40
+        assert len(summarize_run(read_journal(tmp_path / "out")).left_out) >= 3
         models.fault = lambda _body: None
         result = await run_config(config, tmp_path / "out")
     assert result.sealed.improved
     assert result.sealed.rows == 12
+    assert not summarize_run(read_journal(tmp_path / "out")).left_out
 
 
 @pytest.mark.parametrize("search", [{"recipe": "raced"}, {"recipe": "drpo"}])
