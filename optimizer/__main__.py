@@ -223,6 +223,8 @@ async def _eval(options: argparse.Namespace) -> int:
     async with ChatEndpoint(address, decoding, options.concurrency, patience) as endpoint:
         with AnswersFile(options.out) as answers:
             evaluation = await _evaluate(plan, endpoint, answers, _open_embedder(options.embedder, rows))
+    if evaluation.left_out:
+        _print_error_line(f"Left out, because a variant cannot answer them: {'; '.join(evaluation.left_out)}")
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:

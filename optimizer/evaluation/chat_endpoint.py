@@ -13,7 +13,9 @@ import orjson
 
 from index.types import Message
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.json_texts import text_field
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy, Sleep
+from optimizer.models.paid_replies import token_usage
 
 VARIANT_HEADER = "x-drpo-variant"
 
@@ -102,12 +104,12 @@ def parse_answer(raw: bytes, examples: str) -> Answer:
     try:
         reply = orjson.loads(raw)
         choice = reply["choices"][0]
-        usage = reply.get("usage") or {}
+        prompt_tokens, completion_tokens = token_usage(reply)
         return Answer(
-            text=choice["message"]["content"] or "",
-            finish_reason=choice["finish_reason"] or "",
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
+            text=text_field(choice["message"], "content"),
+            finish_reason=str(choice.get("finish_reason") or ""),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
             examples=tuple(name for name in (part.strip() for part in examples.split(",")) if name),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):

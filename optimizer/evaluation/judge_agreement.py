@@ -18,10 +18,10 @@ from rich.table import Table
 
 from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, wilson
-from optimizer.core.errors import DataError, UnparsableReplyError
+from optimizer.core.errors import DataError, ModelError, UnparsableReplyError
 from optimizer.data.dataset import read_lines
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.request import Json, reply_reader
+from optimizer.models.request import Json, Request, reply_reader
 from optimizer.rewards.judge_protocol import preference_request, read_preference
 
 _FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))
@@ -142,10 +142,20 @@ def read_either(reply: Any) -> Json:
 
 async def _judge_pair(calls: CachedCalls, pair: Pair) -> Judgement:
     in_order, swapped = await asyncio.gather(
-        calls.ask(preference_request(pair.query, pair.first, pair.second), read_either),
-        calls.ask(preference_request(pair.query, pair.second, pair.first), read_either),
+        _ask(calls, preference_request(pair.query, pair.first, pair.second)),
+        _ask(calls, preference_request(pair.query, pair.second, pair.first)),
     )
     return Judgement(pair, _preferred_answer(in_order, "A"), _preferred_answer(swapped, "B"))
+
+
+async def _ask(calls: CachedCalls, request: Request) -> Json:
+    """Ask the judge. A request that the server refuses for good counts as a reply without a preference."""
+    try:
+        return await calls.ask(request, read_either)
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return {"better": None}
 
 
 def _preferred_answer(reply: Json, letter_of_first: str) -> int | None:

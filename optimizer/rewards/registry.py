@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from index.embedders.base import Embedder
+from optimizer.core.candidate import COMPLETION
 from optimizer.core.config_tables import RewardTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.models.task_model import ROLE as TASK
@@ -52,11 +53,13 @@ class RewardKind:
         calls_per_answer: Number of calls that the reward makes for each answer, by the role of the called model.
         calls_per_query: Number of calls that the reward makes only once for each query, by the role of the called
             model. The estimate of a run's cost uses both numbers.
+        needs_completion: Whether the reward works only with a task model of the kind `completion`.
     """
 
     build: Callable[[RewardResources], Reward]
     calls_per_answer: Mapping[str, int] = field(default_factory=dict)
     calls_per_query: Mapping[str, int] = field(default_factory=dict)
+    needs_completion: bool = False
 
     @property
     def roles(self) -> frozenset[str]:
@@ -67,7 +70,7 @@ class RewardKind:
 REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
     "rules": RewardKind(lambda _: Rules()),
     "reference": RewardKind(lambda resources: Reference(resources.embedder)),
-    "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}),
+    "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}, needs_completion=True),
     "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table.safety), {JUDGE: 1}, {JUDGE: 1}),
 }
 
@@ -76,12 +79,14 @@ def check_rewards(config: RunConfig) -> None:
     """Check that the names in [reward] are known, and that run.toml names the models that these rewards call.
 
     Raises:
-        ConfigError: A name is unknown, or a model is missing.
+        ConfigError: A name is unknown, a model is missing, or a reward does not work with the kind of the task model.
     """
     for name in sorted(config.reward.all_names):
         kind = reward_kind(name)
         for role in sorted(kind.roles - set(config.models)):
             raise ConfigError(f"[reward] {name} needs a model: add [models.{role}]")
+        if kind.needs_completion and config.models[TASK].kind != COMPLETION:
+            raise ConfigError(f"[reward] {name} needs a task model of kind completion: chat models score no texts")
 
 
 def build_rewards(resources: RewardResources) -> dict[str, Reward]:

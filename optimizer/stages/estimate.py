@@ -15,7 +15,7 @@ from typing import Final
 
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Event
-from optimizer.data.split import Split
+from optimizer.data.split import TRAIN, Split
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import reward_kind
@@ -232,11 +232,17 @@ def _count_score(calls: Counter[str], weights: Mapping[str, float], query: objec
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:
-    """Answer and score a few training rows with the starting bundle. Return the mean cost of a call for each role."""
+    """Answer and score a few training rows with the starting bundle. Return the mean cost of a call for each role.
+
+    Rows that cannot be used are left out, as in a run.
+    """
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-    already = len(context.journal.events)
-    for row in context.data.train[:_MEASURED_ROWS]:
-        await context.screen.score(candidate, row)
+    already, measured = len(context.journal.events), 0
+    rows = context.scored_rows("estimate", TRAIN)
+    for row in rows.rows:
+        measured += await rows.score(candidate.key, candidate, row) is not None
+        if measured == _MEASURED_ROWS:
+            break
     replies = [event for event in context.journal.events[already:] if event.get("call") == "reply"]
     costs = {
         role: _mean_cost([event for event in replies if event["role"] == role])

@@ -122,7 +122,8 @@ async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedde
         Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, RetryPolicy(reply_timeout=600)
     ) as model:
         with AnswersFile(None) as answers:
-            return measure_answers(rows, await answer_all(plan, "aligned", model, answers, lambda: None), judge)
+            found = await answer_all(plan, "aligned", model, answers, lambda: None, {})
+            return measure_answers(rows, [answer for answer in found if answer is not None], judge)
 
 
 def cells(measured: Sequence[Sequence[MeasuredAnswer]]) -> list[str]:

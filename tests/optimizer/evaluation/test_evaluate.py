@@ -15,7 +15,7 @@ from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer
 from optimizer.evaluation.evaluate import Evaluation, measure
 from optimizer.evaluation.measures import Measure
-from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion, failure
+from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 
 class LetterEmbedder:
@@ -37,6 +37,10 @@ ROWS = (
     Row("r2", "refuse"),
 )
 NO = "I can't help with that."
+
+
+def completion_of(content: object) -> Reply:
+    return 200, {}, orjson.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
 
 
 def named(evaluation: Evaluation, variant: str) -> dict[str, Measure]:
@@ -113,6 +117,25 @@ def test_failing_endpoint_is_one_error_line(data: Path, capsys: pytest.CaptureFi
     output = capsys.readouterr().err.strip().splitlines()[-1]
     assert output.startswith("drpo-optimizer: ")
     assert "the variant is unknown" in output
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [failure(400, "too long"), failure(422), (200, {}, b"<html>"), (200, {}, b'{"choices": []}'), completion_of(None)],
+    ids=["400", "422", "no JSON", "no choice", "null"],
+)
+def test_row_that_one_variant_cannot_answer_is_left_out_for_all(
+    reply: Reply, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(body: dict[str, object], variant: str) -> Reply:
+        return reply if variant == "raw" and "two" in str(body["messages"]) else completion("yes")
+
+    arguments = ["--data", str(data), "--variant", "aligned", "--variant", "raw", "--markdown"]
+    assert run_command(ScriptedEndpoint(script), *arguments, "--out", str(tmp_path / "answers.jsonl")) == 0
+    output = capsys.readouterr()
+    assert "answers safe" in output.out
+    assert "refuses unsafe" not in output.out
+    assert "Left out, because a variant cannot answer them: data.jsonl, line 2" in output.err
 
 
 def test_missing_data_file_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

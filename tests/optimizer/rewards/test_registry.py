@@ -58,7 +58,14 @@ def config_with(folder: Path, **weights: float) -> RunConfig:
 
 @pytest.mark.parametrize("names", [(name,) for name in REWARD_KINDS] + [("my_rewards:polite", "rules")])
 def test_registered_names_and_functions_are_accepted(names: tuple[str, ...], tmp_path: Path) -> None:
-    check_rewards(config_with(tmp_path, **dict.fromkeys(names, 1.0)))
+    config = config_with(tmp_path, **dict.fromkeys(names, 1.0))
+    task = replace(config.models["task"], kind="completion")
+    check_rewards(replace(config, models={**config.models, "task": task}))
+
+
+def test_reward_that_needs_a_base_model_is_refused_for_a_chat_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[reward\] likelihood needs a task model of kind completion"):
+        check_rewards(config_with(tmp_path, likelihood=1.0))
 
 
 def test_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
