@@ -27,8 +27,9 @@ INPUTS: Final = "inputs"
 _MODEL_KEYS: Final = ("model", "kind")
 """The keys of [models.ROLE] that change the results of a run."""
 _FREE_TABLES: Final = ("models", "budget")
-_FREE_KEYS: Final = ("[data] train", "[data] validation", "[data] sealed", "[data] unusable", "[bundle] start")
+_FREE_FILES: Final = ("[data] train", "[data] validation", "[data] sealed", "[bundle] start")
 """The rows and the starting bundle are compared themselves, so that their files may move."""
+_FREE_KEYS: Final = ("[data] unusable", "[bundle] model")
 _MAX_NAMED_LINES: Final = 10
 Hashed = Mapping[str, Any]
 
@@ -91,7 +92,7 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, object]]:
     for name, table in asdict(config).items():
         if name not in _FREE_TABLES:
             found = ((f"[{name}] {key}", value) for key, value in table.items())
-            yield from ((key, value) for key, value in found if key not in _FREE_KEYS)
+            yield from ((key, value) for key, value in found if key not in (*_FREE_FILES, *_FREE_KEYS))
 
 
 def _reward_files(config: RunConfig) -> Iterator[tuple[str, str]]:
