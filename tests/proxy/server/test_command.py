@@ -40,6 +40,10 @@ def test_help_shows_every_flag_with_its_variable() -> None:
         (["--backend", "http://127.0.0.1:9", "--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
         (["--backend", "http://127.0.0.1:9", "--api-keys-file", "/no/keys"], "--api-keys-file /no/keys"),
         (["--backend", "http://127.0.0.1:9", "--judge", "http://127.0.0.1:9"], "--judge"),
+        (["--model-file", "/no/model.gguf"], "--model-file /no/model.gguf: no such file"),
+        (["check", "--model-file", "/"], "--model-file /: this is a folder"),
+        (["--model-name", "m"], "--model-name m"),
+        (["--backend", "http://127.0.0.1:9", "--model-file", "/m.gguf"], "--backend embedded"),
         (["new-key", "two words"], "new-key 'two words'"),
     ],
 )
@@ -57,6 +61,7 @@ def test_mistake_in_flags_is_one_line_that_names_the_flag(arguments: list[str], 
         (["--admin", "0.0.0.0:0"], "--admin 0.0.0.0:0"),
         (["--admin", "nowhere"], "--admin nowhere"),
         (["--backend-api-key-file", "/no/key"], "--backend-api-key-file /no/key"),
+        (["--backend", "embedded", "--model-file", "/no/model.gguf"], "--model-file /no/model.gguf"),
         (["--store", "somewhere"], "--store"),
         (
             ["--store", "sqlite:/tmp/x", "--judge", "http://h", "--judge-api-key-file", "/no/key"],
