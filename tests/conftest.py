@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
+from tests import neutral
 from tests.quality.served import served_proxy
 
 # A deadline for each example would fail on a busy machine.
@@ -16,6 +17,11 @@ settings.load_profile("drpo")
 SHARED: Final = {"embedded_url": "embedded", "postgresql": "postgresql", "servers": "vllm"}
 """The group of the tests that use a fixture of the session, by the name of the fixture."""
 SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
+
+
+def pytest_configure() -> None:
+    """Make the surroundings neutral before test modules are imported, some of which read environment variables."""
+    neutral.apply()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

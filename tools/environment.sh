@@ -7,6 +7,7 @@
 set -eu
 
 name=$1
+unset CDPATH # `cd` searches its folders first
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 

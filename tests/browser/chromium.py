@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.steps import Say, run_step
 
 _NODE: Final = Path(__file__).parent / "node"

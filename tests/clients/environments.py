@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.packages import install
 from tools.steps import Say, run_step
 

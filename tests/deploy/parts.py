@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.packages import install
 from tools.steps import StepError, run_step
 

@@ -1,6 +1,5 @@
 """Guards the image: hadolint reads the Dockerfile; its steps run in a clean folder, as far as they need no engine."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from proxy.api.auth import new_key
 from tests.bench.peers.machine import free_port
 from tests.deploy.parts import DEPLOY, ROOT, environment
+from tests.neutral import OUTSIDE
 
 DOCKERFILE = DEPLOY / "Dockerfile"
 READ_ONLY = 'mount --bind /tmp /tmp && mount -o remount,bind,ro / && ! touch /written 2>/dev/null && exec "$@"'
@@ -78,7 +78,7 @@ def _steps(built: Path) -> list[list[str]]:
 
 def _bare() -> dict[str, str]:
     kept = ("PATH", "HOME", "UV_", "PIP_", "SSL_", "REQUESTS_")
-    return {name: value for name, value in os.environ.items() if name.startswith(kept)}
+    return {name: value for name, value in OUTSIDE.items() if name.startswith(kept)}
 
 
 @pytest.mark.deploy

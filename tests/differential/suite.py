@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.steps import Say, run_step
 
 REQUIREMENTS: Final = Path(__file__).parent / "requirements.txt"

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tools.keep import cache_root, is_intact, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, is_intact, key_of
 from tools.packages import can_install, install, uv_command, uv_environment
 from tools.steps import Say, run_step
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.neutral import kept
 from tests.vllm.environment import HERE
-from tools.keep import cache_root, kept, key_of
+from tools.keep import cache_root, key_of
 from tools.packages import install
 from tools.steps import Say, StepError, run_step
 

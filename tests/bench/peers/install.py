@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.peers.machine import CannotRunError
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.packages import install
 from tools.steps import Say, run_step
 

