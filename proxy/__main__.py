@@ -130,6 +130,8 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
 
     If no model is served, print only which backends the server waits for.
     """
+    for warning in status.warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     if not status.models:
         waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
         console.print(waiting, markup=False, soft_wrap=True)
@@ -138,8 +140,6 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
         listed = ", ".join(status.models)
         warning = f"No backend lists {name}, which a bundle is for. Listed: {listed}. Say --bundle MODEL=DIR."
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
-    for warning in status.warnings:
-        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
 
 

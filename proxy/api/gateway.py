@@ -3,6 +3,7 @@
 A Gateway also finds the API key of a request, and the model, the variant and the bundle that serve the request.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from proxy.backends.pool import Pool
 from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
+from proxy.experiments.mismatches import Server, find_mismatches
 from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.injector import Injector
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -72,6 +74,23 @@ class Gateway:
     def bundles(self) -> Mapping[str, ServedBundle]:
         """The current bundles by the id of their model."""
         return self.state.bundles
+
+    def experiment_mismatches(self) -> dict[str, list[str]]:
+        """Return which settings of each active experiment can have no effect on this server now (see `mismatches`)."""
+        active = self.experiments.active if self.experiments else None
+        return find_mismatches(active.files if active else (), self.experiment_server, time.time())
+
+    @property
+    def experiment_server(self) -> Server:
+        """What the settings of experiments refer to. While a backend has a problem, the models are unknown."""
+        keyring = self.state.keyring
+        is_known = not any(backend.problem for backend in self.pool.backends)
+        return Server(
+            models=tuple(self.pool.models) if is_known else None,
+            bundled=tuple(self.bundles),
+            keys=tuple(key.name for key in keyring.keys) if keyring else (),
+            judges=self.experiments is not None and self.experiments.shadow is not None,
+        )
 
     def client(self, request: web.Request) -> tuple[str, Account] | None:
         """Return the name and the account of the request's API key; None if no keys are required.

@@ -215,8 +215,17 @@ def _parser_of(default: object) -> Callable[[str], object]:
     if isinstance(default, bool):
         return _parse_bool
     if isinstance(default, tuple):
-        return lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
+        return _split_list
     return type(default)
+
+
+def read_list(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values in the environment variable of a setting that takes several values."""
+    return _split_list(read_variable(name, environment))
+
+
+def _split_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _parse_bool(text: str) -> bool:

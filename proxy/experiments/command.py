@@ -5,6 +5,7 @@ that an experiment runs as its file says again, and deletes the data of a unit.
 """
 
 import argparse
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,14 +18,20 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from proxy.backends.backend import Backend
+from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.core.addresses import server_root
 from proxy.core.errors import StartupError
-from proxy.core.settings import default_store, variable
-from proxy.core.settings_reader import read_variable, refuse_password
+from proxy.core.key_file import read_key
+from proxy.core.settings import EMBEDDED, default_store, flag, variable
+from proxy.core.settings_reader import read_list, read_variable, refuse_password
 from proxy.experiments.analysis.report_builder import report_of
 from proxy.experiments.config import ExperimentFile, read_experiment, read_experiments
 from proxy.experiments.console_report import print_report
 from proxy.experiments.dashboard import full_report
 from proxy.experiments.definition import Experiment, assign
+from proxy.experiments.mismatches import Server, find_mismatches, mismatch_lines
+from proxy.experiments.model_listing import list_models
 from proxy.experiments.records import Allocation
 from proxy.experiments.store.dsn import StoreDsn, dsn_of
 from proxy.experiments.store.export import export
@@ -36,6 +43,7 @@ _DESCRIPTION = """\
 Experiments: what a file says, and what is kept of one.
 
   drpo-proxy experiment check FILE ...         are the files right, can they run together, can the store be used?
+                                               with --backend URL: do the backends list their models?
   drpo-proxy experiment report FILE            who is ahead, and how certain is it?
   drpo-proxy experiment export NAME > FILE     the raw rows, one JSON object to a line
   drpo-proxy experiment stop NAME --reason ... give everyone the control, on all replicas, within seconds
@@ -50,6 +58,9 @@ def run_experiment_command(arguments: Sequence[str], environment: Mapping[str, s
     options = _parser().parse_args(arguments)
     refuse_password(options.store)
     dsn = dsn_of(options.store or read_variable("store", environment) or default_store(environment))
+    if hasattr(options, "backend"):
+        options.backend = options.backend or read_list("backend", environment)
+        options.key_file = options.backend_api_key_file or read_variable("backend_api_key_file", environment)
     command: Command = options.run
     return command(options, dsn, output)
 
@@ -64,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = _add_command(commands, "check", _check, "look at experiments' files, and at the store")
     check.add_argument("files", nargs="+", metavar="FILE")
+    for name, metavar in (("backend", "URL"), ("backend_api_key_file", "FILE")):
+        help_text = f"compares the models with those that the backends list [{variable(name)}]"
+        action = "append" if name == "backend" else "store"
+        check.add_argument(flag(name), action=action, metavar=metavar, help=help_text)
     report = _add_command(commands, "report", _report, "who is ahead, and how certain is it?")
     report.add_argument("file", metavar="FILE", help="the experiment's file, which says what is compared")
     report.add_argument("--json", action="store_true", help="what GET /experiments/{name} answers")
@@ -91,14 +106,29 @@ def _add_command(
 
 
 def _check(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
-    for file in read_experiments(options.files):
+    files = read_experiments(options.files)
+    for file in files:
         output.print(_arms_table(file.experiment))
         for line in _scope_lines(file):
             output.print(line, markup=False, soft_wrap=True)
     with Store(dsn):
         output.print(f"The store {dsn.name} can be used.", markup=False, soft_wrap=True)
-    output.print("Everything is right.", style="green")
+    warnings = _warnings(files, options)
+    for warning in warnings:
+        output.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    verdict = "The files can be used, with the warnings above." if warnings else "Everything is right."
+    output.print(verdict, style="green")
     return 0
+
+
+def _warnings(files: Sequence[ExperimentFile], options: argparse.Namespace) -> list[str]:
+    """Return a sentence for each setting that can have no effect, and for each backend that lists no models."""
+    key = read_key(options.key_file, flag("backend_api_key_file"))
+    backends = [Backend(server_root(url), key) for url in options.backend if url != EMBEDDED]
+    models, problems = asyncio.run(list_models(backends))
+    if models is not None and EMBEDDED in options.backend:
+        models |= {MODEL_NAME}
+    return problems + mismatch_lines(find_mismatches(files, Server(models or None), time.time()))
 
 
 def _arms_table(experiment: Experiment) -> Table:

@@ -44,6 +44,7 @@ _OPTIONAL_KEYS: Final = (
 _ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
 _MAX_NUMBER: Final = 1e9  # the maximum of each weight, of `planned_units` and of `calls`
 _MAX_TOLERANCE: Final = 1e12
+CALLS_PER_CASE: Final = 3  # of models, to judge one request: the other arm, and the judge for each order of the replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,12 @@ class ExperimentFile:
     Attributes:
         experiment: The experiment that the file defines.
         judge: The limits of the shadow judge. None if the file has no table [judge].
+        lower_is_better: The metrics of feedback whose lower values are better.
     """
 
     experiment: Experiment
     judge: JudgeSettings | None = None
+    lower_is_better: tuple[str, ...] = ()
 
 
 def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
@@ -117,6 +120,8 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
     name = _name(fields.line("name"), f"{path}: `name`")
     arms = _arms(table["arms"], path)
     lower = fields.lines("lower_is_better") if "lower_is_better" in fields else ()
+    metrics = tuple(_metric(metric, lower, path) for metric in _metric_names(fields, path))
+    guardrails = tuple(_guardrails(table, lower, path))
     start, end = _time(table, "start", -math.inf, path), _time(table, "end", math.inf, path)
     if start >= end:
         raise StartupError(f"--experiment {path}: `end` is not after `start`.")
@@ -124,9 +129,9 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         name=name,
         arms=arms,
         control=_control_name(fields, arms, path),
-        metrics=tuple(_metric(metric, lower, path) for metric in _metric_names(fields, path)),
+        metrics=metrics,
         salt=fields.line("salt") if "salt" in fields else name,
-        guardrails=tuple(_guardrails(table, lower, path)),
+        guardrails=guardrails,
         models=frozenset(fields.lines("models") if "models" in fields else ()),
         keys=frozenset(fields.lines("keys") if "keys" in fields else ()),
         share=fields.number("share", 0, 1) if "share" in fields else 1.0,
@@ -137,7 +142,7 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         adaptive=_adaptive(fields),
         planned_units=fields.integer("planned_units", 100, int(_MAX_NUMBER)) if "planned_units" in fields else 2000,
     )
-    return ExperimentFile(experiment, _judge_settings(table, path))
+    return ExperimentFile(experiment, _judge_settings(table, path), tuple(lower))
 
 
 def _arms(value: object, path: Path) -> tuple[Arm, ...]:

@@ -29,7 +29,7 @@ from proxy.core.json_types import Json
 from proxy.core.log import log_failure
 from proxy.core.metrics import Metrics
 from proxy.experiments.assignment import Treatment
-from proxy.experiments.config import JudgeSettings
+from proxy.experiments.config import CALLS_PER_CASE, JudgeSettings
 from proxy.experiments.definition import Arm, Experiment
 from proxy.experiments.records import Judgement
 from proxy.inference.plan import CHAT
@@ -44,7 +44,6 @@ MAX_WAITING_CASES: Final = 32
 MAX_CONCURRENT_CASES: Final = 2
 _JUDGE_TIMEOUT: Final = 120.0  # seconds to wait for one reply of the judge model
 _DAY: Final = 86_400.0  # seconds
-_CALLS_PER_CASE: Final = 3  # one call to the other arm, and two calls to the judge, one for each order
 _MAX_TEXT_LENGTH: Final = 16_000  # characters of each text in the judge's prompt: the question and both replies
 _JUDGE_CHOICE: Final = re.compile(r"\W*(?:answer\W+)?([AB])\b", re.IGNORECASE)
 _INSTRUCTIONS: Final = (
@@ -174,9 +173,9 @@ class ShadowJudge:
         started, calls = self._calls.get(sample.experiment, (time.monotonic(), 0))
         if time.monotonic() - started >= _DAY:
             started, calls = time.monotonic(), 0
-        if calls + _CALLS_PER_CASE > sample.limits.calls:
+        if calls + CALLS_PER_CASE > sample.limits.calls:
             return False
-        self._calls[sample.experiment] = (started, calls + _CALLS_PER_CASE)
+        self._calls[sample.experiment] = (started, calls + CALLS_PER_CASE)
         return True
 
     async def _other_arm_answer(self, sample: Sample) -> str:

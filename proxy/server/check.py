@@ -15,16 +15,19 @@ from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import LocalState
+from proxy.experiments.config import read_experiments
+from proxy.experiments.mismatches import find_mismatches, mismatch_lines
 from proxy.inference.injection.room_report import describe_room, room_problem
 from proxy.inference.injection.served_bundles import foreign_bundle_note, load_bundles
 from proxy.server.lifecycle import open_backends
+from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
 _PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
 
 
 async def check(settings: Settings, report: ProgressCallback, console: Console) -> int:
-    """Print a table of the backends, a table of the bundles, and all problems of backends and bundles.
+    """Print a table of the backends, a table of the bundles, and all problems of backends, bundles and experiments.
 
     The function opens the backends and the bundles like a server, but it does not listen for requests.
 
@@ -42,13 +45,13 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         EmbedderError: An embedder cannot be opened.
     """
     settings = await asyncio.to_thread(with_model_file, settings)
-    injection = settings.injection
+    injection, keyring = settings.injection, read_keyring(settings.api, LocalState())
     bundles = await asyncio.to_thread(
         load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder
     )
     async with (
         open_backends(settings.backends, report) as backends,
-        open_gateway(settings, backends, ServingState(bundles), LocalState()) as gateway,
+        open_gateway(settings, backends, ServingState(bundles, keyring), LocalState()) as gateway,
     ):
         await _wait_for_kinds(gateway, report)
         console.print(_backend_table(gateway))
@@ -56,7 +59,11 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         console.print(_bundle_table(gateway))
         for note in filter(None, (foreign_bundle_note(*one) for one in gateway.bundles.items())):
             console.print(f"note: {note}", style="yellow", **_PLAIN)
-        problems = [*_problems(gateway), *await _report_room(gateway, console)]
+        problems = [
+            *_problems(gateway),
+            *await _report_room(gateway, console),
+            *_experiment_problems(settings, gateway),
+        ]
     for problem in problems:
         console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
     if not problems:
@@ -117,6 +124,11 @@ async def _report_room(gateway: Gateway, console: Console) -> list[str]:
             console.print(f"{name}: {sentence}.", **_PLAIN)
         problems += [problem for problem in (room_problem(served, costs, model),) if problem]
     return problems
+
+
+def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:
+    files = read_experiments(settings.experiments.experiment)
+    return mismatch_lines(find_mismatches(files, gateway.experiment_server, time.time()))
 
 
 def _problems(gateway: Gateway) -> Iterator[str]:

@@ -22,6 +22,7 @@ from proxy.core.progress import ProgressCallback
 from proxy.core.settings import ApiSettings, Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm, load_experiments
+from proxy.experiments.mismatches import mismatch_lines
 from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
 
 
@@ -115,7 +116,15 @@ def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
 
 async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:
     """Take both steps of a reload, in a server with one process. If `load` raises an error, nothing changes."""
-    return serve_loaded(gateway, await load(settings, gateway, shared))
+    reloaded = serve_loaded(gateway, await load(settings, gateway, shared))
+    log_mismatches(gateway)
+    return reloaded
+
+
+def log_mismatches(gateway: Gateway) -> None:
+    """Log each setting of the experiments that can have no effect. Of several workers, only one calls the function."""
+    for line in mismatch_lines(gateway.experiment_mismatches()):
+        log_event("experiment mismatch", warning=line)
 
 
 @asynccontextmanager

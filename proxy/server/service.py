@@ -24,6 +24,7 @@ from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import bundles_to_warm
+from proxy.experiments.mismatches import mismatch_lines
 from proxy.inference.injection.served_bundles import ServedBundle, foreign_bundle_note, load_bundles
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
@@ -42,7 +43,8 @@ class Status:
         bundled: The names of the models that have a bundle, even if no backend lists them.
         problems: One line for each backend that has a problem.
         keyed: Whether clients need an API key.
-        warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model.
+        warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model, and for
+            each setting of an experiment that can have no effect.
     """
 
     models: tuple[str, ...]
@@ -158,4 +160,5 @@ def status(gateway: Gateway) -> Status:
     notes = [foreign_bundle_note(name, served) for name, served in gateway.bundles.items() if name in models]
     warnings = tuple(filter(None, [*map(kind_warning, models.values()), *notes]))
     keyed = gateway.state.keyring is not None
+    warnings += tuple(mismatch_lines(gateway.experiment_mismatches()))
     return Status(tuple(models), tuple(gateway.bundles), problems, keyed, warnings)

@@ -34,7 +34,7 @@ from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.settings import Settings, settings_from_json
 from proxy.core.shared_state import MappedState
-from proxy.server.reload import Loaded, load, serve_loaded
+from proxy.server.reload import Loaded, load, log_mismatches, serve_loaded
 from proxy.server.service import drain, loading_bundles, serving, status
 from proxy.server.sockets import join_port
 from proxy.ui.worker_relay import answering_page
@@ -119,6 +119,8 @@ class CommandReader:
             elif command["do"] == "serve" and self._loaded is not None:
                 reply(serving=asdict(serve_loaded(self._gateway, self._loaded)))
                 self._loaded = None
+                if self._shared.worker == 0:
+                    log_mismatches(self._gateway)
             elif command["do"] == "forget":
                 self._loaded = None
             elif command["do"] == "move":

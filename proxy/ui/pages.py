@@ -108,7 +108,10 @@ async def _file(request: web.Request) -> web.StreamResponse:
 
 
 async def _state(request: web.Request) -> web.StreamResponse:
-    """Answer GET /ui/api/state with the models and their variants. The models with a bundle come first."""
+    """Answer GET /ui/api/state: the models with their variants, and the settings of experiments that have no effect.
+
+    The models with a bundle come first.
+    """
     gateway = request.app[GATEWAY]
     bundles = gateway.bundles
     models = sorted(gateway.pool.models.values(), key=lambda model: model.id not in bundles)
@@ -118,6 +121,7 @@ async def _state(request: web.Request) -> web.StreamResponse:
                 {"id": one.id, "kind": one.kind, "variants": available(one.id, bundles), "bundled": one.id in bundles}
                 for one in models
             ],
+            "mismatches": gateway.experiment_mismatches(),
         }
     )
 

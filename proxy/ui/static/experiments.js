@@ -31,12 +31,16 @@ export async function experiments(place, signal, [wanted]) {
     const card = cards.find((one) => one.name === name);
     return report.replaceChildren(heading(card), make("p", {class: "trouble", role: "alert"}, error.message), arms(card));
   }
-  report.replaceChildren(heading(whole), verdict(whole), arms(whole), ...overTime(whole), metrics(whole), checks(whole));
+  const state = await ask("/ui/api/state", signal);
+  report.replaceChildren(heading(whole), ...mismatches(state.mismatches[name] ?? []), verdict(whole), arms(whole), ...overTime(whole), metrics(whole), checks(whole));
 }
 
 const heading = (card) => make("div", {class: "heading"}, make("h1", {}, card.name),
   make("span", {class: `state ${card.state.replace(" ", "-")}`}, card.state),
   card.stopped ? make("span", {class: "note"}, card.stopped) : null);
+
+const mismatches = (sentences) => sentences.map((sentence) =>
+  make("p", {class: "trouble", role: "alert"}, `No effect: ${sentence}`));
 
 const verdict = (whole) => make("p", {class: `verdict ${whole.verdict.decision}`}, whole.verdict.sentence);
 

@@ -1,0 +1,147 @@
+"""Finds settings of an experiment that can never have an effect on a server, such as a model that no backend lists.
+
+Such a setting is no error: the experiment file is valid, and the server may change. But without a warning, the operator
+would wait for units that never come. The functions are pure.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from proxy.core.variant_names import ALIGNED, RAW_MATCHED
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
+from proxy.experiments.config import CALLS_PER_CASE, ExperimentFile
+from proxy.experiments.definition import Arm, Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The part of a server's state that the settings of experiments refer to. None if it is unknown.
+
+    Attributes:
+        models: The models that backends list. Unknown while a backend does not answer, since it may list more models.
+        bundled: The models that have a bundle.
+        keys: The names of the client keys. Empty if the server requires no keys.
+        judges: Whether the server has a shadow judge.
+    """
+
+    models: Collection[str] | None = None
+    bundled: Collection[str] | None = None
+    keys: Collection[str] | None = None
+    judges: bool | None = None
+
+
+def find_mismatches(files: Sequence[ExperimentFile], server: Server, now: float) -> dict[str, list[str]]:
+    """Return sentences about settings that can have no effect, by the name of the experiment.
+
+    Args:
+        files: The experiment files.
+        server: The state of the server.
+        now: The current time, Unix seconds.
+
+    Returns:
+        One entry for each experiment. Its list is empty if every setting can have an effect.
+    """
+    return {file.experiment.name: list(_mismatches(file, server, now)) for file in files}
+
+
+def mismatch_lines(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the sentences of `find_mismatches` in one list, each with the name of its experiment."""
+    return [f"experiment {name}: {sentence}" for name, sentences in found.items() for sentence in sentences]
+
+
+def _mismatches(file: ExperimentFile, server: Server, now: float) -> Iterator[str]:
+    experiment = file.experiment
+    yield from _scope_mismatches(experiment, now)
+    yield from _weight_mismatches(experiment)
+    yield from _metric_mismatches(file)
+    yield from _judge_mismatches(file, server)
+    if server.keys is not None:
+        yield from _key_mismatches(experiment, server.keys)
+    if server.models is not None:
+        yield from _model_mismatches(experiment, server.models)
+        if server.bundled is not None:
+            yield from _bundle_mismatches(experiment, server.models, server.bundled)
+
+
+def _scope_mismatches(experiment: Experiment, now: float) -> Iterator[str]:
+    if experiment.end <= now:
+        ended = datetime.fromtimestamp(experiment.end, UTC)
+        yield f"`end` has passed ({ended:%Y-%m-%d %H:%M} UTC), so no request takes part."
+    if experiment.share == 0:
+        yield "`share` is 0, so no unit takes part."
+
+
+def _weight_mismatches(experiment: Experiment) -> Iterator[str]:
+    weighted = [arm.name for arm in experiment.arms if arm.weight]
+    if len(weighted) == 1:
+        yield f"only the arm {weighted[0]} has a weight above 0, so there is nothing to compare."
+    elif experiment.control not in weighted:
+        yield f"the control {experiment.control} has the weight 0, so the other arms are compared with nothing."
+
+
+def _metric_mismatches(file: ExperimentFile) -> Iterator[str]:
+    compared = {metric.name for metric in file.experiment.all_metrics}
+    for name in file.lower_is_better:
+        if name in AUTOMATIC_METRICS:
+            yield f"`lower_is_better` names {name}, but the direction of metrics that the server measures is fixed."
+        elif name not in compared:
+            yield f"`lower_is_better` names {name}, which is not among `metrics` and guardrails."
+
+
+def _judge_mismatches(file: ExperimentFile, server: Server) -> Iterator[str]:
+    names = {metric.name for metric in file.experiment.all_metrics}
+    if JUDGED_BETTER in names and file.judge is None:
+        yield f"the metric {JUDGED_BETTER} gets no values without the table [judge]."
+    if file.judge is None:
+        return
+    if server.judges is False:
+        yield "[judge] has no effect, because the server was started without --judge."
+    if file.judge.share == 0 or file.judge.calls < CALLS_PER_CASE:
+        yield f"[judge] judges nothing: `share` must be above 0, and `calls` at least {CALLS_PER_CASE}."
+
+
+def _key_mismatches(experiment: Experiment, keys: Collection[str]) -> Iterator[str]:
+    if missing := sorted(experiment.keys - set(keys)):
+        listed = f"There are {', '.join(sorted(keys))}." if keys else "The server requires no keys (--api-keys-file)."
+        consequence = _consequence(experiment.keys, keys)
+        yield f"`keys` names {', '.join(missing)}, but no client key has this name. {listed}{consequence}"
+
+
+def _model_mismatches(experiment: Experiment, models: Collection[str]) -> Iterator[str]:
+    if missing := sorted(experiment.models - set(models)):
+        consequence = _consequence(experiment.models, models)
+        yield f"`models` names {', '.join(missing)}, which no backend lists. {_listed(models)}{consequence}"
+    for arm in experiment.arms:
+        if arm.model is not None and arm.model not in models:
+            yield (
+                f"the arm {arm.name} is for the model {arm.model}, which no backend lists, so its requests are served "
+                f"without the experiment. {_listed(models)}"
+            )
+
+
+def _listed(models: Collection[str]) -> str:
+    return f"Listed: {', '.join(sorted(models)) or 'none'}."
+
+
+def _consequence(named: Collection[str], existing: Collection[str]) -> str:
+    return "" if set(named) & set(existing) else " No request takes part."
+
+
+def _bundle_mismatches(experiment: Experiment, models: Collection[str], bundled: Collection[str]) -> Iterator[str]:
+    for arm in experiment.arms:
+        if arm.variant not in (ALIGNED, RAW_MATCHED) or arm.bundle:
+            continue
+        used = _models_of(experiment, arm, models)
+        if without := sorted(used - set(bundled)):
+            yield (
+                f"the arm {arm.name} has the variant {arm.variant}, but {', '.join(without)} has no bundle, so nothing "
+                "is injected. Give --bundle MODEL=DIR, or `bundle` for the arm."
+            )
+
+
+def _models_of(experiment: Experiment, arm: Arm, models: Collection[str]) -> set[str]:
+    """Return the models that may serve requests of an arm: its own, or those of the experiment that backends list."""
+    if arm.model is not None:
+        return {arm.model} & set(models)
+    return set(experiment.models or models) & set(models)
