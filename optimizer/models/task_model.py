@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.layouts import LAYOUTS
+from index.layouts import LAYOUTS, first_stop
 from index.rendering import TextPrompt, leading_gap, render_chat, render_example, render_prompt, render_raw, text_prompt
 from index.retrieval.retriever import Retriever, pinned, retrieval_query
 from index.retrieval.selection import select_within_policy
@@ -105,7 +105,11 @@ class TaskModel:
         reply = _reply(kept, tuple(example.id for example in examples))
         if self._kind != COMPLETION:
             return reply
-        return replace(reply, text=_text_prompt(variant, examples, row).clean(reply.text))
+        prompt = _text_prompt(variant, examples, row)
+        # A server may ignore stop strings, or accept only a few. The proxy then ends the answer with this reason too.
+        is_stopped = first_stop(reply.text, prompt.stop) is not None
+        finish_reason = "stop" if is_stopped else reply.finish_reason
+        return replace(reply, text=prompt.clean(reply.text), finish_reason=finish_reason)
 
     async def log_likelihood(self, variant: Variant, row: Row) -> float:
         """Return the mean log-probability of the tokens of the row's reference answer, given the rendered prompt.

@@ -13,12 +13,13 @@ import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.registry import open_embedder
-from index.layouts import LAYOUTS
+from index.layouts import LAYOUTS, stop_strings
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Message
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.candidate import from_bundle
 from optimizer.core.journal import Journal
+from optimizer.core.request_form import RequestForm
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
@@ -111,6 +112,31 @@ async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str,
         stream = await proxy.stream(**chat_request(QUERIES[0]))
     assert measured.text == whole["choices"][0]["message"]["content"] == streamed_content(stream)
     assert measured.text == (text.lstrip() if LAYOUTS[layout].answer_begins_with_gap else text)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", [RequestForm(), RequestForm(max_stop_strings=1), RequestForm(omit=("stop",))])
+async def test_answer_that_the_server_does_not_stop_is_cut_as_in_the_proxy(
+    layout: str, form: RequestForm, tmp_path: Path
+) -> None:
+    served = serve_in_layout(layout)
+    long = f" Yes.{stop_strings(LAYOUTS[layout])[-1]}More?"
+
+    async def ignore_stop_strings(reply: Reply, _request: Received) -> None:
+        await reply.whole(completion(long, "length"))
+
+    async with (
+        scripted_backend(ignore_stop_strings) as backend,
+        serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
+        Client(Endpoint(f"{backend.url}/v1", "scripted"), 4, RetryPolicy()) as client,
+    ):
+        with Journal(tmp_path) as journal:
+            calls = CachedCalls({"task": PricedClient(client, Prices(), form)}, journal, Budget(Limits()))
+            measured = await TaskModel(calls, "completion", EMBEDDER).answer(from_bundle(served.bundle), QUERIES[0])
+        _, _, whole = await proxy.post("/v1/chat/completions", chat_request(QUERIES[0]))
+    choice = whole["choices"][0]
+    assert (measured.text, measured.finish_reason) == (choice["message"]["content"], choice["finish_reason"])
+    assert (measured.text.strip(), measured.finish_reason) == ("Yes.", "stop")
 
 
 def streamed_content(data: bytes) -> str:
