@@ -20,9 +20,10 @@ from proxy.inference.answer_length import AnswerLimiter, asked_limit
 from proxy.inference.injection.injector import Injection, Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan, make_plan
-from proxy.inference.reduction import reduction_reason, response_reduction_reason
+from proxy.inference.reduction import BACKGROUND, reduction_reason, response_reduction_reason
 from proxy.inference.request_bodies import bundle_sampling, injected_input, with_response_sampling, with_sampling
 from proxy.inference.setting import Setting
+from proxy.openai.chat_applications import answer_form
 from proxy.openai.chat_completion import (
     ChatShape,
     check_completable,
@@ -165,7 +166,8 @@ class Planner:
             return await self._chat_as_raw_text(conversation, setting, asked.turns)
         reason = reduction_reason(body, messages, is_background=conversation.is_background)
         text = await self._injected_text(conversation, setting, served, asked, reason)
-        sent = model.dialect.completion_request(text.sent)
+        form = _background_form(turns, model) if reason == BACKGROUND else {}
+        sent = model.dialect.completion_request({**text.sent, **form})
         shape = _shape(body, model, trim=text.has_leading_gap)
         plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, conversation.key)
         return replace(plan, cut_at=text.cut_at, lowered_limit=_lowered_limit(body, sent))
@@ -224,6 +226,12 @@ def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[
     return sent, StopRules(
         tuple(layout_stops), remaining, include_client=flag_field(body, "include_stop_str_in_output")
     )
+
+
+def _background_form(turns: Sequence[Message], model: Model) -> Json:
+    """Return the field with the form of the answer to a background request; empty if the request asks for none."""
+    form = answer_form(turns[-1].text) if model.dialect.enforces_json else None
+    return {} if form is None else {"response_format": form}
 
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.core.json_types import JsonDict
+
 _MAX_HEAD: Final = 400  # characters of a text in which an instruction must begin
 _MAX_SYSTEM: Final = 4000  # characters of a system message that are read
 _MAX_TAIL: Final = 80  # characters at the end of a text in which its last tag must be
@@ -19,6 +21,9 @@ _TASK: Final = "### task:"
 _HISTORY: Final = "<chat_history>"
 _DOCUMENTS_END: Final = "</context>"
 _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.MULTILINE)
+_OUTPUT_FORM: Final = re.compile(r'\{\s*"([a-z_]{1,40})"\s*:\s*(\[|")')
+_MAX_TEXT: Final = 200  # characters of a text in the answer to a background request
+_MAX_TEXTS: Final = 5
 _TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)\s*\Z", re.IGNORECASE)
 
 
@@ -107,6 +112,27 @@ def _is_task(text: str) -> bool:
     """
     instruction, history, _ = text.partition(_HISTORY)
     return bool(history and _OUTPUT_HEADING.search(instruction) and _TASK_END.search(text[-_MAX_TAIL:]))
+
+
+def answer_form(text: str) -> JsonDict | None:
+    """Return the `response_format` of the JSON object that a background request asks for; None if it asks for none.
+
+    Open WebUI shows the object as an example: a field with a text, or with a list of texts. It reads only such an
+    object, which a base model seldom writes unless the server enforces it.
+
+    Args:
+        text: The text of the message.
+    """
+    instruction = text.partition(_HISTORY)[0]
+    heading = _OUTPUT_HEADING.search(instruction)
+    form = _OUTPUT_FORM.search(instruction, heading.end()) if heading else None
+    if form is None:
+        return None
+    value: JsonDict = {"type": "string", "maxLength": _MAX_TEXT}
+    if form[2] == "[":
+        value = {"type": "array", "items": value, "minItems": 1, "maxItems": _MAX_TEXTS}
+    schema = {"type": "object", "properties": {form[1]: value}, "required": [form[1]], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _asks_for_title(system: str) -> bool:

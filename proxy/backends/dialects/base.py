@@ -76,6 +76,7 @@ class Dialect:
         completion_request: A function that translates a completion request. It raises BadRequestError if the server
             cannot serve the request.
         max_stop_strings: The maximum number of stop strings in one request; None if there is no limit.
+        enforces_json: Whether the server enforces a JSON schema in text completions too.
         usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
             separate event.
         takes_cache_salt: Whether the field `cache_salt` of a request separates its prefix cache from that of others.
@@ -87,5 +88,6 @@ class Dialect:
     count_chat_tokens: Callable[[str, Json, Fetch], Awaitable[int | None]] = _count_no_chat
     completion_request: Callable[[Json], Json] = _unchanged
     max_stop_strings: int | None = 4
+    enforces_json: bool = False
     usage_on_last_choice: bool = False
     takes_cache_salt: bool = False

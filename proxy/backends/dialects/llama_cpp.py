@@ -81,5 +81,6 @@ LLAMA_CPP: Final = Dialect(
     count_tokens=_count_tokens,
     completion_request=_completion_request,
     max_stop_strings=None,
+    enforces_json=True,
     usage_on_last_choice=True,
 )

@@ -53,4 +53,5 @@ VLLM: Final = Dialect(
     count_tokens=_count_tokens,
     count_chat_tokens=_count_chat_tokens,
     takes_cache_salt=True,
+    enforces_json=True,
 )

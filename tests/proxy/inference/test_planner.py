@@ -104,6 +104,37 @@ async def test_background_request_of_a_chat_client_gets_no_examples(kind: str, c
     assert "Boil water" not in str(body)
 
 
+FORM = {"type": "json_schema", "json_schema": {"name": "own", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "required"),
+    [
+        ({"messages": BACKGROUND["open-webui-title"]}, ["title"]),
+        ({"messages": BACKGROUND["open-webui-follow-ups"]}, ["follow_ups"]),
+        ({"messages": BACKGROUND["librechat"]}, None),
+        ({"messages": BACKGROUND["open-webui-title"], "response_format": FORM}, "own"),
+        ({"messages": BACKGROUND["open-webui-title"], "model": "scripted@raw"}, None),
+        ({"messages": [USER]}, None),
+    ],
+)
+async def test_base_model_must_write_the_json_object_that_a_background_request_asks_for(
+    fields: dict[str, Any], required: object
+) -> None:
+    body, _ = await sent(fields)
+    if required == "own":
+        assert body["response_format"] == FORM
+    elif required is None:
+        assert "response_format" not in body
+    else:
+        assert body["response_format"]["json_schema"]["schema"]["required"] == required
+
+
+async def test_chat_model_writes_the_answer_to_a_background_request_as_it_likes() -> None:
+    body, _ = await sent({"messages": BACKGROUND["open-webui-title"]}, kind="chat")
+    assert "response_format" not in body
+
+
 async def test_prefill_on_a_base_model_is_continued() -> None:
     body, _ = await sent({"messages": [USER, {"role": "assistant", "content": "Because"}]})
     refusal = "# Query:\nHow do I hurt someone?\n\n# Answer:\nI can't help with that.\n\n"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.openai.chat_applications import answer_form
 from proxy.openai.conversation import read_chat, read_completion, read_response
 from tests.proxy.openai.background_requests import BACKGROUND, HISTORY, TITLE, TURNS, system, user
 
@@ -116,3 +117,37 @@ def test_documents_of_open_webui_are_not_part_of_the_opening(text: str, opening:
     assert (conversation.opening, conversation.is_background) == (opening, False)
     later = [user("How do I bake bread?"), {"role": "assistant", "content": "With rye."}, user(text)]
     assert read_chat({"messages": later}).opening == "How do I bake bread?"
+
+
+@pytest.mark.parametrize(
+    ("client", "field", "kind"),
+    [
+        ("open-webui-title", "title", "string"),
+        ("open-webui-tags", "tags", "array"),
+        ("open-webui-follow-ups", "follow_ups", "array"),
+        ("open-webui-queries", "queries", "array"),
+        ("open-webui-image", "prompt", "string"),
+        ("open-webui-autocomplete", "text", "string"),
+    ],
+)
+def test_json_object_that_open_webui_reads_is_found_in_its_template(client: str, field: str, kind: str) -> None:
+    form = answer_form(BACKGROUND[client][0]["content"])
+    assert form is not None
+    schema = form["json_schema"]["schema"]
+    assert schema["required"] == [field]
+    assert schema["properties"][field]["type"] == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        BACKGROUND["open-webui-fork"][0]["content"],
+        BACKGROUND["librechat"][0]["content"],
+        '### Task:\nWrite.\n<chat_history>\n### Output:\n{ "title": "x" }\n</chat_history>',
+        'JSON format: { "title": "x" }',
+        '### Output:\n{ "title": 1 }',
+    ],
+)
+def test_no_form_is_invented_for_a_request_that_names_none(text: str) -> None:
+    assert answer_form(text) is None
