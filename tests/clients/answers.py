@@ -13,8 +13,12 @@ _MOST_RAW: Final = 20  # tokens; the question alone has eight
 def check_answer(text: str) -> None:
     """The assistant's own words: they answer, and nothing of the layout is left around them."""
     assert "Paris" in text
-    assert text == text.strip()
-    assert not [marker for marker in _MARKERS if marker in text]
+    assert not leftovers(text)
+
+
+def leftovers(text: str) -> list[str]:
+    """What the layout left in an answer: its markers, and white space around it."""
+    return [mark for mark in _MARKERS if mark in text] + ([] if text == text.strip() else ["white space"])
 
 
 def check_pieces(pieces: Sequence[str], text: str) -> None:

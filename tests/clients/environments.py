@@ -19,11 +19,10 @@ from tools.packages import install
 from tools.steps import Say, run_step
 
 HERE: Final = Path(__file__).parent
-_NODE: Final = HERE / "node"
 _OLDEST_NODE: Final = 20
 _NPM_WITHIN: Final = 600.0  # seconds
 _FOREIGN: Final = re.compile(
-    r"(OPENAI|DRPO|LANGCHAIN|LANGSMITH|LLM|LM_?EVAL|HF|AI_SDK|PYTHON|NODE_OPTIONS|VIRTUAL_ENV)"
+    r"(OPENAI|DRPO|INSPECT|PROMPTFOO|LANGCHAIN|LANGSMITH|LLM|LM_?EVAL|HF|AI_SDK|PYTHON|NODE_OPTIONS|VIRTUAL_ENV)"
 )
 
 
@@ -40,17 +39,20 @@ def python_of(name: str, say: Say) -> Path:
     return _kept(name, key_of(requirements, version), build, say) / "bin" / "python"
 
 
-def node_packages(say: Say) -> Path:
-    """The folder node_modules that node/package-lock.json pins. Raises StepError."""
+def node_packages(say: Say, name: str = "node", *options: str) -> Path:
+    """The folder node_modules that `name`/package-lock.json pins, installed with options of npm. Raises StepError."""
+    pins = HERE / name
 
     def build(place: Path) -> None:
         place.mkdir()
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_NODE / name, place)
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(pins / file, place)
         command = ["npm", "ci", "--prefix", str(place), "--ignore-scripts", "--no-audit", "--no-fund"]
-        run_step("npm packages (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ))
+        run_step(
+            f"npm packages of {name} (once)", command, place.with_suffix(".log"), say, _NPM_WITHIN, dict(os.environ)
+        )
 
-    return _kept("node", key_of(_NODE / "package-lock.json"), build, say) / "node_modules"
+    return _kept(name, key_of(pins / "package-lock.json"), build, say) / "node_modules"
 
 
 def node_shortcoming() -> str | None:

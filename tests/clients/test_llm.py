@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.clients.answers import LONGER, QUESTION, check_answer, check_usage
+from tests.clients.answers import LONGER, QUESTION, check_answer, check_usage, leftovers
 from tests.clients.environments import clean_environment, python_of
 from tools.steps import Say
 
@@ -107,11 +107,14 @@ def test_answer_without_a_stream_is_printed_at_once(llm: Llm) -> None:
     _check_usage(_logged(llm))
 
 
-def test_conversation_is_continued_with_its_earlier_turns(llm: Llm) -> None:
-    _ask(llm, "aligned", QUESTION)
-    first = _logged(llm)["input_tokens"]
-    assert _ask(llm, "aligned", "And of Italy?", "--continue").text
-    assert _logged(llm)["input_tokens"] > first
+@pytest.mark.parametrize("model", ["aligned", "responses"])
+def test_conversation_of_four_turns_is_continued_with_its_earlier_turns(llm: Llm, model: str) -> None:
+    lengths = []
+    for number, question in enumerate((QUESTION, "And of Italy?", LONGER, "And Madrid?")):
+        more = ["--continue"] if number else []
+        assert not leftovers(_ask(llm, model, question, *more).text)
+        lengths.append(_logged(llm)["input_tokens"])
+    assert lengths == sorted(set(lengths)), "every turn adds to the prompt"
 
 
 def test_answer_follows_a_schema(llm: Llm) -> None:

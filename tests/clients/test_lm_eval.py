@@ -34,6 +34,7 @@ def _task(rows: Path) -> dict[str, Any]:
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": str(rows)},
         "test_split": "train",
+        "fewshot_split": "train",
         "output_type": "generate_until",
         "doc_to_text": "What is the capital of {{country}}?",
         "doc_to_target": "{{capital}}",
@@ -89,6 +90,12 @@ def test_chat_answers_a_task_from_several_requests_at_once(evaluate: Evaluate) -
     evaluation = evaluate(*chat, num_concurrent=2)
     _check(evaluation)
     assert all(reply == reply.strip() for reply in evaluation.replies)
+
+
+def test_examples_of_a_task_are_sent_as_earlier_turns(evaluate: Evaluate) -> None:
+    """With three examples, each request has four user turns."""
+    chat = ("local-chat-completions", "chat/completions", "google/gemma-3-270m", "--apply_chat_template")
+    _check(evaluate(*chat, "--num_fewshot", "3", "--fewshot_as_multiturn"))
 
 
 def test_text_completions_answer_a_task_in_one_batch(evaluate: Evaluate) -> None:
