@@ -30,17 +30,21 @@ def test_base_model_with_a_template_is_a_completion_model(few_blocks: str, figur
     assert line.startswith(f"{BASE.name} is a completion model: asked as chat, ")
 
 
-def test_base_model_with_a_template_answers_aligned_and_ends(
+def test_base_model_with_a_template_gets_one_text_with_examples(
     few_blocks: str, tmp_path_factory: pytest.TempPathFactory, say: Say
 ) -> None:
     log: Path = tmp_path_factory.mktemp("proxy") / "proxy.log"
-    with proxy_server(few_blocks, ["--bundle", "default"], log, say) as url:
+    with proxy_server(few_blocks, ["--bundle", "default", "--retrieval-timeout", "30"], log, say) as url:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            reply = client.chat.completions.create(
-                model=BASE.name, messages=asking("Why do cats purr?"), max_tokens=100, temperature=0
+            raw = client.chat.completions.with_raw_response.create(
+                model=BASE.name, messages=asking("What is a rainbow?"), max_tokens=60, temperature=0
             )
-    assert reply.choices[0].finish_reason == "stop"
-    assert "<|im_" not in (reply.choices[0].message.content or "")
+    reply = raw.parse()
+    assert raw.headers["x-drpo-examples"]
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens > 300
+    assert reply.choices[0].message.content
+    assert "<|im_" not in reply.choices[0].message.content
     assert '"kind":"completion"' in log.read_text(encoding="utf-8")
 
 
