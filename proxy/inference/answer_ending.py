@@ -5,20 +5,19 @@ The model writes a new answer, continues the last message, or writes a whole tur
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from index.layouts import SEPARATOR, TextLayout
 from index.rendering import render_conversation, render_turns
 from index.types import Message
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
-from proxy.inference.reduction import continues_last_message
+from proxy.inference.reduction import ENDING_FIELDS, continues_last_message
 from proxy.openai.json_fields import flag_field
 
 
-@dataclass(frozen=True, slots=True)
-class AskedTurns:
-    """The turns of the client, and where the model begins to write.
+class AskedTurns(NamedTuple):
+    """The turns of the client, and where the model begins to write. A named tuple is created fast.
 
     Attributes:
         turns: The turns. If the model must write a new answer after an assistant message, an empty turn is added.
@@ -49,6 +48,8 @@ def asked_turns(body: Json, messages: Sequence[Json], turns: Sequence[Message]) 
     Raises:
         BadRequestError: The request asks to continue the last message, and also for a new one.
     """
+    if ENDING_FIELDS.isdisjoint(body) and turns[-1].role != "assistant":  # the usual case
+        return AskedTurns(tuple(turns), opens_answer=True, continues=False)
     if flag_field(body, "continue_final_message") and flag_field(body, "add_generation_prompt"):
         raise BadRequestError(
             "Cannot set both `continue_final_message` and `add_generation_prompt` to true.",

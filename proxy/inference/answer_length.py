@@ -6,7 +6,7 @@ stays as it is, and the backend answers with its own error. The module does not 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -108,8 +108,10 @@ def with_limit(body: Mapping[str, Any], limit: int) -> JsonDict:
 
 def asked_limit(body: Json) -> int | None:
     """Return the client's limit of the answer in tokens; None if it sets none, or one that is no positive integer."""
-    given = (body[name] for name in _LIMIT_FIELDS if body.get(name) is not None)
-    return _count_of(next(given, None)) or None
+    for name in _LIMIT_FIELDS:
+        if (limit := body.get(name)) is not None:
+            return _count_of(limit) or None
+    return None
 
 
 def _count_of(value: object) -> int:
@@ -140,14 +142,15 @@ class AnswerLimiter:
             turns: The client's messages.
             client: The client's part of the prompt.
         """
-        asked, model = asked_limit(body), setting.model
-        if asked is None or setting.served is None:
+        asked, model, served = asked_limit(body), setting.model, setting.served
+        bound = injection.tokens + max_token_count(client)
+        if asked is None or served is None or model.context is None or bound + asked <= model.context:
             return sent
         size = PromptSize(
             injected=injection.tokens,
             marks=TOKENS_PER_MARK * (len(turns) + 1),
-            bound=injection.tokens + max_token_count(client),
-            reserved=answer_tokens(body, setting.served),
+            bound=bound,
+            reserved=answer_tokens(body, served),
             count=partial(self.injector.count, model, sent["prompt"]),
             count_raw=partial(self.injector.count, model, render_raw(turns)),
         )
@@ -166,25 +169,34 @@ class AnswerLimiter:
             client: The text of the client's messages, with a filler for the marks of the chat template.
         """
         body, served, model = conversation.body, setting.served, setting.model
-        asked, default = asked_limit(body), asked_limit(sent)
-        if served is None or (asked or default) is None:
+        asked = asked_limit(body)
+        limit = asked_limit(sent) if asked is None else asked
+        if served is None or limit is None or model.context is None:
             return sent
-        size = self._chat_size(sent, conversation, model, injection or Injection(served.id), client)
+        tokens, shown = (injection.tokens, len(injection.examples)) if injection else (0, 0)
+        marks = TOKENS_PER_MARK * (2 * shown + 1)
+        bound = tokens + marks + max_token_count(client) + _other_tokens(conversation)
+        if bound + limit <= model.context:
+            return sent
+        counts = [self._chat_count(request, conversation, model, bound) for request in (sent, body)]
+        size = PromptSize(tokens, marks, bound, answer_tokens(body, served), *counts)
         if asked is not None:
-            limited = replace(size, reserved=answer_tokens(body, served))
-            return with_limit(sent, await lowered_limit(asked, model.context, limited)) if injection else sent
-        fitted = await fitted_default(default or 0, model.context, size)
+            return with_limit(sent, await lowered_limit(asked, model.context, size)) if injection else sent
+        fitted = await fitted_default(limit, model.context, size)
         return sent if fitted is not None else {name: sent[name] for name in sent if name not in _LIMIT_FIELDS}
 
-    def _chat_size(
-        self, sent: Json, conversation: Conversation, model: Model, injection: Injection, client: str
-    ) -> PromptSize:
-        other = other_parts(conversation.messages)
-        marks = TOKENS_PER_MARK * (2 * len(injection.examples) + 1)
-        tools = len(encode({"tools": conversation.body.get("tools")})) if conversation.body.get("tools") else 0
-        bound = injection.tokens + marks + max_token_count(client) + tools + _MAX_PART_TOKENS * other
+    def _chat_count(self, request: Json, conversation: Conversation, model: Model, bound: int) -> Count:
+        """Return a function that counts the prompt of a request. Parts that are not text cannot be counted."""
 
-        async def count(request: Json) -> int | None:
-            return None if other else await self.injector.count_chat(model, chat_request(request), bound)
+        async def count() -> int | None:
+            if other_parts(conversation.messages):
+                return None
+            return await self.injector.count_chat(model, chat_request(request), bound)
 
-        return PromptSize(injection.tokens, marks, bound, 0, partial(count, sent), partial(count, conversation.body))
+        return count
+
+
+def _other_tokens(conversation: Conversation) -> int:
+    """Return an upper bound of the tokens of tools, and a usual upper bound of those of images and other parts."""
+    tools = conversation.body.get("tools")
+    return _MAX_PART_TOKENS * other_parts(conversation.messages) + (len(encode({"tools": tools})) if tools else 0)

@@ -26,6 +26,8 @@ CONTEXT_PROMPT: Final = "context_prompt"
 """The model's context has not even room for the system prompt."""
 RETRIEVAL_FAILURES: Final = ("timeout", "embedder")
 """Retrieval took too long, or the query could not be embedded."""
+ENDING_FIELDS: Final = frozenset({"continue_final_message", "add_generation_prompt"})
+"""The fields that decide whether the model continues the last message."""
 WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND})
 """The reasons for which a request gets no examples at all, not even pinned refusals.
 
@@ -67,8 +69,11 @@ def continues_last_message(body: Json, messages: Sequence[Json]) -> bool:
     By default, the model continues an assistant message that is not empty. The fields `continue_final_message` and
     `add_generation_prompt` have the same meaning as in vLLM: they take precedence over the default.
     """
-    if flag_field(body, "continue_final_message"):
-        return bool(messages) and not is_empty(messages[-1])
-    if body.get("continue_final_message") is False or flag_field(body, "add_generation_prompt"):
+    if not messages:
         return False
-    return bool(messages) and messages[-1].get("role") == "assistant" and not is_empty(messages[-1])
+    if not ENDING_FIELDS.isdisjoint(body):
+        if flag_field(body, "continue_final_message"):
+            return not is_empty(messages[-1])
+        if body.get("continue_final_message") is False or flag_field(body, "add_generation_prompt"):
+            return False
+    return messages[-1].get("role") == "assistant" and not is_empty(messages[-1])

@@ -68,7 +68,7 @@ def check_completable(body: Mapping[str, Any]) -> None:
             "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
         )
     for name in _COMPLETION_FIELDS:
-        if is_set(body.get(name)):
+        if name in body and is_set(body[name]):
             raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
 
 

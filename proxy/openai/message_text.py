@@ -22,6 +22,8 @@ def message_text(message: Json) -> str:
     If the content is empty, the text is that of the field `refusal`, in which OpenAI's API returns a refusal.
     """
     content = message.get("content")
+    if content.__class__ is str and content:  # the usual case
+        return str(content)
     if isinstance(content, list):
         content = "\n".join(text for part in content if isinstance(text := _part_text(part), str))
     if content and isinstance(content, str):
@@ -76,7 +78,9 @@ def is_empty(message: Json) -> bool:
 
 def other_parts(messages: Sequence[Json]) -> int:
     """Return the number of parts that are not text, such as images, and of items that are not messages."""
-    contents = [message.get("content") for message in messages]
+    contents = [message.get("content") for message in messages if message.get("content").__class__ is not str]
+    if not contents:  # the usual case
+        return 0
     parts = sum(not _is_text_part(part) for content in contents if isinstance(content, list) for part in content)
     return parts + sum("role" not in message for message in messages)
 
@@ -88,6 +92,8 @@ def is_blank(text: str) -> bool:
 
 def has_words(text: str) -> bool:
     """Whether a text has a letter, a digit or an emoji. Examples cannot be retrieved for a text that has none."""
+    if text and text[0].isascii() and text[0].isalnum():  # the usual case
+        return True
     return any((character.isalnum() or _is_emoji(character)) and not _is_invisible(character) for character in text)
 
 

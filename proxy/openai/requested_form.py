@@ -15,6 +15,7 @@ _STRUCTURE_OPTIONS: Final = frozenset({"whitespace_pattern", "backend", "_backen
 _FORM_FIELDS: Final = frozenset(
     {"tools", "functions", "response_format", "text", "structured_outputs", *_GUIDED_FIELDS}
 )
+_OPTIONAL_FIELDS: Final = _FORM_FIELDS | {"stream_options"}
 
 
 def requested_form(body: Json) -> str | None:
@@ -28,7 +29,10 @@ def requested_form(body: Json) -> str | None:
 
 def requested_tools(body: Json) -> str | None:
     """Return the field whose tools the model may call, `tools` or `functions`; None if it may call no tools."""
-    return next((name for name, choice in _TOOL_FIELDS if body.get(name) and body.get(choice) != "none"), None)
+    for name, choice in _TOOL_FIELDS:
+        if body.get(name) and body.get(choice) != "none":
+            return name
+    return None
 
 
 def structure_reason(body: Json) -> str | None:
@@ -42,6 +46,8 @@ def without_empty_form_fields(body: Mapping[str, Any]) -> dict[str, Any]:
 
     Without `stream`, the field `stream_options` also asks for nothing.
     """
+    if _OPTIONAL_FIELDS.isdisjoint(body):
+        return dict(body)
     unused = {"structured_outputs"} if not _constrains(body.get("structured_outputs")) else set()
     unused |= {name for name in _GUIDED_FIELDS if not is_set(body.get(name))}
     if _is_empty_format(body.get("response_format")):
