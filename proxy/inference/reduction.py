@@ -1,8 +1,8 @@
 """Decides which requests get fewer examples than usual, and names the reasons. All functions are pure.
 
 The answers in examples are plain text. They would mislead a model that must call a tool, write JSON or continue a given
-text. Such requests get only the pinned refusals, which keep the model safe. A request also gets fewer examples if its
-examples cannot be retrieved or do not fit into the model's context.
+text. Requests with tools or a prefill get only the pinned refusals, which keep the model safe. Requests for JSON get no
+examples. A request also gets fewer examples if its examples cannot be retrieved or do not fit into the model's context.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,12 @@ RETRIEVAL_FAILURES: Final = ("timeout", "embedder")
 """Retrieval took too long, or the query could not be embedded."""
 ENDING_FIELDS: Final = frozenset({"continue_final_message", "add_generation_prompt"})
 """The fields that decide whether the model continues the last message."""
-WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND})
+WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND, "response_format", "structured_outputs"})
 """The reasons for which a request gets no examples at all, not even pinned refusals.
 
-A backend that has stored the conversation leaves no place for examples. A background request does not need them.
+A backend that has stored the conversation leaves no place for examples. A background request does not need them. A
+refusal in prose keeps a model from writing JSON: with it, the embedded model completed 5 of 24 answers to a JSON
+schema, without it 18. It refused 1 of 18 harmful questions with it, and 0 without it.
 """
 
 

@@ -216,7 +216,7 @@ def _without_retrieved(served: ServedBundle, costs: BundleCosts, reason: str) ->
     """Return the pinned examples that a request without retrieved examples gets.
 
     Without a query, these are all pinned examples. The other reasons are about the form of the answer, which most
-    examples would teach wrongly. So only the refusals among them are kept.
+    examples would teach wrongly. So at most the refusals among them are kept.
     """
     pinned = served.pinned if reason == NO_QUERY else () if reason in WITHOUT_EXAMPLES else served.refusals
     tokens = costs.prompt + sum([costs.examples[example.id] for example in pinned])

@@ -81,8 +81,7 @@ async def test_chat_model_gets_one_system_message_examples_as_turns_and_the_conv
     ("fields", "reason"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+        ({"functions": [{"name": "f"}]}, "tools"),
         ({"messages": [USER, {"role": "assistant", "content": "Because"}]}, "prefill"),
     ],
 )

@@ -15,8 +15,6 @@ from tests.proxy.serving import Serving, served_bundle, serving
 USER = {"role": "user", "content": "Why is the sky blue?"}
 REFUSAL = "I can't help with that."
 REDUCTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "response_format": ("response_format", {"response_format": {"type": "json_object"}}),
-    "structured_outputs": ("structured_outputs", {"structured_outputs": {"choice": ["a"]}}),
     "prefill": ("prefill", {"messages": [USER, {"role": "assistant", "content": "Because"}]}),
     "no_query": ("no_query", {"messages": [{"role": "user", "content": ""}]}),
     "long system message": ("context", {"messages": [{"role": "system", "content": "word " * 900}, USER]}),
@@ -80,7 +78,23 @@ async def test_failed_retrieval_and_a_full_context_are_both_reported(monkeypatch
     assert 'drpo_injection_reduced_total{reason="context"} 1.0' in page
 
 
-@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "json_object"}}])
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [
+        ("response_format", {"response_format": {"type": "json_object"}}),
+        ("structured_outputs", {"structured_outputs": {"choice": ["a"]}}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["completion", "chat"])
+async def test_request_for_json_gets_no_refusal_in_prose(kind: str, reason: str, fields: dict[str, Any]) -> None:
+    async with scripted_backend(answer, kind=kind) as backend, serving(backend.url) as proxy:
+        _, headers, _ = await proxy.chat(**fields)
+        assert (headers["x-drpo-reduced"], headers["x-drpo-examples"]) == (reason, "")
+        assert headers["x-drpo-refusal"] == "left-out"
+        assert "drpo_refusal_left_out_total 1.0" in await metrics(proxy)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [], "stop": "x"}])
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 async def test_refusal_that_does_not_fit_is_counted(kind: str, fields: dict[str, Any]) -> None:
     async with scripted_backend(answer, kind=kind, context=1000) as backend, serving(backend.url) as proxy:
