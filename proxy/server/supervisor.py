@@ -6,6 +6,7 @@ not depend on the content of requests.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
-import orjson
 from aiohttp import web
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -62,13 +62,13 @@ class Worker:
     def send(self, **command: object) -> None:
         """Send a command without waiting for a reply. If the worker is dead, the command is lost."""
         with suppress(ConnectionError):
-            cast("asyncio.StreamWriter", self.process.stdin).write(orjson.dumps(command) + b"\n")
+            cast("asyncio.StreamWriter", self.process.stdin).write(json.dumps(command).encode() + b"\n")
 
     async def _read(self) -> None:
         """Queue each reply of the worker. When the worker's process has ended, queue an empty reply."""
         lines = cast("asyncio.StreamReader", self.process.stdout)
         while line := await lines.readline():
-            self._replies.put_nowait(orjson.loads(line))
+            self._replies.put_nowait(json.loads(line))
         await self.process.wait()
         self._replies.put_nowait({})
 

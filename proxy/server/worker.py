@@ -14,6 +14,7 @@ a supervisor.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -23,7 +24,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import orjson
 import uvloop
 
 from index.errors import DrpoError
@@ -49,7 +49,7 @@ def main() -> None:
 async def _work() -> None:
     lines = await _open_standard_input()
     line = await lines.readline()
-    first = orjson.loads(line) if line else {"worker": 0}  # no line: the supervisor has ended already
+    first = json.loads(line) if line else {"worker": 0}  # no line: the supervisor has ended already
     try:
         shared = MappedState(Path(os.environ[FOLDER_VARIABLE]), first["worker"])
     except FileNotFoundError:
@@ -113,7 +113,7 @@ class CommandReader:
     async def run(self) -> None:
         """Carry out each command until the input ends. Then stop the worker, unless it is draining already."""
         while line := await self._lines.readline():
-            command = orjson.loads(line)
+            command = json.loads(line)
             if command["do"] == "load":
                 await self._load()
             elif command["do"] == "serve" and self._loaded is not None:
@@ -144,7 +144,7 @@ class CommandReader:
 def reply(**content: object) -> None:
     """Write one line of JSON to the supervisor. If the supervisor has ended, the line is lost."""
     with suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), orjson.dumps(content) + b"\n")
+        os.write(sys.stdout.fileno(), json.dumps(content).encode() + b"\n")
 
 
 async def _open_standard_input() -> asyncio.StreamReader:
