@@ -1,6 +1,8 @@
 """Parses the addresses and URLs that an operator gives in flags. The module opens no sockets."""
 
 import ipaddress
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
@@ -8,6 +10,10 @@ from urllib.parse import urlsplit
 from proxy.core.errors import StartupError
 
 MAX_PORT: Final = 65535
+ANY_ORIGIN: Final = "*"
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
 def is_loopback(host: str) -> bool:
@@ -38,6 +44,38 @@ def server_root(url: str, flag: str = "--backend") -> str:
     if not is_root:
         raise StartupError(f"{flag} {url}: not a base URL such as http://127.0.0.1:8000/v1.")
     return url.rstrip("/").removesuffix("/v1")
+
+
+def web_origin(text: str, flag: str) -> str:
+    """Return an origin in the form in which browsers send it: in lower case, without a slash and a default port.
+
+    Args:
+        text: The origin that the operator gave: SCHEME://HOST[:PORT], `*` for any origin, or `null`, which browsers
+            send for pages of files.
+        flag: The flag that gave the origin, for error messages.
+
+    Raises:
+        StartupError: No browser sends such an origin.
+    """
+    if text in (ANY_ORIGIN, "null"):
+        return text
+    if not _SCHEME.match(text):
+        raise StartupError(f"{flag} {text}: an origin begins with a scheme, such as https://app.example.")
+    try:
+        parts = urlsplit(text)
+        host, port = _host_in_origin(parts.hostname or ""), parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), "", None
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise StartupError(f"{flag} {text}: an origin has no path, query or user, as in {parts.scheme}://{host}.")
+    if not _HOST.fullmatch(host):
+        raise StartupError(f"{flag} {text}: expected SCHEME://HOST[:PORT] without wildcards, or * for any origin.")
+    is_default = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{host}" if is_default else f"{parts.scheme}://{host}:{port}"
+
+
+def _host_in_origin(host: str) -> str:
+    return f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:

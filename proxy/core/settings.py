@@ -117,7 +117,9 @@ class ApiSettings:
         "", "file of the keys that clients must show, made with `drpo-proxy new-key NAME`; read again on SIGHUP", "FILE"
     )
     forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
-    cors_origin: tuple[str, ...] = _setting((), "web origin allowed to call from a browser; repeatable", "ORIGIN")
+    cors_origin: tuple[str, ...] = _setting(
+        (), "web origin allowed to call from a browser, such as https://app.example; * allows any; repeatable", "ORIGIN"
+    )
 
 
 @dataclass(frozen=True, slots=True)

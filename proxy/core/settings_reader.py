@@ -13,7 +13,7 @@ from dataclasses import Field, fields, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from proxy.core.addresses import check_port, is_loopback, server_root, split_address
+from proxy.core.addresses import check_port, is_loopback, server_root, split_address, web_origin
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
     ADMIN_OFF,
@@ -250,7 +250,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 
 
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return the settings with /v1 removed from server URLs, and with the default bundle and store filled in.
+    """Return the settings with normalized URLs and origins, and with the default bundle and store filled in.
 
     The default bundle is used if the operator gave no bundle and the embedded model is one of the backends. The default
     store is used if the operator gave an experiment but no store.
@@ -259,10 +259,12 @@ def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str])
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
     bundles = injection.bundle or ((DEFAULT_BUNDLE,) if EMBEDDED in urls else ())
     store = experiments.store or (default_store(environment) if experiments.experiment else "")
+    origins = tuple(web_origin(origin, flag("cors_origin")) for origin in settings.api.cors_origin)
     judge = server_root(experiments.judge, flag("judge")) if experiments.judge else ""
     return replace(
         settings,
         backends=replace(backends, backend=urls),
+        api=replace(settings.api, cors_origin=origins),
         injection=replace(injection, bundle=bundles),
         experiments=replace(experiments, store=store, judge=judge),
     )
@@ -283,6 +285,8 @@ def _check_values(settings: Settings) -> None:
         )
     if settings.experiments.judge and not settings.experiments.store:
         raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
+    if settings.experiments.judge_api_key_file and not settings.experiments.judge:
+        raise StartupError("--judge-api-key-file: there is no judge that gets this key: give --judge URL.")
     if settings.experiments.trust_user_headers and not settings.experiments.experiment:
         raise StartupError(
             "--trust-user-headers: nobody is assigned to an arm without an experiment: give --experiment FILE."

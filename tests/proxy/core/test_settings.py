@@ -197,3 +197,42 @@ def test_reachable_admin_listener_is_refused(admin: str) -> None:
         check_reachability(make_settings(admin=admin))
     check_reachability(make_settings(admin=admin, allow_unauthenticated=True))
     check_reachability(make_settings(admin="off"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("*", "*"),
+        ("null", "null"),
+        ("https://app.test", "https://app.test"),
+        ("https://app.test/", "https://app.test"),
+        ("HTTPS://App.Test", "https://app.test"),
+        ("https://app.test:443", "https://app.test"),
+        ("http://app.test:80/", "http://app.test"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("tauri://localhost", "tauri://localhost"),
+    ],
+)
+def test_origin_is_put_into_the_form_that_browsers_send(given: str, sent: str) -> None:
+    assert make_settings(cors_origin=(given,)).api.cors_origin == (sent,)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("app.test", "localhost:3000", "https://app.test/page", "https://app.test?x", "https://app.test#x"),
+        *("https://*.app.test", "https://", "https://a,https://b", "https://user@app.test", "file://", "http://a:b"),
+        *("https://app test", "https:/app.test", "**", "", "http://a:99999", "https://app.test/*"),
+    ],
+)
+def test_origin_that_no_browser_sends_is_refused(given: str) -> None:
+    with pytest.raises(StartupError, match="--cors-origin"):
+        make_settings(cors_origin=(given,))
+
+
+def test_key_of_a_judge_that_is_not_used_is_refused() -> None:
+    with pytest.raises(StartupError, match="--judge URL"):
+        make_settings(judge_api_key_file="key")
