@@ -4,6 +4,7 @@ If the server logs contents, request and reply are logged in a second line. The 
 """
 
 from proxy.api.gateway import Gateway
+from proxy.core.errors import ProxyError
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import RequestOutcome
@@ -34,6 +35,31 @@ def account_for(
     _log(request, reply, assignment)
     if gateway.log_content:
         _log_content(request, reply)
+
+
+def account_for_refusal(
+    metrics: Metrics, route: str, method: str | None, meant: str | None, error: ProxyError, request_id: str
+) -> None:
+    """Record a request that reached no handler, because its path or its method is not served.
+
+    Args:
+        metrics: The metrics of this process.
+        route: The path of the endpoint, or the name for all paths that are not served.
+        method: The HTTP method; None if it is not a known one.
+        meant: The path that the client probably meant; None if it is unknown.
+        error: The error that the client gets.
+        request_id: The id of the request.
+    """
+    metrics.requests.labels(route, "none", str(error.status), error.outcome).inc()
+    log_event(
+        "request",
+        route=route,
+        method=method,
+        meant=meant,
+        status=error.status,
+        outcome=error.outcome,
+        request_id=request_id,
+    )
 
 
 def _count(metrics: Metrics, request: RequestContext, reply: ReplyResult) -> None:

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from index.errors import DrpoError
-from proxy.api.http_server import HttpServer, error_middleware, error_response
+from proxy.api.http_server import HttpServer, error_middleware, error_response, json_response
 from proxy.api.listeners import Listener
 from proxy.core.addresses import is_loopback
 from proxy.core.errors import ForbiddenError, ProxyError, ReloadRefusedError, StoreDownError, StoreError
@@ -101,7 +100,7 @@ async def reload_now(request: web.Request) -> web.Response:
         done = await request.app[CONTROLS].reload()
     except DrpoError as error:
         return error_response(ReloadRefusedError(str(error)))
-    return _json(asdict(done))
+    return json_response(asdict(done))
 
 
 async def list_experiments(request: web.Request) -> web.Response:
@@ -117,15 +116,11 @@ async def show_experiment(request: web.Request) -> web.Response:
 async def _read(query: Callable[[], object]) -> web.Response:
     """Run a query on a thread, because it waits for the store. Return its result, or its error, as JSON."""
     try:
-        return _json(await asyncio.to_thread(query))
+        return json_response(await asyncio.to_thread(query))
     except ProxyError as error:
         return error_response(error)
     except StoreError as error:
         return error_response(StoreDownError(str(error)))
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
 
 
 @web.middleware

@@ -13,19 +13,22 @@ from dataclasses import replace
 from typing import Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from proxy.api.accounting import account_for_refusal
 from proxy.api.admission import Admission, parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS, FORMS, RELAYED, Endpoint
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.handlers import handle
-from proxy.api.http_server import error_middleware, error_response
+from proxy.api.http_server import error_response, json_response, request_id_of
 from proxy.api.openapi import openapi_document
-from proxy.backends.backend import Backend
+from proxy.api.wrong_paths import MODELS, UNKNOWN_PATH, explain_path
+from proxy.backends.backend import Backend, unlisted_model
 from proxy.backends.discovery import Model
 from proxy.backends.pool import Pool
-from proxy.core.errors import ProxyError, UnknownModelError, UnknownRouteError
+from proxy.core.addresses import ANY_ORIGIN
+from proxy.core.errors import MethodError, ProxyError, UnknownRouteError
 from proxy.core.metrics import create_metrics
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import process_environment
@@ -88,8 +91,7 @@ async def open_gateway(
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
     """Create the application with all routes of the users' address."""
-    not_served = error_middleware("see GET /openapi.json for those that are.")
-    app = web.Application(middlewares=[_answer_preflight, not_served])
+    app = web.Application(middlewares=[_answer_preflight, _refuse_wrong_path])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.append(_add_headers)
     for path, endpoint in ENDPOINTS.items():
@@ -135,20 +137,23 @@ async def feedback(request: web.Request) -> web.Response:
     body = parse_json(request, await read_body(request, limits), orjson.loads)
     one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)
     await gateway.experiments.recorder.save_feedback(one)
-    return _json({"object": "feedback", "kept": True})
+    return json_response({"object": "feedback", "kept": True})
 
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: list the models of all backends, and for each model one more entry per variant suffix."""
-    return _json({"object": "list", "data": _all_cards(request.app[GATEWAY])})
+    pool, cards = request.app[GATEWAY].pool, _all_cards(request.app[GATEWAY])
+    if not cards and not pool.healthy:
+        raise unlisted_model(pool.backends, "No backend lists a model.")
+    return json_response({"object": "list", "data": cards})
 
 
 async def show_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}: answer with one entry of the list of models."""
     for card in _all_cards(request.app[GATEWAY]):
         if card["id"] == request.match_info["id"]:
-            return _json(card)
-    return error_response(UnknownModelError("No backend lists this model: see GET /v1/models.", param="model"))
+            return json_response(card)
+    raise unlisted_model(request.app[GATEWAY].pool.backends, "No backend lists this model: see GET /v1/models.")
 
 
 def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
@@ -166,14 +171,16 @@ def model_cards(model: Model, bundled: Mapping[str, ServedBundle]) -> list[Mappi
 
 async def alive(_request: web.Request) -> web.Response:
     """GET /health/live: answer 200, which shows that the process runs."""
-    return _json({"status": "live"})
+    return json_response({"status": "live"})
 
 
 async def ready(request: web.Request) -> web.Response:
     """GET /health/ready: answer 200 if requests can be served, else 503 with the reasons."""
     gateway = request.app[GATEWAY]
     reasons = list(unready_reasons(gateway))
-    return _json({"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200)
+    return json_response(
+        {"status": "unready" if reasons else "ready", "reasons": reasons}, status=503 if reasons else 200
+    )
 
 
 def unready_reasons(gateway: Gateway) -> list[str]:
@@ -194,17 +201,36 @@ async def metrics_page(request: web.Request) -> web.Response:
 
 async def openapi_page(request: web.Request) -> web.Response:
     """GET /openapi.json: answer with the OpenAPI document, which lists the current models."""
-    return _json(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
+    return json_response(openapi_document([*request.app[GATEWAY].pool.models], RELAYED, FORMS))
 
 
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+@web.middleware
+async def _refuse_wrong_path(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer requests for unknown paths and methods with an error that names the right ones. Count and log them."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as refused:
+        error: ProxyError = MethodError(sorted(refused.allowed_methods))
+        meant: str | None = None
+        route = request.path if request.path in _static_paths(request.app) else f"{MODELS}/{{id}}"
+    except web.HTTPNotFound:
+        wrong = explain_path(request.path, _static_paths(request.app))
+        error, route, meant = wrong.error, UNKNOWN_PATH, wrong.meant
+    request_id, method = request_id_of(request), request.method if request.method in hdrs.METH_ALL else None
+    account_for_refusal(request.app[GATEWAY].metrics, route, method, meant, error, request_id)
+    response = error_response(error)
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def _static_paths(app: web.Application) -> frozenset[str]:
+    return frozenset(resource.canonical for resource in app.router.resources() if "{" not in resource.canonical)
 
 
 @web.middleware
 async def _answer_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a browser's CORS preflight request if the operator allows its origin."""
-    if request.method == "OPTIONS" and request.headers.get("Origin") in request.app[CORS_ORIGINS]:
+    if request.method == "OPTIONS" and _allowed_origin(request) is not None:
         requested = request.headers.get("Access-Control-Request-Headers", "")
         return web.Response(status=204, headers={"Access-Control-Allow-Headers": requested})
     return await handler(request)
@@ -213,9 +239,20 @@ async def _answer_preflight(request: web.Request, handler: Handler) -> web.Strea
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the Server header to every response, and CORS headers if the operator allows the request's origin."""
     response.headers["Server"] = "drpo-proxy"
-    origin = request.headers.get("Origin")
-    if origin in request.app[CORS_ORIGINS]:
+    origin = _allowed_origin(request)
+    if origin is not None:
         response.headers.update(_cors_headers(origin))
+
+
+def _allowed_origin(request: web.Request) -> str | None:
+    """Return the origin that the reply allows: the request's, or `*` for any; None if the operator allows neither.
+
+    With `*`, browsers send no cookies and no other credentials of their own. A page may still send an API key.
+    """
+    allowed, origin = request.app[CORS_ORIGINS], request.headers.get("Origin")
+    if origin is not None and ANY_ORIGIN in allowed:
+        return ANY_ORIGIN
+    return origin if origin in allowed else None
 
 
 def _cors_headers(origin: str) -> dict[str, str]:

@@ -12,7 +12,9 @@ from aiohttp import web
 
 from proxy.api.admission import Admission
 from proxy.api.auth import Account, Keyring
+from proxy.backends.backend import unlisted_model
 from proxy.backends.pool import Pool
+from proxy.core.errors import UnknownModelError
 from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
@@ -107,8 +109,14 @@ class Gateway:
         Raises:
             BadRequestError: The variant cannot be served, or there is no default model.
             UnknownModelError: No backend lists the model.
+            BackendNotReadyError: No backend lists the model, but not all backends answer.
         """
         models, bundles = self.pool.models, self.bundles
         named = self.pool.default_model if body.get("model") in (None, "") else body["model"]
-        choice = choose(named, request.headers.get(VARIANT_HEADER), models, bundles)
+        if named is None and not models:
+            raise unlisted_model(self.pool.backends, "No backend lists a model.")
+        try:
+            choice = choose(named, request.headers.get(VARIANT_HEADER), models, bundles)
+        except UnknownModelError as error:
+            raise unlisted_model(self.pool.backends, str(error)) from error
         return Setting(choice, models[choice.model], bundles.get(choice.model))

@@ -7,7 +7,6 @@ planner (proxy/inference/planner.py) decides what is sent to a backend. proxy/in
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from random import getrandbits
 from time import perf_counter
 from typing import Final
 
@@ -19,7 +18,7 @@ from proxy.api.admission import read_body
 from proxy.api.auth import Account
 from proxy.api.endpoints import Endpoint
 from proxy.api.gateway import Gateway
-from proxy.api.http_server import error_response
+from proxy.api.http_server import error_response, request_id_of
 from proxy.core.errors import BadRequestError, ProxyError, UnsupportedMediaError
 from proxy.core.log import log_failure
 from proxy.core.tracing import Trace
@@ -37,12 +36,11 @@ from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
 CLIENT_CLOSED_REQUEST: Final = 499
-_MAX_ID_LENGTH: Final = 200
 
 
 async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
     """Answer one request. Whether it succeeds or fails, it is counted once in the metrics and logged once."""
-    started, request_id, route = perf_counter(), _request_id(request), endpoint.path
+    started, request_id, route = perf_counter(), request_id_of(request), endpoint.path
     trace = gateway.telemetry.begin(route, request.headers) if gateway.telemetry is not None else None
     client: str | None = None
     account: Account | None = None
@@ -72,7 +70,7 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
             del data, body  # This frees memory: the answer may stream for minutes, and does not need the client's body.
             with _reserved_tokens(account, plan, progress):
                 response = await _send(gateway, request, plan, request_id, trace, assignment, progress)
-        status, outcome = response.status, "truncated" if progress.truncated else "complete"
+        status, outcome = response.status, progress.outcome
     except (asyncio.CancelledError, ConnectionError):
         status, outcome = CLIENT_CLOSED_REQUEST, "client_gone"
         raise
@@ -85,14 +83,6 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
     return response
-
-
-def _request_id(request: web.Request) -> str:
-    """Return the client's X-Request-Id if it is printable and has 1 to 200 characters, else a random id."""
-    given = request.headers.get("X-Request-Id", "")
-    if 0 < len(given) <= _MAX_ID_LENGTH and given.isprintable():
-        return given
-    return f"{getrandbits(128):032x}"
 
 
 async def _read(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> bytes:
@@ -183,7 +173,7 @@ def _failure(error: Exception, request_id: str, route: str) -> tuple[int, str, w
     if isinstance(error, LayoutError):
         error = BadRequestError(str(error), param="messages")
     if isinstance(error, ProxyError):
-        return error.status, error.code or "bad_request", error_response(error)
+        return error.status, error.outcome, error_response(error)
     log_failure("defect", error, request_id=request_id, route=route)
     hidden = ProxyError("Internal error; the server's log has the place under this request's id.")
     return hidden.status, "error", error_response(hidden)

@@ -6,12 +6,31 @@ not log them. It does not depend on routes.
 """
 
 import asyncio
+from collections.abc import Mapping
+from random import getrandbits
+from typing import Final
 
+import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from proxy.core.errors import BadRequestError, MethodError, ProxyError, SlowRequestError, UnknownRouteError
 from proxy.core.log import log_failure
+
+_MAX_ID_LENGTH: Final = 200
+
+
+def request_id_of(request: web.Request) -> str:
+    """Return the client's X-Request-Id if it is printable and has 1 to 200 characters, else a random id."""
+    given = request.headers.get("X-Request-Id", "")
+    if 0 < len(given) <= _MAX_ID_LENGTH and given.isprintable():
+        return given
+    return f"{getrandbits(128):032x}"
+
+
+def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a response with a value as JSON."""
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json", headers=headers)
 
 
 def error_response(error: ProxyError) -> web.Response:

@@ -1,13 +1,14 @@
 """One model server: its URL, its key, its models and its health. The module sends no requests."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.backends.discovery import Model
 from proxy.backends.kinds.judge import KindJudge
 from proxy.backends.load_balancing import BackendHealth, BackendLoad, InFlightCounter
 from proxy.backends.transport import BackendRequest
+from proxy.core.errors import BackendNotReadyError, ProxyError, UnknownModelError
 from proxy.core.settings import Kind
 
 
@@ -54,3 +55,22 @@ class Backend:
     def load(self) -> BackendLoad:
         """The state of the backend that load balancing depends on."""
         return BackendLoad(self.url, self.health.available, self.health.weight, self.in_flight.value)
+
+
+def unlisted_model(backends: Sequence[Backend], message: str) -> ProxyError:
+    """Return the error for a model that no backend lists.
+
+    The error is temporary if a backend does not answer or lists no model yet, because this backend may serve the model.
+
+    Args:
+        backends: All backends.
+        message: The message of the error if it is permanent.
+    """
+    missing = sum(not (backend.healthy and backend.models) for backend in backends)
+    if not missing:
+        return UnknownModelError(message, param="model")
+    return BackendNotReadyError(
+        f"{missing} of {len(backends)} backends do not answer or are still loading, and no other backend lists this "
+        "model. Send the request again later.",
+        param="model",
+    )

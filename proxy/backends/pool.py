@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from proxy.backends.backend import Backend
+from proxy.backends.backend import Backend, unlisted_model
 from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
 from proxy.backends.discovery import KindDecider, Model, UndecidedError, discover, fingerprint
 from proxy.backends.kinds.decision import Decision
@@ -22,7 +22,7 @@ from proxy.backends.kinds.probe import probe
 from proxy.backends.load_balancing import RetryBudget, rank_backends
 from proxy.backends.response import BackendResponse
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
-from proxy.core.errors import BackendTimeoutError, ProxyError, UnknownModelError
+from proxy.core.errors import BackendReportedError, BackendTimeoutError, ProxyError
 from proxy.core.json_types import Json
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
@@ -172,13 +172,12 @@ class Pool:
                     with self._recording_outcome(backend, response):
                         yield response
                     return
-        raise failure or UnknownModelError(f"No backend lists {model!r}.", param="model")
+        raise failure or unlisted_model(self.backends, f"No backend lists {model!r}.")
 
     async def _exchange(self, backend: Backend, request: BackendRequest) -> BackendResponse:
         """Send one request to one backend.
 
-        A ProxyError, or a reply with a status in _GATEWAY_ERRORS, is recorded as a failure of this backend. A
-        NoConnectionError is not recorded here.
+        A ProxyError, or a status in _GATEWAY_ERRORS, is recorded as a failure. A NoConnectionError is not recorded.
         """
         try:
             response = await self._transport.exchange(request)
@@ -194,12 +193,13 @@ class Pool:
         """Record whether the backend completed its reply. If the client disconnects, nothing is recorded."""
         try:
             yield
-            if not response.fully_read:
+            if not (response.fully_read or response.answered):
                 self._record_failure(backend)
             elif response.status not in _GATEWAY_ERRORS:
                 backend.health.record_success()
-        except ProxyError:
-            self._record_failure(backend)
+        except ProxyError as error:
+            if not isinstance(error, BackendReportedError):  # the request may have caused it, as with a 500
+                self._record_failure(backend)
             raise
         finally:
             response.close()

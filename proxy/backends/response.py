@@ -6,6 +6,7 @@ parts that were received before the failure, and then the error. The module does
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, Protocol, Self
 
 from proxy.core.errors import BackendProtocolError, ProxyError
@@ -32,14 +33,19 @@ class BackendResponse:
         status: The HTTP status; 0 until the headers are received.
         headers: The values of the headers, by the names of the headers in lower case.
         complete: Whether the whole body has been received.
+        answered: Whether the reader has the whole answer, though the body may go on. The reader sets it.
     """
 
-    __slots__ = ("_connection", "_failure", "_parts", "_parts_size", "_reader", "complete", "headers", "status")
+    __slots__ = (
+        *("_connection", "_failure", "_parts", "_parts_size", "_reader"),
+        *("answered", "complete", "headers", "status"),
+    )
 
     def __init__(self, connection: ReplySource) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.complete = False
+        self.answered = False
         self._connection = connection
         self._failure: ProxyError | None = None
         self._parts: list[bytes] = []
@@ -89,17 +95,30 @@ class BackendResponse:
             BackendProtocolError: The reply broke off or is malformed.
             BackendTimeoutError: The backend sent nothing for too long.
         """
-        while not self._parts:
-            if self.complete:
-                return b""
-            if self._failure is not None:
-                raise self._failure
-            await self._wait_for_change()
+        if not await self._wait_for_part():
+            return b""
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._parts_size = 0
         self._connection.resume_reading()
         return data
+
+    async def peek(self) -> bytes:
+        """Return the bytes that `read_part` will return next, and keep them. Raises errors as `read_part` does."""
+        return b"".join(self._parts) if await self._wait_for_part() else b""
+
+    async def skip_rest(self, patience: float) -> None:
+        """Read and drop the rest of the body, so that the connection can be reused.
+
+        Args:
+            patience: Seconds after which the method gives up. The connection is then closed.
+        """
+        if self.complete and not self._parts:
+            return
+        with suppress(ProxyError, TimeoutError):
+            async with asyncio.timeout(patience):
+                while await self.read_part():
+                    pass
 
     async def read(self) -> bytes:
         """Return the whole body.
@@ -146,6 +165,16 @@ class BackendResponse:
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
+
+    async def _wait_for_part(self) -> bool:
+        """Wait for a part of the body. Return False at the end of the body. Raises errors as `read_part` does."""
+        while not self._parts:
+            if self.complete:
+                return False
+            if self._failure is not None:
+                raise self._failure
+            await self._wait_for_change()
+        return True
 
     async def _wait_for_change(self) -> None:
         self._reader = asyncio.get_running_loop().create_future()

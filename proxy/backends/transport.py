@@ -17,13 +17,19 @@ from urllib.parse import quote, urlsplit
 from proxy.backends.connection import Connection
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.response import BackendResponse
-from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError, ProxyError
+from proxy.core.errors import (
+    BackendNotReadyError,
+    BackendProtocolError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ProxyError,
+)
 from proxy.core.metrics import Metrics
 
-_UNSUPPORTED_REPLY: Final = "The backend answered with a redirect, an upgrade or a compressed body: not followed."
 _IDLE_TIMEOUT: Final = 3.0  # seconds; less than in servers (vLLM: 5 s), so that the server does not close first
 _HTTPS_PORT: Final = 443
 _HTTP_PORT: Final = 80
+_MIN_SUCCESS, _MIN_REDIRECT, _MIN_ERROR = 200, 300, 400  # HTTP statuses
 _SAFE_IN_PATH: Final = "/%:@!$&'()*+,;=~-._?"
 
 
@@ -172,11 +178,11 @@ class Transport:
         headers = {**address.headers, **request.headers}
         head = request_head(request.method, address.path_prefix + request.path, headers, len(request.body))
         reply = await connection.exchange((head, request.body))
-        status, coding = reply.status, reply.headers.get("content-encoding", "identity")
-        if (200 <= status < 300 or status >= 400) and coding == "identity":
+        problem = _unsupported(reply.status, reply.headers.get("content-encoding", ""))
+        if problem is None:
             return reply
         connection.close()
-        raise BackendProtocolError(_UNSUPPORTED_REPLY)
+        raise BackendProtocolError(problem)
 
     def _take_idle(self, root: str) -> Connection | None:
         """Return an idle connection that the server has probably not closed; None if there is no such connection."""
@@ -202,7 +208,7 @@ class Transport:
             raise NoConnectionError("no connection in time", timeout) from error
         except OSError as error:
             reason = _reason(error)
-            unavailable = BackendUnavailableError(f"No backend could be reached: {reason}.")
+            unavailable = BackendNotReadyError(f"No backend could be reached: {reason}.")
             raise NoConnectionError(reason, unavailable) from error
         self._open.add(connection)
         return connection
@@ -228,6 +234,17 @@ class Transport:
             self._idle[root] = [connection for connection in idle if not connection.closed]
         any_idle = any(self._idle.values())
         self._cleanup = loop.call_later(_IDLE_TIMEOUT / 3, self._close_idle) if any_idle else None
+
+
+def _unsupported(status: int, coding: str) -> str | None:
+    """Return why a reply cannot be read; None if it can."""
+    if coding and coding.strip().lower() != "identity":
+        return "The backend's reply is compressed, although the request asked for no compression."
+    if _MIN_REDIRECT <= status < _MIN_ERROR:
+        return f"The backend answered {status}, a redirect, which is not followed: check the URL of the backend."
+    if status < _MIN_SUCCESS:
+        return f"The backend answered {status}, an upgrade that was not requested."
+    return None
 
 
 def _reason(error: OSError) -> str:

@@ -17,9 +17,10 @@
       DrainingError          503     the server is shutting down (Retry-After)
       NoStatisticsError      501     the extra `experiments` is not installed
       StoreDownError         503     the store of experiments is not available now (Retry-After)
-      BackendUnavailableError 502    no backend could be reached, or the backend closed the connection before it
-                                     answered
+      BackendUnavailableError 502    the backend closed the connection before it answered
+        BackendNotReadyError 503     no backend can be reached, or none lists the model yet (Retry-After)
       BackendProtocolError   502     the backend's reply is not valid
+      BackendReportedError   502     the backend reports an error; it has the backend's status if there is one
       BackendTimeoutError    504     the backend did not answer in time
     StartupError                     the server cannot start; the message names the flag or the file with the problem
       EmbeddedError                  the embedded model cannot run
@@ -46,11 +47,13 @@ class ProxyError(DrpoError):
         type: The `type` of OpenAI's error object.
         code: The `code` of OpenAI's error object.
         param: The name of the wrong field in the request; None if the error is not about one field.
+        wait: Seconds until the client may send the request again; None if it is not known.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
+    wait: float | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -58,8 +61,13 @@ class ProxyError(DrpoError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that the error reply has in addition to Content-Type."""
-        return {}
+        """The headers that the error reply has in addition to Content-Type, such as Retry-After in whole seconds."""
+        return {} if self.wait is None else {"Retry-After": str(max(1, ceil(self.wait)))}
+
+    @property
+    def outcome(self) -> str:
+        """How a request with this error ended, for the log and for metrics: one of few words."""
+        return self.code or "bad_request"
 
     @property
     def body(self) -> dict[str, object]:
@@ -174,11 +182,7 @@ class UnsupportedMediaError(ProxyError):
 
 
 class RateLimitError(ProxyError):
-    """The rate limit of a key is reached.
-
-    Attributes:
-        wait: Seconds until the limit allows the request.
-    """
+    """The rate limit of a key is reached."""
 
     status = 429
     type = "rate_limit_error"
@@ -188,11 +192,6 @@ class RateLimitError(ProxyError):
         super().__init__(message)
         self.wait = wait
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The header Retry-After: whole seconds until the client may send the request again."""
-        return {"Retry-After": str(ceil(self.wait))}
-
 
 class OverloadedError(ProxyError):
     """The server cannot take the request now, for example because too many requests are in flight."""
@@ -200,11 +199,7 @@ class OverloadedError(ProxyError):
     status = 503
     type = "overloaded_error"
     code = "overloaded"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The header Retry-After: seconds until the client may send the request again."""
-        return {"Retry-After": "1"}
+    wait = 1.0
 
 
 class DrainingError(OverloadedError):
@@ -230,14 +225,21 @@ class StoreDownError(OverloadedError):
 
 
 class BackendUnavailableError(ProxyError):
-    """No backend that serves the model could be reached, or the backend closed the connection before it answered.
-
-    The proxy also sends this error object if a backend answers with a status of 500 or more and without a JSON object.
-    """
+    """The backend closed the connection before it answered. It may have begun to generate."""
 
     status = 502
     type = "backend_error"
     code = "backend_unavailable"
+
+
+class BackendNotReadyError(BackendUnavailableError):
+    """No backend can be reached, or a backend that may serve the model has not listed its models yet."""
+
+    status = 503
+
+    def __init__(self, message: str, *, wait: float = 5.0, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.wait = wait
 
 
 class BackendProtocolError(ProxyError):
@@ -246,6 +248,22 @@ class BackendProtocolError(ProxyError):
     status = 502
     type = "backend_error"
     code = "backend_protocol"
+
+
+class BackendReportedError(ProxyError):
+    """The backend reports an error. The message, the type and the code are the backend's."""
+
+    status = 502
+    type = "backend_error"
+
+    def __init__(self, message: str, *, status: int, kind: str, code: str | None, param: str | None) -> None:
+        super().__init__(message, param=param)
+        self.status, self.type, self.code = status, kind, code
+
+    @property
+    def outcome(self) -> str:
+        """The word `backend_error`. The code may be any string, so it is not used."""
+        return "backend_error"
 
 
 class BackendTimeoutError(ProxyError):

@@ -40,7 +40,8 @@ class Exposure(NamedTuple):
         ended_by_itself: Whether the model itself ended the reply, and not a length limit or a content filter. None if
             the reply is an error or incomplete, or if this is unknown.
         truncated: Whether the backend's stream broke off before the end of the reply.
-        error: Whether the status was 400 or more. False if the client disconnected before the end of the reply.
+        error: Whether the status was 400 or more, or the backend reported an error in a reply with the status 200.
+            False if the client disconnected before the end of the reply.
         client_gone: Whether the client disconnected before the end of the reply.
     """
 

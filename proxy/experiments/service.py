@@ -37,7 +37,7 @@ from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
 from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
-from proxy.inference.reply_progress import ReplyResult
+from proxy.inference.reply_progress import BACKEND_ERROR, ReplyResult
 from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
@@ -206,7 +206,7 @@ def _metric_label(assigned: ArmAssignment) -> str:
 def _exposure(assignment: Assignment, assigned: ArmAssignment, request: RequestContext, reply: ReplyResult) -> Exposure:
     treatment = assignment.treatment
     client_gone = reply.outcome == "client_gone"
-    error = reply.status >= BadRequestError.status and not client_gone
+    error = (reply.status >= BadRequestError.status and not client_gone) or reply.outcome == BACKEND_ERROR
     is_complete = reply.outcome == "complete" and not error
     served = treatment.served if treatment.choice.variant != RAW else None
     return Exposure(

@@ -37,6 +37,7 @@ class Plan:
             the backend replies in this API.
         strip_usage: Whether the proxy removes the token counts from a stream, because the client did not ask for them.
         cut_at: The stop strings at which the proxy itself ends the answer; None if there are none.
+        answers: How many answers the client asked for.
         reserve: The estimated maximum number of tokens of the request: prompt and answers together. It is 0 for the
             endpoints whose bodies are only relayed.
         conversation_key: A checksum that is the same in all requests of a conversation, so that they go to the same
@@ -53,6 +54,7 @@ class Plan:
     shape: ChatShape | ResponseShape | None = None
     strip_usage: bool = False
     cut_at: StopRules | None = None
+    answers: int = 1
     reserve: int = 0
     conversation_key: str | None = None
     content_type: str = JSON_TYPE
@@ -101,7 +103,16 @@ def make_plan(
         sent["stream_options"] = {**options, "include_usage": True}
     data = encode(sent)
     reserve = _estimated_use(data, sent)
-    return Plan(choice, path, data, injection, stream, shape, strip_usage, None, reserve, conversation_key)
+    return Plan(
+        choice, path, data, injection, stream, shape, strip_usage, None, _answers(sent), reserve, conversation_key
+    )
+
+
+def _answers(sent: Json) -> int:
+    """Return how many answers a request asks for: `n` for each of its prompts."""
+    count, prompt = sent.get("n"), sent.get("prompt")
+    prompts = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
+    return max(1, count if isinstance(count, int) else 1) * len(prompts)
 
 
 def _estimated_use(data: bytes, sent: Json) -> int:

@@ -1,32 +1,39 @@
 """Sends the backend's reply to the client. If the plan says so, it first converts the reply to the client's API.
 
-The module handles streams and replies that are not streams. It does not depend on how a plan is made.
+The module handles streams and replies that are not streams. A reply of a backend is untrusted: it may have any status,
+media type and JSON shape. It never makes a reply of the proxy that is neither a valid answer nor an error in OpenAI's
+form. The module does not depend on how a plan is made.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from proxy.backends.response import BackendResponse
-from proxy.core.errors import BackendProtocolError, BackendUnavailableError, ProxyError
-from proxy.inference.plan import RESPONSES, Plan
-from proxy.inference.relay import (
-    Client,
-    EventTransform,
-    StreamRules,
-    passes_untouched,
-    relay_stream,
-    reply_headers,
-    usage_filter,
-)
+from proxy.core.errors import BackendNotReadyError, BackendProtocolError, BadRequestError
+from proxy.inference.plan import CHAT, COMPLETIONS, JSON_TYPE, RESPONSES, Plan
+from proxy.inference.relay import Client, relay_stream, reply_headers
 from proxy.inference.reply_progress import ReplyProgress
-from proxy.openai.chat_completion import ChatChunks, ChatShape, chat_completion
-from proxy.openai.chunk_cache import ChunkCache
-from proxy.openai.responses import ResponseEvents, ResponseShape, response_object
-from proxy.openai.sse import event_data, is_done, parse_object
-from proxy.openai.stop_strings import StopCutter, cut_completion
+from proxy.inference.stream import StreamConverter
+from proxy.inference.stream_formats import stream_format
+from proxy.openai.backend_reply import (
+    BYTE_ORDER_MARK,
+    checked_choices,
+    encode_reply,
+    parse_reply,
+    parse_reply_object,
+    starts_stream,
+)
+from proxy.openai.chat_completion import chat_completion
+from proxy.openai.reported_error import find_error, refused_reply
+from proxy.openai.responses import ResponseShape, response_object
+from proxy.openai.stop_strings import cut_completion
+
+_STREAM_TYPE: Final = "text/event-stream"
+_GENERATING: Final = (CHAT, COMPLETIONS, RESPONSES)
+_JSON_OR_PAGE: Final = ("", "text/html", "application/xhtml+xml", "application/xml", "text/xml")
+_PATIENCE: Final = 0.5  # seconds in which a backend should end a stream after its last event
 
 
 async def send_reply(
@@ -39,149 +46,128 @@ async def send_reply(
         upstream: The backend's reply.
         plan: The plan, which says how the reply is converted.
         headers: Headers that the proxy adds to the headers of the backend.
-        progress: Records the token counts of the reply, and whether it was truncated.
+        progress: Records the token counts of the reply, and how it ended.
 
     Raises:
-        BackendProtocolError: The reply must be converted, but is not a completion.
+        BackendReportedError: The reply has the status 200 and reports an error.
+        BackendProtocolError: The reply is malformed.
         ConnectionError: The client has disconnected.
     """
     headers = {**reply_headers(upstream.headers), **headers}
-    if upstream.status == 200 and upstream.content_type == "text/event-stream":
-        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers)
-        await client.begin(response)
-        await relay_stream(upstream, client, stream_rules(plan, progress), progress)
-        await client.end()
-        return response
-    data = await upstream.read()
-    if upstream.status == 200:
-        data = whole_reply(data, plan, progress)
-    elif upstream.status >= ProxyError.status and not parse_object(data):
-        # A router between proxy and backend may answer with a page that names an internal address. Clients must not
-        # see this address, so the proxy sends its own error instead of the page.
-        data = BackendUnavailableError(f"The backend answered {upstream.status}, and gave no reason in JSON.").json
-        headers["content-type"] = "application/json"
-    whole = web.Response(status=upstream.status, body=data, headers=headers)
+    if upstream.status >= BadRequestError.status:
+        return await _send_error(client, upstream, headers)
+    if await _is_stream(upstream, plan):
+        return await _send_stream(client, upstream, plan, headers, progress)
+    data = whole_reply(await upstream.read(), plan, progress, upstream.content_type)
+    if plan.path in _GENERATING and upstream.content_type != JSON_TYPE:
+        headers["content-type"] = JSON_TYPE
+    whole = web.Response(body=data, headers=headers)
     await client.send(whole, data)
     return whole
 
 
-def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress) -> bytes:
+async def _is_stream(upstream: BackendResponse, plan: Plan) -> bool:
+    """Return whether the reply is a stream of events. Some servers send a stream with another media type.
+
+    Raises BackendProtocolError if the reply is a stream that the client did not request.
+    """
+    has_stream_type = upstream.content_type == _STREAM_TYPE
+    if plan.path not in _GENERATING or has_stream_type == plan.stream:
+        return has_stream_type
+    is_stream = starts_stream(await upstream.peek())
+    if is_stream and not plan.stream:
+        raise BackendProtocolError("The backend's reply is a stream of events, which was not requested.")
+    return is_stream
+
+
+async def _send_stream(
+    client: Client, upstream: BackendResponse, plan: Plan, headers: dict[str, str], progress: ReplyProgress
+) -> web.StreamResponse:
+    headers |= {"content-type": _STREAM_TYPE} if upstream.content_type != _STREAM_TYPE else {}
+    response = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    await client.begin(response)
+    await relay_stream(upstream, client, StreamConverter(stream_format(plan, progress), progress))
+    await client.end()
+    upstream.answered = not progress.truncated
+    if upstream.answered:
+        await upstream.skip_rest(_PATIENCE)
+    return response
+
+
+async def _send_error(client: Client, upstream: BackendResponse, headers: dict[str, str]) -> web.StreamResponse:
+    """Send a reply with an error status: unchanged if it is OpenAI's error object, else converted to it."""
+    status, data = upstream.status, await upstream.read()
+    refused = refused_reply(status, upstream.content_type, data)
+    if not isinstance(refused, bytes):
+        status, data = refused.status, refused.json
+    if refused is not data or upstream.content_type != JSON_TYPE:
+        headers["content-type"] = JSON_TYPE
+    if status == BackendNotReadyError.status:  # for example, llama.cpp sends it while it loads the model
+        headers.setdefault("retry-after", BackendNotReadyError("").headers["Retry-After"])
+    whole = web.Response(status=status, body=data, headers=headers)
+    await client.send(whole, data)
+    return whole
+
+
+def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress, content_type: str = JSON_TYPE) -> bytes:
     """Convert the body of a successful reply that is not a stream, and record its token counts in `progress`.
 
     Raises:
-        BackendProtocolError: The reply must be converted, but is not a completion.
+        BackendReportedError: The reply reports an error.
+        BackendProtocolError: The reply is malformed.
     """
-    payload = parse_object(data)
+    if plan.path not in _GENERATING:
+        return _relayed_reply(data, progress, content_type)
+    payload = parse_reply_object(data)
+    data = data.removeprefix(BYTE_ORDER_MARK)
     _record_usage(payload, progress)
+    if plan.path == RESPONSES:
+        return _relayed_response(data, payload, progress)
+    _raise_error(payload)
+    if payload.get("choices") is None:
+        raise BackendProtocolError("The backend's reply is not a completion: it has no `choices`.")
+    choices = checked_choices(payload, "message" if plan.path == CHAT else "text")
     if plan.cut_at is not None:
         cut = cut_completion(payload, plan.cut_at)
-        data, payload = (data, payload) if cut == payload else (orjson.dumps(cut), cut)
+        data, payload = (data, payload) if cut == payload else (encode_reply(cut), cut)
     if plan.shape is None:
         return data
-    if "choices" not in payload:
-        raise BackendProtocolError("The backend's reply is not a completion.")
     if isinstance(plan.shape, ResponseShape):
-        return orjson.dumps(response_object(plan.shape, payload))
-    return orjson.dumps(chat_completion(payload, plan.shape))
+        if not choices:
+            raise BackendProtocolError("The backend's reply has no answer: `choices` is empty.")
+        return encode_reply(response_object(plan.shape, payload))
+    return encode_reply(chat_completion(payload, plan.shape))
 
 
-def stream_rules(plan: Plan, progress: ReplyProgress) -> StreamRules:
-    """Return the rules by which the relay converts the stream of a plan."""
-    if isinstance(plan.shape, ResponseShape):
-        return _with_cutting(_response_rules(ResponseEvents(plan.shape), progress), plan)
-    if isinstance(plan.shape, ChatShape):
-        return _with_cutting(StreamRules(_chat_translation(plan, ChatChunks(plan.shape), progress)), plan)
-    untouched = usage_filter(progress, wanted=not plan.strip_usage)
-    if plan.path == RESPONSES:
-        return _with_cutting(StreamRules(untouched, is_end=_ends_response), plan)
-    return _with_cutting(StreamRules(untouched, passes=passes_untouched), plan)
+def _relayed_response(data: bytes, payload: Mapping[str, Any], progress: ReplyProgress) -> bytes:
+    """Return a reply of the Responses API unchanged, even if it is a response that failed."""
+    if payload.get("object") == "response":
+        progress.reported = payload.get("status") == "failed"
+    else:
+        _raise_error(payload)
+    return data
 
 
-def _with_cutting(rules: StreamRules, plan: Plan) -> StreamRules:
-    if plan.cut_at is None:
-        return rules
-    return StreamRules(_cut_first(StopCutter(plan.cut_at), rules.transform), rules.is_end, rules.failure)
+def _relayed_reply(data: bytes, progress: ReplyProgress, content_type: str) -> bytes:
+    """Return the reply of an endpoint that is only relayed unchanged. It may be JSON, text or audio.
 
-
-def _cut_first(cutter: StopCutter, then: EventTransform) -> EventTransform:
-    """Return a transform that cuts completion events at stop strings, and then applies the transform `then`.
-
-    If an event has neither choices nor token counts after the cut, it is dropped.
+    Raises BackendProtocolError if it is empty, if it should be JSON but is not, or if it is a web page.
     """
-
-    def transform(event: bytes) -> bytes:
-        if cutter.passes(event) or is_done(event):
-            return then(event)
-        payload = parse_object(event_data(event))
-        if not payload.get("choices"):
-            return then(event)
-        cut = cutter.cut(payload)
-        return then(_event(cut)) if cut["choices"] or cut.get("usage") else b""
-
-    return transform
-
-
-def _chat_translation(plan: Plan, chunks: ChatChunks, progress: ReplyProgress) -> EventTransform:
-    """Return a transform from completion events to chat events.
-
-    The transform returns an event without the key `choices`, such as an error or a comment, unchanged.
-    """
-    cache = ChunkCache()
-
-    def transform(event: bytes) -> bytes:
-        if translated_event := cache.translate(event):
-            return translated_event
-        if is_done(event):
-            return b"".join(_event(chunk) for chunk in chunks.finish()) + event
-        payload = parse_object(event_data(event))
-        if "choices" not in payload:
-            return event
+    if data and content_type not in _JSON_OR_PAGE and not content_type.endswith("json"):
+        return data
+    payload = parse_reply(data)
+    if isinstance(payload, dict):
+        _raise_error(payload)
         _record_usage(payload, progress)
-        if plan.strip_usage:
-            payload.pop("usage", None)
-        text = chunks.plain_text(payload)
-        translated = chunks.translate(payload)
-        if text is not None:
-            cache.store(event, text, translated[0])
-        return b"".join([_event(chunk) for chunk in translated])
-
-    return transform
+    return data.removeprefix(BYTE_ORDER_MARK)
 
 
-def _response_rules(events: ResponseEvents, progress: ReplyProgress) -> StreamRules:
-    """Return the rules for converting completion events to events of the Responses API.
-
-    In the Responses API, an event such as `response.completed` ends a complete stream. The event `response.failed`
-    reports that a stream was truncated.
-    """
-
-    def transform(event: bytes) -> bytes:
-        if is_done(event):
-            return b"".join(_named_event(payload) for payload in events.finish())
-        payload = parse_object(event_data(event))
-        if "choices" not in payload:
-            return event
-        _record_usage(payload, progress)
-        return b"".join(_named_event(payload) for payload in events.translate(payload))
-
-    return StreamRules(transform, failure=lambda error: _named_event(events.fail(error.code, str(error))))
-
-
-def _ends_response(event: bytes) -> bool:
-    kind = parse_object(event_data(event)).get("type")
-    return kind in {"response.completed", "response.incomplete", "response.failed"}
+def _raise_error(payload: Mapping[str, Any]) -> None:
+    if error := find_error(payload):
+        raise error
 
 
 def _record_usage(payload: Mapping[str, Any], progress: ReplyProgress) -> None:
     usage = payload.get("usage")
     if isinstance(usage, dict):
         progress.usage = usage
-
-
-def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
-
-
-def _named_event(payload: Mapping[str, Any]) -> bytes:
-    return b"event: " + str(payload["type"]).encode() + b"\n" + _event(payload)

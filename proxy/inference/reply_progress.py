@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from proxy.inference.reply_observer import ReplyObserver
 
+BACKEND_ERROR: Final = "backend_error"
 MAX_TOKEN_COUNT: Final = 2**31 - 1  # far more than any context; an INTEGER of PostgreSQL cannot hold more
 
 
@@ -33,7 +34,8 @@ class ReplyResult(NamedTuple):
         status: The HTTP status of the reply.
         outcome: How the request ended, as one word:
             `complete`: The proxy sent the backend's whole reply, which may be an error of the backend.
-            `truncated`: The backend's stream broke off before the end of the answer.
+            `truncated`: The backend's stream broke off before the end of the answer, or was malformed.
+            `backend_error`: The backend reported an error in a reply with the status 200, or in a stream.
             `client_gone`: The client disconnected.
             `error`: A defect of the proxy ended the request.
             Any other word: The proxy answered with a ProxyError. The word is the error's code, or `bad_request` if the
@@ -88,7 +90,8 @@ class ReplyProgress:
         accepted: Whether the backend answered with a status below 400.
         first_byte: The time (`time.perf_counter`) at which the first byte was sent to the client; None before that.
         usage: The token counts that the backend reported; None until the backend reports them.
-        truncated: Whether the backend's stream broke off before the end of the answer.
+        truncated: Whether the backend's stream broke off before the end of the answer, or was malformed.
+        reported: Whether the backend reported an error in a reply with the status 200.
         content: The bytes of the reply so far, cut after one MiB; None if neither the log nor the shadow judge needs
             them.
         observer: Finds the id of the reply, and whether the model itself ended the answer; None if the request is in no
@@ -99,8 +102,16 @@ class ReplyProgress:
     first_byte: float | None = None
     usage: Mapping[str, object] | None = None
     truncated: bool = False
+    reported: bool = False
     content: bytearray | None = None
     observer: ReplyObserver | None = None
+
+    @property
+    def outcome(self) -> str:
+        """How a request ended whose reply was sent to its end, as one word of ReplyResult."""
+        if self.reported:
+            return BACKEND_ERROR
+        return "truncated" if self.truncated else "complete"
 
     def result(self, status: int, outcome: str, started: float, ended: float) -> ReplyResult:
         """Return the frozen result of the request.

@@ -7,6 +7,7 @@ module does no I/O.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import getrandbits
 from typing import Any, Final
 
 from index.rendering import remove_leading_gap
@@ -14,6 +15,7 @@ from index.types import Message, Role
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.json_fields import list_field
+from proxy.openai.logprobs import chat_logprobs
 from proxy.openai.message_text import content_text, is_empty, message_text
 from proxy.openai.requested_form import is_set, requested_tools, without_empty_form_fields
 
@@ -154,39 +156,15 @@ def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> JsonDict:
     }
 
 
-def _chat_id(identifier: object) -> str:
-    return "chatcmpl-" + str(identifier).removeprefix("cmpl-").removeprefix("chatcmpl-")
+def _chat_id(identifier: object, other: str = "") -> str:
+    """Return the id of a chat reply. If the completion has no id, it is made from `other`, or else at random."""
+    name = identifier if isinstance(identifier, str) and identifier else other or f"{getrandbits(128):032x}"
+    return "chatcmpl-" + name.removeprefix("cmpl-").removeprefix("chatcmpl-")
 
 
-def chat_logprobs(logprobs: Mapping[str, Any] | None, top_logprobs: int) -> JsonDict | None:
-    """Translate a completion's logprobs (parallel lists) to chat logprobs (one object per token); None if absent."""
-    if not logprobs:
-        return None
-    if "content" in logprobs:  # some servers, such as llama.cpp, use the chat format also in completions
-        return {"content": [_chat_token(entry, top_logprobs) for entry in logprobs["content"]], "refusal": None}
-    return {"content": list(_token_logprobs(logprobs, top_logprobs)), "refusal": None}
-
-
-def _token_logprobs(logprobs: Mapping[str, Any], top_logprobs: int) -> Iterator[JsonDict]:
-    tokens = logprobs.get("tokens") or []
-    values = logprobs.get("token_logprobs") or [None] * len(tokens)
-    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
-    for token, value, top in zip(tokens, values, tops, strict=True):
-        ranked = sorted((top or {}).items(), key=lambda item: -item[1])[:top_logprobs]
-        yield {**_token(token, value), "top_logprobs": [_token(other, logprob) for other, logprob in ranked]}
-
-
-def _chat_token(entry: Mapping[str, Any], top_logprobs: int) -> JsonDict:
-    tops = [_known_fields(top) for top in entry.get("top_logprobs") or ()]
-    return {**_known_fields(entry), "top_logprobs": tops[:top_logprobs]}
-
-
-def _known_fields(entry: Mapping[str, Any]) -> JsonDict:
-    return {name: entry.get(name) for name in ("token", "logprob", "bytes")}
-
-
-def _token(token: str, logprob: float | None) -> JsonDict:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "surrogatepass"))}
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    count = usage.get(name)
+    return count if type(count) is int else 0
 
 
 @dataclass(slots=True)
@@ -201,16 +179,18 @@ class ChatChunks:
         trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
         usage_chunk: A chunk with the usage that the choices had in their last chunks. The completion tokens of the
             choices are added up. Empty if no choice had usage.
+        other_id: The id of chunks to which the backend gave none.
     """
 
     shape: ChatShape
     begun: set[int] = field(default_factory=set)
     trimmed: set[int] = field(default_factory=set)
     usage_chunk: JsonDict = field(default_factory=dict)
+    other_id: str = field(default_factory=lambda: f"{getrandbits(128):032x}")
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
         """Return the chat chunks for one completion chunk. The list may be empty."""
-        frame = {**chunk, "id": _chat_id(chunk.get("id")), "object": "chat.completion.chunk"}
+        frame = {**chunk, "id": _chat_id(chunk.get("id"), self.other_id), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
             return [frame] if chunk.get("usage") else []
         if self.shape.usage_on_last_choice:
@@ -236,11 +216,10 @@ class ChatChunks:
     def _take_usage(self, frame: JsonDict) -> None:
         """Move the usage of one choice to `usage_chunk`, which adds up the completion tokens of all choices."""
         usage = frame.pop("usage", None)
-        if not usage:
+        if not isinstance(usage, dict) or not usage:
             return
-        earlier = (self.usage_chunk.get("usage") or {}).get("completion_tokens", 0)
-        completion = earlier + usage.get("completion_tokens", 0)
-        total = usage.get("prompt_tokens", 0) + completion
+        completion = _count(self.usage_chunk.get("usage", {}), "completion_tokens") + _count(usage, "completion_tokens")
+        total = _count(usage, "prompt_tokens") + completion
         usage = {**usage, "completion_tokens": completion, "total_tokens": total}
         self.usage_chunk = {**frame, "choices": [], "usage": usage}
 

@@ -1,61 +1,89 @@
-"""A fast path for streams: translates a chunk by copying its text into the translation of an earlier chunk.
+"""A fast path for streams: translates chunks by copying their texts into the translation of an earlier chunk.
 
-Nearly all chunks of a stream differ only in their text. Parsing and serializing such a chunk would take several times
-as long as copying its text. A chunk that may also differ in another field must be parsed. The module does not depend on
-HTTP or on how a request was planned.
+Nearly all chunks of a stream differ only in their text. Parsing and checking such a chunk would take several times as
+long as comparing its other bytes. A chunk that may also differ in another field must be parsed. The module does not
+depend on HTTP or on how a request was planned.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+import re
+from typing import Final
 
-import orjson
-
-_TEXT_FIELD: Final = b'"text":"'
-_CONTENT_FIELD: Final = b'"content":""'
+# The text of one chunk, as JSON: no quotation mark, no control character, and only valid escape sequences. A newline
+# stands between the texts of two chunks.
+_PIECE: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:[\\/bfnrt]|u[0-9a-fA-F]{4}))++'
+_PIECES: Final = re.compile(_PIECE + rb"(?:\n" + _PIECE + rb")*+")
 
 
 class ChunkCache:
-    """Stores one chunk and its translation. For each of the two, it keeps the bytes before and after the text."""
+    """Stores one event and its translation. For each of the two, it keeps the bytes before and after the text."""
+
+    __slots__ = ("_joint", "_prefix", "_suffix", "_translated_joint", "_translated_prefix", "_translated_suffix")
 
     def __init__(self) -> None:
-        self._prefix = self._suffix = b""
-        self._translated_prefix = self._translated_suffix = b""
+        self._prefix = self._suffix = self._joint = b""
+        self._translated_prefix = self._translated_suffix = self._translated_joint = b""
 
-    def translate(self, event: bytes) -> bytes | None:
-        """Return the translation of an event that differs from the stored event only in its text.
+    def translate(self, events: bytes) -> bytes | None:
+        """Return the translation of joined events that differ from the stored event only in their texts.
 
-        Return None if no event is stored, if `event` may differ from the stored event in another field, or if the text
-        has a quote or ends with a backslash: then only a parser could find where the text ends.
+        Return None if no event is stored, if an event may differ from the stored event in another field, or if a text
+        is empty, has a quotation mark or is not valid JSON in UTF-8.
         """
         prefix, suffix = self._prefix, self._suffix
-        if not prefix or not event.startswith(prefix) or not event.endswith(suffix):
+        if not prefix or not events.startswith(prefix) or not events.endswith(suffix):
             return None
-        text = event[len(prefix) : -len(suffix)]
-        if not text or b'"' in text or text.endswith(b"\\"):  # the text may end before the suffix
+        texts = events[len(prefix) : -len(suffix)]
+        if not self._are_texts(texts):
             return None
-        return self._translated_prefix + text + self._translated_suffix
+        if prefix == self._translated_prefix and suffix == self._translated_suffix:
+            return events
+        joined = texts.replace(self._joint, self._translated_joint)
+        return b"".join((self._translated_prefix, joined, self._translated_suffix))
 
-    def store(self, event: bytes, text: str, translated: Mapping[str, Any]) -> None:
+    def _are_texts(self, texts: bytes) -> bool:
+        """Return whether these bytes are the texts of events, with the end and the beginning of events between them."""
+        separated = texts.replace(self._joint, b"\n")
+        if separated is not texts and separated.count(b"\n") * self._joint.count(b"\n") != texts.count(b"\n"):
+            return False  # a text has a newline of its own
+        if b"\n" in texts and separated is texts:
+            return False
+        return _PIECES.fullmatch(separated) is not None and (separated.isascii() or _is_utf8(separated))
+
+    def store(self, event: bytes, field: str, text: str, translated: bytes, translated_field: str) -> None:
         """Store an event and its translation, for later events that differ from it only in their text.
 
         If the text has escapes, or its place in the event or in the translation is not certain, nothing is stored.
 
         Args:
             event: The bytes of one server-sent event. The chunk in it has exactly one text.
-            text: The text of this chunk.
-            translated: The chat chunk of the event, with the text as its content.
+            field: The name of the field that has the text in the event.
+            text: The text.
+            translated: The translation of the event: the bytes of one event that has the same text.
+            translated_field: The name of the field that has the text in the translation.
         """
-        prefix, found, rest = event.partition(_TEXT_FIELD)
-        encoded_text, _, _ = rest.partition(b'"')
-        has_escapes = b"\\" in encoded_text
-        if not found or rest.count(_TEXT_FIELD) or has_escapes or encoded_text.decode("utf-8", "replace") != text:
+        around, translated_around = _around(event, field, text), _around(translated, translated_field, text)
+        if around is None or translated_around is None:
             return
-        (choice,) = translated["choices"]
-        empty = {**translated, "choices": [{**choice, "delta": {"content": ""}}]}
-        serialized = b"data: " + orjson.dumps(empty) + b"\n\n"
-        translated_prefix, found, translated_suffix = serialized.partition(_CONTENT_FIELD)
-        if not found or translated_suffix.count(_CONTENT_FIELD):
-            return
-        self._prefix, self._suffix = prefix + _TEXT_FIELD, rest[len(encoded_text) :]
-        self._translated_prefix = translated_prefix + _CONTENT_FIELD[:-1]
-        self._translated_suffix = b'"' + translated_suffix
+        self._prefix, self._suffix = around
+        self._translated_prefix, self._translated_suffix = translated_around
+        self._joint = self._suffix + self._prefix
+        self._translated_joint = self._translated_suffix + self._translated_prefix
+
+
+def _around(event: bytes, field: str, text: str) -> tuple[bytes, bytes] | None:
+    """Return the bytes before and after the text of an event; None if the place of the text is not certain."""
+    for mark in (f'"{field}":"'.encode(), f'"{field}": "'.encode()):
+        prefix, found, rest = event.partition(mark)
+        if found and mark not in rest:
+            encoded = rest.partition(b'"')[0]
+            is_plain = b"\\" not in encoded and encoded.decode("utf-8", "replace") == text
+            return (prefix + mark, rest[len(encoded) :]) if is_plain else None
+    return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from index.rendering import remove_leading_gap
 from proxy.core.json_types import JsonDict
-from proxy.openai.chat_completion import chat_logprobs
+from proxy.openai.logprobs import chat_logprobs
 
 _ECHOED_DEFAULTS: Final[Mapping[str, Any]] = {
     "instructions": None,
@@ -104,14 +104,29 @@ def _logprobs(choice: Mapping[str, Any], shape: ResponseShape) -> list[JsonDict]
 def _usage(usage: object) -> JsonDict | None:
     if not isinstance(usage, dict):
         return None
-    details = usage.get("prompt_tokens_details") or {}
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
     return {
         "input_tokens": usage.get("prompt_tokens", 0),
-        "input_tokens_details": {"cached_tokens": details.get("cached_tokens") or 0},
+        "input_tokens_details": {"cached_tokens": cached or 0},
         "output_tokens": usage.get("completion_tokens", 0),
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.get("total_tokens", 0),
     }
+
+
+def failed_event(response: Mapping[str, Any], number: int, code: str | None, message: str) -> JsonDict:
+    """Return the event that reports an error after a response has begun.
+
+    Args:
+        response: The response object of the latest event; empty if there is none.
+        number: The sequence number of the event.
+        code: The code of the error.
+        message: The message of the error.
+    """
+    error = {"code": code or "server_error", "message": message}
+    failed = {**response, "object": "response", "status": "failed", "error": error}
+    return {"type": "response.failed", "sequence_number": number, "response": failed}
 
 
 @dataclass(slots=True)
@@ -142,19 +157,28 @@ class ResponseEvents:
 
     def finish(self) -> list[JsonDict]:
         """Return the events that end a complete response."""
+        opening = [] if self.next_number else list(self._open(self.last_values))
         part = _text_part(self.text, self.logprobs)
         response = _response(self.shape, self.last_values, self.finish_reason, part)
         location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
         return [
+            *opening,
             self._event("response.output_text.done", **location, text=self.text, logprobs=self.logprobs),
             self._event("response.content_part.done", **location, part=part),
             self._event("response.output_item.done", output_index=0, item=response["output"][0]),
             self._event(f"response.{response['status']}", response=response),
         ]
 
-    def fail(self, code: str | None, message: str) -> JsonDict:
-        """Return the event that reports an error after the response has begun."""
-        return self._event("error", code=code, message=message, param=None)
+    def fail(self, code: str | None, message: str) -> list[JsonDict]:
+        """Return the events that report an error: `response.failed`, after the opening events if they are missing."""
+        opening = [] if self.next_number else list(self._open(self.last_values))
+        part = _text_part(self.text, self.logprobs)
+        response = {
+            **_frame(self.shape, self.last_values, "failed"),
+            "output": [_item(self.shape, "incomplete", [part])],
+            "usage": _usage(self.last_values.get("usage")),
+        }
+        return [*opening, failed_event(response, self.next_number, code, message)]
 
     def _open(self, chunk: Mapping[str, Any]) -> Iterator[JsonDict]:
         frame = _frame(self.shape, chunk, "in_progress")

@@ -12,8 +12,10 @@ import orjson
 from proxy.core.errors import BackendProtocolError, ProxyError
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
+DONE_EVENT: Final = b"data: [DONE]\n\n"
 _NEWLINE: Final = 10
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(slots=True)
@@ -32,7 +34,10 @@ class EventSplitter:
         Raises:
             BackendProtocolError: An event is not complete after MAX_EVENT_BYTES.
         """
-        held = self.held + data
+        held = self.held + data if self.held else data
+        if held[-2:] == b"\n\n" and held[-3:-2] not in (b"\n", b"\r"):  # fast path: nearly every part is whole events
+            self.held = b""
+            return held
         end = _end_of_events(held)
         self.held = held[end:]
         if len(self.held) > MAX_EVENT_BYTES:
@@ -55,10 +60,12 @@ def _end_of_events(data: bytes) -> int:
     """Return the offset of the end of the last whole event; 0 if no event is complete.
 
     Two line breaks in a row end an event. Of three line breaks in a row, the first two end an event, and the third
-    belongs to the next event.
+    belongs to the next event. A carriage return at the end of the data, after a line feed, is not taken for a line
+    break: the line feed that belongs to it may arrive with the next bytes.
     """
     if b"\r" in data:
-        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data)), default=0)
+        limit = len(data) - 1 if data.endswith(b"\n\r") else len(data)
+        return max((boundary.end() for boundary in _BLANK_LINE.finditer(data, 0, limit)), default=0)
     last = data.rfind(b"\n\n")
     end = start = last + 2 if last >= 0 else 0
     while start and data[start - 1] == _NEWLINE:
@@ -70,12 +77,21 @@ def event_data(event: bytes) -> bytes:
     """Return the payload of an event: the values of its `data:` lines, joined by newlines."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]  # fast path: nearly every event has one line
-    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines)
+    return b"\n".join(event_field(event, b"data"))
+
+
+def event_field(event: bytes, name: bytes) -> list[bytes]:
+    """Return the values of all fields of an event that have this name, in their order.
+
+    A byte order mark before the first field is ignored.
+    """
+    lines = re.split(rb"\r\n|\n|\r", event.removeprefix(_BYTE_ORDER_MARK))
+    found = (line.partition(b":") for line in lines)
+    return [value.removeprefix(b" ") for field, _, value in found if field == name]
 
 
 def is_done(event: bytes) -> bool:
-    """Return whether the event is `[DONE]`, which ends a complete stream."""
+    """Return whether the event is `[DONE]`, which ends a complete stream. White space around it is ignored."""
     return b"[DONE]" in event and event_data(event).strip() == b"[DONE]"
 
 

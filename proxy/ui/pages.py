@@ -25,7 +25,7 @@ from proxy.api.admission import parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.handlers import handle
-from proxy.api.http_server import error_response
+from proxy.api.http_server import error_response, json_response
 from proxy.core.errors import BadRequestError, ProxyError, UnknownModelError, UnknownRouteError
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, Plan
@@ -115,7 +115,7 @@ async def _state(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     bundles = gateway.bundles
     models = sorted(gateway.pool.models.values(), key=lambda model: model.id not in bundles)
-    return _json(
+    return _answer(
         {
             "models": [
                 {"id": one.id, "kind": one.kind, "variants": available(one.id, bundles), "bundled": one.id in bundles}
@@ -147,7 +147,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     if served is not None and plan.injection is not None:
         query = conversation.query[:MAX_QUERY_CHARACTERS]
         similarities = dict(await asyncio.to_thread(_similarities, served, query))
-    return _json(_explain_plan(plan, served, similarities))
+    return _answer(_explain_plan(plan, served, similarities))
 
 
 def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping[str, float]) -> Mapping[str, Any]:
@@ -180,7 +180,7 @@ def _similarities_to(served: ServedBundle, vector: Vectors) -> list[tuple[str, f
 async def _bundle(request: web.Request) -> web.StreamResponse:
     """Answer GET /ui/api/bundle?model=... with a model's bundle, and the position of each example on a map."""
     served = _bundle_of(request.app[GATEWAY], request.query.get("model", ""))
-    return _json(await asyncio.to_thread(_describe_bundle, served.bundle))
+    return _answer(await asyncio.to_thread(_describe_bundle, served.bundle))
 
 
 def _describe_bundle(bundle: Bundle) -> Mapping[str, Any]:
@@ -229,7 +229,7 @@ async def _search(request: web.Request) -> web.StreamResponse:
     served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
     if not query.strip():
         raise BadRequestError("`query` is empty: write what a user would ask.", param="query")
-    return _json(await asyncio.to_thread(_search_bundle, served, query))
+    return _answer(await asyncio.to_thread(_search_bundle, served, query))
 
 
 def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
@@ -262,8 +262,8 @@ async def _live(request: web.Request) -> web.StreamResponse:
     backends = [
         {"url": one.url, "models": list(one.models), "trouble": one.problem or None} for one in gateway.pool.backends
     ]
-    return _json({"samples": samples, "backends": backends})
+    return _answer({"samples": samples, "backends": backends})
 
 
-def _json(value: object) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json", headers=_HEADERS)
+def _answer(value: object) -> web.Response:
+    return json_response(value, headers=_HEADERS)

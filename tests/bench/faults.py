@@ -43,10 +43,10 @@ async def endless(reply: Reply, request: Received) -> None:
 
 
 async def connection_refused(runs: int) -> list[float]:
-    """Connection refused, no other backend: 502."""
+    """Connection refused, no other backend: 503."""
     async with scripted_backend(answer) as backend, serving(backend.url, bundles={}) as proxy:
         proxy.gateway.pool.backends[0].url = "http://127.0.0.1:9"
-        return [await _until_status(proxy, 502) for _ in range(runs)]
+        return [await _until_status(proxy, 503) for _ in range(runs)]
 
 
 async def connection_reset(runs: int) -> list[float]:
@@ -195,7 +195,7 @@ def _serve_elsewhere(pipe: "multiprocessing.connection.Connection") -> None:
 
 
 ROWS: dict[str, tuple[str, Measure]] = {
-    "connection refused: 502": ("100 ms", connection_refused),
+    "connection refused: 503": ("100 ms", connection_refused),
     "reset on a fresh connection: 502": ("100 ms", connection_reset),
     "black hole, connect timeout 300 ms: 504": ("300 ms", black_hole),
     "overload at 4x: 503": ("50 ms", overloaded),

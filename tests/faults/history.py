@@ -14,7 +14,8 @@ import orjson
 
 from tests.faults.catalogue import FAULTS, events, payloads, text_of, whole, words
 
-OVERLOADED, UNREACHABLE = 503, 502
+OVERLOADED = 503
+UNREACHABLE = frozenset({502, 503})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -70,7 +71,7 @@ class Histories:
         asked: The requests of the clients.
         logged: The log lines of the proxy.
         hits: The requests that reached a backend.
-        unreachable: Whether a backend was down for some time, which explains a 502.
+        unreachable: Whether a backend was down for some time, which explains a 502 or 503.
         crowded: Whether the limit of requests in flight may have been reached, which explains a 503.
         defects: The failures that the proxy logged.
     """
@@ -141,7 +142,7 @@ def _ends_agree(histories: Histories) -> Iterator[str]:
 def _statuses_are_explained(histories: Histories) -> Iterator[str]:
     for asked in histories.asked:
         known = set(FAULTS[asked.fault].statuses)
-        known |= {UNREACHABLE} if histories.unreachable else set()
+        known |= UNREACHABLE if histories.unreachable else set()
         known |= {OVERLOADED} if histories.crowded else set()
         if not asked.left and asked.status not in known:
             yield f"{asked}: expected one of {sorted(known)}"

@@ -37,7 +37,9 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 WHOLE = orjson.dumps(completion("Yes."))
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-BEGUN = STREAM + b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in completion_events(["Be", "cause"])[:2])
+BEGUN = STREAM + b"".join(
+    b"%x\r\n%s\r\n" % (len(event), event) for event in completion_events(["Be", "cause", " of"])[:2]
+)
 
 BEFORE_AN_ANSWER = {
     "closes before headers": (says(), 502),
@@ -119,6 +121,57 @@ async def test_error_reply_of_a_backend_is_relayed_unchanged_and_not_retried(sta
                 assert response.headers["X-RateLimit-Remaining"] == "0"
                 assert "Set-Cookie" not in response.headers
         assert len(backend.generating) == 2
+
+
+OTHER_FORMS = {
+    "FastAPI": (b'{"detail": "too long"}', "too long"),
+    "FastAPI's list": (
+        b'{"detail": [{"loc": ["body", "n"], "msg": "too long", "input": "secret"}]}',
+        "body.n: too long",
+    ),
+    "a message": (b'{"message": "too long"}', "too long"),
+    "a string": (b'{"error": "too long"}', "too long"),
+    "vLLM's older object": (b'{"object": "error", "message": "too long", "code": 400}', "too long"),
+    "a nested object": (b'{"error": {"error": {"message": "too long"}}}', "too long"),
+    "a list": (b'[{"message": "too long"}]', "too long"),
+    "a JSON string": (b'"too long"', "too long"),
+    "no reason": (b"{}", "reason"),
+    "nginx": (b"<html><head><title>413 Request Entity Too Large</title></head>10.1.2.3 nginx/1.2</html>", "reason"),
+    "an upper-case page": (b"  <HTML>http://10.1.2.3:8000/</HTML>", "reason"),
+    "nothing": (b"", "reason"),
+    "not UTF-8": (b"\xff\xfe", ""),
+}
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/html", "text/plain"])
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 502])
+@pytest.mark.parametrize(("body", "reason"), OTHER_FORMS.values(), ids=OTHER_FORMS)
+async def test_error_reply_of_another_form_becomes_openais(
+    body: bytes, reason: str, status: int, media_type: str
+) -> None:
+    async def script(reply: Reply, _: Received) -> None:
+        lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", "", ""]
+        await reply.send("\r\n".join(lines).encode() + body)
+
+    async with scripted_backend(script) as backend, serving(backend.url, **PATIENCE) as proxy:
+        got, headers, reply = await proxy.chat(stream=status < 500)
+    assert (got, headers["Content-Type"]) == (status, "application/json")
+    assert reply["error"].keys() == {"message", "type", "param", "code"}
+    assert reason in reply["error"]["message"]
+    assert not any(word in reply["error"]["message"] for word in ("10.1.2.3", "html", "HTML", "nginx", "secret"))
+    if reason == "reason":
+        assert str(status) in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+async def test_503_of_a_backend_that_loads_has_retry_after(given: str | None) -> None:
+    async def script(reply: Reply, _: Received) -> None:
+        error = {"message": "Loading model", "type": "unavailable_error", "code": 503}
+        await reply.whole({"error": error}, "503 Whatever", **({"Retry_After": given} if given else {}))
+
+    async with scripted_backend(script) as backend, serving(backend.url, **PATIENCE) as proxy:
+        status, headers, reply = await proxy.chat(stream=True)
+    assert (status, headers["Retry-After"], reply["error"]["message"]) == (503, given or "5", "Loading model")
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])

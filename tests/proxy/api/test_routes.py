@@ -98,12 +98,12 @@ async def test_backend_that_starts_later_is_found() -> None:
             assert (await proxy.chat())[0] == 200
 
 
-async def test_dead_backend_is_502_and_the_next_one_is_tried_first() -> None:
+async def test_dead_backend_is_503_and_the_next_one_is_tried_first() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         pool = proxy.gateway.pool
         pool.backends[0].url = "http://127.0.0.1:9"
-        status, _, reply = await proxy.chat()
-        assert (status, reply["error"]["code"]) == (502, "backend_unavailable")
+        status, headers, reply = await proxy.chat()
+        assert (status, reply["error"]["code"], headers["Retry-After"]) == (503, "backend_unavailable", "5")
         assert not pool.backends[0].healthy
 
 
@@ -274,6 +274,21 @@ async def test_cors_is_off_unless_the_origin_is_allowed() -> None:
         async with proxy.session.options("/v1/chat/completions", headers=preflight) as response:
             assert response.status == 204
             assert response.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-lang"
+
+
+async def test_any_origin_is_allowed_by_an_asterisk_and_without_credentials() -> None:
+    async with scripted_backend(answer) as backend, serving(backend.url, cors=["*"]) as proxy:
+        for origin in ("https://app.test", "null", "http://localhost:3000"):
+            for path, body in (("/v1/chat/completions", {"messages": []}), ("/v1/v1/models", {})):
+                _, headers, _ = await proxy.post(path, body, headers={"Origin": origin})
+                assert headers["Access-Control-Allow-Origin"] == "*"
+                assert "Access-Control-Allow-Credentials" not in headers
+            preflight = {"Origin": origin, "Access-Control-Request-Headers": "authorization"}
+            async with proxy.session.options("/v1/chat/completions", headers=preflight) as response:
+                assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (204, "*")
+                assert response.headers["Access-Control-Allow-Headers"] == "authorization"
+        async with proxy.session.options("/v1/chat/completions") as response:
+            assert response.status == 405
 
 
 async def test_request_id_is_passed_on_or_generated() -> None:

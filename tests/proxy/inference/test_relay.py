@@ -1,66 +1,67 @@
-"""Tests that usage is removed from a stream only if the client did not ask for it."""
+"""Tests which headers and which token counts of a backend the client gets."""
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inference.relay import (
-    passes_untouched,
-    reply_headers,
-    request_headers,
-    usage_filter,
-)
+from proxy.inference.plan import Plan
+from proxy.inference.relay import reply_headers, request_headers
 from proxy.inference.reply_progress import ReplyProgress
-from proxy.openai.sse import EventSplitter, is_done, split_events
-from tests.proxy.openai.test_sse import streams
-
-
-@given(streams(), st.booleans())
-def test_events_pass_unsplit_only_if_each_would_pass_unchanged(
-    stream: tuple[bytes, list[int]],
-    wanted: bool,
-) -> None:
-    whole = EventSplitter().feed(stream[0].replace(b"a", b'"usage": null').replace(b"b", b"data: [DONE]"))
-    if passes_untouched(whole):
-        transform = usage_filter(ReplyProgress(), wanted=wanted)
-        assert [transform(event) for event in split_events(whole)] == split_events(whole)
-        assert not any(is_done(event) for event in split_events(whole))
-
+from proxy.inference.stream import StreamConverter
+from proxy.inference.stream_formats import stream_format
+from proxy.inference.variants import Choice
 
 USAGE = b'data: {"id":"1","choices":[],"usage":{"prompt_tokens":3}}\n\n'
 TEXT = b'data: {"id":"1","choices":[{"delta":{"content":"say \\"usage\\":null, please"}}]}\n\n'
 
 
+def relayed(event: bytes, *, wanted: bool) -> tuple[bytes, object]:
+    """Return what a client gets for an event of a chat model, and the recorded token counts."""
+    progress = ReplyProgress()
+    choice = Choice("m", "raw", explicit=False)
+    plan = Plan(choice, "/v1/chat/completions", b"", stream=True, strip_usage=not wanted)
+    return StreamConverter(stream_format(plan, progress), progress).convert(event), progress.usage
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_usage_event_is_recorded_and_removed_only_if_not_requested(*, wanted: bool) -> None:
-    progress = ReplyProgress()
-    transform = usage_filter(progress, wanted=wanted)
-    assert transform(TEXT) == TEXT
-    assert transform(USAGE) == (USAGE if wanted else b"")
-    assert progress.usage == {"prompt_tokens": 3}
+    assert relayed(TEXT, wanted=wanted) == (TEXT, None)
+    assert relayed(USAGE, wanted=wanted) == (USAGE if wanted else b"", {"prompt_tokens": 3})
+
+
+@pytest.mark.parametrize("choices", [b"", b'"choices":null,'])
+def test_usage_event_without_a_list_of_choices_gets_an_empty_one(choices: bytes) -> None:
+    event = USAGE.replace(b'"choices":[],', choices)
+    assert relayed(event, wanted=False) == (b"", {"prompt_tokens": 3})
+    sent, usage = relayed(event, wanted=True)
+    assert orjson.loads(sent[6:]) == {"id": "1", "choices": [], "usage": {"prompt_tokens": 3}}
+    assert usage == {"prompt_tokens": 3}
 
 
 def test_usage_on_the_last_choice_is_removed_if_not_requested() -> None:
-    event = b'data: {"choices":[{"text":"."}],"usage":{"total_tokens":3}}\n\n'
-    progress = ReplyProgress()
-    assert usage_filter(progress, wanted=False)(event) == b'data: {"choices":[{"text":"."}]}\n\n'
-    assert progress.usage == {"total_tokens": 3}
-    assert usage_filter(progress, wanted=True)(event) == event
+    event = b'data: {"choices":[{"delta":{"content":"."}}],"usage":{"total_tokens":3}}\n\n'
+    without = b'data: {"choices":[{"delta":{"content":"."}}]}\n\n'
+    assert relayed(event, wanted=False) == (without, {"total_tokens": 3})
+    assert relayed(event, wanted=True) == (event, {"total_tokens": 3})
 
 
 def test_only_the_null_usage_key_is_removed_if_not_requested() -> None:
     event = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}],"usage":null}\n\n'
     expected = b'data: {"choices":[{"delta":{"content":",\\"usage\\":null"}}]}\n\n'
-    assert usage_filter(ReplyProgress(), wanted=False)(event) == expected
-    assert usage_filter(ReplyProgress(), wanted=True)(event) == event
+    assert relayed(event, wanted=False) == (expected, None)
+    assert relayed(event, wanted=True) == (event, None)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.text(max_size=8), st.integers(0, 9)), max_size=5))
-def test_event_without_usage_passes_unchanged(payload: dict[str, object]) -> None:
-    payload.pop("usage", None)
-    event = b"data: " + orjson.dumps(payload) + b"\n\n"
-    assert usage_filter(ReplyProgress(), wanted=False)(event) == event
+@given(
+    st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.text(max_size=8), st.integers(0, 9)), max_size=5),
+    st.booleans(),
+)
+def test_chunk_without_usage_passes_unchanged(fields: dict[str, object], wanted: bool) -> None:
+    choices = [{"index": 0, "delta": {"content": "."}}]
+    fields = {name: value for name, value in fields.items() if name not in ("usage", "error", "object", "type")}
+    event = b"data: " + orjson.dumps({**fields, "choices": choices}) + b"\n\n"
+    assert relayed(event, wanted=wanted) == (event, None)
 
 
 def test_only_headers_of_the_allow_list_are_passed_on() -> None:
@@ -69,3 +70,4 @@ def test_only_headers_of_the_allow_list_are_passed_on() -> None:
     assert request_headers(sent, authorization=True)["Authorization"] == "Bearer k"
     replied = {"set-cookie": "c", "retry-after": "3", "x-ratelimit-remaining": "0", "server": "s"}
     assert reply_headers(replied) == {"retry-after": "3", "x-ratelimit-remaining": "0"}
+    assert reply_headers({"retry-after": "3\udcff", "x-ratelimit-\xe9": "0"}) == {}

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
+from proxy.openai.sse import event_data
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
@@ -63,15 +65,19 @@ async def test_response_that_reached_its_length_limit_is_incomplete() -> None:
     assert (reply["status"], reply["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
 
 
-async def test_response_stream_that_is_cut_ends_with_an_error_event() -> None:
+async def test_response_stream_that_is_cut_ends_as_a_failed_response() -> None:
     async def script(reply: Reply, request: Received) -> None:
         await reply.begin()
-        await reply.chunk(completion_events(["Because"])[0])
+        await reply.chunk(completion_events(["Because", " of"])[0])
         await reply.end()
 
     async with scripted_backend(script) as backend, serving(backend.url) as proxy:
         stream = await proxy.stream("/v1/responses", input="hi")
-    assert b"event: error" in stream
+    last = stream.rstrip(b"\n").split(b"\n\n")[-1]
+    assert last.startswith(b"event: response.failed\n")
+    failed = orjson.loads(event_data(last + b"\n\n"))["response"]
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "backend_protocol")
+    assert failed["output"][0]["content"][0]["text"] == "Because"
     assert b"response.completed" not in stream
 
 

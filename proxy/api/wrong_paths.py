@@ -1,0 +1,74 @@
+"""Explains paths that are not served: names the served path that the client probably meant.
+
+Clients often get the base URL wrong: they add /v1 twice or not at all, or they expect the paths of another API. The
+module does not depend on requests.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from proxy.core.errors import UnknownRouteError
+from proxy.inference.plan import CHAT, COMPLETIONS
+
+MODELS: Final = "/v1/models"
+READY: Final = "/health/ready"
+UNKNOWN_PATH: Final = "unknown path"
+"""The route of all requests for such paths, in the log and in metrics. The client's path is in neither of them."""
+
+_MAX_LENGTH: Final = 200  # characters of a path that are compared with the served paths
+_SIMILARITY: Final = 0.8  # of a misspelled path
+_VERSIONS: Final = re.compile(r"(?:/(?:api|openai|anthropic|v\d+\w*))+(?=/)")  # in front of a path
+_GEMINI: Final = re.compile(r"/models/[^/]+:(?:stream)?generatecontent$")
+_OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("/chat", "/generatecontent"), (CHAT, "the API of Ollama or Gemini")),
+    **dict.fromkeys(("/tags", "/show", "/ps"), (MODELS, "the API of Ollama")),
+    **dict.fromkeys(("/messages", "/messages/count_tokens"), (CHAT, "the API of Anthropic")),
+    **dict.fromkeys(("/generate", "/generate_stream", "/completion", "/complete"), (COMPLETIONS, "another API")),
+    **dict.fromkeys(("/embed", "/embedding"), ("/v1/embeddings", "another API")),
+    **dict.fromkeys(("/health", "/healthz", "/readyz", "/ping", "/livez"), (READY, "another server")),
+    **dict.fromkeys(("/docs", "/redoc", "/swagger"), ("/openapi.json", "another server")),
+    "/invocations": (CHAT, "the API of SageMaker"),
+}
+"""Paths of other APIs and servers, without a version in front: the path that serves the same here, and their owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongPath:
+    """What is known about a path that is not served.
+
+    Attributes:
+        meant: The served path that the client probably meant; None if there is none.
+        owner: What the path belongs to; empty if it is a misspelling of a served path.
+    """
+
+    meant: str | None
+    owner: str = ""
+
+    @property
+    def error(self) -> UnknownRouteError:
+        """The error for the client. It does not repeat the path of the request."""
+        if self.meant is None:
+            return UnknownRouteError("This path is not served: see GET /openapi.json for those that are.")
+        reason = f"It belongs to {self.owner}. Here" if self.owner else "Here"
+        hint = " The base URL of an OpenAI client ends in /v1, once." if self.meant.startswith("/v1/") else ""
+        return UnknownRouteError(f"This path is not served. {reason} it is {self.meant}.{hint}")
+
+
+def explain_path(path: str, served: Collection[str]) -> WrongPath:
+    """Return which served path a client probably meant by a path that is not served."""
+    plain = "/" + "/".join(part for part in path[:_MAX_LENGTH].lower().split("/") if part)
+    if plain in ("/", "/v1"):
+        return WrongPath(CHAT)
+    if _GEMINI.search(plain):
+        return WrongPath(*_OTHER_APIS["/generatecontent"])
+    without_version = _VERSIONS.sub("", plain, count=1) if _VERSIONS.match(plain) else plain
+    if without_version in _OTHER_APIS and plain not in served:
+        return WrongPath(*_OTHER_APIS[without_version])
+    for one in sorted(served, key=len, reverse=True):
+        if plain.endswith(one.removeprefix("/v1")):
+            return WrongPath(one)
+    close = get_close_matches(plain, served, n=1, cutoff=_SIMILARITY)
+    return WrongPath(close[0] if close else None)

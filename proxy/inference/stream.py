@@ -1,0 +1,185 @@
+"""Converts the stream of a backend for the client, part by part, and decides how the stream ends.
+
+A stream ends in one of four ways. It is complete after `[DONE]`, or when it stops after all its answers have finished:
+some servers send no `[DONE]`. An event that reports an error ends it with an error. An event that is malformed ends it
+with an error. If it stops before its answers have finished, it is truncated, which is an error too. The client then
+gets exactly one closing event: `[DONE]`, the last event of a response, or one error event. Later events of the backend
+are ignored. The module does no I/O and does not depend on the format of the events.
+"""
+
+import re
+from typing import Final, Protocol
+
+from proxy.core.errors import BackendProtocolError, BackendReportedError, ProxyError
+from proxy.core.json_types import JsonDict
+from proxy.core.log import log_failure
+from proxy.inference.reply_progress import ReplyProgress
+from proxy.openai.backend_reply import BYTE_ORDER_MARK, parse_reply
+from proxy.openai.reported_error import find_error, text_error
+from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, split_events
+
+_EVENT: Final = "An event of the backend's stream"
+_TRUNCATED: Final = "The backend's stream ended before the answer did."
+_PROPER_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\n\n|\r\n\r\n|\r\r)")
+_NOT_AN_EVENT: Final = (b"{", b"[", b"<")  # how a body begins that is not a stream of events
+
+
+class StreamFormat(Protocol):
+    """Converts the events of one format of streams.
+
+    Attributes:
+        finished: Whether all answers of the stream have finished.
+        closed: Whether the last event of the stream has been converted, so that the backend sends no more.
+    """
+
+    finished: bool
+    closed: bool
+
+    def quick(self, events: bytes) -> bytes | None:
+        """Return the conversion of joined events that need not be parsed; None if they must be parsed."""
+        ...
+
+    def convert(self, event: bytes, payload: JsonDict) -> bytes:
+        """Return the conversion of an event: the bytes of zero or more events. Raises BackendProtocolError."""
+        ...
+
+    def end(self, done: bytes = DONE_EVENT) -> bytes:
+        """Return the closing events of a complete stream. Raises BackendProtocolError if the answer is not complete.
+
+        done: the event `[DONE]`, as the backend sent it or as it should have sent it.
+        """
+        ...
+
+    def failure(self, error: ProxyError) -> bytes:
+        """Return the event that reports an error and closes the stream."""
+        ...
+
+
+class StreamConverter:
+    """Converts one stream.
+
+    Attributes:
+        ended: Whether the closing event was returned, or the stream has failed. The caller then stops reading.
+    """
+
+    __slots__ = ("_failure", "_format", "_progress", "_quick", "_splitter", "ended")
+
+    def __init__(self, stream_format: StreamFormat, progress: ReplyProgress) -> None:
+        self.ended = False
+        self._format = stream_format
+        self._quick = stream_format.quick
+        self._progress = progress
+        self._splitter = EventSplitter()
+        self._failure: ProxyError | None = None
+
+    def convert(self, data: bytes) -> bytes:
+        """Return the conversion of all events that are complete after these bytes."""
+        try:
+            events = self._splitter.feed(data)
+        except ProxyError as error:
+            self._fail(error)
+            return b""
+        quick = self._quick(events) if events else b""
+        return self._convert_events(events) if quick is None else quick
+
+    def finish(self, failure: ProxyError | None = None) -> bytes:
+        """Return what the client gets after the last byte of the backend: the closing event, unless it was returned.
+
+        Args:
+            failure: The error that broke the stream off; None if the backend ended it.
+        """
+        last = b"" if self.ended else self._convert_rest()
+        if not self.ended and self._format.finished:
+            last += self._format.end()
+            self.ended = True
+        if not self.ended:
+            self._fail(failure or BackendProtocolError(_TRUNCATED))
+        if self._failure is None:
+            return last
+        self._progress.reported = isinstance(self._failure, BackendReportedError)
+        self._progress.truncated = not self._progress.reported
+        return last + self._format.failure(self._failure)
+
+    def _convert_rest(self) -> bytes:
+        """Convert the bytes after the last blank line if they are a whole event. Some servers send no blank line."""
+        rest = self._splitter.held.strip()
+        if not (event_data(rest).strip() or rest.startswith((b"error:", *_NOT_AN_EVENT))):
+            return b""
+        converted = self._convert_events(rest + b"\n\n")
+        if isinstance(self._failure, BackendProtocolError):  # half an event
+            self.ended, self._failure = False, None
+        return converted
+
+    def _convert_events(self, events: bytes) -> bytes:
+        converted = []
+        try:
+            for event in split_events(events):
+                converted.append(self._convert_event(event))
+                if self.ended:
+                    break
+        except ProxyError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - the headers are sent, so any defect must end in an error event
+            log_failure("defect", error)
+            self._fail(ProxyError("Internal error; the server's log has its place."))
+        return b"".join(converted)
+
+    def _fail(self, error: ProxyError) -> None:
+        self.ended, self._failure = True, error
+
+    def _convert_event(self, event: bytes) -> bytes:
+        quick = self._quick(event)
+        if quick is not None:
+            return quick
+        if is_done(event):
+            self.ended = True
+            return self._format.end(event if _PROPER_DONE.fullmatch(event) else DONE_EVENT)
+        data = event_data(event)
+        if not data.strip():
+            return _without_data(event)
+        converted = self._format.convert(event.removeprefix(BYTE_ORDER_MARK), _payload(event, data))
+        self.ended = self._format.closed
+        return converted
+
+
+def _payload(event: bytes, data: bytes) -> JsonDict:
+    """Return the payload of an event.
+
+    Raises:
+        BackendReportedError: The event reports an error.
+        BackendProtocolError: The payload is not a JSON object.
+    """
+    is_error = b"error" in event and b"error" in event_field(event, b"event")
+    if is_error and not data.lstrip().startswith(b"{"):
+        raise text_error(data.decode("utf-8", "replace"))
+    payload = parse_reply(data, _EVENT)
+    if not isinstance(payload, dict):
+        raise BackendProtocolError(f"{_EVENT} is JSON, but not an object.")
+    if error := find_error({**payload, "object": "error"} if is_error else payload):
+        raise error
+    return payload
+
+
+def _without_data(event: bytes) -> bytes:
+    """Return a comment, or an event without data, unchanged.
+
+    Raises:
+        BackendReportedError: The event reports an error by its name, or in a field `error`, as llama.cpp does.
+        BackendProtocolError: The bytes are not an event.
+    """
+    errors = event_field(event, b"error")
+    if errors or b"error" in event_field(event, b"event"):
+        text = b"\n".join(errors)
+        raise _error_in(text) or text_error(text.decode("utf-8", "replace"))
+    if event.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(_NOT_AN_EVENT):
+        raise _error_in(event) or BackendProtocolError("The backend's stream has a line that is not an event.")
+    return event
+
+
+def _error_in(data: bytes) -> ProxyError | None:
+    """Return the error that a JSON object reports; None if the data is not a JSON object or reports no error."""
+    try:
+        payload = parse_reply(data, _EVENT)
+    except BackendProtocolError:
+        return None
+    return find_error(payload) if isinstance(payload, dict) else None

@@ -1,0 +1,127 @@
+"""Parses and checks the replies of backends. A backend may send any bytes and any JSON type in any place.
+
+The module checks only what the proxy and the clients' libraries rely on: the types of the choices and of their texts.
+All other fields pass unchecked. No message of an error contains a value of the reply.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import orjson
+
+from proxy.core.errors import BackendProtocolError
+from proxy.core.json_types import JsonDict
+
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_STREAM_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+# One escape sequence: first a pair of surrogates, then a surrogate without its partner, then any other sequence.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_CHUNK_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices"})
+
+ChoiceForm = Literal["message", "delta", "text"]
+"""The field of a choice that has its text: `message` in a chat completion, `delta` in a chunk of a chat completion, and
+`text` in a text completion and its chunks."""
+
+
+def parse_reply(data: bytes, what: str = "The backend's reply") -> Any:
+    """Parse the JSON of a reply, or of one event of a stream.
+
+    A byte order mark is ignored. A surrogate without its partner, which some servers send for half a character, is
+    parsed as U+FFFD.
+
+    Args:
+        data: The JSON text.
+        what: The subject of the error message.
+
+    Raises:
+        BackendProtocolError: The data is not valid JSON in UTF-8.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return orjson.loads(_ESCAPE.sub(_without_lone_surrogate, data.removeprefix(BYTE_ORDER_MARK)))
+    except orjson.JSONDecodeError as error:
+        raise BackendProtocolError(f"{what} {_problem(data)}.") from error
+
+
+def _without_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
+
+
+def _problem(data: bytes) -> str:
+    text = data.removeprefix(BYTE_ORDER_MARK).strip()
+    if not text:
+        return "is empty"
+    if text.startswith(b"<"):
+        return "is a web page or XML instead of JSON"
+    if starts_stream(text):
+        return "is a stream of events, which was not requested"
+    return "is not valid JSON in UTF-8"
+
+
+def starts_stream(data: bytes) -> bool:
+    """Return whether the beginning of a body looks like a stream of server-sent events."""
+    return data.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(_STREAM_STARTS)
+
+
+def parse_reply_object(data: bytes, what: str = "The backend's reply") -> JsonDict:
+    """Parse a reply that must be a JSON object. Raises BackendProtocolError as `parse_reply` does."""
+    payload = parse_reply(data, what)
+    if not isinstance(payload, dict):
+        raise BackendProtocolError(f"{what} is JSON, but not an object.")
+    return payload
+
+
+def encode_reply(payload: Mapping[str, Any]) -> bytes:
+    """Serialize a converted reply. Raises BackendProtocolError if it is nested too deep."""
+    try:
+        return orjson.dumps(payload)
+    except TypeError as error:
+        raise BackendProtocolError("The backend's reply is nested too deep.") from error
+
+
+def is_extension(payload: Mapping[str, Any]) -> bool:
+    """Return whether an event has fields, but none of a chunk. Some servers send such events beside the answer."""
+    return bool(payload) and _CHUNK_FIELDS.isdisjoint(payload)
+
+
+def checked_choices(payload: Mapping[str, Any], form: ChoiceForm) -> Sequence[JsonDict]:
+    """Return the choices of a reply or a chunk.
+
+    Raises:
+        BackendProtocolError: The choices, their indexes, their finish reasons or their texts have a wrong type.
+    """
+    choices = payload.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _malformed("`choices` must be a list of objects")
+    for choice in choices:
+        _check_choice(choice, form)
+    return choices
+
+
+def _check_choice(choice: JsonDict, form: ChoiceForm) -> None:
+    if type(choice.get("index", 0)) is not int:
+        raise _malformed("`index` of a choice must be a number")
+    if not isinstance(choice.get("finish_reason"), str | None):
+        raise _malformed("`finish_reason` of a choice must be a string or null")
+    if form == "text" or (form not in choice and "text" in choice):  # some servers answer a chat with a completion
+        _check_text(choice.get("text"), str | None)
+        return
+    holder = choice.get(form, {} if form == "delta" else None)
+    if not isinstance(holder, dict):
+        raise _malformed(f"`{form}` of a choice must be an object")
+    _check_text(holder.get("content"), str | list | None)
+
+
+def _check_text(text: object, expected: Any) -> None:
+    if not isinstance(text, expected):
+        raise _malformed("the text of a choice must be a string")
+
+
+def _malformed(rule: str) -> BackendProtocolError:
+    return BackendProtocolError(f"The backend's reply is malformed: {rule}.")

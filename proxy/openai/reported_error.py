@@ -1,0 +1,179 @@
+"""Finds the error that a backend reports, in whatever form, and converts it to OpenAI's error object.
+
+Backends report errors in many forms: OpenAI's error object, the older one of vLLM (`"object": "error"`), the `detail`
+of FastAPI, a plain `message`, or a web page of a gateway. The message is kept. A web page is not: it may name internal
+addresses. The module does no I/O.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from proxy.core.errors import BackendProtocolError, BackendReportedError
+from proxy.openai.backend_reply import parse_reply
+
+_MESSAGE_FIELDS: Final = ("message", "msg", "detail", "error_message", "error_description", "errors", "error", "title")
+_CODE_FIELDS: Final = ("code", "status_code", "status", "error_code")
+_MAX_MESSAGE: Final = 4_000  # characters
+_MAX_PLAIN_TEXT: Final = 300  # characters
+_MAX_DEPTH: Final = 4
+_MAX_FIELDS: Final = 4  # of an object that is an error because of its field `detail` or `message`
+_MAX_PARTS: Final = 20  # of a list of errors
+_MIN_STATUS, _MAX_STATUS = 400, 599
+_SERVER_ERROR: Final = 500
+_ADDRESS: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^\s'\"<>)]+"  # a URL
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?"  # an IPv4 address
+    r"|\[[0-9a-f:.]*:[0-9a-f:.]*\](?::\d+)?"  # an IPv6 address in brackets
+    r"|\b(?:host|port|server)\s*=\s*[^\s,)]+"  # as Python's HTTP clients print it
+    r"|\b[a-z0-9][\w.-]*:\d{4,5}\b|\blocalhost\b|\b[\w-]+(?:\.[\w-]+)*\.(?:svc|local|internal)\b[\w.]*",  # a host name
+    re.IGNORECASE,
+)
+_HINTS: Final[Mapping[int, str]] = {
+    401: " It, or a gateway in front of it, did not accept the key.",
+    403: " It, or a gateway in front of it, refused access.",
+    404: " It, or a gateway in front of it, does not serve this path.",
+    413: " The request is larger than it, or a gateway in front of it, accepts.",
+    429: " It, or a gateway in front of it, limits the rate of requests.",
+}
+_TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def find_error(payload: Mapping[str, Any]) -> BackendReportedError | None:
+    """Return the error in a reply or an event that arrived with the status 200; None if it reports no error.
+
+    The error has the status that the backend names in its `code`; 502 if it names none.
+    """
+    if payload.get("error"):
+        return _reported(payload["error"], payload)
+    if payload.get("object") == "error" or payload.get("type") == "error":
+        return _reported(payload, payload)
+    if "choices" in payload:
+        return _error_of_a_choice(payload["choices"])
+    is_short = len(payload) <= _MAX_FIELDS
+    if is_short and ("detail" in payload or isinstance(payload.get("message"), str)):  # as FastAPI and gateways do
+        return _reported(payload, payload)
+    return None
+
+
+def _error_of_a_choice(choices: object) -> BackendReportedError | None:
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason") == "error"):
+            return _reported(choice.get("error"), choice)
+    return None
+
+
+def text_error(text: str) -> BackendReportedError:
+    """Return the error that a backend reports as text, such as in an event with the name `error`."""
+    return _reported(text, {})
+
+
+def refused_reply(status: int, content_type: str, data: bytes) -> bytes | BackendReportedError:
+    """Return what the client gets for a reply with a status of 400 or more.
+
+    Args:
+        status: The status.
+        content_type: The media type of the reply.
+        data: The body of the reply.
+
+    Returns:
+        The body itself if it is OpenAI's error object. Otherwise an error with the reason in the body.
+    """
+    try:
+        payload = parse_reply(data)
+    except BackendProtocolError:
+        return _without_json(status, content_type, data)
+    error = payload.get("error") if isinstance(payload, dict) else None
+    text = error.get("message") if isinstance(error, dict) else None
+    if isinstance(text, str) and _MIN_STATUS <= status <= _MAX_STATUS:
+        return data if without_addresses(text, status) == text else _reported(error, {}, status)
+    if isinstance(payload, dict):
+        return _reported(error or payload, payload, status)
+    return _reported(payload, {}, status)
+
+
+def _without_json(status: int, content_type: str, data: bytes) -> BackendReportedError:
+    """Return the error for a reply without JSON.
+
+    Plain text is kept if the request was wrong, because it says what was wrong. The text of a failing server or a
+    gateway says where it failed, so it is not kept.
+    """
+    text = data.decode("utf-8", "replace").strip()
+    is_reason = content_type in ("text/plain", "") and status < _SERVER_ERROR and not text.startswith("<")
+    return _reported(" ".join(text.split())[:_MAX_PLAIN_TEXT] if is_reason else "", {}, status)
+
+
+def without_addresses(text: str, status: int) -> str:
+    """Return the text of an error without addresses, which a gateway or a failing server may name.
+
+    An error with a status below 500 may name a URL of the client's request, so its text is not changed.
+    """
+    return text if status < _SERVER_ERROR else _ADDRESS.sub("[address]", text[:_MAX_MESSAGE])
+
+
+def _reported(error: object, around: Mapping[str, Any], status: int | None = None) -> BackendReportedError:
+    """Return an error in OpenAI's form.
+
+    Args:
+        error: The object or the text that describes the error.
+        around: The object that contains it, which may have its code.
+        status: The status of the reply; None if the reply had the status 200.
+    """
+    fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
+    code = next(_codes((fields, around)), None)
+    reason = _without_reason(status)
+    if status is None:
+        status = int(code) if code is not None and code.isdecimal() else 0
+    if not _MIN_STATUS <= status <= _MAX_STATUS:
+        status = BackendReportedError.status
+    text = without_addresses(_text(error) or _text(around), status)[:_MAX_MESSAGE]
+    kind, param = fields.get("type"), fields.get("param")
+    return BackendReportedError(
+        text or reason,
+        status=status,
+        kind=kind if isinstance(kind, str) and kind != "error" else _TYPES.get(status, _default_type(status)),
+        code=code if code or text else _default_code(status),
+        param=param if isinstance(param, str) else None,
+    )
+
+
+def _codes(places: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for place in places:
+        for name in _CODE_FIELDS:
+            value = place.get(name)
+            if isinstance(value, str | int) and not isinstance(value, bool) and 0 < len(str(value)) <= 100:
+                yield str(value)
+
+
+def _default_code(status: int) -> str:
+    return "backend_error" if status < _SERVER_ERROR else "backend_unavailable"
+
+
+def _default_type(status: int) -> str:
+    return BackendReportedError.type if status >= _SERVER_ERROR else "invalid_request_error"
+
+
+def _text(value: object, depth: int = 0) -> str:
+    """Return the text that describes an error; empty if there is none."""
+    if isinstance(value, str):
+        return value.strip()
+    if depth == _MAX_DEPTH:
+        return ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, [_text(one, depth + 1) for one in value[:_MAX_PARTS]]))
+    if not isinstance(value, dict):
+        return ""
+    text = next(filter(None, (_text(value.get(name), depth + 1) for name in _MESSAGE_FIELDS)), "")
+    place = value.get("loc")  # FastAPI names the place of a mistake in the request
+    return f"{'.'.join(map(str, place))}: {text}" if text and isinstance(place, list) else text
+
+
+def _without_reason(status: int | None) -> str:
+    if status is None:
+        return "The backend, or a gateway in front of it, reported an error and gave no reason."
+    try:
+        name = f"{status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        name = str(status)
+    return f"The backend answered {name} and gave no reason in JSON.{_HINTS.get(status, '')}"
