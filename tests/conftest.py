@@ -27,6 +27,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give slow tests without a timeout a longer one, and assign each test to a group for pytest-xdist."""
     for item in items:
+        if " object at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: this name differs in each process, so the tests cannot be shared.")
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
         if not item.get_closest_marker("xdist_group"):

@@ -29,6 +29,9 @@ class Tensor:
     def __float__(self) -> float:
         return self._value
 
+    def __repr__(self) -> str:
+        return f"Tensor({self._value})"
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
