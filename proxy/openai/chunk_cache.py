@@ -17,11 +17,15 @@ _PIECES: Final = re.compile(_PIECE + rb"(?:\n" + _PIECE + rb")*+")
 class ChunkCache:
     """Stores one event and its translation. For each of the two, it keeps the bytes before and after the text."""
 
-    __slots__ = ("_joint", "_prefix", "_suffix", "_translated_joint", "_translated_prefix", "_translated_suffix")
+    __slots__ = (
+        *("_is_same", "_joint", "_prefix", "_suffix"),
+        *("_translated_joint", "_translated_prefix", "_translated_suffix"),
+    )
 
     def __init__(self) -> None:
         self._prefix = self._suffix = self._joint = b""
         self._translated_prefix = self._translated_suffix = self._translated_joint = b""
+        self._is_same = False
 
     def translate(self, events: bytes) -> bytes | None:
         """Return the translation of joined events that differ from the stored event only in their texts.
@@ -32,22 +36,15 @@ class ChunkCache:
         prefix, suffix = self._prefix, self._suffix
         if not prefix or not events.startswith(prefix) or not events.endswith(suffix):
             return None
-        texts = events[len(prefix) : -len(suffix)]
-        if not self._are_texts(texts):
+        texts = events[len(prefix) : -len(suffix)].split(self._joint)
+        separated = texts[0] if len(texts) == 1 else b"\n".join(texts)
+        if separated.count(b"\n") != len(texts) - 1 or not _PIECES.fullmatch(separated):  # a text may have a newline
             return None
-        if prefix == self._translated_prefix and suffix == self._translated_suffix:
+        if not (separated.isascii() or _is_utf8(separated)):
+            return None
+        if self._is_same:
             return events
-        joined = texts.replace(self._joint, self._translated_joint)
-        return b"".join((self._translated_prefix, joined, self._translated_suffix))
-
-    def _are_texts(self, texts: bytes) -> bool:
-        """Return whether these bytes are the texts of events, with the end and the beginning of events between them."""
-        separated = texts.replace(self._joint, b"\n")
-        if separated is not texts and separated.count(b"\n") * self._joint.count(b"\n") != texts.count(b"\n"):
-            return False  # a text has a newline of its own
-        if b"\n" in texts and separated is texts:
-            return False
-        return _PIECES.fullmatch(separated) is not None and (separated.isascii() or _is_utf8(separated))
+        return b"".join((self._translated_prefix, self._translated_joint.join(texts), self._translated_suffix))
 
     def store(self, event: bytes, field: str, text: str, translated: bytes, translated_field: str) -> None:
         """Store an event and its translation, for later events that differ from it only in their text.
@@ -68,6 +65,7 @@ class ChunkCache:
         self._translated_prefix, self._translated_suffix = translated_around
         self._joint = self._suffix + self._prefix
         self._translated_joint = self._translated_suffix + self._translated_prefix
+        self._is_same = around == translated_around
 
 
 def _around(event: bytes, field: str, text: str) -> tuple[bytes, bytes] | None:
