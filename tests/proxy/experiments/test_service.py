@@ -121,6 +121,10 @@ async def test_exposure_records_what_happened_to_the_request(tmp_path: Path) -> 
             await reply.whole(b'{"error": {"message": "no"}}', "400 Bad Request")
         elif "long" in text:
             await reply.whole(completion("and so on", finish_reason="length"))
+        elif "report" in text:
+            await reply.begin()
+            await reply.chunk(b'data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n')
+            await reply.end()
         elif "cut" in text:
             await reply.begin()
             await reply.chunk(b'data: {"id":"cmpl-s","choices":[{"index":0,"text":"Air.","finish_reason":null}]}\n\n')
@@ -131,16 +135,17 @@ async def test_exposure_records_what_happened_to_the_request(tmp_path: Path) -> 
     async with running_experiment(tmp_path, [write(tmp_path, new=0)], script) as one:
         for content in ("well", "long", "fail"):
             await one.proxy.chat(content)
-        for content in ("flow", "cut"):
+        for content in ("flow", "cut", "report"):
             await one.proxy.stream(messages=[{"role": "user", "content": content}])
         await one.proxy.post("/v1/responses", {"model": "scripted", "input": "hi"})
-    well, long, fail, flow, cut, response = one.rows()
+    well, long, fail, flow, cut, report, response = one.rows()
     names = ("ended_by_itself", "truncated", "error", "client_gone")
     assert [well[name] for name in names] == [True, False, False, False]
     assert [long[name] for name in names] == [False, False, False, False]
     assert [fail[name] for name in names] == [None, False, True, False]
     assert [flow[name] for name in names] == [True, False, False, False]
     assert [cut[name] for name in names] == [None, True, False, False]
+    assert [report[name] for name in names] == [None, False, True, False]
     assert well["latency"] > 0
     assert well["time_to_first_token"] is None
     assert 0 < flow["time_to_first_token"] <= flow["latency"]
