@@ -59,6 +59,7 @@ def usage_event(**fields: Any) -> bytes:
 
 def payloads(stream: bytes) -> list[Any]:
     """Return the payloads of a stream that must consist of whole events; b"[DONE]" stays as it is."""
+    stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     assert stream.endswith(b"\n\n")
     found = [event_data(one + b"\n\n") for one in stream[:-2].split(b"\n\n")]
     return [one if one == b"[DONE]" else orjson.loads(one) for one in found if one]
