@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import EmbeddedModel
+from proxy.backends.embedded.child_process import EmbeddedModel, check_context
 from proxy.backends.embedded.model_file import open_model_file, with_model_file
 from proxy.core.errors import EmbeddedError
 from proxy.core.key_file import read_key
@@ -26,7 +27,7 @@ from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
-from proxy.inference.injection.served_bundles import check_bundle_arguments
+from proxy.inference.injection.served_bundles import check_bundle_arguments, check_directory
 from proxy.server.reload import read_keyring, reload, reload_on_hangup
 from proxy.server.service import Status, drain, loading_bundles, serving, status
 from proxy.server.sockets import base_url, bind, bind_admin, hold_port
@@ -73,11 +74,17 @@ def _check_files(settings: Settings) -> None:
         StartupError: A setting is wrong, or a file cannot be read or is invalid.
     """
     check_reachability(settings)
-    check_bundle_arguments(settings.injection.bundle)
+    injection = settings.injection
+    check_bundle_arguments(injection.bundle, injection.allow_embedder)
+    if EMBEDDED in settings.backends.backend and not settings.backends.model_file:
+        check_context(settings.backends.context)
     read_keyring(settings.api, LocalState())
     _backend_key(settings.backends)
     experiments = settings.experiments
-    read_experiments(experiments.experiment)
+    for file in read_experiments(experiments.experiment):
+        for arm in file.experiment.arms:
+            if arm.bundle and arm.bundle != "default":
+                check_directory(Path(arm.bundle), injection.allow_embedder)
     if experiments.store:
         dsn_of(experiments.store)
     if experiments.judge:

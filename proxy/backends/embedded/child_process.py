@@ -38,6 +38,12 @@ _MAX_LOG_BYTES: Final = 8192
 _ERROR_LOG_LINES: Final = 5
 
 
+def check_context(context: int) -> None:
+    """Raise EmbeddedError if the embedded model cannot have this context length, in tokens."""
+    if not MIN_CONTEXT <= context <= _MAX_CONTEXT:
+        raise EmbeddedError(f"--context {context}: the embedded model takes {MIN_CONTEXT} to {_MAX_CONTEXT} tokens.")
+
+
 class EmbeddedModel:
     """The child process that serves the embedded model.
 
@@ -124,10 +130,8 @@ class EmbeddedModel:
     def _check_requirements(self) -> None:
         if find_spec("xllamacpp") is None:
             raise EmbeddedError(f"The embedded model needs the package xllamacpp, which is not installed: {INSTALL}")
-        if not self._file and not MIN_CONTEXT <= self._context <= _MAX_CONTEXT:
-            raise EmbeddedError(
-                f"--context {self._context}: the embedded model takes {MIN_CONTEXT} to {_MAX_CONTEXT} tokens."
-            )
+        if not self._file:
+            check_context(self._context)
 
     async def _read_log(self, process: Process) -> None:
         """Keep the end of the child's log until the child ends. Set `exited` if the child ended by itself."""

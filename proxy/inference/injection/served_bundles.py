@@ -4,7 +4,7 @@ A served bundle is one frozen value, and a request looks it up only once. So no 
 if a reload replaces the bundle meanwhile.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from index.embedders.student import FastEmbedder
 from index.layouts import LAYOUTS, TextLayout
 from index.measures.refusals import refuses
 from index.retrieval.retriever import Retriever, pinned
-from index.types import Bundle, Example
+from index.types import Bundle, Example, Manifest
 from proxy.core.errors import StartupError
 from proxy.core.settings import OWN
 from proxy.core.variant_names import RAW
@@ -90,10 +90,7 @@ def load_bundles(
         model, directory = parse_bundle_argument(argument)
         bundle = _load(directory, embedders, allowed)
         name = model or bundle.manifest.model
-        if name in served:
-            raise StartupError(
-                f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR."
-            )
+        _refuse_second(name, served)
         served[name] = _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
     return served
 
@@ -157,10 +154,37 @@ def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -
     return embedders[FAST]
 
 
-def check_bundle_arguments(arguments: Sequence[str]) -> None:
-    """Raise StartupError if a --bundle argument is malformed or its directory does not exist."""
+def check_bundle_arguments(arguments: Sequence[str], allowed: Sequence[str]) -> None:
+    """Check the --bundle arguments and the manifests of their bundles, without loading the bundles.
+
+    Args:
+        arguments: The values of --bundle.
+        allowed: The values of --allow-embedder.
+
+    Raises:
+        StartupError: An argument is malformed, its directory does not exist, or two bundles are for the same model.
+        BundleError: A manifest cannot be read or is invalid.
+        EmbedderError: The embedder of a bundle is not allowed.
+    """
+    names: set[str] = set()
     for argument in arguments:
-        parse_bundle_argument(argument)
+        model, directory = parse_bundle_argument(argument)
+        manifest = check_directory(directory, allowed)
+        name = model or manifest.model
+        _refuse_second(name, names)
+        names.add(name)
+
+
+def check_directory(directory: Path, allowed: Sequence[str]) -> Manifest:
+    """Return the manifest of a bundle. The errors are those of `check_bundle_arguments`."""
+    manifest = read_manifest(directory)
+    check_embedder_allowed(manifest.embedder.name, allowed, str(directory))
+    return manifest
+
+
+def _refuse_second(name: str, names: Container[str]) -> None:
+    if name in names:
+        raise StartupError(f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR.")
 
 
 def parse_bundle_argument(argument: str) -> tuple[str | None, Path]:
@@ -179,8 +203,7 @@ def parse_bundle_argument(argument: str) -> tuple[str | None, Path]:
 
 
 def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str]) -> Bundle:
-    name = read_manifest(directory).embedder.name
-    check_embedder_allowed(name, allowed, str(directory))
+    name = check_directory(directory, allowed).embedder.name
     if name not in embedders:
         embedders[name] = open_embedder(name)
     return load_bundle(directory, embedders[name])

@@ -78,6 +78,44 @@ def test_mistake_in_flags_is_reported_before_the_port_is_tried(arguments: list[s
     assert "in use" not in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--bundle", "{spy}"], "--allow-embedder 'openai:http://127.0.0.1:9/v1#spy'"),
+        (["--bundle", "m={empty}"], "manifest.json"),
+        (["--bundle", "a=default", "--bundle", "a=default"], "two bundles for the model a"),
+        (["--experiment", "{experiment}"], "--allow-embedder 'openai:http://127.0.0.1:9/v1#spy'"),
+        (["--backend", "embedded", "--context", "300"], "--context 300"),
+    ],
+)
+def test_bundle_that_cannot_be_served_is_reported_before_the_port_is_tried(
+    arguments: list[str], says: str, workers: str, tmp_path: Path
+) -> None:
+    places = {name: str(tmp_path / name) for name in ("spy", "empty", "experiment")}
+    _copy_with_remote_embedder(tmp_path / "spy")
+    (tmp_path / "empty").mkdir()
+    arms = "".join(
+        f'[[arms]]\nname = "{name}"\nweight = 1\n{bundle}' for name, bundle in (("a", ""), ("b", 'bundle = "spy"\n'))
+    )
+    (tmp_path / "experiment").write_text(f'name = "e"\nmetrics = ["x"]\ncontrol = "a"\n{arms}', encoding="utf-8")
+    given = [argument.format(**places) for argument in arguments]
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        backend = [] if "--backend" in given else ["--backend", "http://127.0.0.1:9"]
+        done = run(*backend, "--store", f"sqlite:{tmp_path}/s", "--port", port, "--workers", workers, *given)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "in use" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _copy_with_remote_embedder(bundle: Path) -> None:
+    shutil.copytree(default_bundle_directory(), bundle)
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "onnx"', '"name": "openai:http://127.0.0.1:9/v1#spy"'))
+
+
 def test_check_names_a_backend_that_does_not_answer() -> None:
     done = run("check", "--backend", "http://127.0.0.1:9")
     assert done.returncode == 1
@@ -141,9 +179,7 @@ def test_two_bundles_for_one_model_are_refused(tmp_path: Path) -> None:
 
 def test_bundle_with_a_remote_embedder_needs_allow_embedder(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    shutil.copytree(default_bundle_directory(), bundle)
-    manifest = bundle / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"name": "onnx"', '"name": "openai:http://127.0.0.1:9/v1#spy"'))
+    _copy_with_remote_embedder(bundle)
     done = run("--backend", "http://127.0.0.1:9", "--bundle", str(bundle))
     assert done.returncode == 1
     assert "--allow-embedder 'openai:http://127.0.0.1:9/v1#spy'" in done.stderr
