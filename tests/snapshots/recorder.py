@@ -24,7 +24,7 @@ from tests.snapshots.scripted_backend import Answer, ScriptedServer, ServedModel
 
 _BUNDLE: Final = Path(__file__).parent / "bundle"
 _START_TIMEOUT: Final = 300.0  # seconds: the proxy first counts the tokens of each bundle with each model
-_GENERATED_IDS: Final = re.compile(rb"(resp|msg)_[0-9a-f]{32}")
+_GENERATED_IDS: Final = re.compile(rb"(resp_|msg_|chatcmpl-)[0-9a-f]{32}")
 _RECORDED_REPLY_HEADERS: Final = ("content-type", "retry-after", "x-ratelimit-")
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -97,7 +97,7 @@ async def _record_one(
             digest.update(b"".join(received))
         else:
             visible.append([header for header in headers if header[0].startswith(_RECORDED_REPLY_HEADERS)])
-            digest.update(_GENERATED_IDS.sub(rb"\1_ID", body))
+            digest.update(_GENERATED_IDS.sub(rb"\1ID", body))
         digest.update(json.dumps(visible).encode())
         return Recorded(
             case, digest.hexdigest(), response.status, dict(headers).get("x-drpo-reduced") in ("timeout", "embedder")
