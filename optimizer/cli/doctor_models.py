@@ -17,9 +17,9 @@ from optimizer.models.model_list import listed_models
 from optimizer.models.negotiation import is_too_long
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import Raw
+from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
-from optimizer.rewards.judge_protocol import default_criteria
 from optimizer.search.space import Outcome, Step
 from optimizer.stages.prompt_stage import ROLE as WRITER
 from optimizer.stages.prompt_stage import read_prompts, rewrite_request

@@ -7,15 +7,16 @@ After such a change, the user must name a new file.
 """
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Self
 
 import orjson
 
-from optimizer.core.errors import DataError
+from optimizer.core.errors import DataError, UnparsableReplyError
+from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer, Decoding
+from optimizer.models.paid_replies import token_usage
 
 
 def answer_key(model: str, variant: str, decoding: Decoding, row: Row) -> str:
@@ -97,14 +98,11 @@ def _as_values(answer: Answer) -> dict[str, object]:
 
 def _parse(line: bytes, location: str) -> tuple[str, Answer]:
     try:
-        record: Mapping[str, object] = orjson.loads(line)
-        answer = Answer(
-            text=str(record["text"]),
-            finish_reason=str(record["finish_reason"]),
-            prompt_tokens=int(str(record["prompt_tokens"])),
-            completion_tokens=int(str(record["completion_tokens"])),
-            examples=tuple(orjson.loads(orjson.dumps(record["examples"]))),
-        )
-        return str(record["key"]), answer
-    except (ValueError, KeyError, TypeError):
+        record = orjson.loads(line)
+        key, text, finish_reason = (text_field(record, name) for name in ("key", "text", "finish_reason"))
+        examples = record["examples"]
+        if not isinstance(examples, list) or not all(isinstance(name, str) for name in examples):
+            raise TypeError
+        return key, Answer(text, finish_reason, *token_usage({"usage": record}), tuple(examples))
+    except (ValueError, KeyError, TypeError, UnparsableReplyError):
         raise DataError(f"{location}: not an answer of an earlier run: name another file with --out") from None

@@ -13,9 +13,9 @@ import orjson
 
 from index.types import Message
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.core.json_texts import text_field
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy, Sleep
 from optimizer.models.paid_replies import token_usage
+from optimizer.models.reply_text import message_text
 
 VARIANT_HEADER = "x-drpo-variant"
 
@@ -106,7 +106,7 @@ def parse_answer(raw: bytes, examples: str) -> Answer:
         choice = reply["choices"][0]
         prompt_tokens, completion_tokens = token_usage(reply)
         return Answer(
-            text=text_field(choice["message"], "content"),
+            text=message_text(choice["message"]),
             finish_reason=str(choice.get("finish_reason") or ""),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,

@@ -17,7 +17,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -31,6 +31,9 @@ from optimizer.models.negotiation import FormNegotiation
 from optimizer.models.repeats import CUT, UNPARSABLE
 from optimizer.models.reply_text import is_cut
 from optimizer.models.request import Json, ReplyReader, Request
+
+_MAX_TOKENS: Final = 1e9
+"""The largest number of tokens that a reply can have. A larger one is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def _read_part(parsed: Any, reader: ReplyReader) -> Json:
         return reader(parsed)
     except UnparsableReplyError as error:
         reason = str(error)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - a reply can have any shape, and none may end a paid run
         reason = f"it lacks what was asked for ({type(error).__name__})"
     return {UNPARSABLE: reason, CUT: True} if is_cut(parsed) else {UNPARSABLE: reason}
 
@@ -189,4 +192,4 @@ def token_usage(reply: Any) -> tuple[int, int]:
 
 
 def _whole_number(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value <= _MAX_TOKENS else 0

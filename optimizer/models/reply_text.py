@@ -6,15 +6,24 @@ and </think>, or in a field of its own. The answer is what follows the reasoning
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.json_texts import text_field
 
 _DECODER: Final = json.JSONDecoder(strict=False)
 """It also accepts line breaks inside of JSON strings, which models often write."""
-_THINK_TAG: Final = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>", re.IGNORECASE)
+_THINK_TAG: Final = re.compile(
+    r"[<\u25c1]\s*(?P<slash>/?)\s*(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|seed:think)"
+    r"(?:\s[^<>]*)?[>\u25b7]"
+    r"|\[(?P<bracket>/?)THINK\]"
+    r"|<\|(?P<edge>begin|end)_of_thought\|>"
+    r"|<\|channel\|>(?P<channel>\w+)[^<]*<\|message\|>",
+    re.IGNORECASE,
+)
+"""The tags of DeepSeek, Qwen and many others, of Kimi, of Magistral, of OpenThinker, and the channels of gpt-oss."""
 _OPENING: Final = re.compile(r"[{\[]")
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 _CUT: Final = "length"
@@ -81,12 +90,18 @@ def json_objects(text: str) -> list[FoundObject]:
     return [one for one in reversed(found) if one.start >= end]
 
 
-def parse_json_object(text: str) -> Mapping[str, Any]:
-    """Return the last whole JSON object that follows the reasoning in a text. Raises UnparsableReplyError."""
-    found = json_objects(text)
-    if not found:
-        raise UnparsableReplyError("no JSON object")
-    return found[0].value
+def find_object(text: str, is_wanted: Callable[[Mapping[str, Any]], bool]) -> FoundObject | None:
+    """Return the last whole JSON object after the reasoning in a text that is wanted; None if there is none.
+
+    A model may put the object that it was asked for into another one, such as {"verdict": {...}}. The values of an
+    object are therefore tried after the object itself. Such a value is returned with the positions of the outer object.
+    """
+    for found in json_objects(text):
+        inner = (value for value in found.value.values() if isinstance(value, dict))
+        wanted = next((value for value in (found.value, *inner) if is_wanted(value)), None)
+        if wanted is not None:
+            return replace(found, value=wanted)
+    return None
 
 
 def encodable(text: str) -> str:
@@ -103,6 +118,19 @@ def content_text(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a model's answer. A refusal that the server returns in a field of its own is the answer.
+
+    Raises:
+        UnparsableReplyError: The message holds no text.
+    """
+    content, refusal = message.get("content"), message.get("refusal")
+    if content is None and isinstance(refusal, str) and refusal:
+        return text_field(message, "refusal")
+    text = content_text(content) if isinstance(content, list) else ""
+    return text or text_field(message, "content")
+
+
 def _reasoning_end(text: str, objects: Sequence[FoundObject]) -> int:
     """Return the position at which the reasoning in a text ends: 0 if there is none.
 
@@ -112,7 +140,12 @@ def _reasoning_end(text: str, objects: Sequence[FoundObject]) -> int:
     tags = [tag for tag in _THINK_TAG.finditer(text) if not any(one.start < tag.start() < one.end for one in objects)]
     if not tags:
         return 0
-    return tags[-1].end() if tags[-1][1] else len(text)
+    return tags[-1].end() if _ends_reasoning(tags[-1]) else len(text)
+
+
+def _ends_reasoning(tag: re.Match[str]) -> bool:
+    ends = bool(tag["slash"] or tag["bracket"])
+    return ends or (tag["edge"] or "").lower() == "end" or (tag["channel"] or "").lower() == "final"
 
 
 def _objects(text: str) -> Iterator[FoundObject]:

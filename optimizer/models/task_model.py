@@ -24,7 +24,7 @@ from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.paid_replies import token_usage
-from optimizer.models.reply_text import content_text
+from optimizer.models.reply_text import message_text
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 
 ROLE = "task"
@@ -209,8 +209,7 @@ def read_chat(reply: Any) -> Json:
     """Extract the text, the finish reason and the token counts of a chat completion's first choice."""
     choice = reply["choices"][0]
     message = choice["message"]
-    text = content_text(message["content"]) if isinstance(message["content"], list) else ""
-    return _answer(text or text_field(message, "content"), choice, reply)
+    return _answer(message_text(message), choice, reply)
 
 
 @reply_reader("optimizer.task.read_echo")
@@ -222,7 +221,11 @@ def read_echo(reply: Any) -> Json:
     logprobs = reply["choices"][0]["logprobs"]
     if not logprobs or not logprobs.get("text_offset"):
         raise UnparsableReplyError("the server echoes no log-probabilities: the reward likelihood needs vLLM")
-    return {"offsets": logprobs["text_offset"], "logprobs": logprobs["token_logprobs"]}
+    offsets, values = logprobs["text_offset"], logprobs["token_logprobs"]
+    if not all(isinstance(offset, int) for offset in offsets):
+        raise UnparsableReplyError("an offset of the echoed prompt is not a whole number")
+    # A log-probability is at most 0. A larger one is a rounding error, or not from a model.
+    return {"offsets": list(offsets), "logprobs": [None if one is None else min(float(one), 0.0) for one in values]}
 
 
 def mean_log_probability(kept: Json, start: int, end: int) -> float:

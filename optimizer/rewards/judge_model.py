@@ -15,13 +15,11 @@ from typing import Final, TypeVar
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
 from optimizer.core.request_form import LETTER, TEXT
 from optimizer.models.cached_calls import CachedCalls
+from optimizer.rewards.criteria import Criterion, default_criteria, new_criterion, template_criteria
 from optimizer.rewards.judge_protocol import (
     ROLE,
-    Criterion,
     choice_request,
-    default_criteria,
     digit_request,
-    new_criterion,
     preference_request,
     rating_reader,
     rating_request,
@@ -29,7 +27,6 @@ from optimizer.rewards.judge_protocol import (
     read_digit,
     read_preference,
     read_preference_letter,
-    template_criteria,
 )
 
 T = TypeVar("T")
@@ -81,7 +78,7 @@ class Judge:
                 choice = await self._calls.ask(choice_request(query, plain=plain), read_choice)
             except UnparsableReplyError:
                 continue
-            known = template_criteria() | {new["name"]: new_criterion(new) for new in choice["new"]}
+            known = {new["name"]: new_criterion(new) for new in choice["new"]} | template_criteria()
             return tuple(known[name] for name in choice["criteria"])
         return default_criteria()
 

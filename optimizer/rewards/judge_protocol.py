@@ -1,23 +1,28 @@
 """Builds the requests to a judge's model, and parses the replies. All functions are pure: they call no model."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.request_form import JSON_SCHEMA, LETTER, TEXT
-from optimizer.models.reply_text import answer_text, encodable, json_objects, without_reasoning
+from optimizer.models.reply_text import answer_text, find_object, without_reasoning
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
+from optimizer.rewards.criteria import (
+    MAX_CRITERIA,
+    MIN_CRITERIA,
+    Criterion,
+    known_names,
+    names_in,
+    read_definitions,
+    template_criteria,
+)
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, read_letter, read_scores
 from optimizer.rewards.log_probabilities import DIGITS, expected_score, letter_weights, log_probability_tokens
-from optimizer.templates import criteria_table, template
+from optimizer.templates import template
 
 ROLE: Final = "judge"
-MIN_CRITERIA, MAX_CRITERIA = 2, 5
-_DEFAULT_CRITERIA: Final = ("helpfulness", "factuality", "clarity", "safety")
 _TOP_LOGPROBS: Final = 20
 _MAX_TOKENS: Final = 1024
 _LETTER_TOKENS: Final = 4
@@ -25,41 +30,6 @@ _LETTER_TOKENS: Final = 4
 _JSON_REMINDER: Final = "Your last reply could not be read. Reply with one complete JSON object and no other text."
 _PLAIN_REMINDER: Final = "Your last reply could not be read. Reply exactly in the form that is asked for above."
 _STRING: Final = {"type": "string"}
-
-
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """One aspect by which a judge scores an answer.
-
-    Attributes:
-        name: The name in lower case.
-        question: The question about an answer that the judge has to consider.
-        anchors: For some of the scores from 1 to 5: the description of an answer that deserves this score.
-    """
-
-    name: str
-    question: str
-    anchors: Mapping[int, str]
-
-    @property
-    def rubric(self) -> str:
-        """The text that describes the criterion to the judge."""
-        anchors = "\n".join(f"    {score}: {text}" for score, text in sorted(self.anchors.items()))
-        return f"- {self.name}: {self.question}\n{anchors}"
-
-
-def template_criteria() -> dict[str, Criterion]:
-    """Return the criteria of templates/criteria.toml, by name."""
-    return {
-        name: Criterion(name, entry["asks"], {int(score): entry[score] for score in ("1", "3", "5")})
-        for name, entry in criteria_table().items()
-    }
-
-
-def new_criterion(definition: Mapping[str, str]) -> Criterion:
-    """Return a criterion that the judge defined in a reply."""
-    anchors = {MIN_SCORE: definition["one"], MAX_SCORE: definition["five"]}
-    return Criterion(definition["name"], definition["asks"], anchors)
 
 
 def choice_request(query: str, *, plain: bool = False) -> Request:
@@ -80,8 +50,8 @@ def read_choice(reply: Any) -> Json:
     """Parse the criteria that the judge chose.
 
     Criteria that the judge defines in the reply count as chosen. A chosen name is left out if neither
-    templates/criteria.toml nor the reply defines a criterion with this name. A text without a brace counts as the list
-    of the known names that it contains.
+    templates/criteria.toml nor a usable definition in the reply has this name. A text without a brace counts as the
+    list of the known names that it contains.
 
     Returns:
         A mapping with two keys. `criteria` is the list of the chosen names, at most five. `new` is the list of the
@@ -92,17 +62,17 @@ def read_choice(reply: Any) -> Json:
             are left.
     """
     text = answer_text(reply["choices"][0])
-    choice = next((found.value for found in json_objects(text) if isinstance(found.value.get("criteria"), list)), None)
-    if choice is None:
-        return _chosen(_names_in(without_reasoning(text)), [])
-    new = [found for one in choice.get("new") or [] if (found := _parse_definition(one)) is not None]
-    names = [name.strip().lower() for name in choice["criteria"] if isinstance(name, str)]
-    return _chosen([*names, *(definition["name"] for definition in new)], new)
-
-
-def default_criteria() -> tuple[Criterion, ...]:
-    """Return the criteria for the queries for which the judge's choice cannot be read."""
-    return tuple(template_criteria()[name] for name in _DEFAULT_CRITERIA)
+    found = find_object(text, lambda value: isinstance(value.get("criteria"), list))
+    if found is None:
+        names, new = names_in(without_reasoning(text)), {}
+    else:
+        defined = found.value["new"] if isinstance(found.value.get("new"), list) else []
+        new = read_definitions(defined)
+        names = known_names([*found.value["criteria"], *defined], new)
+    chosen = list(dict.fromkeys(names))[:MAX_CRITERIA]
+    if len(chosen) < MIN_CRITERIA:
+        raise UnparsableReplyError(f"fewer than {MIN_CRITERIA} criteria are known ones")
+    return {"criteria": chosen, "new": [new[name] for name in chosen if name in new]}
 
 
 def rating_request(query: str, answer: str, criteria: Sequence[Criterion], *, plain: bool = False) -> Request:
@@ -235,29 +205,3 @@ def _named_schema(name: str, properties: Json) -> Json:
 def _object_schema(properties: Json) -> Json:
     shape = {"type": "object", "properties": properties, "required": list(properties)}
     return {**shape, "additionalProperties": False}
-
-
-def _chosen(names: Sequence[str], new: Sequence[Mapping[str, str]]) -> Json:
-    defined = {*criteria_table(), *(definition["name"] for definition in new)}
-    chosen = [name for name in dict.fromkeys(names) if name in defined][:MAX_CRITERIA]
-    if len(chosen) < MIN_CRITERIA:
-        raise UnparsableReplyError(f"fewer than {MIN_CRITERIA} criteria are known ones")
-    return {"criteria": chosen, "new": [definition for definition in new if definition["name"] in chosen]}
-
-
-def _names_in(text: str) -> list[str]:
-    """Return the names of the known criteria in a text without a brace, in the order of their first mention."""
-    if "{" in text:
-        return []
-    mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in criteria_table()}
-    found = {name: mention.start() for name, mention in mentions.items() if mention}
-    return sorted(found, key=lambda name: found[name])
-
-
-def _parse_definition(definition: Any) -> dict[str, str] | None:
-    """Return a criterion that the judge defined; None if a part of the definition is missing."""
-    fields = ("name", "asks", "one", "five")
-    if not isinstance(definition, dict) or not all(isinstance(definition.get(name), str) for name in fields):
-        return None
-    texts = {name: encodable(definition[name].strip()) for name in fields}
-    return {**texts, "name": texts["name"].lower()} if all(texts.values()) else None

@@ -3,28 +3,35 @@
 A text that holds no verdict raises UnparsableReplyError. It never gets a default score. All functions are pure.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.reply_text import FoundObject, encodable, json_objects, without_reasoning
+from optimizer.models.reply_text import FoundObject, encodable, find_object, without_reasoning
 
 MIN_SCORE, MAX_SCORE = 1, 5
 _SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
 _SCORE_IN_LINE: Final = r"(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+))?(?![\w.]*\d|\s*(?:-|\u2013|to)\s*\d)"
 _LETTER: Final = re.compile(r"[\W_]*(?:(?:answer|output|response|option)[\W_]*)?([AB])[\W_]*", re.IGNORECASE)
+_LAST_LINE: Final = re.compile(
+    r"[\W_]*(?:(?:answer|output|response|option|assistant)[\W_]*)?([AB])[\W_]*"
+    r"(?:\s+is\s+(?:the\s+)?better(?:\s+(?:answer|output|response|option|one))?)?[\W_]*(?<!\?)",
+    re.IGNORECASE,
+)
+_NEGATION: Final = re.compile(r"\b(?:not|never|neither|nor|whether|doubt)\b|n't", re.IGNORECASE)
+_CLAUSE_END: Final = re.compile(r"[.,;:!?\n]")
 _NOT_BOTH: Final = r"(?!\w|'|\.\w|\s*(?:or|and|/|,)\s*\W?(?-i:[AB])\b)"
 _IN_WORDS: Final = (
     re.compile(
-        r"(?:\b(?:answer|output|response)\s*\W{0,2}([AB])|\b(?-i:([AB])))\W{0,3}\s+is\s+(?:the\s+)?better\b",
+        r"(?:\b(?:answer|output|response)\s*\W{0,2}([AB])|\b(?-i:([AB])))\W{0,3}\s+"
+        r"(?:is\s+(?:the\s+)?(?:better|best|winner)\b(?!\s+(?:at|in|if|for|on|when)\b)|wins\b)",
         re.IGNORECASE,
     ),
     re.compile(
         r"(?<!not )(?<!n't )(?<!never )\b(?:better|best|verdict|winner|preference|preferred|choice|prefer|choose)\b"
-        rf"[\W_]{{0,6}}(?:(?:is|answer|output|response|one)\b[\W_]{{0,6}}){{0,3}}(?-i:([AB])){_NOT_BOTH}",
+        rf"(?:[^\w.!?]|_){{0,6}}(?:(?:is|answer|output|response|one)\b(?:[^\w.!?]|_){{0,6}}){{0,3}}(?-i:([AB])){_NOT_BOTH}",
         re.IGNORECASE,
     ),
 )
@@ -55,9 +62,9 @@ def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
     Raises:
         UnparsableReplyError: A score is missing, or is not from 1 to 5.
     """
-    for found in json_objects(text):
-        if {criterion_key(name) for name in names} <= {criterion_key(name) for name in found.value}:
-            return _object_scores(text, found, names)
+    wanted = set(map(criterion_key, names))
+    if found := find_object(text, lambda value: wanted <= set(map(criterion_key, value))):
+        return _object_scores(text, found, names)
     answer = without_reasoning(text)
     if "{" in answer:
         raise UnparsableReplyError("no JSON object with a score for each criterion")
@@ -67,25 +74,23 @@ def read_scores(text: str, names: Sequence[str]) -> dict[str, WrittenScore]:
 def read_letter(text: str) -> str:
     """Read which of two answers is better: A or B.
 
-    The last JSON object with the key `better` counts. A text without a brace may instead be one letter, end with a line
-    of one letter, or contain a sentence such as "Output (a) is better".
+    The last JSON object with the key `better` counts. A text without a brace may instead end with a line such as "B"
+    or "Answer B is better", or contain sentences such as "I prefer B". If these sentences name both, none counts.
 
     Raises:
-        UnparsableReplyError: The text names neither A nor B.
+        UnparsableReplyError: The text names neither A nor B, or both.
     """
-    for found in json_objects(text):
-        if "better" in found.value:
-            return _one_letter(found.value["better"])
+    if found := find_object(text, lambda value: "better" in value):
+        return _one_letter(found.value["better"])
     answer = without_reasoning(text).strip()
     if "{" in answer or not answer:
         raise UnparsableReplyError("no JSON object with the key better")
-    if alone := _LETTER.fullmatch(answer.splitlines()[-1]):
+    if alone := _LAST_LINE.fullmatch(answer.splitlines()[-1]):
         return alone[1].upper()
-    said = [found for pattern in _IN_WORDS for found in pattern.finditer(answer)]
-    if not said:
-        raise UnparsableReplyError("neither A nor B")
-    last = max(said, key=lambda found: found.end())
-    return next(letter for letter in last.groups() if letter).upper()
+    said = {letter.upper() for pattern in _IN_WORDS for found in pattern.finditer(answer) for letter in _said(found)}
+    if len(said) != 1:
+        raise UnparsableReplyError("both A and B" if said else "neither A nor B")
+    return said.pop()
 
 
 def parse_score(value: Any) -> float:
@@ -96,10 +101,10 @@ def parse_score(value: Any) -> float:
     """
     if isinstance(value, str) and (found := _SCORE.fullmatch(value)):
         value = _on_scale(found[1], found[2])
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnparsableReplyError("a score that is not a number")
-    if not MIN_SCORE <= value <= MAX_SCORE:
-        raise UnparsableReplyError(f"a score of {value:g}")
+    if not MIN_SCORE <= value <= MAX_SCORE:  # before any conversion: an integer may be too large for a float
+        raise UnparsableReplyError("a score that is not from 1 to 5")
     return float(value)
 
 
@@ -148,6 +153,13 @@ def _score_in_lines(text: str, name: str) -> float:
 def _on_scale(score: str, scale: str | None) -> float | None:
     """Return the score; None if it is on another scale than 1 to 5."""
     return float(score) if not scale or float(scale) == MAX_SCORE else None
+
+
+def _said(found: re.Match[str]) -> list[str]:
+    """Return the letter that a sentence names; nothing if the clause is negated, or is a question."""
+    clause = _CLAUSE_END.split(found.string[: found.start()])[-1]
+    is_question = found.string[found.end() :].lstrip().startswith("?")
+    return [] if is_question or _NEGATION.search(clause) else [letter for letter in found.groups() if letter]
 
 
 def _one_letter(value: Any) -> str:

@@ -23,8 +23,8 @@ from optimizer.core.errors import ModelError
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.data.split import TRAIN
 from optimizer.models.request import Json, Request, reply_reader
+from optimizer.rewards.criteria import Criterion
 from optimizer.rewards.judge_model import JudgeRating
-from optimizer.rewards.judge_protocol import Criterion
 from optimizer.rewards.judge_replies import MAX_SCORE
 from optimizer.stages.candidate_gate import CandidateGate, example_fault
 from optimizer.stages.prompt_stage import ROLE, read_choices

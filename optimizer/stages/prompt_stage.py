@@ -17,7 +17,7 @@ from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import answer_text, parse_json_object
+from optimizer.models.reply_text import answer_text, find_object
 from optimizer.models.request import Json, Request, reply_reader
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.levels import Level, RacedSettings
@@ -36,6 +36,7 @@ _MAX_EARLIER_VERSIONS: Final = 4
 _MAX_CASES: Final = 3
 _MAX_REPLY_TOKENS: Final = 2048
 _MAX_CASE_CHARACTERS: Final = 1500
+_MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +216,21 @@ def read_choices(reply: Any, name: str) -> tuple[list[str], list[str]]:
     texts, dropped = [], []
     for choice in reply["choices"]:
         try:
-            text = text_field(parse_json_object(answer_text(choice)), name).strip()
-            dropped += [] if text else [f"the {name} is empty"]
-            texts += [text] if text else []
+            found = find_object(answer_text(choice), lambda value: name in value)
+            text = text_field(found and found.value, name).strip()
+            is_empty = _says_nothing(text)
+            dropped += [f"the {name} is empty"] if is_empty else []
+            texts += [] if is_empty else [text]
         except UnparsableReplyError as error:
             dropped.append(str(error))
     if not texts:
         raise UnparsableReplyError(f"no choice holds a text under the key {name}: {', '.join(dict.fromkeys(dropped))}")
     return texts, dropped
+
+
+def _says_nothing(text: str) -> bool:
+    """Whether a text has no letter or digit, such as the dots of a template, or is a word for a missing value."""
+    return text.lower().strip(".") in _MISSING or not any(map(str.isalnum, text))
 
 
 def _prompt_space(context: RunContext, scale: ScoreScale) -> PromptSpace:

@@ -1,5 +1,6 @@
 """An interrupted evaluation continues from its answers, and never confuses two answers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,19 @@ def test_line_separators_inside_an_answer_do_not_break_the_file(tmp_path: Path) 
         assert answers.get("key") == odd
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b'{"key": "k", "text": "t"}\n'])
+def line_with(**fields: object) -> bytes:
+    whole = {"key": "k", "text": "t", "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
+    return json.dumps({**whole, "examples": [], **fields}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"nonsense\n", b"{}\n", b"[]\n", b'{"key": "k", "text": "t"}\n'),
+        *(line_with(text=value) for value in (None, 5, ["t"], True)),
+        *(line_with(key=None), line_with(finish_reason=None), line_with(examples="abc"), line_with(examples=[None])),
+    ],
+)
 def test_file_of_another_format_is_an_error_that_names_the_line(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_bytes(line)

@@ -17,8 +17,8 @@ from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.paid_replies import PricedClient
 from optimizer.models.request import Request
+from optimizer.rewards.criteria import template_criteria
 from optimizer.rewards.judge_model import Judge
-from optimizer.rewards.judge_protocol import template_criteria
 from proxy.backends.embedded import child_main
 from tests.model_files import SMALL_CHAT, model_file
 from tests.optimizer.models.test_negotiation import read_texts

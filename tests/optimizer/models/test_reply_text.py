@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.reply_text import answer_text, json_objects, parse_json_object, without_reasoning
+from optimizer.models.reply_text import answer_text, find_object, json_objects, message_text, without_reasoning
+
+
+def better(text: str) -> Any:
+    """The value of the key `better` in the object that counts; None if there is none."""
+    found = find_object(text, lambda value: "better" in value)
+    return found and found.value["better"]
+
 
 VERDICT = '{"better": "B", "reason": "it is {right}"}'
 
@@ -27,10 +34,15 @@ VERDICT = '{"better": "B", "reason": "it is {right}"}'
         VERDICT.replace("it is", "it is\n"),
         f"<|channel|>analysis<|message|>A{{<|end|><|start|>assistant<|channel|>final<|message|>{VERDICT}",
         VERDICT.replace("right", "</think>"),
+        f'[THINK]{{"better": "A"}}[/THINK]{VERDICT}',
+        f"\u25c1think\u25b7{{hm}}\u25c1/think\u25b7{VERDICT}",
+        f"<|begin_of_thought|>{{<|end_of_thought|>{VERDICT}",
+        f'<think type="long">{{"better": "A"}}</think >{VERDICT}',
+        f'{{"verdict": {VERDICT}}}',
     ],
 )
 def test_last_whole_object_after_the_reasoning_counts(text: str) -> None:
-    assert parse_json_object(text)["better"] == "B"
+    assert better(text) == "B"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,12 @@ def test_last_whole_object_after_the_reasoning_counts(text: str) -> None:
         f"<think>{VERDICT}</think>",
         f"<think>no</think>I will not.<think>{VERDICT}",
         "{'better': 'A'}",
+        f"[THINK]{VERDICT}",
+        f"\u25c1think\u25b7{VERDICT}",
+        f"<|begin_of_thought|>{VERDICT}",
+        f"<|channel|>analysis<|message|>{VERDICT}",
+        f"<scratchpad>{VERDICT}",
+        f'<think type="long">{VERDICT}',
         '{"example": {"better": "A"}, "better": ',
         '{"example": {"better": "A"}, "reason": "it was cut he',
         "{" * 5000,
@@ -54,8 +72,7 @@ def test_last_whole_object_after_the_reasoning_counts(text: str) -> None:
     ],
 )
 def test_text_without_a_whole_object_is_unreadable(text: str) -> None:
-    with pytest.raises(UnparsableReplyError):
-        parse_json_object(text)
+    assert better(text) is None
 
 
 def test_objects_come_last_first_and_without_the_inner_ones() -> None:
@@ -78,7 +95,7 @@ def choice(content: Any, finish_reason: str = "stop", **message: Any) -> dict[st
     ],
 )
 def test_text_is_found_wherever_a_server_puts_it(reply: dict[str, Any]) -> None:
-    assert parse_json_object(answer_text(reply))["better"] == "B"
+    assert better(answer_text(reply)) == "B"
 
 
 @pytest.mark.parametrize(
@@ -104,3 +121,23 @@ def test_reasoning_is_removed_from_a_text() -> None:
     assert without_reasoning("A</think>B") == "B"
     assert without_reasoning("no reasoning") == "no reasoning"
     assert without_reasoning("<think>A") == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "x"}, "x"),
+        ({"content": [{"type": "text", "text": "x"}]}, "x"),
+        ({"content": None, "refusal": "I can't help with that."}, "I can't help with that."),
+        ({"content": "x", "refusal": None}, "x"),
+        ({"content": "", "refusal": ""}, ""),
+    ],
+)
+def test_answer_is_the_text_or_the_refusal_of_a_message(message: dict[str, Any], text: str) -> None:
+    assert message_text(message) == text
+
+
+@pytest.mark.parametrize("content", [None, 7, [], [1], {"a": 1}, True, [{"type": "text", "text": None}], "\ud83d"])
+def test_message_without_a_text_has_no_answer(content: object) -> None:
+    with pytest.raises(UnparsableReplyError):
+        message_text({"content": content})

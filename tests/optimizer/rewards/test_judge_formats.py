@@ -11,8 +11,8 @@ import pytest
 
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.request_form import RequestForm
+from optimizer.rewards.criteria import default_criteria, template_criteria
 from optimizer.rewards.judge_model import Judge
-from optimizer.rewards.judge_protocol import default_criteria, template_criteria
 from tests.optimizer.models.test_negotiation import calls
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion
 

@@ -18,7 +18,26 @@ def test_score_is_a_number_or_a_text_with_a_number(value: object, score: float) 
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, "", "four", "1 to 5", 0, 6, 0.9, -1, "8/10", "4/10", "45", [4], {}, float("nan"), float("inf"), "4 5"],
+    [
+        None,
+        True,
+        "",
+        "four",
+        "1 to 5",
+        0,
+        6,
+        0.9,
+        -1,
+        "8/10",
+        "4/10",
+        "45",
+        [4],
+        {},
+        float("nan"),
+        float("inf"),
+        "4 5",
+        10**400,
+    ],
 )
 def test_value_that_is_no_score_is_unreadable(value: object) -> None:
     with pytest.raises(UnparsableReplyError):
@@ -33,6 +52,9 @@ def test_value_that_is_no_score_is_unreadable(value: object) -> None:
         '{"clarity": 4, "critical thinking": "2"}',
         '{"clarity": {"score": 1}, "critical-thinking": {"score": 1}} {"clarity": 4, "critical-thinking": 2}',
         '{"clarity": 4, "critical-thinking": 2} {"note": "done"}',
+        '{"verdict": {"clarity": {"score": 4}, "critical-thinking": {"score": 2}}}',
+        '{"scores": {"clarity": 4, "critical-thinking": 2}, "overall": 3}',
+        '{"clarity": 1, "critical-thinking": 1} {"final": {"clarity": 4, "critical-thinking": 2}}',
         "clarity: 4\ncritical-thinking: 2",
         "**Clarity**: 4/5\n**Critical Thinking** - 2/5",
         "- clarity = 4\n- critical_thinking = 2",
@@ -65,6 +87,8 @@ def test_scores_are_read_from_json_or_lines(text: str) -> None:
         "clarity: good\ncritical-thinking: 2",
         "I'm sorry, but I can't rate this.",
         '{"clarity": }\nclarity: 4\ncritical-thinking: 2',
+        '{"clarity": 1' + "0" * 400 + ', "critical-thinking": 2}',
+        '{"a": {"b": {"clarity": 4, "critical-thinking": 2}}}',
     ],
 )
 def test_missing_or_impossible_scores_are_unreadable(text: str) -> None:
@@ -88,6 +112,11 @@ def test_missing_or_impossible_scores_are_unreadable(text: str) -> None:
         ("I prefer B, a clear answer.", "B"),
         ("Which is better, A or B? The better answer is A.", "A"),
         ("<think>Answer A is better</think>Answer B is better", "B"),
+        ('{"preference": {"reason": "x", "better": "A"}}', "A"),
+        ("Assistant B", "B"),
+        ("A does not answer, so B is better.", "B"),
+        ("B is the winner. A is better at detail.", "B"),
+        ("A is better at detail, and B is safer.\nAnswer B is better", "B"),
     ],
 )
 def test_preference_is_read_from_json_or_words(text: str, letter: str) -> None:
@@ -111,6 +140,12 @@ def test_preference_is_read_from_json_or_words(text: str, letter: str) -> None:
         '{"better": "A"} {"better": "tie"}',
         '{"reason": "Output (a) is better in style", "bett',
         "<think>Answer A is better",
+        "I prefer B, although A is better structured.",
+        "A is better if you want detail, B is better if not",
+        "Neither A nor B is better",
+        "It is not true that Answer A is better",
+        "Is Answer A better? No.",
+        "Answer A is better? No, that one is wrong.",
     ],
 )
 def test_text_that_names_no_better_answer_is_unreadable(text: str) -> None:

@@ -1,0 +1,114 @@
+"""The criteria by which a judge scores answers: those of templates/criteria.toml, and those that a judge defines.
+
+The text of a criterion becomes a part of later requests to the judge. What a judge defines is therefore checked when it
+is read, and is left out if it cannot be used. All functions are pure.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from index.bundle.example_bank import refuse_unsafe
+from index.errors import BundleError
+from optimizer.models.reply_text import encodable
+from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, criterion_key
+from optimizer.templates import criteria_table
+
+MIN_CRITERIA, MAX_CRITERIA = 2, 5
+_DEFAULT_CRITERIA: Final = ("helpfulness", "factuality", "clarity", "safety")
+_MAX_NAME_LENGTH: Final = 40  # characters
+_MAX_TEXT_LENGTH: Final = 500  # characters
+_TEXTS: Final = ("asks", "one", "five")
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One aspect by which a judge scores an answer.
+
+    Attributes:
+        name: The name in lower case.
+        question: The question about an answer that the judge has to consider.
+        anchors: For some of the scores from 1 to 5: the description of an answer that deserves this score.
+    """
+
+    name: str
+    question: str
+    anchors: Mapping[int, str]
+
+    @property
+    def rubric(self) -> str:
+        """The text that describes the criterion to the judge."""
+        anchors = "\n".join(f"    {score}: {text}" for score, text in sorted(self.anchors.items()))
+        return f"- {self.name}: {self.question}\n{anchors}"
+
+
+def template_criteria() -> dict[str, Criterion]:
+    """Return the criteria of templates/criteria.toml, by name."""
+    return {
+        name: Criterion(name, entry["asks"], {int(score): entry[score] for score in ("1", "3", "5")})
+        for name, entry in criteria_table().items()
+    }
+
+
+def new_criterion(definition: Mapping[str, str]) -> Criterion:
+    """Return a criterion that the judge defined in a reply, from what `read_definitions` returns for it."""
+    anchors = {MIN_SCORE: definition["one"], MAX_SCORE: definition["five"]}
+    return Criterion(definition["name"], definition["asks"], anchors)
+
+
+def default_criteria() -> tuple[Criterion, ...]:
+    """Return the criteria for the queries for which the judge's choice cannot be read."""
+    return tuple(template_criteria()[name] for name in _DEFAULT_CRITERIA)
+
+
+def known_names(chosen: Sequence[Any], new: Collection[str]) -> list[str]:
+    """Return the names of a judge's choice that are defined, as they are written in the definitions.
+
+    Args:
+        chosen: The names that the judge chose, in any spelling, such as "Critical_Thinking". An entry may be an object
+            with the key `name`.
+        new: The names of the criteria that the judge defined.
+    """
+    defined = {criterion_key(name): name for name in (*new, *criteria_table())}
+    names = [one.get("name") if isinstance(one, dict) else one for one in chosen]
+    return [defined[criterion_key(name)] for name in names if isinstance(name, str) and criterion_key(name) in defined]
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names of the known criteria in a text without a brace, in the order of their first mention."""
+    if "{" in text:
+        return []
+    mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in criteria_table()}
+    found = {name: mention.start() for name, mention in mentions.items() if mention}
+    return sorted(found, key=lambda name: found[name])
+
+
+def read_definitions(definitions: Sequence[Any]) -> dict[str, Mapping[str, str]]:
+    """Read the criteria that a judge defined, and return the usable definitions by name.
+
+    A definition is left out if a part is missing, is no text, is too long or is unsafe in a request. The first
+    definition of a name counts. A criterion of templates/criteria.toml cannot be defined anew.
+    """
+    found: dict[str, Mapping[str, str]] = {}
+    for definition in definitions:
+        if (usable := _usable_definition(definition)) is not None:
+            found.setdefault(usable["name"], usable)
+    known = set(map(criterion_key, criteria_table()))
+    return {name: definition for name, definition in found.items() if name not in known}
+
+
+def _usable_definition(definition: Any) -> Mapping[str, str] | None:
+    fields = ("name", *_TEXTS)
+    if not isinstance(definition, dict) or not all(isinstance(definition.get(name), str) for name in fields):
+        return None
+    name = criterion_key(encodable(definition["name"]))
+    # A rubric is a list with one line for each text, so that a text of several lines could forge a part of the request.
+    texts = {key: " ".join(encodable(definition[key]).split()) for key in _TEXTS}
+    is_short = 0 < len(name) <= _MAX_NAME_LENGTH and all(0 < len(one) <= _MAX_TEXT_LENGTH for one in texts.values())
+    try:
+        for text in (definition["name"], *(definition[key] for key in _TEXTS)):
+            refuse_unsafe(text, "the definition")
+    except BundleError:
+        return None
+    return {"name": name, **texts} if is_short else None
