@@ -5,17 +5,20 @@ stopped because too many rows were left out, the user changes something before t
 unparsable replies from before such a stop are therefore ignored, and their requests are sent again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimizer.core.budget import Budget, Cost, Prices
-from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError
+from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnreachableError
 from optimizer.core.journal import STOPPED, Event, Journal
 from optimizer.models.repeats import UNPARSABLE
 from optimizer.models.request_body import max_reply_tokens
 
 _SERVER_ERROR: Final = 500
+_FAILURES: Final = frozenset((_SERVER_ERROR, 502, 504))
+"""With these statuses, a request may be the reason that its server fails. With status 503, the server says that it is
+not."""
 _DEFAULT_MAX_TOKENS: Final = 1024
 """The number of tokens that the budget reserves for an answer if the request does not limit its length."""
 
@@ -140,22 +143,29 @@ class Attempts:
         self.budget.settle(self.max_cost, self.max_cost if maybe_paid else Cost(1))
         await self.journal.add({"call": "failed", "key": self.key, "role": self.role, "maybe_paid": maybe_paid})
 
-    async def gave_up(self, error: ModelError) -> ModelError:
+    async def gave_up(self, error: ModelError, model_answers: Callable[[], Awaitable[bool]]) -> ModelError:
         """Journal that the request failed in all attempts, and return the error to raise.
 
         The failure is final in three cases. The server refused the request itself. It answered with status 403 although
-        it accepts the API key: some servers so reject a text. Or the request failed in an earlier session too, and not
-        because the server was overloaded or down.
+        it accepts the API key: some servers so reject a text. Or the request failed in an earlier session too, and the
+        reason is not that the server is down or busy: it is status 500, or no reply in time, or the model answers
+        another request, although a gateway or a broken connection says that it does not.
+
+        Args:
+            error: The error of the last attempt.
+            model_answers: Returns whether the model answers another request now.
         """
         status = error.status if isinstance(error, RefusedRequestError) else 0
-        may_be_temporary = status == _SERVER_ERROR or isinstance(error, NoReplyError)
+        may_be_this_request = status in _FAILURES or isinstance(error, UnreachableError)
         is_final = error.is_final or (status == RefusedRequestError.FORBIDDEN and self.role in self.record.roles)
-        if is_final or (may_be_temporary and self.key in self.record.given_up):
+        if not is_final and may_be_this_request and self.key in self.record.given_up:
+            is_final = status == _SERVER_ERROR or isinstance(error, NoReplyError) or await model_answers()
+        if is_final:
             self.record.refusals[self.key] = Refusal(str(error), status, self.configured)
             event = {"call": "refused", "key": self.key, "role": self.role, "configured": self.configured}
             await self.journal.add({**event, "status": status, "message": str(error)})
             return RefusedRequestError(str(error), status, is_final=True)
-        if may_be_temporary:
+        if may_be_this_request:
             await self.journal.add({"call": "given_up", "key": self.key, "role": self.role})
         return error
 

@@ -1,32 +1,54 @@
 """Reads what a server's error reply says. This module does not send requests."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
 
 _MAX_EXPLANATION_CHARACTERS: Final = 4000
 _EXPLANATION_FIELDS: Final = ("error", "message", "msg", "detail", "loc")
-_FIRST_ERROR: Final = 400
-_LAST_ERROR: Final = 599
+_ERROR_FIELDS: Final = ("errors", "message", "detail")
+_FAILURES: Final = ("error", "abort")
+"""Finish reasons of an answer that a failure of the server ended."""
+_FAILURES_IN_BYTES: Final = (b'"error"', b'"abort"')
+_SERVER_ERROR: Final = 500
 _BAD_GATEWAY: Final = 502
 
 
 def status_in_body(raw: bytes) -> int | None:
     """Return the status of an error that a server reports in a reply with a status below 400; None for a real reply.
 
-    OpenRouter, for example, reports errors of a model's provider in this way.
+    Some routers report errors of a model's provider in this way: in place of the choices, or in each choice.
     """
-    if b'"error"' not in raw or b'"choices"' in raw:
-        return None
+    if b'"choices"' in raw and not any(word in raw for word in _FAILURES_IN_BYTES):
+        return None  # the usual case
     try:
         reply = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(reply, dict) or not reply.get("error"):
+    if not isinstance(reply, dict):
         return None
-    code = reply["error"].get("code") if isinstance(reply["error"], dict) else None
-    return code if isinstance(code, int) and _FIRST_ERROR <= code <= _LAST_ERROR else _BAD_GATEWAY
+    choices = reply.get("choices")
+    if isinstance(choices, list) and choices:
+        failed = [one for one in choices if isinstance(one, dict) and _has_failed(one)]
+        return _status(failed[0].get("error"), _SERVER_ERROR) if len(failed) == len(choices) else None
+    if reply.get("error"):
+        return _status(reply["error"], _BAD_GATEWAY)
+    if "choices" not in reply and any(reply.get(name) for name in _ERROR_FIELDS):
+        return _status(reply, _BAD_GATEWAY)
+    return None
+
+
+def _has_failed(choice: Mapping[str, Any]) -> bool:
+    return bool(choice.get("error")) or choice.get("finish_reason") in _FAILURES
+
+
+def _status(error: Any, default: int) -> int:
+    """Return the status that an error names, as a number or as a text of digits, or else the default."""
+    names = [error.get(name) for name in ("code", "status", "status_code")] if isinstance(error, dict) else []
+    codes = [int(name) for name in names if isinstance(name, int | str) and re.fullmatch(r"[45]\d\d", str(name))]
+    return next(iter(codes), default)
 
 
 def server_explanation(raw: bytes, api_key: str | None) -> str:

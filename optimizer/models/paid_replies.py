@@ -30,8 +30,10 @@ from optimizer.models.http_client import Client
 from optimizer.models.negotiation import FormNegotiation
 from optimizer.models.repeats import CUT, UNPARSABLE
 from optimizer.models.reply_text import is_cut
-from optimizer.models.request import Json, ReplyReader, Request
+from optimizer.models.request import Json, ReplyReader, Request, reply_reader
+from optimizer.models.request_body import MAX_SHORT_REPLY
 
+_TRIAL: Final = "What is the capital of France?"
 _MAX_TOKENS: Final = 1e9
 """The largest number of tokens that a reply can have. A larger one is malformed."""
 
@@ -113,7 +115,7 @@ class PaidReplies:
         try:
             reply = await negotiation.post(request.path, self._body(request, choices), min_tokens, send)
         except ModelError as error:
-            raise await attempts.gave_up(error) from None
+            raise await attempts.gave_up(error, lambda: self._answers_trial(request)) from None
         stored, tokens = _read_reply(reply.raw, reader)
         cost = Cost(1, sum(tokens), self._clients[request.role].prices.of(*tokens))
         self._budget.settle(reply.max_cost, cost)
@@ -125,6 +127,18 @@ class PaidReplies:
             reason = f"the server returned {stored.choices} of {reply.choices} choices"
             await negotiation.change(reason, replace(negotiation.form, max_choices=stored.choices))
         return stored
+
+    async def _answers_trial(self, request: Request) -> bool:
+        """Return whether the model answers a short request, after another request failed."""
+        asked: dict[str, Any] = {"max_tokens": MAX_SHORT_REPLY, "temperature": 0.0}
+        text = {"messages": [{"role": "user", "content": _TRIAL}]} if "messages" in request.body else {"prompt": _TRIAL}
+        # The number makes each trial a new request. The journal would otherwise hold the reply to an earlier trial.
+        trial = replace(request, body={**asked, **text}, replicate=len(self._journal.events), reminder="")
+        try:
+            await self.get(trial, 0, 1, 0, _read_nothing)
+        except ModelError:
+            return False
+        return True
 
     async def _send_body(self, request: Request, sent: dict[str, Any], attempts: Attempts) -> _Sent:
         priced = self._clients[request.role]
@@ -156,6 +170,11 @@ class PaidReplies:
         if self._in_flight:
             say(f"waiting for {len(self._in_flight)} calls under way: they are paid for (Ctrl-C stops at once)")
             await asyncio.wait(self._in_flight.values())
+
+
+@reply_reader("optimizer.trial.read_nothing")
+def _read_nothing(_reply: Any) -> Json:
+    return {}
 
 
 def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[StoredReply, tuple[int, int]]:
