@@ -11,6 +11,7 @@
         RefusedRequestError   the endpoint answered with an error status
         UnparsableReplyError  the reply lacks the requested content
       RewardError             a user's reward function failed, or returned no number from 0 to 1
+      UnembeddableTextError   the embedder fails at a text of a row, but embeds other texts
       UnusableRowsError       too many rows could not be answered or scored
 
 A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
@@ -96,6 +97,10 @@ class UnparsableReplyError(ModelError):
 
 class RewardError(OptimizeError):
     """A user's reward function failed, or returned no number from 0 to 1. The message names function and row."""
+
+
+class UnembeddableTextError(OptimizeError):
+    """The embedder fails at the text of a query or an answer, but embeds other texts."""
 
 
 class UnusableRowsError(OptimizeError):

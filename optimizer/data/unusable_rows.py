@@ -1,8 +1,8 @@
 """Leaves out rows that cannot be answered or scored, and stops the run if there are too many of them.
 
-A row cannot be used if the same work would fail again: a model refuses the request, no reply can be read, or the user's
-reward function fails. Such a row is left out for all candidates that are compared on it. Other failures, such as a
-server that is down, end the session, and a resumed run tries again.
+A row cannot be used if the same work would fail again: a model refuses the request, no reply can be read, the embedder
+fails at a text, or the user's reward function fails. Such a row is left out for all candidates that are compared on it.
+Other failures, such as a server that is down, end the session, and a resumed run tries again.
 """
 
 from collections.abc import Awaitable
@@ -13,6 +13,7 @@ from optimizer.core.errors import (
     ModelError,
     RefusedRequestError,
     RewardError,
+    UnembeddableTextError,
     UnparsableReplyError,
     UnusableRowsError,
 )
@@ -20,6 +21,7 @@ from optimizer.core.journal import STOPPED, UNUSABLE, Journal
 from optimizer.data.dataset import Row
 
 T = TypeVar("T")
+RowError = ModelError | RewardError | UnembeddableTextError
 _MIN_UNREADABLE: Final = 5
 """The number of results without a readable reply from which on a run can stop because most replies are unreadable."""
 _MAX_NAMED_ROWS: Final = 10
@@ -70,7 +72,7 @@ class UnusableRows:
         """
         try:
             result = await work
-        except (ModelError, RewardError) as error:
+        except (ModelError, RewardError, UnembeddableTextError) as error:
             if isinstance(error, ModelError) and not error.is_final:
                 raise
             # Rows that were left out before a stop are tried again. Their new notes differ in the number of stops.
@@ -82,7 +84,7 @@ class UnusableRows:
         self._succeeded += 1
         return result
 
-    def _leave_out(self, row: Row, error: ModelError | RewardError) -> None:
+    def _leave_out(self, row: Row, error: RowError) -> None:
         self.found[row] = None
         self._unreadable += isinstance(error, UnparsableReplyError)
         if len(self.found) > self.allowed:
@@ -107,10 +109,12 @@ _ADVICE: Final = (
 )
 
 
-def _category(error: ModelError | RewardError) -> str:
+def _category(error: RowError) -> str:
     """Return the reason in words that contain no text of a query or an answer."""
     if isinstance(error, RewardError):
         return "the reward function failed"
+    if isinstance(error, UnembeddableTextError):
+        return "the embedder fails at a text"
     if isinstance(error, RefusedRequestError) and error.status:
         return f"a model's server answered with status {error.status}"
     return "a model's reply cannot be read" if isinstance(error, UnparsableReplyError) else "a model does not answer"

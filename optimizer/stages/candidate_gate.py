@@ -15,7 +15,13 @@ from index.errors import BundleError
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import ConfigError, ModelError, RefusedRequestError, UnparsableReplyError
+from optimizer.core.errors import (
+    ConfigError,
+    ModelError,
+    RefusedRequestError,
+    UnembeddableTextError,
+    UnparsableReplyError,
+)
 from optimizer.core.journal import DROPPED, Journal
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import ROLE as TASK
@@ -168,7 +174,7 @@ class PromptGate:
     async def _refusal(self, candidate: Candidate, row: Row) -> RefusedRequestError | None:
         try:
             await self._task.answer(candidate, row)
-        except UnparsableReplyError:
+        except (UnparsableReplyError, UnembeddableTextError):
             return None
         except RefusedRequestError as error:
             if not error.is_final:

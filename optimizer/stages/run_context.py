@@ -28,6 +28,7 @@ from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.model_list import listed_models
 from optimizer.models.paid_replies import PricedClient
+from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
 from optimizer.rewards.judge_model import Judge
@@ -112,7 +113,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         calls = CachedCalls(clients, journal, budget)
         stack.push_async_callback(calls.close, notify)
         await stack.enter_async_context(_running_clock(budget, journal))
-        embedder = await asyncio.to_thread(open_embedder, config.bundle.embedder)
+        embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
         judge = Judge(calls)
         rewards = build_rewards(RewardResources(config.reward, task, judge, embedder))

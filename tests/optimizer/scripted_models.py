@@ -164,7 +164,7 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         lines = [json.dumps({"query": f"{part} question number {number}"}) for number in range(count)]
         (folder / f"{part}.jsonl").write_text("\n".join(lines))
     if not (folder / "start").exists():
-        _write_starting_bundle(folder / "start")
+        _write_starting_bundle(folder / "start", str(tables.get("bundle", {}).get("embedder", "onnx")))
     settings: dict[str, dict[str, Any]] = {
         **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},
@@ -190,8 +190,8 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value)
 
 
-def _write_starting_bundle(directory: Path) -> None:
+def _write_starting_bundle(directory: Path, embedder: str) -> None:
     examples = [Example(f"e{one}", f"Example question {one}", f"Example answer {one}.") for one in range(3)]
     draft = BundleInput("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
-    write_bundle(directory, draft, open_embedder("onnx"))
+    write_bundle(directory, draft, open_embedder(embedder))
     assert np.load(directory / "vectors.npy").shape[0] == len(examples)
