@@ -48,6 +48,7 @@ from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.model_list import first_model
 from optimizer.models.paid_replies import PricedClient
 from optimizer.report.html_report import write_report
+from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.registry import check_rewards
 from optimizer.stages.estimate import estimate
 from optimizer.stages.run import RUN_FILE, Result, run
@@ -168,11 +169,11 @@ async def _judge_check(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bar = stack.enter_context(_progress_bar())
-        task = bar.add_task("replies", total=2 * len(pairs))
-        journal = stack.enter_context(Journal(folder, lambda event: bar.advance(task, event.get("call") == "reply")))
+        task = bar.add_task("comparisons", total=2 * len(pairs))
+        journal = stack.enter_context(Journal(folder))
         async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
             calls = CachedCalls({"judge": PricedClient(client, Prices())}, journal, Budget(Limits()))
-            judgements = await check_judge(calls, pairs)
+            judgements = await check_judge(Judge(calls), pairs, lambda: bar.advance(task))
     Console().print(agreement_table(judgements, name))
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from index.errors import DrpoError
 from optimizer.cli.doctor_models import (
     Finding,
+    check_example_writer,
     check_judge,
     check_model_list,
     check_task,
@@ -67,6 +68,9 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     if WRITER in roles:
         announce("the writer model")
         yield await check_writer(context, candidate, (longest, *data.train[:2]))
+    if context.config.examples.queries:
+        announce("the writer model's answers")
+        yield await check_example_writer(context, longest, answers[0])
     for role in roles:
         if (found := describe_form(context, role)) is not None:
             yield found

@@ -21,6 +21,7 @@ from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.search.space import Outcome, Step
+from optimizer.stages.example_stage import JudgedAnswer, read_answers, rewrite_answer_request
 from optimizer.stages.prompt_stage import ROLE as WRITER
 from optimizer.stages.prompt_stage import read_prompts, rewrite_request
 from optimizer.stages.run_context import RunContext, api_key
@@ -116,9 +117,19 @@ async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence
         kept = await context.calls.ask(rewrite_request(path, search.actions, search.words), read_prompts)
     except DrpoError as error:
         return failed(subject, error, WRITER)
-    count = len(kept["prompts"])
-    advice = "" if count == search.actions else "The run works with fewer rewrites, but it learns less per level."
-    return Finding(subject, True, f"{count} of {search.actions} rewrites of the prompt can be read", advice)
+    return _count_rewrites(subject, "the prompt", len(kept["prompts"]), search.actions)
+
+
+async def check_example_writer(context: RunContext, row: Row, answer: str) -> Finding:
+    """Let the writer model rewrite an answer to a row after it was judged, as the search for examples will do."""
+    subject, table = f"models.{WRITER} rewrites answers", context.config.examples
+    try:
+        criteria = await context.judge.criteria(row.query)
+        judged = JudgedAnswer(row, answer, await context.judge.rate_by(row.query, answer, criteria))
+        kept = await context.calls.ask(rewrite_answer_request(judged, table), read_answers)
+    except DrpoError as error:
+        return failed(subject, error, WRITER)
+    return _count_rewrites(subject, "an answer", len(kept["answers"]), table.actions)
 
 
 def describe_form(context: RunContext, role: str) -> Finding | None:
@@ -131,6 +142,11 @@ def describe_form(context: RunContext, role: str) -> Finding | None:
     if role == TASK:
         advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/optimizing.md"
     return Finding(f"models.{role}.request", True, message, advice)
+
+
+def _count_rewrites(subject: str, what: str, count: int, asked: int) -> Finding:
+    advice = "" if count == asked else "The run works with fewer rewrites, but it learns less from each request."
+    return Finding(subject, True, f"{count} of {asked} rewrites of {what} can be read", advice)
 
 
 async def _outcome(context: RunContext, candidate: Candidate, number: int, row: Row) -> Outcome:

@@ -4,25 +4,23 @@ The data is a JSONL file. Each line is a pair of answers with the number of the 
 
     {"query": "...", "first": "...", "second": "...", "better": 1 | 2, "subset": "..."}
 
-The keys of the data set LLMBar (instruction, output_1, output_2, label) are accepted too. A reply of the judge that
-cannot be read is counted and not requested again, because the share of readable replies is part of the result.
+The keys of the data set LLMBar (instruction, output_1, output_2, label) are accepted too. The judge is asked as in a
+run: in the best format that it can write, and with a reminder after a reply that cannot be read. A preference that
+cannot be read even then is counted, because the share of readable preferences is part of the result.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, wilson
-from optimizer.core.errors import DataError, ModelError, UnparsableReplyError
+from optimizer.core.errors import DataError, ModelError
 from optimizer.data.dataset import read_lines
-from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.request import Json, Request, reply_reader
-from optimizer.rewards.judge_protocol import preference_request, read_preference
+from optimizer.rewards.judge_model import Judge
 
 _FIELD_NAMES = (("query", "first", "second", "better"), ("instruction", "output_1", "output_2", "label"))
 
@@ -69,12 +67,12 @@ class Agreement:
 
     Attributes:
         pairs: Number of pairs.
-        accuracy: Share of readable replies that prefer the same answer as the person.
+        accuracy: Share of readable preferences for the same answer as the person.
         both: Share of pairs for which both replies prefer the same answer as the person. Pairs with an unreadable reply
             are left out.
         consistent: Share of pairs for which both replies prefer the same answer, right or wrong. Pairs with an
             unreadable reply are left out.
-        first_shown: Share of readable replies that prefer the answer shown first; 0.5 means no position bias.
+        first_shown: Share of readable preferences for the answer shown first; 0.5 means no position bias.
         readable: Share of all replies that are readable.
     """
 
@@ -94,9 +92,19 @@ def read_pairs(path: Path, limit: int | None) -> tuple[Pair, ...]:
     return tuple(pairs[:limit])
 
 
-async def check_judge(calls: CachedCalls, pairs: Sequence[Pair]) -> list[Judgement]:
-    """Judge every pair in both orders. Raises ModelError, BudgetSpentError."""
-    return list(await asyncio.gather(*(_judge_pair(calls, pair) for pair in pairs)))
+async def check_judge(judge: Judge, pairs: Sequence[Pair], on_preference: Callable[[], None]) -> list[Judgement]:
+    """Judge every pair in both orders.
+
+    Args:
+        judge: The judge.
+        pairs: The pairs.
+        on_preference: Called after each comparison, whether it can be read or not. Each pair has two comparisons.
+
+    Raises:
+        ModelError: The judge gives no usable reply, but may do so later.
+        BudgetSpentError: The budget does not allow a call.
+    """
+    return list(await asyncio.gather(*(_judge_pair(judge, pair, on_preference) for pair in pairs)))
 
 
 def agreement(judgements: Sequence[Judgement]) -> Agreement:
@@ -128,40 +136,27 @@ def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
     return table
 
 
-@reply_reader("optimizer.judge_check.read_either")
-def read_either(reply: Any) -> Json:
-    """Read whether the judge prefers A or B. For a preference that cannot be read, `better` is None.
+async def _judge_pair(judge: Judge, pair: Pair, on_preference: Callable[[], None]) -> Judgement:
+    async def prefers_shown_first(first: str, second: str) -> bool | None:
+        """Return whether the judge prefers the first answer; None if its reply cannot be read or it refuses."""
+        try:
+            return await judge.prefers(pair.query, first, second)
+        except ModelError as error:
+            if not error.is_final:
+                raise
+            return None
+        finally:
+            on_preference()
 
-    An error would make CachedCalls request the reply again. Here a reply without a preference is part of the result.
-    """
-    try:
-        return read_preference(reply)
-    except (UnparsableReplyError, KeyError):
-        return {"better": None}
-
-
-async def _judge_pair(calls: CachedCalls, pair: Pair) -> Judgement:
     in_order, swapped = await asyncio.gather(
-        _ask(calls, preference_request(pair.query, pair.first, pair.second)),
-        _ask(calls, preference_request(pair.query, pair.second, pair.first)),
+        prefers_shown_first(pair.first, pair.second), prefers_shown_first(pair.second, pair.first)
     )
-    return Judgement(pair, _preferred_answer(in_order, "A"), _preferred_answer(swapped, "B"))
+    return Judgement(pair, _number(in_order), _number(None if swapped is None else not swapped))
 
 
-async def _ask(calls: CachedCalls, request: Request) -> Json:
-    """Ask the judge. A request that the server refuses for good counts as a reply without a preference."""
-    try:
-        return await calls.ask(request, read_either)
-    except ModelError as error:
-        if not error.is_final:
-            raise
-        return {"better": None}
-
-
-def _preferred_answer(reply: Json, letter_of_first: str) -> int | None:
-    if reply["better"] is None:
-        return None
-    return 1 if reply["better"] == letter_of_first else 2
+def _number(prefers_first: bool | None) -> int | None:
+    """Return the number of the preferred answer; None if there is no preference."""
+    return None if prefers_first is None else 2 - prefers_first
 
 
 def _groups(judgements: Sequence[Judgement]) -> Iterator[tuple[str, Sequence[Judgement]]]:

@@ -15,8 +15,10 @@ from typing import Final
 
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Event
+from optimizer.core.request_form import LETTER
 from optimizer.data.split import TRAIN, Split
 from optimizer.models.task_model import ROLE as TASK
+from optimizer.rewards.criteria import MAX_CRITERIA, MIN_CRITERIA
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import reward_kind
 from optimizer.search.levels import race_level
@@ -80,7 +82,12 @@ async def estimate(context: RunContext) -> Estimate:
         JournalError: The journal cannot be written.
     """
     costs = await _measure_call_costs(context)
-    counts = [await simulate(context.config, context.data, seed) for seed in range(_SIMULATIONS)]
+    # The judge was asked during the measurement, so that the format of its replies is known.
+    asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
+    counts = [
+        await simulate(context.config, context.data, seed, asks_for_letters=asks_for_letters)
+        for seed in range(_SIMULATIONS)
+    ]
     roles = [role for role in (TASK, JUDGE, OPTIMIZER) if any(count[role] for count in counts)]
     rng = random.Random(0)  # noqa: S311 - a simulation needs no secure random numbers
     tokens, seconds = [], []
@@ -93,17 +100,25 @@ async def estimate(context: RunContext) -> Estimate:
     return Estimate(by_role, _range([count.total() for count in counts]), _range(tokens), _range(seconds))
 
 
-async def simulate(config: RunConfig, data: Split, seed: int) -> Counter[str]:
-    """Simulate one run, and return the number of its calls by role."""
+async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letters: bool = False) -> Counter[str]:
+    """Simulate one run, and return the number of its calls by role.
+
+    Args:
+        config: The settings of run.toml.
+        data: The rows of the run.
+        seed: The seed of the simulation.
+        asks_for_letters: Whether the judge replies with one digit. It then scores each criterion in a call of its own.
+    """
     is_published = config.search.recipe == "drpo"
-    space = SimulatedSpace(config, random.Random(seed), 5.0 if is_published else 1.0)  # noqa: S311 - a simulation
+    rng = random.Random(seed)  # noqa: S311 - a simulation
+    space = SimulatedSpace(config, rng, 5.0 if is_published else 1.0, asks_for_letters)
     _simulate_examples(space)
     if is_published:
         await search_published(space, 0, len(data.train), published_settings(config))
     else:
         await search_raced(space, 0, len(data.train), raced_settings(config), _ignore_level)
     await _simulate_tuning(space, len(data.validation))
-    _count_sealed(config, data, space.calls)
+    _count_sealed(config, data, space)
     return space.calls
 
 
@@ -117,9 +132,11 @@ class SimulatedSpace:
         config: The settings of run.toml.
         rng: The source of random numbers.
         scale: The highest score: 5 for the recipe `drpo`, 1 for `raced`.
+        asks_for_letters: Whether the judge scores each criterion in a call of its own.
         calls: Number of calls by role.
         scored: Pairs of candidate and query whose calls are already counted.
         known_queries: Queries whose calls by `RewardKind.calls_per_query` are already counted.
+        criteria: For each query, the number of its criteria.
         quality: For each candidate, the number that is added to every score of the candidate.
         difficulty: For each query, the number that is added to every score on the query; negative for a hard query.
     """
@@ -127,9 +144,11 @@ class SimulatedSpace:
     config: RunConfig
     rng: random.Random
     scale: float
+    asks_for_letters: bool = False
     calls: Counter[str] = field(default_factory=Counter)
     scored: set[tuple[int, int]] = field(default_factory=set)
     known_queries: set[object] = field(default_factory=set)
+    criteria: dict[object, int] = field(default_factory=dict)
     quality: list[float] = field(default_factory=lambda: [0.0])
     difficulty: dict[int, float] = field(default_factory=dict)
 
@@ -158,6 +177,28 @@ class SimulatedSpace:
         self.scored.clear()
         self.difficulty.clear()
         self.known_queries.clear()
+        self.criteria.clear()
+
+    def calls_per_rating(self, query: object) -> int:
+        """Return the number of calls with which the judge scores one answer to a query."""
+        if not self.asks_for_letters:
+            return 1
+        if query not in self.criteria:
+            self.criteria[query] = self.rng.randint(MIN_CRITERIA, MAX_CRITERIA)
+        return self.criteria[query]
+
+    def count_score(self, weights: Mapping[str, float], query: object) -> None:
+        """Count the calls for one score: one call for the answer, and the calls of each reward.
+
+        A reward makes some calls for each answer, and others only once for each query.
+        """
+        self.calls[TASK] += 1
+        for kind in map(reward_kind, weights):
+            for role, count in kind.calls_per_answer.items():
+                self.calls[role] += count * (self.calls_per_rating(query) if role == JUDGE else 1)
+            if query not in self.known_queries:
+                self.calls.update(kind.calls_per_query)
+        self.known_queries.add(query)
 
     async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
         """Return at most `count` new candidates.
@@ -176,7 +217,7 @@ class SimulatedSpace:
         """
         if (candidate, query) not in self.scored:
             self.scored.add((candidate, query))
-            _count_score(self.calls, self.config.reward.screen or self.config.reward.weights, query, self.known_queries)
+            self.count_score(self.config.reward.screen or self.config.reward.weights, query)
         if query not in self.difficulty:
             self.difficulty[query] = self.rng.gauss(0, self._deviation * self._query_share**0.5)
         noise = self.rng.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
@@ -186,11 +227,12 @@ class SimulatedSpace:
 
 def _simulate_examples(space: SimulatedSpace) -> None:
     table, calls = space.config.examples, space.calls
-    for _ in range(table.queries):
+    for query in range(table.queries):
         rounds = space.rng.randint(0, table.rounds)
         calls[TASK] += 1
         calls[OPTIMIZER] += rounds * table.beam
-        calls[JUDGE] += 2 + rounds * table.beam * table.actions
+        calls[JUDGE] += 1 + (1 + rounds * table.beam * table.actions) * space.calls_per_rating(query)
+    space.forget_queries()
 
 
 async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
@@ -202,7 +244,7 @@ async def _simulate_tuning(space: SimulatedSpace, rows: int) -> None:
         current = significant_leader(level, current)
 
 
-def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
+def _count_sealed(config: RunConfig, data: Split, space: SimulatedSpace) -> None:
     """Count the calls of the sealed evaluation.
 
     The bundle and the baseline answer all sealed rows. The setting `raw` of [data] is the number of rows that each raw
@@ -210,25 +252,12 @@ def _count_sealed(config: RunConfig, data: Split, calls: Counter[str]) -> None:
     only once. The sampling is not known before the run, so the requests of both raw variants are counted. For each row
     of [reward] confirm, the judge compares the bundle with the baseline twice, once in each order.
     """
-    known_queries: set[object] = set()
+    space.forget_queries()
     raw = len(data.sealed) if config.data.raw is None else min(config.data.raw, len(data.sealed))
     for count in (len(data.sealed), len(data.sealed), raw, raw):
         for query in range(count):
-            _count_score(calls, config.reward.weights, query, known_queries)
-    calls[JUDGE] += 2 * min(config.reward.confirm, len(data.sealed))
-
-
-def _count_score(calls: Counter[str], weights: Mapping[str, float], query: object, known_queries: set[object]) -> None:
-    """Count the calls for one score: one call for the answer, and the calls of each reward.
-
-    A reward makes some calls for each answer, and others only once for each query.
-    """
-    calls[TASK] += 1
-    for kind in map(reward_kind, weights):
-        calls.update(kind.calls_per_answer)
-        if query not in known_queries:
-            calls.update(kind.calls_per_query)
-    known_queries.add(query)
+            space.count_score(config.reward.weights, query)
+    space.calls[JUDGE] += 2 * min(config.reward.confirm, len(data.sealed))
 
 
 async def _measure_call_costs(context: RunContext) -> dict[str, CallCost]:

@@ -154,18 +154,11 @@ class AnswerSearch:
         return [text for text in dict.fromkeys(text for group in groups for text in group) if text not in known]
 
     async def _rewrite(self, answer: JudgedAnswer, replicate: int) -> list[str]:
-        judgement, words = answer.judgement, self._table.words
-        reasons = "\n".join(
-            f"- {name}: {score:.1f}: {judgement.rationales[name]}" for name, score in judgement.scores.items()
-        )
-        prompt = template("rewrite_answer").format(
-            query=answer.row.query, answer=answer.text, judgement=reasons, words=words
-        )
-        messages = [{"role": "user", "content": prompt}]
-        body = {"messages": messages, "n": self._table.actions, "temperature": 0.7, "max_tokens": _MAX_REPLY_TOKENS}
+        words = self._table.words
         source = f"{_example_id(answer.row)}/{replicate}"
         try:
-            kept = await self._calls.ask(Request(ROLE, "chat/completions", body, replicate=replicate), read_answers)
+            request = replace(rewrite_answer_request(answer, self._table), replicate=replicate)
+            kept = await self._calls.ask(request, read_answers)
         except ModelError as error:
             await self._gate.drop_failed("example", source, error, self._table.actions)
             return []
@@ -179,6 +172,20 @@ class AnswerSearch:
     async def _journal_round(self, row: Row, number: int, best: JudgedAnswer) -> None:
         scores = dict(best.judgement.scores)
         await self._journal.note("answer", query=row.query, round=number, answer=best.text, scores=scores)
+
+
+def rewrite_answer_request(answer: JudgedAnswer, table: ExamplesTable) -> Request:
+    """Return the request that asks the writer model for better answers, with the judge's reasons."""
+    judgement = answer.judgement
+    reasons = "\n".join(
+        f"- {name}: {score:.1f}: {judgement.rationales[name]}" for name, score in judgement.scores.items()
+    )
+    prompt = template("rewrite_answer").format(
+        query=answer.row.query, answer=answer.text, judgement=reasons, words=table.words
+    )
+    messages = [{"role": "user", "content": prompt}]
+    body = {"messages": messages, "n": table.actions, "temperature": 0.7, "max_tokens": _MAX_REPLY_TOKENS}
+    return Request(ROLE, "chat/completions", body)
 
 
 @reply_reader("optimizer.examples.read_answers")

@@ -21,6 +21,7 @@ from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
 from optimizer.stages.run import run
 from tests.measurement import DATA, needs_data
+from tests.optimizer.rewards.test_judge_formats import judge_that_writes
 from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion
 from tests.optimizer.scripted_models import open_scripted_models, write_run
 
@@ -80,6 +81,34 @@ async def test_judge_check_prints_the_agreement_of_recorded_judgements(
         assert await asyncio.to_thread(main, [*arguments, "--out", str(tmp_path / "out")]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if f"all ({len(rows)})" in line)
     assert re.findall(r"(\d\.\d{3}) \[", line) == by_hand(rows)
+
+
+@pytest.mark.parametrize("written", [("json", "letter", "text"), ("letter", "text"), ("letter",), ("text",)], ids=str)
+async def test_judge_check_asks_in_the_format_that_the_judge_can_write(
+    written: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data = tmp_path / "pairs.jsonl"
+    pairs = [{"query": f"Why {number}?", "first": "So.", "second": "No.", "better": 1} for number in range(4)]
+    data.write_text("\n".join(map(json.dumps, pairs)))
+    async with judge_that_writes(*written).server() as server:
+        arguments = ["judge-check", "--data", str(data), "--base-url", str(server.make_url("/v1"))]
+        assert await asyncio.to_thread(main, arguments) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "all (4)" in line)
+    assert re.findall(r"(\d\.\d{3}) \[", line)[-2:] == ["1.000", "1.000"], "it prefers the first shown; all is readable"
+
+
+async def test_judge_check_of_a_judge_that_writes_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"query": "Why?", "first": "So.", "second": "No.", "better": 1}))
+    async with judge_that_writes().server() as server:
+        arguments = ["judge-check", "--data", str(data), "--base-url", str(server.make_url("/v1"))]
+        assert await asyncio.to_thread(main, arguments) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "all (1)" in line)
+    assert "0.000 [" in line
 
 
 def test_unreadable_reply_counts_only_against_readability() -> None:

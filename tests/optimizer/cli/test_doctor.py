@@ -46,6 +46,30 @@ async def test_doctor_finds_nothing_to_say_about_a_full_server(tmp_path: Path) -
     assert {"models.task answers", "models.judge judges", "models.optimizer rewrites"} <= subjects
 
 
+@pytest.mark.parametrize("limits", [[], ["n of 2"], ["n of 1"], ["no field n"], ["vague about n"]], ids=str)
+async def test_doctor_tries_the_rewrites_of_answers(limits: list[str], tmp_path: Path) -> None:
+    search, examples = {"actions": 1}, {"queries": 4, "actions": 4}
+    async with open_limited_models(limits={"optimizer": limits}) as (models, url):
+        findings = await examine(write_run(tmp_path / "run", url, search=search, examples=examples))
+        assert any("\n\nAnswer:\n" in prompt for model, prompt in models.requests if model == "optimizer")
+    found = next(finding for finding in findings if finding.subject == "models.optimizer rewrites answers")
+    assert (found.ok, found.message) == (True, "4 of 4 rewrites of an answer can be read")
+    assert all(finding.ok for finding in findings)
+    assert ("max_choices" in str(snippets(findings))) == bool(limits)
+
+
+async def test_writer_that_refuses_only_rewrites_of_answers_is_a_finding(tmp_path: Path) -> None:
+    def fault(body: Mapping[str, Any]) -> tuple[int, bytes] | None:
+        is_answer = "\n\nAnswer:\n" in body["messages"][0]["content"] and body["model"] == "optimizer"
+        return (400, b'{"error": "no"}') if is_answer else None
+
+    async with open_limited_models(fault=fault) as (_, url):
+        findings = await examine(write_run(tmp_path / "run", url, examples={"queries": 4}))
+        others = await examine(write_run(tmp_path / "run", url, examples={"queries": 0}))
+    assert [finding.subject for finding in findings if not finding.ok] == ["models.optimizer rewrites answers"]
+    assert all(finding.ok for finding in others), "without [examples], no such request is tried"
+
+
 SINGLE = ("n of 2", "vague about json_schema")
 ALL = [name for name in LIMITS if "system" not in name and "developer" not in name and not name.startswith("vague")]
 

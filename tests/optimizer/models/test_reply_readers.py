@@ -1,6 +1,5 @@
 """Tests that the names of reply readers stay as they are: with other names, old journals would be paid for again."""
 
-from optimizer.evaluation.judge_agreement import read_either
 from optimizer.models.task_model import read_chat, read_completion, read_echo
 from optimizer.rewards.judge_protocol import (
     rating_reader,
@@ -14,12 +13,11 @@ from optimizer.stages.prompt_stage import read_prompts
 
 
 def test_names_of_reply_readers_do_not_change() -> None:
-    judge = {read_choice.name, rating_reader([]).name, read_preference.name, read_either.name}
+    judge = {read_choice.name, rating_reader([]).name, read_preference.name}
     assert judge == {
         "optimizer.judge.read_choice",
         "optimizer.judge.read_verdict",
         "optimizer.judge.read_preference",
-        "optimizer.judge_check.read_either",
     }
     letters = {read_digit.name, read_preference_letter.name}
     assert letters == {"optimizer.judge.read_digit", "optimizer.judge.read_preference_letter"}

@@ -11,6 +11,8 @@ from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
 from optimizer.stages.estimate import estimate, simulate
 from optimizer.stages.run_context import open_run_context
+from tests.optimizer.rewards.test_judge_formats import with_log_probabilities
+from tests.optimizer.scripted_endpoint import completion
 from tests.optimizer.scripted_models import open_scripted_models, write_run
 
 
@@ -33,3 +35,38 @@ async def test_row_that_cannot_be_used_does_not_end_the_estimate(tmp_path: Path)
         with Journal(tmp_path / "estimate") as journal:
             async with open_run_context(config, journal, print) as context:
                 assert (await estimate(context)).calls.median > 0
+
+
+@pytest.mark.parametrize("weights", [{"judge": 1.0}, {"judge": 0.5, "rules": 0.5}])
+@pytest.mark.parametrize("examples", [0, 10])
+async def test_judge_that_replies_with_digits_is_called_for_each_criterion(
+    weights: Mapping[str, float], examples: int, tmp_path: Path
+) -> None:
+    tables: dict[str, Any] = {"reward": {"weights": weights, "confirm": 4}, "examples": {"queries": examples}}
+    config = read_config(write_run(tmp_path, "http://127.0.0.1:9", **tables))
+    data = read_split(config.data, 0)
+    for seed in range(3):
+        whole = await simulate(config, data, seed)
+        letters = await simulate(config, data, seed, asks_for_letters=True)
+        ratings = letters["task"]
+        assert letters["judge"] >= 2 * ratings, "at least two criteria for each answer"
+        assert letters["judge"] <= 5 * ratings + 300
+        assert whole["judge"] < letters["judge"]
+
+
+async def test_estimate_finds_out_that_the_judge_replies_with_digits(tmp_path: Path) -> None:
+    def only_digits(body: Mapping[str, Any]) -> tuple[int, bytes] | None:
+        if body["model"] != "judge":
+            return None
+        is_digit = "one digit" in body["messages"][0]["content"]
+        return with_log_probabilities("4", _4=1.0)[::2] if is_digit else completion("I would rather not.")[::2]
+
+    medians = []
+    async with open_scripted_models() as (models, url):
+        config = read_config(write_run(tmp_path, url, examples={"queries": 4}))
+        for fault in (models.fault, only_digits):
+            models.fault = fault
+            with Journal(tmp_path / fault.__name__) as journal:
+                async with open_run_context(config, journal, print) as context:
+                    medians.append((await estimate(context)).by_role["judge"].median)
+    assert medians[1] > 2 * medians[0]
