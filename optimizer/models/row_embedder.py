@@ -37,7 +37,7 @@ class RowEmbedder:
             reason = _reason(error)
             try:
                 self._embed([_TRIAL])
-            except Exception:  # noqa: BLE001 - see above
+            except Exception:  # noqa: BLE001 - the same foreign code as above
                 raise EmbedderError(reason) from error
             raise UnembeddableTextError(f"{reason}; it embeds other texts") from error
 
