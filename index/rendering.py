@@ -71,16 +71,15 @@ def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
     """
     if not messages:
         raise LayoutError("there are no messages: send at least one")
-    *earlier, last = messages
+    last = messages[-1]
     if last.role != "assistant":
-        return "".join(_turn(layout, message.role, message.text) for message in messages) + _opened_answer(layout)
-    history = "".join(_turn(layout, message.role, message.text) for message in earlier)
-    return history + _prefilled_answer(layout, last.text)
+        return render_turns(layout, messages) + _opened_answer(layout)
+    return render_turns(layout, messages[:-1]) + _prefilled_answer(layout, last.text)
 
 
 def render_turns(layout: TextLayout, messages: Sequence[Message]) -> str:
     """Return the client's messages in their order, without a marker of an answer at the end."""
-    return "".join(_turn(layout, message.role, message.text) for message in messages)
+    return "".join([_turn(layout, message.role, message.text) for message in messages])
 
 
 def render_text(layout: TextLayout, prompt: str, examples: Sequence[Example], messages: Sequence[Message]) -> str:

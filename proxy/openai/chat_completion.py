@@ -31,6 +31,7 @@ _CHAT_FIELDS: Final = frozenset(
     | {"chat_template", "chat_template_kwargs", "prompt", "prompt_embeds", "suffix", "echo"}
 )
 _COMPLETION_FIELDS: Final = ("prompt", "prompt_embeds", "suffix", "echo")
+_CHECKED_FIELDS: Final = frozenset({"tools", "functions", "modalities", *_COMPLETION_FIELDS})
 _TRANSLATED: Final = frozenset({"index", "text", "logprobs", "finish_reason"})
 _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
 
@@ -40,10 +41,10 @@ def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
 
     Raises BadRequestError for images, audio and tool calls, and for roles other than those in _ROLES.
     """
-    turns = tuple(_text_message(number, message) for number, message in enumerate(messages))
+    turns = [_text_message(number, message) for number, message in enumerate(messages)]
     pairs = zip(turns, messages, strict=True)
-    said = tuple(turn for turn, message in pairs if turn.role != "assistant" or not is_empty(message))
-    return said or turns
+    said = [turn for turn, message in pairs if turn.role != "assistant" or not is_empty(message)]
+    return tuple(said or turns)
 
 
 def _text_message(number: int, message: Mapping[str, Any]) -> Message:
@@ -58,11 +59,14 @@ def _text_message(number: int, message: Mapping[str, Any]) -> Message:
             f"messages[{number}]: a base model completes text and knows no tool calls. {_ALTERNATIVE}", param="messages"
         )
     content = message.get("content") or message_text(message)
-    return Message(_ROLES[role], content_text(content, f"messages[{number}].content"))
+    text = content if isinstance(content, str) else content_text(content, f"messages[{number}].content")
+    return Message(_ROLES[role], text)
 
 
 def check_completable(body: Mapping[str, Any]) -> None:
     """Raise BadRequestError if a base model cannot serve the chat request."""
+    if _CHECKED_FIELDS.isdisjoint(body):  # the usual case
+        return
     if name := requested_tools(body):
         raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
     if "audio" in list_field(body, "modalities"):
@@ -86,14 +90,16 @@ def completion_body(
         sampling: The default values of sampling fields. A value of the client takes precedence.
         max_tokens: The maximum number of tokens of the answer. It applies only if the client set no maximum.
     """
-    passed = without_empty_form_fields({name: value for name, value in body.items() if name not in _CHAT_FIELDS})
-    defaults = {name: value for name, value in sampling.items() if body.get(name) is None}
+    request = without_empty_form_fields({name: value for name, value in body.items() if name not in _CHAT_FIELDS})
+    for name, value in sampling.items():
+        if body.get(name) is None:
+            request[name] = value
     client_limit = client_max_tokens(body)
-    limit = max_tokens if client_limit is None else client_limit
-    request: JsonDict = {**passed, **defaults, "prompt": prompt, "max_tokens": limit}
+    request["prompt"] = prompt
+    request["max_tokens"] = max_tokens if client_limit is None else client_limit
     request.pop("stop", None)
     if stop:
-        request["stop"] = list(stop)
+        request["stop"] = stop
     request.pop("logprobs", None)
     if body.get("logprobs"):
         request["logprobs"] = body.get("top_logprobs") or 0

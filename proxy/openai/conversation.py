@@ -86,7 +86,7 @@ class Conversation:
         messages = self.messages
         if len(messages) > _MAX_SHORT_MESSAGES:
             return True
-        return sum(map(len, map(message_text, messages))) > _MAX_SHORT_CHARACTERS
+        return sum([len(message_text(message)) for message in messages]) > _MAX_SHORT_CHARACTERS
 
 
 def read_chat(body: Json) -> Conversation:
@@ -126,6 +126,8 @@ def _without_empty_end(messages: Sequence[Json]) -> Sequence[Json]:
 
     Some clients append the message that the model will write, while it is still empty.
     """
+    if not messages or messages[-1].get("role") != "assistant":  # the usual case
+        return messages
     end = len(messages)
     while end > 1 and messages[end - 1].get("role") == "assistant" and is_empty(messages[end - 1]):
         end -= 1

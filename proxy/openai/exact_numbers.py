@@ -27,8 +27,9 @@ def _simplified_byte(byte: int) -> str:
 
 
 _SIMPLIFIED: Final = "".join(map(_simplified_byte, range(256))).encode()
-_SUSPECT_PATTERNS: Final = (b"0" * (_MAX_EXACT_CHARACTERS + 2), b"0e000", b"0e-000")
-"""In simplified JSON, one of these occurs wherever orjson may change a number: many digits, or a large exponent."""
+_MANY_DIGITS: Final = b"0" * (_MAX_EXACT_CHARACTERS + 2)
+_LARGE_EXPONENT: Final = b"0e000"
+_SMALL_EXPONENT: Final = b"0e-000"
 
 
 def decode(data: bytes) -> Any:
@@ -48,9 +49,12 @@ def decode(data: bytes) -> Any:
 
 
 def _may_change_a_number(data: bytes) -> bool:
-    """Whether the data contains a suspect number, or a text that looks like one. This check is fast."""
-    simplified = data.translate(_SIMPLIFIED)
-    return any(pattern in simplified for pattern in _SUSPECT_PATTERNS)
+    """Whether the data contains a number that orjson may change, or a text that looks like one. The check is fast.
+
+    Such a number has many digits or a large exponent.
+    """
+    simple = data.translate(_SIMPLIFIED)
+    return _MANY_DIGITS in simple or _LARGE_EXPONENT in simple or _SMALL_EXPONENT in simple
 
 
 def _decode_exactly(data: bytes) -> Any:

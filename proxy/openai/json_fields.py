@@ -13,7 +13,8 @@ from proxy.core.errors import BadRequestError
 
 def object_field(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return the object in a field; {} if the field is absent or null. Raises BadRequestError for another type."""
-    return _typed(body, name, dict, "an object") or {}
+    value = body.get(name)
+    return {} if value is None else _typed(body, name, dict, "an object") or {}
 
 
 def list_field(body: Mapping[str, Any], name: str) -> Sequence[Any]:
@@ -28,7 +29,8 @@ def text_field(body: Mapping[str, Any], name: str) -> str:
 
 def flag_field(body: Mapping[str, Any], name: str) -> bool:
     """Return the boolean in a field; false if the field is absent or null. Raises BadRequestError for another type."""
-    return _typed(body, name, bool, "true or false") or False
+    value = body.get(name)
+    return bool(value) if value is None or value is True else _typed(body, name, bool, "true or false") or False
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

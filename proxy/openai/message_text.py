@@ -65,9 +65,11 @@ def _checked_text(part: object, field_name: str) -> str:
 
 def is_empty(message: Json) -> bool:
     """Whether a message says nothing: it has no visible character, no part other than text, and no tool call."""
+    content = message.get("content")
+    if content.__class__ is str and content and _is_plain(content[0]):  # the usual case
+        return False
     if any(message.get(name) for name in _OTHER_CONTENT):
         return False
-    content = message.get("content")
     if isinstance(content, list):
         if not all(_is_text_part(part) for part in content):
             return False
@@ -92,9 +94,13 @@ def is_blank(text: str) -> bool:
 
 def has_words(text: str) -> bool:
     """Whether a text has a letter, a digit or an emoji. Examples cannot be retrieved for a text that has none."""
-    if text and text[0].isascii() and text[0].isalnum():  # the usual case
+    if text and _is_plain(text[0]):  # the usual case
         return True
     return any((character.isalnum() or _is_emoji(character)) and not _is_invisible(character) for character in text)
+
+
+def _is_plain(character: str) -> bool:
+    return character.isascii() and character.isalnum()
 
 
 def _is_invisible(character: str) -> bool:

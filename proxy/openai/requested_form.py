@@ -4,10 +4,9 @@ The functions judge what a field means, not whether it is present. For example, 
 for plain text. All functions are pure.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from proxy.core.json_types import Json
+from proxy.core.json_types import Json, JsonDict
 
 _TOOL_FIELDS: Final = (("tools", "tool_choice"), ("functions", "function_call"))
 _GUIDED_FIELDS: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "grammar")
@@ -41,13 +40,13 @@ def structure_reason(body: Json) -> str | None:
     return "structured_outputs" if constrains else None
 
 
-def without_empty_form_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+def without_empty_form_fields(body: JsonDict) -> JsonDict:
     """Return a body without the fields of _FORM_FIELDS that ask for nothing, because some servers reject them.
 
     Without `stream`, the field `stream_options` also asks for nothing.
     """
     if _OPTIONAL_FIELDS.isdisjoint(body):
-        return dict(body)
+        return body
     unused = {"structured_outputs"} if not _constrains(body.get("structured_outputs")) else set()
     unused |= {name for name in _GUIDED_FIELDS if not is_set(body.get(name))}
     if _is_empty_format(body.get("response_format")):
