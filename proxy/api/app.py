@@ -47,7 +47,7 @@ GATEWAY: Final = web.AppKey("gateway", Gateway)
 CORS_ORIGINS: Final = web.AppKey("cors_origins", frozenset[str])
 
 _EXPOSED_HEADERS: Final = (
-    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Prompt-Only, X-Drpo-Degraded, "
+    "X-Drpo-Variant, X-Drpo-Bundle, X-Drpo-Examples, X-Drpo-Reduced, X-Drpo-Refusal, X-Drpo-Max-Tokens, "
     "X-Drpo-Experiment, X-Request-Id, Retry-After"
 )
 

@@ -12,8 +12,9 @@ from index.rendering import render_conversation, render_turns
 from index.types import Message
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
-from proxy.inference.reduction import ENDING_FIELDS, continues_last_message
+from proxy.inference.reduction import ENDING_FIELDS, continues
 from proxy.openai.json_fields import flag_field
+from proxy.openai.message_text import is_blank
 
 
 class AskedTurns(NamedTuple):
@@ -55,9 +56,10 @@ def asked_turns(body: Json, messages: Sequence[Json], turns: Sequence[Message]) 
             "Cannot set both `continue_final_message` and `add_generation_prompt` to true.",
             param="continue_final_message",
         )
-    continues = continues_last_message(body, messages)
     ends_with_answer = turns[-1].role == "assistant"
-    if continues:
+    if body.get("continue_final_message") and messages[-1].get("role") == "assistant" and not ends_with_answer:
+        return AskedTurns(tuple(turns), opens_answer=True, continues=False)  # The message to continue has no text.
+    if continues(body, is_answer=ends_with_answer, is_blank=is_blank(turns[-1].text)):
         return AskedTurns(tuple(turns), ends_with_answer, continues=True)
     if body.get("add_generation_prompt") is False:
         return AskedTurns(tuple(turns), opens_answer=False, continues=False)

@@ -21,7 +21,12 @@ from proxy.inference.answer_length import AnswerLimiter, asked_limit
 from proxy.inference.injection.injector import Injection, Injector
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan, make_plan
-from proxy.inference.reduction import BACKGROUND, reduction_reason, response_reduction_reason
+from proxy.inference.reduction import (
+    BACKGROUND,
+    continues_last_message,
+    reduction_reason,
+    response_reduction_reason,
+)
 from proxy.inference.request_bodies import bundle_sampling, injected_input, with_response_sampling, with_sampling
 from proxy.inference.setting import Setting
 from proxy.openai.chat_applications import answer_form
@@ -114,7 +119,7 @@ class Planner:
             return make_plan(await self._sampled_completion(body, setting, served), choice, COMPLETIONS)
         asked = AskedTurns((Message("user", _completion_prompt(body)),), opens_answer=True, continues=False)
         conversation = replace(conversation, opening=asked.turns[0].text)
-        text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, ()))
+        text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, continues=False))
         sent = {**text.sent, "logprobs": body["logprobs"]} if "logprobs" in body else text.sent
         plan = make_plan(model.dialect.completion_request(sent), choice, COMPLETIONS, text.injection)
         plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
@@ -132,7 +137,9 @@ class Planner:
         if choice.variant != ALIGNED:
             sent = await self._limiter.limit_chat(sent, conversation, setting, None, client)
             return make_plan(sent, choice, CHAT, conversation_key=conversation.key)
-        reason = reduction_reason(body, messages, is_background=conversation.is_background)
+        reason = reduction_reason(
+            body, continues=continues_last_message(body, messages), is_background=conversation.is_background
+        )
         injection = await self._injector.choose_examples(
             served, setting.model, conversation.query, reason, client, body
         )
@@ -173,7 +180,7 @@ class Planner:
         asked = asked_turns(body, messages, turns)
         if setting.choice.variant != ALIGNED or served is None:
             return await self._chat_as_raw_text(conversation, setting, asked.turns)
-        reason = reduction_reason(body, messages, is_background=conversation.is_background)
+        reason = reduction_reason(body, continues=asked.continues, is_background=conversation.is_background)
         text = await self._injected_text(conversation, setting, served, asked, reason, is_long=is_long)
         form = _background_form(turns, model) if reason == BACKGROUND else {}
         sent = model.dialect.completion_request({**text.sent, **form})

@@ -37,18 +37,18 @@ schema, without it 18. It refused 1 of 18 harmful questions with it, and 0 witho
 """
 
 
-def reduction_reason(body: Json, messages: Sequence[Json], *, is_background: bool = False) -> str | None:
+def reduction_reason(body: Json, *, continues: bool, is_background: bool = False) -> str | None:
     """Return why a chat request or text completion gets no retrieved examples; None if it may get them.
 
     The reason is `tools`, `response_format` or `structured_outputs` if the request asks for such an answer. It is
     `background` if a chat client sent the request on its own. It is `prefill` if the model must continue the last
-    message.
+    message (`continues`).
     """
     if reason := requested_form(body):
         return reason
     if is_background:
         return BACKGROUND
-    return PREFILL if continues_last_message(body, messages) else None
+    return PREFILL if continues else None
 
 
 def response_reduction_reason(body: Json, items: Sequence[Json], *, is_background: bool = False) -> str | None:
@@ -62,20 +62,31 @@ def response_reduction_reason(body: Json, items: Sequence[Json], *, is_backgroun
         return NO_INPUT
     if body.get("previous_response_id") or body.get("conversation"):
         return PREVIOUS_RESPONSE
-    return reduction_reason(body, items, is_background=is_background)
+    return reduction_reason(body, continues=continues_last_message(body, items), is_background=is_background)
 
 
 def continues_last_message(body: Json, messages: Sequence[Json]) -> bool:
+    """Return whether a chat model must continue the last message, instead of writing a new one (see `continues`)."""
+    if not messages:
+        return False
+    last = messages[-1]
+    return continues(body, is_answer=last.get("role") == "assistant", is_blank=is_empty(last))
+
+
+def continues(body: Json, *, is_answer: bool, is_blank: bool) -> bool:
     """Return whether the model must continue the last message, instead of writing a new one.
 
     By default, the model continues an assistant message that is not empty. The fields `continue_final_message` and
     `add_generation_prompt` have the same meaning as in vLLM: they take precedence over the default.
+
+    Args:
+        body: The body of the request.
+        is_answer: Whether the last message is an assistant message.
+        is_blank: Whether the last message is empty.
     """
-    if not messages:
-        return False
     if not ENDING_FIELDS.isdisjoint(body):
         if flag_field(body, "continue_final_message"):
-            return not is_empty(messages[-1])
+            return not is_blank
         if body.get("continue_final_message") is False or flag_field(body, "add_generation_prompt"):
             return False
-    return messages[-1].get("role") == "assistant" and not is_empty(messages[-1])
+    return is_answer and not is_blank

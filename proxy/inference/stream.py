@@ -1,10 +1,11 @@
 """Converts the stream of a backend for the client, part by part, and decides how the stream ends.
 
 A stream ends in one of four ways. It is complete after `[DONE]`, or when it stops after all its answers have finished:
-some servers send no `[DONE]`. An event that reports an error ends it with an error. An event that is malformed ends it
-with an error. If it stops before its answers have finished, it is truncated, which is an error too. The client then
-gets exactly one closing event: `[DONE]`, the last event of a response, or one error event. Later events of the backend
-are ignored. The module does no I/O and does not depend on the format of the events.
+some servers send no `[DONE]`, or send it in another form. An event that reports an error ends it with an error. An
+event that is malformed, before the answers have finished, ends it with an error. If it stops before its answers have
+finished, it is truncated, which is an error too. The client then gets exactly one closing event: `[DONE]`, the last
+event of a response, or one error event. Later events of the backend are ignored. The module does no I/O and does not
+depend on the format of the events.
 """
 
 import re
@@ -117,6 +118,12 @@ class StreamConverter:
                 converted.append(self._convert_event(event))
                 if self.ended:
                     break
+        except BackendProtocolError as error:
+            if self._format.finished:  # What follows a finished answer cannot spoil it.
+                self.ended = True
+                converted.append(self._format.end())
+            else:
+                self._fail(error)
         except ProxyError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - the headers are sent, so any defect must end in an error event

@@ -113,7 +113,7 @@ class _ChunkFormat(ABC):
 
     def _record_ends(self, choices: Sequence[Mapping[str, Any]]) -> None:
         self._begun.update(choice.get("index", 0) for choice in choices)
-        ended = [choice.get("index", 0) for choice in choices if choice.get("finish_reason") is not None]
+        ended = [choice.get("index", 0) for choice in choices if choice.get("finish_reason")]
         if ended:
             self._ended.update(ended)
         self.finished = self._begun == self._ended and len(self._ended) >= self._answers
@@ -280,7 +280,7 @@ def _only_text(payload: Mapping[str, Any], form: ChoiceForm) -> tuple[str, str] 
     """Return the field and the text of a chunk that only adds text to one choice; None for other chunks."""
     choices = payload["choices"]
     choice = choices[0]
-    if len(choices) != 1 or payload.get("usage") or choice.get("finish_reason") is not None or choice.get("logprobs"):
+    if len(choices) != 1 or payload.get("usage") or choice.get("finish_reason") or choice.get("logprobs"):
         return None
     holder: Mapping[str, Any] = {"text": choice.get("text")} if form == "text" else choice.get("delta") or {}
     texts = [(name, text) for name, text in holder.items() if name != "role" and isinstance(text, str) and text]

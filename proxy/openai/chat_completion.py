@@ -16,7 +16,7 @@ from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
 from proxy.openai.json_fields import list_field
 from proxy.openai.logprobs import chat_logprobs
-from proxy.openai.message_text import content_text, is_empty, message_text
+from proxy.openai.message_text import content_text, is_blank, message_text
 from proxy.openai.requested_form import is_set, requested_tools, without_empty_form_fields
 
 _ROLES: Final[Mapping[str, Role]] = {
@@ -37,14 +37,14 @@ _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `r
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the messages as text, without empty assistant messages: they would teach the model to answer nothing.
+    """Return the messages as text, without assistant messages that have no text.
+
+    They would teach the model to answer nothing. A message with reasoning alone has no text that a base model reads.
 
     Raises BadRequestError for images, audio and tool calls, and for roles other than those in _ROLES.
     """
     turns = [_text_message(number, message) for number, message in enumerate(messages)]
-    pairs = zip(turns, messages, strict=True)
-    said = [turn for turn, message in pairs if turn.role != "assistant" or not is_empty(message)]
-    return tuple(said or turns)
+    return tuple([turn for turn in turns if turn.role != "assistant" or not is_blank(turn.text)] or turns)
 
 
 def _text_message(number: int, message: Mapping[str, Any]) -> Message:
@@ -58,7 +58,9 @@ def _text_message(number: int, message: Mapping[str, Any]) -> Message:
         raise BadRequestError(
             f"messages[{number}]: a base model completes text and knows no tool calls. {_ALTERNATIVE}", param="messages"
         )
-    content = message.get("content") or message_text(message)
+    content = message.get("content")
+    if content is None or content in ("", []):
+        return Message(_ROLES[role], message_text(message))
     text = content if isinstance(content, str) else content_text(content, f"messages[{number}].content")
     return Message(_ROLES[role], text)
 
@@ -212,7 +214,7 @@ class ChatChunks:
         choice = choices[0]
         index, text = choice.get("index", 0), choice.get("text")
         begun = index in self.begun and (index in self.trimmed or not self.shape.trim)
-        continues = begun and choice.get("finish_reason") is None and not choice.get("logprobs")
+        continues = begun and not choice.get("finish_reason") and not choice.get("logprobs")
         return text if continues and isinstance(text, str) and text else None
 
     def finish(self) -> list[JsonDict]:
@@ -238,7 +240,7 @@ class ChatChunks:
         logprobs = chat_logprobs(choice.get("logprobs"), self.shape.top_logprobs)
         if text or logprobs:
             yield _delta(index, {"content": text}, logprobs=logprobs)
-        if choice.get("finish_reason") is not None:
+        if choice.get("finish_reason"):  # some servers send an empty text until the answer ends
             extras = {name: value for name, value in choice.items() if name not in _TRANSLATED}
             yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
 

@@ -89,6 +89,8 @@ def other_parts(messages: Sequence[Json]) -> int:
 
 def is_blank(text: str) -> bool:
     """Whether a text has no visible character."""
+    if text and _is_plain(text[0]):  # the usual case
+        return False
     return not any(character.isprintable() and not _is_invisible(character) for character in text)
 
 

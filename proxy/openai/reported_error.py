@@ -11,10 +11,15 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from proxy.core.errors import BackendProtocolError, BackendReportedError
-from proxy.openai.backend_reply import parse_reply
+from proxy.openai.backend_reply import BYTE_ORDER_MARK, parse_reply
 
-_MESSAGE_FIELDS: Final = ("message", "msg", "detail", "error_message", "error_description", "errors", "error", "title")
-_CODE_FIELDS: Final = ("code", "status_code", "status", "error_code")
+_MESSAGE_FIELDS: Final = (
+    *("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "error_description"),
+    *("errors", "error", "exception", "title"),
+)
+_ERROR_FIELDS: Final = ("errors", "error_message", "error_msg", "errorMessage", "error_code", "errorCode", "exception")
+"""Fields that an object has only if it describes an error."""
+_CODE_FIELDS: Final = ("code", "status_code", "statusCode", "status", "error_code", "errorCode")
 _MAX_MESSAGE: Final = 4_000  # characters
 _MAX_PLAIN_TEXT: Final = 300  # characters
 _MAX_DEPTH: Final = 4
@@ -30,6 +35,17 @@ _ADDRESS: Final = re.compile(
     r"|\b[a-z0-9][\w.-]*:\d{4,5}\b|\blocalhost\b|\b[\w-]+(?:\.[\w-]+)*\.(?:svc|local|internal)\b[\w.]*",  # a host name
     re.IGNORECASE,
 )
+_PRIVATE: Final = (
+    r"(?<![\d.])(?:(?:10|127)\.\d{1,3}|192\.168|169\.254|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?![\d.]*\d)"
+)
+_NAME: Final = r"[\w-]+(?:\.[\w-]+)*\.(?:svc|local|internal)\b[\w.]*"
+_INTERNAL_HOST: Final = rf"(?:{_PRIVATE}|\[[0-9a-f:.]+\]|{_NAME}|[\w-]+)"
+_INTERNAL_ADDRESS: Final = re.compile(
+    rf"https?://{_INTERNAL_HOST}(?![\w.-])[^\s'\"<>)]*"  # a URL whose host is not public, such as http://vllm:8000/v1
+    rf"|{_PRIVATE}(?::\d+)?|\blocalhost(?::\d+)?\b|\b{_NAME}(?::\d+)?",
+    re.IGNORECASE,
+)
+_PAGE: Final = re.compile(r"[\ufeff\s]*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 _HINTS: Final[Mapping[int, str]] = {
     401: " It, or a gateway in front of it, did not accept the key.",
     403: " It, or a gateway in front of it, refused access.",
@@ -51,10 +67,15 @@ def find_error(payload: Mapping[str, Any]) -> BackendReportedError | None:
         return _reported(payload, payload)
     if "choices" in payload:
         return _error_of_a_choice(payload["choices"])
+    return _reported(payload, payload) if _describes_an_error(payload) else None
+
+
+def _describes_an_error(payload: Mapping[str, Any]) -> bool:
+    """Whether an object without choices describes an error in one of the forms of FastAPI, gateways and clouds."""
+    if payload.get("success") is False or any(payload.get(name) for name in _ERROR_FIELDS):
+        return True
     is_short = len(payload) <= _MAX_FIELDS
-    if is_short and ("detail" in payload or isinstance(payload.get("message"), str)):  # as FastAPI and gateways do
-        return _reported(payload, payload)
-    return None
+    return is_short and ("detail" in payload or isinstance(payload.get("message"), str))
 
 
 def _error_of_a_choice(choices: object) -> BackendReportedError | None:
@@ -99,7 +120,7 @@ def _without_json(status: int, content_type: str, data: bytes) -> BackendReporte
     Plain text is kept if the request was wrong, because it says what was wrong. The text of a failing server or a
     gateway says where it failed, so it is not kept.
     """
-    text = data.decode("utf-8", "replace").strip()
+    text = data.removeprefix(BYTE_ORDER_MARK).decode("utf-8", "replace").strip()
     is_reason = content_type in ("text/plain", "") and status < _SERVER_ERROR and not text.startswith("<")
     return _reported(" ".join(text.split())[:_MAX_PLAIN_TEXT] if is_reason else "", {}, status)
 
@@ -107,9 +128,13 @@ def _without_json(status: int, content_type: str, data: bytes) -> BackendReporte
 def without_addresses(text: str, status: int) -> str:
     """Return the text of an error without addresses, which a gateway or a failing server may name.
 
-    An error with a status below 500 may name a URL of the client's request, so its text is not changed.
+    An error with a status below 500 may name a URL of the client's request, so only internal addresses are removed
+    from it. A web page has no reason in it, so nothing of it is kept.
     """
-    return text if status < _SERVER_ERROR else _ADDRESS.sub("[address]", text[:_MAX_MESSAGE])
+    if _PAGE.match(text):
+        return ""
+    addresses = _INTERNAL_ADDRESS if status < _SERVER_ERROR else _ADDRESS
+    return addresses.sub("[address]", text[:_MAX_MESSAGE]) if addresses.search(text) else text
 
 
 def _reported(error: object, around: Mapping[str, Any], status: int | None = None) -> BackendReportedError:

@@ -29,9 +29,17 @@ def requested_form(body: Json) -> str | None:
 def requested_tools(body: Json) -> str | None:
     """Return the field whose tools the model may call, `tools` or `functions`; None if it may call no tools."""
     for name, choice in _TOOL_FIELDS:
-        if body.get(name) and body.get(choice) != "none":
+        if body.get(name) and _may_call(body.get(choice)):
             return name
     return None
+
+
+def _may_call(choice: object) -> bool:
+    """Whether a `tool_choice` allows a call. It is a word, or an object such as `{"type": "none"}`."""
+    if not isinstance(choice, dict):
+        return choice != "none"
+    allowed = choice.get("allowed_tools", choice)
+    return choice.get("type") != "none" and not (isinstance(allowed, dict) and allowed.get("tools") == [])
 
 
 def structure_reason(body: Json) -> str | None:

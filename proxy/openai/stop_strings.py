@@ -147,7 +147,7 @@ class StopCutter:
             self.ended.add(index)
             yield from _parts_before(parts, *found)
             return
-        is_last = choice.get("finish_reason") is not None
+        is_last = bool(choice.get("finish_reason"))
         length = len(text) if is_last else len(text) - _possible_stop_length(text, self.rules)
         count = _parts_within(parts, length)
         yield from parts[:count]

@@ -138,6 +138,16 @@ OTHER_FORMS = {
     "no reason": (b"{}", "reason"),
     "nginx": (b"<html><head><title>413 Request Entity Too Large</title></head>10.1.2.3 nginx/1.2</html>", "reason"),
     "an upper-case page": (b"  <HTML>http://10.1.2.3:8000/</HTML>", "reason"),
+    "a page after a byte order mark": (b"\xef\xbb\xbf<html>10.1.2.3 nginx</html>", "reason"),
+    "a page in JSON": (b'{"error": "<!DOCTYPE html><html>10.1.2.3 nginx</html>"}', "reason"),
+    "a page in OpenAI's object": (b'{"error": {"message": "\\n<html>10.1.2.3 nginx</html>"}}', "reason"),
+    "a route in JSON": (b'{"detail": "No route to http://10.1.2.3:8000/v1"}', "No route to [address]"),
+    "a route in OpenAI's object": (
+        b'{"error": {"message": "no route to 10.1.2.3:8000", "type": "x", "param": null, "code": null}}',
+        "no route to [address]",
+    ),
+    "a route to a name": (b'{"message": "http://secret.default.svc:80/v1 is gone"}', "[address] is gone"),
+    "a route to a short name": (b'{"message": "http://secret:80/v1 is gone"}', "[address] is gone"),
     "nothing": (b"", "reason"),
     "not UTF-8": (b"\xff\xfe", ""),
 }
@@ -172,6 +182,27 @@ async def test_503_of_a_backend_that_loads_has_retry_after(given: str | None) ->
     async with scripted_backend(script) as backend, serving(backend.url, **PATIENCE) as proxy:
         status, headers, reply = await proxy.chat(stream=True)
     assert (status, headers["Retry-After"], reply["error"]["message"]) == (503, given or "5", "Loading model")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Could not fetch https://example.com:8080/cat.png",
+        "messages:12345 is too long",
+        "drpo 10.2.3 has no 1.10.2.3.4",
+        "max_tokens is 10.5",
+        "n must be at most 127",
+    ],
+)
+async def test_error_about_the_request_of_a_client_stays_as_it_is(text: str) -> None:
+    body = orjson.dumps({"error": {"message": text, "type": "BadRequestError", "param": None, "code": 400}})
+
+    async def script(reply: Reply, _: Received) -> None:
+        await reply.whole(body, "400 Whatever")
+
+    async with scripted_backend(script) as backend, serving(backend.url) as proxy:
+        async with proxy.session.post("/v1/chat/completions", json=_chat(stream=False)) as response:
+            assert await response.read() == body
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])

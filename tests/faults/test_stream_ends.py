@@ -94,6 +94,10 @@ ERRORS: dict[str, bytes] = {
     "a gateway's": b'data: {"message": "out of memory"}\n\n',
     "CRLF": b'data: {"error": {"message": "out of memory"}}\r\n\r\n',
     "without a blank line": b'data: {"error": {"message": "out of memory"}}\n',
+    "a list of errors": b'data: {"errors": [{"message": "out of memory"}]}\n\n',
+    "success is false": b'data: {"success":false,"message":"out of memory","code":507,"id":"x","data":null}\n\n',
+    "a cloud's": b'data: {"statusCode": 500, "errorMessage": "out of memory", "a": 1, "b": 2, "c": 3}\n\n',
+    "an exception": b'data: {"exception": "out of memory", "trace": null}\n\n',
     "without an event": b'{"error": {"message": "out of memory"}}\n\n',
 }
 
@@ -157,6 +161,12 @@ ENDS: dict[str, bytes] = {
     "CRLF": b"data: [DONE]\r\n\r\n",
     "CR": b"data: [DONE]\r\r",
     "an id": b"id: 7\ndata: [DONE]\n\n",
+    "in quotation marks": b'data: "[DONE]"\n\n',
+    "in lower case": b"data: [done]\n\n",
+    "a word": b"data: done\n\n",
+    "a list": b"data: []\n\n",
+    "a malformed chunk": b'data: {"choices": [null]}\n\n',
+    "a named event": b"event: done\ndata:\n\n",
     "twice": b"data: [DONE]\n\ndata: [DONE]\n\n",
     "more after it": b'data: [DONE]\n\ndata: {"choices": [{"index": 0, "delta": {"content": "x"}, "text": "x"}]}\n\n',
 }
@@ -173,6 +183,19 @@ async def test_stream_whose_answer_has_finished_is_complete(end: str, kind: str,
     assert received[-1] == b"[DONE]"
     assert received.count(b"[DONE]") == 1
     assert text_of(received) == "Because"
+
+
+@KINDS
+@pytest.mark.parametrize("reason", ["stop", None])
+async def test_empty_finish_reason_does_not_finish_an_answer(kind: str, reason: str | None) -> None:
+    parts = [chunk(kind, text, "") for text in ("Be", "ca", "use")] + ([chunk(kind, "", reason)] if reason else [])
+    async with scripted_backend(sends(*parts), kind=kind) as backend, serving(backend.url) as proxy:
+        received = payloads(await proxy.stream())
+        assert await outcome(proxy) == ("complete" if reason else "truncated")
+    assert text_of(received) == "Because"
+    assert (received[-1] == b"[DONE]") == bool(reason)
+    choices = [choice for one in received if isinstance(one, dict) for choice in one.get("choices", ())]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [reason] * bool(reason)
 
 
 @KINDS

@@ -291,6 +291,16 @@ async def test_any_origin_is_allowed_by_an_asterisk_and_without_credentials() ->
             assert response.status == 405
 
 
+async def test_page_of_another_origin_may_read_all_headers_of_the_proxy() -> None:
+    messages = [{"role": "user", "content": "word " * 970}]
+    async with scripted_backend(answer, context=1000) as backend, serving(backend.url, cors=["*"]) as proxy:
+        _, headers, _ = await proxy.chat(messages=messages, max_tokens=25, headers={"Origin": "https://app.test"})
+    exposed = headers["Access-Control-Expose-Headers"].lower().split(", ")
+    added = {name.lower() for name in headers if name.lower().startswith("x-drpo-")}
+    assert {"x-drpo-reduced", "x-drpo-refusal"} <= added <= {*exposed}
+    assert "x-drpo-max-tokens" in exposed
+
+
 async def test_request_id_is_passed_on_or_generated() -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         _, headers, _ = await proxy.chat(headers={"X-Request-Id": "mine-1"})

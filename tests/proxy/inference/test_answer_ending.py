@@ -75,6 +75,40 @@ async def test_conversation_of_one_empty_message_is_answered() -> None:
         assert (status, headers["x-drpo-examples"], headers["x-drpo-reduced"]) == (200, "refuse", "no_query")
 
 
+@pytest.mark.parametrize(
+    "unread",
+    [
+        {"content": "", "reasoning_content": "The user asks why."},
+        {"content": None, "reasoning": "The user asks why."},
+        {"content": " ", "audio": {"id": "audio_1"}},
+        {"content": [], "reasoning": "The user asks why.", "refusal": ""},
+    ],
+)
+async def test_message_without_text_that_a_base_model_reads_counts_as_absent(unread: dict[str, Any]) -> None:
+    message = {"role": "assistant", **unread}
+    _, usual, expected = await asked("completion", messages=[USER])
+    _, headers, sent = await asked("completion", messages=[USER, message])
+    assert (sent, headers["x-drpo-examples"]) == (expected, usual["x-drpo-examples"])
+    _, _, sent = await asked("completion", messages=[{"role": "user", "content": "hello"}, message, USER])
+    assert sent["prompt"].endswith("# Query:\nhello\n\n" + OPENED)
+    _, headers, _ = await asked("chat", messages=[USER, message])
+    assert headers["x-drpo-reduced"] == "prefill", "the chat template may write the reasoning"
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+async def test_base_model_begins_the_answer_that_it_must_continue_if_it_is_empty(empty: dict[str, Any]) -> None:
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    _, headers, sent = await asked("completion", messages=[USER, {"role": "assistant", **empty}], **fields)
+    assert sent["prompt"].endswith(OPENED)
+    assert headers["x-drpo-examples"].endswith("sky")
+
+
+@pytest.mark.parametrize("content", [{}, 0, False, 5, True, {"text": "x"}])
+async def test_content_that_is_no_text_is_400_on_a_base_model(content: Any) -> None:
+    status, _, reply = await asked("completion", messages=[{"role": "user", "content": content}])
+    assert (status, reply["error"]["message"]) == (400, "messages[0].content must be a string or a list of parts.")
+
+
 async def test_chat_model_keeps_an_empty_message_that_it_must_continue() -> None:
     messages = [USER, {"role": "assistant", "content": ""}]
     fields = {"continue_final_message": True, "add_generation_prompt": False}

@@ -11,6 +11,9 @@ USER = {"role": "user", "content": "Why is the sky blue?"}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 NOTHING: tuple[dict[str, Any], ...] = (
     {"tools": TOOLS, "tool_choice": "none"},
+    {"tools": TOOLS, "tool_choice": {"type": "none"}},
+    {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+    {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
     {"tools": [], "tool_choice": "auto"},
     {"tools": None, "tool_choice": None, "parallel_tool_calls": False},
     {"functions": [{"name": "f"}], "function_call": "none"},
@@ -68,6 +71,8 @@ async def test_the_same_holds_for_the_responses_api(kind: str, fields: dict[str,
     [
         ({"tools": TOOLS}, "tools"),
         ({"tools": TOOLS, "tool_choice": "required"}, "tools"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tools"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": TOOLS}}, "tools"),
         ({"functions": [{"name": "f"}]}, "tools"),
         ({"structured_outputs": {"json": {}}}, "structured_outputs"),
         ({"structured_outputs": {"unheard_of": "x"}}, "structured_outputs"),
