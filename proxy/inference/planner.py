@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import uuid4
 
+from index.layouts import SEPARATOR
 from index.rendering import render_chat, render_raw, text_prompt
 from index.types import Message
 from proxy.backends.discovery import Model
@@ -225,7 +226,8 @@ class Planner:
         default = 0
         if client_max_tokens(body) is None:
             default = await self._injector.max_tokens(prompt.text, injection.tokens, client, model, served)
-        stops, cut_at = _stops(body, prompt.stop, model)
+        begins_line = asked.opens_answer and prompt.text.endswith("\n")
+        stops, cut_at = _stops(body, prompt.stop, SEPARATOR if begins_line else "", model)
         sent = completion_body(body, prompt.text, stops, bundle_sampling(served), default)
         limited = await self._limiter.limit_text(sent, body, setting, injection, asked.turns, client)
         lowered = None if limited is sent else _lowered_limit(body, limited)
@@ -247,18 +249,18 @@ def _lowered_limit(body: Json, sent: Json) -> int | None:
     return limit if asked is not None and limit is not None and limit < asked else None
 
 
-def _stops(body: Json, layout_stops: tuple[str, ...], model: Model) -> tuple[tuple[str, ...], StopRules]:
+def _stops(body: Json, layout_stops: tuple[str, ...], before: str, model: Model) -> tuple[tuple[str, ...], StopRules]:
     """Return the stop strings for the backend, and the rules by which the proxy itself cuts the answer."""
-    includes_client = flag_field(body, "include_stop_str_in_output")
-    return _split_stops(layout_stops, tuple(client_stop(body)), model.dialect.max_stop_strings, includes_client)
+    includes, limit = flag_field(body, "include_stop_str_in_output"), model.dialect.max_stop_strings
+    return _split_stops(layout_stops, tuple(client_stop(body)), limit, includes, before)
 
 
 @lru_cache(maxsize=_MAX_CACHED_RULES)
 def _split_stops(
-    layout: tuple[str, ...], client: tuple[str, ...], limit: int | None, includes_client: bool
+    layout: tuple[str, ...], client: tuple[str, ...], limit: int | None, includes_client: bool, before: str
 ) -> tuple[tuple[str, ...], StopRules]:
     sent, remaining = split_stop_strings(layout, client, limit)
-    return tuple(sent), StopRules(layout, remaining, includes_client)
+    return tuple(sent), StopRules(layout, remaining, includes_client, before)
 
 
 def _background_form(turns: Sequence[Message], model: Model) -> Json:

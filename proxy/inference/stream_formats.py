@@ -71,7 +71,7 @@ class _ChunkFormat(ABC):
         if not payload.get("choices"):
             return self._without_choices(event, payload)
         self._record_ends(checked_choices(payload, self._form))
-        if self._cutter is None or self._cutter.passes(event):
+        if self._cutter is None or (self._cutter.passes(event) and self._cutter.has_begun(payload["choices"])):
             return self._converted(event, payload)
         cut = self._cutter.cut(payload)
         self._record_ends(cut["choices"])

@@ -24,7 +24,7 @@ _OUTPUT_HEADING: Final = re.compile(r"^#{2,4} *\**output\b", re.IGNORECASE | re.
 _OUTPUT_FORM: Final = re.compile(r'\{\s*"([a-z_]{1,40})"\s*:\s*(\[|")')
 _MAX_TEXT: Final = 200  # characters of a text in the answer to a background request
 _MAX_TEXTS: Final = 5
-_TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)\s*\Z", re.IGNORECASE)
+_TASK_END: Final = re.compile(r"(?:</chat_history>|</text>\s*#{2,4} *output:?)[\s\"'`]*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ _LAST_TEMPLATES: Final = (
 _SYSTEM_TEMPLATES: Final = (
     _Template("available tools:", "choose and return the correct tool"),  # Open WebUI
     _Template("you are open webui's private memory reviewer"),
+    _Template("analyze if this message indicates a new conversation topic"),  # Claude Code
     _Template("你是一名擅长会话的助理", "标题"),  # Cherry Studio, LobeChat
     _Template("总结给出的会话", "标题"),  # Cherry Studio
 )

@@ -32,11 +32,14 @@ class StopRules:
         client: The client's stop strings that the backend did not get.
         include_client: Whether an answer includes the client's stop string that ended it. The client asks for this with
             the field `include_stop_str_in_output` of vLLM.
+        before: The line breaks that count as written before the answer, because the prompt ends with a line break. So
+            an answer that begins with a marker is empty: the model has written the next turn at once.
     """
 
     layout: tuple[str, ...]
     client: tuple[str, ...] = ()
     include_client: bool = False
+    before: str = ""
 
 
 def split_stop_strings(
@@ -76,7 +79,7 @@ def _choices(completion: Mapping[str, Any]) -> list[Any]:
 def _cut_choice(choice: Any, rules: StopRules) -> Any:
     if not isinstance(choice, dict):
         return choice
-    found = _find_end(_text(choice), rules)
+    found = _find_end(_text(choice), rules, rules.before, is_whole=True)
     return _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
 
 
@@ -85,18 +88,35 @@ def _text(choice: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _find_end(text: str, rules: StopRules) -> tuple[int, str | None] | None:
+def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tuple[int, str | None] | None:
     """Return the length of the answer in a text, and the client's stop string that ended it.
 
     The stop string is None if a stop string of the layout ended the answer. The result is None if no string did.
+
+    Args:
+        text: The text, or the beginning of the text.
+        rules: The stop strings.
+        before: The text that counts as written before the text.
+        is_whole: Whether no text follows. A marker at the end then lacks the line break after it.
     """
-    found = first_stop(text, (*rules.layout, *rules.client))
+    marker = first_stop(before + text, rules.layout)
+    if marker is None and is_whole:
+        marker = _marker_at_end(before + text, rules)
+    found = first_stop(text, rules.client) if rules.client else None
+    if marker is not None and (found is None or marker[0] - len(before) <= found[0]):
+        return max(0, marker[0] - len(before)), None
     if found is None:
         return None
     position, stop = found
-    if stop in rules.layout:
-        return position, None
     return (position + len(stop) if rules.include_client else position), stop
+
+
+def _marker_at_end(text: str, rules: StopRules) -> tuple[int, str] | None:
+    for stop in rules.layout:
+        marker = stop.rstrip("\n")
+        if text.endswith(marker):
+            return len(text) - len(marker), stop
+    return None
 
 
 def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
@@ -115,11 +135,17 @@ class StopCutter:
         rules: The stop strings.
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
+        begun: The indexes of the choices of which some text was returned.
     """
 
     rules: StopRules
     held: dict[int, list[JsonDict]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
+    begun: set[int] = field(default_factory=set)
+
+    def has_begun(self, choices: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether some text of each of these choices was returned. Before that, `cut` must see each chunk."""
+        return not self.rules.before or all(choice.get("index", 0) in self.begun for choice in choices)
 
     def passes(self, event: bytes) -> bool:
         """Return True if `cut` would not change the chunk of an event. The event is not parsed.
@@ -142,14 +168,17 @@ class StopCutter:
             return
         parts = [*self.held.pop(index, ()), _without_layout_reason(choice, self.rules)]
         text = "".join(map(_text, parts))
-        found = _find_end(text, self.rules)
+        is_last = bool(choice.get("finish_reason"))
+        before = "" if index in self.begun else self.rules.before
+        found = _find_end(text, self.rules, before, is_whole=is_last)
         if found is not None:
             self.ended.add(index)
             yield from _parts_before(parts, *found)
             return
-        is_last = bool(choice.get("finish_reason"))
-        length = len(text) if is_last else len(text) - _possible_stop_length(text, self.rules)
-        count = _parts_within(parts, length)
+        held = 0 if is_last else min(len(text), _possible_stop_length(before + text, self.rules))
+        count = _parts_within(parts, len(text) - held)
+        if any(map(_text, parts[:count])):
+            self.begun.add(index)
         yield from parts[:count]
         if parts[count:]:
             self.held[index] = parts[count:]

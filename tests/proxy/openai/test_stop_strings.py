@@ -185,6 +185,53 @@ async def test_comment_that_begins_like_a_marker_stays_in_the_answer(text: str) 
         assert _streamed_text(await proxy.stream()) == text
 
 
+@pytest.mark.parametrize(
+    ("pieces", "answer"),
+    [
+        (["# Query:\nmore"], ""),
+        (["#", " Query", ":", "\n", "more"], ""),
+        (["", "\n", "# Answer:\n42"], ""),
+        (["\n\n", "# Instructions:\nBe brief."], ""),
+        (["Yes.", "\n\n# Query:"], "Yes."),
+        (["Yes.\n", "\n# ", "Answer", ":"], "Yes."),
+        (["# Query"], "# Query"),
+        (["# Query: all orders", "\nrows()"], "# Query: all orders\nrows()"),
+        (["#", " Quer", "ies\n", "are fast"], "# Queries\nare fast"),
+        (["Yes.", "\n# Query:\n", "x"], "Yes.\n# Query:\nx"),
+    ],
+)
+async def test_marker_at_the_beginning_or_the_end_of_an_answer_is_a_marker(pieces: list[str], answer: str) -> None:
+    async with scripted_backend(runs_on(pieces)) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat()
+        assert reply["choices"][0]["message"]["content"] == answer
+        assert _streamed_text(await proxy.stream()) == answer
+        stream = await proxy.stream("/v1/completions", model="scripted@aligned", prompt="Hi.")
+        assert "".join(choice["text"] for choice in _choices_of(stream)) == answer
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"add_generation_prompt": False}, "# Answer:\nYes."),
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "The"}]}, "# Query:\nx"),
+    ],
+    ids=["the model writes the marker", "the model continues a line"],
+)
+async def test_marker_is_kept_where_no_turn_ends(fields: dict[str, Any], answer: str) -> None:
+    async with scripted_backend(runs_on([answer[:9], answer[9:]])) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.post("/v1/chat/completions", {"model": "scripted", **CHAT, **fields})
+        assert reply["choices"][0]["message"]["content"] == answer
+        assert _streamed_text(await proxy.stream(**fields)) == answer
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def _choices_of(stream: bytes) -> list[Any]:
+    events = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n") if event]
+    return [choice for event in events if event != b"[DONE]" for choice in orjson.loads(event)["choices"]]
+
+
 def _streamed_text(stream: bytes) -> str:
     events = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n") if event]
     chunks = [orjson.loads(event) for event in events if event != b"[DONE]"]
