@@ -101,6 +101,10 @@ BACKGROUND: Final[dict[str, list[dict[str, Any]]]] = {
         ),
         user("How do I bake bread?"),
     ],
+    "claude-code": [
+        system("Analyze if this message indicates a new conversation topic. If it does, extract a 2-3 word title ..."),
+        user("How do I bake bread?"),
+    ],
     "big-agi": [
         system("You are an AI conversation titles assistant who specializes in ... few-words chat titles."),
         user(f"...\n\n```\n{HISTORY}\n```"),
