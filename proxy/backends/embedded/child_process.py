@@ -39,8 +39,8 @@ _ERROR_LOG_LINES: Final = 5
 
 
 def check_context(context: int) -> None:
-    """Raise EmbeddedError if the embedded model cannot have this context length, in tokens."""
-    if not MIN_CONTEXT <= context <= _MAX_CONTEXT:
+    """Raise EmbeddedError if the embedded model cannot have this context length, in tokens. 0 is the default length."""
+    if context and not MIN_CONTEXT <= context <= _MAX_CONTEXT:
         raise EmbeddedError(f"--context {context}: the embedded model takes {MIN_CONTEXT} to {_MAX_CONTEXT} tokens.")
 
 

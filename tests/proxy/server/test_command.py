@@ -110,6 +110,13 @@ def test_bundle_that_cannot_be_served_is_reported_before_the_port_is_tried(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("context", [[], ["--context", "0"], ["--context", "512"]], ids=str)
+def test_embedded_model_with_a_context_that_it_has_passes_the_checks_before_the_port(context: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        done = run("--backend", "embedded", "--port", str(busy.getsockname()[1]), *context)
+    assert "in use" in done.stderr
+
+
 def _copy_with_remote_embedder(bundle: Path) -> None:
     shutil.copytree(default_bundle_directory(), bundle)
     manifest = bundle / "manifest.json"
