@@ -32,8 +32,8 @@ class BadLinesError(BundleFormatError):
 def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
     """Parse each line of a JSONL file that a person wrote. This function is the reader of all such files.
 
-    A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and a byte
-    order mark at the beginning of a line is ignored.
+    A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and byte
+    order marks at the beginning of a line are ignored.
 
     Args:
         data: The content of the file.
@@ -50,7 +50,9 @@ def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) ->
     numbered: list[tuple[int, T]] = []
     reasons: list[str] = []
     for n, line in enumerate(data.split(b"\n"), start=1):
-        text = line.removeprefix(_BYTE_ORDER_MARK)
+        text = line
+        while text.startswith(_BYTE_ORDER_MARK):  # several, if files that begin with one were joined by an editor
+            text = text.removeprefix(_BYTE_ORDER_MARK)
         if not text.strip():
             continue
         try:

@@ -27,6 +27,7 @@ from optimizer.data.dataset import read_lines
 Approve = Callable[[Example, float], bool]
 """A function that decides whether an example is approved. Arguments: the example, and its conversation's outcome."""
 _OUTCOME_FIELDS: Final = ("outcome", "score", "rating", "reward")
+_MAX_OUTCOME: Final = 1e12
 _ID_LENGTH: Final = 12
 
 
@@ -101,7 +102,7 @@ def _parse_conversation(line: bytes, location: str) -> tuple[Mapping[str, Any], 
 def _outcome(fields: Mapping[str, Any], location: str) -> float:
     """Return the outcome of a conversation as a number. Raises DataError if the conversation has no outcome."""
     value = next((fields[name] for name in _OUTCOME_FIELDS if name in fields), None)
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or abs(value) > _MAX_OUTCOME:  # float() fails for larger integers
         raise DataError(f"{location}: needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good")
     return float(value)
 

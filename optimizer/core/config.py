@@ -7,7 +7,7 @@ rewards.
 """
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
@@ -21,6 +21,11 @@ from optimizer.core.config_tables import RECIPES, REFUSALS, ModelTable, RunConfi
 from optimizer.core.errors import ConfigError
 from optimizer.core.request_form import MAX_TOKENS_FIELDS, REPLY_FORMATS, SYSTEM_ROLES, RequestForm
 
+MIN_ROWS: Final = 4
+"""The smallest number of rows of each part of the data."""
+MAX_INTEGER: Final = 10**12
+MAX_SAFETY: Final = 5
+_MAX_WEIGHT: Final = 1e6
 _ROLES: Final = ("task", "optimizer", "judge")
 _FIXED_FIELDS: Final = frozenset(("model", "messages", "prompt", "stream"))
 """Fields of a request that [models.ROLE.request] can neither omit nor replace."""
@@ -42,7 +47,7 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
         ConfigError: The file cannot be read, or a table, key or value is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -167,9 +172,40 @@ def _check(config: RunConfig) -> None:
         (0 < search.alpha < 1, "[search] alpha must be between 0 and 1"),
         (0 <= config.data.unusable < 1, "[data] unusable must be at least 0 and below 1"),
         (all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"),
+        *_number_checks(config),
     ):
         if not is_valid:
             raise ConfigError(message)
+
+
+def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
+    """Yield whether numbers are in their range, and the message for the case that they are not."""
+    data, examples, search = config.data, config.examples, config.search
+    yield all(one.timeout > 0 for one in config.models.values()), "[models] timeout must be above 0"
+    prices = [price for one in config.models.values() for price in (one.price_prompt, one.price_completion)]
+    yield min(prices) >= 0, "[models] prices must not be negative"
+    yield data.limit is None or data.limit >= MIN_ROWS, f"[data] limit must be at least {MIN_ROWS}"
+    yield data.raw is None or data.raw >= 0, "[data] raw must not be negative"
+    yield min(search.queries, search.words) >= 1, "[search] counts must be at least 1"
+    yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
+    yield abs(search.seed) <= MAX_INTEGER, f"[search] seed must be at most {MAX_INTEGER:,}"
+    yield min(examples.queries, examples.pinned) >= 0, "[examples] queries and pinned must not be negative"
+    counts = (examples.rounds, examples.beam, examples.actions, examples.size, examples.words)
+    yield min(counts) >= 1, "[examples] counts must be at least 1"
+    weights = (*config.reward.weights.values(), *config.reward.screen.values())
+    yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
+    yield 0 <= config.reward.safety <= MAX_SAFETY, f"[reward] safety must be from 0 to {MAX_SAFETY}: scores are from 1"
+    yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
+    yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
+    limits = (getattr(config.budget, key.name) for key in fields(config.budget))
+    yield all(limit is None or limit >= 0 for limit in limits), "[budget] limits must not be negative"
+    whole = [value for table in (data, search, examples, config.tune, config.budget) for value in _integers(table)]
+    yield all(value <= MAX_INTEGER for value in whole), f"a whole number must be at most {MAX_INTEGER:,}"
+
+
+def _integers(table: Any) -> Iterator[int]:
+    values = (getattr(table, key.name) for key in fields(table))
+    yield from (value for value in values if isinstance(value, int))
 
 
 def _with_folder(config: RunConfig, folder: Path) -> RunConfig:

@@ -101,6 +101,7 @@ def parse_row(line: bytes, location: str) -> Row:
     """
     try:
         record = without_nulls(parse_json(line, location))
+        _refuse_misspelled_keys(record, location)
         known = {key: record[key] for key in _KEYS if key in record} if isinstance(record, dict) else record
         fields = Fields(known, location, ("query",), _KEYS)
         query = fields.text("query")
@@ -117,6 +118,13 @@ def parse_row(line: bytes, location: str) -> Row:
         )
     except BundleError as error:
         raise DataError(str(error)) from None
+
+
+def _refuse_misspelled_keys(record: object, location: str) -> None:
+    """Raise DataError for a key that differs from a known one in case or spaces: it would be ignored as a note."""
+    for key in record if isinstance(record, dict) else ():
+        if key not in _KEYS and key.strip().lower() in _KEYS:
+            raise DataError(f"{location}: write the key {quoted(key)} as {quoted(key.strip().lower())}")
 
 
 def _parse_kind(fields: Fields, location: str) -> str:

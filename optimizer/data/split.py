@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle.strict_json import quoted
+from optimizer.core.config import MIN_ROWS
 from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, first_reasons, read_rows
@@ -20,7 +21,6 @@ TRAIN, VALIDATION, SEALED = "train", "validation", "sealed"
 SPLITS: Final = (TRAIN, VALIDATION, SEALED)
 
 _NOT_WORDS = re.compile(r"\W+")
-_MIN_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,11 @@ def read_split(table: DataTable, seed: int) -> Split:
         seed: The seed for the random order of the rows.
 
     Raises:
-        DataError: A file cannot be used, a row has an unknown split, a part has fewer than four rows, or two parts
-            share a query. Training and validation rows are not compared if [data] names no validation file, because
-            they are then the same rows.
+        DataError: A file cannot be used, a row has an unknown split or one for which its file is not named, a part has
+            fewer than four rows, or two parts share a query. Training and validation rows are not compared if [data]
+            names no validation file, because they are then the same rows.
     """
+    _refuse_unused_rows(table)
     train = _read_part(table.train, TRAIN, table.limit, seed)
     sealed = _read_part(table.sealed, SEALED, None, seed)
     validation = _read_part(table.validation, VALIDATION, table.limit, seed) if table.validation else train
@@ -71,8 +72,8 @@ def read_part(path: Path, split: str) -> list[Row]:
 
 def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
     rows = read_part(path, split)
-    if len(rows) < _MIN_ROWS:
-        raise DataError(f"{path}: {len(rows)} rows for {split}: at least {_MIN_ROWS} are needed")
+    if len(rows) < MIN_ROWS:
+        raise DataError(f"{path}: {len(rows)} rows for {split}: at least {MIN_ROWS} are needed")
     random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, not security
     return tuple(rows[:limit])
 
@@ -85,6 +86,22 @@ def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
     ]
     if unknown:
         raise DataError(first_reasons(unknown))
+
+
+def _refuse_unused_rows(table: DataTable) -> None:
+    """Raise DataError if a row has a split for which [data] does not name its file: it would be used for nothing."""
+    parts = {
+        part: path for part, path in zip(SPLITS, (table.train, table.validation, table.sealed), strict=True) if path
+    }
+    for path in dict.fromkeys(parts.values()):
+        used = {part for part, one in parts.items() if one.resolve() == path.resolve()}
+        unused = [row for row in read_rows(path) if row.split in SPLITS and row.split not in used]
+        if unused:
+            first = unused[0]
+            raise DataError(
+                f'{path}: {len(unused)} rows are used for nothing, such as {first.name}: its "split" is {first.split}, '
+                f"but [data] {first.split} does not name this file. Name it there, or take these rows out"
+            )
 
 
 def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:

@@ -8,6 +8,7 @@ metric that needs a new column, also add a field with the default None to `recor
 module `service`. The store adds the column to an existing table automatically.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -42,6 +43,11 @@ class AutomaticMetric:
     def is_flag(self) -> bool:
         """Whether the metric's column holds a boolean, stored as 0 or 1."""
         return self.column.startswith("SMALLINT")
+
+
+def plain_name(metric: str) -> str:
+    """Return the name of a metric in the form in which similar spellings are equal: thumbsup for "Thumbs-Up"."""
+    return re.sub(r"[_.-]", "", metric).lower()
 
 
 MAX_VALUE: Final = 1e9

@@ -105,7 +105,7 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
 def read_experiment(path: Path) -> ExperimentFile:
     """Read one experiment file. Raises StartupError if it cannot be read or is invalid."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return _experiment_file(table, path)
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 Better = Literal["higher", "lower"]
 Adaptive = Literal["thompson"]
+MIN_PROPENSITY: Final = 1e-9
+"""The smallest probability of an arm with which the statistics can work. They leave out units of rarer arms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Collection, Mapping
+from string import whitespace
 from typing import Any, Final
 
 from proxy.core.errors import BadRequestError
-from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, MAX_VALUE
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, MAX_VALUE, plain_name
 from proxy.experiments.records import Feedback
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -14,9 +15,11 @@ _MAX_COMMENT_LENGTH: Final = 10_000  # characters
 _TYPES: Final = f"true, false, a number from -{MAX_VALUE:,.0f} to {MAX_VALUE:,.0f}, or a comment (a text)"
 _RATING: Final = re.compile(
     r"true|false|yes|no|on|off|y|n|t|f|null|none|nil|undefined"
-    r"|[+\-\u2212]?(?:nan|inf|infinity|(?=[.,]?\d)[\d.,]*(?:e[+-]?\d+)?\s*(?:%|/\s*\d+)?)",
+    r"|[+\-\u2212]?(?:nan|inf|infinity|(?=[.,]?\d)[\d.,]*(?:e[+-]?\d+)?\s*(?:%|(?:/|out of)\s*\d+|stars?|points?)?)",
     re.IGNORECASE,
 )
+_AROUND: Final = "\"'`.!\u200b\ufeff"
+"""Characters around a rating: quotation marks of JSON in JSON, the end of a sentence, characters without a width."""
 _METRIC: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FIELDS: Final = frozenset({"request_id", "completion_id", "metric", "value"})
 
@@ -41,8 +44,14 @@ def parse_feedback(body: Mapping[str, Any], now: float, rated: Collection[str] =
         raise BadRequestError(
             "`metric` must have 1 to 64 letters, digits, dots, dashes or underscores.", param="metric"
         )
-    if metric in AUTOMATIC_METRICS:
+    if plain_name(metric) in map(plain_name, AUTOMATIC_METRICS):
         raise BadRequestError("`metric`: this name is one that the server measures; take another.", param="metric")
+    if metric not in rated and (
+        meant := next((name for name in rated if plain_name(name) == plain_name(metric)), None)
+    ):
+        raise BadRequestError(
+            f"`metric`: the experiments compare `{meant}`, whose name is spelled otherwise.", param="metric"
+        )
     value = body.get("value")
     if isinstance(value, str):
         return Feedback(_subject(body), metric, None, _comment(value, metric, rated), now)
@@ -72,7 +81,7 @@ def _comment(text: str, metric: str, rated: Collection[str]) -> str:
     """Check a comment. Replace the character NUL, which PostgreSQL does not accept in text."""
     if len(text) > _MAX_COMMENT_LENGTH:
         raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
-    if not text.strip() or _reads_as_rating(text):
+    if not text.strip(f"{whitespace}{_AROUND}") or _reads_as_rating(text):
         raise BadRequestError(
             f"`value` must be {_TYPES}. This text is empty or reads as a rating: send true, false or a number without "
             "quotation marks.",
@@ -89,4 +98,4 @@ def _comment(text: str, metric: str, rated: Collection[str]) -> str:
 
 def _reads_as_rating(text: str) -> bool:
     """Return whether a text is the form of a rating in another type, such as "true", "4.5", "80 %" or "4/5"."""
-    return _RATING.fullmatch(text.strip()) is not None
+    return _RATING.fullmatch(text.strip(f"{whitespace}{_AROUND}")) is not None

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from proxy.core.variant_names import ALIGNED, RAW_MATCHED
-from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER
+from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, plain_name
 from proxy.experiments.config import CALLS_PER_CASE, ExperimentFile
-from proxy.experiments.definition import Arm, Experiment
+from proxy.experiments.definition import MIN_PROPENSITY, Arm, Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def _mismatches(file: ExperimentFile, server: Server, now: float) -> Iterator[st
     yield from _scope_mismatches(experiment, now)
     yield from _weight_mismatches(experiment)
     yield from _metric_mismatches(file)
+    yield from _unmeasured_mismatches(experiment)
     yield from _judge_mismatches(file, server)
     if server.keys is not None:
         yield from _key_mismatches(experiment, server.keys)
@@ -78,6 +79,9 @@ def _weight_mismatches(experiment: Experiment) -> Iterator[str]:
         yield f"only the arm {weighted[0]} has a weight above 0, so there is nothing to compare."
     elif experiment.control not in weighted:
         yield f"the control {experiment.control} has the weight 0, so the other arms are compared with nothing."
+    for arm in experiment.arms:
+        if 0 < experiment.propensity(arm) < MIN_PROPENSITY:
+            yield f"the weight of the arm {arm.name} is so small beside the others that no unit gets it."
 
 
 def _metric_mismatches(file: ExperimentFile) -> Iterator[str]:
@@ -87,6 +91,21 @@ def _metric_mismatches(file: ExperimentFile) -> Iterator[str]:
             yield f"`lower_is_better` names {name}, but the direction of metrics that the server measures is fixed."
         elif name not in compared:
             yield f"`lower_is_better` names {name}, which is not among `metrics` and guardrails."
+
+
+def _unmeasured_mismatches(experiment: Experiment) -> Iterator[str]:
+    """Yield metrics that look like one that the server measures, and guardrails that no difference can exceed."""
+    measured = {plain_name(name): name for name in AUTOMATIC_METRICS}
+    for name in dict.fromkeys(metric.name for metric in experiment.all_metrics):
+        if name not in AUTOMATIC_METRICS and plain_name(name) in measured:
+            yield f"the metric {name} gets no values: the server measures {measured[plain_name(name)]}."
+    for guardrail in experiment.guardrails:
+        automatic = AUTOMATIC_METRICS.get(guardrail.metric.name)
+        if automatic is not None and guardrail.tolerance >= automatic.maximum:
+            yield (
+                f"the guardrail of {automatic.name} has the tolerance {guardrail.tolerance:g}, which no difference can "
+                f"exceed: the values are from 0 to {automatic.maximum:g}."
+            )
 
 
 def _judge_mismatches(file: ExperimentFile, server: Server) -> Iterator[str]:

@@ -12,11 +12,11 @@ from scipy import stats
 from proxy.experiments.analysis.report import SampleRatio
 from proxy.experiments.analysis.sequential import Floats, p_value, sample_ratio_log_evidence
 from proxy.experiments.automatic_metrics import MAX_VALUE
+from proxy.experiments.definition import MIN_PROPENSITY
 from proxy.experiments.records import SumAndCount, UnitOutcomes
 
 SAMPLE_RATIO_LEVEL: Final = 0.01
 MIN_MAGNITUDE: Final = 1e-12  # a smaller mean of a unit counts as 0: its inverse square would be larger than any float
-_MIN_PROPENSITY: Final = 1e-9
 _MIN_RATE_SPAN: Final = 60.0  # minimum seconds between the first and the last unit for a rate
 _DAY: Final = 86_400.0  # seconds
 _NO_VALUE: Final[SumAndCount] = (math.nan, 0)
@@ -91,7 +91,7 @@ def units_per_day(samples: Samples) -> float | None:
 
 
 def _is_possible(unit: UnitOutcomes) -> bool:
-    return math.isfinite(unit.first_seen) and _MIN_PROPENSITY <= unit.propensity <= 1
+    return math.isfinite(unit.first_seen) and MIN_PROPENSITY <= unit.propensity <= 1
 
 
 def _unit_means(sums: Iterable[SumAndCount]) -> Floats:

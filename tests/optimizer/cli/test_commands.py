@@ -201,3 +201,12 @@ async def test_user_reward_is_imported_from_the_folder_of_run_toml_and_its_failu
         sys.modules.pop("my_reward")
         assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "bad")]) == 1
     assert f"my_reward:worth failed: KeyError in {reward}, line 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outcome", ["1" + "0" * 400, '"1"', "null", "[1]", "1e300"])
+def test_outcome_that_is_no_sensible_number_is_an_error_with_its_line(
+    outcome: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "export.jsonl").write_text(f'{{"messages": [], "outcome": {outcome}}}')
+    assert main(["harvest", str(tmp_path / "export.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--yes"]) == 1
+    assert "line 1: needs one of outcome" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from optimizer.core.config import parse_config
+from optimizer.core.config import parse_config, read_config
 from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.request_form import RequestForm
@@ -69,3 +69,45 @@ def test_request_form_of_a_model_is_read() -> None:
 def test_request_form_that_cannot_be_used_is_refused(role: str, request_table: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         parse_config(config_with(role, request_table), Path())
+
+
+NUMBERS = [
+    *({"data": {"limit": number}} for number in (0, -1, 3, 10**30)),
+    *({"data": {"raw": -5}}, {"search": {"queries": 0}}, {"search": {"words": 0}}, {"search": {"indifference": -1.0}}),
+    *({"search": {"seed": number}} for number in (10**22, -(10**22))),
+    *(
+        {"search": {"beam": 10**30}},
+        {"examples": {"rounds": 0}},
+        {"examples": {"size": -1}},
+        {"reward": {"safety": 9.0}},
+    ),
+    *({"reward": {"weights": {"rules": 1e308}}}, {"reward": {"confirm": -3}}, {"tune": {"shortest_answer": [-4]}}),
+    *({"budget": {"calls": -1}}, {"budget": {"money": -1.0}}, {"budget": {"tokens": 10**30}}),
+    *({"models": {"task": {"timeout": 0.0}}}, {"models": {"task": {"price_prompt": -5.0}}}),
+]
+
+
+def changed(document: Any, change: Any) -> Any:
+    if not isinstance(change, dict):
+        return change
+    return {**document, **{key: changed(document.get(key, {}), value) for key, value in change.items()}}
+
+
+@pytest.mark.parametrize("change", NUMBERS, ids=str)
+def test_number_that_makes_no_sense_is_refused_with_its_table(change: dict[str, Any]) -> None:
+    whole = changed(config_with("judge", {}), change)
+    assert parse_config(config_with("judge", {}), Path())
+    with pytest.raises(ConfigError) as caught:
+        parse_config(whole, Path())
+    assert next(iter(change)) in str(caught.value) or "whole number" in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_byte_order_mark_and_line_ends_do_not_matter(mark: bytes, end: bytes, tmp_path: Path) -> None:
+    lines = (
+        *("[models.task]", 'base_url = "http://x/v1"', 'model = "m"', "[data]", 'train = "t"', 'sealed = "s"'),
+        *("[reward]", "weights = { rules = 1.0 }", "[bundle]", 'name = "b"'),
+    )
+    (tmp_path / "run.toml").write_bytes(mark + end.join(line.encode() for line in lines))
+    assert read_config(tmp_path / "run.toml").bundle.name == "b"

@@ -123,7 +123,7 @@ def _without_id(message: str) -> str:
     return re.sub(r' of "[0-9a-f]{12}"', "", message)
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n", b"\r\n \r\n", b""])
 def test_byte_order_mark_and_line_ends_are_not_part_of_a_row(mark: bytes, end: bytes, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
@@ -162,3 +162,38 @@ def test_unknown_split_is_refused_with_its_line_and_the_allowed_ones(name: str, 
         read_split(DataTable(files["train"], files["sealed"], files["validation"]), 0)
     expected = f'"split" must be one of train, validation, sealed, not {json.dumps(name)}'
     assert str(caught.value) == f"{files[key]}, line 3: {expected}"
+
+
+@pytest.mark.parametrize("key", ["Tag", "TAG", " tag", "Reference", "Safe", "History", "Split", "query ", "ID"])
+def test_key_that_is_spelled_almost_like_a_known_one_is_refused(key: str) -> None:
+    line = json.dumps({"query": "q", key: None if key == "ID" else "refuse"}).encode()
+    if key == "ID":
+        assert parse_row(line, "a file").name == ""
+        return
+    with pytest.raises(DataError, match=f'as "{key.strip().lower()}"'):
+        parse_row(line, "a file")
+
+
+@pytest.mark.parametrize(("odd", "holder"), [("sealed", "train"), ("validation", "train"), ("train", "sealed")])
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_row_whose_part_is_in_another_file_is_refused(
+    odd: str, holder: str, has_validation: bool, tmp_path: Path
+) -> None:
+    files = {part: tmp_path / f"{part}.jsonl" for part in ("train", "validation", "sealed")}
+    for part, file in files.items():
+        rows = [{"query": f"{part} {number}"} for number in range(5)]
+        rows += [{"query": "odd one", "split": odd}] if part == holder else []
+        file.write_text("\n".join(map(json.dumps, rows)))
+    validation = files["validation"] if has_validation else None
+    with pytest.raises(DataError, match=rf"line 6.*split. is {odd}, but \[data\] {odd} does not name this file"):
+        read_split(DataTable(files["train"], files["sealed"], validation), 0)
+
+
+def test_one_file_may_hold_all_parts(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"query": f"{part} {number}", "split": part} for part in ("train", "sealed") for number in range(5)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    other = tmp_path / "folder" / ".." / "rows.jsonl"
+    other.parent.parent.mkdir()
+    split = read_split(DataTable(file, other), 0)
+    assert (len(split.train), len(split.sealed)) == (5, 5)

@@ -37,13 +37,29 @@ def test_rating_in_the_documented_range_is_kept(value: float, kept: float) -> No
 ABSURD = (1e100, -1e100, 1e308, 1.0000001e9, 10**400, -(10**400), float("nan"), float("inf"), float("-inf"))
 OTHER_TYPES: tuple[object, ...] = (None, [], [1], {}, {"value": 1})
 NUMBERS_AS_TEXT = ("5", "4.5", "-1", "+1", "1e3", "1,5", "80 %", "4/5", ".5", "\u0665", "NaN", "-inf", "\u22121")
-WORDS = ("true", "False", " TRUE ", "yes", "No", "null", "None", "", "  ")
+WORDS = (
+    *("true", "False", " TRUE ", "yes", "No", "null", "None", "", "  "),
+    *('"true"', "'4.5'", "true.", "Yes!", "5 stars", "1 star", "4 out of 5", "8 points", "\u200b", "\ufefftrue"),
+)
 
 
 @pytest.mark.parametrize("value", [*ABSURD, *OTHER_TYPES, *NUMBERS_AS_TEXT, *WORDS], ids=lambda value: repr(value)[:20])
 def test_value_that_would_count_for_nothing_or_too_much_is_refused_with_the_types(value: object) -> None:
     with pytest.raises(BadRequestError, match=r"true, false, a number from -1,000,000,000 to 1,000,000,000, or a comm"):
         parse_feedback({**REQUEST, "value": value}, 0.0)
+
+
+@pytest.mark.parametrize("metric", ["Thumbs_Up", "thumbs-up", "THUMBS_UP", "thumbsUp"])
+def test_metric_that_is_spelled_like_a_compared_one_is_refused_with_its_name(metric: str) -> None:
+    with pytest.raises(BadRequestError, match="compare `thumbs_up`"):
+        parse_feedback({**REQUEST, "metric": metric, "value": 1}, 0.0, {"thumbs_up"})
+    assert parse_feedback({**REQUEST, "metric": "thumbs", "value": 1}, 0.0, {"thumbs_up"}).value == 1.0
+
+
+@pytest.mark.parametrize("metric", ["Latency", "completion-tokens", "ERROR", "judgedBetter"])
+def test_metric_that_is_spelled_like_a_measured_one_is_refused(metric: str) -> None:
+    with pytest.raises(BadRequestError, match="the server measures"):
+        parse_feedback({**REQUEST, "metric": metric, "value": 1}, 0.0)
 
 
 @pytest.mark.parametrize("value", ["It was short.", "no, it was wrong", "5 reasons", "\N{THUMBS UP SIGN}"])

@@ -36,6 +36,7 @@ def written(folder: Path, top: str = "", a: float = 1, b: float = 1, more: str =
 
 
 JUDGE = '[judge]\nmodel = "j"\nshare = {share}\ncalls = {calls}\n'
+GUARDRAIL = '[[guardrails]]\nmetric = "{}"\ntolerance = {}\n'
 MISMATCHES: list[tuple[dict[str, Any], Server, str]] = [
     ({"top": 'models = ["base"]'}, SERVER, r"`models` names base, which no backend lists. Listed: m, n. No request"),
     ({"top": 'models = ["m", "base"]'}, SERVER, r"`models` names base, which no backend lists. Listed: m, n.$"),
@@ -47,6 +48,12 @@ MISMATCHES: list[tuple[dict[str, Any], Server, str]] = [
     ({"top": 'lower_is_better = ["scroe"]'}, SERVER, r"names scroe, which is not among `metrics` and guardrails"),
     ({"top": 'lower_is_better = ["error"]'}, SERVER, r"names error, but the direction of metrics .* is fixed"),
     ({"b": 0}, SERVER, r"only the arm a has a weight above 0"),
+    ({"a": 1e-300}, SERVER, r"the weight of the arm a is so small beside the others that no unit gets it"),
+    ({"top": 'metrics = ["Latency"]'}, SERVER, r"the metric Latency gets no values: the server measures latency"),
+    ({"top": 'metrics = ["completion-tokens"]'}, SERVER, r"the server measures completion_tokens"),
+    ({"variant": GUARDRAIL.format("error", 1)}, SERVER, r"guardrail of error has the tolerance 1, which no difference"),
+    ({"variant": GUARDRAIL.format("truncated", 5)}, SERVER, r"truncated has the tolerance 5, .* from 0 to 1\."),
+    ({"variant": GUARDRAIL.format("latency", 1e12)}, SERVER, r"latency has the tolerance 1e\+12, .* to 1e\+09\."),
     ({"a": 0}, SERVER, r"only the arm b has a weight above 0"),
     ({"variant": 'variant = "aligned"'}, SERVER, r"the arm b has the variant aligned, but n has no bundle"),
     ({"variant": 'variant = "raw-matched"\nmodel = "n"'}, SERVER, r"variant raw-matched, but n has no bundle"),
@@ -71,6 +78,9 @@ def test_setting_that_can_have_no_effect_is_found(file: Any, server: Server, say
         {"top": 'models = ["m"]', "variant": 'variant = "aligned"'},
         {"top": "start = 2098-01-01"},
         {"variant": JUDGE.format(share=0.1, calls=9)},
+        {"variant": GUARDRAIL.format("error", 0.99)},
+        {"variant": GUARDRAIL.format("latency", 60), "a": 1e-6},
+        {"top": 'metrics = ["late", "errors"]'},
     ],
 )
 def test_experiment_that_fits_has_no_warning(file: Any, tmp_path: Path) -> None:
