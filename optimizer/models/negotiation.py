@@ -7,12 +7,13 @@ the server accepts is used from then on. A refused request costs nothing. This m
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from optimizer.core.errors import RefusedRequestError
 from optimizer.core.journal import Event, Journal
 from optimizer.core.request_form import RequestForm
-from optimizer.models.request_body import Json, body_shape, names_field, request_body, simpler_forms
+from optimizer.models.request_body import Json, body_shape, limits_reply, names_field, request_body, simpler_forms
 
 T = TypeVar("T")
 Send = Callable[[dict[str, Any]], Awaitable[T]]
@@ -20,13 +21,15 @@ Send = Callable[[dict[str, Any]], Awaitable[T]]
 _NOTE: Final = "form"
 _REFUSALS: Final = frozenset((400, 422, 501))
 """With these statuses, a server refuses a request for its form, or for its content."""
-_VAGUE_REFUSALS: Final = frozenset((404, 500))
+_VAGUE_REFUSALS: Final = frozenset((403, 404, 405, 415, 500))
 """With these statuses, a server may also mean the form, but only if its message names a part of the request."""
 _TOO_LONG: Final = re.compile(
     r"context.{0,20}(?:length|size|window)|max_model_len|too long|too many tokens"
     r"|(?:prompt|input|message)s?.{0,40}exceed",
     re.IGNORECASE | re.DOTALL,
 )
+_TASK: Final = "task"
+"""The role whose maximum number of tokens stays as the bundle sets it."""
 _NUMBERS: Final = re.compile(r"[0-9a-f-]{8,}|\d+")
 _MAX_TRIALS: Final = 40
 _MAX_VAGUE_FAILURES: Final = 2
@@ -104,7 +107,7 @@ class FormNegotiation:
         this form.
         """
         error, form, tried = first_error, self.form, [self.form]
-        remaining = simpler_forms(form, body, error.reason)
+        remaining = self._simpler_forms(form, body, error)
         while remaining and len(tried) < _MAX_TRIALS:
             trial = remaining.pop(0)
             if trial in tried:
@@ -115,9 +118,16 @@ class FormNegotiation:
             except RefusedRequestError as next_error:
                 if _is_another(next_error, error):
                     error, form = next_error, trial
-                    remaining = simpler_forms(form, body, error.reason)
-        self._failures += 1
+                    remaining = self._simpler_forms(form, body, error)
+        self._failures += len(tried) > 1
         raise first_error
+
+    def _simpler_forms(self, form: RequestForm, body: Json, error: RefusedRequestError) -> list[RequestForm]:
+        found = simpler_forms(form, body, error.reason)
+        if self._role == _TASK:
+            return [one for one in found if one.max_tokens == form.max_tokens]
+        # If a request is too long, only a lower maximum number of tokens of the reply can help.
+        return [one for one in found if not is_too_long(error) or one == replace(form, max_tokens=one.max_tokens)]
 
     def _may_be_form(self, error: RefusedRequestError, sent: Mapping[str, Any]) -> bool:
         """Return whether the reason of an error may be the form of a body.
@@ -126,7 +136,7 @@ class FormNegotiation:
         request counts in the budget of calls.
         """
         if is_too_long(error):
-            return False
+            return self._role != _TASK and limits_reply(error.reason)
         if names_field(sent, error.reason):
             return error.status in _REFUSALS | _VAGUE_REFUSALS
         return error.status in _REFUSALS and self._failures < _MAX_VAGUE_FAILURES

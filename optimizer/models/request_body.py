@@ -4,7 +4,7 @@ The optimizer's other modules build requests in the usual form, that of OpenAI's
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ MAX_SHORT_REPLY: Final = 8
 """Requests with at most this many tokens ask for one letter or for no text. Their number of tokens is never raised."""
 _FEWER_LOGPROBS: Final = 5
 _FEWER_STOP_STRINGS: Final = 4
+_FEWEST_TOKENS: Final = 128
+"""A reply of the judge or the writer model with fewer tokens is of no use."""
 
 
 def request_body(form: RequestForm, body: Json, min_tokens: int = 0) -> dict[str, Any]:
@@ -82,13 +84,20 @@ def simpler_forms(form: RequestForm, body: Json, message: str) -> list[RequestFo
         message: The server's error message.
     """
     sent = request_body(form, body)
-    steps = _named_steps(sent, message) or _STEPS
-    forms = [found for step in steps if (found := step.simplify(form, sent)) is not None]
+    steps = _named_steps(sent, message) or (*_STEPS, *map(_omitting, _other_fields(sent)))
+    forms = list(_shorter_replies(form, body)) if limits_reply(message) else []
+    forms += [found for step in steps if (found := step.simplify(form, sent)) is not None]
     combined = form
     while (simpler := _all_steps(steps, combined, body)) != combined:
         combined = simpler
         forms.append(combined)
     return [one for number, one in enumerate(forms) if one != form and one not in forms[:number]]
+
+
+def _shorter_replies(form: RequestForm, body: Json) -> Iterator[RequestForm]:
+    while (shorter := _fewer_tokens(form, request_body(form, body))) is not None:
+        form = shorter
+        yield form
 
 
 def _all_steps(steps: Sequence[_Step], form: RequestForm, body: Json) -> RequestForm:
@@ -105,9 +114,18 @@ def names_field(sent: Json, message: str) -> bool:
 
 def _named_steps(sent: Json, message: str) -> Sequence[_Step]:
     known = [step for step in _STEPS if step.named.search(message)]
-    others = [name for name in sent if name not in _NEEDED and not any(step.named.search(name) for step in _STEPS)]
-    named = [name for name in others if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
+    named = [name for name in _other_fields(sent) if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
     return [*known, *(_omitting(name) for name in named)]
+
+
+def limits_reply(message: str) -> bool:
+    """Return whether a server's error message says that the maximum number of tokens of a reply is too large."""
+    return _TOO_MANY_TOKENS.search(message) is not None
+
+
+def _other_fields(sent: Json) -> list[str]:
+    """Return the fields of a body that no step simplifies, and that may be left out, such as `top_p`."""
+    return [name for name in sent if name not in _NEEDED and not any(step.named.search(name) for step in _STEPS)]
 
 
 def _omitting(name: str) -> _Step:
@@ -184,6 +202,11 @@ def _other_max_tokens(form: RequestForm, sent: Json) -> RequestForm | None:
     return form.without(MAX_TOKENS_FIELDS[1])
 
 
+def _fewer_tokens(form: RequestForm, sent: Json) -> RequestForm | None:
+    limit = sent.get(form.max_tokens_field, 0)
+    return replace(form, max_tokens=limit // 2) if limit >= 2 * _FEWEST_TOKENS else None
+
+
 def _fewer_choices(form: RequestForm, sent: Json) -> RequestForm | None:
     return replace(form, max_choices=int(sent["n"]) // 2) if sent.get("n", 1) > 1 else None
 
@@ -217,8 +240,11 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 _CHOICES: Final = (
     r"""['"`]n['"`]|n_cmpl|\bn\b\s*(?:[=><:]|must|should|can(?:not)?\b|is\b)|best_of"""
-    r"|(?:param\w*|body)\W{1,3}n\b"
+    r"|(?:param\w*|body)\W{1,3}n\b|supports? n\b"
     r"|(?:number of|multiple|several|more than one|only one|one|single) (?:choices?|completions?)"
+)
+_TOO_MANY_TOKENS: Final = _pattern(
+    r"max_(?:completion_|output_)?tokens.{0,80}?(?:too (?:large|big|high)|at most|less than|maximum|exceed|> ?\d)"
 )
 _STEPS: Final = (
     _Step(_pattern(_CHOICES), _fewer_choices),
@@ -227,6 +253,7 @@ _STEPS: Final = (
     _Step(_pattern(r"\bsystem\b|developer|\broles?\b"), _other_system_role),
     _Step(_pattern(r"log_?-?prob"), _fewer_log_probabilities),
     _Step(_pattern(r"response_?format|json|schema|structured|grammar|guided|constrained"), _simpler_response_format),
+    _Step(_TOO_MANY_TOKENS, _fewer_tokens),
     _Step(_pattern(r"max_(?:completion_)?tokens"), _other_max_tokens),
 )
 """Steps that lose less come first. Without a maximum number of tokens, a reply can become expensive."""

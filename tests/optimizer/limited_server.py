@@ -28,6 +28,10 @@ def _refuses_in_words(is_refused: Callable[[Body], bool], body_of_error: object,
     return lambda body: (status, {}, raw) if is_refused(body) else None
 
 
+def _max_tokens(body: Body) -> int:
+    return int(max(body.get("max_tokens", 0), body.get("max_completion_tokens", 0)))
+
+
 def _format(body: Body) -> str:
     return str((body.get("response_format") or {}).get("type", "none"))
 
@@ -41,6 +45,18 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "max_tokens renamed": _refuses(
         lambda body: "max_tokens" in body,
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    ),
+    # Groq
+    "max_tokens of 512": _refuses(
+        lambda body: _max_tokens(body) > 512,
+        "`max_tokens` must be less than or equal to `512`, the maximum value for `max_tokens` is less than the "
+        "`context_window` for this model",
+    ),
+    # vLLM with --max-model-len 1024
+    "max_tokens beyond the context": _refuses(
+        lambda body: _max_tokens(body) > 900,
+        "'max_tokens' or 'max_completion_tokens' is too large: 1024. This model's maximum context length is 1024 "
+        "tokens and your request has 200 input tokens (1024 > 1024 - 200).",
     ),
     "no max_tokens at all": _refuses(
         lambda body: bool({"max_tokens", "max_completion_tokens"} & set(body)), "unknown field max_tokens"
@@ -84,10 +100,20 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "no seed": _refuses(lambda body: "seed" in body, "Unrecognized request argument supplied: seed"),
     "4 stop strings": _refuses(lambda body: len(body.get("stop", ())) > 4, "Expected at most 4 items in 'stop'"),
     "no stop": _refuses(lambda body: "stop" in body, "'stop' is not supported with this model."),
+    "403 about logprobs": _refuses(
+        lambda body: "logprobs" in body, "You are not allowed to request logprobs from this model", 403
+    ),
+    "404 about n": _refuses(lambda body: body.get("n", 1) > 1, "No endpoints found that support n", 404),
+    "415 about response_format": _refuses(lambda body: "response_format" in body, "response_format unsupported", 415),
     "no penalties": _refuses(lambda body: "frequency_penalty" in body, "frequency_penalty is not supported", 501),
     "vague about json_schema": _refuses(lambda body: _format(body) == "json_schema", "Bad request"),
     "vague about temperature": _refuses_in_words(lambda body: "temperature" in body, {}, 422),
     "vague about n": _refuses(lambda body: body.get("n", 1) > 2, "invalid_request_error"),
+    "vague about all that is optional": _refuses(
+        lambda body: bool({"n", "response_format", "logprobs", "top_logprobs", "top_p", "seed", "stop"} & set(body)),
+        "Extra inputs are not permitted",
+        422,
+    ),
     "500 about the system role": _refuses(_has_role("system"), "System role not supported", 500),
 }
 
