@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from optimizer.core.config import read_config
-from optimizer.core.errors import ConfigError, ModelError
+from optimizer.core.errors import ConfigError, DataError, ModelError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.stages.run import Result, run
 from tests.optimizer.scripted_models import ScriptedModels, open_scripted_models, write_run
@@ -64,10 +64,6 @@ CHANGES: dict[str, tuple[Edit, str]] = {
         change_lines("train.jsonl", lambda lines: [*lines[1:], lines[0]]),
         "rows of train: 1 added (line 8); rows of train: 1 removed (line 1 of the earlier file)",
     ),
-    "row moved to another part": (
-        replace_text("train.jsonl", 'train question number 3"', 'train question number 3", "split": "sealed"'),
-        "rows of train: 1 removed (line 4 of the earlier file)",
-    ),
     "search": (replace_text("run.toml", "depth = 1", "depth = 2"), "[search] depth in run.toml was 1 and is 2"),
     "key added": (replace_text("run.toml", "depth = 1", "depth = 1\nseed = 5"), "[search] seed in run.toml was 0"),
     "model": (
@@ -121,6 +117,30 @@ async def test_changed_inputs_are_refused_before_a_call_with_what_changed(tmp_pa
             for file, text in kept.items():
                 (tmp_path / file).write_text(text)
         assert (await run_config(tmp_path)).sealed.rows == 12
+
+
+async def test_row_that_moved_to_another_part_of_the_same_file_is_named(tmp_path: Path) -> None:
+    counts = {"train": 8, "validation": 12, "sealed": 12}
+    rows = [{"query": f"{part} question number {one}", "split": part} for part in counts for one in range(counts[part])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    async with open_scripted_models() as (models, url):
+        await begin(tmp_path, models, url, data=dict.fromkeys(counts, "rows.jsonl"))
+        rows[3]["split"] = "sealed"
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        with pytest.raises(
+            ConfigError, match=r"rows of train: 1 removed \(line 4 .*rows of sealed: 1 added \(line 4\)"
+        ):
+            await run_config(tmp_path)
+    assert not models.requests
+
+
+async def test_row_that_moved_to_a_part_of_another_file_is_refused(tmp_path: Path) -> None:
+    async with open_scripted_models() as (models, url):
+        await begin(tmp_path, models, url)
+        replace_text("train.jsonl", 'train question number 3"', 'train question number 3", "split": "sealed"')(tmp_path)
+        with pytest.raises(DataError, match=r"train\.jsonl, line 4: its .split. is sealed"):
+            await run_config(tmp_path)
+    assert not models.requests
 
 
 async def test_inputs_that_change_no_result_may_change(tmp_path: Path) -> None:
