@@ -16,7 +16,7 @@ TWO := -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm test-deploy quality flaky lint format bench soak requirements dist audit clean
+.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist audit clean
 
 help:
 	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
@@ -28,6 +28,7 @@ help:
 	@echo '                 default bundle is a near duplicate of a validation or sealed row: up to half an hour'
 	@echo 'make flaky       repeat the tests that depend on time 20 times on a busy machine; ARGS="--repeats 3"'
 	@echo 'make test-vllm   test with a real vLLM server on CPU (installs 3 GB into the cache folder, once)'
+	@echo 'make test-open-webui  chat in the real Open WebUI in a browser (installs 2.4 GB into the cache folder, once)'
 	@echo 'make test-deploy  test images, Kubernetes, nginx, Prometheus, a router and the pages for real: 5 minutes'
 	@echo 'make lint        check style, types, and which module imports which'
 	@echo 'make format      format the code as lint requires'
@@ -62,6 +63,10 @@ flaky:
 test-vllm:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m pytest -m vllm $(SLOWEST) $(LONG) $(ARGS)
+
+test-open-webui:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m pytest -m open_webui tests/open_webui $(SLOWEST) $(LONG) $(ARGS)
 
 test-deploy:
 	@sh tools/environment.sh dev

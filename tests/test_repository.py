@@ -11,7 +11,11 @@ from tests.flaky import listed
 
 ROOT = Path(__file__).parent.parent
 MADE_BY_TOOLS = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|build/|dist/)")
-REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt")) + sorted((ROOT / "tests" / "vllm").glob("*.txt"))
+REQUIREMENTS = [
+    *sorted((ROOT / "requirements").glob("*.txt")),
+    *sorted((ROOT / "tests" / "vllm").glob("*.txt")),
+    *sorted((ROOT / "tests" / "open_webui").glob("*.txt")),
+]
 
 # Slashes and dots are written as [/] and [.], so that the patterns do not match this file.
 LOCAL_PATH = re.compile(r"(?<![\w.~}])[/](?:root|work|Users|home|opt|mnt|workspace)[/][A-Za-z0-9._-]+")

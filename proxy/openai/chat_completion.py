@@ -34,6 +34,7 @@ _COMPLETION_FIELDS: Final = ("prompt", "prompt_embeds", "suffix", "echo")
 _CHECKED_FIELDS: Final = frozenset({"tools", "functions", "modalities", *_COMPLETION_FIELDS})
 _TRANSLATED: Final = frozenset({"index", "text", "logprobs", "finish_reason"})
 _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
+_WITHOUT_TOOLS: Final = f"Send none (in Open WebUI, switch off the model's capability Builtin Tools). {_ALTERNATIVE}"
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -70,7 +71,7 @@ def check_completable(body: Mapping[str, Any]) -> None:
     if _CHECKED_FIELDS.isdisjoint(body):  # the usual case
         return
     if name := requested_tools(body):
-        raise BadRequestError(f"A base model completes text and cannot call {name}. {_ALTERNATIVE}", param=name)
+        raise BadRequestError(f"A base model completes text and cannot call {name}. {_WITHOUT_TOOLS}", param=name)
     if "audio" in list_field(body, "modalities"):
         raise BadRequestError(
             "A base model completes text and cannot speak. Use a chat model that does.", param="audio"

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from proxy.backends.embedded.child_process import MODEL_NAME
-from tests.clients.answers import check_answer
+from tests.clients.answers import QUESTION, check_answer
 from tests.proxy.openai.background_requests import BACKGROUND, user
 
 _HEADERS: Final = {
@@ -31,6 +31,7 @@ async def _reply(base_url: str, body: dict[str, Any]) -> tuple[Any, bytes]:
     ("client", "field", "more"),
     [
         ("open-webui-title", "title", {"max_tokens": 1000}),
+        ("open-webui-early-title", "title", {"max_tokens": 1000}),
         ("open-webui-tags", "tags", {}),
         ("open-webui-follow-ups", "follow_ups", {}),
         ("open-webui-queries", "queries", {}),
@@ -47,10 +48,24 @@ async def test_background_request_is_answered_with_the_object_that_is_read(
     assert found[field]
 
 
-async def test_chat_is_streamed_with_its_examples(base_url: str) -> None:
-    chat = {"messages": [user("What is the capital of France?")], "stream": True}
-    headers, reply = await _reply(base_url, {**chat, "stream_options": {"include_usage": True}})
+@pytest.mark.parametrize("more", [{}, {"stream_options": {"include_usage": True}}], ids=["default", "with-usage"])
+async def test_chat_is_streamed_with_its_examples(base_url: str, more: dict[str, Any]) -> None:
+    """Open WebUI asks for the usage only if the model's capabilities say that it is reported."""
+    headers, reply = await _reply(base_url, {"messages": [user(QUESTION)], "stream": True, **more})
     assert headers["x-drpo-examples"]
     chunks = [json.loads(line[6:]) for line in reply.decode().split("\n\n") if line.startswith("data: {")]
     check_answer("".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"]))
-    assert chunks[-1]["usage"]["prompt_tokens"] > 100
+    assert bool(chunks[-1].get("usage")) is bool(more)
+    if more:
+        assert chunks[-1]["usage"]["prompt_tokens"] > 100
+
+
+async def test_tools_that_open_webui_offers_by_default_are_refused_with_the_capability_to_switch_off(
+    base_url: str,
+) -> None:
+    tool = {"type": "function", "function": {"name": "get_current_timestamp", "parameters": {"type": "object"}}}
+    body = {"model": MODEL_NAME, "messages": [user(QUESTION)], "stream": True, "tools": [tool]}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{base_url}/chat/completions", json=body, headers=_HEADERS) as reply:
+            assert reply.status == 400
+            assert "Builtin Tools" in (await reply.json())["error"]["message"]

@@ -39,7 +39,7 @@ def vllm_server(
     Raises:
         StepError: The server did not start.
     """
-    port = _free_port()
+    port = free_port()
     command = [
         *(str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(folder), "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)),
@@ -49,7 +49,7 @@ def vllm_server(
     title, at = f"vLLM with {model.name}", f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="drpo-") as scratch:
         env = _vllm_environment(environment, scratch, cores or sorted(os.sched_getaffinity(0))[:_THREADS])
-        with _serving(title, command, at, "/health", log, say, env) as url:
+        with serving(title, command, at, "/health", log, say, env) as url:
             yield url
 
 
@@ -60,17 +60,22 @@ def proxy_server(backend: str, arguments: Sequence[str], log: Path, say: Say) ->
     Raises:
         StepError: The proxy did not start.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "proxy", "--backend", backend, "--port", str(port), *arguments]
     env = {name: value for name, value in os.environ.items() if not name.startswith("DRPO_")}
-    with _serving("proxy", command, f"http://127.0.0.1:{port}", "/health/ready", log, say, env) as url:
+    with serving("proxy", command, f"http://127.0.0.1:{port}", "/health/ready", log, say, env) as url:
         yield url
 
 
 @contextlib.contextmanager
-def _serving(
+def serving(
     title: str, command: Sequence[str], url: str, health: str, log: Path, say: Say, env: Mapping[str, str]
 ) -> Iterator[str]:
+    """Run a command that serves `url`, and yield this URL when its path `health` answers with 200.
+
+    Raises:
+        StepError: The command ended, or the path did not answer in time.
+    """
     process = spawn(command, log, env)
 
     def ready() -> bool:
@@ -106,7 +111,8 @@ def wide_terminal() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "300"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -163,7 +163,12 @@ async def test_unknown_fields_reach_a_base_model() -> None:
         ({"messages": ["hello"]}, "must be an object"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "no role 'tool'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "cannot call tools"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "cannot call tools. Send none (in Open WebUI"),
+        ({"messages": [USER], "functions": [{"name": "now"}]}, "cannot call functions. Send none (in Open WebUI"),
+        (
+            {"messages": [USER], "stream": True, "tools": [{"type": "function"}] * 36},
+            "switch off the model's capability Builtin Tools",
+        ),
         ({"messages": [USER], "echo": True}, "belongs to /v1/completions"),
         ({"messages": [USER], "stop": [1]}, "`stop` must be"),
         ({"messages": [USER], "model": "scripted@wild"}, "aligned, raw, raw-matched"),

@@ -19,6 +19,12 @@ def open_webui(task: str, output: str) -> list[dict[str, Any]]:
     return [user(f"{text}<chat_history>\n{HISTORY}\n</chat_history>")]
 
 
+# Open WebUI asks for the title while the answer is still written, and shows other titles between form and conversation.
+EARLY_TITLE: Final = (
+    "### Task:\nWrite a title.\n### Guidelines:\n- The output must be a JSON object.\n### Output:\nJSON format: "
+    '{ "title": "your title" }\n### Examples:\n- { "title": "One" },\n- { "title": "Two" }\n### Chat History:\n'
+    "<chat_history>\nUSER: How do I bake bread?\nASSISTANT: \n</chat_history>"
+)
 AUTOCOMPLETE: Final = (
     '### Task:\nContinue `<text>`.\n### **Output Rules**:\n- JSON: `{ "text": "..." }`\n---\n### Context:\n'
     f"<chat_history>\n{HISTORY}\n</chat_history>\n<type>General</type>  \n<text>And how do I</text>  \n#### Output:\n"
@@ -27,6 +33,7 @@ TURNS: Final = [user("How do I bake bread?"), {"role": "assistant", "content": "
 TITLE: Final = open_webui("Write a title.", 'JSON format: { "title": "your title" }')
 BACKGROUND: Final[dict[str, list[dict[str, Any]]]] = {
     "open-webui-title": TITLE,
+    "open-webui-early-title": [user(EARLY_TITLE)],
     "open-webui-tags": open_webui("Write tags.", 'JSON format: { "tags": ["one", "two"] }'),
     "open-webui-follow-ups": open_webui("Suggest questions.", 'JSON format: { "follow_ups": ["One?", "Two?"] }'),
     "open-webui-queries": open_webui("Write queries.", 'Strictly return in JSON format: \n{ "queries": ["one"] }'),

@@ -123,6 +123,7 @@ def test_documents_of_open_webui_are_not_part_of_the_opening(text: str, opening:
     ("client", "field", "kind"),
     [
         ("open-webui-title", "title", "string"),
+        ("open-webui-early-title", "title", "string"),
         ("open-webui-tags", "tags", "array"),
         ("open-webui-follow-ups", "follow_ups", "array"),
         ("open-webui-queries", "queries", "array"),
