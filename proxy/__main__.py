@@ -98,7 +98,11 @@ def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
         "drpo-proxy", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "command", nargs="?", choices=("serve", "check", "fit", "new-key"), default="serve", help="serve (default), ..."
+        "command",
+        nargs="?",
+        choices=("serve", "check", "fit", "new-key"),
+        default="serve",
+        help="what to do, as shown above [serve]",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
     values, namespace = read_flags(arguments, process_environment(), parser)

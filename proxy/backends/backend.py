@@ -69,8 +69,7 @@ def unlisted_model(backends: Sequence[Backend], message: str) -> ProxyError:
     missing = sum(not (backend.healthy and backend.models) for backend in backends)
     if not missing:
         return UnknownModelError(message, param="model")
-    return BackendNotReadyError(
-        f"{missing} of {len(backends)} backends do not answer or are still loading, and no other backend lists this "
-        "model. Send the request again later.",
-        param="model",
-    )
+    who = "The backend does not answer or is"
+    if len(backends) > 1:
+        who = f"No backend lists this model, and {missing} of {len(backends)} backends do not answer or are"
+    return BackendNotReadyError(f"{who} still loading. Send the request again later.", param="model")

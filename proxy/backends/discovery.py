@@ -20,8 +20,12 @@ from proxy.core.variant_names import RAW
 _ANOTHER_PROXY: Final = (
     "It is a drpo-proxy: name the model servers behind it as --backend instead, since both would put a prompt in front."
 )
-
-
+_ADVICE: Final[Mapping[int, str]] = {
+    **dict.fromkeys((401, 403), " The server needs a key: put it into a file, and give --backend-api-key-file FILE."),
+    404: " The URL of --backend must be the base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
+}
+"""What an operator can do, by the status of the reply."""
+_NO_MODEL: Final = "The backend lists no model. Load a model into it, or wait until it has loaded one."
 _MAX_AT_ONCE: Final = 8  # models that are asked for at the same time
 
 
@@ -106,7 +110,8 @@ async def discover(
     status, listing = await fetch("/v1/models")
     cards = listing.get("data") if isinstance(listing, dict) else None
     if status != 200 or not isinstance(cards, list):
-        raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.")
+        advice = _ADVICE.get(status, "")
+        raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.{advice}")
     if _is_proxy(cards):
         raise BackendProtocolError(_ANOTHER_PROXY)
     named = [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
@@ -115,7 +120,7 @@ async def discover(
     problem = next((model for model in found if isinstance(model, str)), "")
     if problem and not models:
         raise UndecidedError(problem)
-    return Listing(models, problem)
+    return Listing(models, problem if models else _NO_MODEL)
 
 
 async def _describe_all(

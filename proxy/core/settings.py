@@ -164,7 +164,7 @@ class ExperimentSettings:
 class LogSettings:
     """The content and the format of the log."""
 
-    log_content: bool = _setting(False, "write what clients ask and are answered to the log; off, none of it is")
+    log_content: bool = _setting(False, "write requests and answers to the log, with all their text")
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
 

@@ -112,7 +112,7 @@ def _load_bundles(settings: Settings, baseline: str) -> tuple[Sequence[BundleArg
 def _refuse_silent_backends(pool: Pool) -> None:
     """Raise StartupError if no backend lists a model. The message has the reason of each backend."""
     if not pool.models:
-        problems = "; ".join(f"{one.url}: {one.problem or 'lists no model'}" for one in pool.backends)
+        problems = "; ".join(f"{one.url}: {one.problem.rstrip('.')}" for one in pool.backends)
         raise StartupError(f"No backend serves a model: {problems}. Check it with `drpo-proxy check`.")
 
 

@@ -58,8 +58,8 @@ def foreign_bundle_note(model: str, served: ServedBundle) -> str:
     if manifest.model == model:
         return ""
     return (
-        f"The bundle {manifest.name} was written for {manifest.model}: measure whether it helps {model}. "
-        f"{model}@{RAW} is served without it."
+        f"The bundle {manifest.name} was written for {manifest.model}: measure with `drpo-proxy fit` whether it helps "
+        f"{model}. {model}@{RAW} is served without it."
     )
 
 

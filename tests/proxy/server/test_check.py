@@ -46,6 +46,31 @@ async def test_check_says_which_kind_was_decided_and_why(
         assert code == 0
 
 
+@pytest.mark.parametrize(
+    ("listing", "answer_status", "says"),
+    [
+        ({"object": "list", "data": []}, "200 OK", "The backend lists no model. Load a model into it"),
+        ({"data": [None, {"id": 5}]}, "200 OK", "The backend lists no model. Load a model into it"),
+        ({"error": {"message": "no key"}}, "401 Unauthorized", "needs a key: put it into a file, and give --backend-a"),
+        ({"error": "forbidden"}, "403 Forbidden", "needs a key: put it into a file, and give --backend-api-key-file"),
+        ({"detail": "Not Found"}, "404 Not Found", "must be the base URL of an OpenAI-compatible server, such as http"),
+        ({"models": [{"name": "scripted"}]}, "200 OK", "GET /v1/models answered 200 and no list of models."),
+    ],
+)
+async def test_check_says_what_to_do_about_a_backend_without_models(
+    listing: Any, answer_status: str, says: str
+) -> None:
+    async def lists(reply: Reply, request: Received) -> None:
+        await reply.whole(listing, answer_status)
+
+    async with scripted_backend(always(ENDS), listing=lists) as backend:
+        code, printed = await _printed(backend.url)
+    assert code == 1
+    assert f"problem: {backend.url}: " in printed
+    assert says in printed
+    assert "Everything fits" not in printed
+
+
 async def test_check_says_that_the_kind_was_given() -> None:
     async with scripted_backend(always(ENDS), kind="chat", questions=always(PARIS)) as backend:
         _, printed = await _printed(backend.url, kind=("scripted=completion",))
