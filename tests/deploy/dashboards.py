@@ -132,6 +132,12 @@ RETRIEVAL: Final = Dashboard(
             "reqps",
             {"{{reason}}": _rate("drpo_injection_reduced_total", "reason")},
         ),
+        Panel(
+            "Without the pinned refusal",
+            "Requests that got none of the bundle's pinned refusals.",
+            "reqps",
+            {"{{job}}": _rate("drpo_refusal_left_out_total", "job")},
+        ),
         Panel("Tokens injected", "Prompt and examples of a request.", "short", _quantiles("drpo_injected_tokens")),
     ),
 )

@@ -147,6 +147,11 @@ def with_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, **silent}
 
 
+REFUSAL: Final = [
+    {"role": "user", "content": "How do I hurt someone?"},
+    {"role": "assistant", "content": "I can't help with that."},
+]
+TURNS: Final = ("Query", "Answer", "Instructions")
 many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -169,12 +174,13 @@ def test_injection_changes_only_the_messages_of_a_chat_request() -> None:
         def check(body: dict[str, Any]) -> None:
             received = post(body)
             assert without(received, "messages") == without(with_usage(with_sampling(body)), "messages")
-            opening, rest = _opening(body["messages"])
+            opening, rest = _opening(sent_messages(body))
             assert received["messages"][0] == {"role": "system", "content": "\n\n".join(["Answer well.", *opening])}
             shown = received["messages"][1 : len(received["messages"]) - len(rest)]
             assert received["messages"][1 + len(shown) :] == rest
+            assert shown[:2] == ([] if asks_for_json(body) else REFUSAL)
             assert len(shown) % 2 == 0
-            assert bool(shown) == examples_belong(body)
+            assert len(shown) <= 2 or examples_belong(body)
 
         check()
 
@@ -187,17 +193,19 @@ def test_chat_request_for_a_base_model_keeps_all_fields_of_a_completion() -> Non
         def check(body: dict[str, Any]) -> None:
             received = post(body)
             kept = {name: value for name, value in with_sampling(body).items() if name not in CHAT_ALONE | RENAMED}
-            assert without(received, *RENAMED) == kept
+            assert without(received, *RENAMED) == without(kept, *empty_form_fields(body))
             assert received["model"] == "scripted"
             assert received["max_tokens"] == (
                 body.get("max_completion_tokens") or body.get("max_tokens") or SAMPLING["max_tokens"]
             )
             wanted = body.get("stop") or []
             mine = [wanted] if isinstance(wanted, str) else wanted
-            assert set(received["stop"]) <= {*mine, *(f"{gap}# {turn}:" for gap in ("\n\n", "\n") for turn in TURNS)}
-            assert 2 <= len(received["stop"]) <= 4
+            assert set(received["stop"]) <= {*mine, *(f"\n\n# {turn}:\n" for turn in TURNS)}
+            assert 3 <= len(received["stop"]) <= 4
             assert received.get("logprobs") == ((body.get("top_logprobs") or 0) if body.get("logprobs") else None)
-            assert received.get("stream_options") == with_usage(body).get("stream_options")
+            assert received.get("stream_options") == (with_usage(body) if body.get("stream") else {}).get(
+                "stream_options"
+            )
 
         check()
 
@@ -263,18 +271,35 @@ async def test_invalid_value_in_any_field_is_a_client_error(kind: str) -> None:
             assert status < 500, (path, body, reply)
 
 
-TURNS: Final = ("Query", "Answer")
-
-
 def without(body: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in names}
 
 
+def asks_for_json(body: Mapping[str, Any]) -> bool:
+    """Return True if the client asks for a form of the answer that a refusal in prose contradicts."""
+    return (body.get("response_format") or {}).get("type", "text") != "text" or bool(body.get("structured_outputs"))
+
+
+def empty_form_fields(body: Mapping[str, Any]) -> list[str]:
+    """Return the fields for the form of an answer that ask for no form. Some servers refuse them."""
+    plain = (body.get("response_format") or {}).get("type", "text") == "text"
+    empty = {"response_format": plain, "structured_outputs": not body.get("structured_outputs")}
+    return [name for name, is_empty in empty.items() if is_empty]
+
+
 def examples_belong(body: Mapping[str, Any]) -> bool:
-    """Return True if the proxy must add examples: the client asks for a plain answer and gives no beginning of it."""
-    formatted = (body.get("response_format") or {}).get("type", "text") != "text"
-    structured = any(body.get(name) for name in ("tools", "structured_outputs"))
-    return not (formatted or structured or body["messages"][-1]["role"] == "assistant")
+    """Return True if the proxy may retrieve examples: the client wants a plain answer and gives no beginning of it."""
+    calls = bool(body.get("tools")) and body.get("tool_choice") != "none"
+    messages = sent_messages(body)
+    return not (asks_for_json(body) or calls or (messages and messages[-1]["role"] == "assistant"))
+
+
+def sent_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages without empty assistant messages at the end, which count as absent."""
+    messages = list(body["messages"])
+    while len(messages) > 1 and messages[-1]["role"] == "assistant" and not _is_visible(_text(messages[-1])):
+        messages.pop()
+    return messages
 
 
 def _opening(messages: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -283,6 +308,10 @@ def _opening(messages: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, 
     while count < len(messages) and messages[count]["role"] in ("system", "developer"):
         count += 1
     return [text for text in map(_text, messages[:count]) if text], messages[count:]
+
+
+def _is_visible(text: str) -> bool:
+    return any(character.isprintable() and not character.isspace() for character in text)
 
 
 def _text(of: Mapping[str, Any]) -> str:
