@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _LARGEST: Final = {8: 127, 4: 7}
+_LONG: Final = 400  # characters; a longer text is read at its ends
 _SHARES_OF_LARGEST: Final = (1.0, 0.9, 0.8, 0.7, 0.6)
 
 
@@ -23,7 +24,7 @@ class SentenceStudent:
         resources: The folder of the teacher's sp.model.
         student: What training wrote.
         bits: The bits of a component of the table, or 0 for what training wrote.
-        ends: Characters that are read at the start and at the end of a text, each; 0 reads the whole text.
+        ends: Characters at the start and at the end of a long text whose vectors are averaged; 0 reads the whole text.
     """
 
     def __init__(self, resources: Path, student: Path, bits: int = 4, ends: int = 0) -> None:
@@ -52,8 +53,12 @@ class SentenceStudent:
         return np.stack([self._embed_one(text) for text in texts])
 
     def _embed_one(self, text: str) -> Floats:
-        if self._ends and len(text) > 2 * self._ends:
-            text = f"{text[: self._ends]} {text[-self._ends :]}"
+        if not self._ends or len(text) <= _LONG:
+            return self._embed_part(text)
+        both = self._embed_part(text[: self._ends]) + self._embed_part(text[-self._ends :])
+        return np.asarray(both / np.sqrt(both @ both), np.float32)
+
+    def _embed_part(self, text: str) -> Floats:
         ids = self._tokenizer.encode(text, out_type=int, add_bos=True, add_eos=True)
         rows, w = self._rows(ids), self._weights
         sums = rows.sum(0) @ w["layer"] + len(ids) * w["bias"]

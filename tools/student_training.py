@@ -128,7 +128,7 @@ def train(options: argparse.Namespace) -> None:
     say(f"held-out cosine {held_out(student, taught, held):.4f}")
     others = [value for name, value in student.named_parameters() if not name.startswith("table")]
     optimizers = (
-        (torch.optim.SparseAdam([student.table.weight], betas=(0.9, 0.99)), 0.01 * student.scale),
+        (torch.optim.SparseAdam([student.table.weight], betas=(0.9, 0.99)), options.table_rate * student.scale),
         (torch.optim.Adam(others), 0.001),
     )
     begun, step = time.monotonic(), 0
@@ -153,6 +153,8 @@ def first_student(options: argparse.Namespace, taught: Taught, dense: dict[str, 
     with np.load(options.start) as arrays:
         student = Student((arrays["table"], arrays["layer"], arrays["bias"]), dense, options.seen, options.units)
         student.scale = float(arrays["scale"])
+        if options.units != len(arrays["curved"]) or 3 * options.seen != len(arrays["near"]):
+            return student
         with torch.no_grad():
             student.near.weight.copy_(torch.from_numpy(arrays["near"].T.copy()))
             student.near.bias.copy_(torch.from_numpy(arrays["near_bias"]))

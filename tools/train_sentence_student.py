@@ -45,7 +45,8 @@ def main() -> None:
     two.add_argument("--width", type=int, default=256, help="of a token's vector [256]")
     two.add_argument("--seen", type=int, default=64, help="components that neighbours see [64]")
     two.add_argument("--units", type=int, default=128, help="units that see neighbours, or 0 [128]")
-    two.add_argument("--start", type=Path, help="a student of the same sizes whose training goes on")
+    two.add_argument("--start", type=Path, help="a student of the same width, to begin with")
+    two.add_argument("--table-rate", type=float, default=0.01, help="learning rate of the table [0.01]")
     options = parser.parse_args()
     if options.step == "teach":
         teach(options.resources, options.texts, options.taught, options.minutes)

