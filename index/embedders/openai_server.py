@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 import orjson
 
+from index.base_urls import without_endpoint
 from index.embedders.base import encodable, unit_rows
 from index.errors import EmbedderError
 from index.types import EmbedderSpec, Vectors
@@ -69,7 +70,7 @@ class OpenAIEmbedder:
         connection = connect(self._url.hostname or "", self._url.port, timeout=_TIMEOUT_SECONDS)
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         try:
-            connection.request("POST", f"{self._url.path.rstrip('/')}/embeddings", body, headers)
+            connection.request("POST", f"{without_endpoint(self._url.path)}/embeddings", body, headers)
             response = connection.getresponse()
             return response.status, response.read(_MAX_REPLY_BYTES)
         except (OSError, http.client.HTTPException, UnicodeError) as error:

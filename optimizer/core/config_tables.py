@@ -19,7 +19,7 @@ class ModelTable:
     """[models.ROLE]: a model and its endpoint.
 
     Attributes:
-        base_url: The URL of the endpoint without the final `/chat/completions` or `/completions`.
+        base_url: The base URL of the server, such as `http://localhost:8000/v1`.
         model: The name of the model in requests to the endpoint.
         kind: `chat` for a chat model, `completion` for a base model.
         api_key_env: The environment variable that holds the endpoint's API key. None if the endpoint needs no key.

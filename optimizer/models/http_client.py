@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 import aiohttp
 
+from index.base_urls import without_endpoint
 from optimizer.core.errors import ModelError, NoReplyError, RefusedRequestError, UnreachableError
 from optimizer.models.error_replies import server_explanation, status_in_body
 
@@ -202,9 +203,10 @@ def join_url(base_url: str, path: str) -> str:
     """Return the base URL with a path appended.
 
     A path without a slash at its beginning, such as `chat/completions`, follows the base URL. A path with a slash, such
-    as `/tokenize`, is outside the API version: `/v1` at the end of the base URL is removed first.
+    as `/tokenize`, is outside the API version: `/v1` at the end of the base URL is removed first. A base URL that ends
+    in an endpoint, such as `/v1/chat/completions`, stands for the URL before it.
     """
-    base = base_url.rstrip("/")
+    base = without_endpoint(base_url)
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from index.base_urls import without_endpoint
 from proxy.core.errors import StartupError
 
 MAX_PORT: Final = 65535
@@ -24,10 +25,10 @@ def is_loopback(host: str) -> bool:
 
 
 def server_root(url: str, flag: str = "--backend") -> str:
-    """Return the root URL of a model server: the given URL without /v1 and without a slash at its end.
+    """Return the root URL of a model server: the given URL without an endpoint, /v1 and a slash at its end.
 
     Args:
-        url: The URL that the operator gave. It may end in /v1.
+        url: The URL that the operator gave. It may end in /v1, or in an endpoint such as /v1/chat/completions.
         flag: The flag that gave the URL, for error messages. Messages also name the flag `<flag>-api-key-file`.
 
     Raises:
@@ -43,7 +44,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
         is_root = False
     if not is_root:
         raise StartupError(f"{flag} {url}: not a base URL such as http://127.0.0.1:8000/v1.")
-    return url.rstrip("/").removesuffix("/v1")
+    return without_endpoint(url).removesuffix("/v1")
 
 
 def web_origin(text: str, flag: str) -> str:

@@ -89,8 +89,14 @@ def test_port_out_of_range_is_refused(port: int) -> None:
         make_settings(port=port)
 
 
-@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
-def test_backend_url_is_the_root_with_or_without_v1(url: str) -> None:
+ROOTS = [
+    *("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/", "http://h:1/v1/chat/completions"),
+    *("http://h:1/v1/completions/", "http://h:1/v1/responses", "http://h:1/v1/models", "http://h:1/chat/completions"),
+]
+
+
+@pytest.mark.parametrize("url", ROOTS)
+def test_backend_url_is_the_root_or_the_url_of_v1_or_of_an_endpoint(url: str) -> None:
     assert server_root(url) == "http://h:1"
 
 
