@@ -13,7 +13,10 @@ from optimizer.models.reply_text import FoundObject, encodable, find_object, wit
 
 MIN_SCORE, MAX_SCORE = 1, 5
 _SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
-_SCORE_IN_LINE: Final = r"(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+))?(?![\w.]*\d|\s*(?:-|\u2013|to)\s*\d)"
+_SCORE_IN_LINE: Final = (
+    r"(\d+(?:\.\d+)?)\s*(?:(?:[(\[][^()\[\]\n]*[)\]]\s*)?(?:/|out of)\s*(\d+))?(?![\w.]*\d|\s*(?:-|\u2013|to)\s*\d)"
+)
+"""A score, and optionally its scale. A comment in brackets may stand between them."""
 _LETTER: Final = re.compile(r"[\W_]*(?:(?:answer|output|response|option)[\W_]*)?([AB])[\W_]*", re.IGNORECASE)
 _LAST_LINE: Final = re.compile(
     r"[\W_]*(?:(?:answer|output|response|option|assistant)[\W_]*)?([AB])[\W_]*"
