@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from index.bundle.bundle import BundleInput, load_bundle, read_bundle, read_manifest, write_bundle
-from index.bundle.input_files import parse_input_examples
+from index.bundle.input_files import decode_text, parse_input_examples
 from index.bundle.manifest import check_policy, check_sampling
 from index.cli.arguments import command_line
 from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
@@ -181,9 +181,9 @@ def _read(path: Path) -> bytes:
 
 def _read_text(path: Path) -> str:
     try:
-        return _read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        return decode_text(_read(path), str(path))
+    except BundleFormatError as error:
+        raise UsageError(str(error)) from None
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(

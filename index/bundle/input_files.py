@@ -1,7 +1,7 @@
-"""Parses JSONL files that people write, such as the examples file for a new bundle. This module opens no files.
+"""Decodes and parses files that people write, such as the examples file for a new bundle. This module opens no files.
 
-The rules are less strict than for examples.jsonl in a bundle: an example may have no id, a line may be empty, and white
-space may surround a text. A key whose value is null counts as absent. One error reports all invalid lines.
+The rules for JSONL are less strict than for examples.jsonl in a bundle: an example may have no id, a line may be empty,
+and white space may surround a text. A key whose value is null counts as absent. One error reports all invalid lines.
 """
 
 import hashlib
@@ -27,6 +27,20 @@ class BadLinesError(BundleFormatError):
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("\n".join(reasons))
         self.reasons = tuple(reasons)
+
+
+def decode_text(data: bytes, location: str) -> str:
+    """Decode a text file that a person wrote. A byte order mark is ignored, and each line ends with a line feed.
+
+    Programs on Windows begin a file with a byte order mark, and end its lines with a carriage return and a line feed.
+
+    Raises:
+        BundleFormatError: The file is not in UTF-8. The message begins with `location`, the name of the file.
+    """
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
 
 
 def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:

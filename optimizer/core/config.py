@@ -15,6 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
+from index.bundle.input_files import decode_text
+from index.errors import BundleFormatError
 from index.layouts import LAYOUTS
 from optimizer.core.candidate import KINDS
 from optimizer.core.config_tables import RECIPES, REFUSALS, ModelTable, RunConfig
@@ -47,11 +49,13 @@ def read_config(path: Path, folder: Path | None = None) -> RunConfig:
         ConfigError: The file cannot be read, or a table, key or value is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = tomllib.loads(decode_text(path.read_bytes(), str(path)))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+    except BundleFormatError as error:
+        raise ConfigError(str(error)) from None
     return parse_config(document, folder or path.parent)
 
 

@@ -18,6 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from index.bundle.input_files import decode_text
+from index.errors import BundleFormatError
 from proxy.core.errors import RateLimitError, StartupError, UnauthorizedError
 from proxy.core.shared_state import Cells, SharedState
 
@@ -62,9 +64,11 @@ def read_keys(file: Path) -> tuple[Key, ...]:
             an invalid line, the message gives the number but not the text, because the text may contain a key.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = decode_text(file.read_bytes(), f"--api-keys-file {file}").splitlines()
+    except OSError as error:
         raise StartupError(f"--api-keys-file {file}: cannot be read ({type(error).__name__}).") from error
+    except BundleFormatError as error:
+        raise StartupError(f"{error}.") from error
     numbered = [(n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     keys = tuple(_parse(f"--api-keys-file {file}, line {number}", words) for number, words in numbered)
     for what, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):

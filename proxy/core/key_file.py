@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from index.bundle.input_files import decode_text
+from index.errors import BundleFormatError
 from proxy.core.errors import StartupError
 
 
@@ -18,9 +20,11 @@ def read_key(file: str, flag: str) -> str | None:
     if not file:
         return None
     try:
-        key = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        key = decode_text(Path(file).read_bytes(), f"{flag} {file}").strip()
+    except OSError as error:
         raise StartupError(f"{flag} {file}: cannot be read ({type(error).__name__}).") from error
+    except BundleFormatError as error:
+        raise StartupError(f"{error}.") from error
     if not key or not key.isprintable():
         raise StartupError(f"{flag} {file}: holds no key on a single line.")
     return key

@@ -28,6 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
+from index.bundle.input_files import decode_text
 from index.bundle.strict_json import Fields, quoted
 from index.errors import BundleFormatError
 from proxy.core.errors import StartupError
@@ -105,9 +106,9 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
 def read_experiment(path: Path) -> ExperimentFile:
     """Read one experiment file. Raises StartupError if it cannot be read or is invalid."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = tomllib.loads(decode_text(path.read_bytes(), str(path)))
         return _experiment_file(table, path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise StartupError(f"--experiment {path}: cannot be read ({type(error).__name__}).") from error
     except tomllib.TOMLDecodeError as error:
         raise StartupError(f"--experiment {path}: is not TOML: {error}") from error
