@@ -52,10 +52,8 @@ def content_text(content: object, field_name: str) -> str:
 def _checked_text(part: object, field_name: str) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, dict):
-        text = part.get("text", part.get("refusal"))
-        if part.get("type", "text") in ("text", "input_text", "refusal") and isinstance(text, str):
-            return text
+    if isinstance(part, dict) and part.get("type", "text") in _TEXT_TYPES and isinstance(text := _part_text(part), str):
+        return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise BadRequestError(
         f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",

@@ -81,6 +81,8 @@ def _message(number: int, item: object) -> JsonDict:
     content = item.get("content")
     if isinstance(content, list):
         content = [_part(part, f"input[{number}].content") for part in content]
+    elif content is not None and not isinstance(content, str):
+        raise BadRequestError(f"input[{number}].content must be a string or a list of parts.", param="input")
     return {"role": item["role"], "content": content}
 
 

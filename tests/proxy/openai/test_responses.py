@@ -135,6 +135,8 @@ async def test_earlier_answer_is_read_in_each_form_that_clients_send(earlier: li
         ({"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}, "'input_file'"),
         ({"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}, "'input_image'"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "'input_text'"),
+        ({"role": "user", "content": 7}, "content must be a string or a list of parts"),
+        ({"role": "user", "content": {"type": "input_text", "text": "x"}}, "content must be a string"),
         ({"type": "x" * 1000}, "'xxxx"),
         ("hello", "'str'"),
     ],
