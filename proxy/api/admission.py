@@ -16,6 +16,7 @@ from proxy.core.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from proxy.core.json_types import repaired_json
 from proxy.core.metrics import Metrics
 from proxy.core.settings import AdmissionSettings
 from proxy.core.shared_state import SharedState
@@ -151,6 +152,8 @@ async def _collect(request: web.Request, limits: AdmissionSettings) -> bytes:
 def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any] = decode_exactly) -> dict[str, Any]:
     """Parse a body that must be a JSON object.
 
+    As in replies of backends, a byte order mark is ignored, and half of a surrogate pair is parsed as U+FFFD.
+
     Args:
         request: The request.
         data: Its body.
@@ -164,7 +167,9 @@ def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any]
     if request.content_type != "application/json":
         raise UnsupportedMediaError("Send JSON, with the header Content-Type: application/json.")
     try:
-        body = decode(data)
+        body = _decode_repaired(data, decode)
+    except UnicodeDecodeError as error:
+        raise BadRequestError(f"The body is not JSON: byte {error.start} is not UTF-8. Send UTF-8.") from error
     except orjson.JSONDecodeError as error:
         raise BadRequestError(
             f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
@@ -172,6 +177,16 @@ def parse_json(request: web.Request, data: bytes, decode: Callable[[bytes], Any]
     if not isinstance(body, dict):
         raise BadRequestError("The body must be a JSON object.")
     return body
+
+
+def _decode_repaired(data: bytes, decode: Callable[[bytes], Any]) -> Any:
+    try:
+        return decode(data)
+    except orjson.JSONDecodeError:
+        data.decode()  # raises an error that names the wrong byte
+        if (repaired := repaired_json(data)) == data:
+            raise
+    return decode(repaired)
 
 
 def _too_large(limits: AdmissionSettings) -> TooLargeError:

@@ -12,13 +12,13 @@ from aiohttp import web
 
 from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendNotReadyError, BackendProtocolError, BadRequestError
+from proxy.core.json_types import BYTE_ORDER_MARK
 from proxy.inference.plan import CHAT, COMPLETIONS, JSON_TYPE, RESPONSES, Plan
 from proxy.inference.relay import Client, relay_stream, reply_headers
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.stream import StreamConverter
 from proxy.inference.stream_formats import stream_format
 from proxy.openai.backend_reply import (
-    BYTE_ORDER_MARK,
     checked_choices,
     encode_reply,
     parse_reply,

@@ -14,7 +14,7 @@ import orjson
 
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _ID_FIRST: Final = re.compile(rb'(?:data: ?)?\{"id": ?"([!#-[\]-~]{1,200})"')
-_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]+)"')
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(?!null"|none")([a-z_]+)"')
 _RESPONSE_END: Final = re.compile(rb'"type"\s*:\s*"response\.(completed|incomplete|failed)"')
 _STOP_REASONS: Final = frozenset({b"stop", b"tool_calls", b"function_call", b"completed"})
 _MAX_ID_LENGTH: Final = 200

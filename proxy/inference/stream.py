@@ -12,10 +12,10 @@ import re
 from typing import Final, Protocol
 
 from proxy.core.errors import BackendProtocolError, BackendReportedError, ProxyError
-from proxy.core.json_types import JsonDict
+from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict
 from proxy.core.log import log_failure
 from proxy.inference.reply_progress import ReplyProgress
-from proxy.openai.backend_reply import BYTE_ORDER_MARK, parse_reply
+from proxy.openai.backend_reply import parse_reply
 from proxy.openai.reported_error import find_error, text_error
 from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, split_events
 

@@ -15,7 +15,7 @@ from proxy.core.json_types import JsonDict
 from proxy.inference.plan import CHAT, COMPLETIONS, RESPONSES, Plan
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.stream import StreamFormat
-from proxy.openai.backend_reply import ChoiceForm, checked_choices, encode_reply, is_extension
+from proxy.openai.backend_reply import ChoiceForm, checked_choices, encode_reply, has_finished, is_extension
 from proxy.openai.chat_completion import ChatChunks, ChatShape
 from proxy.openai.chunk_cache import ChunkCache
 from proxy.openai.responses import ResponseEvents, ResponseShape, failed_event
@@ -57,6 +57,7 @@ class _ChunkFormat(ABC):
         self._cutter = StopCutter(plan.cut_at) if plan.cut_at is not None else None
         self._answers = plan.answers
         self._begun: set[int] = set()
+        self._last_cut: JsonDict = {}
         self._ended: set[int] = set()
 
     def quick(self, events: bytes) -> bytes | None:
@@ -73,7 +74,7 @@ class _ChunkFormat(ABC):
         self._record_ends(checked_choices(payload, self._form))
         if self._cutter is None or (self._cutter.passes(event) and self._cutter.has_begun(payload["choices"])):
             return self._converted(event, payload)
-        cut = self._cutter.cut(payload)
+        cut = self._last_cut = self._cutter.cut(payload)
         self._record_ends(cut["choices"])
         if cut["choices"]:
             return self._converted(b"", cut)
@@ -82,6 +83,11 @@ class _ChunkFormat(ABC):
     def failure(self, error: ProxyError) -> bytes:
         """Return the error event."""
         return error_event(error)
+
+    def _released(self) -> bytes:
+        """Return the conversion of the parts that the cutter still holds back, if a finish reason is missing."""
+        parts = self._cutter.release() if self._cutter is not None else []
+        return self._converted(b"", {**self._last_cut, "choices": parts}) if parts else b""
 
     @abstractmethod
     def end(self, done: bytes = DONE_EVENT) -> bytes:
@@ -113,9 +119,7 @@ class _ChunkFormat(ABC):
 
     def _record_ends(self, choices: Sequence[Mapping[str, Any]]) -> None:
         self._begun.update(choice.get("index", 0) for choice in choices)
-        ended = [choice.get("index", 0) for choice in choices if choice.get("finish_reason")]
-        if ended:
-            self._ended.update(ended)
+        self._ended.update(choice.get("index", 0) for choice in choices if has_finished(choice))
         self.finished = self._begun == self._ended and len(self._ended) >= self._answers
 
 
@@ -126,8 +130,8 @@ class RelayedChunks(_ChunkFormat):
         super().__init__(plan, progress, "delta" if plan.path == CHAT else "text")
 
     def end(self, done: bytes = DONE_EVENT) -> bytes:
-        """Return `[DONE]`."""
-        return done
+        """Return the text that the client did not get yet, and `[DONE]`."""
+        return self._released() + done
 
     def _converted(self, event: bytes, payload: JsonDict) -> bytes:
         relayed = self._without_usage(event or _event(payload), payload)
@@ -159,8 +163,8 @@ class ChatTranslation(_ChunkFormat):
         self._chunks = ChatChunks(shape)
 
     def end(self, done: bytes = DONE_EVENT) -> bytes:
-        """Return the chunk with the token counts of the choices, if there is one, and `[DONE]`."""
-        return b"".join(map(_event, self._chunks.finish())) + done
+        """Return what the client did not get yet of the text, the finish reasons and the token counts, and `[DONE]`."""
+        return self._released() + b"".join(map(_event, self._chunks.finish())) + done
 
     def _converted(self, event: bytes, payload: JsonDict) -> bytes:
         if self._strips_usage:
@@ -187,7 +191,7 @@ class ResponseTranslation(_ChunkFormat):
 
     def end(self, done: bytes = DONE_EVENT) -> bytes:  # noqa: ARG002 - the interface
         """Return the events that end a complete response."""
-        return b"".join(map(_named_event, self._events.finish()))
+        return self._released() + b"".join(map(_named_event, self._events.finish()))
 
     def failure(self, error: ProxyError) -> bytes:
         """Return the event `response.failed`, after the events that open a response if they were not sent yet."""
@@ -280,7 +284,7 @@ def _only_text(payload: Mapping[str, Any], form: ChoiceForm) -> tuple[str, str] 
     """Return the field and the text of a chunk that only adds text to one choice; None for other chunks."""
     choices = payload["choices"]
     choice = choices[0]
-    if len(choices) != 1 or payload.get("usage") or choice.get("finish_reason") or choice.get("logprobs"):
+    if len(choices) != 1 or payload.get("usage") or has_finished(choice) or choice.get("logprobs"):
         return None
     holder: Mapping[str, Any] = {"text": choice.get("text")} if form == "text" else choice.get("delta") or {}
     texts = [(name, text) for name, text in holder.items() if name != "role" and isinstance(text, str) and text]

@@ -4,21 +4,16 @@ The module checks only what the proxy and the clients' libraries rely on: the ty
 All other fields pass unchecked. No message of an error contains a value of the reply.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
 
 from proxy.core.errors import BackendProtocolError
-from proxy.core.json_types import JsonDict
+from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict, repaired_json
 
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _STREAM_STARTS: Final = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-# One escape sequence: first a pair of surrogates, then a surrogate without its partner, then any other sequence.
-_ESCAPE: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_NO_REASONS: Final = frozenset({"", "null", "none"})
 _CHUNK_FIELDS: Final = frozenset({"id", "object", "created", "model", "choices"})
 
 ChoiceForm = Literal["message", "delta", "text"]
@@ -44,13 +39,9 @@ def parse_reply(data: bytes, what: str = "The backend's reply") -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        return orjson.loads(_ESCAPE.sub(_without_lone_surrogate, data.removeprefix(BYTE_ORDER_MARK)))
+        return orjson.loads(repaired_json(data))
     except orjson.JSONDecodeError as error:
         raise BackendProtocolError(f"{what} {_problem(data)}.") from error
-
-
-def _without_lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if escape[1] else escape[0]
 
 
 def _problem(data: bytes) -> str:
@@ -102,6 +93,12 @@ def checked_choices(payload: Mapping[str, Any], form: ChoiceForm) -> Sequence[Js
     for choice in choices:
         _check_choice(choice, form)
     return choices
+
+
+def has_finished(choice: Mapping[str, Any]) -> bool:
+    """Return whether a choice has a finish reason. Some servers send "" or "null" until the choice has finished."""
+    reason = choice.get("finish_reason")
+    return reason is not None and str(reason).strip().lower() not in _NO_REASONS
 
 
 def _check_choice(choice: JsonDict, form: ChoiceForm) -> None:

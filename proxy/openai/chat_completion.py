@@ -14,6 +14,7 @@ from index.rendering import remove_leading_gap
 from index.types import Message, Role
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import JsonDict
+from proxy.openai.backend_reply import has_finished
 from proxy.openai.json_fields import list_field
 from proxy.openai.logprobs import chat_logprobs
 from proxy.openai.message_text import content_text, is_blank, message_text
@@ -160,9 +161,18 @@ def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> JsonDict:
     passed = {name: value for name, value in choice.items() if name not in {"text", "logprobs"}}
     return {
         **passed,
+        "finish_reason": _finish_reason(choice),
         "message": {"role": "assistant", "content": remove_leading_gap(text) if shape.trim else text, "refusal": None},
         "logprobs": chat_logprobs(choice.get("logprobs"), shape.top_logprobs),
     }
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> Any:
+    """Return the finish reason of a choice of a complete answer.
+
+    If the backend gave none, the model ended the answer: the servers that leave the reason out do so only in this case.
+    """
+    return choice["finish_reason"] if has_finished(choice) else "stop"
 
 
 def _chat_id(identifier: object, other: str = "") -> str:
@@ -185,14 +195,19 @@ class ChatChunks:
     Attributes:
         shape: The options for the translation.
         begun: The indexes of the choices whose role has been sent.
+        ended: The indexes of the choices whose finish reason has been sent.
+        frame: The fields of the latest chunk with choices that are not part of a choice.
         trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
-        usage_chunk: A chunk with the usage that the choices had in their last chunks. The completion tokens of the
-            choices are added up. Empty if no choice had usage.
+        usage_chunk: A chunk with usage that is sent at the end; empty if there is none. If the choices have usage in
+            their last chunks, it adds up their completion tokens. If the backend sent usage before the finish reasons,
+            it has this usage.
         other_id: The id of chunks to which the backend gave none.
     """
 
     shape: ChatShape
     begun: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+    frame: JsonDict = field(default_factory=dict)
     trimmed: set[int] = field(default_factory=set)
     usage_chunk: JsonDict = field(default_factory=dict)
     other_id: str = field(default_factory=lambda: f"{getrandbits(128):032x}")
@@ -201,9 +216,10 @@ class ChatChunks:
         """Return the chat chunks for one completion chunk. The list may be empty."""
         frame = {**chunk, "id": _chat_id(chunk.get("id"), self.other_id), "object": "chat.completion.chunk"}
         if not chunk.get("choices"):
-            return [frame] if chunk.get("usage") else []
+            return self._usage_now(frame) if chunk.get("usage") else []
         if self.shape.usage_on_last_choice:
             self._take_usage(frame)
+        self.frame = frame
         deltas = [delta for choice in chunk["choices"] for delta in self._deltas(choice)]
         return [{**frame, "choices": [delta]} for delta in deltas]
 
@@ -215,12 +231,25 @@ class ChatChunks:
         choice = choices[0]
         index, text = choice.get("index", 0), choice.get("text")
         begun = index in self.begun and (index in self.trimmed or not self.shape.trim)
-        continues = begun and not choice.get("finish_reason") and not choice.get("logprobs")
+        continues = begun and not has_finished(choice) and not choice.get("logprobs")
         return text if continues and isinstance(text, str) and text else None
 
     def finish(self) -> list[JsonDict]:
-        """Return the chunk with the usage of the choices. The list is empty if no choice had usage."""
-        return [self.usage_chunk] if self.usage_chunk else []
+        """Return the chunks that end a complete answer: missing finish reasons, and the usage of the choices."""
+        return [*self._missing_ends(), *([self.usage_chunk] if self.usage_chunk else [])]
+
+    def _missing_ends(self) -> Iterator[JsonDict]:
+        """Yield the finish reasons of the choices that began, if the backend sent none."""
+        for index in sorted(self.begun - self.ended):
+            self.ended.add(index)
+            yield {**self.frame, "choices": [{**_delta(index, {}), "finish_reason": _finish_reason({})}]}
+
+    def _usage_now(self, frame: JsonDict) -> list[JsonDict]:
+        """Return a chunk with usage, or keep it for the end if finish reasons have to be sent before it."""
+        if self.begun == self.ended:
+            return [frame]
+        self.usage_chunk = frame
+        return []
 
     def _take_usage(self, frame: JsonDict) -> None:
         """Move the usage of one choice to `usage_chunk`, which adds up the completion tokens of all choices."""
@@ -241,7 +270,8 @@ class ChatChunks:
         logprobs = chat_logprobs(choice.get("logprobs"), self.shape.top_logprobs)
         if text or logprobs:
             yield _delta(index, {"content": text}, logprobs=logprobs)
-        if choice.get("finish_reason"):  # some servers send an empty text until the answer ends
+        if has_finished(choice):
+            self.ended.add(index)
             extras = {name: value for name, value in choice.items() if name not in _TRANSLATED}
             yield {**_delta(index, {}), "finish_reason": choice["finish_reason"], **extras}
 

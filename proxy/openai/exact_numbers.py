@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from proxy.core.errors import BadRequestError
+from proxy.core.json_types import repaired_json
 
 _MAX_EXACT_CHARACTERS: Final = 15
 """A float keeps all digits of a number that has no more characters than this, and no exponent."""
@@ -59,7 +60,7 @@ def _may_change_a_number(data: bytes) -> bool:
 
 def _decode_exactly(data: bytes) -> Any:
     try:
-        return json.loads(data.decode(), parse_int=_integer, parse_float=_float, parse_constant=_refuse)
+        return json.loads(repaired_json(data).decode(), parse_int=_integer, parse_float=_float, parse_constant=_refuse)
     except RecursionError as error:
         raise BadRequestError("The body is nested too deep.") from error
     except ValueError as error:

@@ -10,12 +10,12 @@ from typing import Final
 import orjson
 
 from proxy.core.errors import BackendProtocolError, ProxyError
+from proxy.core.json_types import BYTE_ORDER_MARK
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 _NEWLINE: Final = 10
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ def event_field(event: bytes, name: bytes) -> list[bytes]:
 
     A byte order mark before the first field is ignored.
     """
-    lines = re.split(rb"\r\n|\n|\r", event.removeprefix(_BYTE_ORDER_MARK))
+    lines = re.split(rb"\r\n|\n|\r", event.removeprefix(BYTE_ORDER_MARK))
     found = (line.partition(b":") for line in lines)
     return [value.removeprefix(b" ") for field, _, value in found if field == name]
 

@@ -9,7 +9,7 @@ which the client does not get. The module does no I/O and does not depend on bac
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ import orjson
 
 from index.layouts import first_stop
 from proxy.core.json_types import JsonDict
+from proxy.openai.backend_reply import has_finished
 
 _MAX_CACHED_RULES = 128
 _ESCAPE = b"\\u"  # the beginning of an escape sequence, which may encode any character of a JSON string
@@ -159,6 +160,17 @@ class StopCutter:
         """Return the chunk with all parts that can be sent now. The list of its choices may be empty."""
         return {**chunk, "choices": [ready for choice in _choices(chunk) for ready in self._ready_parts(choice)]}
 
+    def release(self) -> list[JsonDict]:
+        """Return the parts that are still held back at the end of a stream. They end at a stop string that ends there."""
+        released = [part for index, parts in self.held.items() for part in self._whole_parts(index, parts)]
+        self.held.clear()
+        return released
+
+    def _whole_parts(self, index: int, parts: Sequence[JsonDict]) -> Iterable[JsonDict]:
+        before = "" if index in self.begun else self.rules.before
+        found = _find_end("".join(map(_text, parts)), self.rules, before, is_whole=True)
+        return parts if found is None else _parts_before(parts, *found)
+
     def _ready_parts(self, choice: Any) -> Iterator[Any]:
         if not isinstance(choice, dict):
             yield choice
@@ -168,7 +180,7 @@ class StopCutter:
             return
         parts = [*self.held.pop(index, ()), _without_layout_reason(choice, self.rules)]
         text = "".join(map(_text, parts))
-        is_last = bool(choice.get("finish_reason"))
+        is_last = has_finished(choice)
         before = "" if index in self.begun else self.rules.before
         found = _find_end(text, self.rules, before, is_whole=is_last)
         if found is not None:

@@ -11,7 +11,7 @@ import pytest
 from proxy.core.log import LOGGER
 from proxy.openai.sse import event_data
 from tests.faults.history import LogHistory
-from tests.faults.scripted import Received, Reply, completion_events, scripted_backend
+from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import Serving, serving
 
 KINDS = pytest.mark.parametrize("kind", ["chat", "completion"])
@@ -317,3 +317,67 @@ async def test_relayed_response_has_one_last_event(last: bytes, word: str) -> No
     assert [one["type"] in ends for one in events] == [False, True]
     assert (events[-1]["type"] == "response.failed") == (word != "complete")
     assert events[-1]["response"]["id"] == "r"
+
+
+NO_REASONS = pytest.mark.parametrize("none", ["", " ", "null", "None", None], ids=repr)
+
+
+@KINDS
+@NO_REASONS
+async def test_stream_that_breaks_off_is_truncated_whatever_stands_for_no_finish_reason(
+    kind: str, none: str | None
+) -> None:
+    parts = [chunk(kind, "Be", none), chunk(kind, "cause", none)]
+    async with scripted_backend(sends(*parts), kind=kind) as backend, serving(backend.url) as proxy:
+        received = payloads(await proxy.stream())
+        assert await outcome(proxy) == "truncated"
+    assert ["error" in one for one in received] == [False] * (len(received) - 1) + [True]
+
+
+@NO_REASONS
+@pytest.mark.parametrize("usage", [False, True], ids=["", "usage"])
+@pytest.mark.parametrize("last", ["stop", "length", None])
+async def test_translated_choice_has_one_finish_reason_at_its_end(
+    none: str | None, last: str | None, *, usage: bool
+) -> None:
+    parts = [chunk("completion", text, none) for text in ("Be", "cause", "\n\n# Que", "stions")]
+    parts += [chunk("completion", "\n", last)]  # it may be the beginning of a marker
+    parts += [usage_event(choices=[])] if usage else []
+    async with scripted_backend(sends(*parts, b"data: [DONE]\n\n")) as backend, serving(backend.url) as proxy:
+        received = payloads(await proxy.stream(stream_options={"include_usage": usage}))
+        assert await outcome(proxy) == "complete"
+    assert text_of(received) == "Because\n\n# Questions\n"
+    assert received.pop() == b"[DONE]"
+    if usage:
+        assert received.pop()["usage"] == USAGE
+    reasons = [one["choices"][0]["finish_reason"] for one in received]
+    assert reasons == [None] * (len(reasons) - 1) + [last or "stop"]
+
+
+@NO_REASONS
+async def test_marker_is_removed_although_each_chunk_has_an_empty_finish_reason(none: str | None) -> None:
+    parts = [chunk("completion", text, none) for text in ("Yes.", "\n\n# Que", "ry:\nWhat?")]
+    async with scripted_backend(sends(*parts, b"data: [DONE]\n\n")) as backend, serving(backend.url) as proxy:
+        received = payloads(await proxy.stream())
+    assert text_of(received) == "Yes."
+    assert [one["choices"][0]["finish_reason"] for one in received[:-1]][-1] == "stop"
+
+
+@NO_REASONS
+@pytest.mark.parametrize("last", ["\n\n# Query:", "\n\n# Ans"])
+async def test_end_without_a_finish_reason_releases_what_is_no_marker(none: str | None, last: str) -> None:
+    parts = [chunk("completion", "Yes.", none), chunk("completion", last, none)]
+    async with scripted_backend(sends(*parts, b"data: [DONE]\n\n")) as backend, serving(backend.url) as proxy:
+        received = payloads(await proxy.stream())
+    assert text_of(received) == ("Yes." if last.endswith(":") else "Yes." + last)
+    assert received[-2]["choices"][0]["finish_reason"] == "stop"
+
+
+@NO_REASONS
+async def test_translated_whole_answer_has_a_finish_reason(none: str | None) -> None:
+    async def script(reply: Reply, request: Received) -> None:
+        await reply.whole(completion("Yes.", none))
+
+    async with scripted_backend(script) as backend, serving(backend.url) as proxy:
+        _, _, reply = await proxy.chat()
+    assert reply["choices"][0]["finish_reason"] == "stop"
