@@ -119,7 +119,7 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
             raise JournalError(
-                f"{self._path}: cannot be written: {error.strerror}: make room, and resume: nothing is lost"
+                f"{self._path}: cannot be written: {error.strerror}: make room, and resume: what was written is kept"
             ) from None
         self._size += len(batch)
         self._written_count = last

@@ -161,7 +161,7 @@ class StopCutter:
         return {**chunk, "choices": [ready for choice in _choices(chunk) for ready in self._ready_parts(choice)]}
 
     def release(self) -> list[JsonDict]:
-        """Return the parts that are still held back at the end of a stream. They end at a stop string that ends there."""
+        """Return the parts that are still held back at the end of a stream, cut at a stop string that ends there."""
         released = [part for index, parts in self.held.items() for part in self._whole_parts(index, parts)]
         self.held.clear()
         return released
