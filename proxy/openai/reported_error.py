@@ -11,7 +11,8 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from proxy.core.errors import BackendProtocolError, BackendReportedError
-from proxy.openai.backend_reply import BYTE_ORDER_MARK, parse_reply
+from proxy.core.json_types import BYTE_ORDER_MARK
+from proxy.openai.backend_reply import parse_reply
 
 _MESSAGE_FIELDS: Final = (
     *("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "error_description"),
