@@ -14,19 +14,30 @@ JsonDict = dict[str, Any]
 """A JSON object that the code may change."""
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-# One escape sequence: first a pair of surrogates, then a surrogate without its partner, then any other sequence.
-_ESCAPE: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+_MAX_REPAIRS: Final = 10_000
+"""The maximum number of escaped surrogates in a text that is repaired, so that a repair takes milliseconds."""
+_LOOK_BACK: Final = 1024
+# A pair of escaped surrogates, or one without its partner.
+_SURROGATES: Final = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
+_UNKNOWN: Final = rb"\ufffd"
 
 
 def repaired_json(data: bytes) -> bytes:
     """Return a JSON text without a byte order mark, and with U+FFFD for each surrogate without its partner.
 
-    Programs write such a surrogate if they cut a text in the middle of an emoji.
+    Programs write such a surrogate if they cut a text in the middle of an emoji. A text with very many escaped
+    surrogates is not repaired.
     """
-    return _ESCAPE.sub(_without_lone_surrogate, data.removeprefix(BYTE_ORDER_MARK))
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    if data.count(rb"\ud") + data.count(rb"\uD") > _MAX_REPAIRS:
+        return data
+    return _SURROGATES.sub(_repaired, data)
 
 
-def _without_lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if escape[1] else escape[0]
+def _repaired(found: re.Match[bytes]) -> bytes:
+    before = found.string[max(0, found.start() - _LOOK_BACK) : found.start()]
+    if (len(before) - len(before.rstrip(b"\\"))) % 2:  # the first backslash is escaped, so it begins no surrogate
+        return found[0] if found[1] is None else found[0][: -len(found[1])] + _UNKNOWN
+    return _UNKNOWN if found[1] is None else found[0]

@@ -1,12 +1,14 @@
 """Guards that a request is served if its JSON can be understood, although a strict parser refuses it."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from proxy.core.json_types import repaired_json
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
 
@@ -18,6 +20,8 @@ BROKEN_TEXTS = {
     "a pair and a half": (r"\ud83d\ude00\ud83d", "\U0001f600\ufffd"),
     "two first halves": (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
     "an escaped backslash before it": (r"C:\\ud83d \ud83d", "C:\\ud83d \ufffd"),
+    "a half behind an escaped backslash": (r"C:\\ud83d\ude00", "C:\\ud83d\ufffd"),
+    "three backslashes": (r"C:\\\ud83d", "C:\\\ufffd"),
 }
 
 
@@ -80,6 +84,14 @@ async def test_another_encoding_is_refused_with_what_to_do(encoding: str, served
     assert status == 400
     assert reply["error"]["message"].endswith("is not UTF-8. Send UTF-8.")
     assert served.backend.generating == []
+
+
+@pytest.mark.parametrize("text", [rb"\ud800", rb"\\", rb"\n", rb"\ud83d\ude00", rb"\\ud800"])
+def test_repair_of_a_large_text_does_not_hold_up_others(text: bytes) -> None:
+    data = text * (8_000_000 // len(text)) + rb"\ud800"
+    start = time.process_time()
+    repaired_json(data)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"a": 1,}', b'{"a": "\\u12"}', b"\xef\xbb\xbf", b'{"a": NaN}'])
