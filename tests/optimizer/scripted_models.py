@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,7 @@ class ScriptedModels:
         fault: Returns status and body of a reply to send instead of the usual reply; None for the usual reply.
         requests: Model and prompt of each request, in order.
         paid: Number of replies by Idempotency-Key.
+        bodies: The body of the request by Idempotency-Key.
         concurrent: Number of requests in progress.
         max_concurrent: Highest number of requests in progress.
     """
@@ -60,6 +61,7 @@ class ScriptedModels:
     fault: Callable[[Mapping[str, Any]], tuple[int, bytes] | None] = lambda _body: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
+    bodies: dict[str, bytes] = field(default_factory=dict)
     concurrent: int = 0
     max_concurrent: int = 0
 
@@ -86,7 +88,9 @@ class ScriptedModels:
         judged = body["model"] == "judge" and self.judge_latency is not None
         await asyncio.sleep(self.judge_latency if judged else self.latency)
         self.concurrent -= 1
-        self.paid[request.headers["Idempotency-Key"]] += 1
+        key = request.headers["Idempotency-Key"]
+        self.paid[key] += 1
+        self.bodies[key] = await request.read()
         if (faulty := self.fault(body)) is not None:
             return web.Response(status=faulty[0], body=faulty[1], content_type="application/json")
         texts = _REPLIES[body["model"]](self, body)
@@ -96,6 +100,15 @@ class ScriptedModels:
         ]
         usage = {"prompt_tokens": 20, "completion_tokens": 10 * len(texts)}
         return web.json_response({"object": "chat.completion", "choices": choices, "usage": usage})
+
+    def paid_by_call(self, calls: Iterable[str]) -> Counter[str]:
+        """Return the number of replies by the key of the call in the journal. The Idempotency-Key depends on it."""
+        counts: Counter[str] = Counter()
+        for call in calls:
+            for key, body in self.bodies.items():
+                if hashlib.sha256(call.encode() + body).hexdigest() == key:
+                    counts[call] += self.paid[key]
+        return counts
 
     def answer(self, body: Mapping[str, Any]) -> list[str]:
         """Reply as the task model: the answer contains the quality of the prompt."""
