@@ -178,7 +178,7 @@ def test_injection_changes_only_the_messages_of_a_chat_request() -> None:
             assert received["messages"][0] == {"role": "system", "content": "\n\n".join(["Answer well.", *opening])}
             shown = received["messages"][1 : len(received["messages"]) - len(rest)]
             assert received["messages"][1 + len(shown) :] == rest
-            assert shown[:2] == ([] if asks_for_json(body) else REFUSAL)
+            assert shown[:2] == ([] if asks_for_json(body) and not may_call_tools(body) else REFUSAL)
             assert len(shown) % 2 == 0
             assert len(shown) <= 2 or examples_belong(body)
 
@@ -280,6 +280,11 @@ def asks_for_json(body: Mapping[str, Any]) -> bool:
     return (body.get("response_format") or {}).get("type", "text") != "text" or bool(body.get("structured_outputs"))
 
 
+def may_call_tools(body: Mapping[str, Any]) -> bool:
+    """Return True if the model may call a tool instead of answering."""
+    return bool(body.get("tools")) and body.get("tool_choice") != "none"
+
+
 def empty_form_fields(body: Mapping[str, Any]) -> list[str]:
     """Return the fields for the form of an answer that ask for no form. Some servers refuse them."""
     plain = (body.get("response_format") or {}).get("type", "text") == "text"
@@ -289,9 +294,8 @@ def empty_form_fields(body: Mapping[str, Any]) -> list[str]:
 
 def examples_belong(body: Mapping[str, Any]) -> bool:
     """Return True if the proxy may retrieve examples: the client wants a plain answer and gives no beginning of it."""
-    calls = bool(body.get("tools")) and body.get("tool_choice") != "none"
     messages = sent_messages(body)
-    return not (asks_for_json(body) or calls or (messages and messages[-1]["role"] == "assistant"))
+    return not (asks_for_json(body) or may_call_tools(body) or (messages and messages[-1]["role"] == "assistant"))
 
 
 def sent_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ async def test_tokens_of_a_key_are_charged_by_usage_and_returned_if_nothing_was_
             assert sorted(status for status, _, _ in await asyncio.gather(*together)) == [200, 429]
             proxy.gateway.pool.backends[0].url = "http://127.0.0.1:9"
             for _ in range(3):
-                assert (await proxy.chat(headers=bearer(key), max_tokens=500))[0] == 502
+                assert (await proxy.chat(headers=bearer(key), max_tokens=500))[0] == 503
 
 
 def default_copy(tmp_path: Path) -> Path:
