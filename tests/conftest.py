@@ -1,6 +1,7 @@
 """Settings, marks and fixtures of all tests."""
 
 import signal
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -9,6 +10,7 @@ from hypothesis import settings
 
 from tests import neutral
 from tests.quality.served import served_proxy
+from tools.steps import Say
 
 # A deadline for each example would fail on a busy machine.
 settings.register_profile("drpo", deadline=None)
@@ -50,6 +52,22 @@ def embedded_url() -> Iterator[str]:
     """The base URL of a proxy with the embedded model and the default bundle, which tests share."""
     with served_proxy() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Prints a line of progress at once, in spite of pytest's capture."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    started = time.monotonic()
+
+    def line(text: str) -> None:
+        if reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.ensure_newline()
+                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
+
+    return line
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,6 @@
 """Fixtures of the client tests: one proxy on the real embedded model for all of them, and a way to run a client."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -34,22 +33,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if reason := next((str(why[2]) for why in skipped if isinstance(why, tuple) and _SKIPPED in str(why[2])), ""):
         terminalreporter.write_sep("!", "NO JAVASCRIPT CLIENT WAS TESTED", red=True, bold=True)
         terminalreporter.write_line(f"{reason.partition(_SKIPPED)[2]}.", red=True)
-
-
-@pytest.fixture(scope="session")
-def say(request: pytest.FixtureRequest) -> Say:
-    """Prints a line of progress at once, past pytest's capture."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    started = time.monotonic()
-
-    def line(text: str) -> None:
-        if reporter is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                reporter.ensure_newline()
-                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
-
-    return line
 
 
 @pytest.fixture(scope="session")

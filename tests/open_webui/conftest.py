@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser.chromium import chromium
-from tests.open_webui.environment import environment, open_webui, shortcoming
+from tests.open_webui.environment import ENVIRONMENT, open_webui
 from tests.open_webui.recorder import Exchange, Recorder, recording
 from tests.quality.served import served_proxy
 from tools.steps import Say
@@ -53,28 +53,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def say(request: pytest.FixtureRequest) -> Say:
-    """Prints a line of progress at once, in spite of pytest's capture."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    started = time.monotonic()
-
-    def line(text: str) -> None:
-        if reporter is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                reporter.ensure_newline()
-                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
-
-    return line
-
-
-@pytest.fixture(scope="session")
 def python(say: Say, pytestconfig: pytest.Config) -> Path:
     """The interpreter of Open WebUI's environment."""
-    if reason := shortcoming():
+    if reason := ENVIRONMENT.shortcoming():
         pytestconfig.stash[_SKIPPED] = reason
         pytest.skip(reason)
-    return environment(say) / "bin" / "python"
+    return ENVIRONMENT.built(say) / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

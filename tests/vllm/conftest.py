@@ -4,7 +4,6 @@ The fixtures install everything that they need. The tests are skipped only if th
 banner at the end.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,22 +60,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_sep("-", "measured on real vLLM")
         for figure in figures:
             terminalreporter.write_line(figure)
-
-
-@pytest.fixture(scope="session")
-def say(request: pytest.FixtureRequest) -> Say:
-    """Prints a line of progress at once, in spite of pytest's capture."""
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    started = time.monotonic()
-
-    def line(text: str) -> None:
-        if reporter is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                reporter.ensure_newline()
-                reporter.write_line(f"[{time.monotonic() - started:4.0f} s] {text}", flush=True)
-
-    return line
 
 
 @pytest.fixture(scope="session")
