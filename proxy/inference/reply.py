@@ -120,7 +120,7 @@ def whole_reply(data: bytes, plan: Plan, progress: ReplyProgress, content_type: 
         return _relayed_reply(data, progress, content_type)
     payload = parse_reply_object(data)
     data = data.removeprefix(BYTE_ORDER_MARK)
-    _record_usage(payload, progress)
+    progress.record_usage(payload)
     if plan.path == RESPONSES:
         return _relayed_response(data, payload, progress)
     _raise_error(payload)
@@ -158,16 +158,10 @@ def _relayed_reply(data: bytes, progress: ReplyProgress, content_type: str) -> b
     payload = parse_reply(data)
     if isinstance(payload, dict):
         _raise_error(payload)
-        _record_usage(payload, progress)
+        progress.record_usage(payload)
     return data.removeprefix(BYTE_ORDER_MARK)
 
 
 def _raise_error(payload: Mapping[str, Any]) -> None:
     if error := find_error(payload):
         raise error
-
-
-def _record_usage(payload: Mapping[str, Any], progress: ReplyProgress) -> None:
-    usage = payload.get("usage")
-    if isinstance(usage, dict):
-        progress.usage = usage

@@ -6,7 +6,7 @@ The module does not depend on HTTP or plans.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.inference.reply_observer import ReplyObserver
 
@@ -112,6 +112,12 @@ class ReplyProgress:
         if self.reported:
             return BACKEND_ERROR
         return "truncated" if self.truncated else "complete"
+
+    def record_usage(self, payload: Mapping[str, Any]) -> None:
+        """Record the token counts in a reply, a chunk or a response of the backend. The last counts are kept."""
+        usage = payload.get("usage")
+        if isinstance(usage, dict):
+            self.usage = usage
 
     def result(self, status: int, outcome: str, started: float, ended: float) -> ReplyResult:
         """Return the frozen result of the request.

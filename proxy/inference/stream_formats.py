@@ -66,9 +66,7 @@ class _ChunkFormat(ABC):
 
     def convert(self, event: bytes, payload: JsonDict) -> bytes:
         """Return the conversion of a chunk. Raises BackendProtocolError if the chunk is malformed."""
-        usage = payload.get("usage")
-        if isinstance(usage, dict):
-            self._progress.usage = usage
+        self._progress.record_usage(payload)
         if not payload.get("choices"):
             return self._without_choices(event, payload)
         self._record_ends(checked_choices(payload, self._form))
@@ -78,7 +76,7 @@ class _ChunkFormat(ABC):
         self._record_ends(cut["choices"])
         if cut["choices"]:
             return self._converted(b"", cut)
-        return self._without_choices(b"", cut) if usage else b""
+        return self._without_choices(b"", cut) if payload.get("usage") else b""
 
     def failure(self, error: ProxyError) -> bytes:
         """Return the error event."""
@@ -230,8 +228,7 @@ class RelayedResponse:
         response, number = payload.get("response"), payload.get("sequence_number")
         if isinstance(response, dict):
             self._response = response
-            if isinstance(usage := response.get("usage"), dict):
-                self._progress.usage = usage
+            self._progress.record_usage(response)
         self._number = number if type(number) is int else self._number
         if str(payload.get("type")) in _RESPONSE_ENDS:
             self.finished = self.closed = True

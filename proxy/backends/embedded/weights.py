@@ -6,7 +6,6 @@ hashed again, and written again if the hash is wrong. The module does not depend
 """
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -14,8 +13,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from proxy.backends.file_lock import file_lock
 from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
 
@@ -106,20 +106,9 @@ def _stamp_path(path: Path) -> Path:
 async def _locked(path: Path, report: ProgressCallback) -> AsyncIterator[None]:
     """Hold a file lock, so that only one process at a time writes the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("a") as lock:
-        if not _try_lock(lock):
-            report("Waiting for another start, which is preparing the embedded model's weights")
-            while not _try_lock(lock):  # noqa: ASYNC110  another process holds the lock and cannot set an event
-                await asyncio.sleep(_LOCK_INTERVAL)
+    waiting = "Waiting for another start, which is preparing the embedded model's weights"
+    async with file_lock(path.with_name(f"{path.name}.lock"), _LOCK_INTERVAL, lambda: report(waiting)):
         yield
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _repair(weights: Weights, path: Path) -> None:

@@ -6,16 +6,16 @@ others read its decision from a file (decide_once).
 """
 
 import asyncio
-import fcntl
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import orjson
 
+from proxy.backends.file_lock import file_lock
 from proxy.backends.kinds.decision import Decision
 from proxy.core.errors import ProxyError
 from proxy.core.settings import Kind
@@ -120,9 +120,7 @@ async def decide_once(folder: Path | None, key: str, since: float, probe: Probe)
     if folder is None:
         return await probe()
     stored = folder / f"kind-{key}"
-    with stored.with_suffix(".lock").open("a") as lock:
-        while not _try_lock(lock):  # noqa: ASYNC110  another process holds the lock and cannot set an event
-            await asyncio.sleep(_LOCK_INTERVAL)
+    async with file_lock(stored.with_suffix(".lock"), _LOCK_INTERVAL):
         if stored.exists() and stored.stat().st_mtime >= since:
             return Decision(**orjson.loads(stored.read_bytes()))
         decision = await probe()
@@ -148,11 +146,3 @@ def _provisional(earlier: Decision | None, reported: Kind | None) -> Decision:
     if earlier is not None:
         return replace(earlier, doubt=doubt, settled=False)
     return Decision(reported, "the server reports this kind" if reported else "", doubt, settled=False)
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
