@@ -8,7 +8,7 @@ This module serves training and comparisons; the package does not import it. It 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,10 +100,14 @@ class SentenceEncoder:
 
     def finish(self, sums: Floats, lengths: NDArray[np.integer[Any]]) -> Floats:
         """The vectors of texts from the sums over their tokens: (texts, 512), rows of norm 1."""
-        w, means = self.weights, sums / np.sqrt(lengths.astype(np.float32))[:, None]
-        first = np.maximum(means @ w["p1"] + np.maximum(means @ w["d0"], 0) @ w["d1"], 0)
-        last = np.tanh(first @ w["p3"] + np.maximum(first @ w["d2"], 0) @ w["d3"])
-        return np.asarray(last / np.linalg.norm(last, axis=1, keepdims=True), np.float32)
+        return dense_network(self.weights, sums / np.sqrt(lengths.astype(np.float32))[:, None])
+
+
+def dense_network(weights: Mapping[str, Any], means: Floats) -> Floats:
+    """The vectors of texts from their scaled sums, (texts, 512), rows of norm 1. The weights are those of DENSE."""
+    first = np.maximum(means @ weights["p1"] + np.maximum(means @ weights["d0"], 0) @ weights["d1"], 0)
+    last = np.tanh(first @ weights["p3"] + np.maximum(first @ weights["d2"], 0) @ weights["d3"])
+    return np.asarray(last / np.linalg.norm(last, axis=-1, keepdims=True), np.float32)
 
 
 def _window(lengths: Sequence[int]) -> Tokens:

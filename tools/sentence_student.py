@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from tools.sentence_encoder import Floats, dense_network
+
 _LARGEST: Final = {8: 127, 4: 7}
 _LONG: Final = 400  # characters; a longer text is read at its ends
 _SHARES_OF_LARGEST: Final = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -64,10 +65,7 @@ class SentenceStudent:
         sums = rows.sum(0) @ w["layer"] + len(ids) * w["bias"]
         if "near" in w:
             sums += self._near_units(rows[:, : self._seen]) @ w["curved"]
-        means = sums / np.float32(np.sqrt(len(ids)))
-        first = np.maximum(means @ w["p1"] + np.maximum(means @ w["d0"], 0) @ w["d1"], 0)
-        last = np.tanh(first @ w["p3"] + np.maximum(first @ w["d2"], 0) @ w["d3"])
-        return np.asarray(last / np.sqrt(last @ last), np.float32)
+        return dense_network(w, sums / np.float32(np.sqrt(len(ids))))
 
     def _near_units(self, head: Floats) -> Floats:
         seen = np.zeros((len(head), 3 * self._seen), np.float32)

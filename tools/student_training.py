@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tools.sentence_encoder import DENSE, Floats
+
 SEED: Final = 1
 BATCH: Final = 256
 HELD_OUT: Final = 2_000
 PRIOR: Final = 4.0  # occurrences that the estimate from the token alone is worth
 SIMILARITY_WEIGHT, SUM_WEIGHT = 4.0, 0.3
-DENSE: Final = ("d0", "p1", "d1", "d2", "p3", "d3")
 
 
 class Taught:
@@ -53,7 +54,7 @@ class Taught:
         return torch.from_numpy(tokens), torch.from_numpy(owners), torch.from_numpy(sums)
 
 
-def first_table(taught: Taught, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def first_table(taught: Taught, width: int) -> tuple[Floats, Floats, Floats]:
     """The first table (tokens, width), the layer (width, 512) after it, and its bias (512,)."""
     words, alone = len(taught.alone), taught.alone.astype(np.float32)
     counts = np.bincount(taught.tokens, minlength=words).astype(np.float32)
@@ -181,13 +182,16 @@ def held_out(student: Student, taught: Taught, texts: NDArray[np.int64]) -> floa
 
 
 def write(student: Student, target: Path) -> None:
-    arrays = {"table": student.table.weight.detach().numpy().astype(np.float16), "scale": np.float32(student.scale)}
+    arrays: dict[str, Any] = {
+        "table": student.table.weight.detach().numpy().astype(np.float16),
+        "scale": np.float32(student.scale),
+    }
     arrays |= {name: getattr(student, name).detach().numpy() for name in ("layer", "bias")}
     if student.units:
         near = student.near
         arrays |= {"near": near.weight.detach().numpy().T.copy(), "near_bias": near.bias.detach().numpy()}
         arrays["curved"] = student.curved.detach().numpy()
-    np.savez(target, **arrays, **{name: value.numpy() for name, value in student.dense.items()})  # type: ignore[arg-type]
+    np.savez(target, **arrays, **{name: value.numpy() for name, value in student.dense.items()})
 
 
 def say(line: str) -> None:
