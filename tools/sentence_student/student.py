@@ -1,4 +1,4 @@
-"""Runs a trained student of the multilingual sentence encoder in numpy (tools/train_sentence_student.py).
+"""Runs a trained student of the multilingual sentence encoder in numpy.
 
 The table has 8 or 4 bits a component and one scale a row. With 4 bits a byte holds two components, which one look-up
 turns into two numbers. This module depends on numpy and sentencepiece.
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.sentence_encoder import Floats, dense_network
+from tools.sentence_student.teacher import Floats, dense_network
 
 _LARGEST: Final = {8: 127, 4: 7}
 _LONG: Final = 400  # characters; a longer text is read at its ends

@@ -2,7 +2,7 @@
 
     apt-get download libreoffice-help-de manpages-fr fortunes-it debian-reference-ja     in a folder of its own
     pip download --no-deps chatterbot-corpus Django                                      in the same folder
-    python tools/student_texts.py FOLDER texts.txt [--also queries.txt]
+    python -m tools.sentence_student.texts FOLDER texts.txt [--also queries.txt]
 
 Read are HTML pages, manual pages, fortunes, YAML dialogues and gettext catalogues. No package is installed. The texts
 serve training only; they are not part of the project. Each package contributes at most `--each` sentences, so that no
@@ -16,7 +16,6 @@ import io
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+
+from tools.sentence_student.progress import say
 
 SEED: Final = 1
 MIN_CHARACTERS, MAX_CHARACTERS = 6, 240
@@ -37,7 +38,11 @@ _CATALOGUE: Final = re.compile(r'^msgstr(?:\[\d\])? ((?:"(?:[^"\\]|\\.)*"\s*)+)'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sentence_student.texts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="packages: .deb and .whl")
     parser.add_argument("texts", type=Path, help="the file to write, one text a line")
     parser.add_argument("--also", type=Path, action="append", default=[], help="a file of texts that are all taken")
@@ -78,7 +83,7 @@ def files_of(package: Path) -> Iterator[tuple[str, str]]:
         return
     command = shutil.which("dpkg-deb")
     if command is None:
-        raise SystemExit("student_texts: dpkg-deb is not installed, which unpacks .deb files")
+        raise SystemExit("dpkg-deb is not installed, which unpacks .deb files")
     unpacked = subprocess.run([command, "--fsys-tarfile", package], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(unpacked)) as tar:
         for member in tar:
@@ -121,11 +126,6 @@ def from_dialogue(content: str) -> str:
 def from_catalogue(content: str) -> str:
     lines = ("".join(re.findall(r'"((?:[^"\\]|\\.)*)"', found)) for found in _CATALOGUE.findall(content)[1:])
     return "\n".join(line.replace("\\n", " ").replace('\\"', '"') for line in lines)
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

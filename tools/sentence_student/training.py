@@ -1,4 +1,4 @@
-"""Trains the student of tools/train_sentence_student.py with PyTorch.
+"""Trains the student with PyTorch. The command is `python -m tools.sentence_student train`.
 
 A text's tokens get rows of a table. A small convolution over the first components of neighbouring rows adds units that
 depend on the order of words. Rows and units are added over the text, a linear layer maps the sum to the sum of the
@@ -11,7 +11,6 @@ between the vectors of student and teacher, and between their similarities withi
 
 import argparse
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tools.sentence_encoder import DENSE, Floats
+from tools.sentence_student.progress import say
+from tools.sentence_student.teacher import DENSE, Floats
 
 SEED: Final = 1
 BATCH: Final = 256
@@ -192,8 +192,3 @@ def write(student: Student, target: Path) -> None:
         arrays |= {"near": near.weight.detach().numpy().T.copy(), "near_bias": near.bias.detach().numpy()}
         arrays["curved"] = student.curved.detach().numpy()
     np.savez(target, **arrays, **{name: value.numpy() for name, value in student.dense.items()})
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
