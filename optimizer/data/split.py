@@ -6,7 +6,7 @@ the training rows also serve as validation rows. This module does not depend on 
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,10 +52,12 @@ def read_split(table: DataTable, seed: int) -> Split:
             fewer than four rows, or two parts share a query. Training and validation rows are not compared if [data]
             names no validation file, because they are then the same rows.
     """
-    _refuse_unused_rows(table)
-    train = _read_part(table.train, TRAIN, table.limit, seed)
-    sealed = _read_part(table.sealed, SEALED, None, seed)
-    validation = _read_part(table.validation, VALIDATION, table.limit, seed) if table.validation else train
+    parts = read_parts(table)
+    train = _in_random_order(TRAIN, parts[TRAIN], table.train, seed)[: table.limit]
+    sealed = _in_random_order(SEALED, parts[SEALED], table.sealed, seed)
+    validation = train
+    if table.validation:
+        validation = _in_random_order(VALIDATION, parts[VALIDATION], table.validation, seed)[: table.limit]
     _refuse_overlap(SEALED, sealed, TRAIN, train)
     if table.validation:
         _refuse_overlap(SEALED, sealed, VALIDATION, validation)
@@ -63,19 +65,27 @@ def read_split(table: DataTable, seed: int) -> Split:
     return Split(train, validation, sealed)
 
 
-def read_part(path: Path, split: str) -> list[Row]:
-    """Return the rows of a file that belong to a part of the data, in the order of the file. Raises DataError."""
-    found = read_rows(path)
-    _refuse_unknown_splits(path, found)
-    return [row for row in found if row.split in (None, split)]
+def read_parts(table: DataTable) -> dict[str, list[Row]]:
+    """Read each data file once, and return the rows of each part for which [data] names a file, in the file's order.
+
+    Raises:
+        DataError: A file cannot be used, or a row has an unknown split or one for which its file is not named.
+    """
+    named = zip(SPLITS, (table.train, table.validation, table.sealed), strict=True)
+    paths = {part: path for part, path in named if path}
+    files = {path: read_rows(path) for path in dict.fromkeys(paths.values())}
+    for path, rows in files.items():
+        _refuse_unused_rows(path, rows, {part for part, one in paths.items() if one.resolve() == path.resolve()})
+        _refuse_unknown_splits(path, rows)
+    return {part: [row for row in files[path] if row.split in (None, part)] for part, path in paths.items()}
 
 
-def _read_part(path: Path, split: str, limit: int | None, seed: int) -> tuple[Row, ...]:
-    rows = read_part(path, split)
+def _in_random_order(part: str, rows: Sequence[Row], path: Path, seed: int) -> tuple[Row, ...]:
     if len(rows) < MIN_ROWS:
-        raise DataError(f"{path}: {len(rows)} rows for {split}: at least {MIN_ROWS} are needed")
-    random.Random(f"{seed}:{split}").shuffle(rows)  # noqa: S311 - an order, not security
-    return tuple(rows[:limit])
+        raise DataError(f"{path}: {len(rows)} rows for {part}: at least {MIN_ROWS} are needed")
+    shuffled = list(rows)
+    random.Random(f"{seed}:{part}").shuffle(shuffled)  # noqa: S311 - an order, not security
+    return tuple(shuffled)
 
 
 def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
@@ -88,20 +98,15 @@ def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:
         raise DataError(first_reasons(unknown))
 
 
-def _refuse_unused_rows(table: DataTable) -> None:
+def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) -> None:
     """Raise DataError if a row has a split for which [data] does not name its file: it would be used for nothing."""
-    parts = {
-        part: path for part, path in zip(SPLITS, (table.train, table.validation, table.sealed), strict=True) if path
-    }
-    for path in dict.fromkeys(parts.values()):
-        used = {part for part, one in parts.items() if one.resolve() == path.resolve()}
-        unused = [row for row in read_rows(path) if row.split in SPLITS and row.split not in used]
-        if unused:
-            first = unused[0]
-            raise DataError(
-                f'{path}: {len(unused)} rows are used for nothing, such as {first.name}: its "split" is {first.split}, '
-                f"but [data] {first.split} does not name this file. Name it there, or take these rows out"
-            )
+    unused = [row for row in rows if row.split in SPLITS and row.split not in used]
+    if unused:
+        first = unused[0]
+        raise DataError(
+            f'{path}: {len(unused)} rows are used for nothing, such as {first.name}: its "split" is {first.split}, '
+            f"but [data] {first.split} does not name this file. Name it there, or take these rows out"
+        )
 
 
 def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Final
 import orjson
 
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import DataTable, RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.data.dataset import Row
-from optimizer.data.split import SEALED, TRAIN, VALIDATION, read_part
+from optimizer.data.split import read_parts
 from optimizer.rewards.function import source_file
 
 INPUTS: Final = "inputs"
@@ -66,18 +66,12 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
         each reward function. `templates` is a hash of the optimizer's own texts.
     """
     return {
-        "rows": {part: [[row.line, _row_hash(row)] for row in rows] for part, rows in _parts(config.data)},
+        "rows": {part: [[row.line, _row_hash(row)] for row in rows] for part, rows in read_parts(config.data).items()},
         "settings": orjson.loads(orjson.dumps(dict(_settings(config)), default=str)),
         "bundle": baseline.key,
         "rewards": dict(_reward_files(config)),
         "templates": _templates_hash(),
     }
-
-
-def _parts(table: DataTable) -> Iterator[tuple[str, Sequence[Row]]]:
-    for part, path in ((TRAIN, table.train), (VALIDATION, table.validation), (SEALED, table.sealed)):
-        if path is not None:
-            yield part, read_part(path, part)
 
 
 def _row_hash(row: Row) -> str:
