@@ -6,7 +6,7 @@ the training rows also serve as validation rows. This module does not depend on 
 
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,11 @@ class Split:
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     sealed: tuple[Row, ...]
+
+    @property
+    def parts(self) -> Mapping[str, tuple[Row, ...]]:
+        """The rows of each part, by the name of the part."""
+        return {TRAIN: self.train, VALIDATION: self.validation, SEALED: self.sealed}
 
 
 def read_split(table: DataTable, seed: int) -> Split:

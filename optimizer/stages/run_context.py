@@ -22,7 +22,7 @@ from optimizer.core.candidate import Candidate, from_bundle
 from optimizer.core.config_tables import ModelTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
-from optimizer.data.split import SEALED, TRAIN, VALIDATION, Split, read_split
+from optimizer.data.split import SEALED, Split, read_split
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
@@ -77,9 +77,8 @@ class RunContext:
 
     def scored_rows(self, stage: str, part: str) -> ScoredRows:
         """Return the rows of a part of the data, and how a stage scores them."""
-        rows = {TRAIN: self.data.train, VALIDATION: self.data.validation, SEALED: self.data.sealed}[part]
         scorer = self.sealed if part == SEALED else self.screen
-        return ScoredRows(stage, rows, scorer, self.journal, self.unusable[part])
+        return ScoredRows(stage, self.data.parts[part], scorer, self.journal, self.unusable[part])
 
 
 @dataclass(slots=True)
@@ -119,8 +118,8 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         rewards = build_rewards(RewardResources(config.reward, task, judge, embedder))
         screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
         sealed = Scorer(task, rewards, config.reward.weights)
-        sizes = {TRAIN: len(data.train), VALIDATION: len(data.validation), SEALED: len(data.sealed)}
-        unusable = {name: UnusableRows(journal, name, size, config.data.unusable) for name, size in sizes.items()}
+        share = config.data.unusable
+        unusable = {part: UnusableRows(journal, part, len(rows), share) for part, rows in data.parts.items()}
         gate = CandidateGate(config, embedder.spec, journal)
         yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data, unusable, gate)
 
