@@ -30,7 +30,7 @@ from optimizer.stages.run_context import (
 )
 from optimizer.stages.run_inputs import check_inputs
 from optimizer.stages.sealed_evaluation import run_sealed_evaluation
-from optimizer.stages.sealed_result import SealedResult, provenance
+from optimizer.stages.sealed_result import SealedResult, result_values
 from optimizer.stages.tuning_stage import run_tuning_stage, tuned_candidates
 
 BUNDLE: Final = "bundle"
@@ -116,7 +116,7 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, 
     bundle = directory / BUNDLE
     if bundle.exists():
         shutil.rmtree(bundle)
-    write_bundle(bundle, bundle_input(context.config, chosen, provenance(sealed)), context.embedder)
+    write_bundle(bundle, bundle_input(context.config, chosen, result_values(sealed)), context.embedder)
     return bundle
 
 

@@ -98,7 +98,7 @@ async def evaluate_sealed(bundle: Candidate, baseline: Candidate, rows: ScoredRo
     }
     preferred = await _preference_share(plan, rows, scored[BUNDLE], scored[BASELINE])
     result = compare_all(plan.rows, scored, preferred)
-    await rows.journal.note("sealed", rows=result.rows, improved=result.improved, **result_values(result))
+    await rows.journal.note("sealed", **result_values(result))
     return result
 
 

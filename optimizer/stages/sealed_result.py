@@ -86,14 +86,11 @@ class SealedResult:
         return against.difference.low > 0 and ending_gain >= -_MAX_ENDING_LOSS and is_confirmed
 
 
-def provenance(result: SealedResult) -> dict[str, Any]:
-    """Return the result as plain values, to be stored in the manifest of a bundle."""
-    return {"rows": result.rows, "improved": result.improved, **result_values(result)}
-
-
 def result_values(result: SealedResult) -> dict[str, Any]:
     """Return the result as plain values, with the keys of the journal and of the manifest."""
     return {
+        "rows": result.rows,
+        "improved": result.improved,
         "figures": {name: _summary_values(summary) for name, summary in result.summaries.items()},
         "against": {name: _comparison_values(comparison) for name, comparison in result.against.items()},
     }
