@@ -21,6 +21,7 @@ from optimizer.cli.doctor_models import (
     describe_form,
     failed,
 )
+from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
@@ -63,7 +64,7 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
         announce("the judge")
         yield await check_judge(context, longest, answers)
     announce("the rewards")
-    async for finding in _check_rewards(context):
+    async for finding in _check_rewards(context, candidate):
         yield finding
     if WRITER in roles:
         announce("the writer model")
@@ -93,14 +94,13 @@ def _describe_rows(name: str, rows: Sequence[Row]) -> str:
     return f"{name}: {len(rows)} queries ({counts}; {with_reference} with a reference)"
 
 
-async def _check_rewards(context: RunContext) -> AsyncIterator[Finding]:
+async def _check_rewards(context: RunContext, candidate: Candidate) -> AsyncIterator[Finding]:
     """Answer the first training row with the starting bundle. Yield a finding for each reward in [reward].
 
     If the row cannot be answered or scored, yield only one finding, which reports the error.
     """
     row = context.data.train[0]
     try:
-        candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
         scored = [await scorer.score(candidate, row) for scorer in (context.sealed, context.screen)]
     except DrpoError as error:
         yield failed("rewards", error)
