@@ -1,6 +1,5 @@
 """The checks of the models of a run: each model gets the requests that the run will send to it."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from optimizer.core.config_tables import ModelTable
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError, UnreachableError
 from optimizer.core.request_form import JSON_SCHEMA, RequestForm
 from optimizer.data.dataset import Row
-from optimizer.models.model_list import listed_models
 from optimizer.models.negotiation import is_too_long
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import Raw
@@ -24,9 +22,8 @@ from optimizer.search.space import Outcome, Step
 from optimizer.stages.example_stage import JudgedAnswer, read_answers, rewrite_answer_request
 from optimizer.stages.prompt_stage import ROLE as WRITER
 from optimizer.stages.prompt_stage import read_prompts, rewrite_request
-from optimizer.stages.run_context import RunContext, api_key
+from optimizer.stages.run_context import RunContext, served_models
 
-_LIST_TIMEOUT: Final = 15.0
 _NO_LIST: Final = frozenset((404, 405, 501))
 _KEY_REFUSED: Final = frozenset((401, 403))
 _NO_ANSWER: Final = "I cannot say."
@@ -58,8 +55,7 @@ async def check_model_list(role: str, table: ModelTable) -> Finding:
     """Check that the endpoint lists the model. A name that is not listed may be MODEL@VARIANT."""
     subject = f"models.{role}"
     try:
-        listing = listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
-        names = await asyncio.wait_for(listing, _LIST_TIMEOUT + 1)
+        names = await served_models(table)
     except RefusedRequestError as error:
         if error.status in _NO_LIST:
             return Finding(subject, None, f"{table.base_url} has no list of models: {table.model} is not checked here")

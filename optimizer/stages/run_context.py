@@ -40,7 +40,7 @@ from optimizer.stages.scored_rows import ScoredRows
 Notify = Callable[[str], None]
 """A function that shows one line of text to the user."""
 _CLOCK_INTERVAL: Final = 5.0
-_LIST_TIMEOUT: Final = 15.0
+_LIST_TIMEOUT: Final = 15.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,22 @@ async def with_bundle_model(config: RunConfig) -> RunConfig:
     if config.bundle.model is not None or "@" not in table.model:
         return config
     with suppress(ModelError):
-        listed = await listed_models(table.base_url, api_key(table), _LIST_TIMEOUT)
+        listed = await served_models(table)
         return replace(config, bundle=replace(config.bundle, model=plain_name(table.model, listed)))
     return config
 
 
-def api_key(table: ModelTable) -> str | None:
+async def served_models(table: ModelTable) -> list[str]:
+    """Return the names of the models that the endpoint of a model lists, as `listed_models` does.
+
+    Raises:
+        ConfigError: The environment variable with the API key is not set.
+        ModelError: The endpoint has no list of models, or does not answer in time.
+    """
+    return await listed_models(table.base_url, _api_key(table), _LIST_TIMEOUT)
+
+
+def _api_key(table: ModelTable) -> str | None:
     """Return the API key of an endpoint, from the environment variable that `api_key_env` of run.toml names.
 
     Return None if the table has no `api_key_env`.
@@ -164,7 +174,7 @@ def api_key(table: ModelTable) -> str | None:
 
 @asynccontextmanager
 async def _open_client(table: ModelTable) -> AsyncIterator[PricedClient]:
-    endpoint = Endpoint(table.base_url, table.model, api_key(table))
+    endpoint = Endpoint(table.base_url, table.model, _api_key(table))
     async with Client(endpoint, table.concurrency, RetryPolicy(reply_timeout=table.timeout)) as client:
         yield PricedClient(client, table.prices, table.request)
 
