@@ -70,13 +70,12 @@ class FormNegotiation:
         Raises:
             RefusedRequestError: The server refuses the request, and the reason is not its form.
         """
-        if body_shape(path, request_body(self.form, body, min_tokens)) in self._accepted:
-            return await send(request_body(self.form, body, min_tokens))
-        async with self._deciding:
-            sent = request_body(self.form, body, min_tokens)
-            is_accepted = body_shape(path, sent) in self._accepted
-            if not is_accepted:
-                return await self._decide(path, body, min_tokens, send)
+        sent = request_body(self.form, body, min_tokens)
+        if body_shape(path, sent) not in self._accepted:
+            async with self._deciding:
+                sent = request_body(self.form, body, min_tokens)  # another request may have changed the form
+                if body_shape(path, sent) not in self._accepted:
+                    return await self._decide(path, body, sent, min_tokens, send)
         return await send(sent)
 
     async def change(self, reason: str, form: RequestForm) -> None:
@@ -86,8 +85,8 @@ class FormNegotiation:
             recorded = {"configured": self._configured.differences, "form": form.differences}
             await self._journal.note(_NOTE, role=self._role, reason=reason, **recorded)
 
-    async def _decide(self, path: str, body: Json, min_tokens: int, send: Send[T]) -> T:
-        sent = request_body(self.form, body, min_tokens)
+    async def _decide(self, path: str, body: Json, sent: dict[str, Any], min_tokens: int, send: Send[T]) -> T:
+        """Send a body in the form that is used now. If the server refuses it for its form, find another form."""
         try:
             reply = await send(sent)
         except RefusedRequestError as error:
