@@ -16,7 +16,7 @@ from optimizer.core.errors import DataError, UnparsableReplyError
 from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer, Decoding
-from optimizer.models.paid_replies import token_usage
+from optimizer.models.token_count import token_usage
 
 
 def answer_key(model: str, variant: str, decoding: Decoding, row: Row) -> str:

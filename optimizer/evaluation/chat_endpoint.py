@@ -14,8 +14,8 @@ import orjson
 from index.types import Message
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy, Sleep
-from optimizer.models.paid_replies import token_usage
 from optimizer.models.reply_text import message_text
+from optimizer.models.token_count import token_usage
 
 VARIANT_HEADER = "x-drpo-variant"
 

@@ -32,10 +32,9 @@ from optimizer.models.repeats import CUT, UNPARSABLE
 from optimizer.models.reply_text import is_cut
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 from optimizer.models.request_body import MAX_SHORT_REPLY
+from optimizer.models.token_count import token_usage
 
 _TRIAL: Final = "What is the capital of France?"
-_MAX_TOKENS: Final = 1e9
-"""The largest number of tokens that a reply can have. A larger one is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +198,3 @@ def _read_part(parsed: Any, reader: ReplyReader) -> Json:
     except Exception as error:  # noqa: BLE001 - a reply can have any shape, and none may end a paid run
         reason = f"it lacks what was asked for ({type(error).__name__})"
     return {UNPARSABLE: reason, CUT: True} if is_cut(parsed) else {UNPARSABLE: reason}
-
-
-def token_usage(reply: Any) -> tuple[int, int]:
-    """Return the numbers of prompt and completion tokens that a reply reports. A missing or malformed number is 0."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    if not isinstance(usage, dict):
-        return 0, 0
-    prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return _whole_number(prompt), _whole_number(completion)
-
-
-def _whole_number(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and 0 < value <= _MAX_TOKENS else 0

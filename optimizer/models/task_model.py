@@ -23,9 +23,9 @@ from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.paid_replies import token_usage
 from optimizer.models.reply_text import message_text
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
+from optimizer.models.token_count import token_usage
 
 ROLE = "task"
 CONTENT_FILTER = "content_filter"

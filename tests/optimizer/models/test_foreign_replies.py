@@ -7,10 +7,11 @@ import orjson
 import pytest
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.paid_replies import _read_reply, token_usage
+from optimizer.models.paid_replies import _read_reply
 from optimizer.models.repeats import UNPARSABLE
 from optimizer.models.request import ReplyReader
 from optimizer.models.task_model import mean_log_probability, read_chat, read_completion, read_echo
+from optimizer.models.token_count import token_usage
 from optimizer.rewards.judge_protocol import rating_reader, read_choice, read_digit, read_preference
 from optimizer.stages.prompt_stage import read_prompts
 
