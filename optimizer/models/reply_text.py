@@ -104,11 +104,6 @@ def find_object(text: str, is_wanted: Callable[[Mapping[str, Any]], bool]) -> Fo
     return None
 
 
-def encodable(text: str) -> str:
-    """Return a text with "?" for each half of a surrogate pair, which JSON can escape and UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def content_text(content: Any) -> str:
     """Return the text of a message's content, which is a text or a list of parts. Parts of reasoning are left out."""
     if isinstance(content, str):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from index.bundle.example_bank import refuse_unsafe
+from index.embedders.base import encodable
 from index.errors import BundleError
-from optimizer.models.reply_text import encodable
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, criterion_key
 from optimizer.templates import criteria_table
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from index.embedders.base import encodable
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.reply_text import FoundObject, encodable, find_object, without_reasoning
+from optimizer.models.reply_text import FoundObject, find_object, without_reasoning
 
 MIN_SCORE, MAX_SCORE = 1, 5
 _SCORE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d+(?:\.0+)?)\s*)?", re.IGNORECASE)
