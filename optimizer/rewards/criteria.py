@@ -107,8 +107,8 @@ def _usable_definition(definition: Any) -> Mapping[str, str] | None:
     texts = {key: " ".join(encodable(definition[key]).split()) for key in _TEXTS}
     is_short = 0 < len(name) <= _MAX_NAME_LENGTH and all(0 < len(one) <= _MAX_TEXT_LENGTH for one in texts.values())
     try:
-        for text in (definition["name"], *(definition[key] for key in _TEXTS)):
-            refuse_unsafe(text, "the definition")
+        for field in fields:
+            refuse_unsafe(definition[field], "the definition")
     except BundleError:
         return None
     return {"name": name, **texts} if is_short else None

@@ -72,8 +72,7 @@ class Judge:
 
         If the judge's choice cannot be read, the result is a fixed choice of criteria.
         """
-        is_plain = self._format in (LETTER, TEXT)
-        for plain in (False, True)[is_plain:]:
+        for plain in (True,) if self._format in (LETTER, TEXT) else (False, True):
             try:
                 choice = await self._calls.ask(choice_request(query, plain=plain), read_choice)
             except UnparsableReplyError:

@@ -218,11 +218,13 @@ def read_choices(reply: Any, name: str) -> tuple[list[str], list[str]]:
         try:
             found = find_object(answer_text(choice), lambda value: name in value)
             text = text_field(found and found.value, name).strip()
-            is_empty = _says_nothing(text)
-            dropped += [f"the {name} is empty"] if is_empty else []
-            texts += [] if is_empty else [text]
         except UnparsableReplyError as error:
             dropped.append(str(error))
+            continue
+        if _says_nothing(text):
+            dropped.append(f"the {name} is empty")
+        else:
+            texts.append(text)
     if not texts:
         raise UnparsableReplyError(f"no choice holds a text under the key {name}: {', '.join(dict.fromkeys(dropped))}")
     return texts, dropped
