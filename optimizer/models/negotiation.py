@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 from optimizer.core.errors import RefusedRequestError
 from optimizer.core.journal import Event, Journal
 from optimizer.core.request_form import RequestForm
-from optimizer.models.request_body import Json, body_shape, limits_reply, names_field, request_body, simpler_forms
+from optimizer.models.request import Json
+from optimizer.models.request_body import body_shape, limits_reply, names_field, request_body, simpler_forms
 
 T = TypeVar("T")
 Send = Callable[[dict[str, Any]], Awaitable[T]]

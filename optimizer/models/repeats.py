@@ -4,10 +4,11 @@ A server gives the same reply to the same request if the temperature is 0. Such 
 it is. All functions are pure.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-Json = Mapping[str, Any]
+from optimizer.models.request import Json
+
 UNPARSABLE: Final = "unparsable"
 """The key of a stored part that says why the reply could not be read."""
 CUT: Final = "cut"

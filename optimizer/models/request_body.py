@@ -4,13 +4,13 @@ The optimizer's other modules build requests in the usual form, that of OpenAI's
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from optimizer.core.request_form import JSON, JSON_OBJECT, JSON_SCHEMA, LETTER, MAX_TOKENS_FIELDS, TEXT, RequestForm
+from optimizer.models.request import Json
 
-Json = Mapping[str, Any]
 _NEEDED: Final = frozenset(("model", "messages", "prompt", "echo", "n"))
 """Fields that are never left out because a message names them: the request would mean something else."""
 MAX_SHORT_REPLY: Final = 8
