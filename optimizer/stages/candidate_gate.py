@@ -6,7 +6,8 @@ at the beginning prevents that such a candidate is searched and scored to the en
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from index.bundle.bundle import BundleInput, check_bundle_input
@@ -115,6 +116,11 @@ class CandidateGate:
         """
         if count:
             await self._journal.note(DROPPED, what=what, source=source, why=why, count=count)
+
+    async def drop_each(self, what: str, source: str, reasons: Iterable[str]) -> None:
+        """Journal that candidates were dropped, one for each reason. `drop` describes the arguments."""
+        for why, count in Counter(reasons).items():
+            await self.drop(what, source, why, count)
 
     async def drop_failed(self, what: str, source: str, error: ModelError, count: int = 1) -> None:
         """Journal that a model's final failure gave no candidate. Raises the error again if it is not final."""

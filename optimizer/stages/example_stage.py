@@ -162,9 +162,7 @@ class AnswerSearch:
         except ModelError as error:
             await self._gate.drop_failed("example", source, error, self._table.actions)
             return []
-        dropped: Counter[str] = Counter(kept["dropped"])
-        for why, count in dropped.items():
-            await self._gate.drop("example", source, why, count)
+        await self._gate.drop_each("example", source, kept["dropped"])
         short = [text for text in kept["answers"] if len(text.split()) <= words]
         await self._gate.drop("example", source, f"more than {words} words", len(kept["answers"]) - len(short))
         return [text for text in short if await self._gate.admits_example(_make_example(answer.row, text))]

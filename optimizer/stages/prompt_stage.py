@@ -4,7 +4,6 @@ It does not depend on how a search chooses the candidates to rewrite: optimizer.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -162,9 +161,7 @@ class PromptRewriter:
         except ModelError as error:
             await self._gate.drop_failed("prompt", source, error, count)
             return []
-        dropped: Counter[str] = Counter(kept["dropped"])
-        for why, number in dropped.items():
-            await self._gate.drop("prompt", source, why, number)
+        await self._gate.drop_each("prompt", source, kept["dropped"])
         return list(dict.fromkeys(kept["prompts"]))
 
 
