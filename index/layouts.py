@@ -78,13 +78,8 @@ _MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.
 
 
 @cache
-def _markers(layout: TextLayout) -> tuple[str, ...]:
-    return layout.system, layout.user, layout.assistant
-
-
-@cache
 def _marker_at_line_start(layout: TextLayout) -> re.Pattern[str]:
-    choices = "|".join(re.escape(marker) for marker in _markers(layout))
+    choices = "|".join(re.escape(marker) for marker in (layout.system, layout.user, layout.assistant))
     return re.compile(rf"(?:\A|(?<=[{_LINE_BREAKS}]))(?:{choices})")
 
 
@@ -115,11 +110,8 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
     because the model may write the space in the same token as the next word.
     """
-    return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in _stop_markers(layout))
-
-
-def _stop_markers(layout: TextLayout) -> tuple[str, ...]:
-    return layout.user, layout.assistant, layout.system
+    markers = (layout.user, layout.assistant, layout.system)
+    return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in markers)
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
