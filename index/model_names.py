@@ -38,7 +38,7 @@ def plain_names(listed: Sequence[str]) -> list[str]:
     The proxy lists each model under its own name, and as MODEL@VARIANT for each variant.
     """
     names = set(listed)
-    return [name for name in listed if not (_cut(name) in names and name.rpartition("@")[2] in VARIANTS)]
+    return [name for name in listed if not _names_a_variant(name, names)]
 
 
 def plain_name(name: str, listed: Sequence[str]) -> str:
@@ -51,6 +51,6 @@ def plain_name(name: str, listed: Sequence[str]) -> str:
     return model if model in models else name
 
 
-def _cut(name: str) -> str | None:
-    model, at, _ = name.rpartition("@")
-    return model if at else None
+def _names_a_variant(name: str, listed: Collection[str]) -> bool:
+    model, variant = split_model_name(name, ())
+    return variant in VARIANTS and model in listed
