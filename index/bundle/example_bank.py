@@ -130,8 +130,8 @@ def _parse_standard_lines(lines: Sequence[bytes]) -> Sequence[tuple[str, bool]] 
     try:
         values = [orjson.loads(line) for line in lines]
         texts = [value[key] for value in values for key in ("query", "response")]
-        # One search in the joined texts is faster than one search in each text. Joining does not
-        # change what is found: a marker counts only at the beginning of a line, and every text still begins a line.
+        # One search in the joined texts is faster than one search in each text. Joining does not change what is found:
+        # a marker counts only at the beginning of a line, and every text still begins a line.
         together = "\n".join(texts)
         if "\0" in together or find_marker(together) or not all(map(str.strip, texts)):
             return None
@@ -200,7 +200,7 @@ def _parse_quickly(line: bytes, location: str) -> object:
 
 
 def _line_starts(data: Content) -> NDArray[np.int64]:
-    """Return the offsets at which the lines begin, and last the offset at which a line after them would begin.
+    """Return the offset at which each line begins, and finally the offset at which another line would begin.
 
     The data is read in pieces to use little memory.
     """
