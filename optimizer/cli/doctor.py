@@ -56,7 +56,7 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     data, roles = context.data, context.config.models
     yield _describe_data(context)
     candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
-    longest = max((*data.train, *data.validation, *data.sealed), key=_length)
+    longest = max((*data.train, *data.validation, *data.sealed), key=lambda row: row.length)
     announce("the task model's answer to the longest row")
     finding, answers = await check_task(context, candidate, longest)
     yield finding
@@ -75,10 +75,6 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     for role in roles:
         if (found := describe_form(context, role)) is not None:
             yield found
-
-
-def _length(row: Row) -> int:
-    return sum(len(message.text) for message in row.messages)
 
 
 def _describe_data(context: RunContext) -> Finding:

@@ -56,6 +56,11 @@ class Row:
         """All turns of the conversation: the history, then the query as a user turn."""
         return (*self.history, Message("user", self.query))
 
+    @property
+    def length(self) -> int:
+        """The number of characters of all turns."""
+        return sum(len(message.text) for message in self.messages)
+
 
 def read_rows(path: Path, limit: int | None = None) -> tuple[Row, ...]:
     """Read and check a JSONL file, and return its first `limit` rows, or all rows if `limit` is None.

@@ -145,7 +145,7 @@ class PromptGate:
         self._gate = gate
         self._task = task
         self._max_words = max_words
-        self._rows = sorted(rows, key=lambda row: -sum(len(message.text) for message in row.messages))
+        self._rows = sorted(rows, key=lambda row: -row.length)
 
     async def admits(self, child: Candidate, parent: Candidate) -> bool:
         """Whether the search can use a new prompt. If not, journal the reason."""
