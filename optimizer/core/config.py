@@ -19,14 +19,14 @@ from index.bundle.input_files import decode_text
 from index.errors import BundleFormatError
 from index.layouts import LAYOUTS
 from optimizer.core.candidate import KINDS
-from optimizer.core.config_tables import RECIPES, REFUSALS, ModelTable, RunConfig
+from optimizer.core.config_tables import DRPO, RECIPES, REFUSALS, ModelTable, RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.request_form import MAX_TOKENS_FIELDS, REPLY_FORMATS, SYSTEM_ROLES, RequestForm
 
 MIN_ROWS: Final = 4
 """The smallest number of rows of each part of the data."""
-MAX_INTEGER: Final = 10**12
-MAX_SAFETY: Final = 5
+_MAX_INTEGER: Final = 10**12
+_MAX_SAFETY: Final = 5
 _MAX_WEIGHT: Final = 1e6
 _ROLES: Final = ("task", "optimizer", "judge")
 _FIXED_FIELDS: Final = frozenset(("model", "messages", "prompt", "stream"))
@@ -168,7 +168,7 @@ def _check(config: RunConfig) -> None:
         (bool(weights), "[reward] weights: name at least one"),
         (all(weight > 0 for weight in (*weights.values(), *screen.values())), "[reward] weights must be above 0"),
         (not config.reward.confirm or "judge" in config.models, "[reward] confirm needs a judge: add [models.judge]"),
-        (search.recipe != "drpo" or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
+        (search.recipe != DRPO or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
         (not config.examples.queries or {"judge", "optimizer"} <= set(config.models), _EXAMPLES_NEED),
         (min(search.beam, search.actions, search.depth, search.block) >= 1, "[search] counts must be at least 1"),
         (config.tune.queries >= 1, "[tune] queries must be at least 1"),
@@ -192,19 +192,20 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield data.raw is None or data.raw >= 0, "[data] raw must not be negative"
     yield min(search.queries, search.words) >= 1, "[search] counts must be at least 1"
     yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
-    yield abs(search.seed) <= MAX_INTEGER, f"[search] seed must be at most {MAX_INTEGER:,}"
+    yield abs(search.seed) <= _MAX_INTEGER, f"[search] seed must be at most {_MAX_INTEGER:,}"
     yield min(examples.queries, examples.pinned) >= 0, "[examples] queries and pinned must not be negative"
     counts = (examples.rounds, examples.beam, examples.actions, examples.size, examples.words)
     yield min(counts) >= 1, "[examples] counts must be at least 1"
     weights = (*config.reward.weights.values(), *config.reward.screen.values())
     yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
-    yield 0 <= config.reward.safety <= MAX_SAFETY, f"[reward] safety must be from 0 to {MAX_SAFETY}: scores are from 1"
+    is_score = 0 <= config.reward.safety <= _MAX_SAFETY
+    yield is_score, f"[reward] safety must be from 0 to {_MAX_SAFETY}: scores are from 1"
     yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
     yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
     limits = (getattr(config.budget, key.name) for key in fields(config.budget))
     yield all(limit is None or limit >= 0 for limit in limits), "[budget] limits must not be negative"
     whole = [value for table in (data, search, examples, config.tune, config.budget) for value in _integers(table)]
-    yield all(value <= MAX_INTEGER for value in whole), f"a whole number must be at most {MAX_INTEGER:,}"
+    yield all(value <= _MAX_INTEGER for value in whole), f"a whole number must be at most {_MAX_INTEGER:,}"
 
 
 def _integers(table: Any) -> Iterator[int]:

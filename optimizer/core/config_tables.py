@@ -102,7 +102,7 @@ class SearchTable:
             many words are tolerated: a prompt of the writer model is dropped only if it is longer than that.
     """
 
-    recipe: str = "raced"
+    recipe: str = RACED
     beam: int = 2
     actions: int = 3
     depth: int = 8

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.core.config_tables import RunConfig
+from optimizer.core.config_tables import DRPO, RunConfig
 from optimizer.core.journal import Event
 from optimizer.core.request_form import LETTER
 from optimizer.data.split import TRAIN, Split
@@ -109,7 +109,7 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
         seed: The seed of the simulation.
         asks_for_letters: Whether the judge replies with one digit. It then scores each criterion in a call of its own.
     """
-    is_published = config.search.recipe == "drpo"
+    is_published = config.search.recipe == DRPO
     rng = random.Random(seed)  # noqa: S311 - a simulation
     space = SimulatedSpace(config, rng, 5.0 if is_published else 1.0, asks_for_letters)
     _simulate_examples(space)
