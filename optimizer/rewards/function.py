@@ -78,7 +78,7 @@ def _import_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def source_file(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """Return the file of the module that `MODULE:FUNCTION` names; None if there is no such file."""
     module = importlib.import_module(name.partition(":")[0])
     return Path(module.__file__) if module.__file__ else None

@@ -20,7 +20,7 @@ from optimizer.core.errors import ConfigError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.data.dataset import Row
 from optimizer.data.split import read_parts
-from optimizer.rewards.function import source_file
+from optimizer.rewards.function import module_file
 
 INPUTS: Final = "inputs"
 """The name of the note with the hashes of the inputs."""
@@ -91,7 +91,7 @@ def _settings(config: RunConfig) -> Iterator[tuple[str, object]]:
 
 def _reward_files(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in sorted(config.reward.all_names):
-        file = source_file(name) if ":" in name else None
+        file = module_file(name) if ":" in name else None
         if file is not None:
             yield name, hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
