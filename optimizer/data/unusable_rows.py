@@ -23,8 +23,13 @@ from optimizer.data.dataset import Row
 T = TypeVar("T")
 RowError = ModelError | RewardError | UnembeddableTextError
 _MIN_UNREADABLE: Final = 5
-"""The number of results without a readable reply from which on a run can stop because most replies are unreadable."""
+"""If fewer results than this lack a readable reply, the run does not stop because most replies are unreadable."""
 _MAX_NAMED_ROWS: Final = 10
+_ADVICE: Final = (
+    "Run drpo-optimizer doctor, correct what the reason names, and resume: these rows are then tried again. Or raise "
+    "unusable under [data] in the run's run.toml, and resume. Or begin a new run without these rows, or with another "
+    "model"
+)
 
 
 @dataclass(slots=True)
@@ -100,13 +105,6 @@ class UnusableRows:
                 f"{self._unreadable} of the first {self._unreadable + self._succeeded} results of {self.part} lack a "
                 f"reply that can be read. The last reason: {error}. {_ADVICE}"
             )
-
-
-_ADVICE: Final = (
-    "Run drpo-optimizer doctor, correct what the reason names, and resume: these rows are then tried again. Or raise "
-    "unusable under [data] in the run's run.toml, and resume. Or begin a new run without these rows, or with another "
-    "model"
-)
 
 
 def _category(error: RowError) -> str:

@@ -17,8 +17,7 @@ from optimizer.models.request_body import max_reply_tokens
 
 _SERVER_ERROR: Final = 500
 _FAILURES: Final = frozenset((_SERVER_ERROR, 502, 504))
-"""With these statuses, a request may be the reason that its server fails. With status 503, the server says that it is
-not."""
+"""Statuses of a server that may have failed because of the request. With status 503, a server says that it is busy."""
 _DEFAULT_MAX_TOKENS: Final = 1024
 """The number of tokens that the budget reserves for an answer if the request does not limit its length."""
 
@@ -146,10 +145,14 @@ class Attempts:
     async def gave_up(self, error: ModelError, model_answers: Callable[[], Awaitable[bool]]) -> ModelError:
         """Journal that the request failed in all attempts, and return the error to raise.
 
-        The failure is final in three cases. The server refused the request itself. It answered with status 403 although
-        it accepts the API key: some servers so reject a text. Or the request failed in an earlier session too, and the
-        reason is not that the server is down or busy: it is status 500, or no reply in time, or the model answers
-        another request, although a gateway or a broken connection says that it does not.
+        The failure is final in three cases:
+
+        - The server refused the request itself.
+        - The server answered with status 403, although it has accepted the API key. Some servers reject a text with
+          this status.
+        - The request also failed in an earlier session, and the server is neither down nor busy. This is so if the
+          server answered with status 500 or did not reply in time. It is also so if the connection broke, or a gateway
+          answered with status 502 or 504, but the model answers another request now.
 
         Args:
             error: The error of the last attempt.

@@ -11,7 +11,7 @@ _EXPLANATION_FIELDS: Final = ("error", "message", "msg", "detail", "loc")
 _ERROR_FIELDS: Final = ("errors", "message", "detail")
 _FAILURES: Final = ("error", "abort")
 """Finish reasons of an answer that a failure of the server ended."""
-_FAILURES_IN_BYTES: Final = (b'"error"', b'"abort"')
+_FAILURES_IN_BYTES: Final = tuple(f'"{name}"'.encode() for name in _FAILURES)
 _SERVER_ERROR: Final = 500
 _BAD_GATEWAY: Final = 502
 

@@ -138,7 +138,7 @@ class Client:
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, observer: AttemptObserver | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Post a JSON body. Retry after a network error, a timeout, status 429 or a status of 500 and above.
+        """Post a JSON body. Retry after a network error, a timeout, status 429, or a status from 500 on except 501.
 
         Args:
             path: The path to append to the endpoint's base URL. `join_url` appends it.
@@ -152,8 +152,8 @@ class Client:
 
         Raises:
             UnreachableError: The last attempt got no connection, or no complete reply in time.
-            RefusedRequestError: The endpoint answered with another error status, or the last attempt got status 429 or
-                a status of 500 and above.
+            RefusedRequestError: The endpoint answered with an error status after which the client does not retry, or
+                the last attempt got another error status.
         """
         url = join_url(self.endpoint.base_url, path)
         async with self._slots:

@@ -1,4 +1,4 @@
-"""Embeds the queries and answers of rows. It tells an embedder that fails at one text from one that fails at all."""
+"""Embeds the queries and answers of rows. It finds out whether an embedder fails at one text or at every text."""
 
 from collections.abc import Sequence
 from typing import Final
