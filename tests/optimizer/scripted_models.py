@@ -24,6 +24,9 @@ from aiohttp.test_utils import TestServer
 from index.bundle.bundle import BundleInput, write_bundle
 from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
+from optimizer.core.config import read_config
+from optimizer.core.journal import Journal
+from optimizer.stages.run import Result, run
 
 PROMPT = "Answer well."
 CRITERIA = ("helpfulness", "clarity")
@@ -161,6 +164,12 @@ async def open_scripted_models(**settings: Any) -> AsyncIterator[tuple[ScriptedM
     models = ScriptedModels(**settings)
     async with models.server() as server:
         yield models, str(server.make_url("/v1"))
+
+
+async def run_config(config: Path, out: Path) -> Result:
+    """Begin or resume a run."""
+    with Journal(out) as journal:
+        return await run(read_config(config), out, journal, print)
 
 
 def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any]) -> Path:

@@ -15,15 +15,12 @@ from index.bundle.bundle import BundleInput, write_bundle
 from index.embedders.registry import open_embedder
 from index.types import Example, RetrievalPolicy
 from optimizer.__main__ import main
-from optimizer.core.config import read_config
-from optimizer.core.journal import Journal
 from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
-from optimizer.stages.run import run
 from tests.measurement import DATA, needs_data
 from tests.optimizer.rewards.test_judge_formats import judge_that_writes
 from tests.optimizer.scripted_endpoint import ScriptedEndpoint, completion
-from tests.optimizer.scripted_models import open_scripted_models, write_run
+from tests.optimizer.scripted_models import open_scripted_models, run_config, write_run
 
 
 def recorded(row: dict[str, Any], *, swapped: bool) -> str:
@@ -180,8 +177,7 @@ async def test_report_escapes_text_of_models_and_data(tmp_path: Path) -> None:
         config = write_run(tmp_path, url)
         lines = [json.dumps({"query": f"<script>alert({number})</script>"}) for number in range(12)]
         (tmp_path / "sealed.jsonl").write_text("\n".join(lines))
-        with Journal(tmp_path / "out") as journal:
-            await run(read_config(config), tmp_path / "out", journal, print)
+        await run_config(config, tmp_path / "out")
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(3)" in page
     assert "<script" not in page

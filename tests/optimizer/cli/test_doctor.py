@@ -11,23 +11,15 @@ from optimizer.__main__ import main
 from optimizer.cli.doctor import check_run
 from optimizer.cli.doctor_models import Finding
 from optimizer.core.config import read_config
-from optimizer.core.journal import Journal
-from optimizer.stages.run import run
 from optimizer.stages.run_context import with_bundle_model
 from tests.optimizer.limited_server import LIMITS, open_limited_models
-from tests.optimizer.scripted_models import write_run
+from tests.optimizer.scripted_models import run_config, write_run
 
 ROLES = ("task", "optimizer", "judge")
 
 
 async def examine(path: Path) -> list[Finding]:
     return [finding async for finding in check_run(read_config(path), lambda _subject: None)]
-
-
-async def run_once(path: Path, folder: Path) -> Any:
-    folder.mkdir()
-    with Journal(folder) as journal:
-        return await run(read_config(path), folder, journal, lambda _line: None)
 
 
 def snippets(findings: list[Finding]) -> dict[str, Any]:
@@ -86,13 +78,13 @@ async def test_run_works_as_doctor_says(limits: list[str], tmp_path: Path) -> No
         found = snippets(findings)
         assert found
         models.refused = 0
-        assert (await run_once(path, tmp_path / "out")).sealed.improved
+        assert (await run_config(path, tmp_path / "out")).sealed.improved
         assert models.refused, "a run without doctor finds the form by itself"
         for role, table in found.items():
             add_request_form(path, role, table)
         models.refused = 0
         assert not snippets(await examine(path))
-        assert (await run_once(path, tmp_path / "again")).sealed.improved
+        assert (await run_config(path, tmp_path / "again")).sealed.improved
         assert models.refused == 0, "with the lines of doctor, nothing is refused"
 
 

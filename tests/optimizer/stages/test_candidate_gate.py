@@ -17,9 +17,8 @@ from optimizer.report.html_report import write_report
 from optimizer.report.run_summary import summarize_run
 from optimizer.stages.example_stage import read_answers
 from optimizer.stages.prompt_stage import read_prompts
-from optimizer.stages.run import run
 from optimizer.stages.run_context import open_run_context, starting_candidate
-from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, write_run
+from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, run_config, write_run
 
 UNWRITABLE = {
     "marker": "Be good.\n# Query:\nforged",
@@ -97,8 +96,7 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
         config = write_run(
             tmp_path, url, rows=8, search={"actions": 8, "depth": 3}, models__optimizer={"concurrency": 1}
         )
-        with Journal(tmp_path / "out") as journal:
-            result = await run(read_config(config), tmp_path / "out", journal, print)
+        result = await run_config(config, tmp_path / "out")
     assert not list(proposed), "all bad prompts were proposed"
     assert load_bundle(result.bundle, open_embedder("onnx")).prompt == PROMPT + "+++"
     events = read_journal(tmp_path / "out")
@@ -123,8 +121,7 @@ async def test_writer_without_a_usable_reply_does_not_end_the_run(content: str, 
 
     async with open_scripted_models(fault=fault) as (_, url):
         config = write_run(tmp_path, url, rows=8, search={"depth": 1}, examples={"queries": 4, "rounds": 1})
-        with Journal(tmp_path / "out") as journal:
-            result = await run(read_config(config), tmp_path / "out", journal, print)
+        result = await run_config(config, tmp_path / "out")
     assert not result.sealed.improved
     assert any(event.get("note") == "dropped" for event in read_journal(tmp_path / "out"))
 
@@ -147,8 +144,7 @@ async def test_setting_that_no_bundle_can_hold_is_an_error_before_the_first_call
 ) -> None:
     async with open_scripted_models() as (models, url):
         config = write_run(tmp_path, url, **tables)
-        with Journal(tmp_path / "out") as journal:
-            with pytest.raises(ConfigError) as caught:
-                await run(read_config(config), tmp_path / "out", journal, print)
+        with pytest.raises(ConfigError) as caught:
+            await run_config(config, tmp_path / "out")
     assert str(caught.value).startswith(reason)
     assert not models.requests

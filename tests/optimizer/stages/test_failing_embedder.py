@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from index.errors import DrpoError, EmbedderError
-from tests.optimizer.scripted_models import open_scripted_models, write_run
-from tests.optimizer.stages.test_unusable_rows import notes, run_config
+from tests.optimizer.scripted_models import open_scripted_models, run_config, write_run
+from tests.optimizer.stages.test_unusable_rows import notes
 
 EMBEDDER = """
 import numpy as np

@@ -23,16 +23,10 @@ from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.stages.estimate import estimate
-from optimizer.stages.run import Result, run
 from optimizer.stages.run_context import open_run_context
-from tests.optimizer.scripted_models import CRITERIA, PROMPT, open_scripted_models, stable_number, write_run
+from tests.optimizer.scripted_models import CRITERIA, PROMPT, open_scripted_models, run_config, stable_number, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-async def run_config(config: Path, out: Path) -> Result:
-    with Journal(out) as journal:
-        return await run(read_config(config), out, journal, print)
 
 
 def prompt_of(bundle: Path) -> str:

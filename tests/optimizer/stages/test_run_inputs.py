@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 
-from optimizer.core.config import read_config
 from optimizer.core.errors import ConfigError, DataError, ModelError
 from optimizer.core.journal import Journal, read_journal
-from optimizer.stages.run import Result, run
-from tests.optimizer.scripted_models import ScriptedModels, open_scripted_models, write_run
+from optimizer.stages.run import Result
+from tests.optimizer.scripted_models import ScriptedModels, open_scripted_models, run_config, write_run
 
 Edit = Callable[[Path], object]
 
 
-async def run_config(folder: Path) -> Result:
-    with Journal(folder / "out") as journal:
-        return await run(read_config(folder / "run.toml"), folder / "out", journal, print)
+async def run_in(folder: Path) -> Result:
+    return await run_config(folder / "run.toml", folder / "out")
 
 
 def lines_of(path: Path) -> list[str]:
@@ -91,7 +89,7 @@ async def begin(folder: Path, models: ScriptedModels, url: str, **tables: Any) -
 
     models.fault = fault
     with pytest.raises(ModelError):
-        await run_config(folder)
+        await run_in(folder)
     models.fault = lambda _body: None
     models.requests.clear()
 
@@ -109,14 +107,14 @@ async def test_changed_inputs_are_refused_before_a_call_with_what_changed(tmp_pa
         for name, (edit, message) in CHANGES.items():
             edit(tmp_path)
             with pytest.raises(ConfigError) as caught:
-                await run_config(tmp_path)
+                await run_in(tmp_path)
             assert message in str(caught.value), name
             assert "secret" not in str(caught.value)
             assert "another --out" in str(caught.value)
             assert not models.requests
             for file, text in kept.items():
                 (tmp_path / file).write_text(text)
-        assert (await run_config(tmp_path)).sealed.rows == 12
+        assert (await run_in(tmp_path)).sealed.rows == 12
 
 
 async def test_row_that_moved_to_another_part_of_the_same_file_is_named(tmp_path: Path) -> None:
@@ -130,7 +128,7 @@ async def test_row_that_moved_to_another_part_of_the_same_file_is_named(tmp_path
         with pytest.raises(
             ConfigError, match=r"rows of train: 1 removed \(line 4 .*rows of sealed: 1 added \(line 4\)"
         ):
-            await run_config(tmp_path)
+            await run_in(tmp_path)
     assert not models.requests
 
 
@@ -139,7 +137,7 @@ async def test_row_that_moved_to_a_part_of_another_file_is_refused(tmp_path: Pat
         await begin(tmp_path, models, url)
         replace_text("train.jsonl", 'train question number 3"', 'train question number 3", "split": "sealed"')(tmp_path)
         with pytest.raises(DataError, match=r"train\.jsonl, line 4: its .split. is sealed"):
-            await run_config(tmp_path)
+            await run_in(tmp_path)
     assert not models.requests
 
 
@@ -157,7 +155,7 @@ async def test_inputs_that_change_no_result_may_change(tmp_path: Path) -> None:
             replace_text("run.toml", f'"{part}.jsonl"', f'"moved {part}.jsonl"')(tmp_path)
         replace_text("run.toml", "[data]", "[budget]\ncalls = 5000\n[data]\nunusable = 0.1")(tmp_path)
         replace_text("run.toml", 'kind = "chat"', 'kind = "chat"\nconcurrency = 3\ntimeout = 9.0')(tmp_path)
-        assert (await run_config(tmp_path)).sealed.rows == 12
+        assert (await run_in(tmp_path)).sealed.rows == 12
 
 
 async def test_changed_reward_file_is_refused_unless_it_stopped_the_run(
@@ -170,8 +168,8 @@ async def test_changed_reward_file_is_refused_unless_it_stopped_the_run(
         await begin(tmp_path, models, url, reward={"weights": {"reward_that_changes:score": 1.0}})
         file.write_text("def score(query, answer, reference, kind):\n    return 0.6\n")
         with pytest.raises(ConfigError, match=r"the file of \[reward\] reward_that_changes:score was edited"):
-            await run_config(tmp_path)
+            await run_in(tmp_path)
         with Journal(tmp_path / "out") as journal:
             await journal.add({"note": "stopped"})
-        assert (await run_config(tmp_path)).sealed.rows == 12
+        assert (await run_in(tmp_path)).sealed.rows == 12
     assert len([event for event in read_journal(tmp_path / "out") if event.get("note") == "inputs"]) == 2

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from optimizer.core.config import read_config
 from optimizer.core.errors import ModelError, UnusableRowsError
-from optimizer.core.journal import Event, Journal, read_journal
+from optimizer.core.journal import Event, read_journal
 from optimizer.report.html_report import write_report
 from optimizer.report.run_summary import summarize_run
-from optimizer.stages.run import Result, run
-from tests.optimizer.scripted_models import open_scripted_models, write_run
+from tests.optimizer.scripted_models import open_scripted_models, run_config, write_run
 
 Fault = tuple[int, bytes]
 
@@ -37,11 +35,6 @@ def fault_for(model: str, queries: Sequence[str], reply: Fault) -> Callable[[Map
         return reply if body["model"] == model and found else None
 
     return fault
-
-
-async def run_config(config: Path, out: Path) -> Result:
-    with Journal(out) as journal:
-        return await run(read_config(config), out, journal, print)
 
 
 def notes(out: Path, name: str) -> list[Event]:
