@@ -13,9 +13,9 @@ from typing import IO, Self
 import orjson
 
 from optimizer.core.errors import DataError, UnparsableReplyError
-from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.evaluation.chat_endpoint import Answer, Decoding
+from optimizer.models.reply_text import text_field
 from optimizer.models.token_count import token_usage
 
 

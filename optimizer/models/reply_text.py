@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.core.json_texts import text_field
 
 _DECODER: Final = json.JSONDecoder(strict=False)
 """It also accepts line breaks inside of JSON strings, which models often write."""
@@ -124,6 +123,23 @@ def message_text(message: Mapping[str, Any]) -> str:
         return text_field(message, "refusal")
     text = content_text(content) if isinstance(content, list) else ""
     return text or text_field(message, "content")
+
+
+def text_field(fields: Any, name: str) -> str:
+    """Return the text under a key of a JSON object that a model wrote.
+
+    Raises:
+        UnparsableReplyError: There is no object, the key is missing, or its value is not a text that UTF-8 can encode:
+            null, a number, a list, an object, or a text with half of a surrogate pair.
+    """
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if not isinstance(value, str):
+        raise UnparsableReplyError(f'"{name}" is not a text')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnparsableReplyError(f'"{name}" holds half of a surrogate pair') from None
+    return value
 
 
 def _reasoning_end(text: str, objects: Sequence[FoundObject]) -> int:

@@ -20,10 +20,9 @@ from index.retrieval.selection import select_within_policy
 from index.types import Example, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
-from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import message_text
+from optimizer.models.reply_text import message_text, text_field
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 from optimizer.models.token_count import token_usage
 

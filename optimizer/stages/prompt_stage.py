@@ -12,11 +12,10 @@ from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import DRPO, RACED, RunConfig
 from optimizer.core.errors import ModelError, UnparsableReplyError
 from optimizer.core.journal import Journal
-from optimizer.core.json_texts import text_field
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import answer_text, find_object
+from optimizer.models.reply_text import answer_text, find_object, text_field
 from optimizer.models.request import Json, Request, reply_reader
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.levels import Level, RacedSettings
