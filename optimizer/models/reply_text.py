@@ -57,9 +57,9 @@ def answer_text(choice: Any) -> str:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise UnparsableReplyError("a choice without a message")
-    text = content_text(message.get("content"))
+    text = _content_text(message.get("content"))
     if not text.strip() and choice.get("finish_reason") != _CUT:
-        text = next((content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
+        text = next((_content_text(message.get(name)) for name in _REASONING_FIELDS if message.get(name)), "")
     if not text.strip():
         raise UnparsableReplyError("the reply has no text")
     return text
@@ -103,7 +103,7 @@ def find_object(text: str, is_wanted: Callable[[Mapping[str, Any]], bool]) -> Fo
     return None
 
 
-def content_text(content: Any) -> str:
+def _content_text(content: Any) -> str:
     """Return the text of a message's content, which is a text or a list of parts. Parts of reasoning are left out."""
     if isinstance(content, str):
         return content
@@ -121,7 +121,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     content, refusal = message.get("content"), message.get("refusal")
     if content is None and isinstance(refusal, str) and refusal:
         return text_field(message, "refusal")
-    text = content_text(content) if isinstance(content, list) else ""
+    text = _content_text(content) if isinstance(content, list) else ""
     return text or text_field(message, "content")
 
 
