@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 from index.layouts import SEPARATOR
-from index.rendering import render_chat, render_raw, text_prompt
+from index.rendering import render_raw, text_prompt
 from index.types import Message
 from proxy.backends.discovery import Model
 from proxy.core.errors import BadRequestError
@@ -28,7 +28,13 @@ from proxy.inference.reduction import (
     reduction_reason,
     response_reduction_reason,
 )
-from proxy.inference.request_bodies import bundle_sampling, injected_input, with_response_sampling, with_sampling
+from proxy.inference.request_bodies import (
+    bundle_sampling,
+    injected_input,
+    injected_messages,
+    with_response_sampling,
+    with_sampling,
+)
 from proxy.inference.setting import Setting
 from proxy.openai.chat_applications import answer_form
 from proxy.openai.chat_completion import (
@@ -96,7 +102,7 @@ class Planner:
             BadRequestError: The model cannot answer the request.
         """
         if setting.model.kind != "completion":
-            return await self._chat_response(conversation, setting)
+            return await self._chat_as_messages(conversation, setting, RESPONSES)
         body = conversation.body
         chat = chat_body(body)
         plan = await self._chat(read_chat(chat), setting)
@@ -129,46 +135,25 @@ class Planner:
     async def _chat(self, conversation: Conversation, setting: Setting) -> Plan:
         if setting.model.kind == "completion":
             return await self._chat_as_text(conversation, setting)
-        body, choice, served = conversation.body, setting.choice, setting.served
-        if choice.variant == RAW or served is None:
-            return make_plan(body, choice, CHAT, conversation_key=conversation.key)
-        messages, is_long = conversation.turns, conversation.is_long
-        client = await offload(is_long, joined_text, messages)
-        sent = with_sampling(body, served)
-        if choice.variant != ALIGNED:
-            sent = await self._limiter.limit_chat(sent, conversation, setting, None, client)
-            return make_plan(sent, choice, CHAT, conversation_key=conversation.key)
-        reason = reduction_reason(
-            body, continues=continues_last_message(body, messages), is_background=conversation.is_background
-        )
-        injection = await self._injector.choose_examples(
-            served, setting.model, conversation.query, reason, client, body
-        )
-        rendered = await offload(is_long, render_chat, injection.prompt, injection.examples, messages)
-        sent = {**sent, "messages": rendered}
-        sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
-        plan = make_plan(sent, choice, CHAT, injection, conversation_key=conversation.key)
-        plan.lowered_limit = _lowered_limit(body, sent)
-        return plan
+        return await self._chat_as_messages(conversation, setting, CHAT)
 
-    async def _chat_response(self, conversation: Conversation, setting: Setting) -> Plan:
+    async def _chat_as_messages(self, conversation: Conversation, setting: Setting, path: str) -> Plan:
+        """Make the plan of a request to a chat model. `path` is CHAT or RESPONSES, in whose format the body stays."""
         body, choice, served = conversation.body, setting.choice, setting.served
         if choice.variant == RAW or served is None:
-            return make_plan(body, choice, RESPONSES, conversation_key=conversation.key)
-        items = conversation.turns
-        client = await offload(conversation.is_long, joined_text, items)
-        sent = with_response_sampling(body, served)
-        if choice.variant != ALIGNED:
-            sent = await self._limiter.limit_chat(sent, conversation, setting, None, client)
-            return make_plan(sent, choice, RESPONSES, conversation_key=conversation.key)
-        check_input(conversation)
-        reason = response_reduction_reason(body, items, is_background=conversation.is_background)
-        injection = await self._injector.choose_examples(
-            served, setting.model, conversation.query, reason, client, body
-        )
-        sent = {**sent, **injected_input(conversation, injection)}
+            return make_plan(body, choice, path, conversation_key=conversation.key)
+        is_long, injection = conversation.is_long, None
+        client = await offload(is_long, joined_text, conversation.turns)
+        sent = with_sampling(body, served) if path == CHAT else with_response_sampling(body, served)
+        if choice.variant == ALIGNED:
+            reason = _reduction_reason(conversation, path)
+            injection = await self._injector.choose_examples(
+                served, setting.model, conversation.query, reason, client, body
+            )
+            inject = injected_messages if path == CHAT else injected_input
+            sent |= await offload(is_long, inject, conversation, injection)
         sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
-        plan = make_plan(sent, choice, RESPONSES, injection, conversation_key=conversation.key)
+        plan = make_plan(sent, choice, path, injection, conversation_key=conversation.key)
         plan.lowered_limit = _lowered_limit(body, sent)
         return plan
 
@@ -240,6 +225,18 @@ class Planner:
             limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)
             sent["max_tokens"] = min(limit, asked_limit(sent) or limit)
         return sent
+
+
+def _reduction_reason(conversation: Conversation, path: str) -> str | None:
+    """Return why a request to a chat model gets no retrieved examples; None if it may get them.
+
+    Raises BadRequestError if the examples cannot be inserted into the input of a request to the Responses API.
+    """
+    body, turns, is_background = conversation.body, conversation.turns, conversation.is_background
+    if path == CHAT:
+        return reduction_reason(body, continues=continues_last_message(body, turns), is_background=is_background)
+    check_input(conversation)
+    return response_reduction_reason(body, turns, is_background=is_background)
 
 
 def _lowered_limit(body: Json, sent: Json) -> int | None:

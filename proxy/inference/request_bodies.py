@@ -5,7 +5,7 @@ All functions are pure. They do not depend on token budgets.
 
 from typing import Any
 
-from index.rendering import render_chat_turns
+from index.rendering import render_chat, render_chat_turns
 from proxy.core.json_types import Json
 from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -38,6 +38,11 @@ def with_response_sampling(body: Json, served: ServedBundle) -> dict[str, Any]:
     if "max_tokens" in sampling:
         renamed["max_output_tokens"] = sampling["max_tokens"]
     return {**body, **{name: value for name, value in renamed.items() if body.get(name) is None}}
+
+
+def injected_messages(conversation: Conversation, injection: Injection) -> dict[str, Any]:
+    """Return the field `messages` of a chat request with the bundle's prompt and the examples."""
+    return {"messages": render_chat(injection.prompt, injection.examples, conversation.turns)}
 
 
 def injected_input(conversation: Conversation, injection: Injection) -> dict[str, Any]:
