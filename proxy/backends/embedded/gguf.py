@@ -20,6 +20,7 @@ _MAX_KEPT_ELEMENTS: Final = 4_096  # of an array of numbers; no longer array is 
 _MAX_DIMENSIONS: Final = 8
 _ALIGNMENT: Final = 32  # bytes, if the file sets none
 _STRING, _ARRAY, _BOOL = 8, 9, 7
+_LENGTH: Final = struct.Struct("<Q")  # of a string
 _NUMBERS: Final[Mapping[int, str]] = {
     0: "B",
     1: "b",
@@ -217,8 +218,7 @@ class _Reader:
         kind, counts[key] = self._number("I"), self._count()
         count = counts[key]
         if kind == _STRING:
-            for _ in range(count):
-                self._skip(self._number("Q"))
+            self._skip_strings(count)
             return None
         if kind not in _NUMBERS:
             raise _MalformedError(f"an array has the unknown type {kind}")
@@ -241,6 +241,15 @@ class _Reader:
         length = self._number("Q")
         start = self._skip(length)
         return self._data[start : start + length].decode("utf-8", "replace")
+
+    def _skip_strings(self, count: int) -> None:
+        """Move past strings, without a call for each: a vocabulary has hundreds of thousands."""
+        data, position, last = self._data, self._position, len(self._data) - _LENGTH.size
+        for _ in range(count):
+            if position > last:
+                raise _CutError
+            position += _LENGTH.size + _LENGTH.unpack_from(data, position)[0]
+        self._skip(position - self._position)
 
     def _skip(self, size: int) -> int:
         """Move on, and return the position before."""
