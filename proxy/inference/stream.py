@@ -15,7 +15,7 @@ from proxy.core.errors import BackendProtocolError, BackendReportedError, ProxyE
 from proxy.core.json_types import BYTE_ORDER_MARK, JsonDict
 from proxy.core.log import log_failure
 from proxy.inference.reply_progress import ReplyProgress
-from proxy.openai.backend_reply import parse_reply
+from proxy.openai.backend_reply import parse_reply_object
 from proxy.openai.reported_error import find_error, text_error
 from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field, is_done, split_events
 
@@ -159,9 +159,7 @@ def _payload(event: bytes, data: bytes) -> JsonDict:
     is_error = b"error" in event and b"error" in event_field(event, b"event")
     if is_error and not data.lstrip().startswith(b"{"):
         raise text_error(data.decode("utf-8", "replace"))
-    payload = parse_reply(data, _EVENT)
-    if not isinstance(payload, dict):
-        raise BackendProtocolError(f"{_EVENT} is JSON, but not an object.")
+    payload = parse_reply_object(data, _EVENT)
     if error := find_error({**payload, "object": "error"} if is_error else payload):
         raise error
     return payload
@@ -186,7 +184,6 @@ def _without_data(event: bytes) -> bytes:
 def _error_in(data: bytes) -> ProxyError | None:
     """Return the error that a JSON object reports; None if the data is not a JSON object or reports no error."""
     try:
-        payload = parse_reply(data, _EVENT)
+        return find_error(parse_reply_object(data, _EVENT))
     except BackendProtocolError:
         return None
-    return find_error(payload) if isinstance(payload, dict) else None
