@@ -137,12 +137,17 @@ class StopCutter:
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
         begun: The indexes of the choices of which some text was returned.
+        first_characters: Finds the first character of each stop string in a serialized event.
     """
 
     rules: StopRules
     held: dict[int, list[JsonDict]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
+    first_characters: re.Pattern[bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.first_characters = _first_characters(self.rules)
 
     def has_begun(self, choices: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether some text of each of these choices was returned. Before that, `cut` must see each chunk."""
@@ -154,7 +159,7 @@ class StopCutter:
         True means that no part is held back, no choice was cut, and that the event does not contain the first character
         of a stop string. Most events of a stream have no line break in their text and pass.
         """
-        return not self.held and not self.ended and _first_characters(self.rules).search(event) is None
+        return not self.held and not self.ended and self.first_characters.search(event) is None
 
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
         """Return the chunk with all parts that can be sent now. The list of its choices may be empty."""
