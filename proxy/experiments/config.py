@@ -32,6 +32,7 @@ from index.bundle.input_files import decode_text
 from index.bundle.strict_json import Fields, quoted
 from index.errors import BundleFormatError
 from proxy.core.errors import StartupError
+from proxy.core.settings import DEFAULT_BUNDLE
 from proxy.core.variant_names import RAW, RAW_MATCHED, VARIANTS
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.definition import Adaptive, Arm, Experiment, Guardrail, Metric, find_conflict
@@ -183,7 +184,7 @@ def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
     if "bundle" not in fields:
         return None
     bundle = fields.line("bundle")
-    if bundle == "default":
+    if bundle == DEFAULT_BUNDLE:
         return bundle
     if not (folder / bundle).is_dir():
         raise StartupError(f"--experiment {location}: there is no directory {folder / bundle}.")

@@ -20,7 +20,14 @@ from proxy.backends.discovery import Model
 from proxy.backends.embedded.model_file import with_model_file
 from proxy.backends.pool import Pool
 from proxy.core.errors import StartupError
-from proxy.core.settings import AdmissionSettings, ApiSettings, ExperimentSettings, ServerSettings, Settings
+from proxy.core.settings import (
+    DEFAULT_BUNDLE,
+    AdmissionSettings,
+    ApiSettings,
+    ExperimentSettings,
+    ServerSettings,
+    Settings,
+)
 from proxy.core.shared_state import LocalState
 from proxy.fit.arms import (
     BASELINE_NAMES,
@@ -90,7 +97,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
 
 def _for_fit(settings: Settings) -> Settings:
     """Return the settings without those that matter only to a server: keys of clients, limits, experiments, ports."""
-    bundles = settings.injection.bundle or ("default",)
+    bundles = settings.injection.bundle or (DEFAULT_BUNDLE,)
     return replace(
         settings,
         injection=replace(settings.injection, bundle=bundles),

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from index.errors import DrpoError
@@ -27,7 +26,7 @@ from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
-from proxy.inference.injection.served_bundles import check_bundle_arguments, check_directory
+from proxy.inference.injection.served_bundles import bundle_directory, check_bundle_arguments, check_directory
 from proxy.server.reload import read_keyring, reload, reload_on_hangup
 from proxy.server.service import Status, drain, loading_bundles, serving, status
 from proxy.server.sockets import base_url, bind, bind_admin, hold_port
@@ -83,8 +82,8 @@ def _check_files(settings: Settings) -> None:
     experiments = settings.experiments
     for file in read_experiments(experiments.experiment):
         for arm in file.experiment.arms:
-            if arm.bundle and arm.bundle != "default":
-                check_directory(Path(arm.bundle), injection.allow_embedder)
+            if arm.bundle:
+                check_directory(bundle_directory(arm.bundle), injection.allow_embedder)
     if experiments.store:
         dsn_of(experiments.store)
     if experiments.judge:

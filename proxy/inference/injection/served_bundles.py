@@ -19,7 +19,7 @@ from index.measures.refusals import refuses
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example, Manifest
 from proxy.core.errors import StartupError
-from proxy.core.settings import OWN
+from proxy.core.settings import DEFAULT_BUNDLE, OWN
 from proxy.core.variant_names import RAW
 from proxy.inference.injection.retrieval_worker import BundleSearch
 
@@ -117,7 +117,7 @@ def load_directories(
     embedders = _open_embedders(serving)
     served: dict[str, ServedBundle] = {}
     for directory in directories:
-        bundle = _load(default_bundle_directory() if directory == "default" else Path(directory), embedders, allowed)
+        bundle = _load(bundle_directory(directory), embedders, allowed)
         same = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
         served[directory] = next(same, None) or _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
     return served
@@ -196,10 +196,15 @@ def parse_bundle_argument(argument: str) -> tuple[str | None, Path]:
     model, equals, location = argument.rpartition("=")
     if equals and not (model and location):
         raise StartupError(f"--bundle {argument}: expected DIR, MODEL=DIR or MODEL=default.")
-    directory = default_bundle_directory() if location == "default" else Path(location)
+    directory = bundle_directory(location)
     if not directory.is_dir():
         raise StartupError(f"--bundle {argument}: there is no directory {location}.")
     return model or None, directory
+
+
+def bundle_directory(location: str) -> Path:
+    """Return the directory that a flag or an experiment file names: a path, or `default` for the bundle of drpo."""
+    return default_bundle_directory() if location == DEFAULT_BUNDLE else Path(location)
 
 
 def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str]) -> Bundle:
