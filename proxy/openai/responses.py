@@ -151,27 +151,26 @@ class ResponseEvents:
 
     def translate(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
         """Return the events for one completion chunk. The list may be empty."""
-        opening = [] if self.next_number else list(self._open(chunk))
+        opening = self._opening(chunk)
         self.last_values = {**self.last_values, **{name: value for name, value in chunk.items() if value is not None}}
         return [*opening, *(event for choice in chunk.get("choices") or () for event in self._deltas(choice))]
 
     def finish(self) -> list[JsonDict]:
         """Return the events that end a complete response."""
-        opening = [] if self.next_number else list(self._open(self.last_values))
+        opening = self._opening(self.last_values)
         part = _text_part(self.text, self.logprobs)
         response = _response(self.shape, self.last_values, self.finish_reason, part)
-        location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
         return [
             *opening,
-            self._event("response.output_text.done", **location, text=self.text, logprobs=self.logprobs),
-            self._event("response.content_part.done", **location, part=part),
+            self._event("response.output_text.done", **self._place, text=self.text, logprobs=self.logprobs),
+            self._event("response.content_part.done", **self._place, part=part),
             self._event("response.output_item.done", output_index=0, item=response["output"][0]),
             self._event(f"response.{response['status']}", response=response),
         ]
 
     def fail(self, code: str | None, message: str) -> list[JsonDict]:
         """Return the events that report an error: `response.failed`, after the opening events if they are missing."""
-        opening = [] if self.next_number else list(self._open(self.last_values))
+        opening = self._opening(self.last_values)
         part = _text_part(self.text, self.logprobs)
         response = {
             **_frame(self.shape, self.last_values, "failed"),
@@ -180,13 +179,22 @@ class ResponseEvents:
         }
         return [*opening, failed_event(response, self.next_number, code, message)]
 
-    def _open(self, chunk: Mapping[str, Any]) -> Iterator[JsonDict]:
+    @property
+    def _place(self) -> JsonDict:
+        """The fields that say which part of the response an event is about."""
+        return {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
+
+    def _opening(self, chunk: Mapping[str, Any]) -> list[JsonDict]:
+        """Return the events that open the response; empty if they were returned before."""
+        if self.next_number:
+            return []
         frame = _frame(self.shape, chunk, "in_progress")
-        yield self._event("response.created", response=frame)
-        yield self._event("response.in_progress", response=frame)
-        yield self._event("response.output_item.added", output_index=0, item=_item(self.shape, "in_progress", []))
-        location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
-        yield self._event("response.content_part.added", **location, part=_text_part("", []))
+        return [
+            self._event("response.created", response=frame),
+            self._event("response.in_progress", response=frame),
+            self._event("response.output_item.added", output_index=0, item=_item(self.shape, "in_progress", [])),
+            self._event("response.content_part.added", **self._place, part=_text_part("", [])),
+        ]
 
     def _deltas(self, choice: Mapping[str, Any]) -> Iterator[JsonDict]:
         text = choice.get("text") or ""
@@ -196,8 +204,7 @@ class ResponseEvents:
         self.logprobs += logprobs
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
         if delta or logprobs:
-            location = {"item_id": f"msg_{self.shape.id}", "output_index": 0, "content_index": 0}
-            yield self._event("response.output_text.delta", **location, delta=delta, logprobs=logprobs)
+            yield self._event("response.output_text.delta", **self._place, delta=delta, logprobs=logprobs)
 
     def _event(self, kind: str, **fields: object) -> JsonDict:
         event = {"type": kind, "sequence_number": self.next_number, **fields}
