@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Final
 
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, MAX_VALUE
+from proxy.experiments.definition import MIN_PROPENSITY
 
 FORMAT: Final = "1"
 EXPOSURES: Final = "exposures"
@@ -90,10 +91,9 @@ MEASURED_METRICS: Final = tuple(
 
 # The statistics leave out values that cannot be right, since a single one could make every sum overflow. The proxy
 # stores none, but an earlier version or another program may have. SQLite also stores texts in columns of numbers.
-_MIN_PROPENSITY: Final = 1e-9
 _MAX_TIME: Final = 1e11  # Unix seconds
 _IS_POSSIBLE: Final = (
-    f"(e.propensity BETWEEN {_MIN_PROPENSITY} AND 1 AND e.time BETWEEN -{_MAX_TIME:.0f} AND {_MAX_TIME:.0f})"
+    f"(e.propensity BETWEEN {MIN_PROPENSITY} AND 1 AND e.time BETWEEN -{_MAX_TIME:.0f} AND {_MAX_TIME:.0f})"
 )
 _IS_RATING: Final = f"BETWEEN -{MAX_VALUE:.0f} AND {MAX_VALUE:.0f}"
 _IS_SCORE: Final = f"BETWEEN 0 AND {AUTOMATIC_METRICS[JUDGED_BETTER].maximum:.0f}"
