@@ -15,6 +15,7 @@ from proxy.core.errors import ProxyError
 from proxy.fit.arms import Arm
 from proxy.fit.questions import Question, wire_messages
 from proxy.inference.reduction import RETRIEVAL_FAILURES
+from proxy.inference.reply_progress import token_count
 from proxy.openai.sse import EventSplitter, event_data, is_done, parse_object, split_events
 
 MAX_ANSWER_TOKENS: Final = 128
@@ -202,8 +203,8 @@ class _ReplyReader:
         first = self._first if self._first is not None else perf_counter() - self._started
         details = self._usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        prompt = _count(self._usage.get("prompt_tokens"))
-        return Answer("".join(self._pieces), self._finish_reason, prompt, _count(cached), first, degraded)
+        prompt = token_count(self._usage.get("prompt_tokens"))
+        return Answer("".join(self._pieces), self._finish_reason, prompt, token_count(cached), first, degraded)
 
     def _read(self, payload: Mapping[str, Any]) -> None:
         if payload.get("error"):
@@ -223,7 +224,3 @@ class _ReplyReader:
             self._pieces.append(text)
         if isinstance(choice.get("finish_reason"), str):
             self._finish_reason = choice["finish_reason"]
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
