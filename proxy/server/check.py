@@ -122,7 +122,8 @@ async def _report_room(gateway: Gateway, console: Console) -> list[str]:
         costs = await gateway.injector.costs(served, model)
         for sentence in describe_room(served, costs, model):
             console.print(f"{name}: {sentence}.", **_PLAIN)
-        problems += [problem for problem in (room_problem(served, costs, model),) if problem]
+        if problem := room_problem(served, costs, model):
+            problems.append(problem)
     return problems
 
 

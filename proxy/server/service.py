@@ -158,7 +158,6 @@ def status(gateway: Gateway) -> Status:
     problems = tuple(f"{backend.url} ({backend.problem})" for backend in gateway.pool.backends if backend.problem)
     models = gateway.pool.models
     notes = [foreign_bundle_note(name, served) for name, served in gateway.bundles.items() if name in models]
-    warnings = tuple(filter(None, [*map(kind_warning, models.values()), *notes]))
+    warnings = [*map(kind_warning, models.values()), *notes, *mismatch_lines(gateway.experiment_mismatches())]
     keyed = gateway.state.keyring is not None
-    warnings += tuple(mismatch_lines(gateway.experiment_mismatches()))
-    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, warnings)
+    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, tuple(filter(None, warnings)))

@@ -101,9 +101,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
     parameters.swa_full = True  # costs 150 MB; a cached prefix of any length can be reused
     parameters.sse_ping_interval = -1  # send no pings between the events of a stream
     parameters.warmup = False  # the test request of _start warms the model up
-    parameters.no_extra_bufts = (
-        True  # without repacked weights, the start is faster and memory holds no second copy of them
-    )
+    parameters.no_extra_bufts = True  # weights that are not repacked load faster, and take memory only once
     parameters.fit_params = False
     parameters.ui = False
     parameters.endpoint_slots = False
