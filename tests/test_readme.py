@@ -24,7 +24,7 @@ def table() -> str:
     rows = ["| flag | default | what it does |", "| --- | --- | --- |"]
     for setting in setting_fields().values():
         default = setting.default
-        shown = ", ".join(default) if isinstance(default, tuple) else {False: "off"}.get(default, default)
+        shown = ", ".join(default) if isinstance(default, tuple) else "off" if default is False else default
         metavar = "" if isinstance(default, bool) else f" {setting.metadata['metavar']}"
         what = setting.metadata["help"].replace("|", r"\|")
         rows.append(f"| `{flag(setting.name)}{metavar}`".replace("|c", r"\|c") + f" | {shown} | {what} |")
