@@ -68,18 +68,11 @@ def split_stop_strings(
 
 
 def cut_completion(completion: Mapping[str, Any], rules: StopRules) -> JsonDict:
-    """Return a completion in which each choice ends at its first stop string."""
-    return {**completion, "choices": [_cut_choice(choice, rules) for choice in _choices(completion)]}
+    """Return a completion in which each choice ends at its first stop string. `checked_choices` has checked it."""
+    return {**completion, "choices": [_cut_choice(choice, rules) for choice in completion["choices"]]}
 
 
-def _choices(completion: Mapping[str, Any]) -> list[Any]:
-    choices = completion.get("choices")
-    return choices if isinstance(choices, list) else []
-
-
-def _cut_choice(choice: Any, rules: StopRules) -> Any:
-    if not isinstance(choice, dict):
-        return choice
+def _cut_choice(choice: JsonDict, rules: StopRules) -> JsonDict:
     found = _find_end(_text(choice), rules, rules.before, is_whole=True)
     return _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
 
@@ -162,8 +155,11 @@ class StopCutter:
         return not self.held and not self.ended and self.first_characters.search(event) is None
 
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
-        """Return the chunk with all parts that can be sent now. The list of its choices may be empty."""
-        return {**chunk, "choices": [ready for choice in _choices(chunk) for ready in self._ready_parts(choice)]}
+        """Return the chunk with all parts that can be sent now. The list of its choices may be empty.
+
+        `checked_choices` has checked the chunk.
+        """
+        return {**chunk, "choices": [ready for choice in chunk["choices"] for ready in self._ready_parts(choice)]}
 
     def release(self) -> list[JsonDict]:
         """Return the parts that are still held back at the end of a stream, cut at a stop string that ends there."""
@@ -176,10 +172,7 @@ class StopCutter:
         found = _find_end("".join(map(_text, parts)), self.rules, before, is_whole=True)
         return parts if found is None else _parts_before(parts, *found)
 
-    def _ready_parts(self, choice: Any) -> Iterator[Any]:
-        if not isinstance(choice, dict):
-            yield choice
-            return
+    def _ready_parts(self, choice: JsonDict) -> Iterator[JsonDict]:
         index = choice.get("index", 0)
         if index in self.ended:
             return
