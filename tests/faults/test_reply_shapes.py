@@ -14,12 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.log import LOGGER
-from proxy.openai.sse import event_data
 from tests.faults.history import LogHistory
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.faults.test_stream_ends import KINDS, payloads
 from tests.proxy.serving import Serving, serving
 
-KINDS = pytest.mark.parametrize("kind", ["chat", "completion"])
 ERROR_FIELDS: Final = {"message", "type", "param", "code"}
 
 
@@ -104,7 +103,7 @@ async def test_malformed_chunk_is_one_error_event(kind: str, body: bytes) -> Non
         await reply.end()
 
     async with scripted_backend(script, kind=kind) as backend, serving(backend.url) as proxy:
-        received = events_of(await proxy.stream())
+        received = payloads(await proxy.stream())
     assert ["error" in one for one in received] == [False] * (len(received) - 1) + [True]
     assert received[-1]["error"].keys() == ERROR_FIELDS
     assert received[-1]["error"]["code"] == "backend_protocol"
@@ -146,7 +145,7 @@ async def test_odd_field_beside_the_choices_does_not_cost_the_answer(
     assert b"YesYes" in stream.replace(b'"}}', b"").replace(b'","logprobs', b"") or stream.count(b'"Yes"') >= 3
     assert stream.endswith(b"[DONE]\n\n") or b"response.completed" in stream
     if path == "/v1/chat/completions" and kind == "completion":
-        ids = {one["id"] for one in events_of(stream) if one != b"[DONE]"}
+        ids = {one["id"] for one in payloads(stream) if one != b"[DONE]"}
         assert len(ids) == 1
         assert all(name.startswith("chatcmpl-") and "None" not in name for name in ids)
 
@@ -205,13 +204,6 @@ async def test_harmless_header_does_not_cost_the_answer(head: str, kind: str) ->
 
     async with scripted_backend(script, kind=kind) as backend, serving(backend.url) as proxy:
         assert (await proxy.chat())[0] == 200
-
-
-def events_of(stream: bytes) -> list[Any]:
-    """Return the payloads of a stream that must consist of whole events; b"[DONE]" stays as it is."""
-    assert stream.endswith(b"\n\n"), stream
-    found = [event_data(one + b"\n\n") for one in stream[:-2].split(b"\n\n")]
-    return [one if one == b"[DONE]" else orjson.loads(one) for one in found if one]
 
 
 VALUES = st.recursive(
@@ -352,7 +344,7 @@ def _check_whole(path: str, status: int, media_type: str, body: bytes) -> None:
 
 def _check_stream(path: str, status: int, body: bytes) -> None:
     assert status == 200
-    events = events_of(body.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    events = payloads(body)
     if path == "/v1/responses":
         ends = [one["type"] in ("response.completed", "response.incomplete", "response.failed") for one in events]
     else:

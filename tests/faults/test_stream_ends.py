@@ -126,7 +126,7 @@ async def test_error_in_a_stream_is_the_last_event_and_an_error_everywhere(
     assert [(line.status, line.outcome) for line in log.lines] == [(200, "backend_error")]
 
 
-@pytest.mark.parametrize("kind", ["chat", "completion"])
+@KINDS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("body", "status"),

@@ -233,6 +233,4 @@ def _choices_of(stream: bytes) -> list[Any]:
 
 
 def _streamed_text(stream: bytes) -> str:
-    events = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n") if event]
-    chunks = [orjson.loads(event) for event in events if event != b"[DONE]"]
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return "".join(choice["delta"].get("content") or "" for choice in _choices_of(stream))

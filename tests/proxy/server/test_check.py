@@ -13,7 +13,16 @@ from proxy.backends.kinds.probe import QUESTIONS
 from proxy.server.check import check
 from proxy.server.service import status
 from tests.faults.scripted import Received, Reply, Script, scripted_backend
-from tests.proxy.backends.kinds.test_kinds_served import CUT, ENDS, LOOP, PARIS, RAMBLE, always, by_question
+from tests.proxy.backends.kinds.test_kinds_served import (
+    CUT,
+    ENDS,
+    LOOP,
+    PARIS,
+    RAMBLE,
+    always,
+    by_question,
+    counting,
+)
 from tests.proxy.serving import make_settings, serving
 
 
@@ -101,13 +110,8 @@ async def test_start_warns_of_a_doubtful_kind() -> None:
 
 
 async def test_workers_ask_the_model_once_together() -> None:
-    asked = []
-
-    async def count(reply: Reply, request: Received) -> None:
-        asked.append(request)
-        await always(PARIS)(reply, request)
-
-    async with scripted_backend(always(ENDS), kind="chat", questions=count) as backend:
+    asked: list[Received] = []
+    async with scripted_backend(always(ENDS), kind="chat", questions=counting(asked)) as backend:
         command = (sys.executable, "-m", "proxy", "--backend", backend.url, "--port", "0", "--workers", "3")
         process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
         assert process.stdout is not None

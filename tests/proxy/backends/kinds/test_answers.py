@@ -18,13 +18,11 @@ def reply(content: Any, finish_reason: str = "stop", **fields: Any) -> dict[str,
         *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|user|>", "<|end|>"),
         *("<|END_OF_TURN_TOKEN|>", "<|start_of_role|>", "<start_of_turn>", "<end_of_turn>", "<turn|>", "<|turn>"),
         *("[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>", "<eos>", "<｜User｜>", "<｜end▁of▁sentence｜>"),
-        *("[|endofturn|]", "[AVAILABLE_TOOLS]", "<seed:eos>", "[gMASK]", "<sop>", "<|fim_middle|>", "<|reserved_7"),
+        *("[|endofturn|]", "[AVAILABLE_TOOLS]", "<seed:eos>", "[gMASK]", "<sop>", "<|fim_middle|>", "<|reserved_7>"),
     ],
 )
 @pytest.mark.parametrize("ended", [True, False])
 def test_template_token_in_an_answer_is_a_sign(token: str, ended: bool) -> None:
-    if token == "<|reserved_7":
-        token += ">"
     assert token in find_sign(f"Paris{token}\n", ended=ended)
 
 

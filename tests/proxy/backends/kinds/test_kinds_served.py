@@ -37,6 +37,16 @@ def always(*given: Any) -> Script:
     return script
 
 
+def counting(asked: list[Received]) -> Script:
+    """A script that answers as a chat model, and appends each request to a list."""
+
+    async def script(reply: Reply, request: Received) -> None:
+        asked.append(request)
+        await reply.whole(PARIS)
+
+    return script
+
+
 def by_body(choose: Callable[[Body], Any]) -> Script:
     async def script(reply: Reply, request: Received) -> None:
         payload = choose(request.json)
@@ -120,13 +130,8 @@ async def test_server_without_completions_has_a_chat_model(questions: Script, ki
 
 @pytest.mark.parametrize("given", ["chat", "completion"])
 async def test_kind_flag_wins_and_nothing_is_asked(given: str) -> None:
-    asked = []
-
-    async def count(reply: Reply, request: Received) -> None:
-        asked.append(request)
-        await reply.whole(PARIS)
-
-    async with scripted_backend(count, kind="chat", questions=count) as backend:
+    asked: list[Received] = []
+    async with scripted_backend(counting(asked), kind="chat", questions=counting(asked)) as backend:
         async with serving(backend.url, kind=(f"scripted={given}",)) as proxy:
             assert _model(proxy).kind == given
             assert not asked
@@ -211,13 +216,8 @@ async def test_model_that_replaces_another_under_the_same_name_is_asked_anew() -
 
 
 async def test_model_is_asked_once_while_it_stays() -> None:
-    asked = []
-
-    async def count(reply: Reply, request: Received) -> None:
-        asked.append(request)
-        await reply.whole(PARIS)
-
-    async with scripted_backend(always(ENDS), kind="chat", questions=count) as backend:
+    asked: list[Received] = []
+    async with scripted_backend(always(ENDS), kind="chat", questions=counting(asked)) as backend:
         async with serving(backend.url, health_interval=0.05) as proxy:
             await _until(lambda: sum(one.path == "/v1/models" for one in backend.received) > 5)
             assert _model(proxy).kind == "chat"
