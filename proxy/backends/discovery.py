@@ -108,19 +108,26 @@ async def discover(
         ProxyError: The backend does not answer, or its reply is not valid HTTP.
     """
     status, listing = await fetch("/v1/models")
-    cards = listing.get("data") if isinstance(listing, dict) else None
-    if status != 200 or not isinstance(cards, list):
+    cards = listed_cards(listing)
+    if status != 200 or cards is None:
         advice = _ADVICE.get(status, "")
         raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.{advice}")
     if _is_proxy(cards):
         raise BackendProtocolError(_ANOTHER_PROXY)
-    named = [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
-    found = await _describe_all(named, fetch, decide, known, dialects)
+    found = await _describe_all(cards, fetch, decide, known, dialects)
     models = {model.id: model for model in found if isinstance(model, Model)}
     problem = next((model for model in found if isinstance(model, str)), "")
     if problem and not models:
         raise UndecidedError(problem)
     return Listing(models, problem if models else _NO_MODEL)
+
+
+def listed_cards(listing: Any) -> Sequence[Mapping[str, Any]] | None:
+    """Return the entries of a reply to GET /v1/models that have an id; None if the reply is not a list of models."""
+    cards = listing.get("data") if isinstance(listing, dict) else None
+    if not isinstance(cards, list):
+        return None
+    return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
 
 
 async def _describe_all(
@@ -146,13 +153,13 @@ async def _describe_all(
     return [one for one in found if not isinstance(one, BaseException)]
 
 
-def _is_proxy(cards: Sequence[Any]) -> bool:
+def _is_proxy(cards: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the cards come from a drpo-proxy, which also lists each model as MODEL@raw.
 
     A dialect cannot detect a drpo-proxy, because a drpo-proxy relays the requests of the dialect to its own model
     server. The dialect would then recognize this model server.
     """
-    names = {str(card.get("id")) for card in cards if isinstance(card, dict)}
+    names = {card["id"] for card in cards}
     return any(f"{name}@{RAW}" in names for name in names)
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from proxy.backends.backend import Backend
+from proxy.backends.discovery import listed_cards
 from proxy.backends.load_balancing import RetryBudget
 from proxy.backends.transport import NoConnectionError, Transport
 from proxy.core.errors import ProxyError
@@ -37,16 +38,9 @@ async def _list(transport: Transport, backend: Backend) -> frozenset[str] | str:
     request = backend.request("GET", "/v1/models", b"", {})
     try:
         async with asyncio.timeout(2 * _TIMEOUT), await transport.exchange(request) as reply:
-            names = _names(orjson.loads(await reply.read())) if reply.status == _STATUS_OK else None
+            cards = listed_cards(orjson.loads(await reply.read())) if reply.status == _STATUS_OK else None
     except NoConnectionError as error:
         return f"{backend.url} does not answer: {error.client_error}"
     except (ProxyError, TimeoutError, orjson.JSONDecodeError) as error:
         return f"{backend.url} does not list its models ({type(error).__name__})."
-    return f"{backend.url} does not list its models." if names is None else names
-
-
-def _names(listing: Any) -> frozenset[str] | None:
-    cards = listing.get("data") if isinstance(listing, dict) else None
-    if not isinstance(cards, list):
-        return None
-    return frozenset(card["id"] for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str))
+    return f"{backend.url} does not list its models." if cards is None else frozenset(card["id"] for card in cards)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -20,8 +20,8 @@ from index.layouts import first_stop
 from proxy.core.json_types import JsonDict
 from proxy.openai.backend_reply import has_finished
 
-_MAX_CACHED_RULES = 128
-_ESCAPE = b"\\u"  # the beginning of an escape sequence, which may encode any character of a JSON string
+_MAX_CACHED_RULES: Final = 128
+_ESCAPE: Final = b"\\u"  # the beginning of an escape sequence, which may encode any character of a JSON string
 
 
 @dataclass(frozen=True, slots=True)
