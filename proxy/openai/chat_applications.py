@@ -70,7 +70,8 @@ _SYSTEM_TEMPLATES: Final = (
     _Template("你是一名擅长会话的助理", "标题"),  # Cherry Studio, LobeChat
     _Template("总结给出的会话", "标题"),  # Cherry Studio
 )
-_STARTS: Final = tuple(template.start for template in _LAST_TEMPLATES)
+_LAST_STARTS: Final = tuple(template.start for template in _LAST_TEMPLATES)
+_SYSTEM_STARTS: Final = tuple(template.start for template in _SYSTEM_TEMPLATES)
 _TALK: Final = r"(?:conversation|chat|thread|session|dialogue|discussion)s?"
 _TITLE_INSTRUCTION: Final = re.compile(
     r"\b(?:generat|creat|writ|provid|produc|summari[sz]|extract|output)(?:e|es|ing|s)?\b(?:[ ,]+[\w'’()-]+){0,6}? (?:"
@@ -97,7 +98,7 @@ def is_background(system: str, last: str, *, is_single: bool) -> bool:
         is_single: Whether the last message is the only message besides the system message.
     """
     head = last[:_MAX_HEAD].lstrip().lower()
-    if head.startswith(_STARTS):
+    if head.startswith(_LAST_STARTS):
         text = last.strip().lower()
         return any(template.matches(text) for template in _LAST_TEMPLATES)
     if not is_single:
@@ -138,6 +139,9 @@ def answer_form(text: str) -> JsonDict | None:
 
 def _asks_for_title(system: str) -> bool:
     """Return whether the first sentences of a system message ask for the title of a conversation, and for no more."""
+    head = system.lstrip()[:_MAX_HEAD].lower()
+    if not head.startswith(_SYSTEM_STARTS) and "title" not in head:  # the usual case
+        return False
     text = system.strip().lower()
     if any(template.matches(text) for template in _SYSTEM_TEMPLATES):
         return True
