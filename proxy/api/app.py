@@ -24,7 +24,7 @@ from proxy.api.handlers import handle
 from proxy.api.http_server import error_response, json_response, request_id_of
 from proxy.api.openapi import openapi_document
 from proxy.api.wrong_paths import MODELS, UNKNOWN_PATH, explain_path
-from proxy.backends.backend import Backend, unlisted_model
+from proxy.backends.backend import Backend, is_undecided, unlisted_model
 from proxy.backends.discovery import Model
 from proxy.backends.pool import Pool
 from proxy.core.addresses import ANY_ORIGIN
@@ -144,7 +144,7 @@ async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: list the models of all backends, and for each model one more entry per variant suffix."""
     pool, cards = request.app[GATEWAY].pool, _all_cards(request.app[GATEWAY])
     if not cards and not pool.healthy:
-        raise unlisted_model(pool.backends, "No backend lists a model.")
+        raise unlisted_model(pool.backends, None, "No backend lists a model.")
     return json_response({"object": "list", "data": cards})
 
 
@@ -153,7 +153,8 @@ async def show_model(request: web.Request) -> web.Response:
     for card in _all_cards(request.app[GATEWAY]):
         if card["id"] == request.match_info["id"]:
             return json_response(card)
-    raise unlisted_model(request.app[GATEWAY].pool.backends, "No backend lists this model: see GET /v1/models.")
+    backends, name = request.app[GATEWAY].pool.backends, request.match_info["id"]
+    raise unlisted_model(backends, name, "No backend lists this model: see GET /v1/models.")
 
 
 def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
@@ -188,7 +189,8 @@ def unready_reasons(gateway: Gateway) -> list[str]:
     if gateway.admission.draining:
         return ["shutting down"]
     if not gateway.pool.healthy:
-        return ["no backend answers"]
+        waits = is_undecided(gateway.pool.backends, None)
+        return ["it is not known yet whether the models take chat" if waits else "no backend answers"]
     if gateway.bundles and not gateway.bundles.keys() & gateway.pool.models.keys():
         return ["no backend serves a model that has a bundle"]
     return []

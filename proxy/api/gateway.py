@@ -14,7 +14,7 @@ from proxy.api.admission import Admission
 from proxy.api.auth import Account, Keyring
 from proxy.backends.backend import unlisted_model
 from proxy.backends.pool import Pool
-from proxy.core.errors import UnknownModelError
+from proxy.core.errors import BackendNotReadyError, UnknownModelError
 from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
@@ -103,20 +103,34 @@ class Gateway:
         keyring = self.state.keyring
         return None if keyring is None else keyring.identify(request.headers.get("Authorization"))
 
+    async def setting_when_known(self, body: Json, request: web.Request) -> Setting:
+        """Return the result of `setting`. If the kind of the model is not known yet, wait for it first.
+
+        Raises:
+            BackendNotReadyError: The kind of the model did not become known in time.
+            ProxyError: As for `setting`.
+        """
+        try:
+            return self.setting(body, request)
+        except BackendNotReadyError:
+            if not await self.pool.wait_for_kind(body.get("model")):
+                raise
+        return self.setting(body, request)
+
     def setting(self, body: Json, request: web.Request) -> Setting:
         """Return the model, the variant and the bundle for a request. If `body` names no model, use the default model.
 
         Raises:
             BadRequestError: The variant cannot be served, or there is no default model.
             UnknownModelError: No backend lists the model.
-            BackendNotReadyError: No backend lists the model, but not all backends answer.
+            BackendNotReadyError: No backend lists the model, but not all backends answer, or its kind is not known yet.
         """
         models, bundles = self.pool.models, self.bundles
         named = self.pool.default_model if body.get("model") in (None, "") else body["model"]
         if named is None and not models:
-            raise unlisted_model(self.pool.backends, "No backend lists a model.")
+            raise unlisted_model(self.pool.backends, None, "No backend lists a model.")
         try:
             choice = choose(named, request.headers.get(VARIANT_HEADER), models, bundles)
         except UnknownModelError as error:
-            raise unlisted_model(self.pool.backends, str(error)) from error
+            raise unlisted_model(self.pool.backends, named, str(error)) from error
         return Setting(choice, models[choice.model], bundles.get(choice.model))

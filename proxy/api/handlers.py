@@ -60,7 +60,7 @@ async def handle(gateway: Gateway, request: web.Request, endpoint: Endpoint) -> 
             if gateway.log_content and not endpoint.is_form:
                 kept_body = data
             body = endpoint.parse(request, data)
-            setting = gateway.setting(body.body, request)
+            setting = await gateway.setting_when_known(body.body, request)
             if endpoint.in_experiments and gateway.experiments is not None and not body.is_background:
                 requester = _requester(gateway.experiments, request, client, body)
                 assignment, sample, setting = _assign(gateway, gateway.experiments, endpoint, requester, setting)

@@ -3,13 +3,20 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from index.model_names import plain_name
 from proxy.backends.discovery import Model
 from proxy.backends.kinds.judge import KindJudge
 from proxy.backends.load_balancing import BackendHealth, BackendLoad, InFlightCounter
 from proxy.backends.transport import BackendRequest
 from proxy.core.errors import BackendNotReadyError, ProxyError, UnknownModelError
 from proxy.core.settings import Kind
+
+_UNDECIDED: Final = (
+    "It is not known yet whether the model takes chat or text completions: it has not answered short questions. "
+    "Send the request again later."
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +28,7 @@ class Backend:
         api_key: The key that the proxy sends to the backend; None if the backend needs no key.
         kinds: The kinds of models that the proxy knows without asking the backend, by model id.
         models: The models in the latest list of the backend, by id.
+        undecided: The ids of the listed models that cannot be served yet, because their kinds are not known.
         healthy: Whether the backend answered the last health check, and later connections to it could be opened.
         problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
         in_flight: Counts the requests that the backend is serving for this process.
@@ -33,6 +41,7 @@ class Backend:
     api_key: str | None = field(default=None, repr=False)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
+    undecided: Sequence[str] = ()
     healthy: bool = False
     problem: str = "not asked yet"
     in_flight: InFlightCounter = field(default_factory=InFlightCounter, repr=False)
@@ -57,16 +66,33 @@ class Backend:
         return BackendLoad(self.url, self.health.available, self.health.weight, self.in_flight.value)
 
 
-def unlisted_model(backends: Sequence[Backend], message: str) -> ProxyError:
-    """Return the error for a model that no backend lists.
-
-    The error is temporary if a backend does not answer or lists no model yet, because this backend may serve the model.
+def is_undecided(backends: Sequence[Backend], named: object) -> bool:
+    """Return whether a request must wait, because the kind of its model is not known yet.
 
     Args:
         backends: All backends.
+        named: The field `model` of the request. If it is missing or empty, any model may be the default model.
+    """
+    undecided = [name for backend in backends for name in backend.undecided]
+    if not undecided or not named:
+        return bool(undecided)
+    return isinstance(named, str) and plain_name(named, undecided) in undecided
+
+
+def unlisted_model(backends: Sequence[Backend], named: object, message: str) -> ProxyError:
+    """Return the error for a model that no backend serves.
+
+    The error is temporary if a backend does not answer or lists no model yet, because this backend may serve the model,
+    or if the kind of the model is not known yet.
+
+    Args:
+        backends: All backends.
+        named: The field `model` of the request, as for `is_undecided`.
         message: The message of the error if it is permanent.
     """
-    missing = sum(not (backend.healthy and backend.models) for backend in backends)
+    if is_undecided(backends, named):
+        return BackendNotReadyError(_UNDECIDED, param="model")
+    missing = sum(not ((backend.healthy and backend.models) or backend.undecided) for backend in backends)
     if not missing:
         return UnknownModelError(message, param="model")
     who = "The backend does not answer or is"

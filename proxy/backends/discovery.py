@@ -80,14 +80,25 @@ class Listing:
         models: The models that the proxy can serve, by id.
         problem: What the operator must do about a model that the proxy cannot serve, because its kind is unknown. If
             there are several such models, the text is about the first. Empty if the kinds of all models are known.
+        undecided: The ids of the models whose kinds are unknown.
     """
 
     models: Mapping[str, Model]
     problem: str = ""
+    undecided: Sequence[str] = ()
 
 
-class UndecidedError(BackendProtocolError):
-    """The backend lists models, but their kinds are not known yet."""
+@dataclass(frozen=True, slots=True)
+class _Undecided:
+    """A model whose kind is unknown.
+
+    Attributes:
+        id: The id of the model.
+        problem: What the operator can do about it.
+    """
+
+    id: str
+    problem: str
 
 
 async def discover(
@@ -103,7 +114,6 @@ async def discover(
         dialects: The dialects to try, in this order.
 
     Raises:
-        UndecidedError: The kinds of all models are still unknown.
         BackendProtocolError: The reply is not a list of models, or the backend is a drpo-proxy.
         ProxyError: The backend does not answer, or its reply is not valid HTTP.
     """
@@ -116,10 +126,10 @@ async def discover(
         raise BackendProtocolError(_ANOTHER_PROXY)
     found = await _describe_all(cards, fetch, decide, known, dialects)
     models = {model.id: model for model in found if isinstance(model, Model)}
-    problem = next((model for model in found if isinstance(model, str)), "")
-    if problem and not models:
-        raise UndecidedError(problem)
-    return Listing(models, problem if models else _NO_MODEL)
+    undecided = [model for model in found if isinstance(model, _Undecided)]
+    if not found:
+        return Listing(models, _NO_MODEL)
+    return Listing(models, undecided[0].problem if undecided else "", [model.id for model in undecided])
 
 
 def listed_cards(listing: Any) -> Sequence[Mapping[str, Any]] | None:
@@ -136,11 +146,10 @@ async def _describe_all(
     decide: KindDecider,
     known: Mapping[str, Model],
     dialects: Sequence[Dialect],
-) -> Sequence[Model | str]:
-    """Return the model of each card, or what the operator must do because its kind is unknown."""
+) -> Sequence[Model | _Undecided]:
     limit = asyncio.Semaphore(_MAX_AT_ONCE)
 
-    async def describe(card: Mapping[str, Any]) -> Model | str:
+    async def describe(card: Mapping[str, Any]) -> Model | _Undecided:
         old = known.get(card["id"])
         if old is not None and _is_unchanged(old, card):
             return old
@@ -174,13 +183,12 @@ def fingerprint(card: Mapping[str, Any]) -> tuple[str, ...]:
 
 async def _describe(
     card: Mapping[str, Any], fetch: Fetch, decide: KindDecider, dialects: Sequence[Dialect]
-) -> Model | str:
-    """Return the model of a card, or what the operator must do because its kind is unknown."""
+) -> Model | _Undecided:
     name = card["id"]
     dialect, facts = await detect_dialect(name, fetch, dialects)
     decision = await decide(card, dialect, facts)
     if decision.kind is None:
-        return _unknown_kind(name, decision.doubt)
+        return _Undecided(name, _unknown_kind(name, decision.doubt))
     return Model(name, card, decision.kind, dialect, _context(card) or facts.context, decision)
 
 

@@ -6,31 +6,29 @@ the bytes.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
-import orjson
-
-from proxy.backends.backend import Backend, unlisted_model
+from proxy.backends.backend import Backend, is_undecided, unlisted_model
 from proxy.backends.dialects.base import Dialect, Fetch, ModelFacts
-from proxy.backends.discovery import KindDecider, Model, UndecidedError, discover, fingerprint
+from proxy.backends.discovery import KindDecider, Model, discover, fingerprint
+from proxy.backends.fetcher import Fetcher
 from proxy.backends.kinds.decision import Decision
 from proxy.backends.kinds.probe import probe
 from proxy.backends.load_balancing import RetryBudget, rank_backends
 from proxy.backends.response import BackendResponse
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
-from proxy.core.errors import BackendReportedError, BackendTimeoutError, ProxyError
+from proxy.core.errors import BackendReportedError, ProxyError
 from proxy.core.json_types import Json
 from proxy.core.log import log_event
 from proxy.core.metrics import Metrics
 from proxy.core.settings import BackendSettings
 
-_PROBE_TIMEOUT: Final = 10.0  # seconds for a small request, such as /v1/models or /tokenize
-_ANSWER_TIMEOUT: Final = 60.0  # seconds for one answer to a question that shows the kind of a model
-_KINDS_PATIENCE: Final = 5.0  # seconds that one check waits for such answers; then the kinds are provisional
+_ANSWER_TIMEOUT: Final = 120.0  # seconds for one answer to a question that shows the kind of a model
+_KINDS_PATIENCE: Final = 5.0  # seconds that one check waits for such answers; the next check waits again
+_KIND_TIMEOUT: Final = 60.0  # seconds that a request waits until the kind of its model is known
 _SESSION_HEADER: Final = "X-Session-ID"  # the first header that vllm-router's consistent_hash policy reads
 _UNAVAILABLE: Final = 503  # this status, and no other, means that the backend has not begun to generate
 # A reply with one of these statuses counts as a failure of the backend. A 500 does not count, because a bad request may
@@ -52,6 +50,7 @@ class Pool:
         self._budget = RetryBudget()
         self._transport: Transport
         self._health_checks: list[asyncio.Task[None]] = []
+        self._next_check = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._transport = self.open_transport(self._budget)
@@ -88,6 +87,23 @@ class Pool:
         """Whether a model is being asked questions that show its kind."""
         return any(backend.judge.asking for backend in self.backends)
 
+    async def wait_for_kind(self, named: object) -> bool:
+        """Wait until the kind of a model is known.
+
+        Args:
+            named: The field `model` of a request. If it is missing or empty, wait for all models.
+
+        Returns:
+            Whether there was something to wait for, and it happened within `_KIND_TIMEOUT`.
+        """
+        if not is_undecided(self.backends, named):
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KIND_TIMEOUT):
+                while is_undecided(self.backends, named):
+                    await self._next_check.wait()
+        return not is_undecided(self.backends, named)
+
     @property
     def default_model(self) -> str | None:
         """The id of the model for requests that name no model: the model that every backend lists first.
@@ -118,7 +134,7 @@ class Pool:
     async def _first_count(self, model: Model, count: Callable[[Fetch], Awaitable[int | None]]) -> int | None:
         for backend in self._ranked_backends(model.id):
             try:
-                return await count(self._fetcher(backend))
+                return await count(Fetcher(self._transport, backend))
             except ProxyError:
                 continue
         return None
@@ -172,7 +188,7 @@ class Pool:
                     with self._recording_outcome(backend, response):
                         yield response
                     return
-        raise failure or unlisted_model(self.backends, f"No backend lists {model!r}.")
+        raise failure or unlisted_model(self.backends, model, f"No backend lists {model!r}.")
 
     async def _exchange(self, backend: Backend, request: BackendRequest) -> BackendResponse:
         """Send one request to one backend.
@@ -218,30 +234,32 @@ class Pool:
         return [serving[position] for position in rank_backends(loads, conversation)]
 
     async def _check_repeatedly(self, backend: Backend) -> None:
-        """Check one backend at each interval. Each backend has its own task, so a slow one delays no other check."""
+        """Check one backend at each interval, and as soon as the kind of a model is known.
+
+        Each backend has its own task, so a slow one delays no other check.
+        """
         while True:
-            await asyncio.sleep(self._settings.health_interval)
+            await backend.judge.wait(self._settings.health_interval)
             await self._check(backend)
 
     async def _check(self, backend: Backend) -> None:
         known = backend.models if backend.healthy else {}
         before = backend.healthy, backend.problem
         try:
-            listing = await discover(self._fetcher(backend), self._kind_decider(backend), known)
+            listing = await discover(Fetcher(self._transport, backend), self._kind_decider(backend), known)
             _log_decisions(backend.models, listing.models)
-            backend.models = listing.models
-            backend.record_check(listing.problem, answering=True)
+            backend.models, backend.undecided = listing.models, listing.undecided
+            backend.record_check(listing.problem, answering=bool(listing.models) or not listing.undecided)
         except ProxyError as error:
+            backend.undecided = ()
             backend.record_check(str(error), answering=False)
-            if not isinstance(error, UndecidedError):
-                backend.judge.forget()
+            backend.judge.forget()
         if (backend.healthy, backend.problem) != before:
             trouble = backend.problem or None
             log_event("backend", url=backend.url, healthy=backend.healthy, trouble=trouble, models=len(backend.models))
         self._metrics.backend_up.labels(backend.url).set(backend.healthy)
-
-    def _fetcher(self, backend: Backend, timeout: float = _PROBE_TIMEOUT) -> "_Fetcher":
-        return _Fetcher(self._transport, backend, timeout)
+        self._next_check.set()
+        self._next_check = asyncio.Event()
 
     def _kind_decider(self, backend: Backend) -> KindDecider:
         """Return a function that decides the kinds of the backend's models, and waits _KINDS_PATIENCE at most."""
@@ -256,7 +274,7 @@ class Pool:
                 return Decision(kind, "the model file has no chat template")
             if facts.kind == "completion":
                 return Decision("completion", "the server has no chat template for it")
-            ask = partial(probe, name, dialect, self._fetcher(backend, _ANSWER_TIMEOUT), facts.kind)
+            ask = partial(probe, name, dialect, Fetcher(self._transport, backend, _ANSWER_TIMEOUT), facts.kind)
             identity = (backend.url, name, *fingerprint(card))
             return await backend.judge.decide(identity, facts.kind, ask, deadline, self._shared)
 
@@ -270,31 +288,3 @@ def _log_decisions(before: Mapping[str, Model], now: Mapping[str, Model]) -> Non
         if name not in before or before[name].decision != decision:
             doubt = decision.doubt or None
             log_event("model kind", model=name, kind=model.kind, evidence=decision.evidence, doubt=doubt)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetcher:
-    """Sends small requests to one backend; implements dialects.base.Fetch."""
-
-    transport: Transport
-    backend: Backend
-    timeout: float
-
-    async def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        method, data = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
-        request = self.backend.request(method, path, data, {"Content-Type": "application/json"})
-        try:
-            async with asyncio.timeout(self.timeout):
-                async with await self.transport.exchange(request) as response:
-                    return response.status, _parse_json(await response.read())
-        except NoConnectionError as error:
-            raise error.client_error from error
-        except TimeoutError as error:
-            raise BackendTimeoutError(f"{path}: no answer within {self.timeout:g} s.") from error
-
-
-def _parse_json(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None

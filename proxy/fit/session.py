@@ -43,6 +43,7 @@ from proxy.fit.progress import showing_progress
 from proxy.fit.questions import Question
 from proxy.fit.report import FitResult
 from proxy.fit.run import Outcomes, ask_all
+from proxy.server.kinds import wait_for_kinds
 from proxy.server.lifecycle import open_backends
 from proxy.server.reload import warm_up
 from proxy.server.service import listening
@@ -86,6 +87,7 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
         open_gateway(settings, backends, ServingState({}), LocalState()) as gateway,
         AsyncExitStack() as stack,
     ):
+        await wait_for_kinds(gateway.pool, report)
         _refuse_silent_backends(gateway.pool)
         model = gateway.pool.models[choose_model([*bundles, *([baseline] if baseline else [])], gateway.pool.models)]
         arms = make_arms(bundles, options.baseline, baseline)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
+from proxy.backends.backend import is_undecided
 from proxy.backends.discovery import kind_warning
 from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
@@ -19,6 +20,7 @@ from proxy.experiments.config import read_experiments
 from proxy.experiments.mismatches import find_mismatches, mismatch_lines
 from proxy.inference.injection.room_report import describe_room, room_problem
 from proxy.inference.injection.served_bundles import foreign_bundle_note, load_bundles
+from proxy.server.kinds import waiting_line
 from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
 
@@ -76,7 +78,7 @@ async def _wait_for_kinds(gateway: Gateway, report: ProgressCallback) -> None:
     start = time.monotonic()
     while gateway.pool.asking:
         waited = time.monotonic() - start
-        report(f"Waiting for short answers, which show whether a model takes chat ({waited:.0f} s)")
+        report(waiting_line(waited))
         await asyncio.sleep(_KINDS_INTERVAL)
         await gateway.pool.refresh()
 
@@ -137,7 +139,7 @@ def _problems(gateway: Gateway) -> Iterator[str]:
         if backend.problem:
             yield f"{backend.url}: {backend.problem}"
     for name, served in gateway.bundles.items():
-        if name not in gateway.pool.models:
+        if name not in gateway.pool.models and not is_undecided(gateway.pool.backends, name):
             listed = ", ".join(sorted(gateway.pool.models)) or "none"
             yield (
                 f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}); "

@@ -27,6 +27,7 @@ from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import bundle_directory, check_bundle_arguments, check_directory
+from proxy.server.kinds import wait_for_models
 from proxy.server.reload import read_keyring, reload, reload_on_hangup
 from proxy.server.service import Status, drain, loading_bundles, serving, status
 from proxy.server.sockets import base_url, bind, bind_admin, hold_port
@@ -99,6 +100,7 @@ async def _serve_alone(settings: Settings, report: ProgressCallback, announce: A
             open_backends(settings.backends, report) as backends,
             serving(settings, backends, loading, listener, shared, report) as gateway,
         ):
+            await wait_for_models(gateway, report)
             stop = _stop_signals()  # called only now, because a signal during the start must cancel the start
             reload_all, add_routes = partial(reload, settings, gateway, shared), partial(add_page, gateway=gateway)
             async with _operator_access(settings, reload_all, add_routes) as admin_url:

@@ -34,6 +34,7 @@ from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.metrics import FOLDER_VARIABLE
 from proxy.core.settings import Settings, settings_from_json
 from proxy.core.shared_state import MappedState
+from proxy.server.kinds import wait_for_models
 from proxy.server.reload import Loaded, load, log_mismatches, serve_loaded
 from proxy.server.service import drain, loading_bundles, serving, status
 from proxy.server.sockets import join_port
@@ -85,6 +86,7 @@ async def _serve(settings: Settings, backends: list[Backend], shared: MappedStat
                 serving(settings, backends, loading, listener, shared, lambda _: None) as gateway,
                 answering_page(gateway, shared.folder, shared.worker),
             ):
+                await wait_for_models(gateway, lambda _: None, stop)
                 reply(ready=asdict(status(gateway)))
                 commands = asyncio.create_task(CommandReader(settings, gateway, shared, lines, stop).run())
                 await stop.wait()

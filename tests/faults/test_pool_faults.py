@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.backends import pool
 from proxy.backends.load_balancing import BackendHealth
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
 from tests.proxy.serving import Serving, serving
@@ -168,12 +169,16 @@ async def _busy(reply: Reply, _: Received) -> None:
     await reply.whole({}, "429 Too Many Requests")
 
 
-async def test_model_whose_kind_cannot_be_found_out_does_not_hide_the_other_models() -> None:
+async def test_model_whose_kind_cannot_be_found_out_does_not_hide_the_other_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "_KIND_TIMEOUT", 0.1)
     async with scripted_backend(answer, second_model="mystery", questions=_busy) as backend:
         async with serving(backend.url, bundles={}, **QUIET) as proxy:
             assert (await proxy.chat())[0] == 200
-            code, _, reply = await proxy.chat(model="mystery")
-            assert (code, reply["error"]["code"]) == (404, "model_not_found")
+            code, headers, reply = await proxy.chat(model="mystery")
+            assert (code, reply["error"]["code"]) == (503, "backend_unavailable")
+            assert "Retry-After" in headers
             assert "--kind mystery=chat" in proxy.gateway.pool.backends[0].problem
             assert "429" in proxy.gateway.pool.backends[0].problem
 

@@ -17,15 +17,21 @@ import orjson
 
 from proxy.backends.file_lock import file_lock
 from proxy.backends.kinds.decision import Decision
+from proxy.backends.kinds.probe import KeyNeededError
 from proxy.core.errors import ProxyError
+from proxy.core.log import log_event
 from proxy.core.settings import Kind
 
 MAX_MODELS: Final = 16
 """The number of models of one backend that are judged: a server with more may load or bill a model for a request."""
+_MAX_UNDECIDED: Final = 120.0  # seconds for which a model is not served, because its kind is not known
+_PROGRESS_DELAY: Final = 2.0  # seconds after which the log says that answers are awaited
 _MIN_RETRY_DELAY: Final = 5.0  # seconds; each further delay is twice as long
 _MAX_RETRY_DELAY: Final = 300.0  # seconds
 _MAX_AT_ONCE: Final = 2  # models of one backend that are judged at the same time
 _LOCK_INTERVAL: Final = 0.05  # seconds between two attempts to lock
+
+_UNANSWERED: Final = Decision(None, "", "its answers to short questions are not there yet", settled=False)
 
 Probe = Callable[[], Awaitable[Decision]]
 
@@ -33,6 +39,7 @@ Probe = Callable[[], Awaitable[Decision]]
 @dataclass(slots=True)
 class _Attempt:
     task: "asyncio.Task[Decision]"
+    begun: float
     delay: float = _MIN_RETRY_DELAY
     retry_at: float = 0.0
 
@@ -60,10 +67,22 @@ class KindJudge:
         self._attempts.clear()
         self._since = time.time()
 
+    async def wait(self, interval: float) -> None:
+        """Wait for an interval in seconds, but only until a model that is being asked has answered."""
+        asked = [attempt.task for attempt in self._attempts.values() if not attempt.task.done()]
+        if asked:
+            await asyncio.wait(asked, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(interval)
+
     async def decide(
         self, identity: tuple[str, ...], reported: Kind | None, probe: Probe, deadline: float, folder: Path | None
     ) -> Decision:
-        """Return the decision on a model. If it is not known at the deadline, return a provisional one.
+        """Return the decision on a model, or an unsettled one if it is not known at the deadline.
+
+        The kind of an unsettled decision is that of an earlier decision under the same name. If there is none, the kind
+        is None for `_MAX_UNDECIDED` seconds, so that the model is not served in the wrong form. Then it is a guess, so
+        that a server that never answers the questions can be used.
 
         Args:
             identity: What identifies the model, the backend's URL and the model's id first.
@@ -78,26 +97,36 @@ class KindJudge:
             return Decision(reported or "chat", "it was not asked", f"the backend lists more than {MAX_MODELS} models")
         loop = asyncio.get_running_loop()
         if attempt is None or (_has_failed(attempt) and loop.time() >= attempt.retry_at):
-            attempt = self._attempts[key] = self._start(key, reported, probe, folder, attempt)
+            attempt = self._attempts[key] = self._start(key, identity[1], reported, probe, folder, attempt)
         await asyncio.wait([attempt.task], timeout=max(0.0, deadline - loop.time()))
+        decision = _UNANSWERED
         if attempt.task.done() and not attempt.task.cancelled():
-            return attempt.task.result()
-        return _provisional(self._earlier.get(key), reported)
+            decision = attempt.task.result()
+        if decision.settled:
+            return decision
+        if earlier := self._earlier.get(key):
+            return replace(earlier, doubt=decision.doubt, settled=False)
+        may_wait = decision.kind is None and loop.time() < attempt.begun + _MAX_UNDECIDED
+        return decision if may_wait else _guess(decision, reported)
 
     def _start(
-        self, key: str, reported: Kind | None, probe: Probe, folder: Path | None, failed: _Attempt | None
+        self, key: str, model: str, reported: Kind | None, probe: Probe, folder: Path | None, failed: _Attempt | None
     ) -> _Attempt:
         async def run() -> Decision:
             async with self._at_once:
                 return await _without_errors(reported, lambda: decide_once(folder, key, self._since, probe))
 
+        loop = asyncio.get_running_loop()
         delay = min(2 * failed.delay, _MAX_RETRY_DELAY) if failed else _MIN_RETRY_DELAY
-        attempt = _Attempt(asyncio.create_task(run(), name="kind of a model"), delay)
+        begun = failed.begun if failed else loop.time()
+        attempt = _Attempt(asyncio.create_task(run(), name="kind of a model"), begun, delay)
+        progress = loop.call_later(_PROGRESS_DELAY, _log_progress, model)
 
-        def set_retry(_: object) -> None:
-            attempt.retry_at = asyncio.get_running_loop().time() + attempt.delay
+        def end(_: object) -> None:
+            progress.cancel()
+            attempt.retry_at = loop.time() + attempt.delay
 
-        attempt.task.add_done_callback(set_retry)
+        attempt.task.add_done_callback(end)
         return attempt
 
     async def close(self) -> None:
@@ -129,20 +158,25 @@ async def decide_once(folder: Path | None, key: str, since: float, probe: Probe)
 
 
 async def _without_errors(reported: Kind | None, probe: Probe) -> Decision:
-    """Return the decision, or an unsettled one that says why the model cannot be judged now."""
+    """Return the decision, or an unsettled one that says why the model cannot be judged now.
+
+    If only a client's key could ask the model, waiting is of no use, so the unsettled decision is a guess at once.
+    """
     try:
         return await probe()
     except (ProxyError, OSError) as error:
-        reason = str(error).rstrip(".")
-        return Decision(reported, "it could not be asked", f"it could not be asked: {reason}", settled=False)
+        decision = Decision(None, "", f"it could not be asked: {str(error).rstrip('.')}", settled=False)
+        return _guess(decision, reported) if isinstance(error, KeyNeededError) else decision
 
 
 def _has_failed(attempt: _Attempt) -> bool:
     return attempt.task.done() and not attempt.task.result().settled
 
 
-def _provisional(earlier: Decision | None, reported: Kind | None) -> Decision:
-    doubt = "its answers to short questions are not there yet"
-    if earlier is not None:
-        return replace(earlier, doubt=doubt, settled=False)
-    return Decision(reported, "the server reports this kind" if reported else "", doubt, settled=False)
+def _guess(decision: Decision, reported: Kind | None) -> Decision:
+    evidence = "the server reports this kind" if reported else "it is a guess, because the server reports no kind"
+    return replace(decision, kind=reported or "chat", evidence=evidence)
+
+
+def _log_progress(model: str) -> None:
+    log_event("model kind", model=model, waiting="for short answers, which show whether the model takes chat")

@@ -33,7 +33,12 @@ _EXAMPLES: Final = (
 )
 # These statuses tell nothing about the model: the same request may succeed later, or with another key.
 _TEMPORARY: Final = frozenset({401, 403, 408, 409, 425, 429, *range(500, 600)}) - {501}
+_KEY_NEEDED: Final = frozenset({401, 403})
 _NOT_UNDERSTOOD: Final = frozenset({400, 422})
+
+
+class KeyNeededError(BackendUnavailableError):
+    """The server needs a key that the proxy does not have. The client's key may be sufficient."""
 
 
 async def probe(model_id: str, dialect: Dialect, fetch: Fetch, reported: Kind | None) -> Decision:
@@ -92,7 +97,8 @@ async def _post(path: str, base: Mapping[str, Any], limit: int, fetch: Fetch) ->
         if status not in _NOT_UNDERSTOOD or _lacks_template(reply):
             break
     if status in _TEMPORARY and not _lacks_template(reply):
-        raise BackendUnavailableError(f"{path} answered {_refusal(status, reply)}")
+        error = KeyNeededError if status in _KEY_NEEDED else BackendUnavailableError
+        raise error(f"{path} answered {_refusal(status, reply)}")
     return status, reply
 
 

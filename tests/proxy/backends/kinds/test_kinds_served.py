@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from proxy.backends import pool
 from proxy.backends.discovery import Model
 from proxy.backends.kinds import judge
 from proxy.backends.kinds.probe import QUESTIONS
@@ -165,29 +164,9 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(("reported", "meanwhile"), [("chat", ["chat"]), ("unknown", [])])
-async def test_slow_model_does_not_delay_the_start_and_is_decided_later(
-    reported: str, meanwhile: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool, "_KINDS_PATIENCE", 0.1)
-    release = asyncio.Event()
-
-    async def late(reply: Reply, _: Received) -> None:
-        await release.wait()
-        await reply.whole(RAMBLE)
-
-    async with scripted_backend(always(ENDS), kind=reported, questions=late) as backend:
-        async with serving(backend.url, health_interval=0.1) as proxy:
-            assert [model.kind for model in proxy.gateway.pool.models.values()] == meanwhile
-            assert all("not there yet" in one.decision.doubt for one in proxy.gateway.pool.models.values())
-            release.set()
-            await _until(lambda: [one.kind for one in proxy.gateway.pool.models.values()] == ["completion"])
-            assert proxy.gateway.pool.backends[0].healthy
-            assert not proxy.gateway.pool.backends[0].problem
-
-
-async def test_model_that_cannot_be_asked_now_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_model_that_cannot_be_asked_now_is_asked_again_after_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "_MIN_RETRY_DELAY", 0.1)
+    monkeypatch.setattr(judge, "_MAX_UNDECIDED", 0.0)
     busy = {"error": {"message": "busy"}}
 
     def overloaded(body: Body) -> Any:

@@ -1,0 +1,49 @@
+"""Sends small requests to one backend: for its list of models, for token counts, and for questions to a model."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from proxy.backends.backend import Backend
+from proxy.backends.transport import NoConnectionError, Transport
+from proxy.core.errors import BackendTimeoutError
+
+_SMALL_REQUEST_TIMEOUT: Final = 10.0  # seconds for a request such as /v1/models or /tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Fetcher:
+    """Sends small requests to one backend; implements dialects.base.Fetch.
+
+    Attributes:
+        transport: Sends the bytes.
+        backend: The backend.
+        timeout: Seconds until a request without an answer fails.
+    """
+
+    transport: Transport
+    backend: Backend
+    timeout: float = _SMALL_REQUEST_TIMEOUT
+
+    async def __call__(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+        """Return the status and the JSON value of the reply; the value is None if the reply is not JSON."""
+        method, data = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
+        request = self.backend.request(method, path, data, {"Content-Type": "application/json"})
+        try:
+            async with asyncio.timeout(self.timeout):
+                async with await self.transport.exchange(request) as response:
+                    return response.status, _parse_json(await response.read())
+        except NoConnectionError as error:
+            raise error.client_error from error
+        except TimeoutError as error:
+            raise BackendTimeoutError(f"{path}: no answer within {self.timeout:g} s.") from error
+
+
+def _parse_json(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None

@@ -1,0 +1,55 @@
+"""Waits, when a process starts, until the kinds of all models are known, and reports the progress."""
+
+import asyncio
+import time
+from typing import Final
+
+from proxy.api.gateway import Gateway
+from proxy.backends.backend import is_undecided
+from proxy.backends.pool import Pool
+from proxy.core.progress import ProgressCallback
+from proxy.experiments.assignment import bundles_to_warm
+from proxy.server.reload import warm_up
+
+_INTERVAL: Final = 0.5  # seconds between two looks
+_REPORT_INTERVAL: Final = 2.0  # seconds between two lines of progress
+
+
+async def wait_for_models(gateway: Gateway, report: ProgressCallback, stop: asyncio.Event | None = None) -> None:
+    """Wait for the kinds of all models, and warm up the bundles of the models whose kinds became known.
+
+    Args:
+        gateway: The gateway of this process. It answers requests already.
+        report: Called with a line of text for each step.
+        stop: An event that ends the wait early; None if there is none.
+    """
+    known = set(gateway.pool.models)
+    if await wait_for_kinds(gateway.pool, report, stop):
+        active = gateway.experiments.active if gateway.experiments else None
+        bundles = [*gateway.bundles.items(), *(bundles_to_warm(active) if active else ())]
+        await warm_up(gateway, [(name, served) for name, served in bundles if name not in known], report)
+
+
+async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Event | None = None) -> bool:
+    """Wait while a model cannot be served because its kind is not known. The pool's health checks end the wait.
+
+    Args:
+        pool: The backends.
+        report: Called with a line of text every two seconds.
+        stop: An event that ends the wait early; None if there is none.
+
+    Returns:
+        Whether there was a model to wait for.
+    """
+    begun = reported = time.monotonic()
+    while is_undecided(pool.backends, None) and not (stop and stop.is_set()):
+        await asyncio.sleep(_INTERVAL)
+        if (now := time.monotonic()) - reported >= _REPORT_INTERVAL:
+            reported = now
+            report(waiting_line(now - begun))
+    return time.monotonic() - begun >= _INTERVAL
+
+
+def waiting_line(seconds: float) -> str:
+    """Return the line of progress after a wait of so many seconds."""
+    return f"Waiting for short answers, which show whether a model takes chat ({seconds:.0f} s)"
