@@ -3,6 +3,10 @@
 Tests, and the commands that they start, must not depend on how a user has set up the machine. tests/conftest.py calls
 `apply` before the tests are collected. Set-up steps that download packages need the user's own settings, such as
 proxies and the configuration of pip. They run in the context manager `outside`.
+
+Tests start several hundred Python processes. Each of them would compile all its modules again where
+PYTHONDONTWRITEBYTECODE is set, as it is in many container images. So that neither the clone nor .venv receives files,
+byte code is then written to the cache folder.
 """
 
 import atexit
@@ -10,10 +14,11 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -64,9 +69,21 @@ def apply() -> None:
     home = Path(tempfile.mkdtemp(prefix="drpo-home-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     _replace(neutral_environment(OUTSIDE, home))
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        _keep_byte_code()
     os.umask(0o022)
     time.tzset()
     tempfile.tempdir = None
+
+
+def _keep_byte_code() -> None:
+    """Let this process and its children write byte code to the cache folder, if that folder is writable."""
+    with suppress(OSError):
+        folder = keep.kept(keep.cache_root() / f"bytecode-{keep.key_of(str(ROOT))}", Path.mkdir, print)
+        # The fingerprint of a kept folder leaves out what is in __pycache__.
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(folder / "__pycache__")
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
+        sys.dont_write_bytecode = False
 
 
 @contextmanager

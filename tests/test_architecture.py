@@ -11,9 +11,10 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,19 +133,30 @@ def test_layers_import_only_from_lower_layers() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_module_has_a_docstring(path: Path) -> None:
-    assert ast.get_docstring(_tree(path)), "no docstring"
+def test_each_module_has_a_docstring() -> None:
+    assert not [_name(path) for path in MODULES if not ast.get_docstring(_tree(path))]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_module_has_no_mutable_state(path: Path) -> None:
-    tree = _tree(path)
-    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)], "`global`"
-    changeable = [node.lineno for node in _module_and_class_bodies(tree) if _is_changeable(node)]
+def test_no_module_uses_global() -> None:
+    assert not [place for path in MODULES for place in _places(path, ast.walk(_tree(path)), _is_global)]
+
+
+def test_no_module_has_mutable_state() -> None:
+    changeable = [
+        place for path in MODULES for place in _places(path, _module_and_class_bodies(_tree(path)), _is_changeable)
+    ]
     assert not changeable, (
         "a container that can be changed: annotate it Final or Mapping, Sequence ..., and fill it here"
     )
+
+
+def _places(path: Path, nodes: Iterable[ast.AST], is_fault: Callable[[Any], bool]) -> list[str]:
+    """File and line of each node that breaks a rule, in the form that editors open."""
+    return [f"{_name(path)}:{getattr(node, 'lineno', 0)}" for node in nodes if is_fault(node)]
+
+
+def _is_global(node: ast.AST) -> bool:
+    return isinstance(node, ast.Global)
 
 
 def _module_and_class_bodies(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -208,36 +220,43 @@ def _uses(tree: ast.Module) -> set[str]:
     return {".".join(name.split(".")[:end]) for name in full for end in range(1, name.count(".") + 2)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_module_uses_only_permitted_libraries(path: Path) -> None:
-    uses = _uses(_tree(path))
-    assert not uses & NOBODY
-    assert not {owned for owned, owners in OWNERS.items() if owned in uses and _name(path) not in owners}
+@cache
+def _used() -> dict[str, set[str]]:
+    """What each module uses, by the module's file."""
+    return {_name(path): _uses(_tree(path)) for path in MODULES}
+
+
+def test_modules_use_only_permitted_libraries() -> None:
+    assert not {file: uses & NOBODY for file, uses in _used().items() if uses & NOBODY}
+    owned = {(file, name) for file, uses in _used().items() for name in uses & OWNERS.keys()}
+    assert not {(file, name) for file, name in owned if file not in OWNERS[name]}
 
 
 def test_each_owned_library_is_used_by_an_owner() -> None:
     """A name that no module uses any more is removed from OWNERS."""
-    used = {_name(path): _uses(_tree(path)) for path in MODULES}
+    used = _used()
     assert {owned for owned, owners in OWNERS.items() if any(owned in used.get(owner, ()) for owner in owners)} == set(
         OWNERS
     )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_arrays_are_loaded_without_pickle(path: Path) -> None:
-    loads = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call) and _is_array_load(node)]
-    assert not [node.lineno for node in loads if "allow_pickle=False" not in ast.unparse(node)]
+def test_arrays_are_loaded_without_pickle() -> None:
+    assert not [place for path in MODULES for place in _places(path, ast.walk(_tree(path)), _may_load_pickle)]
 
 
-def _is_array_load(call: ast.Call) -> bool:
-    return ast.unparse(call.func) in {"np.load", "numpy.load"}
+def _may_load_pickle(node: ast.AST) -> bool:
+    is_load = isinstance(node, ast.Call) and ast.unparse(node.func) in {"np.load", "numpy.load"}
+    return is_load and "allow_pickle=False" not in ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_broad_except_gives_its_reason_or_raises_again(path: Path) -> None:
+def test_broad_except_gives_its_reason_or_raises_again() -> None:
+    assert not [place for path in MODULES for place in _unexplained_excepts(path)]
+
+
+def _unexplained_excepts(path: Path) -> list[str]:
     lines = _text(path).splitlines()
     broad = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ExceptHandler) and _is_broad(node)]
-    assert not [node.lineno for node in broad if not _raises_again(node) and not _has_reason(lines[node.lineno - 1])]
+    return _places(path, broad, lambda node: not _raises_again(node) and not _has_reason(lines[node.lineno - 1]))
 
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:

@@ -47,6 +47,30 @@ def test_this_process_and_its_children_have_neutral_surroundings() -> None:
     assert done.stdout.split() == ["0o22", "UTC", "0"]
 
 
+@pytest.mark.parametrize(("cache", "is_kept"), [("cache", True), ("file/cache", False)])
+def test_byte_code_is_kept_outside_the_clone(cache: str, is_kept: bool, tmp_path: Path) -> None:
+    """Where no cache folder can be made, Python writes no byte code, as the user has set."""
+    (tmp_path / "file").touch()
+    report = "import os, sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"
+    program = f"""
+import subprocess, sys
+from tests import neutral
+neutral.apply()
+{report}
+print(flush=True)
+subprocess.run([sys.executable, "-c", {report!r}], check=True)
+"""
+    ours = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / cache)}
+    ours = {name: ours[name] for name in ours.keys() - {"PYTHONPYCACHEPREFIX", "DRPO_TESTS_OUTSIDE"}}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=ours, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    this, child = done.stdout.split("\n\n")
+    assert this.strip() == child.strip()
+    is_off, place = this.split()
+    assert is_off == str(not is_kept)
+    assert place.startswith(str(tmp_path / cache / "drpo" / "bytecode-")) is is_kept
+
+
 def test_no_test_listens_on_a_fixed_port() -> None:
     assert [found for path in MODULES for found in _fixed_ports(path)] == []
 

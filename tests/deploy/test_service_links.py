@@ -5,6 +5,7 @@ named `vllm`. vLLM and drpo-proxy read variables of such names, and refuse such 
 """
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*.y*ml"))
 SETTINGS = {variable(name) for name in setting_fields()}
 
 
+@cache
 def objects(path: Path) -> list[Any]:
     """The objects of a file. Grafana's and Prometheus' files hold lists or other mappings, which are no objects."""
-    documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    documents = yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     return [one for one in documents if isinstance(one, dict) and "kind" in one]
 
 
+@cache
 def patches() -> set[Path]:
     """The files that a kustomization applies to objects of other files."""
     return {
