@@ -1,14 +1,20 @@
 """Computes confidence intervals of shares and means. All functions are pure: they depend only on their arguments."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist, median
+from statistics import NormalDist
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 _LEVEL: Final = 0.95
 _RESAMPLES: Final = 2000
+_MAX_DRAWN: Final = 1_000_000  # values in memory at a time
+
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +86,45 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
 
     The same values and seed always give the same interval. If there are no values, the mean and both ends are nan.
     """
-    return _bootstrap(values, lambda sample: sum(sample) / len(sample), seed)
+    return _bootstrap(values, lambda samples: np.add.reduce(samples) / len(samples), seed)
 
 
 def bootstrap_median(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the median of the values, with a percentile bootstrap interval, as `bootstrap_mean` does for the mean."""
-    return _bootstrap(values, median, seed)
+    return _bootstrap(values, lambda samples: np.median(samples, axis=0), seed)
 
 
-def _bootstrap(values: Sequence[float], statistic: Callable[[Sequence[float]], float], seed: int) -> Interval:
+@np.errstate(over="ignore", invalid="ignore")
+def _bootstrap(values: Sequence[float], statistic: Callable[[_Floats], _Floats], seed: int) -> Interval:
+    """Return a statistic of the values, with its interval.
+
+    Args:
+        values: The sample.
+        statistic: Computes the statistic of each column of an array.
+        seed: Chooses the resamples.
+    """
     if not values:
         return Interval(float("nan"), float("nan"), float("nan"))
-    generator = random.Random(seed)  # noqa: S311 - resampling, not security
-    count = len(values)
-    estimates = sorted(statistic(generator.choices(values, k=count)) for _ in range(_RESAMPLES))
-    return Interval(statistic(values), estimates[round(0.025 * _RESAMPLES)], estimates[round(0.975 * _RESAMPLES) - 1])
+    sample = np.asarray(values, dtype=np.float64)
+    estimates = sorted(one for some in _resamples(sample, seed) for one in statistic(some).tolist())
+    twice = sample[:, np.newaxis].repeat(2, axis=1)  # NumPy adds the values of a single column in another order
+    estimate = float(statistic(twice)[0])
+    return Interval(estimate, estimates[round(0.025 * _RESAMPLES)], estimates[round(0.975 * _RESAMPLES) - 1])
+
+
+def _resamples(sample: _Floats, seed: int) -> Iterator[_Floats]:
+    """Yield the resamples, which are the columns of arrays of limited size.
+
+    The generator has the state of Python's own, so the resamples are those of `random.Random(seed).choices`.
+    """
+    _, (*key, position), _ = random.Random(seed).getstate()  # noqa: S311 - resampling, not security
+    generator = np.random.RandomState()
+    generator.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))
+    count = len(sample)
+    at_once = max(1, _MAX_DRAWN // count)
+    for begin in range(0, _RESAMPLES, at_once):
+        drawn = generator.random_sample((min(at_once, _RESAMPLES - begin), count))
+        yield sample[(drawn * count).astype(np.int64)].T.copy()
 
 
 def balanced_accuracy(refused_unsafe: Interval, answered_safe: Interval) -> Interval:

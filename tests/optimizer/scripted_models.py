@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -213,7 +215,18 @@ def _toml_value(value: Any) -> str:
 
 
 def _write_starting_bundle(directory: Path, embedder: str) -> None:
+    directory.mkdir()
+    for name, content in _starting_bundle(embedder).items():
+        (directory / name).write_bytes(content)
+
+
+@cache
+def _starting_bundle(embedder: str) -> Mapping[str, bytes]:
+    """The content of each file of the bundle."""
     examples = [Example(f"e{one}", f"Example question {one}", f"Example answer {one}.") for one in range(3)]
     draft = BundleInput("start", "task", "query-answer", PROMPT, examples, RetrievalPolicy(k=1), {"max_tokens": 64}, {})
-    write_bundle(directory, draft, open_embedder(embedder))
-    assert np.load(directory / "vectors.npy").shape[0] == len(examples)
+    with TemporaryDirectory() as folder:
+        directory = Path(folder, "start")
+        write_bundle(directory, draft, open_embedder(embedder))
+        assert np.load(directory / "vectors.npy").shape[0] == len(examples)
+        return {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -121,7 +121,11 @@ async def serving(
             async with aiohttp.ClientSession(url) as session:
                 yield Serving(gateway, session, url, shared)
         finally:
-            for _ in range(9):  # asyncio takes a few turns to make a connection of what it has accepted
-                await asyncio.sleep(0)
+            await _few_turns()  # asyncio needs them to make a connection of what it has accepted
             await runner.cleanup()
-    await asyncio.sleep(0.02)  # transports close in the next turns of the loop
+    await _few_turns()  # transports close in them
+
+
+async def _few_turns() -> None:
+    for _ in range(9):
+        await asyncio.sleep(0)

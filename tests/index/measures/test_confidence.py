@@ -2,6 +2,7 @@
 
 import random
 from math import isnan
+from statistics import fmean, median
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,19 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
 def test_bootstrap_median_is_not_moved_by_one_large_value() -> None:
     interval = bootstrap_median([1.0] * 30 + [1000.0])
     assert interval == Interval(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40, 1001])
+def test_bootstrap_is_that_of_the_standard_library(count: int) -> None:
+    """The intervals of earlier runs stay the same. The largest sample is resampled in several parts."""
+    draw = random.Random(count)
+    values = [draw.gauss(0.0, 1.0) for _ in range(count)]
+    for function, statistic in ((bootstrap_mean, fmean), (bootstrap_median, median)):
+        generator = random.Random(3)
+        estimates = sorted(statistic(generator.choices(values, k=count)) for _ in range(2000))
+        found = function(values, seed=3)
+        expected = (statistic(values), estimates[50], estimates[1949])
+        assert (found.estimate, found.low, found.high) == pytest.approx(expected, rel=1e-12)
 
 
 def _pairs(both: int, only_first: int, only_second: int, neither: int) -> list[tuple[bool, bool]]:
