@@ -1,7 +1,7 @@
 """Asks one question through the served HTTP interface, as a user's client does, and returns the answer or a failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,9 +19,9 @@ from proxy.inference.reply_progress import token_count
 from proxy.openai.sse import EventSplitter, event_data, is_done, parse_object, split_events
 
 MAX_ANSWER_TOKENS: Final = 128
+PAUSES: Final = (1.0, 2.0, 4.0)  # seconds before the second, third and fourth attempt
 _RATE_LIMITED: Final = 429
 _RETRIED: Final = (408, _RATE_LIMITED, 502, 503, 504)
-_DELAYS: Final = (1.0, 2.0, 4.0)  # seconds before the second, third and fourth attempt
 _MAX_RETRY_AFTER: Final = 30.0  # seconds
 _MAX_REASON_CHARACTERS: Final = 300
 _LIMIT_FIELDS: Final = ("max_tokens", "max_completion_tokens")
@@ -81,6 +81,7 @@ class Client:
         model: The id of the model.
         salts: The `cache_salt` of each arm, by its name; empty if the server does not know this field. It keeps the
             arms from finding each other's prompts in the prefix cache.
+        pauses: Seconds before each further attempt to ask a question.
         limit_field: The name of the length limit that the server accepts.
         is_answering: Whether the last request was answered. While no request is answered, none is tried again.
     """
@@ -89,27 +90,30 @@ class Client:
     urls: Mapping[str, str]
     model: str
     salts: Mapping[str, str] = field(default_factory=dict)
+    pauses: Sequence[float] = PAUSES
     limit_field: str = _LIMIT_FIELDS[0]
     is_answering: bool = True
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, urls: Mapping[str, str], model: str, salts: Mapping[str, str]) -> AsyncIterator[Self]:
+    async def open(
+        cls, urls: Mapping[str, str], model: str, salts: Mapping[str, str], pauses: Sequence[float] = PAUSES
+    ) -> AsyncIterator[Self]:
         """Yield a client whose requests have no time limit of their own: the proxy limits the silence of a backend."""
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
-            yield cls(session, urls, model, salts)
+            yield cls(session, urls, model, salts, pauses)
 
     async def ask(self, arm: Arm, question: Question) -> Outcome:
-        """Ask a question in an arm. If the failure is temporary, try again after a pause, at most three times."""
+        """Ask a question in an arm. If the failure is temporary, try again after each pause."""
         outcome = await self._ask_with_known_limit(arm, question)
-        for delay in _DELAYS:
+        for pause in self.pauses:
             if isinstance(outcome, Answer) or outcome.status not in _RETRIED:
                 break
             if not self.is_answering and outcome.status != _RATE_LIMITED:
                 break
-            await asyncio.sleep(min(outcome.retry_after or delay, _MAX_RETRY_AFTER))
+            await asyncio.sleep(min(outcome.retry_after or pause, _MAX_RETRY_AFTER))
             outcome = await self._ask_once(arm, question)
         self.is_answering = isinstance(outcome, Answer) or not outcome.is_temporary
         return outcome

@@ -38,7 +38,7 @@ from proxy.fit.arms import (
     load_bundle_arguments,
     make_arms,
 )
-from proxy.fit.client import Client
+from proxy.fit.client import PAUSES, Client
 from proxy.fit.progress import showing_progress
 from proxy.fit.questions import Question
 from proxy.fit.report import FitResult
@@ -60,11 +60,13 @@ class FitOptions:
         questions: The questions, in the order in which they are asked.
         concurrency: The maximum number of requests at the same time.
         baseline: `raw`, `raw-matched`, or the argument of a bundle.
+        pauses: Seconds before each further attempt to ask a question that a server failed to answer.
     """
 
     questions: tuple[Question, ...]
     concurrency: int
     baseline: str
+    pauses: Sequence[float] = PAUSES
 
 
 async def measure_fit(settings: Settings, options: FitOptions, messages: Console) -> FitResult:
@@ -139,7 +141,7 @@ async def _ask(model: Model, arms: Arms, urls: Mapping[str, str], options: FitOp
     salts = {arm.name: uuid4().hex for arm in arms.all} if model.dialect.takes_cache_salt else {}
     names = ", ".join(arm.name for arm in arms.all)
     messages.print(f"{model.id}: {len(options.questions)} questions in {len(arms.all)} arms ({names}).", markup=False)
-    async with Client.open(urls, model.id, salts) as client:
+    async with Client.open(urls, model.id, salts, options.pauses) as client:
         with showing_progress(messages) as report, _cancelled_by_signals() as received:
             asking = asyncio.create_task(ask_all(outcomes, client.ask, options.concurrency, report))
             received.task = asking

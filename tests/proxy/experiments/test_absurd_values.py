@@ -1,7 +1,10 @@
 """Tests of values that cannot be right: feedback is refused, and a stored row never stops a report."""
 
+import shutil
 import sqlite3
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +94,32 @@ ABSURD_ROWS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def sane(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder with an experiment and its store, and the report on them."""
+    folder = tmp_path_factory.mktemp("sane")
+    file, store = write_experiment(folder)
+    with redirect_stdout(StringIO()) as output:
+        assert run(["experiment", "report", file, "--store", store, "--json"]) == 0
+    return folder, orjson.loads(output.getvalue())
+
+
 @pytest.mark.parametrize(("change", "left_out"), ABSURD_ROWS, ids=[change for change, _ in ABSURD_ROWS])
 def test_stored_row_that_cannot_be_right_is_left_out_and_counted(
-    change: str, left_out: Mapping[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: str,
+    left_out: Mapping[str, int],
+    sane: tuple[Path, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file, store = write_experiment(tmp_path)
-    before = _report(file, store, capsys)
+    folder, before = sane
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file, store = str(tmp_path / "demo.toml"), f"sqlite:{tmp_path / 'store.db'}"
     assert before["left_out"] == {}
     with sqlite3.connect(store.removeprefix("sqlite:")) as connection:
         connection.execute(change)
-    report = _report(file, store, capsys)
+    assert run(["experiment", "report", file, "--store", store, "--json"]) == 0
+    report = orjson.loads(capsys.readouterr().out)
     assert report["left_out"] == left_out
     assert report["units"] >= before["units"] - 2
     thumbs = report["comparisons"][0]
@@ -110,11 +129,6 @@ def test_stored_row_that_cannot_be_right_is_left_out_and_counted(
     printed = " ".join(capsys.readouterr().out.split())
     for name, count in left_out.items():
         assert f"{count:,} of {name}" in printed
-
-
-def _report(file: str, store: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    assert run(["experiment", "report", file, "--store", store, "--json"]) == 0
-    return orjson.loads(capsys.readouterr().out)
 
 
 def test_row_of_an_old_store_stops_neither_guardrails_nor_the_page(tmp_path: Path) -> None:

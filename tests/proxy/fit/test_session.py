@@ -25,6 +25,7 @@ from proxy.fit.verdict import Decision
 from tests.faults.scripted import Received, Reply, Script, ScriptedBackend, completion_events, scripted_backend
 from tests.proxy.fit import scripted_models as models
 
+SHORT = (0.01, 0.02, 0.04)  # seconds
 QUIET = Console(file=io.StringIO())
 
 
@@ -38,7 +39,7 @@ async def fit(
 ) -> FitResult:
     values = {"backend": (backend.url,), "bundle": bundles or ("default",), "retrieval_timeout": 30.0, **settings}
     questions = mixed(read_questions(SHIPPED), limit)
-    return await measure_fit(build_settings(values, {}), FitOptions(questions, 8, baseline), messages)
+    return await measure_fit(build_settings(values, {}), FitOptions(questions, 8, baseline, SHORT), messages)
 
 
 async def run_fit(script: Script, *bundles: str, kind: str = "chat", **options: Any) -> FitResult:
