@@ -18,6 +18,7 @@ from rich.console import Console
 from index.bundle.bundle import default_bundle_directory
 from proxy.core.errors import StartupError
 from proxy.core.settings_reader import build_settings
+from proxy.fit.client import PAUSES
 from proxy.fit.questions import SHIPPED, mixed, read_questions
 from proxy.fit.report import FitResult, print_result, result_json
 from proxy.fit.session import FitOptions, measure_fit
@@ -25,7 +26,6 @@ from proxy.fit.verdict import Decision
 from tests.faults.scripted import Received, Reply, Script, ScriptedBackend, completion_events, scripted_backend
 from tests.proxy.fit import scripted_models as models
 
-SHORT = (0.01, 0.02, 0.04)  # seconds
 QUIET = Console(file=io.StringIO())
 
 
@@ -35,11 +35,12 @@ async def fit(
     baseline: str = "raw",
     limit: int | None = None,
     messages: Console = QUIET,
+    pauses: Sequence[float] = PAUSES,
     **settings: Any,
 ) -> FitResult:
     values = {"backend": (backend.url,), "bundle": bundles or ("default",), "retrieval_timeout": 30.0, **settings}
     questions = mixed(read_questions(SHIPPED), limit)
-    return await measure_fit(build_settings(values, {}), FitOptions(questions, 8, baseline, SHORT), messages)
+    return await measure_fit(build_settings(values, {}), FitOptions(questions, 8, baseline, pauses), messages)
 
 
 async def run_fit(script: Script, *bundles: str, kind: str = "chat", **options: Any) -> FitResult:
@@ -90,7 +91,7 @@ async def test_a_perfect_model_has_little_headroom() -> None:
     ],
 )
 async def test_a_model_that_breaks_under_a_system_prompt_is_harmed(broken: models.Break) -> None:
-    result = await run_fit(models.breaking(broken), limit=40)
+    result = await run_fit(models.breaking(broken), limit=40, pauses=(0.01, 0.02, 0.04))
     assert only(result) is Decision.HARMS
     assert result.verdicts[0].sentence.startswith("Harms: ")
     assert not result.outcomes.stopped
