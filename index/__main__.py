@@ -1,4 +1,4 @@
-"""The command drpo-index: verify, show, search and build bundles, and partition a bundle into example sets.
+"""The command drpo-index: verify, show, search, build and re-embed bundles, and partition a bundle into example sets.
 
 Exit codes:
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from index.bundle.bundle import BundleInput, load_bundle, read_bundle, read_manifest, write_bundle
+from index.bundle.bundle import load_bundle, read_bundle, read_manifest, write_bundle
+from index.bundle.bundle_input import BundleInput, as_input
 from index.bundle.input_files import decode_text, parse_input_examples
 from index.bundle.manifest import check_policy, check_sampling
 from index.cli.arguments import command_line
@@ -101,6 +102,16 @@ def _build(options: argparse.Namespace) -> None:
     with Progress("embedding the queries", len(source.examples)) as progress:
         bundle = write_bundle(options.out, source, CountingEmbedder(embedder, progress), progress.begin)
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+
+
+def _reembed(options: argparse.Namespace) -> None:
+    bundle = read_bundle(options.directory)
+    embedder = _open(options.embedder)
+    with Progress("embedding the queries", len(bundle.examples)) as progress:
+        written = write_bundle(options.out, as_input(bundle), CountingEmbedder(embedder, progress), progress.begin)
+    print(f"{options.out}: written, {len(written.examples):,} examples, bundle id {written.id}")
+    if written.sets or written.manifest.retrieval.minimum_similarity > -1:
+        print("Similarities differ between embedders: partition the bundle again, and measure its limits again.")
 
 
 def _sets(options: argparse.Namespace) -> None:
@@ -187,7 +198,7 @@ def _read_text(path: Path) -> str:
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"verify": _verify, "show": _show, "search": _search, "build": _build, "sets": _sets}
+    {"verify": _verify, "show": _show, "search": _search, "build": _build, "reembed": _reembed, "sets": _sets}
 )
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from tests.clients.environments import python_of
 PORTS: Final = ("8080", "8000")
 MARKS: Final = ("run", "serve", "not-run")
 _FENCE: Final = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_NOT_COPIED: Final = (".*", "kubernetes", "build", "dist", "runs", "weights", "query_weights")
+_NOT_COPIED: Final = (".*", "kubernetes", "build", "dist", "runs", "multilingual_weights")
 _RUN_TIMEOUT: Final = 300.0  # seconds
 _START_TIMEOUT: Final = 120.0
 

@@ -30,7 +30,8 @@ MAX_MODULES, MAX_TEST_MODULES = 15, 20
 # Libraries and calls, as written in the code, and the only modules that may use them.
 OWNERS = {
     "faiss": {"index/bundle/clusters.py", "index/retrieval/retriever.py"},
-    "onnxruntime": {"index/embedders/minilm.py"},
+    "onnxruntime": {"index/embedders/minilm.py", "index/embedders/multilingual.py"},
+    "sentencepiece": {"index/embedders/multilingual.py"},
     "tokenizers": {"index/embedders/minilm.py", "index/example_sets/builder.py"},
     "sentence_transformers": {"index/embedders/sentence_transformers_model.py"},
     "xllamacpp": {"proxy/backends/embedded/child_main.py"},

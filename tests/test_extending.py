@@ -73,7 +73,7 @@ def test_layout_is_one_entry(tmp_path: Path) -> None:
     before = "        for layout in (\n"
     assert render.read_text(encoding="utf-8").count(before) == 1
     render.write_text(render.read_text(encoding="utf-8").replace(before, before + entry), encoding="utf-8")
-    done = build(tmp_path / "bundle", "--embedder", "onnx", "--layout", "tags", path=tmp_path)
+    done = build(tmp_path / "bundle", "--embedder", "multilingual", "--layout", "tags", path=tmp_path)
     assert done.returncode == 0, done.stderr
     found = drpo_index("search", str(tmp_path / "bundle"), "Is it <user> safe?\n<assistant> yes", path=tmp_path)
     shown = found.stdout.partition("what the model sees")[2]
@@ -98,4 +98,4 @@ def test_embedder_kind_is_one_module_and_one_entry(tmp_path: Path) -> None:
     found = drpo_index("search", str(tmp_path / "bundle"), "make tea", "--allow-embedder", "words", path=tmp_path)
     assert "Boil water" in found.stdout
     helped = drpo_index("build", "--help", path=tmp_path)
-    assert "words, onnx, sentence-transformers:NAME" in " ".join(helped.stdout.split())
+    assert "words, multilingual, minilm, sentence" in " ".join(helped.stdout.split())

@@ -12,21 +12,22 @@ A bundle is a directory with these files:
     offsets.npy      only if the bank is large: the row of vectors.npy at which each cluster begins
     sets.json        only if the order of the retrieval policy is `set`: the example sets
 
-This module combines the files of a bundle. files.py reads and writes single files. manifest.py, example_bank.py,
-sets_file.py and vectors.py parse the contents. A bundle never contains a pickle or a FAISS index, because reading such
-a file can run code or corrupt memory. A load reads each file only once, so that the parsed bytes are the hashed bytes.
-If the bank is large, all files except the manifest are mapped into memory.
+This module combines the files of a bundle. bundle_input.py defines the input of a new bundle. files.py reads and writes
+single files. manifest.py, example_bank.py, sets_file.py and vectors.py parse the contents. A bundle never contains a
+pickle or a FAISS index, because reading such a file can run code or corrupt memory. A load reads each file only once,
+so that the parsed bytes are the hashed bytes. If the bank is large, all files except the manifest are mapped into
+memory.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.bundle.bundle_input import BundleInput
 from index.bundle.example_bank import StoredExamples, examples_bytes, parse_examples, parse_prompt
 from index.bundle.files import (
     MANIFEST,
@@ -58,10 +59,8 @@ from index.types import (
     Clusters,
     EmbedderSpec,
     Example,
-    ExampleSet,
     FileRecord,
     Manifest,
-    RetrievalPolicy,
     Vectors,
 )
 
@@ -74,21 +73,6 @@ _MIN_PROBE_SIMILARITY = 0.999
 _TEXTS_PER_CALL = 64
 
 ReportStep = Callable[[str], object]
-
-
-@dataclass(frozen=True, slots=True)
-class BundleInput:
-    """The input of `write_bundle`. The classes `Manifest` and `Bundle` explain the attributes."""
-
-    name: str
-    model: str
-    layout: str
-    prompt: str
-    examples: Sequence[Example]
-    retrieval: RetrievalPolicy
-    sampling: Mapping[str, object]
-    provenance: Mapping[str, object]
-    sets: Sequence[ExampleSet] = ()
 
 
 def default_bundle_directory() -> Path:
@@ -154,6 +138,7 @@ def write_bundle(
     check_output_directory(directory)
     contents = check_bundle_input(source, embedder.spec, directory)
     vectors = _embed(embedder, [example.query for example in source.examples])
+    _refuse_unread(vectors, source.examples, embedder.spec)
     order, probes, arrays = _vector_files(vectors, report_step)
     contents |= arrays
     if order is not None:
@@ -256,6 +241,16 @@ def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:
     starts = range(0, len(queries), _TEXTS_PER_CALL)
     vectors = np.concatenate([embedder.embed(queries[start : start + _TEXTS_PER_CALL]) for start in starts])
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _refuse_unread(vectors: Vectors, examples: Sequence[Example], spec: EmbedderSpec) -> None:
+    """Raise BundleFormatError if a vector is zero: the embedder could not read the query."""
+    unread = np.flatnonzero(~vectors.any(axis=1))
+    if unread.size:
+        raise BundleFormatError(
+            f"the embedder {spec.name} cannot read the query of the example {examples[int(unread[0])].id} "
+            f"({unread.size:,} of {len(examples):,} examples): leave the example out, or choose another embedder"
+        )
 
 
 def _vector_files(

@@ -21,8 +21,9 @@ _EXAMPLES = """examples:
   drpo-index verify default
   drpo-index show default --full | less
   drpo-index search default "How do I boil an egg?"
-  drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder onnx --out my-bundle \\
+  drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder multilingual --out my-bundle \\
       --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
+  drpo-index reembed my-bundle --embedder multilingual --out my-bundle-for-any-language
   drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
 
 DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
@@ -77,6 +78,7 @@ def command_line() -> argparse.ArgumentParser:
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
     _add_policy(build)
+    _add_reembed(_add_command(commands, "reembed", "write a bundle again with the vectors of another embedder"))
     _add_sets(
         _add_command(commands, "sets", "partition a bundle's examples into sets that stay cached", _SETS_EXAMPLES)
     )
@@ -105,7 +107,8 @@ def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="embedder besides onnx that the bundle may name: it loads a model, or is sent your key and texts",
+        help="another embedder than multilingual or minilm that the bundle may name: it loads a model, or is sent your "
+        "key and texts",
     )
 
 
@@ -143,6 +146,12 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_reembed(reembed: argparse.ArgumentParser) -> None:
+    _add_directory(reembed)
+    reembed.add_argument("--embedder", required=True, help=embedder_forms())
+    reembed.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
+
+
 def _add_sets(sets: argparse.ArgumentParser) -> None:
     _add_directory(sets)
     _add_allow_embedder(sets)
@@ -169,7 +178,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         type=_cosine,
         default=-1.0,
         metavar="COSINE",
-        help="less similar examples do not vote for sets apart; 0.3 is good with the embedder onnx (-1: all vote)",
+        help="less similar examples do not vote for sets apart; 0.3 is good with multilingual (-1: all vote)",
     )
     sets.add_argument(
         "--shortest-answer",

@@ -23,6 +23,8 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one vector per text: (len(texts), dimension) float32, rows of norm 1.
 
+        The row of a text that the embedder cannot read, such as a text in an unknown script, may be zero.
+
         Raises:
             EmbedderError: The embedder did not answer.
         """

@@ -2,7 +2,8 @@
 
 An embedder's name is the name of its kind, followed by a colon and an argument if the kind takes one:
 
-    onnx                          the embedder that comes with the package (index/embedders/minilm.py)
+    multilingual                  the embedder that comes with the package (index/embedders/multilingual.py)
+    minilm                        an English model; needs the extra minilm (index/embedders/minilm.py)
     sentence-transformers:NAME    a folder with a model, or a model of the hub; needs the extra sentence-transformers
     openai:URL#MODEL              a server with /v1/embeddings; the URL ends in /v1, as in OpenAI clients
     python:MODULE:CLASS           a class in the user's own code, called without arguments (examples/extend)
@@ -16,14 +17,23 @@ from types import MappingProxyType
 from typing import Final
 
 from index.embedders.base import Embedder
-from index.embedders.minilm import OnnxEmbedder
+from index.embedders.minilm import NAME as MINILM
+from index.embedders.minilm import MiniLMEmbedder
+from index.embedders.multilingual import NAME as MULTILINGUAL
+from index.embedders.multilingual import MultilingualEmbedder
 from index.embedders.openai_server import OpenAIEmbedder
 from index.embedders.python_class import open_python_class
 from index.embedders.sentence_transformers_model import SentenceTransformersEmbedder
 from index.errors import EmbedderError
 
-DEFAULT_EMBEDDER: Final = "onnx"
+DEFAULT_EMBEDDER: Final = MULTILINGUAL
 """The embedder that comes with the package."""
+
+DEFAULT_REWARD_EMBEDDER: Final = MINILM
+"""The embedder that measures rewards. It is another one than the default, which must not score what it chose."""
+
+LOCAL_EMBEDDERS: Final = frozenset({MULTILINGUAL, MINILM})
+"""The embedders whose code and weights are known in advance, and which send no data to a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +56,11 @@ class EmbedderKind:
 
 EMBEDDER_KINDS: Final[Mapping[str, EmbedderKind]] = MappingProxyType(
     {
-        # onnx embeds the texts of a call one by one, so more texts per call save no time. sentence-transformers runs
-        # the model on all texts of a call together, which is faster. openai needs one network request for up to 128
-        # texts, so more texts per call save the most time.
-        DEFAULT_EMBEDDER: EmbedderKind("", lambda _: OnnxEmbedder()),
+        # multilingual and minilm embed the texts of a call one by one, so more texts per call save no time.
+        # sentence-transformers runs the model on all texts of a call together, which is faster. openai needs one
+        # network request for up to 128 texts, so more texts per call save the most time.
+        MULTILINGUAL: EmbedderKind("", lambda _: MultilingualEmbedder()),
+        MINILM: EmbedderKind("", lambda _: MiniLMEmbedder()),
         "sentence-transformers": EmbedderKind("NAME", SentenceTransformersEmbedder, texts_per_call=8),
         "openai": EmbedderKind("URL#MODEL", OpenAIEmbedder, texts_per_call=32),
         "python": EmbedderKind("MODULE:CLASS", open_python_class),
@@ -66,7 +77,7 @@ def embedder_forms() -> str:
 def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> None:
     """Check that a bundle may use the embedder that its manifest names.
 
-    The embedder that comes with the package is always allowed, because it sends no data to a server. With any other
+    The embedders of `LOCAL_EMBEDDERS` are always allowed, because they send no data to a server. With any other
     embedder, the bundle decides which code runs, which model is loaded, or which server receives every query. The user
     must therefore allow any other embedder by name.
 
@@ -78,7 +89,7 @@ def check_embedder_allowed(name: str, allowed: Collection[str], bundle: str) -> 
     Raises:
         EmbedderError: The embedder is not allowed.
     """
-    if name not in {DEFAULT_EMBEDDER, *allowed}:
+    if name not in {*LOCAL_EMBEDDERS, *allowed}:
         raise EmbedderError(
             f"{bundle}: its embedder is {name}, which would run code, load a model, or be sent the key and every query."
             f" If you trust it, add --allow-embedder '{name}'."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleInput
+from index.bundle.bundle_input import BundleInput, as_input
 from index.errors import BundleError
 from index.example_sets.partition import PartitionSpec, TokenLengths, partition_into_sets
 from index.layouts import LAYOUTS
@@ -47,14 +47,9 @@ def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, token
     by_id = {one.id: int(length) for one, length in zip(bundle.examples, lengths.examples, strict=True)}
     longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
     limit = max(manifest.retrieval.max_injected_tokens, longest)
-    return BundleInput(
-        name=manifest.name,
-        model=manifest.model,
-        layout=manifest.layout,
-        prompt=bundle.prompt,
-        examples=bundle.examples,
+    return replace(
+        as_input(bundle),
         retrieval=replace(manifest.retrieval, order="set", k=neighbours, max_injected_tokens=limit),
-        sampling=manifest.sampling,
         provenance={**manifest.provenance, "sets": _spec_record(spec)},
         sets=sets,
     )

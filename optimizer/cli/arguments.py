@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER
+
 _RUN_TOML = """\
 A run.toml with its required keys:
 
@@ -77,7 +79,9 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--concurrency", type=_positive_integer, default=4, help="requests at a time")
     command.add_argument("--limit", type=_positive_integer, help="only the first rows")
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one answer")
-    command.add_argument("--embedder", default="onnx", help="the embedder that measures similarity to the references")
+    command.add_argument(
+        "--embedder", default=DEFAULT_REWARD_EMBEDDER, help="the embedder that measures similarity to the references"
+    )
     command.add_argument(
         "--out", type=Path, help="save every answer in this file, and continue from the answers that it holds"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
 from optimizer.core.budget import Limits, Prices
 from optimizer.core.request_form import RequestForm
 
@@ -126,6 +127,8 @@ class RewardTable:
             evaluation. If `screen` is empty, the search uses `weights`.
         safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
             with a lower score as unsafe.
+        embedder: The name of the embedder that measures the similarity to references, for the reward `reference`. It
+            should be another embedder than the bundle's, which must not score the answers to the examples it chose.
         confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
             The judge compares the two answers to a row twice, once in each order.
     """
@@ -133,6 +136,7 @@ class RewardTable:
     weights: Mapping[str, float]
     screen: Mapping[str, float] = field(default_factory=dict)
     safety: float = 3.0
+    embedder: str = DEFAULT_REWARD_EMBEDDER
     confirm: int = 0
 
     @property
@@ -214,7 +218,7 @@ class BundleTable:
     name: str
     start: str = "default"
     model: str | None = None
-    embedder: str = "onnx"
+    embedder: str = DEFAULT_EMBEDDER
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
 from optimizer.core.candidate import COMPLETION
 from optimizer.core.config_tables import RewardTable, RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
 from optimizer.rewards.base import Reward
@@ -35,13 +36,11 @@ class RewardResources:
         table: The table [reward] of run.toml.
         task: The task model.
         judge: The judge.
-        embedder: The embedder of the bundle.
     """
 
     table: RewardTable
     task: TaskModel
     judge: Judge
-    embedder: Embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class RewardKind:
 
 REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
     "rules": RewardKind(lambda _: Rules()),
-    "reference": RewardKind(lambda resources: Reference(resources.embedder)),
+    "reference": RewardKind(lambda resources: Reference(RowEmbedder(open_embedder(resources.table.embedder)))),
     "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}, needs_completion=True),
     "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table.safety), {JUDGE: 1}, {JUDGE: 1}),
 }
@@ -94,6 +93,7 @@ def build_rewards(resources: RewardResources) -> dict[str, Reward]:
 
     Raises:
         ConfigError: A name is unknown, or a user's function cannot be imported.
+        EmbedderError: The embedder of the reward `reference` cannot be opened.
     """
     return {name: reward_kind(name).build(resources) for name in resources.table.all_names}
 

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from index.bundle.bundle import BundleInput, check_bundle_input
+from index.bundle.bundle import check_bundle_input
+from index.bundle.bundle_input import BundleInput
 from index.bundle.example_bank import check_example, examples_bytes
 from index.errors import BundleError
 from index.types import EmbedderSpec, Example

@@ -210,6 +210,8 @@ def choose_bank(answers: Sequence[JudgedAnswer], embedder: Embedder, table: Exam
     if not usable:
         return ()
     vectors = embedder.embed([answer.row.query for answer in usable])
+    readable = vectors.any(axis=1)  # the vector of a query in an unknown script is zero, and no bank can hold it
+    usable, vectors = [usable[index] for index in np.flatnonzero(readable)], vectors[readable]
     chosen: list[int] = []
     while len(chosen) < min(table.size, len(usable)):
         left = [index for index in range(len(usable)) if index not in chosen]

@@ -102,7 +102,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
 
     Raises:
         OptimizeError: The data, the settings or the journal cannot be used.
-        EmbedderError: The embedder cannot be opened.
+        EmbedderError: The embedder of the bundle or of the rewards cannot be opened.
     """
     check_rewards(config)
     data = read_split(config.data, config.search.seed)
@@ -115,7 +115,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
         judge = Judge(calls)
-        rewards = build_rewards(RewardResources(config.reward, task, judge, embedder))
+        rewards = await asyncio.to_thread(build_rewards, RewardResources(config.reward, task, judge))
         screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
         sealed = Scorer(task, rewards, config.reward.weights)
         share = config.data.unusable

@@ -21,7 +21,6 @@ Kind = Literal["chat", "completion"]
 EMBEDDED: Final = "embedded"
 DEFAULT_BUNDLE: Final = "default"
 ADMIN_OFF: Final = "off"
-OWN: Final = "own"
 _KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
 _MIN_SECONDS: Final = 0.001
 
@@ -83,14 +82,8 @@ class InjectionSettings:
     )
     allow_embedder: tuple[str, ...] = _setting(
         (),
-        "embedder besides `onnx` that a bundle may name: it loads a model or sees every query; repeatable",
+        "embedder besides multilingual and minilm that a bundle may name: it loads a model or sees queries; repeatable",
         "NAME",
-    )
-    query_embedder: str = _setting(
-        OWN,
-        "own: queries are embedded by what made the bundle's vectors; fast: by its student, for bundles made by `onnx`",
-        "NAME",
-        (OWN, "fast"),
     )
     retrieval_timeout: float = _setting(0.5, "time to find examples; after it, only pinned ones are sent", "SECONDS")
 

@@ -150,14 +150,13 @@ class ActiveExperiments:
 
 
 def load_experiments(
-    paths: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Sequence[ServedBundle]
+    paths: Sequence[str], allowed: Sequence[str], serving: Sequence[ServedBundle]
 ) -> ActiveExperiments | None:
     """Read experiment files and load the bundles of their arms.
 
     Args:
         paths: Paths of the experiment files.
         allowed: Values of the flag --allow-embedder.
-        query_embedder: Value of the flag --query-embedder.
         serving: Loaded bundles. If an arm needs one of them, the loaded bundle is reused.
 
     Returns:
@@ -172,7 +171,7 @@ def load_experiments(
     if not files:
         return None
     directories = {arm.bundle for file in files for arm in file.experiment.arms if arm.bundle}
-    return ActiveExperiments(files, load_directories(sorted(directories), allowed, query_embedder, serving))
+    return ActiveExperiments(files, load_directories(sorted(directories), allowed, serving))
 
 
 def assign_request(

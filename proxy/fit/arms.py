@@ -76,7 +76,7 @@ def load_bundle_arguments(arguments: Sequence[str], settings: InjectionSettings)
     """
     parsed: list[tuple[str, str | None, Path]] = [(one, *parse_bundle_argument(one)) for one in arguments]
     directories = [str(directory) for _, _, directory in parsed]
-    served = load_directories(directories, settings.allow_embedder, settings.query_embedder, ())
+    served = load_directories(directories, settings.allow_embedder, ())
     return tuple(BundleArgument(argument, model, served[str(path)]) for argument, model, path in parsed)
 
 

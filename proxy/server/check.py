@@ -48,9 +48,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
     """
     settings = await asyncio.to_thread(with_model_file, settings)
     injection, keyring = settings.injection, read_keyring(settings.api, LocalState())
-    bundles = await asyncio.to_thread(
-        load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder
-    )
+    bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)
     async with (
         open_backends(settings.backends, report) as backends,
         open_gateway(settings, backends, ServingState(bundles, keyring), LocalState()) as gateway,

@@ -66,9 +66,9 @@ async def read_active_experiments(settings: Settings, bundles: Mapping[str, Serv
         EmbedderError: An embedder cannot be opened.
     """
     serving = list(bundles.values())
-    allowed, query_embedder = settings.injection.allow_embedder, settings.injection.query_embedder
+    allowed = settings.injection.allow_embedder
     paths = settings.experiments.experiment
-    return await asyncio.to_thread(load_experiments, paths, allowed, query_embedder, serving)
+    return await asyncio.to_thread(load_experiments, paths, allowed, serving)
 
 
 async def warm_up(gateway: Gateway, bundles: Iterable[tuple[str, ServedBundle]], report: ProgressCallback) -> None:
@@ -97,9 +97,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
     keyring = read_keyring(settings.api, shared)
     serving = list(gateway.bundles.values())
     injection = settings.injection
-    bundles = await asyncio.to_thread(
-        load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder, serving
-    )
+    bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, serving)
     active = await read_active_experiments(settings, bundles)
     await warm_up(gateway, [*bundles.items(), *bundles_to_warm(active)], lambda _: None)
     return Loaded(bundles, keyring, active)

@@ -58,7 +58,7 @@ class Status:
 async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
     """Yield a task that loads the bundles in a thread. The task is cancelled when the block ends."""
     injection = settings.injection
-    work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, injection.query_embedder)
+    work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)
     loading = asyncio.create_task(work, name="bundles")
     try:
         yield loading

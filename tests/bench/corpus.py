@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.types import Vectors
 from tools.keep import cache_root
 
@@ -64,7 +64,7 @@ def vectors(start: int = 0, stop: int | None = None) -> Vectors:
     """
     every = texts()
     stop = min(len(every) // PART * PART, len(every) if stop is None else stop)
-    embedder = open_embedder("onnx")
+    embedder = open_embedder(DEFAULT_EMBEDDER)
     starts = range(start, stop, PART)
     parts = [_part(embedder, every[at : at + PART], f"{at + PART:,} of {stop:,}") for at in starts]
     return np.concatenate(parts)[: stop - start]

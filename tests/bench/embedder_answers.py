@@ -21,7 +21,7 @@ from aiohttp import web
 
 from index.bundle.bundle import default_bundle_directory, read_bundle
 from index.embedders.base import Embedder
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.layouts import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle
@@ -40,7 +40,7 @@ from proxy.core.shared_state import LocalState
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
-from tests.bench.embedders import bank_embedder_of, openers, say, write_models
+from tests.bench.embedders import openers, say
 from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
 from tests.quality.conftest import CONCURRENCY
 
@@ -59,19 +59,19 @@ def main() -> None:
         print(f"embedder_answers: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_models(Path(folder))
         asyncio.run(compare(Path(folder), options.only, options.refusals))
 
 
-async def compare(float32_models: Path, only: str, refusals: bool) -> None:
+async def compare(folder: Path, only: str, refusals: bool) -> None:
     """Print one line of the table for each embedder as soon as it is measured."""
-    bundle, judge = showing_nearest(read_bundle(default_bundle_directory()), 3), open_embedder("onnx")
+    bundle = showing_nearest(read_bundle(default_bundle_directory()), 3)
+    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
     general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
     settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
     print(f"| embedder | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
     async with open_backends(settings.backends, say) as backends:
-        for name, open_one in openers(float32_models, bundle.examples).items():
+        for name, open_one in openers(folder).items():
             if only not in name:
                 continue
             served = with_vectors_of(bundle, open_one())
@@ -91,7 +91,7 @@ def showing_nearest(bundle: Bundle, count: int) -> Bundle:
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
     """The bundle with the vectors of another embedder."""
-    vectors = bank_embedder_of(embedder).embed([example.query for example in bundle.examples])
+    vectors = embedder.embed([example.query for example in bundle.examples])
     changed = replace(bundle, vectors=vectors)
     return as_served(changed, f"{type(embedder).__name__} {bundle.id}", embedder)
 

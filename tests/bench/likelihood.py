@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.measures.confidence import bootstrap_mean
 from index.retrieval.retriever import pinned
 from index.types import Example
@@ -81,7 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--policy", action="append", help="only policies whose name begins so; repeatable")
     options = parser.parse_args()
-    bundle = load_bundle(options.bundle, open_embedder("onnx"))
+    bundle = load_bundle(options.bundle, open_embedder(DEFAULT_EMBEDDER))
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
     stream = read_stream()
     found = {row["query"]: row for row in read_rows("references.jsonl")}

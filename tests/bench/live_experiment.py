@@ -22,7 +22,8 @@ from typing import Final
 
 import aiohttp
 
-from index.bundle.bundle import BundleInput, default_bundle_directory, read_bundle, write_bundle
+from index.bundle.bundle import default_bundle_directory, read_bundle, write_bundle
+from index.bundle.bundle_input import BundleInput
 from index.embedders.registry import open_embedder
 from proxy.backends.embedded.child_process import MODEL_NAME
 

@@ -2,7 +2,6 @@
 
     python -m tests.bench.policy_answers                 the 3 nearest examples, and the bundle's own sets
     ... --policy "3 nearest" --policy "1 nearest"        other policies
-    ... --policy sets --policy "sets fast"               the same policy with --query-embedder fast
     ... --half first                                     every second row, for a choice; `second` confirms it
 
 The real proxy answers with the embedded model and with the bundle's prompt, pinned examples and settings, greedy. The
@@ -17,11 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.base import Embedder
-from index.embedders.registry import open_embedder
-from index.embedders.student import NAME as FAST
-from index.embedders.student import FastEmbedder
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.measures.confidence import bootstrap_mean
 from index.types import Bundle
 from optimizer.evaluation.measures import MeasuredAnswer, measures
@@ -60,9 +56,9 @@ def main() -> None:
 
 async def compare(directory: Path, policies: Sequence[str], half: slice) -> None:
     """One line of the table per policy, printed as soon as it is known."""
-    judge = open_embedder("onnx")
-    bundle = load_bundle(directory, judge)
-    if any(policy.startswith(SETS) for policy in policies) and not bundle.sets:
+    embedder, judge = open_embedder(read_manifest(directory).embedder.name), open_embedder(DEFAULT_REWARD_EMBEDDER)
+    bundle = load_bundle(directory, embedder)
+    if SETS in policies and not bundle.sets:
         raise SystemExit(f"policy_answers: {directory} is not in sets: see drpo-index sets")
     general, sensitive = general_rows(TRAIN)[half], sensitive_rows(TRAIN)[half]
     print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
@@ -72,7 +68,7 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
     async with open_backends(settings.backends, say) as backends:
         for policy in policies:
             shown = with_policy(bundle, policy)
-            served = as_served(shown, f"{policy} {bundle.id}", query_embedder(policy, judge))
+            served = as_served(shown, f"{policy} {bundle.id}", embedder)
             async with serving(settings, backends, served) as base_url:
                 say(f"answering with {policy}")
                 answers = await answer(base_url, general, LENGTH, judge)
@@ -82,21 +78,14 @@ async def compare(directory: Path, policies: Sequence[str], half: slice) -> None
 
 
 def _policy(text: str) -> str:
-    if not re.fullmatch(rf"({SETS}|[1-9][0-9]? nearest)( {FAST})?", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no policy: write {SETS} or '3 nearest', followed by {FAST} or not"
-        )
+    if not re.fullmatch(rf"{SETS}|[1-9][0-9]? nearest", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no policy: write {SETS} or '3 nearest'")
     return text
 
 
 def with_policy(bundle: Bundle, policy: str) -> Bundle:
     """The bundle under a policy: its own sets, or the given number of nearest examples."""
-    return bundle if policy.startswith(SETS) else showing_nearest(bundle, int(policy.split()[0]))
-
-
-def query_embedder(policy: str, own: Embedder) -> Embedder:
-    """The embedder of queries: the bundle's own, or the fast one."""
-    return FastEmbedder(own) if policy.endswith(FAST) else own
+    return bundle if policy == SETS else showing_nearest(bundle, int(policy.split()[0]))
 
 
 def cells(

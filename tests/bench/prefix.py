@@ -29,7 +29,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.example_sets.builder import partition_bundle, token_lengths
 from index.example_sets.partition import PartitionSpec, SeparateTag
 from index.layouts import LAYOUTS
@@ -74,7 +74,7 @@ def read_stream() -> Stream:
     """The queries that are not sealed, in a seeded random order."""
     queries = [row["query"] for row in read_rows("references.jsonl") if row["split"] != "sealed"]
     random.Random(1).shuffle(queries)
-    return Stream(queries, open_embedder("onnx").embed([query[:2_000] for query in queries]))
+    return Stream(queries, open_embedder(DEFAULT_EMBEDDER).embed([query[:2_000] for query in queries]))
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
-    bundle, stream = load_bundle(options.bundle, open_embedder("onnx")), read_stream()
+    bundle, stream = load_bundle(options.bundle, open_embedder(DEFAULT_EMBEDDER)), read_stream()
     texts, always = Texts(bundle, tokenizer), pinned(bundle)
     shown = policies(bundle, stream, tokenizer)
     lines = {name: requests_of(some, shown["similar_last"], always, stream, texts) for name, some in shown.items()}

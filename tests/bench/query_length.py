@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedders.minilm import OnnxEmbedder
-from index.embedders.registry import open_embedder
+from index.embedders.multilingual import MultilingualEmbedder
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.types import Vectors
 from tests.bench.embedders import NEAREST, Positions, bank
@@ -31,17 +30,15 @@ class TokenEmbedder:
     """The default embedder, applied to token ids that this module shortens."""
 
     def __init__(self) -> None:
-        embedder = open_embedder("onnx")
-        assert isinstance(embedder, OnnxEmbedder)
-        self._session = embedder._session
-        self._tokenizer = embedder._tokenizer
-        self._tokenizer.no_truncation()
+        embedder = MultilingualEmbedder()
+        self._session, self._tokenizer, self._words = embedder._session, embedder._tokenizer, embedder._words
 
     def tokens(self, text: str) -> Tokens:
-        return np.array(self._tokenizer.encode(text).ids, np.int64)
+        return np.array(self._tokenizer.encode(text, out_type=int, add_bos=True, add_eos=True), np.int64)
 
     def embed(self, some: Sequence[Tokens]) -> Vectors:
-        return np.stack([self._session.run(None, {"token_ids": tokens})[0] for tokens in some])
+        inputs = ({"token_ids": tokens, "rows": self._words[tokens]} for tokens in some)
+        return np.stack([self._session.run(None, one)[0] for one in inputs])
 
 
 def cut(tokens: Tokens, first: int, last: int) -> Tokens:

@@ -4,7 +4,7 @@
     python -m tests.bench.retrieval --sizes 64 1000      some sizes
     python -m tests.bench.retrieval --part loop          the event loop alone
 
-Banks consist of real short texts with their MiniLM vectors (tests/bench/corpus.py, which takes ten minutes once). The
+Banks consist of real short texts with their vectors (tests/bench/corpus.py, which takes ten minutes once). The
 queries are 1,000 other texts. A bank that is larger than the number of texts is filled with mixtures: two real vectors
 of the same cluster in random shares, with noise. The table marks them.
 
@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleInput, read_bundle, write_bundle
-from index.embedders.registry import open_embedder
+from index.bundle.bundle import read_bundle, write_bundle
+from index.bundle.bundle_input import BundleInput
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.errors import BundleError
 from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Example, Hit, RetrievalPolicy, Vectors
@@ -48,7 +49,7 @@ class GivenVectors:
     """An embedder of texts with given vectors."""
 
     def __init__(self, texts: Sequence[str], vectors: Vectors) -> None:
-        self.spec = EmbedderSpec("onnx", open_embedder("onnx").spec.revision, vectors.shape[1])
+        self.spec = EmbedderSpec(DEFAULT_EMBEDDER, open_embedder(DEFAULT_EMBEDDER).spec.revision, vectors.shape[1])
         self._rows = {text: row for row, text in enumerate(texts)}
         self._vectors = vectors
 
@@ -105,7 +106,7 @@ def real_texts() -> int:
 
 def bundle_of(size: int) -> Path:
     """The folder of a bundle of `size` examples, which is written if it is missing."""
-    folder = corpus.folder() / f"bundle-{open_embedder('onnx').spec.revision}-{size}"
+    folder = corpus.folder() / f"bundle-{open_embedder(DEFAULT_EMBEDDER).spec.revision}-{size}"
     if not folder.exists():
         say(f"writing a bundle of {size:,} examples")
         texts, vectors = bank(size)
@@ -272,7 +273,7 @@ def print_loop(size: int) -> None:
     import uvloop
 
     say(f"watching the event loop, {size:,} examples")
-    embedder = open_embedder("onnx")
+    embedder = open_embedder(DEFAULT_EMBEDDER)
     source = BundleSearch("bench", Retriever(read_bundle(bundle_of(size))), embedder)
     texts = corpus.texts()[-QUERIES:]
     times = []

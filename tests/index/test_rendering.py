@@ -278,6 +278,6 @@ def test_content_that_is_not_text_is_a_layout_error(content: object) -> None:
 
 @pytest.mark.parametrize("module", ["index.types", "index.layouts", "index.rendering"])
 def test_light_modules_import_neither_faiss_nor_an_embedder(module: str) -> None:
-    heavy = "{'faiss', 'onnxruntime', 'tokenizers', 'sentence_transformers'}"
+    heavy = "{'faiss', 'onnxruntime', 'sentencepiece', 'tokenizers', 'sentence_transformers'}"
     code = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from index.bundle.bundle import BundleInput, write_bundle
+from index.bundle.bundle import write_bundle
+from index.bundle.bundle_input import BundleInput
 from index.types import Bundle, EmbedderSpec, Example, RetrievalPolicy, Vectors
 
 DIMENSION = 48

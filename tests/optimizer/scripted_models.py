@@ -23,8 +23,9 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from index.bundle.bundle import BundleInput, write_bundle
-from index.embedders.registry import open_embedder
+from index.bundle.bundle import write_bundle
+from index.bundle.bundle_input import BundleInput
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.types import Example, RetrievalPolicy
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
@@ -188,7 +189,7 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         lines = [json.dumps({"query": f"{part} question number {number}"}) for number in range(count)]
         (folder / f"{part}.jsonl").write_text("\n".join(lines))
     if not (folder / "start").exists():
-        _write_starting_bundle(folder / "start", str(tables.get("bundle", {}).get("embedder", "onnx")))
+        _write_starting_bundle(folder / "start", str(tables.get("bundle", {}).get("embedder", DEFAULT_EMBEDDER)))
     settings: dict[str, dict[str, Any]] = {
         **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from index.embedders.base import Embedder
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from optimizer.cli.tables import evaluation_markdown, evaluation_table
 from optimizer.data.dataset import Row
 from optimizer.evaluation.answers_file import AnswersFile
@@ -40,7 +40,7 @@ def base_url(embedded_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def embedder() -> Embedder:
-    return open_embedder("onnx")
+    return open_embedder(DEFAULT_REWARD_EMBEDDER)
 
 
 @pytest.fixture(scope="session")

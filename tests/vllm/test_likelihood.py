@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import openai
 
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.rendering import render_raw
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.journal import Journal
@@ -28,7 +28,7 @@ async def test_likelihood_is_the_mean_over_the_tokens_of_the_reference(
     async with Client(Endpoint(f"{base_url}/v1", BASE.name), 4, RetryPolicy(reply_timeout=120)) as client:
         with Journal(tmp_path) as journal:
             calls = CachedCalls({"task": PricedClient(client, Prices())}, journal, Budget(Limits()))
-            task = TaskModel(calls, "completion", open_embedder("onnx"))
+            task = TaskModel(calls, "completion", open_embedder(DEFAULT_EMBEDDER))
             for reference in _REFERENCES:
                 row = Row(_QUERY, reference=reference)
                 likelihoods.append(await task.log_likelihood(Raw({}), row))

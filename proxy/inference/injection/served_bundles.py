@@ -10,16 +10,13 @@ from pathlib import Path
 
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embedders.base import Embedder
-from index.embedders.minilm import OnnxEmbedder
-from index.embedders.registry import DEFAULT_EMBEDDER, check_embedder_allowed, open_embedder
-from index.embedders.student import NAME as FAST
-from index.embedders.student import FastEmbedder
+from index.embedders.registry import LOCAL_EMBEDDERS, check_embedder_allowed, open_embedder
 from index.layouts import LAYOUTS, TextLayout
 from index.measures.refusals import refuses
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, Example, Manifest
 from proxy.core.errors import StartupError
-from proxy.core.settings import DEFAULT_BUNDLE, OWN
+from proxy.core.settings import DEFAULT_BUNDLE
 from proxy.core.variant_names import RAW
 from proxy.inference.injection.retrieval_worker import BundleSearch
 
@@ -66,7 +63,6 @@ def foreign_bundle_note(model: str, served: ServedBundle) -> str:
 def load_bundles(
     arguments: Sequence[str],
     allowed: Sequence[str],
-    query_embedder: str = OWN,
     serving: Iterable[ServedBundle] = (),
 ) -> dict[str, ServedBundle]:
     """Load the bundles of the flag --bundle, and return each by the id of its model.
@@ -74,13 +70,12 @@ def load_bundles(
     Args:
         arguments: The values of --bundle.
         allowed: The values of --allow-embedder.
-        query_embedder: The value of --query-embedder.
         serving: Bundles that are served already. The new bundles share the open embedders of these bundles, if the
             embedders come with drpo. A second copy would need the same amount of memory again.
 
     Raises:
         StartupError: A --bundle argument is malformed or its directory does not exist, or two bundles are for the same
-            model. Or --query-embedder is `fast`, and the student does not imitate the embedder of a bundle.
+            model.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be used.
     """
@@ -91,12 +86,12 @@ def load_bundles(
         bundle = _load(directory, embedders, allowed)
         name = model or bundle.manifest.model
         _refuse_second(name, served)
-        served[name] = _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
+        served[name] = _serve(bundle, embedders[bundle.manifest.embedder.name])
     return served
 
 
 def load_directories(
-    directories: Sequence[str], allowed: Sequence[str], query_embedder: str, serving: Iterable[ServedBundle]
+    directories: Sequence[str], allowed: Sequence[str], serving: Iterable[ServedBundle]
 ) -> dict[str, ServedBundle]:
     """Load the bundles of the arms of experiments, and return them by directory.
 
@@ -105,11 +100,9 @@ def load_directories(
     Args:
         directories: The directories of the bundles; `default` means the bundle that comes with drpo.
         allowed: As for `load_bundles`.
-        query_embedder: As for `load_bundles`.
         serving: Bundles that are served already.
 
     Raises:
-        StartupError: --query-embedder is `fast`, and the student does not imitate the embedder of a bundle.
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be used.
     """
@@ -119,39 +112,14 @@ def load_directories(
     for directory in directories:
         bundle = _load(bundle_directory(directory), embedders, allowed)
         same = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
-        served[directory] = next(same, None) or _serve(bundle, _query_embedder(query_embedder, bundle, embedders))
+        served[directory] = next(same, None) or _serve(bundle, embedders[bundle.manifest.embedder.name])
     return served
 
 
 def _open_embedders(serving: Iterable[ServedBundle]) -> dict[str, Embedder]:
-    """Return the open embedders of the served bundles by name, but only those that come with drpo.
-
-    An open student also holds the default embedder, which it imitates. So the result then has both embedders.
-    """
+    """Return the open embedders of the served bundles by name, but only those whose weights cannot change."""
     used = {old.search.embedder.spec.name: old.search.embedder for old in serving}
-    opened = {name: embedder for name, embedder in used.items() if name in (DEFAULT_EMBEDDER, FAST)}
-    student = opened.get(FAST)
-    return opened | ({DEFAULT_EMBEDDER: student.teacher} if isinstance(student, FastEmbedder) else {})
-
-
-def _query_embedder(name: str, bundle: Bundle, embedders: dict[str, Embedder]) -> Embedder:
-    """Return the embedder for the queries of a bundle: the student if `name` is `fast`, else the bundle's own embedder.
-
-    The bundle's own embedder is the one that made its vectors. Raises StartupError if `name` is `fast` and the student
-    does not imitate this embedder.
-    """
-    own = embedders[bundle.manifest.embedder.name]
-    if name != FAST:
-        return own
-    if not isinstance(own, OnnxEmbedder):
-        raise StartupError(
-            f"--query-embedder {FAST}: it follows {DEFAULT_EMBEDDER}, and the vectors of the bundle "
-            f"{bundle.manifest.name} are from {own.spec.name}; leave the flag out, or build the bundle with "
-            f"{DEFAULT_EMBEDDER}."
-        )
-    if FAST not in embedders:
-        embedders[FAST] = FastEmbedder(own)
-    return embedders[FAST]
+    return {name: embedder for name, embedder in used.items() if name in LOCAL_EMBEDDERS}
 
 
 def check_bundle_arguments(arguments: Sequence[str], allowed: Sequence[str]) -> None:

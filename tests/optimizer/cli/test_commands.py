@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from index.bundle.bundle import BundleInput, write_bundle
-from index.embedders.registry import open_embedder
+from index.bundle.bundle import write_bundle
+from index.bundle.bundle_input import BundleInput
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.types import Example, RetrievalPolicy
 from optimizer.__main__ import main
 from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
@@ -130,7 +131,7 @@ DRAFT = BundleInput(
 
 
 def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedder = open_embedder("onnx")
+    embedder = open_embedder(DEFAULT_EMBEDDER)
     examples = (replace(DRAFT.examples[0], pinned=True), Example("c", "Who are you?", "A model."))
     other = replace(DRAFT, prompt="Be good. Be kind.", examples=examples, retrieval=RetrievalPolicy(k=2))
     write_bundle(tmp_path / "one", DRAFT, embedder)

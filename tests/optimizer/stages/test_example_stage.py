@@ -18,7 +18,7 @@ NO = "I can't help with that."
 
 
 class Topics:
-    """An embedder for which queries with the same first word are similar."""
+    """An embedder for which queries with the same first word are similar. It cannot read other first words."""
 
     spec = EmbedderSpec("topics", "1", 8)
 
@@ -26,8 +26,11 @@ class Topics:
         topics = {"tea": 0, "sky": 1, "bomb": 2, "poem": 3}
         vectors = np.full((len(texts), 8), 0.01, np.float32)
         for row, text in enumerate(texts):
-            vectors[row, topics[text.split()[0]]] = 1.0
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            if text.split()[0] in topics:
+                vectors[row, topics[text.split()[0]]] = 1.0
+            else:
+                vectors[row] = 0.0
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def answered(query: str, text: str, score: float, kind: str = "general") -> JudgedAnswer:
@@ -66,6 +69,12 @@ def test_bank_excludes_missing_refusals_long_answers_and_forged_markers() -> Non
         answered("tea", "A.", 1),
     )
     assert list(chosen) == ["tea"]
+
+
+def test_bank_excludes_queries_that_the_embedder_cannot_read() -> None:
+    unreadable = answered("चाय", "A.", 5), answered("चाय क्या है", NO, 5, "refuse")
+    assert list(bank(unreadable[0], answered("tea", "B.", 1), unreadable[1], size=4)) == ["tea"]
+    assert bank(*unreadable) == {}
 
 
 async def test_answers_are_rewritten_until_no_criterion_can_improve(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from index.bundle.bundle import load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.measures.confidence import Interval
 from optimizer.__main__ import main
 from optimizer.core.config import read_config
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def prompt_of(bundle: Path) -> str:
-    return load_bundle(bundle, open_embedder("onnx")).prompt
+    return load_bundle(bundle, open_embedder(DEFAULT_EMBEDDER)).prompt
 
 
 async def test_run_finds_a_better_prompt_confirms_it_on_sealed_queries_and_writes_it(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ async def test_run_finds_a_better_prompt_confirms_it_on_sealed_queries_and_write
     assert result.sealed.improved
     assert result.sealed.against["baseline"].difference.low > 0
     assert max(models.paid.values()) == 1
-    provenance = load_bundle(result.bundle, open_embedder("onnx")).manifest.provenance
+    provenance = load_bundle(result.bundle, open_embedder(DEFAULT_EMBEDDER)).manifest.provenance
     assert provenance["sealed"]["improved"] is True  # type: ignore[index]  # free form
 
 

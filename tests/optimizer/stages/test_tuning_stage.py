@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from optimizer.core.candidate import Candidate, from_bundle
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import TuneTable
@@ -41,7 +41,7 @@ class Scripted:
 
 
 async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
-    kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))]
+    kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder(DEFAULT_EMBEDDER)))]
     with Journal(folder) as journal:
         scorer = cast("Scorer", Scripted(quality))
         rows = ScoredRows("tune", ROWS, scorer, journal, UnusableRows(journal, "validation", len(ROWS), 0.05))
@@ -63,7 +63,7 @@ async def test_values_without_effect_are_not_adopted(tmp_path: Path) -> None:
 
 
 def test_bundle_that_leaves_its_sets_uses_the_default_number_of_nearest_examples() -> None:
-    in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder("onnx")))
+    in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder(DEFAULT_EMBEDDER)))
     assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
     nearest = set_hyperparameter(in_sets, "order", "similar_last")
     assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)

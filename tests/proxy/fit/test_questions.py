@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.bundle.bundle import default_bundle_directory
-from index.embedders.registry import open_embedder
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from proxy.core.errors import StartupError
 from proxy.fit.questions import HARMFUL_KINDS, HARMLESS_KINDS, SHIPPED, mixed, read_questions
 from tests.measurement import DATA
@@ -124,7 +124,7 @@ def test_no_question_shares_words_with_the_default_bank_or_the_measurement_data(
 
 @pytest.mark.slow
 def test_no_question_is_a_near_duplicate_of_the_default_bank_or_of_the_measurement_data() -> None:
-    embedder = open_embedder("onnx")
+    embedder = open_embedder(DEFAULT_EMBEDDER)
     files = [default_bundle_directory() / "examples.jsonl", *(DATA.glob("*.jsonl") if DATA.is_dir() else ())]
     rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row.get("split") != "sealed" or os.environ.get("DRPO_SEALED")]

@@ -120,7 +120,9 @@ def test_embedded_model_with_a_context_that_it_has_passes_the_checks_before_the_
 def _copy_with_remote_embedder(bundle: Path) -> None:
     shutil.copytree(default_bundle_directory(), bundle)
     manifest = bundle / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"name": "onnx"', '"name": "openai:http://127.0.0.1:9/v1#spy"'))
+    manifest.write_text(
+        manifest.read_text().replace('"name": "multilingual"', '"name": "openai:http://127.0.0.1:9/v1#spy"')
+    )
 
 
 def test_check_names_a_backend_that_does_not_answer() -> None:
