@@ -123,6 +123,10 @@ class Pool:
         """Run a health check of every backend once."""
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
+    def fetcher(self, backend: Backend, timeout: float) -> Fetch:
+        """Return a function that sends small requests to a backend, which count neither as load nor as failures."""
+        return Fetcher(self._transport, backend, timeout)
+
     async def count_tokens(self, model: Model, text: str) -> int | None:
         """Return how many tokens a text has for a model; None if the first backend that answers cannot count them."""
         return await self._first_count(model, lambda fetch: model.dialect.count_tokens(model.id, text, fetch))

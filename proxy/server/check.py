@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.table import Table
 
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
-from proxy.backends.backend import is_undecided
-from proxy.backends.discovery import kind_warning
+from proxy.backends.backend import Backend, is_undecided
+from proxy.backends.cache_probe import probe_cache
+from proxy.backends.discovery import Model, kind_warning
 from proxy.backends.embedded.model_file import with_model_file
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
@@ -25,6 +26,7 @@ from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
+_CACHE_TIMEOUT: Final = 60.0  # seconds for the reply to a prompt that tries the prefix cache
 _PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
 
 
@@ -59,6 +61,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         console.print(_bundle_table(gateway))
         for note in filter(None, (foreign_bundle_note(*one) for one in gateway.bundles.items())):
             console.print(f"note: {note}", style="yellow", **_PLAIN)
+        await _report_caches(gateway, report, console)
         problems = [
             *_problems(gateway),
             *await _report_room(gateway, console),
@@ -125,6 +128,28 @@ async def _report_room(gateway: Gateway, console: Console) -> list[str]:
         if problem := room_problem(served, costs, model):
             problems.append(problem)
     return problems
+
+
+async def _report_caches(gateway: Gateway, report: ProgressCallback, console: Console) -> None:
+    """Print for each backend whether its prefix cache works, and a warning if it does nothing."""
+    for backend in gateway.pool.backends:
+        for model in _models_to_try(gateway, backend):
+            finding = await probe_cache(model, gateway.pool.fetcher(backend, _CACHE_TIMEOUT), report)
+            which = f"the prefix cache of {backend.url} for {model.id}"
+            if finding.works:
+                console.print(f"{which} works: {finding.evidence}.", **_PLAIN)
+            elif finding.works is None:
+                console.print(f"whether {which} works cannot be told: {finding.evidence}.", **_PLAIN)
+            else:
+                advice = f"each request computes its prompt and examples anew. {model.dialect.cache_advice}"
+                text = f"warning: {which} does nothing: {finding.evidence}. So {advice}."
+                console.print(text, style="yellow", **_PLAIN)
+
+
+def _models_to_try(gateway: Gateway, backend: Backend) -> Sequence[Model]:
+    """Return the models of a backend that have a bundle; if none has, the first model, since turns are cached too."""
+    models = list(backend.models.values()) if backend.healthy else []
+    return [model for model in models if model.id in gateway.bundles] or models[:1]
 
 
 def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:

@@ -79,6 +79,7 @@ class Dialect:
         enforces_json: Whether the server enforces a JSON schema in text completions too.
         usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
             separate event.
+        cache_advice: What an operator can do if the prefix cache of the server does nothing, as a sentence.
         takes_cache_salt: Whether the field `cache_salt` of a request separates its prefix cache from that of others.
     """
 
@@ -91,3 +92,7 @@ class Dialect:
     enforces_json: bool = False
     usage_on_last_choice: bool = False
     takes_cache_salt: bool = False
+    cache_advice: str = (
+        "Turn on its prefix cache: vLLM has --enable-prefix-caching, and llama.cpp keeps prompts unless it was started "
+        "with --no-cache-prompt"
+    )

@@ -83,4 +83,8 @@ LLAMA_CPP: Final = Dialect(
     max_stop_strings=None,
     enforces_json=True,
     usage_on_last_choice=True,
+    cache_advice=(
+        "Start llama.cpp without --no-cache-prompt, with a slot for each request that it serves at once (--parallel), "
+        "and for models with a sliding window with --swa-full"
+    ),
 )

@@ -54,4 +54,5 @@ VLLM: Final = Dialect(
     count_chat_tokens=_count_chat_tokens,
     takes_cache_salt=True,
     enforces_json=True,
+    cache_advice="Start vLLM with --enable-prefix-caching, and without --no-enable-prefix-caching",
 )

@@ -122,3 +122,52 @@ async def test_workers_ask_the_model_once_together() -> None:
             process.terminate()
             await process.communicate()
     assert len(asked) == len(QUESTIONS)
+
+
+def _caching(*, reports: bool, caches: bool) -> Script:
+    """A script with or without a prefix cache, which sends the usage as OpenAI does or not at all."""
+    known: set[bytes] = set()
+
+    async def script(reply: Reply, request: Received) -> None:
+        words, cached = len(request.body.split()), caches and request.body in known
+        known.add(request.body)
+        if not reports:
+            await asyncio.sleep(0 if cached or words < 100 else 0.1)
+        usage = {"prompt_tokens": words, "prompt_tokens_details": {"cached_tokens": words if cached else 0}}
+        await reply.whole({**ENDS, "usage": usage if reports else None})
+
+    return script
+
+
+@pytest.mark.parametrize("reports", [True, False], ids=["reports tokens", "reports nothing"])
+@pytest.mark.parametrize(
+    ("caches", "says"),
+    [
+        (True, "the prefix cache of {url} for scripted works: "),
+        (False, "warning: the prefix cache of {url} for scripted does nothing: "),
+    ],
+)
+async def test_check_says_whether_the_prefix_cache_works(caches: bool, says: str, reports: bool) -> None:
+    async with scripted_backend(_caching(reports=reports, caches=caches)) as backend:
+        code, printed = await _printed(backend.url)
+        assert says.format(url=backend.url) in printed
+        assert ("--enable-prefix-caching" in printed) is not caches
+        assert code == 0
+
+
+async def test_check_tries_the_cache_with_the_model_that_has_a_bundle() -> None:
+    script = _caching(reports=True, caches=True)
+    async with scripted_backend(script, second_model="other") as backend:
+        _, printed = await _printed(backend.url, bundle=("other=default",), kind=("other=completion",))
+        assert f"the prefix cache of {backend.url} for other works" in printed
+        assert "for scripted" not in printed
+        assert {one.json["model"] for one in backend.generating} == {"other"}
+
+
+async def test_check_says_that_it_cannot_tell_whether_the_prefix_cache_works() -> None:
+    async with scripted_backend(always({"error": {"message": "no"}}, "400 Bad Request")) as backend:
+        code, printed = await _printed(backend.url)
+        assert (
+            f"whether the prefix cache of {backend.url} for scripted works cannot be told: /v1/completions" in printed
+        )
+        assert code == 0
