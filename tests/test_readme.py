@@ -24,10 +24,13 @@ def table() -> str:
     rows = ["| flag | default | what it does |", "| --- | --- | --- |"]
     for setting in setting_fields().values():
         default = setting.default
-        shown = ", ".join(default) if isinstance(default, tuple) else "off" if default is False else default
+        shown = ", ".join(default) if isinstance(default, tuple) else default
+        shown = ("on" if default else "off") if isinstance(default, bool) else shown
         metavar = "" if isinstance(default, bool) else f" {setting.metadata['metavar']}"
         what = setting.metadata["help"].replace("|", r"\|")
-        rows.append(f"| `{flag(setting.name)}{metavar}`".replace("|c", r"\|c") + f" | {shown} | {what} |")
+        opposite = f", `{flag('no_' + setting.name)}`" if default is True else ""
+        name = f"`{flag(setting.name)}{metavar}`".replace("|c", r"\|c") + opposite
+        rows.append(f"| {name} | {shown} | {what} |")
     return "\n".join(rows) + "\n"
 
 

@@ -72,6 +72,14 @@ class Retriever:
         hits = self.nearest(vector)
         return self._hits_of_set(choose_set(hits, self._set_of_member), vector) if self._sets else hits
 
+    def shown_by_set(self) -> tuple[tuple[Hit, ...], ...]:
+        """Return the examples that each set shows, as `choose` returns them, but with the similarity 0.
+
+        The result is empty if the bundle has no sets.
+        """
+        no_query = np.zeros(self._vectors.shape[1], np.float32)
+        return tuple(self._hits_of_set(number, no_query) for number in range(len(self._sets)))
+
     def _hits_of_set(self, number: int | None, vector: Vectors) -> tuple[Hit, ...]:
         positions = [] if number is None else [self._positions[name] for name in self._sets[number].shown]
         return tuple(Hit(self._examples[n], float(self._vectors[n] @ vector), n) for n in positions)

@@ -35,14 +35,14 @@ class Admission:
 
     Attributes:
         limits: The limits on requests.
-        draining: Whether new requests are refused because the server shuts down.
+        draining: An event that is set when the server shuts down. From then on, new requests are refused.
         idle: An event that is set while this worker has no request in flight and none that waits.
         queued: The number of requests that wait in this worker.
     """
 
     def __init__(self, limits: AdmissionSettings, shared: SharedState, metrics: Metrics) -> None:
         self.limits = limits
-        self.draining = False
+        self.draining = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
         self.queued = 0
@@ -63,7 +63,7 @@ class Admission:
             DrainingError: The server is shutting down.
             OverloadedError: The queue is full, or no slot became free within 10 seconds.
         """
-        if self.draining:
+        if self.draining.is_set():
             raise DrainingError("The server is shutting down: send the request to another one.")
         if self.queued or not self._take_slot():
             await self._wait_in_queue()

@@ -186,7 +186,7 @@ async def ready(request: web.Request) -> web.Response:
 
 def unready_reasons(gateway: Gateway) -> list[str]:
     """Return the reasons why requests cannot be served now; empty if they can be served."""
-    if gateway.admission.draining:
+    if gateway.admission.draining.is_set():
         return ["shutting down"]
     if not gateway.pool.healthy:
         waits = is_undecided(gateway.pool.backends, None)

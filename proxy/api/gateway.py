@@ -38,10 +38,12 @@ class ServingState:
     Attributes:
         bundles: The bundles by the id of their model.
         keyring: The API keys; None if no keys are required.
+        loads: How often the values were replaced. At the start, they are replaced for the first time.
     """
 
     bundles: Mapping[str, ServedBundle]
     keyring: Keyring | None = None
+    loads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Backend:
         problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
         in_flight: Counts the requests that the backend is serving for this process.
         takes_client_keys: Whether the proxy may forward a client's key to the backend.
+        recoveries: How often the backend began to answer: at first, and after each outage.
         health: The results of health checks and requests, which load balancing depends on.
         judge: Decides the kinds of the models.
     """
@@ -46,11 +47,13 @@ class Backend:
     problem: str = "not asked yet"
     in_flight: InFlightCounter = field(default_factory=InFlightCounter, repr=False)
     takes_client_keys: bool = True
+    recoveries: int = 0
     health: BackendHealth = field(default_factory=lambda: BackendHealth(time.monotonic), repr=False)
     judge: KindJudge = field(default_factory=KindJudge, repr=False)
 
     def record_check(self, problem: str = "", *, answering: bool) -> None:
         """Record whether the backend answers. `problem` describes what is wrong; it is empty if nothing is wrong."""
+        self.recoveries += answering and not self.healthy
         self.healthy, self.problem = answering, problem
         self.health.record_check(answering=answering)
 

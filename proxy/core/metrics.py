@@ -61,6 +61,7 @@ class Metrics:
     injection_reduced: Labelled[Counter]
     refusal_left_out: Counter
     tokens: Labelled[Counter]
+    warmed_prefixes: Labelled[Counter]
     retries: Labelled[Counter]
     backend_up: Labelled[Gauge]
     ejections: Labelled[Counter]
@@ -116,6 +117,9 @@ def create_metrics() -> Metrics:
             "drpo_refusal_left_out", "Requests that got none of the bundle's pinned refusals.", registry=registry
         ),
         tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
+        warmed_prefixes=_counter(
+            "drpo_warmed_prefixes", "Example sets sent to warm the backends' prefix caches.", registry, ("result",)
+        ),
         retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
         backend_up=Labelled(
             _least("drpo_backend_up", "1 if the backend answers (every worker).", registry, ("backend",))

@@ -86,6 +86,10 @@ class InjectionSettings:
         "NAME",
     )
     retrieval_timeout: float = _setting(0.5, "time to find examples; after it, only pinned ones are sent", "SECONDS")
+    warm_cache: bool = _setting(
+        True,
+        "send each example set to a backend at the start and when it comes back, to fill its prefix cache for users",
+    )
 
 
 @dataclass(frozen=True, slots=True)

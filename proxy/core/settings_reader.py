@@ -151,8 +151,10 @@ def process_environment() -> Mapping[str, str]:
 def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any], *, is_shown: bool) -> None:
     default = setting.default
     if isinstance(default, bool):
-        help_text = f"{setting.metadata['help']} [{variable(setting.name)}]" if is_shown else argparse.SUPPRESS
-        parser.add_argument(flag(setting.name), action="store_true", default=None, help=help_text)
+        state = "on; " if default else ""
+        help_text = f"{setting.metadata['help']} [{state}{variable(setting.name)}]" if is_shown else argparse.SUPPRESS
+        action: Any = argparse.BooleanOptionalAction if default else "store_true"
+        parser.add_argument(flag(setting.name), action=action, default=None, help=help_text)
         return
     default_text = ", ".join(default) if isinstance(default, tuple) else str(default)
     help_text = f"{setting.metadata['help']} [{default_text or 'none'}; {variable(setting.name)}]"

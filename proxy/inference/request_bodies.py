@@ -3,15 +3,35 @@
 All functions are pure. They do not depend on token budgets.
 """
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from index.rendering import render_chat, render_chat_turns
+from index.rendering import render_chat, render_chat_turns, render_preamble
+from proxy.backends.discovery import Model
 from proxy.core.json_types import Json
 from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.plan import CHAT, COMPLETIONS
 from proxy.openai.chat_completion import client_max_tokens
-from proxy.openai.conversation import Conversation
+from proxy.openai.conversation import Conversation, read_chat
 from proxy.openai.json_fields import text_field
+
+# Some chat templates write the last assistant message in another way than earlier ones. A user's message at the end
+# makes all examples earlier ones, as in requests of users.
+_SHORT_CHAT: Final = read_chat({"messages": [{"role": "user", "content": "Hello"}]})
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRequest:
+    """A request whose prompt is an injection, without a client's text.
+
+    Attributes:
+        path: The path below the root URL of the backend.
+        body: The body.
+    """
+
+    path: str
+    body: Json = field(repr=False)
 
 
 def bundle_sampling(served: ServedBundle) -> Json:
@@ -72,3 +92,14 @@ def chat_request(body: Json) -> Json:
     instructions = body.get("instructions")
     opening = [{"role": "system", "content": instructions}] if instructions else []
     return {"messages": [*opening, *messages]}
+
+
+def prefix_request(served: ServedBundle, model: Model, injection: Injection) -> PrefixRequest | None:
+    """Return a request for one token that makes the backend cache an injection; None if the injection is empty."""
+    if not injection.prompt and not injection.examples:
+        return None
+    base = {"model": model.id, "max_tokens": 1}
+    if model.kind == "chat":
+        return PrefixRequest(CHAT, {**base, **injected_messages(_SHORT_CHAT, injection)})
+    text = render_preamble(served.layout, injection.prompt, injection.examples)
+    return PrefixRequest(COMPLETIONS, model.dialect.completion_request({**base, "prompt": text}))

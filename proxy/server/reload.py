@@ -106,6 +106,7 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
 def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
     """Use `loaded` for all requests that arrive from now on. Returns its numbers of bundles, keys and experiments."""
     gateway.state.bundles, gateway.state.keyring = loaded.bundles, loaded.keyring
+    gateway.state.loads += 1
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
     keys = None if loaded.keyring is None else len(loaded.keyring.keys)

@@ -26,6 +26,7 @@ from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import bundles_to_warm
 from proxy.experiments.mismatches import mismatch_lines
 from proxy.inference.injection.served_bundles import ServedBundle, foreign_bundle_note, load_bundles
+from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
 Bundles = dict[str, ServedBundle]
@@ -103,7 +104,7 @@ async def serving(
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
         await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
         _release_memory()
-        async with listening(gateway, listener, settings):
+        async with listening(gateway, listener, settings), warming(gateway, settings, shared):
             yield gateway
 
 
@@ -143,7 +144,7 @@ async def drain(gateway: Gateway, grace_period: float, stop: asyncio.Event, repo
             the event again, the wait ends at once.
         report: Called with a line of text if there are open requests.
     """
-    gateway.admission.draining = True
+    gateway.admission.draining.set()
     stop.clear()
     if count := gateway.admission.in_flight:
         report(f"Waiting for {count} open requests (at most {grace_period:g} s; Ctrl-C stops at once)")

@@ -127,7 +127,7 @@ class CommandReader:
                 self._loaded = None
             elif command["do"] == "move":
                 self._move(command["backends"])
-        if not self._gateway.admission.draining:  # setting `_stop` during a drain would abandon open requests
+        if not self._gateway.admission.draining.is_set():  # setting `_stop` during a drain would abandon open requests
             self._stop.set()
 
     async def _load(self) -> None:

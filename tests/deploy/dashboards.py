@@ -167,6 +167,12 @@ PREFIX_CACHE: Final = Dashboard(
             {"{{instance}}": "sum by (instance) (rate(vllm:prefix_cache_queries_total[$__rate_interval]))"},
         ),
         Panel(
+            "Sets sent in advance",
+            "Example sets that were sent to warm the backends' caches, at a start, a reload or a recovery.",
+            "short",
+            {"{{result}}": _rate("drpo_warmed_prefixes_total", "result")},
+        ),
+        Panel(
             "Share of a prompt that drpo adds",
             "Injected tokens of all prompt tokens of aligned requests.",
             "percentunit",

@@ -144,6 +144,7 @@ async def _proxy(servers: Sequence[ScriptedServer], tree: Path) -> AsyncIterator
     """Run the proxy of the tree in front of the servers, and yield its URL."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DRPO_", "OTEL_"))}
     environment["PYTHONPATH"] = str(tree)
+    environment["DRPO_WARM_CACHE"] = "off"  # only what the cases send is recorded
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             *_command(servers), stdin=DEVNULL, stdout=PIPE, stderr=log, cwd=tree, env=environment

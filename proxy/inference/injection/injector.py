@@ -108,6 +108,22 @@ class Injector:
             allowed = await self._allowed_examples(served, model, costs, result)
         else:
             allowed = _without_retrieved(served, costs, reason)
+        return await self._fit_to_context(served, model, allowed, client, body)
+
+    async def prefixes(self, served: ServedBundle, model: Model) -> list[Injection]:
+        """Return the injections with which requests begin: one for each example set, with what the set shows.
+
+        A bundle without sets has one such injection, with the pinned examples.
+        """
+        costs = await self._costs.of(served, model)
+        results = [RetrievalResult(hits) for hits in served.search.retriever.shown_by_set() or ((),)]
+        allowed = [await self._allowed_examples(served, model, costs, result) for result in results]
+        return [await self._fit_to_context(served, model, one, "", {}) for one in allowed]
+
+    async def _fit_to_context(
+        self, served: ServedBundle, model: Model, allowed: _AllowedExamples, client: str, body: Json
+    ) -> Injection:
+        """Return the injection with those allowed examples that fit into the context beside the client's text."""
         answer = answer_tokens(body, served)
         client_tokens = await self._client_tokens(model, allowed.injection.tokens, client, answer)
         if client_tokens is None or model.context is None:
@@ -115,7 +131,7 @@ class Injector:
         essentials = Essentials(served.refusals, room_for_essentials(model.context, client_tokens, answer))
         room = room_for_injection(model.context, client_tokens, answer)
         fitted = fit_to_room(allowed.selection, allowed.costs.examples, room, essentials)
-        return _fitted_injection(served, allowed, fitted, keeps_prompt=costs.prompt <= essentials.room)
+        return _fitted_injection(served, allowed, fitted, keeps_prompt=allowed.costs.prompt <= essentials.room)
 
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult

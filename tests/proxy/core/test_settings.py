@@ -71,6 +71,21 @@ def test_variable_with_true_sets_a_switch() -> None:
     assert not parsed([], {"DRPO_FORWARD_AUTHORIZATION": "0"}).api.forward_authorization
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ([], {}, True),
+        (["--no-warm-cache"], {}, False),
+        ([], {"DRPO_WARM_CACHE": "off"}, False),
+        (["--warm-cache"], {"DRPO_WARM_CACHE": "off"}, True),
+    ],
+)
+def test_switch_that_is_on_by_default_can_be_turned_off(
+    arguments: list[str], environment: dict[str, str], expected: bool
+) -> None:
+    assert parsed(arguments, environment).injection.warm_cache is expected
+
+
 def test_busy_port_is_reported_with_the_flag() -> None:
     with bind(ServerSettings(port=0)) as first:
         with pytest.raises(StartupError, match="--port"):

@@ -1,0 +1,185 @@
+"""Warms the prefix caches of backends: sends each of them what requests of users begin with, before users ask.
+
+A backend is sent the prefix of each example set at the start, after each reload, and when it comes back after an
+outage. One process does this for all workers. It sends one prefix at a time, and only while a backend serves few
+requests of users. After each prefix, it pauses for as long as the backend took, so that at most half of the backend's
+time is used. These requests do not pass through the code that serves users, so no count, experiment or judge has them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.api.gateway import Gateway
+from proxy.backends.backend import Backend
+from proxy.backends.discovery import Model, fingerprint
+from proxy.core.errors import ProxyError
+from proxy.core.log import log_event, log_failure
+from proxy.core.settings import Settings
+from proxy.core.shared_state import SharedState
+from proxy.experiments.assignment import bundles_to_warm
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.request_bodies import PrefixRequest, prefix_request
+
+_MAX_PREFIXES: Final = 64  # of one bundle
+_MAX_USER_REQUESTS: Final = 2  # requests of users that a backend may serve when a prefix is sent
+_WARMING_TIMEOUT: Final = 300.0  # seconds for all prefixes of one bundle on one backend
+_PREFIX_TIMEOUT: Final = 60.0  # seconds for the reply to one prefix
+_MAX_PAUSE: Final = 5.0  # seconds between two prefixes
+_QUIET_INTERVAL: Final = 0.1  # seconds between two looks at the requests of users
+_STATUS_OK: Final = 200
+
+
+@asynccontextmanager
+async def warming(gateway: Gateway, settings: Settings, shared: SharedState) -> AsyncIterator[None]:
+    """Keep the prefix caches of all backends warm until the server shuts down or the block ends.
+
+    Only the first worker does this, and none does with --no-warm-cache.
+    """
+    if not settings.injection.warm_cache or shared.worker != 0:
+        yield
+        return
+    warmer = CacheWarmer(gateway, shared, settings.backends.health_interval)
+    tasks = [asyncio.create_task(warmer.keep_warm(backend), name="cache warming") for backend in gateway.pool.backends]
+    tasks.append(asyncio.create_task(_cancel_at_drain(gateway, tuple(tasks)), name="end of cache warming"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _cancel_at_drain(gateway: Gateway, tasks: Sequence["asyncio.Task[None]"]) -> None:
+    await gateway.admission.draining.wait()
+    for task in tasks:
+        task.cancel()
+
+
+class _RefusedError(Exception):
+    """A backend refused a prefix. The message says with which status."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How many prefixes of a bundle there are, and how many the backend has answered and refused."""
+
+    total: int = 0
+    sent: int = 0
+    failed: int = 0
+
+
+class CacheWarmer:
+    """Sends the prefixes of all served bundles to backends."""
+
+    def __init__(self, gateway: Gateway, shared: SharedState, interval: float) -> None:
+        """Create a warmer.
+
+        Args:
+            gateway: The gateway of this process.
+            shared: The numbers of requests in flight in all workers.
+            interval: Seconds between two looks whether a backend came back or bundles were reloaded.
+        """
+        self._gateway = gateway
+        self._shared = shared
+        self._interval = interval
+
+    async def keep_warm(self, backend: Backend) -> None:
+        """Warm the cache of a backend now, and again whenever it may have lost or may lack a prefix."""
+        tried: frozenset[Hashable] = frozenset()
+        while True:
+            wanted = self._wanted(backend)
+            for key, (model, served) in wanted.items():
+                if key not in tried:
+                    await self._warm(backend, key, model, served)
+            tried = frozenset(wanted)
+            await asyncio.sleep(self._interval)
+
+    def _wanted(self, backend: Backend) -> Mapping[Hashable, tuple[Model, ServedBundle]]:
+        """Return the models and bundles that a backend serves now.
+
+        The key of each pair changes if the cache may not have the prefixes any more.
+        """
+        if not backend.healthy:
+            return {}
+        experiments = self._gateway.experiments
+        arms = bundles_to_warm(experiments.active if experiments else None)
+        state = backend.url, backend.recoveries, self._gateway.state.loads
+        pairs = [
+            (model, served)
+            for name, served in (*self._gateway.bundles.items(), *arms)
+            if (model := backend.models.get(name)) is not None
+        ]
+        return {
+            (*state, model.id, model.kind, fingerprint(model.card), served.bundle.id): (model, served)
+            for model, served in pairs
+        }
+
+    async def _warm(self, backend: Backend, key: Hashable, model: Model, served: ServedBundle) -> None:
+        """Send the prefixes of one bundle to one backend. Write one line to the log at the end."""
+        loop = asyncio.get_running_loop()
+        started, progress, problem = loop.time(), _Progress(), ""
+        try:
+            async with asyncio.timeout(_WARMING_TIMEOUT):
+                await self._send_all(backend, key, model, served, progress)
+        except TimeoutError:
+            problem = f"not done after {_WARMING_TIMEOUT:g} s"
+        except (ProxyError, _RefusedError) as error:
+            progress.failed, problem = 1, str(error)
+        except Exception as error:  # noqa: BLE001 - the root of a task: one failure must not end it
+            log_failure("defect", error, task="cache warming")
+        finally:
+            self._count("failed", progress.failed)
+            self._count("skipped", progress.total - progress.sent - progress.failed)
+        facts = {"url": backend.url, "model": model.id, "bundle": served.id, "prefixes": progress.sent}
+        if problem:
+            log_event("cache not warmed", **facts, reason=problem)
+        elif progress.sent:
+            log_event("cache warmed", **facts, seconds=round(loop.time() - started, 1))
+
+    async def _send_all(
+        self, backend: Backend, key: Hashable, model: Model, served: ServedBundle, progress: _Progress
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        await self._wait_until_quiet(backend)
+        injections = await self._gateway.injector.prefixes(served, model)
+        prefixes = [one for one in (prefix_request(served, model, each) for each in injections) if one]
+        progress.total = len(prefixes)
+        for prefix in prefixes[:_MAX_PREFIXES]:
+            await self._wait_until_quiet(backend)
+            if key not in self._wanted(backend):
+                return
+            started = loop.time()
+            await self._send(backend, prefix)
+            progress.sent += 1
+            self._count("sent", 1)
+            await asyncio.sleep(min(loop.time() - started, _MAX_PAUSE))
+
+    async def _wait_until_quiet(self, backend: Backend) -> None:
+        while self._user_requests(backend) > _MAX_USER_REQUESTS:  # noqa: ASYNC110  other workers cannot set an event
+            await asyncio.sleep(_QUIET_INTERVAL)
+
+    def _user_requests(self, backend: Backend) -> float:
+        """Return how many requests of users a backend serves now.
+
+        The share of this backend in the requests of the other workers is estimated: workers share only their sums.
+        """
+        in_flight = self._shared.in_flight
+        elsewhere = sum(in_flight) - in_flight[self._shared.worker]
+        return backend.in_flight.value + elsewhere / len(self._gateway.pool.backends)
+
+    async def _send(self, backend: Backend, prefix: PrefixRequest) -> None:
+        """Send one prefix and wait for the reply.
+
+        Raises:
+            ProxyError: The backend does not answer.
+            _RefusedError: The backend refused the request.
+        """
+        status, _ = await self._gateway.pool.fetcher(backend, _PREFIX_TIMEOUT)(prefix.path, prefix.body)
+        if status != _STATUS_OK:
+            raise _RefusedError(f"{prefix.path} answered {status}")
+
+    def _count(self, result: str, number: int) -> None:
+        self._gateway.metrics.warmed_prefixes.labels(result).inc(number)
