@@ -94,7 +94,7 @@ async def test_request_is_one_span_between_client_and_backend(sdk: Path, monkeyp
 
     async with _collector() as (url, got), scripted_backend(script) as backend:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        async with command("--backend", backend.url, "--bundle", "scripted=default") as proxy:
+        async with command("--backend", backend.url, "--bundle", "scripted=default", "--no-warm-cache") as proxy:
             given = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "other=1"}
             assert (await proxy.chat(SECRET, given))[0] == 200
             await _stream(proxy.url)
