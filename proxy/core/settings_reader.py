@@ -151,8 +151,8 @@ def process_environment() -> Mapping[str, str]:
 def _add_flag(parser: argparse.ArgumentParser, setting: Field[Any], *, is_shown: bool) -> None:
     default = setting.default
     if isinstance(default, bool):
-        state = "on; " if default else ""
-        help_text = f"{setting.metadata['help']} [{state}{variable(setting.name)}]" if is_shown else argparse.SUPPRESS
+        state = f"[{'on; ' if default else ''}{variable(setting.name)}]"
+        help_text = f"{setting.metadata['help']} {state}" if is_shown else argparse.SUPPRESS
         action: Any = argparse.BooleanOptionalAction if default else "store_true"
         parser.add_argument(flag(setting.name), action=action, default=None, help=help_text)
         return
@@ -290,9 +290,7 @@ def _check_values(settings: Settings) -> None:
     if settings.experiments.judge_api_key_file and not settings.experiments.judge:
         raise StartupError("--judge-api-key-file: there is no judge that gets this key: give --judge URL.")
     if settings.experiments.trust_user_headers and not settings.experiments.experiment:
-        raise StartupError(
-            "--trust-user-headers: nobody is assigned to an arm without an experiment: give --experiment FILE."
-        )
+        raise StartupError("--trust-user-headers: nobody is assigned without an experiment: give --experiment FILE.")
 
 
 def _check_model_file(backends: BackendSettings) -> None:

@@ -26,7 +26,8 @@ from proxy.inference.request_bodies import PrefixRequest, prefix_request
 _MAX_PREFIXES: Final = 64  # of one bundle
 _MAX_USER_REQUESTS: Final = 2  # requests of users that a backend may serve when a prefix is sent
 _WARMING_TIMEOUT: Final = 300.0  # seconds for all prefixes of one bundle on one backend
-_PREFIX_TIMEOUT: Final = 60.0  # seconds for the reply to one prefix
+_PREFIX_TIMEOUT: Final = 120.0  # seconds for the reply to one prefix
+_MAX_INTERVAL: Final = 2.0  # seconds between two looks at the backends and the bundles
 _MAX_PAUSE: Final = 5.0  # seconds between two prefixes
 _QUIET_INTERVAL: Final = 0.1  # seconds between two looks at the requests of users
 _STATUS_OK: Final = 200
@@ -41,7 +42,7 @@ async def warming(gateway: Gateway, settings: Settings, shared: SharedState) -> 
     if not settings.injection.warm_cache or shared.worker != 0:
         yield
         return
-    warmer = CacheWarmer(gateway, shared, settings.backends.health_interval)
+    warmer = CacheWarmer(gateway, shared, min(settings.backends.health_interval, _MAX_INTERVAL))
     tasks = [asyncio.create_task(warmer.keep_warm(backend), name="cache warming") for backend in gateway.pool.backends]
     tasks.append(asyncio.create_task(_cancel_at_drain(gateway, tuple(tasks)), name="end of cache warming"))
     try:

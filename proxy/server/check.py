@@ -26,7 +26,7 @@ from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
-_CACHE_TIMEOUT: Final = 60.0  # seconds for the reply to a prompt that tries the prefix cache
+_CACHE_TIMEOUT: Final = 180.0  # seconds for the reply to a prompt that tries the prefix cache
 _PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
 
 

@@ -102,3 +102,4 @@ def test_check_detects_a_model_without_template_as_completion(base_url: str) -> 
     row = next(line for line in found.stdout.splitlines() if base_url in line)
     assert "completion" in row
     assert "4096" in row
+    assert f"the prefix cache of {base_url} for {BASE.name} works: " in found.stdout
