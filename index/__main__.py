@@ -1,4 +1,4 @@
-"""The command drpo-index: verify, show, search, build and re-embed bundles, and partition a bundle into example sets.
+"""The command drpo-index: verify, show, search, build and re-embed bundles, make sets, and change policies.
 
 Exit codes:
 
@@ -13,15 +13,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from index.bundle.bundle import load_bundle, read_bundle, read_manifest, write_bundle
 from index.bundle.bundle_input import BundleInput, as_input
-from index.bundle.input_files import decode_text, parse_input_examples
+from index.bundle.input_files import decode_text, parse_input_examples, parse_queries
 from index.bundle.manifest import check_policy, check_sampling
-from index.cli.arguments import command_line
+from index.cli.arguments import POLICY_FLAGS, command_line
 from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
 from index.cli.progress import CountingEmbedder, Progress
 from index.embedders.base import Embedder
@@ -77,19 +78,20 @@ def _show(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     # Imported here because these modules load FAISS, which takes longer than the other commands take to run.
     from index.retrieval.retriever import Retriever, pinned, retrieval_query
-    from index.retrieval.selection import arrange
+    from index.retrieval.selection import select_without_costs
 
     embedder = _open_bundle_embedder(options)
     bundle = _load(options.directory, embedder)
     with Progress("building the search index"):
         retriever = Retriever(bundle)
     messages = (Message("user", options.text),)
-    hits = retriever.choose(embedder.embed([retrieval_query(messages)])[0])
-    examples = (*pinned(bundle), *arrange(hits, bundle.manifest.retrieval.order))
-    text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, examples, messages)
+    policy = bundle.manifest.retrieval
+    retrieved = retriever.choose(embedder.embed([retrieval_query(messages)])[0])
+    selection = select_without_costs(policy, pinned(bundle), retrieved)
+    text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, selection.in_order(policy.order), messages)
     page = PageConsole()
-    page.print(search_page(pinned(bundle), hits))
-    limit = bundle.manifest.retrieval.max_injected_tokens
+    page.print(search_page(selection, retrieved, policy))
+    limit = policy.max_injected_tokens
     page.rule(f"what the model sees, within {limit:,} tokens, in the layout {bundle.manifest.layout}")
     # Control characters in the text could change the state of a terminal, so a terminal gets visible symbols for them.
     # A file or a pipe gets the exact text.
@@ -110,7 +112,8 @@ def _reembed(options: argparse.Namespace) -> None:
     with Progress("embedding the queries", len(bundle.examples)) as progress:
         written = write_bundle(options.out, as_input(bundle), CountingEmbedder(embedder, progress), progress.begin)
     print(f"{options.out}: written, {len(written.examples):,} examples, bundle id {written.id}")
-    if written.sets or written.manifest.retrieval.minimum_similarity > -1:
+    policy = written.manifest.retrieval
+    if written.sets or policy.minimum_similarity > -1 or policy.similarity_floor is not None:
         print("Similarities differ between embedders: partition the bundle again, and measure its limits again.")
 
 
@@ -127,11 +130,70 @@ def _sets(options: argparse.Namespace) -> None:
     if len(separate) < len(options.apart):
         raise UsageError("--apart: a tag is named twice; name each once, as TAG=WEIGHT:SETS")
     spec = PartitionSpec(options.count, tokens, separate, options.minimum_similarity, options.shortest_answer)
+    policy = replace(
+        bundle.manifest.retrieval,
+        policy=options.policy,
+        k=options.k,
+        voters=options.voters,
+        max_nearest_tokens=options.max_nearest_tokens,
+    )
     with Progress("partitioning the examples into sets") as progress:
-        source = partition_bundle(bundle, spec, options.k, options.tokenizer)
+        source = partition_bundle(bundle, spec, policy, options.tokenizer)
         progress.begin("embedding the queries")
         written = write_bundle(options.out, source, embedder, progress.begin)
     print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
+    if (neutral := written.manifest.retrieval.neutral_set) is not None:
+        print(f"neutral set {neutral}; `drpo-index policy {options.out} --queries FILE` measures a similarity floor")
+
+
+def _policy(options: argparse.Namespace) -> None:
+    embedder = _open_bundle_embedder(options)
+    bundle = _load(options.directory, embedder)
+    policy = _changed_policy(options, bundle)
+    if options.queries is not None:
+        policy = replace(policy, similarity_floor=_measured_floor(options, bundle, embedder))
+    if options.out is None:
+        print("nothing was written: give --out DIR to write a bundle with this policy")
+        return
+    source = replace(as_input(bundle), retrieval=policy)
+    with Progress("embedding the queries", len(bundle.examples)) as progress:
+        written = write_bundle(options.out, source, CountingEmbedder(embedder, progress), progress.begin)
+    print(f"{options.out}: written, policy {policy.policy}, bundle id {written.id}")
+
+
+def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPolicy:
+    """Return the bundle's policy with the values that the options give. A floor gets a neutral set if it needs one."""
+    from index.example_sets.builder import choose_neutral
+
+    given = {name: getattr(options, name) for name in POLICY_FLAGS if getattr(options, name) is not None}
+    policy = replace(bundle.manifest.retrieval, **given)
+    if policy.policy != "nearest" and not bundle.sets:
+        raise UsageError(f"--policy {policy.policy}: the bundle has no sets: make them with `drpo-index sets`")
+    has_floor = policy.similarity_floor is not None or options.queries is not None
+    if has_floor and policy.neutral_set is None and bundle.sets:
+        policy = replace(policy, neutral_set=choose_neutral(bundle.sets, bundle.examples, bundle.vectors))
+    try:
+        return check_policy(policy, "command line")
+    except BundleFormatError as error:
+        raise UsageError(str(error)) from None
+
+
+def _measured_floor(options: argparse.Namespace, bundle: Bundle, embedder: Embedder) -> float:
+    from index.retrieval.floor import measure_floor
+    from index.retrieval.retriever import Retriever, retrieval_query
+
+    in_bank = {example.query.strip() for example in bundle.examples}
+    queries = parse_queries(_read(options.queries), str(options.queries))
+    new = [query for query in dict.fromkeys(queries) if query not in in_bank]
+    with Progress("embedding the queries of users", len(new)) as progress:
+        counting = CountingEmbedder(embedder, progress)
+        vectors = [counting.embed([retrieval_query((Message("user", query),))])[0] for query in new]
+        measured = measure_floor(Retriever(bundle), vectors, options.share_below)
+    print(
+        f"similarity floor {measured.floor:g}: {measured.below:,} of {measured.queries:,} queries are below it; their "
+        f"most similar examples have a median similarity of {measured.median:.3f}"
+    )
+    return measured.floor
 
 
 def _bundle_input(options: argparse.Namespace) -> BundleInput:
@@ -155,6 +217,7 @@ def _policy_and_sampling(options: argparse.Namespace) -> tuple[RetrievalPolicy, 
         duplicate_similarity=options.duplicate_similarity,
         order=options.order,
         max_injected_tokens=options.max_injected_tokens,
+        max_nearest_tokens=options.max_nearest_tokens,
     )
     try:
         return check_policy(policy, "command line"), check_sampling(dict(options.sampling), "--sampling")
@@ -198,7 +261,15 @@ def _read_text(path: Path) -> str:
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"verify": _verify, "show": _show, "search": _search, "build": _build, "reembed": _reembed, "sets": _sets}
+    {
+        "verify": _verify,
+        "show": _show,
+        "search": _search,
+        "build": _build,
+        "reembed": _reembed,
+        "sets": _sets,
+        "policy": _policy,
+    }
 )
 
 if __name__ == "__main__":

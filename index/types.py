@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
-Order = Literal["similar_last", "canonical", "set"]
+PolicyName = Literal["nearest", "set", "set_and_nearest"]
+Order = Literal["similar_last", "canonical"]
 Vectors = NDArray[np.float32]
 
 
@@ -61,28 +62,93 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The examples that a bundle retrieves for a query, before any token limit.
+
+    Attributes:
+        in_set: The examples that the example set shows, in the order of the set. Empty if no set is shown.
+        nearest: The candidates for the nearest part of the prompt, the most similar first. If the policy limits the
+            tokens of this part, there are more candidates than the prompt will contain.
+        covered: The positions of those candidates that the set shows already. A near-duplicate of an example that the
+            set shows counts as shown. A covered candidate takes a place of the nearest part, but is not shown twice.
+        set_name: The name of the example set; empty if no set is shown.
+        similarity: The similarity of the most similar example of the bank; None if it is unknown, because there is no
+            such example, or because the query has no usable vector.
+        is_below_floor: Whether the query is unlike every example (`RetrievalPolicy.similarity_floor`).
+    """
+
+    in_set: tuple[Hit, ...] = ()
+    nearest: tuple[Hit, ...] = ()
+    covered: frozenset[int] = frozenset()
+    set_name: str = ""
+    similarity: float | None = None
+    is_below_floor: bool = False
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """All hits, in the order in which they are kept when there is little room."""
+        return (*self.in_set, *self.nearest)
+
+    @property
+    def key(self) -> tuple[str, bool, tuple[int, ...]]:
+        """A key for caches. Two results of a bundle that have the same key have the same examples."""
+        return (self.set_name, self.is_below_floor, tuple([hit.position for hit in self.nearest]))
+
+
+NOTHING_RETRIEVED: Final = Retrieved()
+"""What a request gets if retrieval failed or was not tried."""
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalPolicy:
     """The settings that decide which examples a prompt contains.
 
+    A prompt contains the pinned examples, then the examples of one example set, then the nearest examples of the query.
+    The policy decides which of the last two parts it contains.
+
     Attributes:
-        k: Maximum number of retrieved examples in a prompt; pinned examples do not count. In a bundle with example
-            sets, `k` has another meaning: the maximum number of neighbours of the query that vote for a set.
-        minimum_similarity: The lowest cosine similarity to the query with which an example is retrieved.
+        policy: `nearest` has only the nearest examples. `set` has only one example set, so that the prefix cache of a
+            model server holds everything before the client's messages. `set_and_nearest` has both.
+        k: Maximum number of nearest examples in a prompt. The policy `set` does not use it.
+        voters: Maximum number of neighbours of the query that vote for an example set. The policy `nearest` does not
+            use it.
+        minimum_similarity: The lowest cosine similarity to the query with which an example is one of the nearest, or
+            votes for a set.
         duplicate_similarity: Two examples are near-duplicates if their similarity to each other is at least this
             value. If near-duplicates are near the query, only the nearest of them is retrieved. An example that is a
             near-duplicate of a pinned example is never retrieved.
-        order: `similar_last` puts the most similar example last, directly before the client's messages. `canonical`
-            keeps the order of the bank. `set` puts the examples of one example set into the prompt, in the order of
-            the set.
+        order: The order of the nearest examples. `similar_last` puts the most similar example last, directly before the
+            client's messages. `canonical` keeps the order of the bank. The examples of a set have the order of the set.
         max_injected_tokens: Maximum number of tokens of the system prompt and all examples together. A retrieved
             example that would exceed this maximum is skipped.
+        max_nearest_tokens: Maximum number of tokens of the nearest examples together. An example that would exceed it
+            is skipped, and the next nearest example takes its place. None means that there is no such limit.
+        similarity_floor: A query is unlike every example if its most similar example is less similar than this value.
+            It then gets the neutral set and no nearest examples. None means that there is no floor.
+        neutral_set: The name of the example set for queries that are unlike every example. None means that they get
+            only the pinned examples.
     """
 
+    policy: PolicyName = "nearest"
     k: int = 3
+    voters: int = 12
     minimum_similarity: float = 0.2
     duplicate_similarity: float = 0.95
     order: Order = "similar_last"
     max_injected_tokens: int = 700
+    max_nearest_tokens: int | None = None
+    similarity_floor: float | None = None
+    neutral_set: str | None = None
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether a bundle with this policy has example sets, and so the file sets.json."""
+        return self.policy != "nearest" or self.neutral_set is not None
+
+    @property
+    def shows_nearest(self) -> bool:
+        """Whether a prompt can contain nearest examples."""
+        return self.policy != "set" and self.k > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +161,8 @@ class ExampleSet:
         name: The name of the set, unique in its bundle.
         shown: Ids of the examples that a prompt contains if this set is chosen, in the order of the prompt.
         members: Ids of the examples that vote for this set when they are neighbours of a query. The file sets.json
-            calls them `voters`. An example is a member of at most one set, and a pinned example of none.
+            calls them `voters`. An example is a member of at most one set, and a pinned example of none. A set that is
+            only the neutral set has no members.
         kind: The name of the group of sets to which this set belongs, such as `refusal`. The vote first chooses the
             kind whose sets have the largest sum of votes, and then a set of this kind.
         weight: Factor by which each member's vote for this set is multiplied.
@@ -198,7 +265,7 @@ class Bundle:
         vectors: The vectors of the examples' queries: (len(examples), dimension) float32, rows of norm 1. The vectors
             of a large bank are memory-mapped from their file.
         clusters: The clusters of a large bank; None for a smaller bank.
-        sets: The example sets, if the order of the retrieval policy is `set`; otherwise empty.
+        sets: The example sets, if the retrieval policy uses sets (`RetrievalPolicy.has_sets`); otherwise empty.
     """
 
     id: str

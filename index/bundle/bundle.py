@@ -10,7 +10,7 @@ A bundle is a directory with these files:
     centroids.npy    only if the bank is large (more than 50,000 examples): the centroid of each cluster; the lines of
                      examples.jsonl and the rows of vectors.npy are then sorted by cluster
     offsets.npy      only if the bank is large: the row of vectors.npy at which each cluster begins
-    sets.json        only if the order of the retrieval policy is `set`: the example sets
+    sets.json        only if the retrieval policy uses sets: the example sets
 
 This module combines the files of a bundle. bundle_input.py defines the input of a new bundle. files.py reads and writes
 single files. manifest.py, example_bank.py, sets_file.py and vectors.py parse the contents. A bundle never contains a
@@ -170,12 +170,12 @@ def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path 
         BundleError: The input is invalid.
     """
     contents = {PROMPT: _encode_prompt(source.prompt), EXAMPLES: examples_bytes(source.examples), VECTORS: b""}
-    if source.retrieval.order == "set":
+    if source.retrieval.has_sets:
         contents[SETS] = sets_bytes(source.sets)
     parse_prompt(contents[PROMPT], str(directory / PROMPT))
     parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
     if SETS in contents:
-        parse_sets(contents[SETS], source.examples, str(directory / SETS))
+        parse_sets(contents[SETS], source.examples, str(directory / SETS), source.retrieval.neutral_set)
     parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
     return contents
 
@@ -187,6 +187,7 @@ def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, C
     examples = StoredExamples(lines, location) if is_large else parse_examples(lines[:], location)
     shape = (len(examples), manifest.embedder.dimension)
     vectors = parse_vectors(contents[VECTORS], shape, directory / VECTORS)
+    neutral = manifest.retrieval.neutral_set
     return Bundle(
         id=hashlib.sha256(manifest_data).hexdigest(),
         manifest=manifest,
@@ -194,7 +195,7 @@ def _assemble(manifest_data: bytes, manifest: Manifest, contents: Mapping[str, C
         examples=examples,
         vectors=vectors,
         clusters=_parse_clusters(contents, vectors, directory) if is_large else None,
-        sets=parse_sets(contents[SETS][:], examples, str(directory / SETS)) if SETS in contents else (),
+        sets=parse_sets(contents[SETS][:], examples, str(directory / SETS), neutral) if SETS in contents else (),
     )
 
 

@@ -99,6 +99,39 @@ def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
     return tuple(example for _, example in numbered)
 
 
+def parse_queries(data: bytes, location: str) -> tuple[str, ...]:
+    """Parse a file of queries: JSONL with a string "query" in each line, or a text file (.txt) with a query per line.
+
+    Other keys of a JSON object are ignored, so that data sets and logs can be read as they are.
+
+    Args:
+        data: The content of the file.
+        location: The name of the file, also in messages.
+
+    Raises:
+        BadLinesError: Lines are invalid, or there is no query.
+    """
+    is_plain = location.lower().endswith(".txt")
+    numbered = parse_lines(data, location, _parse_plain_query if is_plain else _parse_json_query)
+    if not numbered:
+        raise BadLinesError([f"{location}: there is no query: write at least one, as a line"])
+    return tuple(query for _, query in numbered)
+
+
+def _parse_plain_query(line: bytes, location: str) -> str:
+    return decode_text(line, location).strip()
+
+
+def _parse_json_query(line: bytes, location: str) -> str:
+    value = parse_json(line, location)
+    query = value.get("query") if isinstance(value, dict) else None
+    if not isinstance(query, str) or not query.strip():
+        raise BundleFormatError(
+            f'{location}: must be an object with a string "query" that is not empty; name a file of plain queries *.txt'
+        )
+    return query.strip()
+
+
 def _parse_input_example(line: bytes, location: str) -> Example:
     record = without_nulls(parse_json(line, location))
     fields = Fields(record, location, ("query", "response"), ("id", "pinned", "tags"))

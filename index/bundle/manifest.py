@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
+from index.bundle.example_bank import is_id
 from index.bundle.strict_json import Fields, is_integer, is_number, parse_json, quoted, refuse_unknown
 from index.errors import BundleFormatError
 from index.layouts import LAYOUTS
-from index.types import EmbedderSpec, FileRecord, Manifest, Order, RetrievalPolicy
+from index.types import EmbedderSpec, FileRecord, Manifest, Order, PolicyName, RetrievalPolicy
 
 FORMAT = 1
 PROMPT, EXAMPLES, VECTORS = "prompt.txt", "examples.jsonl", "vectors.npy"
@@ -17,7 +18,16 @@ SETS = "sets.json"
 FILES = (PROMPT, EXAMPLES, VECTORS)
 LARGE_FILES = (*FILES, CENTROIDS, OFFSETS)
 _MANIFEST_KEYS = ("format", "name", "model", "layout", "retrieval", "sampling", "embedder", "files", "provenance")
-_POLICY_KEYS = ("k", "minimum_similarity", "duplicate_similarity", "order", "max_injected_tokens")
+_POLICY_KEYS = (
+    "policy",
+    "k",
+    "voters",
+    "minimum_similarity",
+    "duplicate_similarity",
+    "order",
+    "max_injected_tokens",
+)
+_OPTIONAL_POLICY_KEYS = ("max_nearest_tokens", "similarity_floor", "neutral_set")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_INTEGER = 2**53  # the largest integer that every JSON parser represents exactly
 _INTEGER_SAMPLING: Mapping[str, tuple[int, int]] = {
@@ -94,13 +104,8 @@ def _manifest_record(manifest: Manifest) -> dict[str, object]:
 
 
 def _policy_record(policy: RetrievalPolicy) -> dict[str, object]:
-    return {
-        "k": policy.k,
-        "minimum_similarity": policy.minimum_similarity,
-        "duplicate_similarity": policy.duplicate_similarity,
-        "order": policy.order,
-        "max_injected_tokens": policy.max_injected_tokens,
-    }
+    record = {key: getattr(policy, key) for key in (*_POLICY_KEYS, *_OPTIONAL_POLICY_KEYS)}
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def check_sampling(sampling: Mapping[str, object], location: str) -> Mapping[str, object]:
@@ -144,14 +149,34 @@ def _refuse_other_formats(value: object, location: str) -> None:
 
 
 def _parse_policy(value: object, location: str) -> RetrievalPolicy:
-    fields = Fields(value, location, _POLICY_KEYS)
-    return RetrievalPolicy(
+    fields = Fields(value, location, _POLICY_KEYS, _OPTIONAL_POLICY_KEYS)
+    policy = RetrievalPolicy(
+        policy=cast("PolicyName", fields.choice("policy", get_args(PolicyName))),
         k=fields.integer("k", 0, 1_000),
+        voters=fields.integer("voters", 1, 1_000),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
         duplicate_similarity=fields.number("duplicate_similarity", -1.0, 1.0),
         order=cast("Order", fields.choice("order", get_args(Order))),
         max_injected_tokens=fields.integer("max_injected_tokens", 1, _MAX_INTEGER),
+        max_nearest_tokens=(
+            fields.integer("max_nearest_tokens", 1, _MAX_INTEGER) if "max_nearest_tokens" in fields else None
+        ),
+        similarity_floor=fields.number("similarity_floor", -1.0, 1.0) if "similarity_floor" in fields else None,
+        neutral_set=fields.line("neutral_set") if "neutral_set" in fields else None,
     )
+    _check_floor(policy, location)
+    return policy
+
+
+def _check_floor(policy: RetrievalPolicy, location: str) -> None:
+    """Raise BundleFormatError if the neutral set cannot be a set's name, or if a policy with sets lacks it."""
+    if policy.neutral_set is not None and not is_id(policy.neutral_set):
+        raise BundleFormatError(f'{location}: "neutral_set" must be the name of a set in {SETS}')
+    if policy.similarity_floor is not None and policy.neutral_set is None and policy.policy != "nearest":
+        raise BundleFormatError(
+            f'{location}: "similarity_floor" needs "neutral_set", the set for queries that are unlike every example: '
+            "name a set of the kind other"
+        )
 
 
 def _parse_embedder(value: object, location: str) -> EmbedderSpec:
@@ -161,7 +186,7 @@ def _parse_embedder(value: object, location: str) -> EmbedderSpec:
 
 def _file_names(retrieval: RetrievalPolicy, probes: int | None) -> Sequence[str]:
     """Return the names of a bundle's files other than the manifest. `probes` is None for up to 50,000 examples."""
-    return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.order == "set" else ()))
+    return (*(FILES if probes is None else LARGE_FILES), *([SETS] if retrieval.has_sets else ()))
 
 
 def _parse_files(value: dict[str, object], names: Sequence[str], location: str) -> Mapping[str, FileRecord]:

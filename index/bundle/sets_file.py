@@ -10,6 +10,9 @@ The file is a list of JSON objects, one for each set. index/retrieval/retriever.
     minimum_similarity    a voter votes only if its similarity to the query is at least this value; but if no
                           neighbour reaches the minimum of its set, all neighbours vote
 
+The retrieval policy of the manifest can name one of the sets of the kind `other` as the neutral set, for queries that
+are unlike every example. Only the neutral set may have no voters.
+
 The parser checks that the ids are in the bank. This module does not depend on vectors or directories.
 """
 
@@ -25,34 +28,61 @@ from index.types import Example, ExampleSet
 
 WEIGHTS: Final = (0.01, 100.0)
 """The range of a set's `weight`: the smallest and the largest valid value."""
+OTHER: Final = "other"
+"""The kind of the sets whose examples have no separate tag. The neutral set is of this kind."""
 
 
-def parse_sets(data: bytes, examples: Sequence[Example], location: str) -> tuple[ExampleSet, ...]:
-    """Parse the example sets in `data`. `location` is the file's name in messages.
+def parse_sets(
+    data: bytes, examples: Sequence[Example], location: str, neutral: str | None = None
+) -> tuple[ExampleSet, ...]:
+    """Parse the example sets in `data`.
+
+    Args:
+        data: The content of the file.
+        examples: The bank.
+        location: The name of the file in messages.
+        neutral: The name of the neutral set; None if there is none.
 
     Raises:
         BundleFormatError: The data is malformed, two sets have the same name, an example votes for two sets, or a set
-            names an example twice, or an example that is pinned or not in the bank.
+            names an example twice, or an example that is pinned or not in the bank. Or the neutral set does not exist
+            or is of a separate kind, or another set has no voters.
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:
-        raise BundleFormatError(f"{location}: must be a list of sets, not empty")
+        raise BundleFormatError(f"{location}: must be a list of sets, not empty: `drpo-index sets` makes them")
     ids = {example.id for example in examples if not example.pinned}
     sets = tuple(_parse_set(one, ids, f"{location}, set {n}") for n, one in enumerate(value, start=1))
     _refuse_duplicates([one.name for one in sets], "the name", location)
     _refuse_duplicates([member for one in sets for member in one.members], "the voter", location)
+    _check_neutral(sets, neutral, location)
     return sets
+
+
+def _check_neutral(sets: Sequence[ExampleSet], neutral: str | None, location: str) -> None:
+    if neutral is not None:
+        kinds = {one.name: one.kind for one in sets}
+        names = ", ".join(name for name, kind in kinds.items() if kind == OTHER) or "add one"
+        advice = f"name a set of the kind {OTHER} in the manifest ({names})"
+        if neutral not in kinds:
+            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is missing: {advice}")
+        if kinds[neutral] != OTHER:
+            kind = quoted(kinds[neutral])
+            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is of the kind {kind}: {advice}")
+    for one in sets:
+        if not one.members and one.name != neutral:
+            raise BundleFormatError(f'{location}: "voters" of {quoted(one.name)} is empty: name at least one example')
 
 
 def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tuple[ExampleSet, ...]:
     """Adapt example sets to another bank, `examples`.
 
     An id stays in a set only if the bank has an example with this id that is not pinned. A set is dropped if it has no
-    example left to show, or no member left.
+    example left to show, or if it has lost all of its members.
     """
     ids = {example.id for example in examples if not example.pinned}
-    restricted = [replace(one, shown=_known(one.shown, ids), members=_known(one.members, ids)) for one in sets]
-    return tuple(one for one in restricted if one.shown and one.members)
+    restricted = [(one, replace(one, shown=_known(one.shown, ids), members=_known(one.members, ids))) for one in sets]
+    return tuple(new for old, new in restricted if new.shown and (new.members or not old.members))
 
 
 def _known(names: Sequence[str], ids: Collection[str]) -> tuple[str, ...]:
@@ -91,9 +121,9 @@ def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet
         raise BundleFormatError(
             f'{location}: "name" must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)'
         )
+    if not one.shown:
+        raise BundleFormatError(f'{location}: "shown" is empty: name at least one example')
     for key, names in (("shown", one.shown), ("voters", one.members)):
-        if not names:
-            raise BundleFormatError(f"{location}: {quoted(key)} is empty: name at least one example")
         if unknown := next((name for name in names if name not in ids), None):
             raise BundleFormatError(
                 f"{location}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or a pinned one"

@@ -4,17 +4,24 @@ This module opens no files and runs no commands.
 """
 
 import argparse
-import json
-import math
-import re
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
-from index.bundle.bundle import default_bundle_directory
-from index.bundle.sets_file import WEIGHTS
+from index.cli.argument_types import (
+    bundle_directory,
+    bundle_id,
+    cosine,
+    json_pair,
+    positive,
+    query_text,
+    separate_tag,
+    share,
+    text_pair,
+    whole_number,
+)
 from index.embedders.registry import embedder_forms
 from index.layouts import LAYOUTS
-from index.types import Order, RetrievalPolicy
+from index.types import Order, PolicyName, RetrievalPolicy
 
 _DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
 _EXAMPLES = """examples:
@@ -25,6 +32,7 @@ _EXAMPLES = """examples:
       --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
   drpo-index reembed my-bundle --embedder multilingual --out my-bundle-for-any-language
   drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
+  drpo-index policy my-bundle-in-sets --queries queries.jsonl --out my-bundle-with-floor
 
 DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
 """
@@ -45,7 +53,21 @@ tokenizer of the model that will be served is needed: the tokenizer.json beside 
 
 A tag given with --apart, such as refusal, keeps the examples that have it in sets of their own. A weight above 1 shows
 them to more queries: with refusal=1.3, to more of what should be refused, and to a few that should not.
+
+With --policy set_and_nearest, the nearest examples of the query follow the set. They are computed for each request.
 """
+_POLICY_EXAMPLES = """A policy says which examples a request gets besides the pinned ones:
+  nearest            the nearest examples of its query
+  set                one example set, which stays in the prefix cache of the model server
+  set_and_nearest    one example set, then the nearest examples of its query
+
+--queries measures the similarity floor: the similarity to the most similar example that at most SHARE of the queries do
+not reach. A query below the floor is unlike every example. It gets the neutral set and no nearest examples, so that
+unrelated examples, such as refusals, cannot mislead the model. Use queries of your users, not those of the examples.
+The file is JSONL with a "query" in each line, or a .txt file with one query in each line.
+"""
+POLICY_FLAGS: Final = ("policy", "k", "max_nearest_tokens", "max_injected_tokens", "neutral_set", "similarity_floor")
+"""The arguments of `drpo-index policy` that replace values of the policy. Their names are those of the policy."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -66,7 +88,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_directory(verify)
     _add_allow_embedder(verify)
     verify.add_argument(
-        "--id", type=_bundle_id, metavar="SHA256", help="refuse any other bundle than the one of this id"
+        "--id", type=bundle_id, metavar="SHA256", help="refuse any other bundle than the one of this id"
     )
     show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
     _add_directory(show)
@@ -74,13 +96,16 @@ def command_line() -> argparse.ArgumentParser:
     search = _add_command(commands, "search", "show which examples a query gets, and the text the model sees")
     _add_directory(search)
     _add_allow_embedder(search)
-    search.add_argument("text", type=_query_text, metavar="TEXT", help="a query, as a user would write it")
+    search.add_argument("text", type=query_text, metavar="TEXT", help="a query, as a user would write it")
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
     _add_policy(build)
     _add_reembed(_add_command(commands, "reembed", "write a bundle again with the vectors of another embedder"))
     _add_sets(
         _add_command(commands, "sets", "partition a bundle's examples into sets that stay cached", _SETS_EXAMPLES)
+    )
+    _add_policy_changes(
+        _add_command(commands, "policy", "change how a bundle retrieves, and measure its floor", _POLICY_EXAMPLES)
     )
     return parser
 
@@ -114,7 +139,7 @@ def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "directory", type=_bundle_directory, metavar="DIR", help="a bundle's directory, or: default (the one inside)"
+        "directory", type=bundle_directory, metavar="DIR", help="a bundle's directory, or: default (the one inside)"
     )
 
 
@@ -130,7 +155,7 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     )
     build.add_argument(
         "--sampling",
-        type=_json_pair,
+        type=json_pair,
         action="append",
         default=[],
         metavar="KEY=VALUE",
@@ -138,7 +163,7 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     )
     build.add_argument(
         "--provenance",
-        type=_text_pair,
+        type=text_pair,
         action="append",
         default=[],
         metavar="KEY=TEXT",
@@ -157,17 +182,17 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     _add_allow_embedder(sets)
     sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
-    sets.add_argument("--count", type=_positive, default=12, metavar="N", help="sets (%(default)s)")
+    sets.add_argument("--count", type=positive, default=12, metavar="N", help="sets (%(default)s)")
     sets.add_argument(
         "--tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="prompt and examples together, a multiple of the cache's block of 16, 32, 64 or 128 tokens (the largest "
         "multiple of 128 within the bundle's own limit)",
     )
     sets.add_argument(
         "--apart",
-        type=_separate_tag,
+        type=separate_tag,
         action="append",
         default=[],
         metavar="TAG[=WEIGHT[:SETS]]",
@@ -175,19 +200,59 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     )
     sets.add_argument(
         "--minimum-similarity",
-        type=_cosine,
+        type=cosine,
         default=-1.0,
         metavar="COSINE",
         help="less similar examples do not vote for sets apart; 0.3 is good with multilingual (-1: all vote)",
     )
     sets.add_argument(
         "--shortest-answer",
-        type=_number_of_words,
+        type=whole_number,
         default=0,
         metavar="WORDS",
         help="shorter answers are not shown, but in sets apart; a small base model answers as shortly as that (0)",
     )
-    sets.add_argument("--k", type=_positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)")
+    sets.add_argument(
+        "--voters", type=positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)"
+    )
+    policies = [policy for policy in get_args(PolicyName) if policy != "nearest"]
+    sets.add_argument("--policy", choices=policies, default="set", help="of the new bundle (%(default)s)")
+    sets.add_argument(
+        "--k", type=positive, default=1, metavar="N", help="nearest examples shown by set_and_nearest (%(default)s)"
+    )
+    _add_max_nearest_tokens(sets)
+
+
+def _add_max_nearest_tokens(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-nearest-tokens",
+        type=positive,
+        metavar="N",
+        help="nearest examples together; a longer one is skipped, and the next nearest shown (no limit)",
+    )
+
+
+def _add_policy_changes(command: argparse.ArgumentParser) -> None:
+    _add_directory(command)
+    _add_allow_embedder(command)
+    command.add_argument("--out", type=Path, metavar="DIR", help="the new bundle; without it, nothing is written")
+    command.add_argument("--policy", choices=get_args(PolicyName), help="see below (that of the bundle)")
+    command.add_argument("--k", type=whole_number, metavar="N", help="nearest examples shown (that of the bundle)")
+    _add_max_nearest_tokens(command)
+    command.add_argument(
+        "--max-injected-tokens", type=positive, metavar="N", help="prompt and examples together (that of the bundle)"
+    )
+    command.add_argument(
+        "--neutral-set",
+        metavar="NAME",
+        help="set for queries below the floor (that of the bundle, or the set of the kind other that covers most)",
+    )
+    floor = command.add_mutually_exclusive_group()
+    floor.add_argument("--similarity-floor", type=cosine, metavar="COSINE", help="the floor (that of the bundle)")
+    floor.add_argument("--queries", type=Path, metavar="FILE", help="measure the floor with the queries of this file")
+    command.add_argument(
+        "--share-below", type=share, default=0.05, metavar="SHARE", help="of the queries, for --queries (%(default)s)"
+    )
 
 
 def _add_policy(build: argparse.ArgumentParser) -> None:
@@ -207,8 +272,10 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="of two examples at least this similar, one is shown (%(default)s)",
     )
-    orders = [order for order in get_args(Order) if order != "set"]
-    build.add_argument("--order", choices=orders, default=default.order, help="of the retrieved examples (%(default)s)")
+    build.add_argument(
+        "--order", choices=get_args(Order), default=default.order, help="of the retrieved examples (%(default)s)"
+    )
+    _add_max_nearest_tokens(build)
     build.add_argument(
         "--max-injected-tokens",
         type=int,
@@ -216,72 +283,3 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
         metavar="N",
         help="prompt and examples together (%(default)s)",
     )
-
-
-def _bundle_directory(text: str) -> Path:
-    return default_bundle_directory() if text == "default" else Path(text)
-
-
-def _bundle_id(text: str) -> str:
-    # A beginning of an id is not accepted: another bundle's id could begin in the same way, by chance or on purpose.
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
-    return text
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _number_of_words(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def _query_text(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the text is empty: write a query")
-    return text
-
-
-def _text_pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
-    return key, value
-
-
-def _separate_tag(text: str) -> tuple[str, float, int]:
-    """Parse TAG[=WEIGHT[:SETS]]. Returns the tag, the weight of each set for this tag, and the number of these sets."""
-    tag, _, rest = text.partition("=")
-    weight_text, _, count = rest.partition(":")
-    try:
-        weight = float(weight_text or 1)
-    except ValueError:
-        weight = math.nan
-    if not tag or not WEIGHTS[0] <= weight <= WEIGHTS[1]:
-        form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
-    return tag, weight, _positive(count or "1")
-
-
-def _cosine(text: str) -> float:
-    try:
-        cosine = float(text)
-    except ValueError:
-        cosine = math.nan
-    if not -1 <= cosine <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no cosine: write a number from -1 to 1")
-    return cosine
-
-
-def _json_pair(text: str) -> tuple[str, object]:
-    """Parse KEY=VALUE. The value is parsed as JSON. A value that is not JSON is returned as a string."""
-    key, value = _text_pair(text)
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value

@@ -13,7 +13,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from index.types import Bundle, Example, Hit
+from index.retrieval.selection import Selection
+from index.types import Bundle, Example, Hit, RetrievalPolicy, Retrieved
 
 _MAX_SHORT_CHARACTERS = 60
 _VISIBLE_CONTROLS: Mapping[int, int] = {
@@ -43,16 +44,33 @@ def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
     return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
 
 
-def search_page(pinned: Iterable[Example], hits: Sequence[Hit]) -> RenderableType:
-    """Return a table of the examples that a request gets: the pinned examples, then the hits with similarities."""
+def search_page(selection: Selection, retrieved: Retrieved, policy: RetrievalPolicy) -> RenderableType:
+    """Return a page with the examples that a request gets, and why: the set, the similarities and the floor."""
     table = Table(title="Examples shown", title_justify="left")
-    for heading in ("similarity", "id", "query"):
+    for heading in ("similarity", "shown as", "id", "query"):
         table.add_column(heading, no_wrap=heading != "query", justify="right" if heading == "similarity" else "left")
-    for example in pinned:
-        table.add_row("pinned", plain(example.id), _short(example.query))
-    for hit in hits:
-        table.add_row(f"{hit.similarity:.3f}", plain(hit.example.id), _short(hit.example.query))
-    return table
+    for example in selection.pinned:
+        table.add_row("", "pinned", plain(example.id), _short(example.query))
+    parts = ((f"set {retrieved.set_name}", selection.in_set), ("nearest", selection.nearest))
+    for part, hit in ((part, hit) for part, hits in parts for hit in hits):
+        table.add_row(f"{hit.similarity:.3f}", plain(part), plain(hit.example.id), _short(hit.example.query))
+    return Group(table, *(plain(line) for line in _reasons(selection.in_set, retrieved, policy)))
+
+
+def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, policy: RetrievalPolicy) -> Iterable[str]:
+    """Yield sentences that say why these examples were chosen."""
+    similarity = "unknown" if retrieved.similarity is None else f"{retrieved.similarity:.3f}"
+    if retrieved.is_below_floor:
+        shown = f"the neutral set {retrieved.set_name}" if in_set else "only the pinned examples"
+        yield f"Most similar example: {similarity}, below the floor of {policy.similarity_floor:g}: it gets {shown}."
+    elif policy.similarity_floor is None:
+        yield f"Most similar example: {similarity}. The bundle has no similarity floor."
+    else:
+        yield f"Most similar example: {similarity}, not below the floor of {policy.similarity_floor:g}."
+    if in_set and not retrieved.is_below_floor:
+        yield f"The {policy.voters} nearest examples voted for the set {retrieved.set_name}."
+    if covered := [hit.example.id for hit in retrieved.nearest[: policy.k] if hit.position in retrieved.covered]:
+        yield f"Among the nearest, and shown by the set already: {', '.join(covered)}."
 
 
 def plain(text: str) -> Text:
@@ -73,14 +91,28 @@ def _facts(bundle: Bundle) -> RenderableType:
         ("model", manifest.model),
         ("layout", manifest.layout),
         ("examples", f"{len(bundle.examples):,}, of them {pinned:,} pinned"),
-        ("retrieval", f"at most {policy.k}, similarity at least {policy.minimum_similarity:g}, {policy.order}"),
-        ("", f"near-duplicates from {policy.duplicate_similarity:g}, {policy.max_injected_tokens:,} tokens at most"),
+        ("retrieval", "\n".join(_policy_facts(policy, len(bundle.sets)))),
         ("sampling", _pairs(manifest.sampling.items()) or "none"),
         ("embedder", f"{embedder.name}, revision {embedder.revision}, {embedder.dimension} dimensions"),
         ("provenance", _pairs(manifest.provenance.items()) or "none"),
     ):
         table.add_row(Text(name, style="bold"), plain(value))
     return table
+
+
+def _policy_facts(policy: RetrievalPolicy, sets: int) -> Iterable[str]:
+    yield f"{policy.policy}, {policy.max_injected_tokens:,} tokens at most"
+    if policy.policy != "nearest":
+        yield f"one of {sets:,} sets, for which the {policy.voters} nearest examples vote"
+    if policy.shows_nearest:
+        limit = f", {policy.max_nearest_tokens:,} tokens at most" if policy.max_nearest_tokens is not None else ""
+        yield f"the nearest {policy.k}, {policy.order}{limit}"
+    yield f"similarity at least {policy.minimum_similarity:g}, near-duplicates from {policy.duplicate_similarity:g}"
+    neutral = f"the neutral set {policy.neutral_set}" if policy.neutral_set else "only the pinned examples"
+    if policy.similarity_floor is None:
+        yield "no similarity floor: `drpo-index policy` measures one"
+    else:
+        yield f"similarity floor {policy.similarity_floor:g}: a query with no example that similar gets {neutral}"
 
 
 def _pairs(items: Iterable[tuple[str, object]]) -> str:

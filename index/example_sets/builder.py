@@ -6,53 +6,86 @@ counts the tokens of the bundle's texts with the tokenizer.json of a model, call
 bundle. This module does not depend on servers.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from index.bundle.bundle_input import BundleInput, as_input
+from index.bundle.sets_file import OTHER
 from index.errors import BundleError
 from index.example_sets.partition import PartitionSpec, TokenLengths, partition_into_sets
 from index.layouts import LAYOUTS
 from index.rendering import render_example, render_preamble
 from index.retrieval.retriever import pinned
-from index.types import Bundle
+from index.types import Bundle, Example, ExampleSet, RetrievalPolicy, Vectors
 
 
-def partition_bundle(bundle: Bundle, spec: PartitionSpec, neighbours: int, tokenizer: Path) -> BundleInput:
+def partition_bundle(bundle: Bundle, spec: PartitionSpec, policy: RetrievalPolicy, tokenizer: Path) -> BundleInput:
     """Return the input for a new bundle: the texts of the given bundle, and its bank partitioned into example sets.
 
-    The new bundle's `max_injected_tokens` is the old value, or the number of tokens of the prompt, all pinned examples
-    and the longest set together, whichever is larger.
+    The new bundle has the given policy, with two changes. `max_injected_tokens` is raised if the prompt, all pinned
+    examples, the longest set and the nearest examples need more. The neutral set is the one that `choose_neutral`
+    returns; without a neutral set there is no similarity floor.
 
     Args:
         bundle: The bundle. Its bank must have at most 50,000 examples.
         spec: The number and the size of the sets.
-        neighbours: The maximum number of neighbours of a query that vote for an example set. It becomes `k` in the new
-            bundle's retrieval policy.
+        policy: The retrieval policy of the new bundle: `set` or `set_and_nearest`.
         tokenizer: The tokenizer.json of the model that will be served.
 
     Raises:
         BundleError: The bank has more than 50,000 examples, no partition satisfies the spec, or the tokenizer cannot be
             read.
     """
-    manifest = bundle.manifest
     if bundle.clusters is not None:
         raise BundleError(
-            f"{manifest.name}: a bank of {len(bundle.examples):,} examples cannot be partitioned into sets"
+            f"{bundle.manifest.name}: a bank of {len(bundle.examples):,} examples cannot be partitioned into sets"
         )
     lengths = token_lengths(bundle, tokenizer)
     sets = partition_into_sets(bundle.examples, bundle.vectors, lengths, spec)
-    by_id = {one.id: int(length) for one, length in zip(bundle.examples, lengths.examples, strict=True)}
-    longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
-    limit = max(manifest.retrieval.max_injected_tokens, longest)
-    return replace(
-        as_input(bundle),
-        retrieval=replace(manifest.retrieval, order="set", k=neighbours, max_injected_tokens=limit),
-        provenance={**manifest.provenance, "sets": _spec_record(spec)},
-        sets=sets,
+    neutral = choose_neutral(sets, bundle.examples, bundle.vectors)
+    retrieval = replace(
+        policy,
+        max_injected_tokens=max(policy.max_injected_tokens, _most_tokens(bundle.examples, sets, lengths, policy)),
+        neutral_set=neutral,
+        similarity_floor=policy.similarity_floor if neutral is not None else None,
     )
+    provenance = {**bundle.manifest.provenance, "sets": _spec_record(spec)}
+    return replace(as_input(bundle), retrieval=retrieval, provenance=provenance, sets=sets)
+
+
+def choose_neutral(sets: Sequence[ExampleSet], examples: Sequence[Example], vectors: Vectors) -> str | None:
+    """Return the name of the set for queries that are unlike every example; None if no set is of the kind `other`.
+
+    The result is the set of the kind `other` whose shown examples cover the queries of the whole bank best. The
+    coverage of a query is its similarity to the nearest shown example.
+
+    Args:
+        sets: The example sets.
+        examples: The bank.
+        vectors: The vectors of the examples' queries: (examples, dimension), rows of norm 1.
+    """
+    positions = {example.id: n for n, example in enumerate(examples)}
+    coverage = {
+        one.name: float((vectors @ vectors[[positions[name] for name in one.shown]].T).max(axis=1).sum())
+        for one in sets
+        if one.kind == OTHER
+    }
+    return max(coverage, key=lambda name: coverage[name], default=None)
+
+
+def _most_tokens(
+    examples: Sequence[Example], sets: Sequence[ExampleSet], lengths: TokenLengths, policy: RetrievalPolicy
+) -> int:
+    """Return the number of tokens of the prompt, all pinned examples, the longest set and the nearest examples."""
+    by_id = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
+    longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
+    if not policy.shows_nearest:
+        return longest
+    nearest = sum(sorted((by_id[one.id] for one in examples if not one.pinned), reverse=True)[: policy.k])
+    return longest + min(nearest, nearest if policy.max_nearest_tokens is None else policy.max_nearest_tokens)
 
 
 def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from index.bundle.clusters import spherical_k_means
 from index.bundle.example_bank import is_id
+from index.bundle.sets_file import OTHER
 from index.bundle.strict_json import quoted
 from index.errors import BundleError
 from index.types import Example, ExampleSet, Vectors
@@ -33,7 +34,6 @@ _MAX_EXCESS_TOKENS: Final = (4, 8, 16, 32, 64)  # limits on the excess of a set,
 _MAX_CANDIDATES: Final = 40  # the shown examples of a set are chosen from at most this many examples
 _MAX_COMBINED: Final = 3  # the maximum size of the combination of examples that completes a set
 _DUPLICATE_SIMILARITY: Final = 0.9  # two examples are near-duplicates if their similarity is at least this value
-_OTHER: Final = "other"
 
 Positions = NDArray[np.intp]
 
@@ -135,10 +135,10 @@ def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]
             or has no answer that is long enough.
     """
     tags = spec.separate_tags
-    kind_names = [next((tag for tag in tags if tag in one.tags), _OTHER) for one in examples]
+    kind_names = [next((tag for tag in tags if tag in one.tags), OTHER) for one in examples]
     is_free = np.array([not one.pinned for one in examples])
     positions = {
-        kind: np.flatnonzero(is_free & np.array([name == kind for name in kind_names])) for kind in (*tags, _OTHER)
+        kind: np.flatnonzero(is_free & np.array([name == kind for name in kind_names])) for kind in (*tags, OTHER)
     }
     for tag in tags:
         _check_tag(tag, positions[tag])
@@ -146,17 +146,17 @@ def _find_kinds(examples: Sequence[Example], spec: PartitionSpec) -> list[_Kind]
         _Kind(tag, positions[tag], positions[tag], separate.count, separate.weight, spec.minimum_similarity)
         for tag, separate in tags.items()
     ]
-    return [*kinds, _other_kind(examples, positions[_OTHER], spec)] if len(positions[_OTHER]) else kinds
+    return [*kinds, _other_kind(examples, positions[OTHER], spec)] if len(positions[OTHER]) else kinds
 
 
 def _check_tag(tag: str, positions: Positions) -> None:
     """Raise BundleError if no unpinned example belongs to the tag, or if the tag cannot be part of a set's name."""
     if not len(positions):
         raise BundleError(f"no example that is not pinned has the tag {quoted(tag)}: `drpo-index show` lists the tags")
-    if tag == _OTHER or not is_id(f"{tag}-{len(positions)}"):
+    if tag == OTHER or not is_id(f"{tag}-{len(positions)}"):
         raise BundleError(
             f"the tag {quoted(tag)} cannot name sets: it must be short, of letters, digits, dots, dashes or "
-            f"underscores (ASCII), and not `{_OTHER}`"
+            f"underscores (ASCII), and not `{OTHER}`"
         )
 
 
@@ -172,7 +172,7 @@ def _other_kind(examples: Sequence[Example], positions: Positions, spec: Partiti
     is_long = np.array([len(examples[int(n)].response.split()) >= spec.min_answer_words for n in positions])
     if not is_long.any():
         raise BundleError(f"no answer that is not apart has {spec.min_answer_words} words: allow shorter ones")
-    return _Kind(_OTHER, positions, positions[is_long], count, 1.0, -1.0)
+    return _Kind(OTHER, positions, positions[is_long], count, 1.0, -1.0)
 
 
 def _make_sets(

@@ -1,4 +1,4 @@
-"""Retrieves the examples for a query: a vector search with FAISS, and the vote of the neighbours for an example set.
+"""Retrieves the examples for a query: a vector search with FAISS, the choice of an example set, and the floor.
 
 A bank of up to 50,000 examples is searched exactly. The vectors of a larger bank are sorted into clusters
 (index/bundle/clusters.py). The search of a larger bank reads only the clusters nearest to the query, and may miss a
@@ -6,7 +6,9 @@ neighbour. The FAISS index is built in memory from the bundle's vectors and is n
 not depend on files or models.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -14,15 +16,18 @@ from numpy.typing import NDArray
 
 from index.bundle.clusters import ClusterIndex
 from index.bundle.example_bank import pinned_positions
-from index.types import Bundle, Example, ExampleSet, Hit, Message, Vectors
+from index.retrieval.vote import choose_set
+from index.types import Bundle, Example, Hit, Message, Retrieved, Vectors
 
 MAX_QUERY_CHARACTERS = 2_000
 _MAX_QUICK_BANK = 5_000
-# The first search finds this many times k examples, because excluded examples and near-duplicates are removed from its
-# result. Each further search finds this many times as many examples as the search before it.
+# The first search finds this many times the wanted examples, because excluded examples and near-duplicates are removed
+# from its result. Each further search finds this many times as many examples as the search before it.
 _FETCH_FACTOR = 4
-# The exponent of the similarity in a vote. A neighbour with twice the similarity has a vote that is 16 times as large.
-_VOTE_EXPONENT = 4
+# If the policy limits the tokens of the nearest part, the selection chooses from this many times k candidates, because
+# it skips long ones.
+_CANDIDATES_FACTOR = 4
+_MIN_NORM = 1e-6  # a vector of a smaller norm has no direction, so that its similarities mean nothing
 
 Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
 """A function of a vector and a count n. It returns the similarities and the positions of the n nearest examples.
@@ -40,9 +45,13 @@ class Retriever:
         self._vectors = bundle.vectors
         self._is_excluded = _excluded_positions(bundle)
         self._sets = bundle.sets
-        self._positions = {example.id: n for n, example in enumerate(bundle.examples)} if bundle.sets else {}
+        positions = {example.id: n for n, example in enumerate(bundle.examples)} if bundle.sets else {}
+        self._shown = [[positions[name] for name in one.shown] for one in bundle.sets]
+        names = [one.name for one in bundle.sets]
+        neutral = self._policy.neutral_set
+        self._neutral = names.index(neutral) if neutral in names else None
         self._set_of_member = {
-            self._positions[member]: (number, example_set)
+            positions[member]: (number, example_set)
             for number, example_set in enumerate(bundle.sets)
             for member in example_set.members
         }
@@ -56,33 +65,56 @@ class Retriever:
         """Whether a search takes less than half a millisecond, so that it can run on an event loop."""
         return len(self._vectors) <= _MAX_QUICK_BANK
 
-    def choose(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return the retrieved examples to put into the prompt for a query. The result can be empty.
+    def choose(self, vector: Vectors) -> Retrieved:
+        """Return the retrieved examples for a query, from which `select_within_policy` selects those of a prompt.
 
-        In a bundle without example sets, the result is the result of `nearest`. In a bundle with example sets, the
-        examples that `nearest` returns vote for a set. The result is then the examples that the chosen set shows, in
-        the set's order.
+        The neighbours of the query vote for an example set if the policy shows sets. If the query is unlike every
+        example, the neutral set is chosen, and there are no nearest examples. If the policy has a similarity floor, a
+        vector that is not finite or is zero counts as unlike every example: an embedder returns such a vector for a
+        text in which it knows no word.
 
         Args:
             vector: The vector of the query: (dimension,), of norm 1.
 
         Raises:
-            ValueError: The vector has another dimension or is not finite.
+            ValueError: The vector has another dimension. Or it is not finite, and the policy has no similarity floor.
         """
-        hits = self.nearest(vector)
-        return self._hits_of_set(choose_set(hits, self._set_of_member), vector) if self._sets else hits
+        self._check_shape(vector)
+        floor = self._policy.similarity_floor
+        if floor is not None and not _is_usable(vector):
+            return self._with_set(Retrieved(is_below_floor=True), self._neutral, np.zeros_like(vector))
+        hits = self._neighbours(vector, self._count())
+        best = hits[0].similarity if hits else None
+        if floor is not None and (best is None or best < floor):
+            return self._with_set(Retrieved(similarity=best, is_below_floor=True), self._neutral, vector)
+        near = self._near_enough(hits)
+        retrieved = Retrieved(nearest=near[: self._candidates()], similarity=best)
+        return self._with_set(retrieved, self._choose_set(near), vector)
 
-    def shown_by_set(self) -> tuple[tuple[Hit, ...], ...]:
-        """Return the examples that each set shows, as `choose` returns them, but with the similarity 0.
+    def shown_by_set(self) -> tuple[Retrieved, ...]:
+        """Return what `choose` returns for each set that it can choose, with the similarity 0 and no nearest examples.
 
-        The result is empty if the bundle has no sets.
+        The result is empty if the policy shows no sets.
         """
         no_query = np.zeros(self._vectors.shape[1], np.float32)
-        return tuple(self._hits_of_set(number, no_query) for number in range(len(self._sets)))
+        is_nearest = self._policy.policy == "nearest"
+        numbers = [self._neutral] if is_nearest else range(len(self._sets))
+        return tuple([self._with_set(Retrieved(), number, no_query) for number in numbers if number is not None])
 
-    def _hits_of_set(self, number: int | None, vector: Vectors) -> tuple[Hit, ...]:
-        positions = [] if number is None else [self._positions[name] for name in self._sets[number].shown]
-        return tuple(Hit(self._examples[n], float(self._vectors[n] @ vector), n) for n in positions)
+    def most_similar(self, vector: Vectors) -> Hit | None:
+        """Return the most similar example to a query. The similarity floor is compared with its similarity.
+
+        The result is None if the vector is not finite or is zero, or if the bank has only pinned examples.
+
+        Args:
+            vector: The vector of the query: (dimension,), of norm 1.
+
+        Raises:
+            ValueError: The vector has another dimension.
+        """
+        self._check_shape(vector)
+        hits = self._neighbours(vector, 1) if _is_usable(vector) else ()
+        return hits[0] if hits else None
 
     def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
         """Return the examples nearest to a query, the most similar first, at most `RetrievalPolicy.k` examples.
@@ -97,24 +129,64 @@ class Retriever:
         Raises:
             ValueError: The vector has another dimension or is not finite.
         """
-        if vector.shape != self._vectors.shape[1:] or not np.isfinite(vector).all():
-            raise ValueError(f"a query's vector must be finite and of shape {self._vectors.shape[1:]}")
+        return self._near_enough(self._neighbours(vector, self._policy.k))
+
+    def _count(self) -> int:
+        """Return how many neighbours of a query are needed."""
+        voters = self._policy.voters if self._policy.policy != "nearest" else 1
+        return max(1, voters, self._candidates())
+
+    def _candidates(self) -> int:
+        if not self._policy.shows_nearest:
+            return 0
+        return self._policy.k * (1 if self._policy.max_nearest_tokens is None else _CANDIDATES_FACTOR)
+
+    def _choose_set(self, near: Sequence[Hit]) -> int | None:
+        if self._policy.policy == "nearest":
+            return None
+        number = choose_set(near[: self._policy.voters], self._set_of_member)
+        return self._neutral if number is None else number
+
+    def _with_set(self, retrieved: Retrieved, number: int | None, vector: Vectors) -> Retrieved:
+        """Return `retrieved` with the example set of this number; unchanged if the number is None."""
+        if number is None:
+            return retrieved
+        positions = self._shown[number]
+        similarities = (self._vectors[positions] @ vector).tolist()
+        in_set = [Hit(self._examples[n], value, n) for n, value in zip(positions, similarities, strict=True)]
+        near = [hit.position for hit in retrieved.nearest]
+        covered = frozenset(n for n in near if n in positions or self._is_duplicate(n, positions))
+        return replace(retrieved, in_set=tuple(in_set), covered=covered, set_name=self._sets[number].name)
+
+    def _neighbours(self, vector: Vectors, count: int) -> tuple[Hit, ...]:
+        """Return the `count` nearest examples. Stop after the first one that is below the minimum similarity."""
+        self._check_shape(vector)
+        if not np.isfinite(vector).all():
+            raise ValueError("a query's vector must be finite")
         chosen: list[tuple[int, float]] = []
-        for position, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32)):
-            if len(chosen) >= self._policy.k or similarity < self._policy.minimum_similarity:
+        for position, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32), count):
+            if len(chosen) >= count or (chosen and similarity < self._policy.minimum_similarity):
                 break
             if not self._is_duplicate(position, [other for other, _ in chosen]):
                 chosen.append((position, similarity))
         return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
 
-    def _by_similarity(self, vector: Vectors) -> Iterator[tuple[int, float]]:
+    def _near_enough(self, hits: Sequence[Hit]) -> tuple[Hit, ...]:
+        return tuple([hit for hit in hits if hit.similarity >= self._policy.minimum_similarity])
+
+    def _check_shape(self, vector: Vectors) -> None:
+        if vector.shape != self._vectors.shape[1:]:
+            raise ValueError(f"a query's vector must be of shape {self._vectors.shape[1:]}, not {vector.shape}")
+
+    def _by_similarity(self, vector: Vectors, count: int) -> Iterator[tuple[int, float]]:
         """Yield the position and the similarity of each example that is not excluded, the most similar first.
 
-        The next, larger search runs only when the caller has consumed all results of the search before it.
+        The first search is for a multiple of `count` examples. The next, larger search runs only when the caller has
+        consumed all results of the search before it.
         """
         total = len(self._vectors)
         yielded: set[int] = set()
-        fetch = max(1, self._policy.k * _FETCH_FACTOR)
+        fetch = max(1, count * _FETCH_FACTOR)
         while True:
             found = self._search(vector, min(fetch, total))
             # Further examples, which this search did not find, may have the same similarity as the last example found,
@@ -144,37 +216,6 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
 
 
-def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
-    """Return the number of the example set that wins the hits' vote, or None if no hit is a member of a set.
-
-    Each hit votes for the set that it is a member of. The vote is the weight of the set times the fourth power of the
-    hit's similarity. A hit below the minimum similarity of its set does not vote, with one exception: if every hit is
-    below the minimum similarity of its set, all hits vote.
-
-    The kind of sets (`ExampleSet.kind`) with the largest sum of votes is chosen first. Then the set of this kind with
-    the largest sum of votes is chosen. If two kinds or two sets have equal sums, the kind or set with the most similar
-    voting hit is chosen.
-
-    Args:
-        hits: The neighbours of the query, the most similar first.
-        set_of_member: Maps the position of each member in the bank to the number of the member's set and this set.
-    """
-    neighbours = [(hit.similarity, *set_of_member[hit.position]) for hit in hits if hit.position in set_of_member]
-    near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
-    votes_by_kind: dict[str, float] = {}
-    votes_by_set: dict[str, dict[int, float]] = {}
-    for similarity, number, example_set in near or neighbours:
-        kind = example_set.kind
-        vote = example_set.weight * max(0.0, similarity) ** _VOTE_EXPONENT
-        votes_by_kind[kind] = votes_by_kind.get(kind, 0.0) + vote
-        of_kind = votes_by_set.setdefault(kind, {})
-        of_kind[number] = of_kind.get(number, 0.0) + vote
-    if not votes_by_kind:
-        return None
-    candidates = votes_by_set[max(votes_by_kind, key=lambda kind: votes_by_kind[kind])]
-    return max(candidates, key=lambda number: candidates[number])
-
-
 def retrieval_query(messages: Sequence[Message]) -> str:
     """Return the text with which examples are retrieved for a conversation: the beginning of its first user turn.
 
@@ -183,6 +224,12 @@ def retrieval_query(messages: Sequence[Message]) -> str:
     before it, which the prefix cache holds.
     """
     return next((message.text[:MAX_QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
+
+
+def _is_usable(vector: Vectors) -> bool:
+    """Return whether a vector has a direction, so that its similarities mean something."""
+    norm = float(np.linalg.norm(vector))
+    return math.isfinite(norm) and norm >= _MIN_NORM
 
 
 def _excluded_positions(bundle: Bundle) -> NDArray[np.bool_]:

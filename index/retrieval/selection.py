@@ -7,7 +7,7 @@ only adds and compares token counts: it does not depend on texts, tokenizers or 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from index.types import Example, Hit, Order, RetrievalPolicy
+from index.types import Example, Hit, Order, RetrievalPolicy, Retrieved
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,19 @@ class Selection:
 
     Attributes:
         pinned: The pinned examples, in the order of the bank.
-        hits: The retrieved examples, in the order of `Retriever.choose`: the most similar first, or the order of a set.
-        tokens: The number of tokens of the system prompt, `pinned` and `hits` together.
+        in_set: The examples of the example set, in the order of the set.
+        nearest: The nearest examples, the most similar first.
+        tokens: The number of tokens of the system prompt and all examples together.
     """
 
-    pinned: tuple[Example, ...]
-    hits: tuple[Hit, ...]
-    tokens: int
+    pinned: tuple[Example, ...] = ()
+    in_set: tuple[Hit, ...] = ()
+    nearest: tuple[Hit, ...] = ()
+    tokens: int = 0
 
     def in_order(self, order: Order) -> tuple[Example, ...]:
-        """Return all examples in the order of the prompt: pinned examples, then retrieved examples by `order`."""
-        return (*self.pinned, *arrange(self.hits, order))
+        """Return all examples in the order of the prompt: pinned examples, the set, the nearest examples by `order`."""
+        return (*self.pinned, *[hit.example for hit in self.in_set], *arrange(self.nearest, order))
 
 
 def select_within_policy(
@@ -34,27 +36,64 @@ def select_within_policy(
     prompt_tokens: int,
     costs: Mapping[str, int],
     pinned: Sequence[Example],
-    hits: Sequence[Hit],
+    retrieved: Retrieved,
 ) -> Selection:
-    """Select the pinned examples, and each hit that keeps the total within `policy.max_injected_tokens`.
+    """Select the pinned examples, and the retrieved examples that the limits of the policy allow.
 
-    A hit that would exceed the limit is skipped. A shorter hit after a skipped hit can still be selected.
+    A hit that would exceed `max_injected_tokens`, or with which the nearest examples would exceed `max_nearest_tokens`,
+    is skipped. A shorter hit after a skipped hit can still be selected. At most `k` nearest examples are selected,
+    and those that the set shows already count.
 
     Args:
         policy: The retrieval policy of the bundle.
         prompt_tokens: The number of tokens of the system prompt.
         costs: The number of tokens of each rendered example, by the id of the example.
         pinned: The pinned examples. All of them are selected, even if they exceed the limit.
-        hits: The retrieved examples, in order of preference.
+        retrieved: The result of `Retriever.choose`.
     """
     tokens = prompt_tokens + sum([costs[example.id] for example in pinned])
-    selected = []
-    for hit in hits:
+    in_set = []
+    for hit in retrieved.in_set:
         cost = costs[hit.example.id]
         if tokens + cost <= policy.max_injected_tokens:
             tokens += cost
+            in_set.append(hit)
+    nearest = _select_nearest(policy, tokens, costs, retrieved) if retrieved.nearest else ()
+    tokens += sum([costs[hit.example.id] for hit in nearest])
+    return Selection(tuple(pinned), tuple(in_set), nearest, tokens)
+
+
+def select_without_costs(policy: RetrievalPolicy, pinned: Sequence[Example], retrieved: Retrieved) -> Selection:
+    """Select the examples of a prompt as if each had no tokens, where no tokenizer is at hand. None is too long.
+
+    Args:
+        policy: The retrieval policy of the bundle.
+        pinned: The pinned examples.
+        retrieved: The result of `Retriever.choose`.
+    """
+    costs = dict.fromkeys([example.id for example in (*pinned, *(hit.example for hit in retrieved.hits))], 0)
+    return select_within_policy(policy, 0, costs, pinned, retrieved)
+
+
+def _select_nearest(
+    policy: RetrievalPolicy, tokens: int, costs: Mapping[str, int], retrieved: Retrieved
+) -> tuple[Hit, ...]:
+    """Select the nearest examples. `tokens` is the number of tokens that stand before them."""
+    room = policy.max_injected_tokens - tokens
+    if policy.max_nearest_tokens is not None:
+        room = min(room, policy.max_nearest_tokens)
+    selected: list[Hit] = []
+    places = policy.k
+    for hit in retrieved.nearest:
+        if places == 0:
+            break
+        if hit.position in retrieved.covered:
+            places -= 1
+        elif costs[hit.example.id] <= room:
+            places -= 1
+            room -= costs[hit.example.id]
             selected.append(hit)
-    return Selection(tuple(pinned), tuple(selected), tokens)
+    return tuple(selected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +115,9 @@ def fit_to_room(
 ) -> Selection:
     """Return the selection without the examples that do not fit into `room` tokens.
 
-    The last retrieved example is removed first, then the one before it, and so on. When no retrieved example is left,
-    the pinned examples are removed in the same way, and at last the essential ones. The system prompt is never removed:
+    The least similar of the nearest examples is removed first, then the next one, and so on. Then the examples of the
+    set are removed, the last one first. When no retrieved example is left, the pinned examples are removed in the same
+    way, and at last the essential ones. The system prompt is never removed:
     if the prompt alone has more than `room` tokens, the result has no examples and still exceeds `room`.
 
     Args:
@@ -86,9 +126,10 @@ def fit_to_room(
         room: The maximum number of tokens of system prompt and examples together.
         essentials: The examples that are removed last.
     """
-    hits, tokens = list(selection.hits), selection.tokens
-    while hits and tokens > room:
-        tokens -= costs[hits.pop().example.id]
+    in_set, nearest, tokens = list(selection.in_set), list(selection.nearest), selection.tokens
+    for hits in (nearest, in_set):
+        while hits and tokens > room:
+            tokens -= costs[hits.pop().example.id]
     pinned = list(selection.pinned)
     for removable, limit in (
         ([example for example in pinned if example not in essentials.examples], room),
@@ -98,19 +139,15 @@ def fit_to_room(
             removed = removable.pop()
             pinned.remove(removed)
             tokens -= costs[removed.id]
-    return Selection(tuple(pinned), tuple(hits), tokens)
+    return Selection(tuple(pinned), tuple(in_set), tuple(nearest), tokens)
 
 
 def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
-    """Return the examples of `hits` in the order in which a prompt contains them.
+    """Return the nearest examples in the order in which a prompt contains them.
 
     Args:
-        hits: The result of `Retriever.choose`, or a part of it in the same order.
-        order: `canonical` sorts the hits by their position in the bank. `similar_last` reverses the hits. `set` keeps
-            the order of the hits.
+        hits: The nearest examples, the most similar first.
+        order: `canonical` sorts the hits by their position in the bank. `similar_last` reverses the hits.
     """
-    if order == "canonical":
-        hits = sorted(hits, key=lambda hit: hit.position)
-    elif order == "similar_last":
-        hits = hits[::-1]
-    return tuple([hit.example for hit in hits])
+    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
+    return tuple([hit.example for hit in ordered])

@@ -14,7 +14,7 @@ import orjson
 
 from index.bundle.sets_file import restrict_sets, set_record
 from index.embedders.base import Embedder
-from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, Order, RetrievalPolicy, Vectors
+from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, RetrievalPolicy, Vectors
 
 COMPLETION: Final = "completion"
 CHAT: Final = "chat"
@@ -88,20 +88,16 @@ class Candidate:
     def with_bank(self, bank: Bank) -> "Candidate":
         """Return a copy of the candidate with another bank.
 
-        If the candidate uses example sets and the other bank has no sets, the copy retrieves single examples in the
-        default order. The user can make new sets for the finished bundle with `drpo-index sets`.
+        If the other bank has no sets, the copy retrieves only the nearest examples. The user can make new sets for the
+        finished bundle with `drpo-index sets`. If the other bank lacks the neutral set, the copy has no similarity
+        floor, because queries below the floor would get no set.
         """
-        has_lost_sets = self.retrieval.order == "set" and not bank.sets
-        changed = self.without_sets(RetrievalPolicy().order) if has_lost_sets else self
-        return replace(changed, bank=bank)
-
-    def without_sets(self, order: Order) -> "Candidate":
-        """Return a copy of the candidate that retrieves single examples in this order, with the default value of `k`.
-
-        The copy does not keep the candidate's `k`: with example sets, `k` is the number of neighbours that vote for a
-        set. This number is larger than the number of examples that a request should contain.
-        """
-        return replace(self, retrieval=replace(self.retrieval, order=order, k=RetrievalPolicy().k))
+        retrieval = self.retrieval
+        if retrieval.neutral_set is not None and retrieval.neutral_set not in [one.name for one in bank.sets]:
+            retrieval = replace(retrieval, neutral_set=None, similarity_floor=None)
+        if not bank.sets and retrieval.policy != "nearest":
+            retrieval = replace(retrieval, policy="nearest")
+        return replace(self, bank=bank, retrieval=retrieval)
 
     def with_prompt(self, prompt: str) -> "Candidate":
         """Return a copy of the candidate with another system prompt."""
@@ -133,5 +129,5 @@ def as_bundle(candidate: Candidate) -> Bundle:
         provenance={},
     )
     bank = candidate.bank
-    sets = bank.sets if candidate.retrieval.order == "set" else ()
+    sets = bank.sets if candidate.retrieval.has_sets else ()
     return Bundle(candidate.key, manifest, candidate.prompt, bank.examples, bank.vectors, sets=sets)

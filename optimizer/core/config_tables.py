@@ -177,9 +177,12 @@ class TuneTable:
     the setting's list scores significantly better. If the list of a setting is empty, the setting is not tuned.
 
     Attributes:
-        k: The values to try for `RetrievalPolicy.k`, the number of retrieved examples.
-        order: The values to try for `RetrievalPolicy.order`.
+        policy: The values to try for `RetrievalPolicy.policy`. `set` and `set_and_nearest` need a bundle with sets.
+        k: The values to try for `RetrievalPolicy.k`, the number of nearest examples.
+        order: The values to try for `RetrievalPolicy.order`, the order of the nearest examples.
+        max_nearest_tokens: The values to try for `RetrievalPolicy.max_nearest_tokens`.
         minimum_similarity: The values to try for `RetrievalPolicy.minimum_similarity`.
+        similarity_floor: The values to try for `RetrievalPolicy.similarity_floor`.
         layout: The names of the layouts to try.
         frequency_penalty: The values to try for this sampling parameter.
         presence_penalty: The values to try for this sampling parameter.
@@ -191,9 +194,12 @@ class TuneTable:
         queries: The maximum number of validation rows in the race of one setting.
     """
 
+    policy: tuple[str, ...] = ("nearest",)
     k: tuple[int, ...] = (0, 1, 3, 5)
     order: tuple[str, ...] = ("similar_last", "canonical")
+    max_nearest_tokens: tuple[int, ...] = ()
     minimum_similarity: tuple[float, ...] = ()
+    similarity_floor: tuple[float, ...] = ()
     layout: tuple[str, ...] = ()
     frequency_penalty: tuple[float, ...] = ()
     presence_penalty: tuple[float, ...] = ()

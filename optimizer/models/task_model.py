@@ -138,10 +138,10 @@ class TaskModel:
         """Return the examples that the proxy would put into the prompt for a row, pinned examples first."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
-        hits = self._retriever(candidate).choose(await self._vector(row))
-        costs = await self._costs(candidate, [*always, *(hit.example for hit in hits)])
+        retrieved = self._retriever(candidate).choose(await self._vector(row))
+        costs = await self._costs(candidate, [*always, *(hit.example for hit in retrieved.hits)])
         prompt = await self.prompt_tokens(candidate)
-        selection = select_within_policy(candidate.retrieval, prompt, costs, always, hits)
+        selection = select_within_policy(candidate.retrieval, prompt, costs, always, retrieved)
         return selection.in_order(candidate.retrieval.order)
 
     def request(self, candidate: Candidate, examples: Sequence[Example], row: Row, replicate: int = 0) -> Request:

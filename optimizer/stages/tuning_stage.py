@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 _SIGNIFICANCE_LEVEL: Final = 0.05
 _SAMPLING_PARAMETERS: Final = ("frequency_penalty", "presence_penalty", "temperature")
-_RETRIEVAL_PARAMETERS: Final = ("order", "k", "minimum_similarity")
+_RETRIEVAL_PARAMETERS: Final = ("policy", "order", "k", "max_nearest_tokens", "minimum_similarity", "similarity_floor")
+_NEAREST_PARAMETERS: Final = ("order", "k", "max_nearest_tokens")
 _BANK_EDITS: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
     "shortest_answer": with_longer_answers,
     "refusal": with_refusals,
@@ -93,8 +94,8 @@ async def tune(
     best = first
     space = _FixedCandidates(rows)
     for number, (name, values) in enumerate(_tuned_hyperparameters(table)):
-        if name == "k" and best.retrieval.order == "set":
-            continue  # with example sets, k is the number of neighbours that vote for a set, not a number of examples
+        if name in _NEAREST_PARAMETERS and best.retrieval.policy == "set":
+            continue  # the policy shows no nearest examples, so these values change nothing
         tried = {set_hyperparameter(best, name, value).key: value for value in values}
         others = [set_hyperparameter(best, name, value) for key, value in tried.items() if key != best.key]
         others = [other for other in others if await gate.admits(other, name)]
@@ -125,13 +126,7 @@ def value_counts(table: TuneTable) -> list[int]:
 
 
 def set_hyperparameter(candidate: Candidate, name: str, value: Any) -> Candidate:
-    """Return a copy of the candidate with one hyperparameter changed.
-
-    If the order changes from `set` to another order, `k` gets its default value, because `k` has another meaning with
-    example sets.
-    """
-    if name == "order" and candidate.retrieval.order == "set" != value:
-        return candidate.without_sets(value)
+    """Return a copy of the candidate with one hyperparameter changed."""
     if name in _RETRIEVAL_PARAMETERS:
         return replace(candidate, retrieval=replace(candidate.retrieval, **{name: value}))
     if name in _SAMPLING_PARAMETERS:

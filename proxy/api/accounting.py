@@ -81,6 +81,8 @@ def _count_injection(metrics: Metrics, injection: Injection) -> None:
         metrics.injection_reduced.labels(reason).inc()
     if injection.lacks_refusal:
         metrics.refusal_left_out.inc()
+    if injection.is_below_floor:
+        metrics.below_floor.inc()
 
 
 def _variant(request: RequestContext) -> str:
@@ -120,6 +122,8 @@ def _log(request: RequestContext, reply: ReplyResult, assignment: Assignment | N
         bundle=injection.bundle if injection else None,
         experiment=assignment.headers.get(EXPERIMENT_HEADER) if assignment else None,
         examples=len(injection.examples) if injection else None,
+        set=injection.set_name or None if injection else None,
+        below_floor=injection.is_below_floor or None if injection else None,
         reduced=_reduced(injection),
         refusal="left-out" if injection and injection.lacks_refusal else None,
         prompt_tokens=reply.tokens("prompt_tokens"),

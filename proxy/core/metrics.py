@@ -60,6 +60,7 @@ class Metrics:
     injected_tokens: Histogram
     injection_reduced: Labelled[Counter]
     refusal_left_out: Counter
+    below_floor: Counter
     tokens: Labelled[Counter]
     warmed_prefixes: Labelled[Counter]
     retries: Labelled[Counter]
@@ -115,6 +116,9 @@ def create_metrics() -> Metrics:
         ),
         refusal_left_out=Counter(
             "drpo_refusal_left_out", "Requests that got none of the bundle's pinned refusals.", registry=registry
+        ),
+        below_floor=Counter(
+            "drpo_retrieval_below_floor", "Requests whose query is unlike every example.", registry=registry
         ),
         tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
         warmed_prefixes=_counter(

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from index.bundle.sets_file import set_record
 from index.errors import DrpoError, LayoutError
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
+from index.retrieval.selection import select_without_costs
 from index.types import Bundle, Vectors
 from proxy.api.admission import parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS
@@ -159,9 +160,13 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
         return explanation
     bundle = served.bundle
     examples = [{**asdict(one), "similarity": similarities.get(one.id)} for one in injection.examples]
-    shown = tuple(one.id for one in injection.examples if not one.pinned)
-    chosen = next((one.name for one in bundle.sets if one.shown == shown), None)
-    reasons = {"reduced": injection.reduced, "lacks_refusal": injection.lacks_refusal, "set": chosen}
+    reasons = {
+        "reduced": injection.reduced,
+        "lacks_refusal": injection.lacks_refusal,
+        "set": injection.set_name or None,
+        "nearest": injection.nearest,
+        "is_below_floor": injection.is_below_floor,
+    }
     return {**explanation, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **reasons}
 
 
@@ -234,12 +239,17 @@ async def _search(request: web.Request) -> web.StreamResponse:
 
 def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
     vector = served.search.embedder.embed([query])[0]
-    shown = [hit.example.id for hit in served.search.retriever.choose(vector)]
+    retrieved = served.search.retriever.choose(vector)
+    selection = select_without_costs(served.bundle.manifest.retrieval, (), retrieved)
+    shown = [hit.example.id for hit in (*selection.in_set, *selection.nearest)]
     similarities = _similarities_to(served, vector)
     nearest = sorted(similarities, key=lambda pair: -pair[1])[:_MAX_NEAREST]
     nearest += [pair for pair in similarities if pair[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])
-    return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown}
+    return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown} | {
+        "set": retrieved.set_name or None,
+        "is_below_floor": retrieved.is_below_floor,
+    }
 
 
 def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:

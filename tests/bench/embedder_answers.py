@@ -85,7 +85,7 @@ async def compare(folder: Path, only: str, refusals: bool) -> None:
 
 def showing_nearest(bundle: Bundle, count: int) -> Bundle:
     """The bundle without sets: `count` nearest examples, the most similar last."""
-    retrieval = replace(bundle.manifest.retrieval, k=count, order="similar_last")
+    retrieval = replace(bundle.manifest.retrieval, policy="nearest", k=count, neutral_set=None)
     return replace(bundle, manifest=replace(bundle.manifest, retrieval=retrieval), sets=())
 
 

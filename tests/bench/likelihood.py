@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.registry import open_embedder
 from index.measures.confidence import bootstrap_mean
 from index.retrieval.retriever import pinned
 from index.types import Example
@@ -81,9 +81,10 @@ def main() -> None:
     )
     parser.add_argument("--policy", action="append", help="only policies whose name begins so; repeatable")
     options = parser.parse_args()
-    bundle = load_bundle(options.bundle, open_embedder(DEFAULT_EMBEDDER))
+    embedder = open_embedder(read_manifest(options.bundle).embedder.name)
+    bundle = load_bundle(options.bundle, embedder)
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
-    stream = read_stream()
+    stream = read_stream(embedder)
     found = {row["query"]: row for row in read_rows("references.jsonl")}
     rows = [found[query] for query in stream.queries]
     texts, shown = Texts(bundle, tokenizer), policies(bundle, stream, tokenizer)

@@ -28,15 +28,16 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from index.bundle.bundle import default_bundle_directory, load_bundle
-from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
-from index.example_sets.builder import partition_bundle, token_lengths
-from index.example_sets.partition import PartitionSpec, SeparateTag
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
+from index.example_sets.builder import token_lengths
 from index.layouts import LAYOUTS
 from index.rendering import render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, pinned
-from index.retrieval.selection import arrange, select_within_policy
-from index.types import Bundle, Example, Message, RetrievalPolicy, Vectors
+from index.retrieval.selection import arrange, select_within_policy, select_without_costs
+from index.types import Bundle, Example, Hit, Message, RetrievalPolicy, Vectors
+from tests.bench.policy_spec import parse_policy, with_policy
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.bench.prefix_cache.routed import HEADINGS, cost_of, measure_routed
@@ -50,14 +51,7 @@ CONVERSATIONS: Final = 150  # of two turns each, for --routed
 OUTPUTS: Final = 16  # tokens of an answer: few, so that a real run takes minutes
 CORE: Final = 3  # examples that the policy `core` shows with every request
 EXACT: Final = RetrievalPolicy(k=3, minimum_similarity=-1.0)
-SETS: Final = PartitionSpec(
-    count=12,
-    tokens=544,
-    separate_tags={"refusal": SeparateTag(1.5), "harmless": SeparateTag(count=2)},
-    minimum_similarity=0.3,
-    min_answer_words=40,
-)
-VOTERS: Final = 12
+SETS: Final = parse_policy("12 sets of 544")
 
 Shown = Sequence[tuple[Example, ...]]
 
@@ -70,22 +64,26 @@ class Stream:
     vectors: Vectors
 
 
-def read_stream() -> Stream:
+def read_stream(embedder: Embedder) -> Stream:
     """The queries that are not sealed, in a seeded random order."""
     queries = [row["query"] for row in read_rows("references.jsonl") if row["split"] != "sealed"]
     random.Random(1).shuffle(queries)
-    return Stream(queries, open_embedder(DEFAULT_EMBEDDER).embed([query[:2_000] for query in queries]))
+    return Stream(queries, embedder.embed([query[:2_000] for query in queries]))
+
+
+def exact_nearest(bundle: Bundle, stream: Stream, tokenizer: Path) -> Sequence[Sequence[Hit]]:
+    """The three nearest examples of each query, without sets and within the default limit of tokens."""
+    lengths = token_lengths(bundle, tokenizer)
+    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
+    fixed = lengths.fixed - sum(costs[one.id] for one in pinned(bundle))
+    retriever = Retriever(replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=()))
+    found = [retriever.choose(vector) for vector in stream.vectors]
+    return [select_within_policy(EXACT, fixed, costs, pinned(bundle), one).nearest for one in found]
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
     """The examples that each policy shows for each query, pinned examples included."""
-    exact = replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=())
-    lengths = token_lengths(bundle, tokenizer)
-    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
-    fixed = lengths.fixed - sum(costs[one.id] for one in pinned(bundle))
-    nearest = Retriever(exact)
-    found_hits = [nearest.nearest(vector) for vector in stream.vectors]
-    hits = [select_within_policy(EXACT, fixed, costs, pinned(bundle), some).hits for some in found_hits]
+    hits = exact_nearest(bundle, stream, tokenizer)
     often = Counter(hit.example.id for some in hits for hit in some)
     always = pinned(bundle)
     core = tuple(example for example in bundle.examples if example.id in dict(often.most_common(CORE)))
@@ -103,16 +101,13 @@ def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Sh
         "the nearest": [(*always, *arrange(some[:1], "similar_last")) for some in hits],
         "prompt and pinned alone": [always for _ in hits],
     }
-    parted = bundle if bundle.sets else with_sets(bundle, tokenizer)
-    chosen = Retriever(parted)
-    found[f"{len(parted.sets)} sets"] = [(*always, *arrange(chosen.choose(vector), "set")) for vector in stream.vectors]
+    parted = bundle if bundle.sets else with_policy(bundle, SETS, tokenizer)
+    policy, chosen = parted.manifest.retrieval, Retriever(parted)
+    name = f"{len(parted.sets)} sets" + (f", and the {policy.k} nearest" if policy.shows_nearest else "")
+    found[name] = [
+        select_without_costs(policy, always, chosen.choose(vector)).in_order(policy.order) for vector in stream.vectors
+    ]
     return found
-
-
-def with_sets(bundle: Bundle, tokenizer: Path) -> Bundle:
-    """The bundle as `drpo-index sets` would part it."""
-    draft = partition_bundle(bundle, SETS, VOTERS, tokenizer)
-    return replace(bundle, manifest=replace(bundle.manifest, retrieval=draft.retrieval), sets=tuple(draft.sets))
 
 
 class Texts:
@@ -173,8 +168,19 @@ def requests_of(shown: Shown, exact: Shown, always: Sequence[Example], stream: S
 
 def cache_blocks(lines: Mapping[str, PolicyRequests], block: int) -> int:
     """The number of cache blocks, the same for every policy, with the one that vLLM reserves."""
-    fixed = lines["prompt and pinned alone"].injected[0]
     request = float(np.mean([len(one.tokens) + one.outputs for one in lines["similar_last"].requests]))
+    return _blocks(lines["prompt and pinned alone"].injected[0], request, block)
+
+
+def cache_room(bundle: Bundle, stream: Stream, texts: Texts, tokenizer: Path, block: int) -> int:
+    """The number that `cache_blocks` returns, without the requests of other policies."""
+    always, hits = pinned(bundle), exact_nearest(bundle, stream, tokenizer)
+    shown = [(*always, *arrange(some, "similar_last")) for some in hits]
+    lengths = [len(texts.tokens(some, query)[0]) + OUTPUTS for some, query in zip(shown, stream.queries, strict=True)]
+    return _blocks(len(texts.prefix(always)), float(np.mean(lengths)), block)
+
+
+def _blocks(fixed: int, request: float, block: int) -> int:
     return 2 * math.ceil(fixed / block) + CONCURRENCY * math.ceil(request / block) + 1
 
 
@@ -230,7 +236,8 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
-    bundle, stream = load_bundle(options.bundle, open_embedder(DEFAULT_EMBEDDER)), read_stream()
+    embedder = open_embedder(read_manifest(options.bundle).embedder.name)
+    bundle, stream = load_bundle(options.bundle, embedder), read_stream(embedder)
     texts, always = Texts(bundle, tokenizer), pinned(bundle)
     shown = policies(bundle, stream, tokenizer)
     lines = {name: requests_of(some, shown["similar_last"], always, stream, texts) for name, some in shown.items()}

@@ -21,7 +21,9 @@ def open_words(name: str) -> Embedder:
 
 def run(*arguments: str | Path) -> int:
     """Run a command with the small embedder and return its exit code, including that of argparse."""
-    allowed = ("--allow-embedder", "words") if arguments and arguments[0] in ("verify", "search", "sets") else ()
+    allowed = (
+        ("--allow-embedder", "words") if arguments and arguments[0] in ("verify", "search", "sets", "policy") else ()
+    )
     try:
         return command.main([str(argument) for argument in (*arguments, *allowed)])
     except SystemExit as leaving:

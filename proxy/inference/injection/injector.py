@@ -10,7 +10,7 @@ from typing import Final
 
 from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.retrieval.selection import Essentials, Selection, fit_to_room, select_within_policy
-from index.types import Example
+from index.types import NOTHING_RETRIEVED, Example, Retrieved
 from proxy.backends.discovery import ChatTokenCounter, Model, TokenCounter
 from proxy.core.json_types import Json
 from proxy.core.lru_cache import LruCache
@@ -32,7 +32,7 @@ from proxy.openai.message_text import has_words
 DEFAULT_MAX_TOKENS: Final = 1024
 """The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
 _MAX_TOKEN_BYTES: Final = 256  # upper bound of the bytes of one token: twice the maximum in common vocabularies
-_MAX_CACHED_HIT_LISTS: Final = 1024
+_MAX_CACHED_SELECTIONS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class Injection:
         reduced: Why the request gets fewer examples than usual: reasons of proxy/inference/reduction.py, or `timeout`
             or `embedder` if retrieval failed. Empty if the request gets all of its examples.
         lacks_refusal: Whether the bundle has a pinned refusal, but the request does not get any.
+        set_name: The name of the example set of which `examples` contains examples; empty if there are none.
+        nearest: The ids of those examples that are there because they are the nearest ones, the most similar first.
+        is_below_floor: Whether the query is unlike every example of the bundle (`RetrievalPolicy.similarity_floor`).
     """
 
     bundle: str
@@ -55,6 +58,9 @@ class Injection:
     tokens: int = 0
     reduced: tuple[str, ...] = ()
     lacks_refusal: bool = False
+    set_name: str = ""
+    nearest: tuple[str, ...] = ()
+    is_below_floor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +69,15 @@ class _AllowedExamples:
 
     Attributes:
         costs: The tokens of the bundle's prompt, and of each example by its id. Every selected example is included.
-        selection: The selected examples: all pinned examples, and the hits that the limit allows.
+        selection: The selected examples: all pinned examples, and the retrieved examples that the limits allow.
         injection: The injection that contains exactly these examples.
+        retrieved: The result of retrieval from which the examples were selected.
     """
 
     costs: BundleCosts
     selection: Selection
     injection: Injection
+    retrieved: Retrieved = NOTHING_RETRIEVED
 
 
 class Injector:
@@ -82,7 +90,7 @@ class Injector:
         self._costs = costs
         self._count = count
         self._count_chat = count_chat
-        self._allowed: LruCache[tuple[str, str, tuple[int, ...]], _AllowedExamples] = LruCache(_MAX_CACHED_HIT_LISTS)
+        self._allowed: LruCache[tuple[object, ...], _AllowedExamples] = LruCache(_MAX_CACHED_SELECTIONS)
 
     async def warm_up(self, served: ServedBundle, model: Model) -> None:
         """Count the bundle's tokens and load the embedder, so that the first request does not wait for these steps."""
@@ -116,7 +124,8 @@ class Injector:
         A bundle without sets has one such injection, with the pinned examples.
         """
         costs = await self._costs.of(served, model)
-        results = [RetrievalResult(hits) for hits in served.search.retriever.shown_by_set() or ((),)]
+        shown = served.search.retriever.shown_by_set() or (NOTHING_RETRIEVED,)
+        results = [RetrievalResult(retrieved) for retrieved in shown]
         allowed = [await self._allowed_examples(served, model, costs, result) for result in results]
         return [await self._fit_to_context(served, model, one, "", {}) for one in allowed]
 
@@ -136,7 +145,7 @@ class Injector:
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
     ) -> _AllowedExamples:
-        """Return the pinned examples and those hits of `result` that the bundle's limit allows.
+        """Return the pinned examples and those examples of `result` that the bundle's limits allow.
 
         The result comes from a cache if possible.
 
@@ -146,15 +155,17 @@ class Injector:
             costs: The result of `TokenCosts.of`. If the bank has more than 5,000 examples, hits are missing in it.
             result: The result of retrieval.
         """
-        key = (served.bundle.id, model.id, tuple([hit.position for hit in result.hits]))
+        retrieved = result.retrieved
+        key = (served.bundle.id, model.id, retrieved.key)
         cached = self._allowed.get(key)
         if cached is not None and not result.degraded:
             return cached
-        all_costs = await self._costs.including(served, model, result.hits)
+        all_costs = await self._costs.including(served, model, retrieved.hits)
         policy = served.bundle.manifest.retrieval
-        selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, result.hits)
+        selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, retrieved)
         reasons = (result.degraded,) if result.degraded else ()
-        allowed = _AllowedExamples(all_costs, selection, _injection(served, selection, reasons))
+        injection = _injection(served, selection, reasons, retrieved)
+        allowed = _AllowedExamples(all_costs, selection, injection, retrieved)
         # A selection that depends on estimated tokens is not cached, because the backend may count these tokens later,
         # and the selection may then differ. `all_costs` does not tell whether the tokens that `including` added are
         # estimates, so a selection with added tokens is not cached either.
@@ -236,7 +247,7 @@ def _without_retrieved(served: ServedBundle, costs: BundleCosts, reason: str) ->
     """
     pinned = served.pinned if reason == NO_QUERY else () if reason in WITHOUT_EXAMPLES else served.refusals
     tokens = costs.prompt + sum([costs.examples[example.id] for example in pinned])
-    selection = Selection(pinned, (), tokens)
+    selection = Selection(pinned, tokens=tokens)
     return _AllowedExamples(costs, selection, _injection(served, selection, (reason,)))
 
 
@@ -246,16 +257,28 @@ def _fitted_injection(
     """Return the injection with the examples that fit into the context, and without the prompt if it does not fit."""
     if fitted == allowed.selection and keeps_prompt:
         return allowed.injection
-    if keeps_prompt or fitted.pinned or fitted.hits:
-        return _injection(served, fitted, (*allowed.injection.reduced, CONTEXT))
+    if keeps_prompt or fitted.pinned or fitted.in_set or fitted.nearest:
+        return _injection(served, fitted, (*allowed.injection.reduced, CONTEXT), allowed.retrieved)
     reasons = (*allowed.injection.reduced, CONTEXT_PROMPT)
     return Injection(served.id, reduced=reasons, lacks_refusal=bool(served.refusals))
 
 
-def _injection(served: ServedBundle, selection: Selection, reasons: tuple[str, ...]) -> Injection:
+def _injection(
+    served: ServedBundle, selection: Selection, reasons: tuple[str, ...], retrieved: Retrieved = NOTHING_RETRIEVED
+) -> Injection:
     examples = selection.in_order(served.bundle.manifest.retrieval.order)
     lacks_refusal = bool(served.refusals) and not any(example in selection.pinned for example in served.refusals)
-    return Injection(served.id, served.bundle.prompt, examples, selection.tokens, reasons, lacks_refusal)
+    return Injection(
+        bundle=served.id,
+        prompt=served.bundle.prompt,
+        examples=examples,
+        tokens=selection.tokens,
+        reduced=reasons,
+        lacks_refusal=lacks_refusal,
+        set_name=retrieved.set_name if selection.in_set else "",
+        nearest=tuple([hit.example.id for hit in selection.nearest]),
+        is_below_floor=retrieved.is_below_floor,
+    )
 
 
 def bundle_cap(served: ServedBundle | None) -> int:

@@ -1,8 +1,8 @@
 """Finds examples for a query before a deadline, with caches and batches. It does not depend on HTTP or models.
 
-If the hits of a query are cached, they are returned at once. If only the vector of the query is cached, and the bank
-has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after it
-has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). While the thread is busy, new
+If the examples for a query are cached, they are returned at once. If only the vector of the query is cached, and the
+bank has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after
+it has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). While the thread is busy, new
 queries wait in a queue. The ones with the earliest deadlines form the next batch. Requests with the same query to the
 same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
@@ -14,7 +14,7 @@ from hashlib import blake2b
 from time import monotonic, perf_counter
 from typing import Final
 
-from index.types import EmbedderSpec, Hit, Vectors
+from index.types import EmbedderSpec, Retrieved, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import Metrics
 from proxy.inference.injection.retrieval_worker import BundleSearch, PendingQuery, RetrievalResult, embed_and_search
@@ -37,7 +37,7 @@ class Retrieval:
         self._timeout = timeout
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
-        self._hits: LruCache[tuple[str, bytes], tuple[Hit, ...]] = LruCache(_MAX_CACHED_QUERIES)
+        self._retrieved: LruCache[tuple[str, bytes], Retrieved] = LruCache(_MAX_CACHED_QUERIES)
         self._vectors: LruCache[tuple[EmbedderSpec, bytes], Vectors] = LruCache(_MAX_CACHED_QUERIES)
         self._pending: dict[tuple[str, bytes], PendingQuery] = {}
         self._waiting: list[PendingQuery] = []
@@ -47,9 +47,9 @@ class Retrieval:
         """Return the examples for a query. If retrieval fails or is late, return no examples and the reason."""
         started = perf_counter()
         digest = blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        hits = self._find_cached(search, digest)
-        result = await self._find_on_thread(search, query, digest) if hits is None else RetrievalResult(hits)
-        self._metrics.retrieval.labels("miss" if hits is None else "hit").observe(perf_counter() - started)
+        cached = self._find_cached(search, digest)
+        result = await self._find_on_thread(search, query, digest) if cached is None else RetrievalResult(cached)
+        self._metrics.retrieval.labels("miss" if cached is None else "hit").observe(perf_counter() - started)
         return result
 
     def close(self) -> None:
@@ -58,19 +58,19 @@ class Retrieval:
             self._batches.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _find_cached(self, search: BundleSearch, digest: bytes) -> tuple[Hit, ...] | None:
-        """Return the hits of a query; None if the retrieval thread must find them.
+    def _find_cached(self, search: BundleSearch, digest: bytes) -> Retrieved | None:
+        """Return the examples for a query; None if the retrieval thread must find them.
 
-        The hits come from the cache. Or they come from a search with the cached vector, if the bank has at most 5,000
-        examples. A cached vector serves all bundles that have the same embedder.
+        The examples come from the cache. Or they come from a search with the cached vector, if the bank has at most
+        5,000 examples. A cached vector serves all bundles that have the same embedder.
         """
-        hits = self._hits.get((search.id, digest))
-        if hits is None and search.retriever.is_quick:
+        found = self._retrieved.get((search.id, digest))
+        if found is None and search.retriever.is_quick:
             vector = self._vectors.get((search.embedder.spec, digest))
             if vector is not None:
-                hits = search.retriever.choose(vector)
-                self._hits.put((search.id, digest), hits)
-        return hits
+                found = search.retriever.choose(vector)
+                self._retrieved.put((search.id, digest), found)
+        return found
 
     async def _find_on_thread(self, search: BundleSearch, query: str, digest: bytes) -> RetrievalResult:
         deadline = monotonic() + self._timeout
@@ -82,7 +82,7 @@ class Retrieval:
             async with asyncio.timeout(self._timeout):
                 return await asyncio.shield(pending.result)
         except TimeoutError:
-            return RetrievalResult((), degraded="timeout")
+            return RetrievalResult(degraded="timeout")
 
     def _enqueue(self, search: BundleSearch, query: str, digest: bytes, deadline: float) -> PendingQuery:
         pending = PendingQuery(search, query, digest, asyncio.get_running_loop().create_future(), deadline)
@@ -116,15 +116,15 @@ class Retrieval:
         return batch
 
     def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
-        """Cache the vector and the hits of a query, and give the result to the requests that wait for it.
+        """Cache the vector and the examples of a query, and give the result to the requests that wait for it.
 
-        Vector and hits are cached even if all these requests have given up. A failed result has no hits to cache.
+        Both are cached even if all these requests have given up. A failed result has no examples to cache.
         """
         key = (pending.search.id, pending.digest)
         self._pending.pop(key, None)
         if pending.vector is not None:
             self._vectors.put((pending.search.embedder.spec, pending.digest), pending.vector)
         if result.degraded is None:
-            self._hits.put(key, result.hits)
+            self._retrieved.put(key, result.retrieved)
         if not pending.result.done():
             pending.result.set_result(result)

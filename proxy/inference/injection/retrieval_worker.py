@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
-
 from index.embedders.base import Embedder
 from index.embedders.registry import texts_per_call
 from index.errors import EmbedderError
 from index.retrieval.retriever import Retriever
-from index.types import Hit, Vectors
+from index.types import NOTHING_RETRIEVED, Retrieved, Vectors
 from proxy.core.log import log_failure
 
 
@@ -24,11 +22,11 @@ class RetrievalResult:
     """The result of retrieval for one query.
 
     Attributes:
-        hits: The retrieved examples, as `Retriever.choose` returns them; empty if retrieval failed.
+        retrieved: The retrieved examples, as `Retriever.choose` returns them; empty if retrieval failed.
         degraded: Why retrieval failed: `timeout` or `embedder`. None if it did not fail.
     """
 
-    hits: tuple[Hit, ...]
+    retrieved: Retrieved = NOTHING_RETRIEVED
     degraded: str | None = None
 
 
@@ -82,7 +80,7 @@ def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
         now = monotonic()
         for pending in call:
             if pending.deadline <= now:
-                deliver(pending, RetrievalResult((), degraded="timeout"))
+                deliver(pending, RetrievalResult(degraded="timeout"))
         _process([pending for pending in call if pending.deadline > now], deliver)
 
 
@@ -107,7 +105,7 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
 def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
     try:
         _embed([pending for pending in queries if pending.vector is None])
-        results = [(pending, RetrievalResult(_nearest(pending))) for pending in queries]
+        results = [(pending, RetrievalResult(_choose(pending))) for pending in queries]
     except Exception as error:  # noqa: BLE001 - the root of the thread's work: whatever the embedder raises, requests go on without examples
         _process_one_by_one(queries, error, deliver)
     else:
@@ -123,7 +121,7 @@ def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliv
     if len(queries) == 1:
         log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
         queries[0].vector = None
-        deliver(queries[0], RetrievalResult((), degraded="embedder"))
+        deliver(queries[0], RetrievalResult(degraded="embedder"))
         return
     for pending in queries:
         embed_and_search([pending], deliver)
@@ -139,7 +137,7 @@ def _embed(queries: Sequence[PendingQuery]) -> None:
         pending.vector = vectors[pending.query]
 
 
-def _nearest(pending: PendingQuery) -> tuple[Hit, ...]:
-    if pending.vector is None or not np.isfinite(pending.vector).all():
-        raise EmbedderError("The embedder returned a vector that is not finite.")
+def _choose(pending: PendingQuery) -> Retrieved:
+    if pending.vector is None:
+        raise EmbedderError("The embedder returned no vector.")
     return pending.search.retriever.choose(pending.vector)

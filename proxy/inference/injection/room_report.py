@@ -54,8 +54,12 @@ def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
     if len(costs.examples) < len(served.bundle.examples):  # The examples of a large bank are not counted in advance.
         return max(fixed, policy.max_injected_tokens)
     by_set = [sum(costs.examples.get(name, 0) for name in one.shown) for one in served.bundle.sets]
-    others = sorted((cost for name, cost in costs.examples.items() if name not in _ids(served)), reverse=True)
-    retrieved = max(by_set) if by_set else sum(others[: policy.k])
+    retrieved = max(by_set, default=0) if policy.policy != "nearest" else 0
+    if policy.shows_nearest:
+        others = sorted((cost for name, cost in costs.examples.items() if name not in _ids(served)), reverse=True)
+        longest = sum(others[: policy.k])
+        retrieved += longest if policy.max_nearest_tokens is None else min(longest, policy.max_nearest_tokens)
+    retrieved = max([retrieved, *by_set])
     return max(fixed, min(fixed + retrieved, policy.max_injected_tokens))
 
 

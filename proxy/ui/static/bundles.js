@@ -29,7 +29,7 @@ export async function bundles(place, signal, [wanted]) {
         list(ids.map((id) => by.get(id)).filter(Boolean), likeness, new Set(found.shown))];
       const near = found.nearest.map((one) => one.id).slice(0, NEAREST);
       shown.replaceChildren(
-        ...group(bundle.sets.length ? "What the model would be shown: one set" : "What the model would be shown", found.shown),
+        ...group(shownHeading(found), found.shown),
         ...group(bundle.sets.length ? "Nearest examples, which vote for a set" : "Nearest examples", near));
     } catch (error) {
       if (!signal.aborted) shown.replaceChildren(make("p", {class: "trouble", role: "alert"}, error.message));
@@ -56,7 +56,7 @@ function facts(bundle) {
   return make("dl", {class: "facts"},
     add("examples", number(bundle.total)),
     add("pinned", number(bundle.examples.filter((one) => one.pinned).length)),
-    add("shown", bundle.sets.length ? `one of ${bundle.sets.length} sets, ${policy.k} nearest vote` : `${policy.k} nearest, ${policy.order.replace("_", " ")}`),
+    add("shown", howRetrieved(bundle, policy)),
     add("at most", `${number(policy.max_injected_tokens)} tokens`),
     add("layout", bundle.layout),
     add("embedder", bundle.embedder),
@@ -92,6 +92,18 @@ function chart(bundle, choose) {
 
 // Returns the kind of the set that the example votes for. Without such a set: "pinned", the first tag, or "example".
 const kindOf = (bundle, example) => bundle.sets.find((one) => one.name === example.votes_for)?.kind ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
+
+function shownHeading(found) {
+  if (found.is_below_floor) return "What the model would be shown: no example is like the query, so the neutral set";
+  return found.set ? `What the model would be shown: the set ${found.set}` : "What the model would be shown";
+}
+
+function howRetrieved(bundle, policy) {
+  const sets = policy.policy === "nearest" ? [] : [`one of ${bundle.sets.length} sets, ${policy.voters} nearest vote`];
+  const nearest = policy.policy === "set" ? [] : [`${policy.k} nearest, ${policy.order.replace("_", " ")}`];
+  const floor = policy.similarity_floor === null ? [] : [`neutral below a similarity of ${policy.similarity_floor}`];
+  return [...sets, ...nearest, ...floor].join("; ");
+}
 
 function list(examples, likeness = {}, shown = new Set()) {
   return make("ol", {class: "examples"}, examples.map((one) => make("li", {class: shown.has(one.id) ? "shown" : ""},

@@ -130,10 +130,11 @@ async function explain(why, body, signal) {
   if (plan.examples?.length) {
     why.append(make("details", {open: matchMedia("(min-width: 801px)").matches},
       make("summary", {}, `${plan.examples.length} examples shown`,
-        plan.set ? make("small", {}, ` the set ${plan.set}, for which the nearest examples voted`) : null),
+        make("small", {}, chosen(plan))),
       make("ol", {class: "examples"}, plan.examples.map((one) => make("li", {},
         make("div", {class: "head"}, make("span", {class: "query"}, one.query),
           one.pinned ? make("span", {class: "tag"}, "pinned") : null,
+          plan.nearest.includes(one.id) && plan.set ? make("span", {class: "tag"}, "nearest") : null,
           make("span", {class: "likeness", title: "cosine similarity to the question"},
             bar(one.similarity ?? 0, `similarity ${number(one.similarity, 2)}`), number(one.similarity, 2))),
         make("p", {class: "response"}, one.response))))));
@@ -142,6 +143,15 @@ async function explain(why, body, signal) {
   why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " it was given",
     plan.tokens ? make("small", {}, ` ${number(plan.tokens)} tokens injected`) : null),
   make("pre", {}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
+}
+
+function chosen(plan) {
+  if (plan.is_below_floor) {
+    return ` no example is like the question: ${plan.set ? `the neutral set ${plan.set}` : "only the pinned ones"}`;
+  }
+  if (!plan.set) return "";
+  const nearest = plan.nearest.length ? `, and the nearest ${plan.nearest.length}` : "";
+  return ` the set ${plan.set}, for which the nearest examples voted${nearest}`;
 }
 
 const content = (message) =>

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from index.bundle.bundle import load_bundle, write_bundle
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from index.layouts import LAYOUTS, find_marker
-from index.types import Example, ExampleSet, Order, RetrievalPolicy
+from index.types import Example, ExampleSet, Order, PolicyName, RetrievalPolicy
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 
 harmless = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
@@ -26,11 +26,16 @@ banks = st.lists(
 )
 policies = st.builds(
     RetrievalPolicy,
-    st.integers(0, 1_000),
-    st.floats(-1, 1),
-    st.floats(-1, 1),
-    st.sampled_from(get_args(Order)),
-    st.integers(1, 10**9),
+    policy=st.sampled_from(get_args(PolicyName)),
+    k=st.integers(0, 1_000),
+    voters=st.integers(1, 1_000),
+    minimum_similarity=st.floats(-1, 1),
+    duplicate_similarity=st.floats(-1, 1),
+    order=st.sampled_from(get_args(Order)),
+    max_injected_tokens=st.integers(1, 10**9),
+    max_nearest_tokens=st.none() | st.integers(1, 10**9),
+    similarity_floor=st.none() | st.floats(-1, 1),
+    neutral_set=st.just("all"),
 )
 samplings = st.fixed_dictionaries(
     {},
@@ -71,8 +76,8 @@ def test_any_written_bundle_is_loaded_unchanged(
     provenance: dict[str, object],
 ) -> None:
     free = tuple(example.id for example in examples if not example.pinned)
-    assume(free or policy.order != "set")
-    sets = (ExampleSet("all", free[:2], free),) if policy.order == "set" else ()
+    assume(free or not policy.has_sets)
+    sets = (ExampleSet("all", free[:2], free),) if policy.has_sets else ()
     made = replace(bundle_input(examples, prompt, policy, sampling, layout), provenance=provenance, sets=sets)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent) / "bundle"

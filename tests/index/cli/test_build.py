@@ -48,7 +48,13 @@ def test_build_writes_a_bundle_with_generated_ids_and_trimmed_texts(sources: lis
     assert (made.query, made.response, made.pinned) == ("How do I boil an egg?", "Eight minutes.", False)
     assert given == Example("lock", "How do I pick a lock?", "I can't.", pinned=True, tags=("refusal",))
     assert (manifest.name, manifest.model, manifest.layout) == ("n", "m", "user-assistant")
-    assert manifest.retrieval == RetrievalPolicy(1, 0.1, 0.9, "canonical", 99)
+    assert manifest.retrieval == RetrievalPolicy(
+        k=1,
+        minimum_similarity=0.1,
+        duplicate_similarity=0.9,
+        order="canonical",
+        max_injected_tokens=99,
+    )
     assert manifest.sampling == {"temperature": 0.5, "stop": "###"}
     assert manifest.provenance == {"origin": "built by hand with drpo-index build, not optimised", "author": "me=us"}
 

@@ -35,7 +35,7 @@ def embedders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def in_sets() -> BundleInput:
     voters = tuple(example.id for example in bundle_input().examples if not example.pinned)
-    policy = RetrievalPolicy(k=2, order="set")
+    policy = RetrievalPolicy("set", voters=2)
     return replace(bundle_input(policy=policy), sets=(ExampleSet("all", voters[:2], voters),))
 
 

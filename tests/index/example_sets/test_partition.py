@@ -17,15 +17,16 @@ from index.example_sets.builder import token_lengths
 from index.example_sets.partition import PartitionSpec, SeparateTag, TokenLengths, partition_into_sets
 from index.layouts import LAYOUTS
 from index.rendering import render_preamble
-from index.retrieval.retriever import Retriever, choose_set, pinned
-from index.retrieval.selection import arrange
+from index.retrieval.retriever import Retriever, pinned
+from index.retrieval.selection import select_without_costs
+from index.retrieval.vote import choose_set
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 
 FOOD = ExampleSet("food", ("haiku", "boil"), ("boil", "haiku"))
 PLACES = ExampleSet("places", ("france",), ("france", "japan"))
-POLICY = RetrievalPolicy(k=3, minimum_similarity=-1.0, order="set")
+POLICY = RetrievalPolicy("set", voters=3, minimum_similarity=-1.0)
 TOKENIZER = Path(command.__file__).parent / "embedders" / "minilm_tokenizer" / "tokenizer.json"
 
 
@@ -40,8 +41,9 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def shown(bundle: Bundle, query: str) -> list[str]:
-    hits = Retriever(bundle).choose(WordEmbedder().embed([query])[0])
-    return [example.id for example in arrange(hits, bundle.manifest.retrieval.order)]
+    retrieved = Retriever(bundle).choose(WordEmbedder().embed([query])[0])
+    policy = bundle.manifest.retrieval
+    return [example.id for example in select_without_costs(policy, (), retrieved).in_order(policy.order)]
 
 
 def test_query_is_shown_the_whole_set_of_its_neighbours_in_order(bundle: Bundle) -> None:
@@ -52,7 +54,7 @@ def test_query_is_shown_the_whole_set_of_its_neighbours_in_order(bundle: Bundle)
 
 def test_shown_example_has_its_own_similarity_to_the_query(bundle: Bundle) -> None:
     query = WordEmbedder().embed(["Write a haiku about eggs"])[0]
-    for hit in Retriever(bundle).choose(query):
+    for hit in Retriever(bundle).choose(query).in_set:
         assert hit.similarity == pytest.approx(float(bundle.vectors[hit.position] @ query), abs=1e-6)
         assert bundle.examples[hit.position] == hit.example
 
@@ -103,6 +105,7 @@ def test_all_neighbours_vote_if_all_are_below_the_minimum_of_their_sets() -> Non
         (sets_bytes((replace(FOOD, shown=("lock",)),)), "or a pinned one"),
         (sets_bytes((replace(FOOD, members=("nobody",)),)), "is no example of the bank"),
         (sets_bytes((replace(FOOD, shown=()),)), "is empty"),
+        (sets_bytes((replace(FOOD, members=()),)), "is empty"),
         (sets_bytes((replace(FOOD, shown=("boil", "boil")),)), 'the example "boil" appears twice'),
         (sets_bytes((FOOD, replace(PLACES, members=("boil",)))), 'the voter "boil" appears twice'),
         (sets_bytes((FOOD, replace(PLACES, name="food"))), 'the name "food" appears twice'),
@@ -231,7 +234,9 @@ def test_sets_command_writes_the_same_bundle_with_sets(source: Path, tmp_path: P
         before.examples,
         before.manifest.layout,
     )
-    assert (after.manifest.retrieval.order, after.manifest.retrieval.k) == ("set", 12)
+    policy = after.manifest.retrieval
+    assert (policy.policy, policy.voters, policy.similarity_floor) == ("set", 12, None)
+    assert policy.neutral_set in [one.name for one in after.sets if one.kind == "other"]
     assert {one.name.partition("-")[0]: one.weight for one in after.sets} == {"law": 2.0, "other": 1.0}
     assert [one.kind for one in after.sets].count("law") == 2
     by_id = {one.id: one for one in after.examples}

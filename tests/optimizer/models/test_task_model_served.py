@@ -53,9 +53,27 @@ EMBEDDER = open_embedder(DEFAULT_EMBEDDER)
 DEFAULT_BUNDLE = load_bundle(default_bundle_directory(), EMBEDDER)
 
 
-def serve_in_layout(layout: str) -> ServedBundle:
-    """The default bundle as it would be if it had this layout."""
-    bundle = replace(DEFAULT_BUNDLE, manifest=replace(DEFAULT_BUNDLE.manifest, layout=layout))
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "as it is": {},
+    "set": {"policy": "set", "similarity_floor": 0.4, "neutral_set": "other-5"},
+    "set_and_nearest": {"policy": "set_and_nearest", "k": 3, "max_injected_tokens": 900},
+    "set_and_nearest, limited": {"policy": "set_and_nearest", "k": 3, "max_nearest_tokens": 80},
+    "set_and_nearest, floor": {
+        "policy": "set_and_nearest",
+        "k": 2,
+        "max_injected_tokens": 900,
+        "similarity_floor": 0.4,
+        "neutral_set": "other-5",
+    },
+    "nearest, floor": {"policy": "nearest", "k": 4, "similarity_floor": 0.4, "neutral_set": "other-5"},
+}
+
+
+def serve_in_layout(layout: str, **policy: Any) -> ServedBundle:
+    """The default bundle as it would be if it had this layout and these values of the policy."""
+    manifest = DEFAULT_BUNDLE.manifest
+    manifest = replace(manifest, layout=layout, retrieval=replace(manifest.retrieval, **policy))
+    bundle = replace(DEFAULT_BUNDLE, manifest=manifest, sets=DEFAULT_BUNDLE.sets if manifest.retrieval.has_sets else ())
     search = BundleSearch(bundle.id, Retriever(bundle), EMBEDDER)
     return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), search)
 
@@ -65,9 +83,16 @@ def chat_request(row: Row) -> dict[str, Any]:
     return {"model": "scripted", "messages": messages}
 
 
-@pytest.mark.parametrize(("kind", "layout"), [*(("completion", name) for name in LAYOUTS), ("chat", "query-answer")])
-async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, tmp_path: Path) -> None:
-    served = serve_in_layout(layout)
+@pytest.mark.parametrize(
+    ("kind", "layout", "policy"),
+    [
+        *(("completion", name, "as it is") for name in LAYOUTS),
+        *(("chat", "query-answer", name) for name in POLICIES),
+        *(("completion", "query-answer", name) for name in POLICIES if name != "as it is"),
+    ],
+)
+async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, policy: str, tmp_path: Path) -> None:
+    served = serve_in_layout(layout, **POLICIES[policy])
     async with (
         scripted_backend(whatever, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,

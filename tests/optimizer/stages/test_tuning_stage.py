@@ -22,7 +22,7 @@ from optimizer.search.levels import RacedSettings
 from optimizer.search.race import RaceSettings
 from optimizer.stages.candidate_gate import CandidateGate
 from optimizer.stages.scored_rows import ScoredRows
-from optimizer.stages.tuning_stage import set_hyperparameter, tune
+from optimizer.stages.tuning_stage import tune
 from tests.optimizer.scripted_models import write_run
 
 ROWS = [Row(f"query {number}") for number in range(60)]
@@ -62,24 +62,24 @@ async def test_values_without_effect_are_not_adopted(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_bundle_that_leaves_its_sets_uses_the_default_number_of_nearest_examples() -> None:
-    in_sets = from_bundle(load_bundle(default_bundle_directory(), open_embedder(DEFAULT_EMBEDDER)))
-    assert (in_sets.retrieval.order, in_sets.retrieval.k) == ("set", 12)
-    nearest = set_hyperparameter(in_sets, "order", "similar_last")
-    assert (nearest.retrieval.order, nearest.retrieval.k) == ("similar_last", 3)
-    assert set_hyperparameter(nearest, "order", "canonical").retrieval.k == 3
-    assert set_hyperparameter(in_sets, "order", "set") == in_sets
+async def test_number_of_nearest_is_tuned_only_under_a_policy_that_shows_them(tmp_path: Path) -> None:
+    for best, expected in (
+        ("set", {("set", 3), ("nearest", 3), ("set_and_nearest", 3)}),
+        ("nearest", {("set", 3), ("nearest", 3), ("set_and_nearest", 3), ("nearest", 1), ("nearest", 5)}),
+        (
+            "set_and_nearest",
+            {("set", 3), ("nearest", 3), ("set_and_nearest", 3), ("set_and_nearest", 1), ("set_and_nearest", 5)},
+        ),
+    ):
+        scored = set()
 
+        def quality(candidate: Candidate, best: str = best, scored: set[tuple[str, int]] = scored) -> float:
+            scored.add((candidate.retrieval.policy, candidate.retrieval.k))
+            return 0.9 if candidate.retrieval.policy == best else 0.1
 
-async def test_number_of_voting_neighbours_is_not_tuned(tmp_path: Path) -> None:
-    scored = set()
-
-    def quality(candidate: Candidate) -> float:
-        scored.add((candidate.retrieval.order, candidate.retrieval.k))
-        return 0.9 if candidate.retrieval.order == "set" else 0.1
-
-    await tuned(TuneTable(k=(0, 1, 5), order=("similar_last",)), quality, tmp_path)
-    assert scored == {("set", 12), ("similar_last", 3)}
+        table = TuneTable(policy=("nearest", "set_and_nearest"), k=(1, 5), order=())
+        await tuned(table, quality, tmp_path / best)
+        assert scored == expected
 
 
 async def test_adopted_values_are_kept_when_the_budget_ends(tmp_path: Path) -> None:

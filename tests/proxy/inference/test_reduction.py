@@ -56,7 +56,7 @@ async def test_pinned_refusal_stays_where_it_fits(kind: str, name: str) -> None:
 @pytest.mark.parametrize("reason", ["timeout", "embedder"])
 async def test_pinned_refusal_stays_if_retrieval_fails(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def find(*_: object) -> RetrievalResult:
-        return RetrievalResult((), degraded=reason)
+        return RetrievalResult(degraded=reason)
 
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
         monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
@@ -67,7 +67,7 @@ async def test_pinned_refusal_stays_if_retrieval_fails(reason: str, monkeypatch:
 
 async def test_failed_retrieval_and_a_full_context_are_both_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async def find(*_: object) -> RetrievalResult:
-        return RetrievalResult((), degraded="timeout")
+        return RetrievalResult(degraded="timeout")
 
     async with scripted_backend(answer, context=1000) as backend, serving(backend.url) as proxy:
         monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)

@@ -30,7 +30,7 @@ FAST = 0.05  # seconds
 
 
 def bundle_with_sets(id_letter: str = "b", sets: tuple[ExampleSet, ...] = SETS, **policy: Any) -> ServedBundle:
-    plain = served_bundle(order="set", **policy)
+    plain = served_bundle(policy="set", **policy)
     bundle = replace(plain.bundle, id=id_letter * 64, sets=sets)
     return replace(plain, bundle=bundle, search=BundleSearch(bundle.id, Retriever(bundle), WordEmbedder()))
 

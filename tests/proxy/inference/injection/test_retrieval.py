@@ -60,7 +60,7 @@ async def test_cached_query_is_answered_without_the_thread(retrieval: Retrieval)
     first = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()
     assert await retrieval.find(bundle_search(embedder), "hello") == first
-    assert first.hits
+    assert first.retrieved.hits
     assert threading.get_ident() not in embedder.threads
 
 
@@ -68,7 +68,7 @@ async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> Non
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
     retrieval._executor.shutdown()  # The vector is cached and the bank is small, so the thread is not needed.
-    assert (await retrieval.find(bundle_search(embedder, "reloaded"), "hello")).hits == before.hits
+    assert (await retrieval.find(bundle_search(embedder, "reloaded"), "hello")).retrieved.hits == before.retrieved.hits
     assert embedder.calls == [["hello"]]
 
 
@@ -83,7 +83,7 @@ async def test_equal_concurrent_queries_are_embedded_once_for_all_bundles(retrie
     embedder = Embedder(0.02)
     searches = [bundle_search(embedder, name) for name in ("one", "two", "one", "two", "one")]
     found = await asyncio.gather(*(retrieval.find(each, "hello") for each in searches))
-    assert len({each.hits for each in found}) == 1
+    assert len({each.retrieved.hits for each in found}) == 1
     assert embedder.calls == [["hello"]]
 
 
@@ -92,7 +92,7 @@ async def test_queries_that_wait_for_the_embedder_form_one_batch(retrieval: Retr
     first = asyncio.create_task(retrieval.find(bundle_search(embedder), "first"))
     await asyncio.sleep(0.005)
     await asyncio.gather(*(retrieval.find(bundle_search(embedder), f"query {n}") for n in range(40)))
-    assert (await first).hits
+    assert (await first).retrieved.hits
     assert [len(call) for call in embedder.calls] == [1, 32, 8]
 
 
@@ -137,7 +137,7 @@ async def test_late_result_is_cached_for_later_requests() -> None:
     try:
         assert (await retrieval.find(slow, "hello")).degraded == "timeout"
         async with asyncio.timeout(30):
-            while not (await retrieval.find(slow, "hello")).hits:
+            while not (await retrieval.find(slow, "hello")).retrieved.hits:
                 await asyncio.sleep(0.01)
         assert embedder.calls == [["hello"]]
     finally:
@@ -150,7 +150,7 @@ async def test_cancelled_request_does_not_cancel_a_shared_lookup(retrieval: Retr
     staying = asyncio.create_task(retrieval.find(slow, "hello"))
     await asyncio.sleep(0.01)
     leaving.cancel()
-    assert (await staying).hits
+    assert (await staying).retrieved.hits
 
 
 @settings(max_examples=30, deadline=None)
@@ -167,7 +167,7 @@ def test_each_query_gets_its_own_examples_in_any_order(asked: list[tuple[str, st
                 if waits:
                     await tasks[-1][1]
             for text, task in tasks:
-                expected = Retriever(served_bundle().bundle).nearest(WordEmbedder().embed([text])[0])
+                expected = Retriever(served_bundle().bundle).choose(WordEmbedder().embed([text])[0])
                 assert await task == RetrievalResult(expected)
             assert sorted(text for call in embedder.calls for text in call) == sorted({text for text, _, _ in asked})
         finally:

@@ -115,7 +115,7 @@ async def test_examples_allowed_by_estimates_are_selected_again_from_counts(monk
 
 async def test_failed_retrieval_is_reported_for_a_query_without_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
-        found = iter([RetrievalResult(()), RetrievalResult((), degraded="timeout"), RetrievalResult(())])
+        found = iter([RetrievalResult(), RetrievalResult(degraded="timeout"), RetrievalResult()])
 
         async def find(*_: object) -> RetrievalResult:
             return next(found)

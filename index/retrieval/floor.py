@@ -1,0 +1,58 @@
+"""Measures the similarity floor of a bundle: the similarity below which a query counts as unlike every example.
+
+The floor depends on the embedder and on the bank, so it is measured with queries like those of the users. This module
+does not depend on files or embedders.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from index.errors import BundleError
+from index.retrieval.retriever import Retriever
+from index.types import Vectors
+
+_LOWEST: Final = -1.0  # the similarity of a query whose vector is not usable
+_STEPS: Final = 10_000  # the floor is rounded down to a multiple of 1 / _STEPS, so that people can read it
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFloor:
+    """A similarity floor, and the queries by which it was measured.
+
+    Attributes:
+        floor: The floor.
+        queries: The number of queries.
+        below: The number of queries that are below the floor.
+        median: The median similarity of the queries to their most similar example.
+    """
+
+    floor: float
+    queries: int
+    below: int
+    median: float
+
+
+def measure_floor(retriever: Retriever, vectors: Sequence[Vectors], share: float) -> MeasuredFloor:
+    """Return the floor below which at most this share of the queries is.
+
+    Args:
+        retriever: Searches the bundle.
+        vectors: The vectors of the queries. They should not be queries of the bank: those are like themselves.
+        share: The share of the queries that may be below the floor, from 0 to 1.
+
+    Raises:
+        BundleError: There are too few queries to measure the share.
+    """
+    needed = math.ceil(1 / share) if share > 0 else 1
+    if len(vectors) < needed:
+        raise BundleError(
+            f"{len(vectors):,} queries that the bank does not contain are too few: a share of {share:g} below the "
+            f"floor needs at least {needed:,}"
+        )
+    found = [retriever.most_similar(vector) for vector in vectors]
+    similarities = sorted(_LOWEST if hit is None else hit.similarity for hit in found)
+    floor = math.floor(similarities[min(int(share * len(vectors)), len(vectors) - 1)] * _STEPS) / _STEPS
+    below = sum(similarity < floor for similarity in similarities)
+    return MeasuredFloor(max(_LOWEST, floor), len(vectors), below, similarities[len(vectors) // 2])
