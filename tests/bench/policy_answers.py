@@ -1,14 +1,14 @@
 """Measures refusals and the similarity of answers to GPT-4's under each policy for examples: table of docs/bundles.md.
 
     python -m tests.bench.policy_answers                 the 3 nearest examples, and the bundle's own sets
-    ... --policy "3 nearest" --policy "1 nearest"        other policies: tests/bench/policy_spec.py
+    ... --policy "3 nearest" --policy "1 nearest"        other policies: tests/bench/policies/spec.py
     ... --policy "12 sets of 384 and 2 nearest within 96 floor 0.3" --tokenizer tokenizer.json
     ... --half first                                     every second row, for a choice; `second` confirms it
 
 The real proxy answers with the embedded model and with the bundle's prompt, pinned examples and settings, greedy. The
 first policy is the baseline of the differences. A policy is chosen by these figures, so the rows are training rows:
 general queries of references.jsonl, and XSTest's prompts. One policy and one half take 6 minutes on two cores. Answers
-that were generated before come from the cache of tests/bench/answer_cache.py.
+that were generated before come from the cache of tests/bench/policies/answer_cache.py.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from optimizer.evaluation.measures import MeasuredAnswer, measures
 from proxy.backends.embedded.weights import GEMMA
 from proxy.core.settings import InjectionSettings, Settings
 from proxy.server.lifecycle import open_backends
-from tests.bench.answer_cache import AnswerCache, caching
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving
 from tests.bench.embedders import say
-from tests.bench.policy_spec import PolicySpec, parse_policy, with_policy
+from tests.bench.policies.answer_cache import AnswerCache, caching
+from tests.bench.policies.spec import PolicySpec, parse_policy, with_policy
 from tests.measurement import DATA, TRAIN, general_rows, sensitive_rows
 
 POLICIES: Final = ("3 nearest", "own")
@@ -47,7 +47,7 @@ def main() -> None:
         action="append",
         type=parse_policy,
         metavar="POLICY",
-        help="as in tests/bench/policy_spec.py; repeatable; the first is the baseline",
+        help="as in tests/bench/policies/spec.py; repeatable; the first is the baseline",
     )
     parser.add_argument("--half", choices=HALVES, default="both", help="of the rows (%(default)s)")
     parser.add_argument("--tokenizer", type=Path, help="the model's tokenizer.json, if a policy makes sets")

@@ -37,7 +37,7 @@ from index.rendering import render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange, select_within_policy, select_without_costs
 from index.types import Bundle, Example, Hit, Message, RetrievalPolicy, Vectors
-from tests.bench.policy_spec import parse_policy, with_policy
+from tests.bench.policies.spec import parse_policy, with_policy
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.bench.prefix_cache.routed import HEADINGS, cost_of, measure_routed

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from proxy.backends.backend import Backend
-from tests.bench.answer_cache import AnswerCache, caching, request_key
-from tests.bench.policy_spec import parse_policy
+from tests.bench.policies.answer_cache import AnswerCache, caching, request_key
+from tests.bench.policies.spec import parse_policy
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 
 

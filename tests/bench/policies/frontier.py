@@ -1,6 +1,6 @@
 """Simulates how many injected tokens are computed again for each request, for many retrieval policies at once.
 
-    python -m tests.bench.prefix_frontier                               the grid of the flags' defaults
+    python -m tests.bench.policies.frontier                               the grid of the flags' defaults
     ... --sets 0 4 8 12 --tokens 384 544 --nearest 0 1 2 3 4 5 6        other sets, and none
     ... --within 64 96 --floor 0.3                                      limits of the nearest examples, and a floor
     ... --policy "sets and 1 nearest" --json points.json                single policies; the figures as JSON
@@ -26,7 +26,7 @@ from index.example_sets.builder import token_lengths
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_within_policy
 from index.types import Bundle
-from tests.bench.policy_spec import PolicySpec, parse_policy, with_policy
+from tests.bench.policies.spec import PolicySpec, parse_policy, with_policy
 from tests.bench.prefix import BLOCKS, CONCURRENCY, OUTPUTS, Stream, Texts, cache_room, read_stream
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.vllm.environment import environment

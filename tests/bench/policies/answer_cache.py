@@ -1,7 +1,7 @@
 """Caches the replies of a model server by a hash of the request, so that no bench generates an answer twice.
 
-    python -m tests.bench.answer_cache export answers.jsonl.gz      hashes and replies, without requests
-    python -m tests.bench.answer_cache import answers.jsonl.gz      adds the replies that the cache lacks
+    python -m tests.bench.policies.answer_cache export answers.jsonl.gz      hashes and replies, without requests
+    python -m tests.bench.policies.answer_cache import answers.jsonl.gz      adds the replies that the cache lacks
 
 All benches share one SQLite file: answers.sqlite in the cache folder of the user, or $DRPO_ANSWERS. `caching` puts a
 relay between a proxy and its backend. If a request asks for an answer that is not streamed, it gets the kept reply. If
