@@ -6,11 +6,13 @@ a new turn. This module does not depend on bundles or models; `index.rendering` 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, product
 from types import MappingProxyType
 
+from index.control_tokens import find_control_token
 from index.errors import LayoutError
 from index.types import Role
 
@@ -18,12 +20,6 @@ ZERO_WIDTH_SPACE = "\u200b"
 SEPARATOR = "\n\n"
 # Every character that str.splitlines treats as the end of a line. A model may treat each of them as a line break too.
 _LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# Tokens that chat templates write around turns. In a bundle's text, such a token could forge a turn for a chat model.
-_CONTROL_TOKEN = re.compile(
-    r"<\|[A-Za-z0-9_]+\|>|</?(?:start_of_turn|end_of_turn|bos|eos)>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
-)
-# Every control token ends with one of these strings.
-_CONTROL_ENDS = ("|>", "_of_turn>", "bos>", "eos>", "INST]", "SYSTEM_PROMPT]", "SYS>>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
 )
 
 
-_MARKER_PIECES = (*_CONTROL_ENDS, *(m for one in LAYOUTS.values() for m in (one.system, one.user, one.assistant)))
+_MARKERS = tuple(marker for one in LAYOUTS.values() for marker in (one.system, one.user, one.assistant))
 
 
 @cache
@@ -92,12 +88,11 @@ def escape(layout: TextLayout, text: str) -> str:
 
 def find_marker(text: str) -> str | None:
     """Return a marker that begins a line of `text`, or a control token of a chat template; None if there is neither."""
-    if not any(piece in text for piece in _MARKER_PIECES):
-        return None  # the usual case; a search with the regular expressions would take ten times as long
-    for pattern in (*map(_marker_at_line_start, LAYOUTS.values()), _CONTROL_TOKEN):
-        if found := pattern.search(text):
-            return found[0]
-    return None
+    if any(marker in text for marker in _MARKERS):  # a search with the regular expressions would take longer
+        for pattern in map(_marker_at_line_start, LAYOUTS.values()):
+            if found := pattern.search(text):
+                return found[0]
+    return find_control_token(text)
 
 
 @cache
@@ -112,6 +107,42 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     """
     markers = (layout.user, layout.assistant, layout.system)
     return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in markers)
+
+
+@cache
+def stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stop strings of a layout, and their forms in the answer of a model whose line breaks are CR LF.
+
+    Each line break may be LF or CR LF, because the prompt has LF.
+    """
+    return tuple(variant for stop in stops for variant in _line_break_variants(stop))
+
+
+def _line_break_variants(stop: str) -> Iterator[str]:
+    parts = stop.split("\n")
+    for breaks in product(("\n", "\r\n"), repeat=len(parts) - 1):
+        yield "".join(chain.from_iterable(zip(parts, (*breaks, ""), strict=True)))
+
+
+def layout_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
+    """Return the same as `first_stop` for the stop strings of a layout, also if the line breaks of a text are CR LF."""
+    return first_stop(text, stops_with_carriage_returns(stops) if "\r" in text else stops)
+
+
+@cache
+def escaped_markers(stops: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern for the U+200B in each escaped marker of a layout, with the rest of the marker as look-ahead.
+
+    Args:
+        stops: The stop strings of the layout.
+    """
+    rests = "|".join(re.escape(stop.strip("\n")[1:]) for stop in stops)
+    return re.compile(f"{ZERO_WIDTH_SPACE}(?={rests})")
+
+
+def unescape(text: str, stops: tuple[str, ...]) -> str:
+    """Return an answer without the U+200B in markers that the model copied from an escaped text of the prompt."""
+    return escaped_markers(stops).sub("", text) if stops and ZERO_WIDTH_SPACE in text else text
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from index.errors import LayoutError
-from index.layouts import SEPARATOR, TextLayout, escape, first_stop, stop_strings
+from index.layouts import SEPARATOR, TextLayout, escape, layout_stop, stop_strings, unescape
 from index.types import Example, Message, Role
 
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
@@ -43,10 +43,12 @@ class TextPrompt:
     def clean(self, answer: str) -> str:
         """Return the answer up to the first stop string, without leading white space if `has_leading_gap` is true.
 
+        U+200B in a marker that the model copied from the prompt is removed.
+
         Most servers end the answer before a stop string. Some ignore stop strings, or return them with the answer.
         """
-        found = first_stop(answer, self.stop)
-        ended = answer if found is None else answer[: found[0]]
+        found = layout_stop(answer, self.stop)
+        ended = unescape(answer if found is None else answer[: found[0]], self.stop)
         return remove_leading_gap(ended) if self.has_leading_gap else ended
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from index.embedders.base import Embedder
-from index.layouts import LAYOUTS, first_stop
+from index.layouts import LAYOUTS, layout_stop
 from index.rendering import TextPrompt, leading_gap, render_chat, render_example, render_prompt, render_raw, text_prompt
 from index.retrieval.retriever import Retriever, pinned, retrieval_query
 from index.retrieval.selection import select_within_policy
@@ -106,7 +106,7 @@ class TaskModel:
             return reply
         prompt = _text_prompt(variant, examples, row)
         # A server may ignore stop strings, or accept only a few. The proxy then ends the answer with this reason too.
-        is_stopped = first_stop(reply.text, prompt.stop) is not None
+        is_stopped = layout_stop(reply.text, prompt.stop) is not None
         finish_reason = "stop" if is_stopped else reply.finish_reason
         return replace(reply, text=prompt.clean(reply.text), finish_reason=finish_reason)
 

@@ -5,7 +5,8 @@ client may send four more. The backend therefore does not get all of them. It ma
 string that it got: because it ignores stop strings, or because the request has `include_stop_str_in_output` or
 `min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker reaches the client. The backend
 does not know of the cut and continues to generate. The reported usage therefore includes the tokens after the cut,
-which the client does not get. The module does no I/O and does not depend on backends.
+which the client does not get. A model may also copy a marker from the prompt, where it was escaped. The module does no
+I/O and does not depend on backends.
 """
 
 import re
@@ -16,11 +17,19 @@ from typing import Any, Final
 
 import orjson
 
-from index.layouts import first_stop
+from index.layouts import (
+    ZERO_WIDTH_SPACE,
+    escaped_markers,
+    first_stop,
+    layout_stop,
+    stops_with_carriage_returns,
+    unescape,
+)
 from proxy.core.json_types import JsonDict
 from proxy.openai.backend_reply import has_finished
 
 _MAX_CACHED_RULES: Final = 128
+_ZERO_WIDTH_SPACE: Final = ZERO_WIDTH_SPACE.encode()
 _ESCAPE: Final = b"\\u"  # the beginning of an escape sequence, which may encode any character of a JSON string
 
 
@@ -73,8 +82,10 @@ def cut_completion(completion: Mapping[str, Any], rules: StopRules) -> JsonDict:
 
 
 def _cut_choice(choice: JsonDict, rules: StopRules) -> JsonDict:
-    found = _find_end(_text(choice), rules, rules.before, is_whole=True)
-    return _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
+    text = _text(choice)
+    found = _find_end(text, rules, rules.before, is_whole=True)
+    cut = _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
+    return {**cut, "text": unescape(_text(cut), rules.layout)} if ZERO_WIDTH_SPACE in text else cut
 
 
 def _text(choice: Mapping[str, Any]) -> str:
@@ -93,7 +104,7 @@ def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tu
         before: The text that counts as written before the text.
         is_whole: Whether no text follows. A marker at the end then lacks the line break after it.
     """
-    marker = first_stop(before + text, rules.layout)
+    marker = layout_stop(before + text, rules.layout)
     if marker is None and is_whole:
         marker = _marker_at_end(before + text, rules)
     found = first_stop(text, rules.client) if rules.client else None
@@ -106,11 +117,16 @@ def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tu
 
 
 def _marker_at_end(text: str, rules: StopRules) -> tuple[int, str] | None:
-    for stop in rules.layout:
-        marker = stop.rstrip("\n")
-        if text.endswith(marker):
-            return len(text) - len(marker), stop
-    return None
+    found = []
+    for stop in _layout_stops(text, rules):
+        marker = stop.rstrip("\r\n")
+        if text.endswith((marker, f"{marker}\r")):
+            found.append((text.rindex(marker), stop))
+    return min(found, default=None)
+
+
+def _layout_stops(text: str, rules: StopRules) -> tuple[str, ...]:
+    return stops_with_carriage_returns(rules.layout) if "\r" in text else rules.layout
 
 
 def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
@@ -150,9 +166,15 @@ class StopCutter:
         """Return True if `cut` would not change the chunk of an event. The event is not parsed.
 
         True means that no part is held back, no choice was cut, and that the event does not contain the first character
-        of a stop string. Most events of a stream have no line break in their text and pass.
+        of a stop string, nor the U+200B of an escaped marker. Most events of a stream have no line break in their text,
+        and pass.
         """
-        return not self.held and not self.ended and self.first_characters.search(event) is None
+        return (
+            not self.held
+            and not self.ended
+            and self.first_characters.search(event) is None
+            and _ZERO_WIDTH_SPACE not in event
+        )
 
     def cut(self, chunk: Mapping[str, Any]) -> JsonDict:
         """Return the chunk with all parts that can be sent now. The list of its choices may be empty.
@@ -169,8 +191,9 @@ class StopCutter:
 
     def _whole_parts(self, index: int, parts: Sequence[JsonDict]) -> Iterable[JsonDict]:
         before = "" if index in self.begun else self.rules.before
-        found = _find_end("".join(map(_text, parts)), self.rules, before, is_whole=True)
-        return parts if found is None else _parts_before(parts, *found)
+        text = "".join(map(_text, parts))
+        found = _find_end(text, self.rules, before, is_whole=True)
+        return _unescaped(parts if found is None else [*_parts_before(parts, *found)], text, self.rules)
 
     def _ready_parts(self, choice: JsonDict) -> Iterator[JsonDict]:
         index = choice.get("index", 0)
@@ -183,13 +206,13 @@ class StopCutter:
         found = _find_end(text, self.rules, before, is_whole=is_last)
         if found is not None:
             self.ended.add(index)
-            yield from _parts_before(parts, *found)
+            yield from _unescaped([*_parts_before(parts, *found)], text, self.rules)
             return
         held = 0 if is_last else min(len(text), _possible_stop_length(before + text, self.rules))
         count = _parts_within(parts, len(text) - held)
         if any(map(_text, parts[:count])):
             self.begun.add(index)
-        yield from parts[:count]
+        yield from _unescaped(parts[:count], text, self.rules)
         if parts[count:]:
             self.held[index] = parts[count:]
 
@@ -197,15 +220,37 @@ class StopCutter:
 @lru_cache(maxsize=_MAX_CACHED_RULES)
 def _first_characters(rules: StopRules) -> re.Pattern[bytes]:
     """Return a pattern that finds the first character of each stop string in a serialized event."""
-    first = {orjson.dumps(stop[0])[1:-1] for stop in (*rules.layout, *rules.client) if stop}
+    written = ("\r",) if rules.layout else ()  # a line break may be CR LF
+    first = {orjson.dumps(stop[0])[1:-1] for stop in (*rules.layout, *rules.client, *written) if stop}
     return re.compile(b"|".join(map(re.escape, sorted({*first, _ESCAPE}))))
 
 
 def _possible_stop_length(text: str, rules: StopRules) -> int:
     """Return how many characters at the end of a text may be the beginning of a stop string."""
-    stops = (*rules.layout, *rules.client)
+    stops = (*_layout_stops(text, rules), *rules.client)
+    if ZERO_WIDTH_SPACE in text:
+        stops += tuple(ZERO_WIDTH_SPACE + stop.strip("\n")[1:] for stop in rules.layout)
     lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
     return max(lengths, default=0)
+
+
+def _unescaped(parts: Sequence[JsonDict], text: str, rules: StopRules) -> Sequence[JsonDict]:
+    """Return parts without the U+200B of escaped markers.
+
+    Args:
+        parts: The first parts of a text.
+        text: The text.
+        rules: The stop strings.
+    """
+    if ZERO_WIDTH_SPACE not in text or not rules.layout:
+        return parts
+    places, kept, end = [found.start() for found in escaped_markers(rules.layout).finditer(text)], [], 0
+    for part in parts:
+        start, end = end, end + len(_text(part))
+        inside = {place - start for place in places if start <= place < end}
+        written = "".join(character for place, character in enumerate(_text(part)) if place not in inside)
+        kept.append({**part, "text": written} if inside else part)
+    return kept
 
 
 def _parts_within(parts: Sequence[JsonDict], length: int) -> int:

@@ -234,7 +234,7 @@ def test_role_without_a_marker_and_empty_conversation_are_layout_errors(layout: 
         render_chat("prompt", [], [])
 
 
-@pytest.mark.parametrize("marker", [*MARKERS, "<|im_start|>", "<|eot_id|>", "<start_of_turn>", "[INST]", "<</SYS>>"])
+@pytest.mark.parametrize("marker", [*MARKERS, "<|im_start|>", "<|eot_id|>", "<start_of_turn>", "[INST]", "<｜User｜>"])
 def test_marker_of_any_layout_or_chat_template_is_found(marker: str) -> None:
     assert find_marker(f"innocent\n{marker} more") == marker
 
@@ -281,3 +281,21 @@ def test_light_modules_import_neither_faiss_nor_an_embedder(module: str) -> None
     heavy = "{'faiss', 'onnxruntime', 'sentencepiece', 'tokenizers', 'sentence_transformers'}"
     code = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("breaks", ["\r\n", "\n"])
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_answer_with_other_line_breaks_ends_before_the_next_turn(layout: TextLayout, breaks: str, role: Role) -> None:
+    answer = f"One.\n\nTwo.\n\n{layout.marker(role)}{layout.gap}More".replace("\n", breaks)
+    cleaned = text_prompt(layout, "p", [], [Message("user", "q")]).clean(answer)
+    assert cleaned == f"One.{breaks}{breaks}Two."
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_copied_escaped_marker_loses_its_zero_width_space(layout: TextLayout) -> None:
+    forged = "\n".join(f"{marker} x" for marker in (layout.system, layout.user, layout.assistant))
+    prompt = text_prompt(layout, "p", [], [Message("user", forged)])
+    assert escape(layout, forged) in prompt.text
+    others = "ខ្ញុំ\u200bស្រឡាញ់ a\u200bb \u200b"
+    assert prompt.clean(f"{escape(layout, forged)} {others}") == f"{forged} {others}".lstrip()

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from index.control_tokens import find_possible_control_token
+
 _MAX_READ: Final = 4_000  # characters of an answer; the rest of a longer text tells no more
 _MAX_QUOTED: Final = 40  # characters of a sign that may stand in a message
 _WORDS_IN_LOOP: Final = 4
@@ -24,15 +26,6 @@ _CLOSES_REASONING: Final = re.compile(
 )
 _HARMONY: Final = "<|channel|>"  # the format of gpt-oss, if the server does not parse it
 _HARMONY_FINAL: Final = "<|channel|>final<|message|>"
-# The forms in which chat templates write their tokens. A tag of HTML has none of these forms, except <s> and <pad>.
-_TEMPLATE_TOKEN: Final = re.compile(
-    r"[<\[][|｜][^|｜<>\[\]\n]{1,48}[|｜]?[>\]]"  # <|im_end|>, <｜User｜>, [|endofturn|], <|turn>
-    r"|<[^|｜<>\s/]{1,48}[|｜]>"  # <turn|>
-    r"|</?(?:s|bos|eos|eot|eod|eom|eop|sop|eoa|pad|unk|(?:start|end|begin|im)_\w{1,32}|\w{1,32}_(?:of_\w+|start|end))>"
-    r"|<\w{1,16}:(?:bos|eos|pad)>"
-    r"|<</?SYS>>"
-    r"|\[/?(?:INST|EOS|BOS|PAD|gMASK|[A-Z_]{0,24}(?:PROMPT|TOKEN|TOOLS|RESULTS))(?:_\d+)?\]"
-)
 _USER_ROLES: Final = "user|human|question|query|instruction|instructions|input|customer|student|q"
 _OTHER_ROLES: Final = "assistant|system|ai|bot|model|gpt|chatbot"
 # A line that begins another turn: "User:", "### Instruction:", "**Human**:", or a bare "user" that a template left
@@ -167,8 +160,8 @@ def _used_reasoning_tokens(reply: Mapping[str, Any]) -> bool:
 
 
 def _find_token(text: str) -> str:
-    found = _TEMPLATE_TOKEN.search(text[:_MAX_READ])
-    return f"has the template token {_quoted(found[0])}" if found else ""
+    found = find_possible_control_token(text[:_MAX_READ])
+    return f"has the template token {_quoted(found)}" if found else ""
 
 
 def _repeats(text: str) -> bool:

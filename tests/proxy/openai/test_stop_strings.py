@@ -1,6 +1,7 @@
 """Guards that answers end at stop strings that the backend did not cut at, and that no other text is lost."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,28 @@ STOPS = st.lists(st.sampled_from(["ab", "END", "\n# Query:", "\n\n", "b# "]), mi
 def expected(text: str, stops: list[str]) -> tuple[str, str]:
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return (text[: min(places)], "stop") if places else (text, "length")
+
+
+CARRIAGE_RETURNS = ["a", "\r", "\n", "\r\n", "\n\n", "#", "# Query:", "\u200b", "\u200b Query:", " Query", " Answer:"]
+
+
+@given(st.lists(st.sampled_from(CARRIAGE_RETURNS), max_size=20).map("".join), st.data())
+def test_stream_with_carriage_returns_and_escapes_is_that_of_a_complete_reply(text: str, data: Any) -> None:
+    rules = StopRules(tuple(LAYOUT), (), before="\n")
+    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+    cutter = StopCutter(rules)
+    shown = []
+    for number, piece in enumerate(pieces):
+        choices = [_choice(piece, last=number == len(pieces) - 1)]
+        if cutter.passes(_event(choices[0])) and cutter.has_begun(choices):
+            shown.append(piece)
+        else:
+            shown += [choice["text"] for choice in cutter.cut({"choices": choices})["choices"]]
+    assert "".join(shown) == whole["text"]
+    assert "\u200b\u200b" in text or not re.search("\u200b(?= (Query|Answer):)", whole["text"])
+    assert not re.search("(\r?\n){2}# (Query|Answer):\r?\n", text) or len(whole["text"]) < len(text)
 
 
 @given(TEXTS, STOPS, st.data())
@@ -198,6 +221,19 @@ async def test_comment_that_begins_like_a_marker_stays_in_the_answer(text: str) 
         (["# Query: all orders", "\nrows()"], "# Query: all orders\nrows()"),
         (["#", " Quer", "ies\n", "are fast"], "# Queries\nare fast"),
         (["Yes.", "\n# Query:\n", "x"], "Yes.\n# Query:\nx"),
+        (["Yes.\r\n\r\n# Query:\r\nmore"], "Yes."),
+        (["Yes.", "\r", "\n", "\r\n#", " Answer:", "\r", "\nmore"], "Yes."),
+        (["Yes.\r\n\r\n# Instructions:\nmore"], "Yes."),
+        (["Yes.\n\n# Query:", "\r\nmore"], "Yes."),
+        (["# Query:\r\nmore"], ""),
+        (["\r\n# Answer:\r\n42"], ""),
+        (["Yes.\r\n\r\n# Query:"], "Yes."),
+        (["One.\r\n", "\r\nTwo.\r", "\n# Query: x\r\n"], "One.\r\n\r\nTwo.\r\n# Query: x\r\n"),
+        (["#\u200b Query:\nx"], "# Query:\nx"),
+        (["a\n\n#", "\u200b", " Que", "ry:", "\nb\n#\u200b Answer: c"], "a\n\n# Query:\nb\n# Answer: c"),
+        (["a\n\n#\u200b Query:\nb", "\n\n# Query:\nc"], "a\n\n# Query:\nb"),
+        (["#\u200b Instructions:", " x"], "# Instructions: x"),
+        (["a\u200b", "b\u200b Que", "sts \u200b"], "a\u200bb\u200b Quests \u200b"),
     ],
 )
 async def test_marker_at_the_beginning_or_the_end_of_an_answer_is_a_marker(pieces: list[str], answer: str) -> None:
