@@ -51,6 +51,18 @@ def plain_name(name: str, listed: Sequence[str]) -> str:
     return model if model in models else name
 
 
+def is_served(name: str, listed: Collection[str]) -> bool:
+    """Return whether a server serves a model under a name.
+
+    Args:
+        name: The name.
+        listed: All names that the server lists. If it is a drpo-proxy, it lists MODEL@raw for each model, and serves
+            MODEL@VARIANT for each variant.
+    """
+    model, variant = split_model_name(name, listed)
+    return name in listed or (variant in VARIANTS and model in listed and f"{model}@{RAW}" in listed)
+
+
 def _names_a_variant(name: str, listed: Collection[str]) -> bool:
     model, variant = split_model_name(name, ())
     return variant in VARIANTS and model in listed

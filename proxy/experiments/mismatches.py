@@ -7,11 +7,15 @@ would wait for units that never come. The functions are pure.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
+from index.model_names import is_served, plain_names
 from proxy.core.variant_names import ALIGNED, RAW_MATCHED
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS, JUDGED_BETTER, plain_name
 from proxy.experiments.config import CALLS_PER_CASE, ExperimentFile
 from proxy.experiments.definition import MIN_PROPENSITY, Arm, Experiment
+
+_MAX_NAMED_MODELS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,14 @@ class Server:
         bundled: The models that have a bundle.
         keys: The names of the client keys. Empty if the server requires no keys.
         judges: Whether the server has a shadow judge.
+        judge_models: The models that the server of the shadow judge lists.
     """
 
     models: Collection[str] | None = None
     bundled: Collection[str] | None = None
     keys: Collection[str] | None = None
     judges: bool | None = None
+    judge_models: Collection[str] | None = None
 
 
 def find_mismatches(files: Sequence[ExperimentFile], server: Server, now: float) -> dict[str, list[str]]:
@@ -118,6 +124,9 @@ def _judge_mismatches(file: ExperimentFile, server: Server) -> Iterator[str]:
         yield "[judge] has no effect, because the server was started without --judge."
     if file.judge.share == 0 or file.judge.calls < CALLS_PER_CASE:
         yield f"[judge] judges nothing: `share` must be above 0, and `calls` at least {CALLS_PER_CASE}."
+    if server.judge_models and not is_served(file.judge.model, server.judge_models):
+        listed = ", ".join(plain_names(list(server.judge_models))[:_MAX_NAMED_MODELS])
+        yield f"[judge] `model` is {file.judge.model}, which the server of --judge does not list. It lists {listed}."
 
 
 def _key_mismatches(experiment: Experiment, keys: Collection[str]) -> Iterator[str]:

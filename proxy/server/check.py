@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -12,10 +13,14 @@ from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.backend import Backend, is_undecided
 from proxy.backends.cache_probe import probe_cache
-from proxy.backends.discovery import Model, kind_warning
+from proxy.backends.discovery import Model, kind_warning, listed_cards
 from proxy.backends.embedded.model_file import with_model_file
+from proxy.backends.fetcher import Fetcher
+from proxy.backends.load_balancing import RetryBudget
+from proxy.core.errors import ProxyError
+from proxy.core.key_file import read_key
 from proxy.core.progress import ProgressCallback
-from proxy.core.settings import Settings
+from proxy.core.settings import ExperimentSettings, Settings
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.mismatches import find_mismatches, mismatch_lines
@@ -65,7 +70,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         problems = [
             *_problems(gateway),
             *await _report_room(gateway, console),
-            *_experiment_problems(settings, gateway),
+            *await _experiment_problems(settings, gateway),
         ]
     for problem in problems:
         console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
@@ -152,9 +157,28 @@ def _models_to_try(gateway: Gateway, backend: Backend) -> Sequence[Model]:
     return [model for model in models if model.id in gateway.bundles] or models[:1]
 
 
-def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:
+async def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:
     files = read_experiments(settings.experiments.experiment)
-    return mismatch_lines(find_mismatches(files, gateway.experiment_server, time.time()))
+    server = gateway.experiment_server
+    if not settings.experiments.judge:
+        return mismatch_lines(find_mismatches(files, server, time.time()))
+    try:
+        listed, problems = await _list_judge_models(settings.experiments, gateway), []
+    except ProxyError as error:
+        listed, problems = None, [f"--judge {settings.experiments.judge}: {error}"]
+    return problems + mismatch_lines(find_mismatches(files, replace(server, judge_models=listed), time.time()))
+
+
+async def _list_judge_models(settings: ExperimentSettings, gateway: Gateway) -> list[str] | None:
+    """Return the names of the models that the server of the shadow judge lists; None if it has no list of models."""
+    judge = Backend(settings.judge, read_key(settings.judge_api_key_file, "--judge-api-key-file"))
+    transport = gateway.pool.open_transport(RetryBudget())
+    try:
+        _, listing = await Fetcher(transport, judge)("/v1/models")
+    finally:
+        await transport.close()
+    cards = listed_cards(listing)
+    return None if cards is None else [card["id"] for card in cards]
 
 
 def _problems(gateway: Gateway) -> Iterator[str]:

@@ -21,7 +21,7 @@ from tests.proxy.experiments.test_service import answer, running_experiment
 from tests.proxy.serving import make_settings
 
 NOW = 1_800_000_000.0
-SERVER = Server(models={"m", "n"}, bundled={"m"}, keys={"alice"}, judges=True)
+SERVER = Server(models={"m", "n"}, bundled={"m"}, keys={"alice"}, judges=True, judge_models=["j", "j@aligned", "j@raw"])
 ARMS = '[[arms]]\nname = "a"\nvariant = "raw"\nweight = {a}\n{more}\n[[arms]]\nname = "b"\nweight = {b}\n{variant}\n'
 
 
@@ -61,6 +61,14 @@ MISMATCHES: list[tuple[dict[str, Any], Server, str]] = [
     ({"variant": JUDGE.format(share=0.1, calls=9)}, Server(judges=False), r"started without --judge"),
     ({"variant": JUDGE.format(share=0, calls=9)}, SERVER, r"`share` must be above 0"),
     ({"variant": JUDGE.format(share=0.1, calls=2)}, SERVER, r"`calls` at least 3"),
+    *(
+        ({"variant": JUDGE.format(share=0.1, calls=9)}, Server(judge_models=listed), says)
+        for listed, says in (
+            (["k"], r"\[judge\] `model` is j, which the server of --judge does not list. It lists k\.$"),
+            (["k", "k@raw"], r"is j, which the server of --judge does not list. It lists k\.$"),
+            (["j@q4", "j:8b"], r"It lists j@q4, j:8b\.$"),
+        )
+    ),
 ]
 
 
@@ -78,6 +86,7 @@ def test_setting_that_can_have_no_effect_is_found(file: Any, server: Server, say
         {"top": 'models = ["m"]', "variant": 'variant = "aligned"'},
         {"top": "start = 2098-01-01"},
         {"variant": JUDGE.format(share=0.1, calls=9)},
+        {"variant": JUDGE.format(share=0.1, calls=9).replace('"j"', '"j@raw"')},
         {"variant": GUARDRAIL.format("error", 0.99)},
         {"variant": GUARDRAIL.format("latency", 60), "a": 1e-6},
         {"top": 'metrics = ["late", "errors"]'},
@@ -156,3 +165,25 @@ async def test_check_reports_the_mismatch_as_a_problem(tmp_path: Path, capsys: p
     printed = " ".join(capsys.readouterr().out.split())
     assert "problem: experiment e: `models` names base" in printed
     assert "There are alice." in printed
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ("j", ""),
+        ("k", "[judge] `model` is j, which the server of --judge does not list. It lists k."),
+        (None, "problem: --judge http"),
+    ],
+)
+async def test_check_asks_the_server_of_the_judge_for_its_models(
+    judge: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, variant=JUDGE.format(share=0.1, calls=9))
+    async with scripted_backend(answer) as backend, scripted_backend(answer, model=judge or "j") as other:
+        url = other.url if judge else "http://127.0.0.1:9"
+        arguments = ["--backend", backend.url, "--experiment", path, "--store", f"sqlite:{tmp_path}/s.sqlite3"]
+        code = await asyncio.to_thread(run, ["check", *arguments, "--judge", url])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (code == 1) == bool(says)
+    assert says in printed
+    assert ("judge" in printed) == bool(says)
