@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,8 +36,9 @@ from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import DataError, JournalError
-from optimizer.core.journal import EVENTS, Journal, read_journal
+from optimizer.core.errors import DataError, JournalError, OptimizeError
+from optimizer.core.journal import EVENTS, Event, Journal, read_journal
+from optimizer.core.run_file import BEGUN, begun_event, changed_run_file
 from optimizer.data.dataset import Row, read_rows
 from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_COMMANDS[options.command](options))
     except DrpoError as error:
-        print(f"drpo-optimizer: {error}", file=sys.stderr)
+        can_resume = options.command in _RUN_COMMANDS
+        message = error.without_run if isinstance(error, OptimizeError) and not can_resume else str(error)
+        print(f"drpo-optimizer: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("drpo-optimizer: interrupted", file=sys.stderr)
@@ -78,15 +81,18 @@ async def _run(options: argparse.Namespace) -> int:
         shutil.copy(options.config, directory / RUN_FILE)
     except OSError as error:
         raise JournalError(f"{directory}: cannot be written: {error.strerror}") from None
-    return await _start_or_continue(config, directory, options.config.resolve().parent)
+    return await _start_or_continue(config, directory, begun_event(options.config))
 
 
 async def _resume(options: argparse.Namespace) -> int:
     directory: Path = options.directory
-    folder = next((event["folder"] for event in read_journal(directory) if event.get("note") == "begun"), None)
-    if folder is None:
+    begun = next((event for event in read_journal(directory) if event.get("note") == BEGUN), None)
+    if begun is None:
         raise JournalError(f"{directory}: the run never began: delete the directory, and begin it with run RUN.TOML")
-    return await _start_or_continue(_read_config(directory / RUN_FILE, Path(folder)), directory, Path(folder))
+    if line := changed_run_file(begun, directory / RUN_FILE):
+        _print_error_line(line)
+    config = _read_config(directory / RUN_FILE, Path(begun["folder"]))
+    return await _start_or_continue(config, directory, begun)
 
 
 def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
@@ -103,15 +109,17 @@ def _read_config(path: Path, folder: Path | None = None) -> RunConfig:
     return config
 
 
-async def _start_or_continue(config: RunConfig, directory: Path, folder: Path) -> int:
+async def _start_or_continue(config: RunConfig, directory: Path, begun: Event) -> int:
     """Start or resume the run of a directory, show its progress on stderr, and write its report.
 
-    Relative paths in run.toml start from `folder`. The journal records this folder, because the command `resume` reads
-    a copy of run.toml in another folder.
+    Args:
+        config: The settings of run.toml.
+        directory: The directory of the run.
+        begun: The event at the beginning of the journal, which `begun_event` makes.
     """
     progress = ProgressDisplay(config.budget, Console(stderr=True))
     with Journal(directory, progress.on_event) as journal:
-        await journal.note("begun", folder=str(folder))
+        await journal.note(BEGUN, folder=begun["folder"], file=begun.get("file"), digest=begun.get("digest"))
         try:
             with progress:
                 result = await run(config, directory, journal, _print_error_line)
@@ -251,6 +259,7 @@ def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:
     return open_embedder(name) if any(row.reference for row in rows) else None
 
 
+_RUN_COMMANDS: Final = ("run", "resume")
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]] = {
     "run": _run,
     "resume": _resume,

@@ -19,6 +19,7 @@ from optimizer.cli.doctor_models import (
     check_task,
     check_writer,
     describe_form,
+    describe_usage,
     failed,
 )
 from optimizer.core.candidate import Candidate
@@ -73,8 +74,9 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
         announce("the writer model's answers")
         yield await check_example_writer(context, longest, answers[0])
     for role in roles:
-        if (found := describe_form(context, role)) is not None:
-            yield found
+        for found in (describe_form(context, role), describe_usage(context, role)):
+            if found is not None:
+                yield found
 
 
 def _describe_data(context: RunContext) -> Finding:

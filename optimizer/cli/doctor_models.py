@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from index.errors import DrpoError
-from index.model_names import split_model_name
+from index.model_names import is_served, plain_names, split_model_name
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import ModelTable
-from optimizer.core.errors import RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.core.errors import OptimizeError, RefusedRequestError, UnparsableReplyError, UnreachableError
+from optimizer.core.journal import ESTIMATED
 from optimizer.core.request_form import JSON_SCHEMA, RequestForm
 from optimizer.data.dataset import Row
 from optimizer.models.negotiation import is_too_long
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import Raw
+from optimizer.models.token_count import NO_USAGE
 from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
@@ -26,6 +28,7 @@ from optimizer.stages.run_context import RunContext, served_models
 
 _NO_LIST: Final = frozenset((404, 405, 501))
 _KEY_REFUSED: Final = frozenset((401, 403))
+_MAX_NAMED_MODELS: Final = 5
 _NO_ANSWER: Final = "I cannot say."
 
 
@@ -48,11 +51,12 @@ class Finding:
 
 def failed(subject: str, error: DrpoError, role: str = "ROLE") -> Finding:
     """Return the finding for a check that ended with an error, with advice on what to do."""
-    return Finding(subject, False, str(error), _advice(error, role))
+    message = error.without_run if isinstance(error, OptimizeError) else str(error)
+    return Finding(subject, False, message, _advice(error, role))
 
 
 async def check_model_list(role: str, table: ModelTable) -> Finding:
-    """Check that the endpoint lists the model. A name that is not listed may be MODEL@VARIANT."""
+    """Check that the endpoint serves the model under its name in run.toml."""
     subject = f"models.{role}"
     try:
         names = await served_models(table)
@@ -62,11 +66,14 @@ async def check_model_list(role: str, table: ModelTable) -> Finding:
         return failed(subject, error, role)
     except DrpoError as error:
         return failed(subject, error, role)
-    model, variant = split_model_name(table.model, names)
-    if names and model not in names:
-        message = f"{table.base_url} does not list {table.model}: it lists {', '.join(names[:5])}"
+    if not names:
+        return Finding(subject, None, f"{table.base_url} lists no model: {table.model} is not checked here")
+    if not is_served(table.model, names):
+        listed = ", ".join(plain_names(names)[:_MAX_NAMED_MODELS])
+        message = f"{table.base_url} does not list {table.model}: it lists {listed}"
         return Finding(subject, False, message, f"Set model in [models.{role}] to one of the listed names.")
-    served = f" (variant {variant})" if variant and model in names else ""
+    _, variant = split_model_name(table.model, plain_names(names))
+    served = f" (variant {variant})" if variant else ""
     return Finding(subject, True, f"{table.model} at {table.base_url}{served}")
 
 
@@ -138,6 +145,14 @@ def describe_form(context: RunContext, role: str) -> Finding | None:
     if role == TASK:
         advice += "\n# drpo-proxy sends the bundle's sampling and the system role as they are: see docs/optimizing.md"
     return Finding(f"models.{role}.request", True, message, advice)
+
+
+def describe_usage(context: RunContext, role: str) -> Finding | None:
+    """Return a warning if the server of a model reports no token counts; None if it does."""
+    if not any(event.get("note") == ESTIMATED and event["role"] == role for event in context.journal.events):
+        return None
+    advice = "Set [budget] calls too, if the budget must be exact."
+    return Finding(f"models.{role} usage", None, NO_USAGE, advice)
 
 
 def _count_rewrites(subject: str, what: str, count: int, asked: int) -> Finding:

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, UNUSABLE, Event
+from optimizer.models.token_count import NO_USAGE
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
@@ -146,6 +147,7 @@ class ProgressDisplay:
             "spent": _spent_line,
             UNUSABLE: _unusable_line,
             DROPPED: _dropped_line,
+            ESTIMATED: _estimated_line,
         }.get(event["note"])
         return to_line(event) if to_line else ""
 
@@ -182,6 +184,10 @@ def _unusable_line(event: Event) -> str:
 
 def _dropped_line(event: Event) -> str:
     return f"  dropped, {event['count']} of {event['what']}: {event['why']}"
+
+
+def _estimated_line(event: Event) -> str:
+    return f"  {event['role']}: {NO_USAGE}"
 
 
 def _limit_text(limit: float | None) -> str:

@@ -23,7 +23,15 @@ from index.errors import DrpoError
 
 
 class OptimizeError(DrpoError):
-    """A run or an evaluation cannot continue."""
+    """A run or an evaluation cannot continue.
+
+    Attributes:
+        without_run: The message for a command that has no run which could be resumed, such as `estimate`.
+    """
+
+    def __init__(self, message: str, *, without_run: str = "") -> None:
+        super().__init__(message)
+        self.without_run = without_run or message
 
 
 class DataError(OptimizeError):
@@ -46,7 +54,8 @@ class BudgetSpentError(OptimizeError):
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the budget of {what} is spent: raise it under [budget] in the run's run.toml, and resume")
+        problem = f"the budget of {what} is spent: raise it under [budget] in"
+        super().__init__(f"{problem} the run's run.toml, and resume", without_run=f"{problem} run.toml")
         self.what = what
 
 

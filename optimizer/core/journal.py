@@ -30,6 +30,8 @@ UNUSABLE = "unusable"
 """The name of the note about a row that was left out."""
 DROPPED = "dropped"
 """The name of the note about candidates that were dropped."""
+ESTIMATED = "estimated"
+"""The name of the note about a model whose server reports no token counts, so that they are estimated."""
 
 
 class Journal:
@@ -118,9 +120,8 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
-            raise JournalError(
-                f"{self._path}: cannot be written: {error.strerror}: make room, and resume: what was written is kept"
-            ) from None
+            problem = f"{self._path}: cannot be written: {error.strerror}: make room"
+            raise JournalError(f"{problem}, and resume: what was written is kept", without_run=problem) from None
         self._size += len(batch)
         self._written_count = last
 

@@ -30,6 +30,10 @@ _ADVICE: Final = (
     "unusable under [data] in the run's run.toml, and resume. Or begin a new run without these rows, or with another "
     "model"
 )
+_ADVICE_WITHOUT_RUN: Final = (
+    "Run drpo-optimizer doctor, and correct what the reason names. Or raise unusable under [data] in run.toml, remove "
+    "these rows from the data, or use another model"
+)
 
 
 @dataclass(slots=True)
@@ -96,15 +100,19 @@ class UnusableRows:
             names = list(dict.fromkeys(one.name for one in self.found))
             more = f" and {len(names) - _MAX_NAMED_ROWS} more" if len(names) > _MAX_NAMED_ROWS else ""
             allowed = f"{len(self.found)} of {self.size} rows of {self.part} cannot be answered or scored"
-            raise UnusableRowsError(
+            raise _unusable_error(
                 f"{allowed}, and [data] unusable = {self.share:g} allows {self.allowed}: "
-                f"{'; '.join(names[:_MAX_NAMED_ROWS])}{more}. The last reason: {error}. {_ADVICE}"
+                f"{'; '.join(names[:_MAX_NAMED_ROWS])}{more}. The last reason: {error}"
             )
         if self._unreadable >= _MIN_UNREADABLE and self._unreadable > self._succeeded:
-            raise UnusableRowsError(
+            raise _unusable_error(
                 f"{self._unreadable} of the first {self._unreadable + self._succeeded} results of {self.part} lack a "
-                f"reply that can be read. The last reason: {error}. {_ADVICE}"
+                f"reply that can be read. The last reason: {error}"
             )
+
+
+def _unusable_error(problem: str) -> UnusableRowsError:
+    return UnusableRowsError(f"{problem}. {_ADVICE}", without_run=f"{problem}. {_ADVICE_WITHOUT_RUN}")
 
 
 def _category(error: RowError) -> str:

@@ -17,7 +17,7 @@ from optimizer.models.paid_replies import PaidReplies, PricedClient
 from optimizer.models.repeats import CUT, UNPARSABLE, joined, repeated_body
 from optimizer.models.request import Json, ReplyReader, Request
 from optimizer.models.request_body import MAX_SHORT_REPLY
-from optimizer.models.token_count import server_token_count
+from optimizer.models.token_count import estimated_tokens, server_token_count
 
 _MAX_READS: Final = 3
 _GROWTH: Final = 4
@@ -107,7 +107,7 @@ class CachedCalls:
         client = self._clients[role].client
         counts = [await server_token_count(client, counted) for counted in (text, "")]
         if counts[0] is None or counts[1] is None:
-            return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
+            return estimated_tokens(text)
         return counts[0] - counts[1]
 
     async def close(self, say: Callable[[str], None]) -> None:

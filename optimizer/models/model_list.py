@@ -14,14 +14,14 @@ _FIRST_ERROR: Final = 400
 
 
 async def first_model(base_url: str, api_key: str | None, reply_timeout: float) -> str:
-    """Return the first model name of the list that `listed_models` returns.
+    """Return the first name of the endpoint's list of models that stands for no variant.
 
     Raises:
         UnparsableReplyError: The list is empty.
         ModelError: The endpoint gave no complete reply, or answered with an error status.
     """
     url = join_url(base_url, "models")
-    names = await listed_models(base_url, api_key, reply_timeout)
+    names = plain_names(await listed_models(base_url, api_key, reply_timeout))
     if not names:
         raise UnparsableReplyError(f"{url}: it lists no model: name one with --model")
     return names[0]
@@ -30,8 +30,7 @@ async def first_model(base_url: str, api_key: str | None, reply_timeout: float) 
 async def listed_models(base_url: str, api_key: str | None, reply_timeout: float) -> list[str]:
     """Return the names of the models that the endpoint lists. The result is empty if the list cannot be parsed.
 
-    If the endpoint is drpo's proxy, it lists each model several times: under its own name, and as `model@variant` for
-    each variant. The names with a variant are left out.
+    If the endpoint is drpo's proxy, it lists each model several times: under its own name, and as `model@variant`.
 
     Raises:
         ModelError: The endpoint gave no complete reply, or answered with an error status.
@@ -52,4 +51,4 @@ def _model_names(raw: bytes) -> list[str]:
         listed = [model["id"] for model in orjson.loads(raw)["data"]]
     except (ValueError, KeyError, TypeError):
         return []
-    return plain_names([name for name in listed if isinstance(name, str)])
+    return [name for name in listed if isinstance(name, str)]

@@ -23,7 +23,7 @@ import orjson
 
 from optimizer.core.budget import Budget, Cost, Prices
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
-from optimizer.core.journal import Journal
+from optimizer.core.journal import ESTIMATED, Journal
 from optimizer.core.request_form import RequestForm
 from optimizer.models.call_journal import Attempts, StoredReply, max_cost, read_calls
 from optimizer.models.http_client import Client
@@ -32,7 +32,7 @@ from optimizer.models.repeats import CUT, UNPARSABLE
 from optimizer.models.reply_text import is_cut
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 from optimizer.models.request_body import MAX_SHORT_REPLY
-from optimizer.models.token_count import token_usage
+from optimizer.models.token_count import call_tokens
 
 _TRIAL: Final = "What is the capital of France?"
 
@@ -54,11 +54,11 @@ class PricedClient:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A reply, the highest possible cost of its request, and the number of choices that were requested."""
+    """A reply, the body of its request, and the highest possible cost of the request."""
 
     raw: bytes
+    body: Mapping[str, Any]
     max_cost: Cost
-    choices: int
 
 
 class PaidReplies:
@@ -115,15 +115,17 @@ class PaidReplies:
             reply = await negotiation.post(request.path, self._body(request, choices), min_tokens, send)
         except ModelError as error:
             raise await attempts.gave_up(error, lambda: self._answers_trial(request)) from None
-        stored, tokens = _read_reply(reply.raw, reader)
+        stored, tokens, is_estimate = _read_reply(reply, reader)
         cost = Cost(1, sum(tokens), self._clients[request.role].prices.of(*tokens))
         self._budget.settle(reply.max_cost, cost)
         event = {"call": "reply", "key": key, "role": request.role, "kept": stored.kept, "choices": stored.choices}
         seconds = round(time.monotonic() - began, 3)
         await self._journal.add({**event, "tokens": tokens, "money": cost.money, "seconds": seconds})
+        if is_estimate:
+            await self._journal.note(ESTIMATED, role=request.role)
         self._record.add_reply(key, request.role, stored)
-        if 0 < stored.choices < reply.choices:
-            reason = f"the server returned {stored.choices} of {reply.choices} choices"
+        if 0 < stored.choices < (choices := reply.body.get("n") or 1):
+            reason = f"the server returned {stored.choices} of {choices} choices"
             await negotiation.change(reason, replace(negotiation.form, max_choices=stored.choices))
         return stored
 
@@ -146,7 +148,7 @@ class PaidReplies:
         # A server may answer a repeated Idempotency-Key with its first reply, so another body needs another key.
         headers = {"Idempotency-Key": hashlib.sha256(attempts.key.encode() + body).hexdigest()}
         raw, _ = await priced.client.post(request.path, body, headers, replace(attempts, max_cost=cost))
-        return _Sent(raw, cost, sent.get("n") or 1)
+        return _Sent(raw, sent, cost)
 
     def _body(self, request: Request, choices: int | None = None) -> dict[str, Any]:
         """Return the body in the usual form, with the model's name and this number of choices."""
@@ -176,18 +178,20 @@ def _read_nothing(_reply: Any) -> Json:
     return {}
 
 
-def _read_reply(raw: bytes, reader: ReplyReader) -> tuple[StoredReply, tuple[int, int]]:
-    """Return what to store of a reply, and the numbers of prompt and completion tokens that the reply reports.
+def _read_reply(reply: _Sent, reader: ReplyReader) -> tuple[StoredReply, tuple[int, int], bool]:
+    """Read a reply.
 
-    If the reply cannot be parsed, the part to store is a dictionary with the reason under the key `unparsable`.
+    Returns:
+        What to store of it, the numbers of prompt and completion tokens, and whether they are an estimate. If the reply
+        cannot be parsed, the part to store is a dictionary with the reason under the key `unparsable`.
     """
     try:
-        parsed = orjson.loads(raw)
+        parsed = orjson.loads(reply.raw)
     except orjson.JSONDecodeError:
-        return StoredReply({UNPARSABLE: "not JSON"}, 1), (0, 0)
+        return StoredReply({UNPARSABLE: "not JSON"}, 1), *call_tokens(reply.body, None)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     count = len(choices) if isinstance(choices, list) else 0
-    return StoredReply(_read_part(parsed, reader), count), token_usage(parsed)
+    return StoredReply(_read_part(parsed, reader), count), *call_tokens(reply.body, parsed)
 
 
 def _read_part(parsed: Any, reader: ReplyReader) -> Json:

@@ -1,5 +1,6 @@
-"""Reads the token counts that a reply reports, and asks a server for the number of tokens of a text, which is free."""
+"""Reads or estimates the token counts of a call, and asks a server how many tokens a text has, which is free."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -7,6 +8,13 @@ import orjson
 from optimizer.core.errors import RefusedRequestError
 from optimizer.models.http_client import Client
 
+NO_USAGE: Final = (
+    "the server reports no token counts, so that tokens and money are estimated with one token for three bytes, which "
+    "is usually too high"
+)
+"""Says what a missing `usage` in replies means for the budget."""
+_NO_TEXT: Final = ("role", "type")
+"""The fields of a message that are not text."""
 _MAX_TOKENS: Final = 1e9
 """The largest number of tokens that a reply can have. A larger one is malformed."""
 
@@ -37,6 +45,51 @@ def token_usage(reply: Any) -> tuple[int, int]:
         return 0, 0
     prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
     return _whole_number(prompt), _whole_number(completion)
+
+
+def call_tokens(body: Mapping[str, Any], reply: Any) -> tuple[tuple[int, int], bool]:
+    """Return the numbers of prompt and completion tokens of a call, and whether a number is an estimate.
+
+    A number that the reply does not report is estimated, so that a server without `usage` does not make the budget
+    unlimited.
+
+    Args:
+        body: The body of the request.
+        reply: The parsed reply.
+    """
+    prompt, completion = token_usage(reply)
+    if prompt and completion:
+        return (prompt, completion), False
+    asked = "".join(_texts(body.get("messages") or body.get("prompt")))
+    answered = "".join(_texts([_written(choice) for choice in _choices(reply)]))
+    counts = prompt or estimated_tokens(asked), completion or (estimated_tokens(answered) if answered else 0)
+    return counts, counts != (prompt, completion)
+
+
+def estimated_tokens(text: str) -> int:
+    """Return an estimate of one token for three bytes, which is usually too high."""
+    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
+
+
+def _choices(reply: Any) -> list[Any]:
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    return choices if isinstance(choices, list) else []
+
+
+def _written(choice: Any) -> Any:
+    """Return the parts of a choice that the model wrote, without its log-probabilities."""
+    return [choice.get("message"), choice.get("text")] if isinstance(choice, dict) else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in messages, prompts or choices."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        yield from _texts([one for name, one in value.items() if name not in _NO_TEXT])
 
 
 def _whole_number(value: Any) -> int:

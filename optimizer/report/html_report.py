@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from index.measures.confidence import Interval
 from optimizer.core.journal import Event, read_journal
+from optimizer.models.token_count import NO_USAGE
 from optimizer.report.run_summary import PromptNode, RunSummary, detail_means, summarize_run
 from optimizer.report.svg_charts import draw_bars, draw_curve
 
@@ -199,6 +200,8 @@ def _cost_table(summary: RunSummary) -> Iterator[str]:
         counts = [f"{count:,}" for count in (usage.calls, usage.prompt_tokens, usage.completion_tokens)]
         yield _row("td", _text(role), *counts, f"{usage.money:.2f}", seconds, str(usage.without_reply))
     yield "</table></div>"
+    for role in (role for role, usage in summary.usage.items() if usage.is_estimate):
+        yield f'<p class="soft">{_text(role)}: {NO_USAGE}.</p>'
 
 
 def _answer_pairs(summary: RunSummary) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
-from optimizer.core.journal import DROPPED, STOPPED, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, STOPPED, UNUSABLE, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class ModelUsage:
         money: Cost of all calls together, in the currency of the prices in run.toml.
         seconds: Duration of all calls together.
         without_reply: Number of requests that were sent but got no reply.
+        is_estimate: Whether token counts are estimates, because the server reported none.
     """
 
     calls: int = 0
@@ -74,6 +75,7 @@ class ModelUsage:
     money: float = 0.0
     seconds: float = 0.0
     without_reply: int = 0
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def _sealed_answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:
 def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
     replies: dict[str, list[Event]] = defaultdict(list)
     sent: Counter[str] = Counter()
+    estimated = {event["role"] for event in events if event.get("note") == ESTIMATED}
     for event in events:
         if event.get("call") == "reply":
             replies[event["role"]].append(event)
@@ -205,6 +208,7 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
             money=sum(event["money"] for event in replies[role]),
             seconds=sum(event["seconds"] for event in replies[role]),
             without_reply=count - len(replies[role]),
+            is_estimate=role in estimated,
         )
         for role, count in sent.items()
     }

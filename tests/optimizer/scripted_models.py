@@ -51,6 +51,7 @@ class ScriptedModels:
 
     Attributes:
         latency: Seconds before a reply.
+        counts_tokens: Whether replies report token counts.
         judge_latency: Seconds before a reply of the judge; None for the same latency.
         scores: Returns the judge's scores by criterion; None for a reply that cannot be read.
         fault: Returns status and body of a reply to send instead of the usual reply; None for the usual reply.
@@ -62,6 +63,7 @@ class ScriptedModels:
     """
 
     latency: float = 0.0
+    counts_tokens: bool = True
     judge_latency: float | None = None
     scores: Callable[[int, str], Mapping[str, int] | None] = default_scores
     fault: Callable[[Mapping[str, Any]], tuple[int, bytes] | None] = lambda _body: None
@@ -105,7 +107,8 @@ class ScriptedModels:
             for index, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": 20, "completion_tokens": 10 * len(texts)}
-        return web.json_response({"object": "chat.completion", "choices": choices, "usage": usage})
+        counts = {"usage": usage} if self.counts_tokens else {}
+        return web.json_response({"object": "chat.completion", "choices": choices, **counts})
 
     def paid_by_call(self, calls: Iterable[str]) -> Counter[str]:
         """Return the number of replies by the key of the call in the journal. The Idempotency-Key depends on it."""

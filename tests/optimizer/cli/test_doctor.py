@@ -11,8 +11,10 @@ import pytest
 import index.embedders.minilm
 from optimizer.__main__ import main
 from optimizer.cli.doctor import check_run
-from optimizer.cli.doctor_models import Finding
+from optimizer.cli.doctor_models import Finding, check_model_list
 from optimizer.core.config import read_config
+from optimizer.core.config_tables import ModelTable
+from optimizer.report.html_report import write_report
 from optimizer.stages.run_context import with_bundle_model
 from tests.optimizer.limited_server import LIMITS, open_limited_models
 from tests.optimizer.scripted_models import run_config, write_run
@@ -189,3 +191,42 @@ def test_missing_key_is_named_by_its_variable(tmp_path: Path, capsys: pytest.Cap
     path = write_run(tmp_path / "run", "http://127.0.0.1:9/v1", models__judge=judge)
     assert main(["doctor", str(path)]) == 1
     assert "NO_SUCH_KEY" in capsys.readouterr().out
+
+
+async def test_server_without_token_counts_is_a_warning_and_the_report_says_so(tmp_path: Path) -> None:
+    search = {"actions": 2, "depth": 1, "first": 4, "queries": 8}
+    async with open_limited_models(counts_tokens=False) as (_, url):
+        path = write_run(tmp_path / "run", url, rows=8, search=search, tune={"k": [], "order": []})
+        findings = await examine(path)
+        await run_config(path, tmp_path / "out")
+    warned = {finding.subject for finding in findings if finding.ok is None}
+    assert {f"models.{role} usage" for role in ROLES} <= warned
+    assert all("one token for three bytes" in one.message for one in findings if one.subject.endswith(" usage"))
+    page = write_report(tmp_path / "out").read_text()
+    assert page.count("one token for three bytes") == len(ROLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "ok"),
+    [
+        ("lm@q4", ["lm"], False),
+        ("lm@q4", ["lm", "lm@raw"], False),
+        ("lm@raw", ["lm"], False),
+        ("lm@raw", ["lm", "lm@raw"], True),
+        ("lm@raw-matched", ["lm", "lm@aligned", "lm@raw"], True),
+        ("lm@q4@raw", ["lm@q4", "lm@q4@raw"], True),
+        ("lm@q4@raw", ["lm", "lm@raw"], False),
+        ("other", ["lm"], False),
+    ],
+)
+@pytest.mark.parametrize("role", ROLES)
+async def test_only_names_that_the_server_serves_are_right(name: str, listed: list[str], ok: bool, role: str) -> None:
+    async with open_limited_models(names=dict.fromkeys(listed, role)) as (_, url):
+        found = await check_model_list(role, ModelTable(url, name))
+    assert found.ok is ok
+
+
+async def test_server_that_lists_no_model_is_not_called_right() -> None:
+    async with open_limited_models(names={}) as (_, url):
+        found = await check_model_list("judge", ModelTable(url, "judge"))
+    assert (found.ok, "lists no model" in found.message) == (None, True)

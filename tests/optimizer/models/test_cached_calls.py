@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from optimizer.core.budget import Budget, Cost, Limits, Prices
 from optimizer.core.errors import BudgetSpentError, RefusedRequestError, UnparsableReplyError
-from optimizer.core.journal import Journal
+from optimizer.core.journal import Journal, read_journal
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.paid_replies import PricedClient
 from optimizer.models.request import Json, Request, reply_reader
+from optimizer.models.token_count import call_tokens
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 PATIENT = RetryPolicy(attempts=3, first_wait=0.001)
@@ -144,3 +146,64 @@ async def test_no_request_is_sent_after_close(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await made.ask(request_for("two"), read_text)
     assert len(endpoint.seen) == 1
+
+
+def _without(usage: Any, text: str = "Yes.") -> Reply:
+    message = {"role": "assistant", "content": text}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+    return 200, {}, orjson.dumps(body if usage is not None else {"choices": body["choices"]})
+
+
+ASKED = "x" * 300
+"""A prompt that is estimated as 101 tokens: one for three bytes, and one more."""
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "is_estimate"),
+    [
+        (None, 101 + 2, True),
+        ({}, 101 + 2, True),
+        ([], 101 + 2, True),
+        ({"total_tokens": 7}, 101 + 2, True),
+        ({"prompt_tokens": None, "completion_tokens": None}, 101 + 2, True),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 101 + 2, True),
+        ({"prompt_tokens": 40}, 40 + 2, True),
+        ({"completion_tokens": 3}, 101 + 3, True),
+        ({"prompt_tokens": 40, "completion_tokens": 3}, 43, False),
+    ],
+)
+async def test_missing_token_counts_are_estimated(usage: Any, tokens: int, is_estimate: bool, tmp_path: Path) -> None:
+    async with calls(endpoint_with(_without(usage)), tmp_path) as (made, budget):
+        for number in range(2):
+            await made.ask(request_for(ASKED, number), read_text)
+        assert budget.spent.tokens == 2 * tokens
+        assert budget.spent.money > 0
+    notes = [event for event in read_journal(tmp_path) if event.get("note") == "estimated"]
+    assert [event["role"] for event in notes] == ["judge"] * is_estimate, "it is said once"
+    async with calls(endpoint_with(failure(400)), tmp_path) as (_, budget):
+        assert budget.spent.tokens == 2 * tokens, "the journal comes to the same"
+
+
+async def test_budget_of_tokens_ends_a_run_without_token_counts(tmp_path: Path) -> None:
+    async with calls(endpoint_with(_without(None)), tmp_path, Limits(tokens=2_000)) as (made, budget):
+        asking = (made.ask(request_for(ASKED, number), read_text) for number in range(100))
+        errors = [error for error in await asyncio.gather(*asking, return_exceptions=True) if error]
+        assert any(isinstance(error, BudgetSpentError) for error in errors)
+        assert budget.spent.calls < 100
+        assert budget.spent.tokens == 103 * budget.spent.calls
+
+
+@pytest.mark.parametrize(
+    ("body", "reply", "counts"),
+    [
+        ({"prompt": "x" * 30}, {"choices": [{"text": "y" * 9}]}, (11, 4)),
+        ({"prompt": ["x" * 15, "x" * 15]}, {"choices": [{"text": "y" * 3}, {"text": "y" * 6}]}, (11, 4)),
+        ({"messages": [{"role": "", "content": [{"text": "ш" * 15}]}]}, {"choices": [{"message": {}}]}, (11, 0)),
+        ({"prompt": "x" * 30}, {"choices": [{"text": "yyy", "logprobs": {"tokens": ["y"] * 99}}]}, (11, 2)),
+        ({"prompt": "x" * 30}, {"choices": [{"message": {"content": None, "reasoning": "y" * 9}}]}, (11, 4)),
+        ({"prompt": "x" * 30}, None, (11, 0)),
+        ({"prompt": "x" * 30}, {"choices": [None, 5, "text"]}, (11, 0)),
+    ],
+)
+def test_estimate_counts_what_was_asked_and_what_was_written(body: Any, reply: Any, counts: tuple[int, int]) -> None:
+    assert call_tokens(body, reply) == (counts, True)
