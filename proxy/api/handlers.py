@@ -158,8 +158,8 @@ async def _send(
     headers = {**headers, "Content-Type": plan.content_type, "X-Request-Id": request_id}
     if trace is not None:
         headers |= trace.headers
-    model, key = plan.choice.model, plan.conversation_key
-    async with gateway.pool.send(model, plan.path, plan.take_body(), headers, key) as upstream:
+    model, affinity = plan.choice.model, plan.affinity
+    async with gateway.pool.send(model, plan.path, plan.take_body(), headers, affinity) as upstream:
         progress.accepted = upstream.status < BadRequestError.status
         added = {**plan.headers, "X-Request-Id": request_id}
         if assignment is not None:

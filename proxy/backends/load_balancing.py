@@ -3,7 +3,7 @@
 The module depends only on counters, names and a clock. It does not depend on HTTP or on models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
@@ -16,10 +16,10 @@ _MIN_EJECTION: Final = 5.0  # seconds; each further ejection lasts twice as long
 _MAX_EJECTION: Final = 60.0  # seconds
 _SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
 _MIN_WEIGHT: Final = 0.1
-# A conversation stays with its backend while the number of requests in flight there is below the larger of two limits:
-# the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share plus _MIN_EXTRA_LOAD times
-# the weight of the backend. The second limit allows a few more requests: they cost less time than another backend would
-# need to compute the prefix of the conversation again.
+# A conversation or an example set stays with its backend while its number of requests in flight is below the larger
+# of two limits: the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share plus
+# _MIN_EXTRA_LOAD times the weight of the backend. The second limit allows a few more requests: they cost less time than
+# another backend would need to compute the prefix again.
 _MAX_LOAD_FACTOR: Final = 1.25
 _MIN_EXTRA_LOAD: Final = 4
 _RETRY_SHARE: Final = 0.2  # maximum number of retries per request in flight, as in Envoy's retry budget
@@ -97,6 +97,38 @@ class BackendLoad:
     in_flight: int
 
 
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """What a request has in common with earlier ones, so that a backend may have its beginning in the prefix cache.
+
+    Attributes:
+        conversation: The key of the conversation; None if the request does not belong to one.
+        example_set: The key of the example set that the request begins with; None if it has none.
+        is_first_turn: Whether the request is the first one of its conversation. The cache then holds at most the
+            example set. For a later turn, it also holds the earlier turns.
+    """
+
+    conversation: str | None = None
+    example_set: str | None = None
+    is_first_turn: bool = False
+
+
+NO_AFFINITY: Final = Affinity()
+
+
+class InFlightLimit:
+    """The highest number of requests in flight with which a backend still gets the requests that prefer it."""
+
+    def __init__(self, backends: Sequence[BackendLoad]) -> None:
+        """Compute the fair share of requests in flight. `backends` are those that can get the request."""
+        self._per_weight = (sum([one.in_flight for one in backends]) + 1) / sum([one.weight for one in backends])
+
+    def allows(self, backend: BackendLoad) -> bool:
+        """Return whether the backend may get another request."""
+        share = self._per_weight * backend.weight
+        return backend.in_flight < ceil(max(_MAX_LOAD_FACTOR * share, share + _MIN_EXTRA_LOAD * backend.weight))
+
+
 def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> list[int]:
     """Return the positions in `backends` in the order in which to try them.
 
@@ -119,22 +151,26 @@ def _ranked(backends: Sequence[BackendLoad], positions: Sequence[int], conversat
     by_load = sorted(positions, key=lambda n: (backends[n].in_flight + 1) / backends[n].weight)
     if conversation is None or len(positions) < 2:
         return by_load
-    by_affinity = sorted(positions, key=lambda n: _affinity(conversation, backends[n].name), reverse=True)
-    total = sum(backends[n].in_flight for n in positions) + 1
-    weights = sum(backends[n].weight for n in positions)
-    for n in by_affinity:
-        share = total * backends[n].weight / weights
-        if backends[n].in_flight < ceil(max(_MAX_LOAD_FACTOR * share, share + _MIN_EXTRA_LOAD * backends[n].weight)):
+    by_name = {backends[n].name: n for n in positions}
+    limit = InFlightLimit([backends[n] for n in positions])
+    for name in affinity_order(conversation, by_name):
+        n = by_name[name]
+        if limit.allows(backends[n]):
             return [n, *(other for other in by_load if other != n)]
     return by_load
 
 
-def _affinity(conversation: str, name: str) -> bytes:
-    """Return a score by rendezvous hashing: the highest score selects the backend of a conversation.
+def affinity_order(key: str, names: Iterable[str]) -> list[str]:
+    """Return the names of backends in the order in which a conversation or an example set prefers them.
 
-    If a backend is removed, only its conversations move to other backends (Thaler and Ravishankar, 1998).
+    This is rendezvous hashing: the highest score comes first. If a backend is removed, only the keys that preferred it
+    move to other backends (Thaler and Ravishankar, 1998).
     """
-    return blake2b(f"{name}\0{conversation}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return sorted(names, key=lambda name: _affinity_score(key, name), reverse=True)
+
+
+def _affinity_score(key: str, name: str) -> bytes:
+    return blake2b(f"{name}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 class InFlightCounter:

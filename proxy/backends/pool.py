@@ -17,8 +17,9 @@ from proxy.backends.discovery import KindDecider, Model, discover, fingerprint
 from proxy.backends.fetcher import Fetcher
 from proxy.backends.kinds.decision import Decision
 from proxy.backends.kinds.probe import probe
-from proxy.backends.load_balancing import RetryBudget, rank_backends
+from proxy.backends.load_balancing import NO_AFFINITY, Affinity, RetryBudget
 from proxy.backends.response import BackendResponse
+from proxy.backends.routing import Router
 from proxy.backends.transport import BackendRequest, NoConnectionError, Transport
 from proxy.core.errors import BackendReportedError, ProxyError
 from proxy.core.json_types import Json
@@ -51,6 +52,7 @@ class Pool:
         self._transport: Transport
         self._health_checks: list[asyncio.Task[None]] = []
         self._next_check = asyncio.Event()
+        self._router = Router(self.backends, metrics)
 
     async def __aenter__(self) -> Self:
         self._transport = self.open_transport(self._budget)
@@ -135,8 +137,12 @@ class Pool:
         """Return how many tokens the prompt of a chat request has, as `count_tokens` does for a text."""
         return await self._first_count(model, lambda fetch: model.dialect.count_chat_tokens(model.id, body, fetch))
 
+    def backends_of_set(self, model: str, example_set: str) -> list[Backend]:
+        """Return the backends that list a model, in the order in which an example set prefers them: see Router."""
+        return self._router.backends_of_set(model, example_set)
+
     async def _first_count(self, model: Model, count: Callable[[Fetch], Awaitable[int | None]]) -> int | None:
-        for backend in self._ranked_backends(model.id):
+        for backend in self._router.rank(model.id):
             try:
                 return await count(Fetcher(self._transport, backend))
             except ProxyError:
@@ -145,7 +151,7 @@ class Pool:
 
     @asynccontextmanager
     async def send(
-        self, model: str, path: str, body: bytes, headers: Mapping[str, str], conversation: str | None = None
+        self, model: str, path: str, body: bytes, headers: Mapping[str, str], affinity: Affinity = NO_AFFINITY
     ) -> AsyncIterator[BackendResponse]:
         """POST to a backend that serves a model, and yield its reply after the headers are received.
 
@@ -158,9 +164,10 @@ class Pool:
             path: The path below the root URL.
             body: The body of the request.
             headers: The headers of the request.
-            conversation: The key of the conversation; None if there is none. Requests with the same key go to the same
-                backend while that backend is available and does not have too much load. The key is also sent in the
-                header _SESSION_HEADER, because a backend may be a router that reads this header.
+            affinity: The example set and the conversation of the request. Requests with the same set, or with the same
+                conversation if they have no set, go to the same backend while that backend is available and does not
+                have too much load. A key for it is also sent in the header _SESSION_HEADER, because a backend may be a
+                router that reads this header.
 
         Raises:
             UnknownModelError: No backend lists the model.
@@ -168,9 +175,9 @@ class Pool:
             BackendTimeoutError: The backend did not answer in time.
             BackendProtocolError: The reply is not valid HTTP, or is a redirect, an upgrade or compressed.
         """
-        if conversation is not None:
-            headers = {**headers, _SESSION_HEADER: conversation}
-        untried = self._ranked_backends(model, conversation)
+        untried = self._router.rank(model, affinity)
+        if session := self._router.session(model, affinity):
+            headers = {**headers, _SESSION_HEADER: session}
         failure: ProxyError | None = None
         retried = False
         with self._budget.requests:
@@ -228,14 +235,6 @@ class Pool:
         if backend.health.record_failure():
             self._metrics.ejections.labels(backend.url).inc()
             log_event("backend ejected", url=backend.url)
-
-    def _ranked_backends(self, model: str, conversation: str | None = None) -> list[Backend]:
-        """Return the backends that list a model, in the order in which to try them."""
-        serving = [backend for backend in self.backends if model in backend.models]
-        if len(serving) < 2:
-            return serving
-        loads = [backend.load for backend in serving]
-        return [serving[position] for position in rank_backends(loads, conversation)]
 
     async def _check_repeatedly(self, backend: Backend) -> None:
         """Check one backend at each interval, and as soon as the kind of a model is known.

@@ -66,6 +66,7 @@ class Metrics:
     retries: Labelled[Counter]
     backend_up: Labelled[Gauge]
     ejections: Labelled[Counter]
+    set_placements: Labelled[Counter]
     queued: Gauge
     log_lines_lost: Gauge
     experiment_requests: Labelled[Counter]
@@ -129,6 +130,12 @@ def create_metrics() -> Metrics:
             _least("drpo_backend_up", "1 if the backend answers (every worker).", registry, ("backend",))
         ),
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
+        set_placements=_counter(
+            "drpo_set_placements",
+            "Requests with an example set, by how their backend was chosen.",
+            registry,
+            ("choice",),
+        ),
         experiment_requests=_counter(
             "drpo_experiment_requests", "Requests by experiment and arm.", registry, ("experiment", "arm")
         ),

@@ -191,9 +191,7 @@ class ShadowJudge:
         conversation = replace(sample.conversation, body={**body, "stream": False})
         plan = await self._planner.chat(conversation, Setting(choice, model, served))
         headers = {"Content-Type": "application/json"}
-        async with self._pool.send(
-            choice.model, plan.path, plan.take_body(), headers, plan.conversation_key
-        ) as upstream:
+        async with self._pool.send(choice.model, plan.path, plan.take_body(), headers, plan.affinity) as upstream:
             data = await upstream.read()
             return answer_text(whole_reply(data, plan, ReplyProgress())) if upstream.status == 200 else ""
 

@@ -6,6 +6,7 @@ The planner (proxy/inference/planner.py) makes plans. This module does not depen
 from dataclasses import dataclass, field
 from typing import Final
 
+from proxy.backends.load_balancing import NO_AFFINITY, Affinity
 from proxy.core.json_types import Json
 from proxy.inference.injection.injector import DEFAULT_MAX_TOKENS, Injection
 from proxy.inference.variants import Choice
@@ -40,8 +41,7 @@ class Plan:
         answers: How many answers the client asked for.
         reserve: The estimated maximum number of tokens of the request: prompt and answers together. It is 0 for the
             endpoints whose bodies are only relayed.
-        conversation_key: A checksum that is the same in all requests of a conversation, so that they go to the same
-            backend; None if the request has no user turn or is not part of a conversation.
+        affinity: The conversation and the example set of the request, which decide the backend.
         content_type: The Content-Type of the body.
         lowered_limit: The max_tokens of the body, if it is smaller than the client's; else None.
     """
@@ -56,7 +56,7 @@ class Plan:
     cut_at: StopRules | None = None
     answers: int = 1
     reserve: int = 0
-    conversation_key: str | None = None
+    affinity: Affinity = NO_AFFINITY
     content_type: str = JSON_TYPE
     lowered_limit: int | None = None
 
@@ -88,7 +88,7 @@ def make_plan(
     path: str,
     injection: Injection | None = None,
     shape: ChatShape | ResponseShape | None = None,
-    conversation_key: str | None = None,
+    affinity: Affinity = NO_AFFINITY,
 ) -> Plan:
     """Make a plan that sends `body` with the id of the chosen model in the field `model`.
 
@@ -103,9 +103,7 @@ def make_plan(
         sent["stream_options"] = {**options, "include_usage": True}
     data = encode(sent)
     reserve = _estimated_use(data, sent)
-    return Plan(
-        choice, path, data, injection, stream, shape, strip_usage, None, _answers(sent), reserve, conversation_key
-    )
+    return Plan(choice, path, data, injection, stream, shape, strip_usage, None, _answers(sent), reserve, affinity)
 
 
 def _answers(sent: Json) -> int:

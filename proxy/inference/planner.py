@@ -14,6 +14,8 @@ from index.layouts import SEPARATOR
 from index.rendering import render_raw, text_prompt
 from index.types import Message
 from proxy.backends.discovery import Model
+from proxy.backends.load_balancing import NO_AFFINITY, Affinity
+from proxy.backends.set_plan import set_key
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json, JsonDict
 from proxy.core.variant_names import ALIGNED, RAW
@@ -128,7 +130,9 @@ class Planner:
         conversation = replace(conversation, opening=asked.turns[0].text)
         text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, continues=False))
         sent = {**text.sent, "logprobs": body["logprobs"]} if "logprobs" in body else text.sent
-        plan = make_plan(model.dialect.completion_request(sent), choice, COMPLETIONS, text.injection)
+        affinity = _affinity(conversation, text.injection) if text.injection.set_name else NO_AFFINITY
+        request = model.dialect.completion_request(sent)
+        plan = make_plan(request, choice, COMPLETIONS, text.injection, affinity=affinity)
         plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
         return plan
 
@@ -141,7 +145,7 @@ class Planner:
         """Make the plan of a request to a chat model. `path` is CHAT or RESPONSES, in whose format the body stays."""
         body, choice, served = conversation.body, setting.choice, setting.served
         if choice.variant == RAW or served is None:
-            return make_plan(body, choice, path, conversation_key=conversation.key)
+            return make_plan(body, choice, path, affinity=_affinity(conversation))
         is_long, injection = conversation.is_long, None
         client = await offload(is_long, joined_text, conversation.turns)
         sent = with_sampling(body, served) if path == CHAT else with_response_sampling(body, served)
@@ -153,7 +157,7 @@ class Planner:
             inject = injected_messages if path == CHAT else injected_input
             sent |= await offload(is_long, inject, conversation, injection)
         sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
-        plan = make_plan(sent, choice, path, injection, conversation_key=conversation.key)
+        plan = make_plan(sent, choice, path, injection, affinity=_affinity(conversation, injection))
         plan.lowered_limit = _lowered_limit(body, sent)
         return plan
 
@@ -171,7 +175,8 @@ class Planner:
         form = _background_form(turns, model) if reason == BACKGROUND else {}
         sent = model.dialect.completion_request({**text.sent, **form})
         shape = _shape(body, model, trim=text.has_leading_gap)
-        plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, conversation.key)
+        affinity = _affinity(conversation, text.injection)
+        plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, affinity)
         plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
         return plan
 
@@ -182,7 +187,7 @@ class Planner:
         cap = await self._injector.max_tokens(text, 0, text, model, served)
         sampling = bundle_sampling(served) if served is not None else {}
         sent = model.dialect.completion_request(completion_body(body, text, client_stop(body), sampling, cap))
-        return make_plan(sent, choice, COMPLETIONS, shape=_shape(body, model), conversation_key=conversation.key)
+        return make_plan(sent, choice, COMPLETIONS, shape=_shape(body, model), affinity=_affinity(conversation))
 
     async def _injected_text(
         self,
@@ -225,6 +230,13 @@ class Planner:
             limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)
             sent["max_tokens"] = min(limit, asked_limit(sent) or limit)
         return sent
+
+
+def _affinity(conversation: Conversation, injection: Injection | None = None) -> Affinity:
+    """Return the conversation of a request, and the example set if the request shows one."""
+    if injection is None or not injection.set_name:
+        return Affinity(conversation.key)
+    return Affinity(conversation.key, set_key(injection.bundle, injection.set_name), conversation.is_first_turn)
 
 
 def _reduction_reason(conversation: Conversation, path: str) -> str | None:

@@ -23,6 +23,7 @@ _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 Only the length of this text matters.
 """
 _SYSTEM_ROLES: Final = ("system", "developer")
+_FIRST_ROLES: Final = ("user", *_SYSTEM_ROLES)
 _MAX_SHORT_MESSAGES: Final = 200
 _MAX_SHORT_CHARACTERS: Final = 100_000
 _Arguments = ParamSpec("_Arguments")
@@ -58,6 +59,11 @@ class Conversation:
         if not self.opening:
             return None
         return f"{crc32(self.opening[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
+
+    @property
+    def is_first_turn(self) -> bool:
+        """Whether the model has not answered yet in this conversation: there are only user and system messages."""
+        return all(message.get("role") in _FIRST_ROLES for message in self.turns)
 
     @property
     def turns(self) -> Sequence[Json]:

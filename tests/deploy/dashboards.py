@@ -247,6 +247,12 @@ BACKENDS: Final = Dashboard(
         ),
         Panel("Sent again", "", "reqps", {"{{reason}}": _rate("drpo_backend_retries_total", "reason")}),
         Panel(
+            "Choice of a backend for an example set",
+            "balanced: the preferred backend has its share. spilled: the backend had too many requests at that moment.",
+            "reqps",
+            {"{{choice}}": _rate("drpo_set_placements_total", "choice")},
+        ),
+        Panel(
             "Failures of backends",
             "",
             "reqps",

@@ -1,0 +1,203 @@
+"""Chooses the backends for requests that have an example set, so that several prefix caches hold more sets than one.
+
+A plan (proxy/backends/set_plan.py) says which backend a set belongs to. A plan fits the recent requests only on
+average, so each first turn is also checked against two limits: the backend's share of the recent requests, and its
+requests in flight. If the backend exceeds a limit, the next backend in the set's order of preference gets the request.
+The module depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from proxy.backends.load_balancing import Affinity, BackendLoad, InFlightLimit, rank_backends
+from proxy.backends.set_plan import Part, Plan, plan_sets, preference
+
+_WINDOW: Final = 2048  # requests; older requests hardly count
+# A backend with more than this factor of its share, and half a request, gets no further first turns.
+_MAX_LOAD: Final = 1.25
+_ROUNDING: Final = 0.5
+_PLAN_INTERVAL: Final = 32  # requests; the interval is longer if there are many sets
+_FORGOTTEN: Final = 0.01  # requests; a set with fewer recent requests is forgotten
+# A set with this share of the requests, or a multiple of it, has one key for routers, or several. The number of keys
+# changes only if the share differs from this multiple by more than _KEY_TOLERANCE of it.
+_SHARE_OF_KEY: Final = 0.25
+_KEY_TOLERANCE: Final = 0.75
+_FIRST_REQUESTS: Final = 50  # as many requests of other sets are assumed, because the first shares mean little
+_HASHES: Final = float(2**32)
+
+
+class Placed(NamedTuple):
+    """The backends of one request.
+
+    Attributes:
+        positions: The positions of the backends in the order in which to try them.
+        choice: How the first backend was chosen: `preferred` (it is the first in the order of preference of the set),
+            `balanced` (the set, or this part of it, was moved to it because the preferred backend has its share) or
+            `spilled` (the backend of this part had too many requests at that moment).
+    """
+
+    positions: list[int]
+    choice: str
+
+
+class SetPlacement:
+    """Chooses the backends for the requests of one model that have an example set. It counts these requests.
+
+    Each process counts only its own requests. All processes have the same order of preference, so they choose the same
+    backend for a set unless this backend would get more than its share.
+    """
+
+    def __init__(self) -> None:
+        self._sets = _SetCounts()
+        self._backends: dict[str, _BackendCounts] = {}
+        self._keys: dict[str, int] = {}
+        self._plan: Plan = {}
+        self._planned_for: AbstractSet[str] = frozenset()
+        self._until_plan = _PLAN_INTERVAL
+
+    @property
+    def sets(self) -> frozenset[str]:
+        """The keys of the sets that had requests recently."""
+        return frozenset(self._plan)
+
+    def router_key(self, example_set: str, conversation: str | None) -> str:
+        """Return a key for a router that sends all requests with the same key to the same server.
+
+        It is the same for all turns of a conversation, and for all conversations with the set. If the set has a large
+        share of the requests, its conversations are divided among several keys, because a router limits no load.
+        """
+        part = int(_position(conversation) * self._keys.get(example_set, 1))
+        return f"{_checksum(f'{example_set}/{part}'):08x}"
+
+    def place(self, backends: Sequence[BackendLoad], affinity: Affinity, example_set: str) -> Placed:
+        """Count a request, and return its backends.
+
+        Backends that are not available come last, as in `rank_backends`.
+
+        Args:
+            backends: The backends that serve the model; at least one.
+            affinity: The conversation of the request.
+            example_set: The key of the example set.
+        """
+        if len(backends) == 1:
+            self._count_set(example_set, {backends[0].name: 1.0})
+            return Placed([0], "preferred")
+        ordered = rank_backends(backends, None)
+        usable = [backend for backend in backends if backend.available] or list(backends)
+        self._count(usable, example_set)
+        name, choice = self._choose(usable, affinity, example_set)
+        first = ordered[0] if name is None else next(n for n in ordered if backends[n].name == name)
+        self._backends[backends[first].name].received += 1.0
+        return Placed([first, *[n for n in ordered if n != first]], choice)
+
+    def _count(self, usable: Sequence[BackendLoad], example_set: str) -> None:
+        """Count a request of a set, and its share for each backend."""
+        total = sum([backend.weight for backend in usable])
+        shares = {backend.name: backend.weight / total for backend in usable}
+        for name, share in shares.items():
+            counts = self._backends.get(name)
+            if counts is None:
+                counts = self._backends[name] = _BackendCounts()
+            counts.add_share(share)
+        self._count_set(example_set, shares)
+
+    def _count_set(self, example_set: str, shares: Mapping[str, float]) -> None:
+        """Count a request of a set. Make a new plan if the backends have changed, or if the plan is old."""
+        self._sets.count(example_set)
+        self._until_plan -= 1
+        if self._until_plan <= 0 or shares.keys() != self._planned_for:
+            self._make_plan(shares)
+
+    def _make_plan(self, shares: Mapping[str, float]) -> None:
+        recent = self._sets.recent()
+        self._plan = plan_sets(recent, shares, self._plan)
+        self._planned_for, self._until_plan = shares.keys(), max(_PLAN_INTERVAL, 2 * len(recent))
+        unit = _SHARE_OF_KEY * (sum(recent.values()) + _FIRST_REQUESTS)
+        self._keys = {one: _router_keys(count / unit, self._keys.get(one, 1)) for one, count in recent.items()}
+
+    def _choose(self, usable: Sequence[BackendLoad], affinity: Affinity, example_set: str) -> tuple[str | None, str]:
+        """Return the name of the backend, and how it was chosen. The name is None if every backend has too much load.
+
+        A later turn is not moved because of the share of recent requests: its backend holds the whole conversation.
+        """
+        order = preference(example_set, tuple([backend.name for backend in usable]))
+        home = _home(self._plan[example_set], affinity.conversation) if example_set in self._plan else order[0]
+        limit, by_name = InFlightLimit(usable), {backend.name: backend for backend in usable}
+        for name in (home, *order):
+            has_share = not affinity.is_first_turn or self._backends[name].has_room
+            if has_share and limit.allows(by_name[name]):
+                choice = "preferred" if name == order[0] else "balanced"
+                return name, choice if name == home else "spilled"
+        return None, "spilled"
+
+
+class _BackendCounts:
+    """The recent requests of one backend. Each further request of the model makes the older ones count less.
+
+    Attributes:
+        received: How many of the requests the backend received.
+        share: How many it should have received. A backend that joins begins with 0 of both, and so does not get more
+            than its share until its count has caught up.
+    """
+
+    __slots__ = ("received", "share")
+
+    def __init__(self) -> None:
+        self.received = 0.0
+        self.share = 0.0
+
+    def add_share(self, share: float) -> None:
+        """Add the backend's share of one request."""
+        self.received *= 1.0 - 1.0 / _WINDOW
+        self.share = self.share * (1.0 - 1.0 / _WINDOW) + share
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the backend may receive another request. At least one backend always has less than its share."""
+        return self.received < self.share or self.received + 1.0 <= _MAX_LOAD * self.share + _ROUNDING
+
+
+class _SetCounts:
+    """The recent requests of each set. Older requests count less."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, float] = {}
+        self._new = 0
+
+    def count(self, example_set: str) -> None:
+        """Count a request."""
+        self._counts[example_set] = self._counts.get(example_set, 0.0) + 1.0
+        self._new += 1
+
+    def recent(self) -> Mapping[str, float]:
+        """Let the older requests count less, and return the counts. Sets without recent requests are forgotten."""
+        factor = (1.0 - 1.0 / _WINDOW) ** self._new
+        self._new = 0
+        self._counts = {name: n * factor for name, n in self._counts.items() if n * factor >= _FORGOTTEN}
+        return self._counts
+
+
+def _home(parts: Sequence[Part], conversation: str | None) -> str:
+    """Return the backend of the part to which a conversation belongs."""
+    position = _position(conversation)
+    for part in parts:
+        position -= part.share
+        if position < 0.0:
+            return part.backend
+    return parts[-1].backend
+
+
+def _position(conversation: str | None) -> float:
+    """Return a number from 0 to 1 (exclusive) that depends only on the conversation; 0 without one."""
+    return 0.0 if conversation is None else _checksum(conversation) / _HASHES
+
+
+def _checksum(text: str) -> int:
+    return crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def _router_keys(share: float, before: int) -> int:
+    """Return the number of router keys of a set. `share` is its share of the requests in units of _SHARE_OF_KEY."""
+    return before if abs(share - before) <= _KEY_TOLERANCE else max(1, round(share))
