@@ -233,6 +233,9 @@ def main() -> None:
         "--policy", action="append", help="only policies whose name begins so, on the real vLLM; repeatable"
     )
     parser.add_argument("--routed", action="store_true", help="two real servers, chosen by the proxy or by vllm-router")
+    parser.add_argument(
+        "--conversations", type=int, default=CONVERSATIONS, help="conversations of two turns for --routed (%(default)s)"
+    )
     parser.add_argument("--time", action="store_true", help="time to the first token, on a real vLLM")
     options = parser.parse_args()
     tokenizer = model_folder(BASE, environment(print), print) / "tokenizer.json"
@@ -253,7 +256,7 @@ def main() -> None:
         cost = cost_of(bundle.examples, lambda examples: len(texts.prefix(examples)))
         few = cache_blocks(lines, options.block)
         console.print(*HEADINGS, sep=" | ")
-        opened = stream.queries[:CONVERSATIONS]
+        opened = stream.queries[: options.conversations]
         for row in measure_routed(
             options.policy or [""], options.bundle, opened, cost, options.block, few, CONCURRENCY
         ):

@@ -12,7 +12,7 @@ counters of a real server.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -131,6 +131,38 @@ class BlockCache:
     @staticmethod
     def _hash(before: int, tokens: Sequence[int]) -> int:
         return hash((before, *tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request whose answer is complete but whose blocks are still in use.
+
+    Attributes:
+        found: The number of cached tokens of its prompt.
+        end: Frees the blocks.
+    """
+
+    found: int
+    end: Callable[[], None]
+
+
+def start(request: TokenRequest, number: int, cache: BlockCache) -> Begun | None:
+    """Start a request and write its answer. Returns None if there are too few blocks.
+
+    Args:
+        request: The request.
+        number: Its number. Requests with different numbers have different answers.
+        cache: The blocks of the server.
+    """
+    running = _Running(number, list(request.tokens), 0)
+    found = cache.begin(running)
+    if found is None:
+        return None
+    for _ in range(request.outputs - 1):
+        if not cache.grow(running, -1 - number):
+            cache.end(running)
+            return None
+    return Begun(found, lambda: cache.end(running))
 
 
 def found_tokens(requests: Sequence[TokenRequest], cache: BlockCache, concurrency: int) -> list[int]:

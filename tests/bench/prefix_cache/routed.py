@@ -1,6 +1,8 @@
 """Sends conversations through the proxy to two real vLLM servers, which the proxy or vllm-router chooses.
 
-It reads the counters of the servers. It does not depend on the policy for examples.
+One server with the cache of both is measured for comparison. The caches are empty at first and are not warmed, so the
+figures of later conversations are also given alone. The module reads the counters of the servers. It does not depend on
+the policy for examples.
 """
 
 import asyncio
@@ -26,10 +28,12 @@ from tests.vllm.server import proxy_server
 SERVERS: Final = 2
 OUTPUTS: Final = 8  # tokens of an answer
 MORE: Final = "Can you say more about that?"
+ONE_SERVER: Final = "nobody: one server with twice the room"
 ROUTER_POLICIES: Final = ("consistent_hash", "cache_aware", "round_robin")
 
 HEADINGS: Final = (
-    *("who chooses", "requests at the busier server", "first turns: uncached", "second turns: uncached"),
+    *("who chooses", "requests at the busier server", "first turns: uncached", "the same, after the first third"),
+    "second turns: uncached",
     *("whole blocks among them", "cached share of all tokens", "took, s"),
 )
 
@@ -63,19 +67,34 @@ def measure_routed(
     Each query begins a conversation of two turns. `concurrency` conversations run at a time. Only ways whose name
     begins as one of `wanted` are measured.
     """
+    if ONE_SERVER.startswith(tuple(wanted)):
+        with served(block, SERVERS * blocks) as url:
+            way = partial(_proxied, bundle, [url])
+            yield _measure(ONE_SERVER, way, [url], queries, cost, block, concurrency)
     with ExitStack() as stack:
         urls = [stack.enter_context(served(block, blocks, [core])) for core in range(SERVERS)]
         for name, way in ways(bundle, urls):
-            if not name.startswith(tuple(wanted)):
-                continue
-            for url in urls:
-                _post(f"{url}/reset_prefix_cache")
-            before = [_counters(url) for url in urls]
-            started = time.perf_counter()
-            with way() as proxy:
-                talks = asyncio.run(_converse(proxy, queries, cost, concurrency))
-            took = time.perf_counter() - started
-            yield name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}"
+            if name.startswith(tuple(wanted)):
+                yield _measure(name, way, urls, queries, cost, block, concurrency)
+
+
+def _measure(
+    name: str,
+    way: Callable[[], AbstractContextManager[str]],
+    urls: Sequence[str],
+    queries: Sequence[str],
+    cost: Cost,
+    block: int,
+    concurrency: int,
+) -> Sequence[str]:
+    for url in urls:
+        _post(f"{url}/reset_prefix_cache")
+    before = [_counters(url) for url in urls]
+    started = time.perf_counter()
+    with way() as proxy:
+        talks = asyncio.run(_converse(proxy, queries, cost, concurrency))
+    took = time.perf_counter() - started
+    return name, *_cells(talks, before, [_counters(url) for url in urls], block), f"{took:.0f}"
 
 
 def ways(bundle: Path, urls: Sequence[str]) -> Iterator[tuple[str, Callable[[], AbstractContextManager[str]]]]:
@@ -91,7 +110,11 @@ def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
         flags = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
-        flags += ["--retrieval-timeout", "30"]  # the servers use every core, and a late retrieval shows no examples
+        flags += [
+            "--no-warm-cache",
+            "--retrieval-timeout",
+            "30",
+        ]  # the servers use every core, and a late retrieval shows no examples
         with proxy_server(f"{backends[0]}/v1", flags, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
 
@@ -137,8 +160,8 @@ def _cells(
     grown = [{name: now[name] - then[name] for name in now} for then, now in zip(before, after, strict=True)]
     asked = [one["requests"] for one in grown]
     yield f"{max(asked) / sum(asked):.0%}"
-    for turn in range(2):
-        yield f"{sum(talk[turn].uncached for talk in talks) / len(talks):.1f}"
+    for turn, some in ((0, talks), (0, talks[len(talks) // 3 :]), (1, talks)):
+        yield f"{sum(talk[turn].uncached for talk in some) / len(some):.1f}"
     yield f"{sum(talk[1].uncached // block for talk in talks) / len(talks):.2f}"
     yield f"{sum(one['hits'] for one in grown) / sum(one['queries'] for one in grown):.3f}"
 
