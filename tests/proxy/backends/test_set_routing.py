@@ -25,7 +25,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 def with_sets() -> ServedBundle:
-    served = served_bundle(policy="set", minimum_similarity=-1.0)
+    served = served_bundle(order="set", minimum_similarity=-1.0)
     bundle = replace(served.bundle, sets=SETS)
     search = BundleSearch(bundle.id, Retriever(bundle), WordEmbedder())
     return ServedBundle(bundle, LAYOUTS["query-answer"], pinned(bundle), search)
