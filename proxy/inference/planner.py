@@ -130,8 +130,7 @@ class Planner:
         conversation = replace(conversation, opening=asked.turns[0].text)
         text = await self._injected_text(conversation, setting, served, asked, reduction_reason(body, continues=False))
         sent = {**text.sent, "logprobs": body["logprobs"]} if "logprobs" in body else text.sent
-        affinity = _affinity(conversation, served, text.injection)
-        affinity = affinity if affinity.example_set else NO_AFFINITY
+        affinity = _affinity(conversation, text.injection) if text.injection.set_name else NO_AFFINITY
         request = model.dialect.completion_request(sent)
         plan = make_plan(request, choice, COMPLETIONS, text.injection, affinity=affinity)
         plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
@@ -158,7 +157,7 @@ class Planner:
             inject = injected_messages if path == CHAT else injected_input
             sent |= await offload(is_long, inject, conversation, injection)
         sent = await self._limiter.limit_chat(sent, conversation, setting, injection, client)
-        plan = make_plan(sent, choice, path, injection, affinity=_affinity(conversation, served, injection))
+        plan = make_plan(sent, choice, path, injection, affinity=_affinity(conversation, injection))
         plan.lowered_limit = _lowered_limit(body, sent)
         return plan
 
@@ -176,7 +175,7 @@ class Planner:
         form = _background_form(turns, model) if reason == BACKGROUND else {}
         sent = model.dialect.completion_request({**text.sent, **form})
         shape = _shape(body, model, trim=text.has_leading_gap)
-        affinity = _affinity(conversation, served, text.injection)
+        affinity = _affinity(conversation, text.injection)
         plan = make_plan(sent, setting.choice, COMPLETIONS, text.injection, shape, affinity)
         plan.cut_at, plan.lowered_limit = text.cut_at, text.lowered_limit
         return plan
@@ -233,14 +232,11 @@ class Planner:
         return sent
 
 
-def _affinity(
-    conversation: Conversation, served: ServedBundle | None = None, injection: Injection | None = None
-) -> Affinity:
+def _affinity(conversation: Conversation, injection: Injection | None = None) -> Affinity:
     """Return the conversation of a request, and the example set if the request shows one."""
-    name = served.shown_set(injection.examples) if served is not None and injection is not None else ""
-    if served is None or not name:
+    if injection is None or not injection.set_name:
         return Affinity(conversation.key)
-    return Affinity(conversation.key, set_key(served.id, name), conversation.is_first_turn)
+    return Affinity(conversation.key, set_key(injection.bundle, injection.set_name), conversation.is_first_turn)
 
 
 def _reduction_reason(conversation: Conversation, path: str) -> str | None:

@@ -15,11 +15,13 @@ from typing import Final
 from proxy.api.gateway import Gateway
 from proxy.backends.backend import Backend
 from proxy.backends.discovery import Model, fingerprint
+from proxy.backends.set_plan import set_key
 from proxy.core.errors import ProxyError
 from proxy.core.log import log_event, log_failure
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import bundles_to_warm
+from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.request_bodies import PrefixRequest, prefix_request
 
@@ -146,9 +148,10 @@ class CacheWarmer:
         loop = asyncio.get_running_loop()
         await self._wait_until_quiet(backend)
         injections = await self._gateway.injector.prefixes(served, model)
+        injections.sort(key=lambda injection: self._is_preferred(backend, model, injection))
         prefixes = [one for one in (prefix_request(served, model, each) for each in injections) if one]
         progress.total = len(prefixes)
-        for prefix in prefixes[:_MAX_PREFIXES]:
+        for prefix in prefixes[-_MAX_PREFIXES:]:
             await self._wait_until_quiet(backend)
             if key not in self._wanted(backend):
                 return
@@ -157,6 +160,14 @@ class CacheWarmer:
             progress.sent += 1
             self._count("sent", 1)
             await asyncio.sleep(min(loop.time() - started, _MAX_PAUSE))
+
+    def _is_preferred(self, backend: Backend, model: Model, injection: Injection) -> bool:
+        """Return whether an example set prefers this backend to all others that answer.
+
+        These sets are sent last, because a small cache keeps what was sent last.
+        """
+        ranked = self._gateway.pool.backends_of_set(model.id, set_key(injection.bundle, injection.set_name))
+        return next((one for one in ranked if one.healthy), backend) is backend
 
     async def _wait_until_quiet(self, backend: Backend) -> None:
         while self._user_requests(backend) > _MAX_USER_REQUESTS:  # noqa: ASYNC110  other workers cannot set an event

@@ -48,14 +48,6 @@ class ServedBundle:
         """The first 12 characters of the bundle id, which headers and logs show."""
         return self.bundle.id[:12]
 
-    def shown_set(self, examples: Sequence[Example]) -> str:
-        """Return the name of the example set that a prompt shows after its pinned examples; empty if it shows none."""
-        ids = tuple([example.id for example in examples])
-        for one in self.bundle.sets:
-            if one.shown and any(ids[n : n + len(one.shown)] == one.shown for n in range(len(ids))):
-                return one.name
-        return ""
-
 
 def foreign_bundle_note(model: str, served: ServedBundle) -> str:
     """Return a note for the operator if the bundle of a model was written for another model; empty if it was not."""

@@ -1,5 +1,6 @@
 """Tests of a running proxy with several backends and a bundle with example sets: which backend gets which request."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,8 +14,9 @@ from index.types import ExampleSet
 from proxy.backends.set_plan import set_key
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.server.cache_warming import warming
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, WordEmbedder, served_bundle, serving
+from tests.proxy.serving import Serving, WordEmbedder, make_settings, served_bundle, serving
 
 SETS = tuple(ExampleSet(name, (name,), (name,)) for name in ("sky", "sum", "tea"))
 QUERIES = {"sky": "Why is the sky blue {}?", "sum": "What is two and two {}?", "tea": "How do I make tea {}?"}
@@ -25,7 +27,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 def with_sets() -> ServedBundle:
-    served = served_bundle(order="set", minimum_similarity=-1.0)
+    served = served_bundle(policy="set", minimum_similarity=-1.0)
     bundle = replace(served.bundle, sets=SETS)
     search = BundleSearch(bundle.id, Retriever(bundle), WordEmbedder())
     return ServedBundle(bundle, LAYOUTS["query-answer"], pinned(bundle), search)
@@ -106,3 +108,22 @@ async def test_routers_get_one_session_id_for_all_conversations_and_turns_with_a
         sky, other, later, tea, raw, other_raw = [one.headers["X-Session-ID"] for one in router.generating]
         assert sky == other == later != tea
         assert len({sky, tea, raw, other_raw}) == 4, "without a set, each conversation has its own"
+
+
+@pytest.mark.parametrize("_round", range(3))  # each with other ports, and so with other preferences
+async def test_sets_that_prefer_a_backend_are_last_when_its_cache_is_warmed(_round: int) -> None:
+    values: dict[str, Any] = {"health_interval": 0.05}
+    async with (
+        scripted_backend(answer) as one,
+        scripted_backend(answer) as two,
+        serving(one.url, two.url, bundles={"scripted": with_sets()}, **values) as proxy,
+        warming(proxy.gateway, make_settings(**values), proxy.shared),
+    ):
+        async with asyncio.timeout(10):
+            while min(hits(one, two)) < 3:
+                await asyncio.sleep(0.01)
+        for backend in (one, two):
+            prompts = [request.json["prompt"] for request in backend.generating]
+            order = [next(name for name in QUERIES if QUERIES[name][:12] in prompt) for prompt in prompts]
+            prefers = [preferred(proxy, name) == backend.url for name in order]
+            assert prefers == sorted(prefers)
