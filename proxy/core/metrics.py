@@ -102,12 +102,7 @@ def create_metrics() -> Metrics:
         queued=_sum("drpo_requests_queued", "Requests that wait for a place.", registry),
         log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry),
         duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
-        first_byte=_histogram(
-            "drpo_first_byte_seconds",
-            "Request to the answer's first byte.",
-            registry,
-            ("variant",),
-        ),
+        first_byte=_histogram("drpo_first_byte_seconds", "Request to the answer's first byte.", registry, ("variant",)),
         retrieval=_histogram("drpo_retrieval_seconds", "Finding the examples.", registry, ("cache",)),
         injected_tokens=Histogram(
             "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
@@ -131,10 +126,7 @@ def create_metrics() -> Metrics:
         ),
         ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
         set_placements=_counter(
-            "drpo_set_placements",
-            "Requests with an example set, by how their backend was chosen.",
-            registry,
-            ("choice",),
+            "drpo_set_placements", "Requests with a set, by choice of backend.", registry, ("choice",)
         ),
         experiment_requests=_counter(
             "drpo_experiment_requests", "Requests by experiment and arm.", registry, ("experiment", "arm")
