@@ -1,0 +1,59 @@
+"""Chooses the passages of a query that are embedded: the whole query, or the opening and the ending of a long one.
+
+The vector of a long text is a mean over its subjects, and the text that a user pastes outweighs the question. People
+put the question or the task first or last. Each of the two passages is therefore embedded alone, and the retriever uses
+the one that resembles an example most. So the time to embed a query has an upper bound that does not depend on its
+length. This module depends on nothing but the text.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+MAX_PASSAGE_CHARACTERS: Final = 200
+MAX_WHOLE_CHARACTERS: Final = 2 * MAX_PASSAGE_CHARACTERS
+"""The maximum length of a query that is one passage."""
+
+_READ_CHARACTERS: Final = 4_000  # at each end of the text; a passage further inside is not found
+_MIN_SENTENCE_CHARACTERS: Final = 20  # a shorter sentence, such as "Thanks!", needs its neighbour
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u00bb)\]]*\s+|(?<=[\u3002\uff01\uff1f])")
+
+
+def query_passages(text: str) -> tuple[str, ...]:
+    """Return the passages of a query: one if it has at most 400 characters, otherwise two of at most 200 characters.
+
+    The two passages come from the first and from the last line that holds a letter or a digit. A line of more than 200
+    characters is cut to its first or its last sentence. If this sentence is very short, such as "Thanks!", its
+    neighbour is added.
+    """
+    if len(text) <= MAX_WHOLE_CHARACTERS:
+        return (text,)
+    first = _first_with_words(text[:_READ_CHARACTERS].splitlines())
+    last = _first_with_words(reversed(text[-_READ_CHARACTERS:].splitlines()))
+    return _opening(first), _ending(last)
+
+
+def _first_with_words(lines: Iterable[str]) -> str:
+    return next((line.strip() for line in lines if any(map(str.isalnum, line))), "")
+
+
+def _opening(line: str) -> str:
+    if len(line) <= MAX_PASSAGE_CHARACTERS:
+        return line
+    return " ".join(_enough(_SENTENCE_END.split(line[:MAX_PASSAGE_CHARACTERS])))
+
+
+def _ending(line: str) -> str:
+    if len(line) <= MAX_PASSAGE_CHARACTERS:
+        return line
+    return " ".join(reversed(_enough(reversed(_SENTENCE_END.split(line[-MAX_PASSAGE_CHARACTERS:])))))
+
+
+def _enough(sentences: Iterable[str]) -> list[str]:
+    """Return the first sentences that have 20 characters together."""
+    taken: list[str] = []
+    for sentence in filter(None, sentences):
+        taken.append(sentence)
+        if sum(map(len, taken)) >= _MIN_SENTENCE_CHARACTERS:
+            break
+    return taken
