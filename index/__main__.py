@@ -77,6 +77,7 @@ def _show(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     # Imported here because these modules load FAISS, which takes longer than the other commands take to run.
+    from index.retrieval.passages import embed_query
     from index.retrieval.retriever import Retriever, pinned, retrieval_query
     from index.retrieval.selection import select_without_costs
 
@@ -86,7 +87,7 @@ def _search(options: argparse.Namespace) -> None:
         retriever = Retriever(bundle)
     messages = (Message("user", options.text),)
     policy = bundle.manifest.retrieval
-    retrieved = retriever.choose(embedder.embed([retrieval_query(messages)])[0])
+    retrieved = retriever.choose_by_passages(embed_query(embedder, retrieval_query(messages)))
     selection = select_without_costs(policy, pinned(bundle), retrieved)
     text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, selection.in_order(policy.order), messages)
     page = PageConsole()
@@ -180,6 +181,7 @@ def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPol
 
 def _measured_floor(options: argparse.Namespace, bundle: Bundle, embedder: Embedder) -> float:
     from index.retrieval.floor import measure_floor
+    from index.retrieval.passages import embed_query
     from index.retrieval.retriever import Retriever, retrieval_query
 
     in_bank = {example.query.strip() for example in bundle.examples}
@@ -187,7 +189,7 @@ def _measured_floor(options: argparse.Namespace, bundle: Bundle, embedder: Embed
     new = [query for query in dict.fromkeys(queries) if query not in in_bank]
     with Progress("embedding the queries of users", len(new)) as progress:
         counting = CountingEmbedder(embedder, progress)
-        vectors = [counting.embed([retrieval_query((Message("user", query),))])[0] for query in new]
+        vectors = [embed_query(counting, retrieval_query((Message("user", query),))) for query in new]
         measured = measure_floor(Retriever(bundle), vectors, options.share_below)
     print(
         f"similarity floor {measured.floor:g}: {measured.below:,} of {measured.queries:,} queries are below it; their "

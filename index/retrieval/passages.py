@@ -3,12 +3,15 @@
 The vector of a long text is a mean over its subjects, and the text that a user pastes outweighs the question. People
 put the question or the task first or last. Each of the two passages is therefore embedded alone, and the retriever uses
 the one that resembles an example most. So the time to embed a query has an upper bound that does not depend on its
-length. This module depends on nothing but the text.
+length.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Final
+
+from index.embedders.base import Embedder
+from index.types import Vectors
 
 MAX_PASSAGE_CHARACTERS: Final = 200
 MAX_WHOLE_CHARACTERS: Final = 2 * MAX_PASSAGE_CHARACTERS
@@ -31,6 +34,15 @@ def query_passages(text: str) -> tuple[str, ...]:
     first = _first_with_words(text[:_READ_CHARACTERS].splitlines())
     last = _first_with_words(reversed(text[-_READ_CHARACTERS:].splitlines()))
     return _opening(first), _ending(last)
+
+
+def embed_query(embedder: Embedder, text: str) -> Vectors:
+    """Return the vectors of a query's passages: (passages, dimension).
+
+    Raises:
+        EmbedderError: The embedder did not answer.
+    """
+    return embedder.embed(query_passages(text))
 
 
 def _first_with_words(lines: Iterable[str]) -> str:

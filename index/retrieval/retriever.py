@@ -19,7 +19,6 @@ from index.bundle.example_bank import pinned_positions
 from index.retrieval.vote import choose_set
 from index.types import Bundle, Example, Hit, Message, Retrieved, Vectors
 
-MAX_QUERY_CHARACTERS = 2_000
 _MAX_QUICK_BANK = 5_000
 # The first search finds this many times the wanted examples, because excluded examples and near-duplicates are removed
 # from its result. Each further search finds this many times as many examples as the search before it.
@@ -90,6 +89,18 @@ class Retriever:
         near = self._near_enough(hits)
         retrieved = Retrieved(nearest=near[: self._candidates()], similarity=best)
         return self._with_set(retrieved, self._choose_set(near), vector)
+
+    def choose_by_passages(self, vectors: Vectors) -> Retrieved:
+        """Return the retrieved examples for the passage that resembles an example most.
+
+        Args:
+            vectors: The vectors of the query's passages: (passages, dimension), rows of norm 1.
+
+        Raises:
+            ValueError: As for `choose`.
+        """
+        found = [self.choose(vector) for vector in vectors]
+        return max(found, key=lambda retrieved: -1.0 if retrieved.similarity is None else retrieved.similarity)
 
     def shown_by_set(self) -> tuple[Retrieved, ...]:
         """Return what `choose` returns for each set that it can choose, with the similarity 0 and no nearest examples.
@@ -217,13 +228,13 @@ def pinned(bundle: Bundle) -> tuple[Example, ...]:
 
 
 def retrieval_query(messages: Sequence[Message]) -> str:
-    """Return the text with which examples are retrieved for a conversation: the beginning of its first user turn.
+    """Return the text with which examples are retrieved for a conversation: its first user turn.
 
     The text is empty if the conversation has no user turn. Later turns do not change the text, so every request of a
     conversation gets the same examples. The prompt of each request therefore begins with the prompt of the request
     before it, which the prefix cache holds.
     """
-    return next((message.text[:MAX_QUERY_CHARACTERS] for message in messages if message.role == "user"), "")
+    return next((message.text for message in messages if message.role == "user"), "")
 
 
 def _is_usable(vector: Vectors) -> bool:

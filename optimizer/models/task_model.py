@@ -15,6 +15,7 @@ import numpy as np
 from index.embedders.base import Embedder
 from index.layouts import LAYOUTS, layout_stop
 from index.rendering import TextPrompt, leading_gap, render_chat, render_example, render_prompt, render_raw, text_prompt
+from index.retrieval.passages import embed_query
 from index.retrieval.retriever import Retriever, pinned, retrieval_query
 from index.retrieval.selection import select_within_policy
 from index.types import Example, Vectors
@@ -138,7 +139,7 @@ class TaskModel:
         """Return the examples that the proxy would put into the prompt for a row, pinned examples first."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
-        retrieved = self._retriever(candidate).choose(await self._vector(row))
+        retrieved = self._retriever(candidate).choose_by_passages(await self._query_vectors(row))
         costs = await self._costs(candidate, [*always, *(hit.example for hit in retrieved.hits)])
         prompt = await self.prompt_tokens(candidate)
         selection = select_within_policy(candidate.retrieval, prompt, costs, always, retrieved)
@@ -177,11 +178,10 @@ class TaskModel:
             self._retrievers[key] = Retriever(as_bundle(candidate))
         return self._retrievers[key]
 
-    async def _vector(self, row: Row) -> Vectors:
+    async def _query_vectors(self, row: Row) -> Vectors:
         query = retrieval_query(row.messages)
         if query not in self._vectors:
-            found = await asyncio.to_thread(self._embedder.embed, [query])
-            self._vectors[query] = np.asarray(found[0])
+            self._vectors[query] = await asyncio.to_thread(embed_query, self._embedder, query)
         return self._vectors[query]
 
     async def _costs(self, candidate: Candidate, examples: Sequence[Example]) -> dict[str, int]:

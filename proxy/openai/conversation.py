@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 from zlib import crc32
 
-from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 from proxy.openai.chat_applications import is_background, question
 from proxy.openai.message_text import has_words, is_empty, message_text
 
+_KEY_CHARACTERS: Final = 2_000  # of the opening, for the key
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
 
@@ -58,7 +58,7 @@ class Conversation:
         """
         if not self.opening:
             return None
-        return f"{crc32(self.opening[:MAX_QUERY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
+        return f"{crc32(self.opening[:_KEY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
 
     @property
     def is_first_turn(self) -> bool:

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from index.bundle.sets_file import set_record
 from index.errors import DrpoError, LayoutError
-from index.retrieval.retriever import MAX_QUERY_CHARACTERS
+from index.retrieval.passages import embed_query
 from index.retrieval.selection import select_without_costs
 from index.types import Bundle, Vectors
 from proxy.api.admission import parse_json, read_body
@@ -146,7 +146,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     plan = await gateway.planner.chat(conversation, setting)
     similarities = {}
     if served is not None and plan.injection is not None:
-        query = conversation.query[:MAX_QUERY_CHARACTERS]
+        query = conversation.query
         similarities = dict(await asyncio.to_thread(_similarities, served, query))
     return _answer(_explain_plan(plan, served, similarities))
 
@@ -172,13 +172,12 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
 
 def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:
     """Return the id of each example that the page shows, and the similarity of the example to a query."""
-    vector = served.search.embedder.embed([query])[0]
-    return _similarities_to(served, vector)
+    return _similarities_to(served, embed_query(served.search.embedder, query))
 
 
-def _similarities_to(served: ServedBundle, vector: Vectors) -> list[tuple[str, float]]:
+def _similarities_to(served: ServedBundle, vectors: Vectors) -> list[tuple[str, float]]:
     examples = served.bundle.examples[:_MAX_EXAMPLES]
-    similarities = served.bundle.vectors[: len(examples)] @ vector
+    similarities = (served.bundle.vectors[: len(examples)] @ vectors.T).max(axis=1)
     return [(example.id, round(float(value), 4)) for example, value in zip(examples, similarities, strict=True)]
 
 
@@ -231,18 +230,18 @@ async def _search(request: web.Request) -> web.StreamResponse:
     """Answer POST /ui/api/search with the examples nearest to a query, and the ids of the retrieved examples."""
     gateway = request.app[GATEWAY]
     body = parse_json(request, await read_body(request, gateway.admission.limits), orjson.loads)
-    served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")[:MAX_QUERY_CHARACTERS]
+    served, query = _bundle_of(gateway, text_field(body, "model")), text_field(body, "query")
     if not query.strip():
         raise BadRequestError("`query` is empty: write what a user would ask.", param="query")
     return _answer(await asyncio.to_thread(_search_bundle, served, query))
 
 
 def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
-    vector = served.search.embedder.embed([query])[0]
-    retrieved = served.search.retriever.choose(vector)
+    vectors = embed_query(served.search.embedder, query)
+    retrieved = served.search.retriever.choose_by_passages(vectors)
     selection = select_without_costs(served.bundle.manifest.retrieval, (), retrieved)
     shown = [hit.example.id for hit in (*selection.in_set, *selection.nearest)]
-    similarities = _similarities_to(served, vector)
+    similarities = _similarities_to(served, vectors)
     nearest = sorted(similarities, key=lambda pair: -pair[1])[:_MAX_NEAREST]
     nearest += [pair for pair in similarities if pair[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])

@@ -8,7 +8,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from index.retrieval.retriever import MAX_QUERY_CHARACTERS
 from index.retrieval.selection import Essentials, Selection, fit_to_room, select_within_policy
 from index.types import NOTHING_RETRIEVED, Example, Retrieved
 from proxy.backends.discovery import ChatTokenCounter, Model, TokenCounter
@@ -112,7 +111,7 @@ class Injector:
         costs = await self._costs.of(served, model)
         reason = reason or (None if has_words(query) else NO_QUERY)
         if reason is None:
-            result = await self._retrieval.find(served.search, query[:MAX_QUERY_CHARACTERS])
+            result = await self._retrieval.find(served.search, query)
             allowed = await self._allowed_examples(served, model, costs, result)
         else:
             allowed = _without_retrieved(served, costs, reason)

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from time import monotonic, perf_counter
 from typing import Final
 
+from index.retrieval.passages import query_passages
 from index.types import EmbedderSpec, Retrieved, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import Metrics
@@ -46,9 +47,10 @@ class Retrieval:
     async def find(self, search: BundleSearch, query: str) -> RetrievalResult:
         """Return the examples for a query. If retrieval fails or is late, return no examples and the reason."""
         started = perf_counter()
-        digest = blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        passages = query_passages(query)
+        digest = blake2b("\n".join(passages).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         cached = self._find_cached(search, digest)
-        result = await self._find_on_thread(search, query, digest) if cached is None else RetrievalResult(cached)
+        result = await self._find_on_thread(search, passages, digest) if cached is None else RetrievalResult(cached)
         self._metrics.retrieval.labels("miss" if cached is None else "hit").observe(perf_counter() - started)
         return result
 
@@ -66,17 +68,17 @@ class Retrieval:
         """
         found = self._retrieved.get((search.id, digest))
         if found is None and search.retriever.is_quick:
-            vector = self._vectors.get((search.embedder.spec, digest))
-            if vector is not None:
-                found = search.retriever.choose(vector)
+            vectors = self._vectors.get((search.embedder.spec, digest))
+            if vectors is not None:
+                found = search.retriever.choose_by_passages(vectors)
                 self._retrieved.put((search.id, digest), found)
         return found
 
-    async def _find_on_thread(self, search: BundleSearch, query: str, digest: bytes) -> RetrievalResult:
+    async def _find_on_thread(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes) -> RetrievalResult:
         deadline = monotonic() + self._timeout
         pending = self._pending.get((search.id, digest))
         if pending is None:
-            pending = self._enqueue(search, query, digest, deadline)
+            pending = self._enqueue(search, passages, digest, deadline)
         pending.deadline = deadline  # The query is useful until the last request that waits for it gives up.
         try:
             async with asyncio.timeout(self._timeout):
@@ -84,8 +86,8 @@ class Retrieval:
         except TimeoutError:
             return RetrievalResult(degraded="timeout")
 
-    def _enqueue(self, search: BundleSearch, query: str, digest: bytes, deadline: float) -> PendingQuery:
-        pending = PendingQuery(search, query, digest, asyncio.get_running_loop().create_future(), deadline)
+    def _enqueue(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes, deadline: float) -> PendingQuery:
+        pending = PendingQuery(search, passages, digest, asyncio.get_running_loop().create_future(), deadline)
         self._pending[search.id, digest] = pending
         self._waiting.append(pending)
         if self._batches is None or self._batches.done():
@@ -112,7 +114,7 @@ class Retrieval:
         self._waiting.sort(key=lambda pending: pending.deadline)
         batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
         for pending in batch:
-            pending.vector = self._vectors.get((pending.search.embedder.spec, pending.digest))
+            pending.vectors = self._vectors.get((pending.search.embedder.spec, pending.digest))
         return batch
 
     def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
@@ -122,8 +124,8 @@ class Retrieval:
         """
         key = (pending.search.id, pending.digest)
         self._pending.pop(key, None)
-        if pending.vector is not None:
-            self._vectors.put((pending.search.embedder.spec, pending.digest), pending.vector)
+        if pending.vectors is not None:
+            self._vectors.put((pending.search.embedder.spec, pending.digest), pending.vectors)
         if result.degraded is None:
             self._retrieved.put(key, result.retrieved)
         if not pending.result.done():

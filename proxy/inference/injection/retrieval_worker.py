@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+import numpy as np
+
 from index.embedders.base import Embedder
 from index.embedders.registry import texts_per_call
 from index.errors import EmbedderError
@@ -51,19 +53,19 @@ class PendingQuery:
 
     Attributes:
         search: The bundle in which examples are searched, with its retriever and embedder.
-        query: The text of the query.
+        passages: The passages of the query.
         digest: A hash of the text. Caches use it in their keys.
         result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
         deadline: The latest of the deadlines (`time.monotonic`) of the requests that wait for this query.
-        vector: The query's vector, shape (dimension,); None until it is known.
+        vectors: The vectors of the passages, shape (passages, dimension); None until they are known.
     """
 
     search: BundleSearch
-    query: str
+    passages: tuple[str, ...]
     digest: bytes
     result: asyncio.Future[RetrievalResult]
     deadline: float
-    vector: Vectors | None = None
+    vectors: Vectors | None = None
 
 
 Deliver = Callable[[PendingQuery, RetrievalResult], object]
@@ -90,11 +92,11 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
     The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
     embedder. The number of different texts in these groups is limited to `texts_per_call`.
     """
-    yield from ([pending] for pending in batch if pending.vector is not None)
-    by_embedder: dict[int, dict[str, list[PendingQuery]]] = {}
+    yield from ([pending] for pending in batch if pending.vectors is not None)
+    by_embedder: dict[int, dict[tuple[str, ...], list[PendingQuery]]] = {}
     for pending in batch:
-        if pending.vector is None:
-            by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.query, []).append(pending)
+        if pending.vectors is None:
+            by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.passages, []).append(pending)
     for by_text in by_embedder.values():
         groups = list(by_text.values())
         size = texts_per_call(groups[0][0].search.embedder.spec.name)
@@ -104,7 +106,7 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
 
 def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
     try:
-        _embed([pending for pending in queries if pending.vector is None])
+        _embed([pending for pending in queries if pending.vectors is None])
         results = [(pending, RetrievalResult(_choose(pending))) for pending in queries]
     except Exception as error:  # noqa: BLE001 - the root of the thread's work: whatever the embedder raises, requests go on without examples
         _process_one_by_one(queries, error, deliver)
@@ -120,7 +122,7 @@ def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliv
     """
     if len(queries) == 1:
         log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
-        queries[0].vector = None
+        queries[0].vectors = None
         deliver(queries[0], RetrievalResult(degraded="embedder"))
         return
     for pending in queries:
@@ -128,16 +130,16 @@ def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliv
 
 
 def _embed(queries: Sequence[PendingQuery]) -> None:
-    """Set the vector of each query. All queries must have the same embedder. Equal texts are embedded once."""
+    """Set the vectors of each query. All queries must have the same embedder. Equal texts are embedded once."""
     if not queries:
         return
-    texts = list(dict.fromkeys(pending.query for pending in queries))
+    texts = list(dict.fromkeys(passage for pending in queries for passage in pending.passages))
     vectors = dict(zip(texts, queries[0].search.embedder.embed(texts), strict=True))
     for pending in queries:
-        pending.vector = vectors[pending.query]
+        pending.vectors = np.stack([vectors[passage] for passage in pending.passages])
 
 
 def _choose(pending: PendingQuery) -> Retrieved:
-    if pending.vector is None:
+    if pending.vectors is None:
         raise EmbedderError("The embedder returned no vector.")
-    return pending.search.retriever.choose(pending.vector)
+    return pending.search.retriever.choose_by_passages(pending.vectors)
