@@ -34,25 +34,31 @@ class MeasuredFloor:
     median: float
 
 
-def measure_floor(retriever: Retriever, vectors: Sequence[Vectors], share: float) -> MeasuredFloor:
+def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float) -> MeasuredFloor:
     """Return the floor below which at most this share of the queries is.
 
     Args:
         retriever: Searches the bundle.
-        vectors: The vectors of the queries. They should not be queries of the bank: those are like themselves.
+        queries: The vectors of the passages of each query. They should not be queries of the bank: those are like
+            themselves.
         share: The share of the queries that may be below the floor, from 0 to 1.
 
     Raises:
         BundleError: There are too few queries to measure the share.
     """
     needed = math.ceil(1 / share) if share > 0 else 1
-    if len(vectors) < needed:
+    if len(queries) < needed:
         raise BundleError(
-            f"{len(vectors):,} queries that the bank does not contain are too few: a share of {share:g} below the "
+            f"{len(queries):,} queries that the bank does not contain are too few: a share of {share:g} below the "
             f"floor needs at least {needed:,}"
         )
-    found = [retriever.most_similar(vector) for vector in vectors]
-    similarities = sorted(_LOWEST if hit is None else hit.similarity for hit in found)
-    floor = math.floor(similarities[min(int(share * len(vectors)), len(vectors) - 1)] * _STEPS) / _STEPS
+    similarities = sorted(_similarity(retriever, passages) for passages in queries)
+    floor = math.floor(similarities[min(int(share * len(queries)), len(queries) - 1)] * _STEPS) / _STEPS
     below = sum(similarity < floor for similarity in similarities)
-    return MeasuredFloor(max(_LOWEST, floor), len(vectors), below, similarities[len(vectors) // 2])
+    return MeasuredFloor(max(_LOWEST, floor), len(queries), below, similarities[len(queries) // 2])
+
+
+def _similarity(retriever: Retriever, passages: Vectors) -> float:
+    """Return the similarity of the most similar example to any passage of a query."""
+    hits = [retriever.most_similar(vector) for vector in passages]
+    return max([hit.similarity for hit in hits if hit is not None], default=_LOWEST)

@@ -18,7 +18,7 @@ MAX_WHOLE_CHARACTERS: Final = 2 * MAX_PASSAGE_CHARACTERS
 """The maximum length of a query that is one passage."""
 
 _READ_CHARACTERS: Final = 4_000  # at each end of the text; a passage further inside is not found
-_MIN_SENTENCE_CHARACTERS: Final = 20  # a shorter sentence, such as "Thanks!", needs its neighbour
+_MIN_SENTENCE_CHARACTERS: Final = 15  # a shorter sentence, such as "Thanks!", needs its neighbour
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u00bb)\]]*\s+|(?<=[\u3002\uff01\uff1f])")
 
 
@@ -62,7 +62,7 @@ def _ending(line: str) -> str:
 
 
 def _enough(sentences: Iterable[str]) -> list[str]:
-    """Return the first sentences that have 20 characters together."""
+    """Return the first sentences that have 15 characters together."""
     taken: list[str] = []
     for sentence in filter(None, sentences):
         taken.append(sentence)

@@ -68,9 +68,9 @@ class Retriever:
         """Return the retrieved examples for a query, from which `select_within_policy` selects those of a prompt.
 
         The neighbours of the query vote for an example set if the policy shows sets. If the query is unlike every
-        example, the neutral set is chosen, and there are no nearest examples. If the policy has a similarity floor, a
-        vector that is not finite or is zero counts as unlike every example: an embedder returns such a vector for a
-        text in which it knows no word.
+        example, the neutral set is chosen, and there are no nearest examples. A zero vector counts as unlike every
+        example: an embedder returns it for a text that it cannot read. If the policy has a similarity floor, a vector
+        that is not finite counts as unlike every example, too.
 
         Args:
             vector: The vector of the query: (dimension,), of norm 1.
@@ -80,7 +80,7 @@ class Retriever:
         """
         self._check_shape(vector)
         floor = self._policy.similarity_floor
-        if floor is not None and not _is_usable(vector):
+        if not _is_usable(vector) and (floor is not None or not vector.any()):
             return self._with_set(Retrieved(is_below_floor=True), self._neutral, np.zeros_like(vector))
         hits = self._neighbours(vector, self._count())
         best = hits[0].similarity if hits else None

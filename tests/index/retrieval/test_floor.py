@@ -24,14 +24,14 @@ def at(similarity: float) -> Vectors:
     st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5]),
 )
 def test_at_most_the_share_is_below_the_floor(similarities: list[float], share: float) -> None:
-    measured = measure_floor(RETRIEVER, [at(one) for one in similarities], share)
+    measured = measure_floor(RETRIEVER, [at(one)[np.newaxis] for one in similarities], share)
     found = [hit.similarity for one in similarities if (hit := RETRIEVER.most_similar(at(one)))]
     assert measured.below == sum(one < measured.floor for one in found) <= share * len(similarities)
     assert sum(one < measured.floor + 2e-4 for one in found) > share * len(similarities), "the floor could be higher"
 
 
 def test_vector_without_direction_is_below_every_floor_but_the_lowest() -> None:
-    vectors = [at(0.5)] * 19 + [np.zeros(4, dtype=np.float32)]
+    vectors = [at(0.5)[np.newaxis]] * 19 + [np.zeros((1, 4), dtype=np.float32)]
     measured = measure_floor(RETRIEVER, vectors, 0.05)
     assert (measured.floor, measured.below, measured.queries) == (0.5, 1, 20)
     assert measure_floor(RETRIEVER, [*vectors[2:], *vectors[-1:] * 2], 0.05).floor == -1.0
@@ -39,4 +39,9 @@ def test_vector_without_direction_is_below_every_floor_but_the_lowest() -> None:
 
 def test_too_few_queries_are_an_error() -> None:
     with pytest.raises(BundleError, match=r"19 queries that the bank does not contain are too few.* at least 20"):
-        measure_floor(RETRIEVER, [at(0.5)] * 19, 0.05)
+        measure_floor(RETRIEVER, [at(0.5)[np.newaxis]] * 19, 0.05)
+
+
+def test_query_counts_with_the_passage_that_is_nearest_to_an_example() -> None:
+    measured = measure_floor(RETRIEVER, [np.stack([at(0.1), at(0.6)])] * 20, 0.0)
+    assert measured.floor == pytest.approx(0.6, abs=1e-3)

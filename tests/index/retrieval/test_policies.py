@@ -192,6 +192,20 @@ def test_floor_without_a_neutral_set_leaves_the_pinned_examples(query: Vectors) 
     assert select(policy, query, {"p": 10}, (pinned,)).in_order("similar_last") == (pinned,)
 
 
+@pytest.mark.parametrize("policy", [SET, BOTH, RetrievalPolicy(k=3)])
+def test_zero_vector_retrieves_nothing_without_a_floor(policy: RetrievalPolicy) -> None:
+    found = retrieve(policy, np.zeros(4))
+    assert (found.hits, found.is_below_floor) == ((), True)
+
+
+@pytest.mark.parametrize("policy", [SET, BOTH, RetrievalPolicy(k=3), replace(BOTH, similarity_floor=0.5)])
+def test_passage_that_is_nearest_to_an_example_decides(policy: RetrievalPolicy) -> None:
+    retriever = Retriever(with_sets(policy))
+    passages = np.stack([AXES[3], AXES[1], unit(1, 0, 0, 1)]).astype(np.float32)
+    for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0], [1]):
+        assert retriever.choose_by_passages(passages[order]) == retrieve(policy, AXES[1])
+
+
 @pytest.mark.parametrize("query", UNUSABLE[2:])
 def test_vector_that_is_not_finite_is_an_error_without_a_floor(query: Vectors) -> None:
     with pytest.raises(ValueError, match="finite"):

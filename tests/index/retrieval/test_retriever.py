@@ -146,6 +146,6 @@ def test_search_uses_one_thread_in_every_calling_thread() -> None:
 
 def test_retrieval_query_is_the_first_user_turn_for_all_later_turns() -> None:
     first = [Message("system", "S"), Message("assistant", "Hello"), Message("user", "x" * 3_000)]
-    assert retrieval_query(first) == "x" * 2_000
-    assert retrieval_query([*first, Message("assistant", "A"), Message("user", "later")]) == "x" * 2_000
+    assert retrieval_query(first) == "x" * 3_000
+    assert retrieval_query([*first, Message("assistant", "A"), Message("user", "later")]) == "x" * 3_000
     assert retrieval_query([Message("system", "S")]) == ""

@@ -64,6 +64,14 @@ async def test_cached_query_is_answered_without_the_thread(retrieval: Retrieval)
     assert threading.get_ident() not in embedder.threads
 
 
+@pytest.mark.parametrize("text", ["{subject}\n\n{question}", "{question}\n\n{subject}", "{subject} {question}"])
+async def test_question_at_an_end_of_a_long_text_decides_what_is_retrieved(retrieval: Retrieval, text: str) -> None:
+    search, question = bundle_search(WordEmbedder()), served_bundle().bundle.examples[-1].query
+    subject = "Nineteen members came. Coffee was good. " * 500
+    asked = text.format(subject=subject.strip(), question=question)
+    assert (await retrieval.find(search, asked)).retrieved == (await retrieval.find(search, question)).retrieved
+
+
 async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> None:
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
