@@ -12,7 +12,7 @@ LONG := --timeout=1800
 # Two processes share the tests by file. Tests that share a server run in the same process (tests/conftest.py).
 # WORKERS=0 runs all tests in one process.
 WORKERS ?= 2
-TWO := -n $(WORKERS) --dist loadgroup --max-worker-restart 0
+TWO := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help

@@ -18,6 +18,17 @@ settings.load_profile("drpo")
 
 SHARED: Final = {"embedded_url": "embedded", "postgresql": "postgresql", "servers": "vllm"}
 """The group of the tests that use a fixture of the session, by the name of the fixture."""
+LONG: Final = (
+    "tests/faults/test_server_faults.py",
+    "tests/optimizer/stages/test_unusable_rows.py",
+    "tests/proxy/ui/test_worker_relay.py",
+    "tests/differential/test_differential.py",
+    "tests/proxy/fit/test_session.py",
+    "tests/proxy/fit/test_command.py",
+    "tests/proxy/backends/embedded/test_command.py",
+    "tests/optimizer/stages/test_candidate_gate.py",
+)
+"""The files that take longest. They come first, so that no process works on one of them when the other has no more."""
 SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
 
 
@@ -27,7 +38,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests without a timeout a longer one, and assign each test to a group for pytest-xdist."""
+    """Sort the tests, give slow tests without a timeout a longer one, and assign each test to a pytest-xdist group."""
+    items.sort(key=lambda item: _file(item) not in LONG)
     for item in items:
         if " object at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: this name differs in each process, so the tests cannot be shared.")
@@ -44,7 +56,11 @@ def _group(item: pytest.Item) -> str:
     )
     used = {*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))}
     shared = next((name for fixture, name in SHARED.items() if fixture in used), None)
-    return shared or item.path.relative_to(item.config.rootpath).as_posix()
+    return shared or _file(item)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(item.config.rootpath).as_posix()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.log import LOGGER
+from tests.examples import examples
 from tests.faults.history import LogHistory
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.faults.test_stream_ends import KINDS, payloads
@@ -312,11 +313,12 @@ def asking(kind: str) -> Iterator[Any]:
 PATHS: Final = {"chat": ["/v1/chat/completions"], "completion": ["/v1/chat/completions", "/v1/responses"]}
 
 
+@examples(80, more=300)
 @pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, paths in PATHS.items() for path in paths])
-def test_no_reply_becomes_a_500_or_an_answer_without_a_proper_end(kind: str, path: str) -> None:
+def test_no_reply_becomes_a_500_or_an_answer_without_a_proper_end(kind: str, path: str, number: int) -> None:
     with asking(kind) as ask:
 
-        @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=number, deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.data(), st.booleans(), STATUS, MEDIA_TYPE)
         def check(data: st.DataObject, stream: bool, status: int, media_type: str) -> None:
             body = data.draw(streams(kind) | bodies(kind) if stream else bodies(kind))

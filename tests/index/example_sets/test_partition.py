@@ -21,6 +21,7 @@ from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_without_costs
 from index.retrieval.vote import choose_set
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
+from tests.examples import examples
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 
@@ -152,34 +153,36 @@ def bank(count: int, seed: int) -> tuple[tuple[Example, ...], TokenLengths]:
     return examples, TokenLengths(100, draw.integers(20, 120, count).astype(np.int64))
 
 
-@settings(deadline=None, max_examples=30)
-@given(count=st.integers(60, 200), sets=st.integers(3, 20), seed=st.integers(0, 9), apart=st.integers(1, 2))
-def test_set_ends_just_past_a_block_and_unpinned_examples_vote_once(
-    count: int, sets: int, seed: int, apart: int
-) -> None:
-    examples, lengths = bank(count, seed)
-    vectors = WordEmbedder().embed([example.query for example in examples])
-    found = partition_into_sets(
-        examples, vectors, lengths, PartitionSpec(sets, 512, {"refusal": SeparateTag(1.5, apart)}, 0.3)
-    )
-    cost = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
-    assert all(512 <= lengths.fixed + sum(cost[name] for name in one.shown) <= 512 + 64 for one in found)
-    assert sorted(voter for one in found for voter in one.members) == sorted(
-        one.id for one in examples if not one.pinned
-    )
-    assert {(one.kind, one.weight, one.minimum_similarity) for one in found} == {
-        ("refusal", 1.5, 0.3),
-        ("other", 1.0, -1.0),
-    }
-    of_kind = [one for one in found if one.kind == "refusal"]
-    assert len(of_kind) <= apart
-    assert len(found) - len(of_kind) <= sets - apart
-    if count >= 100 and sets >= 6:
-        assert len(found) > 2
-    by_id = {one.id: one for one in examples}
-    for one in found:
-        assert len({"refusal" in by_id[name].tags for name in (*one.shown, *one.members)}) == 1
-    assert parse_sets(sets_bytes(found), examples, "sets.json") == found
+@examples(10, more=100)
+def test_set_ends_just_past_a_block_and_unpinned_examples_vote_once(number: int) -> None:
+    @settings(deadline=None, max_examples=number)
+    @given(count=st.integers(60, 200), sets=st.integers(3, 20), seed=st.integers(0, 9), apart=st.integers(1, 2))
+    def check(count: int, sets: int, seed: int, apart: int) -> None:
+        examples, lengths = bank(count, seed)
+        vectors = WordEmbedder().embed([example.query for example in examples])
+        found = partition_into_sets(
+            examples, vectors, lengths, PartitionSpec(sets, 512, {"refusal": SeparateTag(1.5, apart)}, 0.3)
+        )
+        cost = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
+        assert all(512 <= lengths.fixed + sum(cost[name] for name in one.shown) <= 512 + 64 for one in found)
+        assert sorted(voter for one in found for voter in one.members) == sorted(
+            one.id for one in examples if not one.pinned
+        )
+        assert {(one.kind, one.weight, one.minimum_similarity) for one in found} == {
+            ("refusal", 1.5, 0.3),
+            ("other", 1.0, -1.0),
+        }
+        of_kind = [one for one in found if one.kind == "refusal"]
+        assert len(of_kind) <= apart
+        assert len(found) - len(of_kind) <= sets - apart
+        if count >= 100 and sets >= 6:
+            assert len(found) > 2
+        by_id = {one.id: one for one in examples}
+        for one in found:
+            assert len({"refusal" in by_id[name].tags for name in (*one.shown, *one.members)}) == 1
+        assert parse_sets(sets_bytes(found), examples, "sets.json") == found
+
+    check()
 
 
 def test_short_answer_is_a_member_but_shown_only_in_a_set_of_a_separate_tag() -> None:

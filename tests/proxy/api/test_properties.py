@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
 from tests.proxy.serving import Serving, serving
 
@@ -152,13 +153,18 @@ REFUSAL: Final = [
     {"role": "assistant", "content": "I can't help with that."},
 ]
 TURNS: Final = ("Query", "Answer", "Instructions")
-many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = examples(30, more=300)
 
 
-def test_raw_chat_request_reaches_a_chat_backend_unchanged() -> None:
+def trying(number: int) -> settings:
+    return settings(max_examples=number, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@FEW
+def test_raw_chat_request_reaches_a_chat_backend_unchanged(number: int) -> None:
     with posting("chat") as post:
 
-        @many
+        @trying(number)
         @given(bodies(**TOOLS))
         def check(body: dict[str, Any]) -> None:
             assert post({**body, "model": "scripted@raw"}) == with_usage(body)
@@ -166,10 +172,11 @@ def test_raw_chat_request_reaches_a_chat_backend_unchanged() -> None:
         check()
 
 
-def test_injection_changes_only_the_messages_of_a_chat_request() -> None:
+@FEW
+def test_injection_changes_only_the_messages_of_a_chat_request(number: int) -> None:
     with posting("chat") as post:
 
-        @many
+        @trying(number)
         @given(bodies(**TOOLS))
         def check(body: dict[str, Any]) -> None:
             received = post(body)
@@ -185,10 +192,11 @@ def test_injection_changes_only_the_messages_of_a_chat_request() -> None:
         check()
 
 
-def test_chat_request_for_a_base_model_keeps_all_fields_of_a_completion() -> None:
+@FEW
+def test_chat_request_for_a_base_model_keeps_all_fields_of_a_completion(number: int) -> None:
     with posting("completion") as post:
 
-        @many
+        @trying(number)
         @given(bodies())
         def check(body: dict[str, Any]) -> None:
             received = post(body)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from proxy.__main__ import run
@@ -23,6 +23,7 @@ from proxy.experiments.feedback_request import parse_feedback
 from proxy.experiments.records import Feedback, UnitOutcomes
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Batch, Store
+from tests.examples import examples
 from tests.proxy.experiments.analysis.test_report_builder import write_experiment
 
 REQUEST = {"request_id": "r1", "metric": "thumbs_up"}
@@ -159,23 +160,26 @@ EXPERIMENT = Experiment(
 )
 
 
-@given(values=some.lists(NUMBERS, min_size=3, max_size=12), propensity=NUMBERS, time=NUMBERS, repeats=some.booleans())
-def test_statistics_of_any_numbers_are_finite_or_unknown(
-    values: list[float], propensity: float, time: float, repeats: bool
-) -> None:
-    units = [
-        UnitOutcomes(
-            f"{index:06}",
-            "abc"[index % 3],
-            propensity if index == 1 else 0.5,
-            time if index == 2 else float(index),
-            {"m": (values[index % len(values)], 1), "n": (values[-1 - index % len(values)], 1)},
-            {"m": (values[index % len(values)] if index % 2 else 1.0, 1)},
-        )
-        for index in range(len(values) * (60 if repeats else 1))
-    ]
-    report = analyse(EXPERIMENT, units)
-    orjson.dumps(report)
-    assert "NaN" not in repr(report)
-    for number in ("nan", "inf"):
-        assert f"={number}" not in repr(report).replace("=-", "="), repr(report)
+@examples(40, more=400)
+def test_statistics_of_any_numbers_are_finite_or_unknown(number: int) -> None:
+    @settings(max_examples=number)
+    @given(some.lists(NUMBERS, min_size=3, max_size=12), NUMBERS, NUMBERS, some.booleans())
+    def check(values: list[float], propensity: float, time: float, repeats: bool) -> None:
+        units = [
+            UnitOutcomes(
+                f"{index:06}",
+                "abc"[index % 3],
+                propensity if index == 1 else 0.5,
+                time if index == 2 else float(index),
+                {"m": (values[index % len(values)], 1), "n": (values[-1 - index % len(values)], 1)},
+                {"m": (values[index % len(values)] if index % 2 else 1.0, 1)},
+            )
+            for index in range(len(values) * (60 if repeats else 1))
+        ]
+        report = analyse(EXPERIMENT, units)
+        orjson.dumps(report)
+        assert "NaN" not in repr(report)
+        for word in ("nan", "inf"):
+            assert f"={word}" not in repr(report).replace("=-", "="), repr(report)
+
+    check()

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Mapping
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.__main__ import main
 from tests.faults.scripted import Received, Reply, Script, scripted_backend
 from tests.proxy.fit import scripted_models as models
 
@@ -97,23 +96,29 @@ async def test_a_wrong_key_stops_after_the_first_questions() -> None:
         (["--backend", "embedded", "fit"], {}, 2, "fit comes first"),
     ],
 )
-def test_mistakes_are_explained(arguments: list[str], variables: Mapping[str, str], status: int, message: str) -> None:
-    command = [sys.executable, "-m", "proxy", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=_with(variables)
-    )
-    assert message in done.stderr.replace("\n", " ")
-    assert done.returncode == status
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_explained(
+    arguments: list[str],
+    variables: Mapping[str, str],
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    errors = capsys.readouterr().err
+    assert message in errors.replace("\n", " ")
+    assert ended.value.code == status
+    assert "Traceback" not in errors
 
 
-def _with(variables: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, **variables}
-
-
-def test_help_shows_the_flags_of_backends_and_hides_those_of_a_server() -> None:
-    command = [sys.executable, "-m", "proxy", "fit", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout
+def test_help_shows_the_flags_of_backends_and_hides_those_of_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
     for shown in ("--backend URL", "--bundle", "--kind", "--backend-api-key-file", "--baseline", "exit status: 0"):
         assert shown in text
     for hidden in ("--port", "--workers", "--experiment", "--api-keys-file"):

@@ -1,25 +1,49 @@
 """Tests the command line: its help, and one clear line instead of a stack trace for a mistake of the user."""
 
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from index.bundle.bundle import default_bundle_directory
+from proxy.__main__ import main
 from proxy.api.auth import new_key
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command on a free port, unless the arguments name another: other tests and servers may run beside it."""
+    """Run the command in this process until it ends, which takes less time than a process of its own.
+
+    It listens on a free port, unless the arguments name another: other tests and servers may run beside it.
+    """
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(arguments, ended.value.code, output.getvalue(), errors.getvalue())
+
+
+def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command in a process of its own, as users do."""
     command = [sys.executable, "-m", "proxy", *arguments]
-    environment = {**os.environ, "DRPO_PORT": "0"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--bakend", "x"], ["--backend", "localhost:8000"], ["new-key", "a"]]
+)
+def test_command_ends_alike_in_a_process_of_its_own(arguments: list[str]) -> None:
+    done = [run(*arguments), start(*arguments)]
+    assert len({one.returncode for one in done}) == 1
+    key = r"drpo-[\w-]+|[0-9a-f]{64}"
+    assert len({re.sub(key, "", one.stdout) for one in done}) == 1
+    assert len({re.sub(key, "", one.stderr) for one in done}) == 1
 
 
 def test_help_shows_every_flag_with_its_variable() -> None:
