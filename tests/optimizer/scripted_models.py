@@ -100,7 +100,8 @@ class ScriptedModels:
         self.paid[key] += 1
         self.bodies[key] = await request.read()
         if (faulty := self.fault(body)) is not None:
-            return web.Response(status=faulty[0], body=faulty[1], content_type="application/json")
+            at_once = {"Retry-After": "0"}  # no test waits for the usual pauses
+            return web.Response(status=faulty[0], body=faulty[1], headers=at_once, content_type="application/json")
         texts = _REPLIES[body["model"]](self, body)
         choices = [
             {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
