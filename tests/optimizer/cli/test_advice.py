@@ -39,7 +39,7 @@ async def call(*arguments: object) -> int:
         {"budget": {"tokens": 300}},
         {"budget": {"money": 1e-9}},
     ],
-    ids=str,
+    ids=["refused rows", "calls", "tokens", "money"],
 )
 async def test_command_without_a_run_does_not_advise_to_resume(
     command: str, settings: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
