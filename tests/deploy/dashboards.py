@@ -138,6 +138,12 @@ RETRIEVAL: Final = Dashboard(
             "reqps",
             {"{{job}}": _rate("drpo_refusal_left_out_total", "job")},
         ),
+        Panel(
+            "Unlike every example",
+            "Requests whose query is below the similarity floor: they get the neutral set.",
+            "reqps",
+            {"{{job}}": _rate("drpo_retrieval_below_floor_total", "job")},
+        ),
         Panel("Tokens injected", "Prompt and examples of a request.", "short", _quantiles("drpo_injected_tokens")),
     ),
 )

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
+from optimizer.core.budget import Cost
 from optimizer.core.errors import UnparsableReplyError
-from optimizer.models.paid_replies import _read_reply
+from optimizer.models.paid_replies import _read_reply, _Sent
 from optimizer.models.repeats import UNPARSABLE
 from optimizer.models.request import ReplyReader
 from optimizer.models.task_model import mean_log_probability, read_chat, read_completion, read_echo
@@ -47,7 +48,7 @@ def chat(content: object, **choice: object) -> dict[str, Any]:
     ids=lambda reply: json.dumps(reply)[:60],
 )
 def test_reply_of_any_shape_is_unreadable_and_no_error(reader: ReplyReader, reply: dict[str, Any]) -> None:
-    stored, tokens = _read_reply(orjson.dumps(reply), reader)
+    stored, tokens, _ = _read_reply(sent(reply), reader)
     assert UNPARSABLE in stored.kept or reader is read_chat
     assert orjson.dumps([stored.kept, tokens])
 
@@ -57,6 +58,10 @@ def test_impossible_number_of_tokens_counts_as_missing(number: object) -> None:
     found = token_usage({"usage": {"prompt_tokens": number, "completion_tokens": 3}})
     assert found == (0, 3)
     assert orjson.dumps(found)
+
+
+def sent(reply: dict[str, Any]) -> _Sent:
+    return _Sent(orjson.dumps(reply), {"prompt": "What is two and two?"}, Cost())
 
 
 def echo(offsets: object, values: object) -> dict[str, Any]:
@@ -76,7 +81,7 @@ def echo(offsets: object, values: object) -> dict[str, Any]:
     ],
 )
 def test_echo_with_malformed_numbers_is_unreadable(offsets: object, values: object) -> None:
-    assert UNPARSABLE in _read_reply(orjson.dumps(echo(offsets, values)), read_echo)[0].kept
+    assert UNPARSABLE in _read_reply(sent(echo(offsets, values)), read_echo)[0].kept
 
 
 @pytest.mark.parametrize("value", [5e3, 1e308, 0.001])

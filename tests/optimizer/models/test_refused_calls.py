@@ -9,6 +9,7 @@ from aiohttp import web
 
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import STOPPED, Journal
+from optimizer.models.token_count import estimated_tokens
 from tests.optimizer.models.test_cached_calls import calls, endpoint_with, read_text, request_for
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
@@ -139,10 +140,10 @@ async def test_failures_before_a_stop_are_tried_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "usage", [b"null", b"[]", b'"many"', b'{"prompt_tokens": "12 tokens"}', b'{"prompt_tokens": -5}']
 )
-async def test_malformed_usage_counts_as_no_tokens(usage: bytes, tmp_path: Path) -> None:
+async def test_malformed_usage_is_estimated(usage: bytes, tmp_path: Path) -> None:
     status, headers, body = completion("Yes.")
     odd = body.replace(b'{"prompt_tokens":12,"completion_tokens":3}', usage)
     assert odd != body
     async with calls(endpoint_with((status, headers, odd)), tmp_path) as (made, budget):
         assert await made.ask(request_for("one"), read_text) == {"text": "Yes."}
-        assert budget.spent.tokens == 0
+        assert budget.spent.tokens == estimated_tokens("one") + estimated_tokens("Yes.")
