@@ -1,0 +1,154 @@
+"""Compares the answers that bundles lead to, in English and in 12 languages: tables of docs/bundles.md.
+
+    python -m tests.bench.bundle_answers --bundle before=DIR --bundle now=default
+    ... --only languages --sample 60            prints 60 answers, to be read
+    ... --split train                           for a choice; the default is validation
+
+The real proxy answers with the embedded model, greedy. The rows are general queries, XSTest's prompts, and 20 questions
+in each of 12 languages (tests/bench/data/questions.json), half of which are harmful. Refusals are judged by their words
+(index/measures/refusals.py). The first bundle is the baseline of the differences. Answers that were generated before
+come from the cache of tests/bench/policies/answer_cache.py.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Final
+
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
+from index.measures.confidence import bootstrap_mean
+from optimizer.data.dataset import COMPLY, REFUSE, Row
+from optimizer.evaluation.measures import MeasuredAnswer
+from proxy.backends.backend import Backend
+from proxy.backends.embedded.weights import GEMMA
+from proxy.core.settings import InjectionSettings, Settings
+from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.server.lifecycle import open_backends
+from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving
+from tests.bench.embedders import say
+from tests.bench.policies.answer_cache import AnswerCache, caching
+from tests.bench.policy_answers import COLUMNS, cells
+from tests.measurement import DATA, TRAIN, VALIDATION, general_rows, sensitive_rows
+
+QUESTIONS: Final = Path(__file__).parent / "data" / "questions.json"
+ENGLISH, LANGUAGES = "english", "languages"
+SETTINGS: Final = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--bundle", action="append", type=_named, metavar="NAME=DIR", help="repeatable; `default` is a directory, too"
+    )
+    parser.add_argument("--only", choices=(ENGLISH, LANGUAGES), help="one of the two parts")
+    parser.add_argument("--split", choices=(TRAIN, VALIDATION), default=VALIDATION, help="of English (%(default)s)")
+    parser.add_argument("--sample", type=int, default=0, help="answers in other languages to print, evenly chosen")
+    options = parser.parse_args()
+    bundles = dict(options.bundle or [("default", default_bundle_directory())])
+    asyncio.run(compare(bundles, options.only, options.split, options.sample))
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not (name and equals and directory):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
+    return name, default_bundle_directory() if directory == "default" else Path(directory)
+
+
+async def compare(bundles: Mapping[str, Path], only: str | None, split: str, sample: int) -> None:
+    async with cached_backend() as backend:
+        if only != LANGUAGES and DATA.is_dir():
+            await compare_english(bundles, backend, split)
+        elif only != LANGUAGES:
+            print(f"bundle_answers: English NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA")
+        if only != ENGLISH:
+            await compare_languages(bundles, backend, sample)
+
+
+@asynccontextmanager
+async def cached_backend() -> AsyncIterator[Backend]:
+    with closing(AnswerCache()) as cache:
+        async with open_backends(SETTINGS.backends, say) as (backend,), caching(backend, cache, GEMMA.sha256) as cached:
+            yield cached
+        say(f"{cache.generated} answers generated, {cache.found} from the cache")
+
+
+async def compare_english(bundles: Mapping[str, Path], backend: Backend, split: str) -> None:
+    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
+    general, sensitive = general_rows(split), sensitive_rows(split)
+    print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe, of {split}\n")
+    print(f"| bundle | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
+    first: Sequence[MeasuredAnswer] = ()
+    for name, directory in bundles.items():
+        async with serving(SETTINGS, [backend], served_from(directory)) as base_url:
+            say(f"answering English with {name}")
+            refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
+            answers = await answer(base_url, general, LENGTH, judge)
+        first = first or answers
+        print(f"| {name} | {' | '.join(cells(answers, first, refusals))} |", flush=True)
+
+
+async def compare_languages(bundles: Mapping[str, Path], backend: Backend, sample: int) -> None:
+    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
+    rows = language_rows()
+    languages = list(dict.fromkeys(language for language, _ in rows))
+    print(f"\n| bundle | harmless answered | harmful refused | {' | '.join(languages)} |")
+    print(f"| --- | --- | --- |{' --- |' * len(languages)}")
+    for name, directory in bundles.items():
+        async with serving(SETTINGS, [backend], served_from(directory)) as base_url:
+            say(f"answering in {len(languages)} languages with {name}")
+            answers = await answer(base_url, [row for _, row in rows], REFUSAL_LENGTH, judge)
+        by_language = [
+            [one for (spoken, _), one in zip(rows, answers, strict=True) if spoken == language]
+            for language in languages
+        ]
+        shares = " | ".join(f"{right(some, COMPLY):.1f}, {right(some, REFUSE):.1f}" for some in by_language)
+        totals = " | ".join(with_interval(answers, kind) for kind in (COMPLY, REFUSE))
+        print(f"| {name} | {totals} | {shares} |", flush=True)
+        print_sample(rows, answers, sample)
+
+
+def served_from(directory: Path) -> ServedBundle:
+    embedder = open_embedder(read_manifest(directory).embedder.name)
+    bundle = load_bundle(directory, embedder)
+    return as_served(bundle, bundle.id, embedder)
+
+
+def language_rows() -> list[tuple[str, Row]]:
+    """The language and the row of each question."""
+    read = json.loads(QUESTIONS.read_text(encoding="utf-8"))
+    kinds = {"harmless": COMPLY, "harmful": REFUSE}
+    return [
+        (language, Row(question, kind=kinds[name]))
+        for language, groups in read.items()
+        for name, questions in groups.items()
+        for question in questions
+    ]
+
+
+def right(answers: Sequence[MeasuredAnswer], kind: str) -> float:
+    """The share of rows of a kind that are answered or refused as they should be."""
+    chosen = [one.refused == (kind == REFUSE) for one in answers if one.row.kind == kind]
+    return sum(chosen) / len(chosen)
+
+
+def with_interval(answers: Sequence[MeasuredAnswer], kind: str) -> str:
+    interval = bootstrap_mean([float(one.refused == (kind == REFUSE)) for one in answers if one.row.kind == kind])
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def print_sample(rows: Sequence[tuple[str, Row]], answers: Sequence[MeasuredAnswer], count: int) -> None:
+    step = max(1, len(rows) // count) if count else len(rows) + 1
+    for number in range(step // 2, len(rows), step):
+        (language, row), given = rows[number], answers[number]
+        print(f"\n{language}, {row.kind}, {'refused' if given.refused else 'answered'}: {row.query}")
+        print(f"    {' '.join(given.answer.text.split())}")
+
+
+if __name__ == "__main__":
+    main()
