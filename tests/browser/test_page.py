@@ -133,6 +133,7 @@ def test_answer_with_markup_is_shown_as_text(url: str, open_page: Open) -> None:
     def explain(route: Route) -> None:
         example = {"id": "e", "query": MARKUP, "response": MARKUP, "pinned": False, "similarity": 0.5}
         plan = {"variant": "aligned", "text": MARKUP, "examples": [example], "tokens": 3, "sampling": {}, "set": MARKUP}
+        plan |= {"nearest": ["e"], "is_below_floor": False}
         route.fulfill(content_type="application/json", body=json.dumps(plan))
 
     with open_page(1280, "light") as page:
