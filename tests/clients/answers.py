@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 QUESTION: Final = "What is the capital of France?"
-LONGER: Final = "What is Paris known for?"  # its answer has pieces enough to be a stream
+LONGER: Final = "In which country is the city of Paris?"  # its answer has pieces enough to be a stream
 _MARKERS: Final = ("# Query:", "# Answer:", "User:", "Assistant:")
 _FEWEST_INJECTED: Final = 100  # tokens; the default bundle's prompt and examples are some hundreds
 _MOST_RAW: Final = 20  # tokens; the question alone has eight

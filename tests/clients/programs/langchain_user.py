@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
-LONGER = "What is Paris known for?"  # its answer has pieces enough to be a stream
+LONGER = "In which country is the city of Paris?"  # its answer has pieces enough to be a stream
 
 
 class City(BaseModel):

@@ -8,7 +8,7 @@ const [baseURL, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: 'any', maxRetries: 0 });
 const told = { model, temperature: 0, max_tokens: 40 };
 const messages = [{ role: 'user', content: 'What is the capital of France?' }];
-const longer = [{ role: 'user', content: 'What is Paris known for?' }]; // its answer has pieces enough to be a stream
+const longer = [{ role: 'user', content: 'In which country is the city of Paris?' }]; // its answer has pieces enough to be a stream
 
 async function chat() {
   const asked = client.chat.completions.create({ ...told, messages });

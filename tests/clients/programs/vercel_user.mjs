@@ -11,7 +11,7 @@ import { z } from 'zod';
 const [baseURL, model] = process.argv.slice(2);
 const told = { temperature: 0, maxOutputTokens: 40, maxRetries: 0 };
 const prompt = 'What is the capital of France?';
-const longer = 'What is Paris known for?'; // its answer has pieces enough to be a stream
+const longer = 'In which country is the city of Paris?'; // its answer has pieces enough to be a stream
 
 const options = { name: 'drpo', baseURL, apiKey: 'any', includeUsage: true, supportsStructuredOutputs: true };
 const provider = createOpenAICompatible(options);
