@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +42,8 @@ class Scripted:
 
 
 async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder: Path) -> dict[str, Any]:
-    kept = [from_bundle(load_bundle(default_bundle_directory(), open_embedder(DEFAULT_EMBEDDER)))]
+    start = from_bundle(load_bundle(default_bundle_directory(), open_embedder(DEFAULT_EMBEDDER)))
+    kept = [replace(start, retrieval=replace(start.retrieval, policy="set", k=3))]
     with Journal(folder) as journal:
         scorer = cast("Scorer", Scripted(quality))
         rows = ScoredRows("tune", ROWS, scorer, journal, UnusableRows(journal, "validation", len(ROWS), 0.05))
