@@ -150,7 +150,8 @@ function chosen(plan) {
     return ` no example is like the question: ${plan.set ? `the neutral set ${plan.set}` : "only the pinned ones"}`;
   }
   if (!plan.set) return "";
-  const nearest = plan.nearest.length ? `, and the nearest ${plan.nearest.length}` : "";
+  const count = plan.nearest.length;
+  const nearest = count ? `, then ${count === 1 ? "the nearest example" : `the ${count} nearest examples`}` : "";
   return ` the set ${plan.set}, for which the nearest examples voted${nearest}`;
 }
 
