@@ -55,12 +55,6 @@ class SetPlacement:
         self._keys: dict[str, int] = {}
         self._plan: Plan = {}
         self._planned_for: AbstractSet[str] = frozenset()
-        self._until_plan = _PLAN_INTERVAL
-
-    @property
-    def sets(self) -> frozenset[str]:
-        """The keys of the sets that had requests recently."""
-        return frozenset(self._plan)
 
     def router_key(self, example_set: str, conversation: str | None) -> str:
         """Return a key for a router that sends all requests with the same key to the same server.
@@ -106,14 +100,13 @@ class SetPlacement:
     def _count_set(self, example_set: str, shares: Mapping[str, float]) -> None:
         """Count a request of a set. Make a new plan if the backends have changed, or if the plan is old."""
         self._sets.count(example_set)
-        self._until_plan -= 1
-        if self._until_plan <= 0 or shares.keys() != self._planned_for:
+        if self._sets.new >= max(_PLAN_INTERVAL, 2 * len(self._plan)) or shares.keys() != self._planned_for:
             self._make_plan(shares)
 
     def _make_plan(self, shares: Mapping[str, float]) -> None:
         recent = self._sets.recent()
         self._plan = plan_sets(recent, shares, self._plan)
-        self._planned_for, self._until_plan = shares.keys(), max(_PLAN_INTERVAL, 2 * len(recent))
+        self._planned_for = shares.keys()
         unit = _SHARE_OF_KEY * (sum(recent.values()) + _FIRST_REQUESTS)
         self._keys = {one: _router_keys(count / unit, self._keys.get(one, 1)) for one, count in recent.items()}
 
@@ -160,21 +153,25 @@ class _BackendCounts:
 
 
 class _SetCounts:
-    """The recent requests of each set. Older requests count less."""
+    """The recent requests of each set. Older requests count less.
+
+    Attributes:
+        new: How many requests were counted since `recent` was called.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, float] = {}
-        self._new = 0
+        self.new = 0
 
     def count(self, example_set: str) -> None:
         """Count a request."""
         self._counts[example_set] = self._counts.get(example_set, 0.0) + 1.0
-        self._new += 1
+        self.new += 1
 
     def recent(self) -> Mapping[str, float]:
         """Let the older requests count less, and return the counts. Sets without recent requests are forgotten."""
-        factor = (1.0 - 1.0 / _WINDOW) ** self._new
-        self._new = 0
+        factor = (1.0 - 1.0 / _WINDOW) ** self.new
+        self.new = 0
         self._counts = {name: n * factor for name, n in self._counts.items() if n * factor >= _FORGOTTEN}
         return self._counts
 

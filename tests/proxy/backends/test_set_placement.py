@@ -189,4 +189,4 @@ def test_sets_of_bundles_that_are_served_no_more_are_forgotten() -> None:
     placement, loads = SetPlacement(), servers(2)
     for n in range(16_000):
         placement.place(loads, first_turn(n), f"old/{n % 40}" if n < 200 else SETS[n % 12])
-    assert all(one in SETS for one in placement.sets)
+    assert all(one in SETS for one in placement._plan)
