@@ -18,6 +18,7 @@ from proxy.core.errors import BackendNotReadyError, UnknownModelError
 from proxy.core.json_types import Json
 from proxy.core.metrics import Metrics
 from proxy.core.tracing import Telemetry
+from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm
 from proxy.experiments.mismatches import Server, find_mismatches
 from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.injector import Injector
@@ -79,9 +80,19 @@ class Gateway:
         """The current bundles by the id of their model."""
         return self.state.bundles
 
+    @property
+    def active_experiments(self) -> ActiveExperiments | None:
+        """The experiments that requests are assigned to; None if there are none."""
+        return self.experiments.active if self.experiments else None
+
+    @property
+    def bundles_to_warm(self) -> list[tuple[str, ServedBundle]]:
+        """The current bundles with the ids of their models, followed by those of the arms of experiments."""
+        return [*self.bundles.items(), *bundles_to_warm(self.active_experiments)]
+
     def experiment_mismatches(self) -> dict[str, list[str]]:
         """Return which settings of each active experiment can have no effect on this server now (see `mismatches`)."""
-        active = self.experiments.active if self.experiments else None
+        active = self.active_experiments
         return find_mismatches(active.files if active else (), self.experiment_server, time.time())
 
     @property

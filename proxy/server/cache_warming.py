@@ -20,7 +20,6 @@ from proxy.core.errors import ProxyError
 from proxy.core.log import log_event, log_failure
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
-from proxy.experiments.assignment import bundles_to_warm
 from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.request_bodies import PrefixRequest, prefix_request
@@ -107,12 +106,10 @@ class CacheWarmer:
         """
         if not backend.healthy:
             return {}
-        experiments = self._gateway.experiments
-        arms = bundles_to_warm(experiments.active if experiments else None)
         state = backend.url, backend.recoveries, self._gateway.state.loads
         pairs = [
             (model, served)
-            for name, served in (*self._gateway.bundles.items(), *arms)
+            for name, served in self._gateway.bundles_to_warm
             if (model := backend.models.get(name)) is not None
         ]
         return {

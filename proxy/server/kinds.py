@@ -8,7 +8,6 @@ from proxy.api.gateway import Gateway
 from proxy.backends.backend import is_undecided
 from proxy.backends.pool import Pool
 from proxy.core.progress import ProgressCallback
-from proxy.experiments.assignment import bundles_to_warm
 from proxy.server.reload import warm_up
 
 _INTERVAL: Final = 0.5  # seconds between two looks
@@ -24,22 +23,17 @@ async def wait_for_models(gateway: Gateway, report: ProgressCallback, stop: asyn
         stop: An event that ends the wait early; None if there is none.
     """
     known = set(gateway.pool.models)
-    if await wait_for_kinds(gateway.pool, report, stop):
-        active = gateway.experiments.active if gateway.experiments else None
-        bundles = [*gateway.bundles.items(), *(bundles_to_warm(active) if active else ())]
-        await warm_up(gateway, [(name, served) for name, served in bundles if name not in known], report)
+    await wait_for_kinds(gateway.pool, report, stop)
+    await warm_up(gateway, [(name, served) for name, served in gateway.bundles_to_warm if name not in known], report)
 
 
-async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Event | None = None) -> bool:
+async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Event | None = None) -> None:
     """Wait while a model cannot be served because its kind is not known. The pool's health checks end the wait.
 
     Args:
         pool: The backends.
         report: Called with a line of text every two seconds.
         stop: An event that ends the wait early; None if there is none.
-
-    Returns:
-        Whether there was a model to wait for.
     """
     begun = reported = time.monotonic()
     while is_undecided(pool.backends, None) and not (stop and stop.is_set()):
@@ -47,7 +41,6 @@ async def wait_for_kinds(pool: Pool, report: ProgressCallback, stop: asyncio.Eve
         if (now := time.monotonic()) - reported >= _REPORT_INTERVAL:
             reported = now
             report(waiting_line(now - begun))
-    return time.monotonic() - begun >= _INTERVAL
 
 
 def waiting_line(seconds: float) -> str:

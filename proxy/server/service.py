@@ -23,7 +23,6 @@ from proxy.backends.discovery import kind_warning
 from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
-from proxy.experiments.assignment import bundles_to_warm
 from proxy.experiments.mismatches import mismatch_lines
 from proxy.inference.injection.served_bundles import ServedBundle, foreign_bundle_note, load_bundles
 from proxy.server.cache_warming import warming
@@ -102,7 +101,7 @@ async def serving(
         waiting.cancel()
         active = await read_active_experiments(settings, state.bundles)
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
-        await warm_up(gateway, [*state.bundles.items(), *bundles_to_warm(active)], report)
+        await warm_up(gateway, gateway.bundles_to_warm, report)
         _release_memory()
         async with listening(gateway, listener, settings), warming(gateway, settings, shared):
             yield gateway
