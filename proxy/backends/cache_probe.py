@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from proxy.backends.dialects.base import Fetch
 from proxy.backends.discovery import Model
+from proxy.backends.fetcher import fetch_reply
 from proxy.core.errors import ProxyError
 from proxy.core.json_types import Json
 from proxy.core.progress import ProgressCallback
@@ -32,7 +33,6 @@ _MIN_SHARE: Final = 0.5  # of a prompt in the cache
 _MIN_SAVED: Final = 0.6  # the share of a prompt's time that a working cache saves
 _MAX_SAVED: Final = 0.25  # the same for a cache that does nothing
 _MIN_PROMPT_TIME: Final = 0.02  # seconds; less cannot be told from the noise of a network
-_STATUS_OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Reply:
     @property
     def is_cached(self) -> bool:
         """Whether the server reports that most of the prompt was in the cache."""
-        return bool(self.cached) and (self.cached or 0) >= _MIN_SHARE * self.prompt
+        return bool(self.cached and self.cached >= _MIN_SHARE * self.prompt)
 
     @property
     def shown(self) -> str:
@@ -92,10 +92,6 @@ class Repeat:
         return self.first.seconds - self.again.seconds
 
 
-class _RefusedError(Exception):
-    """The server refused a prompt. The message says with which status."""
-
-
 async def probe_cache(model: Model, fetch: Fetch, report: ProgressCallback) -> CacheFinding:
     """Find out whether the prefix cache of a model's server works.
 
@@ -110,7 +106,7 @@ async def probe_cache(model: Model, fetch: Fetch, report: ProgressCallback) -> C
     prober = _Prober(model, fetch)
     try:
         return await _probe(prober, words, report)
-    except (ProxyError, _RefusedError) as error:
+    except ProxyError as error:
         return CacheFinding(None, str(error).rstrip("."))
 
 
@@ -187,15 +183,12 @@ class _Prober:
         """Send a prompt, and return what the reply shows.
 
         Raises:
-            ProxyError: The server does not answer.
-            _RefusedError: The server refused the prompt.
+            ProxyError: The server does not answer, or it refuses the prompt.
         """
         path, body = _request(self.model, prompt)
         loop = asyncio.get_running_loop()
         started = loop.time()
-        status, reply = await self.fetch(path, body)
-        if status != _STATUS_OK:
-            raise _RefusedError(f"{path} answered {status}")
+        reply = await fetch_reply(self.fetch, path, body)
         return _read(reply, loop.time() - started)
 
 

@@ -8,9 +8,12 @@ from typing import Any, Final
 import orjson
 
 from proxy.backends.backend import Backend
+from proxy.backends.dialects.base import Fetch
 from proxy.backends.transport import NoConnectionError, Transport
-from proxy.core.errors import BackendTimeoutError
+from proxy.core.errors import BackendTimeoutError, BackendUnavailableError
+from proxy.core.json_types import Json
 
+_STATUS_OK: Final = 200
 _SMALL_REQUEST_TIMEOUT: Final = 10.0  # seconds for a request such as /v1/models or /tokenize
 
 
@@ -40,6 +43,19 @@ class Fetcher:
             raise error.client_error from error
         except TimeoutError as error:
             raise BackendTimeoutError(f"{path}: no answer within {self.timeout:g} s.") from error
+
+
+async def fetch_reply(fetch: Fetch, path: str, body: Json) -> Any:
+    """Send a small request, and return the JSON value of the reply.
+
+    Raises:
+        BackendUnavailableError: The status of the reply is not 200. The message contains no text of the reply.
+        ProxyError: The backend does not answer.
+    """
+    status, reply = await fetch(path, body)
+    if status != _STATUS_OK:
+        raise BackendUnavailableError(f"{path} answered {status}")
+    return reply
 
 
 def _parse_json(data: bytes) -> Any:

@@ -15,6 +15,7 @@ from typing import Final
 from proxy.api.gateway import Gateway
 from proxy.backends.backend import Backend
 from proxy.backends.discovery import Model, fingerprint
+from proxy.backends.fetcher import fetch_reply
 from proxy.backends.set_plan import set_key
 from proxy.core.errors import ProxyError
 from proxy.core.log import log_event, log_failure
@@ -22,7 +23,7 @@ from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.inference.request_bodies import PrefixRequest, prefix_request
+from proxy.inference.request_bodies import prefix_request
 
 _MAX_PREFIXES: Final = 64  # of one bundle
 _MAX_USER_REQUESTS: Final = 2  # requests of users that a backend may serve when a prefix is sent
@@ -31,7 +32,6 @@ _PREFIX_TIMEOUT: Final = 120.0  # seconds for the reply to one prefix
 _MAX_INTERVAL: Final = 2.0  # seconds between two looks at the backends and the bundles
 _MAX_PAUSE: Final = 5.0  # seconds between two prefixes
 _QUIET_INTERVAL: Final = 0.1  # seconds between two looks at the requests of users
-_STATUS_OK: Final = 200
 
 
 @asynccontextmanager
@@ -58,10 +58,6 @@ async def _cancel_at_drain(gateway: Gateway, tasks: Sequence["asyncio.Task[None]
     await gateway.admission.draining.wait()
     for task in tasks:
         task.cancel()
-
-
-class _RefusedError(Exception):
-    """A backend refused a prefix. The message says with which status."""
 
 
 @dataclass(slots=True)
@@ -107,14 +103,10 @@ class CacheWarmer:
         if not backend.healthy:
             return {}
         state = backend.url, backend.recoveries, self._gateway.state.loads
-        pairs = [
-            (model, served)
-            for name, served in self._gateway.bundles_to_warm
-            if (model := backend.models.get(name)) is not None
-        ]
         return {
             (*state, model.id, model.kind, fingerprint(model.card), served.bundle.id): (model, served)
-            for model, served in pairs
+            for name, served in self._gateway.bundles_to_warm
+            if (model := backend.models.get(name)) is not None
         }
 
     async def _warm(self, backend: Backend, key: Hashable, model: Model, served: ServedBundle) -> None:
@@ -126,7 +118,7 @@ class CacheWarmer:
                 await self._send_all(backend, key, model, served, progress)
         except TimeoutError:
             problem = f"not done after {_WARMING_TIMEOUT:g} s"
-        except (ProxyError, _RefusedError) as error:
+        except ProxyError as error:
             progress.failed, problem = 1, str(error)
         except Exception as error:  # noqa: BLE001 - the root of a task: one failure must not end it
             log_failure("defect", error, task="cache warming")
@@ -153,7 +145,7 @@ class CacheWarmer:
             if key not in self._wanted(backend):
                 return
             started = loop.time()
-            await self._send(backend, prefix)
+            await fetch_reply(self._gateway.pool.fetcher(backend, _PREFIX_TIMEOUT), prefix.path, prefix.body)
             progress.sent += 1
             self._count("sent", 1)
             await asyncio.sleep(min(loop.time() - started, _MAX_PAUSE))
@@ -178,17 +170,6 @@ class CacheWarmer:
         in_flight = self._shared.in_flight
         elsewhere = sum(in_flight) - in_flight[self._shared.worker]
         return backend.in_flight.value + elsewhere / len(self._gateway.pool.backends)
-
-    async def _send(self, backend: Backend, prefix: PrefixRequest) -> None:
-        """Send one prefix and wait for the reply.
-
-        Raises:
-            ProxyError: The backend does not answer.
-            _RefusedError: The backend refused the request.
-        """
-        status, _ = await self._gateway.pool.fetcher(backend, _PREFIX_TIMEOUT)(prefix.path, prefix.body)
-        if status != _STATUS_OK:
-            raise _RefusedError(f"{prefix.path} answered {status}")
 
     def _count(self, result: str, number: int) -> None:
         self._gateway.metrics.warmed_prefixes.labels(result).inc(number)
