@@ -83,8 +83,7 @@ async def _wait_for_kinds(gateway: Gateway, report: ProgressCallback) -> None:
     """Wait until the answers that show the kinds of all models are there, and check the backends again."""
     start = time.monotonic()
     while gateway.pool.asking:
-        waited = time.monotonic() - start
-        report(waiting_line(waited))
+        report(waiting_line(time.monotonic() - start))
         await asyncio.sleep(_KINDS_INTERVAL)
         await gateway.pool.refresh()
 
@@ -159,14 +158,13 @@ def _models_to_try(gateway: Gateway, backend: Backend) -> Sequence[Model]:
 
 async def _experiment_problems(settings: Settings, gateway: Gateway) -> list[str]:
     files = read_experiments(settings.experiments.experiment)
-    server = gateway.experiment_server
-    if not settings.experiments.judge:
-        return mismatch_lines(find_mismatches(files, server, time.time()))
-    try:
-        listed, problems = await _list_judge_models(settings.experiments, gateway), []
-    except ProxyError as error:
-        listed, problems = None, [f"--judge {settings.experiments.judge}: {error}"]
-    return problems + mismatch_lines(find_mismatches(files, replace(server, judge_models=listed), time.time()))
+    server, problems = gateway.experiment_server, list[str]()
+    if settings.experiments.judge:
+        try:
+            server = replace(server, judge_models=await _list_judge_models(settings.experiments, gateway))
+        except ProxyError as error:
+            problems.append(f"--judge {settings.experiments.judge}: {error}")
+    return problems + mismatch_lines(find_mismatches(files, server, time.time()))
 
 
 async def _list_judge_models(settings: ExperimentSettings, gateway: Gateway) -> list[str] | None:

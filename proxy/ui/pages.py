@@ -245,7 +245,9 @@ def _search_bundle(served: ServedBundle, query: str) -> Mapping[str, Any]:
     nearest = sorted(similarities, key=lambda pair: -pair[1])[:_MAX_NEAREST]
     nearest += [pair for pair in similarities if pair[0] in shown]
     ranked = sorted(dict(nearest).items(), key=lambda pair: -pair[1])
-    return {"nearest": [{"id": name, "similarity": value} for name, value in ranked], "shown": shown} | {
+    return {
+        "nearest": [{"id": name, "similarity": value} for name, value in ranked],
+        "shown": shown,
         "set": retrieved.set_name or None,
         "is_below_floor": retrieved.is_below_floor,
     }
