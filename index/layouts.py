@@ -110,7 +110,7 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
 
 
 @cache
-def stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
+def _stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stop strings of a layout, and their forms in the answer of a model whose line breaks are CR LF.
 
     Each line break may be LF or CR LF, because the prompt has LF.
@@ -124,9 +124,14 @@ def _line_break_variants(stop: str) -> Iterator[str]:
         yield "".join(chain.from_iterable(zip(parts, (*breaks, ""), strict=True)))
 
 
+def possible_stops(text: str, stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stop strings of a layout, with their CR LF forms if a text contains a CR."""
+    return _stops_with_carriage_returns(stops) if "\r" in text else stops
+
+
 def layout_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
     """Return the same as `first_stop` for the stop strings of a layout, also if the line breaks of a text are CR LF."""
-    return first_stop(text, stops_with_carriage_returns(stops) if "\r" in text else stops)
+    return first_stop(text, possible_stops(text, stops))
 
 
 @cache

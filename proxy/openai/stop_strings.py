@@ -5,8 +5,8 @@ client may send four more. The backend therefore does not get all of them. It ma
 string that it got: because it ignores stop strings, or because the request has `include_stop_str_in_output` or
 `min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker reaches the client. The backend
 does not know of the cut and continues to generate. The reported usage therefore includes the tokens after the cut,
-which the client does not get. A model may also copy a marker from the prompt, where it was escaped. The module does no
-I/O and does not depend on backends.
+which the client does not get. A model may also copy a marker from the prompt, where it was escaped with a U+200B. The
+proxy removes this U+200B. The module does no I/O and does not depend on backends.
 """
 
 import re
@@ -22,7 +22,7 @@ from index.layouts import (
     escaped_markers,
     first_stop,
     layout_stop,
-    stops_with_carriage_returns,
+    possible_stops,
     unescape,
 )
 from proxy.core.json_types import JsonDict
@@ -118,15 +118,11 @@ def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tu
 
 def _marker_at_end(text: str, rules: StopRules) -> tuple[int, str] | None:
     found = []
-    for stop in _layout_stops(text, rules):
+    for stop in possible_stops(text, rules.layout):
         marker = stop.rstrip("\r\n")
         if text.endswith((marker, f"{marker}\r")):
             found.append((text.rindex(marker), stop))
     return min(found, default=None)
-
-
-def _layout_stops(text: str, rules: StopRules) -> tuple[str, ...]:
-    return stops_with_carriage_returns(rules.layout) if "\r" in text else rules.layout
 
 
 def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
@@ -227,7 +223,7 @@ def _first_characters(rules: StopRules) -> re.Pattern[bytes]:
 
 def _possible_stop_length(text: str, rules: StopRules) -> int:
     """Return how many characters at the end of a text may be the beginning of a stop string."""
-    stops = (*_layout_stops(text, rules), *rules.client)
+    stops = (*possible_stops(text, rules.layout), *rules.client)
     if ZERO_WIDTH_SPACE in text:
         stops += tuple(ZERO_WIDTH_SPACE + stop.strip("\n")[1:] for stop in rules.layout)
     lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
