@@ -13,7 +13,7 @@ from aiohttp import web
 
 from index.layouts import LAYOUTS
 from index.retrieval.retriever import Retriever, pinned
-from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
+from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, RetrievalPolicy, Vectors
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.api.http_server import HttpServer
@@ -48,7 +48,12 @@ class WordEmbedder:
 
 
 def served_bundle(
-    layout: str = "query-answer", sampling: Mapping[str, Any] | None = None, embedder: Any = None, **policy: Any
+    layout: str = "query-answer",
+    sampling: Mapping[str, Any] | None = None,
+    embedder: Any = None,
+    sets: tuple[ExampleSet, ...] = (),
+    id_letter: str = "b",
+    **policy: Any,
 ) -> ServedBundle:
     """A bundle of four examples, one of them pinned."""
     embedder = embedder or WordEmbedder()
@@ -64,7 +69,7 @@ def served_bundle(
         provenance={},
     )
     vectors = WordEmbedder().embed([example.query for example in EXAMPLES])
-    bundle = Bundle("b" * 64, manifest, "Answer well.", EXAMPLES, vectors)
+    bundle = Bundle(id_letter * 64, manifest, "Answer well.", EXAMPLES, vectors, sets=sets)
     return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), BundleSearch(bundle.id, Retriever(bundle), embedder))
 
 

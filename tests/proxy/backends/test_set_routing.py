@@ -3,20 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from index.layouts import LAYOUTS
-from index.retrieval.retriever import Retriever, pinned
 from index.types import ExampleSet
 from proxy.backends.set_plan import set_key
-from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.cache_warming import warming
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, WordEmbedder, make_settings, served_bundle, serving
+from tests.proxy.serving import Serving, make_settings, served_bundle, serving
 
 SETS = tuple(ExampleSet(name, (name,), (name,)) for name in ("sky", "sum", "tea"))
 QUERIES = {"sky": "Why is the sky blue {}?", "sum": "What is two and two {}?", "tea": "How do I make tea {}?"}
@@ -27,10 +23,7 @@ async def answer(reply: Reply, request: Received) -> None:
 
 
 def with_sets() -> ServedBundle:
-    served = served_bundle(policy="set", minimum_similarity=-1.0)
-    bundle = replace(served.bundle, sets=SETS)
-    search = BundleSearch(bundle.id, Retriever(bundle), WordEmbedder())
-    return ServedBundle(bundle, LAYOUTS["query-answer"], pinned(bundle), search)
+    return served_bundle(sets=SETS, policy="set", minimum_similarity=-1.0)
 
 
 def hits(*backends: ScriptedBackend) -> list[int]:

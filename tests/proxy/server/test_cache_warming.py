@@ -11,26 +11,22 @@ from typing import Any
 import orjson
 import pytest
 
-from index.retrieval.retriever import Retriever
 from index.types import ExampleSet
 from proxy.core.log import log_lines
-from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server import cache_warming
 from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, serve_loaded
 from proxy.server.service import drain
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, WordEmbedder, make_settings, served_bundle, serving
+from tests.proxy.serving import Serving, make_settings, served_bundle, serving
 
 SETS = (ExampleSet("nature", ("sky",), ("sky",)), ExampleSet("daily", ("tea", "sum"), ("tea", "sum")))
 FAST = 0.05  # seconds
 
 
 def bundle_with_sets(id_letter: str = "b", sets: tuple[ExampleSet, ...] = SETS, **policy: Any) -> ServedBundle:
-    plain = served_bundle(**{"policy": "set", **policy})
-    bundle = replace(plain.bundle, id=id_letter * 64, sets=sets)
-    return replace(plain, bundle=bundle, search=BundleSearch(bundle.id, Retriever(bundle), WordEmbedder()))
+    return served_bundle(sets=sets, id_letter=id_letter, **{"policy": "set", **policy})
 
 
 async def answer(reply: Reply, request: Received) -> None:

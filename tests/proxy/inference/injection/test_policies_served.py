@@ -1,15 +1,11 @@
 """Tests of the retrieval policies in a running proxy: what is sent, the metric, and what little room leaves."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from index.layouts import LAYOUTS
-from index.retrieval.retriever import Retriever, pinned
 from index.types import EmbedderSpec, ExampleSet
-from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import WordEmbedder, served_bundle, serving
@@ -31,10 +27,8 @@ class BrokenEmbedder:
 
 
 def with_sets(embedder: Any = None, **policy: Any) -> ServedBundle:
-    served = served_bundle(**{"policy": "set_and_nearest", "k": 1, "minimum_similarity": -1.0, **policy})
-    bundle = replace(served.bundle, sets=SETS)
-    search = BundleSearch(bundle.id, Retriever(bundle), embedder or WordEmbedder())
-    return ServedBundle(bundle, LAYOUTS["query-answer"], pinned(bundle), search)
+    policy = {"policy": "set_and_nearest", "k": 1, "minimum_similarity": -1.0, **policy}
+    return served_bundle(embedder=embedder, sets=SETS, **policy)
 
 
 async def answer(reply: Reply, request: Received) -> None:
