@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,6 +129,13 @@ async def serving(
             await _few_turns()  # asyncio needs them to make a connection of what it has accepted
             await runner.cleanup()
     await _few_turns()  # transports close in them
+
+
+async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+    """Wait until a condition is true, at most `within` seconds."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def _few_turns() -> None:

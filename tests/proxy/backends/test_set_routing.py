@@ -1,6 +1,5 @@
 """Tests of a running proxy with several backends and a bundle with example sets: which backend gets which request."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -12,7 +11,7 @@ from proxy.backends.set_plan import set_key
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.cache_warming import warming
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, make_settings, served_bundle, serving
+from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 SETS = tuple(ExampleSet(name, (name,), (name,)) for name in ("sky", "sum", "tea"))
 QUERIES = {"sky": "Why is the sky blue {}?", "sum": "What is two and two {}?", "tea": "How do I make tea {}?"}
@@ -78,12 +77,12 @@ async def test_later_turns_go_where_the_first_turn_went_even_if_the_backend_has_
 
 
 async def test_sets_of_a_backend_that_is_gone_are_served_by_the_other() -> None:
-    async with scripted_backend(answer) as one, AsyncExitStack() as until:
-        two = await until.enter_async_context(scripted_backend(answer))
+    async with scripted_backend(answer) as one, AsyncExitStack() as running:
+        two = await running.enter_async_context(scripted_backend(answer))
         async with serving(one.url, two.url, bundles={"scripted": with_sets()}, health_interval=60.0) as proxy:
             for name in QUERIES:
                 await ask(proxy, name, 1)
-            await until.aclose()
+            await running.aclose()
             for name in QUERIES:
                 await ask(proxy, name, 2)
         assert sum(hits(one, two)) == 6
@@ -112,9 +111,7 @@ async def test_sets_that_prefer_a_backend_are_last_when_its_cache_is_warmed(_rou
         serving(one.url, two.url, bundles={"scripted": with_sets()}, **values) as proxy,
         warming(proxy.gateway, make_settings(**values), proxy.shared),
     ):
-        async with asyncio.timeout(10):
-            while min(hits(one, two)) < 3:
-                await asyncio.sleep(0.01)
+        await until(lambda: min(hits(one, two)) >= 3)
         for backend in (one, two):
             prompts = [request.json["prompt"] for request in backend.generating]
             order = [next(name for name in QUERIES if QUERIES[name][:12] in prompt) for prompt in prompts]

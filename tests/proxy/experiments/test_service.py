@@ -1,6 +1,5 @@
 """Tests of requests in experiments: their arm, their headers, their exposures and their feedback."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from proxy.experiments.store.export import export
 from proxy.experiments.store.store import Store
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
-from tests.proxy.serving import Serving, make_settings, serving
+from tests.proxy.serving import Serving, make_settings, serving, until
 
 ARMS = """
 metrics = ["thumbs_up"]
@@ -186,7 +185,7 @@ async def test_stopped_experiment_gives_all_units_the_control(tmp_path: Path) ->
     with Store(dsn) as store:
         store.set_allocation(Allocation("one", "too many errors", None, 1.0))
     async with running_experiment(tmp_path, [write(tmp_path, plain=0, new=1)]) as one:
-        await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
+        await until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         _, headers, _ = await one.proxy.chat()
         assert (headers["x-drpo-variant"], headers.get("x-drpo-experiment")) == ("raw-matched", None)
     assert not one.rows()
@@ -196,7 +195,7 @@ async def test_decided_weights_replace_those_of_the_file(tmp_path: Path) -> None
     with Store(dsn_of(f"sqlite:{tmp_path}/s.sqlite3")) as store:
         store.set_allocation(Allocation("one", "", {"plain": 0.2, "new": 0.8}, 1.0))
     async with running_experiment(tmp_path, [write(tmp_path)]) as one:
-        await _until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
+        await until(lambda: "one" in one.proxy.gateway.experiments.recorder.allocations)  # type: ignore[union-attr]
         for number in range(20):
             await one.proxy.chat(user=str(number))
     assert {(row["arm"], row["propensity"]) for row in one.rows()} == {("plain", 0.2), ("new", 0.8)}
@@ -266,9 +265,3 @@ async def test_content_is_stored_only_if_it_is_logged(tmp_path: Path) -> None:
     assert "asked_text" not in without
     assert "Why is the sky blue?" in with_it["asked_text"]
     assert "Because of air." in with_it["answered_text"]
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.02)

@@ -20,6 +20,7 @@ from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from tests.proxy.experiments.postgresql import PostgresqlServer
 from tests.proxy.experiments.store.test_store import exposure
 from tests.proxy.experiments.test_service import running_experiment, write
+from tests.proxy.serving import until
 
 VOTE = {"request_id": "r", "metric": "m", "value": 1}
 
@@ -72,11 +73,11 @@ async def test_full_disk_refuses_feedback_and_queued_exposures_are_written_later
 
     async with recording(replace(dsn_of(f"sqlite:{path}"), connect=connect)) as (recorder, metrics):
         recorder.record([exposure(number) for number in range(900)])
-        await _until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._retry_pause > 0.3)
+        await until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._retry_pause > 0.3, within=20)
         with pytest.raises(Exception, match="cannot be kept"):
             await recorder.save_feedback(Feedback("r", "m", 1.0, None, 1.0))
         limit[0] = 100_000
-        await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 900)
+        await until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 900, within=20)
     assert rows(path) == 900
     assert value(metrics, "drpo_exposures_total", result="dropped") == 0
 
@@ -108,7 +109,7 @@ async def test_rejected_row_does_not_stop_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     async with recording(dsn_of(f"sqlite:{path}")) as (recorder, metrics):
         recorder.record([exposure(1, arm=None)])
-        await _until(lambda: value(metrics, "drpo_exposures_total", result="dropped") == 1)
+        await until(lambda: value(metrics, "drpo_exposures_total", result="dropped") == 1, within=20)
         recorder.record([exposure(2)])
     assert rows(path) == 1
 
@@ -147,7 +148,7 @@ async def test_postgresql_that_dies_or_hangs_does_not_affect_chat(postgresql: Po
         assert time.monotonic() - started < 5
         postgresql.go_on()
         await _until_kept(vote, "again")
-        await _until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 3)
+        await until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 3, within=20)
     (unit,) = StoredOutcomes(dsn).units("e")
     assert unit.metrics["latency"] == (3.0, 3)
     assert {"first", "back", "again"} <= set(acknowledged)
@@ -157,9 +158,3 @@ async def _until_kept(vote: Any, subject: str) -> None:
     async with asyncio.timeout(30):
         while not await vote(subject):
             await asyncio.sleep(0.1)
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)

@@ -19,7 +19,7 @@ from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, serve_loaded
 from proxy.server.service import drain
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
-from tests.proxy.serving import Serving, make_settings, served_bundle, serving
+from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 SETS = (ExampleSet("nature", ("sky",), ("sky",)), ExampleSet("daily", ("tea", "sum"), ("tea", "sum")))
 FAST = 0.05  # seconds
@@ -40,12 +40,6 @@ async def answer(reply: Reply, request: Received) -> None:
 def warming_requests(backend: ScriptedBackend) -> list[Received]:
     """The requests that warm the cache: those for one token."""
     return [one for one in backend.generating if one.json.get("max_tokens") == 1]
-
-
-async def until(condition: Callable[[], Any], within: float = 10.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def counts(proxy: Serving) -> dict[str, float]:

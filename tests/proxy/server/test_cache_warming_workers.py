@@ -6,7 +6,8 @@ import signal
 from proxy.inference.injection.served_bundles import load_bundles
 from tests.faults.process import command
 from tests.faults.scripted import scripted_backend
-from tests.proxy.server.test_cache_warming import answer, until, warming_requests
+from tests.proxy.server.test_cache_warming import answer, warming_requests
+from tests.proxy.serving import until
 
 
 async def test_slow_warming_delays_neither_the_start_nor_the_shutdown() -> None:

@@ -12,7 +12,7 @@ from proxy.backends.kinds import judge
 from proxy.backends.kinds.probe import QUESTIONS
 from tests.faults.scripted import Received, Reply, Script, ScriptedBackend, completion, scripted_backend
 from tests.proxy.backends.kinds.test_answers import reply as chat_reply
-from tests.proxy.serving import Serving, serving
+from tests.proxy.serving import Serving, serving, until
 
 PARIS = chat_reply("Paris.")
 RAMBLE = chat_reply("Paris<|im_end|>\n<|im_start|>user\nAnd of Spain?<|im_end|>\n<|im_start|>assistant\n", "length")
@@ -158,12 +158,6 @@ async def test_questions_are_short_greedy_and_keep_template_tokens() -> None:
                 assert body["skip_special_tokens"] is False
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def test_model_that_cannot_be_asked_now_is_asked_again_after_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "_MIN_RETRY_DELAY", 0.1)
     monkeypatch.setattr(judge, "_MAX_UNDECIDED", 0.0)
@@ -178,19 +172,19 @@ async def test_model_that_cannot_be_asked_now_is_asked_again_after_a_guess(monke
             assert _model(proxy).kind == "chat"
             assert "503" in _model(proxy).decision.doubt
             ready.append(True)
-            await _until(lambda: _model(proxy).kind == "completion")
+            await until(lambda: _model(proxy).kind == "completion", within=20)
 
 
 async def test_model_that_replaces_another_under_the_same_name_is_asked_anew() -> None:
     backend = ScriptedBackend(always(ENDS), kind="chat")
     async with scripted_backend(backend), serving("http://127.0.0.1:9", health_interval=0.05) as proxy:
         proxy.gateway.pool.backends[0].url = backend.url
-        await _until(lambda: bool(proxy.gateway.pool.models))
+        await until(lambda: bool(proxy.gateway.pool.models), within=20)
         assert _model(proxy).kind == "chat"
         backend.listing = always({}, "503 Service Unavailable")
-        await _until(lambda: not proxy.gateway.pool.healthy)
+        await until(lambda: not proxy.gateway.pool.healthy, within=20)
         backend.listing, backend.questions = None, always(RAMBLE)
-        await _until(lambda: proxy.gateway.pool.healthy)
+        await until(lambda: proxy.gateway.pool.healthy, within=20)
         assert _model(proxy).kind == "completion"
 
 
@@ -198,7 +192,7 @@ async def test_model_is_asked_once_while_it_stays() -> None:
     asked: list[Received] = []
     async with scripted_backend(always(ENDS), kind="chat", questions=counting(asked)) as backend:
         async with serving(backend.url, health_interval=0.05) as proxy:
-            await _until(lambda: sum(one.path == "/v1/models" for one in backend.received) > 5)
+            await until(lambda: sum(one.path == "/v1/models" for one in backend.received) > 5, within=20)
             assert _model(proxy).kind == "chat"
             assert len(asked) == len(QUESTIONS)
 

@@ -17,7 +17,7 @@ from proxy.core.log import log_lines
 from tests.faults.scripted import Received, Reply, ScriptedBackend, scripted_backend
 from tests.proxy.api.test_not_ready import unused_port
 from tests.proxy.backends.kinds.test_kinds_served import CUT, ENDS, LOOP, PARIS, RAMBLE, RUNS_ON, always
-from tests.proxy.serving import Serving, serving
+from tests.proxy.serving import Serving, serving, until
 
 REPORTED = pytest.mark.parametrize("reported", ["chat", "unknown"])
 ASK = {"model": "scripted", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
@@ -50,12 +50,6 @@ async def slowly_decided(
         async with serving(backend.url, health_interval=0.1) as proxy:
             yield proxy, backend
             slow.released.set()
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def _paths(backend: ScriptedBackend) -> list[str]:
@@ -112,7 +106,7 @@ async def test_server_is_not_ready_until_the_kind_is_known(monkeypatch: pytest.M
             assert response.status == 503
             assert (await response.json())["reasons"] == ["it is not known yet whether the models take chat"]
         slow.released.set()
-        await _until(lambda: proxy.gateway.pool.models)
+        await until(lambda: proxy.gateway.pool.models, within=20)
         async with proxy.session.get("/health/ready") as response:
             assert response.status == 200
         assert proxy.gateway.pool.backends[0].healthy
@@ -135,7 +129,7 @@ async def test_model_that_never_answers_is_served_by_a_guess_which_is_corrected(
         assert model.decision.evidence
         if answers_later:
             slow.released.set()
-            await _until(lambda: proxy.gateway.pool.models["scripted"].kind == "completion")
+            await until(lambda: proxy.gateway.pool.models["scripted"].kind == "completion", within=20)
             await proxy.chat()
             assert _paths(backend)[1:] == ["/v1/completions"]
 
@@ -208,7 +202,7 @@ async def test_long_wait_is_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         async with slowly_decided(monkeypatch, slow, "chat") as (proxy, _):
             await asyncio.sleep(0.3)
             slow.released.set()
-            await _until(lambda: proxy.gateway.pool.models)
+            await until(lambda: proxy.gateway.pool.models, within=20)
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if '"model kind"' in line]
     assert ["waiting" in line for line in lines] == [True, False]
 
