@@ -119,8 +119,8 @@ async def _probe(prober: "_Prober", words: int, report: ProgressCallback) -> Cac
         prompt = _prompt(words)
         repeats.append(Repeat(await prober.ask(prompt), await prober.ask(prompt), await prober.ask(_prompt(1))))
         again = repeats[-1].again
-        is_over = loop.time() - started > _PATIENCE or again.cached is not None
-        if again.is_cached or len(repeats) >= (_MIN_REPEATS if is_over else _REPEATS):
+        enough = _MIN_REPEATS if again.cached is not None or loop.time() - started > _PATIENCE else _REPEATS
+        if again.is_cached or len(repeats) >= enough:
             return decide(repeats)
 
 

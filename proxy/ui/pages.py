@@ -146,8 +146,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     plan = await gateway.planner.chat(conversation, setting)
     similarities = {}
     if served is not None and plan.injection is not None:
-        query = conversation.query
-        similarities = dict(await asyncio.to_thread(_similarities, served, query))
+        similarities = dict(await asyncio.to_thread(_similarities, served, conversation.query))
     return _answer(_explain_plan(plan, served, similarities))
 
 

@@ -26,32 +26,32 @@ def timed(first: float, again: float, short: float) -> Repeat:
 @pytest.mark.parametrize(
     ("repeats", "works"),
     [
-        ([timed(1.7, 0.11, 0.07)] * 3, True),
-        ([timed(1.7, 1.7, 0.07)] * 3, False),
-        ([timed(1.7, 1.6, 0.07), timed(1.8, 1.9, 0.08), timed(1.6, 1.6, 0.07)], False),
-        (
+        pytest.param([timed(1.7, 0.11, 0.07)] * 3, True, id="clear hit"),
+        pytest.param([timed(1.7, 1.7, 0.07)] * 3, False, id="clear miss"),
+        pytest.param([timed(1.7, 1.6, 0.07), timed(1.8, 1.9, 0.08), timed(1.6, 1.6, 0.07)], False, id="noisy miss"),
+        pytest.param(
             [timed(0.12, 0.05, 0.04), timed(0.13, 0.05, 0.04), timed(0.4, 0.4, 0.04), *[timed(0.12, 0.05, 0.04)] * 2],
             True,
+            id="one outlier among five hits",
         ),
-        ([timed(0.12, 0.12, 0.04), timed(0.4, 0.05, 0.04), *[timed(0.12, 0.12, 0.04)] * 3], False),
-        ([timed(0.12, 0.05, 0.04), timed(0.12, 0.12, 0.04), timed(0.2, 0.1, 0.05)], None),
-        ([timed(1.0, 0.6, 0.1)] * 5, None),
-        ([timed(0.012, 0.012, 0.01)] * 5, None),
-        ([timed(0.012, 0.004, 0.003)] * 5, None),
-        ([timed(0.1, 0.04, 0.03), timed(0.1, 0.04, 0.2), timed(0.1, 0.04, 0.03)], None),
-        ([timed(1.0, 3.0, 0.1), timed(1.0, 1.0, 0.1), timed(3.0, 1.0, 0.1), timed(1.0, 4.0, 0.1)], None),
-        ([timed(0.1, 0.1, 0.4)] * 3, None),
-    ],
-    ids=[
-        *(
-            "clear hit",
-            "clear miss",
-            "noisy miss",
-            "one outlier among five hits",
-            "one outlier among five misses",
-            "mixed",
+        pytest.param(
+            [timed(0.12, 0.12, 0.04), timed(0.4, 0.05, 0.04), *[timed(0.12, 0.12, 0.04)] * 3],
+            False,
+            id="one outlier among five misses",
         ),
-        *("half of the time", "too fast", "too fast to trust", "noisy short prompts", "wild times", "short is slower"),
+        pytest.param([timed(0.12, 0.05, 0.04), timed(0.12, 0.12, 0.04), timed(0.2, 0.1, 0.05)], None, id="mixed"),
+        pytest.param([timed(1.0, 0.6, 0.1)] * 5, None, id="half of the time"),
+        pytest.param([timed(0.012, 0.012, 0.01)] * 5, None, id="too fast"),
+        pytest.param([timed(0.012, 0.004, 0.003)] * 5, None, id="too fast to trust"),
+        pytest.param(
+            [timed(0.1, 0.04, 0.03), timed(0.1, 0.04, 0.2), timed(0.1, 0.04, 0.03)], None, id="noisy short prompts"
+        ),
+        pytest.param(
+            [timed(1.0, 3.0, 0.1), timed(1.0, 1.0, 0.1), timed(3.0, 1.0, 0.1), timed(1.0, 4.0, 0.1)],
+            None,
+            id="wild times",
+        ),
+        pytest.param([timed(0.1, 0.1, 0.4)] * 3, None, id="short is slower"),
     ],
 )
 def test_times_decide_only_if_they_are_clear(repeats: list[Repeat], works: bool | None) -> None:
