@@ -3,12 +3,11 @@
 The encoder is Universal Sentence Encoder multilingual v3 (Yang et al., arXiv 1907.04307). It reads English, Arabic,
 Chinese, Dutch, French, German, Italian, Japanese, Korean, Polish, Portuguese, Russian, Spanish, Thai and Turkish. A
 question has nearly the same vector in each of them. This module depends on the packages onnxruntime and sentencepiece,
-and on the files in multilingual_weights/, which tools/export_sentence_encoder.py writes. The network runs one text at a
-time. The vector of a text therefore cannot depend on other texts.
+and on the files in multilingual_weights/, which tools/export_sentence_encoder.py writes.
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -16,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index.embedders.base import encodable
+from index.embedders.onnx_embedder import OnnxEmbedder
 from index.embedders.weight_files import check_files, revision
 from index.types import EmbedderSpec, Vectors
 
@@ -38,8 +37,8 @@ _MAX_UNKNOWN_SHARE: Final = 0.1
 _MAX_UNKNOWN_OR_RARE_SHARE: Final = 0.4
 
 
-class MultilingualEmbedder:
-    """Embeds the first 4,000 characters of a text. It is thread-safe, and computes on the calling thread.
+class MultilingualEmbedder(OnnxEmbedder):
+    """Embeds the first 4,000 characters of a text.
 
     The vector of a text in an unknown script is zero: more than a tenth of the text's pieces are unknown words.
     Chinese, Japanese and Korean have thousands of characters, and the vocabulary lacks the rare ones. A text with such
@@ -52,33 +51,16 @@ class MultilingualEmbedder:
         Raises:
             EmbedderError: A file is missing or damaged.
         """
-        # Imported here because the imports take time and most commands embed nothing.
-        import onnxruntime
+        # Imported here because the import takes time and most commands embed nothing.
         import sentencepiece
 
         check_files(directory, _CHECKSUMS, _REPAIR_ADVICE)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only; the warnings are about devices that this session does not use
-        self._session = onnxruntime.InferenceSession(
-            str(directory / _NETWORK), options, providers=["CPUExecutionProvider"]
-        )
+        spec = EmbedderSpec(NAME, revision(_CHECKSUMS), DIMENSION)
+        super().__init__(directory / _NETWORK, spec, _MAX_CHARACTERS)
         self._tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(directory / _PIECES))
         # Mapped and not read: a server needs the rows of the words that its users write, not all 65 MB.
         words = np.memmap(directory / _WORDS, np.uint8, "r").reshape(-1, DIMENSION)
         self._words: NDArray[np.uint8] = words
-        self._spec = EmbedderSpec(NAME, revision(_CHECKSUMS), DIMENSION)
-
-    @property
-    def spec(self) -> EmbedderSpec:
-        return self._spec
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        vectors = np.empty((len(texts), DIMENSION), np.float32)
-        for row, text in enumerate(texts):
-            vectors[row] = self._embed_one(encodable(text[:_MAX_CHARACTERS]))
-        return vectors
 
     def _embed_one(self, text: str) -> Vectors:
         ids: list[int] = self._tokenizer.encode(text, out_type=int, add_bos=True, add_eos=True)
