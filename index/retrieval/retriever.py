@@ -86,8 +86,8 @@ class Retriever:
         best = hits[0].similarity if hits else None
         if floor is not None and (best is None or best < floor):
             return self._with_set(Retrieved(similarity=best, is_below_floor=True), self._neutral, vector)
-        near = self._near_enough(hits)
-        retrieved = Retrieved(nearest=near[: self._candidates()], similarity=best)
+        near = [hit for hit in hits if hit.similarity >= self._policy.minimum_similarity]
+        retrieved = Retrieved(nearest=tuple(near[: self._candidates()]), similarity=best)
         return self._with_set(retrieved, self._choose_set(near), vector)
 
     def choose_by_passages(self, vectors: Vectors) -> Retrieved:
@@ -127,21 +127,6 @@ class Retriever:
         hits = self._neighbours(vector, 1) if _is_usable(vector) else ()
         return hits[0] if hits else None
 
-    def nearest(self, vector: Vectors) -> tuple[Hit, ...]:
-        """Return the examples nearest to a query, the most similar first, at most `RetrievalPolicy.k` examples.
-
-        The result contains no pinned example, no example below the minimum similarity, and no near-duplicate of a
-        pinned example or of an example earlier in the result. Examples of equal similarity are in the order of the
-        bank.
-
-        Args:
-            vector: The vector of the query: (dimension,), of norm 1.
-
-        Raises:
-            ValueError: The vector has another dimension or is not finite.
-        """
-        return self._near_enough(self._neighbours(vector, self._policy.k))
-
     def _count(self) -> int:
         """Return how many neighbours of a query are needed."""
         voters = self._policy.voters if self._policy.policy != "nearest" else 1
@@ -170,8 +155,12 @@ class Retriever:
         return replace(retrieved, in_set=tuple(in_set), covered=covered, set_name=self._sets[number].name)
 
     def _neighbours(self, vector: Vectors, count: int) -> tuple[Hit, ...]:
-        """Return the `count` nearest examples. Stop after the first one that is below the minimum similarity."""
-        self._check_shape(vector)
+        """Return the `count` nearest examples, the most similar first.
+
+        The result contains no pinned example, and no near-duplicate of a pinned example or of an example earlier in
+        the result. Examples of equal similarity are in the order of the bank. Only the first example may be below the
+        minimum similarity: the similarity floor is compared with its similarity.
+        """
         if not np.isfinite(vector).all():
             raise ValueError("a query's vector must be finite")
         chosen: list[tuple[int, float]] = []
@@ -181,9 +170,6 @@ class Retriever:
             if not self._is_duplicate(position, [other for other, _ in chosen]):
                 chosen.append((position, similarity))
         return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
-
-    def _near_enough(self, hits: Sequence[Hit]) -> tuple[Hit, ...]:
-        return tuple([hit for hit in hits if hit.similarity >= self._policy.minimum_similarity])
 
     def _check_shape(self, vector: Vectors) -> None:
         if vector.shape != self._vectors.shape[1:]:

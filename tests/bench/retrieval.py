@@ -158,15 +158,15 @@ def measure(folder: Path) -> dict[str, float]:
     exact = Retriever(replace(bundle, clusters=None))
     times, exact_times, shares = [], [], []
     for query in queries[:WARM_UP]:
-        retriever.nearest(query)
+        retriever.choose(query)
     compared = max(1, min(QUERIES, MAX_COMPARISONS // len(bundle.vectors)))
     for number, query in enumerate(queries):
         started = time.perf_counter()
-        found = retriever.nearest(query)
+        found = retriever.choose(query).nearest
         times.append(time.perf_counter() - started)
         if number < compared:
             started = time.perf_counter()
-            expected = exact.nearest(query)
+            expected = exact.choose(query).nearest
             exact_times.append(time.perf_counter() - started)
             shares.append(share(expected, found))
     p50, p99 = np.quantile(times, [0.5, 0.99]) * 1_000
@@ -193,7 +193,7 @@ def hold(folder: Path) -> None:
     before = memory()
     retriever = Retriever(read_bundle(folder))
     for query in queries:
-        retriever.nearest(query)
+        retriever.choose(query)
     del queries
     print(json.dumps(before), flush=True)
     sys.stdin.readline()

@@ -98,7 +98,7 @@ def test_few_probes_find_most_hits_of_an_exact_search() -> None:
 
 
 def ids_of(retriever: Retriever, queries: Vectors) -> list[set[str]]:
-    return [{hit.example.id for hit in retriever.nearest(query)} for query in queries]
+    return [{hit.example.id for hit in retriever.choose(query).nearest} for query in queries]
 
 
 # The bundle
@@ -117,7 +117,7 @@ def test_large_bank_is_sorted_and_finds_the_hits_of_a_small_one(
     assert {one.id for one in pinned(large)} == {"e7", "e200"}
     everything = replace(large, manifest=replace(large.manifest, probes=len(large.clusters.centroids)))
     for query in WordEmbedder().embed(["boil an egg", "rain poem", "seven", "nothing of these"]):
-        found, expected = (Retriever(one).nearest(query) for one in (everything, small))
+        found, expected = (Retriever(one).choose(query).nearest for one in (everything, small))
         assert [hit.similarity for hit in found] == pytest.approx([hit.similarity for hit in expected], abs=1e-6)
 
 

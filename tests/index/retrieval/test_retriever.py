@@ -28,11 +28,11 @@ def bank(vectors: Sequence[Vectors], policy: RetrievalPolicy, pinned_positions: 
 
 
 def ids(bundle: Bundle, query: Vectors) -> list[str]:
-    return [hit.example.id for hit in Retriever(bundle).nearest(query)]
+    return [hit.example.id for hit in Retriever(bundle).choose(query).nearest]
 
 
 def positions(retriever: Retriever, query: Vectors) -> set[int]:
-    return {hit.position for hit in retriever.nearest(query)}
+    return {hit.position for hit in retriever.choose(query).nearest}
 
 
 def by_brute_force(bundle: Bundle, query: Vectors) -> list[str]:
@@ -110,13 +110,13 @@ def test_bank_of_only_pinned_examples_has_no_hits() -> None:
 
 
 def test_similarities_are_cosines_most_similar_first() -> None:
-    hits = Retriever(bank([unit(1, 1, 0, 0), AXES[0]], RetrievalPolicy())).nearest(AXES[0])
+    hits = Retriever(bank([unit(1, 1, 0, 0), AXES[0]], RetrievalPolicy())).choose(AXES[0]).nearest
     assert [hit.similarity for hit in hits] == pytest.approx([1.0, 0.5**0.5])
 
 
 def test_arrange_puts_the_most_similar_last_or_restores_the_order_of_the_bank() -> None:
     vectors = [unit(1, 1, 0, 0), unit(1, 0, 0.1, 0), unit(1, 0, 0, 2)]
-    hits = Retriever(bank(vectors, RetrievalPolicy())).nearest(AXES[0])
+    hits = Retriever(bank(vectors, RetrievalPolicy())).choose(AXES[0]).nearest
     assert [hit.example.id for hit in hits] == ["1", "0", "2"]
     assert [example.id for example in arrange(hits, "similar_last")] == ["2", "0", "1"]
     assert [example.id for example in arrange(hits, "canonical")] == ["0", "1", "2"]
@@ -126,7 +126,7 @@ def test_arrange_puts_the_most_similar_last_or_restores_the_order_of_the_bank() 
 @pytest.mark.parametrize("vector", [AXES[0][:3], AXES, np.array([np.nan, 0, 0, 0], dtype=np.float32)])
 def test_vector_of_another_shape_or_not_finite_is_refused(vector: Vectors) -> None:
     with pytest.raises(ValueError, match=r"must be finite|must be of shape"):
-        Retriever(bank([AXES[0]], RetrievalPolicy())).nearest(vector)
+        Retriever(bank([AXES[0]], RetrievalPolicy())).choose(vector)
 
 
 def test_search_uses_one_thread_in_every_calling_thread() -> None:
@@ -135,7 +135,7 @@ def test_search_uses_one_thread_in_every_calling_thread() -> None:
 
     def search() -> None:
         faiss.omp_set_num_threads(2)
-        retriever.nearest(AXES[0])
+        retriever.choose(AXES[0])
         seen.append(faiss.omp_get_max_threads())
 
     thread = threading.Thread(target=search)
