@@ -54,7 +54,7 @@ class PendingQuery:
     Attributes:
         search: The bundle in which examples are searched, with its retriever and embedder.
         passages: The passages of the query.
-        digest: A hash of the text. Caches use it in their keys.
+        digest: A hash of the passages. Caches use it in their keys.
         result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
         deadline: The latest of the deadlines (`time.monotonic`) of the requests that wait for this query.
         vectors: The vectors of the passages, shape (passages, dimension); None until they are known.
@@ -90,18 +90,18 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
     """Yield the queries of a batch in groups that are processed together.
 
     The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
-    embedder. The number of different texts in these groups is limited to `texts_per_call`.
+    embedder. The number of different queries in these groups is limited to `texts_per_call`.
     """
     yield from ([pending] for pending in batch if pending.vectors is not None)
     by_embedder: dict[int, dict[tuple[str, ...], list[PendingQuery]]] = {}
     for pending in batch:
         if pending.vectors is None:
             by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.passages, []).append(pending)
-    for by_text in by_embedder.values():
-        groups = list(by_text.values())
+    for by_passages in by_embedder.values():
+        groups = list(by_passages.values())
         size = texts_per_call(groups[0][0].search.embedder.spec.name)
         for start in range(0, len(groups), size):
-            yield [pending for same_text in groups[start : start + size] for pending in same_text]
+            yield [pending for same in groups[start : start + size] for pending in same]
 
 
 def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:

@@ -72,6 +72,13 @@ async def test_question_at_an_end_of_a_long_text_decides_what_is_retrieved(retri
     assert (await retrieval.find(search, asked)).retrieved == (await retrieval.find(search, question)).retrieved
 
 
+async def test_long_text_and_its_first_and_last_line_alone_are_different_queries(retrieval: Retrieval) -> None:
+    embedder, ends = Embedder(), ["Is it safe to eat raw eggs?", "Please answer in one sentence."]
+    for text in (f"{ends[0]}\n{'word ' * 200}\n{ends[1]}", "\n".join(ends)):
+        await retrieval.find(bundle_search(embedder), text)
+    assert embedder.calls == [ends, ["\n".join(ends)]]
+
+
 async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> None:
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
