@@ -53,10 +53,7 @@ def separate_tag(text: str) -> tuple[str, float, int]:
     """Parse TAG[=WEIGHT[:SETS]]. Returns the tag, the weight of each set for this tag, and the number of these sets."""
     tag, _, rest = text.partition("=")
     weight_text, _, count = rest.partition(":")
-    try:
-        weight = float(weight_text or 1)
-    except ValueError:
-        weight = math.nan
+    weight = _number(weight_text or "1")
     if not tag or not WEIGHTS[0] <= weight <= WEIGHTS[1]:
         form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
@@ -64,13 +61,17 @@ def separate_tag(text: str) -> tuple[str, float, int]:
 
 
 def cosine(text: str) -> float:
-    try:
-        cosine = float(text)
-    except ValueError:
-        cosine = math.nan
-    if not -1 <= cosine <= 1:
+    value = _number(text)
+    if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no cosine: write a number from -1 to 1")
-    return cosine
+    return value
+
+
+def share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: write a number from 0 to 1, such as 0.05")
+    return value
 
 
 def json_pair(text: str) -> tuple[str, object]:
@@ -82,11 +83,9 @@ def json_pair(text: str) -> tuple[str, object]:
         return key, value
 
 
-def share(text: str) -> float:
+def _number(text: str) -> float:
+    """Return the number in a text, or nan, which is in no range, if the text is no number."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: write a number from 0 to 1, such as 0.05")
-    return value
+        return math.nan
