@@ -78,7 +78,7 @@ def _show(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     # Imported here because these modules load FAISS, which takes longer than the other commands take to run.
     from index.retrieval.passages import embed_query
-    from index.retrieval.retriever import Retriever, pinned, retrieval_query
+    from index.retrieval.retriever import Retriever, pinned
     from index.retrieval.selection import select_without_costs
 
     embedder = _open_bundle_embedder(options)
@@ -87,7 +87,7 @@ def _search(options: argparse.Namespace) -> None:
         retriever = Retriever(bundle)
     messages = (Message("user", options.text),)
     policy = bundle.manifest.retrieval
-    retrieved = retriever.choose_by_passages(embed_query(embedder, retrieval_query(messages)))
+    retrieved = retriever.choose_by_passages(embed_query(embedder, options.text))
     selection = select_without_costs(policy, pinned(bundle), retrieved)
     text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, selection.in_order(policy.order), messages)
     page = PageConsole()
@@ -101,17 +101,13 @@ def _search(options: argparse.Namespace) -> None:
 
 def _build(options: argparse.Namespace) -> None:
     source = _bundle_input(options)
-    embedder = _open(options.embedder)
-    with Progress("embedding the queries", len(source.examples)) as progress:
-        bundle = write_bundle(options.out, source, CountingEmbedder(embedder, progress), progress.begin)
+    bundle = _write(options.out, source, _open(options.embedder))
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
 
 
 def _reembed(options: argparse.Namespace) -> None:
-    bundle = read_bundle(options.directory)
-    embedder = _open(options.embedder)
-    with Progress("embedding the queries", len(bundle.examples)) as progress:
-        written = write_bundle(options.out, as_input(bundle), CountingEmbedder(embedder, progress), progress.begin)
+    source = as_input(read_bundle(options.directory))
+    written = _write(options.out, source, _open(options.embedder))
     print(f"{options.out}: written, {len(written.examples):,} examples, bundle id {written.id}")
     policy = written.manifest.retrieval
     if written.sets or policy.minimum_similarity > -1 or policy.similarity_floor is not None:
@@ -138,10 +134,9 @@ def _sets(options: argparse.Namespace) -> None:
         voters=options.voters,
         max_nearest_tokens=options.max_nearest_tokens,
     )
-    with Progress("partitioning the examples into sets") as progress:
+    with Progress("partitioning the examples into sets"):
         source = partition_bundle(bundle, spec, policy, options.tokenizer)
-        progress.begin("embedding the queries")
-        written = write_bundle(options.out, source, embedder, progress.begin)
+    written = _write(options.out, source, embedder)
     print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
     if (neutral := written.manifest.retrieval.neutral_set) is not None:
         print(f"neutral set {neutral}; `drpo-index policy {options.out} --queries FILE` measures a similarity floor")
@@ -156,9 +151,7 @@ def _policy(options: argparse.Namespace) -> None:
     if options.out is None:
         print("nothing was written: give --out DIR to write a bundle with this policy")
         return
-    source = replace(as_input(bundle), retrieval=policy)
-    with Progress("embedding the queries", len(bundle.examples)) as progress:
-        written = write_bundle(options.out, source, CountingEmbedder(embedder, progress), progress.begin)
+    written = _write(options.out, replace(as_input(bundle), retrieval=policy), embedder)
     print(f"{options.out}: written, policy {policy.policy}, bundle id {written.id}")
 
 
@@ -182,14 +175,14 @@ def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPol
 def _measured_floor(options: argparse.Namespace, bundle: Bundle, embedder: Embedder) -> float:
     from index.retrieval.floor import measure_floor
     from index.retrieval.passages import embed_query
-    from index.retrieval.retriever import Retriever, retrieval_query
+    from index.retrieval.retriever import Retriever
 
     in_bank = {example.query.strip() for example in bundle.examples}
     queries = parse_queries(_read(options.queries), str(options.queries))
     new = [query for query in dict.fromkeys(queries) if query not in in_bank]
     with Progress("embedding the queries of users", len(new)) as progress:
         counting = CountingEmbedder(embedder, progress)
-        vectors = [embed_query(counting, retrieval_query((Message("user", query),))) for query in new]
+        vectors = [embed_query(counting, query) for query in new]
         measured = measure_floor(Retriever(bundle), vectors, options.share_below)
     print(
         f"similarity floor {measured.floor:g}: {measured.below:,} of {measured.queries:,} queries are below it; their "
@@ -230,6 +223,12 @@ def _policy_and_sampling(options: argparse.Namespace) -> tuple[RetrievalPolicy, 
 def _load(directory: Path, embedder: Embedder) -> Bundle:
     with Progress(f"checking {directory}"):
         return load_bundle(directory, embedder)
+
+
+def _write(directory: Path, source: BundleInput, embedder: Embedder) -> Bundle:
+    """Embed the queries and write a new bundle. The messages count the embedded queries."""
+    with Progress("embedding the queries", len(source.examples)) as progress:
+        return write_bundle(directory, source, CountingEmbedder(embedder, progress), progress.begin)
 
 
 def _open_bundle_embedder(options: argparse.Namespace) -> Embedder:
