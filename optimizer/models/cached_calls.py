@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from index.token_estimate import estimated_tokens
 from optimizer.core.budget import Budget
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal
@@ -17,7 +18,7 @@ from optimizer.models.paid_replies import PaidReplies, PricedClient
 from optimizer.models.repeats import CUT, UNPARSABLE, joined, repeated_body
 from optimizer.models.request import Json, ReplyReader, Request
 from optimizer.models.request_body import MAX_SHORT_REPLY
-from optimizer.models.token_count import estimated_tokens, server_token_count
+from optimizer.models.token_count import server_token_count
 
 _MAX_READS: Final = 3
 _GROWTH: Final = 4

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import orjson
 
+from index.token_estimate import estimated_tokens
 from optimizer.core.errors import RefusedRequestError
 from optimizer.models.http_client import Client
 
@@ -64,11 +65,6 @@ def call_tokens(body: Mapping[str, Any], reply: Any) -> tuple[tuple[int, int], b
     answered = "".join(_texts([_written(choice) for choice in _choices(reply)]))
     counts = prompt or estimated_tokens(asked), completion or (estimated_tokens(answered) if answered else 0)
     return counts, counts != (prompt, completion)
-
-
-def estimated_tokens(text: str) -> int:
-    """Return an estimate of one token for three bytes, which is usually too high."""
-    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1
 
 
 def _choices(reply: Any) -> list[Any]:

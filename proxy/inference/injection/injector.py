@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from index.retrieval.selection import Essentials, Selection, fit_to_room, select_within_policy
+from index.token_estimate import estimated_tokens
 from index.types import NOTHING_RETRIEVED, Example, Retrieved
 from proxy.backends.discovery import ChatTokenCounter, Model, TokenCounter
 from proxy.core.json_types import Json
@@ -23,7 +24,7 @@ from proxy.inference.injection.token_budget import (
     room_for_essentials,
     room_for_injection,
 )
-from proxy.inference.injection.token_costs import BundleCosts, TokenCosts, estimated_tokens
+from proxy.inference.injection.token_costs import BundleCosts, TokenCosts
 from proxy.inference.reduction import CONTEXT, CONTEXT_PROMPT, NO_QUERY, WITHOUT_EXAMPLES
 from proxy.openai.chat_completion import client_max_tokens
 from proxy.openai.message_text import has_words

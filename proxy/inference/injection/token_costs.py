@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from index.rendering import render_example, render_prompt
+from index.token_estimate import estimated_tokens
 from index.types import Example, Hit
 from proxy.backends.discovery import Model, TokenCounter
 from proxy.core.lru_cache import LruCache
@@ -118,12 +119,3 @@ def _is_outdated(task: asyncio.Task[BundleCosts]) -> bool:
         return True
     costs = task.result()
     return not costs.counted and asyncio.get_running_loop().time() - costs.measured_at > _RECOUNT_AFTER
-
-
-def estimated_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text: one token for every three bytes.
-
-    English has about four bytes per token, so the estimate is usually too high. An estimate that is too low would be
-    worse, because the prompt could then exceed the context.
-    """
-    return len(text.encode("utf-8", "surrogatepass")) // 3 + 1

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from index.token_estimate import estimated_tokens
 from optimizer.core.errors import ModelError, RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import STOPPED, Journal
-from optimizer.models.token_count import estimated_tokens
 from tests.optimizer.models.test_cached_calls import calls, endpoint_with, read_text, request_for
 from tests.optimizer.scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
