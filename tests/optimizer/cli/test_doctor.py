@@ -2,13 +2,11 @@
 
 import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import index.embedders.minilm
 from optimizer.__main__ import main
 from optimizer.cli.doctor import check_run
 from optimizer.cli.doctor_models import Finding, check_model_list
@@ -16,6 +14,7 @@ from optimizer.core.config import read_config
 from optimizer.core.config_tables import ModelTable
 from optimizer.report.html_report import write_report
 from optimizer.stages.run_context import with_bundle_model
+from tests.index.embedders.missing_extra import remove_minilm
 from tests.optimizer.limited_server import LIMITS, open_limited_models
 from tests.optimizer.scripted_models import run_config, write_run
 
@@ -175,10 +174,7 @@ def test_command_prints_advice_and_no_key(
 async def test_embedder_of_rewards_that_cannot_be_opened_is_a_finding(
     weights: dict[str, float], embedder: str, named: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> Any:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(index.embedders.minilm, "distribution", missing)
+    remove_minilm(monkeypatch)
     async with open_limited_models() as (_, url):
         findings = await examine(write_run(tmp_path / "run", url, reward={"weights": weights, "embedder": embedder}))
     wrong = [finding for finding in findings if not finding.ok]

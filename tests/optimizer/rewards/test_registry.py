@@ -5,13 +5,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-import index.embedders.minilm
 from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
 from index.errors import EmbedderError
 from optimizer.core.config import read_config
@@ -22,6 +20,7 @@ from optimizer.rewards.base import Reward
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.reference import Reference
 from optimizer.rewards.registry import REWARD_KINDS, RewardResources, build_rewards, check_rewards
+from tests.index.embedders.missing_extra import remove_minilm
 from tests.optimizer.scripted_models import write_run
 
 ROOT = Path(__file__).parents[3]
@@ -110,12 +109,8 @@ def test_reference_is_measured_by_the_embedder_of_the_table(table: RewardTable, 
     assert reference._embedder.spec.name == name
 
 
-def without_minilm(name: str) -> Any:
-    raise PackageNotFoundError(name)
-
-
 def test_missing_extra_matters_only_if_the_reference_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index.embedders.minilm, "distribution", without_minilm)
+    remove_minilm(monkeypatch)
     assert list(build(RewardTable({"rules": 1.0}))) == ["rules"]
     assert list(build(RewardTable({"reference": 1.0}, embedder="multilingual"))) == ["reference"]
     with pytest.raises(EmbedderError, match=r"pip install 'drpo-proxy\[minilm\]'"):

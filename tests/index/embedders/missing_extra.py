@@ -1,0 +1,15 @@
+"""Lets a test run as if the extra `minilm` were not installed."""
+
+from importlib.metadata import PackageNotFoundError
+from typing import NoReturn
+
+import pytest
+
+import index.embedders.minilm
+
+
+def remove_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> NoReturn:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(index.embedders.minilm, "distribution", missing)
