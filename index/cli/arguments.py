@@ -203,7 +203,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         type=cosine,
         default=-1.0,
         metavar="COSINE",
-        help="less similar examples do not vote for sets apart; 0.3 is good with multilingual (-1: all vote)",
+        help="less similar examples do not vote for sets apart; 0.35 is good with multilingual (-1: all vote)",
     )
     sets.add_argument(
         "--shortest-answer",
