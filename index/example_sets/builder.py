@@ -19,6 +19,7 @@ from index.example_sets.partition import PartitionSpec, TokenLengths, partition_
 from index.layouts import LAYOUTS
 from index.rendering import render_example, render_preamble
 from index.retrieval.retriever import pinned
+from index.retrieval.selection import max_nearest_tokens
 from index.types import Bundle, Example, ExampleSet, RetrievalPolicy, Vectors
 
 
@@ -82,10 +83,7 @@ def _most_tokens(
     """Return the number of tokens of the prompt, all pinned examples, the longest set and the nearest examples."""
     by_id = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
     longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
-    if not policy.shows_nearest:
-        return longest
-    nearest = sum(sorted((by_id[one.id] for one in examples if not one.pinned), reverse=True)[: policy.k])
-    return longest + min(nearest, nearest if policy.max_nearest_tokens is None else policy.max_nearest_tokens)
+    return longest + max_nearest_tokens(policy, [by_id[one.id] for one in examples if not one.pinned])
 
 
 def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:

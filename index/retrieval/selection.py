@@ -4,7 +4,7 @@ The proxy and the optimizer both use these functions, so that the optimizer meas
 only adds and compares token counts: it does not depend on texts, tokenizers or vectors.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from index.types import Example, Hit, Order, RetrievalPolicy, Retrieved
@@ -73,6 +73,19 @@ def select_without_costs(policy: RetrievalPolicy, pinned: Sequence[Example], ret
     """
     costs = dict.fromkeys([example.id for example in (*pinned, *(hit.example for hit in retrieved.hits))], 0)
     return select_within_policy(policy, 0, costs, pinned, retrieved)
+
+
+def max_nearest_tokens(policy: RetrievalPolicy, costs: Iterable[int]) -> int:
+    """Return the maximum number of tokens of the nearest examples of a prompt together.
+
+    Args:
+        policy: The retrieval policy of the bundle.
+        costs: The number of tokens of each example of the bank that is not pinned.
+    """
+    if not policy.shows_nearest:
+        return 0
+    longest = sum(sorted(costs, reverse=True)[: policy.k])
+    return longest if policy.max_nearest_tokens is None else min(longest, policy.max_nearest_tokens)
 
 
 def _select_nearest(

@@ -6,6 +6,7 @@ The command `drpo-proxy check` prints these sentences. The module does not depen
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from index.retrieval.selection import max_nearest_tokens
 from proxy.backends.discovery import Model
 from proxy.inference.injection.injector import bundle_cap
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -53,18 +54,12 @@ def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
     policy = served.bundle.manifest.retrieval
     if len(costs.examples) < len(served.bundle.examples):  # The examples of a large bank are not counted in advance.
         return max(fixed, policy.max_injected_tokens)
-    by_set = [sum(costs.examples.get(name, 0) for name in one.shown) for one in served.bundle.sets]
-    retrieved = max(by_set, default=0) if policy.policy != "nearest" else 0
-    if policy.shows_nearest:
-        others = sorted((cost for name, cost in costs.examples.items() if name not in _ids(served)), reverse=True)
-        longest = sum(others[: policy.k])
-        retrieved += longest if policy.max_nearest_tokens is None else min(longest, policy.max_nearest_tokens)
-    retrieved = max([retrieved, *by_set])
+    in_set = max([sum(costs.examples[name] for name in one.shown) for one in served.bundle.sets], default=0)
+    pinned = {example.id for example in served.pinned}
+    nearest = max_nearest_tokens(policy, [cost for name, cost in costs.examples.items() if name not in pinned])
+    # With the policy `nearest`, only queries without nearest examples get a set: the neutral one.
+    retrieved = max(in_set, nearest) if policy.policy == "nearest" else in_set + nearest
     return max(fixed, min(fixed + retrieved, policy.max_injected_tokens))
-
-
-def _ids(served: ServedBundle) -> frozenset[str]:
-    return frozenset(example.id for example in served.pinned)
 
 
 def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:
