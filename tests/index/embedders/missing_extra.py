@@ -5,11 +5,9 @@ from typing import NoReturn
 
 import pytest
 
-import index.embedders.minilm
-
 
 def remove_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> NoReturn:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(index.embedders.minilm, "distribution", missing)
+    monkeypatch.setattr("importlib.metadata.distribution", missing)

