@@ -58,6 +58,9 @@ SUBJECT: Final = (
 )
 
 Numbers = NDArray[np.float64]
+Near = Callable[[Sequence[str]], Vectors]
+"""Returns the similarities of texts to the examples of the bank, one row for each text."""
+
 Labelled = tuple[list[str], NDArray[np.bool_]]
 
 
@@ -126,7 +129,7 @@ class Similarities:
         return np.stack([self._kept[text] for text in texts])
 
 
-def quality(near: Similarities, reference: NDArray[np.intp] | None) -> dict[str, float]:
+def quality(near: Near, reference: NDArray[np.intp] | None) -> dict[str, float]:
     threshold, found = fitted(near)
     xstest, harmful = sensitive(VALIDATION)
     refused = votes(near, xstest) >= threshold
@@ -152,7 +155,7 @@ def overlap(found: NDArray[np.intp], expected: NDArray[np.intp]) -> float:
     return float(np.mean([len(set(one) & set(other)) / NEAREST for one, other in pairs]))
 
 
-def fitted(near: Similarities) -> tuple[float, dict[str, float]]:
+def fitted(near: Near) -> tuple[float, dict[str, float]]:
     """The threshold that is best for the train rows, and its balanced accuracy there."""
     xstest, harmful = sensitive(TRAIN)
     general = [row.query for row in general_rows(TRAIN)]
@@ -168,7 +171,7 @@ def fitted(near: Similarities) -> tuple[float, dict[str, float]]:
     return best, {"train": accuracy(best)}
 
 
-def votes(near: Similarities, texts: Sequence[str]) -> Numbers:
+def votes(near: Near, texts: Sequence[str]) -> Numbers:
     """The share of refusals in the vote of each text's neighbours."""
     examples = bank()
     similarities = np.maximum(near(texts), 0)
@@ -178,12 +181,12 @@ def votes(near: Similarities, texts: Sequence[str]) -> Numbers:
     return np.asarray((weights * refusals[nearest_ones]).sum(1) / (weights.sum(1) + 1e-12))
 
 
-def nearest(near: Similarities, texts: Sequence[str]) -> NDArray[np.intp]:
+def nearest(near: Near, texts: Sequence[str]) -> NDArray[np.intp]:
     similarities = near(texts)
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEAREST]
 
 
-def tail(near: Similarities, threshold: float) -> dict[str, float]:
+def tail(near: Near, threshold: float) -> dict[str, float]:
     asked = [text for text in short_queries(VALIDATION) if len(text) <= 200]
     filler = "".join(SUBJECT) * 4
     long = [filler[: LONG - len(text) - 1] + " " + text for text in asked]
