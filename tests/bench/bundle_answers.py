@@ -13,10 +13,8 @@ come from the cache of tests/bench/policies/answer_cache.py.
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
@@ -24,19 +22,14 @@ from index.measures.confidence import bootstrap_mean
 from optimizer.data.dataset import COMPLY, REFUSE, Row
 from optimizer.evaluation.measures import MeasuredAnswer
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.weights import GEMMA
-from proxy.core.settings import InjectionSettings, Settings
 from proxy.inference.injection.served_bundles import ServedBundle
-from proxy.server.lifecycle import open_backends
-from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving
+from tests.bench.embedder_answers import REFUSAL_LENGTH, answer, as_served, serving
+from tests.bench.embedder_votes import QUESTIONS
 from tests.bench.embedders import say
-from tests.bench.policies.answer_cache import AnswerCache, caching
-from tests.bench.policy_answers import COLUMNS, cells
-from tests.measurement import DATA, TRAIN, VALIDATION, general_rows, sensitive_rows
+from tests.bench.policy_answers import SETTINGS, cached_backend, compare_english
+from tests.measurement import DATA, TRAIN, VALIDATION
 
-QUESTIONS: Final = Path(__file__).parent / "data" / "questions.json"
 ENGLISH, LANGUAGES = "english", "languages"
-SETTINGS: Final = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
 
 
 def main() -> None:
@@ -63,34 +56,12 @@ def _named(text: str) -> tuple[str, Path]:
 async def compare(bundles: Mapping[str, Path], only: str | None, split: str, sample: int) -> None:
     async with cached_backend() as backend:
         if only != LANGUAGES and DATA.is_dir():
-            await compare_english(bundles, backend, split)
+            served = ((name, served_from(directory)) for name, directory in bundles.items())
+            await compare_english("bundle", served, backend, split)
         elif only != LANGUAGES:
             print(f"bundle_answers: English NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA")
         if only != ENGLISH:
             await compare_languages(bundles, backend, sample)
-
-
-@asynccontextmanager
-async def cached_backend() -> AsyncIterator[Backend]:
-    with closing(AnswerCache()) as cache:
-        async with open_backends(SETTINGS.backends, say) as (backend,), caching(backend, cache, GEMMA.sha256) as cached:
-            yield cached
-        say(f"{cache.generated} answers generated, {cache.found} from the cache")
-
-
-async def compare_english(bundles: Mapping[str, Path], backend: Backend, split: str) -> None:
-    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
-    general, sensitive = general_rows(split), sensitive_rows(split)
-    print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe, of {split}\n")
-    print(f"| bundle | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
-    first: Sequence[MeasuredAnswer] = ()
-    for name, directory in bundles.items():
-        async with serving(SETTINGS, [backend], served_from(directory)) as base_url:
-            say(f"answering English with {name}")
-            refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
-            answers = await answer(base_url, general, LENGTH, judge)
-        first = first or answers
-        print(f"| {name} | {' | '.join(cells(answers, first, refusals))} |", flush=True)
 
 
 async def compare_languages(bundles: Mapping[str, Path], backend: Backend, sample: int) -> None:

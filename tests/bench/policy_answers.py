@@ -13,8 +13,8 @@ that were generated before come from the cache of tests/bench/policies/answer_ca
 
 import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +22,10 @@ from index.bundle.bundle import default_bundle_directory, load_bundle, read_mani
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.measures.confidence import bootstrap_mean
 from optimizer.evaluation.measures import MeasuredAnswer, measures
+from proxy.backends.backend import Backend
 from proxy.backends.embedded.weights import GEMMA
 from proxy.core.settings import InjectionSettings, Settings
+from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedder_answers import LENGTH, REFUSAL_LENGTH, answer, as_served, serving
 from tests.bench.embedders import say
@@ -34,6 +36,7 @@ from tests.measurement import DATA, TRAIN, general_rows, sensitive_rows
 POLICIES: Final = ("3 nearest", "own")
 HALVES: Final[Mapping[str, slice]] = {"first": slice(0, None, 2), "second": slice(1, None, 2), "both": slice(None)}
 COLUMNS: Final = ("similarity", "less the first", "refuses general", "refuses unsafe", "answers safe")
+SETTINGS: Final = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
 
 
 def main() -> None:
@@ -56,33 +59,50 @@ def main() -> None:
         print(f"policy_answers: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
     policies = options.policy or [parse_policy(text) for text in POLICIES]
-    asyncio.run(compare(options.bundle, policies, HALVES[options.half], options.tokenizer))
+    bundles = under_policies(options.bundle, policies, options.tokenizer)
+    asyncio.run(compare(bundles, HALVES[options.half]))
 
 
-async def compare(directory: Path, policies: Sequence[PolicySpec], half: slice, tokenizer: Path | None) -> None:
-    """One line of the table per policy, printed as soon as it is known."""
-    embedder, judge = open_embedder(read_manifest(directory).embedder.name), open_embedder(DEFAULT_REWARD_EMBEDDER)
+def under_policies(
+    directory: Path, policies: Sequence[PolicySpec], tokenizer: Path | None
+) -> Iterable[tuple[str, ServedBundle]]:
+    """Yield the bundle under each policy, with the name of the policy."""
+    embedder = open_embedder(read_manifest(directory).embedder.name)
     bundle = load_bundle(directory, embedder)
-    general, sensitive = general_rows(TRAIN)[half], sensitive_rows(TRAIN)[half]
-    print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe\n")
-    print(f"| policy | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
-    first: Sequence[MeasuredAnswer] = ()
-    settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
+    for spec in policies:
+        yield spec.name, as_served(with_policy(bundle, spec, tokenizer), f"{spec.name} {bundle.id}", embedder)
+
+
+async def compare(bundles: Iterable[tuple[str, ServedBundle]], half: slice) -> None:
+    async with cached_backend() as backend:
+        await compare_english("policy", bundles, backend, TRAIN, half)
+
+
+@asynccontextmanager
+async def cached_backend() -> AsyncIterator[Backend]:
+    """Yield the embedded model, with the cache of answers in front of it."""
     with closing(AnswerCache()) as cache:
-        async with (
-            open_backends(settings.backends, say) as (backend,),
-            caching(backend, cache, GEMMA.sha256) as cached,
-        ):
-            for spec in policies:
-                shown, name = with_policy(bundle, spec, tokenizer), spec.name
-                served = as_served(shown, f"{name} {bundle.id}", embedder)
-                async with serving(settings, [cached], served) as base_url:
-                    say(f"answering with {name}")
-                    answers = await answer(base_url, general, LENGTH, judge)
-                    refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
-                first = first or answers
-                print(f"| {name} | {' | '.join(cells(answers, first, refusals))} |", flush=True)
+        async with open_backends(SETTINGS.backends, say) as (backend,), caching(backend, cache, GEMMA.sha256) as cached:
+            yield cached
         say(f"{cache.generated} answers generated, {cache.found} from the cache")
+
+
+async def compare_english(
+    what: str, bundles: Iterable[tuple[str, ServedBundle]], backend: Backend, split: str, part: slice = slice(None)
+) -> None:
+    """Print one line of the table per bundle as soon as it is known. `what` names the first column."""
+    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
+    general, sensitive = general_rows(split)[part], sensitive_rows(split)[part]
+    print(f"{len(general)} general rows, {len(sensitive)} rows that sound unsafe, of {split}\n")
+    print(f"| {what} | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}")
+    first: Sequence[MeasuredAnswer] = ()
+    for name, served in bundles:
+        async with serving(SETTINGS, [backend], served) as base_url:
+            say(f"answering English with {name}")
+            answers = await answer(base_url, general, LENGTH, judge)
+            refusals = await answer(base_url, sensitive, REFUSAL_LENGTH, judge)
+        first = first or answers
+        print(f"| {name} | {' | '.join(cells(answers, first, refusals))} |", flush=True)
 
 
 def cells(
