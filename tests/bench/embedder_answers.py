@@ -41,6 +41,7 @@ from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
 from tests.bench.embedders import openers, say
+from tests.bench.policies.spec import parse_policy, with_policy
 from tests.measurement import DATA, VALIDATION, general_rows, sensitive_rows
 from tests.quality.conftest import CONCURRENCY
 
@@ -64,7 +65,7 @@ def main() -> None:
 
 async def compare(folder: Path, only: str, refusals: bool) -> None:
     """Print one line of the table for each embedder as soon as it is measured."""
-    bundle = showing_nearest(read_bundle(default_bundle_directory()), 3)
+    bundle = with_policy(read_bundle(default_bundle_directory()), parse_policy("3 nearest"))
     judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
     general, sensitive = () if refusals else general_rows(VALIDATION), sensitive_rows(VALIDATION)
     settings = Settings(injection=InjectionSettings(retrieval_timeout=10.0))
@@ -81,12 +82,6 @@ async def compare(folder: Path, only: str, refusals: bool) -> None:
                 if general:
                     measured.append(await answer(base_url, general, LENGTH, judge))
             print(f"| {name} | {' | '.join(cells(measured))} |", flush=True)
-
-
-def showing_nearest(bundle: Bundle, count: int) -> Bundle:
-    """The bundle without sets: `count` nearest examples, the most similar last."""
-    retrieval = replace(bundle.manifest.retrieval, policy="nearest", k=count, neutral_set=None)
-    return replace(bundle, manifest=replace(bundle.manifest, retrieval=retrieval), sets=())
 
 
 def with_vectors_of(bundle: Bundle, embedder: Any) -> ServedBundle:
