@@ -73,12 +73,17 @@ def read_stream(embedder: Embedder) -> Stream:
 
 def exact_nearest(bundle: Bundle, stream: Stream, tokenizer: Path) -> Sequence[Sequence[Hit]]:
     """The three nearest examples of each query, without sets and within the default limit of tokens."""
-    lengths = token_lengths(bundle, tokenizer)
-    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
-    fixed = lengths.fixed - sum(costs[one.id] for one in pinned(bundle))
+    prompt, costs = token_costs(bundle, tokenizer)
     retriever = Retriever(replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=()))
     found = [retriever.choose(vector) for vector in stream.vectors]
-    return [select_within_policy(EXACT, fixed, costs, pinned(bundle), one).nearest for one in found]
+    return [select_within_policy(EXACT, prompt, costs, pinned(bundle), one).nearest for one in found]
+
+
+def token_costs(bundle: Bundle, tokenizer: Path) -> tuple[int, Mapping[str, int]]:
+    """The number of tokens of the prompt, and of each example by its id."""
+    lengths = token_lengths(bundle, tokenizer)
+    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
+    return lengths.fixed - sum(costs[one.id] for one in pinned(bundle)), costs
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
@@ -172,12 +177,13 @@ def cache_blocks(lines: Mapping[str, PolicyRequests], block: int) -> int:
     return _blocks(lines["prompt and pinned alone"].injected[0], request, block)
 
 
-def cache_room(bundle: Bundle, stream: Stream, texts: Texts, tokenizer: Path, block: int) -> int:
-    """The number that `cache_blocks` returns, without the requests of other policies."""
+def cache_room(bundle: Bundle, stream: Stream, texts: Texts, tokenizer: Path) -> Mapping[int, int]:
+    """What `cache_blocks` returns for each size of a block, without the requests of other policies."""
     always, hits = pinned(bundle), exact_nearest(bundle, stream, tokenizer)
     shown = [(*always, *arrange(some, "similar_last")) for some in hits]
     lengths = [len(texts.tokens(some, query)[0]) + OUTPUTS for some, query in zip(shown, stream.queries, strict=True)]
-    return _blocks(len(texts.prefix(always)), float(np.mean(lengths)), block)
+    fixed, request = len(texts.prefix(always)), float(np.mean(lengths))
+    return {block: _blocks(fixed, request, block) for block in BLOCKS}
 
 
 def _blocks(fixed: int, request: float, block: int) -> int:

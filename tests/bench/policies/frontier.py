@@ -13,7 +13,7 @@ share of the requests not below the floor that show the nearest example, in the 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,12 +22,11 @@ import numpy as np
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
 from index.embedders.registry import open_embedder
 from index.errors import BundleError
-from index.example_sets.builder import token_lengths
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_within_policy
 from index.types import Bundle
 from tests.bench.policies.spec import PolicySpec, parse_policy, with_policy
-from tests.bench.prefix import BLOCKS, CONCURRENCY, OUTPUTS, Stream, Texts, cache_room, read_stream
+from tests.bench.prefix import BLOCKS, CONCURRENCY, OUTPUTS, Stream, Texts, cache_room, read_stream, token_costs
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
 from tests.vllm.environment import environment
 from tests.vllm.models import BASE, model_folder
@@ -52,12 +51,10 @@ class Point:
     below_floor: float
 
 
-def point(bundle: Bundle, name: str, stream: Stream, texts: Texts, tokenizer: Path, room: dict[int, int]) -> Point:
+def point(bundle: Bundle, name: str, stream: Stream, texts: Texts, tokenizer: Path, room: Mapping[int, int]) -> Point:
     """Return the cost of a policy. `bundle` has the policy, and `room` is the number of blocks by the block's size."""
-    lengths = token_lengths(bundle, tokenizer)
-    costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
+    prompt, costs = token_costs(bundle, tokenizer)
     always, policy, retriever = pinned(bundle), bundle.manifest.retrieval, Retriever(bundle)
-    prompt = lengths.fixed - sum(costs[one.id] for one in always)
     requests, injected, shown, below = [], [], [], 0
     for query, vector in zip(stream.queries, stream.vectors, strict=True):
         retrieved = retriever.choose(vector)
@@ -113,7 +110,7 @@ def main() -> None:
     embedder = open_embedder(read_manifest(options.bundle).embedder.name)
     bundle, stream = load_bundle(options.bundle, embedder), read_stream(embedder)
     texts = Texts(bundle, tokenizer)
-    room = {block: cache_room(bundle, stream, texts, tokenizer, block) for block in BLOCKS}
+    room = cache_room(bundle, stream, texts, tokenizer)
     print(f"{len(stream.queries)} queries; blocks: {json.dumps(room)}\n")
     columns = ("policy", "injected", *(f"uncached, {block}" for block in BLOCKS), "nearest shown", "below floor")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
