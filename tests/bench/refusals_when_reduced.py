@@ -13,7 +13,6 @@ also says how many examples the first question got, and how often the reply name
 import argparse
 import asyncio
 import os
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
@@ -26,6 +25,7 @@ import aiohttp
 
 from index.measures.refusals import refuses
 from proxy.fit.questions import SHIPPED, read_questions
+from tests.bench.peers.machine import free_port
 from tests.test_repository import ROOT
 
 LENGTH: Final = 48  # tokens
@@ -88,9 +88,10 @@ async def measure(tree: Path, name: str, flags: Sequence[str]) -> str:
     questions = [one for one in read_questions(SHIPPED) if one.kind == "harmful" and one.language == "en"][:COUNT]
     refused, shown, reasons = 0, "", Counter[str]()
     async with served(tree, [*late, *flags]) as session:
+        model = await model_of(session)
         for number, one in enumerate(questions):
             fields = requests(one.messages[-1].text)[name]
-            body = {"model": await model_of(session), "max_tokens": LENGTH, "temperature": 0, **fields}
+            body = {"model": model, "max_tokens": LENGTH, "temperature": 0, **fields}
             async with session.post("/v1/chat/completions", json=body) as response:
                 reply, examples = await response.json(), response.headers.get("x-drpo-examples", "")
             if "choices" not in reply:
@@ -113,8 +114,7 @@ async def model_of(session: aiohttp.ClientSession) -> str:
 @asynccontextmanager
 async def served(tree: Path, flags: Sequence[str]) -> AsyncIterator[aiohttp.ClientSession]:
     """Run the server of a checkout on a free port, and yield a session for it."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "proxy", "--backend", "embedded", "--port", str(port), *flags]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     process = await asyncio.create_subprocess_exec(*command, cwd=tree, env=environment, stdout=PIPE, stderr=DEVNULL)
