@@ -118,12 +118,15 @@ def main() -> None:
     options = parser.parse_args()
     with closing(AnswerCache()) as cache:
         if options.command == "export":
+            lines = [f"{json.dumps(item)}\n" for item in cache.items()]
             with gzip.open(options.file, "wt", encoding="utf-8") as file:
-                count = sum(bool(file.write(f"{json.dumps(item)}\n")) for item in cache.items())
+                file.writelines(lines)
         else:
             with gzip.open(options.file, "rt", encoding="utf-8") as file:
-                count = sum(cache.put(*json.loads(line)) is None for line in file)
-    print(f"{options.file}: {count:,} replies")
+                lines = list(file)
+            for line in lines:
+                cache.put(*json.loads(line))
+    print(f"{options.file}: {len(lines):,} replies")
 
 
 if __name__ == "__main__":

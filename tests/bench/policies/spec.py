@@ -73,7 +73,10 @@ def parse_policy(text: str) -> PolicySpec:
 
 
 def partition_spec(count: int, tokens: int) -> PartitionSpec:
-    """Return how sets are made: as the default bundle's, with fewer separate tags if there are fewer than four sets."""
+    """Return how sets are made: as in the twelve sets of 544 of docs/bundles.md.
+
+    If there are fewer than four sets, there are fewer separate tags.
+    """
     tags = {"refusal": SeparateTag(1.5), "harmless": SeparateTag(count=2)}
     if count < 4:
         tags = {tag: SeparateTag(one.weight) for tag, one in list(tags.items())[: count - 1]}

@@ -110,11 +110,8 @@ def _proxied(bundle: Path, backends: Sequence[str]) -> Iterator[str]:
     more = [word for url in backends[1:] for word in ("--backend", f"{url}/v1")]
     with tempfile.TemporaryDirectory() as logs:
         flags = [*more, "--kind", f"{BASE.name}=completion", "--bundle", f"{BASE.name}={bundle}"]
-        flags += [
-            "--no-warm-cache",
-            "--retrieval-timeout",
-            "30",
-        ]  # the servers use every core, and a late retrieval shows no examples
+        # The servers use every core, and a late retrieval shows no examples.
+        flags += ["--no-warm-cache", "--retrieval-timeout", "30"]
         with proxy_server(f"{backends[0]}/v1", flags, Path(logs) / "proxy.log", lambda _: None) as url:
             yield url
 

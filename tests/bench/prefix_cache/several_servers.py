@@ -5,8 +5,8 @@
 The queries are train rows: general ones, and sensitive ones as every sixth. They are drawn with replacement, so that
 the sets have their shares among these rows (`real`), the shares 1/1, 1/2, 1/3 ... (`zipf`), equal shares, or one set
 has 80 % (`hot`). Each request has new words of the user, and eight requests are in flight. "One server" has the room of
-all servers together. Requests before the first quarter fill the caches and are not counted in the uncached tokens, but
-they are counted in the shares. At the end one server leaves: "moved" is the share of the other servers' conversations
+all servers together. The first quarter of the requests fills the caches. It is not counted in the uncached tokens, but
+it is counted in the shares. At the end one server leaves: "moved" is the share of the other servers' conversations
 that change their server.
 """
 
