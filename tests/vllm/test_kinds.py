@@ -50,7 +50,7 @@ def test_base_model_with_a_template_gets_one_text_with_examples(
 
 
 def _wait_for_the_decision(log: Path) -> None:
-    """Wait until the proxy has decided the kind: on a slow machine, it first serves the kind that vLLM reports."""
+    """Wait until the proxy has decided the kind: on a slow machine, requests before that get 503 after 60 seconds."""
     end = time.monotonic() + 120
     while '"kind":"completion"' not in log.read_text(encoding="utf-8"):
         assert time.monotonic() < end, "the kind of the model is not decided"
