@@ -1,6 +1,6 @@
 """Measures how likely the base model finds GPT-4's answers under each policy for examples: table of docs/bundles.md.
 
-    python -m tests.bench.likelihood --policy "12 sets"      compared with `similar_last`, about 15 minutes
+    python -m tests.bench.likelihood --policy "9 sets"       compared with `similar_last`, about 15 minutes
 
 The figure is the mean log-probability per token of the beginning of the reference answer, as the continuation of the
 prompt of the policy (the optimizer's reward `likelihood`). It covers all rows of references.jsonl that are not sealed.
