@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.log import LOGGER
-from tests.examples import examples
 from tests.faults.history import LogHistory
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.faults.test_stream_ends import KINDS, payloads
 from tests.proxy.serving import Serving, serving
+from tests.random_examples import examples
 
 ERROR_FIELDS: Final = {"message", "type", "param", "code"}
 

@@ -21,9 +21,9 @@ from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_without_costs
 from index.retrieval.vote import choose_set
 from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
-from tests.examples import examples
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
+from tests.random_examples import examples
 
 FOOD = ExampleSet("food", ("haiku", "boil"), ("boil", "haiku"))
 PLACES = ExampleSet("places", ("france",), ("france", "japan"))

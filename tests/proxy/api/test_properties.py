@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.examples import examples
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, completion_events, scripted_backend
 from tests.proxy.serving import Serving, serving
+from tests.random_examples import examples
 
 SAMPLING: Final = {"max_tokens": 100, "frequency_penalty": 0.4}  # sampling of the bundle that all these tests serve
 CHAT_ALONE: Final = {

@@ -23,8 +23,8 @@ from proxy.experiments.feedback_request import parse_feedback
 from proxy.experiments.records import Feedback, UnitOutcomes
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.store import Batch, Store
-from tests.examples import examples
 from tests.proxy.experiments.analysis.test_report_builder import write_experiment
+from tests.random_examples import examples
 
 REQUEST = {"request_id": "r1", "metric": "thumbs_up"}
 
