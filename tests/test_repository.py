@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.flaky import listed
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +105,10 @@ def test_pins_of_run_are_among_those_of_dev() -> None:
         )
 
     assert pins("run") <= pins("dev")
+
+
+def test_files_whose_tests_come_first_exist() -> None:
+    assert [name for name in LONG if not (ROOT / name).is_file()] == []
 
 
 def test_list_of_time_dependent_tests_names_fifty_existing_tests() -> None:
