@@ -7,7 +7,7 @@ a new turn. This module does not depend on bundles or models; `index.rendering` 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, product
 from types import MappingProxyType
@@ -35,6 +35,12 @@ class TextLayout:
         answer_begins_with_gap: If true, the rendered text ends with the assistant marker, and the model writes the gap,
             which `TextPrompt.clean` removes. If false, the rendered text ends with the gap. A gap of one space must be
             written by the model, because the token of a word often includes the space before the word.
+        heading: The text before the system prompt of the bundle.
+        later_example_user: The marker of the query of each example after the first. If empty, it is `user`.
+        example_assistant: The marker of the answer of each example. If empty, it is `assistant`.
+        end: The text that ends a finished assistant turn.
+        stops: The stop strings. If empty, they are made from the markers.
+        markers: The lines that must not begin a line of a text: every line of every marker, of `heading` and of `end`.
     """
 
     name: str
@@ -43,6 +49,17 @@ class TextLayout:
     assistant: str
     gap: str
     answer_begins_with_gap: bool
+    heading: str = ""
+    later_example_user: str = ""
+    example_assistant: str = ""
+    end: str = ""
+    stops: tuple[str, ...] = ()
+    markers: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        texts = (self.user, self.assistant, self.system, self.later_example_user, self.example_assistant, self.end)
+        lines = dict.fromkeys(line for text in (*texts, self.heading) for line in text.split("\n") if line)
+        object.__setattr__(self, "markers", tuple(lines))  # the class is frozen
 
     def marker(self, role: Role) -> str:
         """Return the marker that begins a turn of `role`.
@@ -65,25 +82,39 @@ LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
         for layout in (
             TextLayout("query-answer", "# Instructions:", "# Query:", "# Answer:", "\n", answer_begins_with_gap=False),
             TextLayout("user-assistant", "System:", "User:", "Assistant:", " ", answer_begins_with_gap=True),
+            TextLayout(  # the layout of DRPO's authors, with their spelling of the markers in examples
+                "drpo",
+                system="# instructions",
+                user="# Query:",
+                assistant="# Answer:\n<START>",
+                gap="\n",
+                answer_begins_with_gap=True,
+                heading="# instructions\n\n",
+                later_example_user="#Query:",
+                example_assistant="#Answer:\n<START>",
+                end="\n<END>",
+                stops=("<END>", "<END", "<|eot_id|>"),
+            ),
         )
     }
 )
 
 
-_MARKERS = tuple(marker for one in LAYOUTS.values() for marker in (one.system, one.user, one.assistant))
+_MARKERS = tuple(dict.fromkeys(marker for one in LAYOUTS.values() for marker in one.markers))
 
 
 @cache
 def _marker_at_line_start(layout: TextLayout) -> re.Pattern[str]:
-    choices = "|".join(re.escape(marker) for marker in (layout.system, layout.user, layout.assistant))
+    choices = "|".join(map(re.escape, layout.markers))
     return re.compile(rf"(?:\A|(?<=[{_LINE_BREAKS}]))(?:{choices})")
 
 
 def escape(layout: TextLayout, text: str) -> str:
     """Return `text` with U+200B after the first character of every line that begins with a marker."""
-    if layout.user not in text and layout.assistant not in text and layout.system not in text:
-        return text  # the usual case; a search with the regular expression would take twenty times as long
-    return _marker_at_line_start(layout).sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
+    for marker in layout.markers:
+        if marker in text:
+            return _marker_at_line_start(layout).sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
+    return text  # the usual case; a search with the regular expression would take twenty times as long
 
 
 def find_marker(text: str) -> str | None:
@@ -97,7 +128,7 @@ def find_marker(text: str) -> str | None:
 
 @cache
 def stop_strings(layout: TextLayout) -> tuple[str, ...]:
-    """Return the stop strings of a layout: one for each marker, the user's marker first.
+    """Return the stop strings of a layout: its own, or else one for each marker, the user's marker first.
 
     After its answer, a base model may write the next turn, with any marker of the layout. A stop string is the text
     that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
@@ -105,6 +136,8 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
     because the model may write the space in the same token as the next word.
     """
+    if layout.stops:
+        return layout.stops
     markers = (layout.user, layout.assistant, layout.system)
     return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in markers)
 
@@ -139,9 +172,11 @@ def escaped_markers(stops: tuple[str, ...]) -> re.Pattern[str]:
     """Return a pattern for the U+200B in each escaped marker of a layout, with the rest of the marker as look-ahead.
 
     Args:
-        stops: The stop strings of the layout.
+        stops: The stop strings of the layout. They identify the layout.
     """
-    rests = "|".join(re.escape(stop.strip("\n")[1:]) for stop in stops)
+    layout = next((one for one in LAYOUTS.values() if stop_strings(one) == stops), None)
+    markers = layout.markers if layout else [stop.strip("\n") for stop in stops]
+    rests = "|".join(re.escape(marker[1:]) for marker in markers)
     return re.compile(f"{ZERO_WIDTH_SPACE}(?={rests})")
 
 

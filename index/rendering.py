@@ -53,13 +53,22 @@ class TextPrompt:
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
-    """Return the escaped system prompt, followed by a blank line. If the prompt is empty, return an empty text."""
-    return f"{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
+    """Return the heading and the escaped system prompt, followed by a blank line; an empty text for no prompt."""
+    return f"{layout.heading}{escape(layout, prompt)}{SEPARATOR}" if prompt else ""
 
 
-def render_example(layout: TextLayout, example: Example) -> str:
-    """Return one example as a complete pair of turns, with a blank line after each."""
-    return _turn(layout, "user", example.query) + _turn(layout, "assistant", example.response)
+def render_example(layout: TextLayout, example: Example, *, is_first: bool = True) -> str:
+    """Return one example as a complete pair of turns, with a blank line after each.
+
+    Args:
+        layout: The layout.
+        example: The example.
+        is_first: Whether the example is the first one of a prompt. A layout may mark the others differently.
+    """
+    user = layout.user if is_first else layout.later_example_user or layout.user
+    query = f"{user}{layout.gap}{escape(layout, example.query)}{SEPARATOR}"
+    answer = f"{layout.example_assistant or layout.assistant}{layout.gap}{escape(layout, example.response)}"
+    return f"{query}{answer}{layout.end}{SEPARATOR}"
 
 
 def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
@@ -139,7 +148,8 @@ def render_preamble(layout: TextLayout, prompt: str, examples: Sequence[Example]
 @lru_cache(maxsize=_MAX_CACHED_PREAMBLES)
 def _preamble(layout: TextLayout, prompt: str, examples: tuple[Example, ...]) -> str:
     # Cached because all requests that get the same example set have the same preamble.
-    return render_prompt(layout, prompt) + "".join(render_example(layout, example) for example in examples)
+    rendered = [render_example(layout, example, is_first=not number) for number, example in enumerate(examples)]
+    return render_prompt(layout, prompt) + "".join(rendered)
 
 
 def render_raw(messages: Sequence[Message]) -> str:
@@ -191,7 +201,8 @@ def _text_of_part(part: object) -> str:
 
 
 def _turn(layout: TextLayout, role: Role, text: str) -> str:
-    return f"{layout.marker(role)}{layout.gap}{escape(layout, text)}{SEPARATOR}"
+    end = layout.end if role == "assistant" else ""
+    return f"{layout.marker(role)}{layout.gap}{escape(layout, text)}{end}{SEPARATOR}"
 
 
 def _opened_answer(layout: TextLayout) -> str:

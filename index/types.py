@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 PolicyName = Literal["nearest", "set", "set_and_nearest"]
-Order = Literal["similar_last", "canonical"]
+Order = Literal["similar_last", "similar_first", "canonical"]
 Vectors = NDArray[np.float32]
 
 
@@ -118,7 +118,8 @@ class RetrievalPolicy:
             value. If near-duplicates are near the query, only the nearest of them is retrieved. An example that is a
             near-duplicate of a pinned example is never retrieved.
         order: The order of the nearest examples. `similar_last` puts the most similar example last, directly before the
-            client's messages. `canonical` keeps the order of the bank. The examples of a set have the order of the set.
+            client's messages. `similar_first` puts it first. `canonical` keeps the order of the bank. The examples of a
+            set have the order of the set.
         max_injected_tokens: Maximum number of tokens of the system prompt and all examples together. A retrieved
             example that would exceed this maximum is skipped.
         max_nearest_tokens: Maximum number of tokens of the nearest examples together. An example that would exceed it

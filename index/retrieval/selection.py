@@ -160,7 +160,9 @@ def arrange(hits: Sequence[Hit], order: Order) -> tuple[Example, ...]:
 
     Args:
         hits: The nearest examples, the most similar first.
-        order: `canonical` sorts the hits by their position in the bank. `similar_last` reverses the hits.
+        order: `canonical` sorts the hits by their position in the bank. `similar_first` keeps their order, and
+            `similar_last` reverses it.
     """
-    ordered = sorted(hits, key=lambda hit: hit.position) if order == "canonical" else hits[::-1]
-    return tuple([hit.example for hit in ordered])
+    if order == "canonical":
+        hits = sorted(hits, key=lambda hit: hit.position)
+    return tuple([hit.example for hit in (hits[::-1] if order == "similar_last" else hits)])

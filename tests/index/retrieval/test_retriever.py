@@ -114,11 +114,12 @@ def test_similarities_are_cosines_most_similar_first() -> None:
     assert [hit.similarity for hit in hits] == pytest.approx([1.0, 0.5**0.5])
 
 
-def test_arrange_puts_the_most_similar_last_or_restores_the_order_of_the_bank() -> None:
+def test_arrange_puts_the_most_similar_last_or_first_or_restores_the_order_of_the_bank() -> None:
     vectors = [unit(1, 1, 0, 0), unit(1, 0, 0.1, 0), unit(1, 0, 0, 2)]
     hits = Retriever(bank(vectors, RetrievalPolicy())).choose(AXES[0]).nearest
     assert [hit.example.id for hit in hits] == ["1", "0", "2"]
     assert [example.id for example in arrange(hits, "similar_last")] == ["2", "0", "1"]
+    assert [example.id for example in arrange(hits, "similar_first")] == ["1", "0", "2"]
     assert [example.id for example in arrange(hits, "canonical")] == ["0", "1", "2"]
     assert arrange((), "canonical") == ()
 
