@@ -40,6 +40,8 @@ class TextLayout:
         example_assistant: The marker of the answer of each example. If empty, it is `assistant`.
         end: The text that ends a finished assistant turn.
         stops: The stop strings. If empty, they are made from the markers.
+        fence: The line that ends the text of each turn. `gap` then ends with the same line, which begins the text. A
+            fence is not a marker: code in a text has such lines too. So a text can end its fence, but not its turn.
         markers: The lines that must not begin a line of a text: every line of every marker, of `heading` and of `end`.
     """
 
@@ -54,6 +56,7 @@ class TextLayout:
     example_assistant: str = ""
     end: str = ""
     stops: tuple[str, ...] = ()
+    fence: str = ""
     markers: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,15 @@ LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
                 end="\n<END>",
                 stops=("<END>", "<END", "<|eot_id|>"),
             ),
+            TextLayout(  # the layout of URIAL's authors; they have no system turns
+                "urial",
+                system="# Instruction:",
+                user="# Query:",
+                assistant="# Answer:",
+                gap="\n```\n",
+                answer_begins_with_gap=False,
+                fence="```",
+            ),
         )
     }
 )
@@ -134,12 +146,19 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
     after it. A line of the answer that only begins like a marker, such as the comment `# Query: all orders` in a
     program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
-    because the model may write the space in the same token as the next word.
+    because the model may write the space in the same token as the next word. The fence before a stop string is no part
+    of it, because a model may forget the fence, and servers accept few stop strings.
     """
     if layout.stops:
         return layout.stops
-    markers = (layout.user, layout.assistant, layout.system)
-    return tuple(f"{SEPARATOR}{marker}{layout.gap.rstrip(' ')}" for marker in markers)
+    line_end = layout.gap[:1].strip(" ")
+    return tuple(f"{SEPARATOR}{marker}{line_end}" for marker in (layout.user, layout.assistant, layout.system))
+
+
+@cache
+def _layout_of(stops: tuple[str, ...]) -> TextLayout | None:
+    """Return the layout that has these stop strings; None if no layout has them."""
+    return next((one for one in LAYOUTS.values() if stop_strings(one) == stops), None)
 
 
 @cache
@@ -168,21 +187,98 @@ def layout_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
 
 
 @cache
+def marker_rests(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each marker of a layout without its first character: the text that follows the U+200B of an escape.
+
+    Args:
+        stops: The stop strings of the layout. They identify the layout.
+    """
+    layout = _layout_of(stops)
+    return tuple(marker[1:] for marker in (layout.markers if layout else [stop.strip("\n") for stop in stops]))
+
+
+@cache
 def escaped_markers(stops: tuple[str, ...]) -> re.Pattern[str]:
     """Return a pattern for the U+200B in each escaped marker of a layout, with the rest of the marker as look-ahead.
 
     Args:
         stops: The stop strings of the layout. They identify the layout.
     """
-    layout = next((one for one in LAYOUTS.values() if stop_strings(one) == stops), None)
-    markers = layout.markers if layout else [stop.strip("\n") for stop in stops]
-    rests = "|".join(re.escape(marker[1:]) for marker in markers)
-    return re.compile(f"{ZERO_WIDTH_SPACE}(?={rests})")
+    return re.compile(f"{ZERO_WIDTH_SPACE}(?={'|'.join(map(re.escape, marker_rests(stops)))})")
+
+
+@cache
+def fence_of(stops: tuple[str, ...]) -> str:
+    """Return the fence of a layout; an empty text if it has none.
+
+    Args:
+        stops: The stop strings of the layout. They identify the layout.
+    """
+    layout = _layout_of(stops)
+    return layout.fence if layout else ""
+
+
+def count_fences(text: str, stops: tuple[str, ...], end: int | None = None) -> int:
+    """Return how many lines of a text begin with the fence of a layout. The first line does not count.
+
+    Args:
+        text: The text.
+        stops: The stop strings of the layout. They identify the layout.
+        end: If given, only lines count whose line break before them is one of the first `end` characters.
+    """
+    fence = fence_of(stops)
+    return text.count(f"\n{fence}", 0, None if end is None else end + len(fence)) if fence else 0
+
+
+@cache
+def fenced_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stop strings of a layout, and also each of them with the fence before it."""
+    fence = fence_of(stops)
+    return (*stops, *(f"\n{fence}{stop}" for stop in stops)) if fence else stops
+
+
+def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_breaks: int = 2) -> int | None:
+    """Return where the fence begins that ends an answer, with the line break before it; None if there is none.
+
+    A model writes this fence as it is written in the examples, and may then end its answer. The last line of an answer
+    can also be the end of a block of code. Then the answer has an even number of fences.
+
+    Args:
+        text: The answer, or the end of it.
+        stops: The stop strings of the layout. They identify the layout.
+        earlier: The number of fences in the answer before `text`.
+        max_breaks: The maximum number of line breaks after the fence.
+    """
+    if (earlier + count_fences(text, stops)) % 2 == 0:
+        return None
+    found = re.search(rf"\r?\n{re.escape(fence_of(stops))}(?:\r?\n){{0,{max_breaks}}}\Z", text)
+    return found.start() if found else None
+
+
+def answer_end(text: str, stop: tuple[int, str] | None, stops: tuple[str, ...], fences: int = 0) -> int | None:
+    """Return where an answer ends: before its stop string, and before the fence that ends it; None if it has neither.
+
+    Args:
+        text: The answer, or the end of it.
+        stop: Where the first stop string of the layout begins, and the stop string; None if there is none.
+        stops: The stop strings of the layout. They identify the layout.
+        fences: The number of fences in the answer before `text`.
+    """
+    if stop is None:
+        return find_end_fence(text, stops, fences)
+    fence = find_end_fence(text[: stop[0]], stops, fences, max_breaks=0)
+    return stop[0] if fence is None else fence
 
 
 def unescape(text: str, stops: tuple[str, ...]) -> str:
     """Return an answer without the U+200B in markers that the model copied from an escaped text of the prompt."""
     return escaped_markers(stops).sub("", text) if stops and ZERO_WIDTH_SPACE in text else text
+
+
+def marker_at_end(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
+    """Return the same as `layout_stop` for a text that ends with a marker, without the line break after it."""
+    markers = [stop.rstrip("\r\n") for stop in possible_stops(text, stops)]
+    return min([(text.rindex(one), one) for one in markers if text.endswith((one, f"{one}\r"))], default=None)
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from index.errors import LayoutError
-from index.layouts import SEPARATOR, TextLayout, escape, layout_stop, stop_strings, unescape
+from index.layouts import SEPARATOR, TextLayout, answer_end, escape, fence_of, layout_stop, stop_strings, unescape
 from index.types import Example, Message, Role
 
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
@@ -43,13 +43,18 @@ class TextPrompt:
     def clean(self, answer: str) -> str:
         """Return the answer up to the first stop string, without leading white space if `has_leading_gap` is true.
 
-        U+200B in a marker that the model copied from the prompt is removed.
+        U+200B in a marker that the model copied from the prompt is removed, and so is a fence that ends the answer.
 
         Most servers end the answer before a stop string. Some ignore stop strings, or return them with the answer.
         """
-        found = layout_stop(answer, self.stop)
-        ended = unescape(answer if found is None else answer[: found[0]], self.stop)
+        ended = unescape(answer[: self._end(answer)], self.stop)
         return remove_leading_gap(ended) if self.has_leading_gap else ended
+
+    def _end(self, answer: str) -> int | None:
+        before = "\n" if fence_of(self.stop) else ""  # the end of the fence that the prompt ends with
+        text = before + answer
+        end = answer_end(text, layout_stop(text, self.stop), self.stop)
+        return end and max(0, end - len(before))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:
@@ -66,9 +71,10 @@ def render_example(layout: TextLayout, example: Example, *, is_first: bool = Tru
         is_first: Whether the example is the first one of a prompt. A layout may mark the others differently.
     """
     user = layout.user if is_first else layout.later_example_user or layout.user
-    query = f"{user}{layout.gap}{escape(layout, example.query)}{SEPARATOR}"
+    end = _end(layout)
+    query = f"{user}{layout.gap}{escape(layout, example.query)}{end}"
     answer = f"{layout.example_assistant or layout.assistant}{layout.gap}{escape(layout, example.response)}"
-    return f"{query}{answer}{layout.end}{SEPARATOR}"
+    return f"{query}{SEPARATOR}{answer}{end}{layout.end}{SEPARATOR}"
 
 
 def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
@@ -202,7 +208,12 @@ def _text_of_part(part: object) -> str:
 
 def _turn(layout: TextLayout, role: Role, text: str) -> str:
     end = layout.end if role == "assistant" else ""
-    return f"{layout.marker(role)}{layout.gap}{escape(layout, text)}{end}{SEPARATOR}"
+    return f"{layout.marker(role)}{layout.gap}{escape(layout, text)}{_end(layout)}{end}{SEPARATOR}"
+
+
+def _end(layout: TextLayout) -> str:
+    """Return the text after the text of each finished turn."""
+    return f"\n{layout.fence}" if layout.fence else ""
 
 
 def _opened_answer(layout: TextLayout) -> str:

@@ -10,6 +10,7 @@ proxy removes this U+200B. The module does no I/O and does not depend on backend
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,9 +20,14 @@ import orjson
 
 from index.layouts import (
     ZERO_WIDTH_SPACE,
+    answer_end,
+    count_fences,
     escaped_markers,
+    fenced_stops,
     first_stop,
     layout_stop,
+    marker_at_end,
+    marker_rests,
     possible_stops,
     unescape,
 )
@@ -83,7 +89,7 @@ def cut_completion(completion: Mapping[str, Any], rules: StopRules) -> JsonDict:
 
 def _cut_choice(choice: JsonDict, rules: StopRules) -> JsonDict:
     text = _text(choice)
-    found = _find_end(text, rules, rules.before, is_whole=True)
+    found = _find_end(text, rules, rules.before, 0, is_whole=True)
     cut = _without_layout_reason(choice, rules) if found is None else _end_choice(choice, *found)
     return {**cut, "text": unescape(_text(cut), rules.layout)} if ZERO_WIDTH_SPACE in text else cut
 
@@ -93,7 +99,9 @@ def _text(choice: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tuple[int, str | None] | None:
+def _find_end(
+    text: str, rules: StopRules, before: str, fences: int, *, is_whole: bool
+) -> tuple[int, str | None] | None:
     """Return the length of the answer in a text, and the client's stop string that ended it.
 
     The stop string is None if a stop string of the layout ended the answer. The result is None if no string did.
@@ -102,27 +110,24 @@ def _find_end(text: str, rules: StopRules, before: str, *, is_whole: bool) -> tu
         text: The text, or the beginning of the text.
         rules: The stop strings.
         before: The text that counts as written before the text.
+        fences: The number of fences in the part of the answer before the text.
         is_whole: Whether no text follows. A marker at the end then lacks the line break after it.
     """
-    marker = layout_stop(before + text, rules.layout)
-    if marker is None and is_whole:
-        marker = _marker_at_end(before + text, rules)
+    end = _layout_end(before + text, rules.layout, fences, is_whole=is_whole)
     found = first_stop(text, rules.client) if rules.client else None
-    if marker is not None and (found is None or marker[0] - len(before) <= found[0]):
-        return max(0, marker[0] - len(before)), None
+    if end is not None and (found is None or end - len(before) <= found[0]):
+        return max(0, end - len(before)), None
     if found is None:
         return None
     position, stop = found
     return (position + len(stop) if rules.include_client else position), stop
 
 
-def _marker_at_end(text: str, rules: StopRules) -> tuple[int, str] | None:
-    found = []
-    for stop in possible_stops(text, rules.layout):
-        marker = stop.rstrip("\r\n")
-        if text.endswith((marker, f"{marker}\r")):
-            found.append((text.rindex(marker), stop))
-    return min(found, default=None)
+def _layout_end(text: str, stops: tuple[str, ...], fences: int, *, is_whole: bool) -> int | None:
+    found = layout_stop(text, stops)
+    if found is None and is_whole:
+        found = marker_at_end(text, stops)
+    return None if found is None and not is_whole else answer_end(text, found, stops, fences)
 
 
 def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
@@ -142,6 +147,7 @@ class StopCutter:
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
         begun: The indexes of the choices of which some text was returned.
+        fences: The number of fences in the text that was returned, by the index of the choice.
         first_characters: Finds the first character of each stop string in a serialized event.
     """
 
@@ -149,6 +155,7 @@ class StopCutter:
     held: dict[int, list[JsonDict]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
+    fences: Counter[int] = field(default_factory=Counter)
     first_characters: re.Pattern[bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -188,7 +195,7 @@ class StopCutter:
     def _whole_parts(self, index: int, parts: Sequence[JsonDict]) -> Iterable[JsonDict]:
         before = "" if index in self.begun else self.rules.before
         text = "".join(map(_text, parts))
-        found = _find_end(text, self.rules, before, is_whole=True)
+        found = _find_end(text, self.rules, before, self.fences[index], is_whole=True)
         return _unescaped(parts if found is None else [*_parts_before(parts, *found)], text, self.rules)
 
     def _ready_parts(self, choice: JsonDict) -> Iterator[JsonDict]:
@@ -199,7 +206,7 @@ class StopCutter:
         text = "".join(map(_text, parts))
         is_last = has_finished(choice)
         before = "" if index in self.begun else self.rules.before
-        found = _find_end(text, self.rules, before, is_whole=is_last)
+        found = _find_end(text, self.rules, before, self.fences[index], is_whole=is_last)
         if found is not None:
             self.ended.add(index)
             yield from _unescaped([*_parts_before(parts, *found)], text, self.rules)
@@ -208,6 +215,8 @@ class StopCutter:
         count = _parts_within(parts, len(text) - held)
         if any(map(_text, parts[:count])):
             self.begun.add(index)
+            end = len(before) + sum(map(len, map(_text, parts[:count])))
+            self.fences[index] += count_fences(before + text, self.rules.layout, end)
         yield from _unescaped(parts[:count], text, self.rules)
         if parts[count:]:
             self.held[index] = parts[count:]
@@ -223,9 +232,9 @@ def _first_characters(rules: StopRules) -> re.Pattern[bytes]:
 
 def _possible_stop_length(text: str, rules: StopRules) -> int:
     """Return how many characters at the end of a text may be the beginning of a stop string."""
-    stops = (*possible_stops(text, rules.layout), *rules.client)
+    stops = (*possible_stops(text, fenced_stops(rules.layout)), *rules.client)
     if ZERO_WIDTH_SPACE in text:
-        stops += tuple(ZERO_WIDTH_SPACE + stop.strip("\n")[1:] for stop in rules.layout)
+        stops += tuple(ZERO_WIDTH_SPACE + rest for rest in marker_rests(rules.layout))
     lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
     return max(lengths, default=0)
 

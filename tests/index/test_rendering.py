@@ -21,7 +21,7 @@ from index.rendering import (
 from index.types import Example, Message, Role
 
 QUERY_ANSWER, USER_ASSISTANT = LAYOUTS["query-answer"], LAYOUTS["user-assistant"]
-DRPO = LAYOUTS["drpo"]
+DRPO, URIAL = LAYOUTS["drpo"], LAYOUTS["urial"]
 MARKERS = list(dict.fromkeys(marker for layout in LAYOUTS.values() for marker in layout.markers))
 BREAKS = ["\n", "\r", "\r\n", "\n\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 INVISIBLE = ["\u200b", "\u200d", "\ufeff", "\u00ad", " ", "\t", "\0"]
@@ -69,10 +69,14 @@ def parse(layout: TextLayout, text: str) -> tuple[str, list[Turn], str | None]:
 
 def finished(layout: TextLayout, turn: Turn) -> Turn:
     role, body = turn
-    end = f"{layout.end if role == 'assistant' else ''}\n\n"
+    end = f"{turn_end(layout, role)}\n\n"
     assert body.startswith(layout.gap)
     assert body.endswith(end)
     return role, body.removeprefix(layout.gap).removesuffix(end)
+
+
+def turn_end(layout: TextLayout, role: str) -> str:
+    return (f"\n{layout.fence}" if layout.fence else "") + (layout.end if role == "assistant" else "")
 
 
 def escaped_by_lines(layout: TextLayout, text: str) -> str:
@@ -147,6 +151,30 @@ def test_text_of_the_layout_of_drpo_is_that_of_its_authors() -> None:
     assert set(DRPO.markers) == {"# instructions", "# Query:", "#Query:", "# Answer:", "#Answer:", "<START>", "<END>"}
 
 
+def test_text_of_the_layout_of_urial_is_that_of_its_authors() -> None:
+    messages = [Message("user", "Q2"), Message("assistant", "A2"), Message("user", "Q3")]
+    assert render_text(URIAL, "# Instruction\n\nBe good.", [Example("a", "Q1", "A1")], messages) == (
+        "# Instruction\n\nBe good.\n\n# Query:\n```\nQ1\n```\n\n# Answer:\n```\nA1\n```\n\n"
+        "# Query:\n```\nQ2\n```\n\n# Answer:\n```\nA2\n```\n\n# Query:\n```\nQ3\n```\n\n# Answer:\n```\n"
+    )
+    assert stop_strings(URIAL) == ("\n\n# Query:\n", "\n\n# Answer:\n", "\n\n# Instruction:\n")
+    assert set(URIAL.markers) == {"# Instruction:", "# Query:", "# Answer:"}
+    assert len(set(map(stop_strings, LAYOUTS.values()))) == len(LAYOUTS), "stop strings identify a layout"
+
+
+CODE = "See:\n```python\nx = 1\n```"
+
+
+@pytest.mark.parametrize("breaks", ["\n", "\r\n"])
+@pytest.mark.parametrize("rest", ["", "\n```", "\n```\n", "\n```\n\n", "\n```\n\n# Query:\n```\nMore?"])
+@pytest.mark.parametrize(
+    "answer", ["Yes.", "One.\n\nTwo.", CODE, f"{CODE}\nDone.", "```\nx = 1\n```", "Say ``` twice", ""]
+)
+def test_fence_of_an_answer_is_removed_and_fences_in_it_are_kept(answer: str, rest: str, breaks: str) -> None:
+    written = (answer + rest if answer else rest.removeprefix("\n")).replace("\n", breaks)
+    assert text_prompt(URIAL, "p", [], [Message("user", "q")]).clean(written) == answer.replace("\n", breaks)
+
+
 def test_prefill_is_left_open_after_its_last_character() -> None:
     messages = [Message("user", "Q"), Message("assistant", "The answer")]
     assert render_conversation(QUERY_ANSWER, messages) == "# Query:\nQ\n\n# Answer:\nThe answer"
@@ -180,7 +208,9 @@ def test_next_turn_extends_the_text_and_the_answer_of_the_last_turn(
     now = render_text(layout, "Be good.", shown, messages)
     generated = layout.gap + answer if layout.answer_begins_with_gap else answer
     later = [*messages, Message("assistant", answer), Message("user", question)]
-    assert render_text(layout, "Be good.", shown, later).startswith(f"{now}{generated}{layout.end}\n\n")
+    assert render_text(layout, "Be good.", shown, later).startswith(
+        f"{now}{generated}{turn_end(layout, 'assistant')}\n\n"
+    )
 
 
 @given(layouts, examples, conversations, texts, texts)
@@ -212,7 +242,7 @@ def test_every_turn_that_follows_an_answer_begins_with_a_stop_string(layout: Tex
     after = render_text(layout, "p", [], messages).split("ANSWER")[1]
     found = first_stop(after, stop_strings(layout))
     assert found is not None
-    assert not after[: found[0]].strip()
+    assert after[: found[0]].strip() == layout.fence
     assert text_prompt(layout, "p", [], messages).clean(f"An answer.{after}").rstrip() == "An answer."
 
 

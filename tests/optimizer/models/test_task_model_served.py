@@ -111,9 +111,24 @@ async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, p
                 assert headers["x-drpo-examples"] == ",".join(reply.examples)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("text", ["Yes.", " Yes.", "  Yes.", "\n Yes.\n", "\n\n\tYes. \n", " ", ""])
-async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str, tmp_path: Path) -> None:
+ANSWERS = ("Yes.", " Yes.", "  Yes.", "\n Yes.\n", "\n\n\tYes. \n", " ", "")
+CODE = "See:\n```\nx = 1\n```"
+
+
+@pytest.mark.parametrize(
+    ("layout", "text", "cleaned"),
+    [
+        *(
+            (name, text, text.lstrip() if layout.answer_begins_with_gap else text)
+            for name, layout in LAYOUTS.items()
+            for text in ANSWERS
+        ),
+        *(("urial", f"{text}\n```{rest}", text) for text in ("Yes.", CODE) for rest in ("", "\n", "\n\n")),
+        ("urial", CODE, CODE),
+        ("urial", "```", ""),
+    ],
+)
+async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str, cleaned: str, tmp_path: Path) -> None:
     async def answer(reply: Reply, request: Received) -> None:
         if request.json.get("stream"):
             await reply.begin()
@@ -136,7 +151,7 @@ async def test_proxy_and_optimizer_clean_an_answer_alike(layout: str, text: str,
         _, _, whole = await proxy.post("/v1/chat/completions", chat_request(QUERIES[0]))
         stream = await proxy.stream(**chat_request(QUERIES[0]))
     assert measured.text == whole["choices"][0]["message"]["content"] == streamed_content(stream)
-    assert measured.text == (text.lstrip() if LAYOUTS[layout].answer_begins_with_gap else text)
+    assert measured.text == cleaned
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.layouts import LAYOUTS, stop_strings
 from proxy.openai.stop_strings import StopCutter, StopRules, cut_completion, split_stop_strings
 from tests.faults.scripted import Received, Reply, Script, scripted_backend
 from tests.proxy.serving import serving
@@ -44,6 +45,30 @@ def test_stream_with_carriage_returns_and_escapes_is_that_of_a_complete_reply(te
     assert "".join(shown) == whole["text"]
     assert "\u200b\u200b" in text or not re.search("\u200b(?= (Query|Answer):)", whole["text"])
     assert not re.search("(\r?\n){2}# (Query|Answer):\r?\n", text) or len(whole["text"]) < len(text)
+
+
+FENCED = ["a", "\n", "\r\n", "\n```\n", "```", "`", "\n```py\n", "\n```\n\n# Query:\n", "\n\n", "# Answer:\n"]
+
+
+@given(st.lists(st.sampled_from(FENCED), max_size=12).map("".join), st.data())
+def test_stream_of_a_layout_with_a_fence_is_that_of_a_complete_reply(text: str, data: Any) -> None:
+    rules = StopRules(stop_strings(LAYOUTS["urial"]), (), before="\n\n")
+    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+    cutter = StopCutter(rules)
+    shown = ""
+    for number, piece in enumerate(pieces):
+        choices = [_choice(piece, last=number == len(pieces) - 1)]
+        if cutter.passes(_event(choices[0])) and cutter.has_begun(choices):
+            shown += piece
+        else:
+            shown += "".join(choice["text"] for choice in cutter.cut({"choices": choices})["choices"])
+    assert shown == whole["text"]
+    fences = f"\n{text}".count("\n```")
+    if re.search("\n```\\Z", f"\n{text}") and fences % 2 and "# " not in text:
+        assert len(whole["text"]) < len(text)
+        assert f"\n{whole['text']}".count("\n```") == fences - 1
 
 
 @given(TEXTS, STOPS, st.data())
