@@ -20,7 +20,7 @@ from typing import Final
 
 from index.bundle.bundle import load_bundle, read_bundle, read_manifest, write_bundle
 from index.bundle.bundle_input import BundleInput, as_input
-from index.bundle.input_files import decode_text, parse_input_examples, parse_queries
+from index.bundle.input_files import decode_text, parse_input_examples, parse_queries, parse_set_prompts
 from index.bundle.manifest import check_policy, check_sampling
 from index.cli.arguments import POLICY_FLAGS, command_line
 from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
@@ -89,9 +89,10 @@ def _search(options: argparse.Namespace) -> None:
     policy = bundle.manifest.retrieval
     retrieved = retriever.choose_by_passages(embed_query(embedder, options.text))
     selection = select_without_costs(policy, pinned(bundle), retrieved)
-    text = render_text(LAYOUTS[bundle.manifest.layout], bundle.prompt, selection.in_order(policy.order), messages)
+    prompt = bundle.prompt_of(retrieved.set_name)
+    text = render_text(LAYOUTS[bundle.manifest.layout], prompt, selection.in_order(policy.order), messages)
     page = PageConsole()
-    page.print(search_page(selection, retrieved, policy))
+    page.print(search_page(selection, retrieved, bundle))
     limit = policy.max_injected_tokens
     page.rule(f"what the model sees, within {limit:,} tokens, in the layout {bundle.manifest.layout}")
     # Control characters in the text could change the state of a terminal, so a terminal gets visible symbols for them.
@@ -119,6 +120,7 @@ def _sets(options: argparse.Namespace) -> None:
     from index.example_sets.builder import partition_bundle
     from index.example_sets.partition import PartitionSpec, SeparateTag
 
+    prompts = {} if options.prompts is None else parse_set_prompts(_read(options.prompts), str(options.prompts))
     embedder = _open_bundle_embedder(options)
     bundle = _load(options.directory, embedder)
     limit = bundle.manifest.retrieval.max_injected_tokens
@@ -135,9 +137,11 @@ def _sets(options: argparse.Namespace) -> None:
         max_nearest_tokens=options.max_nearest_tokens,
     )
     with Progress("partitioning the examples into sets"):
-        source = partition_bundle(bundle, spec, policy, options.tokenizer)
+        source = partition_bundle(bundle, spec, policy, options.tokenizer, prompts)
     written = _write(options.out, source, embedder)
     print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
+    if bundle.set_prompts and not prompts:
+        print("The new sets have no prompts of their own, as the earlier sets had: --prompts FILE gives them prompts.")
     if (neutral := written.manifest.retrieval.neutral_set) is not None:
         print(f"neutral set {neutral}; `drpo-index policy {options.out} --queries FILE` measures a similarity floor")
 

@@ -169,6 +169,7 @@ class ExampleSet:
         weight: Factor by which each member's vote for this set is multiplied.
         minimum_similarity: The lowest cosine similarity to the query with which a member votes for this set. There is
             one exception: if every neighbour of a query is below the minimum of its set, all of them vote.
+        prompt: The system prompt of requests for which this set is chosen. None means the prompt of the bundle.
     """
 
     name: str
@@ -177,6 +178,7 @@ class ExampleSet:
     kind: str = "other"
     weight: float = 1.0
     minimum_similarity: float = -1.0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,7 @@ class Bundle:
     Attributes:
         id: SHA-256 of manifest.json in hex.
         manifest: The content of manifest.json.
-        prompt: The system prompt.
+        prompt: The system prompt of requests whose example set has no prompt of its own.
         examples: The bank. If it is large (more than 50,000 examples), an example is read from the bank's file each
             time it is accessed.
         vectors: The vectors of the examples' queries: (len(examples), dimension) float32, rows of norm 1. The vectors
@@ -276,3 +278,12 @@ class Bundle:
     vectors: Vectors
     clusters: Clusters | None = None
     sets: tuple[ExampleSet, ...] = ()
+
+    @property
+    def set_prompts(self) -> Mapping[str, str]:
+        """The prompts of those example sets that have a prompt of their own, by the name of the set."""
+        return {one.name: one.prompt for one in self.sets if one.prompt is not None}
+
+    def prompt_of(self, set_name: str) -> str:
+        """Return the system prompt of a request for which this set was chosen. The name is empty if none was."""
+        return self.set_prompts.get(set_name, self.prompt)

@@ -5,11 +5,12 @@ and white space may surround a text. A key whose value is null counts as absent.
 """
 
 import hashlib
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from index.bundle.example_bank import check_example, refuse_duplicate_ids
-from index.bundle.strict_json import Fields, parse_json, without_nulls
+from index.bundle.example_bank import check_example, refuse_duplicate_ids, refuse_unsafe
+from index.bundle.strict_json import Fields, parse_json, quoted, without_nulls
 from index.errors import BundleFormatError, DrpoError
 from index.types import Example
 
@@ -116,6 +117,33 @@ def parse_queries(data: bytes, location: str) -> tuple[str, ...]:
     if not numbered:
         raise BadLinesError([f"{location}: there is no query: write at least one, as a line"])
     return tuple(query for _, query in numbered)
+
+
+def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
+    """Parse a TOML file with prompts for example sets. Each key is the name of a set or of a kind.
+
+    Args:
+        data: The content of the file.
+        location: The name of the file in messages.
+
+    Raises:
+        BundleFormatError: The data is not TOML, there is no prompt, or a prompt is blank or no string.
+        BundleIntegrityError: A prompt could forge a turn.
+    """
+    try:
+        table = tomllib.loads(decode_text(data, location))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BundleFormatError(f"{location}: is not TOML: {error}") from None
+    if not table:
+        raise BundleFormatError(f'{location}: there is no prompt: write one, such as other = "Answer briefly."')
+    return {name: _parse_set_prompt(one, f"{location}: the prompt of {quoted(name)}") for name, one in table.items()}
+
+
+def _parse_set_prompt(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise BundleFormatError(f'{what} must be a string: write NAME = "..." with the name of a set or of a kind')
+    refuse_unsafe(value, what)
+    return value.strip()
 
 
 def _parse_plain_query(line: bytes, location: str) -> str:

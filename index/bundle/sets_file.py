@@ -9,6 +9,11 @@ The file is a list of JSON objects, one for each set. index/retrieval/retriever.
     weight                factor by which each vote for this set is multiplied
     minimum_similarity    a voter votes only if its similarity to the query is at least this value; but if no
                           neighbour reaches the minimum of its set, all neighbours vote
+    prompt                optional: the system prompt of requests for which this set is chosen, instead of prompt.txt
+
+A prompt of a set stands instead of prompt.txt and not after it. Requests with different sets share only the tokens of
+prompt.txt and the pinned examples in a prefix cache, and these are computed once for each set that has its own prompt.
+A prompt that should follow prompt.txt can begin with its text: the cache then shares this text.
 
 The retrieval policy of the manifest can name one of the sets of the kind `other` as the neutral set, for queries that
 are unlike every example. Only the neutral set may have no voters.
@@ -17,11 +22,11 @@ The parser checks that the ids are in the bank. This module does not depend on v
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from index.bundle.example_bank import is_id
+from index.bundle.example_bank import is_id, refuse_unsafe
 from index.bundle.strict_json import Fields, parse_json, quoted
 from index.errors import BundleFormatError
 from index.types import Example, ExampleSet
@@ -46,7 +51,8 @@ def parse_sets(
     Raises:
         BundleFormatError: The data is malformed, two sets have the same name, an example votes for two sets, or a set
             names an example twice, or an example that is pinned or not in the bank. Or the neutral set does not exist
-            or is of a separate kind, or another set has no voters.
+            or is of a separate kind, or another set has no voters. Or the prompt of a set is blank.
+        BundleIntegrityError: The prompt of a set could forge a turn.
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:
@@ -85,6 +91,26 @@ def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tu
     return tuple(new for old, new in restricted if new.shown and (new.members or not old.members))
 
 
+def with_prompts(sets: Sequence[ExampleSet], prompts: Mapping[str, str]) -> tuple[ExampleSet, ...]:
+    """Return the sets with prompts of their own.
+
+    Args:
+        sets: The example sets.
+        prompts: The prompts by the name of a set or of a kind. The name of a set takes precedence. A set that is named
+            in neither way keeps its prompt.
+
+    Raises:
+        BundleFormatError: A name is neither that of a set nor that of a kind.
+    """
+    kinds, names = dict.fromkeys(one.kind for one in sets), [one.name for one in sets]
+    if unknown := [name for name in prompts if name not in kinds and name not in names]:
+        raise BundleFormatError(
+            f"there is a prompt for {quoted(unknown[0])}, which is neither a kind ({', '.join(kinds)}) nor a set "
+            f"({', '.join(names)}): name one of these"
+        )
+    return tuple(replace(one, prompt=prompts.get(one.name, prompts.get(one.kind, one.prompt))) for one in sets)
+
+
 def _known(names: Sequence[str], ids: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in ids)
 
@@ -97,7 +123,7 @@ def sets_bytes(sets: Sequence[ExampleSet]) -> bytes:
 
 def set_record(example_set: ExampleSet) -> dict[str, object]:
     """Return the object that represents an example set in sets.json."""
-    return {
+    record: dict[str, object] = {
         "name": example_set.name,
         "shown": example_set.shown,
         "voters": example_set.members,
@@ -105,10 +131,11 @@ def set_record(example_set: ExampleSet) -> dict[str, object]:
         "weight": example_set.weight,
         "minimum_similarity": example_set.minimum_similarity,
     }
+    return record if example_set.prompt is None else {**record, "prompt": example_set.prompt}
 
 
 def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet:
-    fields = Fields(value, location, ("name", "shown", "voters", "kind", "weight", "minimum_similarity"))
+    fields = Fields(value, location, ("name", "shown", "voters", "kind", "weight", "minimum_similarity"), ("prompt",))
     one = ExampleSet(
         name=fields.text("name"),
         shown=fields.lines("shown"),
@@ -116,6 +143,7 @@ def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet
         kind=fields.line("kind"),
         weight=fields.number("weight", *WEIGHTS),
         minimum_similarity=fields.number("minimum_similarity", -1.0, 1.0),
+        prompt=fields.text("prompt") if "prompt" in fields else None,
     )
     if not is_id(one.name):
         raise BundleFormatError(
@@ -129,6 +157,8 @@ def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet
                 f"{location}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or a pinned one"
             )
     _refuse_duplicates(one.shown, "the example", location)
+    if one.prompt is not None:
+        refuse_unsafe(one.prompt, f"{location}: the prompt")
     return one
 
 

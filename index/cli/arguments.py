@@ -55,6 +55,11 @@ A tag given with --apart, such as refusal, keeps the examples that have it in se
 them to more queries: with refusal=1.3, to more of what should be refused, and to a few that should not.
 
 With --policy set_and_nearest, the nearest examples of the query follow the set. They are computed for each request.
+
+--prompts gives sets prompts of their own, which stand instead of the bundle's prompt. FILE is TOML: a text for a kind
+(a tag of --apart, or other) or for a set, such as
+  refusal = "Refuse in one or two sentences, and offer something safe."
+  other-1 = "Answer briefly and correctly."
 """
 _POLICY_EXAMPLES = """A policy says which examples a request gets besides the pinned ones:
   nearest            the nearest examples of its query
@@ -221,6 +226,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         "--k", type=positive, default=1, metavar="N", help="nearest examples shown by set_and_nearest (%(default)s)"
     )
     _add_max_nearest_tokens(sets)
+    sets.add_argument("--prompts", type=Path, metavar="FILE", help="prompts of the new sets: see below (none)")
 
 
 def _add_max_nearest_tokens(command: argparse.ArgumentParser) -> None:

@@ -41,10 +41,21 @@ def bundle_page(bundle: Bundle, full: bool) -> RenderableType:
     beginning of each query and answer.
     """
     examples = [_full_example(example) for example in bundle.examples] if full else [_table(bundle.examples)]
-    return Group(_facts(bundle), Panel(plain(bundle.prompt), title="prompt.txt", title_align="left"), *examples)
+    return Group(_facts(bundle), _prompt_panel("prompt.txt", bundle.prompt), *_set_prompts(bundle), *examples)
 
 
-def search_page(selection: Selection, retrieved: Retrieved, policy: RetrievalPolicy) -> RenderableType:
+def _set_prompts(bundle: Bundle) -> Iterable[RenderableType]:
+    """Yield each prompt that sets have instead of prompt.txt, with the names of these sets."""
+    for prompt in dict.fromkeys(bundle.set_prompts.values()):
+        names = [name for name, own in bundle.set_prompts.items() if own == prompt]
+        yield _prompt_panel(f"instead of prompt.txt, for {', '.join(names)}", prompt)
+
+
+def _prompt_panel(title: str, prompt: str) -> RenderableType:
+    return Panel(plain(prompt), title=plain(title), title_align="left")
+
+
+def search_page(selection: Selection, retrieved: Retrieved, bundle: Bundle) -> RenderableType:
     """Return a page with the examples that a request gets, and why: the set, the similarities and the floor."""
     table = Table(title="Examples shown", title_justify="left")
     for heading in ("similarity", "shown as", "id", "query"):
@@ -54,11 +65,12 @@ def search_page(selection: Selection, retrieved: Retrieved, policy: RetrievalPol
     parts = ((f"set {retrieved.set_name}", selection.in_set), ("nearest", selection.nearest))
     for part, hit in ((part, hit) for part, hits in parts for hit in hits):
         table.add_row(f"{hit.similarity:.3f}", plain(part), plain(hit.example.id), _short(hit.example.query))
-    return Group(table, *(plain(line) for line in _reasons(selection.in_set, retrieved, policy)))
+    return Group(table, *(plain(line) for line in _reasons(selection.in_set, retrieved, bundle)))
 
 
-def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, policy: RetrievalPolicy) -> Iterable[str]:
-    """Yield sentences that say why these examples were chosen."""
+def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, bundle: Bundle) -> Iterable[str]:
+    """Yield sentences that say why these examples and this prompt were chosen."""
+    policy = bundle.manifest.retrieval
     similarity = "unknown" if retrieved.similarity is None else f"{retrieved.similarity:.3f}"
     if retrieved.is_below_floor:
         shown = f"the neutral set {retrieved.set_name}" if in_set else "only the pinned examples"
@@ -69,6 +81,8 @@ def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, policy: RetrievalPolic
         yield f"Most similar example: {similarity}, not below the floor of {policy.similarity_floor:g}."
     if in_set and not retrieved.is_below_floor:
         yield f"The {policy.voters} nearest examples voted for the set {retrieved.set_name}."
+    if retrieved.set_name in bundle.set_prompts:
+        yield f"The set {retrieved.set_name} has a prompt of its own, which stands instead of prompt.txt."
     if covered := [hit.example.id for hit in retrieved.nearest[: policy.k] if hit.position in retrieved.covered]:
         yield f"Among the nearest, and shown by the set already: {', '.join(covered)}."
 

@@ -6,14 +6,15 @@ counts the tokens of the bundle's texts with the tokenizer.json of a model, call
 bundle. This module does not depend on servers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from index.bundle.bundle_input import BundleInput, as_input
-from index.bundle.sets_file import OTHER
+from index.bundle.sets_file import OTHER, with_prompts
 from index.errors import BundleError
 from index.example_sets.partition import PartitionSpec, TokenLengths, partition_into_sets
 from index.layouts import LAYOUTS
@@ -23,7 +24,13 @@ from index.retrieval.selection import max_nearest_tokens
 from index.types import Bundle, Example, ExampleSet, RetrievalPolicy, Vectors
 
 
-def partition_bundle(bundle: Bundle, spec: PartitionSpec, policy: RetrievalPolicy, tokenizer: Path) -> BundleInput:
+def partition_bundle(
+    bundle: Bundle,
+    spec: PartitionSpec,
+    policy: RetrievalPolicy,
+    tokenizer: Path,
+    prompts: Mapping[str, str] = MappingProxyType({}),
+) -> BundleInput:
     """Return the input for a new bundle: the texts of the given bundle, and its bank partitioned into example sets.
 
     The new bundle has the given policy, with two changes. `max_injected_tokens` is raised if the prompt, all pinned
@@ -35,17 +42,19 @@ def partition_bundle(bundle: Bundle, spec: PartitionSpec, policy: RetrievalPolic
         spec: The number and the size of the sets.
         policy: The retrieval policy of the new bundle: `set` or `set_and_nearest`.
         tokenizer: The tokenizer.json of the model that will be served.
+        prompts: Prompts of the new sets, by the name of a set or of a kind. The room for the examples of a set depends
+            on the length of its prompt.
 
     Raises:
-        BundleError: The bank has more than 50,000 examples, no partition satisfies the spec, or the tokenizer cannot be
-            read.
+        BundleError: The bank has more than 50,000 examples, no partition satisfies the spec, the tokenizer cannot be
+            read, or a prompt is for a set or a kind that does not exist.
     """
     if bundle.clusters is not None:
         raise BundleError(
             f"{bundle.manifest.name}: a bank of {len(bundle.examples):,} examples cannot be partitioned into sets"
         )
-    lengths = token_lengths(bundle, tokenizer)
-    sets = partition_into_sets(bundle.examples, bundle.vectors, lengths, spec)
+    lengths = token_lengths(bundle, tokenizer, prompts)
+    sets = with_prompts(partition_into_sets(bundle.examples, bundle.vectors, lengths, spec), prompts)
     neutral = choose_neutral(sets, bundle.examples, bundle.vectors)
     retrieval = replace(
         policy,
@@ -82,14 +91,19 @@ def _most_tokens(
 ) -> int:
     """Return the number of tokens of the prompt, all pinned examples, the longest set and the nearest examples."""
     by_id = {one.id: int(length) for one, length in zip(examples, lengths.examples, strict=True)}
-    longest = lengths.fixed + max(sum(by_id[name] for name in one.shown) for one in sets)
+    longest = max(lengths.before(one.name, one.kind) + sum(by_id[name] for name in one.shown) for one in sets)
     return longest + max_nearest_tokens(policy, [by_id[one.id] for one in examples if not one.pinned])
 
 
-def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
+def token_lengths(bundle: Bundle, tokenizer: Path, prompts: Mapping[str, str] = MappingProxyType({})) -> TokenLengths:
     """Count the tokens of a bundle's prompt and examples, rendered in the bundle's layout.
 
     If the tokenizer puts a special token before each text, this token is counted only for the prompt.
+
+    Args:
+        bundle: The bundle.
+        tokenizer: The tokenizer.json of a model.
+        prompts: Prompts of sets, by the name of a set or of a kind.
 
     Raises:
         BundleError: The file cannot be read as a tokenizer.json.
@@ -97,13 +111,20 @@ def token_lengths(bundle: Bundle, tokenizer: Path) -> TokenLengths:
     from tokenizers import Tokenizer  # imported here, because the import is slow and few commands need it
 
     try:
-        encode = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8")).encode
+        counter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception for a file that it cannot read
         raise BundleError(f"{tokenizer}: cannot be read as a tokenizer.json: {error}") from None
-    layout = LAYOUTS[bundle.manifest.layout]
-    fixed = len(encode(render_preamble(layout, bundle.prompt, pinned(bundle))).ids)
+    # A tokenizer.json may tell to cut or to pad texts.
+    counter.no_truncation()
+    counter.no_padding()
+    encode = counter.encode
+    layout, always = LAYOUTS[bundle.manifest.layout], pinned(bundle)
+    fixed, *own = [
+        len(encode(render_preamble(layout, prompt, always)).ids) for prompt in (bundle.prompt, *prompts.values())
+    ]
     texts = [render_example(layout, example) for example in bundle.examples]
-    return TokenLengths(fixed, np.array([len(encode(text, add_special_tokens=False).ids) for text in texts], np.int64))
+    lengths = np.array([len(encode(text, add_special_tokens=False).ids) for text in texts], np.int64)
+    return TokenLengths(fixed, lengths, dict(zip(prompts, own, strict=True)))
 
 
 def _spec_record(spec: PartitionSpec) -> dict[str, object]:

@@ -16,7 +16,7 @@ excess) again for every request, so the excess is kept small. This module does n
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
 
@@ -78,10 +78,16 @@ class TokenLengths:
     Attributes:
         fixed: The number of tokens of the prompt and all pinned examples together.
         examples: The number of tokens of each rendered example of the bank: (examples,) int64.
+        own: The same number as `fixed` for prompts of sets, by the name of the set or of its kind.
     """
 
     fixed: int
     examples: NDArray[np.int64]
+    own: Mapping[str, int] = field(default_factory=dict)
+
+    def before(self, name: str, kind: str) -> int:
+        """Return the number of tokens before the shown examples of a set with this name and this kind."""
+        return self.own.get(name, self.own.get(kind, self.fixed))
 
 
 def partition_into_sets(
@@ -98,8 +104,6 @@ def partition_into_sets(
     Raises:
         BundleError: The spec does not fit the bank, or no choice of examples satisfies the spec.
     """
-    if spec.tokens <= lengths.fixed:
-        raise BundleError(f"prompt and pinned examples have {lengths.fixed} tokens already: take more tokens in all")
     kinds = _find_kinds(examples, spec)
     return tuple(one for kind in kinds for one in _make_sets(kind, examples, vectors, lengths, spec))
 
@@ -192,11 +196,14 @@ def _make_sets(
     clusters, centroids = spherical_k_means(np.ascontiguousarray(vectors[kind.positions]), kind.count)
     for n, centroid in enumerate(centroids):
         if len(members := kind.positions[clusters == n]):
-            cover = _Cover(vectors, lengths.examples, members, spec.tokens - lengths.fixed)
+            name = f"{kind.name}-{n + 1}"
+            if (before := lengths.before(name, kind.name)) >= spec.tokens:
+                raise BundleError(f"{name}: prompt and pinned examples have {before} tokens: take more tokens in all")
+            cover = _Cover(vectors, lengths.examples, members, spec.tokens - before)
             chosen = cover.choose(_nearest_first(vectors, kind.showable, centroid), kind.name)
             shown = sorted(chosen, key=lambda one: float(vectors[one] @ centroid))
             yield ExampleSet(
-                name=f"{kind.name}-{n + 1}",
+                name=name,
                 shown=_ids(examples, shown),
                 members=_ids(examples, members),
                 kind=kind.name,

@@ -4,7 +4,7 @@ This module reads no files. The command `diff` in optimizer/__main__.py reads th
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -18,18 +18,29 @@ def differences(before: Bundle, after: Bundle) -> Iterator[str]:
     """Yield a heading for each part that differs (prompt, examples, settings), and one line for each difference.
 
     `-` marks a removed sentence or example, and `+` marks an added sentence or example. `~` marks an example whose
-    answer changed, or that is pinned in only one of the bundles. A changed setting is written as `old -> new`. The
-    comparison ignores the names, provenance and example sets of the bundles, and the ids and tags of examples.
+    answer changed, or that is pinned in only one of the bundles. A changed setting is written as `old -> new`. Of the
+    example sets, only their prompts are compared. The comparison ignores the names and provenance of the bundles, and
+    the ids and tags of examples.
     """
-    yield from _prompt_differences(before.prompt, after.prompt)
+    yield from _prompt_differences("prompt", before.prompt, after.prompt)
+    yield from _set_prompt_differences(before.set_prompts, after.set_prompts)
     yield from _example_differences(before, after)
     yield from _setting_differences(before, after)
 
 
-def _prompt_differences(before: str, after: str) -> Iterator[str]:
+def _set_prompt_differences(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+    """Yield the differences of the prompts of sets. Sets with the same difference share one heading."""
+    changes: dict[tuple[str, str], list[str]] = {}
+    for name in dict.fromkeys((*before, *after)):
+        changes.setdefault((before.get(name, ""), after.get(name, "")), []).append(name)
+    for (old, new), names in changes.items():
+        yield from _prompt_differences(f"prompt of {', '.join(names)}, instead of the bundle's", old, new)
+
+
+def _prompt_differences(heading: str, before: str, after: str) -> Iterator[str]:
     if before == after:
         return
-    yield "prompt"
+    yield heading
     old, new = ([unit.strip() for unit in units(prompt)] for prompt in (before, after))
     for line in difflib.ndiff(old, new):
         if line[:2] in ("- ", "+ "):

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, ESTIMATED, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, SET_PROMPTS, UNUSABLE, Event
 from optimizer.models.token_count import NO_USAGE
 
 _STATUS_INTERVAL: Final = 30.0
@@ -145,6 +145,7 @@ class ProgressDisplay:
             "trial": _trial_line,
             "bank": _bank_line,
             "spent": _spent_line,
+            SET_PROMPTS: _set_prompts_line,
             UNUSABLE: _unusable_line,
             DROPPED: _dropped_line,
             ESTIMATED: _estimated_line,
@@ -176,6 +177,10 @@ def _bank_line(event: Event) -> str:
 
 def _spent_line(event: Event) -> str:
     return f"the budget of {event['what']} is spent: the best so far is evaluated"
+
+
+def _set_prompts_line(event: Event) -> str:
+    return f"  the sets {', '.join(event['sets'])} have prompts of their own: a new prompt replaces all of them"
 
 
 def _unusable_line(event: Event) -> str:

@@ -51,6 +51,12 @@ class Bank:
         """
         return Bank(examples, vectors, self.embedder, restrict_sets(self.sets, examples))
 
+    def without_set_prompts(self) -> "Bank":
+        """Return a bank whose example sets have no prompts of their own."""
+        if all(one.prompt is None for one in self.sets):
+            return self
+        return replace(self, sets=tuple(replace(one, prompt=None) for one in self.sets))
+
 
 def make_bank(examples: tuple[Example, ...], embedder: Embedder) -> Bank:
     """Embed the examples' queries, and return a bank without example sets.
@@ -66,8 +72,8 @@ class Candidate:
     """A prompt and a bank, with the settings for rendering, retrieval and decoding.
 
     Attributes:
-        prompt: The system prompt.
-        bank: The examples.
+        prompt: The system prompt of requests whose example set has no prompt of its own.
+        bank: The examples, and the example sets.
         layout: The name of the layout in which prompts for base models are written.
         retrieval: The settings that decide which examples a prompt contains, and in which order.
         sampling: The sampling parameters of each request.
@@ -100,8 +106,11 @@ class Candidate:
         return replace(self, bank=bank, retrieval=retrieval)
 
     def with_prompt(self, prompt: str) -> "Candidate":
-        """Return a copy of the candidate with another system prompt."""
-        return replace(self, prompt=prompt)
+        """Return a copy of the candidate with another system prompt for all requests.
+
+        The example sets of the copy have no prompts of their own, because these would hide the new prompt.
+        """
+        return replace(self, prompt=prompt, bank=self.bank.without_set_prompts())
 
 
 def from_bundle(bundle: Bundle) -> Candidate:

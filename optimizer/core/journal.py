@@ -30,6 +30,8 @@ UNUSABLE = "unusable"
 """The name of the note about a row that was left out."""
 DROPPED = "dropped"
 """The name of the note about candidates that were dropped."""
+SET_PROMPTS = "set_prompts"
+"""The name of the note about example sets whose prompts a new prompt replaces."""
 ESTIMATED = "estimated"
 """The name of the note about a model whose server reports no token counts, so that they are estimated."""
 

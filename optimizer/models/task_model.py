@@ -47,6 +47,19 @@ Variant = Candidate | Raw
 
 
 @dataclass(frozen=True, slots=True)
+class Injected:
+    """What precedes the conversation of a row in a request.
+
+    Attributes:
+        prompt: The system prompt.
+        examples: The examples, pinned examples first.
+    """
+
+    prompt: str
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """An answer of the task model.
 
@@ -100,12 +113,12 @@ class TaskModel:
         """
         if isinstance(variant, Raw):
             return _reply(await self._calls.ask(self._raw_request(variant, row, replicate), self._reader), ())
-        examples = await self.examples(variant, row)
-        kept = await self._calls.ask(self.request(variant, examples, row, replicate), self._reader)
-        reply = _reply(kept, tuple(example.id for example in examples))
+        injected = await self.injected(variant, row)
+        kept = await self._calls.ask(self.request(variant, injected, row, replicate), self._reader)
+        reply = _reply(kept, tuple(example.id for example in injected.examples))
         if self._kind != COMPLETION:
             return reply
-        prompt = _text_prompt(variant, examples, row)
+        prompt = _text_prompt(variant, injected, row)
         # A server may ignore stop strings, or accept only a few. The proxy then ends the answer with this reason too.
         is_stopped = layout_stop(reply.text, prompt.stop) is not None
         finish_reason = "stop" if is_stopped else reply.finish_reason
@@ -133,27 +146,28 @@ class TaskModel:
 
     async def prompt_tokens(self, candidate: Candidate) -> int:
         """Return the number of tokens of a candidate's system prompt. Raises ModelError."""
-        return await self._count(render_prompt(LAYOUTS[candidate.layout], candidate.prompt))
+        return await self._count_prompt(candidate, candidate.prompt)
 
-    async def examples(self, candidate: Candidate, row: Row) -> tuple[Example, ...]:
-        """Return the examples that the proxy would put into the prompt for a row, pinned examples first."""
+    async def injected(self, candidate: Candidate, row: Row) -> Injected:
+        """Return the prompt and the examples that the proxy would inject for a row."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
         retrieved = self._retriever(candidate).choose_by_passages(await self._query_vectors(row))
         costs = await self._costs(candidate, [*always, *(hit.example for hit in retrieved.hits)])
-        prompt = await self.prompt_tokens(candidate)
-        selection = select_within_policy(candidate.retrieval, prompt, costs, always, retrieved)
-        return selection.in_order(candidate.retrieval.order)
+        prompt = bundle.prompt_of(retrieved.set_name)
+        tokens = await self._count_prompt(candidate, prompt)
+        selection = select_within_policy(candidate.retrieval, tokens, costs, always, retrieved)
+        return Injected(prompt, selection.in_order(candidate.retrieval.order))
 
-    def request(self, candidate: Candidate, examples: Sequence[Example], row: Row, replicate: int = 0) -> Request:
-        """Return the request that the proxy would send to the backend for a row, with these examples."""
+    def request(self, candidate: Candidate, injected: Injected, row: Row, replicate: int = 0) -> Request:
+        """Return the request that the proxy would send to the backend for a row with this injection."""
         sampling = dict(candidate.sampling)
         if self._kind == COMPLETION:
-            prompt = _text_prompt(candidate, examples, row)
+            prompt = _text_prompt(candidate, injected, row)
             body = {"max_tokens": _DEFAULT_MAX_TOKENS, **sampling, "prompt": prompt.text, "stop": list(prompt.stop)}
             return Request(ROLE, "completions", body, replicate)
         messages = [{"role": message.role, "content": message.text} for message in row.messages]
-        body = {**sampling, "messages": render_chat(candidate.prompt, examples, messages)}
+        body = {**sampling, "messages": render_chat(injected.prompt, injected.examples, messages)}
         return Request(ROLE, "chat/completions", body, replicate)
 
     def _raw_request(self, variant: Raw, row: Row, replicate: int) -> Request:
@@ -166,7 +180,7 @@ class TaskModel:
     async def _prompt(self, variant: Variant, row: Row) -> str:
         if isinstance(variant, Raw):
             return render_raw(row.messages)
-        return _text_prompt(variant, await self.examples(variant, row), row).text
+        return _text_prompt(variant, await self.injected(variant, row), row).text
 
     @property
     def _reader(self) -> ReplyReader:
@@ -188,6 +202,9 @@ class TaskModel:
         layout = LAYOUTS[candidate.layout]
         counts = await asyncio.gather(*(self._count(render_example(layout, example)) for example in examples))
         return {example.id: count for example, count in zip(examples, counts, strict=True)}
+
+    async def _count_prompt(self, candidate: Candidate, prompt: str) -> int:
+        return await self._count(render_prompt(LAYOUTS[candidate.layout], prompt))
 
     async def _count(self, text: str) -> int:
         """Return the number of tokens of a text. The server counts each text only once."""
@@ -266,5 +283,5 @@ def _reply(kept: Json, examples: tuple[str, ...]) -> Reply:
     return Reply(kept["text"], kept["finish_reason"], prompt, completion, examples)
 
 
-def _text_prompt(candidate: Candidate, examples: Sequence[Example], row: Row) -> TextPrompt:
-    return text_prompt(LAYOUTS[candidate.layout], candidate.prompt, examples, row.messages)
+def _text_prompt(candidate: Candidate, injected: Injected, row: Row) -> TextPrompt:
+    return text_prompt(LAYOUTS[candidate.layout], injected.prompt, injected.examples, row.messages)

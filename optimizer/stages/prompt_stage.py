@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import DRPO, RACED, RunConfig
 from optimizer.core.errors import ModelError, UnparsableReplyError
-from optimizer.core.journal import Journal
+from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls
@@ -52,8 +52,11 @@ class ScoreScale:
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     """Search for a better prompt with the recipe that [search] names, and store the best candidate in `best`.
 
+    A new prompt replaces the prompt of the bundle and all prompts of example sets. The first candidate keeps them.
+
     The stage journals one `stage` event, one `candidate` event per prompt, and one `score` event per answer. With the
-    recipe `raced`, it also journals one `level` event per level.
+    recipe `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it journals
+    one `set_prompts` event.
 
     Raises:
         ModelError: A model gives no usable answer.
@@ -62,6 +65,8 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     """
     first, rows = best.candidate, context.data.train
     await context.journal.note("stage", stage="prompt", rows=len(rows))
+    if names := [one.name for one in first.bank.sets if one.prompt is not None]:
+        await context.journal.note(SET_PROMPTS, sets=names)
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
     if context.config.search.recipe == DRPO:
         space = _prompt_space(context, ScoreScale(1.0, 5.0))

@@ -157,7 +157,6 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
     explanation |= {"text": sent.get("prompt"), "messages": sent.get("messages")}
     if injection is None or served is None:
         return explanation
-    bundle = served.bundle
     examples = [{**asdict(one), "similarity": similarities.get(one.id)} for one in injection.examples]
     reasons = {
         "reduced": injection.reduced,
@@ -166,7 +165,7 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
         "nearest": injection.nearest,
         "is_below_floor": injection.is_below_floor,
     }
-    return {**explanation, "tokens": injection.tokens, "prompt": bundle.prompt, "examples": examples, **reasons}
+    return {**explanation, "tokens": injection.tokens, "prompt": injection.prompt, "examples": examples, **reasons}
 
 
 def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:

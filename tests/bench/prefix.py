@@ -73,21 +73,32 @@ def read_stream(embedder: Embedder) -> Stream:
 
 def exact_nearest(bundle: Bundle, stream: Stream, tokenizer: Path) -> Sequence[Sequence[Hit]]:
     """The three nearest examples of each query, without sets and within the default limit of tokens."""
-    prompt, costs = token_costs(bundle, tokenizer)
+    prompts, costs = token_costs(bundle, tokenizer)
     retriever = Retriever(replace(bundle, manifest=replace(bundle.manifest, retrieval=EXACT), sets=()))
     found = [retriever.choose(vector) for vector in stream.vectors]
-    return [select_within_policy(EXACT, prompt, costs, pinned(bundle), one).nearest for one in found]
+    return [select_within_policy(EXACT, prompts[""], costs, pinned(bundle), one).nearest for one in found]
 
 
-def token_costs(bundle: Bundle, tokenizer: Path) -> tuple[int, Mapping[str, int]]:
-    """The number of tokens of the prompt, and of each example by its id."""
-    lengths = token_lengths(bundle, tokenizer)
+def token_costs(bundle: Bundle, tokenizer: Path) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The number of tokens of the prompt by the name of the set, and of each example by its id.
+
+    The name "" stands for no set.
+    """
+    lengths = token_lengths(bundle, tokenizer, bundle.set_prompts)
     costs = {one.id: int(cost) for one, cost in zip(bundle.examples, lengths.examples, strict=True)}
-    return lengths.fixed - sum(costs[one.id] for one in pinned(bundle)), costs
+    always = sum(costs[one.id] for one in pinned(bundle))
+    names = ["", *(one.name for one in bundle.sets)]
+    return {name: lengths.own.get(name, lengths.fixed) - always for name in names}, costs
 
 
 def policies(bundle: Bundle, stream: Stream, tokenizer: Path) -> Mapping[str, Shown]:
-    """The examples that each policy shows for each query, pinned examples included."""
+    """The examples that each policy shows for each query, pinned examples included.
+
+    Raises:
+        SystemExit: Sets of the bundle have prompts of their own. All policies have the prompt of the bundle here.
+    """
+    if bundle.set_prompts:
+        raise SystemExit(f"{bundle.manifest.name}: sets have prompts of their own: use tests.bench.policies.frontier")
     hits = exact_nearest(bundle, stream, tokenizer)
     often = Counter(hit.example.id for some in hits for hit in some)
     always = pinned(bundle)
@@ -123,15 +134,15 @@ class Texts:
         self._layout = LAYOUTS[bundle.manifest.layout]
         self._encode = Tokenizer.from_file(str(tokenizer)).encode
 
-    def tokens(self, examples: Iterable[Example], query: str) -> tuple[tuple[int, ...], int]:
-        """All tokens of a request, and the number of injected tokens among them."""
-        injected = self.prefix(examples)
+    def tokens(self, examples: Iterable[Example], query: str, prompt: str | None = None) -> tuple[tuple[int, ...], int]:
+        """All tokens of a request, and the number of injected tokens among them. None means the bundle's prompt."""
+        injected = self.prefix(examples, prompt)
         own = self.plain(render_conversation(self._layout, (Message("user", query),)))
         return (*injected, *own), len(injected)
 
-    def prefix(self, examples: Iterable[Example]) -> list[int]:
-        """The tokens before the client's text."""
-        before = render_preamble(self._layout, self._bundle.prompt, tuple(examples))
+    def prefix(self, examples: Iterable[Example], prompt: str | None = None) -> list[int]:
+        """The tokens before the client's text. None means the prompt of the bundle."""
+        before = render_preamble(self._layout, self._bundle.prompt if prompt is None else prompt, tuple(examples))
         return list(self._encode(before).ids)
 
     def plain(self, text: str) -> list[int]:

@@ -41,7 +41,7 @@ class Injection:
 
     Attributes:
         bundle: The first 12 characters of the bundle id.
-        prompt: The prompt of this bundle; empty if the model's context has no room for it.
+        prompt: The prompt of the chosen set or of the bundle; empty if the model's context has no room for it.
         examples: The examples, in the order in which they are in the prompt.
         tokens: The number of tokens of the prompt and the examples together.
         reduced: Why the request gets fewer examples than usual: reasons of proxy/inference/reduction.py, or `timeout`
@@ -121,12 +121,13 @@ class Injector:
     async def prefixes(self, served: ServedBundle, model: Model) -> list[Injection]:
         """Return the injections with which requests begin: one for each example set, with what the set shows.
 
-        A bundle without sets has one such injection, with the pinned examples.
+        There is also one with the bundle's prompt and the pinned examples if no set begins with this prompt.
         """
         costs = await self._costs.of(served, model)
-        shown = served.search.retriever.shown_by_set() or (NOTHING_RETRIEVED,)
-        results = [RetrievalResult(retrieved) for retrieved in shown]
-        allowed = [await self._allowed_examples(served, model, costs, result) for result in results]
+        shown = served.search.retriever.shown_by_set()
+        if all(one.set_name in served.bundle.set_prompts for one in shown):
+            shown = (NOTHING_RETRIEVED, *shown)
+        allowed = [await self._allowed_examples(served, model, costs, RetrievalResult(one)) for one in shown]
         return [await self._fit_to_context(served, model, one, "", {}) for one in allowed]
 
     async def _fit_to_context(
@@ -140,7 +141,8 @@ class Injector:
         essentials = Essentials(served.refusals, room_for_essentials(model.context, client_tokens, answer))
         room = room_for_injection(model.context, client_tokens, answer)
         fitted = fit_to_room(allowed.selection, allowed.costs.examples, room, essentials)
-        return _fitted_injection(served, allowed, fitted, keeps_prompt=allowed.costs.prompt <= essentials.room)
+        prompt_tokens = allowed.costs.prompt_of(allowed.retrieved.set_name)
+        return _fitted_injection(served, allowed, fitted, keeps_prompt=prompt_tokens <= essentials.room)
 
     async def _allowed_examples(
         self, served: ServedBundle, model: Model, costs: BundleCosts, result: RetrievalResult
@@ -161,14 +163,13 @@ class Injector:
         if cached is not None and not result.degraded:
             return cached
         all_costs = await self._costs.including(served, model, retrieved.hits)
-        policy = served.bundle.manifest.retrieval
-        selection = select_within_policy(policy, all_costs.prompt, all_costs.examples, served.pinned, retrieved)
+        prompt_tokens, policy = all_costs.prompt_of(retrieved.set_name), served.bundle.manifest.retrieval
+        selection = select_within_policy(policy, prompt_tokens, all_costs.examples, served.pinned, retrieved)
         reasons = (result.degraded,) if result.degraded else ()
         injection = _injection(served, selection, reasons, retrieved)
         allowed = _AllowedExamples(all_costs, selection, injection, retrieved)
-        # A selection that depends on estimated tokens is not cached, because the backend may count these tokens later,
-        # and the selection may then differ. `all_costs` does not tell whether the tokens that `including` added are
-        # estimates, so a selection with added tokens is not cached either.
+        # A selection by estimated tokens is not cached, because it may differ once the backend counts them. `all_costs`
+        # does not tell whether tokens that `including` added are estimates: a selection with them is not cached either.
         if all_costs.counted and all_costs is costs and not result.degraded:
             self._allowed.put(key, allowed)
         return allowed
@@ -270,7 +271,7 @@ def _injection(
     lacks_refusal = bool(served.refusals) and not any(example in selection.pinned for example in served.refusals)
     return Injection(
         bundle=served.id,
-        prompt=served.bundle.prompt,
+        prompt=served.bundle.prompt_of(retrieved.set_name),
         examples=examples,
         tokens=selection.tokens,
         reduced=reasons,

@@ -43,23 +43,24 @@ def injection_room(served: ServedBundle, costs: BundleCosts, context: int) -> In
     """
     answer = min(bundle_cap(served), DEFAULT_ANSWER_TOKENS)
     room = room_for_injection(context, 0, answer) - _most_tokens(served, costs)
-    refusals = costs.prompt + sum(costs.examples[example.id] for example in served.refusals)
+    refusals = costs.longest_prompt + sum(costs.examples[example.id] for example in served.refusals)
     longest = room_for_essentials(context, 0, answer) - refusals
     return InjectionRoom(room // HYSTERESIS * HYSTERESIS, longest if served.refusals else None)
 
 
 def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
     """Return the number of tokens of the prompt and of the most examples that one request can get."""
-    fixed = costs.prompt + sum(costs.examples[example.id] for example in served.pinned)
-    policy = served.bundle.manifest.retrieval
+    always = sum(costs.examples[example.id] for example in served.pinned)
+    fixed, policy = costs.longest_prompt + always, served.bundle.manifest.retrieval
     if len(costs.examples) < len(served.bundle.examples):  # The examples of a large bank are not counted in advance.
         return max(fixed, policy.max_injected_tokens)
-    in_set = max([sum(costs.examples[name] for name in one.shown) for one in served.bundle.sets], default=0)
+    in_set = [costs.prompt_of(one.name) + sum(costs.examples[name] for name in one.shown) for one in served.bundle.sets]
+    with_set = max(in_set, default=costs.prompt)
     pinned = {example.id for example in served.pinned}
     nearest = max_nearest_tokens(policy, [cost for name, cost in costs.examples.items() if name not in pinned])
     # With the policy `nearest`, only queries without nearest examples get a set: the neutral one.
-    retrieved = max(in_set, nearest) if policy.policy == "nearest" else in_set + nearest
-    return max(fixed, min(fixed + retrieved, policy.max_injected_tokens))
+    most = max(with_set, costs.prompt + nearest) if policy.policy == "nearest" else with_set + nearest
+    return max(fixed, min(always + most, policy.max_injected_tokens))
 
 
 def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:

@@ -5,7 +5,7 @@ The backend counts the tokens with the tokenizer of the model. If the backend ca
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from index.rendering import render_example, render_prompt
@@ -27,18 +27,29 @@ class BundleCosts:
     """The numbers of tokens of a bundle's prompt and examples on one model, after the layout has rendered them.
 
     Attributes:
-        prompt: The number of tokens of the prompt.
+        prompt: The number of tokens of the bundle's prompt.
         examples: The number of tokens of each example, by the example's id. If the bank has more than 5,000 examples,
             it has only the pinned examples, and in a result of `TokenCosts.including` also the hits.
         counted: True if the backend counted all numbers that `TokenCosts.of` returned; False if at least one of these
             numbers is an estimate. The hits that `TokenCosts.including` adds do not change this value.
         measured_at: The time of the event loop's clock, in seconds, at which `TokenCosts.of` measured.
+        set_prompts: The number of tokens of the prompt of each set that has its own, by the name of the set.
     """
 
     prompt: int
     examples: Mapping[str, int]
     counted: bool = True
     measured_at: float = 0.0
+    set_prompts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def longest_prompt(self) -> int:
+        """The number of tokens of the longest prompt that a request can get."""
+        return max([self.prompt, *self.set_prompts.values()])
+
+    def prompt_of(self, set_name: str) -> int:
+        """Return the number of tokens of the prompt that `Bundle.prompt_of` returns for this set."""
+        return self.set_prompts.get(set_name, self.prompt)
 
 
 class TokenCosts:
@@ -89,16 +100,18 @@ class TokenCosts:
     async def _measure(self, served: ServedBundle, model: Model) -> BundleCosts:
         bank = served.bundle.examples
         ahead = bank if len(bank) <= _MAX_COUNTED_AHEAD else served.pinned
-        texts = [render_prompt(served.layout, served.bundle.prompt)]
+        set_prompts = served.bundle.set_prompts
+        texts = [render_prompt(served.layout, prompt) for prompt in (served.bundle.prompt, *set_prompts.values())]
         texts += [render_example(served.layout, example) for example in ahead]
         overhead = await self._count(model, "")
         counts = [None] * len(texts) if overhead is None else await self._count_all(model, texts)
-        tokens = [
+        prompt, *tokens = [
             estimated_tokens(text) if count is None else count - (overhead or 0)
             for text, count in zip(texts, counts, strict=True)
         ]
-        by_id = {example.id: cost for example, cost in zip(ahead, tokens[1:], strict=True)}
-        return BundleCosts(tokens[0], by_id, None not in counts, asyncio.get_running_loop().time())
+        by_set = dict(zip(set_prompts, tokens, strict=False))
+        by_id = {example.id: cost for example, cost in zip(ahead, tokens[len(set_prompts) :], strict=True)}
+        return BundleCosts(prompt, by_id, None not in counts, asyncio.get_running_loop().time(), by_set)
 
     async def _count_all(self, model: Model, texts: Sequence[str]) -> Sequence[int | None]:
         """Return the count of each text. Each count is a request to the backend, so at most 8 counts run at once."""

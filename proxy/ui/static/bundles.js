@@ -45,9 +45,19 @@ export async function bundles(place, signal, [wanted]) {
       make("a", {href: `#bundles/${encodeURIComponent(one.id)}`, "aria-current": one.id === name ? "page" : null}, one.id))) : "",
     make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
     make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {}, bundle.prompt)),
+    ...setPrompts(bundle),
     facts(bundle),
     make("div", {class: "split"}, make("figure", {class: "map"}, map.picture, map.caption), make("div", {}, form, shown)));
   all();
+}
+
+// Returns an element for each prompt that sets have instead of the bundle's prompt.
+function setPrompts(bundle) {
+  const prompts = [...new Set(bundle.sets.map((one) => one.prompt).filter(Boolean))];
+  return prompts.map((prompt) => {
+    const names = bundle.sets.filter((one) => one.prompt === prompt).map((one) => one.name);
+    return make("details", {class: "prompt"}, make("summary", {}, `Prompt of ${names.join(", ")}`), make("blockquote", {}, prompt));
+  });
 }
 
 function facts(bundle) {

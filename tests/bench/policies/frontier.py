@@ -53,13 +53,14 @@ class Point:
 
 def point(bundle: Bundle, name: str, stream: Stream, texts: Texts, tokenizer: Path, room: Mapping[int, int]) -> Point:
     """Return the cost of a policy. `bundle` has the policy, and `room` is the number of blocks by the block's size."""
-    prompt, costs = token_costs(bundle, tokenizer)
+    prompts, costs = token_costs(bundle, tokenizer)
     always, policy, retriever = pinned(bundle), bundle.manifest.retrieval, Retriever(bundle)
     requests, injected, shown, below = [], [], [], 0
     for query, vector in zip(stream.queries, stream.vectors, strict=True):
         retrieved = retriever.choose(vector)
-        examples = select_within_policy(policy, prompt, costs, always, retrieved).in_order(policy.order)
-        tokens, own = texts.tokens(examples, query)
+        name = retrieved.set_name
+        examples = select_within_policy(policy, prompts[name], costs, always, retrieved).in_order(policy.order)
+        tokens, own = texts.tokens(examples, query, bundle.prompt_of(name))
         requests.append(TokenRequest(tokens, OUTPUTS))
         injected.append(own)
         below += retrieved.is_below_floor

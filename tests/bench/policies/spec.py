@@ -7,16 +7,22 @@
     12 sets of 544 and 2 nearest     other sets, of 544 tokens with the prompt and the pinned examples
     ... within 96                    the nearest examples have at most 96 tokens together
     ... floor 0.3                    queries whose most similar example is less similar get the neutral set
+    ... prompts my.toml              prompts of sets, as for `drpo-index sets --prompts`; the room of sets that are made
+                                     depends on the lengths of their prompts
 
 `0 sets of 0 and 3 nearest` is the same as `3 nearest`.
 """
 
 import re
 from argparse import ArgumentTypeError
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from index.bundle.input_files import parse_set_prompts
+from index.bundle.sets_file import with_prompts
+from index.errors import BundleError
 from index.example_sets.builder import choose_neutral, partition_bundle
 from index.example_sets.partition import PartitionSpec, SeparateTag
 from index.types import Bundle, ExampleSet, PolicyName, RetrievalPolicy
@@ -24,8 +30,9 @@ from index.types import Bundle, ExampleSet, PolicyName, RetrievalPolicy
 VOTERS: Final = 12
 _ROOM: Final = 2_000  # tokens of the prompt and the examples: no policy is cut at the limit of the bundle
 _FORM: Final = re.compile(
-    r"(?P<own>own)|(?:(?:(?P<count>\d+) sets? of (?P<tokens>\d+)|(?P<sets>sets))(?: and (?P<more>\d+) nearest)?"
-    r"|(?P<nearest>\d+) nearest)(?: within (?P<within>\d+))?(?: floor (?P<floor>-?[\d.]+))?"
+    r"(?:(?P<own>own)|(?:(?:(?P<count>\d+) sets? of (?P<tokens>\d+)|(?P<sets>sets))(?: and (?P<more>\d+) nearest)?"
+    r"|(?P<nearest>\d+) nearest)(?: within (?P<within>\d+))?(?: floor (?P<floor>-?[\d.]+))?)"
+    r"(?: prompts (?P<file>.+))?"
 )
 
 
@@ -40,7 +47,8 @@ class PolicySpec:
         nearest: The number of nearest examples.
         within: The maximum number of tokens of the nearest examples; None for no limit.
         floor: The similarity floor; None for that of the bundle.
-        is_own: Whether the bundle is used as it is.
+        is_own: Whether the bundle is used as it is, but for its prompts.
+        prompts: Prompts of sets, by the name of a set or of a kind.
     """
 
     name: str
@@ -50,17 +58,24 @@ class PolicySpec:
     within: int | None = None
     floor: float | None = None
     is_own: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_policy(text: str) -> PolicySpec:
-    """Return the policy of this name. Raises ArgumentTypeError if there is no such policy."""
+    """Return the policy of this name.
+
+    Raises:
+        ArgumentTypeError: There is no such policy, or its file of prompts cannot be used.
+    """
     found = _FORM.fullmatch(text.strip())
     if found is None:
         raise ArgumentTypeError(
             f"{text!r} is no policy: write own, '3 nearest', sets, 'sets and 1 nearest' or '12 sets of 544 and 2 "
-            "nearest', followed by 'within 96' or 'floor 0.3' or not"
+            "nearest', followed by 'within 96', 'floor 0.3' or 'prompts FILE' or not"
         )
     count = None if found["own"] or found["sets"] else int(found["count"] or 0)
+    if found["file"] and count == 0:
+        raise ArgumentTypeError(f"{text!r}: prompts are for sets: write 'sets prompts FILE'")
     return PolicySpec(
         name=text.strip(),
         count=count,
@@ -69,7 +84,17 @@ def parse_policy(text: str) -> PolicySpec:
         within=int(found["within"]) if found["within"] else None,
         floor=float(found["floor"]) if found["floor"] else None,
         is_own=bool(found["own"]),
+        prompts=_read_prompts(Path(found["file"])) if found["file"] else {},
     )
+
+
+def _read_prompts(path: Path) -> Mapping[str, str]:
+    try:
+        return parse_set_prompts(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ArgumentTypeError(f"{path}: cannot be read: {error.strerror}") from None
+    except BundleError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def partition_spec(count: int, tokens: int) -> PartitionSpec:
@@ -92,11 +117,11 @@ def with_policy(bundle: Bundle, spec: PolicySpec, tokenizer: Path | None = None)
         tokenizer: The tokenizer.json of the model; needed only if sets are made.
 
     Raises:
-        BundleError: The sets cannot be made.
+        BundleError: The sets cannot be made, or a prompt is for a set or a kind that does not exist.
         SystemExit: The policy needs sets or a tokenizer, and there are none.
     """
     if spec.is_own:
-        return bundle
+        return replace(bundle, sets=with_prompts(bundle.sets, spec.prompts))
     if spec.count == 0:
         policy = _policy(bundle, spec, "nearest")
         return _changed(bundle, replace(policy, neutral_set=None), ())
@@ -105,10 +130,10 @@ def with_policy(bundle: Bundle, spec: PolicySpec, tokenizer: Path | None = None)
         if not bundle.sets:
             raise SystemExit(f"{spec.name}: the bundle is not in sets: see drpo-index sets")
         neutral = policy.neutral_set or choose_neutral(bundle.sets, bundle.examples, bundle.vectors)
-        return _changed(bundle, replace(policy, neutral_set=neutral), bundle.sets)
+        return _changed(bundle, replace(policy, neutral_set=neutral), with_prompts(bundle.sets, spec.prompts))
     if tokenizer is None:
         raise SystemExit(f"{spec.name}: making sets needs --tokenizer, the model's tokenizer.json")
-    made = partition_bundle(bundle, partition_spec(spec.count, spec.tokens), policy, tokenizer)
+    made = partition_bundle(bundle, partition_spec(spec.count, spec.tokens), policy, tokenizer, spec.prompts)
     return _changed(bundle, made.retrieval, tuple(made.sets))
 
 

@@ -3,15 +3,24 @@
 import json
 from argparse import ArgumentTypeError
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from index import embedders
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.errors import BundleError
+from index.retrieval.retriever import pinned
 from proxy.backends.backend import Backend
 from tests.bench.policies.answer_cache import AnswerCache, caching, request_key
-from tests.bench.policies.spec import parse_policy
+from tests.bench.policies.spec import parse_policy, with_policy
+from tests.bench.prefix import token_costs
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
+
+PROMPTS = Path(__file__).parents[1] / "data"
+MINILM_TOKENIZER = Path(embedders.__path__[0]) / "minilm_tokenizer" / "tokenizer.json"
 
 
 async def answer(reply: Reply, request: Received) -> None:
@@ -87,6 +96,61 @@ def test_name_of_a_policy_is_read(text: str, expected: tuple[object, ...]) -> No
     assert (spec.count, spec.tokens, spec.nearest, spec.within, spec.floor) == expected
     assert not spec.is_own
     assert parse_policy("own").is_own
+
+
+@pytest.mark.parametrize(
+    "begin", ["own", "sets", "sets and 1 nearest", "12 sets of 544 and 2 nearest within 9 floor 0.3"]
+)
+def test_name_of_a_policy_ends_with_its_file_of_prompts(begin: str, tmp_path: Path) -> None:
+    file = tmp_path / "my prompts.toml"
+    file.write_text('refusal = "No."\nother = "Yes."', encoding="utf-8")
+    spec = parse_policy(f"{begin} prompts {file}")
+    assert spec.prompts == {"refusal": "No.", "other": "Yes."}
+    assert replace(spec, name=begin, prompts={}) == parse_policy(begin)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("3 nearest prompts FILE", "prompts are for sets"),
+        ("0 sets of 0 and 3 nearest prompts FILE", "prompts are for sets"),
+        ("sets prompts nowhere.toml", "nowhere.toml: cannot be read"),
+        ("sets prompts EMPTY", "there is no prompt"),
+        ("prompts FILE", "is no policy"),
+        ("sets prompts", "is no policy"),
+    ],
+)
+def test_unusable_file_of_prompts_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    for name, content in (("FILE", 'other = "Yes."'), ("EMPTY", "")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        text = text.replace(name, str(tmp_path / name))
+    with pytest.raises(ArgumentTypeError, match=reason):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize("begin", ["own", "sets", "sets and 1 nearest"])
+def test_prompts_of_a_policy_are_those_of_the_bundles_sets(begin: str) -> None:
+    bundle = read_bundle(default_bundle_directory())
+    made = with_policy(bundle, parse_policy(f"{begin} prompts {PROMPTS / 'set_prompts.toml'}"))
+    assert list(made.set_prompts) == [one.name for one in bundle.sets]
+    assert {made.prompt_of(one.name) for one in made.sets if one.kind == "refusal"} == {made.prompt_of("refusal-1")}
+    assert len(set(made.set_prompts.values())) == 2
+    assert with_policy(bundle, parse_policy(begin)).set_prompts == {}
+    with pytest.raises(BundleError, match='a prompt for "harmless"'):
+        with_policy(bundle, parse_policy(f"{begin} prompts {PROMPTS / 'set_prompts_harmless.toml'}"))
+
+
+def test_sets_that_are_made_for_a_policy_have_its_prompts_and_keep_their_length() -> None:
+    bundle, tokenizer = read_bundle(default_bundle_directory()), MINILM_TOKENIZER
+    name = f"9 sets of 512 and 1 nearest prompts {PROMPTS / 'set_prompts_harmless.toml'}"
+    made = with_policy(bundle, parse_policy(name), tokenizer)
+    assert {one.kind for one in made.sets} == {"refusal", "harmless", "other"}
+    assert len(set(made.set_prompts.values())) == 3
+    prompts, costs = token_costs(made, tokenizer)
+    always = sum(costs[one.id] for one in pinned(made))
+    for one in made.sets:
+        assert 512 <= prompts[one.name] + always + sum(costs[name] for name in one.shown) <= 512 + 64
+    assert prompts["refusal-1"] < prompts[""], "its prompt is shorter than that of the bundle"
 
 
 @pytest.mark.parametrize("text", ["", "nearest", "12 sets", "sets of 384", "3 nearest and sets", "sets floor", "set"])

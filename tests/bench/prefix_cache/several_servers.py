@@ -186,7 +186,7 @@ def read_queries() -> tuple[Mapping[str, Sequence[Query]], int]:
     for text in rows:
         retrieved = retriever.choose(embedder.embed([text[:2_000]])[0])
         examples = select_without_costs(policy, always, retrieved).in_order(policy.order)
-        tokens, injected = texts.tokens(examples, text)
+        tokens, injected = texts.tokens(examples, text, bundle.prompt_of(retrieved.set_name))
         found.setdefault(retrieved.set_name, []).append(
             Query(retrieved.set_name, tokens[:injected], len(tokens) - injected)
         )

@@ -13,8 +13,9 @@ import pytest
 
 from index.bundle.bundle import write_bundle
 from index.bundle.bundle_input import BundleInput
+from index.bundle.sets_file import with_prompts
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
-from index.types import Example, RetrievalPolicy
+from index.types import Example, ExampleSet, RetrievalPolicy
 from optimizer.__main__ import main
 from optimizer.evaluation.judge_agreement import Judgement, Pair, agreement
 from optimizer.report.html_report import write_report
@@ -143,6 +144,27 @@ def test_diff_prints_prompt_examples_and_settings(tmp_path: Path, capsys: pytest
     for line in ("  - Be brief.", "  + Be kind.", "  - b: How are you?", "  + c: Who are you?", "  k: 1 -> 2"):
         assert line in output
     assert "  ~ a: What is tea?: pinned: False -> True" in output
+
+
+def test_diff_prints_prompts_of_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedder = open_embedder(DEFAULT_EMBEDDER)
+    sets = (ExampleSet("drinks", ("a",), ("a",)), ExampleSet("greetings", ("b",), ("b",)))
+    for name, prompts in (("none", {}), ("both", {"other": "Be kind."}), ("one", {"drinks": "Be kind. Pour."})):
+        source = replace(DRAFT, retrieval=RetrievalPolicy("set"), sets=with_prompts(sets, prompts))
+        write_bundle(tmp_path / name, source, embedder)
+    instead = "instead of the bundle's"
+    for one, other, expected in (
+        ("none", "both", [f"prompt of drinks, greetings, {instead}", "  + Be kind."]),
+        (
+            "both",
+            "one",
+            [f"prompt of drinks, {instead}", "  + Pour.", f"prompt of greetings, {instead}", "  - Be kind."],
+        ),
+        ("none", "none", ["Both say the same"]),
+    ):
+        assert main(["diff", str(tmp_path / one), str(tmp_path / other)]) == 0
+        output = capsys.readouterr().out.splitlines()
+        assert [line[: len(end)] for line, end in zip(output, expected, strict=True)] == expected
 
 
 def test_harvest_writes_good_first_turns_and_counts_the_rest(

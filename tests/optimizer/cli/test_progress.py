@@ -15,6 +15,7 @@ EVENTS: list[Event] = [
     {"note": "level", "number": 0, "ranked": [{"scores": [0.5, 0.7]}, {"scores": [0.1]}], "kept": 1},
     {"note": "trial", "knob": "k", "value": 3, "mean": 0.6, "low": 0.5, "high": 0.7, "rows": 12, "kept": True},
     {"note": "spent", "what": "tokens"},
+    {"note": "set_prompts", "sets": ["refusal-1", "other-2"]},
 ]
 
 
@@ -33,6 +34,7 @@ def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> 
         "  k = 3: 0.600 [0.500, 0.700], 12 queries (kept)",
         "the budget of tokens is spent: the best so far is evaluated",
         "searching the prompt | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
+        "  the sets refusal-1, other-2 have prompts of their own: a new prompt replaces all of them",
     ]
 
 

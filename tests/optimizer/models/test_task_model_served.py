@@ -6,12 +6,14 @@ For the same bundle and conversation both send a backend the same prompt, and bo
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 import pytest
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.bundle.sets_file import with_prompts
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.layouts import LAYOUTS, stop_strings
 from index.retrieval.retriever import Retriever, pinned
@@ -69,11 +71,15 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def serve_in_layout(layout: str, **policy: Any) -> ServedBundle:
-    """The default bundle as it would be if it had this layout and these values of the policy."""
+SET_PROMPTS: Mapping[str, str] = {"refusal": "Refuse what is harmful.", "other-5": "Explain.", "other-3": "# Query: a"}
+
+
+def serve_in_layout(layout: str, prompts: Mapping[str, str] = MappingProxyType({}), **policy: Any) -> ServedBundle:
+    """The default bundle as it would be with this layout, these prompts of sets, and these values of the policy."""
     manifest = DEFAULT_BUNDLE.manifest
     manifest = replace(manifest, layout=layout, retrieval=replace(manifest.retrieval, **policy))
-    bundle = replace(DEFAULT_BUNDLE, manifest=manifest, sets=DEFAULT_BUNDLE.sets if manifest.retrieval.has_sets else ())
+    sets = with_prompts(DEFAULT_BUNDLE.sets, prompts) if manifest.retrieval.has_sets else ()
+    bundle = replace(DEFAULT_BUNDLE, manifest=manifest, sets=sets)
     search = BundleSearch(bundle.id, Retriever(bundle), EMBEDDER)
     return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), search)
 
@@ -91,8 +97,11 @@ def chat_request(row: Row) -> dict[str, Any]:
         *(("completion", "query-answer", name) for name in POLICIES if name != "as it is"),
     ],
 )
-async def test_proxy_sends_what_the_optimizer_measured(kind: str, layout: str, policy: str, tmp_path: Path) -> None:
-    served = serve_in_layout(layout, **POLICIES[policy])
+@pytest.mark.parametrize("prompts", [{}, SET_PROMPTS], ids=["one prompt", "prompts of sets"])
+async def test_proxy_sends_what_the_optimizer_measured(
+    kind: str, layout: str, policy: str, prompts: Mapping[str, str], tmp_path: Path
+) -> None:
+    served = serve_in_layout(layout, prompts, **POLICIES[policy])
     async with (
         scripted_backend(whatever, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,

@@ -108,6 +108,16 @@ async def test_explained_plan_equals_what_is_sent() -> None:
         assert plan["tokens"] > 0
 
 
+@pytest.mark.parametrize(("own", "prompt"), [(None, "Answer well."), ("Explain.", "Explain.")])
+async def test_explained_plan_has_the_prompt_that_is_sent(own: str | None, prompt: str) -> None:
+    sets = (ExampleSet("air", ("sky",), ("sky", "sum", "tea"), prompt=own),)
+    served = served_bundle(sets=sets, policy="set")
+    async with operated(bundles={"scripted": served}) as (_, session, _backend):
+        _, plan = await told(session, "/ui/api/explain", ASKED)
+    assert (plan["prompt"], plan["set"]) == (prompt, "air")
+    assert plan["text"].startswith(f"{prompt}\n\n")
+
+
 async def test_explained_raw_plan_has_no_examples() -> None:
     async with operated() as (_, session, _backend):
         _, plan = await told(session, "/ui/api/explain", {**ASKED, "model": "scripted@raw"})
@@ -141,11 +151,14 @@ async def test_bundle_has_a_map_position_for_each_example() -> None:
 
 async def test_bundle_describes_its_sets_with_the_keys_of_sets_json() -> None:
     served = served_bundle()
-    served = replace(served, bundle=replace(served.bundle, sets=(ExampleSet("food", ("tea",), ("tea", "sum")),)))
+    food = ExampleSet("food", ("tea",), ("tea", "sum"))
+    sets = (food, replace(food, name="air", members=(), prompt="Explain."))
+    served = replace(served, bundle=replace(served.bundle, sets=sets))
     async with operated(bundles={"scripted": served}) as (_, session, _backend):
         _, bundle = await told(session, "/ui/api/bundle?model=scripted")
     record = {"name": "food", "shown": ["tea"], "voters": ["tea", "sum"], "kind": "other", "weight": 1.0}
-    assert bundle["sets"] == [{**record, "minimum_similarity": -1.0}]
+    record["minimum_similarity"] = -1.0
+    assert bundle["sets"] == [record, {**record, "name": "air", "voters": [], "prompt": "Explain."}]
     assert {one["id"]: one["votes_for"] for one in bundle["examples"]}["sum"] == "food"
 
 
