@@ -1,38 +1,28 @@
-"""Retrieves the examples for a query: a vector search with FAISS, the choice of an example set, and the floor.
+"""Retrieves the examples for a query: the neighbours of its passages, the choice of an example set, and the floor.
 
-A bank of up to 50,000 examples is searched exactly. The vectors of a larger bank are sorted into clusters
-(index/bundle/clusters.py). The search of a larger bank reads only the clusters nearest to the query, and may miss a
-neighbour. The FAISS index is built in memory from the bundle's vectors and is never read from a file. This module does
-not depend on files or models.
+This module does not depend on files or models.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.bundle.clusters import ClusterIndex
 from index.bundle.example_bank import pinned_positions
+from index.retrieval.search import BankSearch, Scored
 from index.retrieval.vote import choose_set
 from index.types import Bundle, Example, Hit, Message, Retrieved, Vectors
 
 _MAX_QUICK_BANK = 5_000
-# The first search finds this many times the wanted examples, because excluded examples and near-duplicates are removed
-# from its result. Each further search finds this many times as many examples as the search before it.
-_FETCH_FACTOR = 4
+# The first search finds this many more examples than are wanted, because near-duplicates are removed from its result.
+_SPARE = 4
 # If the policy limits the tokens of the nearest part, the selection chooses from this many times k candidates, because
 # it skips long ones.
 _CANDIDATES_FACTOR = 4
 _MIN_NORM = 1e-6  # a vector of a smaller norm has no direction, so that its similarities mean nothing
-
-Search = Callable[[Vectors, int], tuple[Vectors, NDArray[np.int64]]]
-"""A function of a vector and a count n. It returns the similarities and the positions of the n nearest examples.
-
-Both arrays have the same order, which is arbitrary.
-"""
 
 
 class Retriever:
@@ -42,10 +32,10 @@ class Retriever:
         self._policy = bundle.manifest.retrieval
         self._examples = bundle.examples
         self._vectors = bundle.vectors
-        self._is_excluded = _excluded_positions(bundle)
         self._sets = bundle.sets
         positions = {example.id: n for n, example in enumerate(bundle.examples)} if bundle.sets else {}
-        self._shown = [[positions[name] for name in one.shown] for one in bundle.sets]
+        shown = [[positions[name] for name in one.shown] for one in bundle.sets]
+        self._shown = [(numbers, bundle.vectors[numbers]) for numbers in shown]
         names = [one.name for one in bundle.sets]
         neutral = self._policy.neutral_set
         self._neutral = names.index(neutral) if neutral in names else None
@@ -54,10 +44,7 @@ class Retriever:
             for number, example_set in enumerate(bundle.sets)
             for member in example_set.members
         }
-        if bundle.clusters is None or bundle.manifest.probes is None:
-            self._search_index = _exact_search(bundle.vectors, np.flatnonzero(~self._is_excluded))
-        else:
-            self._search_index = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes).search
+        self._search = BankSearch(bundle, _excluded_positions(bundle))
 
     @property
     def is_quick(self) -> bool:
@@ -65,42 +52,46 @@ class Retriever:
         return len(self._vectors) <= _MAX_QUICK_BANK
 
     def choose(self, vector: Vectors) -> Retrieved:
-        """Return the retrieved examples for a query, from which `select_within_policy` selects those of a prompt.
-
-        The neighbours of the query vote for an example set if the policy shows sets. If the query is unlike every
-        example, the neutral set is chosen, and there are no nearest examples. A zero vector counts as unlike every
-        example: an embedder returns it for a text that it cannot read. If the policy has a similarity floor, a vector
-        that is not finite counts as unlike every example, too.
+        """Return the retrieved examples for a query of one passage, as `choose_by_passages` does.
 
         Args:
             vector: The vector of the query: (dimension,), of norm 1.
 
         Raises:
-            ValueError: The vector has another dimension. Or it is not finite, and the policy has no similarity floor.
+            ValueError: As for `choose_by_passages`.
         """
-        self._check_shape(vector)
-        floor = self._policy.similarity_floor
-        if not _is_usable(vector) and (floor is not None or not vector.any()):
-            return self._with_set(Retrieved(is_below_floor=True), self._neutral, np.zeros_like(vector))
-        hits = self._neighbours(vector, self._count())
-        best = hits[0].similarity if hits else None
-        if floor is not None and (best is None or best < floor):
-            return self._with_set(Retrieved(similarity=best, is_below_floor=True), self._neutral, vector)
-        near = [hit for hit in hits if hit.similarity >= self._policy.minimum_similarity]
-        retrieved = Retrieved(nearest=tuple(near[: self._candidates()]), similarity=best)
-        return self._with_set(retrieved, self._choose_set(near), vector)
+        return self.choose_by_passages(vector[np.newaxis])
 
     def choose_by_passages(self, vectors: Vectors) -> Retrieved:
-        """Return the retrieved examples for the passage that resembles an example most.
+        """Return the retrieved examples for a query, from which `select_within_policy` selects those of a prompt.
+
+        The passage that resembles an example most decides alone. If several do so equally, the first of them decides.
+        The neighbours of this passage vote for an example set if the policy shows sets. If the passage is unlike every
+        example, the neutral set is chosen, and there are no nearest examples. A zero vector counts as unlike every
+        example: an embedder returns it for a text that it cannot read. If the policy has a similarity floor, a vector
+        that is not finite counts as unlike every example, too.
 
         Args:
             vectors: The vectors of the query's passages: (passages, dimension), rows of norm 1.
 
         Raises:
-            ValueError: As for `choose`.
+            ValueError: The vectors have another dimension. Or a vector is not finite, and the policy has no similarity
+                floor.
         """
-        found = [self.choose(vector) for vector in vectors]
-        return max(found, key=lambda retrieved: -1.0 if retrieved.similarity is None else retrieved.similarity)
+        self._check_shape(vectors)
+        usable = [vector for vector in vectors if self._is_comparable(vector)]
+        if not usable:
+            return self._with_set(Retrieved(is_below_floor=True), self._neutral, np.zeros_like(vectors[0]))
+        count = self._count()
+        vector, found = self._most_similar_passage(usable, count + _SPARE)
+        neighbours = self._neighbours(vector, count, found)
+        best = neighbours[0][1] if neighbours else None
+        floor = self._policy.similarity_floor
+        if floor is not None and (best is None or best < floor):
+            return self._with_set(Retrieved(similarity=best, is_below_floor=True), self._neutral, vector)
+        near = [one for one in neighbours if one[1] >= self._policy.minimum_similarity]
+        nearest = tuple([self._hit(*one) for one in near[: self._candidates()]])
+        return self._with_set(Retrieved(nearest=nearest, similarity=best), self._choose_set(near), vector)
 
     def shown_by_set(self) -> tuple[Retrieved, ...]:
         """Return what `choose` returns for each set that it can choose, with the similarity 0 and no nearest examples.
@@ -123,9 +114,11 @@ class Retriever:
         Raises:
             ValueError: The vector has another dimension.
         """
-        self._check_shape(vector)
-        hits = self._neighbours(vector, 1) if _is_usable(vector) else ()
-        return hits[0] if hits else None
+        self._check_shape(vector[np.newaxis])
+        if not _is_usable(vector):
+            return None
+        _, found = self._most_similar_passage([vector], 1 + _SPARE)
+        return self._hit(*found[0]) if found else None
 
     def _count(self) -> int:
         """Return how many neighbours of a query are needed."""
@@ -137,7 +130,7 @@ class Retriever:
             return 0
         return self._policy.k * (1 if self._policy.max_nearest_tokens is None else _CANDIDATES_FACTOR)
 
-    def _choose_set(self, near: Sequence[Hit]) -> int | None:
+    def _choose_set(self, near: Sequence[Scored]) -> int | None:
         if self._policy.policy == "nearest":
             return None
         number = choose_set(near[: self._policy.voters], self._set_of_member)
@@ -147,65 +140,82 @@ class Retriever:
         """Return `retrieved` with the example set of this number; unchanged if the number is None."""
         if number is None:
             return retrieved
-        positions = self._shown[number]
-        similarities = (self._vectors[positions] @ vector).tolist()
-        in_set = [Hit(self._examples[n], value, n) for n, value in zip(positions, similarities, strict=True)]
+        positions, vectors = self._shown[number]
+        in_set = [self._hit(*scored) for scored in zip(positions, (vectors @ vector).tolist(), strict=True)]
         near = [hit.position for hit in retrieved.nearest]
-        covered = frozenset(n for n in near if n in positions or self._is_duplicate(n, positions))
-        return replace(retrieved, in_set=tuple(in_set), covered=covered, set_name=self._sets[number].name)
+        duplicates: list[list[bool]] = self._are_duplicates(self._vectors[near], vectors).tolist()
+        covered = [n for n, row in zip(near, duplicates, strict=True) if n in positions or any(row)]
+        return replace(retrieved, in_set=tuple(in_set), covered=frozenset(covered), set_name=self._sets[number].name)
 
-    def _neighbours(self, vector: Vectors, count: int) -> tuple[Hit, ...]:
+    def _hit(self, position: int, similarity: float) -> Hit:
+        return Hit(self._examples[position], similarity, position)
+
+    def _most_similar_passage(self, vectors: Sequence[Vectors], count: int) -> tuple[Vectors, Sequence[Scored]]:
+        """Return the vector that resembles an example most, and its `count` nearest examples, the most similar first.
+
+        All vectors are searched in one call, because a call costs more than the search of a small bank.
+        """
+        found = self._search.nearest(np.stack(vectors), count)
+        best = max(range(len(found)), key=lambda row: found[row][0][1] if found[row] else -1.0)
+        return vectors[best], found[best]
+
+    def _neighbours(self, vector: Vectors, count: int, found: Sequence[Scored]) -> Sequence[Scored]:
         """Return the `count` nearest examples, the most similar first.
 
         The result contains no pinned example, and no near-duplicate of a pinned example or of an example earlier in
         the result. Examples of equal similarity are in the order of the bank. Only the first example may be below the
         minimum similarity: the similarity floor is compared with its similarity.
+
+        Args:
+            vector: The vector of the query.
+            count: How many neighbours to return.
+            found: The result of the first search.
         """
+        candidates = self._near_enough(self._search.by_similarity(vector, found))
+        chosen = list(islice(candidates, count))
+        while len(distinct := self._distinct(chosen)) < len(chosen):
+            chosen = distinct + list(islice(candidates, count - len(distinct)))
+        return chosen
+
+    def _near_enough(self, candidates: Iterable[Scored]) -> Iterator[Scored]:
+        for number, candidate in enumerate(candidates):
+            if number and candidate[1] < self._policy.minimum_similarity:
+                return
+            yield candidate
+
+    def _distinct(self, chosen: list[Scored]) -> list[Scored]:
+        """Return `chosen` without the near-duplicates of examples earlier in the result."""
+        vectors = self._vectors[[position for position, _ in chosen]]
+        near = self._are_duplicates(vectors, vectors)
+        if np.count_nonzero(near) == np.count_nonzero(near.diagonal()):
+            return chosen
+        kept: list[int] = []
+        for row, duplicates in enumerate(near.tolist()):
+            if not any(duplicates[other] for other in kept):
+                kept.append(row)
+        return [chosen[row] for row in kept]
+
+    def _are_duplicates(self, vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
+        similarities: NDArray[np.bool_] = vectors @ others.T >= self._policy.duplicate_similarity
+        return similarities
+
+    def _is_comparable(self, vector: Vectors) -> bool:
+        """Return whether a vector is compared with the examples.
+
+        Raises:
+            ValueError: The vector is not finite, and the policy has no similarity floor.
+        """
+        if _is_usable(vector):
+            return True
+        if self._policy.similarity_floor is not None or not vector.any():
+            return False
         if not np.isfinite(vector).all():
             raise ValueError("a query's vector must be finite")
-        chosen: list[tuple[int, float]] = []
-        for position, similarity in self._by_similarity(np.ascontiguousarray(vector, dtype=np.float32), count):
-            if len(chosen) >= count or (chosen and similarity < self._policy.minimum_similarity):
-                break
-            if not self._is_duplicate(position, [other for other, _ in chosen]):
-                chosen.append((position, similarity))
-        return tuple(Hit(self._examples[position], similarity, position) for position, similarity in chosen)
+        return True
 
-    def _check_shape(self, vector: Vectors) -> None:
-        if vector.shape != self._vectors.shape[1:]:
-            raise ValueError(f"a query's vector must be of shape {self._vectors.shape[1:]}, not {vector.shape}")
-
-    def _by_similarity(self, vector: Vectors, count: int) -> Iterator[tuple[int, float]]:
-        """Yield the position and the similarity of each example that is not excluded, the most similar first.
-
-        The first search is for a multiple of `count` examples. The next, larger search runs only when the caller has
-        consumed all results of the search before it.
-        """
-        total = len(self._vectors)
-        yielded: set[int] = set()
-        fetch = max(1, count * _FETCH_FACTOR)
-        while True:
-            found = self._search(vector, min(fetch, total))
-            # Further examples, which this search did not find, may have the same similarity as the last example found,
-            # and may precede it in the bank. All examples of this similarity are left to the next, larger search.
-            settled = found if fetch >= total else [pair for pair in found if pair[1] > found[-1][1]]
-            yield from (pair for pair in settled if pair[0] not in yielded and not self._is_excluded[pair[0]])
-            if fetch >= total:
-                return
-            yielded.update(position for position, _ in settled)
-            fetch *= _FETCH_FACTOR
-
-    def _search(self, vector: Vectors, count: int) -> list[tuple[int, float]]:
-        # The search for a single query is slower on two threads than on one. OpenMP stores the number of threads
-        # separately for each calling thread, so each search sets the number.
-        faiss.omp_set_num_threads(1)
-        similarities, positions = self._search_index(vector, count)
-        found = zip(positions.tolist(), similarities.tolist(), strict=True)
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))
-
-    def _is_duplicate(self, position: int, others: Sequence[int]) -> bool:
-        similarities = self._vectors[list(others)] @ self._vectors[position]
-        return bool(np.any(similarities >= self._policy.duplicate_similarity))
+    def _check_shape(self, vectors: Vectors) -> None:
+        if vectors.ndim != 2 or vectors.shape[1:] != self._vectors.shape[1:]:
+            raise ValueError(f"a query's vector must be of shape {self._vectors.shape[1:]}, not {vectors.shape[1:]}")
 
 
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
@@ -225,7 +235,7 @@ def retrieval_query(messages: Sequence[Message]) -> str:
 
 def _is_usable(vector: Vectors) -> bool:
     """Return whether a vector has a direction, so that its similarities mean something."""
-    norm = float(np.linalg.norm(vector))
+    norm = math.sqrt(float(vector.dot(vector)))
     return math.isfinite(norm) and norm >= _MIN_NORM
 
 
@@ -236,17 +246,3 @@ def _excluded_positions(bundle: Bundle) -> NDArray[np.bool_]:
     similarities = bundle.vectors @ bundle.vectors[is_excluded].T
     is_excluded |= (similarities >= bundle.manifest.retrieval.duplicate_similarity).any(axis=1)
     return is_excluded
-
-
-def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> Search:
-    """Return an exact search over the rows of `vectors` at `positions`."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors[positions])
-
-    def search(vector: Vectors, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        # FAISS requires a count of at least 1. If the index is empty, FAISS returns the row number -1 for this one row.
-        similarities, rows = index.search(vector[np.newaxis], max(1, min(count, index.ntotal)))
-        found = rows[0] >= 0
-        return similarities[0][found], positions[rows[0][found]]
-
-    return search

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from index.types import ExampleSet, Hit
+from index.types import ExampleSet
 
 # The exponent of the similarity in a vote. A neighbour with twice the similarity has a vote that is 16 times as large.
 _VOTE_EXPONENT = 4
 
 
-def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
+def choose_set(hits: Sequence[tuple[int, float]], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
     """Return the number of the example set that wins the hits' vote, or None if no hit is a member of a set.
 
     Each hit votes for the set that it is a member of. The vote is the weight of the set times the fourth power of the
@@ -20,10 +20,10 @@ def choose_set(hits: Sequence[Hit], set_of_member: Mapping[int, tuple[int, Examp
     voting hit is chosen.
 
     Args:
-        hits: The neighbours of the query, the most similar first.
+        hits: The neighbours of the query, the most similar first: the position of each in the bank, and its similarity.
         set_of_member: Maps the position of each member in the bank to the number of the member's set and this set.
     """
-    neighbours = [(hit.similarity, *set_of_member[hit.position]) for hit in hits if hit.position in set_of_member]
+    neighbours = [(similarity, *set_of_member[position]) for position, similarity in hits if position in set_of_member]
     near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
     votes_by_kind: dict[str, float] = {}
     votes_by_set: dict[str, dict[int, float]] = {}

@@ -20,7 +20,7 @@ from index.rendering import render_preamble
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_without_costs
 from index.retrieval.vote import choose_set
-from index.types import Bundle, Example, ExampleSet, Hit, RetrievalPolicy
+from index.types import Bundle, Example, ExampleSet, RetrievalPolicy
 from tests.index.commands import open_words, run
 from tests.index.words import EXAMPLES, WordEmbedder, bundle_input
 from tests.random_examples import examples
@@ -84,7 +84,7 @@ def test_neighbour_below_the_minimum_of_its_set_does_not_vote(tmp_path: Path) ->
 
 
 def test_votes_for_the_sets_of_a_kind_are_added() -> None:
-    hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.5, 0.45, 0.45))]
+    hits = list(enumerate((0.5, 0.45, 0.45)))
     one, two, three = (ExampleSet(name, (), (), kind) for name, kind in (("a", "x"), ("b", "y"), ("c", "y")))
     assert choose_set(hits, {0: (0, one), 1: (1, two), 2: (2, three)}) == 1
     assert choose_set(hits, {0: (0, one), 1: (1, replace(two, kind="z")), 2: (2, three)}) == 0
@@ -92,7 +92,7 @@ def test_votes_for_the_sets_of_a_kind_are_added() -> None:
 
 
 def test_all_neighbours_vote_if_all_are_below_the_minimum_of_their_sets() -> None:
-    hits = [Hit(EXAMPLES[n], similarity, n) for n, similarity in enumerate((0.25, 0.2))]
+    hits = list(enumerate((0.25, 0.2)))
     one, two = (ExampleSet(name, (), (), name, minimum_similarity=0.3) for name in "ab")
     assert choose_set(hits, {0: (0, one), 1: (1, two)}) == 0
     assert choose_set(hits, {0: (0, one), 1: (1, replace(two, minimum_similarity=-1.0))}) == 1
