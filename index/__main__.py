@@ -1,4 +1,4 @@
-"""The command drpo-index: verify, show, search, build and re-embed bundles, make sets, and change policies.
+"""The command drpo-index: verify, show, search, build, import and re-embed bundles, make sets, and change policies.
 
 Exit codes:
 
@@ -24,11 +24,13 @@ from index.bundle.input_files import decode_text, parse_input_examples, parse_qu
 from index.bundle.manifest import check_policy, check_sampling
 from index.cli.arguments import POLICY_FLAGS, command_line
 from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
+from index.cli.import_command import read_import, report
 from index.cli.progress import CountingEmbedder, Progress
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
 from index.layouts import LAYOUTS
+from index.published.locate import SourceNotFoundError
 from index.rendering import render_text
 from index.types import Bundle, Message, RetrievalPolicy
 
@@ -104,6 +106,16 @@ def _build(options: argparse.Namespace) -> None:
     source = _bundle_input(options)
     bundle = _write(options.out, source, _open(options.embedder))
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    try:
+        imported = read_import(options, _sampling(options), _read)
+    except SourceNotFoundError as error:
+        raise UsageError(str(error)) from None
+    bundle = _write(options.out, imported.source, _open(options.embedder))
+    print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
+    print("\n".join(report(imported)))
 
 
 def _reembed(options: argparse.Namespace) -> None:
@@ -219,7 +231,14 @@ def _policy_and_sampling(options: argparse.Namespace) -> tuple[RetrievalPolicy, 
         max_nearest_tokens=options.max_nearest_tokens,
     )
     try:
-        return check_policy(policy, "command line"), check_sampling(dict(options.sampling), "--sampling")
+        return check_policy(policy, "command line"), _sampling(options)
+    except BundleFormatError as error:
+        raise UsageError(str(error)) from None
+
+
+def _sampling(options: argparse.Namespace) -> Mapping[str, object]:
+    try:
+        return check_sampling(dict(options.sampling), "--sampling")
     except BundleFormatError as error:
         raise UsageError(str(error)) from None
 
@@ -271,6 +290,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType
         "show": _show,
         "search": _search,
         "build": _build,
+        "import": _import,
         "reembed": _reembed,
         "sets": _sets,
         "policy": _policy,

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.bundle.bundle_input import BundleInput
-from index.bundle.example_bank import StoredExamples, examples_bytes, parse_examples, parse_prompt
+from index.bundle.example_bank import StoredExamples, examples_bytes, parse_examples, parse_prompt, refuse_unreadable
 from index.bundle.files import (
     MANIFEST,
     Content,
@@ -172,7 +172,9 @@ def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path 
     contents = {PROMPT: _encode_prompt(source.prompt), EXAMPLES: examples_bytes(source.examples), VECTORS: b""}
     if source.retrieval.has_sets:
         contents[SETS] = sets_bytes(source.sets)
-    parse_prompt(contents[PROMPT], str(directory / PROMPT))
+    prompt = parse_prompt(contents[PROMPT], str(directory / PROMPT))
+    if source.needs_prompt:
+        refuse_unreadable(prompt, f"{directory / PROMPT}: the prompt")
     parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
     if SETS in contents:
         parse_sets(contents[SETS], source.examples, str(directory / SETS), source.retrieval.neutral_set)

@@ -8,7 +8,11 @@ from index.types import Bundle, Example, ExampleSet, RetrievalPolicy
 
 @dataclass(frozen=True, slots=True)
 class BundleInput:
-    """The input of `write_bundle` in bundle.py. The classes `Manifest` and `Bundle` explain the attributes."""
+    """The input of `write_bundle` in bundle.py. The classes `Manifest` and `Bundle` explain the other attributes.
+
+    Attributes:
+        needs_prompt: Whether an empty prompt is an error. A bundle rarely has no prompt on purpose.
+    """
 
     name: str
     model: str
@@ -19,6 +23,7 @@ class BundleInput:
     sampling: Mapping[str, object]
     provenance: Mapping[str, object]
     sets: Sequence[ExampleSet] = ()
+    needs_prompt: bool = True
 
 
 def as_input(bundle: Bundle) -> BundleInput:
@@ -34,4 +39,5 @@ def as_input(bundle: Bundle) -> BundleInput:
         sampling=manifest.sampling,
         provenance=manifest.provenance,
         sets=bundle.sets,
+        needs_prompt=bool(bundle.prompt),
     )

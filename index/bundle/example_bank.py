@@ -33,15 +33,18 @@ _STANDARD_KEYS: Final = len(fields(Example))
 def parse_prompt(data: bytes, location: str) -> str:
     """Parse prompt.txt. The prompt is the whole content, decoded as UTF-8 and otherwise unchanged.
 
+    An empty file means that the bundle has no prompt, only examples.
+
     Raises:
-        BundleFormatError: The data is not UTF-8 or is blank.
+        BundleFormatError: The data is not UTF-8, or has only white space.
         BundleIntegrityError: The prompt could forge a turn.
     """
     try:
         prompt = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
-    refuse_unsafe(prompt, f"{location}: the prompt")
+    if prompt:
+        refuse_unsafe(prompt, f"{location}: the prompt")
     return prompt
 
 

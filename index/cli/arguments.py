@@ -19,6 +19,7 @@ from index.cli.argument_types import (
     text_pair,
     whole_number,
 )
+from index.cli.import_arguments import IMPORT_HELP, add_import_arguments
 from index.embedders.registry import embedder_forms
 from index.layouts import LAYOUTS
 from index.types import Order, PolicyName, RetrievalPolicy
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
   drpo-index search default "How do I boil an egg?"
   drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder multilingual --out my-bundle \\
       --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
+  drpo-index import --from urial inst_1k_v4.txt --model mistralai/Mistral-7B-v0.1 --out urial
   drpo-index reembed my-bundle --embedder multilingual --out my-bundle-for-any-language
   drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
   drpo-index policy my-bundle-in-sets --queries queries.jsonl --out my-bundle-with-floor
@@ -105,6 +107,9 @@ def command_line() -> argparse.ArgumentParser:
     build = _add_command(commands, "build", "write a bundle from a prompt and examples", _BUILD_EXAMPLES)
     _add_sources(build)
     _add_policy(build)
+    add_import_arguments(
+        _add_command(commands, "import", "write a bundle from the published prompt of URIAL or DRPO", IMPORT_HELP)
+    )
     _add_reembed(_add_command(commands, "reembed", "write a bundle again with the vectors of another embedder"))
     _add_sets(
         _add_command(commands, "sets", "partition a bundle's examples into sets that stay cached", _SETS_EXAMPLES)

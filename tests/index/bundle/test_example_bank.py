@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from index.bundle.bundle import load_bundle, write_bundle
+from index.bundle.bundle_input import as_input
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from tests.index.breaking import refused, replace_file, replace_line
-from tests.index.words import write_test_bundle
+from tests.index.words import WordEmbedder, write_test_bundle
 
 LINE = {"id": "a", "query": "q", "response": "r", "pinned": False, "tags": []}
 
@@ -67,13 +70,22 @@ def test_example_with_a_role_marker_of_any_layout_or_nul_is_refused(
         (b"Be good.\nUser: hi", BundleIntegrityError, 'the prompt holds the role marker "User:"'),
         (b"Be good.\0", BundleIntegrityError, "the prompt holds a NUL character"),
         (b" \n", BundleFormatError, "the prompt is empty"),
-        (b"", BundleFormatError, "the prompt is empty"),
         (b"\xff", BundleFormatError, "byte 0 is not UTF-8"),
     ],
 )
-def test_unsafe_or_empty_prompt_is_refused(directory: Path, prompt: bytes, kind: type[BundleError], part: str) -> None:
+def test_unsafe_or_blank_prompt_is_refused(directory: Path, prompt: bytes, kind: type[BundleError], part: str) -> None:
     replace_file(directory, "prompt.txt", prompt)
     refused(directory, kind, f"{directory / 'prompt.txt'}: {part}")
+
+
+def test_bundle_may_have_no_prompt_but_is_not_written_so_by_accident(directory: Path, tmp_path: Path) -> None:
+    replace_file(directory, "prompt.txt", b"")
+    bundle = load_bundle(directory, WordEmbedder())
+    assert bundle.prompt == ""
+    again = write_bundle(tmp_path / "again", as_input(bundle), WordEmbedder())
+    assert (again.prompt, again.examples) == ("", bundle.examples)
+    with pytest.raises(BundleFormatError, match="the prompt is empty"):
+        write_bundle(tmp_path / "accident", replace(as_input(bundle), needs_prompt=True), WordEmbedder())
 
 
 def test_bundle_without_examples_is_refused(directory: Path) -> None:
