@@ -82,7 +82,7 @@ def report(imported: Import) -> Iterator[str]:
     source, found = imported.source, imported.published
     yield f"read     {', '.join(map(str, imported.files))}"
     pinned = sum(example.pinned for example in source.examples)
-    shown = f"{pinned} examples, pinned in their order" if pinned else f"the {SHOWN} nearest of {len(source.examples)}"
+    shown = f"examples pinned in their order: {pinned}" if pinned else f"the {SHOWN} nearest of {len(source.examples)}"
     yield f"text     layout {source.layout}, {shown}; {'a' if source.prompt else 'no'} system prompt"
     yield f"sampling {', '.join(f'{key} {value}' for key, value in source.sampling.items())}"
     if found.size is not None:

@@ -45,7 +45,7 @@ def test_urial_becomes_a_bundle_with_a_report(files: Path, capsys: pytest.Captur
     assert str(files) not in json.dumps(manifest.provenance)
     printed = capsys.readouterr()
     assert f"bundle id {bundle.id}" in printed.out
-    assert "3 examples, pinned in their order; a system prompt" in printed.out
+    assert "examples pinned in their order: 3; a system prompt" in printed.out
     assert re.search(r"byte for byte \(compared: \d+ bytes, all examples\)", printed.out)
     assert printed.out.endswith("Nothing is lost.\n")
     assert printed.err == ""
