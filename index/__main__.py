@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except DrpoError as error:
         print(f"drpo-index: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return 2 if isinstance(error, UsageError | SourceNotFoundError) else 1
     except KeyboardInterrupt:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130
@@ -109,10 +109,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    try:
-        imported = read_import(options, _sampling(options), _read)
-    except SourceNotFoundError as error:
-        raise UsageError(str(error)) from None
+    imported = read_import(options, _sampling(options), _read)
     bundle = _write(options.out, imported.source, _open(options.embedder))
     print(f"{options.out}: written, {len(bundle.examples):,} examples, bundle id {bundle.id}")
     print("\n".join(report(imported)))
