@@ -75,6 +75,8 @@ class Retrieved:
         similarity: The similarity of the most similar example of the bank; None if it is unknown, because there is no
             such example, or because the query has no usable vector.
         is_below_floor: Whether the query is unlike every example (`RetrievalPolicy.similarity_floor`).
+        kind_apart: The kind of the set, if the neighbours clearly voted for a kind apart, such as `refusal`. Empty for
+            the kind `other`, and if only neighbours below the minimum similarity of their sets voted.
     """
 
     in_set: tuple[Hit, ...] = ()
@@ -83,6 +85,7 @@ class Retrieved:
     set_name: str = ""
     similarity: float | None = None
     is_below_floor: bool = False
+    kind_apart: str = ""
 
     @property
     def hits(self) -> tuple[Hit, ...]:

@@ -7,7 +7,7 @@ length.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from index.embedders.base import Embedder
@@ -36,6 +36,16 @@ def query_passages(text: str) -> tuple[str, ...]:
     return _opening(first), _ending(last)
 
 
+def read_parts(texts: Sequence[str]) -> Sequence[str]:
+    """Return the part of each text that decides its passages: the text itself, or both ends of a long one.
+
+    Each result has the same passages as the text.
+    """
+    if max(map(len, texts), default=0) <= 2 * _READ_CHARACTERS:  # the usual case
+        return texts
+    return [text if len(text) <= 2 * _READ_CHARACTERS else _ends(text) for text in texts]
+
+
 def embed_query(embedder: Embedder, text: str) -> Vectors:
     """Return the vectors of a query's passages: (passages, dimension).
 
@@ -43,6 +53,10 @@ def embed_query(embedder: Embedder, text: str) -> Vectors:
         EmbedderError: The embedder did not answer.
     """
     return embedder.embed(query_passages(text))
+
+
+def _ends(text: str) -> str:
+    return text[:_READ_CHARACTERS] + text[-_READ_CHARACTERS:]
 
 
 def _first_with_words(lines: Iterable[str]) -> str:

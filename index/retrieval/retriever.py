@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.bundle.example_bank import pinned_positions
+from index.bundle.sets_file import OTHER
 from index.retrieval.search import BankSearch, Scored
-from index.retrieval.vote import choose_set
-from index.types import Bundle, Example, Hit, Message, Retrieved, Vectors
+from index.retrieval.vote import choose_set, clear_kind_apart
+from index.types import Bundle, Example, Hit, Retrieved, Vectors
 
 _MAX_QUICK_BANK = 5_000
 # The first search finds this many more examples than are wanted, because near-duplicates are removed from its result.
@@ -44,12 +45,18 @@ class Retriever:
             for number, example_set in enumerate(bundle.sets)
             for member in example_set.members
         }
+        self._has_kinds_apart = self._policy.policy != "nearest" and any(one.kind != OTHER for one in bundle.sets)
         self._search = BankSearch(bundle, _excluded_positions(bundle))
 
     @property
     def is_quick(self) -> bool:
         """Whether a search takes less than half a millisecond, so that it can run on an event loop."""
         return len(self._vectors) <= _MAX_QUICK_BANK
+
+    @property
+    def has_kinds_apart(self) -> bool:
+        """Whether a query can vote for a set of a kind apart, such as `refusal`."""
+        return self._has_kinds_apart
 
     def choose(self, vector: Vectors) -> Retrieved:
         """Return the retrieved examples for a query of one passage, as `choose_by_passages` does.
@@ -91,7 +98,8 @@ class Retriever:
             return self._with_set(Retrieved(similarity=best, is_below_floor=True), self._neutral, vector)
         near = [one for one in neighbours if one[1] >= self._policy.minimum_similarity]
         nearest = tuple([self._hit(*one) for one in near[: self._candidates()]])
-        return self._with_set(Retrieved(nearest=nearest, similarity=best), self._choose_set(near), vector)
+        number, kind = self._choose_set(near[: self._policy.voters])
+        return self._with_set(Retrieved(nearest=nearest, similarity=best, kind_apart=kind), number, vector)
 
     def shown_by_set(self) -> tuple[Retrieved, ...]:
         """Return what `choose` returns for each set that it can choose, with the similarity 0 and no nearest examples.
@@ -130,11 +138,14 @@ class Retriever:
             return 0
         return self._policy.k * (1 if self._policy.max_nearest_tokens is None else _CANDIDATES_FACTOR)
 
-    def _choose_set(self, near: Sequence[Scored]) -> int | None:
+    def _choose_set(self, near: Sequence[Scored]) -> tuple[int | None, str]:
+        """Return the number of the example set of a query, and the kind apart that its neighbours clearly voted for."""
         if self._policy.policy == "nearest":
-            return None
-        number = choose_set(near[: self._policy.voters], self._set_of_member)
-        return self._neutral if number is None else number
+            return None, ""
+        number = choose_set(near, self._set_of_member)
+        if number is None:
+            return self._neutral, ""
+        return number, clear_kind_apart(self._sets[number], near, self._set_of_member)
 
     def _with_set(self, retrieved: Retrieved, number: int | None, vector: Vectors) -> Retrieved:
         """Return `retrieved` with the example set of this number; unchanged if the number is None."""
@@ -221,16 +232,6 @@ class Retriever:
 def pinned(bundle: Bundle) -> tuple[Example, ...]:
     """Return the pinned examples of a bundle, in the order of the bank."""
     return tuple(bundle.examples[position] for position in pinned_positions(bundle.examples))
-
-
-def retrieval_query(messages: Sequence[Message]) -> str:
-    """Return the text with which examples are retrieved for a conversation: its first user turn.
-
-    The text is empty if the conversation has no user turn. Later turns do not change the text, so every request of a
-    conversation gets the same examples. The prompt of each request therefore begins with the prompt of the request
-    before it, which the prefix cache holds.
-    """
-    return next((message.text for message in messages if message.role == "user"), "")
 
 
 def _is_usable(vector: Vectors) -> bool:

@@ -1,14 +1,18 @@
-"""Counts the votes of a query's neighbours for example sets. This module does not depend on vectors or files."""
+"""Counts the votes of a query's neighbours for example sets. This module does not depend on vectors."""
 
 from collections.abc import Mapping, Sequence
 
+from index.bundle.sets_file import OTHER
 from index.types import ExampleSet
 
 # The exponent of the similarity in a vote. A neighbour with twice the similarity has a vote that is 16 times as large.
 _VOTE_EXPONENT = 4
 
+SetOfMember = Mapping[int, tuple[int, ExampleSet]]
+"""Maps the position of each member in the bank to the number of the member's set and this set."""
 
-def choose_set(hits: Sequence[tuple[int, float]], set_of_member: Mapping[int, tuple[int, ExampleSet]]) -> int | None:
+
+def choose_set(hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) -> int | None:
     """Return the number of the example set that wins the hits' vote, or None if no hit is a member of a set.
 
     Each hit votes for the set that it is a member of. The vote is the weight of the set times the fourth power of the
@@ -21,7 +25,7 @@ def choose_set(hits: Sequence[tuple[int, float]], set_of_member: Mapping[int, tu
 
     Args:
         hits: The neighbours of the query, the most similar first: the position of each in the bank, and its similarity.
-        set_of_member: Maps the position of each member in the bank to the number of the member's set and this set.
+        set_of_member: The sets of the members.
     """
     neighbours = [(similarity, *set_of_member[position]) for position, similarity in hits if position in set_of_member]
     near = [neighbour for neighbour in neighbours if neighbour[0] >= neighbour[2].minimum_similarity]
@@ -37,3 +41,20 @@ def choose_set(hits: Sequence[tuple[int, float]], set_of_member: Mapping[int, tu
         return None
     candidates = votes_by_set[max(votes_by_kind, key=lambda kind: votes_by_kind[kind])]
     return max(candidates, key=lambda number: candidates[number])
+
+
+def clear_kind_apart(chosen: ExampleSet, hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) -> str:
+    """Return the kind of a chosen set if it is a kind apart and the vote for it was clear; otherwise an empty text.
+
+    The vote is not clear if it was made only by hits below the minimum similarities of their sets.
+
+    Args:
+        chosen: The example set that `choose_set` chose for the hits.
+        hits: The neighbours of the query, as for `choose_set`.
+        set_of_member: The sets of the members.
+    """
+    if chosen.kind == OTHER:
+        return ""
+    voters = [(set_of_member[position][1], similarity) for position, similarity in hits if position in set_of_member]
+    is_clear = any(one.kind == chosen.kind and similarity >= one.minimum_similarity for one, similarity in voters)
+    return chosen.kind if is_clear else ""

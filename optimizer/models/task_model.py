@@ -16,9 +16,10 @@ from index.embedders.base import Embedder
 from index.layouts import LAYOUTS, layout_stop
 from index.rendering import TextPrompt, leading_gap, render_chat, render_example, render_prompt, render_raw, text_prompt
 from index.retrieval.passages import embed_query
-from index.retrieval.retriever import Retriever, pinned, retrieval_query
+from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_within_policy
-from index.types import Example, Vectors
+from index.retrieval.turns import choose_by_turns, turns_to_read, user_turns
+from index.types import Example, Retrieved, Vectors
 from optimizer.core.candidate import COMPLETION, Candidate, as_bundle
 from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.data.dataset import Row
@@ -152,7 +153,7 @@ class TaskModel:
         """Return the prompt and the examples that the proxy would inject for a row."""
         bundle = as_bundle(candidate)
         always = pinned(bundle)
-        retrieved = self._retriever(candidate).choose_by_passages(await self._query_vectors(row))
+        retrieved = await self._retrieved(candidate, row)
         costs = await self._costs(candidate, [*always, *(hit.example for hit in retrieved.hits)])
         prompt = bundle.prompt_of(retrieved.set_name)
         tokens = await self._count_prompt(candidate, prompt)
@@ -192,8 +193,12 @@ class TaskModel:
             self._retrievers[key] = Retriever(as_bundle(candidate))
         return self._retrievers[key]
 
-    async def _query_vectors(self, row: Row) -> Vectors:
-        query = retrieval_query(row.messages)
+    async def _retrieved(self, candidate: Candidate, row: Row) -> Retrieved:
+        retriever = self._retriever(candidate)
+        turns = turns_to_read(retriever, user_turns(row.messages))
+        return choose_by_turns(retriever, [await self._query_vectors(turn) for turn in turns])[1]
+
+    async def _query_vectors(self, query: str) -> Vectors:
         if query not in self._vectors:
             self._vectors[query] = await asyncio.to_thread(embed_query, self._embedder, query)
         return self._vectors[query]

@@ -61,6 +61,7 @@ class Metrics:
     injection_reduced: Labelled[Counter]
     refusal_left_out: Counter
     below_floor: Counter
+    unread_turns: Counter
     tokens: Labelled[Counter]
     warmed_prefixes: Labelled[Counter]
     retries: Labelled[Counter]
@@ -110,12 +111,11 @@ def create_metrics() -> Metrics:
         injection_reduced=_counter(
             "drpo_injection_reduced", "Requests with fewer examples than usual.", registry, ("reason",)
         ),
-        refusal_left_out=Counter(
-            "drpo_refusal_left_out", "Requests that got none of the bundle's pinned refusals.", registry=registry
+        refusal_left_out=_total(
+            "drpo_refusal_left_out", "Requests that got none of the bundle's pinned refusals.", registry
         ),
-        below_floor=Counter(
-            "drpo_retrieval_below_floor", "Requests whose query is unlike every example.", registry=registry
-        ),
+        below_floor=_total("drpo_retrieval_below_floor", "Requests whose query is unlike every example.", registry),
+        unread_turns=_total("drpo_retrieval_unread_turns", "User turns that retrieval did not read in time.", registry),
         tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
         warmed_prefixes=_counter(
             "drpo_warmed_prefixes", "Example sets sent to warm the backends' prefix caches.", registry, ("result",)
@@ -144,6 +144,10 @@ def _sum(name: str, text: str, registry: CollectorRegistry) -> Gauge:
 
 def _least(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...] = ()) -> Gauge:
     return Gauge(name, text, labels, registry=registry, multiprocess_mode="livemin")
+
+
+def _total(name: str, text: str, registry: CollectorRegistry) -> Counter:
+    return Counter(name, text, registry=registry)
 
 
 def _counter(name: str, text: str, registry: CollectorRegistry, labels: tuple[str, ...]) -> Labelled[Counter]:

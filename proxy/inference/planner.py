@@ -152,7 +152,7 @@ class Planner:
         if choice.variant == ALIGNED:
             reason = _reduction_reason(conversation, path)
             injection = await self._injector.choose_examples(
-                served, setting.model, conversation.query, reason, client, body
+                served, setting.model, conversation.queries, reason, client, body
             )
             inject = injected_messages if path == CHAT else injected_input
             sent |= await offload(is_long, inject, conversation, injection)
@@ -211,7 +211,8 @@ class Planner:
         """
         body, model = conversation.body, setting.model
         client = await offload(is_long, asked.rendered, served.layout)
-        injection = await self._injector.choose_examples(served, model, conversation.query, reason, client, body)
+        queries = conversation.queries
+        injection = await self._injector.choose_examples(served, model, queries, reason, client, body)
         prompt = text_prompt(served.layout, injection.prompt, injection.examples, asked.turns, client)
         default = 0
         if client_max_tokens(body) is None:

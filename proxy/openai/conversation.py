@@ -14,7 +14,7 @@ from zlib import crc32
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
 from proxy.openai.chat_applications import is_background, question
-from proxy.openai.message_text import has_words, is_empty, message_text
+from proxy.openai.message_text import are_plain_texts, has_words, is_empty, message_text
 
 _KEY_CHARACTERS: Final = 2_000  # of the opening, for the key
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
@@ -72,15 +72,17 @@ class Conversation:
         return self.messages if self.body.get("continue_final_message") else _without_empty_end(self.messages)
 
     @property
-    def query(self) -> str:
-        """The text for which examples are retrieved: the text of the first user message that contains words.
+    def queries(self) -> Sequence[str]:
+        """The texts that choose the examples: those of the user messages that contain words, in their order.
 
-        It is empty if no user message contains words. All later requests of the conversation have the same query.
+        Documents that a chat application added are left out, so a message has the same text in all later requests of
+        the conversation.
         """
-        if has_words(self.opening):
-            return self.opening
-        texts = (question(message_text(message)) for message in self.messages if message.get("role") == "user")
-        return next((text for text in texts if has_words(text)), "")
+        contents = [message.get("content") for message in self.messages if message.get("role") == "user"]
+        if are_plain_texts(contents):  # the usual case: each text has words, and no documents were added to it
+            return contents
+        texts = [question(message_text(message)) for message in self.messages if message.get("role") == "user"]
+        return [text for text in texts or (self.opening,) if has_words(text)]
 
     @property
     def is_long(self) -> bool:

@@ -4,7 +4,7 @@ All parts of the proxy use these functions, so that they agree on which messages
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from proxy.core.errors import BadRequestError
 from proxy.core.json_types import Json
@@ -97,6 +97,14 @@ def has_words(text: str) -> bool:
     if text and _is_plain(text[0]):  # the usual case
         return True
     return any((character.isalnum() or _is_emoji(character)) and not _is_invisible(character) for character in text)
+
+
+def are_plain_texts(contents: list[Any]) -> TypeGuard[list[str]]:
+    """Whether all contents are texts that begin with a letter or a digit. The check is fast for many contents."""
+    if set(map(type, contents)) != {str}:
+        return False
+    beginnings = {content[:1] for content in contents}
+    return all(map(str.isalnum, beginnings)) and beginnings.isdisjoint(_INVISIBLE)
 
 
 def _is_plain(character: str) -> bool:

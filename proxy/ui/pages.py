@@ -6,7 +6,7 @@ of experiments from other routes of the admin listener, so this module does not 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from index.bundle.sets_file import set_record
 from index.errors import DrpoError, LayoutError
 from index.retrieval.passages import embed_query
 from index.retrieval.selection import select_without_costs
+from index.retrieval.turns import choose_by_turns, turns_to_read
 from index.types import Bundle, Vectors
 from proxy.api.admission import parse_json, read_body
 from proxy.api.endpoints import ENDPOINTS
@@ -146,7 +147,7 @@ async def _explain(request: web.Request) -> web.StreamResponse:
     plan = await gateway.planner.chat(conversation, setting)
     similarities = {}
     if served is not None and plan.injection is not None:
-        similarities = dict(await asyncio.to_thread(_similarities, served, conversation.query))
+        similarities = dict(await asyncio.to_thread(_similarities, served, conversation.queries))
     return _answer(_explain_plan(plan, served, similarities))
 
 
@@ -168,9 +169,12 @@ def _explain_plan(plan: Plan, served: ServedBundle | None, similarities: Mapping
     return {**explanation, "tokens": injection.tokens, "prompt": injection.prompt, "examples": examples, **reasons}
 
 
-def _similarities(served: ServedBundle, query: str) -> list[tuple[str, float]]:
-    """Return the id of each example that the page shows, and the similarity of the example to a query."""
-    return _similarities_to(served, embed_query(served.search.embedder, query))
+def _similarities(served: ServedBundle, queries: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the id of each example that the page shows, and its similarity to the turn that chose the examples."""
+    search = served.search
+    turns = [embed_query(search.embedder, query) for query in turns_to_read(search.retriever, queries or [""])]
+    deciding, _ = choose_by_turns(search.retriever, turns)
+    return _similarities_to(served, turns[deciding])
 
 
 def _similarities_to(served: ServedBundle, vectors: Vectors) -> list[tuple[str, float]]:

@@ -144,6 +144,12 @@ RETRIEVAL: Final = Dashboard(
             "reqps",
             {"{{job}}": _rate("drpo_retrieval_below_floor_total", "job")},
         ),
+        Panel(
+            "Turns not read",
+            "Turns of conversations for which retrieval failed or was late: they do not choose the examples.",
+            "ops",
+            {"{{job}}": _rate("drpo_retrieval_unread_turns_total", "job")},
+        ),
         Panel("Tokens injected", "Prompt and examples of a request.", "short", _quantiles("drpo_injected_tokens")),
     ),
 )

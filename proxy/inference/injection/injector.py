@@ -5,6 +5,7 @@ for a base model. It does not depend on HTTP, or on the API that a client calls.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,6 @@ from proxy.inference.injection.token_budget import (
 from proxy.inference.injection.token_costs import BundleCosts, TokenCosts
 from proxy.inference.reduction import CONTEXT, CONTEXT_PROMPT, NO_QUERY, WITHOUT_EXAMPLES
 from proxy.openai.chat_completion import client_max_tokens
-from proxy.openai.message_text import has_words
 
 DEFAULT_MAX_TOKENS: Final = 1024
 """The max_tokens of an answer if neither the client nor the bundle sets it. vLLM's default, 16, is too low."""
@@ -97,22 +97,22 @@ class Injector:
         await asyncio.gather(self._costs.of(served, model), self._retrieval.find(served.search, "hello"))
 
     async def choose_examples(
-        self, served: ServedBundle, model: Model, query: str, reason: str | None, client: str, body: Json
+        self, served: ServedBundle, model: Model, queries: Sequence[str], reason: str | None, client: str, body: Json
     ) -> Injection:
         """Retrieve examples, and keep those that the bundle's limit and the model's context allow.
 
         Args:
             served: The bundle.
             model: The model that answers.
-            query: The text for which examples are retrieved. If it has no words, nothing is retrieved.
+            queries: The texts of the user turns that have words. If there are none, nothing is retrieved.
             reason: Why the request gets no retrieved examples; None if it may have them.
             client: All text of the client, as the prompt contains it. The longer this text is, the fewer examples fit.
             body: The client's body. The larger its max_tokens is, the fewer examples fit.
         """
         costs = await self._costs.of(served, model)
-        reason = reason or (None if has_words(query) else NO_QUERY)
+        reason = reason or (None if queries else NO_QUERY)
         if reason is None:
-            result = await self._retrieval.find(served.search, query)
+            result = await self._retrieval.find_by_turns(served.search, queries)
             allowed = await self._allowed_examples(served, model, costs, result)
         else:
             allowed = _without_retrieved(served, costs, reason)

@@ -1,4 +1,4 @@
-"""Finds examples for a query before a deadline, with caches and batches. It does not depend on HTTP or models.
+"""Finds examples for a conversation before a deadline, with caches and batches. It does not depend on HTTP or models.
 
 If the examples for a query are cached, they are returned at once. If only the vector of the query is cached, and the
 bank has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after
@@ -6,21 +6,27 @@ it has embedded the query if necessary (proxy/inference/injection/retrieval_work
 queries wait in a queue. The ones with the earliest deadlines form the next batch. Requests with the same query to the
 same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
+
+Each user turn of a conversation is a query of its own. The turn that decides (index/retrieval/turns.py) is cached for
+the conversation. So a new turn needs one embedding, and a known conversation none.
 """
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from time import monotonic, perf_counter
 from typing import Final
 
-from index.retrieval.passages import query_passages
+from index.retrieval.passages import query_passages, read_parts
+from index.retrieval.turns import deciding_turn, turns_to_read
 from index.types import EmbedderSpec, Retrieved, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import Metrics
 from proxy.inference.injection.retrieval_worker import BundleSearch, PendingQuery, RetrievalResult, embed_and_search
 
 _MAX_CACHED_QUERIES: Final = 4096
+_MAX_CACHED_CONVERSATIONS: Final = 4096
 # Queries in one batch. A larger batch needs fewer switches to the thread; with a smaller one, later queries wait less.
 _MAX_BATCH: Final = 32
 
@@ -39,6 +45,7 @@ class Retrieval:
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
         self._retrieved: LruCache[tuple[str, bytes], Retrieved] = LruCache(_MAX_CACHED_QUERIES)
+        self._decided: LruCache[tuple[str, int], Retrieved] = LruCache(_MAX_CACHED_CONVERSATIONS)
         self._vectors: LruCache[tuple[EmbedderSpec, bytes], Vectors] = LruCache(_MAX_CACHED_QUERIES)
         self._pending: dict[tuple[str, bytes], PendingQuery] = {}
         self._waiting: list[PendingQuery] = []
@@ -46,11 +53,24 @@ class Retrieval:
 
     async def find(self, search: BundleSearch, query: str) -> RetrievalResult:
         """Return the examples for a query. If retrieval fails or is late, return no examples and the reason."""
+        return await self.find_by_turns(search, (query,))
+
+    async def find_by_turns(self, search: BundleSearch, turns: Sequence[str]) -> RetrievalResult:
+        """Return the examples for the turn of a conversation that decides (index/retrieval/turns.py).
+
+        If retrieval fails or is late for a later turn, this turn does not decide: the conversation gets the examples of
+        the other turns. If it fails for the only turn that could decide, return no examples and the reason.
+
+        Args:
+            search: The bundle in which examples are searched.
+            turns: The texts of the user turns; at least one.
+        """
         started = perf_counter()
-        passages = query_passages(query)
-        digest = _digest(passages)
-        cached = self._find_cached(search, digest)
-        result = await self._find_on_thread(search, passages, digest) if cached is None else RetrievalResult(cached)
+        read = turns_to_read(search.retriever, turns)
+        # The key is a hash, so that the cache holds no text of a user. `hash` is several times as fast as a digest.
+        key = (search.id, hash(tuple(read_parts(read))))
+        cached = self._decided.get(key)
+        result = await self._decide(search, read, key) if cached is None else RetrievalResult(cached)
         self._metrics.retrieval.labels("miss" if cached is None else "hit").observe(perf_counter() - started)
         return result
 
@@ -73,6 +93,26 @@ class Retrieval:
                 found = search.retriever.choose_by_passages(vectors)
                 self._retrieved.put((search.id, digest), found)
         return found
+
+    async def _decide(self, search: BundleSearch, turns: Sequence[str], key: tuple[str, int]) -> RetrievalResult:
+        """Find the examples for each of these turns, and return those of the deciding one. Cache them for the `key`."""
+        results = await self._find_each(search, [query_passages(turn) for turn in turns])
+        result = results[deciding_turn([one.retrieved for one in results])]
+        unread = sum(one.degraded is not None for one in results)
+        self._metrics.unread_turns.inc(unread)
+        if not unread:
+            self._decided.put(key, result.retrieved)
+        return result
+
+    async def _find_each(self, search: BundleSearch, turns: Sequence[tuple[str, ...]]) -> list[RetrievalResult]:
+        """Return the result for each turn. The turns that are not cached are found at the same time."""
+        digests = [_digest(passages) for passages in turns]
+        cached = {digest: self._find_cached(search, digest) for digest in digests}
+        missing = {digest: passages for digest, passages in zip(digests, turns, strict=True) if cached[digest] is None}
+        found = await asyncio.gather(*[self._find_on_thread(search, one, digest) for digest, one in missing.items()])
+        results = {digest: RetrievalResult(one) for digest, one in cached.items() if one is not None}
+        results |= dict(zip(missing, found, strict=True))
+        return [results[digest] for digest in digests]
 
     async def _find_on_thread(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes) -> RetrievalResult:
         deadline = monotonic() + self._timeout

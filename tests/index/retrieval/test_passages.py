@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.retrieval.passages import MAX_PASSAGE_CHARACTERS, MAX_WHOLE_CHARACTERS, query_passages
+from index.retrieval.passages import MAX_PASSAGE_CHARACTERS, MAX_WHOLE_CHARACTERS, query_passages, read_parts
 
 SUBJECT = "The garden club met on Tuesday in the small hall behind the library. Nineteen members came. " * 12
 QUESTION = "How do I kill a process in Linux?"
@@ -53,3 +53,12 @@ def test_passages_are_short_and_part_of_the_query(text: str) -> None:
     assert all(len(passage) <= MAX_WHOLE_CHARACTERS for passage in passages)
     assert all(part in text for passage in passages for part in passage.split(" "))
     assert len(text) <= MAX_WHOLE_CHARACTERS or all(len(passage) <= MAX_PASSAGE_CHARACTERS + 1 for passage in passages)
+
+
+@given(
+    st.lists(st.text(max_size=100) | st.integers(0, 3).map(lambda lines: "An odd line.\n" * 500 * lines + "The end."))
+)
+def test_read_part_of_a_text_has_its_passages_and_is_not_long(texts: list[str]) -> None:
+    parts = read_parts(texts)
+    assert [query_passages(part) for part in parts] == [query_passages(text) for text in texts]
+    assert max(map(len, parts), default=0) <= 8_000

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.retrieval.retriever import Retriever, pinned, retrieval_query
+from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange
-from index.types import Bundle, EmbedderSpec, Example, Manifest, Message, RetrievalPolicy, Vectors
+from index.types import Bundle, EmbedderSpec, Example, Manifest, RetrievalPolicy, Vectors
 
 AXES = np.eye(4, dtype=np.float32)
 
@@ -143,10 +143,3 @@ def test_search_uses_one_thread_in_every_calling_thread() -> None:
     thread.start()
     thread.join()
     assert seen == [1]
-
-
-def test_retrieval_query_is_the_first_user_turn_for_all_later_turns() -> None:
-    first = [Message("system", "S"), Message("assistant", "Hello"), Message("user", "x" * 3_000)]
-    assert retrieval_query(first) == "x" * 3_000
-    assert retrieval_query([*first, Message("assistant", "A"), Message("user", "later")]) == "x" * 3_000
-    assert retrieval_query([Message("system", "S")]) == ""

@@ -59,7 +59,7 @@ async def test_pinned_refusal_stays_if_retrieval_fails(reason: str, monkeypatch:
         return RetrievalResult(degraded=reason)
 
     async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
-        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
+        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find_by_turns", find)
         _, headers, _ = await proxy.chat()
         assert (headers["x-drpo-reduced"], headers["x-drpo-examples"]) == (reason, "refuse")
         assert f'drpo_injection_reduced_total{{reason="{reason}"}} 1.0' in await metrics(proxy)
@@ -70,7 +70,7 @@ async def test_failed_retrieval_and_a_full_context_are_both_reported(monkeypatch
         return RetrievalResult(degraded="timeout")
 
     async with scripted_backend(answer, context=1000) as backend, serving(backend.url) as proxy:
-        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
+        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find_by_turns", find)
         _, headers, _ = await proxy.chat("word " * 970)
         assert (headers["x-drpo-reduced"], headers["x-drpo-refusal"]) == ("timeout, context", "left-out")
         page = await metrics(proxy)

@@ -120,13 +120,13 @@ async def test_failed_retrieval_is_reported_for_a_query_without_examples(monkeyp
         async def find(*_: object) -> RetrievalResult:
             return next(found)
 
-        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find", find)
+        monkeypatch.setattr(proxy.gateway.injector._retrieval, "find_by_turns", find)
         assert [(await injected(proxy)).reduced for _ in range(3)] == [(), ("timeout",), ()]
 
 
 async def injected(proxy: Serving) -> Injection:
     served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
-    return await proxy.gateway.injector.choose_examples(served, model, "hello", None, "hello", {})
+    return await proxy.gateway.injector.choose_examples(served, model, ["hello"], None, "hello", {})
 
 
 async def test_examples_of_a_large_bank_are_counted_when_first_shown(

@@ -1,0 +1,68 @@
+"""Decides which user turn of a conversation chooses the examples: the first one, or a recent one of a kind apart.
+
+The examples of the first turn stay for the later turns, because the prompt of each request then begins with the prompt
+of the request before it, which the prefix cache of the model server holds. But a set of a kind apart, such as the
+refusals, is needed as soon as a turn asks for it. So a turn that clearly votes for such a set chooses the examples for
+itself and for the two turns after it, which are often about the same matter ("Explain it step by step."). Then the
+first turn decides again: with refusals, a model also refuses harmless turns. The choice depends only on the texts of
+the turns, so all processes make the same choice without any memory.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from index.retrieval.retriever import Retriever
+from index.types import Message, Retrieved, Vectors
+
+RECENT_TURNS: Final = 3
+"""How many turns a turn of a kind apart decides for: itself and those after it."""
+
+
+def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return the texts of the user turns of a conversation, in their order."""
+    return tuple([message.text for message in messages if message.role == "user"])
+
+
+def turns_to_read(retriever: Retriever, turns: Sequence[str]) -> Sequence[str]:
+    """Return the user turns that can choose the examples, in their order.
+
+    These are the first turn and the last three. If the bundle has no set of a kind apart, only the first turn can
+    choose the examples, so that the other turns need not be embedded.
+
+    Args:
+        retriever: Searches the bundle.
+        turns: The texts of all user turns.
+    """
+    if not retriever.has_kinds_apart:
+        return turns[:1]
+    return turns if len(turns) <= 1 + RECENT_TURNS else (turns[0], *turns[-RECENT_TURNS:])
+
+
+def deciding_turn(turns: Sequence[Retrieved]) -> int:
+    """Return the position of the turn whose examples the conversation gets.
+
+    It is the last turn that votes for a kind apart. If there is none, or if it votes for the kind of the first turn, it
+    is the first turn.
+
+    Args:
+        turns: What the retriever returned for each turn of `turns_to_read`. A turn for which it failed is empty.
+    """
+    for position in range(len(turns) - 1, 0, -1):
+        if turns[position].kind_apart:
+            return position if turns[position].kind_apart != turns[0].kind_apart else 0
+    return 0
+
+
+def choose_by_turns(retriever: Retriever, turns: Sequence[Vectors]) -> tuple[int, Retrieved]:
+    """Return the position of the deciding turn, and the examples that it retrieves.
+
+    Args:
+        retriever: Searches the bundle.
+        turns: The vectors of the passages of each turn that `turns_to_read` returned; at least one turn.
+
+    Raises:
+        ValueError: As for `Retriever.choose`.
+    """
+    found = [retriever.choose_by_passages(vectors) for vectors in turns]
+    position = deciding_turn(found)
+    return position, found[position]
