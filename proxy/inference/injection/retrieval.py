@@ -1,8 +1,9 @@
 """Finds examples for a conversation before a deadline, with caches and batches. It does not depend on HTTP or models.
 
-If the examples for a query are cached, they are returned at once. If only the vector of the query is cached, and the
-bank has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread searches, after
-it has embedded the query if necessary (proxy/inference/injection/retrieval_worker.py). While the thread is busy, new
+If the examples for a query are cached, they are returned at once. If only the vectors of the query's passages are
+cached, and the bank has at most 5,000 examples, the event loop itself searches the bank. In all other cases, one thread
+searches, after it has embedded the passages that are not cached (proxy/inference/injection/retrieval_worker.py). Many
+long queries of an application end or begin with the same text, which is embedded once. While the thread is busy, new
 queries wait in a queue. The ones with the earliest deadlines form the next batch. Requests with the same query to the
 same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
@@ -18,15 +19,24 @@ from hashlib import blake2b
 from time import monotonic, perf_counter
 from typing import Final
 
+import numpy as np
+
 from index.retrieval.passages import query_passages, read_parts
 from index.retrieval.turns import deciding_turn, turns_to_read
 from index.types import EmbedderSpec, Retrieved, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import Metrics
-from proxy.inference.injection.retrieval_worker import BundleSearch, PendingQuery, RetrievalResult, embed_and_search
+from proxy.inference.injection.retrieval_worker import (
+    BundleSearch,
+    FoundResult,
+    PendingQuery,
+    RetrievalResult,
+    embed_and_search,
+)
 
 _MAX_CACHED_QUERIES: Final = 4096
 _MAX_CACHED_CONVERSATIONS: Final = 4096
+_MAX_CACHED_VECTORS: Final = 4096  # 2 KiB each with the default embedder
 # Queries in one batch. A larger batch needs fewer switches to the thread; with a smaller one, later queries wait less.
 _MAX_BATCH: Final = 32
 
@@ -46,7 +56,7 @@ class Retrieval:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
         self._retrieved: LruCache[tuple[str, bytes], Retrieved] = LruCache(_MAX_CACHED_QUERIES)
         self._decided: LruCache[tuple[str, int], Retrieved] = LruCache(_MAX_CACHED_CONVERSATIONS)
-        self._vectors: LruCache[tuple[EmbedderSpec, bytes], Vectors] = LruCache(_MAX_CACHED_QUERIES)
+        self._vectors: LruCache[tuple[EmbedderSpec, bytes], Vectors] = LruCache(_MAX_CACHED_VECTORS)
         self._pending: dict[tuple[str, bytes], PendingQuery] = {}
         self._waiting: list[PendingQuery] = []
         self._batches: asyncio.Task[None] | None = None
@@ -80,19 +90,24 @@ class Retrieval:
             self._batches.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _find_cached(self, search: BundleSearch, digest: bytes) -> Retrieved | None:
+    def _find_cached(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes) -> Retrieved | None:
         """Return the examples for a query; None if the retrieval thread must find them.
 
-        The examples come from the cache. Or they come from a search with the cached vector, if the bank has at most
-        5,000 examples. A cached vector serves all bundles that have the same embedder.
+        The examples come from the cache. Or they come from a search with cached vectors, if the bank has at most 5,000
+        examples. A cached vector serves all bundles that have the same embedder.
         """
         found = self._retrieved.get((search.id, digest))
         if found is None and search.retriever.is_quick:
-            vectors = self._vectors.get((search.embedder.spec, digest))
-            if vectors is not None:
-                found = search.retriever.choose_by_passages(vectors)
+            vectors = self._cached_vectors(search, passages)
+            if all(passage in vectors for passage in passages):
+                found = search.retriever.choose_by_passages(np.stack([vectors[passage] for passage in passages]))
                 self._retrieved.put((search.id, digest), found)
         return found
+
+    def _cached_vectors(self, search: BundleSearch, passages: tuple[str, ...]) -> dict[str, Vectors]:
+        keys = {passage: (search.embedder.spec, _digest((passage,))) for passage in passages}
+        found = {passage: self._vectors.get(key) for passage, key in keys.items()}
+        return {passage: vector for passage, vector in found.items() if vector is not None}
 
     async def _decide(self, search: BundleSearch, turns: Sequence[str], key: tuple[str, int]) -> RetrievalResult:
         """Find the examples for each of these turns, and return those of the deciding one. Cache them for the `key`."""
@@ -107,7 +122,9 @@ class Retrieval:
     async def _find_each(self, search: BundleSearch, turns: Sequence[tuple[str, ...]]) -> list[RetrievalResult]:
         """Return the result for each turn. The turns that are not cached are found at the same time."""
         digests = [_digest(passages) for passages in turns]
-        cached = {digest: self._find_cached(search, digest) for digest in digests}
+        cached = {
+            digest: self._find_cached(search, passages, digest) for digest, passages in zip(digests, turns, strict=True)
+        }
         missing = {digest: passages for digest, passages in zip(digests, turns, strict=True) if cached[digest] is None}
         found = await asyncio.gather(*[self._find_on_thread(search, one, digest) for digest, one in missing.items()])
         results = {digest: RetrievalResult(one) for digest, one in cached.items() if one is not None}
@@ -127,7 +144,7 @@ class Retrieval:
             return RetrievalResult(degraded="timeout")
 
     def _enqueue(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes, deadline: float) -> PendingQuery:
-        pending = PendingQuery(search, passages, digest, asyncio.get_running_loop().create_future(), deadline)
+        pending = PendingQuery(search, passages, digest, asyncio.get_running_loop().create_future(), deadline, {})
         self._pending[search.id, digest] = pending
         self._waiting.append(pending)
         if self._batches is None or self._batches.done():
@@ -135,7 +152,7 @@ class Retrieval:
         return pending
 
     async def _process_batches(self) -> None:
-        """Process batches until no query waits. Each query gets its result as soon as it is found."""
+        """Process batches until no query waits."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch = self._next_batch()
@@ -143,33 +160,34 @@ class Retrieval:
                 self._executor,
                 embed_and_search,
                 batch,
-                lambda *result: loop.call_soon_threadsafe(self._complete, *result),
+                lambda found: loop.call_soon_threadsafe(self._complete, found),
             )
 
     def _next_batch(self) -> list[PendingQuery]:
         """Take the queries with the earliest deadlines off the queue, and return them.
 
-        Each one gets its vector from the cache, if the cache has it.
+        Each one gets those vectors that the cache has.
         """
         self._waiting.sort(key=lambda pending: pending.deadline)
         batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
         for pending in batch:
-            pending.vectors = self._vectors.get((pending.search.embedder.spec, pending.digest))
+            pending.vectors = self._cached_vectors(pending.search, pending.passages)
         return batch
 
-    def _complete(self, pending: PendingQuery, result: RetrievalResult) -> None:
-        """Cache the vector and the examples of a query, and give the result to the requests that wait for it.
+    def _complete(self, found: Sequence[FoundResult]) -> None:
+        """Cache the vectors and the examples of queries, and give the results to the requests that wait for them.
 
         Both are cached even if all these requests have given up. A failed result has no examples to cache.
         """
-        key = (pending.search.id, pending.digest)
-        self._pending.pop(key, None)
-        if pending.vectors is not None:
-            self._vectors.put((pending.search.embedder.spec, pending.digest), pending.vectors)
-        if result.degraded is None:
-            self._retrieved.put(key, result.retrieved)
-        if not pending.result.done():
-            pending.result.set_result(result)
+        for pending, result in found:
+            key = (pending.search.id, pending.digest)
+            self._pending.pop(key, None)
+            for passage, vector in pending.vectors.items():
+                self._vectors.put((pending.search.embedder.spec, _digest((passage,))), vector)
+            if result.degraded is None:
+                self._retrieved.put(key, result.retrieved)
+            if not pending.result.done():
+                pending.result.set_result(result)
 
 
 def _digest(passages: tuple[str, ...]) -> bytes:

@@ -5,18 +5,21 @@ a query, the RetrievalResult of this query gives the reason.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from typing import Final
 
 import numpy as np
 
 from index.embedders.base import Embedder
 from index.embedders.registry import texts_per_call
-from index.errors import EmbedderError
 from index.retrieval.retriever import Retriever
 from index.types import NOTHING_RETRIEVED, Retrieved, Vectors
 from proxy.core.log import log_failure
+
+_MAX_DELAY: Final = 0.05  # seconds that a result waits for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +57,10 @@ class PendingQuery:
     Attributes:
         search: The bundle in which examples are searched, with its retriever and embedder.
         passages: The passages of the query.
-        digest: A hash of the passages. Caches use it in their keys.
+        digest: A hash of the passages. The cache of results uses it in its keys.
         result: The future of the result. Only the event loop may use it, because a future is not thread-safe.
         deadline: The latest of the deadlines (`time.monotonic`) of the requests that wait for this query.
-        vectors: The vectors of the passages, shape (passages, dimension); None until they are known.
+        vectors: The known vectors, by passage.
     """
 
     search: BundleSearch
@@ -65,25 +68,38 @@ class PendingQuery:
     digest: bytes
     result: asyncio.Future[RetrievalResult]
     deadline: float
-    vectors: Vectors | None = None
+    vectors: dict[str, Vectors]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the vectors of all passages are known."""
+        return len(self.vectors) == len(set(self.passages))
 
 
-Deliver = Callable[[PendingQuery, RetrievalResult], object]
-"""A function that hands the result of a query to the event loop. The retrieval thread calls it."""
+FoundResult = tuple[PendingQuery, RetrievalResult]
+"""A query and its result."""
+
+Deliver = Callable[[Sequence[FoundResult]], object]
+"""A function that hands results to the event loop. The retrieval thread calls it."""
 
 
 def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
-    """Embed the queries of a batch, and find the examples for each. Deliver each result once, as soon as it is known.
+    """Embed the queries of a batch, and find the examples for each. Deliver the result of each query once.
 
-    A query whose deadline has already passed is not embedded, and its result is `timeout`. Embedding it would delay the
-    queries that can still meet their deadlines.
+    The first result is delivered at once. Later results wait for each other for at most 50 ms, unless a deadline is
+    near. The event loop needs about half of the CPU time for several results at once: each switch between the threads
+    finds the processor's caches full of the network's weights.
     """
+    found: list[FoundResult] = []
+    due = -math.inf
     for call in _embedder_calls(batch):
+        found += _process(call)
         now = monotonic()
-        for pending in call:
-            if pending.deadline <= now:
-                deliver(pending, RetrievalResult(degraded="timeout"))
-        _process([pending for pending in call if pending.deadline > now], deliver)
+        if now >= min(due, *[pending.deadline - _MAX_DELAY for pending, _ in found]):
+            deliver(found)
+            found, due = [], now + _MAX_DELAY
+    if found:
+        deliver(found)
 
 
 def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQuery]]:
@@ -92,10 +108,10 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
     The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
     embedder. The number of different queries in these groups is limited to `texts_per_call`.
     """
-    yield from ([pending] for pending in batch if pending.vectors is not None)
+    yield from ([pending] for pending in batch if pending.is_embedded)
     by_embedder: dict[int, dict[tuple[str, ...], list[PendingQuery]]] = {}
     for pending in batch:
-        if pending.vectors is None:
+        if not pending.is_embedded:
             by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.passages, []).append(pending)
     for by_passages in by_embedder.values():
         groups = list(by_passages.values())
@@ -104,42 +120,46 @@ def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQ
             yield [pending for same in groups[start : start + size] for pending in same]
 
 
-def _process(queries: Sequence[PendingQuery], deliver: Deliver) -> None:
+def _process(queries: Sequence[PendingQuery]) -> Sequence[FoundResult]:
+    """Return the results of queries that are embedded in one call.
+
+    A query whose deadline has already passed is not embedded, and its result is `timeout`. Embedding it would delay the
+    queries that can still meet their deadlines.
+    """
+    now = monotonic()
+    late = [pending for pending in queries if pending.deadline <= now]
+    on_time = [pending for pending in queries if pending.deadline > now]
+    expired = [(pending, RetrievalResult(degraded="timeout")) for pending in late]
     try:
-        _embed([pending for pending in queries if pending.vectors is None])
-        results = [(pending, RetrievalResult(_choose(pending))) for pending in queries]
+        _embed([pending for pending in on_time if not pending.is_embedded])
+        return expired + [(pending, RetrievalResult(_choose(pending))) for pending in on_time]
     except Exception as error:  # noqa: BLE001 - the root of the thread's work: whatever the embedder raises, requests go on without examples
-        _process_one_by_one(queries, error, deliver)
-    else:
-        for pending, result in results:
-            deliver(pending, result)
+        return expired + _process_one_by_one(on_time, error)
 
 
-def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception, deliver: Deliver) -> None:
+def _process_one_by_one(queries: Sequence[PendingQuery], error: Exception) -> list[FoundResult]:
     """Retry each query of a failed group alone. If the embedder rejects one text, the other queries then succeed.
 
     A query that was alone in its group is not retried. Its result is `embedder`.
     """
     if len(queries) == 1:
         log_failure("retrieval failed", error, bundle=queries[0].search.id[:12])
-        queries[0].vectors = None
-        deliver(queries[0], RetrievalResult(degraded="embedder"))
-        return
-    for pending in queries:
-        embed_and_search([pending], deliver)
+        queries[0].vectors.clear()
+        return [(queries[0], RetrievalResult(degraded="embedder"))]
+    return [found for pending in queries for found in _process([pending])]
 
 
 def _embed(queries: Sequence[PendingQuery]) -> None:
-    """Set the vectors of each query. All queries must have the same embedder. Equal texts are embedded once."""
-    if not queries:
+    """Find the unknown vectors of queries with the same embedder. Equal texts are embedded once."""
+    passages = [passage for pending in queries for passage in pending.passages if passage not in pending.vectors]
+    if not passages:
         return
-    texts = list(dict.fromkeys(passage for pending in queries for passage in pending.passages))
+    texts = list(dict.fromkeys(passages))
     vectors = dict(zip(texts, queries[0].search.embedder.embed(texts), strict=True))
     for pending in queries:
-        pending.vectors = np.stack([vectors[passage] for passage in pending.passages])
+        # Copied, because a row keeps the whole array in memory for as long as the cache holds it.
+        pending.vectors.update({text: vectors[text].copy() for text in pending.passages if text in vectors})
 
 
 def _choose(pending: PendingQuery) -> Retrieved:
-    if pending.vectors is None:
-        raise EmbedderError("The embedder returned no vector.")
-    return pending.search.retriever.choose_by_passages(pending.vectors)
+    return pending.search.retriever.choose_by_passages(np.stack([pending.vectors[text] for text in pending.passages]))

@@ -12,12 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import EmbedderError
+from index.retrieval.passages import query_passages
 from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, Vectors
 from proxy.core.lru_cache import LruCache
 from proxy.core.metrics import create_metrics
 from proxy.inference.injection.retrieval import Retrieval
-from proxy.inference.injection.retrieval_worker import BundleSearch, RetrievalResult
+from proxy.inference.injection.retrieval_worker import (
+    BundleSearch,
+    FoundResult,
+    PendingQuery,
+    RetrievalResult,
+    embed_and_search,
+)
 from tests.proxy.serving import WordEmbedder, served_bundle
 
 WORDS = WordEmbedder().spec
@@ -79,6 +86,20 @@ async def test_long_text_and_its_first_and_last_line_alone_are_different_queries
     assert embedder.calls == [ends, ["\n".join(ends)]]
 
 
+@pytest.mark.parametrize("form", ["{own}\n{filler}\n{shared}", "{shared}\n{filler}\n{own}", "{own}\n{filler}\n{own}"])
+async def test_passage_of_an_earlier_query_is_not_embedded_again(retrieval: Retrieval, form: str) -> None:
+    embedder, shared = Embedder(), "Please answer in one sentence."
+    texts = [
+        form.format(own=own, filler="word " * 200, shared=shared) for own in ("Is tea safe?", "How long is a mile?")
+    ]
+    found = [await retrieval.find(bundle_search(embedder), text) for text in texts]
+    passages = [text for call in embedder.calls for text in call]
+    assert len(passages) == len(set(passages))
+    for text, result in zip(texts, found, strict=True):
+        vectors = WordEmbedder().embed(query_passages(text))
+        assert result.retrieved == Retriever(served_bundle().bundle).choose_by_passages(vectors)
+
+
 async def test_reloaded_bundle_reuses_query_vectors(retrieval: Retrieval) -> None:
     embedder = Embedder()
     before = await retrieval.find(bundle_search(embedder), "hello")
@@ -124,6 +145,21 @@ async def test_embedder_without_batching_delivers_each_result_at_once(
     assert [len(call) for call in embedder.calls] == [1] * 6
     assert [name for name, _ in order] == [f"query {n}" for n in range(6)]
     assert order[0][1] < 6  # The first query got its result before the last one was embedded.
+
+
+@pytest.mark.parametrize(("seconds_left", "deliveries"), [(60.0, [1, 5]), (0.04, [1] * 6)])
+async def test_results_are_delivered_together_unless_a_deadline_is_near(
+    seconds_left: float, deliveries: list[int]
+) -> None:
+    search, deadline = bundle_search(Embedder()), time.monotonic() + seconds_left
+    batch = [
+        PendingQuery(search, (f"query {n}",), b"", asyncio.get_running_loop().create_future(), deadline, {})
+        for n in range(6)
+    ]
+    delivered: list[Sequence[FoundResult]] = []
+    embed_and_search(batch, delivered.append)
+    assert [len(found) for found in delivered] == deliveries
+    assert [pending for found in delivered for pending, _ in found] == batch
 
 
 async def test_rejected_text_does_not_fail_the_rest_of_its_batch(retrieval: Retrieval) -> None:
