@@ -1,9 +1,29 @@
--- For wrk: POSTs one body again and again, or, with FRESH set, one whose first words were never sent before.
+-- For wrk: POSTs one body again and again, or, with FRESH set, one whose query begins and ends with new sentences.
 local file = assert(io.open(os.getenv("BODY"), "rb"))
 local body = file:read("*a")
 file:close()
 local fresh = os.getenv("FRESH") == "1"
-local count, seed = 0, os.getenv("SEED") or "0"
+local words, length = {}, tonumber(os.getenv("LENGTH") or "0")
+for word in string.gmatch(os.getenv("WORDS") or "", "%S+") do
+  words[#words + 1] = word
+end
+
+-- Each run has a seed of its own, so that no two runs send the same sentences.
+local seed = 0
+for place = 1, #(os.getenv("SEED") or "") do
+  seed = (seed * 31 + string.byte(os.getenv("SEED"), place)) % 2147483647
+end
+math.randomseed(seed)
+
+local function new_text()
+  local chosen, size = {}, 0
+  while size < length do
+    local word = words[math.random(#words)]
+    chosen[#chosen + 1] = word
+    size = size + #word + 1
+  end
+  return table.concat(chosen, " ")
+end
 
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -16,10 +36,7 @@ function request()
   if not fresh then
     return wrk.format(nil, nil, nil, body)
   end
-  count = count + 1
-  -- as long as what it stands for, so that the size stays
-  local unique = string.format("%s %08d", seed, count)
-  return wrk.format(nil, nil, nil, (string.gsub(body, "NEVERSEENQUERY", unique, 1)))
+  return wrk.format(nil, nil, nil, (string.gsub(body, "NEVERSEENQUERY", new_text)))
 end
 
 function done(summary, latency)

@@ -15,12 +15,14 @@ import httptools
 import numpy as np
 import orjson
 
+from index.bundle.bundle import default_bundle_directory, read_bundle
 from tests.bench.peers.gateways import Gateway
 from tests.bench.peers.machine import OTHERS_CORE, free_port, listens, program, running, usage, write
 from tests.bench.peers.source import MODEL
 
 HERE: Final = Path(__file__).parent
 _PLACEHOLDER: Final = "NEVERSEENQUERY"
+_NEW_CHARACTERS: Final = 250  # of new text at each end of a new query: more than the proxy embeds
 _WARM_UP: Final = 1  # seconds
 _CONTEXT: Final = 131_072  # tokens; a request of 100 KB must fit
 
@@ -33,7 +35,7 @@ class Cell:
         name: The heading of the column.
         size: About the length of the body in bytes.
         turns: The number of messages.
-        fresh: Whether each request has a new query.
+        fresh: Whether each request has a new query, which begins and ends with random words.
     """
 
     name: str
@@ -42,10 +44,11 @@ class Cell:
     fresh: bool = False
 
     def body(self, model: str) -> bytes:
-        """The body of the request. If queries must be new, it contains the word that load.lua replaces."""
+        """The body of the request. If queries must be new, it contains two placeholders, which load.lua replaces."""
         each = max(8, (self.size - 100 - 40 * self.turns) // self.turns)
         roles = ("user", "assistant")
-        texts = [f"{_PLACEHOLDER if self.fresh else 'question'} {'word ' * (each // 5)}"] * self.turns
+        middle = "word " * ((each - 2 * _NEW_CHARACTERS if self.fresh else each) // 5)
+        texts = [f"{_PLACEHOLDER} {middle}{_PLACEHOLDER}" if self.fresh else f"question {middle}"] * self.turns
         messages = [{"role": roles[place % 2], "content": text} for place, text in enumerate(texts)]
         return orjson.dumps({"model": model, "messages": messages, "max_tokens": 256})
 
@@ -116,6 +119,7 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
     body.write_bytes(cell.body(gateway.model))
     headers = "\n".join(f"{name}: {value}" for name, value in gateway.headers.items())
     environment = {**os.environ, "BODY": str(body), "HEADERS": headers, "FRESH": str(int(cell.fresh))}
+    environment |= {"WORDS": " ".join(_words()), "LENGTH": str(_NEW_CHARACTERS)}
     command = [program("wrk", "wrk"), "--threads", "1", "--connections", str(connections), "--latency"]
     command += ["--timeout", "20s", "--script", str(HERE / "load.lua")]
 
@@ -145,6 +149,12 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
         cpu=used / max(1, counts["requests"]),
         memory=after.memory if after else 0,
     )
+
+
+def _words() -> list[str]:
+    """The different words of the queries of the default bundle."""
+    queries = [example.query for example in read_bundle(default_bundle_directory()).examples]
+    return sorted({word for query in queries for word in query.split() if word.isalpha() and word.isascii()})
 
 
 @dataclass(frozen=True, slots=True)
