@@ -192,7 +192,7 @@ async def test_tokens_of_the_own_prompt_are_counted(query: str) -> None:
     async with asking(with_prompts()) as asked:
         model, served = asked.proxy.gateway.pool.models["scripted"], asked.proxy.gateway.bundles["scripted"]
         costs = await asked.proxy.gateway.injector.costs(served, model)
-        injection = await asked.proxy.gateway.injector.choose_examples(served, model, query, None, query, {})
+        injection = await asked.proxy.gateway.injector.choose_examples(served, model, [query], None, query, {})
         plain = served_bundle(sets=tuple(replace(one, prompt=None) for one in SETS), policy="set", id_letter="c")
         assert costs.examples == (await asked.proxy.gateway.injector.costs(plain, model)).examples
     assert (costs.set_prompts.keys(), costs.longest_prompt) == ({"air", "cups"}, costs.prompt_of("cups"))
