@@ -48,7 +48,8 @@ def _set_prompts(bundle: Bundle) -> Iterable[RenderableType]:
     """Yield each prompt that sets have instead of prompt.txt, with the names of these sets."""
     for prompt in dict.fromkeys(bundle.set_prompts.values()):
         names = [name for name, own in bundle.set_prompts.items() if own == prompt]
-        yield _prompt_panel(f"instead of prompt.txt, for {', '.join(names)}", prompt)
+        yield plain(f"Instead of prompt.txt, requests with {', '.join(names)} get:")
+        yield _prompt_panel("prompt of sets", prompt)
 
 
 def _prompt_panel(title: str, prompt: str) -> RenderableType:

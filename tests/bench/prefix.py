@@ -132,7 +132,9 @@ class Texts:
     def __init__(self, bundle: Bundle, tokenizer: Path) -> None:
         self._bundle = bundle
         self._layout = LAYOUTS[bundle.manifest.layout]
-        self._encode = Tokenizer.from_file(str(tokenizer)).encode
+        counter = Tokenizer.from_file(str(tokenizer))
+        counter.no_truncation()
+        self._encode = counter.encode
 
     def tokens(self, examples: Iterable[Example], query: str, prompt: str | None = None) -> tuple[tuple[int, ...], int]:
         """All tokens of a request, and the number of injected tokens among them. None means the bundle's prompt."""

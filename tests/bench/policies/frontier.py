@@ -58,9 +58,9 @@ def point(bundle: Bundle, name: str, stream: Stream, texts: Texts, tokenizer: Pa
     requests, injected, shown, below = [], [], [], 0
     for query, vector in zip(stream.queries, stream.vectors, strict=True):
         retrieved = retriever.choose(vector)
-        name = retrieved.set_name
-        examples = select_within_policy(policy, prompts[name], costs, always, retrieved).in_order(policy.order)
-        tokens, own = texts.tokens(examples, query, bundle.prompt_of(name))
+        chosen = retrieved.set_name
+        examples = select_within_policy(policy, prompts[chosen], costs, always, retrieved).in_order(policy.order)
+        tokens, own = texts.tokens(examples, query, bundle.prompt_of(chosen))
         requests.append(TokenRequest(tokens, OUTPUTS))
         injected.append(own)
         below += retrieved.is_below_floor

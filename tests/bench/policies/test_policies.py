@@ -15,8 +15,9 @@ from index.errors import BundleError
 from index.retrieval.retriever import pinned
 from proxy.backends.backend import Backend
 from tests.bench.policies.answer_cache import AnswerCache, caching, request_key
+from tests.bench.policies.frontier import point
 from tests.bench.policies.spec import parse_policy, with_policy
-from tests.bench.prefix import token_costs
+from tests.bench.prefix import Stream, Texts, token_costs
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 
 PROMPTS = Path(__file__).parents[1] / "data"
@@ -138,6 +139,18 @@ def test_prompts_of_a_policy_are_those_of_the_bundles_sets(begin: str) -> None:
     assert with_policy(bundle, parse_policy(begin)).set_prompts == {}
     with pytest.raises(BundleError, match='a prompt for "harmless"'):
         with_policy(bundle, parse_policy(f"{begin} prompts {PROMPTS / 'set_prompts_harmless.toml'}"))
+
+
+def test_simulated_cost_of_a_policy_counts_the_prompts_of_sets() -> None:
+    bundle, room = read_bundle(default_bundle_directory()), {128: 47}
+    texts = Texts(bundle, MINILM_TOKENIZER)
+    stream = Stream([one.query for one in bundle.examples[3:9]], bundle.vectors[3:9])
+    names = ["own", f"own prompts {PROMPTS / 'set_prompts.toml'}"]
+    points = [
+        point(with_policy(bundle, parse_policy(name)), name, stream, texts, MINILM_TOKENIZER, room) for name in names
+    ]
+    assert [one.policy for one in points] == names
+    assert points[1].injected < points[0].injected - 20, "the prompts of the sets are shorter than that of the bundle"
 
 
 def test_sets_that_are_made_for_a_policy_have_its_prompts_and_keep_their_length() -> None:

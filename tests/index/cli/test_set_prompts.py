@@ -89,16 +89,15 @@ def test_set_can_be_named(source: Path) -> None:
     assert written(source, "out").set_prompts == {"other-1": "Both.", "other-2": "Two."}
 
 
-@pytest.mark.parametrize("text", ["Refuse politely.", "How are you?"])
-def test_show_and_search_name_the_sets_with_a_prompt(
-    source: Path, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert sets(source, "out", SHORT) == 0
+@pytest.mark.parametrize("count", [3, 9])
+def test_show_names_all_sets_with_a_prompt(source: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sets(source, "out", SHORT, "--count", str(count)) == 0
     capsys.readouterr()
     assert run("show", source.parent / "out") == 0
-    page = capsys.readouterr().out
-    assert "instead of prompt.txt, for law-1 " in page
-    assert "instead of prompt.txt, for other-1, other-2 " in page
+    page = " ".join(capsys.readouterr().out.split())
+    others = ", ".join(f"other-{n}" for n in range(1, count))
+    assert "Instead of prompt.txt, requests with law-1 get:" in page
+    assert f"Instead of prompt.txt, requests with {others} get:" in page
     assert page.index("You are a helpful assistant.") < page.index(LAW) < page.index("to the point.")
 
 
@@ -168,5 +167,5 @@ def test_help_teaches_the_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bundle_without_prompts_of_sets_shows_one_prompt(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", source) == 0
-    assert "instead of prompt.txt" not in capsys.readouterr().out
+    assert "Instead of prompt.txt" not in capsys.readouterr().out
     assert replace(written(source, "source"), sets=()).set_prompts == {}
