@@ -11,6 +11,7 @@ import pytest
 
 from index.layouts import LAYOUTS
 from index.rendering import render_example, render_preamble, render_prompt
+from index.retrieval.retriever import Retriever
 from index.types import EmbedderSpec, ExampleSet
 from proxy.inference.injection.room_report import injection_room
 from proxy.inference.injection.served_bundles import ServedBundle
@@ -148,6 +149,27 @@ async def test_later_turns_keep_the_prompt_of_the_first() -> None:
         turns = [{"role": "user", "content": SKY}, {"role": "assistant", "content": "Yes."}]
         later, _ = await asked.send(CUP, messages=[*turns, {"role": "user", "content": CUP}])
     assert later["prompt"].startswith(first["prompt"])
+
+
+@pytest.mark.parametrize("kind", ["completion", "chat"])
+async def test_later_turn_of_a_kind_apart_brings_the_prompt_of_its_set(kind: str) -> None:
+    served = with_prompts()
+    air, cups, numbers = SETS
+    sets = (air, replace(cups, kind="how-to"), numbers)
+    bundle = replace(served.bundle, sets=sets)
+    served = replace(served, bundle=bundle, search=replace(served.search, retriever=Retriever(bundle)))
+    turns = [SKY, CUP, SUM, SUM, SUM]
+    prompts = []
+    async with asking(served, kind) as asked:
+        for count in range(1, len(turns) + 1):
+            messages = [{"role": "user", "content": turns[0]}]
+            for turn in turns[1:count]:
+                messages += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": turn}]
+            sent, _ = await asked.send("", messages=messages)
+            prompts.append(
+                sent["prompt"].partition("\n\n")[0] if kind == "completion" else sent["messages"][0]["content"]
+            )
+    assert prompts == [AIR, TEA, TEA, TEA, AIR]
 
 
 @pytest.mark.parametrize(
