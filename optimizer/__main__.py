@@ -38,8 +38,10 @@ from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import DataError, JournalError, OptimizeError
 from optimizer.core.journal import EVENTS, Event, Journal, read_journal
+from optimizer.core.model_tables import JudgeTable
 from optimizer.core.run_file import BEGUN, begun_event, changed_run_file
 from optimizer.data.dataset import Row, read_rows
+from optimizer.estimation.estimate import estimate
 from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
@@ -51,7 +53,6 @@ from optimizer.models.paid_replies import PricedClient
 from optimizer.report.html_report import write_report
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.registry import check_rewards
-from optimizer.stages.estimate import estimate
 from optimizer.stages.run import RUN_FILE, Result, run
 from optimizer.stages.run_context import open_run_context
 
@@ -138,14 +139,25 @@ def _print_error_line(line: str) -> None:
 
 def _show_result(result: Result) -> None:
     console = Console()
-    console.print(sealed_table(result.sealed))
+    if result.sealed:
+        console.print(sealed_table(result.sealed))
     if result.spent_out:
         console.print("The budget ended the search early: raise it under [budget], and resume, to go on.")
-    if result.sealed.improved:
-        console.print(f"Better than the baseline. Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
+    console.print(_verdict(result))
+    if result.is_found:
+        console.print(f"Serve it:  drpo-proxy --bundle {result.bundle}", soft_wrap=True)
     else:
-        console.print("No better than the baseline, beyond chance: the bundle holds the baseline.")
         console.print(f"It was written all the same:  {result.bundle}", soft_wrap=True)
+
+
+def _verdict(result: Result) -> str:
+    if result.sealed is None:
+        return "There are no sealed rows, so nothing shows whether the bundle is better than the baseline."
+    if result.sealed.improved:
+        return "Better than the baseline."
+    if result.is_found:
+        return 'No better than the baseline, beyond chance. It was written because of write = "found".'
+    return "No better than the baseline, beyond chance: the bundle holds the baseline."
 
 
 async def _report(options: argparse.Namespace) -> int:
@@ -181,7 +193,7 @@ async def _judge_check(options: argparse.Namespace) -> int:
         journal = stack.enter_context(Journal(folder))
         async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
             calls = CachedCalls({"judge": PricedClient(client, Prices())}, journal, Budget(Limits()))
-            judgements = await check_judge(Judge(calls), pairs, lambda: bar.advance(task))
+            judgements = await check_judge(Judge(calls, JudgeTable()), pairs, lambda: bar.advance(task))
     Console().print(agreement_table(judgements, name))
     return 0
 

@@ -26,9 +26,10 @@ from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
+from optimizer.data.split import SEALED, SEEDS, TRAIN, VALIDATION
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
-from optimizer.stages.prompt_stage import ROLE as WRITER
-from optimizer.stages.run_context import RunContext, open_run_context, starting_candidate
+from optimizer.stages.run_context import RunContext, first_candidate, open_run_context, starting_candidate
+from optimizer.stages.writer_protocol import ROLE as WRITER
 
 
 async def check_run(config: RunConfig, announce: Callable[[str], None]) -> AsyncIterator[Finding]:
@@ -56,7 +57,8 @@ async def check_run(config: RunConfig, announce: Callable[[str], None]) -> Async
 async def _check_context(context: RunContext, announce: Callable[[str], None]) -> AsyncIterator[Finding]:
     data, roles = context.data, context.config.models
     yield _describe_data(context)
-    candidate = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+    baseline = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+    candidate = first_candidate(context.config.bundle, baseline)
     longest = max((*data.train, *data.validation, *data.sealed), key=lambda row: row.length)
     announce("the task model's answer to the longest row")
     finding, answers = await check_task(context, candidate, longest)
@@ -81,7 +83,7 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
 
 def _describe_data(context: RunContext) -> Finding:
     data = context.data
-    parts = {"train": data.train, "sealed": data.sealed, "validation": data.validation}
+    parts = {name: data.parts[name] for name in (TRAIN, SEALED, VALIDATION, SEEDS) if data.parts[name]}
     return Finding("data", True, "; ".join(_describe_rows(name, rows) for name, rows in parts.items()))
 
 

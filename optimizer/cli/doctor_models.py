@@ -8,9 +8,9 @@ from typing import Any, Final
 from index.errors import DrpoError
 from index.model_names import is_served, plain_names, split_model_name
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import ModelTable
 from optimizer.core.errors import OptimizeError, RefusedRequestError, UnparsableReplyError, UnreachableError
 from optimizer.core.journal import ESTIMATED
+from optimizer.core.model_tables import ModelTable
 from optimizer.core.request_form import JSON_SCHEMA, RequestForm
 from optimizer.data.dataset import Row
 from optimizer.models.negotiation import is_too_long
@@ -21,10 +21,10 @@ from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.search.space import Outcome, Step
-from optimizer.stages.example_stage import JudgedAnswer, read_answers, rewrite_answer_request
-from optimizer.stages.prompt_stage import ROLE as WRITER
-from optimizer.stages.prompt_stage import read_prompts, rewrite_request
+from optimizer.stages.bank_choice import JudgedAnswer
 from optimizer.stages.run_context import RunContext, served_models
+from optimizer.stages.writer_protocol import ROLE as WRITER
+from optimizer.stages.writer_protocol import read_answers, read_prompts, rewrite_answer_request, rewrite_request
 
 _NO_LIST: Final = frozenset((404, 405, 501))
 _KEY_REFUSED: Final = frozenset((401, 403))
@@ -86,7 +86,8 @@ async def check_task(context: RunContext, candidate: Candidate, row: Row) -> tup
     subject = f"models.{TASK} answers"
     try:
         reply = await context.task.answer(candidate, row)
-        raw = [await context.task.answer(Raw(one), context.data.sealed[0]) for one in (candidate.sampling, {})]
+        other = (context.data.sealed or context.data.train)[0]
+        raw = [await context.task.answer(Raw(one), other) for one in (candidate.sampling, {})]
     except DrpoError as error:
         return failed(subject, error, TASK), (row.reference or _NO_ANSWER, _NO_ANSWER)
     message = f"the longest row: {reply.completion_tokens} tokens, ends with {reply.finish_reason}"
@@ -117,7 +118,7 @@ async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence
     try:
         outcomes = [await _outcome(context, candidate, number, row) for number, row in enumerate(rows)]
         path = (Step(candidate, tuple(outcomes)),)
-        kept = await context.calls.ask(rewrite_request(path, search.actions, search.words), read_prompts)
+        kept = await context.calls.ask(rewrite_request(path, search), read_prompts)
     except DrpoError as error:
         return failed(subject, error, WRITER)
     return _count_rewrites(subject, "the prompt", len(kept["prompts"]), search.actions)
@@ -127,8 +128,8 @@ async def check_example_writer(context: RunContext, row: Row, answer: str) -> Fi
     """Let the writer model rewrite an answer to a row after it was judged, as the search for examples will do."""
     subject, table = f"models.{WRITER} rewrites answers", context.config.examples
     try:
-        criteria = await context.judge.criteria(row.query)
-        judged = JudgedAnswer(row, answer, await context.judge.rate_by(row.query, answer, criteria))
+        criteria = await context.example_judge.criteria(row.query)
+        judged = JudgedAnswer(row, answer, await context.example_judge.rate_by(row.query, answer, criteria))
         kept = await context.calls.ask(rewrite_answer_request(judged, table), read_answers)
     except DrpoError as error:
         return failed(subject, error, WRITER)

@@ -7,9 +7,9 @@ from rich.table import Table
 
 from index.measures.confidence import Interval
 from optimizer.core.budget import Limits
+from optimizer.estimation.estimate import Estimate, Range
 from optimizer.evaluation.evaluate import Evaluation
 from optimizer.evaluation.measures import Measure
-from optimizer.stages.estimate import Estimate, Range
 from optimizer.stages.sealed_result import SealedResult, VariantSummary
 
 
@@ -86,6 +86,8 @@ def estimate_table(estimate: Estimate, limits: Limits) -> Table:
     minutes = Range(seconds.median / 60, seconds.low / 60, seconds.high / 60)
     table.add_row("calls", *_range_cells(estimate.calls, 0), _limit_text(limits.calls))
     table.add_row("tokens", *_range_cells(estimate.tokens, 0), _limit_text(limits.tokens))
+    if estimate.money.high:
+        table.add_row("money", *_range_cells(estimate.money, 2), _limit_text(limits.money))
     table.add_row("minutes", *_range_cells(minutes, 1 if minutes.high < 100 else 0), _limit_text(limits.minutes))
     return table
 

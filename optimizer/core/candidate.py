@@ -105,6 +105,10 @@ class Candidate:
             retrieval = replace(retrieval, policy="nearest")
         return replace(self, bank=bank, retrieval=retrieval)
 
+    def with_nearest(self, count: int) -> "Candidate":
+        """Return a copy of the candidate with at most this number of nearest examples in each prompt."""
+        return replace(self, retrieval=replace(self.retrieval, k=count))
+
     def with_prompt(self, prompt: str) -> "Candidate":
         """Return a copy of the candidate with another system prompt for all requests.
 

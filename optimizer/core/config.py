@@ -7,35 +7,27 @@ rewards.
 """
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from index.bundle.input_files import decode_text
 from index.errors import BundleFormatError
-from index.layouts import LAYOUTS
-from optimizer.core.candidate import KINDS
-from optimizer.core.config_tables import DRPO, RECIPES, REFUSALS, ModelTable, RunConfig
+from optimizer.core.config_checks import check_config
+from optimizer.core.config_tables import RACED, RECIPES, RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.core.model_tables import ModelTable
+from optimizer.core.presets import preset
 from optimizer.core.request_form import MAX_TOKENS_FIELDS, REPLY_FORMATS, SYSTEM_ROLES, RequestForm
 
-MIN_ROWS: Final = 4
-"""The smallest number of rows of each part of the data."""
-_MAX_INTEGER: Final = 10**12
-_MAX_SAFETY: Final = 5
-_MAX_WEIGHT: Final = 1e6
 _ROLES: Final = ("task", "optimizer", "judge")
 _FIXED_FIELDS: Final = frozenset(("model", "messages", "prompt", "stream"))
 """Fields of a request that [models.ROLE.request] can neither omit nor replace."""
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", float: "a number", Path: "a path", bool: "true or false"}
-_DRPO_NEEDS: Final = "[search] recipe drpo rewrites and judges with models: add [models.optimizer] and [models.judge]"
-_EXAMPLES_NEED: Final = (
-    "[examples] queries: answers are judged and rewritten: add [models.optimizer] and [models.judge]"
-)
 
 
 def read_config(path: Path, folder: Path | None = None) -> RunConfig:
@@ -73,10 +65,21 @@ def parse_config(document: Mapping[str, Any], folder: Path) -> RunConfig:
     hints = get_type_hints(RunConfig)
     del hints["models"]
     _refuse_unknown(document, [*hints, "models"], "run.toml")
-    tables = {name: _parse_table(kind, document.get(name, {}), f"[{name}]") for name, kind in hints.items()}
+    defaults = preset(_recipe(document))
+    tables = {
+        name: _parse_table(kind, document.get(name, {}), f"[{name}]", defaults.get(name, {}))
+        for name, kind in hints.items()
+    }
     config = RunConfig(models=models, **tables)
-    _check(config)
+    check_config(config)
     return _with_folder(config, folder)
+
+
+def _recipe(document: Mapping[str, Any]) -> str:
+    """Return the recipe. It is checked first, because it sets the defaults of all tables."""
+    search = document.get("search")
+    recipe = search.get("recipe", RACED) if isinstance(search, dict) else RACED
+    return str(_one_of(RECIPES, recipe, "[search] recipe"))
 
 
 def _parse_models(tables: object) -> Mapping[str, ModelTable]:
@@ -107,25 +110,49 @@ def _check_request_form(role: str, form: RequestForm) -> None:
             raise ConfigError(f"{location} {message}")
 
 
-def _parse_table(kind: Any, table: object, location: str) -> Any:
-    """Convert a table to the dataclass `kind`. The message of a ConfigError names the table by `location`."""
+def _parse_table(kind: Any, table: object, location: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """Convert a table to the dataclass `kind`.
+
+    Args:
+        kind: The dataclass.
+        table: The table.
+        location: The name of the table in the message of a ConfigError.
+        defaults: Values for keys that the table does not have. They replace the defaults of the dataclass.
+    """
     if not isinstance(table, dict):
         raise ConfigError(f"{location} must be a table")
     keys = {key.name: key for key in fields(kind)}
     _refuse_unknown(table, keys, location)
-    missing = [name for name, key in keys.items() if name not in table and _is_required(key)]
+    missing = [name for name, key in keys.items() if name not in {*table, *defaults} and _is_required(key)]
     if missing:
         raise ConfigError(f"{location} {missing[0]} is missing")
     hints = get_type_hints(kind)
-    return kind(**{name: _parse_value(hints[name], value, f"{location} {name}") for name, value in table.items()})
+    values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in defaults.items()}
+    for name, value in table.items():
+        default = values[name] if name in values else _default(keys[name])
+        values[name] = _parse_value(hints[name], value, f"{location} {name}", default)
+    return kind(**values)
 
 
 def _is_required(key: "Field[Any]") -> bool:
     return key.default is MISSING and key.default_factory is MISSING
 
 
-def _parse_value(kind: Any, value: Any, location: str) -> Any:
-    """Convert a value to the annotated type `kind`. The message of a ConfigError names the value by `location`."""
+def _default(key: "Field[Any]") -> Any:
+    if key.default_factory is not MISSING:
+        return key.default_factory()
+    return None if key.default is MISSING else key.default
+
+
+def _parse_value(kind: Any, value: Any, location: str, default: Any = None) -> Any:
+    """Convert a value to the annotated type `kind`.
+
+    Args:
+        kind: The type.
+        value: The value.
+        location: The name of the value in the message of a ConfigError.
+        default: The value that the key would have otherwise. A nested table replaces only the keys that it contains.
+    """
     if get_origin(kind) in (Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not type(None))
     if get_origin(kind) is tuple:
@@ -133,19 +160,34 @@ def _parse_value(kind: Any, value: Any, location: str) -> Any:
             raise ConfigError(f"{location} must be a list")
         return tuple(_parse_value(get_args(kind)[0], item, location) for item in value)
     if is_dataclass(kind):
-        return _parse_table(kind, value, location)
+        given = {key.name: getattr(default, key.name) for key in fields(kind)} if type(default) is kind else {}
+        return _parse_table(kind, value, location, given)
+    if get_origin(kind) is Literal:
+        return _one_of(get_args(kind), value, location)
     if get_origin(kind) is not None:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{location} must be a table")
-        item_kind = get_args(kind)[1]
-        return {str(key): _parse_value(item_kind, item, f"{location}.{key}") for key, item in value.items()}
-    if kind is Any:
-        return value
+        return _parse_mapping(get_args(kind)[1], value, location)
+    return value if kind is Any else _parse_plain(kind, value, location)
+
+
+def _parse_mapping(item_kind: Any, value: Any, location: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{location} must be a table")
+    return {str(key): _parse_value(item_kind, item, f"{location}.{key}") for key, item in value.items()}
+
+
+def _one_of(options: Sequence[Any], value: Any, location: str) -> Any:
+    if value not in options:
+        raise ConfigError(f"{location} must be one of {', '.join(options)}")
+    return value
+
+
+def _parse_plain(kind: type, value: Any, location: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is float and not isfinite(value)):
+    is_of_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    if not is_of_kind or (kind is float and not isfinite(value)):
         raise ConfigError(f"{location} must be {_TYPE_NAMES[kind]}, not {value!r}")
     return value
 
@@ -157,66 +199,12 @@ def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], location: 
             raise ConfigError(f"{location}: {name} is unknown; the nearest known name is {nearest}")
 
 
-def _check(config: RunConfig) -> None:
-    """Raise ConfigError if a value is not allowed. If several are not allowed, the message names the first."""
-    search, weights, screen = config.search, config.reward.weights, config.reward.screen
-    for is_valid, message in (
-        (search.recipe in RECIPES, f"[search] recipe must be one of {', '.join(RECIPES)}"),
-        (all(one.kind in KINDS for one in config.models.values()), f"[models] kind must be one of {', '.join(KINDS)}"),
-        (all(name in LAYOUTS for name in config.tune.layout), f"[tune] layout must be of {', '.join(LAYOUTS)}"),
-        (all(one in REFUSALS for one in config.tune.refusal), f"[tune] refusal must be of {', '.join(REFUSALS)}"),
-        (bool(weights), "[reward] weights: name at least one"),
-        (all(weight > 0 for weight in (*weights.values(), *screen.values())), "[reward] weights must be above 0"),
-        (not config.reward.confirm or "judge" in config.models, "[reward] confirm needs a judge: add [models.judge]"),
-        (search.recipe != DRPO or {"judge", "optimizer"} <= set(config.models), _DRPO_NEEDS),
-        (not config.examples.queries or {"judge", "optimizer"} <= set(config.models), _EXAMPLES_NEED),
-        (min(search.beam, search.actions, search.depth, search.block) >= 1, "[search] counts must be at least 1"),
-        (config.tune.queries >= 1, "[tune] queries must be at least 1"),
-        (search.first >= 2, "[search] first must be at least 2: one query shows no difference"),
-        (0 < search.alpha < 1, "[search] alpha must be between 0 and 1"),
-        (0 <= config.data.unusable < 1, "[data] unusable must be at least 0 and below 1"),
-        (all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"),
-        *_number_checks(config),
-    ):
-        if not is_valid:
-            raise ConfigError(message)
-
-
-def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether numbers are in their range, and the message for the case that they are not."""
-    data, examples, search = config.data, config.examples, config.search
-    yield all(one.timeout > 0 for one in config.models.values()), "[models] timeout must be above 0"
-    prices = [price for one in config.models.values() for price in (one.price_prompt, one.price_completion)]
-    yield min(prices) >= 0, "[models] prices must not be negative"
-    yield data.limit is None or data.limit >= MIN_ROWS, f"[data] limit must be at least {MIN_ROWS}"
-    yield data.raw is None or data.raw >= 0, "[data] raw must not be negative"
-    yield min(search.queries, search.words) >= 1, "[search] counts must be at least 1"
-    yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
-    yield abs(search.seed) <= _MAX_INTEGER, f"[search] seed must be at most {_MAX_INTEGER:,}"
-    yield min(examples.queries, examples.pinned) >= 0, "[examples] queries and pinned must not be negative"
-    counts = (examples.rounds, examples.beam, examples.actions, examples.size, examples.words)
-    yield min(counts) >= 1, "[examples] counts must be at least 1"
-    weights = (*config.reward.weights.values(), *config.reward.screen.values())
-    yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
-    is_score = 0 <= config.reward.safety <= _MAX_SAFETY
-    yield is_score, f"[reward] safety must be from 0 to {_MAX_SAFETY}: scores are from 1"
-    yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
-    yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
-    limits = (getattr(config.budget, key.name) for key in fields(config.budget))
-    yield all(limit is None or limit >= 0 for limit in limits), "[budget] limits must not be negative"
-    whole = [value for table in (data, search, examples, config.tune, config.budget) for value in _integers(table)]
-    yield all(value <= _MAX_INTEGER for value in whole), f"a whole number must be at most {_MAX_INTEGER:,}"
-
-
-def _integers(table: Any) -> Iterator[int]:
-    values = (getattr(table, key.name) for key in fields(table))
-    yield from (value for value in values if isinstance(value, int))
-
-
 def _with_folder(config: RunConfig, folder: Path) -> RunConfig:
     data = config.data
     validation = folder / data.validation if data.validation else None
-    data = replace(data, train=folder / data.train, sealed=folder / data.sealed, validation=validation)
+    sealed = folder / data.sealed if data.sealed else None
+    seeds = folder / data.seeds if data.seeds else None
+    data = replace(data, train=folder / data.train, sealed=sealed, validation=validation, seeds=seeds)
     start = config.bundle.start
     bundle = config.bundle if start == "default" else replace(config.bundle, start=str(folder / start))
     return replace(config, data=data, bundle=bundle)

@@ -3,48 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
-from optimizer.core.budget import Limits, Prices
-from optimizer.core.request_form import RequestForm
+from index.types import RetrievalPolicy
+from optimizer.core.budget import Limits
+from optimizer.core.model_tables import JudgeTable, ModelTable, WriterTable
 
 RACED, DRPO = "raced", "drpo"
 RECIPES: Final = (RACED, DRPO)
+PUBLISHED = "published"
+ALGORITHMS: Final = (RACED, PUBLISHED)
+LEAVE_OUT, ZERO = "leave_out", "zero"
+UNREADABLE: Final = (LEAVE_OUT, ZERO)
+MODEL, REFERENCE = "model", "reference"
+FIRST_ANSWERS: Final = (MODEL, REFERENCE)
+BEST, LATEST = "best", "latest"
+FOLLOWED: Final = (BEST, LATEST)
+DIVERSE, ALL = "diverse", "all"
+CHOICES: Final = (DIVERSE, ALL)
+BETTER, FOUND = "better", "found"
+WRITTEN: Final = (BETTER, FOUND)
 WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
 REFUSALS: Final = (WHOLE, FIRST_SENTENCE, PLAIN)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTable:
-    """[models.ROLE]: a model and its endpoint.
-
-    Attributes:
-        base_url: The base URL of the server, such as `http://localhost:8000/v1`.
-        model: The name of the model in requests to the endpoint.
-        kind: `chat` for a chat model, `completion` for a base model.
-        api_key_env: The environment variable that holds the endpoint's API key. None if the endpoint needs no key.
-        concurrency: The maximum number of requests to this model at the same time.
-        timeout: The maximum time in seconds from sending a request to its complete reply. A slower attempt fails.
-        price_prompt: The price of a million prompt tokens.
-        price_completion: The price of a million completion tokens.
-        request: The table [models.ROLE.request]: the form of the requests that the server accepts.
-    """
-
-    base_url: str
-    model: str
-    kind: str = "chat"
-    api_key_env: str | None = None
-    concurrency: int = 8
-    timeout: float = 300.0
-    price_prompt: float = 0.0
-    price_completion: float = 0.0
-    request: RequestForm = field(default_factory=RequestForm)
-
-    @property
-    def prices(self) -> Prices:
-        """The prices of the model's tokens."""
-        return Prices(self.price_prompt, self.price_completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +33,17 @@ class DataTable:
     """[data]: the JSONL files with the queries of a run.
 
     The data has three parts: train, validation and sealed. If a row has the key `split`, the row is used only for the
-    part that `split` names. One file can therefore hold the rows of all three parts.
+    part that `split` names. One file can therefore hold the rows of all three parts, and the seeds.
 
     Attributes:
         train: The file with the training rows. The search scores prompts on these rows, and the run writes exemplary
             answers to their queries.
-        sealed: The file with the sealed rows, on which the final evaluation compares the bundle with the baseline.
+        sealed: The file with the sealed rows, on which the final evaluation compares the bundle with the baseline. It
+            may be None only if the bundle is written in any case (`write` of [bundle]).
         validation: The file with the validation rows, on which the tuning stage compares settings. If None, the tuning
             stage uses the training rows.
+        seeds: The file with the seeds: rows with a reference, whose queries and references become the first examples.
+            If None, training rows are used.
         limit: The maximum number of training rows. The same maximum holds for the validation rows. None means all rows.
         raw: The number of sealed rows that the task model also answers without prompt and examples. None means all
             sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
@@ -69,8 +53,9 @@ class DataTable:
     """
 
     train: Path
-    sealed: Path
+    sealed: Path | None = None
     validation: Path | None = None
+    seeds: Path | None = None
     limit: int | None = None
     raw: int | None = None
     unusable: float = 0.05
@@ -80,16 +65,19 @@ class DataTable:
 class SearchTable:
     """[search]: the search for a prompt.
 
-    Each level of the search rewrites the prompts of the kept candidates, and scores the new candidates. The recipe
-    `drpo` ignores `patience`, `first`, `block`, `queries`, `alpha` and `indifference`. The races of the tuning stage
-    also use `first`, `block`, `alpha` and `indifference`.
+    Each level of the search rewrites the prompts of the kept candidates, and scores the new candidates. The algorithm
+    `published` ignores `patience`, `first`, `block`, `queries`, `alpha` and `indifference`; the algorithm `raced`
+    ignores `deeper` and `keep_above`. The races of the tuning stage also use `first`, `block`, `alpha` and
+    `indifference`.
 
     Attributes:
-        recipe: The search algorithm: `raced` or `drpo`.
+        recipe: The preset (optimizer.core.presets): `raced` or `drpo`. It sets the defaults of all tables.
+        algorithm: The search algorithm: `raced` or `published`.
         beam: The number of candidates that are kept after each level.
         actions: The number of rewrites of each kept candidate on each level.
-        depth: The maximum number of levels. With the recipe `drpo`, up to ten levels can be added: one for each level
-            on which a candidate keeps its prompt and is not rewritten.
+        depth: The maximum number of levels, without those that `deeper` adds.
+        deeper: The maximum number of additional levels: one for each level on which a candidate keeps its prompt.
+        keep_above: A candidate keeps its prompt on a level if its score is above this value, from 1 to 5.
         patience: The number of consecutive levels without a new leader after which the search ends.
         first: The number of queries before the first comparison of a race.
         block: The number of queries between two comparisons of a race.
@@ -100,13 +88,21 @@ class SearchTable:
             than the leader by this difference or more.
         seed: The seed of all random choices of the run.
         words: The maximum number of words of a prompt, which the writer model is instructed to observe. Up to twice as
-            many words are tolerated: a prompt of the writer model is dropped only if it is longer than that.
+            many words are tolerated: a prompt of the writer model is dropped only if it is longer than that. If 0,
+            there is no maximum.
+        k: The number of nearest examples in the search. None means the number with which the bundle is served.
+        resample: Whether the writer model is asked anew for a rewrite that it was asked for before, and equal rewrites
+            stay separate candidates. If not, the earlier rewrites are used again, and equal ones count once.
+        writer: The table [search.writer]: how the writer model rewrites prompts.
     """
 
     recipe: str = RACED
+    algorithm: str = RACED
     beam: int = 2
     actions: int = 3
     depth: int = 8
+    deeper: int = 10
+    keep_above: float = 4.5
     patience: int = 2
     first: int = 10
     block: int = 4
@@ -115,6 +111,9 @@ class SearchTable:
     indifference: float = 0.005
     seed: int = 0
     words: int = 250
+    k: int | None = None
+    resample: bool = False
+    writer: WriterTable = field(default_factory=lambda: WriterTable(top_p=0.95))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +125,14 @@ class RewardTable:
         screen: The weights of the rewards in the search. The search can thus use cheaper rewards than the sealed
             evaluation. If `screen` is empty, the search uses `weights`.
         safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
-            with a lower score as unsafe.
+            with a lower score as unsafe. If 0, no answer is unsafe.
         embedder: The name of the embedder that measures the similarity to references, for the reward `reference`. It
             should be another embedder than the bundle's, which must not score the answers to the examples it chose.
         confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
             The judge compares the two answers to a row twice, once in each order.
+        unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
+            `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
+        judge: The table [reward.judge]: how the judge works.
     """
 
     weights: Mapping[str, float]
@@ -138,6 +140,8 @@ class RewardTable:
     safety: float = 3.0
     embedder: str = DEFAULT_REWARD_EMBEDDER
     confirm: int = 0
+    unreadable: str = LEAVE_OUT
+    judge: JudgeTable = field(default_factory=JudgeTable)
 
     @property
     def all_names(self) -> frozenset[str]:
@@ -150,23 +154,36 @@ class ExamplesTable:
     """[examples]: the search for a bank of examples.
 
     Attributes:
-        queries: The number of training rows for which exemplary answers are written. If 0, the bank of the starting
-            bundle is kept.
+        queries: The number of rows for which exemplary answers are written: seeds, if [data] names them, or else
+            training rows. If 0, the bank of the starting bundle is kept.
+        first: The answer to begin with. `model`: the task model's own. `reference`: the row's reference, if it has one.
+            Training rows with a reference are then used first.
         rounds: The maximum number of rounds. Each round rewrites the kept answers to a query.
         beam: The number of answers to a query that are kept after each round.
         actions: The number of rewrites of each kept answer in each round.
-        size: The maximum number of examples in the bank.
+        follow: The answers that the next round rewrites: the `best` ones so far, or the `latest` ones.
+        choice: The answers that become examples. `diverse`: good answers to dissimilar queries, with enough refusals.
+            `all`: the best answer to each query.
+        size: The maximum number of examples in the bank, for the choice `diverse`.
         pinned: The maximum number of refusals to pin. The shortest refusals of the bank are pinned.
-        words: The maximum number of words of an answer in the bank. Longer answers are left out.
+        words: The maximum number of words of an answer in the bank. Longer answers are left out. If 0, there is no
+            maximum.
+        judge: The table [examples.judge]: how the judge works in this search.
+        writer: The table [examples.writer]: how the writer model rewrites answers.
     """
 
     queries: int = 0
+    first: str = MODEL
     rounds: int = 5
     beam: int = 1
     actions: int = 1
+    follow: str = BEST
+    choice: str = DIVERSE
     size: int = 64
     pinned: int = 2
     words: int = 150
+    judge: JudgeTable = field(default_factory=JudgeTable)
+    writer: WriterTable = field(default_factory=WriterTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +236,23 @@ class BundleTable:
             `default` for the bundle that comes with the package, or the directory of another bundle.
         model: The model name to write into the manifest. None means the name of the task model.
         embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
+        prompt: The prompt at which the search starts. If empty, it is that of the starting bundle.
+        layout: The layout at which the search starts. If empty, it is that of the starting bundle.
+        retrieval: The retrieval policy at which the search starts. None means that of the starting bundle.
+        sampling: The sampling parameters at which the search starts. None means those of the starting bundle.
+        write: When the bundle that was found is written. `better`: if it is better than the baseline on the sealed
+            rows. `found`: in any case.
     """
 
     name: str
     start: str = "default"
     model: str | None = None
     embedder: str = DEFAULT_EMBEDDER
+    prompt: str = ""
+    layout: str = ""
+    retrieval: RetrievalPolicy | None = None
+    sampling: Mapping[str, Any] | None = None
+    write: str = BETTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Reads the training, validation and sealed rows of a run, and checks that no two parts share a query.
+"""Reads the training, validation and sealed rows and the seeds of a run, and checks which parts share a query.
 
 The table [data] of run.toml names the files. The key `validation` of the table is optional: without a validation file,
-the training rows also serve as validation rows. This module does not depend on how the rows are used.
+the training rows also serve as validation rows. Sealed rows and seeds are optional too. This module does not depend on
+how the rows are used.
 """
 
 import random
@@ -12,35 +13,38 @@ from pathlib import Path
 from typing import Final
 
 from index.bundle.strict_json import quoted
-from optimizer.core.config import MIN_ROWS
+from optimizer.core.config_checks import MIN_ROWS
 from optimizer.core.config_tables import DataTable
 from optimizer.core.errors import DataError
 from optimizer.data.dataset import Row, first_reasons, read_rows
 
-TRAIN, VALIDATION, SEALED = "train", "validation", "sealed"
-SPLITS: Final = (TRAIN, VALIDATION, SEALED)
+TRAIN, VALIDATION, SEALED, SEEDS = "train", "validation", "sealed", "seeds"
+SPLITS: Final = (TRAIN, VALIDATION, SEALED, SEEDS)
 
 _NOT_WORDS = re.compile(r"\W+")
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The three parts of a run's data. The rows of each part are in random order.
+    """The parts of a run's data. The rows of each part are in random order, and the seeds in the order of their file.
 
     Attributes:
         train: The rows on which the search scores prompts, and to whose queries the run writes exemplary answers.
         validation: The rows on which the tuning stage compares the settings of the bundle.
         sealed: The rows on which the final evaluation compares the bundle with the baseline. No other stage uses them.
+            If there are none, there is no final evaluation.
+        seeds: Rows with references, whose queries and references become the first examples.
     """
 
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     sealed: tuple[Row, ...]
+    seeds: tuple[Row, ...] = ()
 
     @property
     def parts(self) -> Mapping[str, tuple[Row, ...]]:
         """The rows of each part, by the name of the part."""
-        return {TRAIN: self.train, VALIDATION: self.validation, SEALED: self.sealed}
+        return {TRAIN: self.train, VALIDATION: self.validation, SEALED: self.sealed, SEEDS: self.seeds}
 
 
 def read_split(table: DataTable, seed: int) -> Split:
@@ -54,20 +58,23 @@ def read_split(table: DataTable, seed: int) -> Split:
 
     Raises:
         DataError: A file cannot be used, a row has an unknown split or one for which its file is not named, a part has
-            fewer than four rows, or two parts share a query. Training and validation rows are not compared if [data]
-            names no validation file, because they are then the same rows.
+            fewer than four rows, a seed has no reference, or two parts share a query. Training rows may share queries
+            with the seeds, and with the validation rows if [data] names no validation file.
     """
     parts = read_parts(table)
     train = _in_random_order(TRAIN, parts[TRAIN], table.train, seed)[: table.limit]
-    sealed = _in_random_order(SEALED, parts[SEALED], table.sealed, seed)
+    sealed = _in_random_order(SEALED, parts[SEALED], table.sealed, seed) if table.sealed else ()
+    seeds = _checked_seeds(parts[SEEDS], table.seeds) if table.seeds else ()
     validation = train
     if table.validation:
         validation = _in_random_order(VALIDATION, parts[VALIDATION], table.validation, seed)[: table.limit]
     _refuse_overlap(SEALED, sealed, TRAIN, train)
+    _refuse_overlap(SEALED, sealed, SEEDS, seeds)
     if table.validation:
         _refuse_overlap(SEALED, sealed, VALIDATION, validation)
         _refuse_overlap(VALIDATION, validation, TRAIN, train)
-    return Split(train, validation, sealed)
+        _refuse_overlap(VALIDATION, validation, SEEDS, seeds)
+    return Split(train, validation, sealed, seeds)
 
 
 def read_parts(table: DataTable) -> dict[str, list[Row]]:
@@ -76,7 +83,7 @@ def read_parts(table: DataTable) -> dict[str, list[Row]]:
     Raises:
         DataError: A file cannot be used, or a row has an unknown split or one for which its file is not named.
     """
-    named = zip(SPLITS, (table.train, table.validation, table.sealed), strict=True)
+    named = zip(SPLITS, (table.train, table.validation, table.sealed, table.seeds), strict=True)
     paths = {part: path for part, path in named if path}
     files = {path: read_rows(path) for path in dict.fromkeys(paths.values())}
     for path, rows in files.items():
@@ -91,6 +98,16 @@ def _in_random_order(part: str, rows: Sequence[Row], path: Path, seed: int) -> t
     shuffled = list(rows)
     random.Random(f"{seed}:{part}").shuffle(shuffled)  # noqa: S311 - an order, not security
     return tuple(shuffled)
+
+
+def _checked_seeds(rows: Sequence[Row], path: Path) -> tuple[Row, ...]:
+    """Return the seeds. Raises DataError if there are none, or if one has no reference."""
+    if not rows:
+        raise DataError(f"{path}: holds no seeds: write rows with a query and a reference, or remove seeds from [data]")
+    reasons = [f"{path.with_name(row.name)}: a seed needs a reference, the answer" for row in rows if not row.reference]
+    if reasons:
+        raise DataError(first_reasons(reasons))
+    return tuple(rows)
 
 
 def _refuse_unknown_splits(path: Path, rows: Sequence[Row]) -> None:

@@ -16,11 +16,10 @@ from optimizer.core.request_form import RequestForm
 from optimizer.models.call_journal import StoredReply
 from optimizer.models.paid_replies import PaidReplies, PricedClient
 from optimizer.models.repeats import CUT, UNPARSABLE, joined, repeated_body
-from optimizer.models.request import Json, ReplyReader, Request
+from optimizer.models.request import MAX_ATTEMPTS, Json, ReplyReader, Request
 from optimizer.models.request_body import MAX_SHORT_REPLY
 from optimizer.models.token_count import server_token_count
 
-_MAX_READS: Final = 3
 _GROWTH: Final = 4
 """The factor by which the maximum number of tokens is raised after a reply that was cut."""
 
@@ -60,10 +59,10 @@ class CachedCalls:
         """Return the part of the reply that `reader` extracts.
 
         If the journal holds the reply to this request, the part comes from the journal. Otherwise the request is sent.
-        If the reader cannot parse the reply, the request is repeated at most twice, with the request's reminder. If the
-        reply was cut, it is repeated with a higher maximum number of tokens. A request at temperature 0 is not repeated
-        if it has no reminder. If the server returns fewer choices than the request asks for, the missing choices are
-        requested again, and the lists in the parts are joined.
+        If the reader cannot parse the reply, the request is repeated with its reminder, as often as its `attempts`
+        allow. If the reply was cut, it is repeated with a higher maximum number of tokens. A request at temperature 0
+        is not repeated if it has no reminder. If the server returns fewer choices than the request asks for, the
+        missing choices are requested again, and the lists in the parts are joined.
 
         Raises:
             UnparsableReplyError: The reader could parse no reply.
@@ -74,13 +73,13 @@ class CachedCalls:
         """
         kept: Json = {}
         reads, min_tokens = 0, 0
-        for attempt in range(_MAX_READS):
+        for attempt in range(MAX_ATTEMPTS):
             is_cut = bool(kept.get(CUT)) and request.body.get("max_tokens", 0) > MAX_SHORT_REPLY
             body = repeated_body(request.body, request.reminder, attempt, is_cut=is_cut)
-            if body is None:
+            if body is None or (attempt >= request.attempts and not is_cut):
                 break
             min_tokens = self._more_tokens(request, min_tokens) if is_cut else min_tokens
-            repeat = replace(request, body=body, replicate=request.replicate * _MAX_READS + attempt)
+            repeat = replace(request, body=body, replicate=request.replicate * MAX_ATTEMPTS + attempt)
             is_new = not self._paid.holds(repeat, 0, reader)
             try:
                 kept = await self._collect(repeat, min_tokens, reader)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 Json = Mapping[str, Any]
+MAX_ATTEMPTS: Final = 3
+"""How often a request is sent, at most, if its reply cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Request:
         replicate: A number that distinguishes requests with the same body. If two requests differ only in this number,
             both are sent, and their replies are independent.
         reminder: A text that is appended to the last message if the reply cannot be read and the request is repeated.
+        attempts: How often the request is sent, at most, if the reply cannot be read. A reply that was cut does not
+            count: the request is then repeated with a higher maximum number of tokens.
     """
 
     role: str
@@ -25,6 +29,7 @@ class Request:
     body: Json
     replicate: int = 0
     reminder: str = ""
+    attempts: int = MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,21 +48,24 @@ def _headline(summary: RunSummary) -> Iterator[str]:
     yield f"<h1>{_text(summary.name)}</h1>"
     calls = sum(usage.calls for usage in summary.usage.values())
     yield f'<p class="soft">recipe {_text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
-    if summary.sealed is None:
-        yield '<p class="verdict">Not finished: the sealed evaluation is still to come.</p>'
+    if summary.sealed is not None:
+        yield _verdict_text(summary.sealed, is_found=summary.bundle is not None and summary.bundle["found"])
+    elif summary.bundle is not None:
+        yield '<p class="verdict">Finished without sealed rows: the bundle was not compared with the baseline.</p>'
     else:
-        yield _verdict_text(summary.sealed)
+        yield '<p class="verdict">Not finished: the bundle is still to come.</p>'
     if summary.spent_out:
         yield f"<p>The budget of {_text(summary.spent_out)} ended the search; what was best by then was evaluated.</p>"
 
 
-def _verdict_text(sealed: Event) -> str:
+def _verdict_text(sealed: Event, *, is_found: bool) -> str:
     against = sealed["against"]["baseline"]
     mean, low, high = against["difference"]
     lead = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] on {sealed['rows']} queries that nothing before has seen"
     if sealed["improved"]:
         return f'<p class="verdict good">Better than the baseline by {lead}.</p>'
-    return f'<p class="verdict">No better than the baseline, beyond chance: {lead}. The bundle holds the baseline.</p>'
+    held = "what the search found, because of write" if is_found else "the baseline"
+    return f'<p class="verdict">No better than the baseline, beyond chance: {lead}. The bundle holds {held}.</p>'
 
 
 def _sealed_table(summary: RunSummary) -> Iterator[str]:

@@ -88,7 +88,8 @@ class RunSummary:
         nodes: All candidates of the prompt search: a mapping from key to candidate.
         levels: The levels of the prompt search.
         trials: The `trial` events of the tuning stage.
-        sealed: The `sealed` event; None until the sealed evaluation is finished.
+        sealed: The `sealed` event; None until the sealed evaluation is finished, or if the run has no sealed rows.
+        bundle: The `bundle` event; None until the bundle is written.
         spent_out: The limit that ended the search early, such as `tokens`; None if the search was not ended early.
         usage: Calls and cost by role.
         minutes: Running time of all sessions together.
@@ -104,6 +105,7 @@ class RunSummary:
     levels: tuple[LevelSummary, ...]
     trials: tuple[Event, ...]
     sealed: Event | None
+    bundle: Event | None
     spent_out: str | None
     usage: Mapping[str, ModelUsage]
     minutes: float
@@ -136,6 +138,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         levels=tuple(_level_summary(event, nodes) for event in notes["level"]),
         trials=tuple(notes["trial"]),
         sealed=notes["sealed"][-1] if notes["sealed"] else None,
+        bundle=notes["bundle"][-1] if notes["bundle"] else None,
         spent_out=notes["spent"][-1]["what"] if notes["spent"] else None,
         usage=_model_usage(events),
         minutes=sum(event["seconds"] for event in events if event.get("tick")) / 60,

@@ -35,11 +35,13 @@ class RewardScore:
         value: The score, from 0 to 1.
         details: The numbers that the value is computed from, for the journal and the report.
         violations: Names of the constraints that the answer violates.
+        is_readable: False if a judge's verdict could not be read, and therefore counts as the value 0.
     """
 
     value: float
     details: Mapping[str, Any] = field(default_factory=dict)
     violations: tuple[str, ...] = ()
+    is_readable: bool = True
 
 
 class Reward(ABC):

@@ -12,10 +12,10 @@ from typing import Any, Final
 from index.bundle.example_bank import refuse_unsafe
 from index.embedders.base import encodable
 from index.errors import BundleError
+from optimizer.core.model_tables import ANCHORED, JudgeTable
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, criterion_key
 from optimizer.templates import criteria_table
 
-MIN_CRITERIA, MAX_CRITERIA = 2, 5
 _DEFAULT_CRITERIA: Final = ("helpfulness", "factuality", "clarity", "safety")
 _MAX_NAME_LENGTH: Final = 40  # characters
 _MAX_TEXT_LENGTH: Final = 500  # characters
@@ -30,24 +30,31 @@ class Criterion:
         name: The name in lower case.
         question: The question about an answer that the judge has to consider.
         anchors: For some of the scores from 1 to 5: the description of an answer that deserves this score.
+        reason: Why the judge chose the criterion for a query. Empty if it gave no reason.
     """
 
     name: str
     question: str
     anchors: Mapping[int, str]
-
-    @property
-    def rubric(self) -> str:
-        """The text that describes the criterion to the judge."""
-        anchors = "\n".join(f"    {score}: {text}" for score, text in sorted(self.anchors.items()))
-        return f"- {self.name}: {self.question}\n{anchors}"
+    reason: str = ""
 
 
-def template_criteria() -> dict[str, Criterion]:
-    """Return the criteria of templates/criteria.toml, by name."""
+def rubric(criterion: Criterion, table: JudgeTable) -> str:
+    """Return the text that describes a criterion to the judge when it scores an answer."""
+    lines = [f"- {criterion.name}: {criterion.question}"]
+    if table.reasons and criterion.reason:
+        lines.append(f"    chosen because: {criterion.reason}")
+    if table.manner == ANCHORED:
+        lines += [f"    {score}: {text}" for score, text in sorted(criterion.anchors.items())]
+    return "\n".join(lines)
+
+
+def template_criteria(names: Collection[str] = ()) -> dict[str, Criterion]:
+    """Return the criteria of templates/criteria.toml by name: those with these names, or all if `names` is empty."""
     return {
         name: Criterion(name, entry["asks"], {int(score): entry[score] for score in ("1", "3", "5")})
         for name, entry in criteria_table().items()
+        if not names or name in names
     }
 
 
@@ -62,24 +69,39 @@ def default_criteria() -> tuple[Criterion, ...]:
     return tuple(template_criteria()[name] for name in _DEFAULT_CRITERIA)
 
 
-def known_names(chosen: Sequence[Any], new: Collection[str]) -> list[str]:
-    """Return the names of a judge's choice that are defined, as they are written in the definitions.
+def known_reasons(chosen: Sequence[Any], names: Collection[str]) -> dict[str, str]:
+    """Return the names of a judge's choice that are known, with the judge's reason for each. A reason may be empty.
 
     Args:
         chosen: The names that the judge chose, in any spelling, such as "Critical_Thinking". An entry may be an object
-            with the key `name`.
-        new: The names of the criteria that the judge defined.
+            with the keys `name` and `reason`.
+        names: The names of the known criteria, as the result writes them.
     """
-    defined = {criterion_key(name): name for name in (*new, *criteria_table())}
-    names = [one.get("name") if isinstance(one, dict) else one for one in chosen]
-    return [defined[criterion_key(name)] for name in names if isinstance(name, str) and criterion_key(name) in defined]
+    known = {criterion_key(name): name for name in names}
+    reasons: dict[str, str] = {}
+    for one in chosen:
+        name = one.get("name") if isinstance(one, dict) else one
+        if isinstance(name, str) and criterion_key(name) in known:
+            reasons.setdefault(known[criterion_key(name)], _reason(one))
+    return reasons
 
 
-def names_in(text: str) -> list[str]:
+def _reason(chosen: Any) -> str:
+    """Return the reason in an entry of a judge's choice: one line, which cannot forge a part of a request."""
+    reason = chosen.get("reason") if isinstance(chosen, dict) else None
+    return one_line(reason) if isinstance(reason, str) else ""
+
+
+def one_line(text: str) -> str:
+    """Return a text of a judge as one line of at most 500 characters, without half of a surrogate pair."""
+    return " ".join(encodable(text).split())[:_MAX_TEXT_LENGTH]
+
+
+def names_in(text: str, known: Collection[str]) -> list[str]:
     """Return the names of the known criteria in a text without a brace, in the order of their first mention."""
     if "{" in text:
         return []
-    mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in criteria_table()}
+    mentions = {name: re.search(rf"\b{name.replace('-', '[ _-]')}\b", text, re.IGNORECASE) for name in known}
     found = {name: mention.start() for name, mention in mentions.items() if mention}
     return sorted(found, key=lambda name: found[name])
 

@@ -1,5 +1,7 @@
 """The reward `judge`: a language model scores an answer by criteria that it chose for the query."""
 
+from optimizer.core.config_tables import ZERO, RewardTable
+from optimizer.core.errors import UnparsableReplyError
 from optimizer.data.dataset import Row
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.judge_model import Judge
@@ -11,19 +13,19 @@ SAFETY = "safety"
 class JudgeReward(Reward):
     """The mean of the judge's scores, mapped to the range from 0 to 1.
 
-    An answer violates the constraint `safety` if its score for the criterion `safety` is below `min_safety`. If the
-    judge did not choose this criterion for the query, no answer to the query violates the constraint.
+    An answer violates the constraint `safety` if its score for the criterion `safety` is below the minimum in [reward].
+    If the judge did not choose this criterion for the query, no answer to the query violates the constraint.
     """
 
-    def __init__(self, judge: Judge, min_safety: float) -> None:
+    def __init__(self, judge: Judge, table: RewardTable) -> None:
         """Create the reward.
 
         Args:
             judge: Chooses the criteria and scores the answers.
-            min_safety: The minimum score of a safe answer for the criterion `safety`, from 1 to 5.
+            table: The table [reward], which says what an unsafe answer is, and what an unreadable verdict counts as.
         """
         self._judge = judge
-        self._min_safety = min_safety
+        self._table = table
 
     async def prepare(self, row: Row) -> None:
         """Let the judge choose the criteria for a row. As in DRPO, it chooses them before the row is answered."""
@@ -31,8 +33,15 @@ class JudgeReward(Reward):
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
         """Score an answer by the criteria of its row."""
-        rating = await self._judge.rate(judged_text(answered.row), answered.reply.text)
-        is_unsafe = rating.scores.get(SAFETY, float(MAX_SCORE)) < self._min_safety
+        try:
+            rating = await self._judge.rate(judged_text(answered.row), answered.reply.text.strip())
+        except UnparsableReplyError:
+            # If no verdict was readable yet, the judge may never write one. The run must then stop, and not go on with
+            # zeros.
+            if self._table.unreadable != ZERO or not self._judge.is_readable:
+                raise
+            return RewardScore(0.0, is_readable=False)
+        is_unsafe = rating.scores.get(SAFETY, float(MAX_SCORE)) < self._table.safety
         value = (rating.mean - MIN_SCORE) / (MAX_SCORE - MIN_SCORE)
         details = {name: {"score": score, "why": rating.rationales[name]} for name, score in rating.scores.items()}
         return RewardScore(value, details, (SAFETY,) if is_unsafe else ())

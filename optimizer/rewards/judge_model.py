@@ -1,10 +1,9 @@
 """A language model as judge. It chooses criteria for a query, scores an answer by each criterion, and compares answers.
 
-This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2) with three
-differences. First, a criterion that the judge adds for a query is defined once and stays the same for the whole run,
-because the journal contains the reply that defines the criterion. Second, if the server returns log-probabilities, a
-score is the mean of the possible scores, weighted by their probabilities. Third, after a reply that cannot be parsed,
-the request is repeated with a reminder. The reply never counts as a score.
+This module does not depend on the task model or the search. It follows DRPO (arXiv 2411.08733, section 3.2). The table
+[reward.judge] or [examples.judge] says how the judge works. A criterion that the judge adds for a query is defined once
+and stays the same for the whole run, because the journal contains the reply that defines the criterion. A reply that
+cannot be parsed never counts as a score.
 """
 
 import asyncio
@@ -13,17 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
+from optimizer.core.model_tables import INTEGER, JudgeTable
 from optimizer.core.request_form import LETTER, TEXT
 from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.request import ReplyReader
 from optimizer.rewards.criteria import Criterion, default_criteria, new_criterion, template_criteria
 from optimizer.rewards.judge_protocol import (
     ROLE,
+    choice_reader,
     choice_request,
     digit_request,
     preference_request,
     rating_reader,
     rating_request,
-    read_choice,
     read_digit,
     read_preference,
     read_preference_letter,
@@ -62,23 +63,30 @@ class Judge:
     the call.
     """
 
-    def __init__(self, calls: CachedCalls) -> None:
+    def __init__(self, calls: CachedCalls, table: JudgeTable) -> None:
         self._calls = calls
+        self._table = table
         self._deciding = asyncio.Lock()
         self._was_read = False
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether a format is known in which the judge's verdicts can be read. One verdict may still be unreadable."""
+        return self._has_decided()
+
     async def criteria(self, query: str) -> tuple[Criterion, ...]:
-        """Return the two to five criteria that the judge chooses for a query. They stay the same for the whole run.
+        """Return the criteria that the judge chooses for a query. They stay the same for the whole run.
 
         If the judge's choice cannot be read, the result is a fixed choice of criteria.
         """
         for plain in (True,) if self._format in (LETTER, TEXT) else (False, True):
             try:
-                choice = await self._calls.ask(choice_request(query, plain=plain), read_choice)
+                request = choice_request(query, self._table, plain=plain)
+                choice = await self._calls.ask(request, choice_reader(self._table))
             except UnparsableReplyError:
                 continue
             known = {new["name"]: new_criterion(new) for new in choice["new"]} | template_criteria()
-            return tuple(known[name] for name in choice["criteria"])
+            return tuple(replace(known[name], reason=choice["reasons"][name]) for name in choice["criteria"])
         return default_criteria()
 
     async def rate(self, query: str, answer: str) -> JudgeRating:
@@ -91,8 +99,8 @@ class Judge:
         async def rate(reply_format: str) -> JudgeRating:
             if reply_format == LETTER:
                 return await self._rate_by_digits(query, answer, criteria)
-            request = rating_request(query, answer, criteria, plain=reply_format == TEXT)
-            rating = await self._calls.ask(request, rating_reader([criterion.name for criterion in criteria]))
+            request = rating_request(query, answer, criteria, self._table, plain=reply_format == TEXT)
+            rating = await self._calls.ask(request, self._rating_reader(criteria))
             return JudgeRating(rating["scores"], rating["rationales"])
 
         return await self._in_readable_format(rate)
@@ -121,11 +129,15 @@ class Judge:
     def _format(self) -> str:
         return self._calls.form(ROLE).reply_format
 
+    def _rating_reader(self, criteria: Sequence[Criterion]) -> ReplyReader:
+        return rating_reader([criterion.name for criterion in criteria], self._table)
+
     async def _rate_by_digits(self, query: str, answer: str, criteria: Sequence[Criterion]) -> JudgeRating:
-        requests = [digit_request(query, answer, criterion) for criterion in criteria]
+        requests = [digit_request(query, answer, criterion, self._table) for criterion in criteria]
         replies = await asyncio.gather(*(self._calls.ask(request, read_digit) for request in requests))
         names = [criterion.name for criterion in criteria]
-        scores = {name: float(reply["score"]) for name, reply in zip(names, replies, strict=True)}
+        score = "digit" if self._table.scores == INTEGER else "score"
+        scores = {name: float(reply[score]) for name, reply in zip(names, replies, strict=True)}
         return JudgeRating(scores, dict.fromkeys(names, ""))
 
     async def _in_readable_format(self, judge: Callable[[str], Awaitable[T]]) -> T:
@@ -160,9 +172,9 @@ class Judge:
         return result
 
     async def _can_read_test_question(self) -> bool:
-        request = rating_request(_TEST_QUERY, _TEST_ANSWER, default_criteria())
+        request = rating_request(_TEST_QUERY, _TEST_ANSWER, default_criteria(), self._table)
         try:
-            await self._calls.ask(request, rating_reader([criterion.name for criterion in default_criteria()]))
+            await self._calls.ask(request, self._rating_reader(default_criteria()))
         except UnparsableReplyError:
             return False
         return True

@@ -1,21 +1,23 @@
 """Builds the requests to a judge's model, and parses the replies. All functions are pure: they call no model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.model_tables import ANCHORED, EXPECTED, JudgeTable
 from optimizer.core.request_form import JSON_SCHEMA, LETTER, TEXT
 from optimizer.models.reply_text import answer_text, find_object, without_reasoning
 from optimizer.models.request import Json, ReplyReader, Request, reply_reader
 from optimizer.rewards.criteria import (
-    MAX_CRITERIA,
-    MIN_CRITERIA,
     Criterion,
-    known_names,
+    known_reasons,
     names_in,
+    one_line,
     read_definitions,
+    rubric,
     template_criteria,
 )
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE, read_letter, read_scores
@@ -29,76 +31,101 @@ _LETTER_TOKENS: Final = 4
 """The tokens of a reply of one letter. Some models write white space before the letter."""
 _JSON_REMINDER: Final = "Your last reply could not be read. Reply with one complete JSON object and no other text."
 _PLAIN_REMINDER: Final = "Your last reply could not be read. Reply exactly in the form that is asked for above."
+_QUESTIONS: Final = ("topic", "intent", "ambiguities", "response_format", "challenges")
+"""What the judge says about a query before it chooses criteria for it."""
 _STRING: Final = {"type": "string"}
 
 
-def choice_request(query: str, *, plain: bool = False) -> Request:
+def choice_request(query: str, table: JudgeTable, *, plain: bool = False) -> Request:
     """Return the request that asks the judge which criteria decide whether an answer to the query is good.
 
     Args:
         query: The query.
+        table: How the judge works.
         plain: Whether the judge has to reply with the names alone, instead of JSON.
     """
-    listed = "\n".join(f"- {criterion.name}: {criterion.question}" for criterion in template_criteria().values())
+    known = template_criteria(table.criteria).values()
+    listed = "\n".join(f"- {criterion.name}: {criterion.question}" for criterion in known)
+    texts = {"criteria": listed, "query": query, "fewest": table.fewest, "most": table.most}
     if plain:
-        return _request(template("choose_plain").format(criteria=listed, query=query), _PLAIN_REMINDER)
-    return _request(template("choose").format(criteria=listed, query=query), _JSON_REMINDER, _choice_schema())
+        return _request(template("choose_plain").format(**texts), _PLAIN_REMINDER)
+    new = f"\n{template('choose_new')}\n" if table.new_criteria else ""
+    name = "choose_analysis" if table.analysis else "choose"
+    prompt = template(name).format(**texts, new=new, shape=_choice_shape(table))
+    return _request(prompt, _JSON_REMINDER, _choice_schema(table))
 
 
-@reply_reader("optimizer.judge.read_choice")
-def read_choice(reply: Any) -> Json:
-    """Parse the criteria that the judge chose.
+def choice_reader(table: JudgeTable) -> ReplyReader:
+    """Return the reader of the criteria that the judge chose.
 
-    Criteria that the judge defines in the reply count as chosen. A chosen name is left out if neither
-    templates/criteria.toml nor a usable definition in the reply has this name. A text without a brace counts as the
-    list of the known names that it contains.
+    Criteria that the judge defines in the reply count as chosen, if the judge may define criteria. A chosen name is
+    left out if it is not known: neither one of the criteria to choose from, nor a usable definition in the reply. A
+    text without a brace counts as the list of the known names that it contains.
 
-    Returns:
-        A mapping with two keys. `criteria` is the list of the chosen names, at most five. `new` is the list of the
-        definitions that the judge wrote for these criteria.
-
-    Raises:
-        UnparsableReplyError: The reply holds no JSON object with the key `criteria`, or fewer than two defined criteria
-            are left.
+    The reader returns a mapping with three keys. `criteria` is the list of the chosen names, at most `most`. `new` is
+    the list of the definitions that the judge wrote for these criteria. `reasons` has the reason for each name, which
+    may be empty. The reader raises UnparsableReplyError if the reply holds no JSON object with the key `criteria`, or
+    if fewer than `fewest` known criteria are left.
     """
-    text = answer_text(reply["choices"][0])
-    found = find_object(text, lambda value: isinstance(value.get("criteria"), list))
-    if found is None:
-        names, new = names_in(without_reasoning(text)), {}
-    else:
-        defined = found.value["new"] if isinstance(found.value.get("new"), list) else []
-        new = read_definitions(defined)
-        names = known_names([*found.value["criteria"], *defined], new)
-    chosen = list(dict.fromkeys(names))[:MAX_CRITERIA]
-    if len(chosen) < MIN_CRITERIA:
-        raise UnparsableReplyError(f"fewer than {MIN_CRITERIA} criteria are known ones")
-    return {"criteria": chosen, "new": [new[name] for name in chosen if name in new]}
+
+    def read(reply: Any) -> Json:
+        text = answer_text(reply["choices"][0])
+        found = find_object(text, lambda value: isinstance(value.get("criteria"), list))
+        known = template_criteria(table.criteria)
+        if found is None:
+            new, reasons = {}, dict.fromkeys(names_in(without_reasoning(text), known), "")
+        else:
+            defined = found.value.get("new") if table.new_criteria else None
+            defined = defined if isinstance(defined, list) else []
+            new = read_definitions(defined)
+            reasons = known_reasons([*found.value["criteria"], *defined], [*new, *known])
+            common = found.value.get("reason")
+            if isinstance(common, str):
+                reasons = {name: reason or one_line(common) for name, reason in reasons.items()}
+        chosen = list(reasons)[: table.most]
+        if len(chosen) < table.fewest:
+            raise UnparsableReplyError(f"fewer than {table.fewest} criteria are known ones")
+        return {
+            "criteria": chosen,
+            "new": [new[name] for name in chosen if name in new],
+            "reasons": {name: reasons[name] for name in chosen},
+        }
+
+    return ReplyReader("optimizer.judge.read_choice", read)
 
 
-def rating_request(query: str, answer: str, criteria: Sequence[Criterion], *, plain: bool = False) -> Request:
+def rating_request(
+    query: str, answer: str, criteria: Sequence[Criterion], table: JudgeTable, *, plain: bool = False
+) -> Request:
     """Return the request that asks for a score from 1 to 5 for each criterion.
 
     Args:
         query: The query.
         answer: The answer to score.
         criteria: The criteria.
+        table: How the judge works.
         plain: Whether the judge has to write a line for each criterion, instead of JSON with rationales.
     """
-    rubrics = "\n".join(criterion.rubric for criterion in criteria)
+    rubrics = "\n".join(rubric(criterion, table) for criterion in criteria)
+    heading = "Criteria, and what their scores mean:" if table.manner == ANCHORED else "Criteria:"
+    manner = template(f"judge_{table.manner}")
+    texts = {"query": query, "answer": answer, "criteria": rubrics, "heading": heading, "manner": manner}
     if plain:
         lines = "\n".join(f"{one.name}: (score)" for one in criteria)
-        prompt = template("evaluate_plain").format(query=query, answer=answer, criteria=rubrics, lines=lines)
-        return _request(prompt, _PLAIN_REMINDER)
+        prompt = template("evaluate_plain").format(**texts, lines=lines)
+        return _rated(_request(prompt, _PLAIN_REMINDER), table)
     shape = orjson.dumps({one.name: {"rationale": "...", "score": "1 to 5"} for one in criteria}).decode()
-    prompt = template("evaluate").format(query=query, answer=answer, criteria=rubrics, shape=shape)
-    return _request(prompt, _JSON_REMINDER, _rating_schema(criteria), logprobs=True, top_logprobs=_TOP_LOGPROBS)
+    prompt = template("evaluate").format(**texts, shape=shape)
+    logprobs = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS} if table.scores == EXPECTED else {}
+    return _rated(_request(prompt, _JSON_REMINDER, _rating_schema(criteria), **logprobs), table)
 
 
-def rating_reader(names: Sequence[str]) -> ReplyReader:
+def rating_reader(names: Sequence[str], table: JudgeTable) -> ReplyReader:
     """Return the reader of the judge's score and rationale for each of the named criteria.
 
-    If the reply holds log-probabilities for the token that contains a score, the parsed score is the mean of the
-    possible scores from 1 to 5, weighted by their probabilities. Otherwise it is the score that the judge wrote.
+    If the table asks for expected scores, and the reply holds log-probabilities for the token that contains a score,
+    the score is the mean of the possible scores from 1 to 5, weighted by their probabilities. Otherwise it is the score
+    that the judge wrote.
 
     The reader returns a mapping with two keys. `scores` maps the name of each criterion to a score from 1 to 5.
     `rationales` maps the name of each criterion to a text.
@@ -107,24 +134,30 @@ def rating_reader(names: Sequence[str]) -> ReplyReader:
     def read(reply: Any) -> Json:
         text = answer_text(reply["choices"][0])
         written = read_scores(text, names)
-        tokens = log_probability_tokens(reply, text)
+        tokens = log_probability_tokens(reply, text) if table.scores == EXPECTED else []
         scores = {name: expected_score(tokens, one.digit, one.value) for name, one in written.items()}
         return {"scores": scores, "rationales": {name: one.rationale for name, one in written.items()}}
 
     return ReplyReader("optimizer.judge.read_verdict", read)
 
 
-def digit_request(query: str, answer: str, criterion: Criterion) -> Request:
+def digit_request(query: str, answer: str, criterion: Criterion, table: JudgeTable) -> Request:
     """Return the request that asks for the score for one criterion as a single digit."""
-    prompt = template("evaluate_letter").format(query=query, answer=answer, criterion=criterion.rubric)
-    return _letter_request(prompt)
+    heading = "The criterion, and what its scores mean:" if table.manner == ANCHORED else "The criterion:"
+    texts = {"query": query, "answer": answer, "criterion": rubric(criterion, table)}
+    manner = template(f"judge_{table.manner}")
+    return _rated(_letter_request(template("evaluate_letter").format(**texts, heading=heading, manner=manner)), table)
 
 
 @reply_reader("optimizer.judge.read_digit")
 def read_digit(reply: Any) -> Json:
-    """Return a mapping with the key `score`: the mean of the scores, weighted by the probabilities of their digits."""
+    """Return a mapping with two keys, for a reply of one digit.
+
+    `score` is the mean of the scores, weighted by the probabilities of their digits. `digit` is the most probable one.
+    """
     weights = letter_weights(reply, DIGITS)
-    return {"score": sum(int(digit) * weight for digit, weight in weights.items()) / sum(weights.values())}
+    expected = sum(int(digit) * weight for digit, weight in weights.items()) / sum(weights.values())
+    return {"score": expected, "digit": int(max(weights, key=lambda digit: weights[digit]))}
 
 
 def preference_request(query: str, first: str, second: str, reply_format: str = "") -> Request:
@@ -178,6 +211,10 @@ def _request(prompt: str, reminder: str, schema: Json | None = None, **parameter
     return Request(ROLE, "chat/completions", body, reminder=reminder)
 
 
+def _rated(request: Request, table: JudgeTable) -> Request:
+    return replace(request, attempts=table.attempts)
+
+
 def _letter_request(prompt: str) -> Request:
     return _request(prompt, "", max_tokens=_LETTER_TOKENS, logprobs=True, top_logprobs=_TOP_LOGPROBS)
 
@@ -188,10 +225,25 @@ def _rating_schema(criteria: Sequence[Criterion]) -> Json:
     return _named_schema("verdict", {criterion.name: entry for criterion in criteria})
 
 
-def _choice_schema() -> Json:
+def _choice_shape(table: JudgeTable) -> str:
+    """Return an example of the object with which the judge chooses criteria, as a part of the request."""
+    new = ', "new": [{"name": "...", "asks": "...", "one": "...", "five": "..."}]' if table.new_criteria else ""
+    if not table.analysis:
+        return f'{{"reason": "why these decide", "criteria": ["name", ...]{new}}}'
+    analysis = ", ".join(f'"{question}": "..."' for question in _QUESTIONS)
+    chosen = '[{"name": "...", "reason": "why this query calls for it"}, ...]'
+    return f'{{"analysis": {{{analysis}}}, "criteria": {chosen}{new}}}'
+
+
+def _choice_schema(table: JudgeTable) -> Json:
     definition = _object_schema({"name": _STRING, "asks": _STRING, "one": _STRING, "five": _STRING})
-    new = {"type": "array", "items": definition}
-    return _named_schema("choice", {"reason": _STRING, "criteria": {"type": "array", "items": _STRING}, "new": new})
+    new = {"new": {"type": "array", "items": definition}} if table.new_criteria else {}
+    if not table.analysis:
+        names = {"type": "array", "items": _STRING}
+        return _named_schema("choice", {"reason": _STRING, "criteria": names, **new})
+    chosen = {"type": "array", "items": _object_schema({"name": _STRING, "reason": _STRING})}
+    analysis = _object_schema(dict.fromkeys(_QUESTIONS, _STRING))
+    return _named_schema("choice", {"analysis": analysis, "criteria": chosen, **new})
 
 
 def _preference_schema() -> Json:

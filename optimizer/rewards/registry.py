@@ -70,7 +70,7 @@ REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
     "rules": RewardKind(lambda _: Rules()),
     "reference": RewardKind(lambda resources: Reference(RowEmbedder(open_embedder(resources.table.embedder)))),
     "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}, needs_completion=True),
-    "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table.safety), {JUDGE: 1}, {JUDGE: 1}),
+    "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table), {JUDGE: 1}, {JUDGE: 1}),
 }
 
 

@@ -27,6 +27,11 @@ class ScoredReply:
     score: float
     parts: Mapping[str, RewardScore]
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether all verdicts on the answer could be read."""
+        return all(part.is_readable for part in self.parts.values())
+
 
 class Scorer:
     """Answers rows and scores the answers."""

@@ -1,4 +1,4 @@
-"""The recipe `drpo`: the published beam search (arXiv 2411.08733), with one query for each level.
+"""The algorithm `published`: the beam search of DRPO (arXiv 2411.08733), with one query for each level.
 
 The beam holds W paths; a path is a sequence of prompts. Each level makes M rewrites of the last prompt of each path. A
 path and one of these rewrites form a new path. The level scores the rewrites on its query, and keeps the W new paths
@@ -8,15 +8,17 @@ The last prompt of a path is kept for the next query, and not rewritten, if its 
 could not be parsed. Each level with such a path adds one level to the maximum depth, until ten levels are added. Where
 the paper leaves a detail open, this module does what the authors' code does.
 
-There is one difference to the authors' code. If the query of a level cannot be answered or judged for one of the
-rewrites, this module leaves the query out of the means of all paths, while the authors' code counts it as 0 for this
-rewrite. The means of the paths therefore belong to the same queries.
+A judgement that cannot be parsed counts as 0 in the mean of its path, as in the authors' code. As an alternative, the
+query of the level is left out of the means of all paths, so that the means belong to the same queries.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Final, Generic
 
 from optimizer.search.space import C, Outcome, Path, Space, Step
+
+_FULL_SCORE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class PublishedSettings:
         depth: Maximum number of levels, without the extra levels (D).
         max_extra_depth: Maximum number of levels that kept prompts add to `depth`.
         keep_above: A path keeps its last prompt if the score of this prompt is above this value (scale from 1 to 5).
+        counts_unreadable: Whether a judgement that cannot be parsed counts as 0 in the mean of its path. If not, its
+            query is left out of the means of all paths.
     """
 
     beam: int = 2
@@ -36,6 +40,7 @@ class PublishedSettings:
     depth: int = 20
     max_extra_depth: int = 10
     keep_above: float = 4.5
+    counts_unreadable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,13 @@ class _ScoredPath(Generic[C]):
         return sum(self.rewards) / len(self.rewards) if self.rewards else 0.0
 
 
-async def search_published(space: Space[C], first: C, queries: int, settings: PublishedSettings) -> Path[C]:
+async def search_published(
+    space: Space[C],
+    first: C,
+    queries: int,
+    settings: PublishedSettings,
+    on_level: Callable[[Path[C]], Awaitable[None]],
+) -> Path[C]:
     """Search for better candidates, beginning with a first candidate.
 
     Args:
@@ -56,6 +67,7 @@ async def search_published(space: Space[C], first: C, queries: int, settings: Pu
         first: The candidate to begin with.
         queries: The number of queries. Each level uses the next query.
         settings: The paper's settings.
+        on_level: Called after each level with the best path so far.
 
     Returns:
         The best path; its last candidate is the result.
@@ -71,21 +83,31 @@ async def search_published(space: Space[C], first: C, queries: int, settings: Pu
                 finished.append(scored)
                 continue
             last = scored.path[-1]
-            keeps_prompt = _keeps_prompt(last.outcomes[0], settings.keep_above)
-            if keeps_prompt and may_deepen:
+            is_kept = keeps_prompt(last.outcomes[0], settings.keep_above)
+            if is_kept and may_deepen:
                 max_depth, may_deepen = max_depth + 1, False
-            expanded = [last.candidate] if keeps_prompt else await space.expand(scored.path, settings.actions, 0)
+            expanded = [last.candidate] if is_kept else await space.expand(scored.path, settings.actions, 0)
             for candidate in expanded:
                 outcome = await space.score(candidate, len(scored.path))
                 extended.append(_ScoredPath((*scored.path, Step(candidate, (outcome,))), scored.rewards))
         if not extended:
             finished += beam
-        if all(one.path[-1].outcomes[0].readable for one in extended):
+        if settings.counts_unreadable or all(one.path[-1].outcomes[0].readable for one in extended):
             extended = [replace(one, rewards=(*one.rewards, one.path[-1].outcomes[0].score)) for one in extended]
         beam = sorted(extended, key=lambda scored: -scored.mean)[: settings.beam]
         depth += 1
-    return max([*finished, *beam], key=lambda scored: scored.mean).path
+        await on_level(_best([*finished, *beam]).path)
+    return _best([*finished, *beam]).path
 
 
-def _keeps_prompt(outcome: Outcome, keep_above: float) -> bool:
-    return not outcome.readable or outcome.score > keep_above
+def _best(paths: Sequence[_ScoredPath[C]]) -> _ScoredPath[C]:
+    return max(paths, key=lambda scored: scored.mean)
+
+
+def keeps_prompt(outcome: Outcome, keep_above: float) -> bool:
+    """Whether a path keeps its last prompt for the next query, after the judgement of this prompt on its query.
+
+    It does if the score is above `keep_above`, or if the judgement could not be parsed. If all criteria have the
+    highest score, so has their mean, and the prompt is kept whatever `keep_above` is.
+    """
+    return not outcome.readable or outcome.score > keep_above or outcome.score >= _FULL_SCORE

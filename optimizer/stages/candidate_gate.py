@@ -46,7 +46,11 @@ def bundle_input(config: RunConfig, candidate: Candidate, sealed: Mapping[str, A
         sealed: The result of the sealed evaluation as plain values; None before this evaluation.
     """
     provenance = {
-        "optimizer": {"recipe": config.search.recipe, "seed": config.search.seed},
+        "optimizer": {
+            "recipe": config.search.recipe,
+            "algorithm": config.search.algorithm,
+            "seed": config.search.seed,
+        },
         "models": {role: table.model for role, table in config.models.items()},
         "reward": dict(config.reward.weights),
         "screen": dict(config.reward.screen),
@@ -139,7 +143,7 @@ class PromptGate:
         Args:
             gate: Checks that a candidate can be written, and journals dropped candidates.
             task: The task model.
-            max_words: The setting `words` of [search].
+            max_words: The setting `words` of [search]. If 0, no prompt is too long.
             rows: The rows on which every candidate is scored in any case. The longest row is answered as a trial. If
                 there are no rows, there is no trial.
         """
@@ -158,6 +162,8 @@ class PromptGate:
         return not why
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
+        if not self._max_words:
+            return ""
         max_words, max_tokens = _WORDS_FACTOR * self._max_words, _TOKENS_FACTOR * self._max_words
         if len(child.prompt.split()) > max_words:
             return f"more than {max_words} words"

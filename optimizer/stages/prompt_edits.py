@@ -32,7 +32,7 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
         prompt: The prompt to edit.
         count: Maximum number of edited prompts.
         seed: Seed of the random edits. The same seed gives the same edited prompts.
-        max_words: Edited prompts with more words are left out.
+        max_words: Edited prompts with more words are left out. If 0, there is no maximum.
     """
     rng = random.Random(f"{seed}:{prompt}")  # noqa: S311 - random edits need no secure random numbers
     found: dict[str, None] = {}
@@ -40,7 +40,7 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
         if len(found) == count:
             break
         edited = rng.choice(_OPERATORS)(units(prompt), rng)
-        if edited and edited != prompt and len(edited.split()) <= max_words:
+        if edited and edited != prompt and (not max_words or len(edited.split()) <= max_words):
             found[edited] = None
     return list(found)
 

@@ -4,20 +4,21 @@ It does not depend on how a search chooses the candidates to rewrite: optimizer.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+
+import orjson
 
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import DRPO, RACED, RunConfig
-from optimizer.core.errors import ModelError, UnparsableReplyError
+from optimizer.core.config_checks import MIN_ROWS
+from optimizer.core.config_tables import PUBLISHED, RACED, ZERO, RunConfig, SearchTable
+from optimizer.core.errors import ModelError
 from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import answer_text, find_object, text_field
-from optimizer.models.request import Json, Request, reply_reader
-from optimizer.rewards.scorer import ScoredReply
+from optimizer.models.request import Request
 from optimizer.search.levels import Level, RacedSettings
 from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
@@ -27,19 +28,12 @@ from optimizer.stages.candidate_gate import CandidateGate, PromptGate
 from optimizer.stages.prompt_edits import edits
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.stages.scored_rows import ScoredRows
-from optimizer.templates import template
-
-ROLE: Final = "optimizer"
-_MAX_EARLIER_VERSIONS: Final = 4
-_MAX_CASES: Final = 3
-_MAX_REPLY_TOKENS: Final = 2048
-_MAX_CASE_CHARACTERS: Final = 1500
-_MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
+from optimizer.stages.writer_protocol import ROLE, read_prompts, rewrite_request
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
-    """The range of the scores that a search works with. The recipe `drpo` uses 1 to 5, as the DRPO paper does."""
+    """The range of the scores that a search works with. The published algorithm uses 1 to 5."""
 
     low: float = 0.0
     high: float = 1.0
@@ -50,47 +44,64 @@ class ScoreScale:
 
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
-    """Search for a better prompt with the recipe that [search] names, and store the best candidate in `best`.
+    """Search for a better prompt with the algorithm of [search], and store the best candidate in `best`.
 
     A new prompt replaces the prompt of the bundle and all prompts of example sets. The first candidate keeps them.
 
     The stage journals one `stage` event, one `candidate` event per prompt, and one `score` event per answer. With the
-    recipe `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it journals
-    one `set_prompts` event.
+    algorithm `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it
+    journals one `set_prompts` event.
 
     Raises:
         ModelError: A model gives no usable answer.
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """
-    first, rows = best.candidate, context.data.train
+    search, served = context.config.search, best.candidate.retrieval
+    first = best.candidate.with_nearest(served.k if search.k is None else search.k)
+    rows = search_rows(context.data.train, first, search)
     await context.journal.note("stage", stage="prompt", rows=len(rows))
     if names := [one.name for one in first.bank.sets if one.prompt is not None]:
         await context.journal.note(SET_PROMPTS, sets=names)
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
-    if context.config.search.recipe == DRPO:
-        space = _prompt_space(context, ScoreScale(1.0, 5.0))
-        path = await search_published(space, first, len(rows), published_settings(context.config))
-        best.candidate = path[-1].candidate
-        return
+
+    async def keep_last(path: Path[Candidate]) -> None:
+        best.candidate = path[-1].candidate.with_nearest(served.k)
 
     async def keep_leader(level: Level[Candidate]) -> None:
         await _journal_level(context.journal, level)
-        best.candidate = level.ranked[0].candidate
+        await keep_last(level.ranked[:1])
 
-    space = _prompt_space(context, ScoreScale())
-    last, _ = await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
-    best.candidate = last.candidate
+    if search.algorithm == PUBLISHED:
+        space = _prompt_space(context, rows, ScoreScale(1.0, 5.0))
+        await search_published(space, first, len(rows), published_settings(context.config), keep_last)
+    else:
+        space = _prompt_space(context, rows, ScoreScale())
+        await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
+
+
+def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> Sequence[Row]:
+    """Return the training rows that a search uses.
+
+    The published algorithm leaves out the rows whose queries are examples, if enough other rows are left. If the
+    nearest example has the same query, every prompt leads to a good answer.
+    """
+    known = {example.query for example in first.bank.examples}
+    others = [row for row in rows if row.query not in known]
+    return others if len(others) >= MIN_ROWS and search.algorithm == PUBLISHED else rows
 
 
 def published_settings(config: RunConfig) -> PublishedSettings:
-    """Return the settings of [search] for the recipe `drpo`."""
+    """Return the settings of [search] for the published algorithm."""
     search = config.search
-    return PublishedSettings(search.beam, search.actions, search.depth)
+    counts_unreadable = config.reward.unreadable == ZERO
+    return PublishedSettings(
+        search.beam, search.actions, search.depth, search.deeper, search.keep_above, counts_unreadable
+    )
 
 
 def raced_settings(config: RunConfig) -> RacedSettings:
-    """Return the settings of [search] for the recipe `raced`."""
+    """Return the settings of [search] for the algorithm `raced`."""
     search = config.search
     race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
     return RacedSettings(search.beam, search.actions, search.depth, search.patience, race)
@@ -125,23 +136,26 @@ class PromptSpace:
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         """Answer one row under the candidate, score the answer and journal the score.
 
-        If the row cannot be used, the outcome is not readable, and no score is journaled.
+        If the row cannot be used, the outcome is not readable, and no score is journaled. If only the judge's verdict
+        cannot be read, and counts as 0, the outcome is not readable either, but the score 0 is journaled.
         """
         row = self._rows.rows[query % len(self._rows.rows)]
         scored = await self._rows.score(candidate.key, candidate, row)
         if scored is None:
             return Outcome(query, 0.0, readable=False)
+        if not scored.is_readable:
+            return Outcome(query, 0.0, evidence=(row, scored), readable=False)
         return Outcome(query, self._scale.convert(scored.score), evidence=(row, scored))
 
 
 class PromptRewriter:
     """Rewrites prompts with the writer model, or with random edits if run.toml has no [models.optimizer]."""
 
-    def __init__(self, calls: CachedCalls, gate: CandidateGate, seed: int, max_words: int) -> None:
+    def __init__(self, calls: CachedCalls, gate: CandidateGate, table: SearchTable) -> None:
         self._calls = calls
         self._gate = gate
-        self._seed = seed
-        self._max_words = max_words
+        self._table = table
+        self._asked: Counter[bytes] = Counter()
 
     async def rewrite(self, path: Path[Candidate], count: int, again: int) -> list[str]:
         """Return rewrites of the path's last prompt. The list is empty if the writer model gives no usable reply.
@@ -157,92 +171,40 @@ class PromptRewriter:
         """
         parent = path[-1].candidate
         if ROLE not in self._calls.roles:
-            return edits(parent.prompt, count, f"{self._seed}:{again}", self._max_words)
-        request = replace(rewrite_request(path, count, self._max_words), replicate=again)
+            return edits(parent.prompt, count, f"{self._table.seed}:{again}", self._table.words)
+        request = rewrite_request(path, self._table)
+        again += self._times_asked(request)
         source = f"{parent.key}/{again}"
         try:
-            kept = await self._calls.ask(request, read_prompts)
+            kept = await self._calls.ask(replace(request, replicate=again), read_prompts)
         except ModelError as error:
             await self._gate.drop_failed("prompt", source, error, count)
             return []
         await self._gate.drop_each("prompt", source, kept["dropped"])
-        return list(dict.fromkeys(kept["prompts"]))
+        prompts: list[str] = kept["prompts"]
+        return prompts if self._table.resample else list(dict.fromkeys(prompts))
+
+    def _times_asked(self, request: Request) -> int:
+        """Return how often the search has asked for these rewrites before, if they are to be sampled anew; else 0.
+
+        A resumed run repeats the search in the same order, so that it counts the same.
+        """
+        if not self._table.resample:
+            return 0
+        key = orjson.dumps(request.body)
+        self._asked[key] += 1
+        return self._asked[key] - 1
 
 
-def rewrite_request(path: Path[Candidate], count: int, max_words: int) -> Request:
-    """Return the request that asks the writer model for rewrites of the path's last prompt.
-
-    The request contains at most three answers: those with the lowest scores under this prompt, each with its score and
-    the details of the rewards. It also contains at most four earlier prompts of the path.
-    """
-    last = path[-1]
-    readable = [outcome for outcome in last.outcomes if outcome.readable]
-    worst = sorted(readable, key=lambda outcome: outcome.score)[:_MAX_CASES]
-    cases = "\n\n".join(map(_case_text, worst)) or "(none yet)"
-    earlier = "\n\n".join(
-        f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
-        for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
-    )
-    prompt = template("rewrite_prompt").format(
-        prompt=last.candidate.prompt, cases=cases, earlier=earlier or "(none)", words=max_words
-    )
-    body = {"messages": [{"role": "user", "content": prompt}], "n": count, "temperature": 0.7, "top_p": 0.95}
-    return Request(ROLE, "chat/completions", {**body, "max_tokens": _MAX_REPLY_TOKENS})
-
-
-@reply_reader("optimizer.prompt.read_prompts")
-def read_prompts(reply: Any) -> Json:
-    """Read the rewritten prompt of each choice, and the reason for each choice that holds no prompt.
-
-    Raises:
-        UnparsableReplyError: No choice holds a prompt.
-    """
-    prompts, dropped = read_choices(reply, "prompt")
-    return {"prompts": prompts, "dropped": dropped}
-
-
-def read_choices(reply: Any, name: str) -> tuple[list[str], list[str]]:
-    """Read a text from the JSON object in each choice of the writer model.
-
-    Args:
-        reply: The reply.
-        name: The key of the text in the object.
-
-    Returns:
-        The texts, and the reason for each choice without a text.
-
-    Raises:
-        UnparsableReplyError: No choice holds a text.
-    """
-    texts, dropped = [], []
-    for choice in reply["choices"]:
-        try:
-            found = find_object(answer_text(choice), lambda value: name in value)
-            text = text_field(found and found.value, name).strip()
-        except UnparsableReplyError as error:
-            dropped.append(str(error))
-            continue
-        if _says_nothing(text):
-            dropped.append(f"the {name} is empty")
-        else:
-            texts.append(text)
-    if not texts:
-        raise UnparsableReplyError(f"no choice holds a text under the key {name}: {', '.join(dict.fromkeys(dropped))}")
-    return texts, dropped
-
-
-def _says_nothing(text: str) -> bool:
-    """Whether a text has no letter or digit, such as the dots of a template, or is a word for a missing value."""
-    return text.lower().strip(".") in _MISSING or not any(map(str.isalnum, text))
-
-
-def _prompt_space(context: RunContext, scale: ScoreScale) -> PromptSpace:
+def _prompt_space(context: RunContext, rows: Sequence[Row], scale: ScoreScale) -> PromptSpace:
     search = context.config.search
-    rewriter = PromptRewriter(context.calls, context.gate, search.seed, search.words)
-    # A race scores every candidate on its first rows. The recipe drpo has a fixed order of calls without a trial.
-    trial_rows = context.data.train[: search.first] if search.recipe == RACED else ()
+    rewriter = PromptRewriter(context.calls, context.gate, search)
+    # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
+    # trial.
+    trial_rows = rows[: search.first] if search.algorithm == RACED else ()
     gate = PromptGate(context.gate, context.task, search.words, trial_rows)
-    return PromptSpace(context.scored_rows("prompt", TRAIN), gate, rewriter, scale)
+    scored_rows = replace(context.scored_rows("prompt", TRAIN), rows=rows)
+    return PromptSpace(scored_rows, gate, rewriter, scale)
 
 
 async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
@@ -251,22 +213,3 @@ async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
         for step in level.ranked
     ]
     await journal.note("level", stage="prompt", number=level.number, ranked=ranked, kept=level.kept)
-
-
-def _case_text(outcome: Outcome) -> str:
-    row, scored = cast("tuple[Row, ScoredReply]", outcome.evidence)  # PromptSpace.score stores this pair
-    reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in scored.parts.items())
-    answer = scored.reply.text[:_MAX_CASE_CHARACTERS]
-    return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {scored.score:.2f}\n{reasons}"
-
-
-def _details_text(details: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{name} {value['score']:.1f} ({value['why']})" if isinstance(value, dict) else f"{name} {value:.2f}"
-        for name, value in details.items()
-    )
-
-
-def _mean_text(outcomes: Sequence[Outcome]) -> str:
-    scores = [outcome.score for outcome in outcomes if outcome.readable]
-    return f" (mean score {sum(scores) / len(scores):.2f})" if scores else ""

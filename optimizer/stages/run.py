@@ -14,7 +14,7 @@ from typing import Final
 
 from index.bundle.bundle import write_bundle
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import RunConfig
+from optimizer.core.config_tables import FOUND, RunConfig
 from optimizer.core.errors import BudgetSpentError, UnusableRowsError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.stages.candidate_gate import bundle_input
@@ -24,6 +24,7 @@ from optimizer.stages.run_context import (
     BestCandidate,
     Notify,
     RunContext,
+    first_candidate,
     open_run_context,
     starting_candidate,
     with_bundle_model,
@@ -45,12 +46,14 @@ class Result:
 
     Attributes:
         bundle: The directory of the bundle that was written.
-        sealed: The result of the sealed evaluation.
+        sealed: The result of the sealed evaluation; None if the run has no sealed rows.
+        is_found: Whether the bundle is the one that the search found, and not the baseline.
         spent_out: Whether the budget ended the search early.
     """
 
     bundle: Path
-    sealed: SealedResult
+    sealed: SealedResult | None
+    is_found: bool
     spent_out: bool
 
 
@@ -83,18 +86,25 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         await asyncio.to_thread(_check_before_the_search, context, baseline)
         await check_inputs(config, baseline, journal)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
-        best, spent_out = await _optimize(context, baseline)
-        sealed = await run_sealed_evaluation(context, best, baseline)
-        chosen = best if sealed.improved else baseline
+        best, spent_out = await _optimize(context, first_candidate(config.bundle, baseline))
+        sealed = await run_sealed_evaluation(context, best, baseline) if context.data.sealed else None
+        improved = sealed.improved if sealed else None
+        is_found = config.bundle.write == FOUND or bool(improved)
+        chosen = best if is_found else baseline
         bundle = await asyncio.to_thread(_write_bundle, context, chosen, sealed, directory)
-        await journal.note("bundle", directory=bundle.name, improved=sealed.improved, candidate=chosen.key)
-        return Result(bundle, sealed, spent_out)
+        # Without sealed rows, it is not known whether the bundle is better than the baseline.
+        await journal.note("bundle", directory=bundle.name, improved=improved, found=is_found, candidate=chosen.key)
+        return Result(bundle, sealed, is_found, spent_out)
 
 
-async def _optimize(context: RunContext, baseline: Candidate) -> tuple[Candidate, bool]:
-    """Run the stages of the search. Return the best candidate found, and whether the budget ended the search early."""
-    best = BestCandidate(baseline)
-    context.budget.share = 1.0 - _SEALED_SHARE
+async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, bool]:
+    """Run the stages of the search, beginning with a first candidate.
+
+    Returns:
+        The best candidate found, and whether the budget ended the search early.
+    """
+    best = BestCandidate(first)
+    context.budget.share = 1.0 - _SEALED_SHARE if context.data.sealed else 1.0
     try:
         await run_example_stage(context, best)
         await run_prompt_stage(context, best)
@@ -107,7 +117,7 @@ async def _optimize(context: RunContext, baseline: Candidate) -> tuple[Candidate
     return best.candidate, False
 
 
-def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, directory: Path) -> Path:
+def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult | None, directory: Path) -> Path:
     """Write the chosen candidate as a bundle.
 
     If the run already wrote a bundle, this function deletes it first. Nothing is lost if the run is interrupted between
@@ -116,12 +126,15 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult, 
     bundle = directory / BUNDLE
     if bundle.exists():
         shutil.rmtree(bundle)
-    write_bundle(bundle, bundle_input(context.config, chosen, result_values(sealed)), context.embedder)
+    values = result_values(sealed) if sealed else None
+    write_bundle(bundle, bundle_input(context.config, chosen, values), context.embedder)
     return bundle
 
 
 def _check_before_the_search(context: RunContext, baseline: Candidate) -> None:
     """Check that everything that comes from the user can be written as a bundle. Raises ConfigError."""
-    context.gate.check(baseline, "[bundle]")
-    for what, candidate in tuned_candidates(baseline, context.config.tune):
+    first = first_candidate(context.config.bundle, baseline)
+    for candidate in (baseline, first):
+        context.gate.check(candidate, "[bundle]")
+    for what, candidate in tuned_candidates(first, context.config.tune):
         context.gate.check(candidate, what)

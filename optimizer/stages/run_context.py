@@ -19,9 +19,10 @@ from index.embedders.registry import open_embedder
 from index.model_names import plain_name
 from optimizer.core.budget import Budget
 from optimizer.core.candidate import Candidate, from_bundle
-from optimizer.core.config_tables import ModelTable, RunConfig
+from optimizer.core.config_tables import BundleTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
+from optimizer.core.model_tables import ModelTable
 from optimizer.data.split import SEALED, Split, read_split
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
@@ -54,7 +55,8 @@ class RunContext:
         calls: Makes the paid calls and caches their replies.
         embedder: The embedder of the bundle.
         task: The model that the bundle is written for.
-        judge: The judge model. It can be used only if run.toml has [models.judge].
+        judge: The judge of the rewards. It can be used only if run.toml has [models.judge].
+        example_judge: The same model, as it works in the search for examples ([examples.judge]).
         screen: Scores answers during the search. Its weights are [reward] screen, or else [reward] weights.
         sealed: Scores answers in the sealed evaluation. Its weights are [reward] weights.
         data: Training, validation and sealed rows.
@@ -69,6 +71,7 @@ class RunContext:
     embedder: Embedder
     task: TaskModel
     judge: Judge
+    example_judge: Judge
     screen: Scorer
     sealed: Scorer
     data: Split
@@ -114,14 +117,16 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         await stack.enter_async_context(_running_clock(budget, journal))
         embedder = RowEmbedder(await asyncio.to_thread(open_embedder, config.bundle.embedder))
         task = TaskModel(calls, config.models[TASK].kind, embedder)
-        judge = Judge(calls)
+        judge, example_judge = Judge(calls, config.reward.judge), Judge(calls, config.examples.judge)
         rewards = await asyncio.to_thread(build_rewards, RewardResources(config.reward, task, judge))
         screen = Scorer(task, rewards, config.reward.screen or config.reward.weights)
         sealed = Scorer(task, rewards, config.reward.weights)
         share = config.data.unusable
         unusable = {part: UnusableRows(journal, part, len(rows), share) for part, rows in data.parts.items()}
         gate = CandidateGate(config, embedder.spec, journal)
-        yield RunContext(config, journal, budget, calls, embedder, task, judge, screen, sealed, data, unusable, gate)
+        yield RunContext(
+            config, journal, budget, calls, embedder, task, judge, example_judge, screen, sealed, data, unusable, gate
+        )
 
 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
@@ -129,6 +134,17 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
     start = config.bundle.start
     directory = default_bundle_directory() if start == "default" else Path(start)
     return from_bundle(load_bundle(directory, embedder))
+
+
+def first_candidate(table: BundleTable, baseline: Candidate) -> Candidate:
+    """Return the candidate at which the search starts: the baseline with the prompt and the settings of [bundle]."""
+    candidate = replace(
+        baseline,
+        layout=table.layout or baseline.layout,
+        retrieval=table.retrieval or baseline.retrieval,
+        sampling=baseline.sampling if table.sampling is None else table.sampling,
+    )
+    return candidate.with_prompt(table.prompt) if table.prompt else candidate
 
 
 async def with_bundle_model(config: RunConfig) -> RunConfig:

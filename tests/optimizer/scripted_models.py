@@ -138,7 +138,8 @@ class ScriptedModels:
     def _better_answers(self, prompt: str, count: int) -> list[str]:
         """Return rewrites of an answer whose quality is higher by one."""
         answer = prompt.split("\n\nAnswer:\n")[1].split("\n\nHow it was judged")[0]
-        quality = int(re.search(r"worth (\d+)", answer)[1]) + 1  # type: ignore[index]
+        found = re.search(r"worth (\d+)", answer)
+        quality = int(found[1]) + 1 if found else 1
         better = [f"{re.sub(r'worth [0-9]+', f'worth {quality}', answer)}{'!' * number}" for number in range(count)]
         return [json.dumps({"analysis": "hm", "answer": text}) for text in better]
 

@@ -11,7 +11,7 @@ from optimizer.__main__ import main
 from optimizer.cli.doctor import check_run
 from optimizer.cli.doctor_models import Finding, check_model_list
 from optimizer.core.config import read_config
-from optimizer.core.config_tables import ModelTable
+from optimizer.core.model_tables import ModelTable
 from optimizer.report.html_report import write_report
 from optimizer.stages.run_context import with_bundle_model
 from tests.index.embedders.missing_extra import remove_minilm

@@ -8,24 +8,27 @@ from typing import Any, get_type_hints
 import pytest
 
 from optimizer.core.config import parse_config, read_config
-from optimizer.core.config_tables import ModelTable, RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.core.model_tables import JudgeTable, ModelTable, WriterTable
 from optimizer.core.request_form import RequestForm
 
 PAGE = Path(__file__).parents[3] / "docs" / "optimizing.md"
 
 
 def test_every_table_and_key_is_documented() -> None:
-    rows = {}
+    rows: dict[str, set[str]] = {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if found := re.match(r"\| `\[(\w+)(?:\.\w+)?\]`.*? \| (.*) \|$", line):
-            rows[found[1]] = set(re.findall(r"`(\w+)`", found[2]))
+            rows.setdefault(found[1], set()).update(re.findall(r"`(\w+)`", found[2]))
     hints = get_type_hints(RunConfig)
     tables = {one.name: hints[one.name] for one in fields(RunConfig)} | {"models": ModelTable}
     assert rows.keys() == tables.keys()
     for name, kind in tables.items():
         assert is_dataclass(kind)
         assert {one.name for one in fields(kind)} <= rows[name], name
+    for name, nested in (("reward", JudgeTable), ("search", WriterTable)):
+        assert {one.name for one in fields(nested)} <= rows[name], name
 
 
 def test_every_key_of_the_request_form_is_documented() -> None:
@@ -73,7 +76,7 @@ def test_request_form_that_cannot_be_used_is_refused(role: str, request_table: d
 
 NUMBERS = [
     *({"data": {"limit": number}} for number in (0, -1, 3, 10**30)),
-    *({"data": {"raw": -5}}, {"search": {"queries": 0}}, {"search": {"words": 0}}, {"search": {"indifference": -1.0}}),
+    *({"data": {"raw": -5}}, {"search": {"queries": 0}}, {"search": {"words": -1}}, {"search": {"indifference": -1.0}}),
     *({"search": {"seed": number}} for number in (10**22, -(10**22))),
     *(
         {"search": {"beam": 10**30}},
@@ -82,6 +85,10 @@ NUMBERS = [
         {"reward": {"safety": 9.0}},
     ),
     *({"reward": {"weights": {"rules": 1e308}}}, {"reward": {"confirm": -3}}, {"tune": {"shortest_answer": [-4]}}),
+    *({"search": {"k": -1}}, {"search": {"deeper": -1}}, {"search": {"keep_above": 5.5}}, {"examples": {"words": -1}}),
+    *({"search": {"writer": {"temperature": -0.1}}}, {"examples": {"writer": {"top_p": 1.5}}}),
+    *({"reward": {"judge": {"fewest": 4, "most": 3}}}, {"examples": {"judge": {"attempts": 0}}}),
+    *({"reward": {"judge": {"attempts": 4}}}, {"reward": {"judge": {"most": 10**30}}}),
     *({"budget": {"calls": -1}}, {"budget": {"money": -1.0}}, {"budget": {"tokens": 10**30}}),
     *({"models": {"task": {"timeout": 0.0}}}, {"models": {"task": {"price_prompt": -5.0}}}),
 ]

@@ -160,7 +160,7 @@ def test_unknown_split_is_refused_with_its_line_and_the_allowed_ones(name: str, 
         files[part].write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError) as caught:
         read_split(DataTable(files["train"], files["sealed"], files["validation"]), 0)
-    expected = f'"split" must be one of train, validation, sealed, not {json.dumps(name)}'
+    expected = f'"split" must be one of train, validation, sealed, seeds, not {json.dumps(name)}'
     assert str(caught.value) == f"{files[key]}, line 3: {expected}"
 
 
@@ -197,3 +197,41 @@ def test_one_file_may_hold_all_parts(tmp_path: Path) -> None:
     other.parent.parent.mkdir()
     split = read_split(DataTable(file, other), 0)
     assert (len(split.train), len(split.sealed)) == (5, 5)
+
+
+SEED_FAULTS = [
+    ([{"query": "a"}], "a seed needs a reference"),
+    ([{"query": "a", "reference": " "}], "a seed needs a reference"),
+    ([], "there is no row"),
+    ([{"query": "sealed 1", "reference": "x"}], "in sealed and in seeds"),
+    ([{"query": "Validation, 1!", "reference": "x"}], "in validation and in seeds"),
+    ([{"query": "a", "reference": "x", "split": "train"}], "does not name this file"),
+]
+
+
+def seeded(folder: Path, seeds: list[dict[str, str]]) -> DataTable:
+    """The data of a run with seeds, which lie in a file of their own."""
+    paths = {}
+    for part in ("train", "sealed", "validation"):
+        paths[part] = folder / f"{part}.jsonl"
+        paths[part].write_text("\n".join(json.dumps({"query": f"{part} {one}"}) for one in range(5)))
+    paths["seeds"] = folder / "seeds.jsonl"
+    paths["seeds"].write_text("\n".join(map(json.dumps, seeds)))
+    return DataTable(paths["train"], paths["sealed"], paths["validation"], paths["seeds"])
+
+
+@pytest.mark.parametrize(("seeds", "named"), SEED_FAULTS)
+def test_seeds_that_cannot_be_used_are_refused(seeds: list[dict[str, str]], named: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=named):
+        read_split(seeded(tmp_path, seeds), 0)
+
+
+def test_seeds_keep_their_order_and_may_be_training_rows(tmp_path: Path) -> None:
+    seeds = [{"query": query, "reference": "x", "split": "seeds"} for query in ("train 1", "b", "a")]
+    assert [row.query for row in read_split(seeded(tmp_path, seeds), 7).seeds] == ["train 1", "b", "a"]
+
+
+def test_sealed_rows_may_be_left_out(tmp_path: Path) -> None:
+    table = seeded(tmp_path, [{"query": "a", "reference": "x"}])
+    split = read_split(DataTable(table.train), 0)
+    assert (split.sealed, split.seeds, len(split.train)) == ((), (), 5)

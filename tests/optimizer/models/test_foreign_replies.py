@@ -8,17 +8,18 @@ import pytest
 
 from optimizer.core.budget import Cost
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.model_tables import JudgeTable
 from optimizer.models.paid_replies import _read_reply, _Sent
 from optimizer.models.repeats import UNPARSABLE
 from optimizer.models.request import ReplyReader
 from optimizer.models.task_model import mean_log_probability, read_chat, read_completion, read_echo
 from optimizer.models.token_count import token_usage
-from optimizer.rewards.judge_protocol import rating_reader, read_choice, read_digit, read_preference
-from optimizer.stages.prompt_stage import read_prompts
+from optimizer.rewards.judge_protocol import choice_reader, rating_reader, read_digit, read_preference
+from optimizer.stages.writer_protocol import read_prompts
 
 READERS = (
-    *(read_chat, read_completion, read_echo, read_choice, read_digit, read_preference, read_prompts),
-    rating_reader(["clarity"]),
+    *(read_chat, read_completion, read_echo, choice_reader(JudgeTable()), read_digit, read_preference, read_prompts),
+    rating_reader(["clarity"], JudgeTable()),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.journal import Journal
+from optimizer.core.model_tables import JudgeTable
 from optimizer.core.request_form import RequestForm
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
@@ -74,7 +75,7 @@ async def test_more_choices_than_slots_are_requested_in_parts(small_chat: str, t
 async def test_small_model_judges_with_log_probabilities(reply_format: str, small_chat: str, tmp_path: Path) -> None:
     async with calls(small_chat, tmp_path, RequestForm(reply_format=reply_format)) as (made, _):
         try:
-            rating = await Judge(made).rate_by("What is 2 + 2?", "It is 4.", CRITERIA)
+            rating = await Judge(made, JudgeTable()).rate_by("What is 2 + 2?", "It is 4.", CRITERIA)
         except UnparsableReplyError:
             assert reply_format == "letter", "the grammar of the schema enforces a verdict"
             return

@@ -1,19 +1,19 @@
 """Tests that the names of reply readers stay as they are: with other names, old journals would be paid for again."""
 
+from optimizer.core.model_tables import JudgeTable
 from optimizer.models.task_model import read_chat, read_completion, read_echo
 from optimizer.rewards.judge_protocol import (
+    choice_reader,
     rating_reader,
-    read_choice,
     read_digit,
     read_preference,
     read_preference_letter,
 )
-from optimizer.stages.example_stage import read_answers
-from optimizer.stages.prompt_stage import read_prompts
+from optimizer.stages.writer_protocol import read_answers, read_prompts
 
 
 def test_names_of_reply_readers_do_not_change() -> None:
-    judge = {read_choice.name, rating_reader([]).name, read_preference.name}
+    judge = {choice_reader(JudgeTable()).name, rating_reader([], JudgeTable()).name, read_preference.name}
     assert judge == {
         "optimizer.judge.read_choice",
         "optimizer.judge.read_verdict",

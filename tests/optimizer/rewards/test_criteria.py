@@ -7,15 +7,16 @@ import orjson
 import pytest
 
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.model_tables import JudgeTable
 from optimizer.rewards.criteria import new_criterion, template_criteria
-from optimizer.rewards.judge_protocol import rating_request, read_choice
+from optimizer.rewards.judge_protocol import choice_reader, rating_request
 
 TONE = {"name": "tone", "asks": "Is it kind?", "one": "Rude.", "five": "Kind."}
 
 
 def choose(criteria: object, new: object = ()) -> dict[str, Any]:
     text = json.dumps({"reason": "x", "criteria": criteria, "new": new})
-    return dict(read_choice({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}))
+    return dict(choice_reader(JudgeTable())({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}))
 
 
 @pytest.mark.parametrize(
@@ -37,14 +38,18 @@ def test_definition_that_cannot_be_used_is_left_out(definition: object) -> None:
         choose(["clarity", "tone"], [definition])
 
 
+def names_and_new(choice: dict[str, Any]) -> tuple[Any, Any]:
+    return choice["criteria"], choice["new"]
+
+
 @pytest.mark.parametrize("new", [7, "tone", TONE, None, True])
 def test_list_of_definitions_of_another_type_is_ignored(new: object) -> None:
-    assert choose(["clarity", "safety"], new) == {"criteria": ["clarity", "safety"], "new": []}
+    assert choose(["clarity", "safety"], new)["criteria"] == ["clarity", "safety"]
 
 
 @pytest.mark.parametrize("name", ["Tone", " tone ", "TONE", "tone!", "\u201ctone\u201d"])
 def test_name_is_written_in_one_form(name: str) -> None:
-    assert choose(["clarity"], [{**TONE, "name": name}]) == {"criteria": ["clarity", "tone"], "new": [TONE]}
+    assert names_and_new(choose(["clarity"], [{**TONE, "name": name}])) == (["clarity", "tone"], [TONE])
 
 
 @pytest.mark.parametrize("name", ["critical-thinking", "Critical Thinking", "critical_thinking", "CRITICAL-THINKING"])
@@ -54,12 +59,12 @@ def test_known_criterion_is_found_in_any_spelling_and_not_defined_anew(name: str
         choose(["clarity", {"name": name}]),
         choose(["clarity"], [{**TONE, "name": name}]),
     ):
-        assert choice == {"criteria": ["clarity", "critical-thinking"], "new": []}
+        assert names_and_new(choice) == (["clarity", "critical-thinking"], [])
 
 
 def test_judge_cannot_change_what_the_constraint_safety_asks() -> None:
     found = choose(["clarity", "safety"], [{**TONE, "name": "Safety", "asks": "Does it mention a helmet?"}])
-    assert found == {"criteria": ["clarity", "safety"], "new": []}
+    assert names_and_new(found) == (["clarity", "safety"], [])
 
 
 def test_first_definition_of_a_name_counts() -> None:
@@ -70,7 +75,7 @@ def test_first_definition_of_a_name_counts() -> None:
 def test_texts_become_one_line_each() -> None:
     found = choose(["clarity"], [{**TONE, "asks": "Is it kind?\n\nReply with JSON only:\n{}", "name": "to\nne"}])
     criteria = [template_criteria()["clarity"], new_criterion(found["new"][0])]
-    body = rating_request("q", "a", criteria).body
+    body = rating_request("q", "a", criteria, JudgeTable()).body
     assert body["messages"][0]["content"].count("\nReply with JSON only") == 0
     assert orjson.dumps(body)
     assert found["criteria"] == ["clarity", "to-ne"]

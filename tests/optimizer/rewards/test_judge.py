@@ -9,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.model_tables import JudgeTable
 from optimizer.models.reply_text import find_object
 from optimizer.rewards.criteria import template_criteria
-from optimizer.rewards.judge_protocol import rating_reader, read_choice, read_preference
+from optimizer.rewards.judge_protocol import choice_reader, rating_reader, read_preference
 from optimizer.templates import template
+
+TABLE = JudgeTable()
+read_choice = choice_reader(TABLE)
 
 
 def reply(content: str, logprobs: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -32,21 +36,23 @@ def test_criteria_are_the_papers_fourteen_and_over_refusal_with_anchors() -> Non
 
 
 def test_templates_use_exactly_their_fields() -> None:
-    for name, fields in (("choose", ("criteria", "query")), ("evaluate", ("query", "answer", "criteria", "shape"))):
+    evaluate = ("manner", "query", "answer", "heading", "criteria", "shape")
+    choose = ("fewest", "most", "criteria", "new", "query", "shape")
+    for name, fields in (("choose", choose), ("choose_analysis", choose), ("evaluate", evaluate)):
         filled = template(name).format(**dict.fromkeys(fields, "{here}"))
         assert filled.count("{here}") == len(fields)
 
 
 def test_score_is_the_expectation_over_log_probabilities() -> None:
     pieces = [token('{"clarity": {"rationale": "x 5", "score": '), token("4", _4=0.6, _5=0.3, _x=0.1), token("}}")]
-    found = rating_reader(["clarity"])(reply("".join(piece["token"] for piece in pieces), pieces))
+    found = rating_reader(["clarity"], TABLE)(reply("".join(piece["token"] for piece in pieces), pieces))
     assert found["scores"]["clarity"] == pytest.approx((4 * 0.6 + 5 * 0.3) / 0.9)
     assert found["rationales"]["clarity"] == "x 5"
 
 
 def test_score_without_log_probabilities_is_the_number() -> None:
     content = '```json\n{"clarity": {"rationale": "", "score": "4"}, "depth": {"score": 2}}\n```'
-    assert rating_reader(["clarity", "depth"])(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
+    assert rating_reader(["clarity", "depth"], TABLE)(reply(content))["scores"] == {"clarity": 4.0, "depth": 2.0}
 
 
 def test_each_score_uses_the_distribution_of_its_own_token() -> None:
@@ -55,7 +61,7 @@ def test_each_score_uses_the_distribution_of_its_own_token() -> None:
         token("}}"),
     ]
     content = "".join(piece["token"] for piece in pieces)
-    assert rating_reader(["a", "b"])(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
+    assert rating_reader(["a", "b"], TABLE)(reply(content, pieces))["scores"] == {"a": 1.0, "b": 4.5}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_each_score_uses_the_distribution_of_its_own_token() -> None:
 )
 def test_unparsable_rating_is_an_error_and_not_a_score(content: str) -> None:
     with pytest.raises((UnparsableReplyError, KeyError, TypeError)):
-        rating_reader(["a"])(reply(content))
+        rating_reader(["a"], TABLE)(reply(content))
 
 
 @given(st.text())
@@ -74,7 +80,7 @@ def test_any_text_holds_an_object_or_none(text: str) -> None:
 
 def test_half_of_a_surrogate_pair_in_a_verdict_can_be_journaled() -> None:
     half = "\\ud83d"
-    rating = rating_reader(["clarity"])(reply(f'{{"clarity": {{"rationale": "x{half}", "score": 4}}}}'))
+    rating = rating_reader(["clarity"], TABLE)(reply(f'{{"clarity": {{"rationale": "x{half}", "score": 4}}}}'))
     choice = read_choice(
         reply(f'{{"criteria": ["clarity"], "new": [{{"name": "n", "asks": "{half}", "one": "a", "five": "b"}}]}}')
     )

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.model_tables import JudgeTable
 from optimizer.core.request_form import RequestForm
 from optimizer.rewards.criteria import default_criteria, template_criteria
 from optimizer.rewards.judge_model import Judge
@@ -85,16 +86,16 @@ async def test_best_format_that_the_judge_writes_is_found(
 ) -> None:
     endpoint = judge_that_writes(*formats)
     async with calls(endpoint, tmp_path) as (made, _):
-        rating = await Judge(made).rate("Why?", "So.")
+        rating = await Judge(made, JudgeTable()).rate("Why?", "So.")
         assert list(rating.scores.values()) == [pytest.approx(score)] * len(rating.scores)
         assert made.form("judge").reply_format == found
-        assert await Judge(made).better("Why?", "So.", "No.") in (0.5, 1.0)
+        assert await Judge(made, JudgeTable()).better("Why?", "So.", "No.") in (0.5, 1.0)
         first = len(endpoint.seen)
-        await Judge(made).rate_by("When?", "Now.", CRITERIA)
+        await Judge(made, JudgeTable()).rate_by("When?", "Now.", CRITERIA)
         assert len(endpoint.seen) - first == (2 if found == "letter" else 1), "the format is known"
     resumed = judge_that_writes(*formats)
     async with calls(resumed, tmp_path) as (made, _):
-        assert await Judge(made).rate("Why?", "So.") == rating
+        assert await Judge(made, JudgeTable()).rate("Why?", "So.") == rating
         assert not resumed.seen
 
 
@@ -103,21 +104,21 @@ async def test_format_of_run_toml_is_used_alone(reply_format: str, tmp_path: Pat
     written = "json" if reply_format.startswith("json") else reply_format
     endpoint = judge_that_writes(written)
     async with calls(endpoint, tmp_path, RequestForm(reply_format=reply_format)) as (made, _):
-        await Judge(made).rate_by("Why?", "So.", CRITERIA)
-        await Judge(made).prefers("Why?", "So.", "No.")
+        await Judge(made, JudgeTable()).rate_by("Why?", "So.", CRITERIA)
+        await Judge(made, JudgeTable()).prefers("Why?", "So.", "No.")
     bodies: list[Any] = [body for body, _ in endpoint.seen]
     sent = {body.get("response_format", {}).get("type", "none") for body in bodies}
     assert sent == {reply_format if reply_format in ("json_schema", "json_object") else "none"}
     other = judge_that_writes()
     async with calls(other, tmp_path / "other", RequestForm(reply_format=reply_format)) as (made, _):
         with pytest.raises(UnparsableReplyError):
-            await Judge(made).rate_by("Why?", "So.", CRITERIA)
+            await Judge(made, JudgeTable()).rate_by("Why?", "So.", CRITERIA)
     assert {asked_format(body["messages"][0]["content"]) for body, _ in list[Any](other.seen)} == {written}
 
 
 async def test_one_refusal_in_prose_does_not_change_the_format(tmp_path: Path) -> None:
     async with calls(judge_that_writes("json", "letter", "text", refused="poison"), tmp_path) as (made, _):
-        judge = Judge(made)
+        judge = Judge(made, JudgeTable())
         with pytest.raises(UnparsableReplyError):
             await judge.rate_by("How do I make poison?", "So.", CRITERIA)
         assert made.form("judge").reply_format == ""
@@ -128,16 +129,16 @@ async def test_judge_that_writes_nothing_gives_no_score(tmp_path: Path) -> None:
     endpoint = judge_that_writes()
     async with calls(endpoint, tmp_path) as (made, _):
         with pytest.raises(UnparsableReplyError, match="no score for clarity"):
-            await Judge(made).rate_by("Why?", "So.", CRITERIA)
+            await Judge(made, JudgeTable()).rate_by("Why?", "So.", CRITERIA)
         with pytest.raises(UnparsableReplyError):
-            await Judge(made).prefers("Why?", "So.", "No.")
+            await Judge(made, JudgeTable()).prefers("Why?", "So.", "No.")
     bodies = [orjson.dumps(body) for body, _ in endpoint.seen]
     assert len(set(bodies)) == len(bodies), "no body is sent twice at temperature 0"
 
 
 async def test_criteria_are_fixed_if_the_choice_cannot_be_read(tmp_path: Path) -> None:
     async with calls(judge_that_writes(), tmp_path) as (made, _):
-        assert await Judge(made).criteria("Why?") == default_criteria()
+        assert await Judge(made, JudgeTable()).criteria("Why?") == default_criteria()
 
 
 @pytest.mark.parametrize(
@@ -154,5 +155,5 @@ async def test_digit_that_is_not_probable_is_no_score(reply: Reply, tmp_path: Pa
     endpoint = ScriptedEndpoint(lambda *_: reply)
     async with calls(endpoint, tmp_path, RequestForm(reply_format="letter")) as (made, _):
         with pytest.raises(UnparsableReplyError):
-            await Judge(made).rate_by("Why?", "So.", CRITERIA)
+            await Judge(made, JudgeTable()).rate_by("Why?", "So.", CRITERIA)
     assert len(endpoint.seen) == len(CRITERIA)

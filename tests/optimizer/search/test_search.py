@@ -102,7 +102,7 @@ def soon_enough(worth: int, query: str) -> Mapping[str, int]:
 @pytest.mark.parametrize(("scores", "depth"), [(harsh, D), (default_scores, D), (soon_enough, D), (soon_enough, 3)])
 async def test_recipe_drpo_makes_the_papers_calls_in_the_same_order(scores: object, depth: int, tmp_path: Path) -> None:
     async with open_scripted_models(scores=scores) as (models, url):
-        search = {"recipe": "drpo", "beam": W, "actions": M, "depth": depth}
+        search = {"algorithm": "published", "beam": W, "actions": M, "depth": depth}
         config = read_config(write_run(tmp_path, url, search=search, tune={"k": [], "order": []}))
         with Journal(tmp_path / "out") as journal:
             await run(config, tmp_path / "out", journal, print)
@@ -122,7 +122,7 @@ def _once(calls: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
 async def test_unparsable_judgement_is_not_a_score_and_keeps_the_prompt(tmp_path: Path) -> None:
     space = Numbers({})
     space.unreadable = {0, 1}
-    path = await search_published(space, 0, 20, PublishedSettings(beam=1, actions=2, depth=3, max_extra_depth=0))
+    path = await search_published(space, 0, 20, PublishedSettings(1, 2, 3, max_extra_depth=0), nobody)
     assert [step.candidate for step in path] == [0, 0, 0]
     assert space.expanded == []
 

@@ -15,9 +15,8 @@ from optimizer.core.errors import ConfigError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.report.html_report import write_report
 from optimizer.report.run_summary import summarize_run
-from optimizer.stages.example_stage import read_answers
-from optimizer.stages.prompt_stage import read_prompts
 from optimizer.stages.run_context import open_run_context, starting_candidate
+from optimizer.stages.writer_protocol import read_answers, read_prompts
 from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, run_config, write_run
 
 UNWRITABLE = {

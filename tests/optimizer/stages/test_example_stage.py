@@ -10,7 +10,7 @@ from optimizer.core.config_tables import ExamplesTable
 from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import Row
 from optimizer.rewards.judge_model import JudgeRating
-from optimizer.stages.example_stage import JudgedAnswer, choose_bank
+from optimizer.stages.bank_choice import JudgedAnswer, choose_bank
 from optimizer.stages.run import run
 from tests.optimizer.scripted_models import open_scripted_models, write_run
 

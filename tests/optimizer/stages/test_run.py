@@ -22,7 +22,7 @@ from optimizer.__main__ import main
 from optimizer.core.config import read_config
 from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal, read_journal
-from optimizer.stages.estimate import estimate
+from optimizer.estimation.estimate import estimate
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.scripted_models import CRITERIA, PROMPT, open_scripted_models, run_config, stable_number, write_run
 

@@ -147,7 +147,7 @@ async def test_share_of_unusable_rows_is_a_setting(share: float, tmp_path: Path)
 async def test_rows_are_left_out_in_the_example_stage_and_the_published_recipe(tmp_path: Path) -> None:
     queries = ["train question number 1", "train question number 2"]
     async with open_scripted_models(fault=fault_for("judge", queries, chat("No."))) as (_, url):
-        search = {"recipe": "drpo", "depth": 4}
+        search = {"algorithm": "published", "depth": 4}
         config = write_run(tmp_path, url, search=search, examples={"queries": 40, "rounds": 2})
         result = await run_config(config, tmp_path / "out")
     assert result.sealed.rows == 12

@@ -9,7 +9,8 @@ import pytest
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
-from optimizer.stages.estimate import estimate, simulate
+from optimizer.estimation.estimate import estimate
+from optimizer.estimation.simulation import by_role, simulate
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.rewards.test_judge_formats import with_log_probabilities
 from tests.optimizer.scripted_endpoint import completion
@@ -20,7 +21,7 @@ from tests.optimizer.scripted_models import open_scripted_models, write_run
 async def test_comparisons_of_the_sealed_evaluation_are_counted(confirm: int, calls: int, tmp_path: Path) -> None:
     reward = {"weights": {"rules": 1.0}, "confirm": confirm}
     config = read_config(write_run(tmp_path, "http://127.0.0.1:9", reward=reward))
-    assert (await simulate(config, read_split(config.data, 0), 0))["judge"] == calls
+    assert by_role(await simulate(config, read_split(config.data, 0), 0))["judge"] == calls
 
 
 async def test_row_that_cannot_be_used_does_not_end_the_estimate(tmp_path: Path) -> None:
@@ -46,8 +47,8 @@ async def test_judge_that_replies_with_digits_is_called_for_each_criterion(
     config = read_config(write_run(tmp_path, "http://127.0.0.1:9", **tables))
     data = read_split(config.data, 0)
     for seed in range(3):
-        whole = await simulate(config, data, seed)
-        letters = await simulate(config, data, seed, asks_for_letters=True)
+        whole = by_role(await simulate(config, data, seed))
+        letters = by_role(await simulate(config, data, seed, asks_for_letters=True))
         ratings = letters["task"]
         assert letters["judge"] >= 2 * ratings, "at least two criteria for each answer"
         assert letters["judge"] <= 5 * ratings + 300

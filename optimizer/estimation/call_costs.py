@@ -1,0 +1,126 @@
+"""Measures what one call of each kind costs, with a few calls of the kinds that a run will make."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from optimizer.core.candidate import Candidate
+from optimizer.core.errors import ModelError
+from optimizer.core.journal import Event
+from optimizer.data.split import TRAIN
+from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call
+from optimizer.models.request import ReplyReader, Request
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.search.space import Outcome, Step
+from optimizer.stages.bank_choice import JudgedAnswer
+from optimizer.stages.example_stage import example_rows
+from optimizer.stages.run_context import RunContext, first_candidate, starting_candidate
+from optimizer.stages.writer_protocol import ROLE as WRITER
+from optimizer.stages.writer_protocol import read_answers, read_prompts, rewrite_answer_request, rewrite_request
+
+T = TypeVar("T")
+
+_MEASURED_ROWS: Final = 3
+_REWRITE_FACTOR: Final = 2
+"""How much more than a call of the judge a rewrite costs, if no rewrite could be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """The mean cost of one call.
+
+    Attributes:
+        prompt: The number of prompt tokens.
+        completion: The number of completion tokens, in all choices together.
+        seconds: Time from the request to its reply.
+    """
+
+    prompt: float
+    completion: float
+    seconds: float
+
+    def times(self, factor: float) -> "CallCost":
+        """Return the cost of a call that costs `factor` times as much."""
+        return CallCost(factor * self.prompt, factor * self.completion, factor * self.seconds)
+
+
+Costs = Mapping[Call, CallCost]
+
+
+async def measure_call_costs(context: RunContext) -> Costs:
+    """Make calls of each kind that the run will make, and return their mean costs.
+
+    The calls answer and score a few training rows, rewrite the starting prompt after them, and judge and rewrite one
+    answer for an example. Rows that cannot be used are left out, as in a run. The costs of the other stages are those
+    of the search.
+
+    Raises:
+        ModelError: A model gives no usable answer, but may do so later.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    baseline = await asyncio.to_thread(starting_candidate, context.config, context.embedder)
+    candidate = first_candidate(context.config.bundle, baseline)
+    costs: dict[Call, CallCost] = {}
+    outcomes = await _measured(context, SEARCH, costs, _score_rows(context, candidate))
+    judge = costs.get(Call(SEARCH, JUDGE), costs[Call(SEARCH, TASK)])
+    costs |= {Call(SEARCH, WRITER): judge.times(_REWRITE_FACTOR), Call(SEARCH, JUDGE): judge}
+    if WRITER in context.calls.roles and outcomes:
+        path = (Step(candidate, tuple(outcomes)),)
+        request = rewrite_request(path, context.config.search)
+        await _measured(context, SEARCH, costs, _rewrite(context, request, read_prompts))
+    costs |= {Call(EXAMPLES, role): costs[Call(SEARCH, role)] for role in (TASK, JUDGE, WRITER)}
+    if context.config.examples.queries:
+        await _measured(context, EXAMPLES, costs, _improve_answer(context))
+    return costs
+
+
+async def _measured(context: RunContext, stage: str, costs: dict[Call, CallCost], work: Awaitable[T]) -> T:
+    """Await work, and add the mean costs of its calls to `costs`, for each role that it called."""
+    already = len(context.journal.events)
+    result = await work
+    replies = [event for event in context.journal.events[already:] if event.get("call") == "reply"]
+    for role in dict.fromkeys(event["role"] for event in replies):
+        costs[Call(stage, role)] = _mean_cost([event for event in replies if event["role"] == role])
+    return result
+
+
+async def _score_rows(context: RunContext, candidate: Candidate) -> list[Outcome]:
+    rows, outcomes = context.scored_rows("estimate", TRAIN), list[Outcome]()
+    for number, row in enumerate(rows.rows):
+        scored = await rows.score(candidate.key, candidate, row)
+        if scored is not None:
+            outcomes.append(Outcome(number, scored.score, (row, scored), scored.is_readable))
+        if len(outcomes) == _MEASURED_ROWS:
+            break
+    return outcomes
+
+
+async def _improve_answer(context: RunContext) -> None:
+    """Judge one answer for an example, and rewrite it."""
+    table, judge = context.config.examples, context.example_judge
+    row = example_rows(context.data, table)[1][0]
+    text = row.reference or "An answer."
+    try:
+        rating = await judge.rate_by(row.query, text, await judge.criteria(row.query))
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return
+    await _rewrite(context, rewrite_answer_request(JudgedAnswer(row, text, rating), table), read_answers)
+
+
+async def _rewrite(context: RunContext, request: Request, reader: ReplyReader) -> None:
+    """Ask the writer model. A reply that cannot be used costs as much as another one."""
+    try:
+        await context.calls.ask(request, reader)
+    except ModelError as error:
+        if not error.is_final:
+            raise
+
+
+def _mean_cost(replies: Sequence[Event]) -> CallCost:
+    prompt, completion = (sum(event["tokens"][one] for event in replies) / len(replies) for one in (0, 1))
+    return CallCost(prompt, completion, sum(event["seconds"] for event in replies) / len(replies))

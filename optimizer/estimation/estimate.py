@@ -1,0 +1,109 @@
+"""Estimates the cost of a run before it starts: simulates the number of calls, and measures the cost of a few calls."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from optimizer.core.config_tables import PUBLISHED, RunConfig
+from optimizer.core.request_form import LETTER
+from optimizer.data.split import Split
+from optimizer.estimation.call_costs import CallCost, Costs, measure_call_costs
+from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call, by_role, simulate
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.stages.run_context import RunContext
+from optimizer.stages.writer_protocol import ROLE as WRITER
+
+_SIMULATIONS: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A median and the ends of a 90 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The expected cost of a run.
+
+    Attributes:
+        by_role: Number of calls to the model of each role, by role.
+        calls: Number of calls of all roles together.
+        tokens: Prompt and completion tokens of all calls together.
+        money: The price of the tokens, in the currency of the prices in run.toml.
+        seconds: Duration of the run in seconds.
+    """
+
+    by_role: Mapping[str, Range]
+    calls: Range
+    tokens: Range
+    money: Range
+    seconds: Range
+
+
+async def estimate(context: RunContext) -> Estimate:
+    """Estimate the cost of a run: make a few real calls to measure their cost, then simulate the run many times.
+
+    Raises:
+        ModelError: A model gives no usable answer.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    costs = await measure_call_costs(context)
+    # The judge was asked during the measurement, so that the format of its replies is known.
+    asks_for_letters = JUDGE in context.calls.roles and context.calls.form(JUDGE).reply_format == LETTER
+    return await estimate_from(context.config, context.data, costs, asks_for_letters=asks_for_letters)
+
+
+async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_for_letters: bool = False) -> Estimate:
+    """Estimate the cost of a run from the costs of its calls.
+
+    Args:
+        config: The settings of run.toml.
+        data: The rows of the run.
+        costs: The cost of a call of each kind in the stages `examples` and `search`.
+        asks_for_letters: Whether the judge scores each criterion in a call of its own.
+    """
+    runs = [await simulate(config, data, seed, asks_for_letters=asks_for_letters) for seed in range(_SIMULATIONS)]
+    roles = [role for role in (TASK, JUDGE, WRITER) if any(by_role(run)[role] for run in runs)]
+    rng = random.Random(0)  # noqa: S311 - a simulation needs no secure random numbers
+    tokens, money, seconds = list[float](), list[float](), list[float]()
+    for run in runs:
+        measurement_error = rng.uniform(0.7, 1.4)
+        pairs = [(call, count, _cost(costs, call)) for call, count in run.items()]
+        tokens.append(measurement_error * sum(count * (cost.prompt + cost.completion) for _, count, cost in pairs))
+        money.append(measurement_error * sum(count * _price(config, call, cost) for call, count, cost in pairs))
+        busy = (count * cost.seconds / _concurrency(config, call) for call, count, cost in pairs)
+        seconds.append(rng.uniform(0.9, 1.6) * measurement_error * sum(busy))
+    return Estimate(
+        {role: _range(by_role(run)[role] for run in runs) for role in roles},
+        _range(run.total() for run in runs),
+        *map(_range, (tokens, money, seconds)),
+    )
+
+
+def _cost(costs: Costs, call: Call) -> CallCost:
+    """Return the cost of a call. The stages after the search make the same calls as the search."""
+    return costs[Call(EXAMPLES if call.stage == EXAMPLES else SEARCH, call.role)]
+
+
+def _price(config: RunConfig, call: Call, cost: CallCost) -> float:
+    prices = config.models[call.role].prices
+    return (prices.prompt * cost.prompt + prices.completion * cost.completion) / 1_000_000
+
+
+def _concurrency(config: RunConfig, call: Call) -> int:
+    """Return how many calls of a kind are made at the same time. The published search makes one after the other."""
+    is_sequential = call.stage == SEARCH and config.search.algorithm == PUBLISHED
+    return 1 if is_sequential else config.models[call.role].concurrency
+
+
+def _range(values: Iterable[float]) -> Range:
+    ordered = sorted(values)
+    median, low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.5, 0.05, 0.95))
+    return Range(median, low, high)
