@@ -19,7 +19,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from index.errors import LayoutError
-from index.layouts import SEPARATOR, TextLayout, answer_end, escape, fence_of, layout_stop, stop_strings, unescape
+from index.layouts import (
+    LAYOUTS,
+    SEPARATOR,
+    TextLayout,
+    answer_end,
+    escape,
+    fence_of,
+    layout_stop,
+    stop_strings,
+    unescape,
+)
 from index.types import Example, Message, Role
 
 _CLIENT_SYSTEM_ROLES = ("system", "developer")
@@ -135,6 +145,16 @@ def remove_leading_gap(answer: str) -> str:
     all leading white space is removed.
     """
     return answer.lstrip()
+
+
+def without_frame(answer: str) -> str:
+    """Return an answer without the lines that a layout puts before and after it, such as <START> and <END>."""
+    bare = answer.strip()
+    for layout in LAYOUTS.values():
+        begin, end = layout.assistant.rpartition("\n")[2], layout.end.strip()
+        if end and bare.startswith(begin) and bare.endswith(end):
+            return bare.removeprefix(begin).removesuffix(end).strip()
+    return answer
 
 
 def leading_gap(layout: TextLayout) -> str:

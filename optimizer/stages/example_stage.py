@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from index.rendering import without_frame
 from optimizer.core.candidate import Candidate, make_bank
 from optimizer.core.config_tables import LATEST, REFERENCE, ExamplesTable
 from optimizer.core.errors import ModelError
@@ -126,8 +127,9 @@ class AnswerSearch:
 
     async def _first_answer(self, start: Candidate, row: Row) -> tuple[JudgedAnswer, Sequence[Criterion]]:
         criteria = await self._judge.criteria(row.query)
-        text = row.reference if self._table.first == REFERENCE else None
-        if text is None:
+        if self._table.first == REFERENCE and row.reference is not None:
+            text = without_frame(row.reference)
+        else:
             text = (await self._task.answer(start, row)).text
         return await self._judge_answer(row, text.strip(), criteria), criteria
 

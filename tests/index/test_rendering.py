@@ -17,6 +17,7 @@ from index.rendering import (
     render_text,
     text_of,
     text_prompt,
+    without_frame,
 )
 from index.types import Example, Message, Role
 
@@ -273,6 +274,21 @@ def test_dialogue_without_blank_lines_does_not_end_an_answer(answer: str) -> Non
 def test_raw_text_has_no_markers_and_no_escapes() -> None:
     messages = [Message("system", "S"), Message("user", "# Query: x"), Message("assistant", "A")]
     assert render_raw(messages) == "S\n\n# Query: x\n\nA"
+
+
+@pytest.mark.parametrize(
+    ("answer", "bare"),
+    [
+        ("<START>\nYes.\n<END>", "Yes."),
+        (" <START>Yes.<END>\n", "Yes."),
+        ("<START>\n\nOne.\n\nTwo.\n\n<END>\n", "One.\n\nTwo."),
+        ("<START>\nNot ended.", "<START>\nNot ended."),
+        ("Yes.\n<END>", "Yes.\n<END>"),
+        (" Say <START> and <END>. ", " Say <START> and <END>. "),
+    ],
+)
+def test_frame_of_a_layout_is_removed_from_an_answer(answer: str, bare: str) -> None:
+    assert without_frame(answer) == bare
 
 
 def test_empty_prompt_renders_nothing() -> None:

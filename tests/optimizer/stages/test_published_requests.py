@@ -25,7 +25,7 @@ from optimizer.stages.run import Result
 from tests.optimizer.scripted_models import run_config, stable_number, write_run
 
 GOLDEN: Final = Path(__file__).parents[2] / "data" / "published_requests.json"
-SEEDS: Final = (("How do magnets work?", "They attract."), ("How do I pick a lock?", "I will not say."))
+SEEDS: Final = (("How do magnets work?", "<START>\nThey attract.\n<END>"), ("How do I pick a lock?", "I will not say."))
 PROMPT: Final = "You are a helpful assistant."
 SHORT: Final = {"recipe": "drpo", "depth": 2, "deeper": 0}
 REASONS: Final = {"clarity": "the topic is abstract", "depth": "the user is curious", "safety": "it may do harm"}
@@ -201,7 +201,7 @@ async def test_stage_one_begins_with_the_given_answers_and_keeps_all(tmp_path: P
     async with open_published_models() as (models, url):
         result = await run_published(tmp_path, url)
     first = [body["messages"][0]["content"] for body in models.of("verdict on an example")]
-    assert any("They attract." in text for text in first)
+    assert any("\nAnswer:\nThey attract.\n" in text for text in first)
     assert len(models.of("rewrite of an answer")) == 2, "the rewrites have full marks"
     assert not any("How do magnets" in body["prompt"].rpartition("# Query:")[2] for body in models.of("answer"))
     bundle = load_bundle(result.bundle, open_embedder(DEFAULT_EMBEDDER))
