@@ -158,6 +158,21 @@ async def nobody(_level: object) -> None:
 SMALL = RacedSettings(beam=2, actions=3, depth=4, race=RaceSettings(first_look=4, block_size=2, max_queries=12))
 
 
+@pytest.mark.parametrize(("counts_unreadable", "winner"), [(True, -1), (False, 1)])
+async def test_unreadable_judgement_counts_as_zero_or_its_query_for_no_path(
+    counts_unreadable: bool, winner: int
+) -> None:
+    class Unjudged(Numbers):
+        """The candidate 1 cannot be judged. All others have the score 2."""
+
+        async def score(self, candidate: int, query: int) -> Outcome:
+            return Outcome(query, 0.0, readable=False) if candidate == 1 else Outcome(query, 2.0)
+
+    settings = PublishedSettings(beam=1, actions=2, depth=2, counts_unreadable=counts_unreadable)
+    path = await search_published(Unjudged({}), 0, 2, settings, nobody)
+    assert path[1].candidate == winner
+
+
 async def test_raced_improves_keeps_parents_and_lists_no_candidate_twice() -> None:
     space = Numbers({query: query % 3 for query in range(20)})
     best, levels = await search_raced(space, 0, 20, SMALL, nobody)
