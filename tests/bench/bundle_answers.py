@@ -26,7 +26,7 @@ from proxy.inference.injection.served_bundles import ServedBundle
 from tests.bench.embedder_answers import REFUSAL_LENGTH, answer, as_served, serving
 from tests.bench.embedder_votes import QUESTIONS
 from tests.bench.embedders import say
-from tests.bench.policy_answers import SETTINGS, cached_backend, compare_english
+from tests.bench.policy_answers import SETTINGS, Rows, cached_backend, compare_english
 from tests.measurement import DATA, TRAIN, VALIDATION
 
 ENGLISH, LANGUAGES = "english", "languages"
@@ -57,7 +57,7 @@ async def compare(bundles: Mapping[str, Path], only: str | None, split: str, sam
     async with cached_backend() as backend:
         if only != LANGUAGES and DATA.is_dir():
             served = ((name, served_from(directory)) for name, directory in bundles.items())
-            await compare_english("bundle", served, backend, split)
+            await compare_english("bundle", served, backend, Rows(split))
         elif only != LANGUAGES:
             print(f"bundle_answers: English NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA")
         if only != ENGLISH:

@@ -282,7 +282,7 @@ def main() -> None:
             console.print(*row, sep=" | ")
     if options.time:
         timed = {name: list(zip(lines[name].requests, lines[name].injected, strict=True)) for name in wanted}
-        console.print(real.measure_time(timed, texts.raw(stream.queries), options.block))
+        console.print(*real.measure_time(timed, texts.raw(stream.queries), options.block))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from tests.vllm.server import vllm_server
 TIMED: Final = 60  # requests of each policy
 PREFILLS: Final = (16, 64, 128, 256, 512)  # lengths in tokens at which the time of prefill is measured
 REPEATS: Final = 8
+NEW: Final = (2, 34, 70, 128)  # tokens of a prompt that are computed, behind each of CACHED
+CACHED: Final = (0, 256, 512)  # tokens of the same prompt that are in the cache: whole blocks of every usual size
 
 
 @contextmanager
@@ -88,10 +90,30 @@ def first_token(client: openai.OpenAI, tokens: Sequence[int]) -> tuple[float, in
     return first, cached
 
 
+def measure_parts(client: openai.OpenAI) -> Table:
+    """Measure the time to the first token of prompts with few new tokens, behind none and behind many cached tokens.
+
+    The prompts are random tokens. The repeats go in turn over all prompts, so that a slow phase of the machine meets
+    all of them.
+    """
+    draw = random.Random(1)
+    prefix = [draw.randrange(1_000, 200_000) for _ in range(max(CACHED))]
+    first_token(client, prefix)
+    took: dict[tuple[int, int], list[float]] = {(new, cached): [] for new in NEW for cached in CACHED}
+    for _ in range(TIMED // 2):
+        for (new, cached), times in took.items():
+            tokens = [*prefix[:cached], *(draw.randrange(1_000, 200_000) for _ in range(new))]
+            times.append(first_token(client, tokens)[0])
+    table = Table("new tokens", *(f"behind {cached} cached, ms" for cached in CACHED))
+    for new in NEW:
+        table.add_row(str(new), *(f"{1e3 * statistics.median(took[new, cached]):.1f}" for cached in CACHED))
+    return table
+
+
 def measure_time(
     policies: Mapping[str, Sequence[tuple[TokenRequest, int]]], raw: Sequence[TokenRequest], block: int
-) -> Table:
-    """Measure the time to the first token, one request at a time.
+) -> tuple[Table, Table]:
+    """Measure the time to the first token, one request at a time, and what it consists of.
 
     Each request of a policy follows the same query without injection. The table also shows the time of prefill for as
     many new tokens as the uncached injected tokens.
@@ -105,7 +127,7 @@ def measure_time(
         "policy", "uncached injected", "first token, ms", "more than raw, ms", "prefill of uncached, ms", "ratio"
     )
     with served(block) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        cost = _prefill(client)
+        cost, parts = _prefill(client), measure_parts(client)
         for requests in policies.values():  # fills the cache before anything is timed
             for one, _ in requests[TIMED:]:
                 first_token(client, one.tokens)
@@ -119,7 +141,7 @@ def measure_time(
             alone = left * cost
             whole = statistics.mean(whole for _, whole, _, _ in pairs)
             table.add_row(name, f"{left:.0f}", *(f"{1e3 * t:.1f}" for t in (whole, more, alone)), f"{more / alone:.2f}")
-    return table
+    return table, parts
 
 
 def _prefill(client: openai.OpenAI) -> float:
