@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -101,7 +101,7 @@ class Rows:
     """
 
     split: str
-    part: slice = slice(None)
+    part: slice = field(default_factory=lambda: slice(None))
     with_general: bool = True
 
     def general(self) -> tuple[Row, ...]:
