@@ -160,8 +160,12 @@ def _similarities(general: Sequence[MeasuredAnswer], first: Sequence[MeasuredAns
     if not general:
         return ["-", "-"]
     here, there = ([one.similarity or 0.0 for one in some] for some in (general, first))
+    mean = bootstrap_mean(here)
     lead = bootstrap_mean([one - other for one, other in zip(here, there, strict=True)])
-    return [f"{bootstrap_mean(here).estimate:.3f}", f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"]
+    return [
+        f"{mean.estimate:.3f} [{mean.low:.3f}, {mean.high:.3f}]",
+        f"{lead.estimate:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]",
+    ]
 
 
 def _share(interval: Interval | None) -> str:
