@@ -16,7 +16,7 @@ from tests.bench.pictures.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, 
 
 HERE: Final = Path(__file__).parent
 PICTURES: Final = HERE.parents[2] / "pictures"
-TICKS_X: Final = (2, 4, 8, 16, 32, 64, 128, 256)
+TICKS_X: Final = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def main() -> None:
