@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests, give slow tests without a timeout a longer one, and assign each test to a pytest-xdist group."""
     items.sort(key=lambda item: _file(item) not in LONG)
     for item in items:
-        if " object at 0x" in item.nodeid:
+        if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: this name differs in each process, so the tests cannot be shared.")
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))

@@ -80,7 +80,7 @@ def test_recipe_raced_has_the_defaults_of_the_tables() -> None:
         ),
         ({"examples": {"queries": 0}}, lambda config: config.examples.queries == 0),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_each_key_of_the_preset_can_be_set_back(change: dict[str, Any], found: Any) -> None:
     change = {**change, "search": {"recipe": "drpo", **change.get("search", {})}}
