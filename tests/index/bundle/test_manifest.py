@@ -62,7 +62,7 @@ def test_too_large_manifest_is_not_read(directory: Path) -> None:
         (lambda m: m.update(model="a\nb"), ['"model" must be a string of one line']),
         (
             lambda m: m.update(layout="xml"),
-            ['"layout" must be one of "query-answer", "user-assistant", "drpo", not "xml"'],
+            ['"layout" must be one of "query-answer", "user-assistant", "drpo", "urial", not "xml"'],
         ),
         (lambda m: m.update(retrieval=[]), ['"retrieval" must be an object']),
         (lambda m: m.update(provenance="me"), ['"provenance" must be an object']),
