@@ -1,4 +1,4 @@
-"""Measures refusals and the similarity of answers with each embedder of `embedders`: table of docs/bundles.md.
+"""Measures refusals and the similarity of answers with each embedder of `embedders`.
 
     python -m tests.bench.embedder_answers      about 60 minutes on two cores
     ... --only TEXT --refusals                  embedders with TEXT in their name, and queries that sound unsafe

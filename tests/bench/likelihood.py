@@ -1,4 +1,4 @@
-"""Measures how likely the base model finds GPT-4's answers under each policy for examples: table of docs/bundles.md.
+"""Measures how likely the base model finds GPT-4's answers under each policy for examples.
 
     python -m tests.bench.likelihood --policy "9 sets"       compared with `similar_last`, about 15 minutes
 
