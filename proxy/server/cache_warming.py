@@ -2,8 +2,9 @@
 
 A backend is sent the prefix of each example set at the start, after each reload, and when it comes back after an
 outage. One process does this for all workers. It sends one prefix at a time, and only while a backend serves few
-requests of users. After each prefix, it pauses for as long as the backend took, so that at most half of the backend's
-time is used. These requests do not pass through the code that serves users, so no count, experiment or judge has them.
+requests of users. After each prefix, it pauses for as long as the backend took, at most five seconds, so that a backend
+of usual speed spends at most half of its time on them. These requests do not pass through the code that serves users,
+so no count, experiment or judge has them.
 """
 
 import asyncio
