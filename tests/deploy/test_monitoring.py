@@ -90,7 +90,7 @@ def test_every_alert_has_a_test() -> None:
 async def test_every_query_of_every_dashboard_is_answered_with_numbers(tmp_path: Path) -> None:
     async with _scripted() as backends, scripted_backend(_judge) as judge, _vllm_page() as vllm:
         told = [word for url in backends for word in ("--backend", url)]
-        told += ["--bundle", "scripted=default", "--kind", "scripted=completion", "--retrieval-timeout", "0.02"]
+        told += ["--bundle", "scripted=default", "--kind", "scripted=completion", "--retrieval-timeout", "0.001"]
         told += ["--health-interval", "0.5", *_experiment(tmp_path), "--judge", judge.url]
         async with command(*told) as proxy, _prometheus(tmp_path, proxy.url.split("/")[2], vllm) as prometheus:
             asking = asyncio.create_task(_ask(proxy.url))

@@ -19,8 +19,8 @@ def test_measurements_are_read_from_the_right_cells() -> None:
 
 
 PAGE = """
-a query: of which the embedding of its first 256
-tokens was 80 ms
+a query of 81 ms: MiniLM took 80 to embed its first 256
+tokens
 
 | | p50 | CPU per request, 2 KB | times |
 | --- | --- | --- | --- |
