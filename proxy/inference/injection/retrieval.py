@@ -100,8 +100,9 @@ class Retrieval:
         if found is None and search.retriever.is_quick:
             vectors = self._cached_vectors(search, passages)
             if all(passage in vectors for passage in passages):
-                found = search.retriever.choose_by_passages(np.stack([vectors[passage] for passage in passages]))
-                self._retrieved.put((search.id, digest), found)
+                found = _choose(search, [vectors[passage] for passage in passages])
+                if found is not None:
+                    self._retrieved.put((search.id, digest), found)
         return found
 
     def _cached_vectors(self, search: BundleSearch, passages: tuple[str, ...]) -> dict[str, Vectors]:
@@ -188,6 +189,17 @@ class Retrieval:
                 self._retrieved.put(key, result.retrieved)
             if not pending.result.done():
                 pending.result.set_result(result)
+
+
+def _choose(search: BundleSearch, vectors: Sequence[Vectors]) -> Retrieved | None:
+    """Return the examples for a query; None if the bundle cannot use a vector that another bundle could use.
+
+    The retrieval thread then searches, and reports the failure.
+    """
+    try:
+        return search.retriever.choose_by_passages(np.stack(vectors))
+    except ValueError:
+        return None
 
 
 def _digest(passages: tuple[str, ...]) -> bytes:

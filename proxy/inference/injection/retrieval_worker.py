@@ -6,7 +6,7 @@ a query, the RetrievalResult of this query gives the reason.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -86,38 +86,52 @@ Deliver = Callable[[Sequence[FoundResult]], object]
 def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
     """Embed the queries of a batch, and find the examples for each. Deliver the result of each query once.
 
+    No result waits for an embedder that its query does not need, which may be a slow server.
+    """
+    for calls in _embedder_calls(batch):
+        _process_calls(calls, deliver)
+
+
+def _process_calls(calls: Sequence[Sequence[PendingQuery]], deliver: Deliver) -> None:
+    """Process the calls of one embedder, and deliver the results.
+
     The first result is delivered at once. Later results wait for each other for at most 50 ms, unless a deadline is
-    near. The event loop needs about half of the CPU time for several results at once: each switch between the threads
-    finds the processor's caches full of the network's weights.
+    near. A result does not wait for a call that would end later than that if it took as long as the call before it.
+    The event loop needs about half of the CPU time for several results at once: each switch between the threads finds
+    the processor's caches full of the network's weights.
     """
     found: list[FoundResult] = []
-    due = -math.inf
-    for call in _embedder_calls(batch):
+    due, now = -math.inf, monotonic()
+    for call in calls:
         found += _process(call)
-        now = monotonic()
-        if now >= min(due, *[pending.deadline - _MAX_DELAY for pending, _ in found]):
+        began, now = now, monotonic()
+        next_end = now + (now - began)
+        if next_end >= min(due, *[pending.deadline - _MAX_DELAY for pending, _ in found]):
             deliver(found)
             found, due = [], now + _MAX_DELAY
     if found:
         deliver(found)
 
 
-def _embedder_calls(batch: Sequence[PendingQuery]) -> Iterator[Sequence[PendingQuery]]:
-    """Yield the queries of a batch in groups that are processed together.
+def _embedder_calls(batch: Sequence[PendingQuery]) -> Sequence[Sequence[Sequence[PendingQuery]]]:
+    """Return the queries of a batch in groups that are processed together, for each embedder a list of groups.
 
-    The queries whose vectors are known come first, each in a group of its own. The other queries are grouped by
-    embedder. The number of different queries in these groups is limited to `texts_per_call`.
+    The queries whose vectors are known come first, each in a group of its own. The number of different queries in the
+    other groups is limited to `texts_per_call`.
     """
-    yield from ([pending] for pending in batch if pending.is_embedded)
+    # All groups are made before the first is processed, because a failed query loses its vectors.
     by_embedder: dict[int, dict[tuple[str, ...], list[PendingQuery]]] = {}
     for pending in batch:
         if not pending.is_embedded:
             by_embedder.setdefault(id(pending.search.embedder), {}).setdefault(pending.passages, []).append(pending)
-    for by_passages in by_embedder.values():
-        groups = list(by_passages.values())
-        size = texts_per_call(groups[0][0].search.embedder.spec.name)
-        for start in range(0, len(groups), size):
-            yield [pending for same in groups[start : start + size] for pending in same]
+    known = [[pending] for pending in batch if pending.is_embedded]
+    return [known, *[_groups(list(by_passages.values())) for by_passages in by_embedder.values()]]
+
+
+def _groups(queries: Sequence[Sequence[PendingQuery]]) -> Sequence[Sequence[PendingQuery]]:
+    size = texts_per_call(queries[0][0].search.embedder.spec.name)
+    starts = range(0, len(queries), size)
+    return [[pending for same in queries[start : start + size] for pending in same] for start in starts]
 
 
 def _process(queries: Sequence[PendingQuery]) -> Sequence[FoundResult]:

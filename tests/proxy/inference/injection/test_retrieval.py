@@ -162,6 +162,39 @@ async def test_results_are_delivered_together_unless_a_deadline_is_near(
     assert [pending for found in delivered for pending, _ in found] == batch
 
 
+def pending_query(search: BundleSearch, text: str, vectors: dict[str, Vectors] | None = None) -> PendingQuery:
+    result = asyncio.get_running_loop().create_future()
+    return PendingQuery(search, (text,), text.encode(), result, time.monotonic() + 60, vectors or {})
+
+
+async def test_results_do_not_wait_for_a_slow_embedder_of_another_bundle() -> None:
+    slow, vector = Embedder(0.2), WordEmbedder().embed(["known"])[0]
+    known = [pending_query(bundle_search(Embedder()), f"known {n}", {f"known {n}": vector}) for n in range(3)]
+    quick, other = bundle_search(Embedder(), "quick"), bundle_search(slow, "slow")
+    batch = [*known, *[pending_query(one, f"query {n}") for one in (quick, other) for n in range(3)]]
+    slow_calls: list[int] = []  # at the arrival of each result
+    embed_and_search(batch, lambda found: slow_calls.extend([len(slow.calls)] * len(found)))
+    assert slow_calls == [0] * 6 + [1, 2, 3]
+
+
+async def test_query_with_a_known_but_unusable_vector_is_delivered_once_and_not_embedded_again() -> None:
+    embedder = Embedder()
+    infinite = np.full(WORDS.dimension, np.inf, np.float32)
+    delivered: list[FoundResult] = []
+    embed_and_search([pending_query(bundle_search(embedder), "infinite", {"infinite": infinite})], delivered.extend)
+    assert [result.degraded for _, result in delivered] == ["embedder"]
+    assert not embedder.calls
+
+
+async def test_vector_that_only_one_bundle_can_use_fails_no_request_of_another(retrieval: Retrieval) -> None:
+    bundle = served_bundle().bundle
+    policy = replace(bundle.manifest.retrieval, similarity_floor=0.1)
+    with_floor = Retriever(replace(bundle, manifest=replace(bundle.manifest, retrieval=policy)))
+    found = await retrieval.find(BundleSearch("floor", with_floor, Embedder()), "infinite")
+    assert (found.degraded, found.retrieved.is_below_floor) == (None, True)
+    assert await retrieval.find(bundle_search(Embedder()), "infinite") == RetrievalResult(degraded="embedder")
+
+
 async def test_rejected_text_does_not_fail_the_rest_of_its_batch(retrieval: Retrieval) -> None:
     embedder = Embedder(0.01, MANY_AT_ONCE)
     texts = ["first", "good", "poison", "infinite", "better"]
