@@ -103,12 +103,13 @@ def _find_prompt(path: Path, folders: Sequence[Path], model: str) -> Path:
 
 def _mapped_prompt(mapping: Path, entry: str, prompts: Iterable[Path], model: str) -> Path:
     """Return the text of the prompt that the mapping names, or its pickle if there is no text of it."""
-    name = _name(PurePosixPath(entry).parent.name)
+    folder, file_name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
+    name = _name(folder)
     found = [file for file in prompts if _name(file.parent.name) == name or _name(file.stem) == f"prompt_{name}"]
     if found:
         return found[0]
-    pickled = mapping.parent / PurePosixPath(entry).parent.name / PurePosixPath(entry).name
-    if pickled.is_file():
+    pickled = mapping.parent / folder / file_name
+    if folder != ".." and pickled.is_file():  # a mapping names no file outside its folder
         return pickled
     raise SourceNotFoundError(
         f"{mapping}: names {entry} for the model {model}, and neither this file nor an output.txt beside it exists"

@@ -32,6 +32,7 @@ _MAX_PLACES: Final = 10
 _MAX_SHOWN_LINES: Final = 3
 _MAX_SHOWN_CHARACTERS: Final = 40
 _ROUNDED_TO: Final = 128
+_MAX_EXACT_LINES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,17 @@ def enough_tokens(layout: TextLayout, prompt: str, examples: Iterable[Example], 
 def differences(original: str, rendered: str) -> tuple[str, ...]:
     """Return a sentence for each place where the text of the bundle differs from the original.
 
-    If only white space differs, or only the order of lines, one sentence describes all places.
+    If only white space differs, or only the order of lines, one sentence describes all places. In a text of more than
+    1,000 lines, frequent lines such as markers are not compared with each other, because the time would grow with the
+    square of their number.
     """
+    if original == rendered:
+        return ()
     before, after = original.split("\n"), rendered.split("\n")
+    ignores_frequent = len(after) > _MAX_EXACT_LINES
     changes = [
         _Change(start + 1, before[start:end], after[new_start:new_end])
-        for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, False).get_opcodes()
+        for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, ignores_frequent).get_opcodes()
         if kind != "equal"
     ]
     if changes and "".join(original.split()) == "".join(rendered.split()):

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,14 @@ def test_published_prompt_of_each_model_is_rendered_byte_for_byte(model: str) ->
     assert rendered(found, 3) == text
     assert found.lost == ()
     assert Path(prompt).stem.removeprefix("prompt_").split("-")[0] in model.lower().replace("-", "").replace("meta", "")
+
+
+@pytest.mark.parametrize(
+    "form", ["<START>\nYes {}.\n\nOr:\n\nNo.\n<END>", "<START> Yes {}.\n\nOr:\n\nNo. <END>", "Yes {}."]
+)
+def test_many_examples_are_compared_in_little_time(form: str) -> None:
+    answers = {f"Question {number}?": form.format(number) for number in range(1_000)}
+    started = time.process_time()
+    found = parse(answers=json.dumps(answers).encode())
+    assert (found.size is not None) == form.startswith("<START>\n")
+    assert time.process_time() - started < 3

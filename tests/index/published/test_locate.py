@@ -120,3 +120,11 @@ def test_text_of_urial_is_a_file_or_the_only_one_of_a_folder(tmp_path: Path) -> 
     for path, reason in ((tmp_path / "none", "no such file or folder"), (tmp_path.parent, "has no text of URIAL")):
         with pytest.raises(SourceNotFoundError, match=reason):
             find_urial(path)
+
+
+@pytest.mark.parametrize("entry", ["../secret.txt", "./data/../../secret.txt", "a/b/../secret.txt"])
+def test_mapping_names_no_file_outside_its_folder(clone: Path, entry: str) -> None:
+    (clone / "secret.txt").write_text("secret", "utf-8")
+    (clone / "data" / "model_mapping.json").write_text(json.dumps({MODEL: entry}), "utf-8")
+    with pytest.raises(SourceNotFoundError, match="neither this file"):
+        find_drpo(clone, MODEL, None)
