@@ -27,6 +27,7 @@ _MAX_PROMPT_TOKENS: Final = 2048
 _MAX_ANSWER_TOKENS: Final = 1024
 _MAX_PUBLISHED_ANSWER_TOKENS: Final = 2048
 _MAX_CASE_CHARACTERS: Final = 1500
+_NONE_YET: Final = "(none yet)"
 _PROMPT_KEYS: Final = ("new_system_prompt", "prompt")
 _MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
 
@@ -37,7 +38,8 @@ def rewrite_request(path: Path[Candidate], table: SearchTable) -> Request:
     With the instructions `short`, the request contains at most three answers: those with the lowest scores under this
     prompt, each with its score and the details of the rewards. It also contains at most four earlier prompts of the
     path. With the instructions `published`, it contains the answer to the last query with its evaluation, and the last
-    five prompts of the path.
+    five prompts of the path. An answer whose evaluation could not be read is not shown. The algorithm `raced` rewrites
+    the first prompt before any query is answered.
     """
     is_published = table.writer.instructions == PUBLISHED_RULES
     prompt = _published_prompt(path, table) if is_published else _short_prompt(path, table)
@@ -97,7 +99,7 @@ def _short_prompt(path: Path[Candidate], table: SearchTable) -> str:
     last = path[-1]
     readable = [outcome for outcome in last.outcomes if outcome.readable]
     worst = sorted(readable, key=lambda outcome: outcome.score)[:_MAX_CASES]
-    cases = "\n\n".join(map(_case_text, worst)) or "(none yet)"
+    cases = "\n\n".join(map(_case_text, worst)) or _NONE_YET
     earlier = "\n\n".join(
         f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
         for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
@@ -110,19 +112,25 @@ def _short_prompt(path: Path[Candidate], table: SearchTable) -> str:
 
 def _published_prompt(path: Path[Candidate], table: SearchTable) -> str:
     last = path[-1]
-    row, scored = _evidence(last.outcomes[-1])
-    evaluation = "\n".join(line for part in scored.parts.values() for line in _evaluation_lines(part.details))
     earlier = "\n\n".join(
         f"{number}. {step.candidate.prompt}" for number, step in enumerate(path[-_MAX_PUBLISHED_VERSIONS:], start=1)
     )
     return template("rewrite_prompt_published").format(
+        **_last_case(last.outcomes),
         prompt=last.candidate.prompt,
-        query=row.query,
-        answer=scored.reply.text.strip(),
-        evaluation=evaluation,
         earlier=earlier,
         limit=_limit("\n12. The whole prompt has at most {} words.", table.words),
     )
+
+
+def _last_case(outcomes: Sequence[Outcome]) -> Mapping[str, str]:
+    """Return the last answer with a readable evaluation, as the texts of the template for published rewrites."""
+    last = next((outcome for outcome in reversed(outcomes) if outcome.readable), None)
+    if last is None:
+        return dict.fromkeys(("query", "answer", "evaluation"), _NONE_YET)
+    row, scored = _evidence(last)
+    evaluation = "\n".join(line for part in scored.parts.values() for line in _evaluation_lines(part.details))
+    return {"query": row.query, "answer": scored.reply.text.strip(), "evaluation": evaluation}
 
 
 def _limit(text: str, words: int) -> str:
