@@ -108,7 +108,8 @@ async def check_judge(context: RunContext, row: Row, answers: Sequence[str]) -> 
         return failed(subject, error, JUDGE)
     scores = ", ".join(f"{name} {score:.1f}" for name, score in rating.scores.items())
     reply_format = context.calls.form(JUDGE).reply_format or JSON_SCHEMA
-    fixed = " (fixed criteria: its own choice could not be read)" if criteria == default_criteria() else ""
+    is_fixed = criteria == default_criteria(context.config.reward.judge.criteria)
+    fixed = " (fixed criteria: its own choice could not be read)" if is_fixed else ""
     return Finding(subject, True, f"the longest row, in the format {reply_format}: {scores}{fixed}{compared}")
 
 

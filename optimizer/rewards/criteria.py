@@ -64,9 +64,15 @@ def new_criterion(definition: Mapping[str, str]) -> Criterion:
     return Criterion(definition["name"], definition["asks"], anchors)
 
 
-def default_criteria() -> tuple[Criterion, ...]:
-    """Return the criteria for the queries for which the judge's choice cannot be read."""
-    return tuple(template_criteria()[name] for name in _DEFAULT_CRITERIA)
+def default_criteria(names: Collection[str] = ()) -> tuple[Criterion, ...]:
+    """Return the criteria for the queries for which the judge's choice cannot be read.
+
+    Args:
+        names: The criteria from which the judge chooses; all if empty. Only these are returned: the usual four, or all
+            of them if none of the four is among them.
+    """
+    known = template_criteria(names)
+    return tuple(known[name] for name in _DEFAULT_CRITERIA if name in known) or tuple(known.values())
 
 
 def known_reasons(chosen: Sequence[Any], names: Collection[str]) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Judge:
                 continue
             known = {new["name"]: new_criterion(new) for new in choice["new"]} | template_criteria()
             return tuple(replace(known[name], reason=choice["reasons"][name]) for name in choice["criteria"])
-        return default_criteria()
+        return default_criteria(self._table.criteria)
 
     async def rate(self, query: str, answer: str) -> JudgeRating:
         """Score an answer by the criteria that the judge chose for the query."""

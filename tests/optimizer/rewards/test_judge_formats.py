@@ -142,6 +142,22 @@ async def test_criteria_are_fixed_if_the_choice_cannot_be_read(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("allowed", "chosen"),
+    [
+        (("creativity", "depth"), ["creativity", "depth"]),
+        (("depth", "clarity", "safety"), ["clarity", "safety"]),
+        (("empathy",), ["empathy"]),
+    ],
+)
+async def test_fixed_criteria_are_of_those_that_the_judge_may_choose(
+    allowed: tuple[str, ...], chosen: list[str], tmp_path: Path
+) -> None:
+    async with calls(judge_that_writes(), tmp_path) as (made, _):
+        criteria = await Judge(made, JudgeTable(criteria=allowed, fewest=1)).criteria("Why?")
+    assert sorted(one.name for one in criteria) == chosen
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         completion("4"),
