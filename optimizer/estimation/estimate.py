@@ -75,7 +75,7 @@ async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_fo
     tokens, money, seconds = list[float](), list[float](), list[float]()
     for run in runs:
         measurement_error = rng.uniform(0.7, 1.4)
-        pairs = [(call, count, _cost(costs, call)) for call, count in run.items() if count]
+        pairs = [(call, count, _cost(costs, call)) for call, count in run.items()]
         tokens.append(measurement_error * sum(count * (cost.prompt + cost.completion) for _, count, cost in pairs))
         money.append(measurement_error * sum(count * _price(config, call, cost) for call, count, cost in pairs))
         busy = (count * cost.seconds / _concurrency(config, call) for call, count, cost in pairs)

@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 
 async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letters: bool = False) -> Counter[Call]:
-    """Simulate one run, and return the number of its calls of each kind.
+    """Simulate one run, and return the number of its calls of each kind that it makes.
 
     Args:
         config: The settings of run.toml.
@@ -135,8 +135,9 @@ class SimulatedSpace:
         self.criteria.clear()
 
     def count(self, role: str, number: int = 1) -> None:
-        """Count calls to the model of a role."""
-        self.calls[Call(self.stage, role)] += number
+        """Count calls to the model of a role. No call leaves no entry, because the run may have no such model."""
+        if number:
+            self.calls[Call(self.stage, role)] += number
 
     def calls_per_rating(self, query: object, table: JudgeTable) -> int:
         """Return the number of calls with which the judge scores one answer to a query."""

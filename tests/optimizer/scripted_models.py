@@ -180,21 +180,22 @@ async def run_config(config: Path, out: Path) -> Result:
         return await run(read_config(config), out, journal, print)
 
 
-def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any]) -> Path:
+def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[str, Any] | None) -> Path:
     """Write a run.toml for scripted models, with data and a starting bundle in the same folder.
 
     Args:
         folder: The folder of run.toml.
         base_url: The base URL of the scripted models.
         rows: Number of training rows.
-        tables: Keys to set, by table. Two underscores stand for the dot in the name of a table.
+        tables: Keys to set, by table. Two underscores stand for the dot in the name of a table. None leaves out the
+            table or the key.
     """
     folder.mkdir(exist_ok=True)
     for part, count in (("train", rows), ("sealed", 12), ("validation", 12)):
         lines = [json.dumps({"query": f"{part} question number {number}"}) for number in range(count)]
         (folder / f"{part}.jsonl").write_text("\n".join(lines))
     if not (folder / "start").exists():
-        _write_starting_bundle(folder / "start", str(tables.get("bundle", {}).get("embedder", DEFAULT_EMBEDDER)))
+        _write_starting_bundle(folder / "start", str((tables.get("bundle") or {}).get("embedder", DEFAULT_EMBEDDER)))
     settings: dict[str, dict[str, Any]] = {
         **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},
@@ -204,14 +205,18 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         "bundle": {"name": "scripted", "start": "start"},
     }
     for name, values in tables.items():
-        settings[name.replace("__", ".")] = {**settings.get(name.replace("__", "."), {}), **values}
+        table = name.replace("__", ".")
+        if values is None:
+            del settings[table]
+        else:
+            settings[table] = {**settings.get(table, {}), **values}
     path = folder / "run.toml"
-    path.write_text("\n".join(f"[{name}]\n{_toml_lines(values)}" for name, values in settings.items()))
+    path.write_text("\n".join(f"[{table}]\n{_toml_lines(values)}" for table, values in settings.items()))
     return path
 
 
 def _toml_lines(values: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
+    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items() if value is not None)
 
 
 def _toml_value(value: Any) -> str:

@@ -38,6 +38,27 @@ async def test_row_that_cannot_be_used_does_not_end_the_estimate(tmp_path: Path)
                 assert (await estimate(context)).calls.median > 0
 
 
+@pytest.mark.parametrize(
+    ("tables", "roles"),
+    [
+        ({"models__judge": None, "models__optimizer": None, "reward": {"weights": {"rules": 1.0}}}, {"task"}),
+        ({"models__judge": None, "reward": {"weights": {"rules": 1.0}}}, {"task", "optimizer"}),
+        ({"models__optimizer": None}, {"task", "judge"}),
+    ],
+    ids=["rules alone", "no judge", "no writer"],
+)
+async def test_run_without_a_model_is_estimated_without_calls_to_it(
+    tables: Mapping[str, Any], roles: set[str], tmp_path: Path
+) -> None:
+    async with open_scripted_models() as (_, url):
+        config = read_config(write_run(tmp_path, url, **tables))
+        with Journal(tmp_path / "estimate") as journal:
+            async with open_run_context(config, journal, print) as context:
+                found = await estimate(context)
+    assert found.by_role.keys() == roles
+    assert found.tokens.low > 0
+
+
 @pytest.mark.parametrize("weights", [{"judge": 1.0}, {"judge": 0.5, "rules": 0.5}])
 @pytest.mark.parametrize("examples", [0, 10])
 async def test_judge_that_replies_with_digits_is_called_for_each_criterion(
