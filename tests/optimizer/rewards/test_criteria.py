@@ -44,7 +44,7 @@ def names_and_new(choice: dict[str, Any]) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("new", [7, "tone", TONE, None, True])
 def test_list_of_definitions_of_another_type_is_ignored(new: object) -> None:
-    assert choose(["clarity", "safety"], new)["criteria"] == ["clarity", "safety"]
+    assert names_and_new(choose(["clarity", "safety"], new)) == (["clarity", "safety"], [])
 
 
 @pytest.mark.parametrize("name", ["Tone", " tone ", "TONE", "tone!", "\u201ctone\u201d"])
