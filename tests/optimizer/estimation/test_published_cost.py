@@ -21,7 +21,7 @@ from optimizer.estimation.call_costs import Costs, measure_call_costs
 from optimizer.estimation.estimate import Estimate, estimate_from
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.scripted_models import write_run
-from tests.optimizer.stages.test_published_requests import kind_of
+from tests.optimizer.stages.test_published_requests import LEFT_TO_THE_PRESET, kind_of
 
 PRICES: Final = {"price_prompt": 10.0, "price_completion": 30.0}
 DOLLARS, MINUTES = 10.0, 60.0
@@ -78,25 +78,11 @@ async def estimated(folder: Path) -> Estimate:
     (folder / "seeds.jsonl").write_text("\n".join(seeds))
     async with TestServer(app) as server:
         tables: dict[str, Mapping[str, Any]] = {
+            **LEFT_TO_THE_PRESET,
             "models__task": {"kind": "completion"},
             **{f"models__{role}": PRICES for role in ("judge", "optimizer")},
-            "search": {"recipe": "drpo"},
-            "data": {"seeds": "seeds.jsonl"},
         }
-        path = write_run(folder, str(server.make_url("/v1")), rows=ROWS, **tables)
-        left_to_the_preset = (
-            "sealed =",
-            "validation =",
-            "depth =",
-            "first =",
-            "queries =",
-            "k =",
-            "order =",
-            "weights =",
-        )
-        lines = [line for line in path.read_text().splitlines() if not line.startswith(left_to_the_preset)]
-        path.write_text("\n".join(lines))
-        config = read_config(path)
+        config = read_config(write_run(folder, str(server.make_url("/v1")), rows=ROWS, **tables))
         with Journal(folder / "estimate") as journal:
             async with open_run_context(config, journal, print) as context:
                 costs = with_times(await measure_call_costs(context))

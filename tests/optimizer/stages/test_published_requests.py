@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,14 @@ from tests.optimizer.scripted_models import run_config, stable_number, write_run
 GOLDEN: Final = Path(__file__).parents[2] / "data" / "published_requests.json"
 SEEDS: Final = (("How do magnets work?", "<START>\nThey attract.\n<END>"), ("How do I pick a lock?", "I will not say."))
 PROMPT: Final = "You are a helpful assistant."
-SHORT: Final = {"recipe": "drpo", "depth": 2, "deeper": 0}
+LEFT_TO_THE_PRESET: Final[Mapping[str, Mapping[str, Any]]] = {
+    "data": {"sealed": None, "validation": None, "seeds": "seeds.jsonl"},
+    "reward": {"weights": None},
+    "search": {"recipe": "drpo", "depth": None, "first": None, "queries": None},
+    "tune": {"k": None, "order": None},
+}
+"""Tables of run.toml that leave to the preset what `write_run` would set."""
+SHORT: Final = {**LEFT_TO_THE_PRESET["search"], "depth": 2, "deeper": 0}
 REASONS: Final = {"clarity": "the topic is abstract", "depth": "the user is curious", "safety": "it may do harm"}
 
 
@@ -119,18 +126,12 @@ def write_published_run(folder: Path, url: str, **tables: Mapping[str, Any]) -> 
     lines = [json.dumps({"query": query, "reference": answer}) for query, answer in SEEDS]
     (folder / "seeds.jsonl").write_text("\n".join(lines))
     settings = {
+        **LEFT_TO_THE_PRESET,
         "models__task": {"kind": "completion"},
         "search": SHORT,
-        "data": {"seeds": "seeds.jsonl"},
         "bundle": {"name": "published"},
     }
-    path = write_run(folder, url, rows=6, **{**settings, **tables})
-    kept = [line for line in path.read_text().splitlines() if not line.startswith(_LEFT_TO_THE_PRESET)]
-    path.write_text("\n".join(kept))
-    return path
-
-
-_LEFT_TO_THE_PRESET: Final = ("sealed =", "validation =", "first =", "queries =", "k =", "order =", "weights =")
+    return write_run(folder, url, rows=6, **{**settings, **tables})
 
 
 async def run_published(folder: Path, url: str, **tables: Mapping[str, Any]) -> Result:
@@ -258,21 +259,15 @@ async def test_equal_rewrites_are_sampled_anew(resample: bool, calls: int, tmp_p
 
 async def test_baseline_is_compared_but_decides_nothing_if_there_are_sealed_rows(tmp_path: Path) -> None:
     async with open_published_models() as (_, url):
-        path = write_published_run(tmp_path, url)
-        named = 'train = "train.jsonl"\nsealed = "sealed.jsonl"'
-        path.write_text(path.read_text().replace('train = "train.jsonl"', named))
-        result = await run_config(path, tmp_path / "out")
+        data = {**LEFT_TO_THE_PRESET["data"], "sealed": "sealed.jsonl"}
+        result = await run_published(tmp_path, url, data=data)
     assert result.sealed is not None
     assert not result.sealed.improved
     assert result.is_found
     assert (result.bundle / "prompt.txt").read_text(encoding="utf-8").startswith("Prompt ")
 
 
-def ordered(requests: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
-    return {kind: requests[kind] for kind in sorted(kinds)}
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(first_of_each_kind(Path(folder)))
-    GOLDEN.write_text(json.dumps(ordered(found, list(found)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    GOLDEN.write_text(json.dumps(dict(sorted(found.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
