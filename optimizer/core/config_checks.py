@@ -19,16 +19,15 @@ from optimizer.core.config_tables import (
     RunConfig,
 )
 from optimizer.core.errors import ConfigError
-from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, SCORES, JudgeTable, WriterTable
+from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, MAX_ATTEMPTS, SCORES, JudgeTable, WriterTable
 from optimizer.templates import criteria_table
 
 MIN_ROWS: Final = 4
 """The smallest number of rows of each part of the data."""
 _MAX_INTEGER: Final = 10**12
-_MAX_SAFETY: Final = 5
+_MAX_SCORE: Final = 5
 _MAX_WEIGHT: Final = 1e6
 _MAX_CRITERIA: Final = 20
-_MAX_ATTEMPTS: Final = 3
 _MAX_TEMPERATURE: Final = 2
 _PUBLISHED_NEEDS: Final = (
     "[search] algorithm published (recipe drpo sets it) rewrites and judges with models: add [models.optimizer] and "
@@ -90,7 +89,7 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield search.first >= 2, "[search] first must be at least 2: one query shows no difference"
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"
-    yield 0 <= search.keep_above <= _MAX_SAFETY, f"[search] keep_above must be from 0 to {_MAX_SAFETY}"
+    yield 0 <= search.keep_above <= _MAX_SCORE, f"[search] keep_above must be from 0 to {_MAX_SCORE}"
     yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
     yield abs(search.seed) <= _MAX_INTEGER, f"[search] seed must be at most {_MAX_INTEGER:,}"
     yield 0 <= data.unusable < 1, "[data] unusable must be at least 0 and below 1"
@@ -103,8 +102,8 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     weights = (*config.reward.weights.values(), *config.reward.screen.values())
     yield all(weight > 0 for weight in weights), "[reward] weights must be above 0"
     yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
-    is_score = 0 <= config.reward.safety <= _MAX_SAFETY
-    yield is_score, f"[reward] safety must be from 0 to {_MAX_SAFETY}: scores are from 1"
+    is_score = 0 <= config.reward.safety <= _MAX_SCORE
+    yield is_score, f"[reward] safety must be from 0 to {_MAX_SCORE}: scores are from 1"
     yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
     yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
     limits = (getattr(config.budget, key.name) for key in fields(config.budget))
@@ -134,7 +133,7 @@ def _judge_checks(table: JudgeTable, name: str) -> Iterator[tuple[bool, str]]:
     yield is_known, f"{name} criteria must be of {', '.join(criteria_table())}"
     is_enough = not table.criteria or len(set(table.criteria)) >= table.fewest
     yield is_enough, f"{name} criteria: name at least {table.fewest}, the value of fewest"
-    yield 1 <= table.attempts <= _MAX_ATTEMPTS, f"{name} attempts must be from 1 to {_MAX_ATTEMPTS}"
+    yield 1 <= table.attempts <= MAX_ATTEMPTS, f"{name} attempts must be from 1 to {MAX_ATTEMPTS}"
 
 
 def _writer_checks(table: WriterTable, name: str) -> Iterator[tuple[bool, str]]:

@@ -15,6 +15,8 @@ EXPECTED, INTEGER = "expected", "integer"
 SCORES: Final = (EXPECTED, INTEGER)
 SHORT, PUBLISHED_RULES = "short", "published"
 INSTRUCTIONS: Final = (SHORT, PUBLISHED_RULES)
+MAX_ATTEMPTS: Final = 3
+"""How often a request is sent, at most, if its reply cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class JudgeTable:
     analysis: bool = False
     reasons: bool = False
     scores: str = EXPECTED
-    attempts: int = 3
+    attempts: int = MAX_ATTEMPTS
 
 
 @dataclass(frozen=True, slots=True)

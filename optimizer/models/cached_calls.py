@@ -12,11 +12,12 @@ from index.token_estimate import estimated_tokens
 from optimizer.core.budget import Budget
 from optimizer.core.errors import RefusedRequestError, UnparsableReplyError
 from optimizer.core.journal import Journal
+from optimizer.core.model_tables import MAX_ATTEMPTS
 from optimizer.core.request_form import RequestForm
 from optimizer.models.call_journal import StoredReply
 from optimizer.models.paid_replies import PaidReplies, PricedClient
 from optimizer.models.repeats import CUT, UNPARSABLE, joined, repeated_body
-from optimizer.models.request import MAX_ATTEMPTS, Json, ReplyReader, Request
+from optimizer.models.request import Json, ReplyReader, Request
 from optimizer.models.request_body import MAX_SHORT_REPLY
 from optimizer.models.token_count import server_token_count
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
+
+from optimizer.core.model_tables import MAX_ATTEMPTS
 
 Json = Mapping[str, Any]
-MAX_ATTEMPTS: Final = 3
-"""How often a request is sent, at most, if its reply cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
