@@ -129,8 +129,7 @@ async def check_example_writer(context: RunContext, row: Row, answer: str) -> Fi
     """Let the writer model rewrite an answer to a row after it was judged, as the search for examples will do."""
     subject, table = f"models.{WRITER} rewrites answers", context.config.examples
     try:
-        criteria = await context.example_judge.criteria(row.query)
-        judged = JudgedAnswer(row, answer, await context.example_judge.rate_by(row.query, answer, criteria))
+        judged = JudgedAnswer(row, answer, await context.example_judge.rate(row.query, answer))
         kept = await context.calls.ask(rewrite_answer_request(judged, table), read_answers)
     except DrpoError as error:
         return failed(subject, error, WRITER)

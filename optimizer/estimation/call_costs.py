@@ -10,7 +10,6 @@ from optimizer.core.errors import ModelError
 from optimizer.core.journal import Event
 from optimizer.data.split import TRAIN
 from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call
-from optimizer.models.request import ReplyReader, Request
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.search.space import Outcome, Step
@@ -69,8 +68,8 @@ async def measure_call_costs(context: RunContext) -> Costs:
     costs |= {Call(SEARCH, WRITER): judge.times(_REWRITE_FACTOR), Call(SEARCH, JUDGE): judge}
     if WRITER in context.calls.roles and outcomes:
         path = (Step(candidate, tuple(outcomes)),)
-        request = rewrite_request(path, context.config.search)
-        await _measured(context, SEARCH, costs, _rewrite(context, request, read_prompts))
+        rewrites = context.calls.ask(rewrite_request(path, context.config.search), read_prompts)
+        await _measured(context, SEARCH, costs, _unless_final(rewrites))
     costs |= {Call(EXAMPLES, role): costs[Call(SEARCH, role)] for role in (TASK, JUDGE, WRITER)}
     if context.config.examples.queries:
         await _measured(context, EXAMPLES, costs, _improve_answer(context))
@@ -100,25 +99,23 @@ async def _score_rows(context: RunContext, candidate: Candidate) -> list[Outcome
 
 async def _improve_answer(context: RunContext) -> None:
     """Judge one answer for an example, and rewrite it."""
-    table, judge = context.config.examples, context.example_judge
+    table = context.config.examples
     row = example_rows(context.data, table)[1][0]
     text = row.reference or "An answer."
+    rating = await _unless_final(context.example_judge.rate(row.query, text))
+    if rating is not None:
+        request = rewrite_answer_request(JudgedAnswer(row, text, rating), table)
+        await _unless_final(context.calls.ask(request, read_answers))
+
+
+async def _unless_final(call: Awaitable[T]) -> T | None:
+    """Return the result of a call, or None if its reply can never be used. Such a reply costs as much as another."""
     try:
-        rating = await judge.rate_by(row.query, text, await judge.criteria(row.query))
+        return await call
     except ModelError as error:
         if not error.is_final:
             raise
-        return
-    await _rewrite(context, rewrite_answer_request(JudgedAnswer(row, text, rating), table), read_answers)
-
-
-async def _rewrite(context: RunContext, request: Request, reader: ReplyReader) -> None:
-    """Ask the writer model. A reply that cannot be used costs as much as another one."""
-    try:
-        await context.calls.ask(request, reader)
-    except ModelError as error:
-        if not error.is_final:
-            raise
+        return None
 
 
 def _mean_cost(replies: Sequence[Event]) -> CallCost:
