@@ -83,10 +83,11 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
 async def _run_stages(config: RunConfig, directory: Path, journal: Journal, notify: Notify) -> Result:
     async with open_run_context(await with_bundle_model(config), journal, notify) as context:
         baseline = await asyncio.to_thread(starting_candidate, config, context.embedder)
-        await asyncio.to_thread(_check_before_the_search, context, baseline)
+        first = first_candidate(config.bundle, baseline)
+        await asyncio.to_thread(_check_before_the_search, context, baseline, first)
         await check_inputs(config, baseline, journal)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
-        best, spent_out = await _optimize(context, first_candidate(config.bundle, baseline))
+        best, spent_out = await _optimize(context, first)
         sealed = await run_sealed_evaluation(context, best, baseline) if context.data.sealed else None
         improved = sealed.improved if sealed else None
         is_found = config.bundle.write == FOUND or bool(improved)
@@ -131,9 +132,8 @@ def _write_bundle(context: RunContext, chosen: Candidate, sealed: SealedResult |
     return bundle
 
 
-def _check_before_the_search(context: RunContext, baseline: Candidate) -> None:
+def _check_before_the_search(context: RunContext, baseline: Candidate, first: Candidate) -> None:
     """Check that everything that comes from the user can be written as a bundle. Raises ConfigError."""
-    first = first_candidate(context.config.bundle, baseline)
     for candidate in (baseline, first):
         context.gate.check(candidate, "[bundle]")
     for what, candidate in tuned_candidates(first, context.config.tune):
