@@ -22,7 +22,7 @@ from optimizer.search.published import search_published
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
 from optimizer.stages.example_stage import example_rows
-from optimizer.stages.prompt_stage import published_settings, raced_settings
+from optimizer.stages.prompt_stage import published_settings, raced_settings, score_scale
 from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -52,12 +52,11 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
         seed: The seed of the simulation.
         asks_for_letters: Whether the judge replies with one digit. It then scores each criterion in a call of its own.
     """
-    is_published = config.search.algorithm == PUBLISHED
     rng = random.Random(seed)  # noqa: S311 - a simulation
-    space = SimulatedSpace(config, rng, 5.0 if is_published else 1.0, asks_for_letters)
+    space = SimulatedSpace(config, rng, asks_for_letters)
     _simulate_examples(space, data)
     space.begin(SEARCH)
-    if is_published:
+    if config.search.algorithm == PUBLISHED:
         await search_published(space, 0, len(data.train), published_settings(config), _ignore)
     else:
         await search_raced(space, 0, len(data.train), raced_settings(config), _ignore)
@@ -83,7 +82,6 @@ class SimulatedSpace:
     Attributes:
         config: The settings of run.toml.
         rng: The source of random numbers.
-        scale: The highest score: 5 for the published algorithm, 1 for `raced`.
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
         stage: The stage that makes the calls now.
         calls: Number of calls of each kind.
@@ -96,7 +94,6 @@ class SimulatedSpace:
 
     config: RunConfig
     rng: random.Random
-    scale: float
     asks_for_letters: bool = False
     stage: str = EXAMPLES
     calls: Counter[Call] = field(default_factory=Counter)
@@ -110,7 +107,8 @@ class SimulatedSpace:
         self._deviation = self.rng.uniform(0.1, 0.3)
         self._query_share = self.rng.uniform(0.3, 0.8)
         self._step = self.rng.uniform(0.0, 0.15)
-        self._mean = self.rng.uniform(*(_PUBLISHED_MEANS if self.scale > 1 else _MEANS))
+        is_published = self.config.search.algorithm == PUBLISHED
+        self._mean = self.rng.uniform(*(_PUBLISHED_MEANS if is_published else _MEANS))
         self._new_share = self.rng.uniform(0.5, 1.0)
 
     def key(self, candidate: int) -> str:
@@ -185,7 +183,7 @@ class SimulatedSpace:
             self.difficulty[query] = self.rng.gauss(0, self._deviation * self._query_share**0.5)
         noise = self.rng.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
         score = min(1.0, max(0.0, self._mean + self.quality[candidate] + self.difficulty[query] + noise))
-        return Outcome(query, 1 + 4 * score if self.scale > 1 else score)
+        return Outcome(query, score_scale(self.config.search).convert(score))
 
 
 def _simulate_examples(space: SimulatedSpace, data: Split) -> None:

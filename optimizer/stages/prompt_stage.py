@@ -33,7 +33,7 @@ from optimizer.stages.writer_protocol import ROLE, read_prompts, rewrite_request
 
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
-    """The range of the scores that a search works with. The published algorithm uses 1 to 5."""
+    """The range of the scores that a search works with."""
 
     low: float = 0.0
     high: float = 1.0
@@ -72,11 +72,10 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         await _journal_level(context.journal, level)
         await keep_last(level.ranked[:1])
 
+    space = _prompt_space(context, rows)
     if search.algorithm == PUBLISHED:
-        space = _prompt_space(context, rows, ScoreScale(1.0, 5.0))
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
-        space = _prompt_space(context, rows, ScoreScale())
         await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
 
 
@@ -105,6 +104,11 @@ def raced_settings(config: RunConfig) -> RacedSettings:
     search = config.search
     race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
     return RacedSettings(search.beam, search.actions, search.depth, search.patience, race)
+
+
+def score_scale(search: SearchTable) -> ScoreScale:
+    """Return the range of the scores of the algorithm of [search]. The published algorithm uses 1 to 5."""
+    return ScoreScale(1.0, 5.0) if search.algorithm == PUBLISHED else ScoreScale()
 
 
 class PromptSpace:
@@ -196,7 +200,7 @@ class PromptRewriter:
         return self._asked[key] - 1
 
 
-def _prompt_space(context: RunContext, rows: Sequence[Row], scale: ScoreScale) -> PromptSpace:
+def _prompt_space(context: RunContext, rows: Sequence[Row]) -> PromptSpace:
     search = context.config.search
     rewriter = PromptRewriter(context.calls, context.gate, search)
     # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
@@ -204,7 +208,7 @@ def _prompt_space(context: RunContext, rows: Sequence[Row], scale: ScoreScale) -
     trial_rows = rows[: search.first] if search.algorithm == RACED else ()
     gate = PromptGate(context.gate, context.task, search.words, trial_rows)
     scored_rows = replace(context.scored_rows("prompt", TRAIN), rows=rows)
-    return PromptSpace(scored_rows, gate, rewriter, scale)
+    return PromptSpace(scored_rows, gate, rewriter, score_scale(search))
 
 
 async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
