@@ -108,8 +108,7 @@ def rating_request(
     """
     rubrics = "\n".join(rubric(criterion, table) for criterion in criteria)
     heading = "Criteria, and what their scores mean:" if table.manner == ANCHORED else "Criteria:"
-    manner = template(f"judge_{table.manner}")
-    texts = {"query": query, "answer": answer, "criteria": rubrics, "heading": heading, "manner": manner}
+    texts = {"query": query, "answer": answer, "criteria": rubrics, "heading": heading, "manner": _manner(table)}
     if plain:
         lines = "\n".join(f"{one.name}: (score)" for one in criteria)
         prompt = template("evaluate_plain").format(**texts, lines=lines)
@@ -144,9 +143,8 @@ def rating_reader(names: Sequence[str], table: JudgeTable) -> ReplyReader:
 def digit_request(query: str, answer: str, criterion: Criterion, table: JudgeTable) -> Request:
     """Return the request that asks for the score for one criterion as a single digit."""
     heading = "The criterion, and what its scores mean:" if table.manner == ANCHORED else "The criterion:"
-    texts = {"query": query, "answer": answer, "criterion": rubric(criterion, table)}
-    manner = template(f"judge_{table.manner}")
-    return _rated(_letter_request(template("evaluate_letter").format(**texts, heading=heading, manner=manner)), table)
+    texts = {"query": query, "answer": answer, "criterion": rubric(criterion, table), "heading": heading}
+    return _rated(_letter_request(template("evaluate_letter").format(**texts, manner=_manner(table))), table)
 
 
 @reply_reader("optimizer.judge.read_digit")
@@ -217,6 +215,12 @@ def _rated(request: Request, table: JudgeTable) -> Request:
 
 def _letter_request(prompt: str) -> Request:
     return _request(prompt, "", max_tokens=_LETTER_TOKENS, logprobs=True, top_logprobs=_TOP_LOGPROBS)
+
+
+def _manner(table: JudgeTable) -> str:
+    """Return how the judge has to judge. Without descriptions of answers, the scores say how far the judge agrees."""
+    manner = template(f"judge_{table.manner}")
+    return manner if table.manner == ANCHORED else f"{manner}\n\n{template('judge_agreement')}"
 
 
 def _rating_schema(criteria: Sequence[Criterion]) -> Json:
