@@ -10,6 +10,9 @@ the paper leaves a detail open, this module does what the authors' code does.
 
 A judgement that cannot be parsed counts as 0 in the mean of its path, as in the authors' code. As an alternative, the
 query of the level is left out of the means of all paths, so that the means belong to the same queries.
+
+A path is dropped if no rewrite of its last prompt can be used, as in the authors' code. If this happens to all paths of
+the beam, the search ends with these paths.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
