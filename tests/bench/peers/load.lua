@@ -8,7 +8,7 @@ for word in string.gmatch(os.getenv("WORDS") or "", "%S+") do
   words[#words + 1] = word
 end
 
--- Each run has a seed of its own, so that no two runs send the same sentences.
+-- Each run has a seed of its own, so that no two runs at one gateway send the same sentences.
 local seed = 0
 for place = 1, #(os.getenv("SEED") or "") do
   seed = (seed * 31 + string.byte(os.getenv("SEED"), place)) % 2147483647

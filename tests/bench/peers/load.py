@@ -127,7 +127,7 @@ def press(gateway: Gateway, cell: Cell, connections: int, seconds: int, seed: st
         url = f"{gateway.url}/v1/chat/completions"
         output = subprocess.run(
             [*command, "--duration", f"{length}s", url],
-            env={**environment, "SEED": f"{seed}{phase}"},
+            env={**environment, "SEED": f"{seed}{connections} {phase}"},
             capture_output=True,
             text=True,
             check=True,
