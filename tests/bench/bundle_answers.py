@@ -23,10 +23,17 @@ from optimizer.data.dataset import COMPLY, REFUSE, Row
 from optimizer.evaluation.measures import MeasuredAnswer
 from proxy.backends.backend import Backend
 from proxy.inference.injection.served_bundles import ServedBundle
-from tests.bench.embedder_answers import REFUSAL_LENGTH, answer, as_served, serving
 from tests.bench.embedder_votes import QUESTIONS
 from tests.bench.embedders import say
-from tests.bench.policy_answers import SETTINGS, Rows, cached_backend, compare_english
+from tests.bench.policies.answers import (
+    REFUSAL_LENGTH,
+    Rows,
+    answer,
+    as_served,
+    cached_backend,
+    compare_english,
+    serving,
+)
 from tests.measurement import DATA, TRAIN, VALIDATION
 
 ENGLISH, LANGUAGES = "english", "languages"
@@ -71,7 +78,7 @@ async def compare_languages(bundles: Mapping[str, Path], backend: Backend, sampl
     print(f"\n| bundle | harmless answered | harmful refused | {' | '.join(languages)} |")
     print(f"| --- | --- | --- |{' --- |' * len(languages)}")
     for name, directory in bundles.items():
-        async with serving(SETTINGS, [backend], served_from(directory)) as base_url:
+        async with serving(backend, served_from(directory)) as base_url:
             say(f"answering in {len(languages)} languages with {name}")
             answers = await answer(base_url, [row for _, row in rows], REFUSAL_LENGTH, judge)
         by_language = [

@@ -1,1 +1,1 @@
-"""Names of retrieval policies, their simulated cost, and the cache of answers that the benches share."""
+"""Names of retrieval policies, their simulated cost, and what the benches of answers share."""
