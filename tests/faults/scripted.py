@@ -239,6 +239,15 @@ def completion(text: str, finish_reason: str = "stop", **fields: Any) -> dict[st
     return {**base, "choices": [choice], "usage": usage, **fields}
 
 
+async def say_yes(reply: Reply, request: Received) -> None:
+    """Answer a text completion or a chat request with `Yes.`. As a script, it makes a backend that always works."""
+    whole = completion("Yes.")
+    if request.path != "/v1/completions":
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
+        whole |= {"object": "chat.completion", "choices": [choice]}
+    await reply.whole(whole)
+
+
 def completion_events(pieces: Sequence[str], finish_reason: str = "stop", *, usage: bool = True) -> list[bytes]:
     """Return the events of a streamed completion, one for each piece, in the format of vLLM."""
     base = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "scripted"}

@@ -10,15 +10,11 @@ from index.types import ExampleSet
 from proxy.backends.set_plan import set_key
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.cache_warming import warming
-from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
+from tests.faults.scripted import ScriptedBackend, say_yes, scripted_backend
 from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 SETS = tuple(ExampleSet(name, (name,), (name,)) for name in ("sky", "sum", "tea"))
 QUERIES = {"sky": "Why is the sky blue {}?", "sum": "What is two and two {}?", "tea": "How do I make tea {}?"}
-
-
-async def answer(reply: Reply, request: Received) -> None:
-    await reply.whole(completion("Yes."))
 
 
 def with_sets() -> ServedBundle:
@@ -47,7 +43,7 @@ def preferred(proxy: Serving, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["sky", "sum", "tea"])
 async def test_new_conversation_goes_to_the_backend_that_its_set_prefers(name: str) -> None:
-    async with scripted_backend(answer) as one, scripted_backend(answer) as two:
+    async with scripted_backend(say_yes) as one, scripted_backend(say_yes) as two:
         for _ in range(2):  # two processes without a common state
             async with serving(one.url, two.url, bundles={"scripted": with_sets()}) as proxy:
                 before = hits(one, two)
@@ -58,7 +54,7 @@ async def test_new_conversation_goes_to_the_backend_that_its_set_prefers(name: s
 
 @pytest.mark.parametrize("kinds", [["sky"], ["sky"] * 4 + ["tea"], ["sky", "tea"], ["sky", "sum", "tea"]])
 async def test_no_backend_gets_much_more_than_its_share_of_requests_one_at_a_time(kinds: list[str]) -> None:
-    async with scripted_backend(answer) as one, scripted_backend(answer) as two:
+    async with scripted_backend(say_yes) as one, scripted_backend(say_yes) as two:
         async with serving(one.url, two.url, bundles={"scripted": with_sets()}) as proxy:
             for number in range(60):
                 await ask(proxy, kinds[number % len(kinds)], number)
@@ -68,7 +64,7 @@ async def test_no_backend_gets_much_more_than_its_share_of_requests_one_at_a_tim
 
 
 async def test_later_turns_go_where_the_first_turn_went_even_if_the_backend_has_its_share() -> None:
-    async with scripted_backend(answer) as one, scripted_backend(answer) as two:
+    async with scripted_backend(say_yes) as one, scripted_backend(say_yes) as two:
         async with serving(one.url, two.url, bundles={"scripted": with_sets()}) as proxy:
             await ask(proxy, "sky", 1)
             for turn in range(8):
@@ -77,8 +73,8 @@ async def test_later_turns_go_where_the_first_turn_went_even_if_the_backend_has_
 
 
 async def test_sets_of_a_backend_that_is_gone_are_served_by_the_other() -> None:
-    async with scripted_backend(answer) as one, AsyncExitStack() as running:
-        two = await running.enter_async_context(scripted_backend(answer))
+    async with scripted_backend(say_yes) as one, AsyncExitStack() as running:
+        two = await running.enter_async_context(scripted_backend(say_yes))
         async with serving(one.url, two.url, bundles={"scripted": with_sets()}, health_interval=60.0) as proxy:
             for name in QUERIES:
                 await ask(proxy, name, 1)
@@ -90,7 +86,7 @@ async def test_sets_of_a_backend_that_is_gone_are_served_by_the_other() -> None:
 
 
 async def test_routers_get_one_session_id_for_all_conversations_and_turns_with_a_set() -> None:
-    async with scripted_backend(answer) as router:
+    async with scripted_backend(say_yes) as router:
         async with serving(router.url, bundles={"scripted": with_sets()}) as proxy:
             for number, later in ((1, []), (2, []), (1, ["And then?"])):
                 await ask(proxy, "sky", number, *later)
@@ -106,8 +102,8 @@ async def test_routers_get_one_session_id_for_all_conversations_and_turns_with_a
 async def test_sets_that_prefer_a_backend_are_last_when_its_cache_is_warmed(_round: int) -> None:
     values: dict[str, Any] = {"health_interval": 0.05}
     async with (
-        scripted_backend(answer) as one,
-        scripted_backend(answer) as two,
+        scripted_backend(say_yes) as one,
+        scripted_backend(say_yes) as two,
         serving(one.url, two.url, bundles={"scripted": with_sets()}, **values) as proxy,
         warming(proxy.gateway, make_settings(**values), proxy.shared),
     ):

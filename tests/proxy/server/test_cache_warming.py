@@ -18,7 +18,7 @@ from proxy.server import cache_warming
 from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, serve_loaded
 from proxy.server.service import drain
-from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
+from tests.faults.scripted import Received, Reply, ScriptedBackend, say_yes, scripted_backend
 from tests.proxy.serving import Serving, make_settings, served_bundle, serving, until
 
 SETS = (ExampleSet("nature", ("sky",), ("sky",)), ExampleSet("daily", ("tea", "sum"), ("tea", "sum")))
@@ -27,14 +27,6 @@ FAST = 0.05  # seconds
 
 def bundle_with_sets(id_letter: str = "b", sets: tuple[ExampleSet, ...] = SETS, **policy: Any) -> ServedBundle:
     return served_bundle(sets=sets, id_letter=id_letter, **{"policy": "set", **policy})
-
-
-async def answer(reply: Reply, request: Received) -> None:
-    if request.path.endswith("/chat/completions"):
-        choice = {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
-        await reply.whole({**completion("Yes."), "object": "chat.completion", "choices": [choice]})
-    else:
-        await reply.whole(completion("Yes."))
 
 
 def warming_requests(backend: ScriptedBackend) -> list[Received]:
@@ -75,7 +67,7 @@ async def warm_proxy(
     ("query", "shown"), [("Why is the sky blue?", "refuse,sky"), ("How do I make tea?", "refuse,tea,sum")]
 )
 async def test_requests_of_a_set_begin_with_what_was_warmed(kind: str, query: str, shown: str) -> None:
-    async with scripted_backend(answer, kind=kind) as backend, warm_proxy(backend.url) as proxy:
+    async with scripted_backend(say_yes, kind=kind) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         warmed = [one.json for one in warming_requests(backend)]
         _, headers, _ = await proxy.chat(query, max_tokens=50)
@@ -98,7 +90,7 @@ async def test_requests_of_a_set_begin_with_what_was_warmed(kind: str, query: st
 )
 async def test_every_request_begins_with_what_was_warmed(policy: dict[str, Any], query: str) -> None:
     bundles = {"scripted": bundle_with_sets(**policy)}
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url, bundles=bundles) as proxy:
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url, bundles=bundles) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         warmed = [one.json["prompt"] for one in warming_requests(backend)]
         await proxy.chat(query, max_tokens=50)
@@ -108,7 +100,7 @@ async def test_every_request_begins_with_what_was_warmed(policy: dict[str, Any],
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 async def test_bundle_without_sets_is_warmed_with_prompt_and_pinned_examples(kind: str) -> None:
     bundles = {"scripted": served_bundle()}
-    async with scripted_backend(answer, kind=kind) as backend, warm_proxy(backend.url, bundles=bundles) as proxy:
+    async with scripted_backend(say_yes, kind=kind) as backend, warm_proxy(backend.url, bundles=bundles) as proxy:
         await until(lambda: counts(proxy) == {"sent": 1.0})
         (warmed,) = [one.json for one in warming_requests(backend)]
         await proxy.chat("Why is the sky blue?", max_tokens=50)
@@ -127,7 +119,7 @@ async def test_bundle_without_sets_is_warmed_with_prompt_and_pinned_examples(kin
 )
 async def test_prefix_has_only_the_examples_that_requests_get(context: int | None, limit: int) -> None:
     bundles = {"scripted": bundle_with_sets(max_injected_tokens=limit)}
-    async with scripted_backend(answer, context=context) as backend:
+    async with scripted_backend(say_yes, context=context) as backend:
         async with warm_proxy(backend.url, bundles=bundles) as proxy:
             await until(lambda: counts(proxy) == {"sent": 2.0})
             for one, query in zip(
@@ -139,7 +131,7 @@ async def test_prefix_has_only_the_examples_that_requests_get(context: int | Non
 
 @pytest.mark.parametrize("bundles", [{}, {"other": bundle_with_sets()}], ids=["no bundle", "bundle of another model"])
 async def test_nothing_is_sent_without_a_bundle_of_a_listed_model(bundles: Mapping[str, ServedBundle]) -> None:
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url, bundles=bundles):
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url, bundles=bundles):
         await asyncio.sleep(4 * FAST)
         assert backend.generating == []
 
@@ -147,7 +139,7 @@ async def test_nothing_is_sent_without_a_bundle_of_a_listed_model(bundles: Mappi
 @pytest.mark.parametrize(("told", "worker"), [({"warm_cache": False}, 0), ({}, 1)], ids=["off", "second worker"])
 async def test_nothing_is_sent_if_it_is_off_or_another_worker_does_it(told: dict[str, Any], worker: int) -> None:
     async with (
-        scripted_backend(answer) as backend,
+        scripted_backend(say_yes) as backend,
         serving(backend.url, bundles={"scripted": bundle_with_sets()}) as proxy,
     ):
         proxy.shared.worker = worker
@@ -157,7 +149,7 @@ async def test_nothing_is_sent_if_it_is_off_or_another_worker_does_it(told: dict
 
 
 async def test_warming_is_no_traffic_of_users() -> None:
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         before = proxy.gateway.pool.backends[0].load
         await until(lambda: counts(proxy) == {"sent": 2.0})
         page = proxy.gateway.metrics.exposition().decode()
@@ -184,8 +176,8 @@ async def switch(backend: ScriptedBackend) -> AsyncIterator[Callable[[bool], Awa
 
 
 async def test_every_backend_is_warmed_once_and_again_after_its_outage() -> None:
-    backend = ScriptedBackend(answer)
-    async with scripted_backend(answer) as other, switch(backend) as turn, warm_proxy(other.url, backend.url) as proxy:
+    backend = ScriptedBackend(say_yes)
+    async with scripted_backend(say_yes) as other, switch(backend) as turn, warm_proxy(other.url, backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 4.0})
         await asyncio.sleep(4 * FAST)
         assert counts(proxy) == {"sent": 4.0}, "once"
@@ -197,7 +189,7 @@ async def test_every_backend_is_warmed_once_and_again_after_its_outage() -> None
 
 
 async def test_outage_that_only_a_request_noticed_is_an_outage() -> None:
-    backend = ScriptedBackend(answer)
+    backend = ScriptedBackend(say_yes)
     async with switch(backend) as turn, warm_proxy(backend.url, health_interval=1.0) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         await turn(False)
@@ -207,7 +199,7 @@ async def test_outage_that_only_a_request_noticed_is_an_outage() -> None:
 
 
 async def test_backend_that_is_down_at_the_start_is_warmed_when_it_comes() -> None:
-    backend = ScriptedBackend(answer)
+    backend = ScriptedBackend(say_yes)
     async with switch(backend) as turn:
         await turn(False)
         async with warm_proxy(backend.url) as proxy:
@@ -218,7 +210,7 @@ async def test_backend_that_is_down_at_the_start_is_warmed_when_it_comes() -> No
 
 
 async def test_new_kind_of_a_model_is_warmed_in_its_form() -> None:
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         for check in proxy.gateway.pool._health_checks:
             check.cancel()  # one that has begun would bring the old kind back
@@ -230,7 +222,7 @@ async def test_new_kind_of_a_model_is_warmed_in_its_form() -> None:
 
 @pytest.mark.parametrize("letter", ["b", "c"], ids=["same bundle", "new bundle"])
 async def test_reload_warms_what_is_served_then(letter: str) -> None:
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
         serve_loaded(proxy.gateway, Loaded({"scripted": bundle_with_sets(letter, SETS[:1])}, None, None))
         await until(lambda: counts(proxy) == {"sent": 3.0})
@@ -243,7 +235,7 @@ async def test_reload_ends_the_warming_of_the_old_bundle() -> None:
 
     async def held(reply: Reply, request: Received) -> None:
         await release.wait()
-        await answer(reply, request)
+        await say_yes(reply, request)
 
     many = tuple(replace(SETS[0], name=str(n), members=()) for n in range(9))
     async with scripted_backend(held) as backend:
@@ -291,7 +283,7 @@ async def test_failure_ends_the_warming_with_one_line_in_the_log(
 
     async def fails(reply: Reply, request: Received) -> None:
         asked.append(request)
-        await (fault(reply) if len(asked) > failing_at else answer(reply, request))
+        await (fault(reply) if len(asked) > failing_at else say_yes(reply, request))
 
     with logged(tmp_path) as log:
         async with scripted_backend(fails) as backend, warm_proxy(backend.url) as proxy:
@@ -315,7 +307,7 @@ async def test_total_time_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     async def silent_at_last(reply: Reply, request: Received) -> None:
         asked.append(request)
-        await (_silence(reply) if len(asked) > 1 else answer(reply, request))
+        await (_silence(reply) if len(asked) > 1 else say_yes(reply, request))
 
     with logged(tmp_path) as log:
         async with scripted_backend(silent_at_last) as backend, warm_proxy(backend.url) as proxy:
@@ -325,7 +317,7 @@ async def test_total_time_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 async def test_number_of_prefixes_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_warming, "_MAX_PREFIXES", 1)
-    async with scripted_backend(answer) as backend, warm_proxy(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 1.0, "skipped": 1.0})
         assert len(warming_requests(backend)) == 1
 
@@ -337,7 +329,7 @@ async def test_one_prefix_at_a_time_and_a_pause_after_each() -> None:
         times.append(asyncio.get_running_loop().time())
         await asyncio.sleep(0.2)
         times.append(asyncio.get_running_loop().time())
-        await answer(reply, request)
+        await say_yes(reply, request)
 
     async with scripted_backend(slow) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
@@ -347,7 +339,7 @@ async def test_one_prefix_at_a_time_and_a_pause_after_each() -> None:
 
 @pytest.mark.parametrize("where", ["this worker", "other workers"])
 async def test_warming_waits_while_users_are_served(where: str) -> None:
-    async with scripted_backend(answer) as backend:
+    async with scripted_backend(say_yes) as backend:
         bundles = {"scripted": bundle_with_sets()}
         async with serving(backend.url, bundles=bundles, health_interval=FAST) as proxy:
             (state,) = proxy.gateway.pool.backends

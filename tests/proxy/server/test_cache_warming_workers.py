@@ -5,8 +5,8 @@ import signal
 
 from proxy.inference.injection.served_bundles import load_bundles
 from tests.faults.process import command
-from tests.faults.scripted import scripted_backend
-from tests.proxy.server.test_cache_warming import answer, warming_requests
+from tests.faults.scripted import say_yes, scripted_backend
+from tests.proxy.server.test_cache_warming import warming_requests
 from tests.proxy.serving import until
 
 
@@ -23,7 +23,7 @@ async def test_slow_warming_delays_neither_the_start_nor_the_shutdown() -> None:
 
 async def test_one_of_several_workers_warms_at_the_start_and_at_a_reload() -> None:
     sets = len(load_bundles(("scripted=default",), ())["scripted"].bundle.sets)
-    async with scripted_backend(answer) as backend:
+    async with scripted_backend(say_yes) as backend:
         flags = ("--bundle", "scripted=default", "--workers", "2", "--health-interval", "0.2")
         async with command("--backend", backend.url, *flags) as server:
             await server.logged('"cache warmed"', within=60)

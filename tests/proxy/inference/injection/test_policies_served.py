@@ -7,7 +7,7 @@ import pytest
 
 from index.types import EmbedderSpec, ExampleSet
 from proxy.inference.injection.served_bundles import ServedBundle
-from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.faults.scripted import say_yes, scripted_backend
 from tests.proxy.serving import WordEmbedder, served_bundle, serving
 
 SETS = (ExampleSet("air", ("sky",), ("sky", "tea")), ExampleSet("numbers", ("sum",), ("sum",)))
@@ -31,14 +31,10 @@ def with_sets(embedder: Any = None, **policy: Any) -> ServedBundle:
     return served_bundle(embedder=embedder, sets=SETS, **policy)
 
 
-async def answer(reply: Reply, request: Received) -> None:
-    await reply.whole(completion("Yes."))
-
-
 async def examples(served: ServedBundle, query: str, context: int = 4096) -> tuple[list[str], str, str]:
     """The examples of a request, why they are fewer, and the value of the metric."""
     async with (
-        scripted_backend(answer, context=context) as backend,
+        scripted_backend(say_yes, context=context) as backend,
         serving(backend.url, bundles={"scripted": served}, retrieval_timeout=10.0) as proxy,
     ):
         status, headers, _ = await proxy.chat(query)

@@ -9,14 +9,10 @@ from proxy.core.settings_reader import build_settings, process_environment
 from proxy.inference.injection.room_report import describe_room, injection_room, room_problem
 from proxy.inference.injection.token_costs import BundleCosts
 from proxy.server.check import check
-from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.faults.scripted import say_yes, scripted_backend
 from tests.proxy.serving import served_bundle, serving
 
 COSTS = BundleCosts(100, {"refuse": 50, "sky": 30, "sum": 20, "tea": 40})
-
-
-async def answer(reply: Reply, request: Received) -> None:
-    await reply.whole(completion("Yes."))
 
 
 def test_room_is_what_remains_beside_the_largest_examples_and_the_answer() -> None:
@@ -31,7 +27,7 @@ def test_limit_of_the_bundle_counts_too() -> None:
 
 
 async def test_announced_room_is_the_room_of_requests() -> None:
-    async with scripted_backend(answer, context=1000) as backend, serving(backend.url) as proxy:
+    async with scripted_backend(say_yes, context=1000) as backend, serving(backend.url) as proxy:
         served, model = proxy.gateway.bundles["scripted"], proxy.gateway.pool.models["scripted"]
         costs = await proxy.gateway.injector.costs(served, model)
         room = injection_room(served, costs, 1000)
@@ -53,21 +49,21 @@ async def test_announced_room_is_the_room_of_requests() -> None:
     ],
 )
 async def test_sentences(context: int | None, counted: bool, says: str) -> None:
-    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, serving(backend.url) as proxy:
         model = replace(proxy.gateway.pool.models["scripted"], context=context)
     sentences = list(describe_room(served_bundle(), replace(COSTS, counted=counted), model))
     assert any(says in sentence for sentence in sentences), sentences
 
 
 async def test_refusal_that_never_fits_is_a_problem() -> None:
-    async with scripted_backend(answer) as backend, serving(backend.url) as proxy:
+    async with scripted_backend(say_yes) as backend, serving(backend.url) as proxy:
         model = proxy.gateway.pool.models["scripted"]
     assert room_problem(served_bundle(), COSTS, model) is None
     assert "does not fit" in str(room_problem(served_bundle(), COSTS, replace(model, context=150)))
 
 
 async def test_check_prints_the_sentences() -> None:
-    async with scripted_backend(answer, model="google/gemma-3-270m") as backend:
+    async with scripted_backend(say_yes, model="google/gemma-3-270m") as backend:
         settings = build_settings({"backend": [backend.url], "bundle": ["default"]}, process_environment())
         console = Console(record=True, width=200, file=None)
         await check(settings, lambda _: None, console)

@@ -16,7 +16,7 @@ from index.types import EmbedderSpec, ExampleSet
 from proxy.inference.injection.room_report import injection_room
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.injection.token_costs import BundleCosts
-from tests.faults.scripted import Received, Reply, ScriptedBackend, completion, scripted_backend
+from tests.faults.scripted import ScriptedBackend, say_yes, scripted_backend
 from tests.proxy.serving import EXAMPLES, Serving, WordEmbedder, served_bundle, serving
 
 BUNDLE_PROMPT, AIR, TEA = "Answer well.", "Explain the air.", "Say how, in short steps."
@@ -45,14 +45,6 @@ def with_prompts(layout: str = "query-answer", embedder: Any = None, **policy: A
     return served_bundle(layout, embedder=embedder, sets=SETS, **policy)
 
 
-async def answer(reply: Reply, request: Received) -> None:
-    if request.path == "/v1/completions":
-        await reply.whole(completion("Yes."))
-    else:
-        message = {"role": "assistant", "content": "Yes."}
-        await reply.whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}})
-
-
 @dataclass(frozen=True)
 class Asked:
     """A proxy and its backend, with what the proxy sent for each request."""
@@ -70,7 +62,7 @@ class Asked:
 @asynccontextmanager
 async def asking(served: ServedBundle, kind: str = "completion", context: int = 4096) -> AsyncIterator[Asked]:
     async with (
-        scripted_backend(answer, kind=kind, context=context) as backend,
+        scripted_backend(say_yes, kind=kind, context=context) as backend,
         serving(backend.url, bundles={"scripted": served}) as proxy,
     ):
         yield Asked(proxy, backend)

@@ -11,7 +11,7 @@ import pytest
 from proxy.backends.set_plan import set_key
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.openai.conversation import read_chat, read_completion, read_response
-from tests.faults.scripted import Received, Reply, completion, scripted_backend
+from tests.faults.scripted import say_yes, scripted_backend
 from tests.proxy.inference.injection.test_turns import FOLLOW_UP, SETS, SKY, SUM, TEA
 from tests.proxy.serving import Serving, served_bundle, serving
 
@@ -24,14 +24,6 @@ CALL_OUTPUT = {"type": "function_call_output", "call_id": "1", "output": TEA}
 
 def bundle() -> ServedBundle:
     return served_bundle(sets=SETS, policy="set_and_nearest", k=1, similarity_floor=0.2, neutral_set="numbers")
-
-
-async def answer(reply: Reply, request: Received) -> None:
-    if request.path == "/v1/completions":
-        await reply.whole(completion("Yes."))
-    else:
-        message = {"role": "assistant", "content": "Yes."}
-        await reply.whole({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}})
 
 
 def conversation(*turns: Any) -> list[dict[str, Any]]:
@@ -53,7 +45,7 @@ async def examples(proxy: Serving, path: str, messages: list[dict[str, Any]]) ->
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 async def test_turn_of_a_kind_apart_changes_the_examples_for_three_turns(kind: str, path: str) -> None:
     async with (
-        scripted_backend(answer, kind=kind) as backend,
+        scripted_backend(say_yes, kind=kind) as backend,
         serving(backend.url, bundles={"scripted": bundle()}) as proxy,
     ):
         turns = (SKY, SUM, FOLLOW_UP, TEA, FOLLOW_UP, SKY, SUM, FOLLOW_UP)
@@ -82,14 +74,14 @@ async def test_turn_of_a_kind_apart_changes_the_examples_for_three_turns(kind: s
 )
 async def test_only_what_the_user_wrote_decides(messages: list[dict[str, Any]], expected: list[str]) -> None:
     async with (
-        scripted_backend(answer, kind="chat") as backend,
+        scripted_backend(say_yes, kind="chat") as backend,
         serving(backend.url, bundles={"scripted": bundle()}) as proxy,
     ):
         assert await examples(proxy, "/v1/chat/completions", messages) == expected
 
 
 async def test_conversation_goes_to_the_backend_of_the_set_that_it_is_shown() -> None:
-    async with scripted_backend(answer) as one, scripted_backend(answer) as two:
+    async with scripted_backend(say_yes) as one, scripted_backend(say_yes) as two:
         async with serving(one.url, two.url, bundles={"scripted": bundle()}) as proxy:
             for turns, name in (((SKY,), "air"), ((SKY, TEA), "apart"), ((SKY, TEA, SUM), "apart")):
                 before = len(one.generating)
