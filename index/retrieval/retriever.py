@@ -6,6 +6,7 @@ This module does not depend on files or models.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from index.bundle.example_bank import pinned_positions
 from index.bundle.sets_file import OTHER
 from index.retrieval.search import BankSearch, Scored
-from index.retrieval.vote import choose_set, clear_kind_apart
+from index.retrieval.vote import choose_set, is_clear
 from index.types import Bundle, Example, Hit, Retrieved, Vectors
 
 _MAX_QUICK_BANK = 5_000
@@ -45,7 +46,6 @@ class Retriever:
             for number, example_set in enumerate(bundle.sets)
             for member in example_set.members
         }
-        self._has_kinds_apart = self._policy.policy != "nearest" and any(one.kind != OTHER for one in bundle.sets)
         self._search = BankSearch(bundle, _excluded_positions(bundle))
 
     @property
@@ -53,10 +53,10 @@ class Retriever:
         """Whether a search takes less than half a millisecond, so that it can run on an event loop."""
         return len(self._vectors) <= _MAX_QUICK_BANK
 
-    @property
+    @cached_property
     def has_kinds_apart(self) -> bool:
         """Whether a query can vote for a set of a kind apart, such as `refusal`."""
-        return self._has_kinds_apart
+        return self._policy.policy != "nearest" and any(one.kind != OTHER for one in self._sets)
 
     def choose(self, vector: Vectors) -> Retrieved:
         """Return the retrieved examples for a query of one passage, as `choose_by_passages` does.
@@ -145,7 +145,8 @@ class Retriever:
         number = choose_set(near, self._set_of_member)
         if number is None:
             return self._neutral, ""
-        return number, clear_kind_apart(self._sets[number], near, self._set_of_member)
+        kind = self._sets[number].kind
+        return number, kind if kind != OTHER and is_clear(near, self._set_of_member) else ""
 
     def _with_set(self, retrieved: Retrieved, number: int | None, vector: Vectors) -> Retrieved:
         """Return `retrieved` with the example set of this number; unchanged if the number is None."""

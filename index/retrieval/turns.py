@@ -61,7 +61,7 @@ def choose_by_turns(retriever: Retriever, turns: Sequence[Vectors]) -> tuple[int
         turns: The vectors of the passages of each turn that `turns_to_read` returned; at least one turn.
 
     Raises:
-        ValueError: As for `Retriever.choose`.
+        ValueError: As for `Retriever.choose_by_passages`.
     """
     found = [retriever.choose_by_passages(vectors) for vectors in turns]
     position = deciding_turn(found)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from index.bundle.sets_file import OTHER
 from index.types import ExampleSet
 
 # The exponent of the similarity in a vote. A neighbour with twice the similarity has a vote that is 16 times as large.
@@ -43,18 +42,7 @@ def choose_set(hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) ->
     return max(candidates, key=lambda number: candidates[number])
 
 
-def clear_kind_apart(chosen: ExampleSet, hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) -> str:
-    """Return the kind of a chosen set if it is a kind apart and the vote for it was clear; otherwise an empty text.
-
-    The vote is not clear if it was made only by hits below the minimum similarities of their sets.
-
-    Args:
-        chosen: The example set that `choose_set` chose for the hits.
-        hits: The neighbours of the query, as for `choose_set`.
-        set_of_member: The sets of the members.
-    """
-    if chosen.kind == OTHER:
-        return ""
-    voters = [(set_of_member[position][1], similarity) for position, similarity in hits if position in set_of_member]
-    is_clear = any(one.kind == chosen.kind and similarity >= one.minimum_similarity for one, similarity in voters)
-    return chosen.kind if is_clear else ""
+def is_clear(hits: Sequence[tuple[int, float]], set_of_member: SetOfMember) -> bool:
+    """Return whether the vote of the hits is clear: at least one hit reaches the minimum similarity of its set."""
+    voters = [(similarity, set_of_member[position][1]) for position, similarity in hits if position in set_of_member]
+    return any(similarity >= example_set.minimum_similarity for similarity, example_set in voters)
