@@ -123,11 +123,10 @@ class Retrieval:
     async def _find_each(self, search: BundleSearch, turns: Sequence[tuple[str, ...]]) -> list[RetrievalResult]:
         """Return the result for each turn. The turns that are not cached are found at the same time."""
         digests = [_digest(passages) for passages in turns]
-        cached = {
-            digest: self._find_cached(search, passages, digest) for digest, passages in zip(digests, turns, strict=True)
-        }
-        missing = {digest: passages for digest, passages in zip(digests, turns, strict=True) if cached[digest] is None}
-        found = await asyncio.gather(*[self._find_on_thread(search, one, digest) for digest, one in missing.items()])
+        queries = dict(zip(digests, turns, strict=True))
+        cached = {digest: self._find_cached(search, passages, digest) for digest, passages in queries.items()}
+        missing = [digest for digest, one in cached.items() if one is None]
+        found = await asyncio.gather(*[self._find_on_thread(search, queries[digest], digest) for digest in missing])
         results = {digest: RetrievalResult(one) for digest, one in cached.items() if one is not None}
         results |= dict(zip(missing, found, strict=True))
         return [results[digest] for digest in digests]
