@@ -28,9 +28,8 @@ from index.cli.import_command import read_import, report
 from index.cli.progress import CountingEmbedder, Progress
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
-from index.errors import BundleFormatError, BundleIntegrityError, DrpoError
+from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
 from index.layouts import LAYOUTS
-from index.published.locate import SourceNotFoundError
 from index.rendering import render_text
 from index.types import Bundle, Message, RetrievalPolicy
 
@@ -41,10 +40,6 @@ vLLM's prefix cache stores whole blocks of 16, 32, 64 or 128 tokens. A multiple 
 """
 
 
-class UsageError(DrpoError):
-    """The command line is wrong, or names a file that cannot be read."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. If the command line is wrong, argparse ends the process with code 2."""
     options = command_line().parse_args(arguments)
@@ -53,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except DrpoError as error:
         print(f"drpo-index: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError | SourceNotFoundError) else 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("drpo-index: interrupted", file=sys.stderr)
         return 130

@@ -7,6 +7,7 @@
         EmbedderMismatchError  the opened embedder is not the embedder that made the bundle's vectors
       EmbedderError            an embedder cannot be opened or did not answer
       LayoutError              a layout cannot express a conversation
+      UsageError               the command line is wrong, or names a file that cannot be read
 
 A message tells a person what is wrong and what to do. It never contains an API key or a user's text.
 """
@@ -38,3 +39,7 @@ class EmbedderError(DrpoError):
 
 class LayoutError(DrpoError):
     """A layout cannot express a conversation."""
+
+
+class UsageError(DrpoError):
+    """The command line is wrong, or names a file that cannot be read."""

@@ -3,16 +3,17 @@
 import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from index.bundle.bundle_input import BundleInput
 from index.cli.import_arguments import DRPO, URIAL
+from index.errors import UsageError
 from index.published.drpo import EMBEDDER, SHOWN, parse_drpo
-from index.published.locate import SourceNotFoundError, find_drpo, find_urial
-from index.published.source import Published
+from index.published.locate import find_drpo, find_urial
+from index.published.published_prompt import PublishedPrompt
 from index.published.urial import parse_urial
 
 _AUTHORS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
@@ -30,14 +31,12 @@ class Import:
 
     Attributes:
         source: The input of the bundle.
-        published: What was read from the files.
-        lost: What the bundle does not express of the original, one sentence each.
+        published: What was read from the files, and what the bundle does not express of it.
         files: The files that were read.
     """
 
     source: BundleInput
-    published: Published
-    lost: tuple[str, ...]
+    published: PublishedPrompt
     files: tuple[Path, ...]
 
 
@@ -50,15 +49,15 @@ def read_import(options: argparse.Namespace, sampling: Mapping[str, object], rea
         read: Returns the content of a file.
 
     Raises:
-        SourceNotFoundError: A file is missing, or the path leads to several prompts.
+        UsageError: A file is missing, the path leads to several prompts, or the options do not fit together.
         BundleError: A file is not what the option --from says, or a bundle cannot contain it.
     """
     if options.origin == URIAL and options.examples is not None:
-        raise SourceNotFoundError("--examples: a text of URIAL has its examples in it: leave this option out")
+        raise UsageError("--examples: a text of URIAL has its examples in it: leave this option out")
     files = _find(options)
     contents = [read(file) for file in files]
     found = _parse(files, contents)
-    lost = (*found.lost, *_lost_embedder(options))
+    found = replace(found, lost=(*found.lost, *_lost_embedder(options)))
     name, address = _AUTHORS[options.origin]
     hashes = [
         f"{file.name}, SHA-256 {hashlib.sha256(data).hexdigest()}" for file, data in zip(files, contents, strict=True)
@@ -71,10 +70,14 @@ def read_import(options: argparse.Namespace, sampling: Mapping[str, object], rea
         examples=found.examples,
         retrieval=found.retrieval,
         sampling={**_SAMPLING, **sampling},
-        provenance={"origin": f"{name}, published by its authors: {address}", "files": hashes, "lost": list(lost)},
+        provenance={
+            "origin": f"{name}, published by its authors: {address}",
+            "files": hashes,
+            "lost": list(found.lost),
+        },
         needs_prompt=False,
     )
-    return Import(source, found, lost, files)
+    return Import(source, found, files)
 
 
 def report(imported: Import) -> Iterator[str]:
@@ -87,9 +90,9 @@ def report(imported: Import) -> Iterator[str]:
     yield f"sampling {', '.join(f'{key} {value}' for key, value in source.sampling.items())}"
     if found.size is not None:
         yield f"The text is that of the authors' code, byte for byte (compared: {found.size:,} bytes, all examples)."
-    if imported.lost:
+    if found.lost:
         yield "Lost:"
-        yield from (f"- {sentence}" for sentence in imported.lost)
+        yield from (f"- {sentence}" for sentence in found.lost)
     else:
         yield "Nothing is lost."
 
@@ -100,7 +103,7 @@ def _find(options: argparse.Namespace) -> tuple[Path, ...]:
     return find_drpo(options.path, options.model, options.examples)
 
 
-def _parse(files: tuple[Path, ...], contents: list[bytes]) -> Published:
+def _parse(files: tuple[Path, ...], contents: list[bytes]) -> PublishedPrompt:
     if len(files) == 1:
         return parse_urial(contents[0], str(files[0]))
     return parse_drpo(contents[0], str(files[0]), contents[1], str(files[1]))

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from index.bundle.example_bank import check_example, refuse_unsafe
-from index.bundle.strict_json import parse_json, quoted
+from index.bundle.strict_json import quoted
 from index.errors import BundleFormatError
 from index.layouts import LAYOUTS
-from index.published.source import Published, enough_tokens, published, read_text
+from index.published.published_prompt import PublishedPrompt, enough_tokens, make_published_prompt
+from index.published.source_files import read_json, read_text
 from index.rendering import render_preamble
 from index.types import Example, RetrievalPolicy
 
@@ -29,7 +30,9 @@ _EXAMPLES_FORM: Final = (
 )
 
 
-def parse_drpo(prompt_data: bytes, prompt_location: str, examples_data: bytes, examples_location: str) -> Published:
+def parse_drpo(
+    prompt_data: bytes, prompt_location: str, examples_data: bytes, examples_location: str
+) -> PublishedPrompt:
     """Parse a prompt and the examples.
 
     Args:
@@ -54,7 +57,7 @@ def parse_drpo(prompt_data: bytes, prompt_location: str, examples_data: bytes, e
         max_injected_tokens=enough_tokens(layout, prompt, examples, SHOWN),
     )
     texts = (_original(prompt, answers), render_preamble(layout, prompt, examples))
-    return published(layout, prompt, examples, policy, texts, lost)
+    return make_published_prompt(layout, prompt, examples, policy, texts, lost)
 
 
 def _parse_prompt(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
@@ -73,7 +76,7 @@ def _parse_prompt(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _prompt_of_json(data: bytes, location: str) -> str:
-    value = parse_json(data.removeprefix(b"\xef\xbb\xbf"), location)
+    value = read_json(data, location)
     if isinstance(value, dict):
         value = next((value[key] for key in _PROMPT_KEYS if key in value), None)
     if not isinstance(value, str):
@@ -85,8 +88,7 @@ def _prompt_of_json(data: bytes, location: str) -> str:
 
 
 def _parse_answers(data: bytes, location: str) -> Sequence[tuple[str, str]]:
-    read_text(data, location)  # says what is wrong with a pickle, or with a file in UTF-16
-    value = parse_json(data.removeprefix(b"\xef\xbb\xbf"), location)
+    value = read_json(data, location)
     if not isinstance(value, dict):
         raise BundleFormatError(f"{location}: {_EXAMPLES_FORM}")
     if not value:

@@ -9,20 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from index.bundle.strict_json import parse_json
-from index.errors import BundleError, DrpoError
-from index.published.source import pickle_reason
+from index.errors import BundleError, UsageError
+from index.published.source_files import PICKLE_SUFFIXES, pickle_reason, read_json
 
 _URIAL_FOLDERS: Final = (".", "urial_prompts")
 _DRPO_FOLDERS: Final = (".", "data", "examples/DRPO/data")
 _MAPPING: Final = "model_mapping.json"
 _EXAMPLES: Final = ("icl_examples.json", "out_16_5.json")
 _TEXT_SUFFIXES: Final = (".txt", ".json")
-_PICKLE_SUFFIXES: Final = (".pkl", ".pickle")
 _MAX_LISTED: Final = 20
 
 
-class SourceNotFoundError(DrpoError):
+class SourceNotFoundError(UsageError):
     """A path does not lead to the files of a published prompt, or leads to several."""
 
 
@@ -62,7 +60,7 @@ def find_drpo(path: Path, model: str, examples: Path | None) -> tuple[Path, Path
         _check_folder(path)
         folders = [path / folder for folder in _DRPO_FOLDERS if (path / folder).is_dir()]
         prompt = _find_prompt(path, folders, model)
-    if prompt.suffix.lower() in _PICKLE_SUFFIXES:
+    if prompt.suffix.lower() in PICKLE_SUFFIXES:
         raise SourceNotFoundError(pickle_reason(str(prompt)))
     return prompt, examples or _find_examples(path, folders)
 
@@ -118,7 +116,7 @@ def _mapped_prompt(mapping: Path, entry: str, prompts: Iterable[Path], model: st
 
 def _read_mapping(path: Path) -> dict[str, str]:
     try:
-        value = parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+        value = read_json(path.read_bytes(), str(path))
     except OSError as error:
         raise SourceNotFoundError(f"{path}: cannot be read: {error.strerror}") from None
     except BundleError as error:

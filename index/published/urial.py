@@ -13,7 +13,8 @@ from typing import Final
 from index.bundle.example_bank import check_example, refuse_unsafe
 from index.errors import BundleFormatError
 from index.layouts import LAYOUTS
-from index.published.source import Published, enough_tokens, published, read_text
+from index.published.published_prompt import PublishedPrompt, enough_tokens, make_published_prompt
+from index.published.source_files import read_text
 from index.rendering import render_preamble
 from index.types import Example, RetrievalPolicy
 
@@ -40,7 +41,7 @@ class _Turn:
     is_fenced: bool
 
 
-def parse_urial(data: bytes, location: str) -> Published:
+def parse_urial(data: bytes, location: str) -> PublishedPrompt:
     """Parse a prompt text of URIAL.
 
     Args:
@@ -66,7 +67,7 @@ def parse_urial(data: bytes, location: str) -> Published:
     tokens = enough_tokens(layout, prompt, examples, len(examples))
     policy = RetrievalPolicy(k=0, minimum_similarity=-1.0, duplicate_similarity=1.0, max_injected_tokens=tokens)
     texts = (f"{text}\n", render_preamble(layout, prompt, examples))  # the authors' code adds a line break
-    return published(layout, prompt, examples, policy, texts, (*lost, *unpaired))
+    return make_published_prompt(layout, prompt, examples, policy, texts, (*lost, *unpaired))
 
 
 def _split(text: str) -> tuple[str, list[_Turn]]:

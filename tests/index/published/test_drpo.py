@@ -9,7 +9,7 @@ from index.errors import BundleError
 from index.layouts import LAYOUTS
 from index.published.drpo import parse_drpo
 from index.published.locate import find_drpo
-from index.published.source import Published
+from index.published.published_prompt import PublishedPrompt
 from index.rendering import render_text
 from index.types import Message
 from tests.index.published.texts import ANSWERS, PROMPT, URIAL, drpo_request
@@ -20,11 +20,11 @@ QUERY = "How do I make tea?"
 
 def parse(
     prompt: bytes = PROMPT.encode(), answers: bytes = json.dumps(ANSWERS).encode(), name: str = "p.txt"
-) -> Published:
+) -> PublishedPrompt:
     return parse_drpo(prompt, name, answers, "e.json")
 
 
-def rendered(found: Published, count: int) -> str:
+def rendered(found: PublishedPrompt, count: int) -> str:
     return render_text(LAYOUTS[found.layout], found.prompt, found.examples[:count], [Message("user", QUERY)])
 
 

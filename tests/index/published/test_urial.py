@@ -4,7 +4,7 @@ import pytest
 
 from index.errors import BundleError
 from index.layouts import LAYOUTS
-from index.published.source import Published
+from index.published.published_prompt import PublishedPrompt
 from index.published.urial import parse_urial
 from index.rendering import render_text
 from index.types import Message
@@ -15,11 +15,11 @@ QUERY = "How do I make tea?"
 NESTED = "# Query:\n```\nA\n```\n\n# Query:\n```\nB\n```\n\n# Answer:\n```\nB!\n```\n\n# Answer:\n```\nA!\n```\n"
 
 
-def rendered(found: Published, query: str = QUERY) -> str:
+def rendered(found: PublishedPrompt, query: str = QUERY) -> str:
     return render_text(LAYOUTS[found.layout], found.prompt, found.examples, [Message("user", query)])
 
 
-def pairs(found: Published) -> list[tuple[str, str]]:
+def pairs(found: PublishedPrompt) -> list[tuple[str, str]]:
     return [(example.query, example.response) for example in found.examples]
 
 

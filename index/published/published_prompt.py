@@ -1,33 +1,16 @@
-"""Defines what an importer reads: the input of a bundle, and what the bundle cannot express of the original.
-
-This module opens no files.
-"""
+"""Defines what an importer reads: the input of a bundle, and what the bundle cannot express of the original."""
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Final
 
-from index.bundle.input_files import decode_text
-from index.errors import BundleFormatError
 from index.layouts import TextLayout
 from index.rendering import render_example, render_prompt
 from index.token_estimate import estimated_tokens
 from index.types import Example, RetrievalPolicy
 
-_PICKLE_REASON: Final = (
-    "is a pickle, and reading a pickle can run code, so drpo reads none. If you trust the file, export its prompt as "
-    "JSON on your own machine, in the folder of the authors' code, and import the JSON file"
-)
-_EXPORT: Final = (
-    "import json, pickle; p = pickle.load(open({pickled}, {binary})); "
-    "p = p.terminal_node.state[-1].system_prompt if hasattr(p, {node}) else p; "
-    "json.dump({{{key}: p}}, open({exported}, {writing}))"
-)
-_PICKLE_START: Final = b"\x80"  # the first byte of each pickle since protocol 2, and of no text in UTF-8
 _MAX_PLACES: Final = 10
 _MAX_SHOWN_LINES: Final = 3
 _MAX_SHOWN_CHARACTERS: Final = 40
@@ -36,7 +19,7 @@ _MAX_EXACT_LINES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedPrompt:
     """A published prompt with its examples, as the parts of a bundle.
 
     Attributes:
@@ -56,14 +39,14 @@ class Published:
     size: int | None
 
 
-def published(
+def make_published_prompt(
     layout: TextLayout,
     prompt: str,
     examples: Sequence[Example],
     retrieval: RetrievalPolicy,
     texts: tuple[str, str],
     lost: Iterable[str],
-) -> Published:
+) -> PublishedPrompt:
     """Compare both texts, and return what was read.
 
     Args:
@@ -77,34 +60,7 @@ def published(
     original, rendered = texts
     all_lost = (*lost, *differences(original, rendered))
     size = len(original.encode()) if original == rendered else None
-    return Published(layout.name, prompt, tuple(examples), retrieval, all_lost, size)
-
-
-def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
-    """Decode a published text. Returns the text, and what is lost of its line breaks and its byte order mark.
-
-    Raises:
-        BundleFormatError: The file is a pickle or not in UTF-8.
-    """
-    if data.startswith(_PICKLE_START) or location.endswith((".pkl", ".pickle")):
-        raise BundleFormatError(pickle_reason(location))
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BundleFormatError(f"{location}: is in UTF-16: save the file as UTF-8")
-    text, lost = decode_text(data, location), []
-    if data.startswith(b"\xef\xbb\xbf"):
-        lost.append("The byte order mark at the beginning of the file is left out.")
-    if b"\r" in data:
-        lost.append(f"{data.count(13):,} line breaks are CR or CR LF in the file. They are written as LF.")
-    return text, tuple(lost)
-
-
-def pickle_reason(location: str) -> str:
-    """Return why a pickle is refused, and the command that exports its prompt."""
-    path = str(Path(location).absolute())  # the user runs the command in another folder
-    exported = f"{path.removesuffix('.pickle').removesuffix('.pkl')}.json"
-    texts = {"pickled": path, "exported": exported, "binary": "rb", "writing": "w", "node": "terminal_node"}
-    code = _EXPORT.format(key=json.dumps("prompt"), **{name: json.dumps(text) for name, text in texts.items()})
-    return f"{location}: {_PICKLE_REASON}:\n  python3 -c {shlex.quote(code)}"
+    return PublishedPrompt(layout.name, prompt, tuple(examples), retrieval, all_lost, size)
 
 
 def enough_tokens(layout: TextLayout, prompt: str, examples: Iterable[Example], count: int) -> int:

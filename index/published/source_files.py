@@ -1,0 +1,59 @@
+"""Reads published files: texts and JSON, but no pickles. This module opens no files."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Final
+
+from index.bundle.input_files import decode_text
+from index.bundle.strict_json import parse_json
+from index.errors import BundleFormatError
+
+PICKLE_SUFFIXES: Final = (".pkl", ".pickle")
+_PICKLE_REASON: Final = (
+    "is a pickle, and reading a pickle can run code, so drpo reads none. If you trust the file, export its prompt as "
+    "JSON on your own machine, in the folder of the authors' code, and import the JSON file"
+)
+_EXPORT: Final = (
+    "import json, pickle; p = pickle.load(open({pickled}, {binary})); "
+    "p = p.terminal_node.state[-1].system_prompt if hasattr(p, {node}) else p; "
+    "json.dump({{{key}: p}}, open({exported}, {writing}))"
+)
+_PICKLE_START: Final = b"\x80"  # the first byte of each pickle since protocol 2, and of no text in UTF-8
+
+
+def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
+    """Decode a published text. Returns the text, and what is lost of its line breaks and its byte order mark.
+
+    Raises:
+        BundleFormatError: The file is a pickle or not in UTF-8.
+    """
+    if data.startswith(_PICKLE_START) or location.endswith(PICKLE_SUFFIXES):
+        raise BundleFormatError(pickle_reason(location))
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BundleFormatError(f"{location}: is in UTF-16: save the file as UTF-8")
+    text, lost = decode_text(data, location), []
+    if data.startswith(b"\xef\xbb\xbf"):
+        lost.append("The byte order mark at the beginning of the file is left out.")
+    if b"\r" in data:
+        lost.append(f"{data.count(13):,} line breaks are CR or CR LF in the file. They are written as LF.")
+    return text, tuple(lost)
+
+
+def read_json(data: bytes, location: str) -> object:
+    """Parse a published JSON file.
+
+    Raises:
+        BundleFormatError: The file is a pickle, not in UTF-8 or not JSON.
+    """
+    text, _ = read_text(data, location)
+    return parse_json(text.encode(), location)
+
+
+def pickle_reason(location: str) -> str:
+    """Return why a pickle is refused, and the command that exports its prompt."""
+    path = str(Path(location).absolute())  # the user runs the command in another folder
+    exported = f"{path.removesuffix('.pickle').removesuffix('.pkl')}.json"
+    texts = {"pickled": path, "exported": exported, "binary": "rb", "writing": "w", "node": "terminal_node"}
+    code = _EXPORT.format(key=json.dumps("prompt"), **{name: json.dumps(text) for name, text in texts.items()})
+    return f"{location}: {_PICKLE_REASON}:\n  python3 -c {shlex.quote(code)}"
