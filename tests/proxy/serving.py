@@ -11,8 +11,6 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from index.layouts import LAYOUTS
-from index.retrieval.retriever import Retriever, pinned
 from index.types import Bundle, EmbedderSpec, Example, ExampleSet, Manifest, RetrievalPolicy, Vectors
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import Gateway, ServingState
@@ -21,8 +19,7 @@ from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment
 from proxy.core.shared_state import LocalState
-from proxy.inference.injection.retrieval_worker import BundleSearch
-from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.served_bundles import ServedBundle, serve_bundle
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
 
 EXAMPLES = (
@@ -56,7 +53,6 @@ def served_bundle(
     **policy: Any,
 ) -> ServedBundle:
     """A bundle of four examples, one of them pinned."""
-    embedder = embedder or WordEmbedder()
     manifest = Manifest(
         format=1,
         name="small",
@@ -70,7 +66,7 @@ def served_bundle(
     )
     vectors = WordEmbedder().embed([example.query for example in EXAMPLES])
     bundle = Bundle(id_letter * 64, manifest, "Answer well.", EXAMPLES, vectors, sets=sets)
-    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), BundleSearch(bundle.id, Retriever(bundle), embedder))
+    return serve_bundle(bundle, embedder or WordEmbedder())
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,12 @@ class ServedBundle:
         return self.bundle.id[:12]
 
 
+def serve_bundle(bundle: Bundle, embedder: Embedder) -> ServedBundle:
+    """Return a loaded bundle with the objects that serve it. The embedder is that of the bundle."""
+    search = BundleSearch(bundle.id, Retriever(bundle), embedder)
+    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), search)
+
+
 def foreign_bundle_note(model: str, served: ServedBundle) -> str:
     """Return a note for the operator if the bundle of a model was written for another model; empty if it was not."""
     manifest = served.bundle.manifest
@@ -86,7 +92,7 @@ def load_bundles(
         bundle = _load(directory, embedders, allowed)
         name = model or bundle.manifest.model
         _refuse_second(name, served)
-        served[name] = _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[name] = serve_bundle(bundle, embedders[bundle.manifest.embedder.name])
     return served
 
 
@@ -112,7 +118,7 @@ def load_directories(
     for directory in directories:
         bundle = _load(bundle_directory(directory), embedders, allowed)
         same = (old for old in (*serving, *served.values()) if old.bundle.id == bundle.id)
-        served[directory] = next(same, None) or _serve(bundle, embedders[bundle.manifest.embedder.name])
+        served[directory] = next(same, None) or serve_bundle(bundle, embedders[bundle.manifest.embedder.name])
     return served
 
 
@@ -180,8 +186,3 @@ def _load(directory: Path, embedders: dict[str, Embedder], allowed: Sequence[str
     if name not in embedders:
         embedders[name] = open_embedder(name)
     return load_bundle(directory, embedders[name])
-
-
-def _serve(bundle: Bundle, embedder: Embedder) -> ServedBundle:
-    search = BundleSearch(bundle.id, Retriever(bundle), embedder)
-    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), search)

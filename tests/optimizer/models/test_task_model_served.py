@@ -16,7 +16,6 @@ from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.bundle.sets_file import with_prompts
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from index.layouts import LAYOUTS, stop_strings
-from index.retrieval.retriever import Retriever, pinned
 from index.types import Message
 from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.candidate import from_bundle
@@ -27,8 +26,7 @@ from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
 from optimizer.models.paid_replies import PricedClient
 from optimizer.models.task_model import TaskModel
-from proxy.inference.injection.retrieval_worker import BundleSearch
-from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.served_bundles import ServedBundle, serve_bundle
 from tests.faults.scripted import Received, Reply, completion, completion_events, scripted_backend
 from tests.proxy.serving import serving
 
@@ -89,9 +87,7 @@ def serve_in_layout(layout: str, prompts: Mapping[str, str] = MappingProxyType({
     manifest = DEFAULT_BUNDLE.manifest
     manifest = replace(manifest, layout=layout, retrieval=replace(manifest.retrieval, **policy))
     sets = with_prompts(DEFAULT_BUNDLE.sets, prompts) if manifest.retrieval.has_sets else ()
-    bundle = replace(DEFAULT_BUNDLE, manifest=manifest, sets=sets)
-    search = BundleSearch(bundle.id, Retriever(bundle), EMBEDDER)
-    return ServedBundle(bundle, LAYOUTS[layout], pinned(bundle), search)
+    return serve_bundle(replace(DEFAULT_BUNDLE, manifest=manifest, sets=sets), EMBEDDER)
 
 
 def chat_request(row: Row) -> dict[str, Any]:

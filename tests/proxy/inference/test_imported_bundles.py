@@ -7,10 +7,7 @@ import pytest
 
 from index import __main__ as command
 from index.bundle.bundle import load_bundle
-from index.layouts import LAYOUTS
-from index.retrieval.retriever import Retriever, pinned
-from proxy.inference.injection.retrieval_worker import BundleSearch
-from proxy.inference.injection.served_bundles import ServedBundle
+from proxy.inference.injection.served_bundles import ServedBundle, serve_bundle
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.index.commands import open_words, run
 from tests.index.published.texts import ANSWERS, PROMPT, URIAL, drpo_request, urial_request
@@ -30,9 +27,7 @@ def imported(tmp_path: Path, origin: str, path: Path) -> ServedBundle:
     out = tmp_path / "bundle"
     model = ("--model", "meta-llama/Meta-Llama-3-8B")
     assert run("import", "--from", origin, path, *model, "--embedder", "words", "--out", out) == 0
-    bundle = load_bundle(out, WordEmbedder())
-    search = BundleSearch(bundle.id, Retriever(bundle), WordEmbedder())
-    return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), search)
+    return serve_bundle(load_bundle(out, WordEmbedder()), WordEmbedder())
 
 
 async def sent(served: ServedBundle, query: str) -> tuple[str, list[str]]:
