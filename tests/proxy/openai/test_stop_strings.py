@@ -31,18 +31,8 @@ CARRIAGE_RETURNS = ["a", "\r", "\n", "\r\n", "\n\n", "#", "# Query:", "\u200b", 
 @given(st.lists(st.sampled_from(CARRIAGE_RETURNS), max_size=20).map("".join), st.data())
 def test_stream_with_carriage_returns_and_escapes_is_that_of_a_complete_reply(text: str, data: Any) -> None:
     rules = StopRules(tuple(LAYOUT), (), before="\n")
-    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
-    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    cutter = StopCutter(rules)
-    shown = []
-    for number, piece in enumerate(pieces):
-        choices = [_choice(piece, last=number == len(pieces) - 1)]
-        if cutter.passes(_event(choices[0])) and cutter.has_begun(choices):
-            shown.append(piece)
-        else:
-            shown += [choice["text"] for choice in cutter.cut({"choices": choices})["choices"]]
-    assert "".join(shown) == whole["text"]
+    whole = _whole(text, rules)
+    assert _streamed(_pieces(text, data), rules) == whole["text"]
     assert "\u200b\u200b" in text or not re.search("\u200b(?= (Query|Answer):)", whole["text"])
     assert not re.search("(\r?\n){2}# (Query|Answer):\r?\n", text) or len(whole["text"]) < len(text)
 
@@ -53,18 +43,8 @@ FENCED = ["a", "\n", "\r\n", "\n```\n", "```", "`", "\n```py\n", "\n```\n\n# Que
 @given(st.lists(st.sampled_from(FENCED), max_size=12).map("".join), st.data())
 def test_stream_of_a_layout_with_a_fence_is_that_of_a_complete_reply(text: str, data: Any) -> None:
     rules = StopRules(stop_strings(LAYOUTS["urial"]), (), before="\n\n")
-    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
-    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    cutter = StopCutter(rules)
-    shown = ""
-    for number, piece in enumerate(pieces):
-        choices = [_choice(piece, last=number == len(pieces) - 1)]
-        if cutter.passes(_event(choices[0])) and cutter.has_begun(choices):
-            shown += piece
-        else:
-            shown += "".join(choice["text"] for choice in cutter.cut({"choices": choices})["choices"])
-    assert shown == whole["text"]
+    whole = _whole(text, rules)
+    assert _streamed(_pieces(text, data), rules) == whole["text"]
     fences = f"\n{text}".count("\n```")
     if re.search("\n```\\Z", f"\n{text}") and fences % 2 and "# " not in text:
         assert len(whole["text"]) < len(text)
@@ -74,10 +54,9 @@ def test_stream_of_a_layout_with_a_fence_is_that_of_a_complete_reply(text: str, 
 @given(TEXTS, STOPS, st.data())
 def test_stream_is_cut_at_the_same_position_as_a_complete_reply(text: str, stops: list[str], data: Any) -> None:
     rules = StopRules((), tuple(stops))
-    whole = cut_completion({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]}, rules)["choices"][0]
+    whole = _whole(text, rules)
     assert (whole["text"], whole["finish_reason"]) == expected(text, stops)
-    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
-    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+    pieces = _pieces(text, data)
     cutter = StopCutter(rules)
     shown = [
         choice
@@ -86,6 +65,31 @@ def test_stream_is_cut_at_the_same_position_as_a_complete_reply(text: str, stops
     ]
     assert "".join(choice["text"] for choice in shown) == whole["text"]
     assert [choice["finish_reason"] for choice in shown if choice["finish_reason"]] == [whole["finish_reason"]]
+
+
+def _whole(text: str, rules: StopRules) -> dict[str, Any]:
+    """The choice of a complete reply with this text."""
+    choice: dict[str, Any]
+    (choice,) = cut_completion({"choices": [_choice(text, last=True)]}, rules)["choices"]
+    return choice
+
+
+def _pieces(text: str, data: Any) -> list[str]:
+    """The text in up to nine pieces, which may be empty."""
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def _streamed(pieces: Sequence[str], rules: StopRules) -> str:
+    """The text of a stream that has these pieces. As in the proxy, an event that passes is not parsed."""
+    cutter, shown = StopCutter(rules), ""
+    for number, piece in enumerate(pieces, start=1):
+        choices = [_choice(piece, last=number == len(pieces))]
+        if cutter.passes(_event(choices[0])) and cutter.has_begun(choices):
+            shown += piece
+        else:
+            shown += "".join(choice["text"] for choice in cutter.cut({"choices": choices})["choices"])
+    return shown
 
 
 def _choice(text: str, *, last: bool) -> dict[str, Any]:

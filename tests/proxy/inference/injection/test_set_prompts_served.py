@@ -11,13 +11,13 @@ import pytest
 
 from index.layouts import LAYOUTS
 from index.rendering import render_example, render_preamble, render_prompt
-from index.retrieval.retriever import Retriever
-from index.types import EmbedderSpec, ExampleSet
+from index.types import ExampleSet
 from proxy.inference.injection.room_report import injection_room
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.injection.token_costs import BundleCosts
 from tests.faults.scripted import ScriptedBackend, say_yes, scripted_backend
-from tests.proxy.serving import EXAMPLES, Serving, WordEmbedder, served_bundle, serving
+from tests.proxy.inference.injection.test_policies_served import BrokenEmbedder
+from tests.proxy.serving import EXAMPLES, Serving, served_bundle, serving
 
 BUNDLE_PROMPT, AIR, TEA = "Answer well.", "Explain the air.", "Say how, in short steps."
 SETS = (
@@ -31,18 +31,11 @@ PROMPTS = {SKY: AIR, CUP: TEA, SUM: BUNDLE_PROMPT}
 SHOWN = {SKY: "sky", CUP: "tea", SUM: "sum"}
 
 
-class BrokenEmbedder:
-    """Gives no vector that can be used."""
-
-    spec: EmbedderSpec = WordEmbedder().spec
-
-    def embed(self, texts: Any) -> Any:
-        return np.full((len(texts), 64), np.nan, dtype=np.float32)
-
-
-def with_prompts(layout: str = "query-answer", embedder: Any = None, **policy: Any) -> ServedBundle:
+def with_prompts(
+    layout: str = "query-answer", embedder: Any = None, sets: tuple[ExampleSet, ...] = SETS, **policy: Any
+) -> ServedBundle:
     policy = {"policy": "set", "k": 1, "minimum_similarity": -1.0, "voters": 1, **policy}
-    return served_bundle(layout, embedder=embedder, sets=SETS, **policy)
+    return served_bundle(layout, embedder=embedder, sets=sets, **policy)
 
 
 @dataclass(frozen=True)
@@ -145,11 +138,8 @@ async def test_later_turns_keep_the_prompt_of_the_first() -> None:
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 async def test_later_turn_of_a_kind_apart_brings_the_prompt_of_its_set(kind: str) -> None:
-    served = with_prompts()
     air, cups, numbers = SETS
-    sets = (air, replace(cups, kind="how-to"), numbers)
-    bundle = replace(served.bundle, sets=sets)
-    served = replace(served, bundle=bundle, search=replace(served.search, retriever=Retriever(bundle)))
+    served = with_prompts(sets=(air, replace(cups, kind="how-to"), numbers))
     turns = [SKY, CUP, SUM, SUM, SUM]
     prompts = []
     async with asking(served, kind) as asked:
@@ -169,7 +159,7 @@ async def test_later_turn_of_a_kind_apart_brings_the_prompt_of_its_set(kind: str
     [
         ({"response_format": {"type": "json_object"}}, None, {}, SKY, BUNDLE_PROMPT),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None, {}, SKY, BUNDLE_PROMPT),
-        ({}, BrokenEmbedder(), {}, SKY, BUNDLE_PROMPT),
+        ({}, BrokenEmbedder(np.nan), {}, SKY, BUNDLE_PROMPT),
         ({}, None, {}, "?!", BUNDLE_PROMPT),
         ({}, None, {**FLOOR, "neutral_set": "cups"}, UNLIKE, TEA),
         ({}, None, {**FLOOR, "neutral_set": "numbers"}, UNLIKE, BUNDLE_PROMPT),
@@ -263,7 +253,6 @@ async def test_requests_at_once_get_their_own_prompts() -> None:
 
 @pytest.mark.parametrize("query", [SKY, CUP, SUM])
 async def test_bundle_without_own_prompts_is_served_as_before(query: str) -> None:
-    plain = tuple(replace(one, prompt=None) for one in SETS)
-    async with asking(served_bundle(sets=plain, policy="set", voters=1, minimum_similarity=-1.0)) as asked:
+    async with asking(with_prompts(sets=tuple(replace(one, prompt=None) for one in SETS))) as asked:
         sent, _ = await asked.send(query)
     assert sent["prompt"].startswith("Answer well.\n\n# Query:\nHow do I hurt someone?")

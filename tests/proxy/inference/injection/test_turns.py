@@ -116,9 +116,8 @@ async def test_client_that_cuts_the_history_gets_what_its_turns_choose(retrieval
 async def test_later_turns_are_not_embedded_without_a_kind_apart(
     retrieval: Retrieval, sets: tuple[ExampleSet, ...], policy: str
 ) -> None:
-    served = served_bundle(sets=sets, policy=policy, neutral_set="numbers" if sets else None)
     embedder = Embedder()
-    search = BundleSearch("bundle", Retriever(served.bundle), embedder)
+    search = search_in(embedder, sets, policy)
     found = await retrieval.find_by_turns(search, (SKY, TEA, SUM))
     assert embedder.calls == [[SKY]]
     assert found == await retrieval.find(search, SKY)
