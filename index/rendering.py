@@ -64,7 +64,7 @@ class TextPrompt:
         before = "\n" if fence_of(self.stop) else ""  # the end of the fence that the prompt ends with
         text = before + answer
         end = answer_end(text, layout_stop(text, self.stop), self.stop)
-        return end and max(0, end - len(before))
+        return None if end is None else max(0, end - len(before))
 
 
 def render_prompt(layout: TextLayout, prompt: str) -> str:

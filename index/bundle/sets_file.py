@@ -11,9 +11,10 @@ The file is a list of JSON objects, one for each set. index/retrieval/retriever.
                           neighbour reaches the minimum of its set, all neighbours vote
     prompt                optional: the system prompt of requests for which this set is chosen, instead of prompt.txt
 
-A prompt of a set stands instead of prompt.txt and not after it. Requests with different sets share only the tokens of
-prompt.txt and the pinned examples in a prefix cache, and these are computed once for each set that has its own prompt.
-A prompt that should follow prompt.txt can begin with its text: the cache then shares this text.
+The prompt of a set replaces prompt.txt. It is not added to it. In a prefix cache, requests with different sets share
+only the tokens of prompt.txt and of the pinned examples. A set with its own prompt does not share them: the server
+computes its tokens separately. If a set needs the text of prompt.txt and more, its prompt can begin with this text. The
+cache then shares the text.
 
 The retrieval policy of the manifest can name one of the sets of the kind `other` as the neutral set, for queries that
 are unlike every example. Only the neutral set may have no voters.

@@ -58,7 +58,7 @@ them to more queries: with refusal=1.3, to more of what should be refused, and t
 
 With --policy set_and_nearest, the nearest examples of the query follow the set. They are computed for each request.
 
---prompts gives sets prompts of their own, which stand instead of the bundle's prompt. FILE is TOML: a text for a kind
+--prompts gives sets prompts of their own, which replace the bundle's prompt. FILE is TOML: a text for a kind
 (a tag of --apart, or other) or for a set, such as
   refusal = "Refuse in one or two sentences, and offer something safe."
   other-1 = "Answer briefly and correctly."

@@ -114,7 +114,7 @@ def token_lengths(bundle: Bundle, tokenizer: Path, prompts: Mapping[str, str] = 
         counter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception for a file that it cannot read
         raise BundleError(f"{tokenizer}: cannot be read as a tokenizer.json: {error}") from None
-    # A tokenizer.json may tell to cut or to pad texts.
+    # A tokenizer.json can configure truncation and padding, which would change the counts.
     counter.no_truncation()
     counter.no_padding()
     encode = counter.encode

@@ -78,7 +78,7 @@ class TokenLengths:
     Attributes:
         fixed: The number of tokens of the prompt and all pinned examples together.
         examples: The number of tokens of each rendered example of the bank: (examples,) int64.
-        own: The same number as `fixed` for prompts of sets, by the name of the set or of its kind.
+        own: The number of tokens of a set's own prompt and all pinned examples, by the name of the set or of its kind.
     """
 
     fixed: int
