@@ -173,6 +173,24 @@ async def test_unreadable_judgement_counts_as_zero_or_its_query_for_no_path(
     assert path[1].candidate == winner
 
 
+@pytest.mark.parametrize(
+    ("unusable", "best"),
+    [(set(), [0, 1, 2]), ({1}, [0, -1, 0]), ({1, -1}, [0, 1])],
+    ids=["none", "one path", "all paths"],
+)
+async def test_path_whose_rewrites_cannot_be_used_is_dropped_unless_all_are(
+    unusable: set[int], best: list[int]
+) -> None:
+    class Unwritten(Numbers):
+        """No rewrite of the unusable candidates can be read."""
+
+        async def expand(self, path: SearchPath[int], count: int, again: int) -> Sequence[int]:
+            return [] if path[-1].candidate in unusable else await super().expand(path, count, again)
+
+    path = await search_published(Unwritten({}), 0, 3, PublishedSettings(2, 2, 3, max_extra_depth=0), nobody)
+    assert [step.candidate for step in path] == best
+
+
 async def test_raced_improves_keeps_parents_and_lists_no_candidate_twice() -> None:
     space = Numbers({query: query % 3 for query in range(20)})
     best, levels = await search_raced(space, 0, 20, SMALL, nobody)
