@@ -220,7 +220,7 @@ def _letter_request(prompt: str) -> Request:
 def _manner(table: JudgeTable) -> str:
     """Return how the judge has to judge. Without descriptions of answers, the scores say how far the judge agrees."""
     manner = template(f"judge_{table.manner}")
-    return manner if table.manner == ANCHORED else f"{manner}\n\n{template('judge_agreement')}"
+    return manner if table.manner == ANCHORED else f"{manner}\n\n{template('judge_scale')}"
 
 
 def _rating_schema(criteria: Sequence[Criterion]) -> Json:
