@@ -4,7 +4,7 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +226,17 @@ async def test_server_listens_while_it_waits_and_then_says_that_it_is_ready(work
                         assert line, "the server says nothing of its wait"
                         assert b"Base URL" not in line
                 slow.released.set()
-                while b"Stop with Ctrl-C" not in (line := await process.stdout.readline()):
-                    assert line, "the server did not start"
+                said = b""
+                while b"Stop with Ctrl-C" not in said:
+                    line = await process.stdout.readline()
+                    assert line, f"the server did not start: {said.decode()}"
+                    said += line
                 async with session.post("/v1/chat/completions", json=ASK) as response:
                     assert response.status == 200
                     assert backend.generating[-1].path == "/v1/completions"
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):  # a server that did not start has ended
+                process.terminate()
             await process.communicate()
 
 
