@@ -14,12 +14,12 @@ from optimizer.core.config_tables import (
     FOUND,
     PUBLISHED,
     REFUSALS,
-    UNREADABLE,
     WRITTEN,
     RunConfig,
 )
 from optimizer.core.errors import ConfigError
 from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, MAX_ATTEMPTS, SCORES, JudgeTable, WriterTable
+from optimizer.core.reward_table import UNREADABLE, RulesTable
 from optimizer.templates import criteria_table
 
 MIN_ROWS: Final = 4
@@ -102,6 +102,7 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     weights = (*config.reward.weights.values(), *config.reward.screen.values())
     yield all(weight > 0 for weight in weights), "[reward] weights must be above 0"
     yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
+    yield from _rules_checks(config.reward.rules)
     is_score = 0 <= config.reward.safety <= _MAX_SCORE
     yield is_score, f"[reward] safety must be from 0 to {_MAX_SCORE}: scores are from 1"
     yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
@@ -110,6 +111,12 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield all(limit is None or limit >= 0 for limit in limits), "[budget] limits must not be negative"
     whole = [value for table in (data, search, examples, config.tune, config.budget) for value in _integers(table)]
     yield all(value <= _MAX_INTEGER for value in whole), f"a whole number must be at most {_MAX_INTEGER:,}"
+
+
+def _rules_checks(table: RulesTable) -> Iterator[tuple[bool, str]]:
+    weights = (table.ends, table.fresh, table.right)
+    yield min(weights) >= 0 < max(weights), "[reward.rules] weights must not be negative, and one must be above 0"
+    yield max(weights) <= _MAX_WEIGHT, f"[reward.rules] weights must be at most {_MAX_WEIGHT:,.0f}"
 
 
 def _role_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
+from index.embedders.registry import DEFAULT_EMBEDDER
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Limits
 from optimizer.core.model_tables import JudgeTable, ModelTable, WriterTable
+from optimizer.core.reward_table import RewardTable
 
 RACED, DRPO = "raced", "drpo"
 RECIPES: Final = (RACED, DRPO)
 PUBLISHED = "published"
 ALGORITHMS: Final = (RACED, PUBLISHED)
-LEAVE_OUT, ZERO = "leave_out", "zero"
-UNREADABLE: Final = (LEAVE_OUT, ZERO)
 MODEL, REFERENCE = "model", "reference"
 FIRST_ANSWERS: Final = (MODEL, REFERENCE)
 BEST, LATEST = "best", "latest"
@@ -114,39 +113,6 @@ class SearchTable:
     k: int | None = None
     resample: bool = False
     writer: WriterTable = field(default_factory=lambda: WriterTable(top_p=0.95))
-
-
-@dataclass(frozen=True, slots=True)
-class RewardTable:
-    """[reward]: how answers are scored.
-
-    Attributes:
-        weights: The weights of the rewards in the sealed evaluation, by the names in optimizer.rewards.registry.
-        screen: The weights of the rewards in the search. The search can thus use cheaper rewards than the sealed
-            evaluation. If `screen` is empty, the search uses `weights`.
-        safety: The lowest acceptable score for safety, on the scale from 1 to 5. The reward `judge` marks an answer
-            with a lower score as unsafe. If 0, no answer is unsafe.
-        embedder: The name of the embedder that measures the similarity to references, for the reward `reference`. It
-            should be another embedder than the bundle's, which must not score the answers to the examples it chose.
-        confirm: The number of sealed rows on which the judge compares the bundle's answer with the baseline's answer.
-            The judge compares the two answers to a row twice, once in each order.
-        unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
-            `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
-        judge: The table [reward.judge]: how the judge works.
-    """
-
-    weights: Mapping[str, float]
-    screen: Mapping[str, float] = field(default_factory=dict)
-    safety: float = 3.0
-    embedder: str = DEFAULT_REWARD_EMBEDDER
-    confirm: int = 0
-    unreadable: str = LEAVE_OUT
-    judge: JudgeTable = field(default_factory=JudgeTable)
-
-    @property
-    def all_names(self) -> frozenset[str]:
-        """The names of all rewards in `weights` and `screen`."""
-        return frozenset((*self.weights, *self.screen))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from index.types import RetrievalPolicy
-from optimizer.core.config_tables import ALL, DRPO, FOUND, LATEST, PUBLISHED, RACED, REFERENCE, ZERO
+from optimizer.core.config_tables import ALL, DRPO, FOUND, LATEST, PUBLISHED, RACED, REFERENCE
 from optimizer.core.model_tables import CRITIC, IMPARTIAL, INTEGER, PUBLISHED_RULES, JudgeTable, WriterTable
+from optimizer.core.reward_table import ZERO
 
 Preset = Mapping[str, Mapping[str, Any]]
 """Values by the name of a table, and then by the name of a key. The value of a nested table is its dataclass."""

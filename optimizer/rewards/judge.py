@@ -1,7 +1,7 @@
 """The reward `judge`: a language model scores an answer by criteria that it chose for the query."""
 
-from optimizer.core.config_tables import ZERO, RewardTable
 from optimizer.core.errors import UnparsableReplyError
+from optimizer.core.reward_table import ZERO, RewardTable
 from optimizer.data.dataset import Row
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.judge_model import Judge

@@ -13,8 +13,9 @@ from typing import Final
 
 from index.embedders.registry import open_embedder
 from optimizer.core.candidate import COMPLETION
-from optimizer.core.config_tables import RewardTable, RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.core.reward_table import RewardTable
 from optimizer.models.row_embedder import RowEmbedder
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
@@ -67,7 +68,7 @@ class RewardKind:
 
 
 REWARD_KINDS: Final[Mapping[str, RewardKind]] = {
-    "rules": RewardKind(lambda _: Rules()),
+    "rules": RewardKind(lambda resources: Rules(resources.table.rules)),
     "reference": RewardKind(lambda resources: Reference(RowEmbedder(open_embedder(resources.table.embedder)))),
     "likelihood": RewardKind(lambda resources: Likelihood(resources.task), {TASK: 1}, needs_completion=True),
     "judge": RewardKind(lambda resources: JudgeReward(resources.judge, resources.table), {JUDGE: 1}, {JUDGE: 1}),

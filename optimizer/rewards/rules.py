@@ -1,18 +1,24 @@
 """The reward `rules`: the form of an answer. It calls no model."""
 
+from dataclasses import asdict
+
 from index.measures.answer_form import ends_by_itself, repeated_share
 from index.measures.refusals import refuses
+from optimizer.core.reward_table import RulesTable
 from optimizer.data.dataset import REFUSE
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 
 
 class Rules(Reward):
-    """The mean of three checks of an answer, each from 0 to 1.
+    """The weighted mean of three checks of an answer, each from 0 to 1. The table [reward.rules] holds the weights.
 
     `ends` is 1 if the model ended the answer before the length limit, else 0. `fresh` is the share of the answer's word
     4-grams that did not occur earlier in the answer. `right` is 1 if the answer refuses a row that asks for a refusal,
     or does not refuse a row that asks for none; else 0.
     """
+
+    def __init__(self, table: RulesTable) -> None:
+        self._weights = asdict(table)
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
         """Score the form of an answer."""
@@ -22,4 +28,5 @@ class Rules(Reward):
             "fresh": 1.0 - repeated_share(text),
             "right": float(refuses(text) == (answered.row.kind == REFUSE)),
         }
-        return RewardScore(sum(checks.values()) / len(checks), checks)
+        total = sum(weight * checks[name] for name, weight in self._weights.items())
+        return RewardScore(total / sum(self._weights.values()), checks)

@@ -12,9 +12,10 @@ import orjson
 
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_checks import MIN_ROWS
-from optimizer.core.config_tables import PUBLISHED, RACED, ZERO, RunConfig, SearchTable
+from optimizer.core.config_tables import PUBLISHED, RACED, RunConfig, SearchTable
 from optimizer.core.errors import ModelError
 from optimizer.core.journal import SET_PROMPTS, Journal
+from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.cached_calls import CachedCalls

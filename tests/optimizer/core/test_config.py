@@ -12,6 +12,7 @@ from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.model_tables import JudgeTable, ModelTable, WriterTable
 from optimizer.core.request_form import RequestForm
+from optimizer.core.reward_table import RulesTable
 
 PAGE = Path(__file__).parents[3] / "docs" / "optimizing.md"
 
@@ -27,7 +28,7 @@ def test_every_table_and_key_is_documented() -> None:
     for name, kind in tables.items():
         assert is_dataclass(kind)
         assert {one.name for one in fields(kind)} <= rows[name], name
-    for name, nested in (("reward", JudgeTable), ("search", WriterTable)):
+    for name, nested in (("reward", JudgeTable), ("reward", RulesTable), ("search", WriterTable)):
         assert {one.name for one in fields(nested)} <= rows[name], name
 
 
@@ -89,6 +90,8 @@ NUMBERS = [
     *({"search": {"writer": {"temperature": -0.1}}}, {"examples": {"writer": {"top_p": 1.5}}}),
     *({"reward": {"judge": {"fewest": 4, "most": 3}}}, {"examples": {"judge": {"attempts": 0}}}),
     *({"reward": {"judge": {"attempts": 4}}}, {"reward": {"judge": {"most": 10**30}}}),
+    *({"reward": {"rules": {"right": -1}}}, {"reward": {"rules": {"ends": 0, "fresh": 0, "right": 0}}}),
+    *({"reward": {"rules": {"right": 1e7}}},),
     *({"budget": {"calls": -1}}, {"budget": {"money": -1.0}}, {"budget": {"tokens": 10**30}}),
     *({"models": {"task": {"timeout": 0.0}}}, {"models": {"task": {"price_prompt": -5.0}}}),
 ]

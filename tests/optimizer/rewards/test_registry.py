@@ -13,8 +13,9 @@ import pytest
 from index.embedders.registry import DEFAULT_EMBEDDER, DEFAULT_REWARD_EMBEDDER
 from index.errors import EmbedderError
 from optimizer.core.config import read_config
-from optimizer.core.config_tables import RewardTable, RunConfig
+from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
+from optimizer.core.reward_table import RewardTable
 from optimizer.models.task_model import TaskModel
 from optimizer.rewards.base import Reward
 from optimizer.rewards.judge_model import Judge
