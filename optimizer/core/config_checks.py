@@ -30,14 +30,16 @@ _MAX_WEIGHT: Final = 1e6
 _MAX_CRITERIA: Final = 20
 _MAX_TEMPERATURE: Final = 2
 _PUBLISHED_NEEDS: Final = (
-    "[search] algorithm published (recipe drpo sets it) rewrites and judges with models: add [models.optimizer] and "
-    "[models.judge]"
+    '[search] algorithm = "published" (the default of recipe = "drpo") needs a writer model and a judge: add '
+    "[models.optimizer] and [models.judge]"
 )
 _EXAMPLES_NEED: Final = (
-    "[examples] queries: answers are judged and rewritten: add [models.optimizer] and [models.judge]"
+    "[examples] queries above 0 needs a writer model and a judge, because answers are rewritten and judged: add "
+    "[models.optimizer] and [models.judge]"
 )
 _SEALED_MISSING: Final = (
-    '[data] sealed is missing: a bundle is proved on sealed rows. Name them, or set write = "found" in [bundle]'
+    "[data] sealed is missing: a new bundle is written only if it is better on sealed rows. Name these rows, or set "
+    'write = "found" in [bundle] to write it without this test'
 )
 
 
@@ -50,7 +52,7 @@ def check_config(config: RunConfig) -> None:
 
 
 def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether a value is one of those that its key can have, and the message for the case that it is not."""
+    """Yield whether a value is one of those that its key can have, and the message if it is not."""
     search, examples, bundle = config.search, config.examples, config.bundle
     for value, options, name in (
         (search.algorithm, ALGORITHMS, "[search] algorithm"),
@@ -68,7 +70,7 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
 
 
 def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether everything that a key needs is there, and the message for the case that it is not."""
+    """Yield whether everything that a key needs is there, and the message if it is not."""
     search, has_models = config.search, {"judge", "optimizer"} <= set(config.models)
     yield bool(config.reward.weights), "[reward] weights: name at least one"
     needs_judge = "[reward] confirm needs a judge: add [models.judge]"
@@ -76,17 +78,17 @@ def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield search.algorithm != PUBLISHED or has_models, _PUBLISHED_NEEDS
     yield not config.examples.queries or has_models, _EXAMPLES_NEED
     yield config.data.sealed is not None or config.bundle.write == FOUND, _SEALED_MISSING
-    seeds = "[data] seeds are used for examples: set queries in [examples], the number of seeds to use"
+    seeds = "[data] seeds has no effect while queries of [examples] is 0: set it to the number of seeds to use"
     yield config.data.seeds is None or config.examples.queries > 0, seeds
 
 
 def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether numbers are in their range, and the message for the case that they are not."""
+    """Yield whether numbers are in their range, and the message if they are not."""
     data, examples, search = config.data, config.examples, config.search
     counts = (search.beam, search.actions, search.depth, search.block, search.queries)
     yield min(counts) >= 1, "[search] counts must be at least 1"
     yield config.tune.queries >= 1, "[tune] queries must be at least 1"
-    yield search.first >= 2, "[search] first must be at least 2: one query shows no difference"
+    yield search.first >= 2, "[search] first must be at least 2, because a paired test needs two queries"
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"
     yield 0 <= search.keep_above <= _MAX_SCORE, f"[search] keep_above must be from 0 to {_MAX_SCORE}"
@@ -104,7 +106,7 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield all(weight <= _MAX_WEIGHT for weight in weights), f"[reward] weights must be at most {_MAX_WEIGHT:,.0f}"
     yield from _rules_checks(config.reward.rules)
     is_score = 0 <= config.reward.safety <= _MAX_SCORE
-    yield is_score, f"[reward] safety must be from 0 to {_MAX_SCORE}: scores are from 1"
+    yield is_score, f"[reward] safety must be from 0 to {_MAX_SCORE}. Scores begin at 1, so 0 sets no constraint"
     yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
     yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
     limits = (getattr(config.budget, key.name) for key in fields(config.budget))
@@ -120,7 +122,7 @@ def _rules_checks(table: RulesTable) -> Iterator[tuple[bool, str]]:
 
 
 def _role_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Yield whether a value of a table about a model is allowed, and the message for the case that it is not."""
+    """Yield whether a value of the tables of models, judges and writers is allowed, and the message if it is not."""
     yield all(one.concurrency >= 1 for one in config.models.values()), "[models] concurrency must be at least 1"
     yield all(one.timeout > 0 for one in config.models.values()), "[models] timeout must be above 0"
     prices = [price for one in config.models.values() for price in (one.price_prompt, one.price_completion)]
@@ -135,11 +137,11 @@ def _judge_checks(table: JudgeTable, name: str) -> Iterator[tuple[bool, str]]:
     yield table.manner in MANNERS, f"{name} manner must be one of {', '.join(MANNERS)}"
     yield table.scores in SCORES, f"{name} scores must be one of {', '.join(SCORES)}"
     is_range = 1 <= table.fewest <= table.most <= _MAX_CRITERIA
-    yield is_range, f"{name} fewest and most must be from 1 to {_MAX_CRITERIA}, and fewest at most as large as most"
+    yield is_range, f"{name} needs 1 <= fewest <= most <= {_MAX_CRITERIA}"
     is_known = set(table.criteria) <= set(criteria_table())
-    yield is_known, f"{name} criteria must be of {', '.join(criteria_table())}"
+    yield is_known, f"{name} criteria: each must be one of {', '.join(criteria_table())}"
     is_enough = not table.criteria or len(set(table.criteria)) >= table.fewest
-    yield is_enough, f"{name} criteria: name at least {table.fewest}, the value of fewest"
+    yield is_enough, f"{name} criteria needs at least {table.fewest} criteria, because fewest is {table.fewest}"
     yield 1 <= table.attempts <= MAX_ATTEMPTS, f"{name} attempts must be from 1 to {MAX_ATTEMPTS}"
 
 

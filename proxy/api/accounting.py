@@ -1,6 +1,6 @@
 """Records each finished request: in metrics, in its trace, as exposures of experiments, and in one log line.
 
-If the server logs contents, request and reply are logged in a second line. The module does not depend on HTTP.
+With `--log-content`, a second log line holds the texts of request and reply. The module does not depend on HTTP.
 """
 
 from proxy.api.gateway import Gateway
@@ -44,7 +44,7 @@ def account_for_refusal(
 
     Args:
         metrics: The metrics of this process.
-        route: The path of the endpoint, or the name for all paths that are not served.
+        route: The path of the endpoint. All paths that are not served share one fixed name.
         method: The HTTP method; None if it is not a known one.
         meant: The path that the client probably meant; None if it is unknown.
         error: The error that the client gets.

@@ -127,7 +127,7 @@ class Transport:
 
         Args:
             connect_timeout: Seconds until an attempt to connect fails.
-            silence_timeout: Seconds without a received byte after which an exchange fails.
+            silence_timeout: An exchange fails if no byte arrives for this many seconds.
             budget: Limits how many retries run at once.
             metrics: The metrics that count the retries.
         """
@@ -169,7 +169,9 @@ class Transport:
         except BackendUnavailableError:
             pass  # the server probably closed the idle connection before it received the request
         if not self._budget.has_room:
-            raise BackendUnavailableError("The backend closed its connections, and too many requests repeat now.")
+            raise BackendUnavailableError(
+                "The backend closed the connection. The request was not sent again: too many retries are in progress."
+            )
         with self._budget.retries:
             self._metrics.retries.labels("stale connection").inc()
             return await self._send(await self._connect(request.root, address), address, request)

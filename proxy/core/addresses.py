@@ -25,7 +25,7 @@ def is_loopback(host: str) -> bool:
 
 
 def server_root(url: str, flag: str = "--backend") -> str:
-    """Return the root URL of a model server: the given URL without an endpoint, /v1 and a slash at its end.
+    """Return the root URL of a model server. An endpoint, /v1 or a slash at the end of the given URL is removed.
 
     Args:
         url: The URL that the operator gave. It may end in /v1, or in an endpoint such as /v1/chat/completions.
@@ -35,7 +35,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
         StartupError: `url` is not the base URL of an HTTP server, or it contains a password or a query.
     """
     if "@" in url or "?" in url:
-        raise StartupError(f"{flag}: a URL with a password or a query in it; use {flag}-api-key-file.")
+        raise StartupError(f"{flag}: a URL must not contain a password or a query; use {flag}-api-key-file.")
     try:
         parts = urlsplit(url)
         has_host = bool((parts.hostname or "").encode("idna"))
@@ -48,11 +48,11 @@ def server_root(url: str, flag: str = "--backend") -> str:
 
 
 def web_origin(text: str, flag: str) -> str:
-    """Return an origin in the form in which browsers send it: in lower case, without a slash and a default port.
+    """Return an origin in the form in which browsers send it: lower case, no slash at the end, no default port.
 
     Args:
         text: The origin that the operator gave: SCHEME://HOST[:PORT], `*` for any origin, or `null`, which browsers
-            send for pages of files.
+            send for pages that were opened from a file (file://).
         flag: The flag that gave the origin, for error messages.
 
     Raises:

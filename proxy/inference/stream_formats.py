@@ -1,8 +1,8 @@
 """The formats of streams: how the chunks of a backend are checked and converted for each API.
 
-A stream of a backend that replies in the API of the client is relayed: each event stays as it is, except that token
-counts are removed if the client did not ask for them. The stream of a base model is translated from text completions to
-chat completions or to a response. The module does no I/O.
+If the backend replies in the API of the client, its stream is relayed: each event stays as it is. Only token counts
+that the client did not ask for are removed. The stream of a base model is translated from text completions to chat
+completions or to a response. The module does no I/O.
 """
 
 import re
@@ -43,7 +43,8 @@ class _ChunkFormat(ABC):
 
     Attributes:
         finished: Whether all choices that the request asks for, and all choices that began, have finished.
-        closed: False, because token counts or `[DONE]` may follow the last choice.
+        closed: Whether nothing can follow in the stream. Always False, because token counts or `[DONE]` may follow the
+            last choice.
     """
 
     closed = False
@@ -83,7 +84,7 @@ class _ChunkFormat(ABC):
         return error_event(error)
 
     def _released(self) -> bytes:
-        """Return the conversion of the parts that the cutter still holds back, if a finish reason is missing."""
+        """Return the conversion of the text that the cutter still holds back: nothing if all choices have finished."""
         parts = self._cutter.release() if self._cutter is not None else []
         return self._converted(b"", {**self._last_cut, "choices": parts}) if parts else b""
 
@@ -101,7 +102,7 @@ class _ChunkFormat(ABC):
 
     @abstractmethod
     def _converted_other(self, event: bytes, payload: JsonDict) -> bytes:
-        """Return the conversion of an event that is not a chunk, or of a chunk without choices and token counts."""
+        """Return the conversion of an event that is no chunk, or of a chunk with neither choices nor token counts."""
 
     def _without_choices(self, event: bytes, payload: JsonDict) -> bytes:
         choices = payload.get("choices")
@@ -161,7 +162,7 @@ class ChatTranslation(_ChunkFormat):
         self._chunks = ChatChunks(shape)
 
     def end(self, done: bytes = DONE_EVENT) -> bytes:
-        """Return what the client did not get yet of the text, the finish reasons and the token counts, and `[DONE]`."""
+        """Return the text, the finish reasons and the token counts that were not sent yet, and then `[DONE]`."""
         return self._released() + b"".join(map(_event, self._chunks.finish())) + done
 
     def _converted(self, event: bytes, payload: JsonDict) -> bytes:
@@ -192,7 +193,7 @@ class ResponseTranslation(_ChunkFormat):
         return self._released() + b"".join(map(_named_event, self._events.finish()))
 
     def failure(self, error: ProxyError) -> bytes:
-        """Return the event `response.failed`, after the events that open a response if they were not sent yet."""
+        """Return the event `response.failed`. The events that open a response precede it if they were not sent yet."""
         return b"".join(map(_named_event, self._events.fail(error.code, str(error))))
 
     def _converted(self, event: bytes, payload: JsonDict) -> bytes:  # noqa: ARG002 - the interface
@@ -210,7 +211,7 @@ class RelayedResponse:
 
     Attributes:
         finished: Whether the last event of the response was relayed.
-        closed: The same.
+        closed: Equal to `finished`, because nothing follows the last event of a response.
     """
 
     def __init__(self, progress: ReplyProgress) -> None:
@@ -236,7 +237,7 @@ class RelayedResponse:
         return event
 
     def end(self, done: bytes = DONE_EVENT) -> bytes:  # noqa: ARG002 - the interface
-        """Return nothing: the last event of the response was relayed."""
+        """Return nothing. Raise BackendProtocolError if the last event of the response was not relayed."""
         if not self.finished:
             raise BackendProtocolError("The backend's stream ended before the response did.")
         return b""

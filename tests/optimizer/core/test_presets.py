@@ -97,7 +97,10 @@ def test_each_key_of_the_preset_can_be_set_back(change: dict[str, Any], found: A
         ({"search": {"recipe": "drpo", "depth": True}}, "depth must be a whole number"),
         ({"search": {"recipe": "drpo", "writer": {"temprature": 1}}}, r"\[search\] writer: temprature is unknown"),
         ({"search": {"recipe": "drpo", "writer": {"instructions": "x"}}}, "must be one of short, published"),
-        ({"search": {"recipe": "drpo"}, "reward": {"judge": {"criteria": ["claritty"]}}}, "criteria must be of"),
+        (
+            {"search": {"recipe": "drpo"}, "reward": {"judge": {"criteria": ["claritty"]}}},
+            "criteria: each must be one of",
+        ),
         ({"search": {"recipe": "drpo"}, "reward": {"judge": {"criteria": ["clarity"]}}}, "at least 2"),
         ({"search": {"recipe": "drpo"}, "reward": {"unreadable": "skip"}}, "must be one of leave_out, zero"),
         ({"search": {"recipe": "drpo"}, "bundle": {"name": "b", "layout": "xml"}}, "layout must be one of"),
