@@ -31,7 +31,7 @@ class BadLinesError(BundleFormatError):
 
 
 def decode_text(data: bytes, location: str) -> str:
-    """Decode a text file that a person wrote. A byte order mark is ignored, and each line ends with a line feed.
+    """Decode a text file that a person wrote. Byte order marks are removed, and each line ending becomes a line feed.
 
     Programs on Windows begin a file with a byte order mark, and end its lines with a carriage return and a line feed.
 
@@ -66,7 +66,7 @@ def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) ->
     reasons: list[str] = []
     for n, line in enumerate(data.split(b"\n"), start=1):
         text = line
-        while text.startswith(_BYTE_ORDER_MARK):  # several, if files that begin with one were joined by an editor
+        while text.startswith(_BYTE_ORDER_MARK):  # several, if an editor joined files that each begin with a mark
             text = text.removeprefix(_BYTE_ORDER_MARK)
         if not text.strip():
             continue
@@ -107,7 +107,7 @@ def parse_queries(data: bytes, location: str) -> tuple[str, ...]:
 
     Args:
         data: The content of the file.
-        location: The name of the file, also in messages.
+        location: The name of the file. Messages show it, and a name that ends in .txt means plain text.
 
     Raises:
         BadLinesError: Lines are invalid, or there is no query.
@@ -128,7 +128,7 @@ def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
 
     Raises:
         BundleFormatError: The data is not TOML, there is no prompt, or a prompt is blank or no string.
-        BundleIntegrityError: A prompt could forge a turn.
+        BundleIntegrityError: A prompt contains a role marker or a control token, which a model could take for a turn.
     """
     try:
         table = tomllib.loads(decode_text(data, location))
@@ -155,7 +155,8 @@ def _parse_json_query(line: bytes, location: str) -> str:
     query = value.get("query") if isinstance(value, dict) else None
     if not isinstance(query, str) or not query.strip():
         raise BundleFormatError(
-            f'{location}: must be an object with a string "query" that is not empty; name a file of plain queries *.txt'
+            f'{location}: must be an object with a string "query" that is not empty. A file of plain queries needs a '
+            "name that ends in .txt"
         )
     return query.strip()
 

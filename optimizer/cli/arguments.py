@@ -12,9 +12,9 @@ A run.toml with its required keys:
   [models.task]                   # the model to write a bundle for
   base_url = "http://127.0.0.1:8000/v1"
   model = "google/gemma-3-270m"
-  kind = "completion"             # a base model; chat for one with a chat template
+  kind = "completion"             # "completion" for a base model, "chat" for a chat model
 
-  [data]                          # JSONL: query, and optionally reference, tag, split
+  [data]                          # JSONL rows: query, and optionally reference, tag, split
   train = "rows.jsonl"
   validation = "rows.jsonl"
   sealed = "rows.jsonl"
@@ -108,7 +108,9 @@ def _add_harvest(command: argparse.ArgumentParser) -> None:
         type=Path,
         help="file for the approved examples, in the format of drpo-index build --examples",
     )
-    command.add_argument("--at-least", type=float, default=1.0, help="lowest outcome of a good conversation [1]")
+    command.add_argument(
+        "--at-least", type=float, default=1.0, help="use conversations whose outcome, a number, is at least this [1]"
+    )
     command.add_argument("--words", type=_positive_integer, default=150, help="maximum words of an answer [150]")
     command.add_argument("--yes", action="store_true", help="approve all without asking")
 

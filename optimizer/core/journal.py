@@ -25,13 +25,13 @@ from optimizer.core.errors import JournalError
 Event = Mapping[str, Any]
 EVENTS = "events.jsonl"
 STOPPED = "stopped"
-"""The name of the note that ends a session which stopped because too many rows had to be left out."""
+"""The name of the note that a process writes last if it stops because too many rows were left out."""
 UNUSABLE = "unusable"
 """The name of the note about a row that was left out."""
 DROPPED = "dropped"
 """The name of the note about candidates that were dropped."""
 SET_PROMPTS = "set_prompts"
-"""The name of the note about example sets whose prompts a new prompt replaces."""
+"""The name of the note about example sets that lose their own prompts, because a new prompt replaces them."""
 ESTIMATED = "estimated"
 """The name of the note about a model whose server reports no token counts, so that they are estimated."""
 
@@ -122,8 +122,8 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
-            problem = f"{self._path}: cannot be written: {error.strerror}: make room"
-            raise JournalError(f"{problem}, and resume: what was written is kept", without_run=problem) from None
+            problem = f"{self._path} cannot be written ({error.strerror}). Make sure that the disk has free space"
+            raise JournalError(f"{problem}, then resume: all earlier events are kept", without_run=problem) from None
         self._size += len(batch)
         self._written_count = last
 

@@ -2,9 +2,10 @@
 
 This module does not depend on the content of requests and replies. A `ReplyReader` extracts the part to store.
 
-The cache key of a request is a hash of the request's path, its body in the usual form with the model's name, its
-replicate number, and the name of the reader. These values determine the reply and the part of it that is stored. The
-form in which the request is sent is not a part of the key, so that a change of the form does not repeat a paid call.
+The cache key of a request is a hash of five values: its path, its body before it is adapted to the server, the name of
+the model, its replicate number (which tells equal requests apart), and the name of the reader. These values determine
+the reply and the part of it that is stored. Servers accept different fields, so the body that is sent can have another
+form (request_form.py). The key ignores the form: if it changes, the stored reply is found, and not paid for again.
 
 A `sent` event is written to the journal before a request is sent, and a `reply` event before the caller gets the reply.
 If the process dies between these two events, the server may have billed the request. The resumed run therefore counts
@@ -44,7 +45,7 @@ class PricedClient:
     Attributes:
         client: The client.
         prices: The prices of the model's tokens.
-        form: The form of the requests that run.toml sets.
+        form: The request form that run.toml sets.
     """
 
     client: Client
@@ -65,7 +66,7 @@ class PaidReplies:
     """Sends each request once, within the budget. If a request is repeated, its stored reply is returned.
 
     Attributes:
-        negotiations: The form of the requests for each role.
+        negotiations: For each role, what finds a request form that its server accepts.
     """
 
     def __init__(self, clients: Mapping[str, PricedClient], journal: Journal, budget: Budget) -> None:
@@ -80,13 +81,13 @@ class PaidReplies:
         budget.spent += self._record.spent
 
     def holds(self, request: Request, first_choice: int, reader: ReplyReader) -> bool:
-        """Return whether the reply with the choices from number `first_choice` on is stored."""
+        """Return whether a reply that begins with the choice number `first_choice` is stored."""
         return self._cache_key(request, first_choice, reader) in self._record.replies
 
     async def get(
         self, request: Request, first_choice: int, choices: int, min_tokens: int, reader: ReplyReader
     ) -> StoredReply:
-        """Return the stored reply with the choices from number `first_choice` on; request it if it is not stored."""
+        """Return the reply that begins with the choice number `first_choice`. Request it if it is not stored."""
         key = self._cache_key(request, first_choice, reader)
         if (stored := self._record.replies.get(key)) is not None:
             return stored
@@ -133,7 +134,7 @@ class PaidReplies:
         """Return whether the model answers a short request, after another request failed."""
         asked: dict[str, Any] = {"max_tokens": MAX_SHORT_REPLY, "temperature": 0.0}
         text = {"messages": [{"role": "user", "content": _TRIAL}]} if "messages" in request.body else {"prompt": _TRIAL}
-        # The number makes each trial a new request. The journal would otherwise hold the reply to an earlier trial.
+        # The number makes each trial a new request. Without it, the stored reply to an earlier trial would count.
         trial = replace(request, body={**asked, **text}, replicate=len(self._journal.events), reminder="")
         try:
             await self.get(trial, 0, 1, 0, _read_nothing)

@@ -56,11 +56,11 @@ class RunContext:
         embedder: The embedder of the bundle.
         task: The model that the bundle is written for.
         judge: The judge of the rewards. It can be used only if run.toml has [models.judge].
-        example_judge: The same model, as it works in the search for examples ([examples.judge]).
+        example_judge: The same model with the settings of [examples.judge]. The search for examples uses it.
         screen: Scores answers during the search. Its weights are [reward] screen, or else [reward] weights.
         sealed: Scores answers in the sealed evaluation. Its weights are [reward] weights.
         data: Training, validation and sealed rows.
-        unusable: The rows of each part of the data that cannot be used, by the name of the part.
+        unusable: For each part of the data, by its name: the rows that cannot be used.
         gate: Checks new candidates.
     """
 
@@ -151,8 +151,8 @@ async def with_bundle_model(config: RunConfig) -> RunConfig:
     """Return the settings with the name of the model that the bundle is for.
 
     The name of the task model in run.toml may be MODEL@VARIANT, if drpo-proxy serves the model. The bundle is then for
-    MODEL. A name that the server lists as it stands is not divided, such as `lm@q4`. If the server has no list of
-    models, the name stays as it is.
+    MODEL. If the server lists the whole name, such as `lm@q4`, the name stays as it is. It also stays if the server has
+    no list of models.
     """
     table = config.models[TASK]
     if config.bundle.model is not None or "@" not in table.model:
@@ -164,7 +164,7 @@ async def with_bundle_model(config: RunConfig) -> RunConfig:
 
 
 async def served_models(table: ModelTable) -> list[str]:
-    """Return the names of the models that the endpoint of a model lists, as `listed_models` does.
+    """Return the model names that the endpoint of a table lists.
 
     Raises:
         ConfigError: The environment variable with the API key is not set.

@@ -16,10 +16,10 @@ from proxy.inference.plan import CHAT, COMPLETIONS
 MODELS: Final = "/v1/models"
 READY: Final = "/health/ready"
 UNKNOWN_PATH: Final = "unknown path"
-"""The route of all requests for such paths, in the log and in metrics. The client's path is in neither of them."""
+"""The log and the metrics show this route in place of each path that is not served."""
 
 _MAX_LENGTH: Final = 200  # characters of a path that are compared with the served paths
-_SIMILARITY: Final = 0.8  # of a misspelled path
+_MIN_SIMILARITY: Final = 0.8  # a path that resembles a served path this much counts as a misspelling of it
 _VERSIONS: Final = re.compile(r"(?:/(?:api|openai|anthropic|v\d+\w*))+(?=/)")  # in front of a path
 _GEMINI: Final = re.compile(r"/models/[^/]+:(?:stream)?generatecontent$")
 _OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
@@ -32,7 +32,7 @@ _OTHER_APIS: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("/docs", "/redoc", "/swagger"), ("/openapi.json", "another server")),
     "/invocations": (CHAT, "the API of SageMaker"),
 }
-"""Paths of other APIs and servers, without a version in front: the path that serves the same here, and their owner."""
+"""Maps a path of another API or server, without a version in front, to our path for the same purpose and its owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +70,5 @@ def explain_path(path: str, served: Collection[str]) -> WrongPath:
     for one in sorted(served, key=len, reverse=True):
         if plain.endswith(one.removeprefix("/v1")):
             return WrongPath(one)
-    close = get_close_matches(plain, served, n=1, cutoff=_SIMILARITY)
+    close = get_close_matches(plain, served, n=1, cutoff=_MIN_SIMILARITY)
     return WrongPath(close[0] if close else None)

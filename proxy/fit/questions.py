@@ -70,7 +70,7 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def mixed(questions: Sequence[Question], limit: int | None = None) -> tuple[Question, ...]:
-    """Order the questions so that each beginning of the list has all kinds in proportion, and return the first `limit`.
+    """Return the first `limit` questions, in an order in which the first N contain all kinds in proportion, for any N.
 
     So a run that is interrupted, or that has a limit, still measures every kind.
     """

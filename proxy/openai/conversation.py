@@ -16,7 +16,7 @@ from proxy.core.json_types import Json
 from proxy.openai.chat_applications import is_background, question
 from proxy.openai.message_text import are_plain_texts, has_words, is_empty, message_text
 
-_KEY_CHARACTERS: Final = 2_000  # of the opening, for the key
+_MAX_KEY_CHARACTERS: Final = 2_000  # the key is a checksum of at most this many characters of the opening
 _TEMPLATE_MARKS: Final = "\n<|start|>assistant\n\n"
 """A filler for the marks that a chat template puts around a message, so that token counts include such marks.
 
@@ -58,7 +58,7 @@ class Conversation:
         """
         if not self.opening:
             return None
-        return f"{crc32(self.opening[:_KEY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
+        return f"{crc32(self.opening[:_MAX_KEY_CHARACTERS].encode('utf-8', 'surrogatepass')):08x}"
 
     @property
     def is_first_turn(self) -> bool:
@@ -68,7 +68,7 @@ class Conversation:
     @property
     def turns(self) -> Sequence[Json]:
         """The messages without the empty assistant messages at the end, which count as if they were not there."""
-        # If the field is true, the model server must find the message that it continues.
+        # With this field, the model continues the last message, so the message stays even if it is empty.
         return self.messages if self.body.get("continue_final_message") else _without_empty_end(self.messages)
 
     @property
@@ -132,7 +132,7 @@ def _is_background(messages: Sequence[Json], instructions: str) -> bool:
 def _without_empty_end(messages: Sequence[Json]) -> Sequence[Json]:
     """Return the messages without the empty assistant messages at the end, but at least one message.
 
-    Some clients append the message that the model will write, while it is still empty.
+    Some clients append an empty assistant message as a placeholder for the answer.
     """
     if not messages or messages[-1].get("role") != "assistant":  # the usual case
         return messages

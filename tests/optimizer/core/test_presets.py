@@ -115,7 +115,7 @@ def test_each_key_of_the_preset_can_be_set_back(change: dict[str, Any], found: A
                 "reward": {"weights": {"rules": 1}},
                 "data": {"train": "t.jsonl", "sealed": "s.jsonl", "seeds": "e.jsonl"},
             },
-            "set queries in",
+            "queries of .examples. is 0",
         ),
     ],
 )
