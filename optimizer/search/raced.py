@@ -4,7 +4,6 @@ Each candidate of the beam is the parent of several new candidates. A level make
 them and their parents on the same queries. The best candidates of the race are the beam of the next level.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -61,13 +60,12 @@ async def _expand_all(
 ) -> list[tuple[C, C]]:
     """Expand the last candidate of each path, the parent. Return pairs of a parent and a new candidate, its child.
 
-    A child is left out if `known` contains its key. The keys of the returned children are added to `known`.
+    A child is left out if `known` contains its key. The keys of the returned children are added to `known`. The paths
+    are expanded one after the other, because what the space makes of one path can depend on the paths before it.
     """
-    pairs = zip(paths, again, strict=True)
-    families = await asyncio.gather(*(space.expand(path, count, times) for path, times in pairs))
     new = []
-    for path, children in zip(paths, families, strict=True):
-        for child in children:
+    for path, times in zip(paths, again, strict=True):
+        for child in await space.expand(path, count, times):
             if space.key(child) not in known:
                 known.add(space.key(child))
                 new.append((path[-1].candidate, child))

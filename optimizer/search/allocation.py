@@ -1,0 +1,62 @@
+"""Divides the slots of a level among several proposers, by what the proposers have won so far.
+
+A slot is room for one new candidate. The rule is Thompson sampling with a beta distribution (Thompson, Biometrika 25,
+1933; Chapelle and Li, An Empirical Evaluation of Thompson Sampling, NIPS 2011). A proposer wins if its candidate beats
+its parent in the race. The chance of a proposer to win has a uniform prior. For each slot, a chance is drawn from the
+distribution of each proposer, and the proposer with the highest chance gets the slot. So a proposer that has never been
+tried is tried soon, and one that has lost often still gets a slot now and then.
+
+All draws depend on a seed, on the slot, and on the results so far. A resumed run therefore repeats them.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Allocation:
+    """Counts what proposers tried and won, and divides slots by these counts.
+
+    Attributes:
+        names: The names of the proposers.
+        seed: The seed of the draws.
+        tried: The number of candidates of each proposer that have raced.
+        won: The number of these candidates that beat their parents.
+    """
+
+    names: Sequence[str]
+    seed: str
+    tried: Counter[str] = field(default_factory=Counter)
+    won: Counter[str] = field(default_factory=Counter)
+
+    def preferences(self, slots: int, occasion: str) -> list[list[str]]:
+        """Return the names of the proposers for each slot, the one that gets the slot first.
+
+        The others follow for the case that a proposer has no candidate for the slot.
+
+        Args:
+            slots: The number of slots.
+            occasion: What the slots are for. Other occasions have other draws.
+        """
+        rng = random.Random(f"{self.seed}:{occasion}")  # noqa: S311 - the draws need no secure random numbers
+        return [self._ranked(rng) for _ in range(slots)]
+
+    def note(self, name: str, *, is_won: bool) -> None:
+        """Add the result of one candidate of a proposer."""
+        self.tried[name] += 1
+        self.won[name] += is_won
+
+    @property
+    def results(self) -> Mapping[str, tuple[int, int]]:
+        """The numbers of candidates that each proposer tried and won."""
+        return {name: (self.tried[name], self.won[name]) for name in self.names}
+
+    def _ranked(self, rng: random.Random) -> list[str]:
+        chances = {name: self._draw(name, rng) for name in self.names}
+        return sorted(self.names, key=lambda name: -chances[name])
+
+    def _draw(self, name: str, rng: random.Random) -> float:
+        won = self.won[name]
+        return rng.betavariate(1 + won, 1 + self.tried[name] - won)
