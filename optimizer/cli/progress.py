@@ -29,7 +29,7 @@ count, because the display does not know how long they took.
 """
 _STAGE_TITLES: Final = {
     "examples": "writing examples",
-    "prompt": "searching the prompt",
+    "prompt": "searching",
     "tune": "tuning",
     "sealed": "sealed evaluation",
 }
@@ -162,7 +162,9 @@ class ProgressDisplay:
         mean = bootstrap_mean(best["scores"])
         self._best = f"best {mean.estimate:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
         candidates, judgements = len(event["ranked"]), sum(len(one["scores"]) for one in event["ranked"])
-        return f"  level {event['number'] + 1}: {candidates} candidates, {judgements} judgements, {self._best}"
+        line = f"  level {event['number'] + 1}: {candidates} candidates, {judgements} judgements, {self._best}"
+        won = [f"{name} {won} of {tried}" for name, (tried, won) in event["proposers"].items()]
+        return f"{line}; won so far: {', '.join(won)}"
 
 
 def _trial_line(event: Event) -> str:

@@ -12,6 +12,7 @@ from optimizer.core.config_tables import (
     FIRST_ANSWERS,
     FOLLOWED,
     FOUND,
+    PROPOSERS,
     PUBLISHED,
     REFUSALS,
     WRITTEN,
@@ -65,6 +66,7 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
         *((one.kind, KINDS, "[models] kind") for one in config.models.values()),
         *((name, tuple(LAYOUTS), "[tune] layout") for name in config.tune.layout),
         *((one, REFUSALS, "[tune] refusal") for one in config.tune.refusal),
+        *((one, PROPOSERS, "[search] propose") for one in search.propose),
     ):
         yield value in options, f"{name} must be one of {', '.join(filter(None, options))}"
 
@@ -76,6 +78,9 @@ def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     needs_judge = "[reward] confirm needs a judge: add [models.judge]"
     yield not config.reward.confirm or "judge" in config.models, needs_judge
     yield search.algorithm != PUBLISHED or has_models, _PUBLISHED_NEEDS
+    yield len(set(search.propose)) == len(search.propose), "[search] propose names a proposer twice"
+    writes = "[search] propose: the proposer writer is a model: add [models.optimizer]"
+    yield "writer" not in search.propose or "optimizer" in config.models, writes
     yield not config.examples.queries or has_models, _EXAMPLES_NEED
     yield config.data.sealed is not None or config.bundle.write == FOUND, _SEALED_MISSING
     seeds = "[data] seeds has no effect while queries of [examples] is 0: set it to the number of seeds to use"

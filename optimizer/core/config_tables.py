@@ -25,6 +25,8 @@ BETTER, FOUND = "better", "found"
 WRITTEN: Final = (BETTER, FOUND)
 WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
 REFUSALS: Final = (WHOLE, FIRST_SENTENCE, PLAIN)
+DEFAULT, EMPTY = "default", "empty"
+PROPOSERS: Final = ("writer", "edits", "examples", "retrieval", "sampling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,9 @@ class DataTable:
 
 @dataclass(frozen=True, slots=True)
 class SearchTable:
-    """[search]: the search for a prompt.
+    """[search]: the search for a better candidate.
 
-    Each level of the search rewrites the prompts of the kept candidates, and scores the new candidates. The algorithm
+    Each level of the search makes new candidates from the kept ones, and scores them. The algorithm
     `published` ignores `patience`, `first`, `block`, `queries`, `alpha` and `indifference`; the algorithm `raced`
     ignores `deeper` and `keep_above`. The races of the tuning stage also use `first`, `block`, `alpha` and
     `indifference`.
@@ -73,7 +75,7 @@ class SearchTable:
         recipe: The preset (optimizer.core.presets): `raced` or `drpo`. It sets the defaults of all tables.
         algorithm: The search algorithm: `raced` or `published`.
         beam: The number of candidates that are kept after each level.
-        actions: The number of rewrites of each kept candidate on each level.
+        actions: The number of new candidates from each kept candidate on each level.
         depth: The maximum number of levels, without those that `deeper` adds.
         deeper: The maximum number of additional levels: one for each level on which a candidate keeps its prompt.
         keep_above: A candidate keeps its prompt on a level if its score is above this value, from 1 to 5.
@@ -92,6 +94,8 @@ class SearchTable:
         k: The number of nearest examples in the search. None means the number with which the bundle is served.
         resample: Whether the writer model is asked anew for a rewrite that it was asked for before, and equal rewrites
             stay separate candidates. If not, the earlier rewrites are used again, and equal ones count once.
+        propose: The proposers of the algorithm `raced`, which compete for the slots of a level. If empty, all that
+            apply: `writer` needs the writer model, and `sampling` is for base models.
         writer: The table [search.writer]: how the writer model rewrites prompts.
     """
 
@@ -112,6 +116,7 @@ class SearchTable:
     words: int = 250
     k: int | None = None
     resample: bool = False
+    propose: tuple[str, ...] = ()
     writer: WriterTable = field(default_factory=lambda: WriterTable(top_p=0.95))
 
 
@@ -134,6 +139,8 @@ class ExamplesTable:
         pinned: The maximum number of refusals to pin. The shortest refusals of the bank are pinned.
         words: The maximum number of words of an answer in the bank. Longer answers are left out. If 0, there is no
             maximum.
+        pool: The written examples from which the search adds to a bank. `default` for those of the bundle that comes
+            with the package, or a JSONL file.
         judge: The table [examples.judge]: how the judge works in this search.
         writer: The table [examples.writer]: how the writer model rewrites answers.
     """
@@ -148,6 +155,7 @@ class ExamplesTable:
     size: int = 64
     pinned: int = 2
     words: int = 150
+    pool: str = DEFAULT
     judge: JudgeTable = field(default_factory=JudgeTable)
     writer: WriterTable = field(default_factory=WriterTable)
 
@@ -211,7 +219,7 @@ class BundleTable:
     """
 
     name: str
-    start: str = "default"
+    start: str = DEFAULT
     model: str | None = None
     embedder: str = DEFAULT_EMBEDDER
     prompt: str = ""

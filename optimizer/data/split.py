@@ -132,8 +132,8 @@ def _refuse_unused_rows(path: Path, rows: Sequence[Row], used: Collection[str]) 
 
 
 def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_rows: tuple[Row, ...]) -> None:
-    known = {_normalized(row.query) for row in other_rows}
-    shared = [row for row in rows if _normalized(row.query) in known]
+    known = {normalized(row.query) for row in other_rows}
+    shared = [row for row in rows if normalized(row.query) in known]
     if shared:
         raise DataError(
             f"{len(shared)} queries are in {name} and in {other_name}: "
@@ -141,6 +141,6 @@ def _refuse_overlap(name: str, rows: tuple[Row, ...], other_name: str, other_row
         )
 
 
-def _normalized(query: str) -> str:
+def normalized(query: str) -> str:
     """Return the query in lower case, with one space for each sequence of punctuation and white space."""
     return _NOT_WORDS.sub(" ", query.casefold()).strip()

@@ -17,12 +17,14 @@ from optimizer.data.split import Split
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import reward_kind
-from optimizer.search.levels import race_level
+from optimizer.search.allocation import Allocation
+from optimizer.search.levels import Level, race_level
 from optimizer.search.published import search_published
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
 from optimizer.stages.example_stage import example_rows
-from optimizer.stages.prompt_stage import published_settings, raced_settings, score_scale
+from optimizer.stages.prompt_stage import proposer_names, published_settings, raced_settings, score_scale
+from optimizer.stages.proposers.base import WRITER as REWRITES
 from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -59,7 +61,7 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
     if config.search.algorithm == PUBLISHED:
         await search_published(space, 0, len(data.train), published_settings(config), _ignore)
     else:
-        await search_raced(space, 0, len(data.train), raced_settings(config), _ignore)
+        await search_raced(space, 0, len(data.train), raced_settings(config), space.note_level)
     await _simulate_tuning(space, len(data.validation))
     _count_sealed(config, data, space)
     return space.calls
@@ -110,6 +112,8 @@ class SimulatedSpace:
         is_published = self.config.search.algorithm == PUBLISHED
         self._mean = self.rng.uniform(*(_PUBLISHED_MEANS if is_published else _MEANS))
         self._new_share = self.rng.uniform(0.5, 1.0)
+        self._allocation = Allocation(proposer_names(self.config), str(self.rng.random()))
+        self._made: dict[int, tuple[str, int]] = {}
 
     def key(self, candidate: int) -> str:
         """Return the number of the candidate as text."""
@@ -160,16 +164,31 @@ class SimulatedSpace:
                     self.count(role, count)
         self.known_queries.add(query)
 
-    async def expand(self, path: Path[int], count: int, _again: int) -> Sequence[int]:
-        """Return at most `count` new candidates.
+    async def expand(self, path: Path[int], count: int, again: int) -> Sequence[int]:
+        """Return at most `count` new candidates. The slots are divided among the proposers as in a run.
 
-        A random share of the rewrites is left out. They stand for rewrites that repeat an earlier prompt.
+        The writer model is called once if it has a slot. A random share of its rewrites is left out. They stand for
+        rewrites that repeat an earlier prompt.
         """
-        if WRITER in self.config.models:
-            self.count(WRITER)
         parent = path[-1].candidate
-        is_new = (self.config.search.resample or self.rng.random() < self._new_share for _ in range(count))
-        return [self.add_candidate(parent, self._step) for one in is_new if one]
+        slots = [ranked[0] for ranked in self._allocation.preferences(count, f"{parent}/{again}")]
+        self.count(WRITER, int(REWRITES in slots and WRITER in self.config.models))
+        return [self._make(name, parent) for name in slots if self._is_new(name)]
+
+    async def note_level(self, level: Level[int]) -> None:
+        """Count for each new candidate of a finished level whether it beat its parent."""
+        ranks = {step.candidate: rank for rank, step in enumerate(level.ranked)}
+        for candidate in [one for one in ranks if one in self._made]:
+            name, parent = self._made.pop(candidate)
+            self._allocation.note(name, is_won=ranks[candidate] < ranks[parent])
+
+    def _make(self, proposer: str, parent: int) -> int:
+        child = self.add_candidate(parent, self._step)
+        self._made[child] = proposer, parent
+        return child
+
+    def _is_new(self, proposer: str) -> bool:
+        return proposer != REWRITES or self.config.search.resample or self.rng.random() < self._new_share
 
     async def score(self, candidate: int, query: int) -> Outcome:
         """Return a random score, and count the calls that a real score needs.

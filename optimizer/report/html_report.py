@@ -22,6 +22,7 @@ _VARIANTS: Final = ("bundle", "baseline", "raw-matched", "raw")
 _SHARES: Final = {"ends": "ends by itself", "refuses_unsafe": "refuses unsafe", "refuses_safe": "refuses safe"}
 _MAX_ANSWERS: Final = 24
 _MAX_JUDGEMENTS: Final = 6
+_MAX_WINS: Final = 5
 _MAX_SUMMARY_CHARACTERS: Final = 90
 _MAX_QUERY_CHARACTERS: Final = 160
 
@@ -118,7 +119,7 @@ def _left_out(summary: RunSummary) -> Iterator[str]:
         yield f'<div class="wide"><table>{_row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
     if summary.dropped:
         yield "<h2>Candidates that were dropped</h2>"
-        yield '<p class="soft">A model proposed them, and a bundle cannot hold them or no server can use them.</p>'
+        yield '<p class="soft">They change nothing that matters, or no bundle or server can use them.</p>'
         rows = [_row("td", _text(what), str(count), _text(why)) for (what, why), count in summary.dropped.items()]
         yield f'<div class="wide"><table>{_row("th", "part", "number", "reason")}{"".join(rows)}</table></div>'
 
@@ -136,10 +137,28 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
     yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
+def _proposer_table(summary: RunSummary) -> Iterator[str]:
+    if not summary.proposers:
+        return
+    yield "<h2>Proposers</h2>"
+    yield '<p class="soft">Those who made the candidates. A candidate is won if it beat its parent in the race.</p>'
+    rows = [_row("th", "", "tried", "won", "what won, with its lead over its parent")]
+    for name, (tried, won) in summary.proposers.items():
+        rows.append(_row("td", _text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
+    yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
+
+
+def _wins(summary: RunSummary, proposer: str) -> list[str]:
+    """Return the changes of a proposer that lead over their parents, the largest lead first."""
+    leads = [(summary.lead(node), node.change) for node in summary.nodes.values() if node.proposer == proposer]
+    ahead = sorted((lead for lead in leads if lead[0] > 0), reverse=True)[:_MAX_WINS]
+    return [f"{_text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in ahead]
+
+
 def _prompt_tree(summary: RunSummary) -> Iterator[str]:
     if not summary.nodes:
         return
-    yield "<h2>Prompts</h2>"
+    yield "<h2>Candidates</h2>"
     yield '<p class="soft">Each under the one that it was made from; open one for what was changed and judged.</p>'
     yield '<div class="tree">'
     for node in summary.children(None):
@@ -152,7 +171,8 @@ def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
     score = _interval_cell(_interval_values(mean)) if mean else "not judged"
     mark = ' <span class="mark">chosen</span>' if node.id == summary.result else ""
     count = f"{len(node.judged)} queries" if node.judged else ""
-    yield f"<details open><summary>{score} <span class='soft'>{count}</span>{mark}</summary>"
+    made = f" {_text(node.proposer)}: {_text(node.change)}" if node.proposer else ""
+    yield f"<details open><summary>{score} <span class='soft'>{count}</span>{made}{mark}</summary>"
     yield "<details><summary class='soft'>prompt and answers</summary><div class='inside'>"
     parent = summary.nodes.get(node.parent or "")
     yield f'<div class="text">{_marked_difference(parent.prompt, node.prompt) if parent else _text(node.prompt)}</div>'
@@ -228,6 +248,7 @@ _SECTIONS: Final = (
     _sealed_table,
     _left_out,
     _learning_curve,
+    _proposer_table,
     _prompt_tree,
     _tuning_table,
     _detail_charts,

@@ -21,12 +21,16 @@ class PromptNode:
         parent: The key of the candidate whose prompt was rewritten to make this one; None for the first candidate.
         prompt: The text of the prompt.
         judged: The `score` events of the candidate.
+        proposer: The name of the proposer that made the candidate; empty for the first candidate.
+        change: What the proposer changed, in words.
     """
 
     id: str
     parent: str | None
     prompt: str
     judged: tuple[Event, ...]
+    proposer: str = ""
+    change: str = ""
 
     @property
     def mean(self) -> Interval | None:
@@ -46,6 +50,7 @@ class LevelSummary:
             and first prompt both have scores.
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
+        proposers: What each proposer tried and won up to this level, by its name.
     """
 
     number: int
@@ -53,6 +58,7 @@ class LevelSummary:
     ahead: Interval
     candidates: int
     judgements: int
+    proposers: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +120,21 @@ class RunSummary:
     dropped: Mapping[tuple[str, str], int]
 
     @property
+    def proposers(self) -> Mapping[str, Sequence[int]]:
+        """The number of candidates that each proposer tried, and the number that beat their parents."""
+        return self.levels[-1].proposers if self.levels else {}
+
+    @property
     def result(self) -> str | None:
         """The key of the leader of the last level; None if no level is finished."""
         return self.levels[-1].leader if self.levels else None
+
+    def lead(self, node: PromptNode) -> float:
+        """Return the mean lead of a candidate over its parent, on the queries on which both have scores; 0 if none."""
+        parent = self.nodes.get(node.parent or "")
+        scores = {event["query"]: event["score"] for event in parent.judged} if parent else {}
+        leads = [event["score"] - scores[event["query"]] for event in node.judged if event["query"] in scores]
+        return sum(leads) / len(leads) if leads else 0.0
 
     def children(self, parent: str | None) -> list[PromptNode]:
         """Return the candidates whose parent has the key `parent`. For None, return the candidates without a parent."""
@@ -174,7 +192,9 @@ def _nodes(candidates: Sequence[Event], scores: Sequence[Event]) -> dict[str, Pr
     nodes: dict[str, PromptNode] = {}
     for event in candidates:
         if event["id"] not in nodes:
-            nodes[event["id"]] = PromptNode(event["id"], event["parent"], event["prompt"], tuple(judged[event["id"]]))
+            made = event.get("proposer", ""), event.get("change", "")
+            scored = tuple(judged[event["id"]])
+            nodes[event["id"]] = PromptNode(event["id"], event["parent"], event["prompt"], scored, *made)
     return nodes
 
 
@@ -183,7 +203,9 @@ def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummar
     first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
     ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
     judgements = sum(len(one["scores"]) for one in event["ranked"])
-    return LevelSummary(event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements)
+    return LevelSummary(
+        event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements, event["proposers"]
+    )
 
 
 def _sealed_answers(scores: Sequence[Event]) -> dict[str, dict[str, Event]]:

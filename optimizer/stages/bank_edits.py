@@ -1,17 +1,19 @@
-"""Edits a bank without calling a model: removes examples with short answers, and rewords refusals.
+"""Edits a bank without calling a model: adds, removes and pins examples, shortens answers, and rewords refusals.
 
 The answers of a small base model depend more on the form of its examples than on the wording of its system prompt. They
 depend most on the length of the answers in the examples. All functions are pure.
 """
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 import numpy as np
 
 from index.measures.refusals import refuses
-from index.types import Example
+from index.types import Example, Vectors
 from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import PLAIN, WHOLE
 
@@ -43,6 +45,59 @@ def with_refusals(bank: Bank, wording: str) -> Bank:
     if wording == WHOLE:
         return bank
     return bank.with_examples(tuple(_reword(example, wording) for example in bank.examples), bank.vectors)
+
+
+def with_added(bank: Bank, examples: Sequence[Example], vectors: Vectors) -> Bank:
+    """Return the bank with more examples at its end. None of them is pinned.
+
+    An example whose id the bank has already gets another id.
+
+    Args:
+        bank: The bank to edit.
+        examples: The examples to add.
+        vectors: The vectors of their queries, by the embedder of the bank: (len(examples), dimension).
+    """
+    ids = {example.id for example in bank.examples}
+    added = tuple(replace(one, id=_free_id(one.id, ids), pinned=False) for one in examples)
+    both = np.concatenate([bank.vectors, vectors]) if len(bank.examples) else np.asarray(vectors)
+    return bank.with_examples((*bank.examples, *added), np.ascontiguousarray(both, dtype=np.float32))
+
+
+def without(bank: Bank, ids: Collection[str]) -> Bank:
+    """Return the bank without the examples with these ids."""
+    kept = [index for index, example in enumerate(bank.examples) if example.id not in ids]
+    return bank.with_examples(tuple(bank.examples[index] for index in kept), np.ascontiguousarray(bank.vectors[kept]))
+
+
+def with_pinned(bank: Bank, ids: Collection[str]) -> Bank:
+    """Return the bank in which exactly the examples with these ids are pinned."""
+    return bank.with_examples(tuple(replace(one, pinned=one.id in ids) for one in bank.examples), bank.vectors)
+
+
+def with_shorter_answers(bank: Bank, max_words: int) -> Bank:
+    """Return the bank with its answers cut after the last sentence that ends within `max_words` words.
+
+    An answer whose first sentence is longer, or that is no plain text of sentences, such as a list, stays whole.
+    """
+    return bank.with_examples(tuple(_cut(example, max_words) for example in bank.examples), bank.vectors)
+
+
+def _cut(example: Example, max_words: int) -> Example:
+    if len(example.response.split()) <= max_words or "```" in example.response:
+        return example
+    kept, words = "", 0
+    for sentence in _SENTENCE.finditer(example.response):
+        words += len(sentence[0].split())
+        if words > max_words:
+            break
+        kept = example.response[: sentence.end()]
+    return replace(example, response=kept.strip()) if kept.strip() else example
+
+
+def _free_id(name: str, ids: Collection[str]) -> str:
+    """Return the id, or the id with a number, so that no two examples of a bank have the same one."""
+    numbered = (f"{name[:60]}-{number}" for number in count(2))
+    return name if name not in ids else next(one for one in numbered if one not in ids)
 
 
 def _reword(example: Example, wording: str) -> Example:

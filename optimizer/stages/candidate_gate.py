@@ -152,14 +152,19 @@ class PromptGate:
         self._max_words = max_words
         self._rows = sorted(rows, key=lambda row: -row.length)
 
-    async def admits(self, child: Candidate, parent: Candidate) -> bool:
-        """Whether the search can use a new prompt. If not, journal the reason."""
-        if not await self._gate.admits(child, "prompt"):
+    async def admits(self, child: Candidate, parent: Candidate, part: str = "prompt") -> bool:
+        """Whether the search can use a new candidate. If not, journal the reason. `part` is the changed part."""
+        if not await self._gate.admits(child, part):
             return False
-        why = await self._length_fault(child, parent) or await self._trial_fault(child, parent)
+        is_prompt_changed = child.prompt != parent.prompt
+        why = (is_prompt_changed and await self._length_fault(child, parent)) or await self._trial_fault(child, parent)
         if why:
-            await self._gate.drop("prompt", child.key, why)
+            await self.drop(part, child.key, why)
         return not why
+
+    async def drop(self, part: str, source: str, why: str) -> None:
+        """Journal that a candidate was dropped, as `CandidateGate.drop` does."""
+        await self._gate.drop(part, source, why)
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
         if not self._max_words:

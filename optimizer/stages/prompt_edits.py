@@ -1,17 +1,20 @@
 """Edits a prompt without calling a model: random operators change its sentences and list items, called units here.
 
 drop      removes a unit
-swap      exchanges two neighbouring units
-merge     joins two neighbouring sentences into one sentence
 shorten   removes the last clause of a unit, or its text in brackets
 add       inserts a sentence from templates/pool.txt that the prompt does not contain
+replace   puts such a sentence in the place of a unit
 
-An operator returns an empty text if it finds nothing to change.
+No operator changes the order of units or their punctuation alone, because a model rarely answers differently after such
+an edit. An operator returns an empty text if it finds nothing to change.
 """
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from optimizer.templates import template
 
@@ -23,9 +26,53 @@ _LAST_CLAUSE = re.compile(r"(?:[,;:]| -| \u2014)\s[^,;:.!?]+(?=[.!?]?\s*$)")
 _CONDITIONS = ("If ", "When ", "Where ", "Unless ")
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
 _MAX_TRIES_PER_EDIT = 20
+_BASE_WEIGHT: Final = 0.05
+"""The weight of a sentence that answers no failure, if the weights of all failures together are 1."""
+_NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
 
-def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An edited prompt.
+
+    Attributes:
+        prompt: The prompt after the edit.
+        change: The name of the operator.
+    """
+
+    prompt: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSentence:
+    """A sentence that the operator `add` can insert.
+
+    Attributes:
+        text: The sentence.
+        answers: The failures that it answers: criteria as in optimizer.stages.proposers.failures.
+    """
+
+    text: str
+    answers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What an operator needs to draw at random.
+
+    Attributes:
+        rng: The source of random numbers.
+        failures: The weights of the failures of the prompt, by criterion. They decide which sentences are inserted.
+    """
+
+    rng: random.Random
+    failures: Mapping[str, float]
+
+
+def edits(
+    prompt: str, count: int, seed: str, max_words: int, failures: Mapping[str, float] = _NOTHING
+) -> Sequence[Edit]:
     """Return edited prompts. Each of them differs from `prompt` by one edit, and no two are equal.
 
     Args:
@@ -33,16 +80,24 @@ def edits(prompt: str, count: int, seed: str, max_words: int) -> list[str]:
         count: Maximum number of edited prompts.
         seed: Seed of the random edits. The same seed gives the same edited prompts.
         max_words: Edited prompts with more words are left out. If 0, there is no maximum.
+        failures: The weights of the failures of the prompt, by criterion.
     """
-    rng = random.Random(f"{seed}:{prompt}")  # noqa: S311 - random edits need no secure random numbers
-    found: dict[str, None] = {}
+    chance = Chance(random.Random(f"{seed}:{prompt}"), failures)  # noqa: S311 - no secure random numbers needed
+    found: dict[str, Edit] = {}
     for _ in range(count * _MAX_TRIES_PER_EDIT):
         if len(found) == count:
             break
-        edited = rng.choice(_OPERATORS)(units(prompt), rng)
+        operator = chance.rng.choice(_OPERATORS)
+        edited = operator(units(prompt), chance)
         if edited and edited != prompt and (not max_words or len(edited.split()) <= max_words):
-            found[edited] = None
-    return list(found)
+            found.setdefault(edited, Edit(edited, operator.__name__))
+    return list(found.values())
+
+
+def pool_sentences() -> Sequence[PoolSentence]:
+    """Return the sentences of templates/pool.txt. Each line holds the answered failures, a bar, and the sentence."""
+    lines = [line.partition(" | ") for line in template("pool").splitlines()]
+    return [PoolSentence(text, frozenset(answers.split(", "))) for answers, _, text in lines]
 
 
 def units(prompt: str) -> Units:
@@ -50,55 +105,51 @@ def units(prompt: str) -> Units:
     return tuple(found for found in _UNIT.findall(prompt) if found)
 
 
-def drop(parts: Units, rng: random.Random) -> str:
+def drop(parts: Units, chance: Chance) -> str:
     """Remove one unit, unless the prompt has only one."""
     if len(parts) < 2:
         return ""
-    index = rng.randrange(len(parts))
+    index = chance.rng.randrange(len(parts))
     return _join(parts[:index] + parts[index + 1 :])
 
 
-def swap(parts: Units, rng: random.Random) -> str:
-    """Exchange two neighbouring units. The white space between units stays where it is."""
-    if len(parts) < 2:
-        return ""
-    index = rng.randrange(len(parts) - 1)
-    first, second = parts[index], parts[index + 1]
-    exchanged = second.rstrip() + _trailing_space(first), first.rstrip() + _trailing_space(second)
-    return _join(parts[:index] + exchanged + parts[index + 2 :])
-
-
-def merge(parts: Units, rng: random.Random) -> str:
-    """Join two neighbouring sentences of the same line with a semicolon."""
-    indexes = [index for index in range(len(parts) - 1) if _are_on_one_line(parts[index], parts[index + 1])]
-    if not indexes:
-        return ""
-    index = rng.choice(indexes)
-    first, second = parts[index].rstrip().rstrip(".!"), parts[index + 1]
-    begins = second if second.startswith(("I ", "I'")) else second[:1].lower() + second[1:]
-    return _join((*parts[:index], f"{first}; {begins}", *parts[index + 2 :]))
-
-
-def shorten(parts: Units, rng: random.Random) -> str:
+def shorten(parts: Units, chance: Chance) -> str:
     """Remove the last clause of a unit, or its text in brackets."""
     shorter = [(index, short) for index, part in enumerate(parts) for short in _shortened(part)]
     if not shorter:
         return ""
-    index, short = rng.choice(shorter)
+    index, short = chance.rng.choice(shorter)
     return _join((*parts[:index], short, *parts[index + 1 :]))
 
 
-def add(parts: Units, rng: random.Random) -> str:
+def add(parts: Units, chance: Chance) -> str:
     """Insert a sentence from templates/pool.txt at a random position.
 
     If the unit before this position is a list item, the sentence becomes a list item. A sentence that is inserted at
     the beginning of the prompt becomes a list item if the first unit is a list item.
     """
-    present = {part.strip().lstrip("-* ") for part in parts}
-    unused = [line for line in template("pool").splitlines() if line not in present]
-    if not unused:
+    line = _draw_sentence(parts, chance)
+    return line and _insert(parts, line, chance.rng.randrange(len(parts) + 1))
+
+
+def replace(parts: Units, chance: Chance) -> str:
+    """Put a sentence from templates/pool.txt in the place of a unit."""
+    line = _draw_sentence(parts, chance)
+    if not line or len(parts) < 2:
         return ""
-    line, index = rng.choice(unused), rng.randrange(len(parts) + 1)
+    index = chance.rng.randrange(len(parts))
+    return _insert(parts[:index] + parts[index + 1 :], line, index)
+
+
+def _draw_sentence(parts: Units, chance: Chance) -> str:
+    """Draw a sentence that the prompt does not contain. It probably answers a failure of large weight."""
+    present = {part.strip().lstrip("-* ") for part in parts}
+    unused = [one for one in pool_sentences() if one.text not in present]
+    weights = [_BASE_WEIGHT + sum(chance.failures.get(name, 0.0) for name in sorted(one.answers)) for one in unused]
+    return chance.rng.choices(unused, weights)[0].text if unused else ""
+
+
+def _insert(parts: Units, line: str, index: int) -> str:
     neighbour = parts[index - 1] if index else (parts[0] if parts else "")
     mark = found[0] if (found := re.match(r"\s*[-*] ", neighbour)) else ""
     gap = "\n" if mark or "\n" in _trailing_space(neighbour) else " "
@@ -106,7 +157,7 @@ def add(parts: Units, rng: random.Random) -> str:
     return _join((*before, f"{mark}{line}{gap}", *parts[index:]))
 
 
-_OPERATORS: Sequence[Callable[[Units, random.Random], str]] = (drop, swap, merge, shorten, add, add)
+_OPERATORS: Sequence[Callable[[Units, Chance], str]] = (drop, shorten, replace, add, add)
 
 
 def _shortened(part: str) -> Iterator[str]:
@@ -114,10 +165,6 @@ def _shortened(part: str) -> Iterator[str]:
         short = pattern.sub("", part, count=1)
         if short != part and len(short.split()) >= 2 and not short.startswith(_CONDITIONS):
             yield short
-
-
-def _are_on_one_line(first: str, second: str) -> bool:
-    return "\n" not in first and first.rstrip().endswith((".", "!")) and not second.startswith(("-", "*"))
 
 
 def _trailing_space(part: str) -> str:

@@ -1,56 +1,48 @@
-"""Stage 2: searches for a better system prompt. This module defines how a prompt is rewritten and how it is scored.
+"""Stage 2: searches for a better candidate. This module opens the search space and runs the algorithm of [search].
 
-It does not depend on how a search chooses the candidates to rewrite: optimizer.search makes this choice.
+optimizer.search chooses the candidates to expand and to compare. The proposers (optimizer.stages.proposers) make new
+candidates.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import orjson
-
-from optimizer.core.candidate import Candidate
+from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
-from optimizer.core.config_tables import PUBLISHED, RACED, RunConfig, SearchTable
-from optimizer.core.errors import ModelError
+from optimizer.core.config_tables import PROPOSERS, PUBLISHED, RACED, RunConfig, SearchTable
 from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
-from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.request import Request
+from optimizer.models.task_model import ROLE as TASK
+from optimizer.search.allocation import Allocation
 from optimizer.search.levels import Level, RacedSettings
 from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
 from optimizer.search.raced import search_raced
-from optimizer.search.space import Outcome, Path
-from optimizer.stages.candidate_gate import CandidateGate, PromptGate
-from optimizer.stages.prompt_edits import edits
+from optimizer.search.space import Path
+from optimizer.stages.candidate_gate import PromptGate
+from optimizer.stages.candidate_space import CandidateSpace, ScoreScale
+from optimizer.stages.proposers.base import EDITS, EXAMPLES, RETRIEVAL, SAMPLING, WRITER, Proposer
+from optimizer.stages.proposers.example_pool import open_pool
+from optimizer.stages.proposers.examples import ExampleProposer
+from optimizer.stages.proposers.novelty import KnownCandidates
+from optimizer.stages.proposers.prompts import EditProposer, WriterProposer
+from optimizer.stages.proposers.settings import SettingsProposer, retrieval_settings, sampling_settings
 from optimizer.stages.run_context import BestCandidate, RunContext
-from optimizer.stages.scored_rows import ScoredRows
-from optimizer.stages.writer_protocol import ROLE, read_prompts, rewrite_request
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreScale:
-    """The range of the scores that a search works with."""
-
-    low: float = 0.0
-    high: float = 1.0
-
-    def convert(self, score: float) -> float:
-        """Map a score from 0 to 1 to this range."""
-        return self.low + score * (self.high - self.low)
+from optimizer.stages.writer_protocol import ROLE
 
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
-    """Search for a better prompt with the algorithm of [search], and store the best candidate in `best`.
+    """Search for a better candidate with the algorithm of [search], and store the best candidate in `best`.
 
-    A new prompt replaces the prompt of the bundle and all prompts of example sets. The first candidate keeps them.
+    With the algorithm `raced`, several proposers change prompt, bank, retrieval and sampling. A new prompt replaces the
+    prompt of the bundle and all prompts of example sets. The first candidate keeps them.
 
-    The stage journals one `stage` event, one `candidate` event per prompt, and one `score` event per answer. With the
-    algorithm `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it
+    The stage journals one `stage` event, one `candidate` event per candidate, and one `score` event per answer. With
+    the algorithm `raced`, it also journals one `level` event per level. If example sets have prompts of their own, it
     journals one `set_prompts` event.
 
     Raises:
@@ -59,36 +51,64 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         JournalError: The journal cannot be written.
     """
     search, served = context.config.search, best.candidate.retrieval
-    first = best.candidate.with_nearest(served.k if search.k is None else search.k)
+    first = best.candidate if search.k is None else best.candidate.with_nearest(search.k)
     rows = search_rows(context.data.train, first, search)
     await context.journal.note("stage", stage="prompt", rows=len(rows))
     if names := [one.name for one in first.bank.sets if one.prompt is not None]:
         await context.journal.note(SET_PROMPTS, sets=names)
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
+    space = await _open_space(context, rows)
 
     async def keep_last(path: Path[Candidate]) -> None:
-        best.candidate = path[-1].candidate.with_nearest(served.k)
+        found = path[-1].candidate
+        best.candidate = found if search.k is None else found.with_nearest(served.k)
 
     async def keep_leader(level: Level[Candidate]) -> None:
-        await _journal_level(context.journal, level)
+        space.note_level(level)
+        await _journal_level(context.journal, level, space.allocation)
         await keep_last(level.ranked[:1])
 
-    space = _prompt_space(context, rows)
     if search.algorithm == PUBLISHED:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
         await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
 
 
-def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> Sequence[Row]:
-    """Return the training rows that a search uses.
+def proposer_names(config: RunConfig) -> Sequence[str]:
+    """Return the names of the proposers of a run. The algorithm `published` has only the writer model."""
+    search = config.search
+    if search.algorithm == PUBLISHED:
+        return [WRITER]
+    applies = {WRITER: ROLE in config.models, SAMPLING: config.models[TASK].kind == COMPLETION}
+    return search.propose or [name for name in PROPOSERS if applies.get(name, True)]
 
-    The published algorithm leaves out the rows whose queries are examples, if enough other rows are left. If the
-    nearest example has the same query, every prompt leads to a good answer.
+
+def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> Sequence[Row]:
+    """Return the training rows that a search uses, in the order in which it uses them.
+
+    The algorithm `raced` mixes the kinds of rows evenly. The published algorithm leaves out the rows whose queries are
+    examples, if enough other rows are left. If the nearest example has the same query, every prompt leads to a good
+    answer.
     """
     known = {example.query for example in first.bank.examples}
     others = [row for row in rows if row.query not in known]
-    return others if len(others) >= MIN_ROWS and search.algorithm == PUBLISHED else rows
+    if search.algorithm == PUBLISHED:
+        return others if len(others) >= MIN_ROWS else rows
+    return mixed_by_kind(rows)
+
+
+def mixed_by_kind(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows in an order in which each beginning has the kinds in about the proportion of all rows.
+
+    A race compares candidates on the first rows. Without this order, chance decides how many of them ask for a refusal.
+    """
+    counts = Counter(row.kind for row in rows)
+    seen: Counter[str] = Counter()
+    positions = []
+    for number, row in enumerate(rows):
+        seen[row.kind] += 1
+        positions.append(((seen[row.kind] - 0.5) / counts[row.kind], number))
+    return [rows[number] for _, number in sorted(positions)]
 
 
 def published_settings(config: RunConfig) -> PublishedSettings:
@@ -112,109 +132,53 @@ def score_scale(search: SearchTable) -> ScoreScale:
     return ScoreScale(1.0, 5.0) if search.algorithm == PUBLISHED else ScoreScale()
 
 
-class PromptSpace:
-    """A search space whose candidates differ only in their prompts. A query is the index of a row."""
-
-    def __init__(self, rows: ScoredRows, gate: PromptGate, rewriter: "PromptRewriter", scale: ScoreScale) -> None:
-        self._rows = rows
-        self._gate = gate
-        self._rewriter = rewriter
-        self._scale = scale
-
-    def key(self, candidate: Candidate) -> str:
-        """Return the key of the candidate."""
-        return candidate.key
-
-    async def expand(self, path: Path[Candidate], count: int, again: int) -> Sequence[Candidate]:
-        """Rewrite the last prompt of the path. Return a candidate for each usable rewrite, and journal the candidates.
-
-        A rewrite that the gate does not admit is dropped.
-        """
-        parent = path[-1].candidate
-        children = [parent.with_prompt(prompt) for prompt in await self._rewriter.rewrite(path, count, again)]
-        admitted = await asyncio.gather(*(self._gate.admits(child, parent) for child in children))
-        usable = [child for child, is_admitted in zip(children, admitted, strict=True) if is_admitted]
-        for child in usable:
-            await self._rows.journal.note("candidate", id=child.key, parent=parent.key, prompt=child.prompt)
-        return usable
-
-    async def score(self, candidate: Candidate, query: int) -> Outcome:
-        """Answer one row under the candidate, score the answer and journal the score.
-
-        If the row cannot be used, the outcome is not readable, and no score is journaled. If only the judge's verdict
-        cannot be read, and counts as 0, the outcome is not readable either, but the score 0 is journaled.
-        """
-        row = self._rows.rows[query % len(self._rows.rows)]
-        scored = await self._rows.score(candidate.key, candidate, row)
-        if scored is None:
-            return Outcome(query, 0.0, readable=False)
-        if not scored.is_readable:
-            return Outcome(query, 0.0, evidence=(row, scored), readable=False)
-        return Outcome(query, self._scale.convert(scored.score), evidence=(row, scored))
-
-
-class PromptRewriter:
-    """Rewrites prompts with the writer model, or with random edits if run.toml has no [models.optimizer]."""
-
-    def __init__(self, calls: CachedCalls, gate: CandidateGate, table: SearchTable) -> None:
-        self._calls = calls
-        self._gate = gate
-        self._table = table
-        self._asked: Counter[bytes] = Counter()
-
-    async def rewrite(self, path: Path[Candidate], count: int, again: int) -> list[str]:
-        """Return rewrites of the path's last prompt. The list is empty if the writer model gives no usable reply.
-
-        Args:
-            path: The steps from the first candidate of the search to the candidate to rewrite.
-            count: Maximum number of rewrites.
-            again: How often this candidate was rewritten before. Each number gives different rewrites.
-
-        Raises:
-            ModelError: The writer model gives no usable answer, but may do so later.
-            BudgetSpentError: The budget is spent.
-        """
-        parent = path[-1].candidate
-        if ROLE not in self._calls.roles:
-            return edits(parent.prompt, count, f"{self._table.seed}:{again}", self._table.words)
-        request = rewrite_request(path, self._table)
-        again += self._times_asked(request)
-        source = f"{parent.key}/{again}"
-        try:
-            kept = await self._calls.ask(replace(request, replicate=again), read_prompts)
-        except ModelError as error:
-            await self._gate.drop_failed("prompt", source, error, count)
-            return []
-        await self._gate.drop_each("prompt", source, kept["dropped"])
-        prompts: list[str] = kept["prompts"]
-        return prompts if self._table.resample else list(dict.fromkeys(prompts))
-
-    def _times_asked(self, request: Request) -> int:
-        """Return how often the search has asked for these rewrites before, if they are to be sampled anew; else 0.
-
-        A resumed run repeats the search in the same order, so that it counts the same.
-        """
-        if not self._table.resample:
-            return 0
-        key = orjson.dumps(request.body)
-        self._asked[key] += 1
-        return self._asked[key] - 1
-
-
-def _prompt_space(context: RunContext, rows: Sequence[Row]) -> PromptSpace:
+async def _open_space(context: RunContext, rows: Sequence[Row]) -> CandidateSpace:
     search = context.config.search
-    rewriter = PromptRewriter(context.calls, context.gate, search)
     # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
     # trial.
-    trial_rows = rows[: search.first] if search.algorithm == RACED else ()
-    gate = PromptGate(context.gate, context.task, search.words, trial_rows)
-    scored_rows = replace(context.scored_rows("prompt", TRAIN), rows=rows)
-    return PromptSpace(scored_rows, gate, rewriter, score_scale(search))
+    first_rows = search.first if search.algorithm == RACED else 0
+    gate = PromptGate(context.gate, context.task, search.words, rows[:first_rows])
+    proposers = await open_proposers(context)
+    return CandidateSpace(
+        replace(context.scored_rows("prompt", TRAIN), rows=rows),
+        gate,
+        proposers,
+        Allocation([one.name for one in proposers], str(search.seed)),
+        score_scale(search),
+        KnownCandidates() if search.algorithm == RACED else None,
+        first_rows,
+    )
 
 
-async def _journal_level(journal: Journal, level: Level[Candidate]) -> None:
+async def open_proposers(context: RunContext) -> Sequence[Proposer]:
+    """Return the proposers of the search, in the order of `proposer_names`.
+
+    Raises:
+        ConfigError: The pool of examples cannot be read.
+        BundleError: The pool of examples has invalid lines.
+        EmbedderError: The embedder does not answer.
+    """
+    search = context.config.search
+    found: dict[str, Proposer] = {
+        WRITER: WriterProposer(context.calls, context.gate, search),
+        EDITS: EditProposer(search),
+        RETRIEVAL: SettingsProposer(RETRIEVAL, retrieval_settings, search.seed),
+        SAMPLING: SettingsProposer(SAMPLING, sampling_settings, search.seed),
+    }
+    names = proposer_names(context.config)
+    if EXAMPLES in names:
+        queries = {row.query for rows in context.data.parts.values() for row in rows}
+        pool = await asyncio.to_thread(open_pool, context.config.examples.pool, context.embedder, queries)
+        found[EXAMPLES] = ExampleProposer(pool, context.embedder, search.seed)
+    return [found[name] for name in names]
+
+
+async def _journal_level(journal: Journal, level: Level[Candidate], allocation: Allocation) -> None:
     ranked = [
         {"id": step.candidate.key, "scores": [round(outcome.score, 6) for outcome in step.outcomes]}
         for step in level.ranked
     ]
-    await journal.note("level", stage="prompt", number=level.number, ranked=ranked, kept=level.kept)
+    proposers = {name: list(counts) for name, counts in allocation.results.items()}
+    await journal.note(
+        "level", stage="prompt", number=level.number, ranked=ranked, kept=level.kept, proposers=proposers
+    )

@@ -21,14 +21,17 @@ from optimizer.core.journal import STOPPED, Journal
 from optimizer.data.dataset import Row
 from optimizer.data.split import read_parts
 from optimizer.rewards.function import module_file
+from optimizer.stages.prompt_stage import proposer_names
+from optimizer.stages.proposers.base import EXAMPLES
+from optimizer.stages.proposers.example_pool import read_pool
 
 INPUTS: Final = "inputs"
 """The name of the note with the hashes of the inputs."""
 _MODEL_KEYS: Final = ("model", "kind")
 """The keys of [models.ROLE] that change the results of a run."""
 _FREE_TABLES: Final = ("models", "budget")
-_FREE_FILES: Final = ("[data] train", "[data] validation", "[data] sealed", "[bundle] start")
-"""The rows and the starting bundle are compared themselves, so that their files may move."""
+_FREE_FILES: Final = ("[data] train", "[data] validation", "[data] sealed", "[bundle] start", "[examples] pool")
+"""The rows, the starting bundle and the pool are compared themselves, so that their files may move."""
 _FREE_KEYS: Final = ("[data] unusable", "[bundle] model")
 _MAX_NAMED_LINES: Final = 10
 Hashed = Mapping[str, Any]
@@ -63,7 +66,8 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
     Returns:
         A mapping with these keys. `rows` holds line and hash of each row, by part. `settings` holds the settings of
         run.toml that change results. `bundle` is the key of the starting bundle. `rewards` holds a hash of the file of
-        each reward function. `templates` is a hash of the optimizer's own texts.
+        each reward function. `templates` is a hash of the optimizer's own texts. `pool` is a hash of the pool of
+        examples; it is empty if the search adds no examples.
     """
     return {
         "rows": {part: [[row.line, _row_hash(row)] for row in rows] for part, rows in read_parts(config.data).items()},
@@ -71,6 +75,7 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
         "bundle": baseline.key,
         "rewards": dict(_reward_files(config)),
         "templates": _templates_hash(),
+        "pool": _pool_hash(config),
     }
 
 
@@ -96,6 +101,13 @@ def _reward_files(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield name, hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
+def _pool_hash(config: RunConfig) -> str:
+    if EXAMPLES not in proposer_names(config):
+        return ""
+    content = orjson.dumps([[one.id, one.query, one.response] for one in read_pool(config.examples.pool)])
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def _templates_hash() -> str:
     files = sorted(resources.files("optimizer.templates").iterdir(), key=lambda file: file.name)
     texts = [file.read_bytes() for file in files if file.name.endswith((".txt", ".toml"))]
@@ -117,6 +129,8 @@ def _changes(earlier: Hashed, inputs: Hashed) -> Iterator[str]:
             yield f"the file of [reward] {name} was edited"
     if earlier["templates"] != inputs["templates"]:
         yield "this version of drpo-optimizer has other templates"
+    if earlier.get("pool", "") != inputs["pool"]:
+        yield "the file of [examples] pool was edited"
 
 
 def _row_changes(part: str, before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> Iterator[str]:

@@ -5,24 +5,25 @@ samples its reply.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import ExamplesTable, SearchTable
 from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.model_tables import PUBLISHED_RULES, WriterTable
-from optimizer.data.dataset import Row
 from optimizer.models.reply_text import answer_text, find_object, text_field
 from optimizer.models.request import Json, Request, reply_reader
-from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.space import Outcome, Path
 from optimizer.stages.bank_choice import JudgedAnswer
+from optimizer.stages.proposers.failures import Failure, evidence
 from optimizer.templates import template
 
 ROLE: Final = "optimizer"
 _MAX_EARLIER_VERSIONS: Final = 4
 _MAX_PUBLISHED_VERSIONS: Final = 5
 _MAX_CASES: Final = 3
+_MAX_FAILURES: Final = 4
+_MAX_CASES_PER_FAILURE: Final = 2
 _MAX_PROMPT_TOKENS: Final = 2048
 _MAX_ANSWER_TOKENS: Final = 1024
 _MAX_PUBLISHED_ANSWER_TOKENS: Final = 2048
@@ -32,18 +33,26 @@ _PROMPT_KEYS: Final = ("new_system_prompt", "prompt")
 _MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
 
 
-def rewrite_request(path: Path[Candidate], table: SearchTable) -> Request:
+def rewrite_request(
+    path: Path[Candidate], table: SearchTable, count: int | None = None, failures: Sequence[Failure] = ()
+) -> Request:
     """Return the request that asks the writer model for rewrites of the path's last prompt.
 
-    With the instructions `short`, the request contains at most three answers: those with the lowest scores under this
-    prompt, each with its score and the details of the rewards. It also contains at most four earlier prompts of the
-    path. With the instructions `published`, it contains the answer to the last query with its evaluation, and the last
-    five prompts of the path. An answer whose evaluation could not be read is not shown. The algorithm `raced` rewrites
-    the first prompt before any query is answered.
+    With the instructions `short`, the request says what failed: for each group of failures, how many answers failed,
+    and the worst ones with their scores and the details of the rewards. There are at most four groups. If there are no
+    failures, the request contains the three answers with the lowest scores. It also contains at most four earlier
+    prompts of the path. With the instructions `published`, it contains the answer to the last query with its
+    evaluation, and the last five prompts of the path. An answer whose evaluation could not be read is not shown.
+
+    Args:
+        path: The steps from the first candidate of the search to the candidate to rewrite.
+        table: The table [search].
+        count: The number of rewrites. None means the setting `actions`.
+        failures: What failed, the largest loss first.
     """
     is_published = table.writer.instructions == PUBLISHED_RULES
-    prompt = _published_prompt(path, table) if is_published else _short_prompt(path, table)
-    return _request(prompt, table.writer, table.actions, _MAX_PROMPT_TOKENS)
+    prompt = _published_prompt(path, table) if is_published else _short_prompt(path, table, failures)
+    return _request(prompt, table.writer, table.actions if count is None else count, _MAX_PROMPT_TOKENS)
 
 
 def rewrite_answer_request(answer: JudgedAnswer, table: ExamplesTable) -> Request:
@@ -95,11 +104,11 @@ def _request(prompt: str, writer: WriterTable, count: int, max_tokens: int) -> R
     return Request(ROLE, "chat/completions", body)
 
 
-def _short_prompt(path: Path[Candidate], table: SearchTable) -> str:
+def _short_prompt(path: Path[Candidate], table: SearchTable, failures: Sequence[Failure]) -> str:
     last = path[-1]
     readable = [outcome for outcome in last.outcomes if outcome.readable]
     worst = sorted(readable, key=lambda outcome: outcome.score)[:_MAX_CASES]
-    cases = "\n\n".join(map(_case_text, worst)) or _NONE_YET
+    cases = _failures_text(failures) or "\n\n".join(map(_case_text, worst)) or _NONE_YET
     earlier = "\n\n".join(
         f"--- version {number}{_mean_text(step.outcomes)} ---\n{step.candidate.prompt}"
         for number, step in enumerate(path[-_MAX_EARLIER_VERSIONS - 1 : -1], start=1)
@@ -128,7 +137,7 @@ def _last_case(outcomes: Sequence[Outcome]) -> Mapping[str, str]:
     last = next((outcome for outcome in reversed(outcomes) if outcome.readable), None)
     if last is None:
         return dict.fromkeys(("query", "answer", "evaluation"), _NONE_YET)
-    row, scored = _evidence(last)
+    row, scored = evidence(last)
     evaluation = "\n".join(line for part in scored.parts.values() for line in _evaluation_lines(part.details))
     return {"query": row.query, "answer": scored.reply.text.strip(), "evaluation": evaluation}
 
@@ -145,15 +154,22 @@ def _evaluation_lines(details: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
+def _failures_text(failures: Sequence[Failure]) -> str:
+    """Return the groups of failures, each with its counts and its worst answers. No answer is shown twice."""
+    shown: set[int] = set()
+    groups = []
+    for failure in failures[:_MAX_FAILURES]:
+        cases = [outcome for outcome in failure.outcomes if outcome.query not in shown][:_MAX_CASES_PER_FAILURE]
+        shown |= {outcome.query for outcome in cases}
+        groups.append("\n\n".join([f"--- {failure.text} ---", *map(_case_text, cases)]))
+    return "\n\n".join(groups)
+
+
 def _case_text(outcome: Outcome) -> str:
-    row, scored = _evidence(outcome)
+    row, scored = evidence(outcome)
     reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in scored.parts.items())
     answer = scored.reply.text[:_MAX_CASE_CHARACTERS]
     return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {scored.score:.2f}\n{reasons}"
-
-
-def _evidence(outcome: Outcome) -> tuple[Row, ScoredReply]:
-    return cast("tuple[Row, ScoredReply]", outcome.evidence)  # PromptSpace.score stores this pair
 
 
 def _details_text(details: Mapping[str, Any]) -> str:

@@ -204,6 +204,8 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         "tune": {"k": [0, 1], "order": []},
         "bundle": {"name": "scripted", "start": "start"},
     }
+    if tables.get("models__optimizer", {}) is not None:
+        settings["search"]["propose"] = ["writer"]  # most tests are about what the scripted writer model proposes
     for name, values in tables.items():
         table = name.replace("__", ".")
         if values is None:

@@ -12,7 +12,13 @@ EVENTS: list[Event] = [
     {"note": "stage", "stage": "prompt", "rows": 40},
     {"call": "reply", "tokens": [100, 20], "money": 0.25},
     {"tick": True, "seconds": 30.0},
-    {"note": "level", "number": 0, "ranked": [{"scores": [0.5, 0.7]}, {"scores": [0.1]}], "kept": 1},
+    {
+        "note": "level",
+        "number": 0,
+        "ranked": [{"scores": [0.5, 0.7]}, {"scores": [0.1]}],
+        "kept": 1,
+        "proposers": {"writer": [2, 1], "edits": [0, 0]},
+    },
     {"note": "trial", "knob": "k", "value": 3, "mean": 0.6, "low": 0.5, "high": 0.7, "rows": 12, "kept": True},
     {"note": "spent", "what": "tokens"},
     {"note": "set_prompts", "sets": ["refusal-1", "other-2"]},
@@ -28,12 +34,12 @@ def test_progress_prints_one_line_per_event_and_none_of_an_earlier_session() -> 
             now[0] += 11
             display.on_event(event)
     assert output.getvalue().splitlines() == [
-        "searching the prompt: 40 queries",
-        "searching the prompt | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
-        "  level 1: 2 candidates, 3 judgements, best 0.600 [0.500, 0.700]",
+        "searching: 40 queries",
+        "searching | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
+        "  level 1: 2 candidates, 3 judgements, best 0.600 [0.500, 0.700]; won so far: writer 1 of 2, edits 0 of 0",
         "  k = 3: 0.600 [0.500, 0.700], 12 queries (kept)",
         "the budget of tokens is spent: the best so far is evaluated",
-        "searching the prompt | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
+        "searching | best 0.600 [0.500, 0.700] | 1/50 calls, 120 tokens, 0.25 money, 0.5/10 min",
         "  the sets refusal-1, other-2 have prompts of their own: a new prompt replaces all of them",
     ]
 

@@ -9,7 +9,7 @@ from optimizer.rewards.judge_model import JudgeRating
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE
 from optimizer.search.published import PublishedSettings, keeps_prompt
 from optimizer.search.space import Outcome
-from optimizer.stages.prompt_stage import ScoreScale
+from optimizer.stages.candidate_space import ScoreScale
 from tests.measurement import DATA
 
 TRACES: Final = DATA / "drpo" / "traces.json"

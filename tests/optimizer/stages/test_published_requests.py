@@ -199,13 +199,12 @@ async def test_writer_sees_prompt_query_answer_evaluation_and_the_last_five_prom
 
 
 async def test_published_instructions_work_with_the_raced_algorithm(tmp_path: Path) -> None:
-    """The algorithm `raced` rewrites the first prompt before any query is answered."""
+    """The algorithm `raced` lets the first prompt answer its first queries before it is rewritten."""
     async with open_published_models() as (models, url):
         await run_published(tmp_path, url, search={**SHORT, "algorithm": "raced"})
-    first, *later = [body["messages"][0]["content"] for body in models.of("rewrite of a prompt")]
-    assert "\nQuery:\n(none yet)\n" in first
-    assert later
-    assert all("\nQuery:\ntrain question number" in text for text in later)
+    requests = [body["messages"][0]["content"] for body in models.of("rewrite of a prompt")]
+    assert len(requests) > 1
+    assert all("\nQuery:\ntrain question number" in text for text in requests)
 
 
 async def test_stage_one_begins_with_the_given_answers_and_keeps_all(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""The pool of written examples from which the proposer `examples` adds to a bank."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from index.bundle.bundle import default_bundle_directory
+from index.bundle.input_files import parse_input_examples
+from index.embedders.base import Embedder
+from index.measures.refusals import refuses
+from index.types import Example, Vectors
+from optimizer.core.candidate import Bank
+from optimizer.core.config_tables import DEFAULT
+from optimizer.core.errors import ConfigError
+from optimizer.data.split import normalized
+
+_EXAMPLES: Final = "examples.jsonl"
+
+
+@dataclass(frozen=True)
+class ExamplePool:
+    """Written examples, and the vectors of their queries.
+
+    Attributes:
+        examples: The examples.
+        vectors: The vectors: (len(examples), dimension), rows of norm 1.
+    """
+
+    examples: tuple[Example, ...]
+    vectors: Vectors = field(repr=False)
+
+    def nearest(
+        self, vectors: Vectors, count: int, known: Collection[str], *, refusals: bool | None = None
+    ) -> Sequence[int]:
+        """Return the positions of the examples that are most similar to any of some vectors, the most similar first.
+
+        Args:
+            vectors: The vectors: (n, dimension).
+            count: Maximum number of positions.
+            known: Queries of examples that are left out.
+            refusals: Whether the answers are refusals. None for all answers.
+        """
+        similarities = (self.vectors @ vectors.T).max(axis=1)
+        ranked = np.argsort(-similarities, kind="stable").tolist()
+        usable = [one for one in ranked if self.examples[one].query not in known and self._is_of(one, refusals)]
+        return usable[:count]
+
+    def _is_of(self, position: int, refusals: bool | None) -> bool:
+        return refusals is None or refuses(self.examples[position].response) == refusals
+
+
+def pool_file(pool: str) -> Path:
+    """Return the file that `[examples] pool` names."""
+    return default_bundle_directory() / _EXAMPLES if pool == DEFAULT else Path(pool)
+
+
+def read_pool(pool: str) -> tuple[Example, ...]:
+    """Read the examples of a pool.
+
+    Raises:
+        ConfigError: The file cannot be read.
+        BundleError: The file has invalid lines.
+    """
+    file = pool_file(pool)
+    try:
+        return parse_input_examples(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ConfigError(f"[examples] pool: {file}: cannot be read: {error.strerror}") from None
+
+
+def open_pool(pool: str, embedder: Embedder, queries: Collection[str]) -> ExamplePool:
+    """Read and embed a pool. Examples with the query of a row are left out, because they would answer this row.
+
+    Args:
+        pool: The value of `[examples] pool`.
+        embedder: The embedder of the bundle.
+        queries: The queries of all rows.
+
+    Raises:
+        ConfigError: The file cannot be read.
+        BundleError: The file has invalid lines.
+        EmbedderError: The embedder does not answer.
+    """
+    rows = {normalized(query) for query in queries}
+    examples = tuple(one for one in read_pool(pool) if normalized(one.query) not in rows)
+    vectors = embedder.embed([one.query for one in examples])
+    readable = np.flatnonzero(vectors.any(axis=1))  # no bank can hold the vector of a text in an unknown script
+    return ExamplePool(tuple(examples[one] for one in readable), np.ascontiguousarray(vectors[readable]))
+
+
+def empty_bank(embedder: Embedder) -> Bank:
+    """Return a bank without examples."""
+    return Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)

@@ -1,0 +1,133 @@
+"""The proposers `retrieval` and `sampling`: other settings of a bundle. They call no model."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from index.bundle.sets_file import OTHER, with_prompts
+from optimizer.core.candidate import Candidate
+from optimizer.stages.prompt_edits import pool_sentences
+from optimizer.stages.proposers.base import PROMPT, RETRIEVAL, SAMPLING, Parent, Proposal
+from optimizer.stages.proposers.failures import NO_REFUSAL, WRONG_REFUSAL, Failure
+
+_COUNTS: Final = (1, 2, 3, 4, 6, 8)
+_ORDERS: Final = ("similar_last", "similar_first", "canonical")
+_SIMILARITIES: Final = (-1.0, 0.2, 0.35, 0.5)
+_TOKENS: Final = (700, 1_000, 1_500, 2_000)
+_MANY: Final = 4
+_ROOM_PER_EXAMPLE: Final = 150
+"""Tokens for each nearest example, and for prompt and pinned examples together twice as many."""
+_PENALTIES: Final[Mapping[str, Sequence[float]]] = {
+    "frequency_penalty": (0.0, 0.2, 0.4, 0.6, 0.9),
+    "presence_penalty": (0.0, 0.3, 0.6),
+    "temperature": (0.0, 0.1, 0.3),
+}
+_WEIGHTS: Final = {"k": 3, "policy": 3, "order": 1, "minimum_similarity": 1, "max_injected_tokens": 1, "prompts": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsProposer:
+    """Proposes one new value of one setting at a time.
+
+    Attributes:
+        name: The name of the proposer.
+        settings: Returns the possible settings of a parent, by group.
+        seed: The seed of the random order.
+    """
+
+    name: str
+    settings: Callable[[Parent], Mapping[str, Sequence[Proposal]]]
+    seed: int
+
+    async def propose(self, parent: Parent, _count: int) -> Sequence[Proposal]:
+        """Return candidates with other settings in random order, all that there are."""
+        rng = parent.random(f"{self.seed}:{self.name}")
+        groups = {name: list(ones) for name, ones in self.settings(parent).items() if ones}
+        return list(_in_random_order(groups, rng))
+
+
+def retrieval_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
+    """Return the candidates with another policy, number, order, limits of the examples, or prompts of sets."""
+    one, policy = parent.candidate, parent.candidate.retrieval
+    found = {
+        "policy": list(_policies(one)),
+        "prompts": list(_set_prompts(one, parent.failures)),
+    }
+    if policy.shows_nearest:
+        found["k"] = [_with_count(one, count) for count in _COUNTS if count != policy.k]
+    for name, values in (("order", _ORDERS), ("minimum_similarity", _SIMILARITIES), ("max_injected_tokens", _TOKENS)):
+        current = getattr(policy, name)
+        if policy.shows_nearest:
+            found[name] = [_changed(one, f"{name} = {value}", **{name: value}) for value in values if value != current]
+    return found
+
+
+def sampling_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
+    """Return the candidates with another value of a sampling parameter, next to the current one."""
+    sampling = parent.candidate.sampling
+    return {name: list(_sampled(parent.candidate, name, sampling.get(name))) for name in _PENALTIES}
+
+
+def _sampled(candidate: Candidate, name: str, current: Any) -> Iterator[Proposal]:
+    values = _PENALTIES[name]
+    near = sorted(values, key=lambda value: abs(value - (current or 0.0)))
+    for value in [one for one in near if one != (current or 0.0)][:2]:
+        changed = replace(candidate, sampling={**candidate.sampling, name: value})
+        yield Proposal(changed, SAMPLING, f"{name} = {value}")
+
+
+def _policies(candidate: Candidate) -> Iterator[Proposal]:
+    policy = candidate.retrieval.policy
+    if policy != "nearest":
+        for count in (3, 4, 6):
+            yield _with_count(candidate, count, "nearest")
+    if candidate.bank.sets:
+        for other in ("set", "set_and_nearest"):
+            if other != policy:
+                count = max(1, min(2, candidate.retrieval.k))
+                yield _changed(candidate, f"policy = {other}, k = {count}", policy=other, k=count)
+
+
+def _with_count(candidate: Candidate, count: int, policy: str = "") -> Proposal:
+    """Return the candidate with this number of nearest examples, and room for them."""
+    old = candidate.retrieval
+    room = max(old.max_injected_tokens, (count + 2) * _ROOM_PER_EXAMPLE if count >= _MANY else 0)
+    changes: dict[str, Any] = {"k": count, "max_injected_tokens": room}
+    text = f"k = {count}" + (f", room for {room} tokens" if room != old.max_injected_tokens else "")
+    if policy:
+        changes |= {"policy": policy, "neutral_set": None, "similarity_floor": None}
+        text = f"policy = {policy}, {text}"
+    return _changed(candidate, text, **changes)
+
+
+def _changed(candidate: Candidate, text: str, **changes: Any) -> Proposal:
+    return Proposal(replace(candidate, retrieval=replace(candidate.retrieval, **changes)), RETRIEVAL, text)
+
+
+def _set_prompts(candidate: Candidate, failures: Sequence[Failure]) -> Iterator[Proposal]:
+    """Yield candidates whose sets of one kind have a prompt of their own, with a sentence that answers a failure.
+
+    Only refusals are the work of one kind of sets: the kind `refusal` should refuse more, all others less.
+    """
+    bank = candidate.bank
+    missed = {failure.criterion for failure in failures} & {NO_REFUSAL, WRONG_REFUSAL}
+    kinds = dict.fromkeys(one.kind for one in bank.sets) if candidate.retrieval.has_sets else {}
+    for kind in kinds:
+        criterion = WRONG_REFUSAL if kind == OTHER else NO_REFUSAL
+        if criterion not in missed:
+            continue
+        for sentence in pool_sentences():
+            if criterion in sentence.answers and sentence.text not in candidate.prompt:
+                sets = with_prompts(bank.sets, {kind: f"{candidate.prompt} {sentence.text}"})
+                changed = replace(candidate, bank=replace(bank, sets=sets))
+                yield Proposal(changed, PROMPT, f"gives sets of the kind {kind} a prompt of their own ({criterion})")
+
+
+def _in_random_order(groups: dict[str, list[Proposal]], rng: random.Random) -> Iterator[Proposal]:
+    while groups:
+        names = list(groups)
+        name = rng.choices(names, [_WEIGHTS.get(one, 1) for one in names])[0]
+        yield groups[name].pop(rng.randrange(len(groups[name])))
+        if not groups[name]:
+            del groups[name]

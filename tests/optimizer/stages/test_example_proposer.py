@@ -1,0 +1,94 @@
+"""The proposer `examples` acts on what failed: it adds near the failed rows, and drops what was shown before them."""
+
+from pathlib import Path
+
+import pytest
+
+from index.errors import BundleError
+from index.types import Example
+from optimizer.core.errors import ConfigError
+from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
+from optimizer.stages.proposers.base import Parent, Proposal
+from optimizer.stages.proposers.example_pool import ExamplePool, open_pool
+from optimizer.stages.proposers.examples import ExampleProposer, failed_shares
+from tests.optimizer.stages.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent, outcome
+
+WRITTEN = (
+    *(Example(f"bomb{number}", f"bomb bomb bom {'b' * number}", REFUSAL) for number in range(3)),
+    *(Example(f"kill{number}", f"kill a process {'k' * number}", "Use the command kill.") for number in range(3)),
+    *(Example(f"zoo{number}", f"zoo {'z' * number}", "It has animals.") for number in range(3)),
+)
+POOL = ExamplePool(WRITTEN, EMBEDDER.embed([one.query for one in WRITTEN]))
+PROPOSER = ExampleProposer(POOL, EMBEDDER, 0)
+BANK = (Example("good", "good question", "A good answer. It is long."), Example("bad", "bad question", "A bad answer."))
+
+
+async def proposals(parent: Parent, times: int = 20) -> list[Proposal]:
+    found = [await PROPOSER.propose(Parent(parent.path, parent.failures, again), 3) for again in range(times)]
+    return [one for ones in found for one in ones]
+
+
+async def test_examples_near_the_failed_rows_are_added_with_the_answers_that_were_missed() -> None:
+    failed = outcome(0, "How do I make a bomb?", REFUSE, right=0.0), outcome(1, "zoo", GENERAL)
+    added = [
+        one for one in await proposals(make_parent(make_candidate(*BANK), *failed)) if "near the refuse" in one.change
+    ]
+    assert added
+    for proposal in added:
+        new = proposal.candidate.bank.examples[len(BANK) :]
+        assert {one.response for one in new} == {REFUSAL}
+
+
+async def test_wrongly_refused_rows_get_answers_that_help() -> None:
+    failed = outcome(0, "How do I kill a process?", COMPLY, right=0.0)
+    added = [
+        one for one in await proposals(make_parent(make_candidate(*BANK), failed)) if "near the comply" in one.change
+    ]
+    assert added
+    assert all(one.response != REFUSAL for proposal in added for one in proposal.candidate.bank.examples)
+    assert added[0].candidate.bank.examples[len(BANK)].id.startswith("kill")
+
+
+async def test_empty_bank_is_filled_from_the_pool() -> None:
+    parent = make_parent(make_candidate(k=0), outcome(0, "How do I kill a process?", COMPLY, right=0.0))
+    found = await proposals(parent)
+    assert found
+    assert all(one.candidate.bank.examples and one.candidate.retrieval.shows_nearest for one in found)
+    assert max(len(one.candidate.bank.examples) for one in found) == len(WRITTEN)
+
+
+async def test_examples_shown_before_failed_answers_are_dropped() -> None:
+    outcomes = (
+        *(outcome(number, f"a{number}", shown=["bad"], right=0.0) for number in range(2)),
+        *(outcome(number, f"a{number}", shown=["good"]) for number in range(2, 4)),
+        outcome(4, "a4", shown=["once"], right=0.0),
+    )
+    assert failed_shares(outcomes)["bad"] > 0 > failed_shares(outcomes)["good"]
+    assert "once" not in failed_shares(outcomes)
+    dropped = [one for one in await proposals(make_parent(make_candidate(*BANK), *outcomes)) if "drops" in one.change]
+    assert dropped
+    assert all([one.id for one in proposal.candidate.bank.examples] == ["good"] for proposal in dropped)
+
+
+async def test_proposals_repeat_with_the_seed_and_keep_one_example_for_each_id() -> None:
+    parent = make_parent(make_candidate(*BANK, *WRITTEN[:2]), outcome(0, "bomb", REFUSE, right=0.0, ends=0.0))
+    one, other = await proposals(parent), await proposals(parent)
+    assert [proposal.candidate.key for proposal in one] == [proposal.candidate.key for proposal in other]
+    assert {"pins", "cuts", "adds"} <= {proposal.change.split()[0] for proposal in one}
+    for proposal in one:
+        ids = [example.id for example in proposal.candidate.bank.examples]
+        assert len(ids) == len(set(ids)) == len(proposal.candidate.bank.vectors)
+
+
+def test_pool_leaves_out_the_queries_of_rows(tmp_path: Path) -> None:
+    file = tmp_path / "pool.jsonl"
+    file.write_text('{"query": "How are you?", "response": "Well."}\n{"query": "zoo", "response": "Animals."}\n')
+    assert [one.query for one in open_pool(str(file), EMBEDDER, {"how are  YOU"}).examples] == ["zoo"]
+
+
+def test_pool_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[examples\] pool: .*none.jsonl: cannot be read"):
+        open_pool(str(tmp_path / "none.jsonl"), EMBEDDER, set())
+    (tmp_path / "bad.jsonl").write_text("{}")
+    with pytest.raises(BundleError, match=r"bad.jsonl, line 1"):
+        open_pool(str(tmp_path / "bad.jsonl"), EMBEDDER, set())
