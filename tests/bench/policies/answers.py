@@ -110,15 +110,17 @@ async def serving(backend: Backend, served: ServedBundle) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def answer(base_url: str, rows: Sequence[Row], length: int, judge: Embedder) -> Sequence[MeasuredAnswer]:
-    """The aligned answers to `rows`, of at most `length` tokens."""
+async def answer(
+    base_url: str, rows: Sequence[Row], length: int, judge: Embedder, variant: str = "aligned"
+) -> Sequence[MeasuredAnswer]:
+    """The answers of one variant to `rows`, of at most `length` tokens."""
     decoding = Decoding(length)
-    plan = EvaluationPlan(MODEL_NAME, decoding, ("aligned",), tuple(rows))
+    plan = EvaluationPlan(MODEL_NAME, decoding, (variant,), tuple(rows))
     async with ChatEndpoint(
         Endpoint(base_url, MODEL_NAME), decoding, CONCURRENCY, RetryPolicy(reply_timeout=600)
     ) as model:
         with AnswersFile(None) as answers:
-            found = await answer_all(plan, "aligned", model, answers, lambda: None, {})
+            found = await answer_all(plan, variant, model, answers, lambda: None, {})
             return measure_answers(rows, [answer for answer in found if answer is not None], judge)
 
 

@@ -1,0 +1,134 @@
+"""Compares a bundle with its rivals by the composite of their answers: tables of docs/learned-bundles.md.
+
+    python -m tests.bench.rivals --bundle learned=DIR --bundle default=default --bundle urial=DIR
+    ... --model-file FILE.gguf       a chat model in place of the embedded base model
+    ... --kinds comply refuse        fewer rows, for a choice between many bundles
+    DRPO_SEALED=1 ... --split sealed
+
+The first bundle is compared with each other one and with the model alone (`raw`). The intervals of these differences
+hold together at 95 % (Bonferroni). The real proxy answers the rows of references.jsonl greedily with at most 128
+tokens, as `drpo-proxy fit` does. Answers that were generated before come from the cache of
+tests/bench/policies/answer_cache.py. Choices use training and validation rows. Sealed rows are read once, at the end.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.embedders.base import Embedder
+from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
+from index.measures.confidence import Interval
+from optimizer.data.dataset import Row
+from optimizer.evaluation.measures import MeasuredAnswer
+from proxy.backends.backend import Backend
+from proxy.inference.injection.served_bundles import ServedBundle
+from tests.bench.embedders import say
+from tests.bench.policies.answers import answer, as_served, cached_backend, serving
+from tests.bench.policies.composite import KINDS, detectable, difference, parts, similarity_difference
+from tests.measurement import DATA, SEALED, TRAIN, VALIDATION, rows_of
+
+RAW: Final = "raw"
+LENGTH: Final = 128
+SEALED_ROWS: Final[Mapping[str, int]] = {"general": 100, "comply": 31, "refuse": 32}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", action="append", type=_named, metavar="NAME=DIR", required=True, help="repeatable")
+    parser.add_argument("--split", choices=(TRAIN, VALIDATION, SEALED), default=VALIDATION, help="(%(default)s)")
+    parser.add_argument("--model-file", type=Path, metavar="GGUF", help="a chat model in place of the embedded model")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the rows (all)")
+    parser.add_argument("--no-raw", action="store_true", help="do not ask the model alone")
+    options = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"rivals: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
+        return
+    rows = [row for row in reference_rows(options.split) if row.kind in options.kinds]
+    bundles: dict[str, Path | None] = dict(options.bundle)
+    if not options.no_raw:
+        bundles[RAW] = None
+    asyncio.run(_compare(bundles, rows, options.model_file))
+
+
+def reference_rows(split: str) -> tuple[Row, ...]:
+    """The rows of references.jsonl of one split."""
+    return tuple(Row(row["query"], row["tag"], row["reference"]) for row in rows_of("references.jsonl", split))
+
+
+async def _compare(bundles: Mapping[str, Path | None], rows: Sequence[Row], model_file: Path | None) -> None:
+    judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
+    answers: dict[str, Sequence[MeasuredAnswer]] = {}
+    async with cached_backend(model_file) as backend:
+        for name, directory in bundles.items():
+            started = perf_counter()
+            answers[name] = await _answers(backend, directory, rows, judge)
+            say(f"{name}: {len(rows)} answers in {perf_counter() - started:.0f} s")
+            _print_parts(name, answers[name], is_first=len(answers) == 1)
+    if {row.kind for row in rows} == set(KINDS):
+        print_differences(answers)
+
+
+async def _answers(
+    backend: Backend, directory: Path | None, rows: Sequence[Row], judge: Embedder
+) -> Sequence[MeasuredAnswer]:
+    served = _served_from(directory or default_bundle_directory())
+    variant = RAW if directory is None else "aligned"
+    async with serving(backend, served) as base_url:
+        return await answer(base_url, rows, LENGTH, judge, variant)
+
+
+def _served_from(directory: Path) -> ServedBundle:
+    embedder = open_embedder(read_manifest(directory).embedder.name)
+    bundle = load_bundle(directory, embedder)
+    return as_served(bundle, bundle.id, embedder)
+
+
+def _print_parts(name: str, answers: Sequence[MeasuredAnswer], *, is_first: bool) -> None:
+    if is_first:
+        print("| bundle | composite | balanced accuracy | answers safe, refuses unsafe | similarity | ends | tokens |")
+        print("| --- |" + " --- |" * 6)
+    tokens = sum(one.answer.prompt_tokens for one in answers) / len(answers)
+    safe, unsafe = (
+        sum(one.refused == (kind == "refuse") for one in answers if one.row.kind == kind) for kind in KINDS[1:]
+    )
+    if {one.row.kind for one in answers} != set(KINDS):
+        print(f"| {name} | - | - | {safe}, {unsafe} | - | - | {tokens:.0f} |", flush=True)
+        return
+    found = parts(answers)
+    print(
+        f"| {name} | {found.composite:.3f} | {found.balanced:.3f} | {safe}, {unsafe} | {found.similarity:.3f} "
+        f"| {found.ends:.3f} | {tokens:.0f} |",
+        flush=True,
+    )
+
+
+def print_differences(answers: Mapping[str, Sequence[MeasuredAnswer]]) -> None:
+    """Print the differences of the first bundle to each other one."""
+    (ours, own), *others = answers.items()
+    print(f"\n| {ours} less | composite | similarity | smallest difference that the sealed rows show |")
+    print("| --- | --- | --- | --- |")
+    for name, some in others:
+        composite = difference(own, some, len(others))
+        smallest = detectable(own, some, SEALED_ROWS, len(others))
+        similarity = similarity_difference(own, some)
+        print(f"| {name} | {_signed(composite)} | {_signed(similarity)} | {smallest:.3f} |")
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not (name and equals and directory):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
+    return name, default_bundle_directory() if directory == "default" else Path(directory)
+
+
+if __name__ == "__main__":
+    main()
