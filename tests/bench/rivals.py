@@ -39,7 +39,7 @@ SEALED_ROWS: Final[Mapping[str, int]] = {"general": 100, "comply": 31, "refuse":
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", action="append", type=_named, metavar="NAME=DIR", required=True, help="repeatable")
+    parser.add_argument("--bundle", action="append", type=_named, metavar="NAME=DIR", help="repeatable (the default)")
     parser.add_argument("--split", choices=(TRAIN, VALIDATION, SEALED), default=VALIDATION, help="(%(default)s)")
     parser.add_argument("--model-file", type=Path, metavar="GGUF", help="a chat model in place of the embedded model")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the rows (all)")
@@ -49,7 +49,7 @@ def main() -> None:
         print(f"rivals: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
     rows = [row for row in reference_rows(options.split) if row.kind in options.kinds]
-    bundles: dict[str, Path | None] = dict(options.bundle)
+    bundles: dict[str, Path | None] = dict(options.bundle or [("default", default_bundle_directory())])
     if not options.no_raw:
         bundles[RAW] = None
     asyncio.run(_compare(bundles, rows, options.model_file))
