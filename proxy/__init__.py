@@ -1,1 +1,1 @@
-"""Serves a bundle: OpenAI requests in, OpenAI replies out. Knows nothing of how the bundle was learned."""
+"""Serves models with their bundles through OpenAI's API. The package does not depend on how a bundle was made."""

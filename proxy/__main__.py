@@ -104,12 +104,12 @@ def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
         default="serve",
         help="what to do, as shown above [serve]",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it is (new-key alone)")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the client that gets the key (only for new-key)")
     values, namespace = read_flags(arguments, process_environment(), parser)
     if namespace.command == "fit":
-        parser.error("fit comes first: drpo-proxy fit --backend URL ...")
+        parser.error("Write fit before all flags: drpo-proxy fit --backend URL ...")
     if (namespace.command == "new-key") != bool(namespace.name):
-        parser.error("new-key takes a NAME, and nothing else does")
+        parser.error("new-key needs a NAME. The other commands take no NAME.")
     return values, namespace.command, namespace.name or ""
 
 
@@ -130,7 +130,9 @@ def _announcer(console: Console) -> Announce:
 
 
 def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print which models are served and how to call them, and warn of doubtful kinds and of bundles of other models.
+    """Print which models are served and how to call them.
+
+    Print a warning if the kind of a model is doubtful, and if no backend lists the model of a bundle.
 
     If no model is served, print only which backends the server waits for.
     """
@@ -142,7 +144,7 @@ def _announce(console: Console, base_url: str, admin_url: str | None, status: St
         return
     for name in sorted(set(status.bundled) - set(status.models)):
         listed = ", ".join(status.models)
-        warning = f"No backend lists {name}, which a bundle is for. Listed: {listed}. Say --bundle MODEL=DIR."
+        warning = f"A bundle is for {name}, but backends list only {listed}. Choose one with --bundle MODEL=DIR."
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
     console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
 
@@ -154,7 +156,7 @@ def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
     """
     aligned = next((name for name in status.bundled if name in status.models), None)
     model = aligned or status.models[0]
-    raw = f"or, nothing injected,  {model}@{RAW}" if aligned else "(nothing is injected: it has no bundle)"
+    raw = f"or {model}@{RAW} (without injection)" if aligned else "(without injection: it has no bundle)"
     keys = "a key of --api-keys-file" if status.keyed else "any API key"
     admin = _ADMIN.format(admin_url) if admin_url else ""
     return f"""

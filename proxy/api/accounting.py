@@ -24,7 +24,7 @@ def account_for(
         gateway: The parts that serve requests, with the metrics and the experiments.
         request: The request.
         reply: The result of the request.
-        assignment: The experiments that the request is in, and its arm in each; None if it is in no experiment.
+        assignment: The request's arm in each of its experiments; None if it is in no experiment.
         sample: The data that the shadow judge needs to compare the reply; None if the request was not sampled.
     """
     _count(gateway.metrics, request, reply)
@@ -45,7 +45,7 @@ def account_for_refusal(
     Args:
         metrics: The metrics of this process.
         route: The path of the endpoint. All paths that are not served share one fixed name.
-        method: The HTTP method; None if it is not a known one.
+        method: The HTTP method; None if it is not a standard method.
         meant: The path that the client probably meant; None if it is unknown.
         error: The error that the client gets.
         request_id: The id of the request.

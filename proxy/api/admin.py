@@ -1,8 +1,8 @@
-"""Serves the admin listener: endpoints for the server's operator, on a separate address from the users' endpoints.
+"""Serves the admin listener: endpoints for the operator, on another address than the endpoints for clients.
 
-If the listener has a loopback address, an attacker can reach it only through a browser on this machine: a page of
-another site may make the browser send requests to the address, or to a host name that resolves to the address. So the
-listener then refuses requests whose Host or Origin header does not name this machine.
+If the listener has a loopback address, a remote attacker can reach it only through a browser on this machine. A page of
+another site may make the browser send requests to this address, or to a host name that resolves to it. With a loopback
+address, the listener therefore refuses requests whose Host or Origin header does not name this machine.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Reloaded:
 
 
 Reload = Callable[[], Awaitable[Reloaded]]
-"""A function that loads bundles, keys and experiments again, and then replaces those in use by the new ones.
+"""A function that loads bundles, keys and experiments again. If all are valid, they replace those in use.
 
 If it raises DrpoError, the server keeps the bundles, keys and experiments that were in use before the call.
 """
@@ -63,6 +63,10 @@ class Controls:
 
 
 CONTROLS: Final = web.AppKey("controls", Controls)
+_FOREIGN_ORIGIN: Final = (
+    "The headers Host and Origin of a request to the admin listener must name this machine. Call the listener by its "
+    "address or by localhost."
+)
 
 
 @asynccontextmanager
@@ -129,5 +133,5 @@ async def _refuse_foreign_origins(request: web.Request, handler: Handler) -> web
     is_same_origin = request.headers.get("Origin") in (None, f"http://{request.host}")
     local_address = request.get_extra_info("sockname")
     if is_loopback(local_address[0]) and not (is_loopback(host) and is_same_origin):
-        return error_response(ForbiddenError("The admin listener answers this machine's own name and pages alone."))
+        return error_response(ForbiddenError(_FOREIGN_ORIGIN))
     return await handler(request)

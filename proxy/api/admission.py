@@ -23,7 +23,7 @@ from proxy.core.shared_state import SharedState
 from proxy.openai.exact_numbers import decode as decode_exactly
 
 _QUEUE_TIMEOUT: Final = 10.0  # seconds
-_POLL_INTERVAL: Final = 0.01  # seconds; this worker gets no signal when another worker releases a slot
+_POLL_INTERVAL: Final = 0.01  # seconds; a worker polls, because it gets no signal when another worker releases a slot
 
 
 class Admission:
@@ -36,7 +36,7 @@ class Admission:
     Attributes:
         limits: The limits on requests.
         draining: An event that is set when the server shuts down. From then on, new requests are refused.
-        idle: An event that is set while this worker has no request in flight and none that waits.
+        idle: An event that is set while this worker neither serves a request nor lets one wait.
         queued: The number of requests that wait in this worker.
     """
 
@@ -64,7 +64,7 @@ class Admission:
             OverloadedError: The queue is full, or no slot became free within 10 seconds.
         """
         if self.draining.is_set():
-            raise DrainingError("The server is shutting down: send the request to another one.")
+            raise DrainingError("The server is shutting down. Send the request to another server.")
         if self.queued or not self._take_slot():
             await self._wait_in_queue()
 
@@ -73,7 +73,7 @@ class Admission:
 
     async def _wait_in_queue(self) -> None:
         if self.queued >= self.limits.max_queue:
-            raise OverloadedError("Too many requests in flight: try again in a moment.")
+            raise OverloadedError("Too many requests are in flight. Try again in a moment.")
         self.queued += 1
         self._metrics.queued.inc()
         self.idle.clear()
@@ -82,7 +82,9 @@ class Admission:
                 while not self._take_slot():
                     await self._wait_for_release()
         except TimeoutError as error:
-            raise OverloadedError(f"No place came free within {_QUEUE_TIMEOUT:g} s: try again in a moment.") from error
+            raise OverloadedError(
+                f"Too many requests in flight: no slot became free within {_QUEUE_TIMEOUT:g} s. Try again in a moment."
+            ) from error
         finally:
             self.queued -= 1
             self._metrics.queued.dec()
@@ -124,7 +126,7 @@ async def read_body(request: web.Request, limits: AdmissionSettings) -> bytes:
         SlowRequestError: The body did not arrive within `limits.read_timeout`.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaError("Compressed bodies are not accepted: send it without Content-Encoding.")
+        raise UnsupportedMediaError("Compressed bodies are not accepted. Send the body uncompressed.")
     if (request.content_length or 0) > limits.max_body_bytes:
         raise _too_large(limits)
     if request.content.is_eof():  # the whole body has arrived: no timer is needed
@@ -183,7 +185,7 @@ def _decode_repaired(data: bytes, decode: Callable[[bytes], Any]) -> Any:
     try:
         return decode(data)
     except orjson.JSONDecodeError:
-        data.decode()  # raises an error that names the wrong byte
+        data.decode()  # if the data is not UTF-8, raises UnicodeDecodeError, which gives the position
         if (repaired := repaired_json(data)) == data:
             raise
     return decode(repaired)

@@ -1,6 +1,6 @@
 """Defines the routes, and creates the parts that serve them. Read this module first.
 
-A request takes this path; the routes are in this module:
+Each request passes through these parts. This module defines the routes:
 
     socket -> routes -> handlers.handle -> admission -> planner -> backend -> reply -> client
 """
@@ -90,7 +90,7 @@ async def open_gateway(
 
 
 def create_app(gateway: Gateway, cors_origins: Sequence[str] = ()) -> web.Application:
-    """Create the application with all routes of the users' address."""
+    """Create the application with all routes of the address for clients."""
     app = web.Application(middlewares=[_answer_preflight, _refuse_wrong_path])
     app[GATEWAY], app[CORS_ORIGINS] = gateway, frozenset(cors_origins)
     app.on_response_prepare.append(_add_headers)
@@ -127,12 +127,12 @@ def _with_authentication(handler: Handler) -> Handler:
 async def feedback(request: web.Request) -> web.Response:
     """POST /v1/feedback: store one piece of feedback.
 
-    The answer is 200 only after the store has committed the feedback, and 503 if the store cannot. Feedback does not
-    count as a request in flight, so it never waits in the queue.
+    The answer is 200 only after the store has committed the feedback. It is 503 if the store cannot commit it now. A
+    request with feedback does not count as a request in flight, so it never waits in the queue.
     """
     gateway = request.app[GATEWAY]
     if gateway.experiments is None:
-        raise UnknownRouteError("Feedback is not kept here: the server was started without --store and --experiment.")
+        raise UnknownRouteError("This server stores no feedback, because it was started without --store.")
     limits = replace(gateway.admission.limits, max_body_bytes=MAX_BODY_BYTES)
     body = parse_json(request, await read_body(request, limits), orjson.loads)
     one = parse_feedback(body, time.time(), gateway.experiments.rated_metrics)
@@ -141,7 +141,7 @@ async def feedback(request: web.Request) -> web.Response:
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: list the models of all backends, and for each model one more entry per variant suffix."""
+    """GET /v1/models: list the models of all backends. Each model has one more entry for each variant suffix."""
     pool, cards = request.app[GATEWAY].pool, _all_cards(request.app[GATEWAY])
     if not cards and not pool.healthy:
         raise unlisted_model(pool.backends, None, "No backend lists a model.")
@@ -154,7 +154,7 @@ async def show_model(request: web.Request) -> web.Response:
         if card["id"] == request.match_info["id"]:
             return json_response(card)
     backends, name = request.app[GATEWAY].pool.backends, request.match_info["id"]
-    raise unlisted_model(backends, name, "No backend lists this model: see GET /v1/models.")
+    raise unlisted_model(backends, name, "No backend lists this model. See GET /v1/models for the listed models.")
 
 
 def _all_cards(gateway: Gateway) -> list[Mapping[str, object]]:
@@ -190,7 +190,7 @@ def unready_reasons(gateway: Gateway) -> list[str]:
         return ["shutting down"]
     if not gateway.pool.healthy:
         waits = is_undecided(gateway.pool.backends, None)
-        return ["it is not known yet whether the models take chat" if waits else "no backend answers"]
+        return ["the kind of the models is not known yet: chat or completion" if waits else "no backend answers"]
     if gateway.bundles and not gateway.bundles.keys() & gateway.pool.models.keys():
         return ["no backend serves a model that has a bundle"]
     return []
@@ -208,7 +208,7 @@ async def openapi_page(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _refuse_wrong_path(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer requests for unknown paths and methods with an error that names the right ones. Count and log them."""
+    """Answer requests for unknown paths and methods with an error that names the right ones, and record them."""
     try:
         return await handler(request)
     except web.HTTPMethodNotAllowed as refused:
@@ -247,9 +247,10 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
 
 
 def _allowed_origin(request: web.Request) -> str | None:
-    """Return the origin that the reply allows: the request's, or `*` for any; None if the operator allows neither.
+    """Return the origin that the reply allows: the request's origin, or `*` if the operator allows any origin.
 
-    With `*`, browsers send no cookies and no other credentials of their own. A page may still send an API key.
+    Return None if the operator does not allow the request's origin. With `*`, browsers do not send cookies or other
+    credentials of their own. A page may still send an API key.
     """
     allowed, origin = request.app[CORS_ORIGINS], request.headers.get("Origin")
     if origin is not None and ANY_ORIGIN in allowed:

@@ -73,9 +73,9 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     keys = tuple(_parse(f"--api-keys-file {file}, line {number}", words) for number, words in numbered)
     for what, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
         if len(set(values)) != len(values):
-            raise StartupError(f"--api-keys-file {file}: the same {what} stands there twice.")
+            raise StartupError(f"--api-keys-file {file}: two lines have the same {what}. Remove one of them.")
     if not keys:
-        raise StartupError(f"--api-keys-file {file}: holds no key; `drpo-proxy new-key NAME` makes one.")
+        raise StartupError(f"--api-keys-file {file}: contains no key. Make one with `drpo-proxy new-key NAME`.")
     return keys
 
 
@@ -86,7 +86,8 @@ def _parse(place: str, words: Sequence[str]) -> Key:
     for word in words[2:]:
         name, _, value = word.partition("=")
         if name not in _LIMITS or not value.isdecimal() or int(value) == 0:
-            raise StartupError(f"{place}: expected {' or '.join(f'{limit}=N' for limit in _LIMITS)}, N at least 1.")
+            limits_text = " or ".join(f"{limit}=N" for limit in _LIMITS)
+            raise StartupError(f"{place}: expected {limits_text} after the hash, where N is at least 1.")
         limits[name] = int(value)
     return Key(words[0], bytes.fromhex(words[1]), **limits)
 
@@ -103,7 +104,11 @@ class Bucket:
         self._cells = cells
 
     def fill(self, now: float) -> None:
-        """Raise the level by the amount that has been gained since the last call. now: the time in seconds."""
+        """Raise the level by the amount that has been gained since the last call.
+
+        Args:
+            now: The time in seconds.
+        """
         level, at = self._cells
         gained = max(0.0, now - at) * self.per_minute / _MINUTE
         self._cells[0], self._cells[1] = min(float(self.per_minute), level + gained), now
@@ -111,7 +116,7 @@ class Bucket:
     def wait(self, amount: float) -> float:
         """Return the seconds until the level reaches `amount`; 0 if the level is high enough now.
 
-        An amount above the capacity is replaced by the capacity. Otherwise a request for it could never be admitted.
+        An amount above the capacity is replaced by the capacity, because the level can never be higher than that.
         """
         missing = min(amount, self.per_minute) - self._cells[0]
         return max(0.0, missing * _MINUTE / self.per_minute)

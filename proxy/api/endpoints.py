@@ -2,8 +2,8 @@
 
 A row says how the body of a request is parsed, and how the plan of the request is made. To add a path whose requests
 are only relayed to the backend, add the path to RELAYED, or to FORMS if the bodies are forms. To add any other
-endpoint, add a row to _ROWS, add a method that makes the plan to the Planner (proxy/inference/planner.py), and add a
-schema to openapi.py.
+endpoint, add a row to _ROWS, a method of the class Planner that makes the plan (proxy/inference/planner.py), and a
+schema in openapi.py.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -111,7 +111,7 @@ def _parse_form(request: web.Request, data: bytes) -> RelayedBody:
 async def _plan_relayed(_planner: Planner, body: RelayedBody, setting: Setting) -> Plan:
     """Make a plan that sends the client's body with one change: the field `model` becomes the id of the chosen model.
 
-    So the backend gets no variant suffix, and it gets the default model if the client names none.
+    The backend therefore never gets a variant suffix. If the client names no model, the field gets the default model.
     """
     choice = replace(setting.choice, variant=RAW)
     return Plan(choice, body.path, body.for_model(choice.model), content_type=body.content_type)

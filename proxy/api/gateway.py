@@ -39,7 +39,7 @@ class ServingState:
     Attributes:
         bundles: The bundles by the id of their model.
         keyring: The API keys; None if no keys are required.
-        loads: How often the values were replaced. At the start, they are replaced for the first time.
+        loads: How often the values were loaded: once at the start, and once by each reload.
     """
 
     bundles: Mapping[str, ServedBundle]
@@ -87,17 +87,17 @@ class Gateway:
 
     @property
     def bundles_to_warm(self) -> list[tuple[str, ServedBundle]]:
-        """The current bundles with the ids of their models, followed by those of the arms of experiments."""
+        """The bundles to warm up, each with the id of its model: the current bundles, then those of experiment arms."""
         return [*self.bundles.items(), *bundles_to_warm(self.active_experiments)]
 
     def experiment_mismatches(self) -> dict[str, list[str]]:
-        """Return which settings of each active experiment can have no effect on this server now (see `mismatches`)."""
+        """Return the settings of each active experiment that can have no effect on this server now."""
         active = self.active_experiments
         return find_mismatches(active.files if active else (), self.experiment_server, time.time())
 
     @property
     def experiment_server(self) -> Server:
-        """What the settings of experiments refer to. While a backend has a problem, the models are unknown."""
+        """The names that experiments can refer to. The models are unknown while a backend has a problem."""
         keyring = self.state.keyring
         is_known = not any(backend.problem for backend in self.pool.backends)
         return Server(
@@ -136,7 +136,8 @@ class Gateway:
         Raises:
             BadRequestError: The variant cannot be served, or there is no default model.
             UnknownModelError: No backend lists the model.
-            BackendNotReadyError: No backend lists the model, but not all backends answer, or its kind is not known yet.
+            BackendNotReadyError: The kind of the model is not known yet. Or no backend lists the model, but a backend
+                that does not answer now may have it.
         """
         models, bundles = self.pool.models, self.bundles
         named = self.pool.default_model if body.get("model") in (None, "") else body["model"]

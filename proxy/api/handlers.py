@@ -1,6 +1,6 @@
 """Handles one request from its arrival to its log line. Read this module after app.py.
 
-The steps are: check the key, admit, read the body, choose the model, assign experiments, plan, send, and account. The
+The steps are: check the key, admit, read the body, choose the model, assign experiments, plan, send, and record. The
 planner (proxy/inference/planner.py) decides what is sent to a backend. proxy/inference/reply.py converts the reply.
 """
 
@@ -175,5 +175,5 @@ def _failure(error: Exception, request_id: str, route: str) -> tuple[int, str, w
     if isinstance(error, ProxyError):
         return error.status, error.outcome, error_response(error)
     log_failure("defect", error, request_id=request_id, route=route)
-    hidden = ProxyError("Internal error; the server's log has the place under this request's id.")
+    hidden = ProxyError("Internal error. The server's log describes it under the id of this request.")
     return hidden.status, "error", error_response(hidden)

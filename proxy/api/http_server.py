@@ -1,8 +1,8 @@
 """Extends aiohttp's HTTP server with a deadline for headers and with errors in OpenAI's format.
 
 aiohttp 3.14 waits for headers without a time limit. This module closes a connection if its first headers have not
-arrived by the deadline. aiohttp also logs bytes that it cannot parse. They may contain an API key, so this module does
-not log them. It does not depend on routes.
+arrived by the deadline. aiohttp also logs bytes that it cannot parse. This module does not log such bytes, because they
+may contain an API key. The module does not depend on routes.
 """
 
 import asyncio
@@ -41,7 +41,8 @@ def error_response(error: ProxyError) -> web.Response:
 def error_middleware(hint: str) -> Middleware:
     """Return a middleware that answers requests for unknown paths and methods with an error in OpenAI's format.
 
-    hint: the second part of the message for an unknown path. It says where the served paths are listed.
+    Args:
+        hint: The second part of the message for an unknown path. It names served paths.
     """
 
     @web.middleware
@@ -119,7 +120,7 @@ class _Connection(web.RequestHandler):
         """
         request = self._current_request
         if request is not None and self._messages and not request.content.is_eof():
-            request.content.set_exception(BadRequestError("The body is not well-formed (chunked encoding)."))
+            request.content.set_exception(BadRequestError("The chunked encoding of the body is malformed."))
 
     def log_exception(self, *arguments: object, **options: object) -> None:
         """Log an exception as aiohttp does, but do not log a malformed body: it is a client's error, not a defect."""
@@ -145,10 +146,10 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc
         if request.writer.output_size > 0:
-            raise ConnectionError("The reply has begun: it cannot become an error.")
+            raise ConnectionError("The reply has begun, so an error cannot be sent.")
         error: ProxyError = BadRequestError("The request is not well-formed HTTP.")
         if status >= ProxyError.status:
-            error = ProxyError("Internal error; the server's log has its place.")
+            error = ProxyError("Internal error. The server's log describes it.")
             if exc is not None:
                 log_failure("defect", exc)
         headers = {"Server": "drpo-proxy"}

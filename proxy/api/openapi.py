@@ -22,24 +22,25 @@ _VARIANT: Final[Schema] = {
     "name": "x-drpo-variant",
     "in": "header",
     "required": False,
-    "description": "aligned: prompt and examples; raw: neither; raw-matched: raw with the bundle's sampling.",
+    "description": "aligned: with the bundle's prompt and examples. raw: unchanged. raw-matched: raw, but with the "
+    "bundle's sampling and length limit.",
     "schema": {"type": "string", "enum": ["aligned", "raw", "raw-matched"]},
 }
 _UNIT: Final[Schema] = {
     "name": "x-drpo-unit",
     "in": "header",
     "required": False,
-    "description": "Whom the request counts for in experiments: a user, a session. Kept as a keyed digest alone.",
+    "description": "The user or session that the request counts for in experiments. Only a keyed hash of it is stored.",
     "schema": _TEXT,
 }
 _REPLY_HEADERS: Final[Schema] = {
-    "x-request-id": {"description": "The client's id, or one made here; it is in the log line.", "schema": _TEXT},
+    "x-request-id": {"description": "The client's x-request-id, or an id that the proxy made.", "schema": _TEXT},
     "x-drpo-variant": {"description": "What was served: aligned, raw or raw-matched.", "schema": _TEXT},
     "x-drpo-bundle": {"description": "First 12 characters of the bundle's SHA-256.", "schema": _TEXT},
-    "x-drpo-examples": {"description": "Ids of the examples shown, in their order.", "schema": _TEXT},
-    "x-drpo-reduced": {"description": "Why the request got fewer examples than usual: reasons.", "schema": _TEXT},
+    "x-drpo-examples": {"description": "The ids of the injected examples, in their order.", "schema": _TEXT},
+    "x-drpo-reduced": {"description": "The reasons why the request got fewer examples.", "schema": _TEXT},
     "x-drpo-refusal": {"description": "left-out: the request got none of the pinned refusals.", "schema": _TEXT},
-    "x-drpo-max-tokens": {"description": "The max_tokens sent, if it was lowered to fit.", "schema": _TEXT},
+    "x-drpo-max-tokens": {"description": "The max_tokens of the request, if the proxy lowered it.", "schema": _TEXT},
     "x-drpo-experiment": {"description": "Experiments that the request is in: NAME=ARM, ...", "schema": _TEXT},
 }
 _ERROR: Final[Schema] = {
@@ -74,13 +75,13 @@ _FEEDBACK: Final[Schema] = {
     "type": "object",
     "required": ["metric", "value"],
     "properties": {
-        "request_id": {**_TEXT, "description": "The reply's header x-request-id; or give completion_id."},
-        "completion_id": {**_TEXT, "description": "The reply's field id; or give request_id."},
+        "request_id": {**_TEXT, "description": "The reply's header x-request-id. Send this or completion_id."},
+        "completion_id": {**_TEXT, "description": "The reply's field `id`. Send this or request_id."},
         "metric": {**_TEXT, "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
         "value": {
             "description": (
-                "true, false, a number from -1e9 to 1e9, or a comment. A metric that an experiment compares takes no "
-                "comment, and a comment may not be a number or true or false in quotation marks."
+                "true, false, a number from -1e9 to 1e9, or a comment. A metric that an experiment compares accepts no "
+                "comments. A comment must not consist of a number, `true` or `false` in quotation marks."
             ),
             "type": ["boolean", "number", "string"],
             "minimum": -MAX_VALUE,
@@ -94,15 +95,16 @@ _FEEDBACK_STORED: Final[Schema] = {
     "required": ["object", "kept"],
     "properties": {"object": {"const": "feedback"}, "kept": {"const": True}},
 }
+_NOT_STORED: Final = "The feedback cannot be stored now. See Retry-After."
 _PROXY_ERRORS: Final[Mapping[int, str]] = {
-    400: "The request cannot be served as it is; `param` names the field.",
+    400: "The request is not valid. `param` names the wrong field.",
     404: "No backend lists the model.",
     408: "The body did not arrive in time.",
     413: "The body is larger than --max-body-bytes.",
-    415: "Not JSON (or, for audio, not a form), or compressed.",
-    500: "A defect; the log has the place under the request's id.",
-    502: "No backend could be reached, or its reply is none.",
-    503: "Too many requests in flight, or shutting down; see Retry-After.",
+    415: "The body is compressed, or is not JSON (for audio: is not a form).",
+    500: "A defect. The server's log describes it under the id of the request.",
+    502: "No backend could be reached, or the backend's reply is malformed.",
+    503: "Too many requests are in flight, or the server is shutting down. See Retry-After.",
     504: "The backend did not answer in time.",
 }
 
@@ -119,15 +121,15 @@ def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Itera
     paths = {
         "/v1/chat/completions": _post("Answer a conversation", _chat(model), _choices("chat.completion")),
         "/v1/completions": _post("Continue a text", _completion(model), _choices("text_completion")),
-        "/v1/responses": _post("Answer, by the Responses API", _response(model), _OBJECT),
+        "/v1/responses": _post("Answer a request of the Responses API", _response(model), _OBJECT),
         **{path: _relayed("application/json", model) for path in relayed},
         **{path: _relayed("multipart/form-data", model) for path in forms},
         "/v1/feedback": _feedback(),
-        "/v1/models": _get("The backends' models, and each with its variants", _MODELS),
+        "/v1/models": _get("List the models of all backends, and each model with its variants", _MODELS),
         "/v1/models/{id}": _get_model(models),
         "/health/live": _get("The process answers", _LIVENESS),
         "/health/ready": _get(
-            "Requests can be served", _READINESS, {503: ("They cannot; `reasons` say why.", _READINESS)}
+            "Requests can be served", _READINESS, {503: ("Requests cannot be served; `reasons` says why.", _READINESS)}
         ),
         "/metrics": {
             "get": {"summary": "Prometheus' text format", "responses": {"200": _reply("Metrics", "text/plain")}}
@@ -139,7 +141,7 @@ def openapi_document(models: Sequence[str], relayed: Iterable[str], forms: Itera
 
 
 def _model(models: Sequence[str]) -> Schema:
-    description = "MODEL, or MODEL@VARIANT; none means the first that the backend lists."
+    description = "MODEL or MODEL@VARIANT. Without a value: the model that all backends list first."
     return {"description": description, **({"enum": [*models, None]} if models else {"type": ["string", "null"]})}
 
 
@@ -208,11 +210,11 @@ def _post(summary: str, body: Schema, answer: Schema) -> Schema:
 
 
 def _feedback() -> Schema:
-    errors = {400: _PROXY_ERRORS[400], 404: "Nothing is kept here.", 503: "It cannot be kept now; see Retry-After."}
+    errors = {400: _PROXY_ERRORS[400], 404: "This server stores no feedback.", 503: _NOT_STORED}
     operation = {
-        "summary": "Say how good an answer was; the last word for a metric counts",
+        "summary": "Rate an answer; the last value for each metric counts",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _FEEDBACK}}},
-        "responses": {"200": _reply("It is kept for good", "application/json", _FEEDBACK_STORED), **_errors(errors)},
+        "responses": {"200": _reply("The feedback is stored", "application/json", _FEEDBACK_STORED), **_errors(errors)},
     }
     return {"post": operation}
 
@@ -252,4 +254,4 @@ def _reply(description: str, media: str, schema: Schema | None = None) -> Schema
     return {"description": description, "content": {media: {"schema": _TEXT if schema is None else schema}}}
 
 
-_BACKEND_REPLY: Final[Schema] = {"description": "The backend's own answer, as it came.", "content": {"*/*": {}}}
+_BACKEND_REPLY: Final[Schema] = {"description": "The reply of the backend, unchanged.", "content": {"*/*": {}}}

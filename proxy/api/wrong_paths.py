@@ -41,7 +41,7 @@ class WrongPath:
 
     Attributes:
         meant: The served path that the client probably meant; None if there is none.
-        owner: What the path belongs to; empty if it is a misspelling of a served path.
+        owner: The API or the server that has the path; empty if the path is a misspelling of a served path.
     """
 
     meant: str | None
@@ -51,7 +51,7 @@ class WrongPath:
     def error(self) -> UnknownRouteError:
         """The error for the client. It does not repeat the path of the request."""
         if self.meant is None:
-            return UnknownRouteError("This path is not served: see GET /openapi.json for those that are.")
+            return UnknownRouteError("This path is not served. GET /openapi.json lists the served paths.")
         reason = f"It belongs to {self.owner}. Here" if self.owner else "Here"
         hint = " The base URL of an OpenAI client ends in /v1, once." if self.meant.startswith("/v1/") else ""
         return UnknownRouteError(f"This path is not served. {reason} it is {self.meant}.{hint}")

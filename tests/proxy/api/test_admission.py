@@ -105,7 +105,7 @@ async def test_wait_in_the_queue_times_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "_QUEUE_TIMEOUT", 0.05)
     door = admission(1, 10)
     async with door:
-        with pytest.raises(OverloadedError, match="No place came free"):
+        with pytest.raises(OverloadedError, match="no slot became free"):
             async with door:
                 pass
     assert (door.in_flight, door.queued) == (0, 0)

@@ -55,8 +55,8 @@ GOOD = "a" * 64
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "holds no key"),
-        ("# nothing\n", "holds no key"),
+        ("", "contains no key"),
+        ("# nothing\n", "contains no key"),
         ("alice secret-key-itself\n", "line 1: expected NAME SHA256"),
         (f"alice {GOOD}\nbob\n", "line 2: expected NAME SHA256"),
         (f"al/ice {GOOD}\n", "line 1: expected NAME"),

@@ -104,7 +104,7 @@ async def test_server_is_not_ready_until_the_kind_is_known(monkeypatch: pytest.M
     async with slowly_decided(monkeypatch, slow, reported) as (proxy, _):
         async with proxy.session.get("/health/ready") as response:
             assert response.status == 503
-            assert (await response.json())["reasons"] == ["it is not known yet whether the models take chat"]
+            assert (await response.json())["reasons"] == ["the kind of the models is not known yet: chat or completion"]
         slow.released.set()
         await until(lambda: proxy.gateway.pool.models, within=20)
         async with proxy.session.get("/health/ready") as response:
