@@ -44,20 +44,20 @@ class BackendSettings:
     )
     kind: tuple[str, ...] = _setting(
         (),
-        "say whether a model takes chat or text completions, instead of finding out from its answers",
+        "whether a model takes chat or text completions; without it, the proxy finds out from answers of the model",
         "MODEL=chat|completion",
     )
     backend_api_key_file: str = _setting("", "file with the API key to send to backends", "FILE")
     connect_timeout: float = _setting(5.0, "time to connect to a backend", "SECONDS")
     backend_timeout: float = _setting(
-        600.0, "longest silence of a backend: to the first byte, between tokens", "SECONDS"
+        600.0, "longest time without data from a backend: before the first byte, or between tokens", "SECONDS"
     )
     health_interval: float = _setting(5.0, "time between health checks of a backend", "SECONDS", minimum=0.05)
     model_file: str = _setting("", "GGUF file that `embedded` serves in place of the built-in model", "FILE")
-    model_name: str = _setting("", "id of the model in --model-file; without it, the name in the file", "ID")
+    model_name: str = _setting("", "id of the model in --model-file; without this flag, the name in the file", "ID")
     context: int = _setting(
         0,
-        "context of the embedded model; 0: 4096, or for --model-file what the file and the memory allow",
+        "context length of the embedded model; 0 means 4096, or for --model-file as much as file and memory allow",
         "TOKENS",
         minimum=0,
     )
@@ -77,18 +77,21 @@ class InjectionSettings:
 
     bundle: tuple[str, ...] = _setting(
         (),
-        "bundle to inject: DIR, MODEL=DIR, or `default`, which the embedded model gets anyway; repeatable",
+        "bundle to inject: DIR, MODEL=DIR or `default`; without it, the embedded model gets `default`; repeatable",
         "[MODEL=]DIR",
     )
     allow_embedder: tuple[str, ...] = _setting(
         (),
-        "embedder besides multilingual and minilm that a bundle may name: it loads a model or sees queries; repeatable",
+        "embedder that bundles may use besides multilingual and minilm; it may load a model and gets users' queries; "
+        "repeatable",
         "NAME",
     )
-    retrieval_timeout: float = _setting(0.5, "time to find examples; after it, only pinned ones are sent", "SECONDS")
+    retrieval_timeout: float = _setting(
+        0.5, "time to find examples; after it, a request gets only pinned examples", "SECONDS"
+    )
     warm_cache: bool = _setting(
         True,
-        "send each example set to a backend at the start and when it comes back, to fill its prefix cache for users",
+        "fill the prefix caches of backends before users ask: send each example set at the start and after an outage",
     )
 
 
@@ -98,10 +101,16 @@ class ServerSettings:
 
     host: str = _setting("127.0.0.1", "address to listen on", "ADDRESS")
     port: int = _setting(8080, "port to listen on; 0 picks a free one")
-    allow_unauthenticated: bool = _setting(False, "allow a --host that other machines can reach")
-    workers: int = _setting(1, "processes that serve; they agree on keys' limits and on requests in flight", minimum=1)
+    allow_unauthenticated: bool = _setting(
+        False, "allow a --host that other machines can reach, without keys of clients"
+    )
+    workers: int = _setting(
+        1, "processes that serve requests; they share the limits of keys and of requests in flight", minimum=1
+    )
     admin: str = _setting(
-        "127.0.0.1:0", "where POST /admin/reload is answered; port 0 picks a free one", "ADDRESS:PORT"
+        "127.0.0.1:0",
+        "address of the admin listener, which answers POST /admin/reload; port 0 picks a free one",
+        "ADDRESS:PORT",
     )
     drain_timeout: float = _setting(30.0, "time for open requests to end at shutdown", "SECONDS", minimum=0)
 
@@ -115,7 +124,7 @@ class ApiSettings:
     )
     forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
     cors_origin: tuple[str, ...] = _setting(
-        (), "web origin allowed to call from a browser, such as https://app.example; * allows any; repeatable", "ORIGIN"
+        (), "web origin whose pages may call the proxy, such as https://app.example; * allows any; repeatable", "ORIGIN"
     )
 
 
@@ -125,11 +134,11 @@ class AdmissionSettings:
 
     max_in_flight: int = _setting(256, "requests served at once, by all workers together", minimum=1)
     max_queue: int = _setting(
-        128, "requests beyond them that wait, at most 10 s; more get 503 and Retry-After", minimum=0
+        128, "requests beyond --max-in-flight that may wait, at most 10 s; more get 503 and Retry-After", minimum=0
     )
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES", minimum=1024)
     read_timeout: float = _setting(30.0, "time for a request's headers to arrive, and then for its body", "SECONDS")
-    write_timeout: float = _setting(60.0, "longest time that a client may not read its answer", "SECONDS")
+    write_timeout: float = _setting(60.0, "longest time for which a client may read nothing of its answer", "SECONDS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +146,22 @@ class ExperimentSettings:
     """Experiments, feedback, and the store of both. `store` is empty if the server stores nothing."""
 
     experiment: tuple[str, ...] = _setting(
-        (), "experiment to run (TOML): who gets which variant; read again on SIGHUP; repeatable", "FILE"
+        (), "TOML file of an experiment to run; read again on SIGHUP; repeatable", "FILE"
     )
     store: str = _setting(
         "",
-        "where experiments and feedback are kept: sqlite:PATH, or postgresql://USER@HOST/NAME (its password in "
-        "the variable, or PGPASSWORD); with --experiment alone, a file in the state folder",
+        "database for experiments and feedback: sqlite:PATH or postgresql://USER@HOST/NAME (give its password only in "
+        "DRPO_STORE or PGPASSWORD); with --experiment and without --store, a file in the state folder",
         "PLACE",
     )
     trust_user_headers: bool = _setting(
         False,
-        "take the user in Open WebUI's header X-OpenWebUI-User-Id for the unit of experiments; safe only where users "
-        "cannot reach the proxy themselves",
+        "use Open WebUI's header X-OpenWebUI-User-Id as the unit of experiments; safe only if users cannot reach the "
+        "proxy directly",
     )
-    retention_days: float = _setting(180.0, "time that experiments and feedback are kept", "DAYS")
+    retention_days: float = _setting(180.0, "time for which the records of experiments and feedback are kept", "DAYS")
     judge: str = _setting(
-        "", "base URL of a model server that may see users' text, to judge shadow answers of experiments", "URL"
+        "", "base URL of a model server that judges shadow answers of experiments; it gets users' text", "URL"
     )
     judge_api_key_file: str = _setting("", "file with the API key to send to the judge", "FILE")
 
