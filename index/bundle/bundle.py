@@ -175,7 +175,9 @@ def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path 
     prompt = parse_prompt(contents[PROMPT], str(directory / PROMPT))
     if source.needs_prompt:
         refuse_unreadable(prompt, f"{directory / PROMPT}: the prompt")
-    parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
+    examples = parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
+    if source.needs_examples and not examples:
+        raise BundleFormatError(f"{directory / EXAMPLES}: there is no example: add at least one")
     if SETS in contents:
         parse_sets(contents[SETS], source.examples, str(directory / SETS), source.retrieval.neutral_set)
     parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
@@ -210,13 +212,14 @@ def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None
     """Check that `embedder` made the vectors of the bundle. Raises EmbedderMismatchError.
 
     The first, the middle and the last query of the bank are embedded again and compared with the bundle's vectors. Each
-    of the three is embedded in a separate call, because the proxy also embeds one query per call.
+    of the three is embedded in a separate call, because the proxy also embeds one query per call. A bundle without
+    examples has no vectors to compare.
     """
     made, at_hand = bundle.manifest.embedder, embedder.spec
     if at_hand.dimension != made.dimension:
         raise _wrong_embedder(directory, made, at_hand, f"gives {at_hand.dimension} dimensions, not {made.dimension}")
     count = len(bundle.examples)
-    for position in sorted({0, count // 2, count - 1}):
+    for position in sorted({0, count // 2, count - 1} if count else ()):
         vector = embedder.embed([bundle.examples[position].query])[0]
         similarity = float(np.dot(vector, bundle.vectors[position]) / np.linalg.norm(vector))
         if not similarity >= _MIN_PROBE_SIMILARITY:
@@ -242,8 +245,9 @@ def _encode_prompt(prompt: str) -> bytes:
 
 def _embed(embedder: Embedder, queries: Sequence[str]) -> Vectors:
     starts = range(0, len(queries), _TEXTS_PER_CALL)
-    vectors = np.concatenate([embedder.embed(queries[start : start + _TEXTS_PER_CALL]) for start in starts])
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+    parts = [embedder.embed(queries[start : start + _TEXTS_PER_CALL]) for start in starts]
+    none = np.zeros((0, embedder.spec.dimension), np.float32)
+    return np.ascontiguousarray(np.concatenate([none, *parts]), dtype=np.float32)
 
 
 def _refuse_unread(vectors: Vectors, examples: Sequence[Example], spec: EmbedderSpec) -> None:

@@ -12,6 +12,7 @@ class BundleInput:
 
     Attributes:
         needs_prompt: Whether an empty prompt is an error. A bundle rarely has no prompt on purpose.
+        needs_examples: Whether an empty bank is an error. A bundle rarely has no examples on purpose.
     """
 
     name: str
@@ -24,6 +25,7 @@ class BundleInput:
     provenance: Mapping[str, object]
     sets: Sequence[ExampleSet] = ()
     needs_prompt: bool = True
+    needs_examples: bool = True
 
 
 def as_input(bundle: Bundle) -> BundleInput:
@@ -40,4 +42,5 @@ def as_input(bundle: Bundle) -> BundleInput:
         provenance=manifest.provenance,
         sets=bundle.sets,
         needs_prompt=bool(bundle.prompt),
+        needs_examples=len(bundle.examples) > 0,
     )

@@ -51,14 +51,14 @@ def parse_prompt(data: bytes, location: str) -> str:
 def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
     """Parse examples.jsonl. The examples are returned in the order of their lines.
 
+    An empty file means that the bundle has no examples, only a prompt.
+
     Raises:
-        BundleFormatError: A line is malformed, two examples have the same id, or there is no example.
+        BundleFormatError: A line is malformed, or two examples have the same id.
         BundleIntegrityError: A text could forge a turn.
     """
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
     examples = tuple(parse_example(line, f"{location}, line {n}") for n, line in enumerate(lines, start=1))
-    if not examples:
-        raise BundleFormatError(f"{location}: there is no example: add at least one")
     refuse_duplicate_ids(enumerate(examples, start=1), location)
     return examples
 

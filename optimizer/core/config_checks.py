@@ -12,6 +12,7 @@ from optimizer.core.config_tables import (
     FIRST_ANSWERS,
     FOLLOWED,
     FOUND,
+    KIND_MIXES,
     PROPOSERS,
     PUBLISHED,
     REFUSALS,
@@ -66,6 +67,7 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
         *((one.kind, KINDS, "[models] kind") for one in config.models.values()),
         *((name, tuple(LAYOUTS), "[tune] layout") for name in config.tune.layout),
         *((one, REFUSALS, "[tune] refusal") for one in config.tune.refusal),
+        (search.kinds, KIND_MIXES, "[search] kinds"),
         *((one, PROPOSERS, "[search] propose") for one in search.propose),
     ):
         yield value in options, f"{name} must be one of {', '.join(filter(None, options))}"

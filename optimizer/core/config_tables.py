@@ -25,6 +25,8 @@ BETTER, FOUND = "better", "found"
 WRITTEN: Final = (BETTER, FOUND)
 WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
 REFUSALS: Final = (WHOLE, FIRST_SENTENCE, PLAIN)
+PROPORTIONAL, EQUAL = "proportional", "equal"
+KIND_MIXES: Final = (PROPORTIONAL, EQUAL)
 DEFAULT, EMPTY = "default", "empty"
 PROPOSERS: Final = ("writer", "edits", "examples", "retrieval", "sampling")
 
@@ -94,6 +96,8 @@ class SearchTable:
         k: The number of nearest examples in the search. None means the number with which the bundle is served.
         resample: Whether the writer model is asked anew for a rewrite that it was asked for before, and equal rewrites
             stay separate candidates. If not, the earlier rewrites are used again, and equal ones count once.
+        kinds: How the kinds of rows are mixed in the order of the training rows. `proportional`: each beginning has
+            them in the proportion of all rows. `equal`: they take turns, until a kind has no row left.
         propose: The proposers of the algorithm `raced`, which compete for the slots of a level. If empty, all that
             apply: `writer` needs the writer model, and `sampling` is for base models.
         writer: The table [search.writer]: how the writer model rewrites prompts.
@@ -116,6 +120,7 @@ class SearchTable:
     words: int = 250
     k: int | None = None
     resample: bool = False
+    kinds: str = PROPORTIONAL
     propose: tuple[str, ...] = ()
     writer: WriterTable = field(default_factory=lambda: WriterTable(top_p=0.95))
 
@@ -207,7 +212,8 @@ class BundleTable:
     Attributes:
         name: The name of the bundle.
         start: The bundle at which the search starts, and with which the final evaluation compares the result. It is
-            `default` for the bundle that comes with the package, or the directory of another bundle.
+            `default` for the bundle that comes with the package, `empty` for a bundle with a plain prompt and no
+            examples, or the directory of another bundle.
         model: The model name to write into the manifest. None means the name of the task model.
         embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
         prompt: The prompt at which the search starts. If empty, it is that of the starting bundle.

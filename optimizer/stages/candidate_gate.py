@@ -16,7 +16,7 @@ from index.bundle.example_bank import check_example, examples_bytes
 from index.errors import BundleError
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Candidate
-from optimizer.core.config_tables import RunConfig
+from optimizer.core.config_tables import EMPTY, RunConfig
 from optimizer.core.errors import (
     ConfigError,
     ModelError,
@@ -66,6 +66,7 @@ def bundle_input(config: RunConfig, candidate: Candidate, sealed: Mapping[str, A
         sampling=candidate.sampling,
         provenance=provenance,
         sets=candidate.bank.sets,
+        needs_examples=config.bundle.start != EMPTY,
     )
 
 
@@ -156,8 +157,7 @@ class PromptGate:
         """Whether the search can use a new candidate. If not, journal the reason. `part` is the changed part."""
         if not await self._gate.admits(child, part):
             return False
-        is_prompt_changed = child.prompt != parent.prompt
-        why = (is_prompt_changed and await self._length_fault(child, parent)) or await self._trial_fault(child, parent)
+        why = await self._fault(child, parent)
         if why:
             await self.drop(part, child.key, why)
         return not why
@@ -165,6 +165,19 @@ class PromptGate:
     async def drop(self, part: str, source: str, why: str) -> None:
         """Journal that a candidate was dropped, as `CandidateGate.drop` does."""
         await self._gate.drop(part, source, why)
+
+    async def _fault(self, child: Candidate, parent: Candidate) -> str:
+        if child.prompt != parent.prompt and (why := await self._length_fault(child, parent)):
+            return why
+        return await self._effect_fault(child, parent) or await self._trial_fault(child, parent)
+
+    async def _effect_fault(self, child: Candidate, parent: Candidate) -> str:
+        """Compare the requests of both candidates for the first rows. If all are equal, so are the answers."""
+        for row in self._rows:
+            one, other = [await self._task.injected(candidate, row) for candidate in (child, parent)]
+            if self._task.request(child, one, row) != self._task.request(parent, other, row):
+                return ""
+        return f"changes no request for the first {len(self._rows)} queries" if self._rows else ""
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
         if not self._max_words:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
-from optimizer.core.config_tables import PROPOSERS, PUBLISHED, RACED, RunConfig, SearchTable
+from optimizer.core.config_tables import PROPORTIONAL, PROPOSERS, PUBLISHED, RACED, RunConfig, SearchTable
 from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
@@ -94,11 +94,11 @@ def search_rows(rows: Sequence[Row], first: Candidate, search: SearchTable) -> S
     others = [row for row in rows if row.query not in known]
     if search.algorithm == PUBLISHED:
         return others if len(others) >= MIN_ROWS else rows
-    return mixed_by_kind(rows)
+    return mixed_by_kind(rows, search.kinds)
 
 
-def mixed_by_kind(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows in an order in which each beginning has the kinds in about the proportion of all rows.
+def mixed_by_kind(rows: Sequence[Row], mix: str) -> Sequence[Row]:
+    """Return the rows in an order that mixes their kinds as the setting `kinds` of [search] says.
 
     A race compares candidates on the first rows. Without this order, chance decides how many of them ask for a refusal.
     """
@@ -107,7 +107,8 @@ def mixed_by_kind(rows: Sequence[Row]) -> Sequence[Row]:
     positions = []
     for number, row in enumerate(rows):
         seen[row.kind] += 1
-        positions.append(((seen[row.kind] - 0.5) / counts[row.kind], number))
+        share = counts[row.kind] if mix == PROPORTIONAL else len(rows)
+        positions.append(((seen[row.kind] - 0.5) / share, number))
     return [rows[number] for _, number in sorted(positions)]
 
 

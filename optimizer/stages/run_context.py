@@ -11,15 +11,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
 
 from index.bundle.bundle import default_bundle_directory, load_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.model_names import plain_name
+from index.types import RetrievalPolicy
 from optimizer.core.budget import Budget
-from optimizer.core.candidate import Candidate, from_bundle
-from optimizer.core.config_tables import BundleTable, RunConfig
+from optimizer.core.candidate import Bank, Candidate, from_bundle
+from optimizer.core.config_tables import DEFAULT, EMPTY, BundleTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
@@ -40,6 +44,9 @@ from optimizer.stages.scored_rows import ScoredRows
 
 Notify = Callable[[str], None]
 """A function that shows one line of text to the user."""
+_USUAL_LAYOUT: Final = "query-answer"
+_PLAIN_PROMPT: Final = "You are a helpful assistant."
+_PLAIN_SAMPLING: Final[Mapping[str, Any]] = MappingProxyType({"temperature": 0.0, "max_tokens": 512})
 _CLOCK_INTERVAL: Final = 5.0
 _LIST_TIMEOUT: Final = 15.0  # seconds
 
@@ -132,8 +139,16 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
     """Load the bundle that the run starts from, which is also the baseline. Raises BundleError."""
     start = config.bundle.start
-    directory = default_bundle_directory() if start == "default" else Path(start)
+    if start == EMPTY:
+        return _empty_candidate(embedder)
+    directory = default_bundle_directory() if start == DEFAULT else Path(start)
     return from_bundle(load_bundle(directory, embedder))
+
+
+def _empty_candidate(embedder: Embedder) -> Candidate:
+    """Return a candidate with a plain prompt and no examples, in the usual layout."""
+    bank = Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)
+    return Candidate(_PLAIN_PROMPT, bank, _USUAL_LAYOUT, RetrievalPolicy(), dict(_PLAIN_SAMPLING))
 
 
 def first_candidate(table: BundleTable, baseline: Candidate) -> Candidate:

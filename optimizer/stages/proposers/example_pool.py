@@ -12,7 +12,6 @@ from index.bundle.input_files import parse_input_examples
 from index.embedders.base import Embedder
 from index.measures.refusals import refuses
 from index.types import Example, Vectors
-from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import DEFAULT
 from optimizer.core.errors import ConfigError
 from optimizer.data.split import normalized
@@ -89,8 +88,3 @@ def open_pool(pool: str, embedder: Embedder, queries: Collection[str]) -> Exampl
     vectors = embedder.embed([one.query for one in examples])
     readable = np.flatnonzero(vectors.any(axis=1))  # no bank can hold the vector of a text in an unknown script
     return ExamplePool(tuple(examples[one] for one in readable), np.ascontiguousarray(vectors[readable]))
-
-
-def empty_bank(embedder: Embedder) -> Bank:
-    """Return a bank without examples."""
-    return Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)

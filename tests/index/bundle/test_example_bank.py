@@ -6,8 +6,9 @@ import pytest
 from index.bundle.bundle import load_bundle, write_bundle
 from index.bundle.bundle_input import as_input
 from index.errors import BundleError, BundleFormatError, BundleIntegrityError
+from index.retrieval.retriever import Retriever
 from tests.index.breaking import refused, replace_file, replace_line
-from tests.index.words import WordEmbedder, write_test_bundle
+from tests.index.words import WordEmbedder, bundle_input, write_test_bundle
 
 LINE = {"id": "a", "query": "q", "response": "r", "pinned": False, "tags": []}
 
@@ -88,6 +89,13 @@ def test_bundle_may_have_no_prompt_but_is_not_written_so_by_accident(directory: 
         write_bundle(tmp_path / "accident", replace(as_input(bundle), needs_prompt=True), WordEmbedder())
 
 
-def test_bundle_without_examples_is_refused(directory: Path) -> None:
-    replace_file(directory, "examples.jsonl", b"")
-    refused(directory, BundleFormatError, f"{directory / 'examples.jsonl'}: there is no example")
+def test_bundle_without_examples_has_only_a_prompt(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "start", bundle_input(), WordEmbedder())
+    alone = replace(as_input(bundle), examples=(), needs_examples=False)
+    written = write_bundle(tmp_path / "alone", alone, WordEmbedder())
+    assert load_bundle(tmp_path / "alone", WordEmbedder()).id == written.id
+    assert (written.prompt, len(written.examples), written.vectors.shape[0]) == (bundle.prompt, 0, 0)
+    assert Retriever(written).choose(WordEmbedder().embed(["a question"])[0]).hits == ()
+    assert write_bundle(tmp_path / "again", as_input(written), WordEmbedder()).id == written.id
+    with pytest.raises(BundleFormatError, match=r"examples\.jsonl: there is no example: add at least one"):
+        write_bundle(tmp_path / "accident", replace(as_input(written), needs_examples=True), WordEmbedder())

@@ -90,3 +90,35 @@ async def test_killed_run_repeats_all_proposals(moment: int, tmp_path: Path) -> 
 
 def test_proposers_of_the_tests_are_those_of_run_toml() -> None:
     assert set(ALL) < set(PROPOSERS)
+
+
+async def test_search_from_nothing_fills_the_bank_from_the_pool(tmp_path: Path) -> None:
+    pool = "".join(f'{{"query": "question number {n}", "response": "Answer {n}."}}\n' for n in range(40))
+    (tmp_path / "pool.jsonl").write_text(pool)
+    search = {"propose": ["examples"], "depth": 1, "actions": 3}
+    async with open_scripted_models(scores=longer_prompts) as (models, url):
+        config = write_run(
+            tmp_path, url, search=search, bundle={"start": "empty", "write": "found"}, examples={"pool": "pool.jsonl"}
+        )
+        result = await run_config(config, tmp_path / "out")
+    first = next(text for model, text in models.requests if model == "task")
+    assert first.startswith("You are a helpful assistant.\ntrain question")
+    bundle = read_bundle(result.bundle)
+    assert bundle.prompt == "You are a helpful assistant."
+    assert {one.response for one in bundle.examples} <= {f"Answer {n}." for n in range(40)}
+
+
+async def test_search_from_nothing_that_finds_nothing_writes_a_bundle_without_examples(tmp_path: Path) -> None:
+    search = {"propose": ["edits"], "depth": 1}
+    async with open_scripted_models(scores=lambda _quality, _query: {"helpfulness": 3, "clarity": 4}) as (_, url):
+        config = write_run(tmp_path, url, search=search, bundle={"start": "empty"}, tune={"k": [], "order": []})
+        result = await run_config(config, tmp_path / "out")
+    assert (read_bundle(result.bundle).prompt, len(read_bundle(result.bundle).examples)) == (
+        "You are a helpful assistant.",
+        0,
+    )
+
+
+def longer_prompts(_quality: int, _query: str) -> Mapping[str, int]:
+    """The same scores for all."""
+    return {"helpfulness": 2, "clarity": 2}
