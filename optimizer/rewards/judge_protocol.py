@@ -241,11 +241,13 @@ def _choice_shape(table: JudgeTable) -> str:
 
 def _choice_schema(table: JudgeTable) -> Json:
     definition = _object_schema({"name": _STRING, "asks": _STRING, "one": _STRING, "five": _STRING})
-    new = {"new": {"type": "array", "items": definition}} if table.new_criteria else {}
+    # Without a limit in the schema, a weak judge chooses all criteria, and writes a reason for each.
+    limits = {"minItems": 0 if table.new_criteria else table.fewest, "maxItems": table.most}
+    new = {"new": {"type": "array", "items": definition, "maxItems": table.most}} if table.new_criteria else {}
     if not table.analysis:
-        names = {"type": "array", "items": _STRING}
+        names = {"type": "array", "items": _STRING, **limits}
         return _named_schema("choice", {"reason": _STRING, "criteria": names, **new})
-    chosen = {"type": "array", "items": _object_schema({"name": _STRING, "reason": _STRING})}
+    chosen = {"type": "array", "items": _object_schema({"name": _STRING, "reason": _STRING}), **limits}
     analysis = _object_schema(dict.fromkeys(_QUESTIONS, _STRING))
     return _named_schema("choice", {"analysis": analysis, "criteria": chosen, **new})
 
