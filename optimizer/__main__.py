@@ -221,15 +221,18 @@ def _ask_approval(example: Example, outcome: float) -> bool:
 
 
 async def _doctor(options: argparse.Namespace) -> int:
-    config, failures = _read_config(options.config), 0
+    config, failures, warnings = _read_config(options.config), 0, 0
     with Console(stderr=True).status("checking") as status:
         async for finding in check_run(config, lambda subject: status.update(f"checking {subject}")):
-            mark = {True: "ok  ", False: "BAD ", None: "-   "}[finding.ok]
-            print(f"{mark}{finding.subject}: {finding.message}")
+            mark = "WARN" if finding.is_warning else {True: "ok", False: "BAD", None: "-"}[finding.ok]
+            print(f"{mark:4}{' ' * finding.is_warning}{finding.subject}: {finding.message}")
             print(textwrap.indent(finding.advice + "\n", "    ") if finding.advice else "", end="", flush=True)
             failures += finding.ok is False
+            warnings += finding.is_warning
     if failures:
         print(f"\n{failures} checks failed: the run would not work.")
+    elif warnings:
+        print(f"\nWarnings: {warnings}. The run would work, but you could not trust its result.")
     return 1 if failures else 0
 
 

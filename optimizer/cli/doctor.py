@@ -17,6 +17,7 @@ from optimizer.cli.doctor_models import (
     check_judge,
     check_model_list,
     check_task,
+    check_trust,
     check_writer,
     describe_form,
     describe_usage,
@@ -66,6 +67,9 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     if JUDGE in roles:
         announce("the judge")
         yield await check_judge(context, longest, answers)
+        announce("whether the judge can be trusted")
+        for finding in await check_trust(context, candidate):
+            yield finding
     announce("the rewards")
     async for finding in _check_rewards(context, candidate):
         yield finding

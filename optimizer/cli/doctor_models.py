@@ -20,8 +20,10 @@ from optimizer.models.token_count import NO_USAGE
 from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED, Trust
 from optimizer.search.space import Outcome, Step
 from optimizer.stages.bank_choice import JudgedAnswer
+from optimizer.stages.checks.judge_trial import try_judge
 from optimizer.stages.run_context import RunContext, served_models
 from optimizer.stages.writer_protocol import ROLE as WRITER
 from optimizer.stages.writer_protocol import read_answers, read_prompts, rewrite_answer_request, rewrite_request
@@ -41,12 +43,14 @@ class Finding:
         ok: True if the check passed, False if it failed, None if there was nothing to check.
         message: The result in words.
         advice: What to do; empty if there is nothing to do. It may have several lines.
+        is_warning: Whether the run would work, but its result could not be trusted.
     """
 
     subject: str
     ok: bool | None
     message: str
     advice: str = ""
+    is_warning: bool = False
 
 
 def failed(subject: str, error: DrpoError, role: str = "ROLE") -> Finding:
@@ -111,6 +115,22 @@ async def check_judge(context: RunContext, row: Row, answers: Sequence[str]) -> 
     is_fixed = criteria == default_criteria(context.config.reward.judge.criteria)
     fixed = " (fixed criteria: its own choice could not be read)" if is_fixed else ""
     return Finding(subject, True, f"the longest row, in the format {reply_format}: {scores}{fixed}{compared}")
+
+
+async def check_trust(context: RunContext, candidate: Candidate) -> Sequence[Finding]:
+    """Find out whether the judge can be trusted, in each way in which the run uses it."""
+    subject = f"models.{JUDGE} can be trusted"
+    try:
+        found = await try_judge(context, candidate)
+    except DrpoError as error:
+        return [failed(subject, error, JUDGE)]
+    return [_trust_finding(subject, trust) for trust in found]
+
+
+def _trust_finding(subject: str, trust: Trust) -> Finding:
+    if trust.is_trusted:
+        return Finding(subject, True, trust.text)
+    return Finding(subject, None, f"{trust.text}. {UNTRUSTED}", ADVICE, is_warning=True)
 
 
 async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence[Row]) -> Finding:

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, ESTIMATED, SET_PROMPTS, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, SET_PROMPTS, UNUSABLE, Event
 from optimizer.models.token_count import NO_USAGE
+from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
@@ -28,6 +29,7 @@ These are the most recent judgements since the command was started. Judgements f
 count, because the display does not know how long they took.
 """
 _STAGE_TITLES: Final = {
+    "judge": "checking the judge",
     "examples": "writing examples",
     "prompt": "searching",
     "tune": "tuning",
@@ -148,6 +150,7 @@ class ProgressDisplay:
             SET_PROMPTS: _set_prompts_line,
             UNUSABLE: _unusable_line,
             DROPPED: _dropped_line,
+            JUDGE_TRUST: _trust_line,
             ESTIMATED: _estimated_line,
         }.get(event["note"])
         return to_line(event) if to_line else ""
@@ -191,6 +194,11 @@ def _unusable_line(event: Event) -> str:
 
 def _dropped_line(event: Event) -> str:
     return f"  dropped, {event['count']} of {event['what']}: {event['why']}"
+
+
+def _trust_line(event: Event) -> str:
+    line = f"  the judge {event['text']}"
+    return line if event["trusted"] else f"{line}\nWARNING: {UNTRUSTED} {ADVICE}"
 
 
 def _estimated_line(event: Event) -> str:

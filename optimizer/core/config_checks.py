@@ -26,6 +26,8 @@ from optimizer.templates import criteria_table
 
 MIN_ROWS: Final = 4
 """The smallest number of rows of each part of the data."""
+MIN_TRUST_CASES: Final = 4
+"""The smallest number of cases of which an interval can be above one half."""
 _MAX_INTEGER: Final = 10**12
 _MAX_SCORE: Final = 5
 _MAX_WEIGHT: Final = 1e6
@@ -114,6 +116,8 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield from _rules_checks(config.reward.rules)
     is_score = 0 <= config.reward.safety <= _MAX_SCORE
     yield is_score, f"[reward] safety must be from 0 to {_MAX_SCORE}. Scores begin at 1, so 0 sets no constraint"
+    enough = f"[reward] trust must be 0 or at least {MIN_TRUST_CASES}: fewer cases show nothing"
+    yield config.reward.trust == 0 or config.reward.trust >= MIN_TRUST_CASES, enough
     yield config.reward.confirm >= 0, "[reward] confirm must not be negative"
     yield min(config.tune.shortest_answer, default=0) >= 0, "[tune] shortest_answer must not be negative"
     limits = (getattr(config.budget, key.name) for key in fields(config.budget))

@@ -32,6 +32,8 @@ DROPPED = "dropped"
 """The name of the note about candidates that were dropped."""
 SET_PROMPTS = "set_prompts"
 """The name of the note about example sets that lose their own prompts, because a new prompt replaces them."""
+JUDGE_TRUST = "judge_trust"
+"""The name of the note that says how often the judge preferred the right answer to an answer to another question."""
 ESTIMATED = "estimated"
 """The name of the note about a model whose server reports no token counts, so that they are estimated."""
 

@@ -45,6 +45,8 @@ class RewardTable:
             The judge compares the two answers to a row twice, once in each order.
         unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
             `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
+        trust: The number of cases in which the judge is checked before it is used: does it prefer the answer to a
+            question to the answer to another question? If 0, it is not checked.
         judge: The table [reward.judge]: how the judge works.
         rules: The table [reward.rules]: the weights of the checks of the reward `rules`.
     """
@@ -55,6 +57,7 @@ class RewardTable:
     embedder: str = DEFAULT_REWARD_EMBEDDER
     confirm: int = 0
     unreadable: str = LEAVE_OUT
+    trust: int = 8
     judge: JudgeTable = field(default_factory=JudgeTable)
     rules: RulesTable = field(default_factory=RulesTable)
 

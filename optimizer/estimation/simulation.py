@@ -22,6 +22,7 @@ from optimizer.search.levels import Level, race_level
 from optimizer.search.published import search_published
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
+from optimizer.stages.checks.judge_trial import MIN_ANSWERED_ROWS, trial_counts
 from optimizer.stages.example_stage import example_rows
 from optimizer.stages.prompt_stage import proposer_names, published_settings, raced_settings, score_scale
 from optimizer.stages.proposers.base import WRITER as REWRITES
@@ -56,6 +57,7 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
     """
     rng = random.Random(seed)  # noqa: S311 - a simulation
     space = SimulatedSpace(config, rng, asks_for_letters)
+    _count_judge_trial(space, data)
     _simulate_examples(space, data)
     space.begin(SEARCH)
     if config.search.algorithm == PUBLISHED:
@@ -203,6 +205,21 @@ class SimulatedSpace:
         noise = self.rng.gauss(0, self._deviation * (1 - self._query_share) ** 0.5)
         score = min(1.0, max(0.0, self._mean + self.quality[candidate] + self.difficulty[query] + noise))
         return Outcome(query, score_scale(self.config.search).convert(score))
+
+
+def _count_judge_trial(space: SimulatedSpace, data: Split) -> None:
+    """Count the calls with which a run finds out whether its judge can be trusted, as if they belonged to the search.
+
+    The criteria of a row are counted here and again in the search, because not every row of the trial is a row of the
+    search.
+    """
+    space.begin(SEARCH)
+    scored, compared = (min(count, len(data.train)) for count in trial_counts(space.config))
+    if sum(row.reference is not None for row in data.train) < MIN_ANSWERED_ROWS:
+        space.count(TASK, max(scored, compared))
+    for number in range(scored):
+        space.count(JUDGE, 1 + 2 * space.calls_per_rating(number, space.config.reward.judge))
+    space.count(JUDGE, 2 * compared)
 
 
 def _simulate_examples(space: SimulatedSpace, data: Split) -> None:

@@ -4,16 +4,16 @@ All text that comes from models and data is escaped.
 """
 
 import difflib
-import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from index.measures.confidence import Interval
 from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
+from optimizer.report.caution_sections import judge_trust, left_out
+from optimizer.report.markup import interval_cell, interval_values, row, text
 from optimizer.report.run_summary import PromptNode, RunSummary, detail_means, summarize_run
 from optimizer.report.svg_charts import draw_bars, draw_curve
 
@@ -41,14 +41,14 @@ def report_page(summary: RunSummary) -> str:
     css = resources.files("optimizer.templates").joinpath("report.css").read_text(encoding="utf-8")
     body = "\n".join(part for section in _SECTIONS for part in section(summary))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head = f"<head>{meta}<title>{_text(summary.name)}: optimization run</title><style>{css}</style></head>"
+    head = f"<head>{meta}<title>{text(summary.name)}: optimization run</title><style>{css}</style></head>"
     return f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>'
 
 
 def _headline(summary: RunSummary) -> Iterator[str]:
-    yield f"<h1>{_text(summary.name)}</h1>"
+    yield f"<h1>{text(summary.name)}</h1>"
     calls = sum(usage.calls for usage in summary.usage.values())
-    yield f'<p class="soft">recipe {_text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
+    yield f'<p class="soft">recipe {text(summary.recipe)}, {calls:,} calls, {summary.minutes:.0f} minutes</p>'
     if summary.sealed is not None:
         yield _verdict_text(summary.sealed, is_found=summary.bundle is not None and summary.bundle["found"])
     elif summary.bundle is not None:
@@ -56,7 +56,7 @@ def _headline(summary: RunSummary) -> Iterator[str]:
     else:
         yield '<p class="verdict">Not finished: the bundle is still to come.</p>'
     if summary.spent_out:
-        yield f"<p>The budget of {_text(summary.spent_out)} ended the search; what was best by then was evaluated.</p>"
+        yield f"<p>The budget of {text(summary.spent_out)} ended the search; what was best by then was evaluated.</p>"
 
 
 def _verdict_text(sealed: Event, *, is_found: bool) -> str:
@@ -77,51 +77,37 @@ def _sealed_table(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Sealed evaluation</h2>"
     yield '<p class="soft">Means with 95 % intervals. The differences are paired, query by query.</p>'
     yield '<div class="wide"><table>'
-    yield _row("th", "", *names)
+    yield row("th", "", *names)
     yield from _variant_rows(figures, names)
     yield from _comparison_rows(summary.sealed["against"], names)
     yield "</table></div>"
 
 
 def _variant_rows(figures: Mapping[str, Event], names: Sequence[str]) -> Iterator[str]:
-    yield _row("td", "score", *(_interval_cell(figures[name]["score"]) for name in names))
+    yield row("td", "score", *(interval_cell(figures[name]["score"]) for name in names))
     for kind in figures[names[0]]["by_kind"]:
         kinds = (figures[name]["by_kind"].get(kind) for name in names)
-        yield _row("td", f"of {kind} queries", *("" if score is None else _interval_cell(score) for score in kinds))
+        yield row("td", f"of {kind} queries", *("" if score is None else interval_cell(score) for score in kinds))
     for part in figures[names[0]]["parts"]:
         cells = (
-            _interval_cell(figures[name]["parts"][part]) if part in figures[name]["parts"] else "" for name in names
+            interval_cell(figures[name]["parts"][part]) if part in figures[name]["parts"] else "" for name in names
         )
-        yield _row("td", f"reward {part}", *cells)
+        yield row("td", f"reward {part}", *cells)
     for key, label in _SHARES.items():
         if figures[names[0]][key][0] is not None:
-            yield _row("td", label, *(_interval_cell(figures[name][key]) for name in names))
-    yield _row("td", "queries", *(str(figures[name]["rows"]) for name in names))
-    yield _row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
-    yield _row("td", "prompt tokens", *(f"{figures[name]['prompt_tokens']:.0f}" for name in names))
+            yield row("td", label, *(interval_cell(figures[name][key]) for name in names))
+    yield row("td", "queries", *(str(figures[name]["rows"]) for name in names))
+    yield row("td", "words", *(f"{figures[name]['words']:.0f}" for name in names))
+    yield row("td", "prompt tokens", *(f"{figures[name]['prompt_tokens']:.0f}" for name in names))
 
 
 def _comparison_rows(against: Mapping[str, Event], names: Sequence[str]) -> Iterator[str]:
-    differences = [_interval_cell(against[name]["difference"]) if name in against else "" for name in names]
-    yield _row("td", "bundle is better by", *differences)
+    differences = [interval_cell(against[name]["difference"]) if name in against else "" for name in names]
+    yield row("td", "bundle is better by", *differences)
     if preferred := against["baseline"].get("preferred"):
-        cells = (_interval_cell(preferred) if name == "baseline" else "" for name in names)
-        yield _row("td", "judge prefers bundle", *cells)
-    yield _row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
-
-
-def _left_out(summary: RunSummary) -> Iterator[str]:
-    """Yield the rows that were left out, and the number of dropped candidates by reason."""
-    if summary.left_out:
-        yield "<h2>Rows that were left out</h2>"
-        yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
-        rows = [_row("td", part, _text(name), _text(why)) for (part, name), why in summary.left_out.items()]
-        yield f'<div class="wide"><table>{_row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
-    if summary.dropped:
-        yield "<h2>Candidates that were dropped</h2>"
-        yield '<p class="soft">They change nothing that matters, or no bundle or server can use them.</p>'
-        rows = [_row("td", _text(what), str(count), _text(why)) for (what, why), count in summary.dropped.items()]
-        yield f'<div class="wide"><table>{_row("th", "part", "number", "reason")}{"".join(rows)}</table></div>'
+        cells = (interval_cell(preferred) if name == "baseline" else "" for name in names)
+        yield row("td", "judge prefers bundle", *cells)
+    yield row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
 
 
 def _learning_curve(summary: RunSummary) -> Iterator[str]:
@@ -130,10 +116,10 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Learning curve</h2>"
     yield '<p class="soft">The lead of each level over the first prompt, on the queries that both were judged on.</p>'
     yield draw_curve([(level.number + 1, level.ahead) for level in summary.levels])
-    rows = [_row("th", "", "candidates", "judgements", "ahead by")]
+    rows = [row("th", "", "candidates", "judgements", "ahead by")]
     for level in summary.levels:
         counts = str(level.candidates), str(level.judgements)
-        rows.append(_row("td", f"level {level.number + 1}", *counts, _interval_cell(_interval_values(level.ahead))))
+        rows.append(row("td", f"level {level.number + 1}", *counts, interval_cell(interval_values(level.ahead))))
     yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
@@ -142,9 +128,9 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
         return
     yield "<h2>Proposers</h2>"
     yield '<p class="soft">Those who made the candidates. A candidate is won if it beat its parent in the race.</p>'
-    rows = [_row("th", "", "tried", "won", "what won, with its lead over its parent")]
+    rows = [row("th", "", "tried", "won", "what won, with its lead over its parent")]
     for name, (tried, won) in summary.proposers.items():
-        rows.append(_row("td", _text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
+        rows.append(row("td", text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))
     yield f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
@@ -152,7 +138,7 @@ def _wins(summary: RunSummary, proposer: str) -> list[str]:
     """Return the changes of a proposer that lead over their parents, the largest lead first."""
     leads = [(summary.lead(node), node.change) for node in summary.nodes.values() if node.proposer == proposer]
     ahead = sorted((lead for lead in leads if lead[0] > 0), reverse=True)[:_MAX_WINS]
-    return [f"{_text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in ahead]
+    return [f"{text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in ahead]
 
 
 def _prompt_tree(summary: RunSummary) -> Iterator[str]:
@@ -168,14 +154,14 @@ def _prompt_tree(summary: RunSummary) -> Iterator[str]:
 
 def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
     mean = node.mean
-    score = _interval_cell(_interval_values(mean)) if mean else "not judged"
+    score = interval_cell(interval_values(mean)) if mean else "not judged"
     mark = ' <span class="mark">chosen</span>' if node.id == summary.result else ""
     count = f"{len(node.judged)} queries" if node.judged else ""
-    made = f" {_text(node.proposer)}: {_text(node.change)}" if node.proposer else ""
+    made = f" {text(node.proposer)}: {text(node.change)}" if node.proposer else ""
     yield f"<details open><summary>{score} <span class='soft'>{count}</span>{made}{mark}</summary>"
     yield "<details><summary class='soft'>prompt and answers</summary><div class='inside'>"
     parent = summary.nodes.get(node.parent or "")
-    yield f'<div class="text">{_marked_difference(parent.prompt, node.prompt) if parent else _text(node.prompt)}</div>'
+    yield f'<div class="text">{_marked_difference(parent.prompt, node.prompt) if parent else text(node.prompt)}</div>'
     for event in sorted(node.judged, key=lambda event: event["score"])[:_MAX_JUDGEMENTS]:
         yield _judgement(event)
     yield "</div></details>"
@@ -185,9 +171,9 @@ def _tree_branch(summary: RunSummary, node: PromptNode) -> Iterator[str]:
 
 
 def _judgement(event: Event) -> str:
-    parts = "; ".join(f"{_text(name)} {part['value']:.2f}" for name, part in event["parts"].items())
-    title = f"{event['score']:.2f} &middot; {_text(event['query'][:_MAX_SUMMARY_CHARACTERS])}"
-    answer = f'<div class="text">{_text(event["answer"])}</div><p class="soft">{parts}</p>'
+    parts = "; ".join(f"{text(name)} {part['value']:.2f}" for name, part in event["parts"].items())
+    title = f"{event['score']:.2f} &middot; {text(event['query'][:_MAX_SUMMARY_CHARACTERS])}"
+    answer = f'<div class="text">{text(event["answer"])}</div><p class="soft">{parts}</p>'
     return f"<details><summary>{title}</summary>{answer}</details>"
 
 
@@ -195,11 +181,11 @@ def _tuning_table(summary: RunSummary) -> Iterator[str]:
     if not summary.trials:
         return
     yield '<h2>How it is shown and decoded</h2><div class="wide"><table>'
-    yield _row("th", "setting", "mean score", "queries", "")
+    yield row("th", "setting", "mean score", "queries", "")
     for event in summary.trials:
-        mean = _interval_cell([event["mean"], event["low"], event["high"]])
+        mean = interval_cell([event["mean"], event["low"], event["high"]])
         kept = '<span class="mark">kept</span>' if event["kept"] else ""
-        yield _row("td", f"{_text(event['knob'])} = {_text(event['value'])}", mean, str(event["rows"]), kept)
+        yield row("td", f"{text(event['knob'])} = {text(event['value'])}", mean, str(event["rows"]), kept)
     yield "</table></div>"
 
 
@@ -217,14 +203,14 @@ def _cost_table(summary: RunSummary) -> Iterator[str]:
     if not summary.usage:
         return
     yield '<h2>Cost</h2><div class="wide"><table>'
-    yield _row("th", "model", "calls", "prompt tokens", "completion tokens", "money", "mean seconds", "without reply")
+    yield row("th", "model", "calls", "prompt tokens", "completion tokens", "money", "mean seconds", "without reply")
     for role, usage in summary.usage.items():
         seconds = f"{usage.seconds / usage.calls:.2f}" if usage.calls else ""
         counts = [f"{count:,}" for count in (usage.calls, usage.prompt_tokens, usage.completion_tokens)]
-        yield _row("td", _text(role), *counts, f"{usage.money:.2f}", seconds, str(usage.without_reply))
+        yield row("td", text(role), *counts, f"{usage.money:.2f}", seconds, str(usage.without_reply))
     yield "</table></div>"
     for role in (role for role, usage in summary.usage.items() if usage.is_estimate):
-        yield f'<p class="soft">{_text(role)}: {NO_USAGE}.</p>'
+        yield f'<p class="soft">{text(role)}: {NO_USAGE}.</p>'
 
 
 def _answer_pairs(summary: RunSummary) -> Iterator[str]:
@@ -234,19 +220,20 @@ def _answer_pairs(summary: RunSummary) -> Iterator[str]:
     yield "<h2>Raw against aligned</h2>"
     for query, events in pairs[:_MAX_ANSWERS]:
         columns = _column("raw", events["raw"]) + _column("aligned", events["bundle"])
-        title = _text(query[:_MAX_QUERY_CHARACTERS])
+        title = text(query[:_MAX_QUERY_CHARACTERS])
         yield f'<details><summary>{title}</summary><div class="pair">{columns}</div></details>'
 
 
 def _column(title: str, event: Event) -> str:
-    answer = f'<div class="text">{_text(event["answer"])}</div>'
+    answer = f'<div class="text">{text(event["answer"])}</div>'
     return f"<div><h4>{title} &middot; {event['score']:.2f}</h4>{answer}</div>"
 
 
 _SECTIONS: Final = (
     _headline,
+    judge_trust,
     _sealed_table,
-    _left_out,
+    left_out,
     _learning_curve,
     _proposer_table,
     _prompt_tree,
@@ -265,28 +252,9 @@ def _marked_difference(before: str, after: str) -> str:
         None, old, new, autojunk=False
     ).get_opcodes():
         if kind in ("delete", "replace"):
-            parts.append(f"<del>{_text(' '.join(old[old_start:old_end]))}</del>")
+            parts.append(f"<del>{text(' '.join(old[old_start:old_end]))}</del>")
         if kind in ("insert", "replace"):
-            parts.append(f"<ins>{_text(' '.join(new[new_start:new_end]))}</ins>")
+            parts.append(f"<ins>{text(' '.join(new[new_start:new_end]))}</ins>")
         if kind == "equal":
-            parts.append(_text(" ".join(new[new_start:new_end])))
+            parts.append(text(" ".join(new[new_start:new_end])))
     return " ".join(parts)
-
-
-def _row(kind: str, *cells: str) -> str:
-    return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"
-
-
-def _interval_cell(values: Sequence[float | None]) -> str:
-    if values[0] is None:
-        return ""
-    mean, low, high = (value or 0.0 for value in values)
-    return f'{mean:.3f} <span class="range">[{low:.3f}, {high:.3f}]</span>'
-
-
-def _interval_values(interval: Interval) -> list[float | None]:
-    return [interval.estimate, interval.low, interval.high]
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

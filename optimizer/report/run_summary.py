@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
-from optimizer.core.journal import DROPPED, ESTIMATED, STOPPED, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, STOPPED, UNUSABLE, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class RunSummary:
             event.
         left_out: The reason for each row that was left out, by the part and the name of the row.
         dropped: The number of dropped candidates, by the part that a model proposed and the reason.
+        judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
     """
 
     name: str
@@ -118,6 +119,7 @@ class RunSummary:
     answers: Mapping[str, Mapping[str, Event]] = field(repr=False)
     left_out: Mapping[tuple[str, str], str]
     dropped: Mapping[tuple[str, str], int]
+    judge_trust: tuple[Event, ...]
 
     @property
     def proposers(self) -> Mapping[str, Sequence[int]]:
@@ -163,6 +165,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         answers=_sealed_answers(notes["score"]),
         left_out=_left_out(events),
         dropped=_dropped(notes[DROPPED]),
+        judge_trust=tuple(notes[JUDGE_TRUST]),
     )
 
 

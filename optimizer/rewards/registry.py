@@ -89,6 +89,11 @@ def check_rewards(config: RunConfig) -> None:
             raise ConfigError(f"[reward] {name} needs a task model of kind completion: chat models score no texts")
 
 
+def uses_judge(table: RewardTable) -> bool:
+    """Whether a reward of the table [reward] lets the judge score answers."""
+    return any(JUDGE in reward_kind(name).roles for name in table.all_names)
+
+
 def build_rewards(resources: RewardResources) -> dict[str, Reward]:
     """Build the rewards that [reward] names, and return them by name.
 

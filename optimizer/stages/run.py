@@ -18,6 +18,7 @@ from optimizer.core.config_tables import FOUND, RunConfig
 from optimizer.core.errors import BudgetSpentError, UnusableRowsError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.stages.candidate_gate import bundle_input
+from optimizer.stages.checks.judge_trial import run_judge_trial
 from optimizer.stages.example_stage import run_example_stage
 from optimizer.stages.prompt_stage import run_prompt_stage
 from optimizer.stages.run_context import (
@@ -107,6 +108,7 @@ async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, b
     best = BestCandidate(first)
     context.budget.share = 1.0 - _SEALED_SHARE if context.data.sealed else 1.0
     try:
+        await run_judge_trial(context, first)
         await run_example_stage(context, best)
         await run_prompt_stage(context, best)
         await run_tuning_stage(context, best)

@@ -32,7 +32,7 @@ _MODEL_KEYS: Final = ("model", "kind")
 _FREE_TABLES: Final = ("models", "budget")
 _FREE_FILES: Final = ("[data] train", "[data] validation", "[data] sealed", "[bundle] start", "[examples] pool")
 """The rows, the starting bundle and the pool are compared themselves, so that their files may move."""
-_FREE_KEYS: Final = ("[data] unusable", "[bundle] model")
+_FREE_KEYS: Final = ("[data] unusable", "[reward] trust", "[bundle] model")
 _MAX_NAMED_LINES: Final = 10
 Hashed = Mapping[str, Any]
 

@@ -188,7 +188,8 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
         base_url: The base URL of the scripted models.
         rows: Number of training rows.
         tables: Keys to set, by table. Two underscores stand for the dot in the name of a table. None leaves out the
-            table or the key.
+            table or the key. The judge is not checked, because it does not read answers: tests of the check set
+            `trust` of [reward].
     """
     folder.mkdir(exist_ok=True)
     for part, count in (("train", rows), ("sealed", 12), ("validation", 12)):
@@ -199,7 +200,7 @@ def write_run(folder: Path, base_url: str, *, rows: int = 40, **tables: Mapping[
     settings: dict[str, dict[str, Any]] = {
         **{f"models.{role}": {"base_url": base_url, "model": role, "kind": "chat"} for role in _REPLIES},
         "data": {"train": "train.jsonl", "validation": "validation.jsonl", "sealed": "sealed.jsonl"},
-        "reward": {"weights": {"judge": 1.0}},
+        "reward": {"weights": {"judge": 1.0}, "trust": 0},
         "search": {"depth": 3, "first": 4, "queries": 16},
         "tune": {"k": [0, 1], "order": []},
         "bundle": {"name": "scripted", "start": "start"},

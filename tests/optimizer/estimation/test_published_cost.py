@@ -79,6 +79,7 @@ async def estimated(folder: Path) -> Estimate:
     async with TestServer(app) as server:
         tables: dict[str, Mapping[str, Any]] = {
             **LEFT_TO_THE_PRESET,
+            "reward": {"weights": None, "trust": None},
             "models__task": {"kind": "completion"},
             **{f"models__{role}": PRICES for role in ("judge", "optimizer")},
         }

@@ -1,0 +1,36 @@
+"""The sections of the report that call for caution: a judge that may be wrong, and what was left out."""
+
+from collections.abc import Iterator
+
+from optimizer.report.markup import row, text
+from optimizer.report.run_summary import RunSummary
+from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED
+
+
+def judge_trust(summary: RunSummary) -> Iterator[str]:
+    """Yield how often the judge preferred the right answer, with a warning if it cannot be trusted."""
+    if not summary.judge_trust:
+        return
+    yield "<h2>Can the judge be trusted?</h2>"
+    if not all(event["trusted"] for event in summary.judge_trust):
+        yield f'<p class="verdict bad">{UNTRUSTED}</p><p>{ADVICE}</p>'
+    yield (
+        '<p class="soft">Before the search, the judge saw training queries, each with the answer to it and with the '
+        "answer to another query.</p>"
+    )
+    for event in summary.judge_trust:
+        yield f"<p>The judge {text(event['text'])}.</p>"
+
+
+def left_out(summary: RunSummary) -> Iterator[str]:
+    """Yield the rows that were left out, and the number of dropped candidates by reason."""
+    if summary.left_out:
+        yield "<h2>Rows that were left out</h2>"
+        yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
+        rows = [row("td", part, text(name), text(why)) for (part, name), why in summary.left_out.items()]
+        yield f'<div class="wide"><table>{row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
+    if summary.dropped:
+        yield "<h2>Candidates that were dropped</h2>"
+        yield '<p class="soft">They change nothing that matters, or no bundle or server can use them.</p>'
+        rows = [row("td", text(what), str(count), text(why)) for (what, why), count in summary.dropped.items()]
+        yield f'<div class="wide"><table>{row("th", "part", "number", "reason")}{"".join(rows)}</table></div>'

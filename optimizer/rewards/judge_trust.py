@@ -1,0 +1,152 @@
+"""Checks a judge before its scores are used: can it tell an answer to a question from an answer to another question?
+
+The judge sees a query twice: with the answer to this query, and with the answer to another query. Two rows form a pair.
+Each of their answers is the right one for its own row, and the wrong one for the other row. A judge that scores the
+text of an answer and not its fit to the query, for example by length or style, is therefore right in at most half of
+the cases. A judge that gives both answers the same score is never right.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from index.measures.confidence import Interval, wilson
+from optimizer.core.errors import ModelError
+from optimizer.rewards.judge_model import Judge
+
+T = TypeVar("T")
+SCORES, COMPARISONS = "scores", "comparisons"
+CHANCE: Final = 0.5
+UNTRUSTED: Final = (
+    "The judge cannot tell the answer to a question from the answer to another question, beyond chance: do not trust "
+    "what it prefers."
+)
+ADVICE: Final = (
+    "Name a more capable model in [models.judge], or let the rewards rules and reference score (docs/optimizing.md, "
+    "Whether the judge can be trusted)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustCase:
+    """One question to the judge.
+
+    Attributes:
+        query: The text that a request contains as the query.
+        right: The answer to the query.
+        wrong: The answer to another query.
+    """
+
+    query: str
+    right: str
+    wrong: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How often the judge preferred the right answer.
+
+    Attributes:
+        way: `scores` if the judge scored each answer by itself, `comparisons` if it compared the two in both orders.
+        right: Number of cases in which the right answer has the higher score, or is preferred in both orders.
+        equal: Number of cases in which both have the same score, or each is preferred in one order.
+        cases: Number of cases whose verdicts could be read.
+        unreadable: Number of the other cases.
+    """
+
+    way: str
+    right: int
+    equal: int
+    cases: int
+    unreadable: int
+
+    @property
+    def share(self) -> Interval:
+        """The share of cases in which the judge preferred the right answer."""
+        return wilson(self.right, self.cases)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the judge prefers the right answer more often than by chance: the interval is above one half."""
+        return self.share.low > CHANCE
+
+    @property
+    def text(self) -> str:
+        """The numbers as a sentence."""
+        verb = "scores the right answer higher" if self.way == SCORES else "prefers the right answer in both orders"
+        interval = f" ({self.share.estimate:.2f} [{self.share.low:.2f}, {self.share.high:.2f}])" if self.cases else ""
+        equal = f", equal in {self.equal}" if self.equal else ""
+        unreadable = f", no readable verdict in {self.unreadable} more" if self.unreadable else ""
+        return f"{verb} in {self.right} of {self.cases} cases{interval}{equal}{unreadable}"
+
+
+def trust_cases(answered: Sequence[tuple[str, str]], count: int) -> tuple[TrustCase, ...]:
+    """Make at most `count` cases from queries and their answers.
+
+    Each row is paired with the later row whose query and answer share the fewest words with its own. Rows with the same
+    answer are never paired.
+
+    Args:
+        answered: The query and the answer of each row.
+        count: The maximum number of cases. Each pair of rows gives two cases.
+    """
+    left, cases = list(answered), list[TrustCase]()
+    while len(left) > 1 and len(cases) < count:
+        query, answer = left.pop(0)
+        others = [one for one in left if _words(one[1]) != _words(answer)]
+        if not others:
+            continue
+        partner = min(others, key=lambda one: len(_words(f"{query} {answer}") & _words(f"{one[0]} {one[1]}")))
+        left.remove(partner)
+        cases += [TrustCase(query, answer, partner[1]), TrustCase(partner[0], partner[1], answer)]
+    return tuple(cases[:count])
+
+
+async def score_cases(judge: Judge, cases: Sequence[TrustCase]) -> Trust:
+    """Let the judge score both answers of each case, by the criteria that it chooses for the query.
+
+    Raises:
+        ModelError: The judge gives no usable reply, but may do so later.
+        BudgetSpentError: The budget does not allow a call.
+    """
+
+    async def lead(case: TrustCase) -> float:
+        criteria = await judge.criteria(case.query)
+        right, wrong = [await judge.rate_by(case.query, text, criteria) for text in (case.right, case.wrong)]
+        return right.mean - wrong.mean
+
+    return _trust(SCORES, await _each(cases, lead))
+
+
+async def compare_cases(judge: Judge, cases: Sequence[TrustCase]) -> Trust:
+    """Let the judge compare both answers of each case in both orders. It raises the same errors as `score_cases`."""
+
+    async def lead(case: TrustCase) -> float:
+        return await judge.better(case.query, case.right, case.wrong) - CHANCE
+
+    return _trust(COMPARISONS, await _each(cases, lead))
+
+
+async def _each(cases: Sequence[TrustCase], lead: Callable[[TrustCase], Awaitable[float]]) -> list[float | None]:
+    return list(await asyncio.gather(*(_unless_final(lead(case)) for case in cases)))
+
+
+async def _unless_final(call: Awaitable[T]) -> T | None:
+    """Return the result of a call; None if its reply can never be used."""
+    try:
+        return await call
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return None
+
+
+def _trust(way: str, leads: Sequence[float | None]) -> Trust:
+    read = [lead for lead in leads if lead is not None]
+    right, equal = sum(lead > 0 for lead in read), sum(lead == 0 for lead in read)
+    return Trust(way, right, equal, len(read), len(leads) - len(read))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.casefold().split())

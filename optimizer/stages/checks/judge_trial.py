@@ -1,0 +1,123 @@
+"""Checks at the start of a run, and in `doctor`, whether the judge can be trusted. It decides nothing: it warns.
+
+The requests are those of the run: the criteria of the training rows are chosen in this check, and used again in the
+search. optimizer.rewards.judge_trust explains what is measured.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from optimizer.core.candidate import Candidate
+from optimizer.core.config_checks import MIN_TRUST_CASES
+from optimizer.core.config_tables import RunConfig
+from optimizer.core.errors import ModelError
+from optimizer.core.journal import JUDGE_TRUST
+from optimizer.data.dataset import REFUSE, Row
+from optimizer.rewards.judge import judged_text
+from optimizer.rewards.judge_model import Judge
+from optimizer.rewards.judge_protocol import ROLE
+from optimizer.rewards.judge_trust import Trust, compare_cases, score_cases, trust_cases
+from optimizer.rewards.registry import uses_judge
+from optimizer.stages.run_context import RunContext
+
+_ROWS_PER_CASE: Final = 4
+"""How many rows the cases are chosen from, for each case."""
+MIN_ANSWERED_ROWS: Final = 2
+"""If fewer rows have a reference, the task model answers the rows."""
+
+
+async def run_judge_trial(context: RunContext, candidate: Candidate) -> None:
+    """Journal one `judge_trust` event for each way in which the run uses the judge. The raised errors are those of
+    `try_judge`.
+    """
+    for trust in await try_judge(context, candidate):
+        await context.journal.note(JUDGE_TRUST, **trust_values(trust))
+
+
+async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
+    """Ask the judge about answers to the training rows and answers to other training rows.
+
+    The answers are references. If fewer than two rows have a reference, the task model answers the rows.
+
+    Args:
+        context: What the stages of the run share.
+        candidate: The prompt and examples under which the task model answers, if it has to.
+
+    Returns:
+        The results by scores and by comparisons, as far as the run uses the judge in these ways. The list is empty if
+        the run does not use the judge, if the setting `trust` of [reward] is 0, or if there are too few rows.
+
+    Raises:
+        ModelError: A model gives no usable reply, but may do so later.
+        BudgetSpentError: The budget is spent.
+        JournalError: The journal cannot be written.
+    """
+    table = context.config.reward
+    judge = scoring_judge(context)
+    if not table.trust or ROLE not in context.config.models or (judge is None and not table.confirm):
+        return []
+    cases = trust_cases(await _answered(context, candidate, table.trust), table.trust)
+    if len(cases) < MIN_TRUST_CASES:
+        return []
+    await context.journal.note("stage", stage="judge", rows=len(cases))
+    scored = [await score_cases(judge, cases)] if judge else []
+    return scored + ([await compare_cases(context.judge, cases)] if table.confirm else [])
+
+
+def scoring_judge(context: RunContext) -> Judge | None:
+    """Return the judge as it scores in this run; None if it scores nothing.
+
+    The judge of the rewards comes before the judge of [examples], because it is the same model in another manner.
+    """
+    if uses_judge(context.config.reward):
+        return context.judge
+    return context.example_judge if context.config.examples.queries else None
+
+
+def trial_counts(config: RunConfig) -> tuple[int, int]:
+    """Return the largest number of cases that are scored, and of those that are compared."""
+    if ROLE not in config.models:
+        return 0, 0
+    trust = config.reward.trust
+    is_scored = uses_judge(config.reward) or config.examples.queries > 0
+    return trust * is_scored, trust * (config.reward.confirm > 0)
+
+
+def trust_values(trust: Trust) -> dict[str, object]:
+    """Return a result as plain values for the journal."""
+    share = trust.share
+    return {
+        "way": trust.way,
+        "text": trust.text,
+        "trusted": trust.is_trusted,
+        "right": trust.right,
+        "cases": trust.cases,
+        "unreadable": trust.unreadable,
+        "share": [share.estimate, share.low, share.high] if trust.cases else None,
+    }
+
+
+async def _answered(context: RunContext, candidate: Candidate, count: int) -> list[tuple[str, str]]:
+    """Return the judge's text and the answer of each row that the cases are chosen from."""
+    rows = _telling_rows(context.data.train)
+    given = [(judged_text(row), row.reference) for row in rows if row.reference is not None]
+    if len(given) >= MIN_ANSWERED_ROWS:
+        return list(islice(given, count * _ROWS_PER_CASE))
+    answers = [(judged_text(row), await _answer(context, candidate, row)) for row in rows[:count]]
+    return [(query, text) for query, text in answers if text]
+
+
+def _telling_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows whose answers fit no other query. A refusal fits many, so other rows come first."""
+    telling = [row for row in rows if row.kind != REFUSE]
+    return telling if len(telling) >= MIN_ANSWERED_ROWS else rows
+
+
+async def _answer(context: RunContext, candidate: Candidate, row: Row) -> str:
+    try:
+        return (await context.task.answer(candidate, row)).text.strip()
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return ""
