@@ -92,7 +92,7 @@ def choose_model(bundles: Sequence[BundleArgument], models: Collection[str]) -> 
     listed = ", ".join(sorted(models)) or "none"
     named = {bundle.model for bundle in bundles if bundle.model is not None}
     if len(named) > 1:
-        raise StartupError(f"--bundle: fit measures one model at a time, and these are {', '.join(sorted(named))}.")
+        raise StartupError(f"--bundle: fit measures one model at a time, not several: {', '.join(sorted(named))}.")
     if named - set(models):
         raise StartupError(f"No backend lists the model {min(named)}. Listed: {listed}.")
     made_for = {bundle.served.bundle.manifest.model for bundle in bundles} & set(models)
@@ -120,7 +120,7 @@ def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle:
 
 
 def _unique_names(bundles: Sequence[BundleArgument]) -> list[str]:
-    """Return a name for each bundle: the name in its manifest, with its id or a number if other bundles have it too."""
+    """Return a name for each bundle: the name in its manifest. Equal names get the id of the bundle, or a number."""
     names = [bundle.served.bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
         names = [f"{name} {bundle.served.id}" for name, bundle in zip(names, bundles, strict=True)]
@@ -133,8 +133,8 @@ def _unique_names(bundles: Sequence[BundleArgument]) -> list[str]:
 def _matched_arms(aligned: Sequence[Arm]) -> tuple[Arm, ...]:
     """Return one arm `raw-matched` for each different sampling of the bundles.
 
-    A bundle that sets no sampling besides what every request of `fit` sets needs no such arm, because it would equal
-    `raw`.
+    Every request of `fit` sets the parameters of _SET_BY_FIT. A bundle that sets no other sampling parameter needs no
+    arm `raw-matched`, because this arm would equal `raw`.
     """
     by_sampling: dict[bytes, Arm] = {}
     for arm in aligned:

@@ -35,7 +35,7 @@ class Answer:
         text: The text of the answer.
         finish_reason: Why the answer ended; empty if the server did not say it.
         prompt_tokens: The number of tokens of the prompt; None if the server did not report it.
-        cached_tokens: The part of the prompt that the server's prefix cache had; None if the server did not report it.
+        cached_tokens: The number of prompt tokens that the prefix cache had; None if the server did not report it.
         first_token: Seconds from sending the request to the first text of the answer, or to its end if it has no text.
         degraded: Why retrieval failed for this request; None if it did not fail.
     """
@@ -55,7 +55,7 @@ class Failure:
     Attributes:
         status: The HTTP status; None if the reply broke off or the connection failed.
         reason: The message of the server.
-        retry_after: The seconds after which the server asks for another attempt; None if it does not say it.
+        retry_after: The seconds after which the server asks for another attempt; None if it names no time.
     """
 
     status: int | None
@@ -79,11 +79,11 @@ class Client:
         session: The HTTP session.
         urls: The base URL of each arm, by its name.
         model: The id of the model.
-        salts: The `cache_salt` of each arm, by its name; empty if the server does not know this field. It keeps the
-            arms from finding each other's prompts in the prefix cache.
+        salts: The `cache_salt` of each arm, by its name; empty if the server does not know this field. Arms with
+            different salts do not find each other's prompts in the prefix cache.
         pauses: Seconds before each further attempt to ask a question.
         limit_field: The name of the length limit that the server accepts.
-        is_answering: Whether the last request was answered. While no request is answered, none is tried again.
+        is_answering: Whether the last request got an answer or a lasting error. If not, no request is tried again.
     """
 
     session: aiohttp.ClientSession
@@ -99,7 +99,7 @@ class Client:
     async def open(
         cls, urls: Mapping[str, str], model: str, salts: Mapping[str, str], pauses: Sequence[float] = PAUSES
     ) -> AsyncIterator[Self]:
-        """Yield a client whose requests have no time limit of their own: the proxy limits the silence of a backend."""
+        """Yield a client. Its requests have no time limit, because the proxy limits the silence of a backend."""
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
@@ -157,7 +157,7 @@ class Client:
 
 
 def _failed_retrieval(headers: Mapping[str, str]) -> str | None:
-    """Return why no examples were retrieved, if that failed; else None."""
+    """Return why retrieval failed for this reply; None if it did not fail."""
     reasons = headers.get("x-drpo-reduced", "").split(", ")
     return next((reason for reason in RETRIEVAL_FAILURES if reason in reasons), None)
 

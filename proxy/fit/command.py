@@ -32,14 +32,14 @@ Does this bundle help this model? Asks 120 questions with and without the bundle
   drpo-proxy fit --backend URL --baseline DIR --bundle DIR2
                                                      is the second bundle better than the first?
 
-Each question is served as by the proxy: raw, raw with the bundle's sampling (raw-matched), and with each bundle.
+Each question is served in several ways: raw, raw with the bundle's sampling (raw-matched), and with each bundle.
 The tables show how the answers end, repeat, refuse and leak markers, and what the bundle costs. The last line says
 in one sentence: helps, little headroom, harms, or cannot tell. docs/serving.md has the rule.
 Ctrl-C ends the run and shows the result so far.
 """
 _EXIT_STATUSES: Final = """\
 exit status: 0 no bundle harms; 3 a bundle harms; 1 an error, such as a backend that does not answer; 2 a wrong flag;
-130 (143) SIGINT (SIGTERM) ended the run early
+130 SIGINT ended the run early; 143 SIGTERM ended it early
 """
 _SHOWN_GROUPS: Final = ("backends", "injection")
 _DEFAULT_CONCURRENCY: Final = 4
@@ -165,7 +165,7 @@ def _write_answers(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _answer_lines(outcomes: Outcomes) -> Iterator[Mapping[str, Any]]:
-    """Yield for each answer its arm, its question and the question's kind, its text, and how it ended."""
+    """Yield one object for each answer: its arm, its question, the kind of the question, its text, and how it ended."""
     for question in outcomes.questions:
         for arm in outcomes.arms:
             answer = outcomes.by_arm[arm.name].get(question.id)

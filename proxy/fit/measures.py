@@ -24,14 +24,14 @@ MAX_REPEATED_SHARE: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer of an arm, with what it is measured against.
+    """One answer of an arm, with the data that its measures need.
 
     Attributes:
         question: The question.
         answer: The answer of the arm.
         raw: The answer of the arm `raw` to the same question.
-        reports_cache: Whether the server reports cached tokens for any answer of the run. Some servers leave the number
-            out where it is 0.
+        reports_cache: Whether the server reports cached tokens for any answer of the run. Some servers leave out
+            a number that is 0.
     """
 
     question: Question
@@ -165,7 +165,7 @@ def difference(one: Measure, baseline: Sequence[Sample], arm: Sequence[Sample]) 
 
 
 def share_pairs(key: str, baseline: Sequence[Sample], arm: Sequence[Sample]) -> list[tuple[bool, bool]]:
-    """Return the values of the share with this key as pairs: those of the baseline, and those of the arm."""
+    """Return the values of a share in pairs: for each question, the value of the baseline and that of the arm."""
     found = next(one for one in MEASURES if one.key == key)
     return [(bool(before), bool(after)) for before, after in _pairs(found, baseline, arm)]
 

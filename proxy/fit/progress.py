@@ -1,4 +1,4 @@
-"""Shows the progress of a run: as one changing line on a terminal, else as a line now and then."""
+"""Shows the progress of a run: on a terminal as one line that changes, else as a new line every 10 seconds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +23,9 @@ def showing_progress(messages: Console) -> Iterator[Callable[[Progress], None]]:
             text = f"{progress.done} of {progress.total} answers, about {_duration(progress.remaining)} left"
             if progress.is_estimate:
                 messages.print(
-                    f"Measured on the first {progress.done} answers: about {_duration(progress.remaining)} "
-                    f"for the other {progress.total - progress.done}. Ctrl-C shows the result so far.",
+                    f"The first {progress.done} answers took {_duration(progress.seconds)}. The other "
+                    f"{progress.total - progress.done} take about {_duration(progress.remaining)}. "
+                    "Ctrl-C ends the run and shows the result so far.",
                     markup=False,
                 )
             elif messages.is_terminal:

@@ -1,4 +1,4 @@
-"""Reads the questions of `drpo-proxy fit`: those of the package, or those of a file of the user.
+"""Reads the questions of `drpo-proxy fit` from the package, or from a file of the user.
 
 A file has one JSON object per line:
 
@@ -62,17 +62,17 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     except BundleFormatError as error:
         raise StartupError(str(error)) from None
     if not questions:
-        raise StartupError(f"{location}: the file has no question: write one JSON object per line.")
+        raise StartupError(f"{location}: the file has no question. Write one JSON object per line.")
     repeated, count = Counter(question.id for question in questions).most_common(1)[0]
     if count > 1:
-        raise StartupError(f"{location}: {count} questions have the id {repeated}: give each its own.")
+        raise StartupError(f"{location}: {count} questions have the id {repeated}. Give each question its own id.")
     return questions
 
 
 def mixed(questions: Sequence[Question], limit: int | None = None) -> tuple[Question, ...]:
     """Return the first `limit` questions, in an order in which the first N contain all kinds in proportion, for any N.
 
-    So a run that is interrupted, or that has a limit, still measures every kind.
+    A run that is interrupted, or that has a limit, therefore still measures every kind.
     """
     sizes, seen = Counter(question.kind for question in questions), Counter[str]()
     ranked = []

@@ -92,7 +92,7 @@ def _arms_table(result: FitResult, by_arm: Mapping[str, Sequence[Sample]]) -> Ta
 
 
 def _differences_table(arms: Arms, by_arm: Mapping[str, Sequence[Sample]]) -> Table:
-    table = _table(f"Difference from {arms.baseline.name} (*: excludes 0)", arms.candidates)
+    table = _table(f"Difference from {arms.baseline.name} (*: the interval excludes 0)", arms.candidates)
     for one in MEASURES:
         cells = [difference(one, by_arm[arms.baseline.name], by_arm[arm.name]) for arm in arms.candidates]
         if cells[0].count:
@@ -125,11 +125,11 @@ def _notes(result: FitResult) -> Iterator[str]:
         yield f"{left_out} questions are in no table, because not all arms answered them."
     for arm in result.arms.candidates:
         if degraded := sum(sample.answer.degraded is not None for sample in samples(outcomes, arm)):
-            yield f"{arm.name}: {degraded} requests got no retrieved examples in time (--retrieval-timeout)."
+            yield f"{arm.name}: retrieval failed or was late for {degraded} requests (see --retrieval-timeout)."
 
 
 def _losses(result: FitResult) -> Iterator[str]:
-    """Yield a line for each bundle that names the measures in which it is worse than the baseline, with confidence."""
+    """Yield one line for each bundle that is worse than the baseline, with the measures whose interval excludes 0."""
     before = samples(result.outcomes, result.arms.baseline)
     for arm in result.arms.candidates:
         after = samples(result.outcomes, arm)
@@ -144,7 +144,7 @@ def _is_worse(one: Measure, change: Interval) -> bool:
 
 
 def result_json(result: FitResult) -> Mapping[str, Any]:
-    """Return the result for machines. Values that are not known are null."""
+    """Return the result as the object that `--json` prints. Values that are not known are null."""
     outcomes = result.outcomes
     return {
         "model": result.model,

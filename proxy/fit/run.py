@@ -22,14 +22,14 @@ Ask = Callable[[Arm, Question], Awaitable[Outcome]]
 
 @dataclass(slots=True)
 class Outcomes:
-    """The outcomes so far. A run adds to them, and an interrupted run leaves those that it has.
+    """The outcomes so far. A run adds outcomes. After an interruption, the outcomes so far remain.
 
     Attributes:
         questions: All questions of the run, in their order.
         arms: All arms of the run.
-        by_arm: The outcomes of each arm by the id of the question, by the name of the arm.
+        by_arm: For each arm, by its name: the outcome of each question, by the id of the question.
         stopped: Why the run stopped by itself before the end; empty if it did not.
-        is_complete: Whether the run came to its end. Then each failure was also tried again, if it may be temporary.
+        is_complete: Whether the run came to its end. At the end, each failure that may be temporary was tried again.
     """
 
     questions: tuple[Question, ...]
@@ -153,7 +153,7 @@ def _common_reason(outcomes: Outcomes, questions: Sequence[Question]) -> str:
 
 
 def failure_text(failure: Failure) -> str:
-    """Return the status and the reason of a failure for people."""
+    """Return the status and the reason of a failure, as a text for users."""
     return failure.reason if failure.status is None else f"{failure.status}: {failure.reason}"
 
 

@@ -70,7 +70,9 @@ class FitOptions:
 
 
 async def measure_fit(settings: Settings, options: FitOptions, messages: Console) -> FitResult:
-    """Open everything, ask the questions, and return the result. SIGINT and SIGTERM end the questions, not the result.
+    """Load the bundles, open the backends, ask the questions, and return the result.
+
+    After SIGINT or SIGTERM, no further question is asked, and the result so far is returned.
 
     Raises:
         StartupError: No backend serves a model, the model to measure is not clear, or a part cannot start.
@@ -121,10 +123,10 @@ def _load_bundles(settings: Settings, baseline: str) -> tuple[Sequence[BundleArg
 
 
 def _refuse_silent_backends(pool: Pool) -> None:
-    """Raise StartupError if no backend lists a model. The message has the reason of each backend."""
+    """Raise StartupError if no backend lists a model. The message names the problem of each backend."""
     if not pool.models:
         problems = "; ".join(f"{one.url}: {one.problem.rstrip('.')}" for one in pool.backends)
-        raise StartupError(f"No backend serves a model: {problems}. Check it with `drpo-proxy check`.")
+        raise StartupError(f"No backend serves a model ({problems}). Run `drpo-proxy check` to find the cause.")
 
 
 @asynccontextmanager
@@ -162,7 +164,7 @@ class _ReceivedSignal:
     number: int | None = None
 
     def receive(self, number: int) -> None:
-        """Cancel the task. The caller then shows what is done."""
+        """Cancel the task. The caller then shows the result so far."""
         self.number = self.number or number
         if self.task is not None:
             self.task.cancel()

@@ -18,7 +18,9 @@ from proxy.openai.message_text import is_blank
 
 
 class AskedTurns(NamedTuple):
-    """The turns of the client, and where the model begins to write. A named tuple is created fast.
+    """The turns of the client, and where the model begins to write.
+
+    It is a named tuple, because that is faster to create than a frozen dataclass.
 
     Attributes:
         turns: The turns. If the model must write a new answer after an assistant message, an empty turn is added.

@@ -1,4 +1,4 @@
-"""Lowers max_tokens by what the proxy injected, so that a request that fits into the context still fits with injection.
+"""Lowers max_tokens if the client's request fits into the context, but does not fit together with the injection.
 
 A model server rejects a request whose prompt and max_tokens together exceed the model's context. If only the injection
 causes this, max_tokens is lowered by as much as necessary. If the client's own request does not fit, its max_tokens
@@ -25,11 +25,11 @@ from proxy.openai.message_text import other_parts
 TOKENS_PER_MARK: Final = 8
 """An upper bound of the tokens that a layout or a chat template writes around one message."""
 _MAX_PART_TOKENS: Final = 2_000
-"""A usual upper bound of the tokens of an image or another part that is not text."""
+"""The number of tokens that an image, or another part that is not text, seldom exceeds."""
 _LIMIT_FIELDS: Final = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 
 Count = Callable[[], Awaitable[int | None]]
-"""A function that asks the backend for the exact number of tokens of a prompt; None if the backend cannot count."""
+"""A function that lets the backend count the tokens of a prompt. It returns None if the backend cannot count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,12 @@ async def lowered_limit(asked: int, context: int | None, size: PromptSize) -> in
     if context is None or size.bound + asked <= context:
         return asked
     total = await size.total()
-    if total is None:  # Lowered by all that was injected, the request fits if the client's own request fits.
+    if total is None:  # After this, the request fits if it fits without the injection.
         return min(asked, max(asked - size.injected - size.marks, size.reserved, 1))
     excess = total + asked - context
     if excess <= 0 or total >= context:
         return asked
-    if excess > size.injected:  # Perhaps the client's own request does not fit.
+    if excess > size.injected:  # The client's request may be too long even without the injection.
         raw = await size.count_raw()
         if raw is None or raw + asked > context:
             return asked
@@ -107,7 +107,7 @@ def with_limit(body: Mapping[str, Any], limit: int) -> JsonDict:
 
 
 def asked_limit(body: Json) -> int | None:
-    """Return the client's limit of the answer in tokens; None if it sets none, or one that is no positive integer."""
+    """Return the client's limit of the answer in tokens; None if it sets no limit that is a positive integer."""
     for name in _LIMIT_FIELDS:
         if (limit := body.get(name)) is not None:
             return _count_of(limit) or None
@@ -159,7 +159,7 @@ class AnswerLimiter:
     async def limit_chat(
         self, sent: JsonDict, conversation: Conversation, setting: Setting, injection: Injection | None, client: str
     ) -> JsonDict:
-        """Lower the client's max_tokens in a request to a chat model, or the bundle's, if necessary.
+        """Lower max_tokens in a request to a chat model, if necessary. It is the client's, or else the bundle's.
 
         Args:
             sent: The body for the backend, a chat request or a request to the Responses API.
@@ -197,6 +197,6 @@ class AnswerLimiter:
 
 
 def _other_tokens(conversation: Conversation) -> int:
-    """Return an upper bound of the tokens of tools, and a usual upper bound of those of images and other parts."""
+    """Return an upper bound of the tokens of tools, plus _MAX_PART_TOKENS for each part that is not text."""
     tools = conversation.body.get("tools")
     return _MAX_PART_TOKENS * other_parts(conversation.messages) + (len(encode({"tools": tools})) if tools else 0)

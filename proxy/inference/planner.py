@@ -66,7 +66,7 @@ class _InjectedText(NamedTuple):
         sent: The body for the backend, in vLLM's format.
         injection: The injection.
         cut_at: The stop strings at which the proxy itself ends the answer.
-        has_leading_gap: Whether the model writes the layout's gap before its answer.
+        has_leading_gap: Whether the model writes the layout's gap (white space) before its answer.
         lowered_limit: The max_tokens of the body, if it is smaller than the client's; else None.
     """
 
@@ -234,7 +234,7 @@ class Planner:
 
 
 def _affinity(conversation: Conversation, injection: Injection | None = None) -> Affinity:
-    """Return the conversation of a request, and the example set if the request shows one."""
+    """Return the conversation of a request, and its example set if it contains examples of a set."""
     if injection is None or not injection.set_name:
         return Affinity(conversation.key)
     return Affinity(conversation.key, set_key(injection.bundle, injection.set_name), conversation.is_first_turn)
@@ -274,7 +274,7 @@ def _split_stops(
 
 
 def _background_form(turns: Sequence[Message], model: Model) -> Json:
-    """Return the field with the form of the answer to a background request; empty if the request asks for none."""
+    """Return the field `response_format` for a background request; empty if the request asks for no JSON object."""
     form = answer_form(turns[-1].text) if model.dialect.enforces_json else None
     return {} if form is None else {"response_format": form}
 
@@ -288,9 +288,10 @@ def _completion_prompt(body: Json) -> str:
     prompt = body.get("prompt")
     if not isinstance(prompt, str):
         raise BadRequestError(
-            "With a variant, `prompt` must be one string: it counts as one user turn.", param="prompt"
+            "With the variant `aligned`, `prompt` must be one string. It counts as one user turn.",
+            param="prompt",
         )
     for name in _COMPLETION_ONLY:
         if body.get(name):
-            raise BadRequestError(f"`{name}` cannot be combined with a variant that injects a prompt.", param=name)
+            raise BadRequestError(f"`{name}` cannot be combined with the variant `aligned`.", param=name)
     return prompt

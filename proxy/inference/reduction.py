@@ -23,7 +23,7 @@ PREVIOUS_RESPONSE: Final = "previous_response"
 CONTEXT: Final = "context"
 """The model's context has no room for some examples."""
 CONTEXT_PROMPT: Final = "context_prompt"
-"""The model's context has not even room for the system prompt."""
+"""The model's context has no room even for the system prompt."""
 RETRIEVAL_FAILURES: Final = ("timeout", "embedder")
 """Retrieval took too long, or the query could not be embedded."""
 ENDING_FIELDS: Final = frozenset({"continue_final_message", "add_generation_prompt"})
@@ -31,9 +31,10 @@ ENDING_FIELDS: Final = frozenset({"continue_final_message", "add_generation_prom
 WITHOUT_EXAMPLES: Final = frozenset({NO_INPUT, PREVIOUS_RESPONSE, BACKGROUND, "response_format", "structured_outputs"})
 """The reasons for which a request gets no examples at all, not even pinned refusals.
 
-A backend that has stored the conversation leaves no place for examples. A background request does not need them. A
-refusal in prose keeps a model from writing JSON: with it, the embedded model completed 5 of 24 answers to a JSON
-schema, without it 18. It refused 1 of 18 harmful questions with it, and 0 without it.
+If the backend has stored the conversation, the proxy cannot insert examples. A background request does not need them.
+Before a request for JSON, a refusal in prose keeps the model from writing JSON. With the pinned refusal, the embedded
+model completed 5 of 24 answers to a JSON schema, and refused 1 of 18 harmful questions. Without it, the model completed
+18 of these answers, and refused none of these questions.
 """
 
 

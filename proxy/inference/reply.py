@@ -1,8 +1,8 @@
 """Sends the backend's reply to the client. If the plan says so, it first converts the reply to the client's API.
 
 The module handles streams and replies that are not streams. A reply of a backend is untrusted: it may have any status,
-media type and JSON shape. It never makes a reply of the proxy that is neither a valid answer nor an error in OpenAI's
-form. The module does not depend on how a plan is made.
+media type and JSON shape. Whatever it is, the proxy sends either a valid answer or an error in OpenAI's format. The
+module does not depend on how a plan is made.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ from proxy.openai.stop_strings import cut_completion
 _STREAM_TYPE: Final = "text/event-stream"
 _GENERATING: Final = (CHAT, COMPLETIONS, RESPONSES)
 _JSON_OR_PAGE: Final = ("", "text/html", "application/xhtml+xml", "application/xml", "text/xml")
-_PATIENCE: Final = 0.5  # seconds in which a backend should end a stream after its last event
+_PATIENCE: Final = 0.5  # seconds to wait for the end of a backend's stream after its last event
 
 
 async def send_reply(
@@ -149,7 +149,7 @@ def _relayed_response(data: bytes, payload: Mapping[str, Any], progress: ReplyPr
 
 
 def _relayed_reply(data: bytes, progress: ReplyProgress, content_type: str) -> bytes:
-    """Return the reply of an endpoint that is only relayed unchanged. It may be JSON, text or audio.
+    """Return the reply of a relayed endpoint, unchanged. It may be JSON, text or audio.
 
     Raises BackendProtocolError if it is empty, if it should be JSON but is not, or if it is a web page.
     """

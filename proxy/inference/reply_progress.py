@@ -108,7 +108,7 @@ class ReplyProgress:
 
     @property
     def outcome(self) -> str:
-        """How a request ended whose reply was sent to its end, as one word of ReplyResult."""
+        """The outcome of a request whose reply was sent to its end: a word that ReplyResult defines."""
         if self.reported:
             return BACKEND_ERROR
         return "truncated" if self.truncated else "complete"

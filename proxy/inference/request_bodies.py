@@ -16,8 +16,8 @@ from proxy.openai.chat_completion import client_max_tokens
 from proxy.openai.conversation import Conversation, read_chat
 from proxy.openai.json_fields import text_field
 
-# Some chat templates write the last assistant message in another way than earlier ones. A user's message at the end
-# makes all examples earlier ones, as in requests of users.
+# Some chat templates render the last assistant message in another way than earlier ones. In a client's request, a user
+# message follows the examples. This message stands for it, so that the examples are rendered in the same way.
 _SHORT_CHAT: Final = read_chat({"messages": [{"role": "user", "content": "Hello"}]})
 
 
@@ -81,7 +81,7 @@ def injected_input(conversation: Conversation, injection: Injection) -> dict[str
 
 
 def chat_request(body: Json) -> Json:
-    """Return a chat request whose prompt has as many tokens as that of `body`.
+    """Return a chat request whose prompt has as many tokens as the prompt of `body`.
 
     The result is `body` itself, unless it is a request to the Responses API.
     """

@@ -1,11 +1,15 @@
 """Converts the stream of a backend for the client, part by part, and decides how the stream ends.
 
-A stream ends in one of four ways. It is complete after `[DONE]`, or when it stops after all its answers have finished:
-some servers send no `[DONE]`, or send it in another form. An event that reports an error ends it with an error. An
-event that is malformed, before the answers have finished, ends it with an error. If it stops before its answers have
-finished, it is truncated, which is an error too. The client then gets exactly one closing event: `[DONE]`, the last
-event of a response, or one error event. Later events of the backend are ignored. The module does no I/O and does not
-depend on the format of the events.
+A stream ends in one of four ways:
+
+- It is complete after `[DONE]`. It is also complete if it stops after all its answers have finished, because some
+  servers send no `[DONE]`, or send it in another form.
+- An event reports an error.
+- An event is malformed before all answers have finished. This is an error.
+- The stream stops before all answers have finished. It is then truncated, which is an error too.
+
+In each case, the client gets exactly one closing event: `[DONE]`, the last event of a response, or one error event.
+Later events of the backend are ignored. The module does no I/O and does not depend on the format of the events.
 """
 
 import re
@@ -22,7 +26,7 @@ from proxy.openai.sse import DONE_EVENT, EventSplitter, event_data, event_field,
 _EVENT: Final = "An event of the backend's stream"
 _TRUNCATED: Final = "The backend's stream ended before the answer did."
 _PROPER_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\n\n|\r\n\r\n|\r\r)")
-_NOT_AN_EVENT: Final = (b"{", b"[", b"<")  # how a body begins that is not a stream of events
+_NOT_AN_EVENT: Final = (b"{", b"[", b"<")  # the first byte of JSON or of a web page
 
 
 class StreamFormat(Protocol):
@@ -47,7 +51,8 @@ class StreamFormat(Protocol):
     def end(self, done: bytes = DONE_EVENT) -> bytes:
         """Return the closing events of a complete stream. Raises BackendProtocolError if the answer is not complete.
 
-        done: the event `[DONE]`, as the backend sent it or as it should have sent it.
+        Args:
+            done: The event `[DONE]`, either as the backend sent it or in its usual form.
         """
         ...
 
@@ -107,7 +112,7 @@ class StreamConverter:
         if not (event_data(rest).strip() or rest.startswith((b"error:", *_NOT_AN_EVENT))):
             return b""
         converted = self._convert_events(rest + b"\n\n")
-        if isinstance(self._failure, BackendProtocolError):  # half an event
+        if isinstance(self._failure, BackendProtocolError):  # the rest is only a part of an event
             self.ended, self._failure = False, None
         return converted
 
@@ -119,7 +124,7 @@ class StreamConverter:
                 if self.ended:
                     break
         except BackendProtocolError as error:
-            if self._format.finished:  # What follows a finished answer cannot spoil it.
+            if self._format.finished:  # A malformed event after the end of all answers does no harm.
                 self.ended = True
                 converted.append(self._format.end())
             else:
@@ -128,7 +133,7 @@ class StreamConverter:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - the headers are sent, so any defect must end in an error event
             log_failure("defect", error)
-            self._fail(ProxyError("Internal error; the server's log has its place."))
+            self._fail(ProxyError("Internal error. The server's log describes it."))
         return b"".join(converted)
 
     def _fail(self, error: ProxyError) -> None:

@@ -52,7 +52,8 @@ def choose(model_field: object, header: str | None, models: Collection[str], bun
         raise UnknownModelError(f"The model {_quoted(model)} does not exist. {_listing(models)}", param="model")
     if header is not None and suffix is not None and header != suffix:
         raise BadRequestError(
-            f"The header x-drpo-variant says {_quoted(header)}, the model's suffix {_quoted(suffix)}: give only one.",
+            f"The header x-drpo-variant says {_quoted(header)}, but the model's suffix says {_quoted(suffix)}. "
+            "Send only one.",
             param="model",
         )
     named = header if header is not None else suffix

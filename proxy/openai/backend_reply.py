@@ -1,7 +1,7 @@
 """Parses and checks the replies of backends. A backend may send any bytes and any JSON type in any place.
 
 The module checks only what the proxy and the clients' libraries rely on: the types of the choices and of their texts.
-All other fields pass unchecked. No message of an error contains a value of the reply.
+It does not check any other field. No error message contains a value of the reply.
 """
 
 from collections.abc import Mapping, Sequence

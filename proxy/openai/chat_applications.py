@@ -1,9 +1,9 @@
 """Recognizes the texts that chat applications put around a conversation. The module does no I/O.
 
 A background request is one that an application sends on its own, for a title, tags or a suggestion. The user does not
-see the answer as a message. The answer has a form of its own, such as a JSON object or a few words, which examples of a
-conversation would spoil. The rules ask for several marks at once, so that no question of a user is taken for such a
-request.
+see the answer as a message. The answer has a special form, such as a JSON object or a few words. Examples of a
+conversation would keep the model from using this form. The rules ask for several marks at once, so that no question of
+a user is taken for a background request.
 
 An application may also put documents before the user's question.
 """
@@ -14,9 +14,9 @@ from typing import Final
 
 from proxy.core.json_types import JsonDict
 
-_MAX_HEAD: Final = 400  # characters of a text in which an instruction must begin
+_MAX_HEAD: Final = 400  # an instruction must begin within this many characters of a text
 _MAX_SYSTEM: Final = 4000  # characters of a system message that are read
-_MAX_TAIL: Final = 80  # characters at the end of a text in which its last tag must be
+_MAX_TAIL: Final = 80  # the last tag of a text must be within this many characters of its end
 _TASK: Final = "### task:"
 _HISTORY: Final = "<chat_history>"
 _DOCUMENTS_END: Final = "</context>"
@@ -62,7 +62,7 @@ _LAST_TEMPLATES: Final = (
     _Template("here is the query:", "respond only with the title text"),  # Page Assist
     _Template("summarize in a ", "-word title. give the title only"),  # Jan
 )
-"""Instructions in the last message, which a user could also write: so whole clauses of the clients are compared."""
+"""Instructions in the last message. A user could write similar words, so whole clauses of the clients are compared."""
 _SYSTEM_TEMPLATES: Final = (
     _Template("available tools:", "choose and return the correct tool"),  # Open WebUI
     _Template("you are open webui's private memory reviewer"),
@@ -119,8 +119,8 @@ def _is_task(text: str) -> bool:
 def answer_form(text: str) -> JsonDict | None:
     """Return the `response_format` of the JSON object that a background request asks for; None if it asks for none.
 
-    Open WebUI shows the object as an example: a field with a text, or with a list of texts. It reads only such an
-    object, which a base model seldom writes unless the server enforces it.
+    Such a request shows an example of the object: one field with a text, or with a list of texts. Open WebUI cannot
+    read any other answer. A base model seldom writes such an object unless the server enforces it.
 
     Args:
         text: The text of the message.
@@ -138,7 +138,7 @@ def answer_form(text: str) -> JsonDict | None:
 
 
 def _asks_for_title(system: str) -> bool:
-    """Return whether the first sentences of a system message ask for the title of a conversation, and for no more."""
+    """Return whether the first sentences of a system message ask for the title of a conversation, and nothing else."""
     head = system.lstrip()[:_MAX_HEAD].lower()
     if not head.startswith(_SYSTEM_STARTS) and "title" not in head:  # the usual case
         return False
@@ -153,8 +153,8 @@ def _asks_for_title(system: str) -> bool:
 def question(text: str) -> str:
     """Return the user's part of a message to which Open WebUI has added documents; the whole text of other messages.
 
-    Open WebUI sends the documents with the latest message only. So without them, the first message of a conversation
-    is the same in all requests.
+    Open WebUI sends the documents only with the latest message. Without the documents, the first message of a
+    conversation is therefore the same in all requests.
     """
     if not text.startswith("### Task:"):
         return text

@@ -35,13 +35,16 @@ _COMPLETION_FIELDS: Final = ("prompt", "prompt_embeds", "suffix", "echo")
 _CHECKED_FIELDS: Final = frozenset({"tools", "functions", "modalities", *_COMPLETION_FIELDS})
 _TRANSLATED: Final = frozenset({"index", "text", "logprobs", "finish_reason"})
 _ALTERNATIVE: Final = "Use a chat model for this, or describe the output with `response_format`."
-_WITHOUT_TOOLS: Final = f"Send none (in Open WebUI, switch off the model's capability Builtin Tools). {_ALTERNATIVE}"
+_WITHOUT_TOOLS: Final = (
+    f"Send no tools (in Open WebUI, switch off the model's capability Builtin Tools). {_ALTERNATIVE}"
+)
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     """Return the messages as text, without assistant messages that have no text.
 
-    They would teach the model to answer nothing. A message with reasoning alone has no text that a base model reads.
+    Messages without text would teach the model to give empty answers. A message that has only reasoning counts as a
+    message without text.
 
     Raises BadRequestError for images, audio and tool calls, and for roles other than those in _ROLES.
     """
@@ -75,11 +78,11 @@ def check_completable(body: Mapping[str, Any]) -> None:
         raise BadRequestError(f"A base model completes text and cannot call {name}. {_WITHOUT_TOOLS}", param=name)
     if "audio" in list_field(body, "modalities"):
         raise BadRequestError(
-            "A base model completes text and cannot speak. Use a chat model that does.", param="audio"
+            "A base model completes text and cannot answer with audio. Use a chat model that can.", param="audio"
         )
     for name in _COMPLETION_FIELDS:
         if name in body and is_set(body[name]):
-            raise BadRequestError(f"`{name}` belongs to /v1/completions: a chat request has none.", param=name)
+            raise BadRequestError(f"`{name}` belongs to /v1/completions. Leave it out of a chat request.", param=name)
 
 
 def completion_body(
@@ -170,7 +173,7 @@ def _chat_choice(choice: Mapping[str, Any], shape: ChatShape) -> JsonDict:
 def _finish_reason(choice: Mapping[str, Any]) -> Any:
     """Return the finish reason of a choice of a complete answer.
 
-    If the backend gave none, the model ended the answer: the servers that leave the reason out do so only in this case.
+    If the backend sent none, the reason is `stop`: servers leave it out only if the model itself ended the answer.
     """
     return choice["finish_reason"] if has_finished(choice) else "stop"
 
@@ -198,10 +201,10 @@ class ChatChunks:
         ended: The indexes of the choices whose finish reason has been sent.
         frame: The fields of the latest chunk with choices that are not part of a choice.
         trimmed: The indexes of the choices whose text has begun. White space in their later text is kept.
-        usage_chunk: A chunk with usage that is sent at the end; empty if there is none. If the choices have usage in
-            their last chunks, it adds up their completion tokens. If the backend sent usage before the finish reasons,
-            it has this usage.
-        other_id: The id of chunks to which the backend gave none.
+        usage_chunk: A chunk with usage that is sent at the end; empty if there is none. If the last chunks of choices
+            have usage, this chunk has the sum of their completion tokens. If the backend sent usage before the finish
+            reasons, this chunk has that usage.
+        other_id: The id that chunks get if the backend sent no id.
     """
 
     shape: ChatShape
@@ -239,7 +242,7 @@ class ChatChunks:
         return [*self._missing_ends(), *([self.usage_chunk] if self.usage_chunk else [])]
 
     def _missing_ends(self) -> Iterator[JsonDict]:
-        """Yield the finish reasons of the choices that began, if the backend sent none."""
+        """Yield a finish reason for each choice that began but got none from the backend."""
         for index in sorted(self.begun - self.ended):
             self.ended.add(index)
             yield {**self.frame, "choices": [{**_delta(index, {}), "finish_reason": _finish_reason({})}]}

@@ -56,7 +56,7 @@ def _checked_text(part: object, field_name: str) -> str:
         return text
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise BadRequestError(
-        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that takes it.",
+        f"{field_name}: a base model reads text, not a part of type {kind!r}. Use a chat model that accepts it.",
         param="messages",
     )
 

@@ -1,8 +1,8 @@
 """Finds the error that a backend reports, in whatever form, and converts it to OpenAI's error object.
 
 Backends report errors in many forms: OpenAI's error object, the older one of vLLM (`"object": "error"`), the `detail`
-of FastAPI, a plain `message`, or a web page of a gateway. The message is kept. A web page is not: it may name internal
-addresses. The module does no I/O.
+of FastAPI, a plain `message`, or a web page of a gateway. The client gets the message of the error. It does not get a
+web page, because a page may name internal addresses. The module does no I/O.
 """
 
 import re
@@ -24,7 +24,7 @@ _CODE_FIELDS: Final = ("code", "status_code", "statusCode", "status", "error_cod
 _MAX_MESSAGE: Final = 4_000  # characters
 _MAX_PLAIN_TEXT: Final = 300  # characters
 _MAX_DEPTH: Final = 4
-_MAX_FIELDS: Final = 4  # of an object that is an error because of its field `detail` or `message`
+_MAX_FIELDS: Final = 4  # an object with more fields is no error only because it has a field `detail` or `message`
 _MAX_PARTS: Final = 20  # of a list of errors
 _MIN_STATUS, _MAX_STATUS = 400, 599
 _SERVER_ERROR: Final = 500
@@ -48,11 +48,11 @@ _INTERNAL_ADDRESS: Final = re.compile(
 )
 _PAGE: Final = re.compile(r"[\ufeff\s]*<(?:!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 _HINTS: Final[Mapping[int, str]] = {
-    401: " It, or a gateway in front of it, did not accept the key.",
-    403: " It, or a gateway in front of it, refused access.",
-    404: " It, or a gateway in front of it, does not serve this path.",
-    413: " The request is larger than it, or a gateway in front of it, accepts.",
-    429: " It, or a gateway in front of it, limits the rate of requests.",
+    401: " The backend, or a gateway in front of it, did not accept the key.",
+    403: " The backend, or a gateway in front of it, refused access.",
+    404: " The backend, or a gateway in front of it, does not serve this path.",
+    413: " The request is too large for the backend or for a gateway in front of it.",
+    429: " The backend, or a gateway in front of it, limits the rate of requests.",
 }
 _TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -130,7 +130,7 @@ def without_addresses(text: str, status: int) -> str:
     """Return the text of an error without addresses, which a gateway or a failing server may name.
 
     An error with a status below 500 may name a URL of the client's request, so only internal addresses are removed
-    from it. A web page has no reason in it, so nothing of it is kept.
+    from such an error. A web page gives no reason, so nothing of a page is kept.
     """
     if _PAGE.match(text):
         return ""

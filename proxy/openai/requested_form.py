@@ -43,7 +43,7 @@ def _may_call(choice: object) -> bool:
 
 
 def structure_reason(body: Json) -> str | None:
-    """Return `structured_outputs` if such a field, or a field of older vLLM versions, constrains the answer."""
+    """Return `structured_outputs` if this field, or a similar field of older vLLM versions, constrains the answer."""
     constrains = _constrains(body.get("structured_outputs")) or any(is_set(body.get(name)) for name in _GUIDED_FIELDS)
     return "structured_outputs" if constrains else None
 
@@ -65,7 +65,7 @@ def without_empty_form_fields(body: JsonDict) -> JsonDict:
 
 
 def is_set(value: object) -> bool:
-    """Whether the value of a constraint constrains something. An empty JSON schema does: it allows only JSON."""
+    """Whether the value of a field constrains the answer. An empty JSON schema does, because it allows only JSON."""
     return value is not None and value is not False and value not in ("", [])
 
 

@@ -1,7 +1,7 @@
 """Translates requests to OpenAI's Responses API to chat requests, so that a base model can serve them.
 
-A base model reads messages of text. Nothing is stored, so a request must contain the whole conversation: a request that
-refers to stored items gets an error that names the setting of the client. The module does no I/O.
+A base model reads messages of text. Nothing is stored, so a request must contain the whole conversation. A request that
+refers to stored items gets an error, which names the setting that the client must change. The module does no I/O.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ _RESPONSE_FIELDS: Final = frozenset(
     | {"previous_response_id", "conversation", "prompt", "background", "max_tool_calls", "service_tier", "messages"}
 )
 _UNSUPPORTED: Final[Mapping[str, str]] = {
-    "previous_response_id": "nothing is stored for a base model: send the whole conversation as `input`",
-    "conversation": "nothing is stored for a base model: send the whole conversation as `input`",
-    "prompt": "stored prompts are not served: send `instructions` and `input`",
-    "background": "background responses are not served: leave it out",
+    "previous_response_id": "nothing is stored for a base model. Send the whole conversation as `input`",
+    "conversation": "nothing is stored for a base model. Send the whole conversation as `input`",
+    "prompt": "stored prompts are not served. Send `instructions` and `input`",
+    "background": "background responses are not served. Leave this field out",
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
 _TEXT_PARTS: Final[Mapping[str, str]] = {
@@ -29,7 +29,7 @@ _TEXT_PARTS: Final[Mapping[str, str]] = {
     "summary_text": "text",
     "refusal": "refusal",
 }
-"""The parts of a message that are text: by their type, the name of the field that contains the text."""
+"""Maps the type of each part of a message that is text to the name of the field with the text."""
 _UNREAD_ITEMS: Final = frozenset({"reasoning"})
 """Items that are left out: a base model does not need the reasoning behind an earlier answer."""
 _STORE_ADVICE: Final = (
@@ -45,7 +45,7 @@ def chat_body(body: Mapping[str, Any]) -> JsonDict:
         if body.get(name):
             raise BadRequestError(f"`{name}`: {reason}.", param=name)
     if body.get("n") not in (None, 1):
-        raise BadRequestError("`n`: a response has one answer.", param="n")
+        raise BadRequestError("`n` must be 1, because a response has one answer.", param="n")
     passed = {name: value for name, value in body.items() if name not in _RESPONSE_FIELDS}
     chat: JsonDict = {**passed, "messages": response_messages(body)}
     if body.get("max_output_tokens") is not None:
@@ -101,8 +101,8 @@ def _why_no_message(item: object) -> str:
         return _STORE_ADVICE
     if kind == "message":
         return "a message needs a `role`"
-    reads = "completes text and knows no tool calls:" if isinstance(kind, str) and "call" in kind else "reads messages,"
-    return f"a base model {reads} no item of type {_shown(kind)}. Leave the item out, or use a chat model"
+    reads = "knows no tool calls" if isinstance(kind, str) and "call" in kind else "reads only messages"
+    return f"a base model {reads}, not an item of type {_shown(kind)}. Leave the item out, or use a chat model"
 
 
 def _part(part: object, field_name: str) -> JsonDict:
@@ -115,7 +115,7 @@ def _part(part: object, field_name: str) -> JsonDict:
     if not isinstance(text, str):
         raise BadRequestError(
             f"{field_name}: a base model reads text, not a part of type {_shown(kind)}. Leave the part out, or use a "
-            "chat model that takes it.",
+            "chat model that accepts it.",
             param="input",
         )
     return {"type": "text", "text": text}

@@ -1,12 +1,13 @@
 """Divides stop strings between backend and proxy, and cuts answers at stop strings that the backend did not cut at.
 
 OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs three stop strings, and a
-client may send four more. The backend therefore does not get all of them. It may also return an answer with a stop
-string that it got: because it ignores stop strings, or because the request has `include_stop_str_in_output` or
-`min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker reaches the client. The backend
-does not know of the cut and continues to generate. The reported usage therefore includes the tokens after the cut,
-which the client does not get. A model may also copy a marker from the prompt, where it was escaped with a U+200B. The
-proxy removes this U+200B. The module does no I/O and does not depend on backends.
+client may send four more. The backend therefore does not get all of them. The answer of the backend may also contain a
+stop string that the backend got, because the backend ignores stop strings, or because the request has
+`include_stop_str_in_output` or `min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker
+reaches the client. The backend does not know of the cut and continues to generate. The reported usage therefore
+includes the tokens after the cut, which the client does not get. A model may also copy a marker that the proxy escaped
+in the prompt with a U+200B. The proxy removes this U+200B from the answer. The module does no I/O and does not depend
+on backends.
 """
 
 import re
@@ -48,8 +49,8 @@ class StopRules:
         client: The client's stop strings that the backend did not get.
         include_client: Whether an answer includes the client's stop string that ended it. The client asks for this with
             the field `include_stop_str_in_output` of vLLM.
-        before: The line breaks that count as written before the answer, because the prompt ends with a line break. So
-            an answer that begins with a marker is empty: the model has written the next turn at once.
+        before: The line breaks that are supposed to precede the answer, because the prompt ends with a line break. A
+            marker at the beginning of the answer is therefore found, and the answer becomes empty.
     """
 
     layout: tuple[str, ...]
@@ -109,8 +110,8 @@ def _find_end(
     Args:
         text: The text, or the beginning of the text.
         rules: The stop strings.
-        before: The text that counts as written before the text.
-        fences: The number of fences in the part of the answer before the text.
+        before: The text that is supposed to precede the text.
+        fences: The number of code fences in the part of the answer before the text.
         is_whole: Whether no text follows. A marker at the end then lacks the line break after it.
     """
     end = _layout_end(before + text, rules.layout, fences, is_whole=is_whole)
@@ -147,7 +148,7 @@ class StopCutter:
         held: The parts that are held back, by the index of the choice.
         ended: The indexes of the choices that were cut. Their later parts are dropped.
         begun: The indexes of the choices of which some text was returned.
-        fences: The number of fences in the text that was returned, by the index of the choice.
+        fences: The number of code fences in the text that was returned, by the index of the choice.
         first_characters: Finds the first character of each stop string in a serialized event.
     """
 

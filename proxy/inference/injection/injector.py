@@ -48,7 +48,7 @@ class Injection:
             or `embedder` if retrieval failed. Empty if the request gets all of its examples.
         lacks_refusal: Whether the bundle has a pinned refusal, but the request does not get any.
         set_name: The name of the example set of which `examples` contains examples; empty if there are none.
-        nearest: The ids of those examples that are there because they are the nearest ones, the most similar first.
+        nearest: The ids of the examples that were chosen as nearest to the query, the most similar first.
         is_below_floor: Whether the query is unlike every example of the bundle (`RetrievalPolicy.similarity_floor`).
     """
 
@@ -119,9 +119,9 @@ class Injector:
         return await self._fit_to_context(served, model, allowed, client, body)
 
     async def prefixes(self, served: ServedBundle, model: Model) -> list[Injection]:
-        """Return the injections with which requests begin: one for each example set, with what the set shows.
+        """Return the injections with which requests can begin: one for each example set.
 
-        There is also one with the bundle's prompt and the pinned examples if no set begins with this prompt.
+        If each set has a prompt of its own, there is one more, with the bundle's prompt and the pinned examples.
         """
         costs = await self._costs.of(served, model)
         shown = served.search.retriever.shown_by_set()
@@ -154,7 +154,7 @@ class Injector:
         Args:
             served: The bundle.
             model: The model that answers.
-            costs: The result of `TokenCosts.of`. If the bank has more than 5,000 examples, hits are missing in it.
+            costs: The result of `TokenCosts.of`. If the bank has more than 5,000 examples, it lacks retrieved examples.
             result: The result of retrieval.
         """
         retrieved = result.retrieved
@@ -168,18 +168,18 @@ class Injector:
         reasons = (result.degraded,) if result.degraded else ()
         injection = _injection(served, selection, reasons, retrieved)
         allowed = _AllowedExamples(all_costs, selection, injection, retrieved)
-        # A selection by estimated tokens is not cached, because it may differ once the backend counts them. `all_costs`
-        # does not tell whether tokens that `including` added are estimates: a selection with them is not cached either.
+        # A selection by estimated tokens is not cached, because the selection by counted tokens may differ from it. The
+        # costs that `including` added may be estimates too, so a selection with such costs is not cached either.
         if all_costs.counted and all_costs is costs and not result.degraded:
             self._allowed.put(key, allowed)
         return allowed
 
     async def _client_tokens(self, model: Model, wanted: int, client: str, answer: int) -> int | None:
-        """Return the number of the client's tokens; None if no example need be removed.
+        """Return the number of the client's tokens; None if no example has to be removed.
 
         The result is None if the length of the context is unknown, or if `wanted` tokens certainly fit. Counting the
-        client's tokens is slow. So a quick check comes first: it replaces their number by an upper bound. The tokens
-        are counted only if `wanted` tokens do not fit by this check.
+        client's tokens is slow. A quick check therefore comes first, with an upper bound of their number. The tokens
+        are counted only if `wanted` tokens may not fit by this bound.
 
         Args:
             model: The model that answers.
@@ -193,10 +193,10 @@ class Injector:
         return estimated_tokens(client) if exact is None else exact
 
     async def count(self, model: Model, text: str) -> int | None:
-        """Return the number of tokens of a text, counted by the backend; None if they are not counted.
+        """Return the number of tokens of a text, as the backend counts them. Return None if the backend cannot count.
 
-        They are not counted if the backend cannot count. They are not counted either if the text is certainly longer
-        than the context: a backend may need many seconds, and nothing that is injected fits beside such a text.
+        The result is also None if the text is certainly longer than the context. Counting such a text may take many
+        seconds, and the count is not needed, because no injection fits beside the text.
         """
         if model.context is not None and max_token_count(text) > _MAX_TOKEN_BYTES * model.context:
             return None
@@ -243,8 +243,8 @@ class Injector:
 def _without_retrieved(served: ServedBundle, costs: BundleCosts, reason: str) -> _AllowedExamples:
     """Return the pinned examples that a request without retrieved examples gets.
 
-    Without a query, these are all pinned examples. The other reasons are about the form of the answer, which most
-    examples would teach wrongly. So at most the refusals among them are kept.
+    If the reason is that there is no query, these are all pinned examples. For all other reasons, most examples would
+    teach a wrong form of the answer, so the request gets at most the pinned refusals.
     """
     pinned = served.pinned if reason == NO_QUERY else () if reason in WITHOUT_EXAMPLES else served.refusals
     tokens = costs.prompt + sum([costs.examples[example.id] for example in pinned])

@@ -8,8 +8,8 @@ queries wait in a queue. The ones with the earliest deadlines form the next batc
 same bundle share one search. Retrieval fails open: if the embedder is slow or broken, a request is answered without
 retrieved examples.
 
-Each user turn of a conversation is a query of its own. The turn that decides (index/retrieval/turns.py) is cached for
-the conversation. So a new turn needs one embedding, and a known conversation none.
+Each user turn of a conversation is a query of its own. One turn decides (index/retrieval/turns.py), and its examples
+are cached for the conversation. A known conversation therefore needs no embedding, and a new turn needs only one.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ from proxy.inference.injection.retrieval_worker import (
 _MAX_CACHED_QUERIES: Final = 4096
 _MAX_CACHED_CONVERSATIONS: Final = 4096
 _MAX_CACHED_VECTORS: Final = 4096  # 2 KiB each with the default embedder
-# Queries in one batch. A larger batch needs fewer switches to the thread; with a smaller one, later queries wait less.
+# The maximum number of queries in one batch. Larger batches need fewer switches between threads. With smaller batches,
+# later queries wait for a shorter time.
 _MAX_BATCH: Final = 32
 
 
@@ -68,8 +69,8 @@ class Retrieval:
     async def find_by_turns(self, search: BundleSearch, turns: Sequence[str]) -> RetrievalResult:
         """Return the examples for the turn of a conversation that decides (index/retrieval/turns.py).
 
-        If retrieval fails or is late for a later turn, this turn does not decide: the conversation gets the examples of
-        the other turns. If it fails for the only turn that could decide, return no examples and the reason.
+        A later turn does not decide if retrieval fails or is late for it. If the first turn decides, and retrieval
+        failed for it, return no examples and the reason.
 
         Args:
             search: The bundle in which examples are searched.
@@ -93,8 +94,8 @@ class Retrieval:
     def _find_cached(self, search: BundleSearch, passages: tuple[str, ...], digest: bytes) -> Retrieved | None:
         """Return the examples for a query; None if the retrieval thread must find them.
 
-        The examples come from the cache. Or they come from a search with cached vectors, if the bank has at most 5,000
-        examples. A cached vector serves all bundles that have the same embedder.
+        The examples come from the cache. If they are not cached and the bank has at most 5,000 examples, they come from
+        a search with cached vectors. A cached vector serves all bundles that have the same embedder.
         """
         found = self._retrieved.get((search.id, digest))
         if found is None and search.retriever.is_quick:
@@ -111,7 +112,7 @@ class Retrieval:
         return {passage: vector for passage, vector in found.items() if vector is not None}
 
     async def _decide(self, search: BundleSearch, turns: Sequence[str], key: tuple[str, int]) -> RetrievalResult:
-        """Find the examples for each of these turns, and return those of the deciding one. Cache them for the `key`."""
+        """Find the examples for each turn. Return those of the deciding turn, and cache them under `key`."""
         results = await self._find_each(search, [query_passages(turn) for turn in turns])
         result = results[deciding_turn([one.retrieved for one in results])]
         unread = sum(one.degraded is not None for one in results)
@@ -177,7 +178,7 @@ class Retrieval:
     def _complete(self, found: Sequence[FoundResult]) -> None:
         """Cache the vectors and the examples of queries, and give the results to the requests that wait for them.
 
-        Both are cached even if all these requests have given up. A failed result has no examples to cache.
+        Vectors and examples are cached even if all these requests have given up. A failed result has no examples.
         """
         for pending, result in found:
             key = (pending.search.id, pending.digest)
@@ -191,9 +192,10 @@ class Retrieval:
 
 
 def _choose(search: BundleSearch, vectors: Sequence[Vectors]) -> Retrieved | None:
-    """Return the examples for a query; None if the bundle cannot use a vector that another bundle could use.
+    """Return the examples for a query; None if the vectors of the query do not fit this bundle.
 
-    The retrieval thread then searches, and reports the failure.
+    Another bundle may have cached such vectors. If the result is None, the retrieval thread searches, and reports the
+    failure.
     """
     try:
         return search.retriever.choose_by_passages(np.stack(vectors))
@@ -202,6 +204,6 @@ def _choose(search: BundleSearch, vectors: Sequence[Vectors]) -> Retrieved | Non
 
 
 def _digest(passages: tuple[str, ...]) -> bytes:
-    """Return a hash of a query's passages. Their number keeps one passage of two lines apart from two passages."""
+    """Return a hash of a query's passages and their number. So one passage of two lines differs from two passages."""
     text = "\n".join((str(len(passages)), *passages))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

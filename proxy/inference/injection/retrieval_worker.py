@@ -19,7 +19,7 @@ from index.retrieval.retriever import Retriever
 from index.types import NOTHING_RETRIEVED, Retrieved, Vectors
 from proxy.core.log import log_failure
 
-_MAX_DELAY: Final = 0.05  # seconds that a result waits for others
+_MAX_DELAY: Final = 0.05  # seconds that a result waits for other results
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ Deliver = Callable[[Sequence[FoundResult]], object]
 def embed_and_search(batch: Sequence[PendingQuery], deliver: Deliver) -> None:
     """Embed the queries of a batch, and find the examples for each. Deliver the result of each query once.
 
-    No result waits for an embedder that its query does not need, which may be a slow server.
+    An embedder may be a slow server. Results that do not need it are delivered before it is called.
     """
     for calls in _embedder_calls(batch):
         _process_calls(calls, deliver)
@@ -96,9 +96,9 @@ def _process_calls(calls: Sequence[Sequence[PendingQuery]], deliver: Deliver) ->
     """Process the calls of one embedder, and deliver the results.
 
     The first result is delivered at once. Later results wait for each other for at most 50 ms, unless a deadline is
-    near. A result does not wait for a call that would end later than that if it took as long as the call before it.
-    The event loop needs about half of the CPU time for several results at once: each switch between the threads finds
-    the processor's caches full of the network's weights.
+    near. A result does not wait for the next call either if that call would end too late, supposing that it takes as
+    long as the call before it. Delivering several results at once takes the event loop about half as much CPU time.
+    The reason is that after each switch between threads, the processor's caches are full of the network's weights.
     """
     found: list[FoundResult] = []
     due, now = -math.inf, monotonic()
@@ -171,7 +171,7 @@ def _embed(queries: Sequence[PendingQuery]) -> None:
     texts = list(dict.fromkeys(passages))
     vectors = dict(zip(texts, queries[0].search.embedder.embed(texts), strict=True))
     for pending in queries:
-        # Copied, because a row keeps the whole array in memory for as long as the cache holds it.
+        # Each row is copied, because a row that is only a view keeps the whole array in memory.
         pending.vectors.update({text: vectors[text].copy() for text in pending.passages if text in vectors})
 
 

@@ -21,12 +21,12 @@ from proxy.inference.injection.token_costs import BundleCosts
 
 @dataclass(frozen=True, slots=True)
 class InjectionRoom:
-    """The conversations beside which parts of a bundle fit into a model's context.
+    """How long a conversation may be, so that parts of a bundle fit into the model's context beside it.
 
     Attributes:
         all_examples: The maximum number of tokens of a conversation that gets all of its examples. It is negative if no
             conversation gets them.
-        refusals: The same for the pinned refusals; None if the bundle has none.
+        refusals: The maximum number of tokens of a conversation that gets the pinned refusals; None if there are none.
     """
 
     all_examples: int
@@ -66,7 +66,7 @@ def _most_tokens(served: ServedBundle, costs: BundleCosts) -> int:
 def describe_room(served: ServedBundle, costs: BundleCosts, model: Model) -> Iterator[str]:
     """Yield sentences that say what reduces the injection of a bundle on a model."""
     if not costs.counted:
-        yield "the backend does not count tokens: they are estimated, so examples are left out too early"
+        yield "the backend does not count tokens, so they are estimated: examples may be left out although they fit"
     if not served.refusals:
         yield "the bundle has no pinned refusal: requests that get no other examples get only the prompt"
     if model.context is None:

@@ -50,7 +50,7 @@ class ServedBundle:
 
 
 def serve_bundle(bundle: Bundle, embedder: Embedder) -> ServedBundle:
-    """Return a loaded bundle with the objects that serve it. The embedder is that of the bundle."""
+    """Return a loaded bundle with the objects that serve it. `embedder` must be the embedder of the bundle."""
     search = BundleSearch(bundle.id, Retriever(bundle), embedder)
     return ServedBundle(bundle, LAYOUTS[bundle.manifest.layout], pinned(bundle), search)
 
@@ -158,7 +158,7 @@ def check_directory(directory: Path, allowed: Sequence[str]) -> Manifest:
 
 def _refuse_second(name: str, names: Container[str]) -> None:
     if name in names:
-        raise StartupError(f"--bundle: two bundles for the model {name}; give one of them another model: MODEL=DIR.")
+        raise StartupError(f"--bundle: two bundles for the model {name}. Name another model for one: MODEL=DIR.")
 
 
 def parse_bundle_argument(argument: str) -> tuple[str | None, Path]:

@@ -16,7 +16,7 @@ examples stay the same, and the backend finds them in its prefix cache.
 DEFAULT_ANSWER_TOKENS: Final = 256
 """The number of tokens of the context that are reserved for the answer if the client sets no max_tokens."""
 MIN_ANSWER_TOKENS: Final = 16
-"""The number of tokens that the system prompt and the pinned refusals leave for the answer at least."""
+"""The system prompt and the pinned refusals leave at least this number of tokens for the answer."""
 
 
 def room_for_injection(context: int, client_tokens: int, answer_tokens: int) -> int:

@@ -29,7 +29,7 @@ class BundleCosts:
     Attributes:
         prompt: The number of tokens of the bundle's prompt.
         examples: The number of tokens of each example, by the example's id. If the bank has more than 5,000 examples,
-            it has only the pinned examples, and in a result of `TokenCosts.including` also the hits.
+            the mapping has only the pinned examples. A result of `TokenCosts.including` also has the retrieved ones.
         counted: True if the backend counted all numbers that `TokenCosts.of` returned; False if at least one of these
             numbers is an estimate. The hits that `TokenCosts.including` adds do not change this value.
         measured_at: The time of the event loop's clock, in seconds, at which `TokenCosts.of` measured.

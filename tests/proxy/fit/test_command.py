@@ -39,7 +39,7 @@ async def test_json_goes_to_standard_output_and_answers_to_a_file(tmp_path: Path
     result = json.loads(output)
     assert result["verdicts"][0]["verdict"] == "little headroom"
     assert (result["questions"], result["compared"], result["interrupted"]) == (40, 40, False)
-    assert "Measured on the first 24 answers" in messages
+    assert "The first 24 answers took" in messages
     lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 120
     first = {"arm": "raw", "question": "general-01", "kind": "general", "text": models.ANSWER, "finish_reason": "stop"}
@@ -63,7 +63,7 @@ async def test_control_c_prints_the_table_so_far() -> None:
         await models.perfect(reply, request)
 
     count: list[int] = []
-    status, output, messages = await run(slow_at_the_end, interrupt_at=b"Measured on")
+    status, output, messages = await run(slow_at_the_end, interrupt_at=b"The first 24 answers took")
     assert status == 130, messages
     assert "Interrupted: 8 of 120 questions were asked in all arms." in output
     assert "ends by itself" in output
@@ -92,7 +92,7 @@ async def test_a_wrong_key_stops_after_the_first_questions() -> None:
         (["fit", "--bundle", "nowhere"], {}, 1, "--bundle nowhere: there is no directory nowhere."),
         (["fit", "--baseline", "nowhere"], {}, 1, "there is no directory nowhere."),
         (["fit", "--kind", "x"], {}, 1, "--kind x: expected MODEL=chat or MODEL=completion."),
-        (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "No backend serves a model: http://127.0.0.1:9: "),
+        (["fit"], {"DRPO_BACKEND": "http://127.0.0.1:9"}, 1, "No backend serves a model (http://127.0.0.1:9: "),
         (["--backend", "embedded", "fit"], {}, 2, "Write fit before all flags"),
     ],
 )

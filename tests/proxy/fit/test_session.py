@@ -147,7 +147,7 @@ async def test_a_bundle_against_its_copy_cannot_be_told(script: Script, tmp_path
     assert result.arms.candidates[0].served is not None
     assert result.arms.baseline.served.id != result.arms.candidates[0].served.id
     assert only(result) is Decision.CANNOT_TELL
-    assert result.verdicts[0].sentence.startswith("Cannot tell: the two are alike.")
+    assert result.verdicts[0].sentence.startswith("Cannot tell: the bundle and the baseline have equal shares.")
 
 
 async def test_the_same_bundle_twice_has_two_names() -> None:
@@ -234,13 +234,13 @@ async def test_time_is_estimated_from_the_first_answers() -> None:
     messages = io.StringIO()
     await run_fit(models.perfect, limit=20, messages=Console(file=messages, width=200))
     assert "scripted: 20 questions in 3 arms (raw, raw-matched, " in messages.getvalue()
-    assert re.search(r"Measured on the first 24 answers: about \d+ s for the other 36\.", messages.getvalue())
+    assert re.search(r"The first 24 answers took \d+ s\. The other 36 take about \d+ s\.", messages.getvalue())
 
 
 async def test_no_backend_is_an_error_that_names_it() -> None:
     async with scripted_backend(models.perfect) as backend:
         pass
-    with pytest.raises(StartupError, match=rf"No backend serves a model: {backend.url}: "):
+    with pytest.raises(StartupError, match=rf"No backend serves a model \({backend.url}: "):
         await fit(backend)
 
 
@@ -249,7 +249,7 @@ async def test_no_backend_is_an_error_that_names_it() -> None:
     [
         (("default",), r"Which model\? Name it with --bundle MODEL=DIR .*Listed: other, scripted\."),
         (("nobody=default",), r"No backend lists the model nobody\."),
-        (("scripted=default", "other=default"), "one model at a time, and these are other, scripted"),
+        (("scripted=default", "other=default"), "one model at a time, not several: other, scripted"),
     ],
 )
 async def test_an_unclear_model_is_asked_for(bundles: Sequence[str], message: str) -> None:

@@ -163,8 +163,8 @@ async def test_unknown_fields_reach_a_base_model() -> None:
         ({"messages": ["hello"]}, "must be an object"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "no role 'tool'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
-        ({"messages": [USER], "tools": [{"type": "function"}]}, "cannot call tools. Send none (in Open WebUI"),
-        ({"messages": [USER], "functions": [{"name": "now"}]}, "cannot call functions. Send none (in Open WebUI"),
+        ({"messages": [USER], "tools": [{"type": "function"}]}, "cannot call tools. Send no tools (in Open WebUI"),
+        ({"messages": [USER], "functions": [{"name": "now"}]}, "cannot call functions. Send no tools (in Open WebUI"),
         (
             {"messages": [USER], "stream": True, "tools": [{"type": "function"}] * 36},
             "switch off the model's capability Builtin Tools",

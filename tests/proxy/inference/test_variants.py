@@ -34,7 +34,7 @@ def test_named_model_and_variant_are_chosen(model: str, header: str | None, expe
         ("base", "wild", "aligned, raw, raw-matched"),
         ("plain@aligned", None, "needs a bundle"),
         ("plain", "aligned", "needs a bundle"),
-        ("base@raw", "aligned", "give only one"),
+        ("base@raw", "aligned", "Send only one"),
         (None, None, "`model` is missing"),
         (7, None, "`model` is missing"),
     ],
