@@ -1,6 +1,6 @@
 """The tables of deploy/SCALING.md, worked out from what tests/bench/README.md says was measured.
 
-`python -m tests.deploy.scaling` writes them anew. Nothing of a GPU was measured: its speed is the reader's, in columns.
+`python -m tests.deploy.scaling` writes them again. No GPU was measured, so a table has one row for each speed of a GPU.
 """
 
 import math
@@ -18,9 +18,9 @@ SPEEDS: Final = (500, 1_000, 2_500, 5_000, 10_000)  # tokens per second that one
 ANSWER: Final = 200  # tokens
 FLEETS: Final = (10, 100, 1_000)  # GPUs
 STREAM: Final = 40  # tokens per second that one stream gets
-CORES_USED: Final = 0.6  # of a core, so that a burst finds room
-POD: Final = 2  # workers
-STREAMS: Final = 1_000  # of a worker, because its memory was not measured with more
+CORES_USED: Final = 0.6  # the share of its core that a worker uses on average, so that it can serve a burst
+POD: Final = 2  # workers of one pod
+STREAMS: Final = 1_000  # open streams of a worker at most: its memory was not measured with more
 CPU, CHUNK, STREAMING = "CPU per request, 2 KB", "CPU per chunk", "memory, 1,000 slow"  # heads of columns
 NEW_QUERY, EMBEDDER = "on top of a repeated query", "the default embedder"
 UNKNOWN: Final = "not measured"
@@ -105,9 +105,10 @@ def _per_gpu(of: Measured) -> str:
         )
         for speed in SPEEDS
     ]
-    cores = [f"cores, {share} new" for share in ("no query", "one in ten", "each")]
-    gpus = [f"GPUs per worker, {share} new" for share in ("no query", "one in ten", "each")]
-    return _table(("tokens/s of a GPU", "answers/s", *cores, *gpus), rows)
+    shares = ("no query is", "one query in ten is", "each query is")
+    cores = [f"cores per GPU if {share} long and new" for share in shares]
+    gpus = [f"GPUs per worker if {share} long and new" for share in shares]
+    return _table(("tokens/s of one GPU", "answers/s of one GPU", *cores, *gpus), rows)
 
 
 def _router_cores(of: Measured, tokens: float) -> str:
@@ -141,9 +142,9 @@ def _fleet(of: Measured, speed: int = 2_500) -> str:
     head = (
         "GPUs",
         "answers/s",
-        "streams open",
+        "open streams",
         "workers",
-        f"pods of {POD}",
+        f"pods of {POD} workers",
         "streams per pod",
         "memory per pod, at most",
     )
@@ -152,11 +153,17 @@ def _fleet(of: Measured, speed: int = 2_500) -> str:
 
 def _inputs(of: Measured) -> str:
     rows = (
-        ("a request of 2 KB, known query", _microseconds(of.request)),
-        ("a query of 2,000 characters that was never seen, on top (a slower machine)", f"{of.new_query * 1e3:,g} ms"),
-        ("a chunk, relayed (chat model)", _microseconds(of.relayed)),
-        ("a chunk, translated (base model)", _microseconds(of.translated)),
-        ("vllm-router: a request; a chunk", f"{_microseconds(of.router_request)}; {_microseconds(of.router_chunk)}"),
+        ("a request of 2 KB whose query was seen before", _microseconds(of.request)),
+        (
+            "additional time if the query (2,000 characters) was never seen before (on a slower machine)",
+            f"{of.new_query * 1e3:,g} ms",
+        ),
+        ("one chunk of a stream, relayed (chat model)", _microseconds(of.relayed)),
+        ("one chunk of a stream, translated (base model)", _microseconds(of.translated)),
+        (
+            "a request through vllm-router; a chunk through vllm-router",
+            f"{_microseconds(of.router_request)}; {_microseconds(of.router_chunk)}",
+        ),
         ("memory of a worker with 1,000 slow streams", f"{of.worker_streaming:g} MiB"),
     )
     return _table(("what was measured", "time of one core, or memory"), rows)
@@ -166,11 +173,16 @@ def written(text: str) -> str:
     """The page with its tables made anew."""
     of = measured(BENCH.read_text(encoding="utf-8"))
     before, rest = text.split(BEGIN)
-    tables = (
-        f"\n{_inputs(of)}\nFor a base model, answers of {ANSWER} tokens, one chunk per token, a worker used to "
-        f"{CORES_USED:.0%}:\n\n{_per_gpu(of)}\nFor GPUs of 2,500 tokens/s, streams of {STREAM} tokens/s, one query in "
-        f"ten long and new:\n\n{_fleet(of)}\n"
+    per_gpu = (
+        "The second table says how many cores the proxy needs for one GPU. It holds for a base model, answers of "
+        f"{ANSWER}\ntokens and one chunk per token. In the columns of GPUs per worker, a worker uses {CORES_USED:.0%} of "
+        "its core on average,\nso that it can serve a burst."
     )
+    fleet = (
+        "The third table says how many workers and pods a number of GPUs needs. It holds for GPUs of 2,500 tokens/s "
+        f"and\nstreams of {STREAM} tokens/s, if one query in ten is long and new."
+    )
+    tables = f"\n{_inputs(of)}\n{per_gpu}\n\n{_per_gpu(of)}\n{fleet}\n\n{_fleet(of)}\n"
     return before + BEGIN + tables + END + rest.split(END)[1]
 
 
