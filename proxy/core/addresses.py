@@ -43,7 +43,7 @@ def server_root(url: str, flag: str = "--backend") -> str:
     except ValueError:
         is_root = False
     if not is_root:
-        raise StartupError(f"{flag} {url}: not a base URL such as http://127.0.0.1:8000/v1.")
+        raise StartupError(f"{flag} {url}: not a base URL. Give a URL such as http://127.0.0.1:8000/v1.")
     return without_endpoint(url).removesuffix("/v1")
 
 
@@ -68,7 +68,7 @@ def web_origin(text: str, flag: str) -> str:
     except ValueError:
         parts, host, port = urlsplit(""), "", None
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
-        raise StartupError(f"{flag} {text}: an origin has no path, query or user, as in {parts.scheme}://{host}.")
+        raise StartupError(f"{flag} {text}: an origin has no path, query or user. Give {parts.scheme}://{host}.")
     if not _HOST.fullmatch(host):
         raise StartupError(f"{flag} {text}: expected SCHEME://HOST[:PORT] without wildcards, or * for any origin.")
     is_default = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
@@ -80,10 +80,10 @@ def _host_in_origin(host: str) -> str:
 
 
 def split_address(text: str, flag: str) -> tuple[str, int]:
-    """Split ADDRESS:PORT into host and port. Raises StartupError for another form or a port that is not valid."""
+    """Split ADDRESS:PORT into host and port. Raises StartupError if the form or the port is wrong."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
-        raise StartupError(f"{flag} {text}: expected ADDRESS:PORT (port 0 picks a free one), or off.")
+        raise StartupError(f"{flag} {text}: expected ADDRESS:PORT (port 0 means any free port), or off.")
     check_port(int(port), flag)
     return host.strip("[]"), int(port)
 

@@ -66,7 +66,7 @@ class ProxyError(DrpoError):
 
     @property
     def outcome(self) -> str:
-        """How a request with this error ended, for the log and for metrics: one of few words."""
+        """How a request with this error ended: one of a few fixed words, for the log and for metrics."""
         return self.code or "bad_request"
 
     @property
@@ -215,7 +215,7 @@ class NoStatisticsError(ProxyError):
     code = "statistics_not_installed"
 
     def __init__(self, missing: str | None) -> None:
-        super().__init__(f"Statistics need {missing or 'a library'}: pip install 'drpo-proxy[experiments]'.")
+        super().__init__(f"Statistics need {missing or 'a library'}. Run: pip install 'drpo-proxy[experiments]'")
 
 
 class StoreDownError(OverloadedError):

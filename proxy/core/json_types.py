@@ -15,9 +15,9 @@ JsonDict = dict[str, Any]
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MAX_REPAIRS: Final = 10_000
-"""The maximum number of escaped surrogates in a text that is repaired, so that a repair takes milliseconds."""
-_LOOK_BACK: Final = 1024
-# A pair of escaped surrogates, or one without its partner.
+"""A text with more escaped surrogates than this number is not repaired, so that a repair takes only milliseconds."""
+_LOOK_BACK: Final = 1024  # bytes before a surrogate in which backslashes are counted
+# A pair of escaped surrogates, or one surrogate without its partner.
 _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|[c-fC-F][0-9a-fA-F]{2})"
 )
@@ -25,10 +25,10 @@ _UNKNOWN: Final = rb"\ufffd"
 
 
 def repaired_json(data: bytes) -> bytes:
-    """Return a JSON text without a byte order mark, and with U+FFFD for each surrogate without its partner.
+    """Remove the byte order mark of a JSON text, and replace each escaped surrogate without its partner by U+FFFD.
 
-    Programs write such a surrogate if they cut a text in the middle of an emoji. A text with very many escaped
-    surrogates is not repaired.
+    Programs write such a surrogate if they cut a text in the middle of an emoji. A text with more than _MAX_REPAIRS
+    escaped surrogates is not repaired.
     """
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.count(rb"\ud") + data.count(rb"\uD") > _MAX_REPAIRS:

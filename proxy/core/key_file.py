@@ -26,5 +26,5 @@ def read_key(file: str, flag: str) -> str | None:
     except BundleFormatError as error:
         raise StartupError(f"{error}.") from error
     if not key or not key.isprintable():
-        raise StartupError(f"{flag} {file}: holds no key on a single line.")
+        raise StartupError(f"{flag} {file}: the file must contain one key, on a single line.")
     return key

@@ -63,8 +63,8 @@ class _QueueHandler(logging.Handler):
     """Queues lines, and writes them to a file descriptor on a thread.
 
     The thread does not write through the object sys.stderr, because a write holds the lock of this object. At exit, the
-    interpreter needs the same lock to flush the object. If a write of the thread were blocked then, the interpreter
-    would crash.
+    interpreter needs the same lock to flush the object. If the thread were blocked in a write at that moment, the
+    interpreter would crash.
 
     Attributes:
         lost: How many lines were lost. A failed write counts as one line, even if its batch had more.
@@ -136,7 +136,7 @@ class _QueueHandler(logging.Handler):
 def log_event(event: str, **values: object) -> None:
     """Log an event with values that describe the event.
 
-    The caller passes no secret keys, and passes text of users only with --log-content.
+    The caller must not pass secret keys. It may pass the text of users only if the operator gave --log-content.
     """
     if not LOGGER.isEnabledFor(logging.INFO):
         return
@@ -186,7 +186,7 @@ class _JsonFormat(_LineFormat):
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
     def _time(self, seconds: float) -> str:
-        """Return the time in ISO 8601 with milliseconds. The text of the seconds is cached until the second changes."""
+        """Return the time in ISO 8601 with milliseconds. The part before the milliseconds is cached for one second."""
         second = int(seconds)
         if second != self._second:
             self._formatted_second = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,8 +1,8 @@
 """Defines all Prometheus metrics in one place, so that a reviewer can check that each label has few possible values.
 
 If the server has several workers, the workers store their metrics in files. This is the multiprocess mode of
-prometheus-client, which the environment variable FOLDER_VARIABLE switches on. Each worker then reports the numbers of
-all workers together. No metric contains text of a request.
+prometheus-client, which the environment variable in FOLDER_VARIABLE switches on. Each worker then reports the numbers
+of all workers together. No metric contains text of a request.
 """
 
 import os
@@ -97,16 +97,16 @@ def create_metrics() -> Metrics:
     return Metrics(
         registry=registry,
         requests=_counter(
-            "drpo_requests", "Requests by how they ended.", registry, ("route", "variant", "status", "outcome")
+            "drpo_requests", "Requests, by how they ended.", registry, ("route", "variant", "status", "outcome")
         ),
         in_flight=_sum("drpo_requests_in_flight", "Requests being served.", registry),
-        queued=_sum("drpo_requests_queued", "Requests that wait for a place.", registry),
-        log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that nobody read fast enough.", registry),
-        duration=_histogram("drpo_request_duration_seconds", "Request to last byte.", registry, ("route", "variant")),
-        first_byte=_histogram("drpo_first_byte_seconds", "Request to the answer's first byte.", registry, ("variant",)),
-        retrieval=_histogram("drpo_retrieval_seconds", "Finding the examples.", registry, ("cache",)),
+        queued=_sum("drpo_requests_queued", "Requests that wait until fewer are in flight.", registry),
+        log_lines_lost=_sum("drpo_log_lines_lost", "Log lines that were not written.", registry),
+        duration=_histogram("drpo_request_duration_seconds", "Until the last byte.", registry, ("route", "variant")),
+        first_byte=_histogram("drpo_first_byte_seconds", "Until the first byte of the answer.", registry, ("variant",)),
+        retrieval=_histogram("drpo_retrieval_seconds", "Until the examples are found.", registry, ("cache",)),
         injected_tokens=Histogram(
-            "drpo_injected_tokens", "Prompt and examples per request.", registry=registry, buckets=_TOKENS
+            "drpo_injected_tokens", "Tokens of prompt and examples per request.", registry=registry, buckets=_TOKENS
         ),
         injection_reduced=_counter(
             "drpo_injection_reduced", "Requests with fewer examples than usual.", registry, ("reason",)
@@ -116,25 +116,25 @@ def create_metrics() -> Metrics:
         ),
         below_floor=_total("drpo_retrieval_below_floor", "Requests whose query is unlike every example.", registry),
         unread_turns=_total("drpo_retrieval_unread_turns", "User turns that retrieval did not read in time.", registry),
-        tokens=_counter("drpo_tokens", "Tokens as the backends count them.", registry, ("variant", "type")),
+        tokens=_counter("drpo_tokens", "Tokens, as the backends count them.", registry, ("variant", "type")),
         warmed_prefixes=_counter(
             "drpo_warmed_prefixes", "Example sets sent to warm the backends' prefix caches.", registry, ("result",)
         ),
         retries=_counter("drpo_backend_retries", "Requests sent to a backend again.", registry, ("reason",)),
         backend_up=Labelled(
-            _least("drpo_backend_up", "1 if the backend answers (every worker).", registry, ("backend",))
+            _least("drpo_backend_up", "1 if the backend answers every worker, else 0.", registry, ("backend",))
         ),
-        ejections=_counter("drpo_backend_ejections", "Times that a backend was set aside.", registry, ("backend",)),
+        ejections=_counter("drpo_backend_ejections", "Times that a backend was ejected.", registry, ("backend",)),
         set_placements=_counter(
-            "drpo_set_placements", "Requests with a set, by choice of backend.", registry, ("choice",)
+            "drpo_set_placements", "Requests with an example set, by how the backend was chosen.", registry, ("choice",)
         ),
         experiment_requests=_counter(
-            "drpo_experiment_requests", "Requests by experiment and arm.", registry, ("experiment", "arm")
+            "drpo_experiment_requests", "Requests, by experiment and arm.", registry, ("experiment", "arm")
         ),
-        exposures=_counter("drpo_exposures", "Exposures, kept or dropped.", registry, ("result",)),
-        feedback=_counter("drpo_feedback", "Feedback, kept or refused.", registry, ("result",)),
+        exposures=_counter("drpo_exposures", "Exposures, by whether they were stored.", registry, ("result",)),
+        feedback=_counter("drpo_feedback", "Feedback, by whether it was stored.", registry, ("result",)),
         judgements=_counter("drpo_judgements", "Answers offered to the shadow judge.", registry, ("result",)),
-        store_up=_least("drpo_store_up", "1 if exposures and feedback can be kept (by every worker).", registry),
+        store_up=_least("drpo_store_up", "1 if every worker can store exposures and feedback, else 0.", registry),
     )
 
 

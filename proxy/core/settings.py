@@ -1,7 +1,8 @@
 """Declares all settings of the proxy, grouped by the package that uses them.
 
 The module does not depend on those packages. proxy/core/settings_reader.py reads and checks the values. To add a
-setting, add a field to the class of its group: its flag, its variable and its help are derived from this field.
+setting, add a field to the class of its group: its flag, its environment variable and its help are derived from this
+field.
 
 For example, the flag --backend-timeout or the environment variable DRPO_BACKEND_TIMEOUT sets the field
 `backend_timeout`. The declaration of a field gives its default, its help text and a placeholder for its value, such as
@@ -120,7 +121,9 @@ class ApiSettings:
     """Who may call the HTTP interface."""
 
     api_keys_file: str = _setting(
-        "", "file of the keys that clients must show, made with `drpo-proxy new-key NAME`; read again on SIGHUP", "FILE"
+        "",
+        "file with the keys that clients must send; `drpo-proxy new-key NAME` makes a key; read again on SIGHUP",
+        "FILE",
     )
     forward_authorization: bool = _setting(False, "send each client's own Authorization header to the backend")
     cors_origin: tuple[str, ...] = _setting(

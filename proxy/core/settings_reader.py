@@ -67,7 +67,7 @@ def read_flags(
         arguments: The command line.
         environment: The environment variables.
         parser: The parser to which the flags are added. It may define other arguments too.
-        hidden: The names of settings whose flags are accepted, but not in the help.
+        hidden: The names of settings whose flags are accepted, but not shown in the help.
 
     Returns:
         The values by the names of their settings, and all parsed arguments.
@@ -120,13 +120,13 @@ def check_reachability(settings: Settings) -> None:
         return
     if not settings.api.api_keys_file and not is_loopback(server.host):
         raise StartupError(
-            f"--host {server.host} can be reached from other machines and nothing asks for a key: give "
-            "--api-keys-file, or --allow-unauthenticated behind a proxy that asks, or keep --host 127.0.0.1."
+            f"Other machines can reach --host {server.host}, and no key is required. Give --api-keys-file FILE, keep "
+            "--host 127.0.0.1, or give --allow-unauthenticated if a proxy in front requires keys."
         )
     if server.admin != ADMIN_OFF and not is_loopback(split_address(server.admin, "--admin")[0]):
         raise StartupError(
-            f"--admin {server.admin} can be reached from other machines and asks for no key: keep it on 127.0.0.1, "
-            "or give --allow-unauthenticated behind a proxy that asks."
+            f"Other machines can reach --admin {server.admin}, which requires no key. Keep it on 127.0.0.1, or give "
+            "--allow-unauthenticated if a proxy in front requires keys."
         )
 
 
@@ -138,8 +138,8 @@ def refuse_password(store: str | None) -> None:
     url = urlsplit(store or "") if "://" in (store or "") else None
     if url is not None and (url.password or "password=" in url.query):
         raise StartupError(
-            f"--store: a password in a flag is seen by everyone: give the URL as {variable('store')}, or the password "
-            "as PGPASSWORD or in a file (PGPASSFILE)."
+            f"--store: other users can read a password in a flag. Give the URL in the variable {variable('store')}, "
+            "or give the password in the variable PGPASSWORD or in a file (PGPASSFILE)."
         )
 
 
@@ -203,7 +203,7 @@ def read_variable(name: str, environment: Mapping[str, str]) -> str:
     text = environment.get(variable(name), "")
     if _SERVICE_LINK.match(text):
         raise StartupError(
-            f"{variable(name)}: {text!r} is the address of a Kubernetes Service, for which Kubernetes sets this name. "
+            f"{variable(name)}: {text!r} is the address of a Service, and Kubernetes set the variable to it. "
             f"Set `enableServiceLinks: false` in the spec of the pod, rename the Service, or give {flag(name)}."
         )
     return text
@@ -283,18 +283,18 @@ def _check_values(settings: Settings) -> None:
         split_address(settings.server.admin, flag("admin"))
     if settings.api.api_keys_file and settings.api.forward_authorization:
         raise StartupError(
-            "--forward-authorization would send our own keys (--api-keys-file) to the backend: give one."
+            "--forward-authorization would send the keys of --api-keys-file to the backend. Give one of the two flags."
         )
     if settings.experiments.judge and not settings.experiments.store:
-        raise StartupError("--judge: there is nothing to judge without an experiment: give --experiment FILE.")
+        raise StartupError("--judge: there is nothing to judge without an experiment. Give --experiment FILE.")
     if settings.experiments.judge_api_key_file and not settings.experiments.judge:
-        raise StartupError("--judge-api-key-file: there is no judge that gets this key: give --judge URL.")
+        raise StartupError("--judge-api-key-file: there is no judge that gets this key. Give --judge URL.")
     if settings.experiments.trust_user_headers and not settings.experiments.experiment:
-        raise StartupError("--trust-user-headers: nobody is assigned without an experiment: give --experiment FILE.")
+        raise StartupError("--trust-user-headers: nobody is assigned without an experiment. Give --experiment FILE.")
 
 
 def _check_model_file(backends: BackendSettings) -> None:
     if backends.model_name and not backends.model_file:
-        raise StartupError(f"--model-name {backends.model_name}: it names the model of --model-file: give both.")
+        raise StartupError(f"--model-name {backends.model_name}: it names the model of --model-file. Give both.")
     if backends.model_file and EMBEDDED not in backends.backend:
-        raise StartupError(f"--model-file {backends.model_file}: it is served by --backend embedded: give both.")
+        raise StartupError(f"--model-file {backends.model_file}: only --backend embedded serves it. Give both.")

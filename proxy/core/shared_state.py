@@ -79,7 +79,7 @@ class MappedState:
 
         lock: Each worker locks this file while it changes a number.
         present: Each running worker holds a shared lock on this file, which shows that the worker uses the folder.
-        kind-*: The decisions of proxy/backends/kinds, which one worker makes for all; one file per model.
+        kind-*: The decisions of proxy/backends/kinds, which one worker makes for all workers; one file per model.
         seats: The number of requests in flight in each worker; one integer per worker.
         accounts: The named floats that `cells` returns; one record of NAME_BYTES and CELLS floats per name.
     """
@@ -157,7 +157,7 @@ class MappedState:
 
 
 def clear_in_flight(folder: Path, worker: int) -> None:
-    """Set the number of requests in flight of a dead worker to zero."""
+    """Set the number of requests in flight of a worker to zero, after the worker has died."""
     _map(folder / "seats").cast("q")[worker] = 0
 
 

@@ -20,6 +20,7 @@ ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
 _FLUSH_TIMEOUT: Final = 2.0  # seconds to send the last data at shutdown
+# The operation that each path stands for, in the words of the conventions.
 _OPERATIONS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -72,7 +73,10 @@ class Telemetry:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
-            raise StartupError(f"{ENDPOINTS[0]} is set: pip install 'drpo-proxy[otel]' ({error.name}).") from error
+            raise StartupError(
+                f"A variable such as {ENDPOINTS[0]} is set, but the package {error.name} is not installed. "
+                "Run: pip install 'drpo-proxy[otel]'"
+            ) from error
         resource = Resource.create({"service.name": "drpo-proxy"})  # OTEL_SERVICE_NAME takes precedence over this name
         self._spans = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._exporters = OTLPSpanExporter(), OTLPMetricExporter()

@@ -265,8 +265,8 @@ def test_default_bundle_is_for_the_model_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"model_name": "m"}, "--model-file: give both"),
-        ({"model_file": "/m.gguf", "backend": ("http://h:1",)}, "--backend embedded: give both"),
+        ({"model_name": "m"}, "--model-file. Give both"),
+        ({"model_file": "/m.gguf", "backend": ("http://h:1",)}, "--backend embedded serves it. Give both"),
     ],
 )
 def test_flags_that_belong_together_are_given_together(values: Mapping[str, Any], says: str) -> None:

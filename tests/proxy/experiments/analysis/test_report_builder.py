@@ -149,7 +149,7 @@ def test_missing_statistics_name_what_to_install_in_one_line(
     file, store = write_experiment(tmp_path)
     assert run(["experiment", "report", file, "--store", store]) == 1
     message = capsys.readouterr().err
-    assert "Statistics need scipy: pip install 'drpo-proxy[experiments]'." in " ".join(message.split())
+    assert "Statistics need scipy. Run: pip install 'drpo-proxy[experiments]'" in " ".join(message.split())
     assert "Traceback" not in message
 
 
