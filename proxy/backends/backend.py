@@ -14,8 +14,8 @@ from proxy.core.errors import BackendNotReadyError, ProxyError, UnknownModelErro
 from proxy.core.settings import Kind
 
 _UNDECIDED: Final = (
-    "It is not known yet whether the model takes chat or text completions: it has not answered short questions. "
-    "Send the request again later."
+    "It is not known yet whether the model takes chat or text completions, because it has not answered the proxy's "
+    "questions yet. Send the request again later."
 )
 
 
@@ -29,7 +29,7 @@ class Backend:
         kinds: The kinds of models that the proxy knows without asking the backend, by model id.
         models: The models in the latest list of the backend, by id.
         undecided: The ids of the listed models that cannot be served yet, because their kinds are not known.
-        healthy: Whether the backend answered the last health check, and later connections to it could be opened.
+        healthy: Whether the backend answered the last health check, and every later connection to it could be opened.
         problem: Why the backend is not healthy, or what the operator must do; empty if nothing is wrong.
         in_flight: Counts the requests that the backend is serving for this process.
         takes_client_keys: Whether the proxy may forward a client's key to the backend.
@@ -85,8 +85,8 @@ def is_undecided(backends: Sequence[Backend], named: object) -> bool:
 def unlisted_model(backends: Sequence[Backend], named: object, message: str) -> ProxyError:
     """Return the error for a model that no backend serves.
 
-    The error is temporary if a backend does not answer or lists no model yet, because this backend may serve the model,
-    or if the kind of the model is not known yet.
+    The error is temporary in two cases: the kind of the model is not known yet, or a backend that may serve the model
+    does not answer or lists no model yet.
 
     Args:
         backends: All backends.

@@ -1,8 +1,8 @@
 """Finds out whether a model server's prefix cache works: sends a long prompt twice, and looks at the second reply.
 
-The second prompt should be taken from the cache. Some servers report how much of it was. For the others, the time
-decides: if the prompt was in the cache, the second reply comes sooner by nearly the time that the server needs for the
-prompt. Each prompt begins with random characters, so that the cache cannot have it before.
+Some servers report how many tokens of the second prompt came from the cache. For the other servers, the times decide: a
+working cache saves nearly the whole time that the server needs for the prompt. Each prompt begins with random
+characters, so it cannot be in the cache before the module sends it.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ _WORDS: Final = (
     "apple bridge cloud door early field green house island jacket kitchen lemon morning north orange paper quiet "
     "river stone table under village water yellow winter summer autumn garden window mirror basket candle"
 )
-_PROMPT_WORDS: Final = 640  # about as many tokens: five blocks of the largest size in use, which is 128
+_PROMPT_WORDS: Final = 640  # about 640 tokens: five blocks of 128, the largest block size that servers use
 _MIN_PROMPT_WORDS: Final = 100
-_REPEATS: Final = 5  # prompts for a decision by time
-_MIN_REPEATS: Final = 3  # the same for slow servers, and for servers that report only misses: a router may cause one
+_REPEATS: Final = 5  # long prompts that are sent if the times must decide
+_MIN_REPEATS: Final = 3  # long prompts for slow servers, and for servers that report misses (a router may cause one)
 _PATIENCE: Final = 60.0  # seconds until a server counts as slow
-_MIN_SHARE: Final = 0.5  # of a prompt in the cache
-_MIN_SAVED: Final = 0.6  # the share of a prompt's time that a working cache saves
-_MAX_SAVED: Final = 0.25  # the same for a cache that does nothing
-_MIN_PROMPT_TIME: Final = 0.02  # seconds; less cannot be told from the noise of a network
+_MIN_SHARE: Final = 0.5  # a reply is a hit if at least this share of its prompt came from the cache
+_MIN_SAVED: Final = 0.6  # a working cache saves at least this share of a prompt's time
+_MAX_SAVED: Final = 0.25  # a cache that does nothing saves at most this share, by chance
+_MIN_PROMPT_TIME: Final = 0.02  # seconds; a shorter time cannot be distinguished from the noise of a network
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class CacheFinding:
     """Whether a prefix cache works.
 
     Attributes:
-        works: True or False; None if it cannot be told.
-        evidence: Why, as a sentence without a full stop.
+        works: Whether the prefix cache works; None if the replies do not show it.
+        evidence: The reason for `works`, as a sentence without a full stop.
     """
 
     works: bool | None
@@ -55,7 +55,7 @@ class Reply:
     Attributes:
         seconds: The time from the request to the end of the reply.
         prompt: The number of tokens of the prompt; 0 if the server does not report it.
-        cached: How many of them were in the cache; None if the server does not report it.
+        cached: How many tokens of the prompt were in the cache; None if the server does not report it.
     """
 
     seconds: float
@@ -69,13 +69,13 @@ class Reply:
 
     @property
     def shown(self) -> str:
-        """The reported tokens, in words."""
-        return f"{self.cached} of {self.prompt or 'an unknown number of'} tokens of a repeated prompt came from it"
+        """The numbers of tokens that the server reports, as a sentence without a full stop."""
+        return f"{self.cached} of {self.prompt or 'an unknown number of'} tokens of a repeated prompt were in the cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The replies to a new long prompt, to the same prompt again, and to a short prompt, all for one token."""
+    """The replies to a new long prompt, to the same prompt again, and to a short prompt. Each answer has one token."""
 
     first: Reply
     again: Reply
@@ -88,7 +88,7 @@ class Repeat:
 
     @property
     def saved_time(self) -> float:
-        """The seconds that it needs less for the same prompt again."""
+        """How many seconds less the server needs when it gets the same prompt again."""
         return self.first.seconds - self.again.seconds
 
 
@@ -102,7 +102,7 @@ async def probe_cache(model: Model, fetch: Fetch, report: ProgressCallback) -> C
     """
     words = min(_PROMPT_WORDS, _PROMPT_WORDS if model.context is None else model.context // 3)
     if words < _MIN_PROMPT_WORDS:
-        return CacheFinding(None, f"a context of {model.context} tokens is too short to try it")
+        return CacheFinding(None, f"a context of {model.context} tokens is too short for a test of the cache")
     prober = _Prober(model, fetch)
     try:
         return await _probe(prober, words, report)
@@ -115,7 +115,7 @@ async def _probe(prober: "_Prober", words: int, report: ProgressCallback) -> Cac
     started, repeats = loop.time(), list[Repeat]()
     await prober.ask(_prompt(1))  # the first request may open a connection, or load a model
     while True:
-        report(f"Sending {prober.model.id} a prompt of {words} words twice, to try the prefix cache")
+        report(f"Sending {prober.model.id} a prompt of {words} words twice, to test the prefix cache")
         prompt = _prompt(words)
         repeats.append(Repeat(await prober.ask(prompt), await prober.ask(prompt), await prober.ask(_prompt(1))))
         again = repeats[-1].again
@@ -125,7 +125,7 @@ async def _probe(prober: "_Prober", words: int, report: ProgressCallback) -> Cac
 
 
 def decide(repeats: Sequence[Repeat]) -> CacheFinding:
-    """Decide by the cached tokens that the server reports, else by the times.
+    """Decide by the cached tokens that the server reports, or else by the times.
 
     A reported hit is enough. If the server reports only misses, the times may still show that the cache works.
 
@@ -141,7 +141,7 @@ def decide(repeats: Sequence[Repeat]) -> CacheFinding:
 
 
 def decide_by_time(repeats: Sequence[Repeat]) -> CacheFinding:
-    """Decide by the times of at least three repeats. One of five may contradict the others."""
+    """Decide by the times of at least three repeats. Of five, those that save least and most are ignored."""
     prompt_time = median(one.prompt_time for one in repeats)
     first, again = median(one.first.seconds for one in repeats), median(one.again.seconds for one in repeats)
     times = f"a new long prompt takes {_shown(first)}, and the same prompt again {_shown(again)}"
@@ -174,7 +174,7 @@ def _prompt(words: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Prober:
-    """Sends prompts to one model, each for one token."""
+    """Sends prompts to one model, and asks for an answer of one token each time."""
 
     model: Model
     fetch: Fetch = field(repr=False)
@@ -205,7 +205,7 @@ def _read(reply: Any, seconds: float) -> Reply:
 
 
 def _cached(reply: Any, usage: Mapping[str, Any]) -> int | None:
-    """Return the reported number of cached tokens, in OpenAI's field, DeepSeek's or llama.cpp's."""
+    """Return the number of cached tokens from the field of OpenAI, DeepSeek or llama.cpp; None if there is none."""
     found = _number(_object(usage, "prompt_tokens_details"), "cached_tokens")
     if found is None:
         found = _number(usage, "prompt_cache_hit_tokens")

@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection to a backend, with one request and reply at a time.
 
-llhttp (httptools) parses replies in its strict mode: a reply that gives its length twice, or has a malformed chunk,
-is an error.
+llhttp (httptools) parses replies in its strict mode. A reply that gives its length twice, or that has a malformed
+chunk, is therefore an error.
+
 The proxy has its own HTTP client, because the client of aiohttp took about a third of the CPU time of a request
 (tests/bench/README.md: 527 µs with aiohttp's client, 359 µs without it). The module does not depend on the pool, on
 retries or on models.
@@ -17,7 +18,7 @@ from proxy.backends.response import BackendResponse
 from proxy.core.errors import BackendProtocolError, BackendTimeoutError, BackendUnavailableError
 
 MAX_HEAD_BYTES: Final = 16 * 1024  # maximum size of the headers of a reply
-_MAX_UNREAD_BYTES: Final = 128 * 1024  # of a body; if more bytes are unread, reading from the socket stops
+_MAX_UNREAD_BYTES: Final = 128 * 1024  # if more bytes of a body are unread, reading from the socket stops
 _MIN_FINAL_STATUS: Final = 200  # a lower status is an interim reply before the final reply (RFC 9110, 15.2)
 _SWITCHING_PROTOCOLS: Final = 101
 _REPLY_CUT: Final = "The backend's reply broke off in the middle."
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         """Create the object. The caller then passes it to the event loop, which opens the connection.
 
         Args:
-            silence_timeout: Seconds without a received byte after which an exchange fails.
+            silence_timeout: An exchange fails if no byte arrives for this many seconds.
             on_idle: Called when an exchange has ended and the connection can be reused.
             on_closed: Called when the connection is closed.
         """
@@ -241,12 +242,12 @@ class Connection(asyncio.Protocol):
             self._silence_timer = self._loop.call_later(delay, self._check_silence)
             return
         stage = "in the middle of its answer" if self._reply.status else "before its answer"
-        self._reply.fail(BackendTimeoutError(f"The backend stopped sending {stage}."))
+        self._reply.fail(BackendTimeoutError(f"The backend sent nothing for too long, {stage}."))
         self.close()
 
     def _fail_without_headers(self, reply: BackendResponse) -> None:
         if self._unfinished:
-            reply.fail(BackendProtocolError("The backend closed the connection in the headers of its reply."))
+            reply.fail(BackendProtocolError("The backend closed the connection before it had sent all headers."))
         else:
             reply.fail(BackendUnavailableError("The backend closed the connection before it answered."))
 

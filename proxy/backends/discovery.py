@@ -1,7 +1,7 @@
 """Asks a backend which models it serves: their ids, kinds and context lengths, and the dialect of the backend.
 
-The module does not depend on connections: the caller passes a function that sends requests, and one that decides the
-kinds.
+The module does not depend on connections: the caller passes a function that sends requests, and a function that decides
+the kinds.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from proxy.core.settings import Kind
 from proxy.core.variant_names import RAW
 
 _ANOTHER_PROXY: Final = (
-    "It is a drpo-proxy: name the model servers behind it as --backend instead, since both would put a prompt in front."
+    "It is a drpo-proxy, and both proxies would add a prompt. Give the URLs of its model servers to --backend instead."
 )
 _ADVICE: Final[Mapping[int, str]] = {
-    **dict.fromkeys((401, 403), " The server needs a key: put it into a file, and give --backend-api-key-file FILE."),
+    **dict.fromkeys((401, 403), " The server needs a key. Put it into a file, and give --backend-api-key-file FILE."),
     404: " The URL of --backend must be the base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
 }
 """What an operator can do, by the status of the reply."""
 _NO_MODEL: Final = "The backend lists no model. Load a model into it, or wait until it has loaded one."
-_MAX_AT_ONCE: Final = 8  # models that are asked for at the same time
+_MAX_AT_ONCE: Final = 8  # models about which a backend is asked at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class Listing:
 
     Attributes:
         models: The models that the proxy can serve, by id.
-        problem: What the operator must do about a model that the proxy cannot serve, because its kind is unknown. If
-            there are several such models, the text is about the first. Empty if the kinds of all models are known.
+        problem: What the operator can do if the backend lists no model, or if the kind of a model is unknown. If the
+            kinds of several models are unknown, the text is about the first of them. Empty if nothing is wrong.
         undecided: The ids of the models whose kinds are unknown.
     """
 
@@ -121,7 +121,7 @@ async def discover(
     cards = listed_cards(listing)
     if status != 200 or cards is None:
         advice = _ADVICE.get(status, "")
-        raise BackendProtocolError(f"GET /v1/models answered {status} and no list of models.{advice}")
+        raise BackendProtocolError(f"GET /v1/models answered {status} without a list of models.{advice}")
     if _is_proxy(cards):
         raise BackendProtocolError(_ANOTHER_PROXY)
     found = await _describe_all(cards, fetch, decide, known, dialects)
@@ -194,8 +194,8 @@ async def _describe(
 
 def _unknown_kind(name: str, why: str) -> str:
     return (
-        f"It is not known yet whether {name} takes chat or text completions ({why}); the backend is asked again. "
-        f"You can say it with --kind {name}=chat or --kind {name}=completion."
+        f"It is not known yet whether {name} takes chat or text completions ({why}). The proxy asks again. "
+        f"You can also give --kind {name}=chat or --kind {name}=completion."
     )
 
 

@@ -24,7 +24,7 @@ class Fetcher:
     Attributes:
         transport: Sends the bytes.
         backend: The backend.
-        timeout: Seconds until a request without an answer fails.
+        timeout: A request fails if its whole reply does not arrive within this many seconds.
     """
 
     transport: Transport

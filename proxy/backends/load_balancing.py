@@ -16,10 +16,10 @@ _MIN_EJECTION: Final = 5.0  # seconds; each further ejection lasts twice as long
 _MAX_EJECTION: Final = 60.0  # seconds
 _SLOW_START: Final = 10.0  # seconds in which the weight of a recovered backend grows to 1
 _MIN_WEIGHT: Final = 0.1
-# A conversation or an example set stays with its backend while its number of requests in flight is below the larger
-# of two limits: the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share plus
-# _MIN_EXTRA_LOAD times the weight of the backend. The second limit allows a few more requests: they cost less time than
-# another backend would need to compute the prefix again.
+# A conversation or an example set stays with its backend while the requests in flight at this backend are fewer than
+# the larger of two limits: the fair share of the backend times _MAX_LOAD_FACTOR (arXiv 1608.01350), or the fair share
+# plus _MIN_EXTRA_LOAD times the weight of the backend. The second limit allows a few more requests, because they take
+# less time than another backend would need to compute the prefix again.
 _MAX_LOAD_FACTOR: Final = 1.25
 _MIN_EXTRA_LOAD: Final = 4
 _RETRY_SHARE: Final = 0.2  # maximum number of retries per request in flight, as in Envoy's retry budget
@@ -86,8 +86,8 @@ class BackendLoad:
     Attributes:
         name: Identifies the backend. The name is the same in every process, so that all processes choose the same
             backend for a conversation.
-        available: See BackendHealth.
-        weight: See BackendHealth.
+        available: Whether the last health check succeeded and the backend is not ejected.
+        weight: The backend's relative share of requests, at most 1.
         in_flight: How many requests the backend is serving for this process.
     """
 
@@ -99,7 +99,7 @@ class BackendLoad:
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """What a request has in common with earlier ones, so that a backend may have its beginning in the prefix cache.
+    """What a request has in common with earlier requests. A backend may have the common beginning in its prefix cache.
 
     Attributes:
         conversation: The key of the conversation; None if the request does not belong to one.
@@ -117,7 +117,7 @@ NO_AFFINITY: Final = Affinity()
 
 
 class InFlightLimit:
-    """The highest number of requests in flight with which a backend still gets the requests that prefer it."""
+    """Decides whether a backend has too many requests in flight to get another request that prefers it."""
 
     def __init__(self, backends: Sequence[BackendLoad]) -> None:
         """Compute the fair share of requests in flight. `backends` are those that can get the request."""
@@ -134,9 +134,9 @@ def rank_backends(backends: Sequence[BackendLoad], conversation: str | None) -> 
 
     For a conversation, the backend with the highest hash score comes first, because its prefix cache probably holds the
     earlier turns. If this backend has too much load, the backend with the next lower score takes its place, and so on.
-    The other backends follow in the order of their load, the least load first. Without a conversation, all backends
-    have this order. Backends that are not available come last. They are tried too, because there may be no available
-    backend.
+    The other backends follow in the order of their load, the least load first. Without a conversation, all backends are
+    in the order of their load. Backends that are not available come last. They are tried too, because there may be no
+    available backend.
 
     Args:
         backends: The backends that serve the model.

@@ -96,7 +96,7 @@ class Pool:
             named: The field `model` of a request. If it is missing or empty, wait for all models.
 
         Returns:
-            Whether there was something to wait for, and it happened within `_KIND_TIMEOUT`.
+            Whether the kind was unknown at first, and became known within `_KIND_TIMEOUT`.
         """
         if not is_undecided(self.backends, named):
             return False
@@ -126,7 +126,7 @@ class Pool:
         await asyncio.gather(*(self._check(backend) for backend in self.backends))
 
     def fetcher(self, backend: Backend, timeout: float) -> Fetch:
-        """Return a function that sends small requests to a backend, which count neither as load nor as failures."""
+        """Return a function that sends small requests to a backend. They count neither as load nor as failures."""
         return Fetcher(self._transport, backend, timeout)
 
     async def count_tokens(self, model: Model, text: str) -> int | None:
@@ -134,7 +134,7 @@ class Pool:
         return await self._first_count(model, lambda fetch: model.dialect.count_tokens(model.id, text, fetch))
 
     async def count_chat_tokens(self, model: Model, body: Json) -> int | None:
-        """Return how many tokens the prompt of a chat request has, as `count_tokens` does for a text."""
+        """Return how many tokens the prompt of a chat request has; None in the same case as `count_tokens`."""
         return await self._first_count(model, lambda fetch: model.dialect.count_chat_tokens(model.id, body, fetch))
 
     def backends_of_set(self, model: str, example_set: str) -> list[Backend]:
@@ -155,9 +155,9 @@ class Pool:
     ) -> AsyncIterator[BackendResponse]:
         """POST to a backend that serves a model, and yield its reply after the headers are received.
 
-        If no connection to a backend can be opened, the next backend is tried. If a backend answers 503, one
-        other backend is tried, unless there is no other or too many retries are running. If the `with` block ends
-        before the reply was read to its end, the connection is closed, so that the backend stops generating.
+        If no connection to a backend can be opened, the next backend is tried. If a backend answers 503, one other
+        backend is tried, if there is one and if not too many retries are running. If the `with` block ends before the
+        reply was read to its end, the connection is closed, so that the backend stops generating.
 
         Args:
             model: The id of the model.
@@ -166,8 +166,8 @@ class Pool:
             headers: The headers of the request.
             affinity: The example set and the conversation of the request. Requests with the same set, or with the same
                 conversation if they have no set, go to the same backend while that backend is available and does not
-                have too much load. A key for it is also sent in the header _SESSION_HEADER, because a backend may be a
-                router that reads this header.
+                have too much load. The header _SESSION_HEADER also carries a key of the set or the conversation,
+                because a backend may be a router that reads this header.
 
         Raises:
             UnknownModelError: No backend lists the model.

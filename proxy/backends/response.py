@@ -33,7 +33,8 @@ class BackendResponse:
         status: The HTTP status; 0 until the headers are received.
         headers: The values of the headers, by the names of the headers in lower case.
         complete: Whether the whole body has been received.
-        answered: Whether the reader has the whole answer, though the body may go on. The reader sets it.
+        answered: Whether the reader has the whole answer, although the body may continue. The reader sets this
+            attribute.
     """
 
     __slots__ = (

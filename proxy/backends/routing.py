@@ -12,8 +12,8 @@ from proxy.core.metrics import Metrics
 class Router:
     """Ranks the backends of a model for each request.
 
-    A request with an example set goes where the set is placed. Another request goes to the backend of its conversation,
-    or to the backend with the least load.
+    A request with an example set goes where the set is placed. Any other request goes to the backend of its
+    conversation, or to the backend with the least load.
     """
 
     def __init__(self, backends: Sequence[Backend], metrics: Metrics) -> None:
@@ -22,7 +22,7 @@ class Router:
         self._placements: dict[str, SetPlacement] = {}
 
     def rank(self, model: str, affinity: Affinity = NO_AFFINITY) -> list[Backend]:
-        """Return the backends that list a model, in the order in which to try them. A request with a set is counted."""
+        """Return the backends that list a model, in the order in which to try them. Requests with a set are counted."""
         serving = self._serving(model)
         if not serving or (len(serving) == 1 and affinity.example_set is None):
             return serving
@@ -38,9 +38,9 @@ class Router:
         return [serving[position] for position in placed.positions]
 
     def session(self, model: str, affinity: Affinity) -> str | None:
-        """Return the key of a request for a router that a backend may be. None if it has no set and no conversation.
+        """Return a key for the case that the backend is a router; None if the request has no set and no conversation.
 
-        Call `rank` first, which counts the request.
+        A router sends requests with the same key to the same server. Call `rank` first, which counts the request.
         """
         if affinity.example_set is None or model not in self._placements:
             return affinity.conversation
@@ -49,8 +49,8 @@ class Router:
     def backends_of_set(self, model: str, example_set: str) -> list[Backend]:
         """Return the backends that list a model, in the order in which an example set prefers them.
 
-        The first one that is available gets the requests with this set, unless it would get too many requests. Then the
-        next one gets them, or a part of them. The order is the same in all processes.
+        The first available backend gets the requests with this set. If they are too many for this backend, the next
+        backend gets them, or a part of them. The order is the same in all processes.
 
         Args:
             model: The id of the model.

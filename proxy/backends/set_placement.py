@@ -1,9 +1,10 @@
-"""Chooses the backends for requests that have an example set, so that several prefix caches hold more sets than one.
+"""Chooses the backends for requests that have an example set.
 
-A plan (proxy/backends/set_plan.py) says which backend a set belongs to. A plan fits the recent requests only on
-average, so each first turn is also checked against two limits: the backend's share of the recent requests, and its
-requests in flight. If the backend exceeds a limit, the next backend in the set's order of preference gets the request.
-The module depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
+The prefix caches of several backends can then hold more sets together than one cache can hold. A plan
+(proxy/backends/set_plan.py) says which backend a set belongs to. A plan fits the recent requests only on average, so
+each first turn is also checked against two limits: the backend's share of the recent requests, and its requests in
+flight. If the backend exceeds a limit, the next backend in the set's order of preference gets the request. The module
+depends only on names, counters and weights. It does not depend on HTTP, bundles or models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,16 @@ from proxy.backends.load_balancing import Affinity, BackendLoad, InFlightLimit, 
 from proxy.backends.set_plan import Part, Plan, plan_sets, preference
 
 _WINDOW: Final = 2048  # requests; older requests hardly count
-# A backend with more than this factor of its share, and half a request, gets no further first turns.
+# A backend gets no further first turns when it has more requests than _MAX_LOAD times its share, plus _ROUNDING.
 _MAX_LOAD: Final = 1.25
 _ROUNDING: Final = 0.5
 _PLAN_INTERVAL: Final = 32  # requests; the interval is longer if there are many sets
 _FORGOTTEN: Final = 0.01  # requests; a set with fewer recent requests is forgotten
-# A set with this share of the requests, or a multiple of it, has one key for routers, or several. The number of keys
-# changes only if the share differs from this multiple by more than _KEY_TOLERANCE of it.
+# A set has one router key for each _SHARE_OF_KEY of the requests that belong to it, and at least one key. The number of
+# keys changes only if it differs by more than _KEY_TOLERANCE from the share of the set divided by _SHARE_OF_KEY.
 _SHARE_OF_KEY: Final = 0.25
 _KEY_TOLERANCE: Final = 0.75
-_FIRST_REQUESTS: Final = 50  # as many requests of other sets are assumed, because the first shares mean little
+_FIRST_REQUESTS: Final = 50  # added to the number of all requests, because the shares of few requests mean little
 _HASHES: Final = float(2**32)
 
 
@@ -33,9 +34,9 @@ class Placed(NamedTuple):
 
     Attributes:
         positions: The positions of the backends in the order in which to try them.
-        choice: How the first backend was chosen: `preferred` (it is the first in the order of preference of the set),
-            `balanced` (the set, or this part of it, was moved to it because the preferred backend has its share) or
-            `spilled` (the backend of this part had too many requests at that moment).
+        choice: How the first backend was chosen. `preferred`: it comes first in the order of preference of the set.
+            `balanced`: the plan moved the set, or this part of it, to this backend, because the preferred backend has
+            its share already. `spilled`: the planned backend had too many requests at that moment.
     """
 
     positions: list[int]
@@ -59,8 +60,9 @@ class SetPlacement:
     def router_key(self, example_set: str, conversation: str | None) -> str:
         """Return a key for a router that sends all requests with the same key to the same server.
 
-        It is the same for all turns of a conversation, and for all conversations with the set. If the set has a large
-        share of the requests, its conversations are divided among several keys, because a router limits no load.
+        All conversations with the set have the same key. If the set has a large share of the requests, its
+        conversations are divided among several keys, because such a router does not limit the load of a server. All
+        turns of a conversation have the same key.
         """
         part = int(_position(conversation) * self._keys.get(example_set, 1))
         return f"{_checksum(f'{example_set}/{part}'):08x}"
@@ -113,7 +115,7 @@ class SetPlacement:
     def _choose(self, usable: Sequence[BackendLoad], affinity: Affinity, example_set: str) -> tuple[str | None, str]:
         """Return the name of the backend, and how it was chosen. The name is None if every backend has too much load.
 
-        A later turn is not moved because of the share of recent requests: its backend holds the whole conversation.
+        The share of recent requests does not move a later turn, because its backend holds the whole conversation.
         """
         order = preference(example_set, tuple([backend.name for backend in usable]))
         home = _home(self._plan[example_set], affinity.conversation) if example_set in self._plan else order[0]
@@ -131,8 +133,8 @@ class _BackendCounts:
 
     Attributes:
         received: How many of the requests the backend received.
-        share: How many it should have received. A backend that joins begins with 0 of both, and so does not get more
-            than its share until its count has caught up.
+        share: How many requests it should have received. A backend that joins later begins with 0 for both numbers, so
+            it does not get extra requests to catch up with the others.
     """
 
     __slots__ = ("received", "share")
@@ -148,7 +150,7 @@ class _BackendCounts:
 
     @property
     def has_room(self) -> bool:
-        """Whether the backend may receive another request. At least one backend always has less than its share."""
+        """Whether the backend may receive another request. At least one backend always received less than its share."""
         return self.received < self.share or self.received + 1.0 <= _MAX_LOAD * self.share + _ROUNDING
 
 
@@ -187,7 +189,7 @@ def _home(parts: Sequence[Part], conversation: str | None) -> str:
 
 
 def _position(conversation: str | None) -> float:
-    """Return a number from 0 to 1 (exclusive) that depends only on the conversation; 0 without one."""
+    """Return a number from 0 to 1 (exclusive) that depends only on the conversation; 0 if there is none."""
     return 0.0 if conversation is None else _checksum(conversation) / _HASHES
 
 

@@ -6,8 +6,8 @@ set goes to the first backend in its own order of preference that has room for i
 - Rendezvous hashing gives the order of preference. It needs no virtual nodes, and all processes get the same order.
 - The load of a backend is the number of recent requests of its sets, because few requests are in flight at low
   concurrency.
-- A set moves as a whole, because two backends that share it must both hold it in their caches. Only a set with more
-  requests than one backend may get is split. A part is a share of the conversations with this set.
+- A set moves as a whole, because two backends that share it must both hold it in their caches. Only a set whose
+  requests are too many for one backend is split. A part is a share of the conversations with this set.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from proxy.backends.load_balancing import affinity_order
 # where it is. Both limits are higher by the standard deviation of a random count, so that fluctuations move few sets.
 _MAX_PLANNED_LOAD: Final = 1.04
 _MAX_KEPT_LOAD: Final = 1.12
-_MIN_REQUESTS: Final = 16  # for each backend; with fewer recent requests, every set is where it is preferred
+_MIN_REQUESTS: Final = 16  # per backend; with fewer recent requests, every set is at its preferred backend
 _MAX_CACHED_ORDERS: Final = 4096
 
 
@@ -78,7 +78,7 @@ def _insertion(example_set: str) -> bytes:
 
 
 class _Filling:
-    """The backends while sets are placed on them."""
+    """The loads of the backends while the sets are placed, one after the other."""
 
     def __init__(self, shares: Mapping[str, float], total: float) -> None:
         self._names = tuple(shares)
@@ -104,7 +104,7 @@ class _Filling:
     def _whole(self, order: Iterable[str], count: float, kept: Sequence[Part]) -> tuple[Part, ...]:
         """Return the set as one part at the first backend that has room; empty if no backend has room.
 
-        The backends that `kept` contains as a whole have the higher limit.
+        A backend with which `kept` contains the whole set has the higher limit.
         """
         for name in order:
             part = Part(name, 1.0)

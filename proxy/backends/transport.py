@@ -243,7 +243,7 @@ def _unsupported(status: int, coding: str) -> str | None:
     if coding and coding.strip().lower() != "identity":
         return "The backend's reply is compressed, although the request asked for no compression."
     if _MIN_REDIRECT <= status < _MIN_ERROR:
-        return f"The backend answered {status}, a redirect, which is not followed: check the URL of the backend."
+        return f"The backend answered {status}, a redirect, but the proxy follows none: check the URL of the backend."
     if status < _MIN_SUCCESS:
         return f"The backend answered {status}, an upgrade that was not requested."
     return None

@@ -80,7 +80,8 @@ class Dialect:
         usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
             separate event.
         cache_advice: What an operator can do if the prefix cache of the server does nothing, as a sentence.
-        takes_cache_salt: Whether the field `cache_salt` of a request separates its prefix cache from that of others.
+        takes_cache_salt: Whether the server reads the field `cache_salt` of a request. Requests with different salts
+            share no entry of the prefix cache.
     """
 
     name: str

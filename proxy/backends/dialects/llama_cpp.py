@@ -59,7 +59,8 @@ def _json_schema(response_format: Any, structured_outputs: object) -> object:
     if structured_outputs:
         if not isinstance(structured_outputs, dict) or "json" not in structured_outputs:
             raise BadRequestError(
-                "This backend knows `structured_outputs` only with `json`, a schema.", param="structured_outputs"
+                "This backend takes only a JSON schema in `structured_outputs`, in the field `json`.",
+                param="structured_outputs",
             )
         return structured_outputs["json"]
     if response_format is None:
@@ -84,7 +85,7 @@ LLAMA_CPP: Final = Dialect(
     enforces_json=True,
     usage_on_last_choice=True,
     cache_advice=(
-        "Start llama.cpp without --no-cache-prompt, with a slot for each request that it serves at once (--parallel), "
-        "and for models with a sliding window with --swa-full"
+        "Start llama.cpp without --no-cache-prompt. Give it --parallel N, so that each concurrent request has a slot, "
+        "and --swa-full if the model has a sliding window"
     ),
 )

@@ -98,7 +98,7 @@ def _parameters(parameters: Any, settings: Mapping[str, Any]) -> Any:
     parameters.cpuparams.n_threads = min(_MAX_THREADS, _usable_cores())
     parameters.n_threads_http = _HTTP_THREADS
     parameters.cache_ram_mib = _PROMPT_CACHE_MIB
-    parameters.swa_full = True  # costs 150 MB; a cached prefix of any length can be reused
+    parameters.swa_full = True  # takes 150 MB, so that a cached prefix of any length can be reused
     parameters.sse_ping_interval = -1  # send no pings between the events of a stream
     parameters.warmup = False  # the test request of _start warms the model up
     parameters.no_extra_bufts = True  # weights that are not repacked load faster, and take memory only once

@@ -61,8 +61,8 @@ class EmbeddedModel:
 
         Args:
             cache: The folder of the weights file. None means `default_cache()`.
-            context: The maximum number of tokens of a request: prompt plus answer. 0 means 4096. A model file has its
-                own.
+            context: The maximum number of tokens of a request: prompt plus answer. 0 means 4096. If `file` is given,
+                its context length is used instead.
             weights: The weights file of the built-in model.
             file: The model file that is served in place of the built-in model; None for the built-in model.
         """
@@ -129,7 +129,7 @@ class EmbeddedModel:
 
     def _check_requirements(self) -> None:
         if find_spec("xllamacpp") is None:
-            raise EmbeddedError(f"The embedded model needs the package xllamacpp, which is not installed: {INSTALL}")
+            raise EmbeddedError(f"The embedded model needs the package xllamacpp, which is missing. Run: {INSTALL}")
         if not self._file:
             check_context(self._context)
 
@@ -174,7 +174,8 @@ class EmbeddedModel:
 
 def _failure_reason(process: Process, error: object, log: str) -> str:
     lines = log.strip().splitlines()[-_ERROR_LOG_LINES:]
-    ending = f"its process ended with {process.returncode}" if process.returncode is not None else "it said nothing"
+    status = process.returncode
+    ending = f"its process ended with status {status}" if status is not None else "its process sent no result"
     return "\n  ".join([str(error or ending), *lines])
 
 

@@ -15,12 +15,12 @@ from proxy.core.errors import EmbeddedError
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
-_MAX_COUNT: Final = 10_000_000  # elements of an array, pairs or tensors; the largest vocabularies have 300,000
-_MAX_KEPT_ELEMENTS: Final = 4_096  # of an array of numbers; no longer array is needed
+_MAX_COUNT: Final = 10_000_000  # of elements of an array, of pairs, or of tensors; vocabularies have up to 300,000
+_MAX_KEPT_ELEMENTS: Final = 4_096  # a longer array of numbers is skipped, because none is needed
 _MAX_DIMENSIONS: Final = 8
 _ALIGNMENT: Final = 32  # bytes, if the file sets none
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-_LENGTH: Final = struct.Struct("<Q")  # of a string
+_LENGTH: Final = struct.Struct("<Q")  # the length of a string
 _NUMBERS: Final[Mapping[int, str]] = {
     0: "B",
     1: "b",
@@ -69,7 +69,7 @@ _BLOCKS: Final[Mapping[int, tuple[int, int]]] = {
     35: (256, 66),
     39: (32, 17),
 }
-# What else a user may take for a model file, by its first bytes.
+# Other files that a user may give instead of a model file, by their first bytes.
 _OTHER_FILES: Final[Mapping[bytes, str]] = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
     b"PK\x03\x04": "an archive or a PyTorch checkpoint: convert it with llama.cpp's convert_hf_to_gguf.py",
@@ -101,11 +101,11 @@ class GgufHeader:
         return str(self.values.get("general.architecture") or "")
 
     def own(self, key: str) -> Any:
-        """Return the value of a key of the architecture, such as `context_length`; None if it is missing."""
+        """Return the value of ARCHITECTURE.key, such as llama.context_length for `context_length`; None if missing."""
         return self.values.get(f"{self.architecture}.{key}")
 
     def number(self, key: str) -> int:
-        """Return the value of a key of the architecture if it is a positive whole number, else 0."""
+        """Return the same value as `own` if it is a positive whole number, else 0."""
         value = self.own(key)
         return value if isinstance(value, int) and value > 0 else 0
 
@@ -125,7 +125,7 @@ def read_header(path: Path) -> GgufHeader:
         EmbeddedError: The file cannot be read, is no GGUF file, has an unknown version or is cut short.
     """
     if path.exists() and not path.is_file():
-        raise EmbeddedError(f"--model-file {path}: this is no file.")
+        raise EmbeddedError(f"--model-file {path}: this is not a regular file.")
     try:
         with path.open("rb") as file:
             _check_beginning(path, file.read(64))
@@ -134,12 +134,14 @@ def read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise EmbeddedError(f"--model-file {path}: {(error.strerror or str(error)).lower()}.") from error
     except _CutError as error:
-        raise EmbeddedError(f"--model-file {path}: the file is cut short, in its header. Download it again.") from error
+        raise EmbeddedError(
+            f"--model-file {path}: the file is cut short in the middle of its header. Download it again."
+        ) from error
     except _MalformedError as error:
         raise EmbeddedError(f"--model-file {path}: the file is damaged: {error}. Download it again.") from error
     if size < header.tensors_end:
         raise EmbeddedError(
-            f"--model-file {path}: the file is cut short: it has {size:,} bytes of {header.tensors_end:,}. "
+            f"--model-file {path}: the file is cut short: it has only {size:,} of {header.tensors_end:,} bytes. "
             "Download it again."
         )
     return header
@@ -157,8 +159,8 @@ def _check_beginning(path: Path, beginning: bytes) -> None:
         is_swapped = struct.unpack_from(">I", beginning, 4)[0] in _VERSIONS
         what = "for big-endian machines" if is_swapped else f"of version {version}"
         raise EmbeddedError(
-            f"--model-file {path}: this is a GGUF file {what}; versions 2 and 3, little-endian, can be served. "
-            "Convert the model again."
+            f"--model-file {path}: this is a GGUF file {what}. The proxy serves little-endian files of versions "
+            "2 and 3. Convert the model again."
         )
 
 
@@ -172,7 +174,7 @@ def _described(beginning: bytes) -> str:
 
 
 class _Reader:
-    """Reads values at a position that moves on."""
+    """Reads the values of the header one after the other."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -194,7 +196,7 @@ class _Reader:
         return GgufHeader(values, counts, start + end if tensors else self._position)
 
     def _tensor_ends(self, tensors: int) -> Iterator[int]:
-        """Yield the position behind each tensor, from the beginning of the tensors."""
+        """Yield the position after each tensor, counted from the beginning of the first tensor."""
         for _ in range(tensors):
             self._string()
             dimensions = self._number("I")
@@ -203,7 +205,7 @@ class _Reader:
             elements = 1
             for _ in range(dimensions):
                 elements *= self._number("Q")
-            block, size = _BLOCKS.get(self._number("I"), (1, 0))  # of an unknown type, the size is not known either
+            block, size = _BLOCKS.get(self._number("I"), (1, 0))  # the size of an unknown type counts as 0
             yield self._number("Q") + elements // block * size
 
     def _value(self, kind: int) -> Any:
@@ -214,7 +216,7 @@ class _Reader:
         return self._number(_NUMBERS[kind])
 
     def _array(self, key: str, counts: dict[str, int]) -> list[Any] | None:
-        """Read an array; return None if it is long or has no numbers."""
+        """Read an array. Return None if the array is long, or if it contains strings."""
         kind, counts[key] = self._number("I"), self._count()
         count = counts[key]
         if kind == _STRING:
@@ -230,7 +232,7 @@ class _Reader:
     def _count(self) -> int:
         count: int = self._number("Q")
         if count > _MAX_COUNT:
-            raise _MalformedError(f"it says that it has {count} parts of a kind")
+            raise _MalformedError(f"it claims to have {count} elements, pairs or tensors")
         return count
 
     def _number(self, code: str) -> Any:
@@ -243,7 +245,7 @@ class _Reader:
         return self._data[start : start + length].decode("utf-8", "replace")
 
     def _skip_strings(self, count: int) -> None:
-        """Move past strings, without a call for each: a vocabulary has hundreds of thousands."""
+        """Skip strings without a call for each of them, because a vocabulary has hundreds of thousands of strings."""
         data, position, last = self._data, self._position, len(self._data) - _LENGTH.size
         for _ in range(count):
             if position > last:
@@ -252,7 +254,7 @@ class _Reader:
         self._skip(position - self._position)
 
     def _skip(self, size: int) -> int:
-        """Move on, and return the position before."""
+        """Skip `size` bytes, and return the position before them."""
         start = self._position
         if size > len(self._data) - start:
             raise _CutError

@@ -9,12 +9,13 @@ _ROOT: Final = Path("/")
 
 
 def available_memory(root: Path = _ROOT) -> int | None:
-    """Return the bytes of memory that are available; None if the system does not say.
+    """Return the bytes of memory that are available; None if the system does not report it.
 
-    Memory in which the system caches files counts as available. In a container, the limits of its control groups count.
+    Memory in which the system caches files counts as available. The limits of control groups, such as those of a
+    container, also apply.
 
     Args:
-        root: The folder that has `proc` and `sys`. Tests give another.
+        root: The folder that has `proc` and `sys`. Tests pass another folder.
     """
     limits = [*_machine(root), *_groups_version_2(root), *_groups_version_1(root)]
     return min(limits, default=None)
@@ -27,7 +28,7 @@ def _machine(root: Path) -> Iterator[int]:
 
 
 def _groups_version_2(root: Path) -> Iterator[int]:
-    """Yield what the group of this process and each group around it leave."""
+    """Yield the bytes that are left in the control group of this process, and in each group that contains it."""
     base = root / "sys/fs/cgroup"
     own = next((line[3:] for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")), "/")
     group = base / own.strip("/")

@@ -13,14 +13,16 @@ from proxy.core.errors import EmbeddedError
 from proxy.core.settings import DEFAULT_BUNDLE, Settings
 
 MIN_CONTEXT: Final = 512  # tokens
-_USUAL_CONTEXT: Final = 4096  # tokens, if the file names none
-_GOOD_CONTEXT: Final = 8192  # tokens; a shorter context is avoided by fewer slots
+_USUAL_CONTEXT: Final = 4096  # tokens; the context length of a file that names none
+_GOOD_CONTEXT: Final = 8192  # tokens; fewer slots are preferred to a shorter context
 _SLOTS: Final = (4, 2, 1)  # concurrent requests; each has the full context length
-_STEP: Final = 256  # a context length is a multiple of it
-_MAX_CACHE_BYTES: Final = 4 * 2**30  # of attention, unless the operator asks for a context length
-_CACHE_SHARE: Final = 0.5  # of the memory that the weights leave, unless the operator asks for a context length
+_STEP: Final = 256  # tokens; a chosen context length is a multiple of this number
+# Without --context, keys and values take at most this many bytes, and at most this share of the memory that the weights
+# leave.
+_MAX_CACHE_BYTES: Final = 4 * 2**30
+_CACHE_SHARE: Final = 0.5
 _BATCH: Final = 512  # tokens that llama.cpp computes at once
-_FIXED_BYTES: Final = 300 * 2**20  # of the process, beside weights and caches
+_FIXED_BYTES: Final = 300 * 2**20  # memory of the process without weights and caches
 _MAX_LAYERS: Final = 10_000
 _MAX_NAME: Final = 100  # characters
 _GB: Final = 1e9
@@ -57,7 +59,7 @@ class ModelFile:
 
 
 def with_model_file(settings: Settings) -> Settings:
-    """Return the settings with the name of the model, and with the default bundle for it, if they name a model file.
+    """Complete settings that name a model file: add the name of its model, and use the default bundle for this model.
 
     Raises:
         EmbeddedError: The file cannot be served.
@@ -89,7 +91,7 @@ def open_model_file(path: str, name: str, context: int, available: int | None = 
     file = Path(path).expanduser()
     if file.is_dir():
         found = ", ".join(sorted(one.name for one in file.glob("*.gguf"))[:5])
-        raise EmbeddedError(f"--model-file {path}: this is a folder; give a .gguf file{found and f' in it: {found}'}.")
+        raise EmbeddedError(f"--model-file {path}: this is a folder. Give a .gguf file{found and f' in it: {found}'}.")
     header = read_header(file)
     _check_content(path, header)
     size = sum(part.stat().st_size for part in _parts(file, header))
@@ -105,11 +107,11 @@ def file_problem(file: ModelFile, log: str, status: int | None) -> str:
     Args:
         file: The model file.
         log: The end of llama.cpp's log.
-        status: The exit status of its process; None if the process runs.
+        status: The exit status of its process; None if the process still runs.
     """
     beginning = f"--model-file {file.path}: "
     if found := _UNKNOWN_PART.search(log):
-        return f"{beginning}this version of llama.cpp does not know the {found[1]} {found[2]!r}: {_UPGRADE}"
+        return f"{beginning}this version of llama.cpp does not know the {found[1]} {found[2]!r}. Run: {_UPGRADE}"
     if _DAMAGED.search(log):
         return f"{beginning}the file is damaged or cut short. Download it again."
     if status == -signal.SIGKILL or _NO_MEMORY.search(log):
@@ -121,12 +123,12 @@ def _check_content(path: str, header: GgufHeader) -> None:
     kind = str(header.values.get("general.type") or "model")
     if kind != "model" or header.architecture == "clip":
         raise EmbeddedError(
-            f"--model-file {path}: this file has no language model, but a part that belongs to one "
+            f"--model-file {path}: this file contains no language model, only an addition to one "
             f"({kind if kind != 'model' else header.architecture}). Give the file of the model."
         )
     if not header.architecture or not header.counts.get("tokenizer.ggml.tokens"):
         missing = "architecture" if not header.architecture else "vocabulary"
-        raise EmbeddedError(f"--model-file {path}: this file has no language model: it has no {missing}.")
+        raise EmbeddedError(f"--model-file {path}: this file contains no language model: it has no {missing}.")
     if header.own("attention.causal") is False or header.own("pooling_type"):
         raise EmbeddedError(f"--model-file {path}: this is an embedding model, which generates no text.")
 
@@ -139,12 +141,12 @@ def _parts(file: Path, header: GgufHeader) -> Sequence[Path]:
     found = _PART.search(file.name)
     names = [_PART.sub(f"-{part:05}-of-{count:05}", file.name) for part in range(1, count + 1)] if found else []
     if number:
-        first = f": give the first, {names[0]}" if names else ""
-        raise EmbeddedError(f"--model-file {file}: this is part {number + 1} of a model in {count} files{first}.")
+        first = f" Give the first file, {names[0]}." if names else ""
+        raise EmbeddedError(f"--model-file {file}: this is part {number + 1} of a model in {count} files.{first}")
     missing = [name for name in names if not file.with_name(name).is_file()]
     if missing or not names:
-        which = missing[0] if missing else f"their names must end in -00001-of-{count:05}.gguf and so on"
-        raise EmbeddedError(f"--model-file {file}: the model has {count} files, and not all are beside it: {which}.")
+        which = f"{missing[0]} is missing" if missing else f"the names must end in -00001-of-{count:05}.gguf and so on"
+        raise EmbeddedError(f"--model-file {file}: the model has {count} files in this folder, but {which}.")
     return [file.with_name(name) for name in names]
 
 
@@ -174,7 +176,7 @@ def _fitting(path: str, header: GgufHeader, size: int, asked: int, available: in
 
 
 def _largest(most: int, cached: int, possible: int) -> tuple[int, int]:
-    """Return the context length and the number of slots for an unasked context.
+    """Return the context length and the number of slots if the operator gave no context length.
 
     Args:
         most: The context length of the model.
@@ -197,7 +199,7 @@ def _does_not_fit(path: str, asked: int, needed: int, available: int) -> Embedde
 
 
 def _cache_bytes_per_token(header: GgufHeader) -> int:
-    """Return how many bytes the keys and values of one token take, in 16 bits, over all layers."""
+    """Return how many bytes the keys and values of one token take in all layers, with 16 bits per number."""
     heads, layers = header.own("attention.head_count"), min(header.number("block_count"), _MAX_LAYERS)
     heads_of_layers = _per_layer(header.own("attention.head_count_kv"), layers) or _per_layer(heads, layers)
     width = header.number("embedding_length") // max(1, *(_per_layer(heads, layers) or [1]))
@@ -207,7 +209,7 @@ def _cache_bytes_per_token(header: GgufHeader) -> int:
 
 
 def _per_layer(value: object, layers: int) -> list[int]:
-    """Return a number for each layer, from a list, or from one number for all."""
+    """Return one number per layer. `value` is a list of these numbers, or the one number that all layers have."""
     if isinstance(value, list):
         return [one for one in value if isinstance(one, int) and one >= 0]
     return [value] * layers if isinstance(value, int) and value > 0 else []

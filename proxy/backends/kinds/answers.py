@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from index.control_tokens import find_possible_control_token
 
-_MAX_READ: Final = 4_000  # characters of an answer; the rest of a longer text tells no more
-_MAX_QUOTED: Final = 40  # characters of a sign that may stand in a message
+_MAX_READ: Final = 4_000  # characters; the rest of a longer answer is not searched for signs
+_MAX_QUOTED: Final = 40  # characters of a sign that a message quotes
+# A text repeats itself if it contains the same _WORDS_IN_LOOP words in a row at least _MIN_REPEATS times.
 _WORDS_IN_LOOP: Final = 4
 _MIN_REPEATS: Final = 3
 
@@ -38,7 +39,7 @@ _OTHER_TURN: Final = re.compile(
 )
 _QUESTION_AND_MORE: Final = re.compile(r"\n[^\n]{3,200}[?？]\s*\n\s*\S")
 _REPEATED_PART: Final = re.compile(r"(?s)(\S.{0,79}?)\1{2,}")
-_MIN_REPEATED: Final = 20  # characters: shorter repetitions are emphasis, rulers and tables
+_MIN_REPEATED: Final = 20  # characters; shorter repetitions may be emphasis, rulers or tables
 _MAX_TAIL: Final = 400  # characters at the end of an answer in which repeated parts are sought
 _CUT_REASONS: Final = ("length", "max_tokens", "max_length", "max_new_tokens", "token_limit")
 _REASONING_FIELD: Final = re.compile(r"reason|think", re.IGNORECASE)
@@ -52,7 +53,7 @@ class Answer:
         ended: Whether the model ended the answer by itself, before the maximum number of tokens.
         has_text: Whether the answer has any text besides reasoning.
         reasoned: Whether the model reasoned before it answered, which only a chat model does.
-        sign: Why the answer is not that of a chat model, as the end of a sentence; empty if nothing speaks against it.
+        sign: What only a base model writes, as the end of the sentence "an answer ..."; empty if there is no such sign.
         opening: The first characters of the text, in lower case.
     """
 
@@ -64,7 +65,7 @@ class Answer:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the answer is that of a chat model: reasoned, or text that ended by itself, and no sign."""
+        """Whether the answer shows a chat model: it has no sign, and it has reasoning, or text that ended by itself."""
         return not self.sign and (self.reasoned or (self.ended and self.has_text))
 
 
@@ -80,7 +81,7 @@ def read_chat(reply: Any) -> Answer | None:
 
 
 def read_completion(reply: Any) -> Answer | None:
-    """Read the reply to a text completion; None if it is not one."""
+    """Read the reply to a text completion; None if the reply is not a text completion."""
     choice = _first_choice(reply)
     text = choice.get("text") if choice else None
     if choice is None or not isinstance(text, str):
@@ -89,11 +90,11 @@ def read_completion(reply: Any) -> Answer | None:
 
 
 def find_sign(text: str, *, ended: bool) -> str:
-    """Return what in a text only a base model writes, as the end of the sentence "an answer ..."; empty if nothing.
+    """Return a sign of a base model in a text, as the end of the sentence "an answer ..."; empty if there is no sign.
 
     Args:
         text: The answer, without reasoning.
-        ended: Whether the model ended the answer by itself. Repetition and further questions count only if it did not.
+        ended: Whether the model ended the answer by itself. If it did, repetition and further questions are no signs.
     """
     text = text[:_MAX_READ]
     if token := _find_token(text):
@@ -115,10 +116,10 @@ def _read(content: str, reasoning: str, *, ended: bool, hidden: bool) -> Answer:
 
 
 def _split_reasoning(content: str) -> tuple[str, str]:
-    """Return the text behind the reasoning, and the reasoning.
+    """Return the text after the reasoning, and the reasoning.
 
-    If the reasoning does not end, there is no text behind it. The template of some models already opens the reasoning,
-    so that the answer has only its end.
+    If the reasoning does not end, there is no text after it. The templates of some models already open the reasoning,
+    so the answer contains only the mark that ends it.
     """
     if content.lstrip().startswith(_HARMONY):
         return content.partition(_HARMONY_FINAL)[2], "in the channels of gpt-oss"

@@ -7,7 +7,7 @@ from typing import Final
 from proxy.backends.kinds.answers import Answer
 from proxy.core.settings import Kind
 
-# How a model begins that reasons without marks, because its template has opened the reasoning.
+# The first words of models that reason without marks, because their templates have opened the reasoning.
 _THINKS_ALOUD: Final = ("okay", "ok,", "alright", "hmm", "the user", "we need", "we have", "let me", "let's", "i need")
 
 
@@ -17,7 +17,7 @@ class Decision:
 
     Attributes:
         kind: The kind; None if it cannot be known yet, and the model cannot be served.
-        evidence: What the decision is based on, as a sentence without a full stop.
+        evidence: The observations that led to the decision, as a sentence without a full stop.
         doubt: Why the kind may be wrong, as a sentence without a full stop; empty if there is no doubt.
         settled: Whether the decision is final. If not, the model is asked again later.
     """
@@ -48,7 +48,7 @@ class Findings:
 
     @property
     def chat_count(self) -> int:
-        """The number of chat answers that are those of a chat model."""
+        """The number of short answers that show a chat model."""
         return sum(answer.is_chat for answer in self.chat)
 
     @property
@@ -59,12 +59,12 @@ class Findings:
 
     @property
     def is_clearly_chat(self) -> bool:
-        """Whether every chat answer is that of a chat model, so that nothing else needs to be asked."""
+        """Whether every short answer shows a chat model. Then no other question is necessary."""
         return bool(self.chat) and self.chat_count == len(self.chat)
 
     @property
     def needs_long_answer(self) -> bool:
-        """Whether the answers were only cut: none is that of a chat model, and none has a sign of a base model."""
+        """Whether the short answers show neither kind: none shows a chat model, and none has a sign of a base model."""
         return bool(self.chat) and not self.chat_count and not self.signs and any(a.has_text for a in self.chat)
 
 
@@ -94,7 +94,7 @@ def _decide_without_chat(findings: Findings, reported: Kind | None) -> Decision:
 
 
 def _weigh(findings: Findings) -> Decision:
-    """Decide between the two kinds for a model whose chat answers are not all those of a chat model."""
+    """Decide the kind of a model if at least one of its short answers does not show a chat model."""
     evidence, lacking = _evidence(findings), _lacking(findings)
     if 2 * findings.chat_count > len(findings.chat):
         return Decision("chat", evidence, lacking)

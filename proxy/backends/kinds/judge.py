@@ -1,8 +1,8 @@
-"""Judges each model of a backend once, without making the start of the server wait long for a slow model.
+"""Decides the kind of each model of a backend once. The start of the server does not wait long for a slow model.
 
-A model is judged again if its entry in the backend's list changes, or if the backend did not answer in between, because
-another model may now have the same name. If a server has several workers, one of them asks the questions, and the
-others read its decision from a file (decide_once).
+The kind is decided again if the model's entry in the backend's list changes, or if the backend did not answer in
+between, because another model may now have the same name. If a server has several workers, one of them asks the
+questions, and the others read its decision from a file (decide_once).
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from proxy.core.log import log_event
 from proxy.core.settings import Kind
 
 MAX_MODELS: Final = 16
-"""The number of models of one backend that are judged: a server with more may load or bill a model for a request."""
+"""At most this many models of one backend are asked questions. A question may load a model or cost money."""
 _MAX_UNDECIDED: Final = 120.0  # seconds for which a model is not served, because its kind is not known
-_PROGRESS_DELAY: Final = 2.0  # seconds after which the log says that answers are awaited
+_PROGRESS_DELAY: Final = 2.0  # seconds after which the log says that the proxy waits for answers
 _MIN_RETRY_DELAY: Final = 5.0  # seconds; each further delay is twice as long
 _MAX_RETRY_DELAY: Final = 300.0  # seconds
-_MAX_AT_ONCE: Final = 2  # models of one backend that are judged at the same time
+_MAX_AT_ONCE: Final = 2  # models of one backend that are asked at the same time
 _LOCK_INTERVAL: Final = 0.05  # seconds between two attempts to lock
 
-_UNANSWERED: Final = Decision(None, "", "its answers to short questions are not there yet", settled=False)
+_UNANSWERED: Final = Decision(None, "", "it has not answered short questions yet", settled=False)
 
 Probe = Callable[[], Awaitable[Decision]]
 
@@ -45,7 +45,7 @@ class _Attempt:
 
 
 class KindJudge:
-    """Judges the models of one backend, and remembers the decisions."""
+    """Decides the kinds of the models of one backend, and remembers the decisions."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempt] = {}
@@ -59,7 +59,7 @@ class KindJudge:
         return any(not attempt.task.done() for attempt in self._attempts.values())
 
     def forget(self) -> None:
-        """Judge all models again when they are listed next. Until then, their last decisions are provisional."""
+        """Decide all kinds again when the models are listed next. Until then, the last decisions are provisional."""
         for model, attempt in self._attempts.items():
             if attempt.task.done() and not attempt.task.cancelled():
                 self._earlier[model] = attempt.task.result()
@@ -78,17 +78,17 @@ class KindJudge:
     async def decide(
         self, identity: tuple[str, ...], reported: Kind | None, probe: Probe, deadline: float, folder: Path | None
     ) -> Decision:
-        """Return the decision on a model, or an unsettled one if it is not known at the deadline.
+        """Return the decision about a model. At the deadline, return an unsettled decision if there is no other.
 
-        The kind of an unsettled decision is that of an earlier decision under the same name. If there is none, the kind
-        is None for `_MAX_UNDECIDED` seconds, so that the model is not served in the wrong form. Then it is a guess, so
-        that a server that never answers the questions can be used.
+        An unsettled decision has the kind of an earlier decision about the same model. If there is no earlier decision,
+        the kind is None for `_MAX_UNDECIDED` seconds, so that the model is not served in the wrong form. After that
+        time, the kind is a guess, so that a server that never answers the questions can be used.
 
         Args:
-            identity: What identifies the model, the backend's URL and the model's id first.
+            identity: Identifies the model. The first two texts are the backend's URL and the model's id.
             reported: The kind that the server reports; None if it reports none.
             probe: Asks the model. It may raise ProxyError.
-            deadline: The time on the clock of the event loop until which to wait.
+            deadline: How long to wait, as a time on the clock of the event loop.
             folder: The folder of the decisions that all workers share; None if the server has one process.
         """
         key = hashlib.sha256(orjson.dumps(identity)).hexdigest()
@@ -158,9 +158,9 @@ async def decide_once(folder: Path | None, key: str, since: float, probe: Probe)
 
 
 async def _without_errors(reported: Kind | None, probe: Probe) -> Decision:
-    """Return the decision, or an unsettled one that says why the model cannot be judged now.
+    """Return the decision, or an unsettled decision that says why the model could not be asked.
 
-    If only a client's key could ask the model, waiting is of no use, so the unsettled decision is a guess at once.
+    If the server needs the key of a client, waiting does not help. The unsettled decision then has a guessed kind.
     """
     try:
         return await probe()

@@ -1,7 +1,7 @@
 """Asks a model short questions, as chat and as a text completion, to find out which kind it is.
 
-The right answers are one or a few words, so that a chat model that explains a lot still ends soon. The answers are
-greedy. The module knows no connections: the caller passes a function that sends requests.
+The right answers are one word or a few words, so that even a chat model that explains a lot ends soon. The requests ask
+for greedy decoding. The module does not depend on connections: the caller passes a function that sends requests.
 """
 
 import asyncio

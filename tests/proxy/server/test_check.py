@@ -60,10 +60,10 @@ async def test_check_says_which_kind_was_decided_and_why(
     [
         ({"object": "list", "data": []}, "200 OK", "The backend lists no model. Load a model into it"),
         ({"data": [None, {"id": 5}]}, "200 OK", "The backend lists no model. Load a model into it"),
-        ({"error": {"message": "no key"}}, "401 Unauthorized", "needs a key: put it into a file, and give --backend-a"),
-        ({"error": "forbidden"}, "403 Forbidden", "needs a key: put it into a file, and give --backend-api-key-file"),
+        ({"error": {"message": "no key"}}, "401 Unauthorized", "needs a key. Put it into a file, and give --backend-a"),
+        ({"error": "forbidden"}, "403 Forbidden", "needs a key. Put it into a file, and give --backend-api-key-file"),
         ({"detail": "Not Found"}, "404 Not Found", "must be the base URL of an OpenAI-compatible server, such as http"),
-        ({"models": [{"name": "scripted"}]}, "200 OK", "GET /v1/models answered 200 and no list of models."),
+        ({"models": [{"name": "scripted"}]}, "200 OK", "GET /v1/models answered 200 without a list of models."),
     ],
 )
 async def test_check_says_what_to_do_about_a_backend_without_models(
