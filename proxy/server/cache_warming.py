@@ -1,10 +1,10 @@
-"""Warms the prefix caches of backends: sends each of them what requests of users begin with, before users ask.
+"""Warms the prefix caches of backends: sends the beginnings of users' requests to each backend before users do.
 
-A backend is sent the prefix of each example set at the start, after each reload, and when it comes back after an
-outage. One process does this for all workers. It sends one prefix at a time, and only while a backend serves few
-requests of users. After each prefix, it pauses for as long as the backend took, at most five seconds, so that a backend
-of usual speed spends at most half of its time on them. These requests do not pass through the code that serves users,
-so no count, experiment or judge has them.
+The module sends the prefix of each example set to a backend at the start, after each reload, and when the backend comes
+back after an outage. One process does this for all workers. It sends one prefix at a time, and only while a backend
+serves few requests of users. After each prefix, it pauses for as long as the backend took, at most five seconds, so
+that a backend of usual speed spends at most half of its time on prefixes. These requests do not pass through the code
+that serves users, so they are in no experiment, are not judged, and are not counted as requests.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from proxy.inference.injection.injector import Injection
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.request_bodies import prefix_request
 
-_MAX_PREFIXES: Final = 64  # of one bundle
+_MAX_PREFIXES: Final = 64  # per bundle
 _MAX_USER_REQUESTS: Final = 2  # requests of users that a backend may serve when a prefix is sent
 _WARMING_TIMEOUT: Final = 300.0  # seconds for all prefixes of one bundle on one backend
 _PREFIX_TIMEOUT: Final = 120.0  # seconds for the reply to one prefix
-_MAX_INTERVAL: Final = 2.0  # seconds between two looks at the backends and the bundles
+_MAX_INTERVAL: Final = 2.0  # seconds between two checks of the backends and the bundles
 _MAX_PAUSE: Final = 5.0  # seconds between two prefixes
-_QUIET_INTERVAL: Final = 0.1  # seconds between two looks at the requests of users
+_QUIET_INTERVAL: Final = 0.1  # seconds between two checks of the requests of users
 
 
 @asynccontextmanager
 async def warming(gateway: Gateway, settings: Settings, shared: SharedState) -> AsyncIterator[None]:
     """Keep the prefix caches of all backends warm until the server shuts down or the block ends.
 
-    Only the first worker does this, and none does with --no-warm-cache.
+    Only the first worker does this. With --no-warm-cache, no worker does.
     """
     if not settings.injection.warm_cache or shared.worker != 0:
         yield
@@ -79,14 +79,14 @@ class CacheWarmer:
         Args:
             gateway: The gateway of this process.
             shared: The numbers of requests in flight in all workers.
-            interval: Seconds between two looks whether a backend came back or bundles were reloaded.
+            interval: Seconds between two checks whether a backend came back or bundles were reloaded.
         """
         self._gateway = gateway
         self._shared = shared
         self._interval = interval
 
     async def keep_warm(self, backend: Backend) -> None:
-        """Warm the cache of a backend now, and again whenever it may have lost or may lack a prefix."""
+        """Warm the cache of a backend now, and again whenever the cache may lack a prefix."""
         tried: frozenset[Hashable] = frozenset()
         while True:
             wanted = self._wanted(backend)
@@ -166,7 +166,8 @@ class CacheWarmer:
     def _user_requests(self, backend: Backend) -> float:
         """Return how many requests of users a backend serves now.
 
-        The share of this backend in the requests of the other workers is estimated: workers share only their sums.
+        A worker tells the others only how many requests it has at all backends together. How many of these requests are
+        at this backend is therefore estimated.
         """
         in_flight = self._shared.in_flight
         elsewhere = sum(in_flight) - in_flight[self._shared.worker]

@@ -31,7 +31,7 @@ from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
 
 _KINDS_INTERVAL: Final = 1.0  # seconds between two checks
-_CACHE_TIMEOUT: Final = 180.0  # seconds for the reply to a prompt that tries the prefix cache
+_CACHE_TIMEOUT: Final = 180.0  # seconds for the reply to a prompt that tests the prefix cache
 _PLAIN: Final[Mapping[str, Any]] = {"markup": False, "soft_wrap": True, "highlight": False}
 
 
@@ -80,7 +80,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
 
 
 async def _wait_for_kinds(gateway: Gateway, report: ProgressCallback) -> None:
-    """Wait until the answers that show the kinds of all models are there, and check the backends again."""
+    """Wait until all models have answered the questions that show their kinds, and check the backends again."""
     start = time.monotonic()
     while gateway.pool.asking:
         report(waiting_line(time.monotonic() - start))
@@ -143,7 +143,7 @@ async def _report_caches(gateway: Gateway, report: ProgressCallback, console: Co
             if finding.works:
                 console.print(f"{which} works: {finding.evidence}.", **_PLAIN)
             elif finding.works is None:
-                console.print(f"whether {which} works cannot be told: {finding.evidence}.", **_PLAIN)
+                console.print(f"it is not known whether {which} works: {finding.evidence}.", **_PLAIN)
             else:
                 advice = f"each request computes its prompt and examples anew. {model.dialect.cache_advice}"
                 text = f"warning: {which} does nothing: {finding.evidence}. So {advice}."
@@ -151,7 +151,10 @@ async def _report_caches(gateway: Gateway, report: ProgressCallback, console: Co
 
 
 def _models_to_try(gateway: Gateway, backend: Backend) -> Sequence[Model]:
-    """Return the models of a backend that have a bundle; if none has, the first model, since turns are cached too."""
+    """Return the models of a backend that have a bundle. If there are none, return its first model.
+
+    The cache is useful even without a bundle, because it holds the earlier turns of conversations.
+    """
     models = list(backend.models.values()) if backend.healthy else []
     return [model for model in models if model.id in gateway.bundles] or models[:1]
 
@@ -187,6 +190,6 @@ def _problems(gateway: Gateway) -> Iterator[str]:
         if name not in gateway.pool.models and not is_undecided(gateway.pool.backends, name):
             listed = ", ".join(sorted(gateway.pool.models)) or "none"
             yield (
-                f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}); "
-                f"for another model say --bundle MODEL=DIR"
+                f"the bundle {served.bundle.manifest.name} is for {name}, which no backend lists (listed: {listed}). "
+                f"To serve the bundle for another model, give --bundle MODEL=DIR"
             )

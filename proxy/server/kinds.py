@@ -10,7 +10,7 @@ from proxy.backends.pool import Pool
 from proxy.core.progress import ProgressCallback
 from proxy.server.reload import warm_up
 
-_INTERVAL: Final = 0.5  # seconds between two looks
+_INTERVAL: Final = 0.5  # seconds between two checks
 _REPORT_INTERVAL: Final = 2.0  # seconds between two lines of progress
 
 

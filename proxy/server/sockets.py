@@ -23,7 +23,7 @@ def bind(settings: ServerSettings) -> Listener:
 
 
 def bind_admin(settings: ServerSettings) -> Listener | None:
-    """Return the socket of the admin listener, or None if it is off. Raises StartupError for the reasons of `bind`."""
+    """Return the socket of the admin listener, or None if it is off. Raises StartupError as `bind` does."""
     if settings.admin == ADMIN_OFF:
         return None
     host, port = split_address(settings.admin, "--admin")
@@ -40,7 +40,7 @@ def hold_port(settings: ServerSettings) -> tuple[Listener, ServerSettings]:
     Raises:
         StartupError: The port is in use (for example by the workers of another server), or the address does not exist.
     """
-    # `bind` fails if the port is in use. A shareable socket would not fail, but share the port with another server.
+    # `bind` fails if the port is in use. A shareable socket would share the port with another server.
     with bind(settings) as probe:
         port = probe.getsockname()[1]
     family, address = _resolve(settings.host, port, "--host")

@@ -92,7 +92,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._reload_lock = asyncio.Lock()  # also held during a replacement: its worker must not miss a reload
+        self._reload_lock = asyncio.Lock()  # also held during a replacement, so that the new worker misses no reload
 
     async def __aenter__(self) -> Self:
         self._temporary = tempfile.TemporaryDirectory(prefix="drpo-")
@@ -121,8 +121,8 @@ class Supervisor:
         """Make all workers load bundles, keys and experiments. If every worker has loaded them, make all serve them.
 
         Raises:
-            StartupError: A worker could not load them, so no worker changes what it serves (the message is this
-                worker's), or a worker died after all had loaded them.
+            StartupError: A worker could not load them, or died. If it could not load them, the message is the reason of
+                this worker, and no worker changes what it serves.
         """
         async with self._reload_lock:
             workers = list(self._workers.values())

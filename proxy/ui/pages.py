@@ -259,7 +259,7 @@ def _bundle_of(gateway: Gateway, model: str) -> ServedBundle:
     """Return the bundle of a model. Raises UnknownModelError if the model has no bundle."""
     served = gateway.bundles.get(model)
     if served is None:
-        raise UnknownModelError(f"There is no bundle for {model[:100]!r}. There are: {', '.join(gateway.bundles)}.")
+        raise UnknownModelError(f"There is no bundle for {model[:100]!r}, only for: {', '.join(gateway.bundles)}.")
     return served
 
 

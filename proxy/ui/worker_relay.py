@@ -123,7 +123,7 @@ async def _relay_to(worker: aiohttp.ClientSession, request: web.Request, body: b
     try:
         reply = await worker.request(request.method, request.rel_url, data=body or None, headers=headers)
     except aiohttp.ClientError as error:
-        raise OverloadedError("The worker that was asked ended. Ask again in a few seconds.") from error
+        raise OverloadedError("The worker ended before it replied. Send the request again in a few seconds.") from error
     response = web.StreamResponse(status=reply.status, headers=_end_to_end_headers(reply.headers))
     try:
         await response.prepare(request)
@@ -138,8 +138,8 @@ async def _relay_to(worker: aiohttp.ClientSession, request: web.Request, body: b
 
 def _no_worker(folder: Path) -> OverloadedError:
     if len(os.fsencode(folder / _SOCKET_NAME.format(0))) > _MAX_PATH:
-        return OverloadedError("The page needs a shorter name for the folder of temporary files: set TMPDIR=/tmp.")
-    return OverloadedError("No worker answers the page now. Ask again in a few seconds.")
+        return OverloadedError("The path of the folder of temporary files is too long for the page. Set TMPDIR=/tmp.")
+    return OverloadedError("No worker answers the page now. Send the request again in a few seconds.")
 
 
 def _end_to_end_headers(headers: Mapping[str, str]) -> dict[str, str]:

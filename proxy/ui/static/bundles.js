@@ -8,7 +8,7 @@ export async function bundles(place, signal, [wanted]) {
   const models = state.models.filter((one) => one.bundled);
   if (!models.length) {
     return place.append(make("section", {class: "empty"}, make("h2", {}, "No bundle is served"),
-      make("p", {}, "Start the server with ", make("code", {}, "--bundle DIR"), ", or ask for ", make("code", {}, "default"), ".")));
+      make("p", {}, "Start the server with ", make("code", {}, "--bundle DIR"), ", or with ", make("code", {}, "--bundle default"), ".")));
   }
   const name = models.some((one) => one.id === wanted) ? wanted : models[0].id;
   const bundle = await ask(`/ui/api/bundle?model=${encodeURIComponent(name)}`, signal);
@@ -38,7 +38,7 @@ export async function bundles(place, signal, [wanted]) {
   const all = () => {
     map.light(null);
     shown.replaceChildren(list(bundle.examples.slice(0, LISTED)));
-    if (bundle.total > LISTED) shown.append(make("p", {class: "note"}, `${number(bundle.total - LISTED)} more: search for them.`));
+    if (bundle.total > LISTED) shown.append(make("p", {class: "note"}, `${number(bundle.total - LISTED)} more examples are not listed: search for them.`));
   };
   place.append(
     models.length > 1 ? make("nav", {class: "list", "aria-label": "Bundles"}, models.map((one) =>
@@ -104,14 +104,14 @@ function chart(bundle, choose) {
 const kindOf = (bundle, example) => bundle.sets.find((one) => one.name === example.votes_for)?.kind ?? (example.pinned ? "pinned" : example.tags[0] ?? "example");
 
 function shownHeading(found) {
-  if (found.is_below_floor) return "What the model would be shown: no example is like the query, so the neutral set";
-  return found.set ? `What the model would be shown: the set ${found.set}` : "What the model would be shown";
+  if (found.is_below_floor) return "What the model would get: the neutral set, because no example is like the query";
+  return found.set ? `What the model would get: the set ${found.set}` : "What the model would get";
 }
 
 function howRetrieved(bundle, policy) {
-  const sets = policy.policy === "nearest" ? [] : [`one of ${bundle.sets.length} sets, ${policy.voters} nearest vote`];
-  const nearest = policy.policy === "set" ? [] : [`${policy.k} nearest, ${policy.order.replace("_", " ")}`];
-  const floor = policy.similarity_floor === null ? [] : [`neutral below a similarity of ${policy.similarity_floor}`];
+  const sets = policy.policy === "nearest" ? [] : [`one of ${bundle.sets.length} sets, for which the ${policy.voters} nearest examples vote`];
+  const nearest = policy.policy === "set" ? [] : [`the ${policy.k} nearest examples, ${policy.order.replace("_", " ")}`];
+  const floor = policy.similarity_floor === null ? [] : [`the neutral set below a similarity of ${policy.similarity_floor}`];
   return [...sets, ...nearest, ...floor].join("; ");
 }
 

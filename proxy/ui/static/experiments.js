@@ -63,7 +63,7 @@ function arms(whole) {
 function overTime(whole) {
   const primary = whole.comparisons.find((one) => one.primary);
   return whole.series.filter((one) => one.points.some((point) => point.anytime || point.fixed)).map((one) =>
-    make("section", {}, make("h2", {}, `${named(primary?.metric ?? "")}: ${one.arm} less ${whole.control}, over time`),
+    make("section", {}, make("h2", {}, `${named(primary?.metric ?? "")}: ${one.arm} minus ${whole.control}, over time`),
       curve(one.points), key()));
 }
 
@@ -101,7 +101,7 @@ function curve(points) {
 function metrics(whole) {
   return make("section", {}, make("h2", {}, "Metrics"), key(),
     make("div", {class: "scroll"}, make("table", {},
-      make("thead", {}, make("tr", {}, ["metric", "arm", "control", "arm's", "lift", "intervals of the lift", ""].map((head) => make("th", {scope: "col"}, head)))),
+      make("thead", {}, make("tr", {}, ["metric", "arm", "mean of the control", "mean of the arm", "lift", "intervals of the lift", ""].map((head) => make("th", {scope: "col"}, head)))),
       make("tbody", {}, whole.comparisons.map((one) => make("tr", {class: one.primary ? "primary" : ""},
         make("th", {scope: "row"}, named(one.metric), one.primary ? make("span", {class: "tag"}, "decides") : null),
         make("td", {}, one.arm),
@@ -109,7 +109,7 @@ function metrics(whole) {
         make("td", {}, short(one.arm_mean.mean), make("small", {}, ` ${number(one.arm_mean.units)} units`)),
         make("td", {}, one.lift === null ? "–" : `${one.lift > 0 ? "+" : ""}${percent(one.lift, 1)}`),
         make("td", {}, forest(one)),
-        make("td", {class: "note"}, one.ready ? reading(one) : `from ${number(whole.burn_in)} units an arm on`)))))));
+        make("td", {class: "note"}, one.ready ? reading(one) : `from ${number(whole.burn_in)} units per arm`)))))));
 }
 
 const short = (value) => value === null ? "–" : number(value, Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 3);
@@ -147,7 +147,7 @@ function checks(whole) {
     `worse by ${short(one.worse_by)}, tolerated ${short(one.tolerance)}${one.stops ? "; a breach stops the experiment" : ""}.`));
   return make("section", {}, make("h2", {}, "Checks"), make("ul", {class: "checks"},
     make("li", {class: ratio.blocks ? "bad" : "good"}, ratio.blocks
-      ? "The arms do not have the sizes that the assignment gives: no difference is to be believed until it is known why."
+      ? "The arms do not have the sizes that the assignment gives. Find out why before you trust any difference."
       : "The arms have the sizes that the assignment gives."),
     ...guards,
     ...Object.entries(whole.left_out).map(([name, count]) => make("li", {class: "bad"},

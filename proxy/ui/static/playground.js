@@ -12,7 +12,7 @@ export async function playground(place, signal) {
   const state = await ask("/ui/api/state", signal);
   if (!state.models.length) {
     return place.append(make("section", {class: "empty"}, make("h2", {}, "No model yet"),
-      make("p", {}, "No backend lists a model. The Live view says what is wrong with each.")));
+      make("p", {}, "No backend lists a model. The Live view says what is wrong with each backend.")));
   }
   const question = make("textarea", {id: "question", rows: 2, placeholder: "Ask something", required: true});
   const system = make("textarea", {id: "system", rows: 2, placeholder: "Optional: the client's own system message"});
@@ -116,7 +116,7 @@ function measured(facts, first, whole, usage, finish) {
   add("whole answer", seconds(whole));
   add("prompt", `${number(usage?.prompt_tokens)} tokens`);
   add("answer", `${number(usage?.completion_tokens)} tokens`);
-  add("ended", finish === "stop" ? "by itself" : finish === "length" ? "at the cap" : finish ?? "–");
+  add("ended", finish === "stop" ? "by itself" : finish === "length" ? "at the length limit" : finish ?? "–");
   if (cached !== undefined && cached !== null && usage.prompt_tokens) {
     const share = cached / usage.prompt_tokens;
     add("cached", percent(share), bar(share, `${percent(share)} of the prompt came from the backend's cache`));
@@ -140,7 +140,7 @@ async function explain(why, body, signal) {
         make("p", {class: "response"}, one.response))))));
   }
   const given = plan.text ?? plan.messages.map((one) => `${one.role}: ${content(one)}`).join("\n\n");
-  why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " it was given",
+  why.append(make("details", {}, make("summary", {}, "The exact ", plan.text ? "text" : "messages", " that the model got",
     plan.tokens ? make("small", {}, ` ${number(plan.tokens)} tokens injected`) : null),
   make("pre", {}, given), make("p", {class: "note"}, JSON.stringify(plan.sampling))));
 }
