@@ -1,7 +1,7 @@
 """Implements the command `drpo-proxy experiment`.
 
-The command checks experiment files, prints reports, exports recorded rows, stops experiments, deletes decisions so
-that an experiment runs as its file says again, and deletes the data of a unit.
+The command checks experiment files, prints reports, exports recorded rows, stops experiments, deletes decisions so that
+an experiment again runs as its file says, and deletes the data of a unit.
 """
 
 import argparse
@@ -40,15 +40,15 @@ from proxy.experiments.store.stored_outcomes import StoredOutcomes
 from proxy.experiments.units import named_unit
 
 _DESCRIPTION = """\
-Experiments: what a file says, and what is kept of one.
+Checks the files of experiments, and reads or changes what the store holds about them.
 
-  drpo-proxy experiment check FILE ...         are the files right, can they run together, can the store be used?
-                                               with --backend URL: do the backends list their models?
-  drpo-proxy experiment report FILE            who is ahead, and how certain is it?
-  drpo-proxy experiment export NAME > FILE     the raw rows, one JSON object to a line
-  drpo-proxy experiment stop NAME --reason ... give everyone the control, on all replicas, within seconds
-  drpo-proxy experiment release NAME           let it run as its file says again
-  drpo-proxy experiment delete-unit UNIT       delete all that is kept of whom x-drpo-unit or `user` named so
+  drpo-proxy experiment check FILE ...         are the files valid, can they run together, can the store be used?
+                                               with --backend URL: do the backends list the models of the files?
+  drpo-proxy experiment report FILE            which arm is ahead, and how certain is this?
+  drpo-proxy experiment export NAME > FILE     write the stored rows, one JSON object per line
+  drpo-proxy experiment stop NAME --reason ... give the control to all units, on all replicas, within seconds
+  drpo-proxy experiment release NAME           let a stopped experiment run again as its file says
+  drpo-proxy experiment delete-unit UNIT       delete all rows of the unit that x-drpo-unit or `user` named
 """
 _SIMULATED_UNITS: Final = 10_000  # units that `check` assigns to estimate each arm's share
 
@@ -73,23 +73,26 @@ def _parser() -> argparse.ArgumentParser:
         "drpo-proxy experiment", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = _add_command(commands, "check", _check, "look at experiments' files, and at the store")
+    check = _add_command(commands, "check", _check, "check the files of experiments, and the store")
     check.add_argument("files", nargs="+", metavar="FILE")
-    for name, metavar in (("backend", "URL"), ("backend_api_key_file", "FILE")):
-        help_text = f"compares the models with those that the backends list [{variable(name)}]"
+    for name, metavar, purpose in (
+        ("backend", "URL", "compare the models of the files with those that this backend lists"),
+        ("backend_api_key_file", "FILE", "file with the API key to send to the backends"),
+    ):
+        help_text = f"{purpose} [{variable(name)}]"
         action = "append" if name == "backend" else "store"
         check.add_argument(flag(name), action=action, metavar=metavar, help=help_text)
-    report = _add_command(commands, "report", _report, "who is ahead, and how certain is it?")
+    report = _add_command(commands, "report", _report, "which arm is ahead, and how certain is this?")
     report.add_argument("file", metavar="FILE", help="the experiment's file, which says what is compared")
-    report.add_argument("--json", action="store_true", help="what GET /experiments/{name} answers")
-    exporting = _add_command(commands, "export", _export, "print the raw rows of one, as JSON lines")
+    report.add_argument("--json", action="store_true", help="print the JSON of GET /experiments/{name}")
+    exporting = _add_command(commands, "export", _export, "print the stored rows of an experiment as JSON lines")
     exporting.add_argument("name", metavar="NAME")
-    stop = _add_command(commands, "stop", _stop, "give everyone its control")
+    stop = _add_command(commands, "stop", _stop, "give the control to all units of an experiment")
     stop.add_argument("name", metavar="NAME")
-    stop.add_argument("--reason", default="stopped by hand", help="to be shown where the experiment is")
-    release = _add_command(commands, "release", _release, "undo `stop`, and weights that were adapted")
+    stop.add_argument("--reason", default="stopped by hand", help="the reason, which is shown with the experiment")
+    release = _add_command(commands, "release", _release, "undo `stop`, and delete weights that were adapted")
     release.add_argument("name", metavar="NAME")
-    delete = _add_command(commands, "delete-unit", _delete_unit, "delete all that is kept of a unit")
+    delete = _add_command(commands, "delete-unit", _delete_unit, "delete all rows of a unit")
     delete.add_argument("unit", metavar="UNIT")
     return parser
 
@@ -161,15 +164,15 @@ def _scope_lines(file: ExperimentFile) -> list[str]:
         )
     if file.judge:
         lines.append(
-            f"  Judge: {file.judge.model}, {file.judge.share:.1%} of requests, if the server has --judge: it is sent "
-            "what users ask and are answered."
+            f"  Judge: {file.judge.model}, {file.judge.share:.1%} of requests, if the server has --judge. The judge "
+            "gets the questions and answers of users."
         )
     return lines
 
 
 def _format_time(seconds: float) -> str:
     if abs(seconds) == float("inf"):
-        return "now on" if seconds < 0 else "whenever it is taken out"
+        return "now on" if seconds < 0 else "the removal of its file"
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -189,7 +192,7 @@ def _export(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     rows = export(_existing_store(dsn), options.name)
     first = next(rows, None)
     if first is None:
-        raise StartupError(f"experiment export {options.name}: {dsn.name} has nothing of it.")
+        raise StartupError(f"experiment export {options.name}: {dsn.name} has no rows of this experiment.")
     for row in chain((first,), rows):
         output.file.write(orjson.dumps(row).decode() + "\n")
     return 0
@@ -199,14 +202,14 @@ def _stop(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     with Store(_existing_store(dsn)) as store:
         current = store.allocations().get(options.name, Allocation(options.name, "", None, 0.0))
         store.set_allocation(replace(current, stopped=options.reason, time=time.time()))
-    output.print(f"{options.name} is stopped: everyone gets its control.", markup=False)
+    output.print(f"{options.name} is stopped. All its units get the control.", markup=False)
     return 0
 
 
 def _release(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     with Store(_existing_store(dsn)) as store:
         was_allocated = store.release(options.name)
-    result = "runs as its file says again" if was_allocated else "was not stopped"
+    result = "runs again as its file says" if was_allocated else "was not stopped"
     output.print(f"{options.name} {result}.", markup=False)
     return 0
 
@@ -214,7 +217,7 @@ def _release(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int
 def _delete_unit(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     with Store(_existing_store(dsn)) as store:
         count = store.delete_unit(named_unit(options.unit))
-    output.print(f"Deleted what was kept of {count} requests of this unit.", markup=False)
+    output.print(f"Deleted the rows of {count} requests of this unit.", markup=False)
     return 0
 
 
@@ -226,7 +229,7 @@ def _existing_store(dsn: StoreDsn) -> StoreDsn:
     kind, _, path = dsn.name.partition(":")
     if kind == "sqlite" and not Path(path).exists():
         raise StartupError(
-            f"--store {dsn.name}: there is no such file; say which with --store, or {variable('store')}."
+            f"--store {dsn.name}: this file does not exist. Name the store with --store or {variable('store')}."
         )
     return dsn
 

@@ -46,7 +46,7 @@ _OPTIONAL_KEYS: Final = (
 _ARM_KEYS: Final = ("weight", "variant", "model", "bundle")
 _MAX_NUMBER: Final = 1e9  # the maximum of each weight, of `planned_units` and of `calls`
 _MAX_TOLERANCE: Final = 1e12
-CALLS_PER_CASE: Final = 3  # of models, to judge one request: the other arm, and the judge for each order of the replies
+CALLS_PER_CASE: Final = 3  # calls of models to judge one request: one of the other arm, two of the judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,12 @@ def read_experiments(paths: Sequence[str]) -> tuple[ExperimentFile, ...]:
     for key in ("name", "salt"):
         values = [getattr(experiment, key) for experiment in experiments]
         if duplicate := next((value for value in values if values.count(value) > 1), None):
-            raise StartupError(f"--experiment: two files have the {key} {quoted(duplicate)}; give each its own.")
+            raise StartupError(f"--experiment: two files have the {key} {quoted(duplicate)}. Give each its own.")
     if conflict := find_conflict(experiments):
         one, other, setting = conflict
         raise StartupError(
-            f"--experiment: {other} and {one} may both have a request, and both decide its {setting}: put them on one "
-            "`layer` with `slots` that do not overlap, or keep them apart by `models`, `keys`, or `start` and `end`."
+            f"--experiment: {other} and {one} may both have a request, and both decide its {setting}. Put them into "
+            "one `layer` with `slots` that do not overlap, or separate them by `models`, `keys`, or `start` and `end`."
         )
     return files
 
@@ -149,13 +149,13 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
 
 def _arms(value: object, path: Path) -> tuple[Arm, ...]:
     if not isinstance(value, list) or len(value) < 2:
-        raise StartupError(f"--experiment {path}: two [[arms]] at least are needed to compare.")
+        raise StartupError(f"--experiment {path}: at least two [[arms]] are needed.")
     arms = tuple(_arm(table, f"{path}: arm {number}", path.parent) for number, table in enumerate(value, 1))
     names = [arm.name for arm in arms]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise StartupError(f"--experiment {path}: two arms have the name {duplicate}.")
     if not any(arm.weight for arm in arms):
-        raise StartupError(f"--experiment {path}: every arm has the weight 0: nobody would be in.")
+        raise StartupError(f"--experiment {path}: every arm has the weight 0, so no unit would get an arm.")
     return arms
 
 
@@ -169,7 +169,7 @@ def _arm(value: object, location: str, folder: Path) -> Arm:
         _bundle_path(fields, location, folder),
     )
     if arm.bundle and arm.variant == RAW:
-        raise StartupError(f"--experiment {location}: the variant {RAW} uses no bundle: remove one of them.")
+        raise StartupError(f"--experiment {location}: the variant {RAW} uses no bundle. Remove `variant` or `bundle`.")
     return arm
 
 
@@ -202,8 +202,8 @@ def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:
     matched = [arm.name for arm in arms if arm.variant == RAW_MATCHED]
     if len(matched) != 1:
         raise StartupError(
-            f"--experiment {path}: say which arm the others are compared with: `control = {quoted(names[0])}` (without "
-            f"it, the one whose variant is {RAW_MATCHED})."
+            f"--experiment {path}: say which arm the others are compared with, as in `control = "
+            f"{quoted(names[0])}`. Without `control`, exactly one arm must have the variant {RAW_MATCHED}."
         )
     return matched[0]
 
@@ -244,7 +244,7 @@ def _slots(table: Mapping[str, Any], path: Path) -> tuple[float, float]:
     if not are_numbers or not 0 <= slots[0] < slots[1] <= 1:
         raise StartupError(f"--experiment {path}: `slots` must be [LOW, HIGH], 0 <= LOW < HIGH <= 1.")
     if "slots" in table and "layer" not in table:
-        raise StartupError(f"--experiment {path}: `slots` are a part of a `layer`: name it.")
+        raise StartupError(f"--experiment {path}: `slots` divide a `layer`. Give the name of the `layer` too.")
     return float(slots[0]), float(slots[1])
 
 
@@ -267,7 +267,7 @@ def _time(table: Mapping[str, Any], key: str, default: float, path: Path) -> flo
 def _tables(table: Mapping[str, Any], key: str, path: Path) -> Sequence[object]:
     value = table.get(key, [])
     if not isinstance(value, list):
-        raise StartupError(f"--experiment {path}: write [[{key}]].")
+        raise StartupError(f"--experiment {path}: `{key}` must be a list of tables: write [[{key}]].")
     return value
 
 
@@ -275,9 +275,9 @@ def _metric_names(fields: Fields, path: Path) -> Sequence[str]:
     names = fields.lines("metrics")
     if not names:
         known = ", ".join(AUTOMATIC_METRICS)
-        raise StartupError(f"--experiment {path}: `metrics` is empty: name what feedback brings, or one of {known}.")
+        raise StartupError(f"--experiment {path}: `metrics` is empty. Name a metric of feedback, or one of {known}.")
     if len(set(names)) < len(names):
-        raise StartupError(f"--experiment {path}: `metrics` has one of them twice.")
+        raise StartupError(f"--experiment {path}: `metrics` contains a name twice.")
     return names
 
 

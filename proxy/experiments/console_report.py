@@ -86,11 +86,11 @@ def _guardrail_line(one: GuardrailResult) -> str:
 
 def _left_out_line(report: Report) -> str:
     counts = ", ".join(f"{count:,} of {name}" for name, count in report.left_out.items())
-    return f"Left out, because they cannot be right: {counts} (stored values that are not numbers, or out of range)."
+    return f"Left out: {counts}. These stored values are not numbers, or are out of range."
 
 
 def _footnote(report: Report) -> str:
-    text = f"Intervals of {1 - report.level:.0%}. `at any time` is right however often one looks, and decides"
+    text = f"Intervals of {1 - report.level:.0%}. `at any time` is valid however often you look, and it decides"
     if report.peeking_only:
-        return f"{text}. Weights followed the outcomes, so there is no interval for a single look."
-    return f"{text}; `one look` only if this is the one look that was planned. p: at any time, corrected (Holm)."
+        return f"{text}. The weights depended on outcomes, so there is no interval for a single look."
+    return f"{text}. `one look` is valid only for one planned look. `p` is valid at any time, and is adjusted (Holm)."

@@ -58,7 +58,7 @@ class Dashboard:
         experiment = self._experiments.get(name)
         if experiment is None or self._outcomes is None:
             listed = ", ".join(self._experiments) or "none"
-            raise UnknownExperimentError(f"There is no such experiment here. There are: {listed}.")
+            raise UnknownExperimentError(f"This server has no experiment with this name. It has: {listed}.")
         return full_report(experiment, self._outcomes)
 
     def update_allocations(self) -> list[Allocation]:

@@ -30,27 +30,29 @@ def parse_feedback(body: Mapping[str, Any], now: float, rated: Collection[str] =
     Args:
         body: The parsed JSON of the body.
         now: The time of the feedback, Unix seconds.
-        rated: The metrics by which experiments compare arms. They need a rating: a comment would count for nothing, and
-            would replace the rating that the store has for the same reply.
+        rated: The metrics by which experiments compare arms. They need a rating. A comment on such a metric is refused:
+            it would not count, and it would replace the rating that the store has for the same reply.
 
     Raises:
         BadRequestError: The body is invalid. The message does not repeat any value of the body.
     """
     if unknown := next((name for name in body if name not in _FIELDS), None):
         known = ", ".join(sorted(_FIELDS))
-        raise BadRequestError(f"A field of feedback is unknown; there are {known}.", param=unknown[:_MAX_ID_LENGTH])
+        raise BadRequestError(
+            f"A field of feedback is unknown. The fields are {known}.", param=unknown[:_MAX_ID_LENGTH]
+        )
     metric = body.get("metric")
     if not isinstance(metric, str) or not _METRIC.fullmatch(metric):
         raise BadRequestError(
             "`metric` must have 1 to 64 letters, digits, dots, dashes or underscores.", param="metric"
         )
     if plain_name(metric) in map(plain_name, AUTOMATIC_METRICS):
-        raise BadRequestError("`metric`: this name is one that the server measures; take another.", param="metric")
+        raise BadRequestError("`metric`: the server measures a metric of this name. Use another name.", param="metric")
     if metric not in rated and (
         meant := next((name for name in rated if plain_name(name) == plain_name(metric)), None)
     ):
         raise BadRequestError(
-            f"`metric`: the experiments compare `{meant}`, whose name is spelled otherwise.", param="metric"
+            f"`metric`: the experiments compare `{meant}`. Spell the name in this way.", param="metric"
         )
     value = body.get("value")
     if isinstance(value, str):
@@ -83,8 +85,8 @@ def _comment(text: str, metric: str, rated: Collection[str]) -> str:
         raise BadRequestError(f"`value`: a comment has at most {_MAX_COMMENT_LENGTH} characters.", param="value")
     if not text.strip(f"{whitespace}{_AROUND}") or _reads_as_rating(text):
         raise BadRequestError(
-            f"`value` must be {_TYPES}. This text is empty or reads as a rating: send true, false or a number without "
-            "quotation marks.",
+            f"`value` must be {_TYPES}. This text is empty or looks like a rating. Send true, false or a number "
+            "without quotation marks.",
             param="value",
         )
     if metric in rated:
@@ -97,5 +99,5 @@ def _comment(text: str, metric: str, rated: Collection[str]) -> str:
 
 
 def _reads_as_rating(text: str) -> bool:
-    """Return whether a text is the form of a rating in another type, such as "true", "4.5", "80 %" or "4/5"."""
+    """Return whether a text has the form of a rating of another type, such as "true", "4.5", "80 %" or "4/5"."""
     return _RATING.fullmatch(text.strip(f"{whitespace}{_AROUND}")) is not None

@@ -20,10 +20,10 @@ _MAX_NAMED_MODELS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The part of a server's state that the settings of experiments refer to. None if it is unknown.
+    """The part of a server's state that the settings of experiments refer to. An unknown value is None.
 
     Attributes:
-        models: The models that backends list. Unknown while a backend does not answer, since it may list more models.
+        models: The models that backends list. None while a backend does not answer, since it may list more models.
         bundled: The models that have a bundle.
         keys: The names of the client keys. Empty if the server requires no keys.
         judges: Whether the server has a shadow judge.

@@ -268,4 +268,4 @@ def _pop(queue: "deque[Any]") -> list[Any]:
 
 def _store_down(metrics: Metrics) -> StoreDownError:
     metrics.feedback.labels("refused").inc()
-    return StoreDownError("Feedback cannot be kept at the moment: send the same again later.")
+    return StoreDownError("Feedback cannot be stored at the moment. Send the same feedback again later.")

@@ -168,9 +168,9 @@ class SampleRatio:
         p_anytime: p-value of the sequential test, valid for any number of looks.
         p_fixed: p-value of Pearson's chi-square test, valid for a single look. None if the weights are adaptive or only
             one arm has a positive propensity.
-        blocks: Whether `p_anytime` is below 0.01. If it is, the verdict is `blocked`. The reason: something other
-            than the assignment then influences which units are recorded in an arm, so a difference between the arms may
-            have another cause than their treatments.
+        blocks: Whether `p_anytime` is below 0.01. If it is, the verdict is `blocked`, because something other than the
+            assignment then influences which units are recorded in an arm. A difference between the arms may then have
+            another cause than their treatments.
     """
 
     counts: Mapping[str, int]

@@ -35,7 +35,7 @@ def verdict_of(
     """
     primary = [one for one in comparisons if one.primary]
     if not units:
-        return Verdict("waiting", None, "Nobody is in yet.")
+        return Verdict("waiting", None, "No unit takes part yet.")
     if ratio.blocks:
         return Verdict("blocked", None, _mismatch_sentence(ratio))
     if breached := next((one for one in guardrails if one.breached and one.stops), None):
@@ -64,15 +64,15 @@ def _mismatch_sentence(ratio: SampleRatio) -> str:
         f"{count:,} in {arm} (expected {ratio.expected[arm]:,.0f})" for arm, count in ratio.counts.items()
     )
     return (
-        f"No verdict: the arms do not have the sizes that their weights give: {counts}. Find out who is missing before "
-        "any difference is believed."
+        f"No verdict, because the sizes of the arms do not fit their weights: {counts}. Find out which units are "
+        "missing before you trust any difference."
     )
 
 
 def _breach_sentence(one: GuardrailResult) -> str:
     return (
-        f"{one.arm} is worse in {one.metric} by {_format_number(one.worse_at_least)} at least, and "
-        f"{_format_number(one.tolerance)} was tolerated."
+        f"{one.arm} is worse in {one.metric} by at least {_format_number(one.worse_at_least)}, and the "
+        f"tolerance is {_format_number(one.tolerance)}."
     )
 
 
@@ -83,7 +83,7 @@ def _early_sentence(primary: Sequence[Comparison], burn_in: int) -> str:
     units = min(min(each.arm_mean.units, each.control_mean.units) for each in primary)
     if units >= burn_in:
         return f"Too early to say: hardly any unit differs from the others in {one.metric} yet."
-    return f"Too early to say: {one.metric} is known of {units} units in the smallest arm; each needs {burn_in}."
+    return f"Too early to say: {one.metric} is known for {units} units in the smallest arm. Each arm needs {burn_in}."
 
 
 def _certain_sentence(one: Comparison) -> str:
@@ -120,7 +120,7 @@ def _outlook_sentence(one: Comparison) -> str:
     target = next((each for each in one.targets if each.days is not None and 0 < each.days < 366), None)
     if target is None or target.days is None:
         return ""
-    return f" A true {target.lift:.0%} would show within about {_format_days(target.days)} more."
+    return f" A true {target.lift:.0%} would show after about {_format_days(target.days)} more."
 
 
 def _format_days(days: float) -> str:

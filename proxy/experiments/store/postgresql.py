@@ -32,7 +32,7 @@ class PostgresqlSession:
 
     def __init__(self, url: str) -> None:
         if psycopg is None:
-            raise StartupError("--store postgresql: needs a driver: pip install 'drpo-proxy[postgresql]'.")
+            raise StartupError("--store: PostgreSQL needs a driver. Run: pip install 'drpo-proxy[postgresql]'")
         with _store_errors():
             self._connection = psycopg.connect(
                 url,
@@ -105,7 +105,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except (psycopg.DataError, psycopg.IntegrityError) as error:
-        raise StoreRefusedError(f"--store: PostgreSQL does not take a row ({type(error).__name__}).") from error
+        raise StoreRefusedError(f"--store: PostgreSQL rejected a row ({type(error).__name__}).") from error
     except psycopg.Error as error:
         raise StoreError(f"--store: PostgreSQL cannot be used: {_server_message(error)}.") from error
 

@@ -43,7 +43,7 @@ class SqliteSession:
         """Open a transaction. It is committed durably when the `with` block ends, or rolled back after an exception."""
         with _store_errors(self._path):
             if _identity(self._path) != self._opened:
-                raise StoreError(f"--store: {self._path} was replaced while it was written to.")
+                raise StoreError(f"--store: {self._path} was replaced by another file while it was in use.")
             yield from self._transaction("BEGIN IMMEDIATE")
 
     @contextmanager
@@ -101,7 +101,7 @@ def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _ROW_ERRORS as error:
-        raise StoreRefusedError(f"--store: {path} does not take a row ({type(error).__name__}).") from error
+        raise StoreRefusedError(f"--store: {path} rejected a row ({type(error).__name__}).") from error
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"--store: {path} cannot be used: {error}.") from error
 

@@ -178,7 +178,7 @@ def _prepare(session: Session, dsn: StoreDsn) -> bytes:
         session.execute(INSERT_ABOUT, ("key", secrets.token_bytes(32)))
         found = {name: bytes(next(iter(session.rows(SELECT_ABOUT, (name,))))[0]) for name in ("format", "key")}
     if found["format"] != FORMAT.encode():
-        raise StoreError(f"--store: {dsn.name} has another format than this version reads: give it another place.")
+        raise StoreError(f"--store: {dsn.name} has a format that this version does not read. Name another place.")
     return found["key"]
 
 

@@ -74,7 +74,7 @@ async def test_full_disk_refuses_feedback_and_queued_exposures_are_written_later
     async with recording(replace(dsn_of(f"sqlite:{path}"), connect=connect)) as (recorder, metrics):
         recorder.record([exposure(number) for number in range(900)])
         await until(lambda: value(metrics, "drpo_store_up") == 0 and recorder._retry_pause > 0.3, within=20)
-        with pytest.raises(Exception, match="cannot be kept"):
+        with pytest.raises(Exception, match="cannot be stored"):
             await recorder.save_feedback(Feedback("r", "m", 1.0, None, 1.0))
         limit[0] = 100_000
         await until(lambda: value(metrics, "drpo_exposures_total", result="kept") == 900, within=20)

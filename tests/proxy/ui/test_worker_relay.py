@@ -94,7 +94,7 @@ async def test_relay_skips_a_worker_that_hangs_or_died(which: int) -> None:
         assert (await asked(session, "/ui/api/state"))["models"]
 
 
-@pytest.mark.parametrize(("below", "said"), [("", "Ask again"), ("long/" * 20, "TMPDIR")])
+@pytest.mark.parametrize(("below", "said"), [("", "Send the request again"), ("long/" * 20, "TMPDIR")])
 async def test_relay_without_a_live_worker_answers_with_what_to_do(below: str, said: str, tmp_path: Path) -> None:
     app = web.Application()
     add_page_of_workers(app, WorkerSockets(tmp_path / below, AdmissionSettings()))

@@ -277,7 +277,7 @@ def test_store_of_another_format_is_refused(dsn: StoreDsn) -> None:
     with sqlite3.connect(dsn.name.removeprefix("sqlite:")) as connection:
         connection.execute("UPDATE about SET value = ? WHERE name = 'format'", (b"99",))
     connection.close()
-    with pytest.raises(StoreError, match="another format"):
+    with pytest.raises(StoreError, match="a format that this version does not read"):
         Store(dsn)
 
 
