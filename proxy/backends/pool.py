@@ -138,7 +138,7 @@ class Pool:
         return await self._first_count(model, lambda fetch: model.dialect.count_chat_tokens(model.id, body, fetch))
 
     def backends_of_set(self, model: str, example_set: str) -> list[Backend]:
-        """Return the backends that list a model, in the order in which an example set prefers them: see Router."""
+        """Return the backends that list a model, in the order in which an example set prefers them (see Router)."""
         return self._router.backends_of_set(model, example_set)
 
     async def _first_count(self, model: Model, count: Callable[[Fetch], Awaitable[int | None]]) -> int | None:

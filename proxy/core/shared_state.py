@@ -68,7 +68,7 @@ class LocalState:
         self._cells: dict[bytes, Cells] = {}
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See SharedState."""
+        """Return a view of the floats that are stored under a name, as in SharedState."""
         return self._cells.setdefault(name, memoryview(array("d", initial)))
 
 
@@ -145,7 +145,10 @@ class MappedState:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def cells(self, name: bytes, initial: Sequence[float]) -> Cells:
-        """See SharedState. A new name adds a record of 64 bytes to the file `accounts`. Records are never removed."""
+        """Return a view of the floats that are stored under a name, as in SharedState.
+
+        A new name adds a record of 64 bytes to the file `accounts`. Records are never removed.
+        """
         with self._locked():
             records = self._accounts.read_bytes()
             starts = range(0, len(records), _RECORD_BYTES)

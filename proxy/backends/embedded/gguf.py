@@ -151,7 +151,7 @@ def _check_beginning(path: Path, beginning: bytes) -> None:
     if not beginning:
         raise EmbeddedError(f"--model-file {path}: the file is empty.")
     if not beginning.startswith(_MAGIC):
-        raise EmbeddedError(f"--model-file {path}: this is no GGUF file; it {_described(beginning)}.")
+        raise EmbeddedError(f"--model-file {path}: this is no GGUF file. It {_described(beginning)}.")
     if len(beginning) < 8:
         raise _CutError
     (version,) = struct.unpack_from("<I", beginning, 4)

@@ -71,8 +71,8 @@ def boundary(information: Floats, level: float, *, sides: int = 2) -> Floats:
         if sides == 1:
             total = _root(precision, shift, needed)
         else:
-            # log cosh x is convex, and at least 0 and x - log 2. So Newton's method starts at or above the solution,
-            # and comes down to it.
+            # log cosh x is convex, at least 0, and at least x - log 2. Newton's method therefore starts at or above the
+            # solution, and decreases towards it.
             total = np.minimum(np.sqrt(2 * precision * needed), _root(precision, shift, needed + np.log(2)))
             for _ in range(_NEWTON_STEPS):
                 tilt = total * shift / precision
