@@ -165,7 +165,7 @@ def test_path_that_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
     write(tmp_path / "models", gguf())
     assert "give a .gguf file in it: tiny.gguf" in _problem(str(tmp_path / "models"))
     os.mkfifo(tmp_path / "pipe")
-    assert "this is no file" in _problem(str(tmp_path / "pipe"))
+    assert "this is not a regular file" in _problem(str(tmp_path / "pipe"))
 
 
 def test_split_model_is_served_from_its_first_file_with_all_others_beside_it(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_model_that_never_answers_is_served_by_a_guess_which_is_corrected(
         assert (status, _paths(backend)) == (200, ["/v1/chat/completions"])
         (model,) = proxy.gateway.pool.models.values()
         assert (model.kind, model.decision.settled) == ("chat", False)
-        assert "not there yet" in model.decision.doubt
+        assert "has not answered" in model.decision.doubt
         assert model.decision.evidence
         if answers_later:
             slow.released.set()
