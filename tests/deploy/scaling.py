@@ -175,8 +175,8 @@ def written(text: str) -> str:
     before, rest = text.split(BEGIN)
     per_gpu = (
         "The second table says how many cores the proxy needs for one GPU. It holds for a base model, answers of "
-        f"{ANSWER}\ntokens and one chunk per token. In the columns of GPUs per worker, a worker uses {CORES_USED:.0%} of "
-        "its core on average,\nso that it can serve a burst."
+        f"{ANSWER}\ntokens and one chunk per token. In the columns of GPUs per worker, a worker uses {CORES_USED:.0%} "
+        "of its core on average,\nso that it can serve a burst."
     )
     fleet = (
         "The third table says how many workers and pods a number of GPUs needs. It holds for GPUs of 2,500 tokens/s "
