@@ -29,7 +29,7 @@ MAX_MODULES, MAX_TEST_MODULES = 15, 20
 
 # Libraries and calls, as written in the code, and the only modules that may use them.
 OWNERS = {
-    "faiss": {"index/bundle/clusters.py", "index/retrieval/search.py"},
+    "faiss": {"index/bundle/clusters.py"},
     "onnxruntime": {"index/embedders/onnx_embedder.py"},
     "sentencepiece": {"index/embedders/multilingual.py"},
     "tokenizers": {"index/embedders/minilm.py", "index/example_sets/builder.py"},

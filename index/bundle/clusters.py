@@ -48,6 +48,9 @@ class ClusterIndex:
             vector: The query's vector: (dimension,) float32, contiguous.
             count: How many rows to return. If the bank has fewer rows, all of them are returned.
         """
+        # The search for a single query is slower on two threads than on one. OpenMP stores the number of threads
+        # separately for each calling thread, so each search sets the number.
+        faiss.omp_set_num_threads(1)
         total = self._centroids.ntotal
         probes = min(self._probes, total)
         spans = self._spans(vector, probes)

@@ -1,19 +1,21 @@
-"""Searches the vectors of a bank with FAISS.
+"""Searches the vectors of a bank.
 
-A bank of up to 50,000 examples is searched exactly. The vectors of a larger bank are sorted into clusters
+A bank of up to 50,000 examples is searched exactly, with numpy. The vectors of a larger bank are sorted into clusters
 (index/bundle/clusters.py). The search of a larger bank reads only the clusters nearest to the query, and may miss a
-neighbour. The FAISS index is built in memory from the bundle's vectors and is never read from a file. This module does
-not depend on files or models.
+neighbour. It uses FAISS, which is imported only then, because it takes 40 MB of memory. This module does not depend on
+files or models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.bundle.clusters import ClusterIndex
 from index.types import Bundle, Vectors
+
+if TYPE_CHECKING:
+    from index.bundle.clusters import ClusterIndex
 
 # Each further search finds this many times as many examples as the search before it.
 _FETCH_FACTOR = 4
@@ -41,9 +43,11 @@ class BankSearch:
         if bundle.clusters is None or bundle.manifest.probes is None:
             self._find = _exact_search(bundle.vectors, np.flatnonzero(~is_excluded))
         else:
-            self._find = _search_in_clusters(
-                ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes), is_excluded
-            )
+            # Imported here because the import takes time and memory, and few banks are so large.
+            from index.bundle.clusters import ClusterIndex
+
+            index = ClusterIndex(bundle.vectors, bundle.clusters, bundle.manifest.probes)
+            self._find = _search_in_clusters(index, is_excluded)
 
     def nearest(self, vectors: Vectors, count: int) -> Sequence[Sequence[Scored]]:
         """Return at least the `count` nearest examples of each vector, the most similar first.
@@ -55,9 +59,6 @@ class BankSearch:
             vectors: The vectors: (n, dimension).
             count: The number of examples, at least 1.
         """
-        # The search for a single query is slower on two threads than on one. OpenMP stores the number of threads
-        # separately for each calling thread, so each search sets the number.
-        faiss.omp_set_num_threads(1)
         return [
             sorted(zip(positions.tolist(), similarities.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
             for similarities, positions in self._find(np.ascontiguousarray(vectors, dtype=np.float32), count)
@@ -87,19 +88,21 @@ class BankSearch:
 
 def _exact_search(vectors: Vectors, positions: NDArray[np.intp]) -> _Search:
     """Return an exact search over the rows of `vectors` at `positions`."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors[positions])
+    rows = vectors[positions]
 
-    def search(queries: Vectors, count: int) -> Sequence[_Found]:
-        if not len(positions):
-            return [(np.empty(0, np.float32), positions)] * len(queries)
-        similarities, rows = index.search(queries, min(count, len(positions)))
-        return list(zip(similarities, positions[rows], strict=True))
+    def search_one(query: Vectors, count: int) -> _Found:
+        # A product of a matrix and a vector would use all cores for a large bank, and might give equal rows different
+        # similarities. `vecdot` uses the calling thread, and computes each row in the same way.
+        similarities = np.vecdot(rows, query)
+        if count >= len(rows):
+            return similarities, positions
+        best = np.argpartition(-similarities, count - 1)[:count]
+        return similarities[best], positions[best]
 
-    return search
+    return lambda queries, count: [search_one(query, count) for query in queries]
 
 
-def _search_in_clusters(index: ClusterIndex, is_excluded: NDArray[np.bool_]) -> _Search:
+def _search_in_clusters(index: "ClusterIndex", is_excluded: NDArray[np.bool_]) -> _Search:
     """Return a search in clusters, which finds no excluded example."""
     excluded = int(np.count_nonzero(is_excluded))
 

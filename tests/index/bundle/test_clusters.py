@@ -4,10 +4,12 @@ import json
 import mmap
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +71,21 @@ def test_hits_of_all_clusters_equal_those_of_brute_force(
 ) -> None:
     bundle = clustered(bank(vectors, policy, sorted(pinned_rows)), probes=4)
     assert ids(bundle, query) == by_brute_force(bundle, query)
+
+
+def test_search_uses_one_thread_in_every_calling_thread() -> None:
+    retriever = Retriever(clustered(bank([AXES[0]] * 8, RetrievalPolicy()), probes=2))
+    seen: list[int] = []
+
+    def search() -> None:
+        faiss.omp_set_num_threads(2)
+        retriever.choose(AXES[0])
+        seen.append(faiss.omp_get_max_threads())
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+    assert seen == [1]
 
 
 def test_more_clusters_are_searched_when_near_duplicates_fill_the_first() -> None:

@@ -1,7 +1,7 @@
-import threading
+import subprocess
+import sys
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -130,16 +130,22 @@ def test_vector_of_another_shape_or_not_finite_is_refused(vector: Vectors) -> No
         Retriever(bank([AXES[0]], RetrievalPolicy())).choose(vector)
 
 
-def test_search_uses_one_thread_in_every_calling_thread() -> None:
-    retriever = Retriever(bank([AXES[0]], RetrievalPolicy()))
-    seen: list[int] = []
+SEARCH = """
+import sys
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.retrieval.retriever import Retriever
 
-    def search() -> None:
-        faiss.omp_set_num_threads(2)
-        retriever.choose(AXES[0])
-        seen.append(faiss.omp_get_max_threads())
+bundle = read_bundle(default_bundle_directory())
+assert Retriever(bundle).choose(bundle.vectors[0]).nearest
+sys.exit("faiss" in sys.modules)
+"""
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    thread.join()
-    assert seen == [1]
+
+def test_search_in_a_small_bank_does_not_load_faiss() -> None:
+    assert subprocess.run([sys.executable, "-c", SEARCH], check=False).returncode == 0
+
+
+def test_equal_vectors_have_equal_similarities_wherever_they_stand() -> None:
+    vector = unit(*np.random.default_rng(1).standard_normal(37))
+    hits = Retriever(bank([vector] * 23, RetrievalPolicy(k=23, duplicate_similarity=2.0))).choose(vector).nearest
+    assert len({hit.similarity for hit in hits}) == 1
