@@ -13,6 +13,7 @@ from optimizer.core.errors import UnparsableReplyError
 from optimizer.core.model_tables import PUBLISHED_RULES, WriterTable
 from optimizer.models.reply_text import answer_text, find_object, text_field
 from optimizer.models.request import Json, Request, reply_reader
+from optimizer.rewards.scorer import ScoredReply
 from optimizer.search.space import Outcome, Path
 from optimizer.stages.bank_choice import JudgedAnswer
 from optimizer.stages.proposers.failures import Failure, evidence
@@ -68,6 +69,11 @@ def rewrite_answer_request(answer: JudgedAnswer, table: ExamplesTable) -> Reques
     )
     max_tokens = _MAX_PUBLISHED_ANSWER_TOKENS if is_published else _MAX_ANSWER_TOKENS
     return _request(prompt, table.writer, table.actions, max_tokens)
+
+
+def reasons_text(scored: ScoredReply) -> str:
+    """Return what each reward says about an answer, one reward on each line."""
+    return "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in scored.parts.items())
 
 
 @reply_reader("optimizer.prompt.read_prompts")
@@ -167,9 +173,8 @@ def _failures_text(failures: Sequence[Failure]) -> str:
 
 def _case_text(outcome: Outcome) -> str:
     row, scored = evidence(outcome)
-    reasons = "\n".join(f"  {name}: {_details_text(part.details)}" for name, part in scored.parts.items())
-    answer = scored.reply.text[:_MAX_CASE_CHARACTERS]
-    return f"Query: {row.query[:_MAX_CASE_CHARACTERS]}\nAnswer: {answer}\nScore: {scored.score:.2f}\n{reasons}"
+    query, answer = row.query[:_MAX_CASE_CHARACTERS], scored.reply.text[:_MAX_CASE_CHARACTERS]
+    return f"Query: {query}\nAnswer: {answer}\nScore: {scored.score:.2f}\n{reasons_text(scored)}"
 
 
 def _details_text(details: Mapping[str, Any]) -> str:
