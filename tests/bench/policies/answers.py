@@ -75,15 +75,16 @@ class Rows:
 
 
 @asynccontextmanager
-async def cached_backend(model_file: Path | None = None) -> AsyncIterator[Backend]:
+async def cached_backend(model_file: Path | None = None, context: int = 0) -> AsyncIterator[Backend]:
     """Yield the embedded model, or the chat model in a file, with the cache of answers in front of it.
 
     The chat model has the name of the embedded model, because `serving` and `answer` use this name. In the cache, the
-    hash of the weights tells the models apart.
+    hash of the weights tells the models apart. `context` is the context length of the chat model in tokens; 0 takes as
+    much as the file and the memory allow.
     """
     settings, identity = _SETTINGS.backends, GEMMA.sha256
     if model_file is not None:
-        settings = replace(settings, model_file=str(model_file), model_name=MODEL_NAME)
+        settings = replace(settings, model_file=str(model_file), model_name=MODEL_NAME, context=context)
         with model_file.open("rb") as file:
             identity = hashlib.file_digest(file, "sha256").hexdigest()
     with closing(AnswerCache()) as cache:

@@ -1,0 +1,1 @@
+"""Compares prompt optimizers at equal cost: table of tests/bench/README.md. `__main__` says how."""
