@@ -163,7 +163,7 @@ def test_path_that_is_no_file_is_one_clear_line(tmp_path: Path) -> None:
     assert "no such file or directory" in _problem(str(tmp_path / "none.gguf"))
     (tmp_path / "models").mkdir()
     write(tmp_path / "models", gguf())
-    assert "give a .gguf file in it: tiny.gguf" in _problem(str(tmp_path / "models"))
+    assert "Give a .gguf file in it: tiny.gguf" in _problem(str(tmp_path / "models"))
     os.mkfifo(tmp_path / "pipe")
     assert "this is not a regular file" in _problem(str(tmp_path / "pipe"))
 
