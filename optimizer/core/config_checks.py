@@ -100,6 +100,7 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield search.first >= 2, "[search] first must be at least 2, because a paired test needs two queries"
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"
+    yield search.max_tokens is None or search.max_tokens >= 1, "[search] max_tokens must be at least 1"
     yield 0 <= search.keep_above <= _MAX_SCORE, f"[search] keep_above must be from 0 to {_MAX_SCORE}"
     yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
     yield abs(search.seed) <= _MAX_INTEGER, f"[search] seed must be at most {_MAX_INTEGER:,}"

@@ -94,6 +94,8 @@ class SearchTable:
             many words are tolerated: a prompt of the writer model is dropped only if it is longer than that. If 0,
             there is no maximum.
         k: The number of nearest examples in the search. None means the number with which the bundle is served.
+        max_tokens: The maximum number of tokens of an answer in the search. Short answers save time. The bundle keeps
+            the maximum of its sampling. None means the number with which the bundle is served.
         resample: Whether the writer model is asked anew for a rewrite that it was asked for before, and equal rewrites
             stay separate candidates. If not, the earlier rewrites are used again, and equal ones count once.
         kinds: How the kinds of rows are mixed in the order of the training rows. `proportional`: each beginning has
@@ -119,6 +121,7 @@ class SearchTable:
     seed: int = 0
     words: int = 250
     k: int | None = None
+    max_tokens: int | None = None
     resample: bool = False
     kinds: str = PROPORTIONAL
     propose: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
@@ -34,6 +35,8 @@ from optimizer.stages.proposers.settings import SettingsProposer, retrieval_sett
 from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.stages.writer_protocol import ROLE
 
+MAX_TOKENS: Final = "max_tokens"
+
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     """Search for a better candidate with the algorithm of [search], and store the best candidate in `best`.
@@ -50,8 +53,8 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         BudgetSpentError: The budget is spent.
         JournalError: The journal cannot be written.
     """
-    search, served = context.config.search, best.candidate.retrieval
-    first = best.candidate if search.k is None else best.candidate.with_nearest(search.k)
+    search, served = context.config.search, best.candidate
+    first = as_searched(served, search)
     rows = search_rows(context.data.train, first, search)
     await context.journal.note("stage", stage="prompt", rows=len(rows))
     if names := [one.name for one in first.bank.sets if one.prompt is not None]:
@@ -60,8 +63,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     space = await _open_space(context, rows)
 
     async def keep_last(path: Path[Candidate]) -> None:
-        found = path[-1].candidate
-        best.candidate = found if search.k is None else found.with_nearest(served.k)
+        best.candidate = as_served(path[-1].candidate, served, search)
 
     async def keep_leader(level: Level[Candidate]) -> None:
         space.note_level(level)
@@ -72,6 +74,26 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
         await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
+
+
+def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:
+    """Return the candidate with the settings that hold in the search alone: `k` and `max_tokens` of [search]."""
+    if search.k is not None:
+        candidate = candidate.with_nearest(search.k)
+    if search.max_tokens is not None:
+        candidate = replace(candidate, sampling={**candidate.sampling, MAX_TOKENS: search.max_tokens})
+    return candidate
+
+
+def as_served(found: Candidate, first: Candidate, search: SearchTable) -> Candidate:
+    """Return a candidate of the search with the settings with which it is served, as those of the first candidate."""
+    if search.k is not None:
+        found = found.with_nearest(first.retrieval.k)
+    if search.max_tokens is None:
+        return found
+    others = {name: value for name, value in found.sampling.items() if name != MAX_TOKENS}
+    kept = {MAX_TOKENS: first.sampling[MAX_TOKENS]} if MAX_TOKENS in first.sampling else {}
+    return replace(found, sampling={**others, **kept})
 
 
 def proposer_names(config: RunConfig) -> Sequence[str]:
