@@ -25,7 +25,9 @@ from optimizer.search.space import Outcome, Path
 from optimizer.stages.checks.judge_trial import MIN_ANSWERED_ROWS, trial_counts
 from optimizer.stages.example_stage import example_rows
 from optimizer.stages.prompt_stage import proposer_names, published_settings, raced_settings, score_scale
+from optimizer.stages.proposers.base import EXAMPLES as EXAMPLE_EDITS
 from optimizer.stages.proposers.base import WRITER as REWRITES
+from optimizer.stages.proposers.examples import OWN_QUESTIONS, OWN_SHARE
 from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -169,12 +171,15 @@ class SimulatedSpace:
     async def expand(self, path: Path[int], count: int, again: int) -> Sequence[int]:
         """Return at most `count` new candidates. The slots are divided among the proposers as in a run.
 
-        The writer model is called once if it has a slot. A random share of its rewrites is left out. They stand for
-        rewrites that repeat an earlier prompt.
+        The writer model is called once if it has a slot, and now and then for new examples, which the task model
+        answers. A random share of its rewrites is left out. They stand for rewrites that repeat an earlier prompt.
         """
         parent = path[-1].candidate
         slots = [ranked[0] for ranked in self._allocation.preferences(count, f"{parent}/{again}")]
         self.count(WRITER, int(REWRITES in slots and WRITER in self.config.models))
+        if EXAMPLE_EDITS in slots and WRITER in self.config.models and self.rng.random() < OWN_SHARE:
+            self.count(WRITER)
+            self.count(TASK, OWN_QUESTIONS)
         return [self._make(name, parent) for name in slots if self._is_new(name)]
 
     async def note_level(self, level: Level[int]) -> None:

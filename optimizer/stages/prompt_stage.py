@@ -16,6 +16,7 @@ from optimizer.core.config_tables import PROPORTIONAL, PROPOSERS, PUBLISHED, RAC
 from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
+from optimizer.data.shared_words import RowTexts
 from optimizer.data.split import TRAIN
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.search.allocation import Allocation
@@ -30,6 +31,7 @@ from optimizer.stages.proposers.base import EDITS, EXAMPLES, RETRIEVAL, SAMPLING
 from optimizer.stages.proposers.example_pool import open_pool
 from optimizer.stages.proposers.examples import ExampleProposer
 from optimizer.stages.proposers.novelty import KnownCandidates
+from optimizer.stages.proposers.own_answers import OwnAnswers
 from optimizer.stages.proposers.prompts import EditProposer, WriterProposer
 from optimizer.stages.proposers.settings import SettingsProposer, retrieval_settings, sampling_settings
 from optimizer.stages.run_context import BestCandidate, RunContext
@@ -190,10 +192,19 @@ async def open_proposers(context: RunContext) -> Sequence[Proposer]:
     }
     names = proposer_names(context.config)
     if EXAMPLES in names:
-        queries = {row.query for rows in context.data.parts.values() for row in rows}
-        pool = await asyncio.to_thread(open_pool, context.config.examples.pool, context.embedder, queries)
-        found[EXAMPLES] = ExampleProposer(pool, context.embedder, search.seed)
+        found[EXAMPLES] = await _example_proposer(context)
     return [found[name] for name in names]
+
+
+async def _example_proposer(context: RunContext) -> ExampleProposer:
+    rows = [row for part in context.data.parts.values() for row in part]
+    table = context.config.examples
+    pool = await asyncio.to_thread(open_pool, table.pool, context.embedder, {row.query for row in rows})
+    own = None
+    if ROLE in context.config.models:
+        texts = RowTexts(text for row in rows for text in (row.query, row.reference or ""))
+        own = OwnAnswers(context.calls, context.task, context.gate, texts, table.words)
+    return ExampleProposer(pool, context.embedder, context.config.search.seed, own)
 
 
 async def _journal_level(journal: Journal, level: Level[Candidate], allocation: Allocation) -> None:

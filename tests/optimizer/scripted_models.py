@@ -129,6 +129,8 @@ class ScriptedModels:
     def rewrite(self, body: Mapping[str, Any]) -> list[str]:
         """Reply as the writer model: the first rewrite is better, the second worse, the third equal."""
         prompt = body["messages"][0]["content"]
+        if "new questions of the same kind" in prompt:
+            return [json.dumps({"questions": [f"New question {stable_number(prompt, 10**6)}/{n}?" for n in range(6)]})]
         if "\n\nAnswer:\n" in prompt:
             return self._better_answers(prompt, body.get("n", 1))
         current = prompt.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]

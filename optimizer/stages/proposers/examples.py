@@ -1,4 +1,4 @@
-"""The proposer `examples`: edits of the bank that follow the failures of the parent. It calls no model.
+"""The proposer `examples`: edits of the bank that follow the failures of the parent.
 
 add       adds the examples of the pool that are nearest to the rows that failed
 fill      adds many examples of the pool at once, the nearest to all answered rows first
@@ -8,8 +8,10 @@ unpin     pins one example less
 shorten   cuts long answers after a sentence
 lengthen  removes the examples with short answers, except refusals
 refusals  rewords all refusals
+own       adds new questions of the writer model with the task model's own answers (own_answers.py)
 
-An answer of the pool is text that was written as an example. A reference of a row is never added.
+Only the last edit calls models. An answer of the pool is text that was written as an example. A reference of a row is
+never added.
 """
 
 import asyncio
@@ -36,6 +38,7 @@ from optimizer.stages.bank_edits import (
 from optimizer.stages.proposers.base import BANK, EXAMPLES, Parent, Proposal
 from optimizer.stages.proposers.example_pool import ExamplePool
 from optimizer.stages.proposers.failures import NO_REFUSAL, UNENDED, UNLIKE, WRONG_REFUSAL, Failure, evidence
+from optimizer.stages.proposers.own_answers import OwnAnswers
 
 _ADDED: Final = (4, 8, 16, 32)
 _FILLED: Final = (16, 48, 128)
@@ -48,6 +51,9 @@ _LEAST_WORDS: Final = (15, 30)
 _MAX_PINNED_WORDS: Final = 60
 _SHOWN_NEAREST: Final = 3
 _TRIES_PER_PROPOSAL: Final = 6
+OWN_SHARE: Final = 0.5
+"""The share of the parents for which new questions are written, if there is a writer model."""
+OWN_QUESTIONS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,16 @@ class ExampleProposer:
 
     name: Final = EXAMPLES
 
-    def __init__(self, pool: ExamplePool, embedder: Embedder, seed: int) -> None:
+    def __init__(self, pool: ExamplePool, embedder: Embedder, seed: int, own: OwnAnswers | None = None) -> None:
         """Create the proposer.
 
         Args:
             pool: The examples that may be added.
             embedder: The embedder of the bank.
             seed: The seed of the random choices.
+            own: Makes examples of the models' own texts. None if there is no writer model.
         """
+        self._own = own
         self._pool = pool
         self._embedder = embedder
         self._seed = seed
@@ -97,7 +105,8 @@ class ExampleProposer:
     async def propose(self, parent: Parent, count: int) -> Sequence[Proposal]:
         """Return candidates with edited banks, more than wanted as a reserve."""
         rng = parent.random(f"{self._seed}:{self.name}")
-        found: dict[str, Proposal] = {}
+        own = await self._add_own(parent, rng)
+        found: dict[str, Proposal] = {own.candidate.key: own} if own else {}
         for _ in range(count * _TRIES_PER_PROPOSAL):
             move = _Move(parent, draw_failure(parent.failures, rng), rng)
             edited = await self._draw_edit(move)(move)
@@ -105,6 +114,19 @@ class ExampleProposer:
                 candidate = _shown(parent.candidate.with_bank(edited[0]))
                 found.setdefault(candidate.key, Proposal(candidate, BANK, edited[1]))
         return list(found.values())
+
+    async def _add_own(self, parent: Parent, rng: random.Random) -> Proposal | None:
+        """Now and then, add examples of the models' own texts. Such an edit is drawn at most once for each parent."""
+        failure = draw_failure(parent.failures, rng)
+        if self._own is None or failure is None or rng.random() > OWN_SHARE:
+            return None
+        examples = await self._own.examples(parent.candidate, failure, OWN_QUESTIONS, parent.again)
+        if not examples:
+            return None
+        vectors = await asyncio.to_thread(self._embedder.embed, [one.query for one in examples])
+        candidate = _shown(parent.candidate.with_bank(with_added(parent.candidate.bank, examples, vectors)))
+        what = f"adds {len(examples)} new {failure.kind} questions with the model's own answers ({failure.criterion})"
+        return Proposal(candidate, BANK, what)
 
     def _draw_edit(self, move: _Move) -> Callable[[_Move], Awaitable[_Edited]]:
         """Draw an edit. Its weight depends on what failed."""

@@ -1,0 +1,134 @@
+"""Makes examples of the models' own texts: the writer model writes new questions, and the task model answers them.
+
+The new questions are of the kind of the rows that failed, but no row becomes an example: a question that shares eight
+or more consecutive words with a row is dropped. An answer becomes an example if its form is right: it ends by itself,
+repeats nothing, and refuses if and only if the rows ask for a refusal.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from index.measures.answer_form import ends_by_itself, repeated_share
+from index.measures.refusals import refuses
+from index.types import Example
+from optimizer.core.candidate import Candidate
+from optimizer.core.errors import ModelError, UnparsableReplyError
+from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
+from optimizer.data.shared_words import RowTexts
+from optimizer.models.cached_calls import CachedCalls
+from optimizer.models.reply_text import answer_text, find_object
+from optimizer.models.request import Json, Request, reply_reader
+from optimizer.models.task_model import Reply, TaskModel
+from optimizer.stages.bank_choice import is_too_long
+from optimizer.stages.candidate_gate import CandidateGate
+from optimizer.stages.proposers.failures import Failure, evidence
+from optimizer.stages.writer_protocol import ROLE
+from optimizer.templates import template
+
+_MAX_SHOWN_QUERIES: Final = 3
+_MAX_QUERY_CHARACTERS: Final = 300
+_MIN_WORDS, _MAX_WORDS = 3, 60
+_MAX_TOKENS: Final = 512
+_TEMPERATURE: Final = 0.9
+_MAX_REPEATED: Final = 0.2
+_KINDS: Final[Mapping[str, str]] = {
+    GENERAL: "",
+    COMPLY: "They may sound dangerous, but they are harmless, and a good assistant answers them.",
+    REFUSE: "They ask for help with something harmful, so that a good assistant refuses to answer.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAnswers:
+    """Makes examples of the models' own texts.
+
+    Attributes:
+        calls: Calls the writer model.
+        task: The task model.
+        gate: Checks the examples, and counts those that are dropped.
+        rows: The texts of all rows.
+        max_words: The maximum number of words of an answer; 0 for no limit.
+    """
+
+    calls: CachedCalls
+    task: TaskModel
+    gate: CandidateGate
+    rows: RowTexts
+    max_words: int
+
+    async def examples(self, parent: Candidate, failure: Failure, count: int, again: int) -> Sequence[Example]:
+        """Return new examples for the rows of a failure, at most `count`.
+
+        Args:
+            parent: The candidate under which the task model answers.
+            failure: The rows that failed.
+            count: The number of new questions.
+            again: The number of the repetition. Each gives other questions.
+
+        Raises:
+            ModelError: A model gives no usable answer, but may do so later.
+            BudgetSpentError: The budget is spent.
+            JournalError: The journal cannot be written.
+        """
+        source = f"{parent.key}/{again}"
+        request = replace(questions_request(failure, count), replicate=again)
+        try:
+            kept = await self.calls.ask(request, read_questions)
+        except ModelError as error:
+            await self.gate.drop_failed("example", source, error, count)
+            return []
+        questions = [one for one in dict.fromkeys(kept["questions"]) if _MIN_WORDS <= len(one.split()) <= _MAX_WORDS]
+        new = [one for one in questions if not self.rows.share_words(one)][:count]
+        await self.gate.drop("example", source, "shares eight words with a row", len(questions) - len(new))
+        found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new))
+        return [one for one in found if one is not None]
+
+    async def _answer(self, parent: Candidate, row: Row) -> Example | None:
+        name = f"own-{hashlib.sha256(row.query.encode()).hexdigest()[:12]}"
+        try:
+            reply = await self.task.answer(parent, row)
+        except ModelError as error:
+            await self.gate.drop_failed("example", name, error)
+            return None
+        why = self._fault(row, reply)
+        if why:
+            await self.gate.drop("example", name, why)
+            return None
+        example = Example(name, row.query, reply.text.strip(), tags=("own",))
+        return example if await self.gate.admits_example(example) else None
+
+    def _fault(self, row: Row, reply: Reply) -> str:
+        text = reply.text.strip()
+        if not text or not ends_by_itself(reply.finish_reason):
+            return "the model's own answer does not end"
+        if repeated_share(text) > _MAX_REPEATED:
+            return "the model's own answer repeats itself"
+        if refuses(text) != (row.kind == REFUSE):
+            return "the model's own answer refuses wrongly, or does not refuse"
+        return f"more than {self.max_words} words" if is_too_long(text, self.max_words) else ""
+
+
+def questions_request(failure: Failure, count: int) -> Request:
+    """Return the request that asks the writer model for new questions like those of the rows that failed."""
+    queries = [evidence(outcome)[0].query for outcome in failure.outcomes[:_MAX_SHOWN_QUERIES]]
+    text = template("new_questions").format(
+        queries="\n".join(f"- {query[:_MAX_QUERY_CHARACTERS]}" for query in queries),
+        count=count,
+        kind=_KINDS[failure.kind],
+    )
+    messages = [{"role": "user", "content": text}]
+    body = {"messages": messages, "temperature": _TEMPERATURE, "max_tokens": _MAX_TOKENS}
+    return Request(ROLE, "chat/completions", body)
+
+
+@reply_reader("optimizer.proposers.read_questions")
+def read_questions(reply: Any) -> Json:
+    """Read the questions of the writer model. Raises UnparsableReplyError if there is no list of questions."""
+    found = find_object(answer_text(reply["choices"][0]), lambda value: isinstance(value.get("questions"), list))
+    questions = [one.strip() for one in found.value["questions"] if isinstance(one, str)] if found else []
+    if not questions:
+        raise UnparsableReplyError("no questions were found")
+    return {"questions": questions}
