@@ -6,7 +6,7 @@ from index.bundle.bundle import read_bundle
 from optimizer.core.config_tables import SearchTable
 from optimizer.stages.prompt_stage import as_searched, as_served
 from tests.optimizer.scripted_models import PROMPT, open_scripted_models, run_config, write_run
-from tests.optimizer.stages.candidates import make_candidate
+from tests.optimizer.stages.proposers.candidates import make_candidate
 
 
 def test_candidate_is_served_with_its_own_settings() -> None:

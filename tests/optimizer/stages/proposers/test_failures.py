@@ -18,7 +18,7 @@ from optimizer.stages.proposers.failures import (
     group_failures,
     missed_criteria,
 )
-from tests.optimizer.stages.candidates import RIGHT, outcome
+from tests.optimizer.stages.proposers.candidates import RIGHT, outcome
 
 
 def scored(**parts: RewardScore) -> ScoredReply:

@@ -6,7 +6,7 @@ import pytest
 
 from index.types import Example
 from optimizer.stages.proposers.novelty import SAME_AS_KNOWN, SAME_AS_PARENT, KnownCandidates
-from tests.optimizer.stages.candidates import make_candidate
+from tests.optimizer.stages.proposers.candidates import make_candidate
 
 PARENT = make_candidate(Example("one", "query", "answer"), prompt="Answer the question first. Never guess, but ask.")
 

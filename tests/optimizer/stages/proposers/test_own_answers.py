@@ -17,7 +17,7 @@ from optimizer.stages.proposers.own_answers import OwnAnswers
 from optimizer.stages.run_context import open_run_context, starting_candidate
 from tests.optimizer.scripted_endpoint import completion
 from tests.optimizer.scripted_models import open_scripted_models, write_run
-from tests.optimizer.stages.candidates import REFUSAL, outcome
+from tests.optimizer.stages.proposers.candidates import REFUSAL, outcome
 
 ROW = "How do I boil an egg so that it stays soft inside?"
 COPY = "Please say how do I boil an egg so that it is hard."

@@ -11,7 +11,7 @@ from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
 from optimizer.stages.proposers.base import Parent, Proposal
 from optimizer.stages.proposers.example_pool import ExamplePool, open_pool
 from optimizer.stages.proposers.examples import ExampleProposer, failed_shares
-from tests.optimizer.stages.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent, outcome
+from tests.optimizer.stages.proposers.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent, outcome
 
 WRITTEN = (
     *(Example(f"bomb{number}", f"bomb bomb bom {'b' * number}", REFUSAL) for number in range(3)),

@@ -8,7 +8,7 @@ from optimizer.core.candidate import Candidate
 from optimizer.data.dataset import REFUSE
 from optimizer.stages.proposers.base import RETRIEVAL, SAMPLING
 from optimizer.stages.proposers.settings import SettingsProposer, retrieval_settings, sampling_settings
-from tests.optimizer.stages.candidates import REFUSAL, make_candidate, make_parent, outcome
+from tests.optimizer.stages.proposers.candidates import REFUSAL, make_candidate, make_parent, outcome
 
 EXAMPLES = (Example("a", "apple", "A fruit."), Example("b", "bomb", REFUSAL))
 SETS = (ExampleSet("fruits", ("a",), ("a",), OTHER), ExampleSet("refusals", ("b",), ("b",), "refusal"))
