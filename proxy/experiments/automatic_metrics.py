@@ -53,7 +53,8 @@ def plain_name(metric: str) -> str:
 MAX_VALUE: Final = 1e9
 """The largest magnitude of a value of a metric. Feedback beyond it is refused, and a stored value is left out.
 
-The statistics add up squares of values. Values of any size would overflow, and a single one would decide every mean.
+The statistics add up squares of values. Without a limit, the sums could overflow, and a single value could decide every
+mean.
 """
 JUDGED_BETTER: Final = "judged_better"
 """The name of the shadow judge's metric, whose values are in the table of judgements."""

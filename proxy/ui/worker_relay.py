@@ -53,7 +53,7 @@ async def answering_page(gateway: Gateway, folder: Path, worker: int) -> AsyncIt
     If the socket cannot be opened, for example because its path is too long, the error is logged. The block still runs,
     but this worker answers no requests of the page.
     """
-    app = web.Application(middlewares=[error_middleware("the page has no such question.")])
+    app = web.Application(middlewares=[error_middleware("the page sends no such request.")])
     app.router.add_get(_ALIVE, _alive)
     add_api(app, gateway)
     runner = HttpServer(app)

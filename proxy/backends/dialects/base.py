@@ -79,7 +79,8 @@ class Dialect:
         enforces_json: Whether the server enforces a JSON schema in text completions too.
         usage_on_last_choice: Whether the server sends the token usage in the last chunk of each choice, not in a
             separate event.
-        cache_advice: What an operator can do if the prefix cache of the server does nothing, as a sentence.
+        cache_advice: What an operator can do if the prefix cache of the server does nothing: sentences without the last
+            full stop.
         takes_cache_salt: Whether the server reads the field `cache_salt` of a request. Requests with different salts
             share no entry of the prefix cache.
     """

@@ -47,9 +47,9 @@ BURN_IN: Final = 100
 The confidence sequence relies on a central limit theorem, which is inaccurate for few units.
 """
 MIN_VARIED_UNITS: Final = 30
-"""The number of units with a value other than the median that a confidence sequence needs, in arm and control together.
+"""A confidence sequence needs this many units whose value is not the median, in arm and control together.
 
-With fewer such units, as for a rare event, the estimated variance is too inaccurate.
+With fewer such units, as for a rare event, the estimate of the variance is too inaccurate.
 """
 _MIN_HISTORY_UNITS: Final = 100  # minimum number of units with a history, in arm and control together
 _TARGET_LIFTS: Final = (0.02, 0.05, 0.1, 0.2)

@@ -89,8 +89,9 @@ MEASURED_METRICS: Final = tuple(
 )
 """The names of the automatic metrics whose values come from the table of exposures."""
 
-# The statistics leave out values that cannot be right, since a single one could make every sum overflow. The proxy
-# stores none, but an earlier version or another program may have. SQLite also stores texts in columns of numbers.
+# The statistics leave out values that cannot be right, since a single such value could make every sum overflow. The
+# proxy stores no such values, but an earlier version or another program may have stored them. SQLite also stores texts
+# in columns of numbers.
 _MAX_TIME: Final = 1e11  # Unix seconds
 _IS_POSSIBLE: Final = (
     f"(e.propensity BETWEEN {MIN_PROPENSITY} AND 1 AND e.time BETWEEN -{_MAX_TIME:.0f} AND {_MAX_TIME:.0f})"
