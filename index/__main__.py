@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify(options: argparse.Namespace) -> None:
     bundle = _load(options.directory, _open_bundle_embedder(options))
     if options.id is not None and bundle.id != options.id:
-        raise BundleIntegrityError(f"{options.directory}: another bundle than asked for: its id is {bundle.id}")
+        raise BundleIntegrityError(f"{options.directory}: this is not the bundle of --id. Its id is {bundle.id}")
     pinned = sum(example.pinned for example in bundle.examples)
     print(f"{options.directory}: good. {bundle.manifest.name}, {len(bundle.examples):,} examples, {pinned:,} pinned.")
     print(f"bundle id {bundle.id}")
@@ -116,7 +116,7 @@ def _reembed(options: argparse.Namespace) -> None:
     print(f"{options.out}: written, {len(written.examples):,} examples, bundle id {written.id}")
     policy = written.manifest.retrieval
     if written.sets or policy.minimum_similarity > -1 or policy.similarity_floor is not None:
-        print("Similarities differ between embedders: partition the bundle again, and measure its limits again.")
+        print("Each embedder gives other similarities. Partition the bundle again, and measure its limits again.")
 
 
 def _sets(options: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def _sets(options: argparse.Namespace) -> None:
     tokens = limit // _BLOCK_TOKENS * _BLOCK_TOKENS if options.tokens is None else options.tokens
     separate = {tag: SeparateTag(weight, count) for tag, weight, count in options.apart}
     if len(separate) < len(options.apart):
-        raise UsageError("--apart: a tag is named twice; name each once, as TAG=WEIGHT:SETS")
+        raise UsageError("--apart: a tag is named twice. Name each tag once, as TAG=WEIGHT:SETS")
     spec = PartitionSpec(options.count, tokens, separate, options.minimum_similarity, options.shortest_answer)
     policy = replace(
         bundle.manifest.retrieval,
@@ -145,7 +145,7 @@ def _sets(options: argparse.Namespace) -> None:
     written = _write(options.out, source, embedder)
     print(f"{options.out}: written, {len(written.sets)} sets of {tokens} tokens, bundle id {written.id}")
     if bundle.set_prompts and not prompts:
-        print("The new sets have no prompts of their own, as the earlier sets had: --prompts FILE gives them prompts.")
+        print("The earlier sets had prompts, but the new sets have none. --prompts FILE gives them prompts.")
     if (neutral := written.manifest.retrieval.neutral_set) is not None:
         print(f"neutral set {neutral}; `drpo-index policy {options.out} --queries FILE` measures a similarity floor")
 
@@ -157,20 +157,20 @@ def _policy(options: argparse.Namespace) -> None:
     if options.queries is not None:
         policy = replace(policy, similarity_floor=_measured_floor(options, bundle, embedder))
     if options.out is None:
-        print("nothing was written: give --out DIR to write a bundle with this policy")
+        print("nothing was written. Give --out DIR to write a bundle with this policy")
         return
     written = _write(options.out, replace(as_input(bundle), retrieval=policy), embedder)
     print(f"{options.out}: written, policy {policy.policy}, bundle id {written.id}")
 
 
 def _changed_policy(options: argparse.Namespace, bundle: Bundle) -> RetrievalPolicy:
-    """Return the bundle's policy with the values that the options give. A floor gets a neutral set if it needs one."""
+    """Return the bundle's policy with the values that the options give. A floor that needs a neutral set gets one."""
     from index.example_sets.builder import choose_neutral
 
     given = {name: getattr(options, name) for name in POLICY_FLAGS if getattr(options, name) is not None}
     policy = replace(bundle.manifest.retrieval, **given)
     if policy.policy != "nearest" and not bundle.sets:
-        raise UsageError(f"--policy {policy.policy}: the bundle has no sets: make them with `drpo-index sets`")
+        raise UsageError(f"--policy {policy.policy}: the bundle has no sets. Make them with `drpo-index sets`")
     has_floor = policy.similarity_floor is not None or options.queries is not None
     if has_floor and policy.neutral_set is None and bundle.sets:
         policy = replace(policy, neutral_set=choose_neutral(bundle.sets, bundle.examples, bundle.vectors))
@@ -193,8 +193,8 @@ def _measured_floor(options: argparse.Namespace, bundle: Bundle, embedder: Embed
         vectors = [embed_query(counting, query) for query in new]
         measured = measure_floor(Retriever(bundle), vectors, options.share_below)
     print(
-        f"similarity floor {measured.floor:g}: {measured.below:,} of {measured.queries:,} queries are below it; their "
-        f"most similar examples have a median similarity of {measured.median:.3f}"
+        f"similarity floor {measured.floor:g}: {measured.below:,} of {measured.queries:,} queries are below it. The "
+        f"median similarity of all queries to their most similar example is {measured.median:.3f}"
     )
     return measured.floor
 

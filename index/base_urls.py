@@ -9,6 +9,6 @@ _ENDPOINT: Final = re.compile(r"/(?:chat/)?completions$|(?<=/v1)/(?:responses|em
 def without_endpoint(url: str) -> str:
     """Return a URL without a slash and without the name of an endpoint at its end.
 
-    People give the URL of an endpoint in place of the base URL, because they have it from a command that worked.
+    Users often give the URL of an endpoint in place of the base URL, because they copy it from a command that worked.
     """
     return _ENDPOINT.sub("", url.rstrip("/"))

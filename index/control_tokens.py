@@ -1,4 +1,4 @@
-"""The forms of the control tokens that chat templates write around turns. It is the only table of them.
+"""Lists the forms of the control tokens that chat templates write around turns. No other module lists them.
 
 Some forms are also found in ordinary text, such as `<s>` in a web page, or `[|x|]` in a formula. A text of a bundle may
 contain them. In the answer of a model to a short question, they show that the model continues the text of a template.
@@ -43,6 +43,6 @@ def find_control_token(text: str) -> str | None:
 
 
 def find_possible_control_token(text: str) -> str | None:
-    """Return the first text that has a form of control tokens, even if ordinary text may have it; None without one."""
+    """Return the first text in the form of a control token, even if ordinary text may have this form; None if none."""
     found = _ANY_TOKEN.search(text)
     return found[0] if found else None

@@ -76,7 +76,7 @@ class TextLayout:
             return self.assistant
         if role == "system":
             return self.system
-        raise LayoutError(f"the layout {self.name} knows the roles system, user and assistant: use one of these")
+        raise LayoutError(f"the layout {self.name} knows the roles system, user and assistant. Use one of these")
 
 
 LAYOUTS: Mapping[str, TextLayout] = MappingProxyType(
@@ -146,8 +146,8 @@ def stop_strings(layout: TextLayout) -> tuple[str, ...]:
     that the layout writes between an answer and the text of the next turn: a blank line, the marker, and the line break
     after it. A line of the answer that only begins like a marker, such as the comment `# Query: all orders` in a
     program, is therefore not a stop string. If the gap of the layout is a space, the stop string ends with the marker,
-    because the model may write the space in the same token as the next word. The fence before a stop string is no part
-    of it, because a model may forget the fence, and servers accept few stop strings.
+    because the model may write the space in the same token as the next word. The fence before a stop string is not a
+    part of it, because a model may forget the fence, and servers accept few stop strings.
     """
     if layout.stops:
         return layout.stops
@@ -182,7 +182,7 @@ def possible_stops(text: str, stops: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def layout_stop(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return the same as `first_stop` for the stop strings of a layout, also if the line breaks of a text are CR LF."""
+    """Return what `first_stop` returns for a layout's stop strings. The line breaks of the text may be CR LF."""
     return first_stop(text, possible_stops(text, stops))
 
 
@@ -224,7 +224,7 @@ def count_fences(text: str, stops: tuple[str, ...], end: int | None = None) -> i
     Args:
         text: The text.
         stops: The stop strings of the layout. They identify the layout.
-        end: If given, only lines count whose line break before them is one of the first `end` characters.
+        end: If given, a line counts only if the line break before it is one of the first `end` characters.
     """
     fence = fence_of(stops)
     return text.count(f"\n{fence}", 0, None if end is None else end + len(fence)) if fence else 0
@@ -240,8 +240,8 @@ def fenced_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
 def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_breaks: int = 2) -> int | None:
     """Return where the fence begins that ends an answer, with the line break before it; None if there is none.
 
-    A model writes this fence as it is written in the examples, and may then end its answer. The last line of an answer
-    can also be the end of a block of code. Then the answer has an even number of fences.
+    A model writes this fence because the examples have it, and may then end its answer. The last fence of an answer can
+    also be the end of a block of code. In this case, the answer has an even number of fences.
 
     Args:
         text: The answer, or the end of it.
@@ -276,7 +276,7 @@ def unescape(text: str, stops: tuple[str, ...]) -> str:
 
 
 def marker_at_end(text: str, stops: tuple[str, ...]) -> tuple[int, str] | None:
-    """Return the same as `layout_stop` for a text that ends with a marker, without the line break after it."""
+    """Return what `layout_stop` would return for a text that ends with a marker, if a line break followed it."""
     markers = [stop.rstrip("\r\n") for stop in possible_stops(text, stops)]
     return min([(text.rindex(one), one) for one in markers if text.endswith((one, f"{one}\r"))], default=None)
 

@@ -33,7 +33,7 @@ def split_model_name(name: str, listed: Collection[str]) -> tuple[str, str | Non
 
 
 def plain_names(listed: Sequence[str]) -> list[str]:
-    """Return the names of a list of models without those that stand for a variant of another model of the list.
+    """Return those names of a list of models that do not stand for a variant of another model of the list.
 
     The proxy lists each model under its own name, and as MODEL@VARIANT for each variant.
     """

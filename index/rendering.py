@@ -61,7 +61,7 @@ class TextPrompt:
         return remove_leading_gap(ended) if self.has_leading_gap else ended
 
     def _end(self, answer: str) -> int | None:
-        before = "\n" if fence_of(self.stop) else ""  # the end of the fence that the prompt ends with
+        before = "\n" if fence_of(self.stop) else ""  # the line break after the fence at the end of the prompt
         text = before + answer
         end = answer_end(text, layout_stop(text, self.stop), self.stop)
         return None if end is None else max(0, end - len(before))
@@ -97,7 +97,7 @@ def render_conversation(layout: TextLayout, messages: Sequence[Message]) -> str:
         LayoutError: There are no messages, or the layout has no marker for the role of a message.
     """
     if not messages:
-        raise LayoutError("there are no messages: send at least one")
+        raise LayoutError("there are no messages. Send at least one")
     last = messages[-1]
     if last.role != "assistant":
         return render_turns(layout, messages) + _opened_answer(layout)
@@ -195,7 +195,7 @@ def render_chat(
         LayoutError: There are no messages, or a leading system or developer message has a part that is not text.
     """
     if not messages:
-        raise LayoutError("there are no messages: send at least one")
+        raise LayoutError("there are no messages. Send at least one")
     leading = _count_leading_system(messages)
     texts = [prompt, *[text_of(message.get("content")) for message in messages[:leading]]]
     system = SEPARATOR.join(filter(None, texts))
@@ -216,13 +216,13 @@ def text_of(content: object) -> str:
         return content
     if isinstance(content, list):
         return "\n".join(_text_of_part(part) for part in content)
-    raise LayoutError("the content of a message is neither text nor a list of text parts: send text")
+    raise LayoutError("the content of a message is neither text nor a list of text parts. Send text")
 
 
 def _text_of_part(part: object) -> str:
     text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
     if not isinstance(text, str):
-        raise LayoutError("a message has a part that is not text: send text parts only")
+        raise LayoutError("a message has a part that is not text. Send text parts only")
     return text
 
 

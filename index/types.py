@@ -75,8 +75,8 @@ class Retrieved:
         similarity: The similarity of the most similar example of the bank; None if it is unknown, because there is no
             such example, or because the query has no usable vector.
         is_below_floor: Whether the query is unlike every example (`RetrievalPolicy.similarity_floor`).
-        kind_apart: The kind of the set, if the neighbours clearly voted for a kind apart, such as `refusal`. Empty for
-            the kind `other`, and if only neighbours below the minimum similarity of their sets voted.
+        kind_apart: The kind of the set, such as `refusal`, if it is not `other` and the vote was clear. Otherwise
+            empty. A vote is not clear if all voting neighbours are below the minimum similarity of their sets.
     """
 
     in_set: tuple[Hit, ...] = ()
@@ -89,7 +89,7 @@ class Retrieved:
 
     @property
     def hits(self) -> tuple[Hit, ...]:
-        """All hits, in the order in which they are kept when there is little room."""
+        """All hits. If there is too little room for all of them, the last ones are left out first."""
         return (*self.in_set, *self.nearest)
 
     @property
@@ -217,7 +217,7 @@ class Manifest:
     """The content of manifest.json, format 1.
 
     Attributes:
-        format: The version of the bundle format.
+        format: The version of the bundle format, 1.
         name: The name of the bundle. It is shown to people and need not be unique.
         model: The name of the model that the bundle was made for.
         layout: The name of a layout in `index.layouts.LAYOUTS`. Prompts for base models are written in this layout.

@@ -64,7 +64,7 @@ def test_another_encoding_is_named_with_what_to_do(
     text: str, read: Callable[[Path], Any], encoding: str, tmp_path: Path
 ) -> None:
     (file := tmp_path / "file").write_bytes(text.encode(encoding))
-    with pytest.raises(DrpoError, match=r"byte \d+ is not UTF-8: save the file as UTF-8") as raised:
+    with pytest.raises(DrpoError, match=r"byte \d+ is not UTF-8\. Save the file as UTF-8") as raised:
         read(file)
     assert str(file) in str(raised.value)
     assert "sekret" not in str(raised.value)

@@ -15,8 +15,8 @@ A bundle is a directory with these files:
 This module combines the files of a bundle. bundle_input.py defines the input of a new bundle. files.py reads and writes
 single files. manifest.py, example_bank.py, sets_file.py and vectors.py parse the contents. A bundle never contains a
 pickle or a FAISS index, because reading such a file can run code or corrupt memory. A load reads each file only once,
-so that the parsed bytes are the hashed bytes. If the bank is large, all files except the manifest are mapped into
-memory.
+so that exactly the bytes whose hash was checked are parsed. If the bank is large, all files except the manifest are
+mapped into memory.
 """
 
 import hashlib
@@ -177,7 +177,7 @@ def check_bundle_input(source: BundleInput, spec: EmbedderSpec, directory: Path 
         refuse_unreadable(prompt, f"{directory / PROMPT}: the prompt")
     examples = parse_examples(contents[EXAMPLES], str(directory / EXAMPLES))
     if source.needs_examples and not examples:
-        raise BundleFormatError(f"{directory / EXAMPLES}: there is no example: add at least one")
+        raise BundleFormatError(f"{directory / EXAMPLES}: there is no example. Add at least one")
     if SETS in contents:
         parse_sets(contents[SETS], source.examples, str(directory / SETS), source.retrieval.neutral_set)
     parse_manifest(manifest_bytes(_describe(source, spec, contents)), str(directory / MANIFEST))
@@ -229,8 +229,9 @@ def _check_embedder(bundle: Bundle, embedder: Embedder, directory: Path) -> None
 
 def _wrong_embedder(directory: Path, made: EmbedderSpec, at_hand: EmbedderSpec, why: str) -> EmbedderMismatchError:
     return EmbedderMismatchError(
-        f"{directory / VECTORS}: was made by the embedder {made.name} (revision {made.revision}); {at_hand.name} "
-        f"(revision {at_hand.revision}) {why}: open the bundle's embedder, or build the bundle again with this one"
+        f"{directory / VECTORS}: was made by the embedder {made.name} (revision {made.revision}). The opened embedder "
+        f"{at_hand.name} (revision {at_hand.revision}) {why}. Open the bundle's embedder, or build the bundle again "
+        "with the opened one"
     )
 
 
@@ -239,7 +240,7 @@ def _encode_prompt(prompt: str) -> bytes:
         return prompt.encode()
     except UnicodeEncodeError:
         raise BundleFormatError(
-            f"{PROMPT}: the prompt holds half of a surrogate pair: write the whole character"
+            f"{PROMPT}: the prompt holds half of a surrogate pair. Write the whole character"
         ) from None
 
 
@@ -256,7 +257,7 @@ def _refuse_unread(vectors: Vectors, examples: Sequence[Example], spec: Embedder
     if unread.size:
         raise BundleFormatError(
             f"the embedder {spec.name} cannot read the query of the example {examples[int(unread[0])].id} "
-            f"({unread.size:,} of {len(examples):,} examples): leave the example out, or choose another embedder"
+            f"({unread.size:,} of {len(examples):,} examples). Leave the example out, or choose another embedder"
         )
 
 

@@ -1,4 +1,4 @@
-"""The input from which a bundle is written: everything in a bundle except the vectors and what follows from them."""
+"""The input from which a bundle is written: all parts of a bundle that are not computed from the vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class BundleInput:
     """The input of `write_bundle` in bundle.py. The classes `Manifest` and `Bundle` explain the other attributes.
 
     Attributes:
-        needs_prompt: Whether an empty prompt is an error. A bundle rarely has no prompt on purpose.
+        needs_prompt: Whether an empty prompt is an error. Few bundles lack a prompt on purpose.
         needs_examples: Whether an empty bank is an error. A bundle rarely has no examples on purpose.
     """
 

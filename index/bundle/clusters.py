@@ -21,7 +21,7 @@ _KMEANS_RESTARTS: Final = 8
 _MAX_ROWS_PER_CENTROID: Final = 64  # in the training sample of k-means; more rows did not increase the recall
 _RECALL_NEIGHBOURS: Final = 3
 _MAX_SAMPLED_QUERIES: Final = 2_000
-_MIN_RECALL: Final = 0.9825  # for queries of the bank itself; similar queries of users then have a recall of 0.98
+_MIN_RECALL: Final = 0.9825  # with queries of the bank itself; with similar queries of users, the recall is then 0.98
 _MIN_PROBED_SHARE: Final = 0.05  # each search looks into at least this share of all clusters
 
 

@@ -1,9 +1,9 @@
 """Parses and writes examples.jsonl and prompt.txt. This module does not depend on directories or vectors.
 
 Each line of examples.jsonl is one example: `{"id": ..., "query": ..., "response": ..., "pinned": ..., "tags": [...]}`.
-A text is refused if it could forge a turn of the conversation: if it contains a role marker of a layout, a control
-token of a chat template, or a NUL character. An error message names the file, the line and the example's id. It never
-repeats a query or a response.
+A text is unsafe, and is refused, if a model could take a part of it for a new turn of the conversation. Such a text
+contains a role marker of a layout, a control token of a chat template, or a NUL character. An error message names the
+file, the line and the example's id. It never repeats a query or a response.
 """
 
 import json
@@ -37,12 +37,12 @@ def parse_prompt(data: bytes, location: str) -> str:
 
     Raises:
         BundleFormatError: The data is not UTF-8, or has only white space.
-        BundleIntegrityError: The prompt could forge a turn.
+        BundleIntegrityError: The prompt is unsafe.
     """
     try:
         prompt = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
     if prompt:
         refuse_unsafe(prompt, f"{location}: the prompt")
     return prompt
@@ -55,7 +55,7 @@ def parse_examples(data: bytes, location: str) -> tuple[Example, ...]:
 
     Raises:
         BundleFormatError: A line is malformed, or two examples have the same id.
-        BundleIntegrityError: A text could forge a turn.
+        BundleIntegrityError: A text is unsafe.
     """
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
     examples = tuple(parse_example(line, f"{location}, line {n}") for n, line in enumerate(lines, start=1))
@@ -77,7 +77,7 @@ class StoredExamples(Sequence[Example]):
 
         Raises:
             BundleFormatError: A line is malformed, two examples have the same id, or there is no example.
-            BundleIntegrityError: A text could forge a turn.
+            BundleIntegrityError: A text is unsafe.
         """
         self._data = data
         self._location = location
@@ -101,7 +101,7 @@ class StoredExamples(Sequence[Example]):
     def _check(self) -> Sequence[int]:
         """Check every line and return the positions of the pinned examples."""
         if not len(self):
-            raise BundleFormatError(f"{self._location}: there is no example: add at least one")
+            raise BundleFormatError(f"{self._location}: there is no example. Add at least one")
         pinned, hashes = [], np.empty(len(self), np.int64)
         for start in range(0, len(self), _LINES_PER_BLOCK):
             for position, (name, is_pinned) in enumerate(self._block(start), start):
@@ -178,10 +178,10 @@ def parse_example(line: bytes, location: str, parse: Callable[[bytes, str], obje
 
     Raises:
         BundleFormatError: The line is malformed.
-        BundleIntegrityError: A text could forge a turn.
+        BundleIntegrityError: A text is unsafe.
     """
     if not line.strip():
-        raise BundleFormatError(f"{location}: the line is empty: remove it")
+        raise BundleFormatError(f"{location}: the line is empty. Remove it")
     record = Fields(parse(line, location), location, ("id", "query", "response"), ("pinned", "tags"))
     example = Example(
         id=record.text("id"),
@@ -222,7 +222,7 @@ def check_example(example: Example, location: str) -> None:
 
     Raises:
         BundleFormatError: The id is invalid, or a text is blank.
-        BundleIntegrityError: A text could forge a turn.
+        BundleIntegrityError: A text is unsafe.
     """
     if not is_id(example.id):
         raise BundleFormatError(
@@ -243,13 +243,13 @@ def refuse_duplicate_ids(numbered: Iterable[tuple[int, Example]], location: str)
     for n, example in numbered:
         if first_lines.setdefault(example.id, n) != n:
             raise BundleFormatError(
-                f"{location}, line {n}: the id {quoted(example.id)} is taken by line {first_lines[example.id]}: "
-                "give each example its own"
+                f"{location}, line {n}: the id {quoted(example.id)} is taken by line {first_lines[example.id]}. "
+                "Give each example an id of its own"
             )
 
 
 def refuse_unsafe(text: str, what: str) -> None:
-    """Check that `text` is not blank and cannot forge a turn. `what` is the name of the text in messages.
+    """Check that `text` is neither blank nor unsafe. `what` is the name of the text in messages.
 
     Raises:
         BundleFormatError: The text is blank.
@@ -258,7 +258,7 @@ def refuse_unsafe(text: str, what: str) -> None:
     refuse_unreadable(text, what)
     if (marker := find_marker(text)) is not None:
         raise BundleIntegrityError(
-            f"{what} holds the role marker {quoted(marker)}, which could forge a turn: reword it"
+            f"{what} holds the role marker {quoted(marker)}, which a model could take for a new turn. Reword the text"
         )
 
 
@@ -270,9 +270,9 @@ def refuse_unreadable(text: str, what: str) -> None:
         BundleIntegrityError: The text contains a NUL character.
     """
     if not text.strip():
-        raise BundleFormatError(f"{what} is empty: write it, or remove it")
+        raise BundleFormatError(f"{what} is empty. Write it, or remove it")
     if "\0" in text:
-        raise BundleIntegrityError(f"{what} holds a NUL character: remove it")
+        raise BundleIntegrityError(f"{what} holds a NUL character. Remove it")
 
 
 def examples_bytes(examples: Sequence[Example]) -> bytes:
@@ -284,7 +284,7 @@ def examples_bytes(examples: Sequence[Example]) -> bytes:
     try:
         return "".join(f"{json.dumps(_record(example), ensure_ascii=False)}\n" for example in examples).encode()
     except UnicodeEncodeError:
-        raise BundleFormatError("examples.jsonl: holds half of a surrogate pair: write the whole character") from None
+        raise BundleFormatError("examples.jsonl: holds half of a surrogate pair. Write the whole character") from None
 
 
 def _record(example: Example) -> dict[str, object]:

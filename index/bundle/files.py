@@ -19,7 +19,7 @@ from index.errors import BundleError, BundleFormatError, BundleIntegrityError
 from index.types import FileRecord
 
 MANIFEST = "manifest.json"
-REPAIR = "restore the file, or build the bundle again"
+REPAIR = "Restore the file, or build the bundle again"
 _MAX_MANIFEST_BYTES = 2**20
 
 Content = bytes | mmap.mmap
@@ -33,7 +33,7 @@ def read_manifest_bytes(directory: Path) -> bytes:
         BundleError: The directory or its manifest cannot be read.
     """
     if not is_directory(directory):
-        raise BundleError(f"{directory}: there is no such directory: give the directory that holds {MANIFEST}")
+        raise BundleError(f"{directory}: there is no such directory. Give the directory that holds {MANIFEST}")
     return _open_and(_read, directory / MANIFEST, None)
 
 
@@ -70,7 +70,7 @@ def check_hashes(contents: Mapping[str, Content], records: Mapping[str, FileReco
         hashes = threads.map(lambda name: hashlib.sha256(contents[name]).hexdigest(), records)
     for name, found in zip(records, hashes, strict=True):
         if found != records[name].sha256:
-            raise BundleIntegrityError(f"{directory / name}: its SHA-256 is not the one in {MANIFEST}: {REPAIR}")
+            raise BundleIntegrityError(f"{directory / name}: its SHA-256 differs from the one in {MANIFEST}. {REPAIR}")
 
 
 def is_directory(path: Path) -> bool:
@@ -99,19 +99,19 @@ def _open_and(read: Callable[[BufferedReader, int], Result], path: Path, size: i
         with open(path, "rb", opener=_open_without_following) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise BundleIntegrityError(f"{path}: is not a regular file: {REPAIR}")
+                raise BundleIntegrityError(f"{path}: is not a regular file. {REPAIR}")
             if size is None and status.st_size > _MAX_MANIFEST_BYTES:
                 raise BundleFormatError(
-                    f"{path}: is larger than {_MAX_MANIFEST_BYTES:,} bytes: it cannot be a manifest"
+                    f"{path}: is larger than {_MAX_MANIFEST_BYTES:,} bytes, so it cannot be a manifest"
                 )
             if size is not None and status.st_size != size:
                 raise _wrong_size(path, status.st_size, size)
             return read(file, status.st_size)
     except FileNotFoundError:
-        raise BundleIntegrityError(f"{path}: the file is missing: {REPAIR}") from None
+        raise BundleIntegrityError(f"{path}: the file is missing. {REPAIR}") from None
     except OSError as error:
-        reason = "is a symbolic link, which a bundle may not hold" if path.is_symlink() else f"{error.strerror}"
-        raise BundleIntegrityError(f"{path}: cannot be read: {reason}: {REPAIR}") from None
+        reason = "it is a symbolic link, which a bundle must not contain" if path.is_symlink() else f"{error.strerror}"
+        raise BundleIntegrityError(f"{path}: cannot be read ({reason}). {REPAIR}") from None
 
 
 def _read(file: BufferedReader, size: int) -> bytes:
@@ -123,7 +123,7 @@ def _map(file: BufferedReader, size: int) -> Content:
 
 
 def _wrong_size(path: Path, found: int, expected: int) -> BundleIntegrityError:
-    return BundleIntegrityError(f"{path}: has {found:,} bytes, {MANIFEST} says {expected:,}: {REPAIR}")
+    return BundleIntegrityError(f"{path}: has {found:,} bytes, but {MANIFEST} says {expected:,}. {REPAIR}")
 
 
 # Writing
@@ -136,9 +136,9 @@ def check_output_directory(directory: Path) -> None:
         BundleError: The directory exists, or its parent does not exist.
     """
     if directory.exists() or directory.is_symlink():
-        raise BundleError(f"{directory}: exists already: remove it, or give another directory")
+        raise BundleError(f"{directory}: exists already. Remove it, or give another directory")
     if not is_directory(directory.parent):
-        raise BundleError(f"{directory.parent}: there is no such directory: create it first")
+        raise BundleError(f"{directory.parent}: there is no such directory. Create it first")
 
 
 def publish(directory: Path, contents: Mapping[str, Content]) -> None:
@@ -160,7 +160,9 @@ def publish(directory: Path, contents: Mapping[str, Content]) -> None:
         temporary.rename(directory)
         _sync_directory(directory.parent)
     except OSError as error:
-        raise BundleError(f"{directory}: cannot be written: {error.strerror}: make room, or write elsewhere") from None
+        raise BundleError(
+            f"{directory}: cannot be written ({error.strerror}). Free space, or write elsewhere"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -41,7 +41,7 @@ def decode_text(data: bytes, location: str) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
 
 
 def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
@@ -95,7 +95,7 @@ def parse_input_examples(data: bytes, location: str) -> tuple[Example, ...]:
     """
     numbered = parse_lines(data, location, _parse_input_example)
     if not numbered:
-        raise BadLinesError([f"{location}: there is no example: write at least one, as a line of JSON"])
+        raise BadLinesError([f"{location}: there is no example. Write at least one, as a line of JSON"])
     refuse_duplicate_ids(numbered, location)
     return tuple(example for _, example in numbered)
 
@@ -115,7 +115,7 @@ def parse_queries(data: bytes, location: str) -> tuple[str, ...]:
     is_plain = location.lower().endswith(".txt")
     numbered = parse_lines(data, location, _parse_plain_query if is_plain else _parse_json_query)
     if not numbered:
-        raise BadLinesError([f"{location}: there is no query: write at least one, as a line"])
+        raise BadLinesError([f"{location}: there is no query. Write at least one, as a line"])
     return tuple(query for _, query in numbered)
 
 
@@ -135,13 +135,13 @@ def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BundleFormatError(f"{location}: is not TOML: {error}") from None
     if not table:
-        raise BundleFormatError(f'{location}: there is no prompt: write one, such as other = "Answer briefly."')
+        raise BundleFormatError(f'{location}: there is no prompt. Write one, such as other = "Answer briefly."')
     return {name: _parse_set_prompt(one, f"{location}: the prompt of {quoted(name)}") for name, one in table.items()}
 
 
 def _parse_set_prompt(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise BundleFormatError(f'{what} must be a string: write NAME = "..." with the name of a set or of a kind')
+        raise BundleFormatError(f'{what} must be a string. Write NAME = "..." with the name of a set or of a kind')
     refuse_unsafe(value, what)
     return value.strip()
 

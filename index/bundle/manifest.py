@@ -145,7 +145,7 @@ def _expected_sampling(key: str, value: object) -> str | None:
 def _refuse_other_formats(value: object, location: str) -> None:
     found = value.get("format", FORMAT) if isinstance(value, dict) else FORMAT
     if not is_integer(found, FORMAT, FORMAT):
-        raise BundleFormatError(f"{location}: the format is not {FORMAT}, the only one this version reads: update drpo")
+        raise BundleFormatError(f"{location}: the format is not {FORMAT}, but this version reads no other. Update drpo")
 
 
 def _parse_policy(value: object, location: str) -> RetrievalPolicy:
@@ -169,13 +169,13 @@ def _parse_policy(value: object, location: str) -> RetrievalPolicy:
 
 
 def _check_floor(policy: RetrievalPolicy, location: str) -> None:
-    """Raise BundleFormatError if the neutral set cannot be a set's name, or if a policy with sets lacks it."""
+    """Raise BundleFormatError if the neutral set's name is invalid, or if a policy with sets and a floor lacks it."""
     if policy.neutral_set is not None and not is_id(policy.neutral_set):
         raise BundleFormatError(f'{location}: "neutral_set" must be the name of a set in {SETS}')
     if policy.similarity_floor is not None and policy.neutral_set is None and policy.policy != "nearest":
         raise BundleFormatError(
-            f'{location}: "similarity_floor" needs "neutral_set", the set for queries that are unlike every example: '
-            "name a set of the kind other"
+            f'{location}: "similarity_floor" needs "neutral_set", the set for queries that are unlike every example. '
+            "Name a set of the kind other"
         )
 
 

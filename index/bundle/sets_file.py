@@ -11,10 +11,10 @@ The file is a list of JSON objects, one for each set. index/retrieval/retriever.
                           neighbour reaches the minimum of its set, all neighbours vote
     prompt                optional: the system prompt of requests for which this set is chosen, instead of prompt.txt
 
-The prompt of a set replaces prompt.txt. It is not added to it. In a prefix cache, requests with different sets share
-only the tokens of prompt.txt and of the pinned examples. A set with its own prompt does not share them: the server
-computes its tokens separately. If a set needs the text of prompt.txt and more, its prompt can begin with this text. The
-cache then shares the text.
+The prompt of a set replaces prompt.txt, and is not added to it. In a prefix cache, requests with different sets share
+only the tokens of prompt.txt and of the pinned examples. Requests for a set with its own prompt do not share these
+tokens: the server computes the tokens of the set's prompt separately. If a set needs the text of prompt.txt and more,
+its prompt can begin with this text. The cache then shares the text.
 
 The retrieval policy of the manifest can name one of the sets of the kind `other` as the neutral set, for queries that
 are unlike every example. Only the neutral set may have no voters.
@@ -53,7 +53,7 @@ def parse_sets(
         BundleFormatError: The data is malformed, two sets have the same name, an example votes for two sets, or a set
             names an example twice, or an example that is pinned or not in the bank. Or the neutral set does not exist
             or is of a separate kind, or another set has no voters. Or the prompt of a set is blank.
-        BundleIntegrityError: The prompt of a set could forge a turn.
+        BundleIntegrityError: The prompt of a set is unsafe (see example_bank.py).
     """
     value = parse_json(data, location)
     if not isinstance(value, list) or not value:
@@ -70,15 +70,15 @@ def _check_neutral(sets: Sequence[ExampleSet], neutral: str | None, location: st
     if neutral is not None:
         kinds = {one.name: one.kind for one in sets}
         names = ", ".join(name for name, kind in kinds.items() if kind == OTHER) or "add one"
-        advice = f"name a set of the kind {OTHER} in the manifest ({names})"
+        advice = f"Name a set of the kind {OTHER} in the manifest ({names})"
         if neutral not in kinds:
-            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is missing: {advice}")
+            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is missing. {advice}")
         if kinds[neutral] != OTHER:
             kind = quoted(kinds[neutral])
-            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is of the kind {kind}: {advice}")
+            raise BundleFormatError(f"{location}: the neutral set {quoted(neutral)} is of the kind {kind}. {advice}")
     for one in sets:
         if not one.members and one.name != neutral:
-            raise BundleFormatError(f'{location}: "voters" of {quoted(one.name)} is empty: name at least one example')
+            raise BundleFormatError(f'{location}: "voters" of {quoted(one.name)} is empty. Name at least one example')
 
 
 def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tuple[ExampleSet, ...]:
@@ -107,7 +107,7 @@ def with_prompts(sets: Sequence[ExampleSet], prompts: Mapping[str, str]) -> tupl
     if unknown := [name for name in prompts if name not in kinds and name not in names]:
         raise BundleFormatError(
             f"there is a prompt for {quoted(unknown[0])}, which is neither a kind ({', '.join(kinds)}) nor a set "
-            f"({', '.join(names)}): name one of these"
+            f"({', '.join(names)}). Name one of these"
         )
     return tuple(replace(one, prompt=prompts.get(one.name, prompts.get(one.kind, one.prompt))) for one in sets)
 
@@ -151,11 +151,11 @@ def _parse_set(value: object, ids: Collection[str], location: str) -> ExampleSet
             f'{location}: "name" must be 1 to 64 letters, digits, dots, dashes or underscores (ASCII)'
         )
     if not one.shown:
-        raise BundleFormatError(f'{location}: "shown" is empty: name at least one example')
+        raise BundleFormatError(f'{location}: "shown" is empty. Name at least one example')
     for key, names in (("shown", one.shown), ("voters", one.members)):
         if unknown := next((name for name in names if name not in ids), None):
             raise BundleFormatError(
-                f"{location}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or a pinned one"
+                f"{location}: {quoted(key)} names {quoted(unknown)}, which is no example of the bank, or is pinned"
             )
     _refuse_duplicates(one.shown, "the example", location)
     if one.prompt is not None:
@@ -167,5 +167,5 @@ def _refuse_duplicates(names: Sequence[str], what: str, location: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise BundleFormatError(f"{location}: {what} {quoted(name)} appears twice: keep one")
+            raise BundleFormatError(f"{location}: {what} {quoted(name)} appears twice. Keep one")
         seen.add(name)

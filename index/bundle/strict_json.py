@@ -14,7 +14,7 @@ from index.errors import BundleFormatError
 
 
 def parse_json(data: bytes, location: str) -> object:
-    """Parse the JSON value in `data` (UTF-8). `location` begins every message.
+    """Parse the JSON value in `data` (UTF-8). Every message begins with `location`.
 
     Raises:
         BundleFormatError: The data is not JSON in UTF-8, is nested too deeply, or contains a duplicate key, NaN, an
@@ -30,9 +30,9 @@ def parse_json(data: bytes, location: str) -> object:
         )
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        raise BundleFormatError(f"{location}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
     except UnicodeEncodeError:
-        raise BundleFormatError(f"{location}: holds half of a surrogate pair: write the whole character") from None
+        raise BundleFormatError(f"{location}: holds half of a surrogate pair. Write the whole character") from None
     except RecursionError:
         raise BundleFormatError(f"{location}: is nested too deeply to be read") from None
     except ValueError as error:
@@ -66,7 +66,7 @@ class Fields:
         refuse_unknown(value, (*required, *optional), location)
         missing = [key for key in required if key not in value]
         if missing:
-            raise BundleFormatError(f"{location}: the key {quoted(missing[0])} is missing: add it")
+            raise BundleFormatError(f"{location}: the key {quoted(missing[0])} is missing. Add it")
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -174,7 +174,7 @@ def _describe(value: object) -> str:
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError("a key appears twice in the same object: remove one")
+        raise ValueError("a key appears twice in the same object. Remove one of the two")
     return value
 
 

@@ -38,7 +38,7 @@ def parse_vectors(data: Content, shape: tuple[int, int], path: Path) -> Vectors:
     vectors = _parse_array(data, np.dtype(np.float32), path)
     if vectors.shape != shape:
         raise BundleIntegrityError(
-            f"{path}: has shape {vectors.shape}, but the manifest and the other files call for {shape}: {REPAIR}"
+            f"{path}: has shape {vectors.shape}, but the manifest and the other files require {shape}. {REPAIR}"
         )
     for start in range(0, len(vectors), _ROWS_PER_CHECK):
         _check_rows(vectors[start : start + _ROWS_PER_CHECK], start, path)
@@ -63,10 +63,10 @@ def parse_clusters(centroids: Content, offsets: Content, vectors: Vectors, paths
     """
     bounds = _parse_array(offsets, np.dtype(np.int64), paths[1])
     if bounds.ndim != 1 or len(bounds) < 2:
-        raise BundleFormatError(f"{paths[1]}: is not a list of two offsets or more: {REPAIR}")
+        raise BundleFormatError(f"{paths[1]}: is not a list of two offsets or more. {REPAIR}")
     if bounds[0] != 0 or bounds[-1] != len(vectors) or (np.diff(bounds) < 0).any():
         raise BundleIntegrityError(
-            f"{paths[1]}: the offsets do not ascend from 0 to {len(vectors):,}, the number of vectors: {REPAIR}"
+            f"{paths[1]}: the offsets do not ascend from 0 to {len(vectors):,}, the number of vectors. {REPAIR}"
         )
     clusters = Clusters(parse_vectors(centroids, (len(bounds) - 1, vectors.shape[1]), paths[0]), bounds)
     _check_nearness(clusters, vectors, paths[0])
@@ -83,7 +83,7 @@ def array_bytes(array: NDArray[Any]) -> bytes:
 def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
     """Return a read-only view of the array in `data`, the content of a .npy file in C order."""
     if data[:2] == b"PK":  # a ZIP archive of several arrays (.npz)
-        raise BundleFormatError(f"{path}: is not one array of {dtype}: {REPAIR}")
+        raise BundleFormatError(f"{path}: is not one array of {dtype}. {REPAIR}")
     head = io.BytesIO(data[: 2**16])
     try:
         version = np.lib.format.read_magic(head)
@@ -94,18 +94,18 @@ def _parse_array(data: Content, dtype: np.dtype[Any], path: Path) -> NDArray[Any
             array.flags.writeable = False
             return array
     except (ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError, KeyError, OverflowError, TypeError):
-        raise BundleFormatError(f"{path}: is not a NumPy array file: {REPAIR}") from None
-    raise BundleFormatError(f"{path}: is not one array of {dtype}: {REPAIR}")
+        raise BundleFormatError(f"{path}: is not a NumPy array file. {REPAIR}") from None
+    raise BundleFormatError(f"{path}: is not one array of {dtype}. {REPAIR}")
 
 
 def _check_rows(rows: Vectors, first: int, path: Path) -> None:
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # a norm is NaN or infinite if a value of its row is
     if not np.isfinite(norms).all() and not np.isfinite(rows).all():
-        raise BundleIntegrityError(f"{path}: holds values that are not finite: {REPAIR}")
+        raise BundleIntegrityError(f"{path}: holds values that are not finite. {REPAIR}")
     off = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))
     if off.size:
         row = int(off[0])
-        raise BundleIntegrityError(f"{path}: row {first + row + 1} has norm {norms[row]:.4f} and not 1: {REPAIR}")
+        raise BundleIntegrityError(f"{path}: row {first + row + 1} has the norm {norms[row]:.4f}, not 1. {REPAIR}")
 
 
 def _check_nearness(clusters: Clusters, vectors: Vectors, path: Path) -> None:
@@ -115,5 +115,5 @@ def _check_nearness(clusters: Clusters, vectors: Vectors, path: Path) -> None:
     deficit = similarities.max(axis=1) - similarities[np.arange(len(rows)), own]
     if (wrong := np.flatnonzero(deficit > _COSINE_TOLERANCE)).size:
         raise BundleIntegrityError(
-            f"{path}: row {rows[wrong[0]] + 1} of the vectors is nearer to another centroid than to its own: {REPAIR}"
+            f"{path}: row {rows[wrong[0]] + 1} of the vectors is nearer to another centroid than to its own. {REPAIR}"
         )

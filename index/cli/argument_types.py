@@ -26,19 +26,19 @@ def bundle_id(text: str) -> str:
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def whole_number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
 def query_text(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("the text is empty: write a query")
+        raise argparse.ArgumentTypeError("the text is empty. Write a query")
     return text
 
 
@@ -55,7 +55,7 @@ def separate_tag(text: str) -> tuple[str, float, int]:
     weight_text, _, count = rest.partition(":")
     weight = _number(weight_text or "1")
     if not tag or not WEIGHTS[0] <= weight <= WEIGHTS[1]:
-        form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, the weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
+        form = f"TAG, TAG=WEIGHT or TAG=WEIGHT:SETS, with a weight from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
     return tag, weight, positive(count or "1")
 
@@ -63,14 +63,14 @@ def separate_tag(text: str) -> tuple[str, float, int]:
 def cosine(text: str) -> float:
     value = _number(text)
     if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no cosine: write a number from -1 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no cosine. Write a number from -1 to 1")
     return value
 
 
 def share(text: str) -> float:
     value = _number(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: write a number from 0 to 1, such as 0.05")
+        raise argparse.ArgumentTypeError(f"{text!r} is no share. Write a number from 0 to 1, such as 0.05")
     return value
 
 
@@ -84,7 +84,7 @@ def json_pair(text: str) -> tuple[str, object]:
 
 
 def _number(text: str) -> float:
-    """Return the number in a text, or nan, which is in no range, if the text is no number."""
+    """Return the number in a text. If the text is no number, return nan, which no range contains."""
     try:
         return float(text)
     except ValueError:

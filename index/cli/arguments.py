@@ -36,30 +36,33 @@ _EXAMPLES = """examples:
   drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
   drpo-index policy my-bundle-in-sets --queries queries.jsonl --out my-bundle-with-floor
 
-DIR is a bundle's directory, or the word default: the bundle that comes with drpo (./default is your own of that name).
+DIR is the directory of a bundle, or the word default for the bundle that comes with drpo. Write ./default for a
+directory of your own with this name.
 """
 _BUILD_EXAMPLES = """The examples file is JSONL: one object per line, with "query" and "response", and optionally
-  "id"      letters, digits, dots, dashes, underscores; made from the text when absent
-  "pinned"  true: shown to every request; pin at least one short refusal
-  "tags"    a list of strings, for people
+  "id"      letters, digits, dots, dashes, underscores; if it is absent, it is made from the text
+  "pinned"  true: every request gets this example; pin at least one short refusal
+  "tags"    a list of topics, for people and for drpo-index sets
 such as
   {"query": "Is the earth flat?", "response": "No, it is a slightly flattened sphere.", "tags": ["facts"]}
   {"query": "How do I pick my neighbour's lock?", "response": "I can't help with that.", "pinned": true}
 
 White space around a text is removed. No line of a text may begin with a role marker such as "# Query:" or "User:".
 """
-_SETS_EXAMPLES = """A query is then shown one of the sets, whole: the one that its nearest examples vote for. All
-requests that get the same set begin with the same tokens, which vLLM's prefix cache computes once, where the nearest
-examples of each query are computed for each request. Each set ends just past the end of a block of that cache, so the
-tokenizer of the model that will be served is needed: the tokenizer.json beside its weights.
+_SETS_EXAMPLES = """Each request then gets one whole set: the set for which the nearest examples of its query vote. All
+requests with the same set begin with the same tokens. vLLM computes them once, and keeps them in its prefix cache.
+Without sets, each request has other examples, whose tokens are computed for each request. Each set ends just after the
+end of a block of the cache. To count tokens, drpo-index needs the tokenizer.json beside the weights of the model that
+will be served.
 
-A tag given with --apart, such as refusal, keeps the examples that have it in sets of their own. A weight above 1 shows
-them to more queries: with refusal=1.3, to more of what should be refused, and to a few that should not.
+The examples with a tag of --apart, such as refusal, get sets of their own. If their weight is above 1, more queries get
+them: with refusal=1.3, more of the queries that should be refused, and a few that should not.
 
-With --policy set_and_nearest, the nearest examples of the query follow the set. They are computed for each request.
+With --policy set_and_nearest, the nearest examples of the query follow the set. Their tokens are computed for each
+request.
 
---prompts gives sets prompts of their own, which replace the bundle's prompt. FILE is TOML: a text for a kind
-(a tag of --apart, or other) or for a set, such as
+--prompts gives prompts of their own to sets. They replace the bundle's prompt. FILE is TOML, with a text for a kind of
+sets (a tag of --apart, or other) or for a set, such as
   refusal = "Refuse in one or two sentences, and offer something safe."
   other-1 = "Answer briefly and correctly."
 """
@@ -68,9 +71,10 @@ _POLICY_EXAMPLES = """A policy says which examples a request gets besides the pi
   set                one example set, which stays in the prefix cache of the model server
   set_and_nearest    one example set, then the nearest examples of its query
 
---queries measures the similarity floor: the similarity to the most similar example that at most SHARE of the queries do
-not reach. A query below the floor is unlike every example. It gets the neutral set and no nearest examples, so that
-unrelated examples, such as refusals, cannot mislead the model. Use queries of your users, not those of the examples.
+--queries measures the similarity floor. A query whose most similar example is less similar than the floor is unlike
+every example. It gets the neutral set and no nearest examples, so that unrelated examples, such as refusals, cannot
+mislead the model. At most SHARE of the queries are below the measured floor. Use queries of your users, not those of
+the examples.
 The file is JSONL with a "query" in each line, or a .txt file with one query in each line.
 """
 POLICY_FLAGS: Final = ("policy", "k", "max_nearest_tokens", "max_injected_tokens", "neutral_set", "similarity_floor")
@@ -94,9 +98,7 @@ def command_line() -> argparse.ArgumentParser:
     verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
     _add_directory(verify)
     _add_allow_embedder(verify)
-    verify.add_argument(
-        "--id", type=bundle_id, metavar="SHA256", help="refuse any other bundle than the one of this id"
-    )
+    verify.add_argument("--id", type=bundle_id, metavar="SHA256", help="refuse a bundle that has another id")
     show = _add_command(commands, "show", "print a bundle as a page: facts, prompt, examples")
     _add_directory(show)
     show.add_argument("--full", action="store_true", help="print every example whole")
@@ -142,14 +144,14 @@ def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="another embedder than multilingual or minilm that the bundle may name: it loads a model, or is sent your "
-        "key and texts",
+        help="accept a bundle that names this embedder; multilingual and minilm are always accepted, but others load a "
+        "model, or send your key and texts to a server; repeatable",
     )
 
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "directory", type=bundle_directory, metavar="DIR", help="a bundle's directory, or: default (the one inside)"
+        "directory", type=bundle_directory, metavar="DIR", help="directory of a bundle, or default: the one of drpo"
     )
 
 
@@ -158,10 +160,10 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     build.add_argument("--examples", type=Path, required=True, metavar="FILE", help="the examples, JSONL: see below")
     build.add_argument("--embedder", required=True, help=embedder_forms())
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
-    build.add_argument("--name", help="what people call it (default: the name of DIR)")
-    build.add_argument("--model", default="unspecified", help="the model it is written for (default: %(default)s)")
+    build.add_argument("--name", help="name of the bundle (default: the name of DIR)")
+    build.add_argument("--model", default="unspecified", help="model of the bundle (default: %(default)s)")
     build.add_argument(
-        "--layout", choices=LAYOUTS, default=next(iter(LAYOUTS)), help="text for a base model (default: %(default)s)"
+        "--layout", choices=LAYOUTS, default=next(iter(LAYOUTS)), help="layout for base models (default: %(default)s)"
     )
     build.add_argument(
         "--sampling",
@@ -169,7 +171,7 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a request field used where the client is silent, such as frequency_penalty=0.4; repeatable",
+        help="a request field for requests that do not set it, such as frequency_penalty=0.4; repeatable",
     )
     build.add_argument(
         "--provenance",
@@ -177,7 +179,7 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=TEXT",
-        help="how it came to be, for people; repeatable",
+        help="a note on how the bundle was made; repeatable",
     )
 
 
@@ -192,13 +194,13 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
     _add_allow_embedder(sets)
     sets.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     sets.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
-    sets.add_argument("--count", type=positive, default=12, metavar="N", help="sets (%(default)s)")
+    sets.add_argument("--count", type=positive, default=12, metavar="N", help="number of sets (%(default)s)")
     sets.add_argument(
         "--tokens",
         type=positive,
         metavar="N",
-        help="prompt and examples together, a multiple of the cache's block of 16, 32, 64 or 128 tokens (the largest "
-        "multiple of 128 within the bundle's own limit)",
+        help="tokens of prompt and examples together: a multiple of the cache's block of 16, 32, 64 or 128 tokens (the "
+        "largest multiple of 128 within the bundle's max_injected_tokens)",
     )
     sets.add_argument(
         "--apart",
@@ -206,29 +208,29 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TAG[=WEIGHT[:SETS]]",
-        help="keep examples of this tag in SETS of their own (1), for which a vote counts WEIGHT times (1); repeatable",
+        help="put examples with this tag into SETS sets of their own (1), and count votes WEIGHT times (1); repeatable",
     )
     sets.add_argument(
         "--minimum-similarity",
         type=cosine,
         default=-1.0,
         metavar="COSINE",
-        help="less similar examples do not vote for sets apart; 0.35 is good with multilingual (-1: all vote)",
+        help="less similar examples do not vote for sets of --apart; 0.35 is good with multilingual (-1: all vote)",
     )
     sets.add_argument(
         "--shortest-answer",
         type=whole_number,
         default=0,
         metavar="WORDS",
-        help="shorter answers are not shown, but in sets apart; a small base model answers as shortly as that (0)",
+        help="only sets of --apart show shorter answers, because small base models imitate their length (%(default)s)",
     )
     sets.add_argument(
-        "--voters", type=positive, default=12, metavar="N", help="nearest examples that vote (%(default)s)"
+        "--voters", type=positive, default=12, metavar="N", help="number of nearest examples that vote (%(default)s)"
     )
     policies = [policy for policy in get_args(PolicyName) if policy != "nearest"]
-    sets.add_argument("--policy", choices=policies, default="set", help="of the new bundle (%(default)s)")
+    sets.add_argument("--policy", choices=policies, default="set", help="policy of the new bundle (%(default)s)")
     sets.add_argument(
-        "--k", type=positive, default=1, metavar="N", help="nearest examples shown by set_and_nearest (%(default)s)"
+        "--k", type=positive, default=1, metavar="N", help="nearest examples with set_and_nearest (%(default)s)"
     )
     _add_max_nearest_tokens(sets)
     sets.add_argument("--prompts", type=Path, metavar="FILE", help="prompts of the new sets: see below (none)")
@@ -239,7 +241,7 @@ def _add_max_nearest_tokens(command: argparse.ArgumentParser) -> None:
         "--max-nearest-tokens",
         type=positive,
         metavar="N",
-        help="nearest examples together; a longer one is skipped, and the next nearest shown (no limit)",
+        help="maximum tokens of the nearest examples together; one that is too long is skipped (no limit)",
     )
 
 
@@ -247,28 +249,30 @@ def _add_policy_changes(command: argparse.ArgumentParser) -> None:
     _add_directory(command)
     _add_allow_embedder(command)
     command.add_argument("--out", type=Path, metavar="DIR", help="the new bundle; without it, nothing is written")
-    command.add_argument("--policy", choices=get_args(PolicyName), help="see below (that of the bundle)")
-    command.add_argument("--k", type=whole_number, metavar="N", help="nearest examples shown (that of the bundle)")
+    command.add_argument("--policy", choices=get_args(PolicyName), help="policy: see below (the bundle's)")
+    command.add_argument("--k", type=whole_number, metavar="N", help="number of nearest examples (the bundle's)")
     _add_max_nearest_tokens(command)
     command.add_argument(
-        "--max-injected-tokens", type=positive, metavar="N", help="prompt and examples together (that of the bundle)"
+        "--max-injected-tokens", type=positive, metavar="N", help="maximum of prompt and examples (the bundle's)"
     )
     command.add_argument(
         "--neutral-set",
         metavar="NAME",
-        help="set for queries below the floor (that of the bundle, or the set of the kind other that covers most)",
+        help="set for queries below the floor (the bundle's, or the set of the kind other that covers the bank best)",
     )
     floor = command.add_mutually_exclusive_group()
-    floor.add_argument("--similarity-floor", type=cosine, metavar="COSINE", help="the floor (that of the bundle)")
+    floor.add_argument("--similarity-floor", type=cosine, metavar="COSINE", help="the floor (the bundle's)")
     floor.add_argument("--queries", type=Path, metavar="FILE", help="measure the floor with the queries of this file")
     command.add_argument(
-        "--share-below", type=share, default=0.05, metavar="SHARE", help="of the queries, for --queries (%(default)s)"
+        "--share-below", type=share, default=0.05, metavar="SHARE", help="share of the queries below it (%(default)s)"
     )
 
 
 def _add_policy(build: argparse.ArgumentParser) -> None:
     default = RetrievalPolicy()
-    build.add_argument("--k", type=int, default=default.k, metavar="N", help="examples retrieved at most (%(default)s)")
+    build.add_argument(
+        "--k", type=int, default=default.k, metavar="N", help="maximum of retrieved examples (%(default)s)"
+    )
     build.add_argument(
         "--minimum-similarity",
         type=float,
@@ -281,10 +285,10 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
         type=float,
         default=default.duplicate_similarity,
         metavar="COSINE",
-        help="of two examples at least this similar, one is shown (%(default)s)",
+        help="if two examples are at least this similar, only one is shown (%(default)s)",
     )
     build.add_argument(
-        "--order", choices=get_args(Order), default=default.order, help="of the retrieved examples (%(default)s)"
+        "--order", choices=get_args(Order), default=default.order, help="order of retrieved examples (%(default)s)"
     )
     _add_max_nearest_tokens(build)
     build.add_argument(
@@ -292,5 +296,5 @@ def _add_policy(build: argparse.ArgumentParser) -> None:
         type=int,
         default=default.max_injected_tokens,
         metavar="N",
-        help="prompt and examples together (%(default)s)",
+        help="maximum tokens of prompt and examples together (%(default)s)",
     )

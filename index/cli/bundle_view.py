@@ -75,7 +75,8 @@ def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, bundle: Bundle) -> Ite
     similarity = "unknown" if retrieved.similarity is None else f"{retrieved.similarity:.3f}"
     if retrieved.is_below_floor:
         shown = f"the neutral set {retrieved.set_name}" if in_set else "only the pinned examples"
-        yield f"Most similar example: {similarity}, below the floor of {policy.similarity_floor:g}: it gets {shown}."
+        floor = f"{policy.similarity_floor:g}"
+        yield f"Most similar example: {similarity}, below the floor of {floor}. The query gets {shown}."
     elif policy.similarity_floor is None:
         yield f"Most similar example: {similarity}. The bundle has no similarity floor."
     else:
@@ -85,7 +86,7 @@ def _reasons(in_set: Sequence[Hit], retrieved: Retrieved, bundle: Bundle) -> Ite
     if retrieved.set_name in bundle.set_prompts:
         yield f"The set {retrieved.set_name} has a prompt of its own, which stands instead of prompt.txt."
     if covered := [hit.example.id for hit in retrieved.nearest[: policy.k] if hit.position in retrieved.covered]:
-        yield f"Among the nearest, and shown by the set already: {', '.join(covered)}."
+        yield f"The set already shows these nearest examples: {', '.join(covered)}."
 
 
 def plain(text: str) -> Text:
@@ -127,7 +128,7 @@ def _policy_facts(policy: RetrievalPolicy, sets: int) -> Iterable[str]:
     if policy.similarity_floor is None:
         yield "no similarity floor: `drpo-index policy` measures one"
     else:
-        yield f"similarity floor {policy.similarity_floor:g}: a query with no example that similar gets {neutral}"
+        yield f"similarity floor {policy.similarity_floor:g}: a query below it gets {neutral}"
 
 
 def _pairs(items: Iterable[tuple[str, object]]) -> str:

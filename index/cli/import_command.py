@@ -1,4 +1,4 @@
-"""Reads a published prompt for `drpo-index import`, and words the report of the command."""
+"""Reads a published prompt for `drpo-index import`, and writes the report of the command."""
 
 import argparse
 import hashlib
@@ -31,7 +31,7 @@ class Import:
 
     Attributes:
         source: The input of the bundle.
-        published: What was read from the files, and what the bundle does not express of it.
+        published: The prompt that was read, with the parts of it that the bundle does not express.
         files: The files that were read.
     """
 
@@ -53,7 +53,7 @@ def read_import(options: argparse.Namespace, sampling: Mapping[str, object], rea
         BundleError: A file is not what the option --from says, or a bundle cannot contain it.
     """
     if options.origin == URIAL and options.examples is not None:
-        raise UsageError("--examples: a text of URIAL has its examples in it: leave this option out")
+        raise UsageError("--examples: a text of URIAL has its examples in it. Leave this option out")
     files = _find(options)
     contents = [read(file) for file in files]
     found = _parse(files, contents)

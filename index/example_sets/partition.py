@@ -172,10 +172,10 @@ def _other_kind(examples: Sequence[Example], positions: Positions, spec: Partiti
     """
     count = spec.count - sum(separate.count for separate in spec.separate_tags.values())
     if count < 1:
-        raise BundleError(f"{spec.count} sets leave none for what is not apart: take more, or fewer of kinds apart")
+        raise BundleError(f"all {spec.count} sets are for separate tags: make more sets, or fewer for these tags")
     is_long = np.array([len(examples[int(n)].response.split()) >= spec.min_answer_words for n in positions])
     if not is_long.any():
-        raise BundleError(f"no answer that is not apart has {spec.min_answer_words} words: allow shorter ones")
+        raise BundleError(f"no answer without a separate tag has {spec.min_answer_words} words: allow shorter answers")
     return _Kind(OTHER, positions, positions[is_long], count, 1.0, -1.0)
 
 
@@ -191,14 +191,14 @@ def _make_sets(
     """
     if kind.count > len(kind.positions):
         raise BundleError(
-            f"{kind.count} sets of the kind {kind.name}, which has {len(kind.positions)} examples: take fewer"
+            f"the kind {kind.name} has only {len(kind.positions)} examples for {kind.count} sets: make fewer sets"
         )
     clusters, centroids = spherical_k_means(np.ascontiguousarray(vectors[kind.positions]), kind.count)
     for n, centroid in enumerate(centroids):
         if len(members := kind.positions[clusters == n]):
             name = f"{kind.name}-{n + 1}"
             if (before := lengths.before(name, kind.name)) >= spec.tokens:
-                raise BundleError(f"{name}: prompt and pinned examples have {before} tokens: take more tokens in all")
+                raise BundleError(f"{name}: prompt and pinned examples alone have {before} tokens. Allow more tokens")
             cover = _Cover(vectors, lengths.examples, members, spec.tokens - before)
             chosen = cover.choose(_nearest_first(vectors, kind.showable, centroid), kind.name)
             shown = sorted(chosen, key=lambda one: float(vectors[one] @ centroid))
@@ -259,8 +259,8 @@ class _Cover:
             if last := max(fitting, key=lambda some: self._coverage([*chosen, *some]), default=()):
                 return [*chosen, *last]
         raise BundleError(
-            f"no examples among {len(near)} of the kind {kind} add up to {self.tokens} tokens: "
-            "try another number of tokens in all, or allow shorter answers"
+            f"no examples among {len(near)} of the kind {kind} add up to {self.tokens} tokens. "
+            "Try another number of tokens, or allow shorter answers"
         )
 
     def _fitting(self, chosen: Sequence[int], rest: Sequence[int], max_excess: int) -> Iterator[tuple[int, ...]]:

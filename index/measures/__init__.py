@@ -1,1 +1,1 @@
-"""Measures of answers that need no judge: their form, refusals by their words, and confidence intervals."""
+"""Measures of answers that need no judge: their form, whether they refuse, and confidence intervals."""

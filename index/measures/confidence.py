@@ -107,7 +107,7 @@ def _bootstrap(values: Sequence[float], statistic: Callable[[_Floats], _Floats],
         return Interval(float("nan"), float("nan"), float("nan"))
     sample = np.asarray(values, dtype=np.float64)
     estimates = sorted(one for some in _resamples(sample, seed) for one in statistic(some).tolist())
-    twice = sample[:, np.newaxis].repeat(2, axis=1)  # NumPy adds the values of a single column in another order
+    twice = sample[:, np.newaxis].repeat(2, axis=1)  # two columns, because NumPy adds a single column in another order
     estimate = float(statistic(twice)[0])
     return Interval(estimate, estimates[round(0.025 * _RESAMPLES)], estimates[round(0.975 * _RESAMPLES) - 1])
 

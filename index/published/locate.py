@@ -1,8 +1,8 @@
 """Finds the files of a published prompt on the disk: in a clone of the authors' repository, or as single files.
 
 DRPO's repository has the prompts in `data/NAME/output.pkl`, and `data/model_mapping.json`, which names one of them for
-each model. The prompt as a text is expected beside it, as `output.txt` or `output.json`, or as `prompt_NAME.txt` in
-`data`.
+each model. drpo reads no pickle, so the user exports the prompt as a text: as `output.txt` or `output.json` beside the
+pickle, or as `prompt_NAME.txt` in `data`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,8 +37,8 @@ def find_urial(path: Path) -> Path:
     if len(texts) == 1:
         return texts[0]
     if not texts:
-        raise SourceNotFoundError(f'{path}: has no text of URIAL, a file *.txt with a line "# Query:": name the file')
-    raise SourceNotFoundError(f"{path}: has {len(texts)} texts of URIAL: name one of them as PATH\n{_listed(texts)}")
+        raise SourceNotFoundError(f'{path}: has no text of URIAL (a .txt file with a line "# Query:"). Name the file')
+    raise SourceNotFoundError(f"{path}: has {len(texts)} texts of URIAL. Name one of them as PATH\n{_listed(texts)}")
 
 
 def find_drpo(path: Path, model: str, examples: Path | None) -> tuple[Path, Path]:
@@ -55,7 +55,7 @@ def find_drpo(path: Path, model: str, examples: Path | None) -> tuple[Path, Path
     if path.is_file():
         prompt, folders = path, [path.parent, *path.parent.parents[:1]]
         if path.name.lower() in _EXAMPLES and examples is None:
-            raise SourceNotFoundError(f"{path}: has the examples: name the file of the prompt, or the folder, as PATH")
+            raise SourceNotFoundError(f"{path}: has the examples. Name the file of the prompt, or the folder, as PATH")
     else:
         _check_folder(path)
         folders = [path / folder for folder in _DRPO_FOLDERS if (path / folder).is_dir()]
@@ -67,7 +67,7 @@ def find_drpo(path: Path, model: str, examples: Path | None) -> tuple[Path, Path
 
 def _check_folder(path: Path) -> None:
     if not path.exists():
-        raise SourceNotFoundError(f"{path}: there is no such file or folder: name a published file, or its folder")
+        raise SourceNotFoundError(f"{path}: there is no such file or folder. Name a published file, or its folder")
     if not path.is_dir():
         raise SourceNotFoundError(f"{path}: is neither a file nor a folder")
 
@@ -78,7 +78,7 @@ def _find_examples(path: Path, folders: Iterable[Path]) -> Path:
         for name in _EXAMPLES:
             if found := next((file for file in files if file.name.lower() == name), None):
                 return found
-    raise SourceNotFoundError(f"{path}: no ICL_examples.json was found there: name the examples with --examples FILE")
+    raise SourceNotFoundError(f"{path}: no ICL_examples.json was found there. Name the examples with --examples FILE")
 
 
 def _find_prompt(path: Path, folders: Sequence[Path], model: str) -> Path:
@@ -91,23 +91,23 @@ def _find_prompt(path: Path, folders: Sequence[Path], model: str) -> Path:
         return prompts[0]
     if not prompts and not mapped:
         raise SourceNotFoundError(
-            f"{path}: has no prompt of DRPO: name the file as PATH, such as data/llama3-8b/output.txt"
+            f"{path}: has no prompt of DRPO. Name the file as PATH, such as data/llama3-8b/output.txt"
         )
     listed = _listed(prompts) + (f"\nModels in {mapping}: {', '.join(mapped)}" if mapped else "")
     raise SourceNotFoundError(
-        f"{path}: has no prompt for the model {model}: name the prompt of another model as PATH\n{listed}"
+        f"{path}: has no prompt for the model {model}. Name the prompt of another model as PATH\n{listed}"
     )
 
 
 def _mapped_prompt(mapping: Path, entry: str, prompts: Iterable[Path], model: str) -> Path:
-    """Return the text of the prompt that the mapping names, or its pickle if there is no text of it."""
+    """Return the file with the text of the prompt that the mapping names, or its pickle if there is no such file."""
     folder, file_name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
     name = _name(folder)
     found = [file for file in prompts if _name(file.parent.name) == name or _name(file.stem) == f"prompt_{name}"]
     if found:
         return found[0]
     pickled = mapping.parent / folder / file_name
-    if folder != ".." and pickled.is_file():  # a mapping names no file outside its folder
+    if folder != ".." and pickled.is_file():  # a mapping must not name a file outside its folder
         return pickled
     raise SourceNotFoundError(
         f"{mapping}: names {entry} for the model {model}, and neither this file nor an output.txt beside it exists"

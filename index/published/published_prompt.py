@@ -1,4 +1,4 @@
-"""Defines what an importer reads: the input of a bundle, and what the bundle cannot express of the original."""
+"""Defines what an importer reads: the parts of a bundle, and the parts of the original that a bundle cannot express."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ class PublishedPrompt:
         prompt: The system prompt; empty if the authors have none.
         examples: The examples, in the order of the authors.
         retrieval: The policy with which the authors choose examples.
-        lost: What the bundle does not express of the original, one sentence each.
+        lost: One sentence for each part of the original that the bundle does not express.
         size: The number of bytes of the original text, if the bundle gives exactly this text; otherwise None.
     """
 
@@ -64,7 +64,7 @@ def make_published_prompt(
 
 
 def enough_tokens(layout: TextLayout, prompt: str, examples: Iterable[Example], count: int) -> int:
-    """Return a limit on the tokens of the prompt and any `count` examples that they do not exceed.
+    """Return a number of tokens that the prompt and any `count` examples together do not exceed.
 
     The authors have no such limit. The tokenizer is unknown, so the limit is a quarter above the estimate.
     """
@@ -106,7 +106,7 @@ class _Change:
     Attributes:
         line: The number of the first line in the original.
         old: The lines of the original.
-        new: The lines that stand there in the text of the bundle.
+        new: The lines that the text of the bundle has instead.
     """
 
     line: int

@@ -31,7 +31,7 @@ def read_text(data: bytes, location: str) -> tuple[str, tuple[str, ...]]:
     if data.startswith(_PICKLE_START) or location.endswith(PICKLE_SUFFIXES):
         raise BundleFormatError(pickle_reason(location))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise BundleFormatError(f"{location}: is in UTF-16: save the file as UTF-8")
+        raise BundleFormatError(f"{location}: is in UTF-16. Save the file as UTF-8")
     text, lost = decode_text(data, location), []
     if data.startswith(b"\xef\xbb\xbf"):
         lost.append("The byte order mark at the beginning of the file is left out.")

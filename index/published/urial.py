@@ -61,7 +61,7 @@ def parse_urial(data: bytes, location: str) -> PublishedPrompt:
         refuse_unsafe(prompt, f"{location}: the instruction")
     pairs, unpaired = _pair(turns)
     if not pairs:
-        raise BundleFormatError(f'{location}: no "# Query:" has an "# Answer:" with a text: no example was found')
+        raise BundleFormatError(f'{location}: no "# Query:" has an "# Answer:" with a text, so no example was found')
     layout = LAYOUTS["urial" if any(turn.is_fenced for turn in turns) else "query-answer"]
     examples = [_example(number, *pair, location) for number, pair in enumerate(pairs, start=1)]
     tokens = enough_tokens(layout, prompt, examples, len(examples))

@@ -35,12 +35,12 @@ class MeasuredFloor:
 
 
 def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float) -> MeasuredFloor:
-    """Return the floor below which at most this share of the queries is.
+    """Return a floor such that at most this share of the queries is below it.
 
     Args:
         retriever: Searches the bundle.
-        queries: The vectors of the passages of each query. They should not be queries of the bank: those are like
-            themselves.
+        queries: The vectors of the passages of each query. They should not be queries of the bank, because
+            the most similar example of such a query is the query itself.
         share: The share of the queries that may be below the floor, from 0 to 1.
 
     Raises:
@@ -49,7 +49,7 @@ def measure_floor(retriever: Retriever, queries: Sequence[Vectors], share: float
     needed = math.ceil(1 / share) if share > 0 else 1
     if len(queries) < needed:
         raise BundleError(
-            f"{len(queries):,} queries that the bank does not contain are too few: a share of {share:g} below the "
+            f"{len(queries):,} queries that the bank does not contain are too few. A share of {share:g} below the "
             f"floor needs at least {needed:,}"
         )
     similarities = sorted(_similarity(retriever, passages) for passages in queries)

@@ -55,7 +55,7 @@ class Retriever:
 
     @cached_property
     def has_kinds_apart(self) -> bool:
-        """Whether a query can vote for a set of a kind apart, such as `refusal`."""
+        """Whether a query can vote for a set of another kind than `other`, such as `refusal`."""
         return self._policy.policy != "nearest" and any(one.kind != OTHER for one in self._sets)
 
     def choose(self, vector: Vectors) -> Retrieved:
@@ -139,7 +139,7 @@ class Retriever:
         return self._policy.k * (1 if self._policy.max_nearest_tokens is None else _CANDIDATES_FACTOR)
 
     def _choose_set(self, near: Sequence[Scored]) -> tuple[int | None, str]:
-        """Return the number of the example set of a query, and the kind apart that its neighbours clearly voted for."""
+        """Return the number of a query's example set, and its kind if a clear vote chose another kind than `other`."""
         if self._policy.policy == "nearest":
             return None, ""
         number = choose_set(near, self._set_of_member)

@@ -1,11 +1,12 @@
-"""Decides which user turn of a conversation chooses the examples: the first one, or a recent one of a kind apart.
+"""Decides which user turn of a conversation chooses the examples: the first turn, or a recent turn of a separate kind.
 
-The examples of the first turn stay for the later turns, because the prompt of each request then begins with the prompt
-of the request before it, which the prefix cache of the model server holds. But a set of a kind apart, such as the
-refusals, is needed as soon as a turn asks for it. So a turn that clearly votes for such a set chooses the examples for
-itself and for the two turns after it, which are often about the same matter ("Explain it step by step."). Then the
-first turn decides again: with refusals, a model also refuses harmless turns. The choice depends only on the texts of
-the turns, so all processes make the same choice without any memory.
+A separate kind is a kind of example sets other than `other`, such as `refusal`. Usually, the examples of the first turn
+stay for the later turns. The prompt of each request then begins with the prompt of the request before it, which the
+prefix cache of the model server holds. But if a turn needs the refusals, it needs them at once. A turn that clearly
+votes for a separate kind therefore chooses the examples for itself and for the two turns after it, which are often
+about the same subject ("Explain it step by step."). After these turns, the first turn decides again, because with
+refusals a model also refuses harmless turns. The choice depends only on the texts of the turns, so all processes make
+the same choice without any memory.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from index.retrieval.retriever import Retriever
 from index.types import Message, Retrieved, Vectors
 
 RECENT_TURNS: Final = 3
-"""How many turns a turn of a kind apart decides for: itself and those after it."""
+"""The number of turns for which a turn of a separate kind decides: itself and the two turns after it."""
 
 
 def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
 def turns_to_read(retriever: Retriever, turns: Sequence[str]) -> Sequence[str]:
     """Return the user turns that can choose the examples, in their order.
 
-    These are the first turn and the last three. If the bundle has no set of a kind apart, only the first turn can
+    These are the first turn and the last three. If the bundle has no set of a separate kind, only the first turn can
     choose the examples, so that the other turns need not be embedded.
 
     Args:
@@ -41,8 +42,8 @@ def turns_to_read(retriever: Retriever, turns: Sequence[str]) -> Sequence[str]:
 def deciding_turn(turns: Sequence[Retrieved]) -> int:
     """Return the position of the turn whose examples the conversation gets.
 
-    It is the last turn that votes for a kind apart. If there is none, or if it votes for the kind of the first turn, it
-    is the first turn.
+    It is the last turn that votes for a separate kind. If there is no such turn, or if the first turn votes for the
+    same kind, it is the first turn.
 
     Args:
         turns: What the retriever returned for each turn of `turns_to_read`. A turn for which it failed is empty.

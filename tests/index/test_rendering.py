@@ -343,7 +343,7 @@ def test_chat_has_no_empty_system_message_and_no_blank_line_without_client_text(
 
 @pytest.mark.parametrize("content", [3, {"text": "x"}, [{"type": "image_url"}], ["x"], [{"type": "text", "text": 1}]])
 def test_content_that_is_not_text_is_a_layout_error(content: object) -> None:
-    with pytest.raises(LayoutError, match="send text"):
+    with pytest.raises(LayoutError, match="Send text"):
         text_of(content)
 
 

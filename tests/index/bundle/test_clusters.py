@@ -169,7 +169,7 @@ def test_missing_truncated_or_changed_cluster_file_is_named(directory: Path, nam
     (directory / name).write_bytes(data[:-1])
     refused(directory, BundleIntegrityError, f"{directory / name}: has {len(data) - 1:,} bytes")
     (directory / name).write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
-    refused(directory, BundleIntegrityError, f"{directory / name}: its SHA-256 is not the one")
+    refused(directory, BundleIntegrityError, f"{directory / name}: its SHA-256 differs from the one")
     (directory / name).unlink()
     refused(directory, BundleIntegrityError, f"{directory / name}: the file is missing")
 
@@ -190,7 +190,12 @@ def broken(offsets: Sequence[int]) -> bytes:
         ("offsets.npy", array_bytes(np.array([0.0, 300.0])), BundleFormatError, "is not one array of int64"),
         ("offsets.npy", b"", BundleFormatError, "is not a NumPy array file"),
         ("centroids.npy", array_bytes(np.eye(DIMENSION, dtype=np.float32)), BundleIntegrityError, "has shape (48, 48)"),
-        ("centroids.npy", array_bytes(np.zeros((69, DIMENSION), np.float32)), BundleIntegrityError, "has norm 0.0000"),
+        (
+            "centroids.npy",
+            array_bytes(np.zeros((69, DIMENSION), np.float32)),
+            BundleIntegrityError,
+            "has the norm 0.0000",
+        ),
     ],
 )
 def test_clusters_that_do_not_fit_the_vectors_are_refused(

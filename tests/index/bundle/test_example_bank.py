@@ -97,5 +97,5 @@ def test_bundle_without_examples_has_only_a_prompt(tmp_path: Path) -> None:
     assert (written.prompt, len(written.examples), written.vectors.shape[0]) == (bundle.prompt, 0, 0)
     assert Retriever(written).choose(WordEmbedder().embed(["a question"])[0]).hits == ()
     assert write_bundle(tmp_path / "again", as_input(written), WordEmbedder()).id == written.id
-    with pytest.raises(BundleFormatError, match=r"examples\.jsonl: there is no example: add at least one"):
+    with pytest.raises(BundleFormatError, match=r"examples\.jsonl: there is no example. Add at least one"):
         write_bundle(tmp_path / "accident", replace(as_input(written), needs_examples=True), WordEmbedder())

@@ -52,7 +52,7 @@ def test_too_large_manifest_is_not_read(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "parts"),
     [
-        (lambda m: m.update(format=2), ["the format is not 1", "update"]),
+        (lambda m: m.update(format=2), ["the format is not 1", "Update"]),
         (lambda m: m.update(format=True), ["the format is not 1"]),
         (lambda m: m.update(format="1"), ["the format is not 1"]),
         (lambda m: m.pop("format"), ['the key "format" is missing']),
@@ -88,7 +88,7 @@ def test_too_large_manifest_is_not_read(directory: Path) -> None:
         (lambda m: m["retrieval"].update(neutral_set="a b"), ['"neutral_set" must be the name of a set']),
         (
             lambda m: m["retrieval"].update(policy="set", similarity_floor=0.2),
-            ['"similarity_floor" needs "neutral_set"', "name a set of the kind other"],
+            ['"similarity_floor" needs "neutral_set"', "Name a set of the kind other"],
         ),
         (lambda m: m["retrieval"].update(policy="set_and_nearest"), ['the key "sets.json" is missing']),
         (lambda m: m["retrieval"].update(neutral_set="other-1"), ['the key "sets.json" is missing']),

@@ -103,13 +103,13 @@ def test_search_says_which_part_shows_an_example(
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--policy", "set"], "the bundle has no sets: make them with `drpo-index sets`"),
+        (["--policy", "set"], "the bundle has no sets. Make them with `drpo-index sets`"),
         (["--policy", "set_and_nearest"], "the bundle has no sets"),
         (["--policy", "cached"], "invalid choice: 'cached'"),
         (["--similarity-floor", "2"], "is no cosine"),
         (["--neutral-set", "law"], "sets.json"),
-        (["--max-nearest-tokens", "0"], "is not a whole number from 1 on"),
-        (["--share-below", "5"], "is no share: write a number from 0 to 1"),
+        (["--max-nearest-tokens", "0"], "is not a whole number of at least 1"),
+        (["--share-below", "5"], "is no share. Write a number from 0 to 1"),
         (["--queries", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--queries", "nowhere.jsonl", "--similarity-floor", "0.2"], "not allowed with argument"),
     ],
@@ -127,7 +127,7 @@ def test_neutral_set_must_exist_and_must_not_be_of_a_separate_kind(
     in_sets: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("policy", in_sets, "--neutral-set", name, "--out", tmp_path / "out") == 1
-    assert "name a set of the kind other in the manifest (law, food)" in capsys.readouterr().err
+    assert "Name a set of the kind other in the manifest (law, food)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

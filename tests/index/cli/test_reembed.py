@@ -61,7 +61,7 @@ def test_only_the_vectors_and_the_embedder_change(
     assert tuple(after.examples) == tuple(before.examples)
     for name in ("name", "model", "layout", "retrieval", "sampling", "provenance"):
         assert getattr(after.manifest, name) == getattr(before.manifest, name), name
-    assert ("partition the bundle again" in capsys.readouterr().out) == advice
+    assert ("Partition the bundle again" in capsys.readouterr().out) == advice
 
 
 def test_bundle_of_an_embedder_that_no_longer_exists_is_embedded_again(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_example_that_the_new_embedder_cannot_read_is_named(tmp_path: Path) -> N
     with drpo_index(*line, stdout=subprocess.PIPE) as process:
         _, errors = process.communicate()
     assert process.returncode == 1
-    assert "cannot read the query of the example hindi (1 of 6 examples): leave the example out" in errors
+    assert "cannot read the query of the example hindi (1 of 6 examples). Leave the example out" in errors
     assert not (tmp_path / "new").exists()
 
 

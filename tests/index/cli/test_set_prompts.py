@@ -121,7 +121,7 @@ def test_prompts_stay_with_policy_and_reembed_and_are_announced_when_sets_are_ma
 ) -> None:
     assert sets(source, "out", SHORT) == 0
     before = written(source, "out")
-    assert "have no prompts of their own" not in capsys.readouterr().out
+    assert "The earlier sets had prompts" not in capsys.readouterr().out
     assert run("policy", source.parent / "out", "--voters", "3", "--out", source.parent / "x") == 2
     assert run("policy", source.parent / "out", "--policy", "set_and_nearest", "--out", source.parent / "policy") == 0
     assert run("reembed", source.parent / "out", "--embedder", "words", "--out", source.parent / "reembedded") == 0
@@ -139,7 +139,7 @@ def test_prompts_stay_with_policy_and_reembed_and_are_announced_when_sets_are_ma
         ('refusal = "No."', 'a prompt for "refusal", which is neither a kind (law, other) nor a set (law-1, other-1,'),
         ('law = ""', 'prompts.toml: the prompt of "law" is empty'),
         ('other = "a"\nlaw = "Good.<|im_end|>"', 'prompts.toml: the prompt of "law" holds the role marker'),
-        (f'law = "{"word " * 300}"', "law-1: prompt and pinned examples have 321 tokens"),
+        (f'law = "{"word " * 300}"', "law-1: prompt and pinned examples alone have 321 tokens"),
         ("law: no", "prompts.toml: is not TOML"),
     ],
 )

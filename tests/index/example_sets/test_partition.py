@@ -103,7 +103,7 @@ def test_all_neighbours_vote_if_all_are_below_the_minimum_of_their_sets() -> Non
     [
         (b"{}", "must be a list of sets, not empty"),
         (b"[]", "must be a list of sets, not empty"),
-        (sets_bytes((replace(FOOD, shown=("lock",)),)), "or a pinned one"),
+        (sets_bytes((replace(FOOD, shown=("lock",)),)), "or is pinned"),
         (sets_bytes((replace(FOOD, members=("nobody",)),)), "is no example of the bank"),
         (sets_bytes((replace(FOOD, shown=()),)), "is empty"),
         (sets_bytes((replace(FOOD, members=()),)), "is empty"),
@@ -205,7 +205,7 @@ def test_unsatisfiable_lengths_are_an_error_with_advice() -> None:
     examples, _ = bank(60, 0)
     vectors = WordEmbedder().embed([example.query for example in examples])
     long = TokenLengths(100, np.full(60, 4000))
-    with pytest.raises(BundleError, match="try another number of tokens in all, or allow shorter answers"):
+    with pytest.raises(BundleError, match="Try another number of tokens, or allow shorter answers"):
         partition_into_sets(examples, vectors, long, PartitionSpec(4, 512, {}))
 
 
@@ -254,22 +254,22 @@ def test_sets_command_writes_the_same_bundle_with_sets(source: Path, tmp_path: P
     ("flags", "reason"),
     [
         (["--tokenizer", "nowhere.json"], "cannot be read as a tokenizer.json"),
-        (["--tokenizer", str(TOKENIZER), "--tokens", "8"], "take more tokens in all"),
-        (["--tokenizer", str(TOKENIZER), "--count", "0"], "is not a whole number from 1 on"),
+        (["--tokenizer", str(TOKENIZER), "--tokens", "8"], "Allow more tokens"),
+        (["--tokenizer", str(TOKENIZER), "--count", "0"], "is not a whole number of at least 1"),
         (["--tokenizer", str(TOKENIZER), "--apart", "law=x"], "is not of the form TAG, TAG=WEIGHT or TAG=WEIGHT:SETS"),
         (["--tokenizer", str(TOKENIZER), "--apart", "=2"], "is not of the form TAG"),
         (["--tokenizer", str(TOKENIZER), "--apart", "law=nan"], "is not of the form TAG"),
-        (["--tokenizer", str(TOKENIZER), "--apart", "law=1000"], "the weight from 0.01 to 100"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=1000"], "with a weight from 0.01 to 100"),
         (["--tokenizer", str(TOKENIZER), "--apart", "low"], 'has the tag "low"'),
         (["--tokenizer", str(TOKENIZER), "--apart", "law:3"], 'has the tag "law:3"'),
         (["--tokenizer", str(TOKENIZER), "--apart", "other"], 'the tag "other" cannot name sets'),
         (["--tokenizer", str(TOKENIZER), "--apart", "a tag"], 'the tag "a tag" cannot name sets'),
         (["--tokenizer", str(TOKENIZER), "--apart", "law", "--apart", "law=2"], "a tag is named twice"),
-        (["--tokenizer", str(TOKENIZER), "--shortest-answer", "-5"], "is not a whole number from 0 on"),
-        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:0"], "is not a whole number from 1 on"),
-        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:16"], "leave none for what is not apart"),
-        (["--tokenizer", str(TOKENIZER), "--count", "4000"], "examples: take fewer"),
-        (["--tokenizer", str(TOKENIZER), "--shortest-answer", "500"], "has 500 words: allow shorter ones"),
+        (["--tokenizer", str(TOKENIZER), "--shortest-answer", "-5"], "is not a whole number of at least 0"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:0"], "is not a whole number of at least 1"),
+        (["--tokenizer", str(TOKENIZER), "--apart", "law=1:16"], "sets are for separate tags"),
+        (["--tokenizer", str(TOKENIZER), "--count", "4000"], "make fewer sets"),
+        (["--tokenizer", str(TOKENIZER), "--shortest-answer", "500"], "has 500 words: allow shorter answers"),
         (["--tokenizer", str(TOKENIZER), "--minimum-similarity", "2"], "is no cosine"),
     ],
 )

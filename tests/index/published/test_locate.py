@@ -86,9 +86,9 @@ def test_pickle_is_refused_and_the_printed_command_exports_its_prompt(clone: Pat
     [
         ("nowhere", MODEL, "nowhere: there is no such file or folder"),
         (".", "my/model", "has no prompt for the model my/model.*output.txt.*Models in .*Meta-Llama-3-8B"),
-        ("data/ICL_examples.json", MODEL, "has the examples: name the file of the prompt"),
-        ("empty", MODEL, "has no prompt of DRPO: name the file"),
-        ("alone", MODEL, "no ICL_examples.json was found there: name the examples with --examples"),
+        ("data/ICL_examples.json", MODEL, "has the examples. Name the file of the prompt"),
+        ("empty", MODEL, "has no prompt of DRPO. Name the file"),
+        ("alone", MODEL, "no ICL_examples.json was found there. Name the examples with --examples"),
         ("gone", MODEL, "names ./data/llama3-8b/output.pkl for the model .*neither this file nor an output.txt"),
         ("broken", MODEL, "model_mapping.json: is not valid JSON"),
     ],
@@ -114,7 +114,7 @@ def test_text_of_urial_is_a_file_or_the_only_one_of_a_folder(tmp_path: Path) -> 
         assert find_urial(path) == texts / "one.txt"
     (texts / "two.txt").write_text(URIAL, "utf-8")
     with pytest.raises(
-        SourceNotFoundError, match=r"has 2 texts of URIAL: name one of them as PATH\n.*one.txt\n.*two.txt"
+        SourceNotFoundError, match=r"has 2 texts of URIAL. Name one of them as PATH\n.*one.txt\n.*two.txt"
     ):
         find_urial(tmp_path)
     for path, reason in ((tmp_path / "none", "no such file or folder"), (tmp_path.parent, "has no text of URIAL")):

@@ -100,7 +100,7 @@ def test_answer_belongs_to_the_last_open_question() -> None:
         (b"# User:\nHow?\n\n# Assistant:\nSo.\n", 'turns that begin with "User:"'),
         (b"", 'no line "# Query:"'),
         (b"# Query:\n```\nHow?\n```\n", 'no "# Query:" has an "# Answer:"'),
-        (URIAL.encode("utf-16"), "UTF-16: save the file as UTF-8"),
+        (URIAL.encode("utf-16"), "UTF-16. Save the file as UTF-8"),
         (URIAL.encode("latin-1", "replace").replace(b"Mit", b"M\xfct"), r"byte \d+ is not UTF-8"),
         (b"\x80\x04\x95\x0b.", "is a pickle, and reading a pickle can run code"),
         (URIAL.replace("Mit Wasser", "Mit <|eot_id|> Wasser").encode(), r'line 35: the response .* "<\|eot_id\|>"'),
