@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.core.config import read_config
 from proxy.core.settings import flag, setting_fields
 from tests.pages import MARKS, blocks, follow
 
@@ -70,6 +71,11 @@ def test_commands_of_a_page_succeed(page: Path) -> None:
 @pytest.mark.slow
 def test_commands_of_the_readme_succeed() -> None:
     follow(README)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("learn-a-bundle/*.toml")), ids=lambda file: file.name)
+def test_runs_of_the_examples_have_allowed_settings(file: Path) -> None:
+    assert read_config(file).models["task"].model
 
 
 def test_every_link_of_a_page_leads_to_a_file() -> None:
