@@ -9,10 +9,11 @@ export PYTHON
 # Seconds for one slow test, which may take half an hour on a small machine.
 LONG := --timeout=1800
 
-# Two processes share the tests by file. Tests that share a server run in the same process (tests/conftest.py).
-# WORKERS=0 runs all tests in one process.
-WORKERS ?= 2
-TWO := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+# Several processes share the tests by file. WORKERS=2 sets their number, and WORKERS=0 runs all tests in one process.
+# Fast tests often wait, so three processes use two cores best. Slow tests compute.
+SHARED = -n $(or $(WORKERS),$(1)) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+FAST := $(call SHARED,3)
+SLOW := $(call SHARED,2)
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ help:
 	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
 	@echo '                 make run ARGS="--port 9000" passes flags; ARGS=--help lists them'
 	@echo 'make test        run the fast tests, on the real embedded model'
-	@echo '                 ARGS="tests/index -x" passes flags to pytest; WORKERS=0 uses one process, not two'
+	@echo '                 ARGS="tests/index -x" passes flags to pytest; WORKERS=0 uses one process, not three'
 	@echo 'make test-slow   test clients, databases, the browser and a sample of the answers: 10 minutes on two cores'
 	@echo 'make quality     measure the quality of answers on all validation rows, and check that no example of the'
 	@echo '                 default bundle is a near duplicate of a validation or sealed row: up to half an hour'
@@ -45,11 +46,11 @@ run:
 
 test:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m pytest $(TWO) $(SLOWEST) $(ARGS)
+	$(BIN)/python -m pytest $(FAST) $(SLOWEST) $(ARGS)
 
 test-slow:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m pytest -m '(slow or network) and not vllm and not deploy' $(TWO) $(SLOWEST) $(LONG) $(ARGS)
+	$(BIN)/python -m pytest -m '(slow or network) and not vllm and not deploy' $(SLOW) $(SLOWEST) $(LONG) $(ARGS)
 
 quality:
 	@sh tools/environment.sh dev
@@ -70,7 +71,7 @@ test-open-webui:
 
 test-deploy:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m pytest -m deploy $(TWO) $(SLOWEST) $(LONG) $(ARGS)
+	$(BIN)/python -m pytest -m deploy $(SLOW) $(SLOWEST) $(LONG) $(ARGS)
 
 lint:
 	@sh tools/environment.sh dev

@@ -2,27 +2,21 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-import uvloop
 from rich.console import Console
 
 from index.errors import DrpoError
-from proxy.api.auth import new_key
 from proxy.core.log import log_lines
 from proxy.core.malloc import return_large_blocks_to_system
 from proxy.core.progress import ProgressCallback
+from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment, read_flags
-from proxy.core.variant_names import RAW
-from proxy.server.lifecycle import Announce, serve
-from proxy.server.service import Status
 
-_ADMIN: Final = """
-Page      {0}/ui     (try it, experiments, bundles, live numbers)
-Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
 _DESCRIPTION = """\
 Serve a base language model as an aligned chat model, to any OpenAI client.
 
@@ -72,14 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         values, command, name = _parse(arguments)
         if command == "new-key":  # uses no settings, so it works even if a setting is wrong
             return _new_key(name, Console(highlight=False), console)
-        settings = build_settings(values, process_environment())
-        with log_lines(settings.log.log_format):
-            if command == "check":
-                from proxy.server.check import check  # imported here, as a server does not need it
-
-                return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
-            return_large_blocks_to_system()
-            uvloop.run(serve(settings, _progress(console), _announcer(Console(highlight=False))))
+        return _serve_or_check(command, build_settings(values, process_environment()), console)
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -90,6 +77,25 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the process that reads the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
+    """Serve, or check the settings and the backends. Returns the exit code."""
+    with log_lines(settings.log.log_format):
+        if command == "check":
+            from proxy.server.check import check
+
+            return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
+        # Imported here, because these imports take half a second, which help texts and error messages do not need.
+        gc.disable()  # imports create few objects that can be freed
+        import uvloop
+
+        from proxy.server.announcement import announcer
+        from proxy.server.lifecycle import serve
+
+        gc.enable()
+        return_large_blocks_to_system()
+        uvloop.run(serve(settings, _progress(console), announcer(Console(highlight=False))))
     return 0
 
 
@@ -115,6 +121,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Mapping[str, Any], str, str]:
 
 def _new_key(name: str, output: Console, console: Console) -> int:
     """Make a new API key. Print its line for the keys file on standard output, and the key on standard error."""
+    from proxy.api.auth import new_key  # imported here, because it imports numpy
+
     key, line = new_key(name)
     console.print(f"The key, shown only now: {key}\nIts line for --api-keys-file:", markup=False, soft_wrap=True)
     output.print(line, markup=False, soft_wrap=True)
@@ -123,57 +131,6 @@ def _new_key(name: str, output: Console, console: Console) -> int:
 
 def _progress(console: Console) -> ProgressCallback:
     return lambda text: console.print(f"... {text}", style="dim", markup=False)
-
-
-def _announcer(console: Console) -> Announce:
-    return lambda base_url, admin_url, status: _announce(console, base_url, admin_url, status)
-
-
-def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
-    """Print which models are served and how to call them.
-
-    Print a warning if the kind of a model is doubtful, and if no backend lists the model of a bundle.
-
-    If no model is served, print only which backends the server waits for.
-    """
-    for warning in status.warnings:
-        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    if not status.models:
-        waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
-        console.print(waiting, markup=False, soft_wrap=True)
-        return
-    for name in sorted(set(status.bundled) - set(status.models)):
-        listed = ", ".join(status.models)
-        warning = f"A bundle is for {name}, but backends list only {listed}. Choose one with --bundle MODEL=DIR."
-        console.print(warning, style="yellow", markup=False, soft_wrap=True)
-    console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
-
-
-def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
-    """Return a text with the server's addresses, and with example calls that a user can copy.
-
-    The calls name a served model that has a bundle. If no served model has a bundle, they name the first served model.
-    """
-    aligned = next((name for name in status.bundled if name in status.models), None)
-    model = aligned or status.models[0]
-    raw = f"or {model}@{RAW} (without injection)" if aligned else "(without injection: it has no bundle)"
-    keys = "a key of --api-keys-file" if status.keyed else "any API key"
-    admin = _ADMIN.format(admin_url) if admin_url else ""
-    return f"""
-drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
-
-Base URL  {base_url}     (any OpenAI client; {keys})
-Models    {model}  {raw}{admin}
-
-curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
-
-from openai import OpenAI   # pip install openai
-client = OpenAI(base_url="{base_url}", api_key="any")
-question = [{{"role": "user", "content": "What is a rainbow?"}}]
-print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
-
-Stop with Ctrl-C."""
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Settings, marks and fixtures of all tests."""
 
+import gc
 import signal
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 import pytest
 from hypothesis import settings
 
+from index.embedders import registry
 from tests import neutral
 from tests.quality.served import served_proxy
 from tools.steps import Say
@@ -16,8 +19,6 @@ from tools.steps import Say
 settings.register_profile("drpo", deadline=None)
 settings.load_profile("drpo")
 
-SHARED: Final = {"embedded_url": "embedded", "postgresql": "postgresql", "servers": "vllm"}
-"""The group of the tests that use a fixture of the session, by the name of the fixture."""
 LONG: Final = (
     "tests/faults/test_server_faults.py",
     "tests/optimizer/stages/test_unusable_rows.py",
@@ -35,28 +36,33 @@ SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
 def pytest_configure() -> None:
     """Make the surroundings neutral before test modules are imported, some of which read environment variables."""
     neutral.apply()
+    _share_embedders()
+    gc.disable()  # until the tests are collected: nearly all objects that this makes are kept
+
+
+def _share_embedders() -> None:
+    """Let `open_embedder` open each embedder of the package once in this process, which takes 0.2 s each time.
+
+    Hundreds of tests use one, and it does not change. Tests of the opening itself call the class.
+    """
+    for name in ("MultilingualEmbedder", "MiniLMEmbedder"):
+        setattr(registry, name, cache(getattr(registry, name)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests, give slow tests without a timeout a longer one, and assign each test to a pytest-xdist group."""
+    """Sort the tests, and give slow tests without a timeout a longer one."""
     items.sort(key=lambda item: _file(item) not in LONG)
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: this name differs in each process, so the tests cannot be shared.")
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    """The group of a test, whose tests run in one process: those of a file, or those that share a server."""
-    parameters = (
-        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    )
-    used = {*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))}
-    shared = next((name for fixture, name in SHARED.items() if fixture in used), None)
-    return shared or _file(item)
+def pytest_collection_finish() -> None:
+    """Let the garbage collector ignore the tests."""
+    gc.enable()
+    gc.freeze()
 
 
 def _file(item: pytest.Item) -> str:

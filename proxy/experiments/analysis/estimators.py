@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # not scipy.stats: it takes a second, and is imported when it is first used
 
 from proxy.experiments.analysis.report import Interval
 from proxy.experiments.analysis.sequential import Floats, boundary, log_evidence, p_value
@@ -85,7 +85,7 @@ class EffectEstimate:
 
     def fixed(self, level: float) -> Interval:
         """Return the confidence interval that is valid for a single planned look."""
-        return self._around(float(stats.t.isf(level / 2, self.degrees_of_freedom)) * math.sqrt(self.variance))
+        return self._around(float(scipy.stats.t.isf(level / 2, self.degrees_of_freedom)) * math.sqrt(self.variance))
 
     def anytime(self, level: float) -> Interval:
         """Return the current interval of the confidence sequence, which is valid for any number of looks."""
@@ -98,7 +98,7 @@ class EffectEstimate:
     @property
     def p_fixed(self) -> float:
         """The two-sided p-value of the hypothesis of no effect, valid for a single planned look."""
-        return float(2 * stats.t.sf(abs(self.effect) / math.sqrt(self.variance), self.degrees_of_freedom))
+        return float(2 * scipy.stats.t.sf(abs(self.effect) / math.sqrt(self.variance), self.degrees_of_freedom))
 
     @property
     def p_anytime(self) -> float:
@@ -108,7 +108,7 @@ class EffectEstimate:
 
     def detectable(self, level: float) -> float:
         """Return the smallest true effect that a single look at this number of units detects with power POWER."""
-        return float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) * math.sqrt(self.variance)
+        return float(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(POWER)) * math.sqrt(self.variance)
 
     def growth_until(self, effect: float, level: float) -> float:
         """Return the factor by which the number of units must grow for the confidence sequence to detect an effect.
@@ -117,7 +117,7 @@ class EffectEstimate:
         the true effect is `effect`. The calculation ignores earlier looks. An earlier interval may also exclude 0, so
         the power over all looks is slightly higher. The factor is below 1 if fewer units would suffice.
         """
-        power = float(stats.norm.ppf(POWER))
+        power = float(scipy.stats.norm.ppf(POWER))
 
         def shortfall(log_growth: float) -> float:
             growth = math.exp(log_growth)
@@ -129,7 +129,7 @@ class EffectEstimate:
             return _MAX_GROWTH
         if shortfall(-limit) <= 0:  # the variance is so small that even the smallest size suffices
             return 1 / _MAX_GROWTH
-        return math.exp(float(optimize.brentq(shortfall, -limit, limit)))
+        return math.exp(float(scipy.optimize.brentq(shortfall, -limit, limit)))
 
     def _bound(self, level: float, sides: int) -> float:
         return float(boundary(np.array(self.information), level, sides=sides)) * math.sqrt(self.sequential_variance)

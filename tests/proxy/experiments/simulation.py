@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # which imports scipy.stats when a test first uses it: that takes a second
 
 from proxy.experiments.analysis.analyze import BURN_IN, MIN_VARIED_UNITS
 from proxy.experiments.analysis.sequential import Floats, boundary
@@ -48,7 +48,7 @@ class Looks:
         """Whether the interval for a single look ever misses `truth` at the same looks, of shape (runs,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = (self.difference - truth) / np.sqrt(self.error)
-        return ((np.abs(score) > stats.norm.isf(level / 2)) & self.ready).any(axis=1)
+        return ((np.abs(score) > scipy.stats.norm.isf(level / 2)) & self.ready).any(axis=1)
 
 
 def look(values: Floats, treated: np.ndarray, propensity: Floats, every: int, planned: float) -> Looks:
@@ -135,4 +135,6 @@ def normal() -> Draw:
 
 def fixed_size(difference: float, variance: float, level: float = 0.05, power: float = 0.8) -> int:
     """Return the number of units that a single look at the end needs, over two arms of equal size."""
-    return int(np.ceil(4 * variance * ((stats.norm.isf(level / 2) + stats.norm.ppf(power)) / difference) ** 2))
+    return int(
+        np.ceil(4 * variance * ((scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(power)) / difference) ** 2)
+    )

@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+import scipy  # which imports scipy.stats when a test first uses it: that takes a second
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2_contingency
 
 from proxy.experiments.definition import Arm, Experiment, Metric, assign, find_conflict, may_overlap
 
@@ -54,7 +54,7 @@ def test_experiments_are_independent_of_each_other() -> None:
     for one, other in combinations(found, 2):
         together = Counter(zip(one, other, strict=True))
         names = sorted(set(one))
-        assert chi2_contingency([[together[a, b] for b in names] for a in names]).pvalue > 1e-4
+        assert scipy.stats.chi2_contingency([[together[a, b] for b in names] for a in names]).pvalue > 1e-4
 
 
 def test_share_of_traffic_is_independent_of_the_arm() -> None:
@@ -62,7 +62,9 @@ def test_share_of_traffic_is_independent_of_the_arm() -> None:
     inside = [half.includes(unit) for unit in UNITS]
     assert abs(sum(inside) / len(UNITS) - 0.3) < 4 * (0.3 * 0.7 / len(UNITS)) ** 0.5
     together = Counter(zip(inside, arms_of(half), strict=True))
-    assert chi2_contingency([[together[a, b] for b in ("arm0", "arm1")] for a in (True, False)]).pvalue > 1e-4
+    assert (
+        scipy.stats.chi2_contingency([[together[a, b] for b in ("arm0", "arm1")] for a in (True, False)]).pvalue > 1e-4
+    )
 
 
 def test_unit_gets_the_same_arm_in_every_process() -> None:

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import scipy  # which imports scipy.stats when a test first uses it: that takes a second
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from proxy.experiments.analysis.analyze import analyse, compare, planned_units_of_equal_arms
 from proxy.experiments.analysis.estimators import (
@@ -56,7 +56,7 @@ def test_single_look_equals_welchs_test_of_scipy_and_statsmodels() -> None:
     arm, control = _two_samples()
     found = estimate_difference(moments(arm, np.full(700, 2.0)), moments(control, np.full(400, 2.0)), 1000)
     assert found is not None
-    expected = stats.ttest_ind(arm, control, equal_var=False)
+    expected = scipy.stats.ttest_ind(arm, control, equal_var=False)
     ends = CompareMeans(DescrStatsW(arm), DescrStatsW(control)).tconfint_diff(usevar="unequal")
     assert found.p_fixed == pytest.approx(expected.pvalue, rel=1e-9)
     assert (found.fixed(0.05).low, found.fixed(0.05).high) == pytest.approx(ends, rel=1e-9)
@@ -128,8 +128,8 @@ def test_sample_ratio_evidence_is_a_dirichlet_multinomial_bayes_factor() -> None
     shares = np.array([0.5, 0.3, 0.2])
     arms = rng.choice(3, 2000, p=[0.45, 0.35, 0.2])
     counts = np.bincount(arms)
-    expected = stats.dirichlet_multinomial(1000 * shares, 2000).logpmf(counts)
-    expected -= stats.multinomial(2000, shares).logpmf(counts)
+    expected = scipy.stats.dirichlet_multinomial(1000 * shares, 2000).logpmf(counts)
+    expected -= scipy.stats.multinomial(2000, shares).logpmf(counts)
     found = sample_ratio_log_evidence(arms, np.tile(shares, (2000, 1)))
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -139,7 +139,7 @@ def test_expected_evidence_is_one_without_a_difference() -> None:
         score = np.linspace(-14, 14, 200_001)
         for sides in (1, 2):
             evidence = np.exp(log_evidence(score, np.full_like(score, progress), sides=sides))
-            average = np.trapezoid(evidence * stats.norm.pdf(score), score)
+            average = np.trapezoid(evidence * scipy.stats.norm.pdf(score), score)
             assert average == pytest.approx(1.0, abs=1e-6)
 
 
@@ -286,7 +286,7 @@ def test_propensities_of_three_arms_follow_from_those_of_units() -> None:
     assert samples.propensities == pytest.approx(np.tile(shares, (3000, 1)))
     ratio = sample_ratio(samples, adaptive=False)
     assert not ratio.blocks
-    assert ratio.p_fixed == pytest.approx(stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
+    assert ratio.p_fixed == pytest.approx(scipy.stats.chisquare(np.bincount(arms), 3000 * shares).pvalue)
 
 
 @settings(deadline=None)
@@ -295,7 +295,7 @@ def test_growth_until_detection_is_found_for_any_variance(
     variance: float, information: float, difference: float
 ) -> None:
     growth = EffectEstimate(0.0, 1.0, 10.0, variance, information).growth_until(difference, 0.05)
-    bound = float(boundary(np.array(information * growth), 0.05)) + float(stats.norm.ppf(POWER))
+    bound = float(boundary(np.array(information * growth), 0.05)) + float(scipy.stats.norm.ppf(POWER))
     seen = bound * math.sqrt(variance / growth)
     if 1e-12 < growth < 1e12:
         assert seen == pytest.approx(difference, rel=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from scipy import stats
+import scipy  # which imports scipy.stats when a test first uses it: that takes a second
 
 from proxy.__main__ import run
 from proxy.core.settings import ExperimentSettings
@@ -99,7 +99,7 @@ def test_report_equals_a_computation_from_the_exported_rows(tmp_path: Path, caps
         by_unit.setdefault((row["arm"], row["unit"]), []).append(row["latency"])
     sides = [[sum(v) / len(v) for (arm, _), v in by_unit.items() if arm == name] for name in ("new", "raw")]
     latency = report["comparisons"][1]
-    expected = stats.ttest_ind(*sides, equal_var=False)
+    expected = scipy.stats.ttest_ind(*sides, equal_var=False)
     assert latency["arm_mean"]["units"] + latency["control_mean"]["units"] == report["units"] == 600
     assert latency["p_fixed"] == pytest.approx(expected.pvalue, rel=1e-9)
     assert latency["fixed"]["low"] == pytest.approx(expected.confidence_interval().low, rel=1e-9)

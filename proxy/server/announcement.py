@@ -1,0 +1,65 @@
+"""Tells the operator on standard output that the server is ready: its addresses, its models, and example calls."""
+
+from typing import Final
+
+from rich.console import Console
+
+from proxy.core.variant_names import RAW
+from proxy.server.lifecycle import Announce
+from proxy.server.service import Status
+
+_ADMIN: Final = """
+Page      {0}/ui     (try it, experiments, bundles, live numbers)
+Admin     {0}     (POST /admin/reload reads bundles and keys again)"""
+
+
+def announcer(console: Console) -> Announce:
+    """Return a function that prints the announcement, for `proxy.server.lifecycle.serve`."""
+    return lambda base_url, admin_url, status: _announce(console, base_url, admin_url, status)
+
+
+def _announce(console: Console, base_url: str, admin_url: str | None, status: Status) -> None:
+    """Print which models are served and how to call them.
+
+    Print a warning if the kind of a model is doubtful, and if no backend lists the model of a bundle.
+
+    If no model is served, print only which backends the server waits for.
+    """
+    for warning in status.warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    if not status.models:
+        waiting = f"Listening on {base_url}, waiting for a backend: {', '.join(status.problems)}"
+        console.print(waiting, markup=False, soft_wrap=True)
+        return
+    for name in sorted(set(status.bundled) - set(status.models)):
+        listed = ", ".join(status.models)
+        warning = f"A bundle is for {name}, but backends list only {listed}. Choose one with --bundle MODEL=DIR."
+        console.print(warning, style="yellow", markup=False, soft_wrap=True)
+    console.print(_snippets(base_url, admin_url, status), markup=False, soft_wrap=True)
+
+
+def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
+    """Return a text with the server's addresses, and with example calls that a user can copy.
+
+    The calls name a served model that has a bundle. If no served model has a bundle, they name the first served model.
+    """
+    aligned = next((name for name in status.bundled if name in status.models), None)
+    model = aligned or status.models[0]
+    raw = f"or {model}@{RAW} (without injection)" if aligned else "(without injection: it has no bundle)"
+    keys = "a key of --api-keys-file" if status.keyed else "any API key"
+    admin = _ADMIN.format(admin_url) if admin_url else ""
+    return f"""
+drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
+
+Base URL  {base_url}     (any OpenAI client; {keys})
+Models    {model}  {raw}{admin}
+
+curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'
+
+from openai import OpenAI   # pip install openai
+client = OpenAI(base_url="{base_url}", api_key="any")
+question = [{{"role": "user", "content": "What is a rainbow?"}}]
+print(client.chat.completions.create(model="{model}", messages=question).choices[0].message.content)
+
+Stop with Ctrl-C."""
