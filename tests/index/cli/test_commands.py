@@ -36,7 +36,8 @@ def test_verify_reports_a_valid_bundle(directory: Path, capsys: pytest.CaptureFi
 def test_default_names_the_bundle_of_the_package() -> None:
     with drpo_index("verify", "default", stdout=subprocess.PIPE) as process:
         output, errors = process.communicate()
-    assert (process.returncode, errors) == (0, "")
+    assert process.returncode == 0
+    assert "drpo-index:" not in errors, "a busy machine prints progress there, but no error"
     assert output.startswith(f"{default_bundle_directory()}: good. ")
 
 
