@@ -40,8 +40,8 @@ class TextLayout:
         example_assistant: The marker of the answer of each example. If empty, it is `assistant`.
         end: The text that ends a finished assistant turn.
         stops: The stop strings. If empty, they are made from the markers.
-        fence: The line that ends the text of each turn. `gap` then ends with the same line, which begins the text. A
-            fence is not a marker: code in a text has such lines too. So a text can end its fence, but not its turn.
+        fence: The line before and after the text of each turn; empty if there is none. `gap` ends with this line. A
+            fence is no marker, because code in a text has such lines too. A text can end its fence, but not its turn.
         markers: The lines that must not begin a line of a text: every line of every marker, of `heading` and of `end`.
     """
 
@@ -165,7 +165,7 @@ def _layout_of(stops: tuple[str, ...]) -> TextLayout | None:
 def _stops_with_carriage_returns(stops: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stop strings of a layout, and their forms in the answer of a model whose line breaks are CR LF.
 
-    Each line break may be LF or CR LF, because the prompt has LF.
+    In such an answer, each line break may be LF or CR LF, because the prompt has LF.
     """
     return tuple(variant for stop in stops for variant in _line_break_variants(stop))
 
@@ -238,7 +238,7 @@ def fenced_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def find_end_fence(text: str, stops: tuple[str, ...], earlier: int = 0, max_breaks: int = 2) -> int | None:
-    """Return where the fence begins that ends an answer, with the line break before it; None if there is none.
+    """Return the position of the line break before the fence that ends an answer; None if no fence ends it.
 
     A model writes this fence because the examples have it, and may then end its answer. The last fence of an answer can
     also be the end of a block of code. In this case, the answer has an even number of fences.

@@ -18,7 +18,7 @@ def bundle_directory(text: str) -> Path:
 
 
 def bundle_id(text: str) -> str:
-    # A beginning of an id is not accepted: another bundle's id could begin in the same way, by chance or on purpose.
+    # The first digits of an id are not accepted, because another bundle's id could begin with the same digits.
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise argparse.ArgumentTypeError("a bundle's id has 64 hexadecimal digits; `drpo-index verify DIR` prints it")
     return text

@@ -72,7 +72,7 @@ class Retriever:
     def choose_by_passages(self, vectors: Vectors) -> Retrieved:
         """Return the retrieved examples for a query, from which `select_within_policy` selects those of a prompt.
 
-        The passage that resembles an example most decides alone. If several do so equally, the first of them decides.
+        The passage that resembles an example most decides alone; of several such passages, the first one decides.
         The neighbours of this passage vote for an example set if the policy shows sets. If the passage is unlike every
         example, the neutral set is chosen, and there are no nearest examples. A zero vector counts as unlike every
         example: an embedder returns it for a text that it cannot read. If the policy has a similarity floor, a vector

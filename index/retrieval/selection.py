@@ -64,7 +64,7 @@ def select_within_policy(
 
 
 def select_without_costs(policy: RetrievalPolicy, pinned: Sequence[Example], retrieved: Retrieved) -> Selection:
-    """Select the examples of a prompt where no tokenizer is at hand: as if no example were too long.
+    """Select the examples of a prompt without token counts, as if no example were too long.
 
     Args:
         policy: The retrieval policy of the bundle.
@@ -91,7 +91,7 @@ def max_nearest_tokens(policy: RetrievalPolicy, costs: Iterable[int]) -> int:
 def _select_nearest(
     policy: RetrievalPolicy, tokens: int, costs: Mapping[str, int], retrieved: Retrieved
 ) -> tuple[Hit, ...]:
-    """Select the nearest examples. `tokens` is the number of tokens that stand before them."""
+    """Select the nearest examples. `tokens` is the number of tokens in the prompt before them."""
     room = policy.max_injected_tokens - tokens
     if policy.max_nearest_tokens is not None:
         room = min(room, policy.max_nearest_tokens)

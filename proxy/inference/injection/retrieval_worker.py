@@ -114,10 +114,10 @@ def _process_calls(calls: Sequence[Sequence[PendingQuery]], deliver: Deliver) ->
 
 
 def _embedder_calls(batch: Sequence[PendingQuery]) -> Sequence[Sequence[Sequence[PendingQuery]]]:
-    """Return the queries of a batch in groups that are processed together, for each embedder a list of groups.
+    """Return the queries of a batch as lists of groups. The queries of a group are processed together.
 
-    The queries whose vectors are known come first, each in a group of its own. The number of different queries in the
-    other groups is limited to `texts_per_call`.
+    The first list has the queries whose vectors are known, each in a group of its own. Each further list is for one
+    embedder. A group in it has at most `texts_per_call` different queries.
     """
     # All groups are made before the first is processed, because a failed query loses its vectors.
     by_embedder: dict[int, dict[tuple[str, ...], list[PendingQuery]]] = {}
