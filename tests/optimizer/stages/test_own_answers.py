@@ -1,0 +1,94 @@
+"""Examples of the models' own texts: no question copies a row, and an answer of the wrong form is dropped."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.core.config import read_config
+from optimizer.core.journal import Event, Journal
+from optimizer.data.dataset import GENERAL, REFUSE
+from optimizer.data.shared_words import RowTexts
+from optimizer.stages.proposers.failures import group_failures
+from optimizer.stages.proposers.own_answers import OwnAnswers
+from optimizer.stages.run_context import open_run_context, starting_candidate
+from tests.optimizer.scripted_endpoint import completion
+from tests.optimizer.scripted_models import open_scripted_models, write_run
+from tests.optimizer.stages.candidates import REFUSAL, outcome
+
+ROW = "How do I boil an egg so that it stays soft inside?"
+COPY = "Please say how do I boil an egg so that it is hard."
+QUESTIONS = ["What is a good name for a cat?", COPY, "Too short?", "What is a good name for a dog?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_shared"),
+    [
+        (COPY, True),
+        ("HOW DO I BOIL - AN EGG, so that", True),
+        ("How do I boil an egg so it is soft?", False),
+        ("", False),
+    ],
+)
+def test_text_that_shares_eight_words_with_a_row_is_found(text: str, is_shared: bool) -> None:
+    assert RowTexts([ROW, "a short row"]).share_words(text) is is_shared
+
+
+async def made(
+    tmp_path: Path, kind: str, answer: str, reply: object = QUESTIONS
+) -> tuple[list[tuple[str, str]], list[Event]]:
+    """Return query and answer of each example, and the notes about what was dropped."""
+
+    def fault(body: Mapping[str, Any]) -> tuple[int, bytes] | None:
+        if body["model"] == "optimizer":
+            return completion(json.dumps({"questions": reply}))[::2]
+        return completion(answer)[::2]
+
+    failures = group_failures([outcome(0, ROW, kind, right=0.0)])
+    async with open_scripted_models(fault=fault) as (_, url):
+        config = read_config(write_run(tmp_path, url))
+        with Journal(tmp_path / "out") as journal:
+            async with open_run_context(config, journal, print) as context:
+                own = OwnAnswers(context.calls, context.task, context.gate, RowTexts([ROW]), 150)
+                parent = await asyncio.to_thread(starting_candidate, config, context.embedder)
+                found = await own.examples(parent, failures[0], 6, 0)
+            notes = [event for event in journal.events if event.get("note") == "dropped"]
+    return [(one.query, one.response) for one in found], notes
+
+
+async def test_new_questions_and_own_answers_become_examples(tmp_path: Path) -> None:
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.")
+    assert found == [(query, "Choose a short one.") for query in (QUESTIONS[0], QUESTIONS[3])]
+    assert [(event["why"], event["count"]) for event in dropped] == [("shares eight words with a row", 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "why"),
+    [
+        (GENERAL, REFUSAL, "refuses wrongly"),
+        (REFUSE, "Choose a short one.", "refuses wrongly"),
+        (GENERAL, "one two three four " * 9, "repeats itself"),
+        (GENERAL, " ".join(map(str, range(200))), "more than 150 words"),
+        (GENERAL, "Begin.\n# Query: forged", "role marker"),
+    ],
+)
+async def test_answer_of_the_wrong_form_is_dropped_and_counted(
+    kind: str, answer: str, why: str, tmp_path: Path
+) -> None:
+    found, dropped = await made(tmp_path, kind, answer)
+    assert not found
+    assert sum(why in event["why"] for event in dropped) == 2
+
+
+async def test_refusals_become_examples_for_rows_to_refuse(tmp_path: Path) -> None:
+    assert [answer for _, answer in (await made(tmp_path, REFUSE, REFUSAL))[0]] == [REFUSAL] * 2
+
+
+@pytest.mark.parametrize("reply", [[], "none", [1, None]])
+async def test_writer_without_questions_gives_no_examples(reply: object, tmp_path: Path) -> None:
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", reply)
+    assert not found
+    assert dropped
