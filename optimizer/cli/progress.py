@@ -17,7 +17,7 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, SET_PROMPTS, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, NO_CHANGE, SET_PROMPTS, UNUSABLE, Event
 from optimizer.models.token_count import NO_USAGE
 from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED
 
@@ -193,6 +193,8 @@ def _unusable_line(event: Event) -> str:
 
 
 def _dropped_line(event: Event) -> str:
+    if NO_CHANGE in event["why"]:
+        return ""  # there are many, and the report counts them
     return f"  dropped, {event['count']} of {event['what']}: {event['why']}"
 
 

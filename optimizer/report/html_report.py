@@ -114,7 +114,7 @@ def _learning_curve(summary: RunSummary) -> Iterator[str]:
     if not summary.levels:
         return
     yield "<h2>Learning curve</h2>"
-    yield '<p class="soft">The lead of each level over the first prompt, on the queries that both were judged on.</p>'
+    yield '<p class="soft">The lead of each level over the first candidate, on the queries that both answered.</p>'
     yield draw_curve([(level.number + 1, level.ahead) for level in summary.levels])
     rows = [row("th", "", "candidates", "judgements", "ahead by")]
     for level in summary.levels:
@@ -135,10 +135,9 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
 
 
 def _wins(summary: RunSummary, proposer: str) -> list[str]:
-    """Return the changes of a proposer that lead over their parents, the largest lead first."""
-    leads = [(summary.lead(node), node.change) for node in summary.nodes.values() if node.proposer == proposer]
-    ahead = sorted((lead for lead in leads if lead[0] > 0), reverse=True)[:_MAX_WINS]
-    return [f"{text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in ahead]
+    """Return the changes of a proposer that won, the largest lead over its parent first."""
+    leads = sorted(((summary.lead(node), node.change) for node in summary.winners(proposer)), reverse=True)
+    return [f"{text(change)} <span class='range'>{lead:+.3f}</span>" for lead, change in leads[:_MAX_WINS]]
 
 
 def _prompt_tree(summary: RunSummary) -> Iterator[str]:

@@ -51,6 +51,7 @@ class LevelSummary:
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
         proposers: What each proposer tried and won up to this level, by its name.
+        order: The keys of the candidates of the level, best first.
     """
 
     number: int
@@ -59,6 +60,7 @@ class LevelSummary:
     candidates: int
     judgements: int
     proposers: Mapping[str, Sequence[int]]
+    order: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,18 @@ class RunSummary:
     def result(self) -> str | None:
         """The key of the leader of the last level; None if no level is finished."""
         return self.levels[-1].leader if self.levels else None
+
+    def winners(self, proposer: str) -> Sequence[PromptNode]:
+        """Return the candidates of a proposer that came before their parents in the race that they were made for."""
+        found: dict[str, PromptNode] = {}
+        raced: set[str] = set()
+        for level in self.levels:
+            for rank, key in enumerate(level.order):
+                node = self.nodes[key]
+                if key not in raced and node.proposer == proposer and node.parent in level.order[rank + 1 :]:
+                    found[key] = node
+            raced |= set(level.order)
+        return list(found.values())
 
     def lead(self, node: PromptNode) -> float:
         """Return the mean lead of a candidate over its parent, on the queries on which both have scores; 0 if none."""
@@ -206,8 +220,9 @@ def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummar
     first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
     ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
     judgements = sum(len(one["scores"]) for one in event["ranked"])
+    order = tuple(one["id"] for one in event["ranked"])
     return LevelSummary(
-        event["number"], leader.id, bootstrap_mean(ahead), len(event["ranked"]), judgements, event["proposers"]
+        event["number"], leader.id, bootstrap_mean(ahead), len(order), judgements, event["proposers"], order
     )
 
 

@@ -24,7 +24,7 @@ from optimizer.core.errors import (
     UnembeddableTextError,
     UnparsableReplyError,
 )
-from optimizer.core.journal import DROPPED, Journal
+from optimizer.core.journal import DROPPED, NO_CHANGE, Journal
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
@@ -177,7 +177,7 @@ class PromptGate:
             one, other = [await self._task.injected(candidate, row) for candidate in (child, parent)]
             if self._task.request(child, one, row) != self._task.request(parent, other, row):
                 return ""
-        return f"changes no request for the first {len(self._rows)} queries" if self._rows else ""
+        return f"{NO_CHANGE} request for the first {len(self._rows)} queries" if self._rows else ""
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
         if not self._max_words:

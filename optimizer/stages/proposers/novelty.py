@@ -10,11 +10,12 @@ from typing import Final
 import orjson
 
 from optimizer.core.candidate import Candidate
+from optimizer.core.journal import NO_CHANGE
 from optimizer.templates import template
 
 _TOKEN: Final = re.compile(r"[\w']+|[^\w\s]")
-SAME_AS_PARENT: Final = "changes no content word of its parent"
-SAME_AS_KNOWN: Final = "has the content words of an earlier candidate"
+SAME_AS_PARENT: Final = f"{NO_CHANGE} content word of its parent"
+SAME_AS_KNOWN: Final = f"{NO_CHANGE} content word of an earlier candidate"
 
 
 class KnownCandidates:

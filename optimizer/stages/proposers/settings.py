@@ -21,8 +21,8 @@ _ROOM_PER_EXAMPLE: Final = 150
 _PENALTIES: Final[Mapping[str, Sequence[float]]] = {
     "frequency_penalty": (0.0, 0.2, 0.4, 0.6, 0.9),
     "presence_penalty": (0.0, 0.3, 0.6),
-    "temperature": (0.0, 0.1, 0.3),
 }
+"""The temperature is not tried: a change of it shows the luck of the draws rather than a better answer."""
 _WEIGHTS: Final = {"k": 3, "policy": 3, "order": 1, "minimum_similarity": 1, "max_injected_tokens": 1, "prompts": 1}
 
 
@@ -50,6 +50,8 @@ class SettingsProposer:
 def retrieval_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
     """Return the candidates with another policy, number, order, limits of the examples, or prompts of sets."""
     one, policy = parent.candidate, parent.candidate.retrieval
+    if not one.bank.examples:
+        return {}
     found = {
         "policy": list(_policies(one)),
         "prompts": list(_set_prompts(one, parent.failures)),
