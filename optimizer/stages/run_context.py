@@ -146,9 +146,14 @@ def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
 
 
 def _empty_candidate(embedder: Embedder) -> Candidate:
-    """Return a candidate with a plain prompt and no examples, in the usual layout."""
+    """Return a candidate with a plain prompt and no examples, in the usual layout.
+
+    Once it has examples, every request shows the nearest ones, however unlike they are: they teach a base model the
+    form of an answer.
+    """
+    retrieval = RetrievalPolicy(minimum_similarity=-1.0)
     bank = Bank((), np.zeros((0, embedder.spec.dimension), np.float32), embedder.spec)
-    return Candidate(_PLAIN_PROMPT, bank, _USUAL_LAYOUT, RetrievalPolicy(), dict(_PLAIN_SAMPLING))
+    return Candidate(_PLAIN_PROMPT, bank, _USUAL_LAYOUT, retrieval, dict(_PLAIN_SAMPLING))
 
 
 def first_candidate(table: BundleTable, baseline: Candidate) -> Candidate:
