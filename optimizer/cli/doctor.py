@@ -29,6 +29,7 @@ from optimizer.core.journal import Journal
 from optimizer.data.dataset import Row
 from optimizer.data.split import SEALED, SEEDS, TRAIN, VALIDATION
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.stages.prompt_stage import describe_proposer, open_proposers
 from optimizer.stages.run_context import RunContext, first_candidate, open_run_context, starting_candidate
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -73,6 +74,8 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     announce("the rewards")
     async for finding in _check_rewards(context, candidate):
         yield finding
+    announce("the proposers of the search")
+    yield await _describe_proposers(context)
     if WRITER in roles:
         announce("the writer model")
         yield await check_writer(context, candidate, (longest, *data.train[:2]))
@@ -89,6 +92,15 @@ def _describe_data(context: RunContext) -> Finding:
     data = context.data
     parts = {name: data.parts[name] for name in (TRAIN, SEALED, VALIDATION, SEEDS) if data.parts[name]}
     return Finding("data", True, "; ".join(_describe_rows(name, rows) for name, rows in parts.items()))
+
+
+async def _describe_proposers(context: RunContext) -> Finding:
+    """Return the finding with the proposers of the search. They are opened as in a run, so that the pool is read."""
+    try:
+        proposers = await open_proposers(context)
+    except DrpoError as error:
+        return failed("search", error)
+    return Finding("search", True, f"proposers: {', '.join(map(describe_proposer, proposers))}")
 
 
 def _describe_rows(name: str, rows: Sequence[Row]) -> str:

@@ -3,10 +3,10 @@
     {"query": "...", "reference": "...", "tag": "general" | "comply" | "refuse", "history": [{"role", "content"}]}
 
 Only `query` is required. A row can have the key `safe` instead of `tag`: `"safe": true` means `"tag": "comply"`, and
-`"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs,
-and the optional key `id` names the row in messages. A key whose value is null counts as absent. Other keys are ignored,
-so that a row can hold notes. The reader of lines is that of `drpo-index build --examples`. This module does not depend
-on how queries are answered.
+`"safe": false` means `"tag": "refuse"`. The optional key `split` names the part of the data to which the row belongs.
+The optional key `id` names the row in messages, and the optional key `language` names the language of the query. A key
+whose value is null counts as absent. Other keys are ignored, so that a row can hold notes. The reader of lines is that
+of `drpo-index build --examples`. This module does not depend on how queries are answered.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from optimizer.core.errors import DataError
 T = TypeVar("T")
 GENERAL, COMPLY, REFUSE = "general", "comply", "refuse"
 KINDS = (GENERAL, COMPLY, REFUSE)
-_KEYS: Final = ("query", "reference", "tag", "safe", "history", "split", "id")
+_KEYS: Final = ("query", "reference", "tag", "safe", "history", "split", "id", "language")
 _MAX_REASONS: Final = 10
 
 
@@ -41,6 +41,8 @@ class Row:
             belongs to every part whose file contains the row.
         name: The file and the line of the row, and its id if the row has the key `id`. Messages name the row by it.
         line: The number of the line, counted from 1; 0 if the row is not from a file.
+        language: The language of the query, as the file names it; empty if the file does not. The search tells the
+            failures in each language apart.
     """
 
     query: str
@@ -50,6 +52,7 @@ class Row:
     split: str | None = None
     name: str = field(default="a row", compare=False)
     line: int = field(default=0, compare=False)
+    language: str = ""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -120,6 +123,7 @@ def parse_row(line: bytes, location: str) -> Row:
             _parse_history(history, location),
             fields.text("split") if "split" in fields else None,
             _id_text(fields.raw("id")) if "id" in fields else "",
+            language=fields.text("language").strip() if "language" in fields else "",
         )
     except BundleError as error:
         raise DataError(str(error)) from None

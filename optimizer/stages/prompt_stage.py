@@ -196,6 +196,13 @@ async def open_proposers(context: RunContext) -> Sequence[Proposer]:
     return [found[name] for name in names]
 
 
+def describe_proposer(proposer: Proposer) -> str:
+    """Return the name of a proposer, and the size of its pool of examples if it has one."""
+    if not isinstance(proposer, ExampleProposer):
+        return proposer.name
+    return f"{proposer.name} ({proposer.pool_size} in the pool)"
+
+
 async def _example_proposer(context: RunContext) -> ExampleProposer:
     rows = [row for part in context.data.parts.values() for row in part]
     table = context.config.examples

@@ -81,7 +81,7 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
 
 def _row_hash(row: Row) -> str:
     history = [[message.role, message.text] for message in row.history]
-    return hashlib.sha256(orjson.dumps([row.query, row.kind, row.reference, history])).hexdigest()[:12]
+    return hashlib.sha256(orjson.dumps([row.query, row.kind, row.reference, history, row.language])).hexdigest()[:12]
 
 
 def _settings(config: RunConfig) -> Iterator[tuple[str, object]]:

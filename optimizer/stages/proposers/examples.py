@@ -102,6 +102,11 @@ class ExampleProposer:
         self._embedder = embedder
         self._seed = seed
 
+    @property
+    def pool_size(self) -> int:
+        """The number of examples that may be added."""
+        return len(self._pool.examples)
+
     async def propose(self, parent: Parent, count: int) -> Sequence[Proposal]:
         """Return candidates with edited banks, more than wanted as a reserve."""
         rng = parent.random(f"{self._seed}:{self.name}")
@@ -125,7 +130,7 @@ class ExampleProposer:
             return None
         vectors = await asyncio.to_thread(self._embedder.embed, [one.query for one in examples])
         candidate = _shown(parent.candidate.with_bank(with_added(parent.candidate.bank, examples, vectors)))
-        what = f"adds {len(examples)} new {failure.kind} questions with the model's own answers ({failure.criterion})"
+        what = f"adds {len(examples)} new {failure.rows} with the model's own answers ({failure.criterion})"
         return Proposal(candidate, BANK, what)
 
     def _draw_edit(self, move: _Move) -> Callable[[_Move], Awaitable[_Edited]]:
@@ -152,7 +157,7 @@ class ExampleProposer:
         count = move.rng.choice(_ADDED)
         vectors = await self._vectors(move.failure.outcomes)
         positions = self._pool.nearest(vectors, count, _queries(move.bank), refusals=refusals)
-        what = f"adds {len(positions)} examples near the {move.failure.kind} queries that failed ({move.criterion})"
+        what = f"adds {len(positions)} examples near the {move.failure.rows} that failed ({move.criterion})"
         return self._with_pool(move, positions, what)
 
     async def _fill(self, move: _Move) -> _Edited:

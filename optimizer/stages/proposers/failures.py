@@ -1,4 +1,4 @@
-"""Groups the outcomes of a candidate by what failed: by the kind of the row and by the criterion that was missed.
+"""Groups the outcomes of a candidate by what failed: by kind and language of the row, and by the criterion it missed.
 
 All functions are pure. A group says where a candidate loses most of its reward, so that proposers can act on it.
 """
@@ -37,20 +37,22 @@ _MIN_REWARD: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The answers of one kind of row that missed one criterion.
+    """The answers to one kind of rows in one language that missed one criterion.
 
     Attributes:
         kind: The kind of the rows: `general`, `comply` or `refuse`.
         criterion: What was missed: one of the constants of this module, the name of a judge's criterion, or the name of
             a reward.
         outcomes: The outcomes with these answers, the lowest score first.
-        answered: The number of rows of this kind that were answered.
+        answered: The number of rows of this kind and language that were answered.
+        language: The language of the rows; empty if the rows do not name one.
     """
 
     kind: str
     criterion: str
     outcomes: tuple[Outcome, ...]
     answered: int
+    language: str = ""
 
     @property
     def loss(self) -> float:
@@ -61,7 +63,12 @@ class Failure:
     def text(self) -> str:
         """The failure in words, with its counts."""
         what = _DESCRIPTIONS.get(self.criterion, f"low score for {self.criterion}")
-        return f"{len(self.outcomes)} of {self.answered} answers to {self.kind} queries: {what}"
+        return f"{len(self.outcomes)} of {self.answered} answers to {self.rows}: {what}"
+
+    @property
+    def rows(self) -> str:
+        """The rows in words, such as `refuse queries in de`."""
+        return f"{self.kind} queries" + (f" in {self.language}" if self.language else "")
 
 
 def evidence(outcome: Outcome) -> tuple[Row, ScoredReply]:
@@ -72,15 +79,19 @@ def evidence(outcome: Outcome) -> tuple[Row, ScoredReply]:
 def group_failures(outcomes: Sequence[Outcome]) -> tuple[Failure, ...]:
     """Return what failed in the outcomes, the largest loss first. Outcomes that are not readable are left out."""
     readable = [outcome for outcome in outcomes if outcome.readable and outcome.evidence is not None]
-    answered = Counter(evidence(outcome)[0].kind for outcome in readable)
+    answered: Counter[tuple[str, str]] = Counter()
     limit = _similarity_limit(readable)
-    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
     for outcome in sorted(readable, key=lambda one: one.score):
         row, scored = evidence(outcome)
+        answered[row.kind, row.language] += 1
         for criterion in missed_criteria(row, scored, limit):
-            groups[row.kind, criterion].append(outcome)
-    found = [Failure(kind, criterion, tuple(ones), answered[kind]) for (kind, criterion), ones in groups.items()]
-    return tuple(sorted(found, key=lambda failure: (-failure.loss, failure.kind, failure.criterion)))
+            groups[row.kind, row.language, criterion].append(outcome)
+    found = [
+        Failure(kind, criterion, tuple(ones), answered[kind, language], language)
+        for (kind, language, criterion), ones in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda failure: (-failure.loss, failure.rows, failure.criterion)))
 
 
 def missed_criteria(row: Row, scored: ScoredReply, similarity_limit: float = _MIN_SIMILARITY) -> Iterator[str]:

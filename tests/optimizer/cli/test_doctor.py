@@ -16,7 +16,7 @@ from optimizer.report.html_report import write_report
 from optimizer.stages.run_context import with_bundle_model
 from tests.index.embedders.missing_extra import remove_minilm
 from tests.optimizer.limited_server import LIMITS, open_limited_models
-from tests.optimizer.scripted_models import run_config, write_run
+from tests.optimizer.scripted_models import open_scripted_models, run_config, write_run
 
 ROLES = ("task", "optimizer", "judge")
 
@@ -94,6 +94,19 @@ async def test_run_works_as_doctor_says(limits: list[str], tmp_path: Path) -> No
 def add_request_form(path: Path, role: str, table: Mapping[str, Any]) -> None:
     lines = "\n".join(f"{key} = {value!r}" for key, value in table.items())
     path.write_text(f"{path.read_text()}\n[models.{role}.request]\n{lines}\n")
+
+
+async def test_doctor_names_the_proposers_and_reads_the_pool(tmp_path: Path) -> None:
+    search = {"propose": ["edits", "examples"]}
+    (tmp_path / "pool.jsonl").write_text('{"query": "zoo", "response": "Animals."}\n')
+    async with open_scripted_models() as (_, url):
+        found = [
+            next(one for one in await examine(path) if one.subject == "search")
+            for pool in ("pool.jsonl", "none.jsonl")
+            for path in [write_run(tmp_path, url, search=search, examples={"pool": pool})]
+        ]
+    assert (found[0].ok, found[0].message) == (True, "proposers: edits, examples (1 in the pool)")
+    assert (found[1].ok, "none.jsonl: cannot be read" in found[1].message) == (False, True)
 
 
 @pytest.mark.parametrize("name", ["lm@q4", "org/lm:7b@q4_k_m", "my model@2024-01", "a@b@c", "lm@raw"])

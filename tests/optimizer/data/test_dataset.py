@@ -27,7 +27,7 @@ def test_safe_and_tag_give_the_kind_of_a_row() -> None:
     ] == ["comply", "refuse", "comply", "refuse", "general"]
 
 
-@pytest.mark.parametrize("key", ["reference", "tag", "safe", "history", "split", "id", "note"])
+@pytest.mark.parametrize("key", ["reference", "tag", "safe", "history", "split", "id", "language", "note"])
 def test_null_counts_as_absent(key: str) -> None:
     assert parse_row(f'{{"query": "a", "{key}": null}}'.encode(), "here") == Row("a")
 

@@ -60,5 +60,16 @@ def test_group_with_the_largest_loss_comes_first_and_counts_the_rows_of_its_kind
     assert first.loss == pytest.approx(1.0)
 
 
+def test_languages_are_told_apart_if_rows_name_them() -> None:
+    outcomes = [outcome(0, "Wer?", right=0.0), outcome(1, "Who?", right=0.0), outcome(2, "Qui?")]
+    languages = ("de", "", "de")
+    rows = [replace(one.evidence[0], language=name) for one, name in zip(outcomes, languages, strict=True)]
+    named = [replace(one, evidence=(row, one.evidence[1])) for one, row in zip(outcomes, rows, strict=True)]
+    assert [one.text for one in group_failures(named)] == [
+        "1 of 1 answers to general queries: refused, although a good answer helps",
+        "1 of 2 answers to general queries in de: refused, although a good answer helps",
+    ]
+
+
 def test_outcome_that_is_not_readable_belongs_to_no_group() -> None:
     assert not group_failures([replace(outcome(0, "query", right=0.0), readable=False)])
