@@ -24,6 +24,18 @@ async def test_comparisons_of_the_sealed_evaluation_are_counted(confirm: int, ca
     assert by_role(await simulate(config, read_split(config.data, 0), 0))["judge"] == calls
 
 
+async def test_writer_is_counted_for_the_slots_of_its_proposers(tmp_path: Path) -> None:
+    async def writer_calls(*propose: str) -> int:
+        search = {"propose": list(propose), "depth": 6, "patience": 6}
+        tables: dict[str, Any] = {"reward": {"weights": {"rules": 1.0}}, "search": search, "models__judge": None}
+        config = read_config(write_run(tmp_path, "http://127.0.0.1:9", **tables))
+        runs = [await simulate(config, read_split(config.data, 0), seed) for seed in range(10)]
+        return sum(by_role(run)["optimizer"] for run in runs)
+
+    assert await writer_calls("edits", "retrieval") == 0
+    assert 0 < await writer_calls("examples") < await writer_calls("writer", "edits") < await writer_calls("writer")
+
+
 async def test_row_that_cannot_be_used_does_not_end_the_estimate(tmp_path: Path) -> None:
     async with open_scripted_models() as (models, url):
         config = read_config(write_run(tmp_path, url))
