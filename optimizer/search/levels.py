@@ -1,12 +1,16 @@
 """One level of a search: races candidates on the same queries, and ranks them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from optimizer.search.race import Race, RaceSettings
 from optimizer.search.space import C, Outcome, Space, Step
+
+
+LookCallback = Callable[[C], Awaitable[None]]
+"""Called after each look of a race with the candidate to keep if the race is interrupted now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +48,23 @@ class Level(Generic[C]):
 
 
 async def race_level(
-    space: Space[C], number: int, candidates: Sequence[C], queries: int, settings: RacedSettings
+    space: Space[C],
+    number: int,
+    candidates: Sequence[C],
+    queries: int,
+    settings: RacedSettings,
+    on_look: LookCallback[C] | None = None,
 ) -> Level[C]:
     """Race candidates on the queries 0, 1, 2 and so on, and rank the candidates.
 
     Args:
         space: How candidates are scored.
         number: The number of the level, from 0.
-        candidates: The candidates to race.
+        candidates: The candidates to race. The first one is the best candidate so far.
         queries: The number of queries that exist. The race uses at most this number.
         settings: The settings of the recipe.
+        on_look: Called after each look with the leader, or with the best candidate so far as long as the leader is not
+            ahead of it by more than a standard error.
     """
     race = Race(len(candidates), _limited_to(settings.race, queries))
     outcomes: list[list[Outcome]] = [[] for _ in candidates]
@@ -66,6 +77,8 @@ async def race_level(
         for index, row in zip(block.candidates, rows, strict=True):
             outcomes[index] += row
         race.note([[outcome.score for outcome in row] for row in rows])
+        if on_look is not None:
+            await on_look(candidates[race.leader if race.is_ahead_of(0) else 0])
     ranked = tuple(Step(candidates[index], tuple(outcomes[index])) for index in race.ranking)
     return Level(number, ranked, min(settings.beam, len(ranked)))
 

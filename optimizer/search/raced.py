@@ -7,14 +7,19 @@ them and their parents on the same queries. The best candidates of the race are 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from optimizer.search.levels import Level, RacedSettings, race_level
+from optimizer.search.levels import Level, LookCallback, RacedSettings, race_level
 from optimizer.search.space import C, Path, Space, Step
 
 LevelCallback = Callable[[Level[C]], Awaitable[None]]
 
 
 async def search_raced(
-    space: Space[C], first: C, queries: int, settings: RacedSettings, on_level: LevelCallback[C]
+    space: Space[C],
+    first: C,
+    queries: int,
+    settings: RacedSettings,
+    on_level: LevelCallback[C],
+    on_look: LookCallback[C] | None = None,
 ) -> tuple[Step[C], tuple[Level[C], ...]]:
     """Search for better candidates, beginning with a first candidate.
 
@@ -24,6 +29,7 @@ async def search_raced(
         queries: The number of queries.
         settings: The settings of the recipe.
         on_level: Called with the result of each level.
+        on_look: Called after each look of a level's race, with the candidate to keep if the search is interrupted now.
 
     Returns:
         The leader of the last level with its outcomes, and the results of all levels. If the search makes no new
@@ -42,7 +48,8 @@ async def search_raced(
             paths[space.key(child)] = (*paths[space.key(parent)], Step(child, ()))
         if not new:
             break
-        level = await race_level(space, number, [*beam, *(child for _, child in new)], queries, settings)
+        candidates = [*beam, *(child for _, child in new)]
+        level = await race_level(space, number, candidates, queries, settings, on_look)
         levels.append(level)
         await on_level(level)
         for step in level.ranked:

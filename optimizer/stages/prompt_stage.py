@@ -64,8 +64,11 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
     space = await _open_space(context, rows)
 
+    async def keep(candidate: Candidate) -> None:
+        best.candidate = as_served(candidate, served, search)
+
     async def keep_last(path: Path[Candidate]) -> None:
-        best.candidate = as_served(path[-1].candidate, served, search)
+        await keep(path[-1].candidate)
 
     async def keep_leader(level: Level[Candidate]) -> None:
         space.note_level(level)
@@ -75,7 +78,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     if search.algorithm == PUBLISHED:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
-        await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader)
+        await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader, keep)
 
 
 def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.core.config import read_config
+from optimizer.core.errors import BudgetSpentError
 from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
 from optimizer.search.levels import RacedSettings
@@ -199,6 +200,24 @@ async def test_raced_improves_keeps_parents_and_lists_no_candidate_twice() -> No
     assert all(len({step.candidate for step in level.ranked}) == len(level.ranked) for level in levels)
     assert 0 in [step.candidate for step in levels[0].ranked], "the parent races with its children"
     assert {query for _, query in space.scored} <= set(range(12))
+
+
+async def test_race_that_is_interrupted_has_told_its_leader() -> None:
+    class Interrupted(Numbers):
+        async def score(self, candidate: int, query: int) -> Outcome:
+            if query >= 8:
+                raise BudgetSpentError("calls")
+            return Outcome(query, 0.04 * candidate + 0.04 * ((query + candidate) % 2))
+
+    kept: list[int] = []
+
+    async def keep(candidate: int) -> None:
+        kept.append(candidate)
+
+    race = RaceSettings(alpha=0.001, indifference=0.0, first_look=4, max_queries=12)
+    with pytest.raises(BudgetSpentError):
+        await search_raced(Interrupted({}), 0, 20, RacedSettings(1, 2, 1, race=race), nobody, keep)
+    assert kept == [1, 1], "ahead of the first candidate at both looks, although not beyond chance"
 
 
 async def test_query_unreadable_for_one_candidate_counts_for_none() -> None:
