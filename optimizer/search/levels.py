@@ -8,7 +8,6 @@ from typing import Generic
 from optimizer.search.race import Race, RaceSettings
 from optimizer.search.space import C, Outcome, Space, Step
 
-
 LookCallback = Callable[[C], Awaitable[None]]
 """Called after each look of a race with the candidate to keep if the race is interrupted now."""
 

@@ -19,7 +19,7 @@ from proxy.backends.backend import Backend
 from tests.bench.embedders import say
 from tests.bench.optimizers.contestants import BUNDLE
 from tests.bench.optimizers.meter import Meter, metered
-from tests.bench.optimizers.setting import MAX_REPLIES, as_row, draw, write_run
+from tests.bench.optimizers.setting import MAX_REPLIES, as_row, draw, search_keys, write_run
 from tests.bench.peers.install import python_of
 from tests.measurement import TRAIN
 
@@ -112,7 +112,8 @@ async def make_run(run: Planned, task: Backend, writer: Backend, kept: Path) -> 
     with TemporaryDirectory() as place:
         async with metered(meter, task, writer) as url:
             folder = Path(place)
-            run_file = write_run(folder, url, draw(TRAIN), run.optimizer, run.seed)
+            search = search_keys(run.optimizer, run.seed, run.answers)
+            run_file = write_run(folder, url, draw(TRAIN), search)
             command = await asyncio.to_thread(_command, run, run_file, folder)
             process = await asyncio.create_subprocess_exec(*command, env=_environment(), cwd=_ROOT)
             try:

@@ -18,18 +18,26 @@ retrieval = {{ policy = "nearest", k = 0, max_injected_tokens = 700 }}
 sampling = {{ temperature = 0, max_tokens = 128, frequency_penalty = 0.6 }}
 """
 ROWS_FILE: Final = "rows.jsonl"
+_RACES: Final = 12
+"""The answers of a run, divided by the most rows of a race of `raced`, so that several levels fit into a run."""
 _KINDS: Final = (COMPLY, REFUSE, GENERAL)
-_SEARCH: Final = {
-    "raced, prompt alone": 'propose = ["writer", "edits"]',
-    "published": """
-algorithm = "published"
+_PUBLISHED: Final = """algorithm = "published"
 depth = 20
 deeper = 10
 resample = true
 words = 0
-writer = { instructions = "published", temperature = 0.2, top_p = 0.95 }""",
-}
-"""The keys of [search] by optimizer. The recipe `drpo` would also set examples and layout, which are shared here."""
+writer = { instructions = "published", temperature = 0.2, top_p = 0.95 }
+"""
+"""The keys of [search] in the recipe `drpo`, which would also set examples and layout. These are shared here."""
+
+
+def search_keys(optimizer: str, seed: int, answers: int) -> str:
+    """The keys of [search] for an optimizer."""
+    keys = f"seed = {seed}\n"
+    if optimizer == "published":
+        return keys + _PUBLISHED
+    keys += f"queries = {max(10, answers // _RACES)}\n"
+    return keys + ('propose = ["writer", "edits"]\n' if optimizer == "raced, prompt alone" else "")
 
 
 def draw(split: str, count: int = ROWS_OF_A_KIND) -> Sequence[dict[str, Any]]:
@@ -43,20 +51,27 @@ def as_row(row: dict[str, Any]) -> Row:
     return Row(row["query"], row["tag"], row["reference"])
 
 
-def write_run(
-    folder: Path, url: str, rows: Sequence[dict[str, Any]], optimizer: str = "", seed: int = 0, start: str = ""
-) -> Path:
-    """Write run.toml and its rows into a folder, and return the path of run.toml. `start` is a bundle to begin with."""
+def write_run(folder: Path, url: str, rows: Sequence[dict[str, Any]], search: str = "", start: str = "") -> Path:
+    """Write run.toml and its rows into a folder, and return the path of run.toml.
+
+    Args:
+        folder: The folder.
+        url: The URL of the relay.
+        rows: The rows.
+        search: The keys of [search].
+        start: The directory of a bundle to begin with. If empty, it is the start of all optimizers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     fields = ("query", "reference", "tag")
     lines = [json.dumps({name: row[name] for name in fields}) + "\n" for row in rows]
     (folder / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
     path = folder / "run.toml"
-    path.write_text(_run_toml(url, optimizer, seed) + (f'start = "{start}"' if start else _START), encoding="utf-8")
+    bundle = f'start = "{start}"\n' if start else _START
+    path.write_text(_run_toml(url, search) + bundle, encoding="utf-8")
     return path
 
 
-def _run_toml(url: str, optimizer: str, seed: int) -> str:
+def _run_toml(url: str, search: str) -> str:
     return f"""[models.task]
 base_url = "{url}/task/v1"
 model = "{MODEL_NAME}"
@@ -80,8 +95,7 @@ train = "{ROWS_FILE}"
 weights = {{ rules = 0.5, reference = 0.5 }}
 
 [search]
-seed = {seed}
-{_SEARCH.get(optimizer, "")}
+{search}
 
 [bundle]
 name = "found"
