@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from index.measures.answer_form import repeated_share
 from optimizer.core.errors import UnparsableReplyError
 
 _DECODER: Final = json.JSONDecoder(strict=False)
@@ -26,6 +27,8 @@ _THINK_TAG: Final = re.compile(
 _OPENING: Final = re.compile(r"[{\[]")
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 _CUT: Final = "length"
+_LOOP_SHARE: Final = 0.5
+"""A cut reply loops if a larger share of its sequences of four words repeats an earlier one."""
 _MAX_CHARACTERS: Final = 200_000
 """Only this many characters at the end of a text are read. Longer replies would take long to search for JSON."""
 
@@ -66,10 +69,23 @@ def answer_text(choice: Any) -> str:
 
 
 def is_cut(reply: Any) -> bool:
-    """Return whether a choice of the reply was cut at the maximum number of tokens."""
+    """Return whether a choice of the reply was cut at the maximum number of tokens, and may end with more tokens.
+
+    A reply that repeats itself, or consists mostly of white space, would not end with more tokens either.
+    """
     choices = reply.get("choices") if isinstance(reply, dict) else None
     found = choices if isinstance(choices, list) else []
-    return any(isinstance(choice, dict) and choice.get("finish_reason") == _CUT for choice in found)
+    return any(isinstance(one, dict) and one.get("finish_reason") == _CUT and not _loops(one) for one in found)
+
+
+def _loops(choice: Mapping[str, Any]) -> bool:
+    """Whether the text of a choice repeats itself, as weak models do until they are cut."""
+    message = choice.get("message")
+    fields = message if isinstance(message, dict) else {}
+    text = "".join(_content_text(fields.get(name)) for name in ("content", *_REASONING_FIELDS))
+    words = text.split()
+    is_blank = 2 * sum(map(len, words)) + len(words) < len(text) / 2
+    return is_blank or repeated_share(text) > _LOOP_SHARE
 
 
 def without_reasoning(text: str) -> str:

@@ -84,6 +84,30 @@ async def test_cut_reply_is_repeated_with_more_tokens_and_later_requests_begin_w
         assert made.form("judge") == RequestForm(max_tokens=160)
 
 
+LOOPS = {
+    "sentence": '{"reason": "' + "It should be clear and easy to follow. " * 30,
+    "word": "{" + " no" * 200,
+    "characters": "ab" * 400,
+    "white space": '{"score":' + "\n" * 300,
+}
+
+
+@pytest.mark.parametrize("text", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+async def test_cut_reply_that_repeats_itself_gets_no_more_tokens(text: str, field: str, tmp_path: Path) -> None:
+    def script(_body: Any, _variant: str) -> Any:
+        message = {"role": "assistant", "content": "?", field: f"?{text}"}
+        choice = {"index": 0, "message": message, "finish_reason": "length"}
+        return 200, {}, orjson.dumps({"object": "chat.completion", "choices": [choice]})
+
+    endpoint = ScriptedEndpoint(script)
+    async with calls(endpoint, tmp_path) as (made, _):
+        with pytest.raises(UnparsableReplyError) as raised:
+            await made.ask(request_at(0.0, REMINDER), read_text)
+    assert [body["max_tokens"] for body, _ in endpoint.seen] == [10, 10, 10]
+    assert "raise max_tokens" not in str(raised.value)
+
+
 async def test_reply_that_stays_cut_names_the_key_to_raise(tmp_path: Path) -> None:
     async with calls(unreadable("length"), tmp_path) as (made, _):
         with pytest.raises(UnparsableReplyError, match=r"raise max_tokens in \[models.judge.request\]"):
