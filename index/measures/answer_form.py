@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _GRAM_WORDS: Final = 4
-_CHARACTERS_PER_WORD: Final = 2  # in scripts without spaces, such as Chinese, most words have one or two characters
+CHARACTERS_PER_WORD: Final = 2  # in scripts without spaces, such as Chinese, most words have one or two characters
 _MAX_WORD_CHARACTERS: Final = 20  # a longer average means that the text is not separated by spaces
 _SCRIPTS_WITHOUT_SPACES: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
@@ -22,16 +22,16 @@ def repeated_share(answer: str) -> float:
     If spaces do not separate the words of the answer, sequences of eight characters take the place of four words.
     """
     words = answer.split()
-    if _is_without_spaces(words):
-        return _repeated_share("".join(words), _GRAM_WORDS * _CHARACTERS_PER_WORD)
+    if is_without_spaces(words):
+        return _repeated_share("".join(words), _GRAM_WORDS * CHARACTERS_PER_WORD)
     return _repeated_share(words, _GRAM_WORDS)
 
 
 def word_count(answer: str) -> int:
     """Return the number of words of an answer. Two characters are one word if spaces do not separate the words."""
     words = answer.split()
-    if _is_without_spaces(words):
-        return -(-sum(map(len, words)) // _CHARACTERS_PER_WORD)
+    if is_without_spaces(words):
+        return -(-sum(map(len, words)) // CHARACTERS_PER_WORD)
     return len(words)
 
 
@@ -40,7 +40,7 @@ def is_empty(answer: str) -> bool:
     return not any(map(str.isalnum, answer))
 
 
-def _is_without_spaces(words: Sequence[str]) -> bool:
+def is_without_spaces(words: Sequence[str]) -> bool:
     """Whether the text is in a script without spaces, or is one long run of characters, as a broken model writes."""
     text = "".join(words)
     if len(text) > _MAX_WORD_CHARACTERS * len(words):

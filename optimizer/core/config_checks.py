@@ -21,13 +21,14 @@ from optimizer.core.config_tables import (
 )
 from optimizer.core.errors import ConfigError
 from optimizer.core.model_tables import INSTRUCTIONS, MANNERS, MAX_ATTEMPTS, SCORES, JudgeTable, WriterTable
-from optimizer.core.reward_table import UNREADABLE, RulesTable
+from optimizer.core.reward_table import PLEADINGS, UNREADABLE, RulesTable
 from optimizer.templates import criteria_table
 
 MIN_ROWS: Final = 4
 """The smallest number of rows of each part of the data."""
 MIN_TRUST_CASES: Final = 4
 """The smallest number of cases of which an interval can be above one half."""
+MIN_SHARED_WORDS: Final = 4
 _MAX_INTEGER: Final = 10**12
 _MAX_SCORE: Final = 5
 _MAX_WEIGHT: Final = 1e6
@@ -61,6 +62,7 @@ def _choice_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     for value, options, name in (
         (search.algorithm, ALGORITHMS, "[search] algorithm"),
         (config.reward.unreadable, UNREADABLE, "[reward] unreadable"),
+        (config.reward.pleading, PLEADINGS, "[reward] pleading"),
         (examples.first, FIRST_ANSWERS, "[examples] first"),
         (examples.follow, FOLLOWED, "[examples] follow"),
         (examples.choice, CHOICES, "[examples] choice"),
@@ -101,6 +103,10 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"
     yield search.max_tokens is None or search.max_tokens >= 1, "[search] max_tokens must be at least 1"
+    for name, table in (("search", search), ("examples", examples)):
+        is_length = table.shared_words == 0 or table.shared_words >= MIN_SHARED_WORDS
+        yield is_length, f"[{name}] shared_words must be 0 or at least {MIN_SHARED_WORDS}: fewer words are no copy"
+        yield 0 <= table.repeated <= 1, f"[{name}] repeated must be from 0 to 1"
     yield 0 <= search.keep_above <= _MAX_SCORE, f"[search] keep_above must be from 0 to {_MAX_SCORE}"
     yield 0 <= search.indifference <= 1, "[search] indifference must be from 0 to 1"
     yield abs(search.seed) <= _MAX_INTEGER, f"[search] seed must be at most {_MAX_INTEGER:,}"

@@ -93,6 +93,10 @@ class SearchTable:
         words: The maximum number of words of a prompt, which the writer model is instructed to observe. Up to twice as
             many words are tolerated: a prompt of the writer model is dropped only if it is longer than that. If 0,
             there is no maximum.
+        shared_words: A prompt is dropped if it shares this many consecutive words with a training row, or speaks to the
+            judge. If 0, it is not.
+        repeated: A prompt is dropped if a larger share of its sequences of four words repeats an earlier one. If 1,
+            none is.
         k: The number of nearest examples in the search. None means the number with which the bundle is served.
         max_tokens: The maximum number of tokens of an answer in the search. Short answers save time. The bundle keeps
             the maximum of its sampling. None means the number with which the bundle is served.
@@ -120,6 +124,8 @@ class SearchTable:
     indifference: float = 0.005
     seed: int = 0
     words: int = 250
+    shared_words: int = 8
+    repeated: float = 0.2
     k: int | None = None
     max_tokens: int | None = None
     resample: bool = False
@@ -147,6 +153,10 @@ class ExamplesTable:
         pinned: The maximum number of refusals to pin. The shortest refusals of the bank are pinned.
         words: The maximum number of words of an answer in the bank. Longer answers are left out. If 0, there is no
             maximum.
+        shared_words: An answer is not used in the bank if it shares this many consecutive words with another training
+            row than its own, or speaks to the judge. If 0, it may be used.
+        repeated: An answer is not used in the bank if a larger share of its sequences of four words repeats an earlier
+            one. If 1, every answer may be used.
         pool: The written examples from which the search adds to a bank. `default` for those of the bundle that comes
             with the package, or a JSONL file.
         judge: The table [examples.judge]: how the judge works in this search.
@@ -163,6 +173,8 @@ class ExamplesTable:
     size: int = 64
     pinned: int = 2
     words: int = 150
+    shared_words: int = 8
+    repeated: float = 0.2
     pool: str = DEFAULT
     judge: JudgeTable = field(default_factory=JudgeTable)
     writer: WriterTable = field(default_factory=WriterTable)

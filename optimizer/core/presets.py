@@ -11,7 +11,7 @@ from typing import Any, Final
 from index.types import RetrievalPolicy
 from optimizer.core.config_tables import ALL, DRPO, FOUND, LATEST, PUBLISHED, RACED, REFERENCE
 from optimizer.core.model_tables import CRITIC, IMPARTIAL, INTEGER, PUBLISHED_RULES, JudgeTable, WriterTable
-from optimizer.core.reward_table import ZERO
+from optimizer.core.reward_table import JUDGED, ZERO
 
 Preset = Mapping[str, Mapping[str, Any]]
 """Values by the name of a table, and then by the name of a key. The value of a nested table is its dataclass."""
@@ -38,6 +38,8 @@ _DRPO: Final[Preset] = MappingProxyType(
                 "k": 2,
                 "seed": 42,
                 "words": 0,
+                "shared_words": 0,
+                "repeated": 1.0,
                 "writer": WriterTable(PUBLISHED_RULES, temperature=0.2, top_p=0.95),
             }
         ),
@@ -46,6 +48,7 @@ _DRPO: Final[Preset] = MappingProxyType(
                 "weights": MappingProxyType({"judge": 1.0}),
                 "safety": 0.0,
                 "unreadable": ZERO,
+                "pleading": JUDGED,
                 "judge": JudgeTable(
                     IMPARTIAL,
                     _PUBLISHED_CRITERIA,
@@ -66,6 +69,8 @@ _DRPO: Final[Preset] = MappingProxyType(
                 "choice": ALL,
                 "pinned": 0,
                 "words": 0,
+                "shared_words": 0,
+                "repeated": 1.0,
                 "judge": JudgeTable(
                     CRITIC,
                     _PUBLISHED_CRITERIA,

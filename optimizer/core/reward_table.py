@@ -7,8 +7,9 @@ from typing import Final
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER
 from optimizer.core.model_tables import JudgeTable
 
-LEAVE_OUT, ZERO = "leave_out", "zero"
+LEAVE_OUT, ZERO, JUDGED = "leave_out", "zero", "judged"
 UNREADABLE: Final = (LEAVE_OUT, ZERO)
+PLEADINGS: Final = (ZERO, JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class RewardTable:
             The judge compares the two answers to a row twice, once in each order.
         unreadable: What happens to an answer if the judge's verdict cannot be read. `leave_out`: its row is left out.
             `zero`: the reward is 0, and the algorithm `published` keeps the prompt.
+        pleading: What happens to an answer that speaks to the judge (optimizer.rewards.pleading). `zero`: its reward is
+            0, and the judge is not asked. `judged`: the judge scores it as any other answer.
         trust: The number of cases in which the judge is checked before it is used: does it prefer the answer to a
             question to the answer to another question? If 0, it is not checked.
         judge: The table [reward.judge]: how the judge works.
@@ -57,6 +60,7 @@ class RewardTable:
     embedder: str = DEFAULT_REWARD_EMBEDDER
     confirm: int = 0
     unreadable: str = LEAVE_OUT
+    pleading: str = ZERO
     trust: int = 8
     judge: JudgeTable = field(default_factory=JudgeTable)
     rules: RulesTable = field(default_factory=RulesTable)

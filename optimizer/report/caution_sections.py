@@ -22,6 +22,17 @@ def judge_trust(summary: RunSummary) -> Iterator[str]:
         yield f"<p>The judge {text(event['text'])}.</p>"
 
 
+def pleading(summary: RunSummary) -> Iterator[str]:
+    """Yield the number of answers that spoke to the judge."""
+    if summary.pleading:
+        verb = "answer" if summary.pleading == 1 else "answers"
+        yield "<h2>Answers that spoke to the judge</h2>"
+        yield (
+            f"<p>{summary.pleading} {verb} spoke to the judge: they hold a verdict, or the words of the judge&rsquo;s "
+            "instructions. Their score is 0, and the judge did not see them.</p>"
+        )
+
+
 def left_out(summary: RunSummary) -> Iterator[str]:
     """Yield the rows that were left out, and the number of dropped candidates by reason."""
     if summary.left_out:

@@ -12,7 +12,7 @@ from typing import Final
 
 from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
-from optimizer.report.caution_sections import judge_trust, left_out
+from optimizer.report.caution_sections import judge_trust, left_out, pleading
 from optimizer.report.markup import interval_cell, interval_values, row, text
 from optimizer.report.run_summary import PromptNode, RunSummary, detail_means, summarize_run
 from optimizer.report.svg_charts import draw_bars, draw_curve
@@ -232,6 +232,7 @@ _SECTIONS: Final = (
     _headline,
     judge_trust,
     _sealed_table,
+    pleading,
     left_out,
     _learning_curve,
     _proposer_table,

@@ -10,6 +10,7 @@ from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
 from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, STOPPED, UNUSABLE, Event
+from optimizer.rewards.pleading import PLEADING
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class RunSummary:
         left_out: The reason for each row that was left out, by the part and the name of the row.
         dropped: The number of dropped candidates, by the part that a model proposed and the reason.
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
+        pleading: Number of answers that spoke to the judge, and therefore count as 0.
     """
 
     name: str
@@ -122,6 +124,7 @@ class RunSummary:
     left_out: Mapping[tuple[str, str], str]
     dropped: Mapping[tuple[str, str], int]
     judge_trust: tuple[Event, ...]
+    pleading: int
 
     @property
     def proposers(self) -> Mapping[str, Sequence[int]]:
@@ -180,6 +183,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         left_out=_left_out(events),
         dropped=_dropped(notes[DROPPED]),
         judge_trust=tuple(notes[JUDGE_TRUST]),
+        pleading=sum(any(PLEADING in part for part in event["parts"].values()) for event in notes["score"]),
     )
 
 

@@ -6,6 +6,7 @@ from optimizer.data.dataset import Row
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.judge_replies import MAX_SCORE, MIN_SCORE
+from optimizer.rewards.pleading import PLEADING, pleads
 
 SAFETY = "safety"
 
@@ -32,7 +33,9 @@ class JudgeReward(Reward):
         await self._judge.criteria(judged_text(row))
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
-        """Score an answer by the criteria of its row."""
+        """Score an answer by the criteria of its row. The judge does not see an answer that speaks to it."""
+        if self._table.pleading == ZERO and pleads(answered.reply.text):
+            return RewardScore(0.0, {PLEADING: 1.0}, (PLEADING,))
         try:
             rating = await self._judge.rate(judged_text(answered.row), answered.reply.text.strip())
         except UnparsableReplyError:

@@ -28,6 +28,7 @@ from optimizer.core.journal import DROPPED, NO_CHANGE, Journal
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
+from optimizer.stages.checks.learned_text import LearnedTexts
 
 _WORDS_FACTOR: Final = 2
 _TOKENS_FACTOR: Final = 4
@@ -83,7 +84,9 @@ def example_fault(example: Example) -> str:
 class CandidateGate:
     """Drops candidates that could not be written as a bundle, and names them in the journal."""
 
-    def __init__(self, config: RunConfig, embedder: EmbedderSpec, journal: Journal) -> None:
+    def __init__(self, config: RunConfig, embedder: EmbedderSpec, journal: Journal, rows: Sequence[Row]) -> None:
+        """Create the gate. `rows` are the training rows, which a prompt or an example must not copy."""
+        self._learned = LearnedTexts(config, rows)
         self._config = config
         self._embedder = embedder
         self._journal = journal
@@ -106,10 +109,14 @@ class CandidateGate:
 
     async def admits_example(self, example: Example) -> bool:
         """Whether a bundle can contain an example. If not, journal the reason."""
-        why = example_fault(example)
+        why = example_fault(example) or self._learned.example_fault(example)
         if why:
             await self.drop("example", f"{example.id}/{_short_hash(example.response)}", why)
         return not why
+
+    def learned_fault(self, child: Candidate, parent: Candidate) -> str:
+        """Return why the run should not learn what is new in a candidate; an empty text if it may."""
+        return self._learned.candidate_fault(child, parent)
 
     async def drop(self, what: str, source: str, why: str, count: int = 1) -> None:
         """Journal that candidates were dropped.
@@ -168,6 +175,8 @@ class PromptGate:
 
     async def _fault(self, child: Candidate, parent: Candidate) -> str:
         if child.prompt != parent.prompt and (why := await self._length_fault(child, parent)):
+            return why
+        if why := self._gate.learned_fault(child, parent):
             return why
         return await self._effect_fault(child, parent) or await self._trial_fault(child, parent)
 

@@ -47,7 +47,7 @@ async def run_example_stage(context: RunContext, best: BestCandidate) -> None:
     rows = [row for row in rows if await _can_be_example(row, context.gate)][: table.queries]
     await context.journal.note("stage", stage="examples", rows=len(rows))
     search = AnswerSearch(context, table, part)
-    answers = await search.best_answers(best.candidate, rows)
+    answers = [one for one in await search.best_answers(best.candidate, rows) if await _is_admitted(one, context.gate)]
     examples = choose_bank(answers, context.embedder, table)
     await context.journal.note("bank", size=len(examples), pinned=sum(example.pinned for example in examples))
     if examples:
@@ -169,6 +169,11 @@ class AnswerSearch:
     async def _journal_round(self, row: Row, number: int, best: JudgedAnswer) -> None:
         scores = dict(best.judgement.scores)
         await self._journal.note("answer", query=row.query, round=number, answer=best.text, scores=scores)
+
+
+async def _is_admitted(answer: JudgedAnswer, gate: CandidateGate) -> bool:
+    """Whether an answer may become an example. If not, journal the reason. A rewritten answer was checked before."""
+    return await gate.admits_example(make_example(answer.row, answer.text))
 
 
 async def _can_be_example(row: Row, gate: CandidateGate) -> bool:

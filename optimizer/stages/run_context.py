@@ -130,7 +130,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         sealed = Scorer(task, rewards, config.reward.weights)
         share = config.data.unusable
         unusable = {part: UnusableRows(journal, part, len(rows), share) for part, rows in data.parts.items()}
-        gate = CandidateGate(config, embedder.spec, journal)
+        gate = CandidateGate(config, embedder.spec, journal, data.train)
         yield RunContext(
             config, journal, budget, calls, embedder, task, judge, example_judge, screen, sealed, data, unusable, gate
         )

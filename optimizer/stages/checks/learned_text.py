@@ -1,0 +1,134 @@
+"""Finds prompts and examples that a bundle should not learn: copies of rows, loops, and texts that speak to the judge.
+
+A prompt that holds the words of a training row helps with this row and no other. The settings `shared_words` and
+`repeated` of [search] and [examples] are the limits.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from index.measures.answer_form import repeated_share
+from index.measures.word_sequences import Sequences, word_sequences
+from index.types import Example
+from optimizer.core.candidate import Candidate
+from optimizer.core.config_tables import REFERENCE, ExamplesTable, RunConfig, SearchTable
+from optimizer.data.dataset import Row
+from optimizer.rewards.pleading import pleads
+
+SPEAKS_TO_JUDGE: Final = "speaks to the judge"
+_COMMON_ROWS: Final = 3
+"""A sequence of words that this many rows share is a common phrase, such as that of a refusal, and no copy of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """The limits for a learned text.
+
+    Attributes:
+        shared_words: A text must not share this many consecutive words with a training row. 0: no limit, and the text
+            may speak to the judge.
+        repeated: The largest share of repeated sequences of four words. 1: no limit.
+    """
+
+    shared_words: int
+    repeated: float
+
+    @classmethod
+    def of(cls, table: SearchTable | ExamplesTable) -> "TextLimits":
+        """Return the limits of a table of run.toml."""
+        return cls(table.shared_words, table.repeated)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSequences:
+    """The sequences of words of a row. Those that several rows share are left out.
+
+    Attributes:
+        query: The text of the query.
+        turns: The sequences of the query and the turns before it.
+        reference: The sequences of the reference.
+    """
+
+    query: str
+    turns: Sequences
+    reference: Sequences
+
+    def without(self, sequences: Sequences) -> "RowSequences":
+        """Return the row without some sequences."""
+        return RowSequences(self.query, self.turns - sequences, self.reference - sequences)
+
+
+class LearnedTexts:
+    """Compares learned texts with the training rows."""
+
+    def __init__(self, config: RunConfig, rows: Sequence[Row]) -> None:
+        """Find the sequences of words of the rows.
+
+        Args:
+            config: The settings of run.toml.
+            rows: The training rows.
+        """
+        self._prompts, self._examples = TextLimits.of(config.search), TextLimits.of(config.examples)
+        self._may_be_reference = config.examples.first == REFERENCE
+        lengths = {limits.shared_words for limits in (self._prompts, self._examples)} - {0}
+        self._rows = {length: _row_sequences(rows, length) for length in lengths}
+
+    def candidate_fault(self, child: Candidate, parent: Candidate) -> str:
+        """Return why a candidate should not be used; an empty text if it can.
+
+        What the parent of the candidate has too does not count.
+        """
+        if child.prompt != parent.prompt and (why := self.prompt_fault(child.prompt, parent.prompt)):
+            return why
+        known = set(parent.bank.examples)
+        new = (one for one in child.bank.examples if one not in known)
+        return next((f"an example {why}" for one in new if (why := self.example_fault(one))), "")
+
+    def prompt_fault(self, prompt: str, earlier: str) -> str:
+        """Return why a prompt should not be used. Words that are in the earlier prompt do not count."""
+        return self._form_fault(prompt, self._prompts, earlier) or self._copy_fault(prompt, self._prompts, earlier, "")
+
+    def example_fault(self, example: Example) -> str:
+        """Return why an example should not be used.
+
+        Its answer may repeat its own query. It may repeat the reference of its own row only if the references are the
+        first answers.
+        """
+        limits = self._examples
+        return self._form_fault(example.response, limits, "") or self._copy_fault(
+            example.response, limits, "", example.query
+        )
+
+    def _form_fault(self, text: str, limits: TextLimits, earlier: str) -> str:
+        if repeated_share(text) > max(limits.repeated, repeated_share(earlier)):
+            return "repeats itself"
+        return SPEAKS_TO_JUDGE if limits.shared_words and pleads(text) and not pleads(earlier) else ""
+
+    def _copy_fault(self, text: str, limits: TextLimits, earlier: str, own_query: str) -> str:
+        length = limits.shared_words
+        if not length:
+            return ""
+        new = word_sequences(text, length) - word_sequences(earlier, length)
+        is_copy = any(new & self._forbidden(row, own_query) for row in self._rows[length])
+        return f"shares {length} consecutive words with a training row" if is_copy else ""
+
+    def _forbidden(self, row: RowSequences, own_query: str) -> Sequences:
+        """Return the sequences of a row that a text must not have."""
+        if row.query != own_query:
+            return row.turns | row.reference
+        return frozenset() if self._may_be_reference else row.reference - row.turns
+
+
+def _row_sequences(rows: Sequence[Row], length: int) -> list[RowSequences]:
+    found = [_one_row(row, length) for row in rows]
+    counts = Counter(one for row in found for one in row.turns | row.reference)
+    common = frozenset(one for one, count in counts.items() if count >= _COMMON_ROWS)
+    return [row.without(common) for row in found]
+
+
+def _one_row(row: Row, length: int) -> RowSequences:
+    turns = (word_sequences(message.text, length) for message in row.messages)
+    return RowSequences(row.query, frozenset(chain(*turns)), word_sequences(row.reference or "", length))
