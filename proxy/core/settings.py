@@ -141,7 +141,9 @@ class AdmissionSettings:
     )
     max_body_bytes: int = _setting(8 * 1024 * 1024, "largest request body", "BYTES", minimum=1024)
     read_timeout: float = _setting(30.0, "time for a request's headers to arrive, and then for its body", "SECONDS")
-    write_timeout: float = _setting(60.0, "longest time for which a client may read nothing of its answer", "SECONDS")
+    write_timeout: float = _setting(
+        60.0, "time after which a client that reads nothing of its answer is disconnected", "SECONDS"
+    )
 
 
 @dataclass(frozen=True, slots=True)
