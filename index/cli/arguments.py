@@ -49,17 +49,16 @@ such as
 
 White space around a text is removed. No line of a text may begin with a role marker such as "# Query:" or "User:".
 """
-_SETS_EXAMPLES = """Each request then gets one whole set: the set for which the nearest examples of its query vote. All
-requests with the same set begin with the same tokens. vLLM computes them once, and keeps them in its prefix cache.
-Without sets, each request has other examples, whose tokens are computed for each request. Each set ends just after the
-end of a block of the cache. To count tokens, drpo-index needs the tokenizer.json beside the weights of the model that
-will be served.
+_SETS_EXAMPLES = """Each request gets one whole set of the new bundle: the set for which the nearest examples of its
+query vote. All requests with the same set begin with the same tokens. vLLM computes them once, and keeps them in its
+prefix cache. Without sets, each request has other examples, whose tokens are computed for each request. Each set ends
+just after the end of a block of the cache. To count tokens, drpo-index needs the tokenizer.json beside the weights of
+the model that will be served.
 
 The examples with a tag of --apart, such as refusal, get sets of their own. If their weight is above 1, more queries get
 them: with refusal=1.3, more of the queries that should be refused, and a few that should not.
 
-With --policy set_and_nearest, the nearest examples of the query follow the set. Their tokens are computed for each
-request.
+With --policy set_and_nearest, the nearest examples of the query follow the set. They are computed for each request.
 
 --prompts gives prompts of their own to sets. They replace the bundle's prompt. FILE is TOML, with a text for a kind of
 sets (a tag of --apart, or other) or for a set, such as
@@ -74,8 +73,9 @@ _POLICY_EXAMPLES = """A policy says which examples a request gets besides the pi
 --queries measures the similarity floor. A query whose most similar example is less similar than the floor is unlike
 every example. It gets the neutral set and no nearest examples, so that unrelated examples, such as refusals, cannot
 mislead the model. At most SHARE of the queries are below the measured floor. Use queries of your users, not those of
-the examples.
-The file is JSONL with a "query" in each line, or a .txt file with one query in each line.
+the examples. The file is JSONL with a "query" in each line, or a .txt file with one query in each line.
+
+For each flag, the value in brackets applies if the flag is absent. "The bundle's" means that nothing changes.
 """
 POLICY_FLAGS: Final = ("policy", "k", "max_nearest_tokens", "max_injected_tokens", "neutral_set", "similarity_floor")
 """The arguments of `drpo-index policy` that replace values of the policy. Their names are those of the policy."""
@@ -117,7 +117,7 @@ def command_line() -> argparse.ArgumentParser:
         _add_command(commands, "sets", "partition a bundle's examples into sets that stay cached", _SETS_EXAMPLES)
     )
     _add_policy_changes(
-        _add_command(commands, "policy", "change how a bundle retrieves, and measure its floor", _POLICY_EXAMPLES)
+        _add_command(commands, "policy", "change a bundle's retrieval policy, or measure its floor", _POLICY_EXAMPLES)
     )
     return parser
 
@@ -161,7 +161,7 @@ def _add_sources(build: argparse.ArgumentParser) -> None:
     build.add_argument("--embedder", required=True, help=embedder_forms())
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new bundle; must not exist yet")
     build.add_argument("--name", help="name of the bundle (default: the name of DIR)")
-    build.add_argument("--model", default="unspecified", help="model of the bundle (default: %(default)s)")
+    build.add_argument("--model", default="unspecified", help="the model that it is for (default: %(default)s)")
     build.add_argument(
         "--layout", choices=LAYOUTS, default=next(iter(LAYOUTS)), help="layout for base models (default: %(default)s)"
     )
@@ -208,7 +208,7 @@ def _add_sets(sets: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TAG[=WEIGHT[:SETS]]",
-        help="put examples with this tag into SETS sets of their own (1), and count votes WEIGHT times (1); repeatable",
+        help="put examples with this tag into SETS sets (1), and multiply the votes for them by WEIGHT (1); repeatable",
     )
     sets.add_argument(
         "--minimum-similarity",
@@ -241,7 +241,7 @@ def _add_max_nearest_tokens(command: argparse.ArgumentParser) -> None:
         "--max-nearest-tokens",
         type=positive,
         metavar="N",
-        help="maximum tokens of the nearest examples together; one that is too long is skipped (no limit)",
+        help="maximum tokens of the nearest examples together; if one is too long, the next is taken (no limit)",
     )
 
 
@@ -249,11 +249,11 @@ def _add_policy_changes(command: argparse.ArgumentParser) -> None:
     _add_directory(command)
     _add_allow_embedder(command)
     command.add_argument("--out", type=Path, metavar="DIR", help="the new bundle; without it, nothing is written")
-    command.add_argument("--policy", choices=get_args(PolicyName), help="policy: see below (the bundle's)")
+    command.add_argument("--policy", choices=get_args(PolicyName), help="the policy: see below (the bundle's)")
     command.add_argument("--k", type=whole_number, metavar="N", help="number of nearest examples (the bundle's)")
     _add_max_nearest_tokens(command)
     command.add_argument(
-        "--max-injected-tokens", type=positive, metavar="N", help="maximum of prompt and examples (the bundle's)"
+        "--max-injected-tokens", type=positive, metavar="N", help="tokens of prompt and examples (the bundle's)"
     )
     command.add_argument(
         "--neutral-set",
