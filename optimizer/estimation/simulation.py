@@ -18,7 +18,7 @@ from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.rewards.registry import reward_kind
 from optimizer.search.allocation import Allocation
-from optimizer.search.levels import Level, race_level
+from optimizer.search.levels import Level, mean_lead, race_level
 from optimizer.search.published import search_published
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
@@ -184,10 +184,11 @@ class SimulatedSpace:
 
     async def note_level(self, level: Level[int]) -> None:
         """Count for each new candidate of a finished level whether it beat its parent."""
-        ranks = {step.candidate: rank for rank, step in enumerate(level.ranked)}
-        for candidate in [one for one in ranks if one in self._made]:
+        steps = {step.candidate: step for step in level.ranked}
+        for candidate in [one for one in steps if one in self._made]:
             name, parent = self._made.pop(candidate)
-            self._allocation.note(name, is_won=ranks[candidate] < ranks[parent])
+            lead = mean_lead(steps[candidate], steps[parent])
+            self._allocation.note(name, is_won=lead > self.config.search.indifference)
 
     def _make(self, proposer: str, parent: int) -> int:
         child = self.add_candidate(parent, self._step)

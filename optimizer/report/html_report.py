@@ -127,7 +127,7 @@ def _proposer_table(summary: RunSummary) -> Iterator[str]:
     if not summary.proposers:
         return
     yield "<h2>Proposers</h2>"
-    yield '<p class="soft">Those who made the candidates. A candidate is won if it beat its parent in the race.</p>'
+    yield '<p class="soft">A proposer wins if its candidate leads the parent by more than the setting indifference.</p>'
     rows = [row("th", "", "tried", "won", "what won, with its lead over its parent")]
     for name, (tried, won) in summary.proposers.items():
         rows.append(row("td", text(name), str(tried), str(won), "<br>".join(_wins(summary, name))))

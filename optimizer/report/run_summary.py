@@ -52,7 +52,7 @@ class LevelSummary:
         candidates: Number of candidates in the level.
         judgements: Number of scored answers in the level.
         proposers: What each proposer tried and won up to this level, by its name.
-        order: The keys of the candidates of the level, best first.
+        won: The keys of the new candidates of the level that beat their parents.
     """
 
     number: int
@@ -61,7 +61,7 @@ class LevelSummary:
     candidates: int
     judgements: int
     proposers: Mapping[str, Sequence[int]]
-    order: tuple[str, ...]
+    won: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +137,9 @@ class RunSummary:
         return self.levels[-1].leader if self.levels else None
 
     def winners(self, proposer: str) -> Sequence[PromptNode]:
-        """Return the candidates of a proposer that came before their parents in the race that they were made for."""
-        found: dict[str, PromptNode] = {}
-        raced: set[str] = set()
-        for level in self.levels:
-            for rank, key in enumerate(level.order):
-                node = self.nodes[key]
-                if key not in raced and node.proposer == proposer and node.parent in level.order[rank + 1 :]:
-                    found[key] = node
-            raced |= set(level.order)
-        return list(found.values())
+        """Return the candidates of a proposer that beat their parents in the race that they were made for."""
+        nodes = [self.nodes[key] for level in self.levels for key in level.won]
+        return [node for node in nodes if node.proposer == proposer]
 
     def lead(self, node: PromptNode) -> float:
         """Return the mean lead of a candidate over its parent, on the queries on which both have scores; 0 if none."""
@@ -224,9 +217,14 @@ def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummar
     first = {one["query"]: one["score"] for one in next(iter(nodes.values())).judged}
     ahead = [one["score"] - first[one["query"]] for one in leader.judged if one["query"] in first]
     judgements = sum(len(one["scores"]) for one in event["ranked"])
-    order = tuple(one["id"] for one in event["ranked"])
     return LevelSummary(
-        event["number"], leader.id, bootstrap_mean(ahead), len(order), judgements, event["proposers"], order
+        number=event["number"],
+        leader=leader.id,
+        ahead=bootstrap_mean(ahead),
+        candidates=len(event["ranked"]),
+        judgements=judgements,
+        proposers=event["proposers"],
+        won=tuple(event["won"]),
     )
 
 

@@ -46,6 +46,16 @@ class Level(Generic[C]):
     kept: int
 
 
+def mean_lead(one: Step[C], other: Step[C]) -> float:
+    """Return the mean difference between the scores of two candidates of a level, on the queries that both answered.
+
+    A race drops candidates, so that one of them may have answered fewer queries. Without a shared query, the lead is 0.
+    """
+    pairs = zip(one.outcomes, other.outcomes, strict=False)
+    leads = [first.score - second.score for first, second in pairs]
+    return sum(leads) / len(leads) if leads else 0.0
+
+
 async def race_level(
     space: Space[C],
     number: int,

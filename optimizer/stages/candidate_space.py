@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from optimizer.core.candidate import Candidate
 from optimizer.search.allocation import Allocation
-from optimizer.search.levels import Level
+from optimizer.search.levels import Level, mean_lead
 from optimizer.search.space import Outcome, Path, Step
 from optimizer.stages.candidate_gate import PromptGate
 from optimizer.stages.proposers.base import Parent, Proposal, Proposer
@@ -48,6 +48,7 @@ class CandidateSpace:
         scale: The range of the scores.
         known: The candidates so far. A candidate that differs from one of them in no content word is dropped. None if
             all candidates are used.
+        indifference: A lead over the parent that is not above this value is no win.
         first_rows: The number of rows that the first candidate answers before it is expanded, so that the first
             proposals can follow its failures.
     """
@@ -58,6 +59,7 @@ class CandidateSpace:
     allocation: Allocation
     scale: ScoreScale = field(default_factory=ScoreScale)
     known: KnownCandidates | None = None
+    indifference: float = 0.0
     first_rows: int = 0
 
     def __post_init__(self) -> None:
@@ -100,13 +102,19 @@ class CandidateSpace:
             return Outcome(query, 0.0, evidence=(row, scored), readable=False)
         return Outcome(query, self.scale.convert(scored.score), evidence=(row, scored))
 
-    def note_level(self, level: Level[Candidate]) -> None:
-        """Count for each new candidate of a finished level whether it beat its parent."""
-        ranks = {step.candidate.key: rank for rank, step in enumerate(level.ranked)}
-        for key, rank in ranks.items():
-            made = self._made.pop(key, None)
-            if made is not None:
-                self.allocation.note(made.proposer, is_won=rank < ranks.get(made.parent, len(ranks)))
+    def note_level(self, level: Level[Candidate]) -> Sequence[str]:
+        """Count for each new candidate of a finished level whether it beat its parent.
+
+        Returns:
+            The keys of the candidates that did: their mean lead over the parent is above `indifference`.
+        """
+        steps, won = {step.candidate.key: step for step in level.ranked}, []
+        for key in [key for key in steps if key in self._made]:
+            made = self._made.pop(key)
+            is_won = made.parent in steps and mean_lead(steps[key], steps[made.parent]) > self.indifference
+            self.allocation.note(made.proposer, is_won=is_won)
+            won += [key] if is_won else []
+        return won
 
     async def _parent(self, path: Path[Candidate], again: int) -> Parent:
         last = path[-1]

@@ -71,8 +71,8 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
         await keep(path[-1].candidate)
 
     async def keep_leader(level: Level[Candidate]) -> None:
-        space.note_level(level)
-        await _journal_level(context.journal, level, space.allocation)
+        won = space.note_level(level)
+        await _journal_level(context.journal, level, space.allocation, won)
         await keep_last(level.ranked[:1])
 
     if search.algorithm == PUBLISHED:
@@ -174,6 +174,7 @@ async def _open_space(context: RunContext, rows: Sequence[Row]) -> CandidateSpac
         Allocation([one.name for one in proposers], str(search.seed)),
         score_scale(search),
         KnownCandidates() if search.algorithm == RACED else None,
+        search.indifference,
         first_rows,
     )
 
@@ -217,12 +218,18 @@ async def _example_proposer(context: RunContext) -> ExampleProposer:
     return ExampleProposer(pool, context.embedder, context.config.search.seed, own)
 
 
-async def _journal_level(journal: Journal, level: Level[Candidate], allocation: Allocation) -> None:
+async def _journal_level(journal: Journal, level: Level[Candidate], allocation: Allocation, won: Sequence[str]) -> None:
     ranked = [
         {"id": step.candidate.key, "scores": [round(outcome.score, 6) for outcome in step.outcomes]}
         for step in level.ranked
     ]
     proposers = {name: list(counts) for name, counts in allocation.results.items()}
     await journal.note(
-        "level", stage="prompt", number=level.number, ranked=ranked, kept=level.kept, proposers=proposers
+        "level",
+        stage="prompt",
+        number=level.number,
+        ranked=ranked,
+        kept=level.kept,
+        proposers=proposers,
+        won=won,
     )

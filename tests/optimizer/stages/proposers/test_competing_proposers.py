@@ -36,6 +36,11 @@ async def test_journal_and_report_name_what_each_proposer_made_and_won(tmp_path:
     tried = {name: counts[0] for name, counts in levels[-1]["proposers"].items()}
     assert sum(tried.values()) == len(made)
     assert levels[-1]["proposers"]["writer"][1] > 0, "the writer's first rewrite is better than its parent"
+    won = [key for level in levels for key in level["won"]]
+    makers = {event["id"]: event["proposer"] for event in made}
+    assert {name: counts[1] for name, counts in levels[-1]["proposers"].items()} == {
+        name: sum(makers[key] == name for key in won) for name in ALL
+    }
     assert read_bundle(result.bundle).prompt.count("+") > 0
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert all(f"<td>{name}</td>" in page for name in ALL)
