@@ -15,7 +15,6 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,27 +30,22 @@ from optimizer.cli.arguments import argument_parser
 from optimizer.cli.bundle_diff import differences
 from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import harvest, write_examples
+from optimizer.cli.judge_check import judge_tables
 from optimizer.cli.progress import ProgressDisplay
 from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
-from optimizer.core.budget import Budget, Limits, Prices
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import DataError, JournalError, OptimizeError
 from optimizer.core.journal import EVENTS, Event, Journal, read_journal
-from optimizer.core.model_tables import JudgeTable
 from optimizer.core.run_file import BEGUN, begun_event, changed_run_file
 from optimizer.data.dataset import Row, read_rows
 from optimizer.estimation.estimate import estimate
 from optimizer.evaluation.answers_file import AnswersFile
 from optimizer.evaluation.chat_endpoint import ChatEndpoint, Decoding
 from optimizer.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate
-from optimizer.evaluation.judge_agreement import agreement_table, check_judge, read_pairs
-from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.http_client import Client, Endpoint, RetryPolicy
+from optimizer.models.http_client import Endpoint, RetryPolicy
 from optimizer.models.model_list import first_model
-from optimizer.models.paid_replies import PricedClient
 from optimizer.report.html_report import write_report
-from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.registry import check_rewards
 from optimizer.stages.run import RUN_FILE, Result, run
 from optimizer.stages.run_context import open_run_context
@@ -183,18 +177,12 @@ async def _diff(options: argparse.Namespace) -> int:
 
 
 async def _judge_check(options: argparse.Namespace) -> int:
-    pairs, key = read_pairs(options.data, options.limit), os.environ.get("DRPO_API_KEY")
+    key = os.environ.get("DRPO_API_KEY")
     name = options.model or await first_model(options.base_url, key, options.timeout)
-    patience = RetryPolicy(reply_timeout=options.timeout)
-    with ExitStack() as stack:
-        folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bar = stack.enter_context(_progress_bar())
-        task = bar.add_task("comparisons", total=2 * len(pairs))
-        journal = stack.enter_context(Journal(folder))
-        async with Client(Endpoint(options.base_url, name, key), options.concurrency, patience) as client:
-            calls = CachedCalls({"judge": PricedClient(client, Prices())}, journal, Budget(Limits()))
-            judgements = await check_judge(Judge(calls, JudgeTable()), pairs, lambda: bar.advance(task))
-    Console().print(agreement_table(judgements, name))
+    with _progress_bar() as bar:
+        tables = await judge_tables(options, Endpoint(options.base_url, name, key), bar)
+    for table in tables:
+        Console().print(table)
     return 0
 
 

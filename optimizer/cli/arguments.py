@@ -94,6 +94,12 @@ def _add_judge_check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", help="default: the first model that the endpoint lists")
     command.add_argument("--concurrency", type=_positive_integer, default=8, help="requests at a time")
     command.add_argument("--limit", type=_positive_integer, help="only the first pairs")
+    command.add_argument(
+        "--repeat", type=_positive_integer, default=0, metavar="N", help="ask N times again: how often does it flip?"
+    )
+    command.add_argument(
+        "--paraphrase", action="store_true", help="ask in three other wordings: how often does a preference flip?"
+    )
     command.add_argument("--timeout", type=float, default=300.0, help="seconds for one reply")
     command.add_argument(
         "--out", type=Path, help="save every reply in this directory, and continue from the replies that it holds"

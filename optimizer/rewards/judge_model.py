@@ -115,12 +115,21 @@ class Judge:
         orders = await asyncio.gather(self.prefers(query, first, second), self.prefers(query, second, first))
         return (float(orders[0]) + 1.0 - float(orders[1])) / 2
 
-    async def prefers(self, query: str, first: str, second: str) -> bool:
-        """Return whether the judge prefers the first answer to the second. The request shows them in this order."""
+    async def prefers(self, query: str, first: str, second: str, *, wording: int = 0, replicate: int = 0) -> bool:
+        """Return whether the judge prefers the first answer to the second. The request shows them in this order.
+
+        Args:
+            query: The query.
+            first: The first answer.
+            second: The second answer.
+            wording: The wording of the question; 0 for the usual one.
+            replicate: A number that makes the judge answer the same question again.
+        """
 
         async def prefer(reply_format: str) -> bool:
             reader = read_preference_letter if reply_format == LETTER else read_preference
-            preference = await self._calls.ask(preference_request(query, first, second, reply_format), reader)
+            request = preference_request(query, first, second, reply_format, wording)
+            preference = await self._calls.ask(replace(request, replicate=replicate), reader)
             return bool(preference["better"] == "A")
 
         return await self._in_readable_format(prefer)

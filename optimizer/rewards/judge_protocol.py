@@ -158,7 +158,12 @@ def read_digit(reply: Any) -> Json:
     return {"score": expected, "digit": int(max(weights, key=lambda digit: weights[digit]))}
 
 
-def preference_request(query: str, first: str, second: str, reply_format: str = "") -> Request:
+def compare_wordings() -> tuple[str, ...]:
+    """Return the other wordings of the question which of two answers is better."""
+    return tuple(template("compare_wordings").split("\n\n"))
+
+
+def preference_request(query: str, first: str, second: str, reply_format: str = "", wording: int = 0) -> Request:
     """Return the request that asks which of two answers is better. The judge reads `first` as A and `second` as B.
 
     Args:
@@ -166,13 +171,17 @@ def preference_request(query: str, first: str, second: str, reply_format: str = 
         first: The first answer.
         second: The second answer.
         reply_format: `letter` for one letter with its log-probabilities, `text` for a sentence, else JSON.
+        wording: 0 for the usual wording of the question, or the number of another wording, counted from 1.
     """
-    texts = {"query": query, "first": first, "second": second}
+    name = {LETTER: "compare_letter", TEXT: "compare_plain"}.get(reply_format, "compare")
+    question, _, rest = template(name).partition("\n\n")
+    question = compare_wordings()[wording - 1] if wording else question
+    prompt = f"{question}\n\n{rest.format(query=query, first=first, second=second)}"
     if reply_format == LETTER:
-        return _letter_request(template("compare_letter").format(**texts))
+        return _letter_request(prompt)
     if reply_format == TEXT:
-        return _request(template("compare_plain").format(**texts), _PLAIN_REMINDER)
-    return _request(template("compare").format(**texts), _JSON_REMINDER, _preference_schema())
+        return _request(prompt, _PLAIN_REMINDER)
+    return _request(prompt, _JSON_REMINDER, _preference_schema())
 
 
 @reply_reader("optimizer.judge.read_preference")

@@ -18,7 +18,15 @@ from optimizer.templates import criteria_table, template
 PLEADING: Final = "pleading"
 SHARED_WORDS: Final = 8
 _TEMPLATES: Final = (
-    *("evaluate", "evaluate_letter", "evaluate_plain", "compare", "compare_letter", "compare_plain"),
+    *(
+        "evaluate",
+        "evaluate_letter",
+        "evaluate_plain",
+        "compare",
+        "compare_letter",
+        "compare_plain",
+        "compare_wordings",
+    ),
     *("judge_anchored", "judge_critic", "judge_impartial", "judge_scale"),
 )
 _EACH_LINE: Final = re.IGNORECASE | re.MULTILINE

@@ -1,0 +1,141 @@
+"""Measures how often a judge's preference flips when the judge is asked again, or asked in other words.
+
+A preference that flips for such a reason says little about the answers. The other wordings of the question are in
+templates/compare_wordings.txt. The answers are shown in the same order as before.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from index.measures.confidence import Interval, wilson
+from optimizer.core.errors import ModelError
+from optimizer.evaluation.judge_agreement import Judgement
+from optimizer.rewards.judge_model import Judge
+from optimizer.rewards.judge_protocol import compare_wordings
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """Another way to ask the same question.
+
+    Attributes:
+        replicate: How often the question was asked before.
+        wording: The number of the wording; 0 for the usual one.
+    """
+
+    replicate: int = 0
+    wording: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """How often preferences flipped in a group of variations.
+
+    Attributes:
+        name: What was varied.
+        preferences: Number of preferences that could be read in the first place, and again in a variation.
+        flipped: Number of these preferences that flipped in at least one variation.
+        flips: Number of single replies that differ from the first one.
+        replies: Number of readable replies to the variations.
+        unreadable: Number of the other replies.
+    """
+
+    name: str
+    preferences: int
+    flipped: int
+    flips: int
+    replies: int
+    unreadable: int
+
+    @property
+    def share(self) -> Interval:
+        """The share of preferences that flipped at least once."""
+        return wilson(self.flipped, self.preferences)
+
+
+def repeats(count: int) -> tuple[Variation, ...]:
+    """Return the variations that ask the same question again, `count` times."""
+    return tuple(Variation(replicate=number) for number in range(1, count + 1))
+
+
+def paraphrases() -> tuple[Variation, ...]:
+    """Return the variations that ask in other words, one for each wording."""
+    return tuple(Variation(wording=number) for number in range(1, len(compare_wordings()) + 1))
+
+
+async def check_stability(
+    name: str,
+    judge: Judge,
+    judgements: Sequence[Judgement],
+    variations: Sequence[Variation],
+    on_preference: Callable[[], None],
+) -> Stability:
+    """Ask for each readable preference again, in each variation.
+
+    Args:
+        name: What is varied, for the table.
+        judge: The judge.
+        judgements: The preferences, from `check_judge`.
+        variations: The variations.
+        on_preference: Called after each reply, whether it can be read or not.
+
+    Raises:
+        ModelError: The judge gives no usable reply, but may do so later.
+        BudgetSpentError: The budget does not allow a call.
+    """
+    questions = [question for judgement in judgements for question in _questions(judgement)]
+
+    async def changes(question: tuple[str, str, str, bool]) -> list[bool | None]:
+        query, first, second, was_first = question
+        replies = [_prefers(judge, query, first, second, one, on_preference) for one in variations]
+        return [None if found is None else found != was_first for found in await asyncio.gather(*replies)]
+
+    found = await asyncio.gather(*map(changes, questions))
+    read = [[one for one in changed if one is not None] for changed in found]
+    counted = [changed for changed in read if changed]
+    replies = sum(map(len, read))
+    unreadable = len(questions) * len(variations) - replies
+    return Stability(name, len(counted), sum(map(any, counted)), sum(map(sum, counted)), replies, unreadable)
+
+
+def question_count(judgements: Sequence[Judgement]) -> int:
+    """Return the number of readable preferences, each of which is asked for again."""
+    return sum(len(_questions(judgement)) for judgement in judgements)
+
+
+def stability_table(found: Sequence[Stability], model: str) -> Table:
+    """Return a table with a row for each group of variations. The values in brackets are 95 % intervals."""
+    table = Table(title=f"{model}: how often a preference flips", title_justify="left")
+    for name in ("", "preferences", "flips at least once", "replies that differ", "unreadable"):
+        table.add_column(name, justify="right" if name else "left")
+    for one in found:
+        share = f"{one.share.estimate:.3f} [{one.share.low:.2f}, {one.share.high:.2f}]" if one.preferences else ""
+        replies = f"{one.flips} of {one.replies}"
+        table.add_row(one.name, str(one.preferences), share, replies, str(one.unreadable))
+    return table
+
+
+def _questions(judgement: Judgement) -> list[tuple[str, str, str, bool]]:
+    """Return query, answers in the order shown, and whether the first one was preferred, for each readable reply."""
+    pair = judgement.pair
+    shown = [
+        (pair.query, pair.first, pair.second, judgement.in_order == 1) if judgement.in_order else None,
+        (pair.query, pair.second, pair.first, judgement.swapped == 2) if judgement.swapped else None,
+    ]
+    return [one for one in shown if one is not None]
+
+
+async def _prefers(
+    judge: Judge, query: str, first: str, second: str, variation: Variation, on_preference: Callable[[], None]
+) -> bool | None:
+    try:
+        return await judge.prefers(query, first, second, wording=variation.wording, replicate=variation.replicate)
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return None
+    finally:
+        on_preference()

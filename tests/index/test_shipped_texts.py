@@ -1,0 +1,83 @@
+"""No text of a bundle that ships shares eight consecutive words with the measurement data.
+
+Answers of that data only score: they are never shipped. The check reads all rows, also the sealed ones, but shows none:
+a failure names the file and the example.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.measures.word_sequences import word_sequences
+from tests.measurement import DATA, needs_data
+
+LENGTH: Final = 8
+BUNDLES: Final = sorted({path.parent for path in default_bundle_directory().parent.glob("**/manifest.json")})
+MEASURED: Final = (
+    *("references.jsonl", "xstest_prompts.jsonl", "drpo_train_queries.jsonl", "llmbar.jsonl"),
+    *("drpo", "urial"),
+)
+KNOWN: Final = frozenset(("the answer of explain-black-holes",))
+"""Texts of the default bundle that share a sequence by chance. This one is the usual definition of an event horizon.
+
+The bundle was measured with it, so reword it when the bundle is next measured anew. No other text may be added here.
+"""
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts of a file, or of each file of a folder."""
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            yield from texts_of(file)
+    elif path.suffix == ".jsonl":
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield from strings(json.loads(line))
+    elif path.suffix == ".json":
+        yield from strings(json.loads(path.read_text(encoding="utf-8")))
+    elif path.suffix == ".txt":
+        yield path.read_text(encoding="utf-8")
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from (key, *strings(one))
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings(one)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Mapping[tuple[str, ...], str]:
+    """The name of a file by each sequence of eight words in it."""
+    return {one: name for name in MEASURED for text in texts_of(DATA / name) for one in word_sequences(text, LENGTH)}
+
+
+@needs_data
+@pytest.mark.parametrize("directory", BUNDLES, ids=lambda path: path.name)
+def test_no_shipped_text_is_one_of_the_measurement_data(
+    directory: Path, measured: Mapping[tuple[str, ...], str]
+) -> None:
+    bundle = read_bundle(directory)
+    texts = {"the prompt": bundle.prompt} | {f"the prompt of set {one.name}": one.prompt or "" for one in bundle.sets}
+    for example in bundle.examples:
+        texts |= {f"the query of {example.id}": example.query, f"the answer of {example.id}": example.response}
+    shared = {
+        f"{what} shares words with {measured[one]}"
+        for what, text in texts.items()
+        if what not in KNOWN
+        for one in word_sequences(text, LENGTH) & measured.keys()
+    }
+    assert sorted(shared) == []
+
+
+@needs_data
+def test_a_copy_would_be_found(measured: Mapping[tuple[str, ...], str]) -> None:
+    line = (DATA / "drpo_train_queries.jsonl").read_text(encoding="utf-8").splitlines()[1]
+    assert word_sequences(json.loads(line)["query"], LENGTH) & measured.keys()
