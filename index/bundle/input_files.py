@@ -45,7 +45,9 @@ def decode_text(data: bytes, location: str) -> str:
 
 
 def parse_lines(data: bytes, location: str, parse: Callable[[bytes, str], T]) -> list[tuple[int, T]]:
-    """Parse each line of a JSONL file that a person wrote. This function is the reader of all such files.
+    """Parse each line of a JSONL file that a person wrote.
+
+    All such files are parsed by this function, so that they have the same rules.
 
     A line ends with a line feed, or with a carriage return and a line feed. Lines without text are skipped, and byte
     order marks at the beginning of a line are ignored.
@@ -128,7 +130,8 @@ def parse_set_prompts(data: bytes, location: str) -> Mapping[str, str]:
 
     Raises:
         BundleFormatError: The data is not TOML, there is no prompt, or a prompt is blank or no string.
-        BundleIntegrityError: A prompt contains a role marker or a control token, which a model could take for a turn.
+        BundleIntegrityError: A prompt contains a marker or a control token that a model could take for the beginning of
+            a turn.
     """
     try:
         table = tomllib.loads(decode_text(data, location))

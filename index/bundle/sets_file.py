@@ -7,8 +7,8 @@ The file is a list of JSON objects, one for each set. index/retrieval/retriever.
     voters                ids of the examples that vote for this set when they are neighbours of a query
     kind                  name of a group of sets; the kind with the most votes wins, then its set with the most votes
     weight                factor by which each vote for this set is multiplied
-    minimum_similarity    a voter votes only if its similarity to the query is at least this value; but if no
-                          neighbour reaches the minimum of its set, all neighbours vote
+    minimum_similarity    a voter whose similarity to the query is below this value does not vote; if no voter of any
+                          set is left, the minimum does not count, and all neighbours vote
     prompt                optional: the system prompt of requests for which this set is chosen, instead of prompt.txt
 
 The prompt of a set replaces prompt.txt, and is not added to it. In a prefix cache, requests with different sets share
@@ -50,9 +50,10 @@ def parse_sets(
         neutral: The name of the neutral set; None if there is none.
 
     Raises:
-        BundleFormatError: The data is malformed, two sets have the same name, an example votes for two sets, or a set
-            names an example twice, or an example that is pinned or not in the bank. Or the neutral set does not exist
-            or is of a separate kind, or another set has no voters. Or the prompt of a set is blank.
+        BundleFormatError: The data is malformed, two sets have the same name, or an example votes for two sets. Or a
+            set names an example twice, a pinned example, or an example that is not in the bank. Or the neutral set does
+            not exist, or its kind is not `other`. Or a set that is not the neutral set has no voters. Or the prompt of
+            a set is blank.
         BundleIntegrityError: The prompt of a set is unsafe (see example_bank.py).
     """
     value = parse_json(data, location)
@@ -93,7 +94,7 @@ def restrict_sets(sets: Sequence[ExampleSet], examples: Sequence[Example]) -> tu
 
 
 def with_prompts(sets: Sequence[ExampleSet], prompts: Mapping[str, str]) -> tuple[ExampleSet, ...]:
-    """Return the sets with prompts of their own.
+    """Return copies of the sets that have the given prompts.
 
     Args:
         sets: The example sets.

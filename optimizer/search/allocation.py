@@ -32,7 +32,7 @@ class Allocation:
     won: Counter[str] = field(default_factory=Counter)
 
     def preferences(self, slots: int, occasion: str) -> list[list[str]]:
-        """Return the names of the proposers for each slot, the one that gets the slot first.
+        """For each slot, return all proposers in the order of preference: the first one gets the slot.
 
         The others follow for the case that a proposer has no candidate for the slot.
 
@@ -50,7 +50,7 @@ class Allocation:
 
     @property
     def results(self) -> Mapping[str, tuple[int, int]]:
-        """The numbers of candidates that each proposer tried and won."""
+        """For each proposer: how many of its candidates raced, and how many of these beat their parents."""
         return {name: (self.tried[name], self.won[name]) for name in self.names}
 
     def _ranked(self, rng: random.Random) -> list[str]:

@@ -6,8 +6,8 @@ MAX_WAITING_CASES cases wait, new cases are dropped and counted. Each experiment
 judge model compares the two replies of a case twice, in both orders. A reply wins only if the model prefers it both
 times.
 
-The proxy sends users' text to the judge's server. Therefore the judge runs only if the flag --judge names this server.
-This module does not depend on the store.
+The proxy sends users' text to the judge's server. So the judge is off unless the flag --judge turns it on and names
+this server. This module does not know how judgements are stored: `record_judgement` stores them.
 """
 
 import asyncio
@@ -165,7 +165,8 @@ class ShadowJudge:
     def _take_budget(self, sample: Sample) -> bool:
         """Reserve the model calls of one case in the daily budget of its experiment.
 
-        The budget is complete again 24 hours after its first reservation.
+        A period of 24 hours begins with a reservation. The first reservation after it begins a new period with the full
+        budget.
 
         Returns:
             Whether the calls were reserved. False if the budget has too few calls left.

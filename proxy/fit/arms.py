@@ -53,7 +53,7 @@ class Arms:
     Attributes:
         all: The arms, `raw` first.
         baseline: The arm that each candidate is compared with.
-        candidates: The arms of the bundles that the run is about.
+        candidates: The arms of the bundles to measure, without the baseline.
     """
 
     all: tuple[Arm, ...]
@@ -84,7 +84,7 @@ def choose_model(bundles: Sequence[BundleArgument], models: Collection[str]) -> 
     """Return the model to measure.
 
     It is the model that the arguments name (MODEL=DIR). If they name none, it is the model that the bundles were made
-    for. If no backend lists that model, it is the only model that the backends list.
+    for. If no backend lists that model, and the backends list exactly one model, return this one.
 
     Raises:
         StartupError: The arguments name several models or a model that no backend lists, or the choice is not clear.
@@ -120,7 +120,8 @@ def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle:
 
 
 def _unique_names(bundles: Sequence[BundleArgument]) -> list[str]:
-    """Return a name for each bundle: the name in its manifest. Equal names get the id of the bundle, or a number."""
+    """Return a name for each bundle: the name in its manifest. Names that would be equal get the id of their bundle,
+    and a number if they are still equal."""
     names = [bundle.served.bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
         names = [f"{name} {bundle.served.id}" for name, bundle in zip(names, bundles, strict=True)]

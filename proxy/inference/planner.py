@@ -225,7 +225,7 @@ class Planner:
         return _InjectedText(limited, injection, cut_at, prompt.has_leading_gap and asked.opens_answer, lowered)
 
     async def _sampled_completion(self, body: Json, setting: Setting, served: ServedBundle) -> JsonDict:
-        """Return a text completion request with the bundle's sampling, but with no more tokens than the context has."""
+        """Return a text completion request with the bundle's sampling, whose answer fits into the context."""
         sent, prompt = with_sampling(body, served), body.get("prompt")
         if "max_tokens" in sent and asked_limit(body) is None and isinstance(prompt, str):
             limit = await self._injector.max_tokens(prompt, 0, prompt, setting.model, served)

@@ -102,7 +102,7 @@ async def _send_error(client: Client, upstream: BackendResponse, headers: dict[s
         status, data = refused.status, refused.json
     if refused is not data or upstream.content_type != JSON_TYPE:
         headers["content-type"] = JSON_TYPE
-    if status == BackendNotReadyError.status:  # for example, llama.cpp sends it while it loads the model
+    if status == BackendNotReadyError.status:  # llama.cpp, for example, answers 503 while it loads the model
         headers.setdefault("retry-after", BackendNotReadyError("").headers["Retry-After"])
     whole = web.Response(status=status, body=data, headers=headers)
     await client.send(whole, data)

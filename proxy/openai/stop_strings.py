@@ -1,13 +1,12 @@
 """Divides stop strings between backend and proxy, and cuts answers at stop strings that the backend did not cut at.
 
 OpenAI's reference allows "up to 4 sequences", and vLLM accepts no more. A prompt layout needs three stop strings, and a
-client may send four more. The backend therefore does not get all of them. The answer of the backend may also contain a
-stop string that the backend got, because the backend ignores stop strings, or because the request has
-`include_stop_str_in_output` or `min_tokens`. The proxy cuts each answer at the layout's stop strings, so that no marker
-reaches the client. The backend does not know of the cut and continues to generate. The reported usage therefore
-includes the tokens after the cut, which the client does not get. A model may also copy a marker that the proxy escaped
-in the prompt with a U+200B. The proxy removes this U+200B from the answer. The module does no I/O and does not depend
-on backends.
+client may send four more. The backend therefore does not get all of them. An answer can contain even a stop string that
+the backend got. Some backends ignore stop strings, `include_stop_str_in_output` keeps them, and the first `min_tokens`
+tokens are not checked for them. The proxy cuts each answer at the layout's stop strings, so that no marker reaches the
+client. The backend does not know of the cut and continues to generate. The reported usage therefore includes the tokens
+after the cut, which the client does not get. A model may also copy a marker that the proxy escaped in the prompt with a
+U+200B. The proxy removes this U+200B from the answer. The module does no I/O and does not depend on backends.
 """
 
 import re
@@ -49,8 +48,8 @@ class StopRules:
         client: The client's stop strings that the backend did not get.
         include_client: Whether an answer includes the client's stop string that ended it. The client asks for this with
             the field `include_stop_str_in_output` of vLLM.
-        before: The line breaks that are supposed to precede the answer, because the prompt ends with a line break. A
-            marker at the beginning of the answer is therefore found, and the answer becomes empty.
+        before: The line breaks at the end of the prompt. They count as the beginning of the answer in the search for
+            stop strings. A marker at the beginning of the answer is therefore found, and the answer becomes empty.
     """
 
     layout: tuple[str, ...]
@@ -110,9 +109,10 @@ def _find_end(
     Args:
         text: The text, or the beginning of the text.
         rules: The stop strings.
-        before: The text that is supposed to precede the text.
+        before: Line breaks that count as if they stood before the text.
         fences: The number of code fences in the part of the answer before the text.
-        is_whole: Whether no text follows. A marker at the end then lacks the line break after it.
+        is_whole: Whether no text follows. A marker at the very end then counts without the line break that normally
+            follows it.
     """
     end = _layout_end(before + text, rules.layout, fences, is_whole=is_whole)
     found = first_stop(text, rules.client) if rules.client else None
@@ -140,8 +140,8 @@ def _without_layout_reason(choice: JsonDict, rules: StopRules) -> JsonDict:
 class StopCutter:
     """Cuts each choice of a stream at its first stop string.
 
-    A part is the object of a choice in one chunk. A part whose text may be the beginning of a stop string is held back
-    until later parts show whether the stop string is complete.
+    A part is one element of the list `choices` of a chunk. A part whose text may be the beginning of a stop string is
+    held back until later parts show whether the stop string is complete.
 
     Attributes:
         rules: The stop strings.
@@ -188,7 +188,7 @@ class StopCutter:
         return {**chunk, "choices": [ready for choice in chunk["choices"] for ready in self._ready_parts(choice)]}
 
     def release(self) -> list[JsonDict]:
-        """Return the parts that are still held back at the end of a stream, cut at a stop string that ends there."""
+        """Return the parts that are still held back at the end of a stream, cut at a stop string in them."""
         released = [part for index, parts in self.held.items() for part in self._whole_parts(index, parts)]
         self.held.clear()
         return released

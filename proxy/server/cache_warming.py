@@ -2,9 +2,10 @@
 
 The module sends the prefix of each example set to a backend at the start, after each reload, and when the backend comes
 back after an outage. One process does this for all workers. It sends one prefix at a time, and only while a backend
-serves few requests of users. After each prefix, it pauses for as long as the backend took, at most five seconds, so
-that a backend of usual speed spends at most half of its time on prefixes. These requests do not pass through the code
-that serves users, so they are in no experiment, are not judged, and are not counted as requests.
+serves few requests of users. After each prefix, it pauses for as long as the backend took, so that a backend spends at
+most half of its time on prefixes. No pause is longer than five seconds, so a slow backend can spend more. These
+requests do not pass through the code that serves users, so they are in no experiment, are not judged, and are not
+counted as requests.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ async def _cancel_at_drain(gateway: Gateway, tasks: Sequence["asyncio.Task[None]
 
 @dataclass(slots=True)
 class _Progress:
-    """How many prefixes of a bundle there are, and how many the backend has answered and refused."""
+    """The number of a bundle's prefixes: all of them, those that the backend answered, and those that failed."""
 
     total: int = 0
     sent: int = 0
@@ -99,7 +100,8 @@ class CacheWarmer:
     def _wanted(self, backend: Backend) -> Mapping[Hashable, tuple[Model, ServedBundle]]:
         """Return the models and bundles that a backend serves now.
 
-        The key of each pair changes if the cache may not have the prefixes any more.
+        The key of a pair is another one after a restart of the backend or a reload, when the cache may have lost the
+        prefixes.
         """
         if not backend.healthy:
             return {}
@@ -152,7 +154,7 @@ class CacheWarmer:
             await asyncio.sleep(min(loop.time() - started, _MAX_PAUSE))
 
     def _is_preferred(self, backend: Backend, model: Model, injection: Injection) -> bool:
-        """Return whether an example set prefers this backend to all others that answer.
+        """Return whether the pool sends requests with this example set to this backend first.
 
         These sets are sent last, because a small cache keeps what was sent last.
         """

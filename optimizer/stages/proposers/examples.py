@@ -1,4 +1,4 @@
-"""The proposer `examples`: edits of the bank that follow the failures of the parent.
+"""The proposer `examples`. It edits the bank of a candidate (the parent), and chooses the edits by its failures.
 
 add       adds the examples of the pool that are nearest to the rows that failed
 fill      adds many examples of the pool at once, the nearest to all answered rows first
@@ -10,8 +10,8 @@ lengthen  removes the examples with short answers, except refusals
 refusals  rewords all refusals
 own       adds new questions of the writer model with the task model's own answers (own_answers.py)
 
-Only the last edit calls models. An answer of the pool is text that was written as an example. A reference of a row is
-never added.
+Only the last edit calls models. An answer of the pool is text that was written as an example. The reference of a row
+never becomes the answer of an example.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class ExampleProposer:
         return len(self._pool.examples)
 
     async def propose(self, parent: Parent, count: int) -> Sequence[Proposal]:
-        """Return candidates with edited banks, more than wanted as a reserve."""
+        """Return candidates with edited banks. There are more than `count`, as a reserve."""
         rng = parent.random(f"{self._seed}:{self.name}")
         own = await self._add_own(parent, rng)
         found: dict[str, Proposal] = {own.candidate.key: own} if own else {}
@@ -186,7 +186,7 @@ def draw_failure(failures: Sequence[Failure], rng: random.Random) -> Failure | N
 
 
 def failed_shares(outcomes: Sequence[Outcome]) -> Mapping[str, float]:
-    """Return how much worse than usual the answers are before which an example was shown, by its id.
+    """Map the id of each example to how much worse than usual the answers were when a request contained the example.
 
     The value is the mean score of the answers to the same kind of rows, less the mean score of the answers before which
     the example was shown. Examples that were shown only once are left out.

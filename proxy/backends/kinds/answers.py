@@ -39,7 +39,7 @@ _OTHER_TURN: Final = re.compile(
 )
 _QUESTION_AND_MORE: Final = re.compile(r"\n[^\n]{3,200}[?？]\s*\n\s*\S")
 _REPEATED_PART: Final = re.compile(r"(?s)(\S.{0,79}?)\1{2,}")
-_MIN_REPEATED: Final = 20  # characters; shorter repetitions may be emphasis, rulers or tables
+_MIN_REPEATED: Final = 20  # characters; shorter repetitions may be emphasis (`!!!`) or a line (`-----`)
 _MAX_TAIL: Final = 400  # characters at the end of an answer in which repeated parts are sought
 _CUT_REASONS: Final = ("length", "max_tokens", "max_length", "max_new_tokens", "token_limit")
 _REASONING_FIELD: Final = re.compile(r"reason|think", re.IGNORECASE)

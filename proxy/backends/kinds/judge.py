@@ -1,7 +1,7 @@
 """Decides the kind of each model of a backend once. The start of the server does not wait long for a slow model.
 
-The kind is decided again if the model's entry in the backend's list changes, or if the backend did not answer in
-between, because another model may now have the same name. If a server has several workers, one of them asks the
+The kind is decided again if the model's entry in the backend's list changes, or after the backend missed a health
+check. In both cases, another model may now have the same name. If a server has several workers, one of them asks the
 questions, and the others read its decision from a file (decide_once).
 """
 
@@ -50,7 +50,7 @@ class KindJudge:
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempt] = {}
         self._earlier: dict[str, Decision] = {}
-        self._since = 0.0  # the wall-clock time before which decisions are not valid any more
+        self._since = 0.0  # wall-clock time; decisions from before this time are not valid
         self._at_once = asyncio.Semaphore(_MAX_AT_ONCE)
 
     @property
@@ -78,7 +78,9 @@ class KindJudge:
     async def decide(
         self, identity: tuple[str, ...], reported: Kind | None, probe: Probe, deadline: float, folder: Path | None
     ) -> Decision:
-        """Return the decision about a model. At the deadline, return an unsettled decision if there is no other.
+        """Return the decision about a model.
+
+        If the model has not answered by the deadline, return a provisional decision (`settled` is False).
 
         An unsettled decision has the kind of an earlier decision about the same model. If there is no earlier decision,
         the kind is None for `_MAX_UNDECIDED` seconds, so that the model is not served in the wrong form. After that

@@ -107,9 +107,9 @@ _MEASUREMENTS: Final = ",\n".join(
 )
 _SUMS: Final = ", ".join(f"SUM({name}), COUNT({name})" for name in MEASURED_METRICS)
 
-# The temporary table `members` has one row for each unit of the experiment: the arm, the propensity and the time of the
-# unit's first request in the experiment. Overrides and requests before the experiment's start do not count as the first
-# request.
+# The common table expression `members` has one row for each unit of the experiment: the arm, the propensity and the
+# time of the unit's first request in the experiment. Requests whose arm was forced (override), and requests before the
+# experiment's start, do not count as the first request.
 _MEMBERS: Final = f"""
     ranked AS (
         SELECT unit, arm, propensity, time,
@@ -156,7 +156,8 @@ SELECT_RATING_SUMS: Final = f"""WITH {_REQUESTS},
 
 SELECT_UNITS_BY_ARM: Final = f"WITH {_MEMBERS} SELECT arm, COUNT(*) FROM members GROUP BY arm ORDER BY arm"  # noqa: S608
 
-# The queries count the rows of an experiment that the statistics leave out. Each `?` stands for the experiment's name.
+# The queries COUNT_IMPOSSIBLE count the rows of an experiment that the statistics leave out. Each `?` stands for the
+# experiment's name.
 BOUNDED_METRICS: Final = tuple(metric.name for metric in _METRICS_WITH_COLUMN)
 _IMPOSSIBLE_COUNTS: Final = ", ".join(
     f"SUM(CASE WHEN e.{metric.name} IS NULL OR e.{metric.name} BETWEEN 0 AND {metric.maximum:.0f} THEN 0 ELSE 1 END)"
