@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from index.measures.word_sequences import word_sequences
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
 from optimizer.core.config_tables import PROPORTIONAL, PROPOSERS, PUBLISHED, RACED, RunConfig, SearchTable
 from optimizer.core.journal import SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
-from optimizer.data.shared_words import RowTexts
 from optimizer.data.split import TRAIN
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.search.allocation import Allocation
@@ -28,7 +28,7 @@ from optimizer.search.space import Path
 from optimizer.stages.candidate_gate import PromptGate
 from optimizer.stages.candidate_space import CandidateSpace, ScoreScale
 from optimizer.stages.proposers.base import EDITS, EXAMPLES, RETRIEVAL, SAMPLING, WRITER, Proposer
-from optimizer.stages.proposers.example_pool import open_pool
+from optimizer.stages.proposers.example_pool import embed_pool, read_pool
 from optimizer.stages.proposers.examples import ExampleProposer
 from optimizer.stages.proposers.novelty import KnownCandidates
 from optimizer.stages.proposers.own_answers import OwnAnswers
@@ -210,11 +210,15 @@ def describe_proposer(proposer: Proposer) -> str:
 async def _example_proposer(context: RunContext) -> ExampleProposer:
     rows = [row for part in context.data.parts.values() for row in part]
     table = context.config.examples
-    pool = await asyncio.to_thread(open_pool, table.pool, context.embedder, {row.query for row in rows})
+    found = read_pool(table.pool, {row.query for row in rows})
+    usable = [example for example in found if await context.gate.admits_example(example)]
+    pool = await asyncio.to_thread(embed_pool, usable, context.embedder)
     own = None
     if ROLE in context.config.models:
-        texts = RowTexts(text for row in rows for text in (row.query, row.reference or ""))
-        own = OwnAnswers(context.calls, context.task, context.gate, texts, table.words)
+        texts = (text for row in rows for text in (row.query, row.reference or ""))
+        length = table.shared_words
+        known = frozenset(one for text in texts for one in word_sequences(text, length)) if length else frozenset()
+        own = OwnAnswers(context.calls, context.task, context.gate, length, known, table.words)
     return ExampleProposer(pool, context.embedder, context.config.search.seed, own)
 
 

@@ -56,35 +56,33 @@ def pool_file(pool: str) -> Path:
     return default_bundle_directory() / _EXAMPLES if pool == DEFAULT else Path(pool)
 
 
-def read_pool(pool: str) -> tuple[Example, ...]:
-    """Read the examples of a pool.
-
-    Raises:
-        ConfigError: The file cannot be read.
-        BundleError: The file has invalid lines.
-    """
-    file = pool_file(pool)
-    try:
-        return parse_input_examples(file.read_bytes(), str(file))
-    except OSError as error:
-        raise ConfigError(f"[examples] pool: {file}: cannot be read: {error.strerror}") from None
-
-
-def open_pool(pool: str, embedder: Embedder, queries: Collection[str]) -> ExamplePool:
-    """Read and embed a pool. Examples with the query of a row are left out, because they would answer this row.
+def read_pool(pool: str, queries: Collection[str] = ()) -> tuple[Example, ...]:
+    """Read the examples of a pool. Examples with the query of a row are left out, because they would answer this row.
 
     Args:
         pool: The value of `[examples] pool`.
-        embedder: The embedder of the bundle.
         queries: The queries of all rows.
 
     Raises:
         ConfigError: The file cannot be read.
         BundleError: The file has invalid lines.
+    """
+    file, rows = pool_file(pool), {normalized(query) for query in queries}
+    try:
+        examples = parse_input_examples(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ConfigError(f"[examples] pool: {file}: cannot be read: {error.strerror}") from None
+    return tuple(one for one in examples if normalized(one.query) not in rows)
+
+
+def embed_pool(examples: Sequence[Example], embedder: Embedder) -> ExamplePool:
+    """Embed the queries of a pool. Queries that the embedder cannot read are left out: no bank can hold their vectors.
+
+    Raises:
         EmbedderError: The embedder does not answer.
     """
-    rows = {normalized(query) for query in queries}
-    examples = tuple(one for one in read_pool(pool) if normalized(one.query) not in rows)
+    if not examples:
+        return ExamplePool((), np.zeros((0, embedder.spec.dimension), np.float32))
     vectors = embedder.embed([one.query for one in examples])
-    readable = np.flatnonzero(vectors.any(axis=1))  # no bank can hold the vector of a text in an unknown script
-    return ExamplePool(tuple(examples[one] for one in readable), np.ascontiguousarray(vectors[readable]))
+    readable = np.flatnonzero(vectors.any(axis=1))
+    return ExamplePool(tuple(examples[int(one)] for one in readable), np.ascontiguousarray(vectors[readable]))

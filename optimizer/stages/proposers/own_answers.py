@@ -1,8 +1,8 @@
 """Makes examples of the models' own texts: the writer model writes new questions, and the task model answers them.
 
 The new questions are of the kind of the rows that failed, but no row becomes an example: a question that shares eight
-or more consecutive words with a row is dropped. An answer becomes an example if its form is right: it ends by itself,
-repeats nothing, and refuses if and only if the rows ask for a refusal.
+consecutive words with a row is dropped (the setting `shared_words` of [examples]). An answer becomes an example if its
+form is right: it ends by itself, repeats nothing, and refuses if and only if the rows ask for a refusal.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from index.measures.answer_form import ends_by_itself, repeated_share
 from index.measures.refusals import refuses
+from index.measures.word_sequences import Sequences, word_sequences
 from index.types import Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.errors import ModelError, UnparsableReplyError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
-from optimizer.data.shared_words import RowTexts
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.reply_text import answer_text, find_object
 from optimizer.models.request import Json, Request, reply_reader
@@ -49,14 +49,16 @@ class OwnAnswers:
         calls: Calls the writer model.
         task: The task model.
         gate: Checks the examples, and counts those that are dropped.
-        rows: The texts of all rows.
+        shared_words: A question is dropped if it shares this many consecutive words with a row. 0: no question is.
+        rows: The sequences of this many words of all rows.
         max_words: The maximum number of words of an answer; 0 for no limit.
     """
 
     calls: CachedCalls
     task: TaskModel
     gate: CandidateGate
-    rows: RowTexts
+    shared_words: int
+    rows: Sequences
     max_words: int
 
     async def examples(self, parent: Candidate, failure: Failure, count: int, again: int) -> Sequence[Example]:
@@ -81,10 +83,14 @@ class OwnAnswers:
             await self.gate.drop_failed("example", source, error, count)
             return []
         questions = [one for one in dict.fromkeys(kept["questions"]) if _MIN_WORDS <= len(one.split()) <= _MAX_WORDS]
-        new = [one for one in questions if not self.rows.share_words(one)][:count]
-        await self.gate.drop("example", source, "shares eight words with a row", len(questions) - len(new))
-        found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new))
+        new = [one for one in questions if not self._copies_row(one)]
+        why = f"a question shares {self.shared_words} consecutive words with a row"
+        await self.gate.drop("example", source, why, len(questions) - len(new))
+        found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new[:count]))
         return [one for one in found if one is not None]
+
+    def _copies_row(self, question: str) -> bool:
+        return bool(self.shared_words and word_sequences(question, self.shared_words) & self.rows)
 
     async def _answer(self, parent: Candidate, row: Row) -> Example | None:
         name = f"own-{hashlib.sha256(row.query.encode()).hexdigest()[:12]}"

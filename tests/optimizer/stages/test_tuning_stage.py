@@ -47,7 +47,8 @@ async def tuned(table: TuneTable, quality: Callable[[Candidate], float], folder:
     with Journal(folder) as journal:
         scorer = cast("Scorer", Scripted(quality))
         rows = ScoredRows("tune", ROWS, scorer, journal, UnusableRows(journal, "validation", len(ROWS), 0.05))
-        gate = CandidateGate(read_config(write_run(folder, "http://127.0.0.1:9")), kept[0].bank.embedder, journal)
+        config = read_config(write_run(folder, "http://127.0.0.1:9"))
+        gate = CandidateGate(config, kept[0].bank.embedder, journal, ())
         try:
             await tune(kept[0], table, rows, gate, SETTINGS, kept.append)
         except BudgetSpentError:

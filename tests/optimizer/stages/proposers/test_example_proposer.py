@@ -9,7 +9,7 @@ from index.types import Example
 from optimizer.core.errors import ConfigError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
 from optimizer.stages.proposers.base import Parent, Proposal
-from optimizer.stages.proposers.example_pool import ExamplePool, open_pool
+from optimizer.stages.proposers.example_pool import ExamplePool, embed_pool, read_pool
 from optimizer.stages.proposers.examples import ExampleProposer, failed_shares
 from tests.optimizer.stages.proposers.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent, outcome
 
@@ -83,12 +83,13 @@ async def test_proposals_repeat_with_the_seed_and_keep_one_example_for_each_id()
 def test_pool_leaves_out_the_queries_of_rows(tmp_path: Path) -> None:
     file = tmp_path / "pool.jsonl"
     file.write_text('{"query": "How are you?", "response": "Well."}\n{"query": "zoo", "response": "Animals."}\n')
-    assert [one.query for one in open_pool(str(file), EMBEDDER, {"how are  YOU"}).examples] == ["zoo"]
+    assert [one.query for one in read_pool(str(file), {"how are  YOU"})] == ["zoo"]
+    assert not embed_pool([Example("unread", "12345", "A number.")], EMBEDDER).examples, "the vector is zero"
 
 
 def test_pool_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[examples\] pool: .*none.jsonl: cannot be read"):
-        open_pool(str(tmp_path / "none.jsonl"), EMBEDDER, set())
+        read_pool(str(tmp_path / "none.jsonl"))
     (tmp_path / "bad.jsonl").write_text("{}")
     with pytest.raises(BundleError, match=r"bad.jsonl, line 1"):
-        open_pool(str(tmp_path / "bad.jsonl"), EMBEDDER, set())
+        read_pool(str(tmp_path / "bad.jsonl"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from index.measures.word_sequences import word_sequences
 from optimizer.core.config import read_config
 from optimizer.core.journal import Event, Journal
 from optimizer.data.dataset import GENERAL, REFUSE
-from optimizer.data.shared_words import RowTexts
 from optimizer.stages.proposers.failures import group_failures
 from optimizer.stages.proposers.own_answers import OwnAnswers
 from optimizer.stages.run_context import open_run_context, starting_candidate
@@ -22,19 +22,6 @@ from tests.optimizer.stages.proposers.candidates import REFUSAL, outcome
 ROW = "How do I boil an egg so that it stays soft inside?"
 COPY = "Please say how do I boil an egg so that it is hard."
 QUESTIONS = ["What is a good name for a cat?", COPY, "Too short?", "What is a good name for a dog?"]
-
-
-@pytest.mark.parametrize(
-    ("text", "is_shared"),
-    [
-        (COPY, True),
-        ("HOW DO I BOIL - AN EGG, so that", True),
-        ("How do I boil an egg so it is soft?", False),
-        ("", False),
-    ],
-)
-def test_text_that_shares_eight_words_with_a_row_is_found(text: str, is_shared: bool) -> None:
-    assert RowTexts([ROW, "a short row"]).share_words(text) is is_shared
 
 
 async def made(
@@ -52,7 +39,7 @@ async def made(
         config = read_config(write_run(tmp_path, url))
         with Journal(tmp_path / "out") as journal:
             async with open_run_context(config, journal, print) as context:
-                own = OwnAnswers(context.calls, context.task, context.gate, RowTexts([ROW]), 150)
+                own = OwnAnswers(context.calls, context.task, context.gate, 8, word_sequences(ROW, 8), 150)
                 parent = await asyncio.to_thread(starting_candidate, config, context.embedder)
                 found = await own.examples(parent, failures[0], 6, 0)
             notes = [event for event in journal.events if event.get("note") == "dropped"]
@@ -62,7 +49,9 @@ async def made(
 async def test_new_questions_and_own_answers_become_examples(tmp_path: Path) -> None:
     found, dropped = await made(tmp_path, GENERAL, "Choose a short one.")
     assert found == [(query, "Choose a short one.") for query in (QUESTIONS[0], QUESTIONS[3])]
-    assert [(event["why"], event["count"]) for event in dropped] == [("shares eight words with a row", 1)]
+    assert [(event["why"], event["count"]) for event in dropped] == [
+        ("a question shares 8 consecutive words with a row", 1)
+    ]
 
 
 @pytest.mark.parametrize(
