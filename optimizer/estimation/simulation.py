@@ -31,6 +31,7 @@ from optimizer.stages.proposers.examples import OWN_QUESTIONS, OWN_SHARE
 from optimizer.stages.tuning_stage import significant_leader, tuning_settings, value_counts
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
+JUDGE_TRIAL = "judge trial"
 EXAMPLES, SEARCH, TUNE, EVALUATION = "examples", "search", "tune", "evaluation"
 _PUBLISHED_MEANS: Final = (0.4, 0.85)
 """The range of the mean score, from 0 to 1, in simulations of the published algorithm.
@@ -214,12 +215,12 @@ class SimulatedSpace:
 
 
 def _count_judge_trial(space: SimulatedSpace, data: Split) -> None:
-    """Count the calls with which a run finds out whether its judge can be trusted, as if they belonged to the search.
+    """Count the calls with which a run finds out whether its judge can be trusted.
 
     The criteria of a row are counted here and again in the search, because not every row of the trial is a row of the
     search.
     """
-    space.begin(SEARCH)
+    space.begin(JUDGE_TRIAL)
     scored, compared = (min(count, len(data.train)) for count in trial_counts(space.config))
     if sum(row.reference is not None for row in data.train) < MIN_ANSWERED_ROWS:
         space.count(TASK, max(scored, compared))

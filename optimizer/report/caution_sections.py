@@ -42,6 +42,6 @@ def left_out(summary: RunSummary) -> Iterator[str]:
         yield f'<div class="wide"><table>{row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
     if summary.dropped:
         yield "<h2>Candidates that were dropped</h2>"
-        yield '<p class="soft">They change nothing that matters, or no bundle or server can use them.</p>'
+        yield '<p class="soft">They change nothing, should not be learned, or no bundle or server can use them.</p>'
         rows = [row("td", text(what), str(count), text(why)) for (what, why), count in summary.dropped.items()]
         yield f'<div class="wide"><table>{row("th", "part", "number", "reason")}{"".join(rows)}</table></div>'

@@ -20,6 +20,10 @@ from optimizer.report.svg_charts import draw_bars, draw_curve
 REPORT: Final = "report.html"
 _VARIANTS: Final = ("bundle", "baseline", "raw-matched", "raw")
 _SHARES: Final = {"ends": "ends by itself", "refuses_unsafe": "refuses unsafe", "refuses_safe": "refuses safe"}
+_COSTS: Final = (
+    *("calls", "prompt tokens", "completion tokens", "money", "mean seconds"),
+    *("without reply", "unreadable"),
+)
 _MAX_ANSWERS: Final = 24
 _MAX_JUDGEMENTS: Final = 6
 _MAX_WINS: Final = 5
@@ -108,6 +112,12 @@ def _comparison_rows(against: Mapping[str, Event], names: Sequence[str]) -> Iter
         cells = (interval_cell(preferred) if name == "baseline" else "" for name in names)
         yield row("td", "judge prefers bundle", *cells)
     yield row("td", "bundle wins", *(f"{against[name]['wins']:.0%}" if name in against else "" for name in names))
+
+
+def _bundle_prompt(summary: RunSummary) -> Iterator[str]:
+    if summary.bundle is not None and "prompt" in summary.bundle:
+        yield "<h2>The prompt of the bundle</h2>"
+        yield f'<div class="inside text">{text(summary.bundle["prompt"]) or "(none)"}</div>'
 
 
 def _learning_curve(summary: RunSummary) -> Iterator[str]:
@@ -202,11 +212,12 @@ def _cost_table(summary: RunSummary) -> Iterator[str]:
     if not summary.usage:
         return
     yield '<h2>Cost</h2><div class="wide"><table>'
-    yield row("th", "model", "calls", "prompt tokens", "completion tokens", "money", "mean seconds", "without reply")
+    yield row("th", "model", *_COSTS)
     for role, usage in summary.usage.items():
         seconds = f"{usage.seconds / usage.calls:.2f}" if usage.calls else ""
         counts = [f"{count:,}" for count in (usage.calls, usage.prompt_tokens, usage.completion_tokens)]
-        yield row("td", text(role), *counts, f"{usage.money:.2f}", seconds, str(usage.without_reply))
+        failures = str(usage.without_reply), str(usage.unreadable)
+        yield row("td", text(role), *counts, f"{usage.money:.2f}", seconds, *failures)
     yield "</table></div>"
     for role in (role for role, usage in summary.usage.items() if usage.is_estimate):
         yield f'<p class="soft">{text(role)}: {NO_USAGE}.</p>'
@@ -232,6 +243,7 @@ _SECTIONS: Final = (
     _headline,
     judge_trust,
     _sealed_table,
+    _bundle_prompt,
     pleading,
     left_out,
     _learning_curve,

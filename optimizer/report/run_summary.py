@@ -10,6 +10,7 @@ from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
 from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, STOPPED, UNUSABLE, Event
+from optimizer.models.repeats import UNPARSABLE
 from optimizer.rewards.pleading import PLEADING
 
 
@@ -75,6 +76,7 @@ class ModelUsage:
         money: Cost of all calls together, in the currency of the prices in run.toml.
         seconds: Duration of all calls together.
         without_reply: Number of requests that were sent but got no reply.
+        unreadable: Number of replies that could not be read.
         is_estimate: Whether token counts are estimates, because the server reported none.
     """
 
@@ -84,6 +86,7 @@ class ModelUsage:
     money: float = 0.0
     seconds: float = 0.0
     without_reply: int = 0
+    unreadable: int = 0
     is_estimate: bool = False
 
 
@@ -133,8 +136,14 @@ class RunSummary:
 
     @property
     def result(self) -> str | None:
-        """The key of the leader of the last level; None if no level is finished."""
-        return self.levels[-1].leader if self.levels else None
+        """The key of the leader of the last level; None if no level is finished.
+
+        The published search has no such levels. Its result is the last candidate with the prompt of the bundle.
+        """
+        if self.levels or self.bundle is None:
+            return self.levels[-1].leader if self.levels else None
+        prompt = self.bundle.get("prompt")
+        return next((node.id for node in reversed(list(self.nodes.values())) if node.prompt == prompt), None)
 
     def winners(self, proposer: str) -> Sequence[PromptNode]:
         """Return the candidates of a proposer that beat their parents in the race that they were made for."""
@@ -253,6 +262,7 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
             money=sum(event["money"] for event in replies[role]),
             seconds=sum(event["seconds"] for event in replies[role]),
             without_reply=count - len(replies[role]),
+            unreadable=sum(UNPARSABLE in event["kept"] for event in replies[role]),
             is_estimate=role in estimated,
         )
         for role, count in sent.items()

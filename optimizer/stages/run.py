@@ -95,7 +95,8 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         chosen = best if is_found else baseline
         bundle = await asyncio.to_thread(_write_bundle, context, chosen, sealed, directory)
         # Without sealed rows, it is not known whether the bundle is better than the baseline.
-        await journal.note("bundle", directory=bundle.name, improved=improved, found=is_found, candidate=chosen.key)
+        found = {"improved": improved, "found": is_found, "candidate": chosen.key, "prompt": chosen.prompt}
+        await journal.note("bundle", directory=bundle.name, **found)
         return Result(bundle, sealed, is_found, spent_out)
 
 

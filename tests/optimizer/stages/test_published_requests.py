@@ -21,6 +21,8 @@ from aiohttp.test_utils import TestServer
 from index.bundle.bundle import load_bundle
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
 from optimizer.core.journal import read_journal
+from optimizer.report.html_report import write_report
+from optimizer.report.run_summary import summarize_run
 from optimizer.stages.run import Result
 from tests.optimizer.scripted_models import run_config, stable_number, write_run
 
@@ -231,6 +233,18 @@ async def test_bundle_is_written_without_tuning_and_gate_and_serves_three_neares
     assert not [event for event in notes if event["note"] == "trial"]
     prompt = (result.bundle / "prompt.txt").read_text(encoding="utf-8").strip()
     assert prompt.startswith("Prompt ")
+
+
+async def test_report_shows_the_prompt_that_was_found_and_counts_unreadable_verdicts(tmp_path: Path) -> None:
+    async with open_published_models(unreadable=frozenset((1, 2))) as (_, url):
+        result = await run_published(tmp_path, url)
+    found = load_bundle(result.bundle, open_embedder(DEFAULT_EMBEDDER)).prompt
+    summary = summarize_run(read_journal(tmp_path / "out"))
+    assert summary.nodes[str(summary.result)].prompt == found
+    assert summary.usage["judge"].unreadable == 2
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert page.count('<span class="mark">chosen</span>') == 1
+    assert f'<div class="inside text">{found}</div>' in page
 
 
 @pytest.mark.parametrize("unreadable", [{0}, {1}, {1, 2, 3}])
