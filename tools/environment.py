@@ -99,7 +99,19 @@ def _make(name: str, descriptions: Descriptions) -> None:
         _say(f"Installing requirements/{name}.txt into .venv (a few hundred MB)")
         _install_with_pip(name)
     _run_pip("--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+    if not str(ROOT).isascii():
+        for file in VENV.glob("lib/python*/site-packages/_editable_impl_*.pth"):
+            file.write_bytes(path_line(ROOT))
     _stamp(name).write_text(f"{descriptions[name]}\n", encoding="utf-8")
+
+
+def path_line(folder: Path) -> bytes:
+    """Return the content of a .pth file that adds a folder to the import path.
+
+    Python up to 3.12 reads a .pth file in the encoding of the locale, and does not start if the file has other
+    characters. The line is therefore in ASCII, whatever the folder is called.
+    """
+    return f"import os, sys; sys.path.append(os.fsdecode({os.fsencode(folder)!r}))\n".encode("ascii")
 
 
 def _create() -> None:
