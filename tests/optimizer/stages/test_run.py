@@ -89,7 +89,7 @@ async def test_search_leaves_budget_for_the_sealed_evaluation(tmp_path: Path) ->
 
 
 async def test_concurrency_limit_is_used_and_never_exceeded(tmp_path: Path) -> None:
-    async with open_scripted_models(latency=0.02) as (models, url):
+    async with open_scripted_models(latency=0.05) as (models, url):
         tables = {f"models__{role}": {"concurrency": 3} for role in ("task", "optimizer", "judge")}
         await run_config(write_run(tmp_path, url, **tables), tmp_path / "out")
     assert 6 <= models.max_concurrent <= 9
