@@ -75,8 +75,10 @@ def _sampled(candidate: Candidate, name: str, current: Any) -> Iterator[Proposal
     values = _PENALTIES[name]
     near = sorted(values, key=lambda value: abs(value - (current or 0.0)))
     for value in [one for one in near if one != (current or 0.0)][:2]:
-        changed = replace(candidate, sampling={**candidate.sampling, name: value})
-        yield Proposal(changed, SAMPLING, f"{name} = {value}")
+        # A penalty of 0 is none: it is left out, so that the candidate equals one that never had it.
+        others = {key: one for key, one in candidate.sampling.items() if key != name}
+        sampling = {**others, name: value} if value else others
+        yield Proposal(replace(candidate, sampling=sampling), SAMPLING, f"{name} = {value}")
 
 
 def _policies(candidate: Candidate) -> Iterator[Proposal]:

@@ -57,6 +57,12 @@ async def test_sets_of_refusals_get_a_prompt_that_answers_missing_refusals() -> 
         assert prompts["refusals"].startswith("Be good. ")
 
 
+async def test_penalty_of_zero_is_no_penalty() -> None:
+    candidate = replace(make_candidate(*EXAMPLES), sampling={"max_tokens": 9, "presence_penalty": 0.3})
+    found = sampling_settings(make_parent(candidate))["presence_penalty"]
+    assert {"max_tokens": 9} in [one.candidate.sampling for one in found]
+
+
 async def test_sampling_changes_one_parameter_to_a_neighbouring_value() -> None:
     candidate = replace(make_candidate(*EXAMPLES), sampling={"frequency_penalty": 0.4})
     found = await SettingsProposer(SAMPLING, sampling_settings, 0).propose(make_parent(candidate), 1)
