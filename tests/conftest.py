@@ -21,13 +21,16 @@ settings.load_profile("drpo")
 
 LONG: Final = (
     "tests/faults/test_server_faults.py",
+    "tests/proxy/backends/embedded/test_command.py",
     "tests/optimizer/stages/test_unusable_rows.py",
-    "tests/proxy/ui/test_worker_relay.py",
     "tests/differential/test_differential.py",
+    "tests/proxy/ui/test_worker_relay.py",
+    "tests/faults/test_stream_ends.py",
+    "tests/test_packaging.py",
     "tests/proxy/fit/test_session.py",
     "tests/proxy/fit/test_command.py",
-    "tests/proxy/backends/embedded/test_command.py",
-    "tests/optimizer/stages/test_candidate_gate.py",
+    "tests/proxy/backends/kinds/test_undecided.py",
+    "tests/proxy/backends/embedded/test_child_process.py",
 )
 """The files that take longest. They come first, so that no process works on one of them when the other has no more."""
 SLOW_TIMEOUT = 600  # seconds: some machines need three times as long as others
