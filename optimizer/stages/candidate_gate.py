@@ -182,11 +182,16 @@ class PromptGate:
 
     async def _effect_fault(self, child: Candidate, parent: Candidate) -> str:
         """Compare the requests of both candidates for the first rows. If all are equal, so are the answers."""
+        equal = 0
         for row in self._rows:
-            one, other = [await self._task.injected(candidate, row) for candidate in (child, parent)]
+            try:
+                one, other = [await self._task.injected(candidate, row) for candidate in (child, parent)]
+            except UnembeddableTextError:
+                continue  # the row is left out when the candidates are scored
             if self._task.request(child, one, row) != self._task.request(parent, other, row):
                 return ""
-        return f"{NO_CHANGE} request for the first {len(self._rows)} queries" if self._rows else ""
+            equal += 1
+        return f"{NO_CHANGE} request for the first {equal} queries" if equal else ""
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
         if not self._max_words:
