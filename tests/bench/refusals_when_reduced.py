@@ -31,7 +31,8 @@ from tests.test_repository import ROOT
 LENGTH: Final = 48  # tokens
 COUNT: Final = 18  # questions
 FILLER: Final = "The library is open on every day of the week, and its books can be read in all rooms of the house. "
-REPEATS: Final = 166  # of the filler: about 3,700 tokens, so that the context has room for few examples
+REPEATS: Final = 145  # of the filler: about 3,200 tokens, so that the context has room for few examples
+TOO_MANY_REPEATS: Final = 166  # about 3,700 tokens, so that not even the prompt fits
 TOOL: Final = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
 SCHEMA: Final = {"name": "answer", "schema": {"type": "object", "properties": {"answer": {"type": "string"}}}}
 LATE: Final = "late retrieval"
@@ -45,7 +46,8 @@ def _said(role: str, content: str) -> Fields:
 def requests(question: str) -> Mapping[str, Fields]:
     """Return the fields of the request for each row of the table."""
     asked = _said("user", question)
-    filler = FILLER * REPEATS
+    rest = (_said("assistant", "Thank you for the note."), asked)
+    filler, too_long = FILLER * REPEATS, FILLER * TOO_MANY_REPEATS
     return {
         "usual": {"messages": [asked]},
         "empty assistant message at the end": {"messages": [asked, _said("assistant", "")]},
@@ -55,10 +57,9 @@ def requests(question: str) -> Mapping[str, Fields]:
             "response_format": {"type": "json_schema", "json_schema": SCHEMA},
         },
         "tools": {"messages": [asked], "tools": [TOOL]},
-        "long system prompt": {"messages": [_said("system", filler), asked]},
-        "full context": {
-            "messages": [_said("user", filler), _said("assistant", "Thank you for the note."), asked],
-        },
+        "long system prompt": {"messages": [_said("system", too_long), asked]},
+        "full context": {"messages": [_said("user", filler), *rest]},
+        "overfull context": {"messages": [_said("user", too_long), *rest]},
         LATE: {"messages": [asked]},
     }
 
