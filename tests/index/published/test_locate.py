@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_pickle_is_refused_and_the_printed_command_exports_its_prompt(clone: Pat
             find_drpo(path, MODEL, None)
         line = str(caught.value).splitlines()[-1].strip()
         assert line.startswith("python3 -c ")
-        subprocess.run(line.replace("python3", sys.executable, 1), shell=True, check=True, cwd=tmp_path)
+        subprocess.run(line.replace("python3", shlex.quote(sys.executable), 1), shell=True, check=True, cwd=tmp_path)
         assert json.loads((folder / "output.json").read_text("utf-8")) == {"prompt": "Be good. é"}
         assert find_drpo(clone, MODEL, None)[0] == folder / "output.json"
         (folder / "output.json").unlink()

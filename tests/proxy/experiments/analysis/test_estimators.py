@@ -196,7 +196,7 @@ def test_missing_units_block_the_verdict() -> None:
     found = [unit for unit in units(rng, 8000, lift=1.0) if unit.arm == "raw" or rng.random() < 0.88]
     report = analyse(EXPERIMENT, found)
     assert report.verdict.decision == "blocked"
-    assert "do not have the sizes" in report.verdict.sentence
+    assert "the sizes of the arms do not fit their weights" in report.verdict.sentence
 
 
 def test_difference_is_detected_with_its_direction() -> None:
