@@ -52,7 +52,7 @@ def main() -> None:
     bundles: dict[str, Path | None] = dict(options.bundle or [("default", default_bundle_directory())])
     if not options.no_raw:
         bundles[RAW] = None
-    asyncio.run(_compare(bundles, rows, options.model_file))
+    asyncio.run(_compare(bundles, rows, options.model_file, options.split))
 
 
 def reference_rows(split: str) -> tuple[Row, ...]:
@@ -60,7 +60,9 @@ def reference_rows(split: str) -> tuple[Row, ...]:
     return tuple(Row(row["query"], row["tag"], row["reference"]) for row in rows_of("references.jsonl", split))
 
 
-async def _compare(bundles: Mapping[str, Path | None], rows: Sequence[Row], model_file: Path | None) -> None:
+async def _compare(
+    bundles: Mapping[str, Path | None], rows: Sequence[Row], model_file: Path | None, split: str
+) -> None:
     judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
     answers: dict[str, Sequence[MeasuredAnswer]] = {}
     async with cached_backend(model_file) as backend:
@@ -70,7 +72,7 @@ async def _compare(bundles: Mapping[str, Path | None], rows: Sequence[Row], mode
             say(f"{name}: {len(rows)} answers in {perf_counter() - started:.0f} s")
             _print_parts(name, answers[name], is_first=len(answers) == 1)
     if {row.kind for row in rows} == set(KINDS):
-        print_differences(answers)
+        print_differences(answers, plans=split != SEALED)
 
 
 async def _answers(
@@ -107,16 +109,23 @@ def _print_parts(name: str, answers: Sequence[MeasuredAnswer], *, is_first: bool
     )
 
 
-def print_differences(answers: Mapping[str, Sequence[MeasuredAnswer]]) -> None:
-    """Print the differences of the first bundle to each other one."""
+def print_differences(answers: Mapping[str, Sequence[MeasuredAnswer]], *, plans: bool) -> None:
+    """Print the differences of the first bundle to each other one.
+
+    Args:
+        answers: The answers to the same rows, by the name of the bundle.
+        plans: Whether to print the smallest difference that the sealed rows can show. It is fixed before these rows are
+            read, so it must not be computed from them.
+    """
     (ours, own), *others = answers.items()
-    print(f"\n| {ours} less | composite | similarity | smallest difference that the sealed rows show |")
-    print("| --- | --- | --- | --- |")
+    last = " smallest difference that the sealed rows show |" if plans else ""
+    print(f"\n| {ours} less | composite | similarity |{last}")
+    print(f"| --- | --- | --- |{' --- |' if plans else ''}")
     for name, some in others:
         composite = difference(own, some, len(others))
-        smallest = detectable(own, some, SEALED_ROWS, len(others))
+        smallest = f" {detectable(own, some, SEALED_ROWS, len(others)):.3f} |" if plans else ""
         similarity = similarity_difference(own, some)
-        print(f"| {name} | {_signed(composite)} | {_signed(similarity)} | {smallest:.3f} |")
+        print(f"| {name} | {_signed(composite)} | {_signed(similarity)} |{smallest}")
 
 
 def _signed(interval: Interval) -> str:

@@ -25,10 +25,13 @@ _PUBLISHED: Final = """algorithm = "published"
 depth = 20
 deeper = 10
 resample = true
+keep_above = 4.5
 words = 0
+shared_words = 0
+repeated = 1.0
 writer = { instructions = "published", temperature = 0.2, top_p = 0.95 }
 """
-"""The keys of [search] in the recipe `drpo`, which would also set examples and layout. These are shared here."""
+"""The keys of [search] in the recipe `drpo`. The recipe would also set examples and layout, which are shared here."""
 
 
 def search_keys(optimizer: str, seed: int, answers: int) -> str:

@@ -18,8 +18,9 @@ def table(done: Sequence[Done], scores: Scores) -> str:
     """The table of the runs whose bundles were scored. Scores are means over seeds, intervals are over rows."""
     if not scores.get(START):
         return "No bundle was scored on validation rows yet."
-    rows = min(map(len, scores.values()))
-    equal = {bundle: list(values)[:rows] for bundle, values in scores.items()}
+    shown = {bundle: scores[bundle] for bundle in (START, *(one.bundle for one in done)) if bundle in scores}
+    rows = min(map(len, shown.values()))
+    equal = {bundle: list(values)[:rows] for bundle, values in shown.items()}
     head = [f"| {' | '.join(_HEAD)} |", f"| {' | '.join('---' for _ in _HEAD)} |"]
     return "\n".join([f"{rows} validation rows", "", *head, *_lines(done, equal)])
 

@@ -3,8 +3,10 @@
 import json
 import re
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from index.bundle.bundle import read_bundle
+from optimizer.core.presets import preset
 from optimizer.data.dataset import COMPLY, REFUSE
 from proxy.backends.backend import Backend
 from tests.bench.optimizers import runs, setting
 from tests.bench.optimizers.meter import ANSWERS_SPENT, REPLIES_SPENT, Meter, metered
 from tests.bench.optimizers.runs import START, Done, Planned, Results, make_run, planned
+from tests.bench.optimizers.setting import search_keys
 from tests.bench.optimizers.table import table
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "optimizers"
@@ -140,6 +144,19 @@ def test_table_shows_paired_differences_and_leaves_out_what_is_not_scored(tmp_pa
     assert re.search(r"\| 200 \| raced \| 0 \| 0.567 .*\| \+0.100 \[\+0.100, \+0.100\] \|  \| 180 \| 20 \| 2 \|", found)
     assert re.search(r"\| gepa .*\| -0.100 \[-0.100, -0.100\] \| 180", found)
     assert "capo" not in found
+
+
+def test_published_search_has_the_keys_of_the_recipe() -> None:
+    keys = tomllib.loads(search_keys("published", 0, 200))
+    recipe = {**preset("drpo")["search"]}
+    assert keys.pop("writer") == asdict(recipe.pop("writer"))
+    assert keys | {"k": recipe["k"], "seed": recipe["seed"], "beam": 2, "actions": 3} == recipe
+
+
+def test_table_has_the_rows_that_all_shown_bundles_have() -> None:
+    run = Done(Planned("raced", 0, 200), "new", "", 200, 3, 60.0)
+    scores = {START: [0.5] * 6, "new": [0.7] * 6, "forgotten": [0.1] * 2}
+    assert table([run], scores).startswith("6 validation rows")
 
 
 def test_runs_with_a_result_are_not_made_again_unless_they_are_forgotten(tmp_path: Path) -> None:
