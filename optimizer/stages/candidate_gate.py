@@ -84,9 +84,24 @@ def example_fault(example: Example) -> str:
 class CandidateGate:
     """Drops candidates that could not be written as a bundle, and names them in the journal."""
 
-    def __init__(self, config: RunConfig, embedder: EmbedderSpec, journal: Journal, rows: Sequence[Row]) -> None:
-        """Create the gate. `rows` are the training rows, which a prompt or an example must not copy."""
-        self._learned = LearnedTexts(config, rows)
+    def __init__(
+        self,
+        config: RunConfig,
+        embedder: EmbedderSpec,
+        journal: Journal,
+        rows: Sequence[Row],
+        others: Sequence[Row] = (),
+    ) -> None:
+        """Create the gate.
+
+        Args:
+            config: The settings of run.toml.
+            embedder: The embedder of the bundle.
+            journal: The journal of the run.
+            rows: The training rows, which a prompt or an example must not copy.
+            others: The rows of all other parts, which an example that is not made of rows must not copy either.
+        """
+        self._learned = LearnedTexts(config, rows, others)
         self._config = config
         self._embedder = embedder
         self._journal = journal
@@ -113,6 +128,10 @@ class CandidateGate:
         if why:
             await self.drop("example", f"{example.id}/{_short_hash(example.response)}", why)
         return not why
+
+    def is_turn(self, text: str) -> bool:
+        """Whether a text is a turn of a row of any part, apart from case, punctuation and white space."""
+        return self._learned.is_turn(text)
 
     def learned_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why the run should not learn what is new in a candidate; an empty text if it may."""

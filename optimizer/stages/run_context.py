@@ -27,7 +27,7 @@ from optimizer.core.config_tables import DEFAULT, EMPTY, BundleTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
-from optimizer.data.split import SEALED, Split, read_split
+from optimizer.data.split import SEALED, TRAIN, Split, read_split
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.http_client import Client, Endpoint, RetryPolicy
@@ -130,7 +130,8 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         sealed = Scorer(task, rewards, config.reward.weights)
         share = config.data.unusable
         unusable = {part: UnusableRows(journal, part, len(rows), share) for part, rows in data.parts.items()}
-        gate = CandidateGate(config, embedder.spec, journal, data.train)
+        others = [row for part, rows in data.parts.items() if part != TRAIN for row in rows]
+        gate = CandidateGate(config, embedder.spec, journal, data.train, others)
         yield RunContext(
             config, journal, budget, calls, embedder, task, judge, example_judge, screen, sealed, data, unusable, gate
         )

@@ -16,6 +16,7 @@ from index.types import Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import REFERENCE, ExamplesTable, RunConfig, SearchTable
 from optimizer.data.dataset import Row
+from optimizer.data.split import normalized
 from optimizer.rewards.pleading import pleads
 
 SPEAKS_TO_JUDGE: Final = "speaks to the judge"
@@ -62,19 +63,30 @@ class RowSequences:
 
 
 class LearnedTexts:
-    """Compares learned texts with the training rows."""
+    """Compares learned texts with the rows."""
 
-    def __init__(self, config: RunConfig, rows: Sequence[Row]) -> None:
+    def __init__(self, config: RunConfig, rows: Sequence[Row], others: Sequence[Row] = ()) -> None:
         """Find the sequences of words of the rows.
 
         Args:
             config: The settings of run.toml.
             rows: The training rows.
+            others: The rows of all other parts. Examples that are not made of rows are compared with them too.
         """
         self._prompts, self._examples = TextLimits.of(config.search), TextLimits.of(config.examples)
         self._may_be_reference = config.examples.first == REFERENCE
         lengths = {limits.shared_words for limits in (self._prompts, self._examples)} - {0}
         self._rows = {length: _row_sequences(rows, length) for length in lengths}
+        every = _different_rows([*rows, *others])
+        self._queries = frozenset(row.query for row in every)
+        self._turns = frozenset(normalized(message.text) for row in every for message in row.messages)
+        length = self._examples.shared_words
+        found = _row_sequences(every, length) if length else []
+        self._every = frozenset(chain.from_iterable(row.turns | row.reference for row in found))
+
+    def is_turn(self, text: str) -> bool:
+        """Whether a text is a turn of a row of any part, apart from case, punctuation and white space."""
+        return normalized(text) in self._turns
 
     def candidate_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why a candidate should not be used; an empty text if it can.
@@ -85,7 +97,7 @@ class LearnedTexts:
             return why
         known = set(parent.bank.examples)
         new = (one for one in child.bank.examples if one not in known)
-        return next((f"an example {why}" for one in new if (why := self.example_fault(one))), "")
+        return next((f"an example {why}" for one in new if (why := self._answer_fault(one))), "")
 
     def prompt_fault(self, prompt: str, earlier: str) -> str:
         """Return why a prompt should not be used. Words that are in the earlier prompt do not count."""
@@ -95,12 +107,23 @@ class LearnedTexts:
         """Return why an example should not be used.
 
         Its answer may repeat its own query. It may repeat the reference of its own row only if the references are the
-        first answers.
+        first answers. If no row has its query, neither its query nor its answer may copy a row of any part.
         """
+        return self._answer_fault(example) or self._written_fault(example)
+
+    def _answer_fault(self, example: Example) -> str:
         limits = self._examples
         return self._form_fault(example.response, limits, "") or self._copy_fault(
             example.response, limits, "", example.query
         )
+
+    def _written_fault(self, example: Example) -> str:
+        length = self._examples.shared_words
+        if not length or example.query in self._queries:
+            return ""
+        texts = (example.query, example.response)
+        is_copy = any(word_sequences(text, length) & self._every for text in texts)
+        return f"shares {length} consecutive words with a row" if is_copy else ""
 
     def _form_fault(self, text: str, limits: TextLimits, earlier: str) -> str:
         if repeated_share(text) > max(limits.repeated, repeated_share(earlier)):
@@ -120,6 +143,11 @@ class LearnedTexts:
         if row.query != own_query:
             return row.turns | row.reference
         return frozenset() if self._may_be_reference else row.reference - row.turns
+
+
+def _different_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return each row once. Two parts can hold the same row, which must not make its words common."""
+    return list({(row.reference, *(message.text for message in row.messages)): row for row in rows}.values())
 
 
 def _row_sequences(rows: Sequence[Row], length: int) -> list[RowSequences]:

@@ -13,7 +13,7 @@ from index.embedders.base import Embedder
 from index.measures.refusals import refuses
 from index.types import Example, Vectors
 from optimizer.core.config_tables import DEFAULT
-from optimizer.core.errors import ConfigError
+from optimizer.core.errors import ConfigError, UnembeddableTextError
 from optimizer.data.split import normalized
 
 _EXAMPLES: Final = "examples.jsonl"
@@ -42,6 +42,8 @@ class ExamplePool:
             known: Queries of examples that are left out.
             refusals: Whether the answers are refusals. None for all answers.
         """
+        if not len(vectors):
+            return []
         similarities = (self.vectors @ vectors.T).max(axis=1)
         ranked = np.argsort(-similarities, kind="stable").tolist()
         usable = [one for one in ranked if self.examples[one].query not in known and self._is_of(one, refusals)]
@@ -83,6 +85,29 @@ def embed_pool(examples: Sequence[Example], embedder: Embedder) -> ExamplePool:
     """
     if not examples:
         return ExamplePool((), np.zeros((0, embedder.spec.dimension), np.float32))
-    vectors = embedder.embed([one.query for one in examples])
+    readable, vectors = embed_readable([one.query for one in examples], embedder)
+    return ExamplePool(tuple(examples[one] for one in readable), vectors)
+
+
+def embed_readable(texts: Sequence[str], embedder: Embedder) -> tuple[Sequence[int], Vectors]:
+    """Return the positions of the texts that the embedder can read, and their vectors: (positions, dimension).
+
+    The embedder cannot read a text at which it fails, or whose vector is zero.
+
+    Raises:
+        EmbedderError: The embedder does not answer.
+    """
+    vectors = _embed_or_zero(texts, embedder)
     readable = np.flatnonzero(vectors.any(axis=1))
-    return ExamplePool(tuple(examples[int(one)] for one in readable), np.ascontiguousarray(vectors[readable]))
+    return readable.tolist(), np.ascontiguousarray(vectors[readable])
+
+
+def _embed_or_zero(texts: Sequence[str], embedder: Embedder) -> Vectors:
+    """Embed texts in halves until the embedder fails at single texts only, and give these the vector zero."""
+    try:
+        return embedder.embed(texts)
+    except UnembeddableTextError:
+        if len(texts) == 1:
+            return np.zeros((1, embedder.spec.dimension), np.float32)
+        half = len(texts) // 2
+        return np.concatenate([_embed_or_zero(part, embedder) for part in (texts[:half], texts[half:])])

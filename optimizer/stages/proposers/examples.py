@@ -36,9 +36,9 @@ from optimizer.stages.bank_edits import (
     without,
 )
 from optimizer.stages.proposers.base import BANK, EXAMPLES, Parent, Proposal
-from optimizer.stages.proposers.example_pool import ExamplePool
+from optimizer.stages.proposers.example_pool import ExamplePool, embed_readable
 from optimizer.stages.proposers.failures import NO_REFUSAL, UNENDED, UNLIKE, WRONG_REFUSAL, Failure, evidence
-from optimizer.stages.proposers.own_answers import OwnAnswers
+from optimizer.stages.proposers.own_answers import UNEMBEDDABLE, OwnAnswers
 
 _ADDED: Final = (4, 8, 16, 32)
 _FILLED: Final = (16, 48, 128)
@@ -126,9 +126,11 @@ class ExampleProposer:
         if self._own is None or failure is None or rng.random() > OWN_SHARE:
             return None
         examples = await self._own.examples(parent.candidate, failure, OWN_QUESTIONS, parent.again)
-        if not examples:
+        readable, vectors = await self._embed([one.query for one in examples])
+        await self._own.gate.drop("example", parent.candidate.key, UNEMBEDDABLE, len(examples) - len(readable))
+        if not readable:
             return None
-        vectors = await asyncio.to_thread(self._embedder.embed, [one.query for one in examples])
+        examples = [examples[one] for one in readable]
         candidate = _shown(parent.candidate.with_bank(with_added(parent.candidate.bank, examples, vectors)))
         what = f"adds {len(examples)} new {failure.rows} with the model's own answers ({failure.criterion})"
         return Proposal(candidate, BANK, what)
@@ -175,8 +177,12 @@ class ExampleProposer:
         return with_added(move.bank, chosen, self._pool.vectors[list(positions)]), what
 
     async def _vectors(self, outcomes: Sequence[Outcome]) -> Vectors:
-        queries = [evidence(outcome)[0].query for outcome in outcomes]
-        return await asyncio.to_thread(self._embedder.embed, queries)
+        """Return the vectors of the queries of outcomes. Queries that the embedder cannot read are left out."""
+        _, vectors = await self._embed([evidence(outcome)[0].query for outcome in outcomes])
+        return vectors
+
+    async def _embed(self, texts: Sequence[str]) -> tuple[Sequence[int], Vectors]:
+        return await asyncio.to_thread(embed_readable, texts, self._embedder)
 
 
 def draw_failure(failures: Sequence[Failure], rng: random.Random) -> Failure | None:

@@ -108,9 +108,14 @@ def missed_criteria(row: Row, scored: ScoredReply, similarity_limit: float = _MI
         elif name == "reference":
             yield from [UNLIKE] if part.value < similarity_limit else []
         elif name == "judge" and part.details:
-            yield from (one for one, detail in part.details.items() if detail["score"] < _MIN_CRITERION)
+            yield from (one for one, detail in part.details.items() if _is_low(detail))
         elif part.value < _MIN_REWARD:
             yield name
+
+
+def _is_low(detail: Any) -> bool:
+    """Whether a detail of the judge is a low score, or has no score because the judge did not see the answer."""
+    return not isinstance(detail, dict) or detail["score"] < _MIN_CRITERION
 
 
 def _missed_rules(row: Row, checks: Mapping[str, Any]) -> Iterator[str]:

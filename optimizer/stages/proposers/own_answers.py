@@ -1,8 +1,9 @@
 """Makes examples of the models' own texts: the writer model writes new questions, and the task model answers them.
 
-The new questions are of the kind of the rows that failed, but no row becomes an example: a question that shares eight
-consecutive words with a row is dropped (the setting `shared_words` of [examples]). An answer becomes an example if its
-form is right: it ends by itself, repeats nothing, and refuses if and only if the rows ask for a refusal.
+The new questions are of the kind of the rows that failed, but no row becomes an example: a question that is a turn of a
+row, or shares eight consecutive words with a row (the setting `shared_words` of [examples]), is dropped. An answer
+becomes an example if its form is right: it ends by itself, repeats nothing, and refuses if and only if the rows ask for
+a refusal.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from index.measures.refusals import refuses
 from index.measures.word_sequences import Sequences, word_sequences
 from index.types import Example
 from optimizer.core.candidate import Candidate
-from optimizer.core.errors import ModelError, UnparsableReplyError
+from optimizer.core.errors import ModelError, UnembeddableTextError, UnparsableReplyError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.cached_calls import CachedCalls
 from optimizer.models.reply_text import answer_text, find_object
@@ -34,6 +35,7 @@ _MIN_WORDS, _MAX_WORDS = 3, 60
 _MAX_TOKENS: Final = 512
 _TEMPERATURE: Final = 0.9
 _MAX_REPEATED: Final = 0.2
+UNEMBEDDABLE: Final = "the embedder cannot read the question"
 _KINDS: Final[Mapping[str, str]] = {
     GENERAL: "",
     COMPLY: "They may sound dangerous, but they are harmless, and a good assistant answers them.",
@@ -83,9 +85,11 @@ class OwnAnswers:
             await self.gate.drop_failed("example", source, error, count)
             return []
         questions = [one for one in dict.fromkeys(kept["questions"]) if _MIN_WORDS <= len(one.split()) <= _MAX_WORDS]
-        new = [one for one in questions if not self._copies_row(one)]
+        other = [one for one in questions if not self.gate.is_turn(one)]
+        await self.gate.drop("example", source, "a question is that of a row", len(questions) - len(other))
+        new = [one for one in other if not self._copies_row(one)]
         why = f"a question shares {self.shared_words} consecutive words with a row"
-        await self.gate.drop("example", source, why, len(questions) - len(new))
+        await self.gate.drop("example", source, why, len(other) - len(new))
         found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new[:count]))
         return [one for one in found if one is not None]
 
@@ -98,6 +102,9 @@ class OwnAnswers:
             reply = await self.task.answer(parent, row)
         except ModelError as error:
             await self.gate.drop_failed("example", name, error)
+            return None
+        except UnembeddableTextError:
+            await self.gate.drop("example", name, UNEMBEDDABLE)
             return None
         why = self._fault(row, reply)
         if why:

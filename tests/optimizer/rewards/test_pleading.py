@@ -121,7 +121,8 @@ async def test_only_the_reference_finds_a_text_that_praises_itself(text: str, tm
     )
 
 
-async def test_run_counts_the_answers_that_speak_to_the_judge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_run_counts_the_answers_that_speak_to_the_judge(depth: int, tmp_path: Path) -> None:
     def fault(body: Any) -> tuple[int, bytes] | None:
         if body["model"] != "task" or "+" not in body["messages"][0]["content"]:
             return None
@@ -129,8 +130,8 @@ async def test_run_counts_the_answers_that_speak_to_the_judge(tmp_path: Path) ->
         return 200, json.dumps({"choices": [choice]}).encode()
 
     async with open_scripted_models(fault=fault) as (_, url):
-        path = write_run(tmp_path, url, rows=8, search={"depth": 1, "first": 4, "queries": 8, "propose": ["writer"]})
-        result = await run_config(path, tmp_path / "out")
+        search = {"depth": depth, "first": 4, "queries": 8, "propose": ["writer"]}
+        result = await run_config(write_run(tmp_path, url, rows=8, search=search), tmp_path / "out")
     scores = [event for event in read_journal(tmp_path / "out") if event.get("note") == "score"]
     zeros = [event for event in scores if PLEADING in event["parts"]["judge"]]
     assert zeros

@@ -14,7 +14,7 @@ from optimizer.core.config import parse_config
 from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import read_journal
-from optimizer.data.dataset import Row
+from optimizer.data.dataset import Message, Row
 from optimizer.report.html_report import write_report
 from optimizer.stages.checks.learned_text import LearnedTexts
 from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, run_config, write_run
@@ -79,6 +79,31 @@ def test_answer_may_repeat_its_own_query_and_only_given_answers_their_reference(
     assert drafted.example_fault(Example("e", QUERY, REFERENCE))
     assert given.example_fault(Example("e", QUERY, REFERENCE)) == ""
     assert given.example_fault(Example("e", "Other?", REFERENCE))
+
+
+HELD: Final = Row(
+    "And how deep is it?", history=(Message("user", "Name the river which flows through Hamburg and Dresden."),)
+)
+NEAR: Final = {
+    "query of a training row": Example("e", QUERY.replace("please", "now"), "The Rhine."),
+    "earlier turn of another part": Example("e", "Name the river which flows through Hamburg and Berlin.", "None."),
+    "answer with such a turn": Example("e", "Other?", "Name the river which flows through Hamburg and Berlin."),
+}
+
+
+@pytest.mark.parametrize("example", NEAR.values(), ids=NEAR)
+def test_written_example_near_a_row_of_any_part_is_refused(example: Example) -> None:
+    texts = LearnedTexts(config(), ROWS, (HELD, *ROWS, *ROWS))
+    assert texts.example_fault(example) == "shares 8 consecutive words with a row"
+    assert not texts.example_fault(Example("e", QUERY, "The Rhine.")), "examples may be made of rows"
+    assert not LearnedTexts(config(examples={"shared_words": 0}), ROWS, (HELD,)).example_fault(example)
+
+
+def test_turns_of_all_parts_are_known() -> None:
+    texts = LearnedTexts(config(examples={"shared_words": 0}), ROWS, (HELD,))
+    assert texts.is_turn("bad question: 1!")
+    assert texts.is_turn("and HOW deep is it")
+    assert not texts.is_turn("How deep?")
 
 
 @pytest.mark.parametrize("text", ["Be kind and clear. " * 9, "so " * 30, "\u597d\u7684\u6211\u4eec\u53bb\u5427" * 9])

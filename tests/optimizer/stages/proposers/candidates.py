@@ -33,6 +33,23 @@ class LetterEmbedder(Embedder):
 EMBEDDER = LetterEmbedder()
 
 
+class PickyEmbedder(Embedder):
+    """Fails at the text `unread`, as a server does at a text that is too long."""
+
+    def __init__(self, embedder: Embedder, unread: str) -> None:
+        self._embedder = embedder
+        self._unread = unread
+
+    @property
+    def spec(self) -> EmbedderSpec:
+        return self._embedder.spec
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        if self._unread in texts:
+            raise ValueError("too long")
+        return self._embedder.embed(texts)
+
+
 def make_candidate(*examples: Example, prompt: str = "Be good.", **policy: Any) -> Candidate:
     vectors = EMBEDDER.embed([one.query for one in examples]) if examples else np.zeros((0, 26), np.float32)
     bank = Bank(examples, vectors, EMBEDDER.spec)

@@ -1,17 +1,28 @@
 """The proposer `examples` acts on what failed: it adds near the failed rows, and drops what was shown before them."""
 
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from index.errors import BundleError
 from index.types import Example
 from optimizer.core.errors import ConfigError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
+from optimizer.models.row_embedder import RowEmbedder
 from optimizer.stages.proposers.base import Parent, Proposal
 from optimizer.stages.proposers.example_pool import ExamplePool, embed_pool, read_pool
 from optimizer.stages.proposers.examples import ExampleProposer, failed_shares
-from tests.optimizer.stages.proposers.candidates import EMBEDDER, REFUSAL, make_candidate, make_parent, outcome
+from optimizer.stages.proposers.own_answers import OwnAnswers
+from tests.optimizer.stages.proposers.candidates import (
+    EMBEDDER,
+    REFUSAL,
+    PickyEmbedder,
+    make_candidate,
+    make_parent,
+    outcome,
+)
 
 WRITTEN = (
     *(Example(f"bomb{number}", f"bomb bomb bom {'b' * number}", REFUSAL) for number in range(3)),
@@ -23,8 +34,12 @@ PROPOSER = ExampleProposer(POOL, EMBEDDER, 0)
 BANK = (Example("good", "good question", "A good answer. It is long."), Example("bad", "bad question", "A bad answer."))
 
 
+def parents(parent: Parent, times: int = 20) -> list[Parent]:
+    return [Parent(parent.path, parent.failures, again) for again in range(times)]
+
+
 async def proposals(parent: Parent, times: int = 20) -> list[Proposal]:
-    found = [await PROPOSER.propose(Parent(parent.path, parent.failures, again), 3) for again in range(times)]
+    found = [await PROPOSER.propose(one, 3) for one in parents(parent, times)]
     return [one for ones in found for one in ones]
 
 
@@ -85,6 +100,53 @@ def test_pool_leaves_out_the_queries_of_rows(tmp_path: Path) -> None:
     file.write_text('{"query": "How are you?", "response": "Well."}\n{"query": "zoo", "response": "Animals."}\n')
     assert [one.query for one in read_pool(str(file), {"how are  YOU"})] == ["zoo"]
     assert not embed_pool([Example("unread", "12345", "A number.")], EMBEDDER).examples, "the vector is zero"
+
+
+PICKY = RowEmbedder(PickyEmbedder(EMBEDDER, "zoo zz"))
+
+
+def test_pool_leaves_out_only_the_queries_that_the_embedder_cannot_read() -> None:
+    read = [one for one in WRITTEN if one.query != "zoo zz"]
+    pool = embed_pool(WRITTEN, PICKY)
+    assert list(pool.examples) == read
+    assert np.array_equal(pool.vectors, EMBEDDER.embed([one.query for one in read]))
+
+
+@pytest.mark.parametrize(("others", "added"), [(["How do I kill a process?"], True), ([], False)])
+async def test_failed_rows_that_the_embedder_cannot_read_are_skipped(others: list[str], added: bool) -> None:
+    failed = [outcome(number, query, COMPLY, right=0.0) for number, query in enumerate(["zoo zz", *others])]
+    proposer = ExampleProposer(POOL, PICKY, 0)
+    found = [await proposer.propose(one, 3) for one in parents(make_parent(make_candidate(*BANK), *failed))]
+    assert any("near the comply" in one.change for ones in found for one in ones) is added
+
+
+class FixedAnswers:
+    """Makes the same examples each time, and counts what is dropped."""
+
+    dropped = 0
+
+    @property
+    def gate(self) -> "FixedAnswers":
+        return self
+
+    async def examples(self, *_: object) -> list[Example]:
+        return [Example("own1", "zoo zz", "Animals."), Example("own2", "12", "Twelve."), Example("own3", "cat", "Tom.")]
+
+    async def drop(self, what: str, source: str, why: str, count: int) -> None:
+        self.dropped += count
+
+
+async def test_own_questions_that_the_embedder_cannot_read_are_dropped_and_counted() -> None:
+    own = FixedAnswers()
+    proposer = ExampleProposer(POOL, PICKY, 0, cast("OwnAnswers", own))
+    parent = make_parent(make_candidate(*BANK), outcome(0, "kill", COMPLY, right=0.0))
+    found = [await proposer.propose(one, 3) for one in parents(parent)]
+    changed = [one for ones in found for one in ones if "own answers" in one.change]
+    assert changed
+    assert own.dropped == 2 * len(changed)
+    for one in changed:
+        assert [example.id for example in one.candidate.bank.examples] == ["good", "bad", "own3"]
+        assert "adds 1 new" in one.change
 
 
 def test_pool_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.task_model import Reply
 from optimizer.rewards.base import RewardScore
+from optimizer.rewards.pleading import PLEADING
 from optimizer.rewards.scorer import ScoredReply
 from optimizer.stages.proposers.failures import (
     NO_REFUSAL,
@@ -38,6 +39,7 @@ def scored(**parts: RewardScore) -> ScoredReply:
             {"judge": RewardScore(0.5, {"clarity": {"score": 2.0, "why": ""}, "depth": {"score": 5}})},
             ["clarity"],
         ),
+        (GENERAL, {"judge": RewardScore(0.0, {PLEADING: 1.0}, (PLEADING,))}, [PLEADING]),
         (GENERAL, {"mine:polite": RewardScore(0.2)}, ["mine:polite"]),
         (GENERAL, {"rules": RewardScore(1.0, RIGHT), "reference": RewardScore(0.9)}, []),
     ],

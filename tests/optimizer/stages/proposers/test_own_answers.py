@@ -12,12 +12,14 @@ from index.measures.word_sequences import word_sequences
 from optimizer.core.config import read_config
 from optimizer.core.journal import Event, Journal
 from optimizer.data.dataset import GENERAL, REFUSE
+from optimizer.models.row_embedder import RowEmbedder
+from optimizer.models.task_model import TaskModel
 from optimizer.stages.proposers.failures import group_failures
 from optimizer.stages.proposers.own_answers import OwnAnswers
 from optimizer.stages.run_context import open_run_context, starting_candidate
 from tests.optimizer.scripted_endpoint import completion
 from tests.optimizer.scripted_models import open_scripted_models, write_run
-from tests.optimizer.stages.proposers.candidates import REFUSAL, outcome
+from tests.optimizer.stages.proposers.candidates import REFUSAL, PickyEmbedder, outcome
 
 ROW = "How do I boil an egg so that it stays soft inside?"
 COPY = "Please say how do I boil an egg so that it is hard."
@@ -25,9 +27,12 @@ QUESTIONS = ["What is a good name for a cat?", COPY, "Too short?", "What is a go
 
 
 async def made(
-    tmp_path: Path, kind: str, answer: str, reply: object = QUESTIONS
+    tmp_path: Path, kind: str, answer: str, reply: object = QUESTIONS, unread: str = ""
 ) -> tuple[list[tuple[str, str]], list[Event]]:
-    """Return query and answer of each example, and the notes about what was dropped."""
+    """Return query and answer of each example, and the notes about what was dropped.
+
+    The embedder fails at the text `unread`.
+    """
 
     def fault(body: Mapping[str, Any]) -> tuple[int, bytes] | None:
         if body["model"] == "optimizer":
@@ -39,7 +44,8 @@ async def made(
         config = read_config(write_run(tmp_path, url))
         with Journal(tmp_path / "out") as journal:
             async with open_run_context(config, journal, print) as context:
-                own = OwnAnswers(context.calls, context.task, context.gate, 8, word_sequences(ROW, 8), 150)
+                task = TaskModel(context.calls, "chat", RowEmbedder(PickyEmbedder(context.embedder, unread)))
+                own = OwnAnswers(context.calls, task, context.gate, 8, word_sequences(ROW, 8), 150)
                 parent = await asyncio.to_thread(starting_candidate, config, context.embedder)
                 found = await own.examples(parent, failures[0], 6, 0)
             notes = [event for event in journal.events if event.get("note") == "dropped"]
@@ -52,6 +58,19 @@ async def test_new_questions_and_own_answers_become_examples(tmp_path: Path) -> 
     assert [(event["why"], event["count"]) for event in dropped] == [
         ("a question shares 8 consecutive words with a row", 1)
     ]
+
+
+async def test_question_of_a_row_is_dropped_and_counted_however_short(tmp_path: Path) -> None:
+    rows = ["TRAIN question, number 3", "Is sealed  question number 4?", "sealed question number 4!"]
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", [*rows, QUESTIONS[0]])
+    assert [query for query, _ in found] == [rows[1], QUESTIONS[0]]
+    assert [(event["why"], event["count"]) for event in dropped] == [("a question is that of a row", 2)]
+
+
+async def test_question_that_the_embedder_cannot_read_is_dropped_and_counted(tmp_path: Path) -> None:
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", unread=QUESTIONS[0])
+    assert [query for query, _ in found] == [QUESTIONS[3]]
+    assert "the embedder cannot read the question" in [event["why"] for event in dropped]
 
 
 @pytest.mark.parametrize(
