@@ -2,9 +2,10 @@
 
 A slot is room for one new candidate. The rule is Thompson sampling with a beta distribution (Thompson, Biometrika 25,
 1933; Chapelle and Li, An Empirical Evaluation of Thompson Sampling, NIPS 2011). A proposer wins if its candidate beats
-its parent in the race. The chance of a proposer to win has a uniform prior. For each slot, a chance is drawn from the
-distribution of each proposer, and the proposer with the highest chance gets the slot. So a proposer that has never been
-tried is tried soon, and one that has lost often still gets a slot now and then.
+its parent in the race. A slot that it was asked to fill, and left empty, is a loss, because asking can cost a paid
+call. The chance of a proposer to win has a uniform prior. For each slot, a chance is drawn from the distribution of
+each proposer, and the proposer with the highest chance gets the slot. So a proposer that has never been tried is tried
+soon, and one that has lost often still gets a slot now and then.
 
 All draws depend on a seed, on the slot, and on the results so far. A resumed run therefore repeats them.
 """
@@ -24,12 +25,14 @@ class Allocation:
         seed: The seed of the draws.
         tried: The number of candidates of each proposer that have raced.
         won: The number of these candidates that beat their parents.
+        unfilled: The number of slots that each proposer was asked to fill, and left empty.
     """
 
     names: Sequence[str]
     seed: str
     tried: Counter[str] = field(default_factory=Counter)
     won: Counter[str] = field(default_factory=Counter)
+    unfilled: Counter[str] = field(default_factory=Counter)
 
     def preferences(self, slots: int, occasion: str) -> list[list[str]]:
         """For each slot, return all proposers in the order of preference: the first one gets the slot.
@@ -48,6 +51,10 @@ class Allocation:
         self.tried[name] += 1
         self.won[name] += is_won
 
+    def note_unfilled(self, name: str, count: int = 1) -> None:
+        """Add a loss of a proposer for each slot that it was asked to fill without a usable candidate."""
+        self.unfilled[name] += count
+
     @property
     def results(self) -> Mapping[str, tuple[int, int]]:
         """For each proposer: how many of its candidates raced, and how many of these beat their parents."""
@@ -59,4 +66,4 @@ class Allocation:
 
     def _draw(self, name: str, rng: random.Random) -> float:
         won = self.won[name]
-        return rng.betavariate(1 + won, 1 + self.tried[name] - won)
+        return rng.betavariate(1 + won, 1 + self.tried[name] - won + self.unfilled[name])

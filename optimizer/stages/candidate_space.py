@@ -73,20 +73,23 @@ class CandidateSpace:
         """Make candidates from the last candidate of the path, and journal them.
 
         A proposal is dropped if the gate does not admit it, or if it changes no content word. Another proposal then
-        takes its slot, if there is one.
+        takes its slot, if there is one. A proposer that fills fewer slots than it was asked to fill loses once for
+        each of the others.
         """
         parent = await self._parent(path, again)
         sources = _Sources(self.proposers, parent)
-        preferences = self.allocation.preferences(count, f"{parent.candidate.key}/{again}")
-        await sources.ask(preferences)
-        usable: list[Candidate] = []
-        while len(usable) < count:
-            found = [await self._next_new(sources, ranked) for ranked in preferences[len(usable) :]]
-            proposals = [one for one in found if one is not None]
-            if not proposals:
-                break
-            usable += await self._admitted(parent.candidate, proposals)
-        return usable
+        open_slots = self.allocation.preferences(count, f"{parent.candidate.key}/{again}")
+        await sources.ask(open_slots)
+        filled: list[tuple[str, Proposal]] = []
+        while open_slots:
+            found = [(ranked, await self._next_new(sources, ranked)) for ranked in open_slots]
+            offers = [(ranked, offer) for ranked, offer in found if offer is not None]
+            admitted = await self._admit(parent.candidate, [offer for _, offer in offers])
+            filled += [offer for (_, offer), is_admitted in zip(offers, admitted, strict=True) if is_admitted]
+            open_slots = [ranked for (ranked, _), is_admitted in zip(offers, admitted, strict=True) if not is_admitted]
+        for name, unfilled in (sources.asked - Counter(name for name, _ in filled)).items():
+            self.allocation.note_unfilled(name, unfilled)
+        return [proposal.candidate for _, proposal in filled]
 
     async def score(self, candidate: Candidate, query: int) -> Outcome:
         """Answer one row under the candidate, score the answer and journal the score.
@@ -137,12 +140,11 @@ class CandidateSpace:
                 await self.gate.drop(proposal.part, proposal.candidate.key, f"{name}: {why}")
         return None
 
-    async def _admitted(self, parent: Candidate, proposals: Sequence[tuple[str, Proposal]]) -> Sequence[Candidate]:
-        """Return the candidates that the gate admits, and journal them."""
-        checks = (self.gate.admits(one.candidate, parent, one.part) for _, one in proposals)
+    async def _admit(self, parent: Candidate, offers: Sequence[tuple[str, Proposal]]) -> Sequence[bool]:
+        """Return for each proposal whether the gate admits it, and journal the candidates of those that it admits."""
+        checks = (self.gate.admits(one.candidate, parent, one.part) for _, one in offers)
         admitted = await asyncio.gather(*checks)
-        found = [pair for pair, is_admitted in zip(proposals, admitted, strict=True) if is_admitted]
-        for name, one in found:
+        for name, one in (offer for offer, is_admitted in zip(offers, admitted, strict=True) if is_admitted):
             key = one.candidate.key
             self._made.setdefault(key, _Made(name, parent.key))
             await self.rows.journal.note(
@@ -154,20 +156,26 @@ class CandidateSpace:
                 part=one.part,
                 change=one.change,
             )
-        return [one.candidate for _, one in found]
+        return admitted
 
 
 class _Sources:
-    """The proposals for one parent that no slot has taken yet, by proposer."""
+    """The proposals for one parent that no slot has taken yet, by proposer.
+
+    Attributes:
+        parent: The parent.
+        asked: The number of slots that each proposer was asked to fill.
+    """
 
     def __init__(self, proposers: Sequence[Proposer], parent: Parent) -> None:
         self.parent = parent
+        self.asked: Counter[str] = Counter()
         self._proposers = {one.name: one for one in proposers}
         self._left: dict[str, list[Proposal]] = {}
 
     async def ask(self, preferences: Sequence[Sequence[str]]) -> None:
         """Ask each proposer for as many proposals as it has slots."""
-        counts = Counter(ranked[0] for ranked in preferences)
+        self.asked = counts = Counter(ranked[0] for ranked in preferences)
         found = await asyncio.gather(*(self._proposers[name].propose(self.parent, counts[name]) for name in counts))
         self._left = {name: list(proposals) for name, proposals in zip(counts, found, strict=True)}
 
@@ -177,5 +185,6 @@ class _Sources:
         A proposer that has no slot of its own is asked for one proposal.
         """
         if name not in self._left:
+            self.asked[name] = 1
             self._left[name] = list(await self._proposers[name].propose(self.parent, 1))
         return self._left[name].pop(0) if self._left[name] else None

@@ -33,3 +33,11 @@ def test_each_slot_ranks_all_proposers_and_equal_seeds_give_equal_draws() -> Non
     assert one == other != third
     assert all(sorted(ranked) == sorted(NAMES) for ranked in one)
     assert Allocation(NAMES, "0").preferences(5, "b") != one
+
+
+def test_slot_that_is_left_empty_is_a_loss_but_no_candidate_that_raced() -> None:
+    allocation = Allocation(NAMES, "0")
+    allocation.note_unfilled("writer", 30)
+    shares = first_choices(allocation)
+    assert shares["writer"] < 0.1 * shares.total()
+    assert allocation.results["writer"] == (0, 0)
