@@ -47,7 +47,8 @@ class LevelSummary:
 
     Attributes:
         number: The number of the level, from 0.
-        leader: The key of the best candidate of the level.
+        leader: The key of the candidate that the level ranks first.
+        best: The key of the best candidate so far. A leader becomes it only if it is clearly ahead.
         ahead: The leader's mean lead over the first prompt of the run. It is computed on the queries on which leader
             and first prompt both have scores.
         candidates: Number of candidates in the level.
@@ -58,6 +59,7 @@ class LevelSummary:
 
     number: int
     leader: str
+    best: str
     ahead: Interval
     candidates: int
     judgements: int
@@ -136,12 +138,12 @@ class RunSummary:
 
     @property
     def result(self) -> str | None:
-        """The key of the leader of the last level; None if no level is finished.
+        """The key of the best candidate after the last level; None if no level is finished.
 
         The published search has no such levels. Its result is the last candidate with the prompt of the bundle.
         """
         if self.levels or self.bundle is None:
-            return self.levels[-1].leader if self.levels else None
+            return self.levels[-1].best if self.levels else None
         prompt = self.bundle.get("prompt")
         return next((node.id for node in reversed(list(self.nodes.values())) if node.prompt == prompt), None)
 
@@ -229,6 +231,7 @@ def _level_summary(event: Event, nodes: Mapping[str, PromptNode]) -> LevelSummar
     return LevelSummary(
         number=event["number"],
         leader=leader.id,
+        best=event["best"],
         ahead=bootstrap_mean(ahead),
         candidates=len(event["ranked"]),
         judgements=judgements,

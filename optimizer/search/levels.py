@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import sqrt
+from statistics import mean, stdev
 from typing import Generic
 
 from optimizer.search.race import Race, RaceSettings
@@ -20,7 +22,7 @@ class RacedSettings:
         beam: Number of candidates that a level keeps for the next level.
         actions: Number of new candidates to make from each kept candidate.
         depth: Maximum number of levels.
-        patience: The search ends when this number of consecutive levels has not changed the leader.
+        patience: The search ends when this number of consecutive levels has not changed the best candidate.
         race: The settings of the race in each level.
     """
 
@@ -39,11 +41,14 @@ class Level(Generic[C]):
         number: The level's number, from 0.
         ranked: The candidates with their outcomes, best first.
         kept: Number of candidates, from the first one in `ranked`, that the search keeps for the next level.
+        best: The best candidate so far: the leader of the level if it is clearly ahead of the best candidate before the
+            level, else that candidate.
     """
 
     number: int
     ranked: tuple[Step[C], ...]
     kept: int
+    best: C
 
 
 def mean_lead(one: Step[C], other: Step[C]) -> float:
@@ -51,9 +56,23 @@ def mean_lead(one: Step[C], other: Step[C]) -> float:
 
     A race drops candidates, so that one of them may have answered fewer queries. Without a shared query, the lead is 0.
     """
-    pairs = zip(one.outcomes, other.outcomes, strict=False)
-    leads = [first.score - second.score for first, second in pairs]
+    leads = _leads(one, other)
     return sum(leads) / len(leads) if leads else 0.0
+
+
+def is_clearly_ahead(one: Step[C], other: Step[C], indifference: float) -> bool:
+    """Whether one candidate of a level leads another by more than `indifference` and by more than a standard error.
+
+    The standard error is that of the paired differences on the queries that both answered. Of several candidates that
+    are equally good, one nearly always has a higher mean than the others by chance, but seldom by so much.
+    """
+    leads = _leads(one, other)
+    return len(leads) > 1 and mean(leads) > max(indifference, stdev(leads) / sqrt(len(leads)))
+
+
+def _leads(one: Step[C], other: Step[C]) -> list[float]:
+    pairs = zip(one.outcomes, other.outcomes, strict=False)
+    return [first.score - second.score for first, second in pairs]
 
 
 async def race_level(
@@ -88,8 +107,10 @@ async def race_level(
         race.note([[outcome.score for outcome in row] for row in rows])
         if on_look is not None:
             await on_look(candidates[race.leader if race.is_ahead_of(0) else 0])
-    ranked = tuple(Step(candidates[index], tuple(outcomes[index])) for index in race.ranking)
-    return Level(number, ranked, min(settings.beam, len(ranked)))
+    steps = [Step(candidate, tuple(found)) for candidate, found in zip(candidates, outcomes, strict=True)]
+    ranked = tuple(steps[index] for index in race.ranking)
+    best = ranked[0] if is_clearly_ahead(ranked[0], steps[0], settings.race.indifference) else steps[0]
+    return Level(number, ranked, min(settings.beam, len(ranked)), best.candidate)
 
 
 async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -> list[list[Outcome]]:

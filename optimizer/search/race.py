@@ -122,7 +122,7 @@ class Race:
         return [*alive, *reversed(self._dropped)]
 
     def is_ahead_of(self, other: int) -> bool:
-        """Whether the leader is ahead of another candidate by more than a standard error.
+        """Whether the leader is ahead of another candidate by more than `indifference` and a standard error.
 
         If the race is interrupted, its leader is then a better guess than the other candidate.
         """
@@ -133,7 +133,7 @@ class Race:
             return False
         behind, allowed = self._compare(leader, [other])
         boundary = _boundary(critical_value(self.settings), queries, self.settings.first_look)
-        return bool(behind[0] * boundary > allowed[0])
+        return bool(behind[0] > self.settings.indifference and behind[0] * boundary > allowed[0])
 
     def note(self, scores: Sequence[Sequence[float]]) -> None:
         """Add the scores of the block `next`, and drop the candidates that are significantly behind the leader.

@@ -2,6 +2,9 @@
 
 Each candidate of the beam is the parent of several new candidates. A level makes these new candidates, and then races
 them and their parents on the same queries. The best candidates of the race are the beam of the next level.
+
+The best candidate so far takes part in every race, even if it is no longer in the beam. It is replaced only by a leader
+that is clearly ahead of it (`Level.best`): the beam may follow chance, but the result should not.
 """
 
 from collections import Counter
@@ -32,12 +35,12 @@ async def search_raced(
         on_look: Called after each look of a level's race, with the candidate to keep if the search is interrupted now.
 
     Returns:
-        The leader of the last level with its outcomes, and the results of all levels. If the search makes no new
-        candidates from the first candidate, there are no levels, and the leader is the first candidate with no
-        outcomes.
+        The best candidate of the last level with its outcomes, and the results of all levels. If the search makes no
+        new candidates from the first candidate, there are no levels, and the best candidate is the first candidate with
+        no outcomes.
     """
     paths: dict[str, Path[C]] = {space.key(first): (Step(first, ()),)}
-    beam, levels, without_new_leader = [first], list[Level[C]](), 0
+    beam, best, levels, without_new_best = [first], first, list[Level[C]](), 0
     expanded: Counter[str] = Counter()
     for number in range(settings.depth):
         again = [expanded[space.key(candidate)] for candidate in beam]
@@ -48,18 +51,19 @@ async def search_raced(
             paths[space.key(child)] = (*paths[space.key(parent)], Step(child, ()))
         if not new:
             break
-        candidates = [*beam, *(child for _, child in new)]
+        others = [*beam, *(child for _, child in new)]
+        candidates = [best, *(other for other in others if space.key(other) != space.key(best))]
         level = await race_level(space, number, candidates, queries, settings, on_look)
         levels.append(level)
         await on_level(level)
         for step in level.ranked:
             paths[space.key(step.candidate)] = (*paths[space.key(step.candidate)][:-1], step)
-        leader = level.ranked[0].candidate
-        without_new_leader = without_new_leader + 1 if space.key(leader) == space.key(beam[0]) else 0
+        without_new_best = without_new_best + 1 if space.key(level.best) == space.key(best) else 0
+        best = level.best
         beam = [step.candidate for step in level.ranked[: level.kept]]
-        if without_new_leader >= settings.patience:
+        if without_new_best >= settings.patience:
             break
-    return paths[space.key(beam[0])][-1], tuple(levels)
+    return paths[space.key(best)][-1], tuple(levels)
 
 
 async def _expand_all(

@@ -73,7 +73,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     async def keep_leader(level: Level[Candidate]) -> None:
         won = space.note_level(level)
         await _journal_level(context.journal, level, space.allocation, won)
-        await keep_last(level.ranked[:1])
+        await keep(level.best)
 
     if search.algorithm == PUBLISHED:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
@@ -91,8 +91,12 @@ def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:
 
 
 def as_served(found: Candidate, first: Candidate, search: SearchTable) -> Candidate:
-    """Return a candidate of the search with the settings with which it is served, as those of the first candidate."""
-    if search.k is not None:
+    """Return a candidate of the search with the settings with which it is served, as those of the first candidate.
+
+    A number of nearest examples that the search itself has found is kept.
+    """
+    has_search_k = found.retrieval.k == search.k and found.retrieval.policy == first.retrieval.policy
+    if has_search_k:
         found = found.with_nearest(first.retrieval.k)
     if search.max_tokens is None:
         return found
@@ -233,6 +237,7 @@ async def _journal_level(journal: Journal, level: Level[Candidate], allocation: 
         stage="prompt",
         number=level.number,
         ranked=ranked,
+        best=level.best.key,
         kept=level.kept,
         proposers=proposers,
         won=won,

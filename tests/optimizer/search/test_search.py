@@ -6,6 +6,7 @@ What is expected of `drpo` is written here a second time, from the paper and its
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,19 @@ async def test_raced_ends_without_a_new_leader() -> None:
 
     best, levels = await search_raced(Flat({}), 0, 20, SMALL, nobody)
     assert (best.candidate, len(levels)) == (0, 2)
+
+
+async def test_leader_by_chance_enters_the_beam_but_is_no_new_best_candidate() -> None:
+    class Chance(Numbers):
+        """The mean leads over the candidate 0 are far smaller than the differences on single queries."""
+
+        async def score(self, candidate: int, query: int) -> Outcome:
+            return Outcome(query, 0.5 + 0.02 * candidate + (0.4 * (-1) ** query if candidate else 0.0))
+
+    settings = replace(SMALL, beam=1, actions=1, patience=3)
+    space = Chance({})
+    best, levels = await search_raced(space, 0, 20, settings, nobody)
+    assert space.expanded == [0, 1, 2], "the beam follows the ranking, and the search ends by patience"
+    assert [level.best for level in levels] == [0, 0, 0]
+    assert all(0 in [step.candidate for step in level.ranked] for level in levels), "the best candidate still races"
+    assert (best.candidate, len(best.outcomes)) == (0, 12)

@@ -1,5 +1,6 @@
 """Settings that hold in the search alone, and do not change the bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from index.bundle.bundle import read_bundle
@@ -16,6 +17,13 @@ def test_candidate_is_served_with_its_own_settings() -> None:
         assert searched.retrieval.k == (3 if table.k is None else table.k)
         assert searched.sampling["max_tokens"] == (table.max_tokens or 64)
         assert as_served(searched, candidate, table) == candidate
+
+
+def test_number_of_nearest_examples_that_the_search_found_is_served() -> None:
+    candidate, table = make_candidate(k=0), SearchTable(k=2)
+    searched = as_searched(candidate, table)
+    for found in (searched.with_nearest(6), replace(searched, retrieval=replace(searched.retrieval, policy="set"))):
+        assert as_served(found, candidate, table) == found
 
 
 async def test_answers_are_cut_in_the_search_alone(tmp_path: Path) -> None:
