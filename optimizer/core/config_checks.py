@@ -96,10 +96,11 @@ def _need_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
 def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     """Yield whether numbers are in their range, and the message if they are not."""
     data, examples, search = config.data, config.examples, config.search
-    counts = (search.beam, search.actions, search.depth, search.block, search.queries)
+    counts = (search.beam, search.actions, search.depth, search.block)
     yield min(counts) >= 1, "[search] counts must be at least 1"
-    yield config.tune.queries >= 1, "[tune] queries must be at least 1"
-    yield search.first >= 2, "[search] first must be at least 2, because a paired test needs two queries"
+    for value, name in ((search.first, "first"), (search.queries, "queries")):
+        yield value >= 2, f"[search] {name} must be at least 2, because a paired test needs two queries"
+    yield config.tune.queries >= 2, "[tune] queries must be at least 2, because a paired test needs two queries"
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"
     yield search.max_tokens is None or search.max_tokens >= 1, "[search] max_tokens must be at least 1"

@@ -136,13 +136,15 @@ class ExampleProposer:
         return Proposal(candidate, BANK, what)
 
     def _draw_edit(self, move: _Move) -> Callable[[_Move], Awaitable[_Edited]]:
-        """Draw an edit. Its weight depends on what failed."""
+        """Draw an edit. Its weight depends on what failed. Nothing is added if the bank has the whole pool."""
         if not move.bank.examples:
             return move.rng.choice((self._add, self._fill))
+        known = _queries(move.bank)
+        has_new = any(one.query not in known for one in self._pool.examples)
         is_about_refusals = move.criterion in (NO_REFUSAL, WRONG_REFUSAL)
         weights = {
-            self._add: 4.0,
-            self._fill: 1.0,
+            self._add: 4.0 if has_new else 0.0,
+            self._fill: 1.0 if has_new else 0.0,
             _drop: 2.0,
             _pin: 2.0,
             _unpin: 1.0,

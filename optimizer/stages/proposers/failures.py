@@ -28,7 +28,10 @@ _MIN_FRESH: Final = 0.8
 """An answer repeats itself if less than this share of its word 4-grams is new."""
 _MIN_SIMILARITY: Final = 0.6
 _LOW_SHARE: Final = 1 / 3
-"""An answer is unlike its reference if its similarity is below 0.6, and in the lowest third of the similarities."""
+"""An answer is unlike its reference if its similarity is below 0.6, and in the lowest third of the similarities.
+
+Answers with the highest similarity of this third count too, however many there are.
+"""
 _MIN_CRITERION: Final = 3.5
 """An answer fails a judge's criterion if its score, from 1 to 5, is below this value."""
 _MIN_REWARD: Final = 0.5
@@ -100,13 +103,13 @@ def missed_criteria(row: Row, scored: ScoredReply, similarity_limit: float = _MI
     Args:
         row: The row.
         scored: The answer, with the scores of the rewards.
-        similarity_limit: The similarity to the reference below which an answer is unlike it.
+        similarity_limit: The highest similarity to the reference with which an answer can be unlike it.
     """
     for name, part in scored.parts.items():
         if name == "rules":
             yield from _missed_rules(row, part.details)
         elif name == "reference":
-            yield from [UNLIKE] if part.value < similarity_limit else []
+            yield from [UNLIKE] if part.value < _MIN_SIMILARITY and part.value <= similarity_limit else []
         elif name == "judge" and part.details:
             yield from (one for one, detail in part.details.items() if _is_low(detail))
         elif part.value < _MIN_REWARD:
@@ -128,7 +131,7 @@ def _missed_rules(row: Row, checks: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _similarity_limit(outcomes: Sequence[Outcome]) -> float:
-    """Return the similarity below which an answer is unlike its reference."""
+    """Return the highest similarity of the lowest third."""
     scores = [evidence(outcome)[1].parts.get("reference") for outcome in outcomes]
     values = sorted(score.value for score in scores if score is not None)
-    return min(_MIN_SIMILARITY, values[int(_LOW_SHARE * len(values))]) if values else _MIN_SIMILARITY
+    return values[max(int(_LOW_SHARE * len(values)), 1) - 1] if values else _MIN_SIMILARITY

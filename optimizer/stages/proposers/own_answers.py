@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from index.measures.answer_form import ends_by_itself, repeated_share
+from index.measures.answer_form import ends_by_itself, repeated_share, word_count
 from index.measures.refusals import refuses
 from index.measures.word_sequences import Sequences, word_sequences
 from index.types import Example
@@ -20,7 +20,7 @@ from optimizer.core.candidate import Candidate
 from optimizer.core.errors import ModelError, UnembeddableTextError, UnparsableReplyError
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.models.cached_calls import CachedCalls
-from optimizer.models.reply_text import answer_text, find_object
+from optimizer.models.reply_text import answer_text, find_object, text_field
 from optimizer.models.request import Json, Request, reply_reader
 from optimizer.models.task_model import Reply, TaskModel
 from optimizer.stages.bank_choice import is_too_long
@@ -84,7 +84,11 @@ class OwnAnswers:
         except ModelError as error:
             await self.gate.drop_failed("example", source, error, count)
             return []
-        questions = [one for one in dict.fromkeys(kept["questions"]) if _MIN_WORDS <= len(one.split()) <= _MAX_WORDS]
+        await self.gate.drop_each("example", source, kept["dropped"])
+        different = dict.fromkeys(kept["questions"])
+        questions = [one for one in different if _MIN_WORDS <= word_count(one) <= _MAX_WORDS]
+        why = f"a question has fewer than {_MIN_WORDS} or more than {_MAX_WORDS} words"
+        await self.gate.drop("example", source, why, len(different) - len(questions))
         other = [one for one in questions if not self.gate.is_turn(one)]
         await self.gate.drop("example", source, "a question is that of a row", len(questions) - len(other))
         new = [one for one in other if not self._copies_row(one)]
@@ -139,9 +143,18 @@ def questions_request(failure: Failure, count: int) -> Request:
 
 @reply_reader("optimizer.proposers.read_questions")
 def read_questions(reply: Any) -> Json:
-    """Read the questions of the writer model. Raises UnparsableReplyError if there is no list of questions."""
+    """Read the questions of the writer model, and the reason for each that is no text or cannot be encoded.
+
+    Raises:
+        UnparsableReplyError: There is no list with a question.
+    """
     found = find_object(answer_text(reply["choices"][0]), lambda value: isinstance(value.get("questions"), list))
-    questions = [one.strip() for one in found.value["questions"] if isinstance(one, str)] if found else []
+    questions, dropped = [], []
+    for one in found.value["questions"] if found else []:
+        try:
+            questions.append(text_field({"question": one}, "question").strip())
+        except UnparsableReplyError as error:
+            dropped.append(str(error))
     if not questions:
         raise UnparsableReplyError("no questions were found")
-    return {"questions": questions}
+    return {"questions": questions, "dropped": dropped}

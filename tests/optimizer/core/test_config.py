@@ -78,6 +78,7 @@ def test_request_form_that_cannot_be_used_is_refused(role: str, request_table: d
 NUMBERS = [
     *({"data": {"limit": number}} for number in (0, -1, 3, 10**30)),
     *({"data": {"raw": -5}}, {"search": {"queries": 0}}, {"search": {"words": -1}}, {"search": {"indifference": -1.0}}),
+    *({table: {"queries": 1}} for table in ("search", "tune")),
     *({"search": {"seed": number}} for number in (10**22, -(10**22))),
     *(
         {"search": {"beam": 10**30}},

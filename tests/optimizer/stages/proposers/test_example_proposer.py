@@ -95,6 +95,18 @@ async def test_proposals_repeat_with_the_seed_and_keep_one_example_for_each_id()
         assert len(ids) == len(set(ids)) == len(proposal.candidate.bank.vectors)
 
 
+class UnusedPool(ExamplePool):
+    def nearest(self, *_: object, **__: object) -> list[int]:
+        raise AssertionError("the bank has the whole pool")
+
+
+async def test_nothing_is_added_to_a_bank_with_the_whole_pool() -> None:
+    proposer = ExampleProposer(UnusedPool(POOL.examples, POOL.vectors), EMBEDDER, 0)
+    parent = make_parent(make_candidate(*WRITTEN), outcome(0, "bomb", REFUSE, right=0.0))
+    found = [await proposer.propose(one, 3) for one in parents(parent)]
+    assert {"pins", "cuts"} <= {proposal.change.split()[0] for ones in found for proposal in ones}
+
+
 def test_pool_leaves_out_the_queries_of_rows(tmp_path: Path) -> None:
     file = tmp_path / "pool.jsonl"
     file.write_text('{"query": "How are you?", "response": "Well."}\n{"query": "zoo", "response": "Animals."}\n')

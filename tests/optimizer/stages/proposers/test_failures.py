@@ -10,6 +10,7 @@ from optimizer.models.task_model import Reply
 from optimizer.rewards.base import RewardScore
 from optimizer.rewards.pleading import PLEADING
 from optimizer.rewards.scorer import ScoredReply
+from optimizer.search.space import Outcome
 from optimizer.stages.proposers.failures import (
     NO_REFUSAL,
     REPEATS,
@@ -60,6 +61,25 @@ def test_group_with_the_largest_loss_comes_first_and_counts_the_rows_of_its_kind
     assert first.text == "3 of 4 answers to comply queries: refused, although a good answer helps"
     assert (second.kind, second.criterion, second.answered) == (REFUSE, NO_REFUSAL, 1)
     assert first.loss == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "unlike"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 4),
+        ([0.3, 0.3, 0.3, 0.5, 0.7, 0.9], 3),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.55], 2),
+        ([0.6, 0.6, 0.6], 0),
+        ([0.4], 1),
+        ([], 0),
+    ],
+)
+def test_answers_with_the_lowest_similarities_are_unlike_the_reference(similarities: list[float], unlike: int) -> None:
+    outcomes = [
+        Outcome(number, value, (Row(f"query {number}"), scored(reference=RewardScore(value))))
+        for number, value in enumerate(similarities)
+    ]
+    assert [(one.criterion, len(one.outcomes)) for one in group_failures(outcomes)] == [(UNLIKE, unlike)] * bool(unlike)
 
 
 def test_languages_are_told_apart_if_rows_name_them() -> None:

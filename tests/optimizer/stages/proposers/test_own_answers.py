@@ -56,7 +56,22 @@ async def test_new_questions_and_own_answers_become_examples(tmp_path: Path) -> 
     found, dropped = await made(tmp_path, GENERAL, "Choose a short one.")
     assert found == [(query, "Choose a short one.") for query in (QUESTIONS[0], QUESTIONS[3])]
     assert [(event["why"], event["count"]) for event in dropped] == [
-        ("a question shares 8 consecutive words with a row", 1)
+        ("a question has fewer than 3 or more than 60 words", 1),
+        ("a question shares 8 consecutive words with a row", 1),
+    ]
+
+
+CHINESE = "\u7ed9\u732b\u53d6\u4ec0\u4e48\u540d\u5b57\u6bd4\u8f83\u597d\u5462\uff1f"
+
+
+async def test_question_without_spaces_has_words_and_broken_ones_are_counted(tmp_path: Path) -> None:
+    broken = ["What is \ud800 good for?", None, CHINESE * 20]
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", [CHINESE, *broken])
+    assert [query for query, _ in found] == [CHINESE]
+    assert [(event["why"], event["count"]) for event in dropped] == [
+        ('"question" holds half of a surrogate pair', 1),
+        ('"question" is not a text', 1),
+        ("a question has fewer than 3 or more than 60 words", 1),
     ]
 
 
