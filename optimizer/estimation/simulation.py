@@ -173,15 +173,25 @@ class SimulatedSpace:
         """Return at most `count` new candidates. The slots are divided among the proposers as in a run.
 
         The writer model is called once if it has a slot, and now and then for new examples, which the task model
-        answers. A random share of its rewrites is left out. They stand for rewrites that repeat an earlier prompt.
+        answers. A random share of its rewrites is left out. They stand for rewrites that repeat an earlier prompt. The
+        next proposer then takes the slot, if there is one.
         """
-        parent = path[-1].candidate
-        slots = [ranked[0] for ranked in self._allocation.preferences(count, f"{parent}/{again}")]
-        self.count(WRITER, int(REWRITES in slots and WRITER in self.config.models))
-        if EXAMPLE_EDITS in slots and WRITER in self.config.models and self.rng.random() < OWN_SHARE:
+        parent, asked, made = path[-1].candidate, set[str](), list[int]()
+        for ranked in self._allocation.preferences(count, f"{parent}/{again}"):
+            asked.add(ranked[0])
+            if self._is_new(ranked[0]):
+                made.append(self._make(ranked[0], parent))
+                continue
+            self._allocation.note_unfilled(ranked[0])
+            for other in ranked[1:2]:
+                asked.add(other)
+                made.append(self._make(other, parent))
+        has_writer = WRITER in self.config.models
+        self.count(WRITER, int(REWRITES in asked and has_writer))
+        if EXAMPLE_EDITS in asked and has_writer and self.rng.random() < OWN_SHARE:
             self.count(WRITER)
             self.count(TASK, OWN_QUESTIONS)
-        return [self._make(name, parent) for name in slots if self._is_new(name)]
+        return made
 
     async def note_level(self, level: Level[int]) -> None:
         """Count for each new candidate of a finished level whether it beat its parent."""

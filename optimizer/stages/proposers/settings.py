@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from index.bundle.sets_file import OTHER, with_prompts
-from optimizer.core.candidate import Candidate
+from index.measures.refusals import refuses
+from index.types import ExampleSet
+from optimizer.core.candidate import Bank, Candidate
 from optimizer.stages.prompt_edits import pool_sentences
 from optimizer.stages.proposers.base import PROMPT, RETRIEVAL, SAMPLING, Parent, Proposal
 from optimizer.stages.proposers.failures import NO_REFUSAL, WRONG_REFUSAL, Failure
@@ -56,7 +57,7 @@ def retrieval_settings(parent: Parent) -> Mapping[str, Sequence[Proposal]]:
         "policy": list(_policies(one)),
         "prompts": list(_set_prompts(one, parent.failures)),
     }
-    if policy.shows_nearest:
+    if policy.policy != "set":
         found["k"] = [_with_count(one, count) for count in _COUNTS if count != policy.k]
     for name, values in (("order", _ORDERS), ("minimum_similarity", _SIMILARITIES), ("max_injected_tokens", _TOKENS)):
         current = getattr(policy, name)
@@ -112,20 +113,35 @@ def _changed(candidate: Candidate, text: str, **changes: Any) -> Proposal:
 def _set_prompts(candidate: Candidate, failures: Sequence[Failure]) -> Iterator[Proposal]:
     """Yield candidates whose sets of one kind have a prompt of their own, with a sentence that answers a failure.
 
-    Only refusals are the work of one kind of sets: the kind `refusal` should refuse more, all others less.
+    Sets whose shown examples mostly refuse should refuse more, all others less.
     """
     bank = candidate.bank
     missed = {failure.criterion for failure in failures} & {NO_REFUSAL, WRONG_REFUSAL}
     kinds = dict.fromkeys(one.kind for one in bank.sets) if candidate.retrieval.has_sets else {}
     for kind in kinds:
-        criterion = WRONG_REFUSAL if kind == OTHER else NO_REFUSAL
+        criterion = NO_REFUSAL if _mostly_refuses(bank, kind) else WRONG_REFUSAL
         if criterion not in missed:
             continue
         for sentence in pool_sentences():
-            if criterion in sentence.answers and sentence.text not in candidate.prompt:
-                sets = with_prompts(bank.sets, {kind: f"{candidate.prompt} {sentence.text}"})
+            if criterion not in sentence.answers:
+                continue
+            sets = tuple(_said_to(one, sentence.text, candidate) if one.kind == kind else one for one in bank.sets)
+            if sets != bank.sets:
                 changed = replace(candidate, bank=replace(bank, sets=sets))
                 yield Proposal(changed, PROMPT, f"gives sets of the kind {kind} a prompt of their own ({criterion})")
+
+
+def _mostly_refuses(bank: Bank, kind: str) -> bool:
+    """Whether most of the examples that the sets of a kind show are refusals."""
+    shown = {name for one in bank.sets if one.kind == kind for name in one.shown}
+    refusals = [refuses(example.response) for example in bank.examples if example.id in shown]
+    return 2 * sum(refusals) > len(refusals)
+
+
+def _said_to(one: ExampleSet, sentence: str, candidate: Candidate) -> ExampleSet:
+    """Return a set whose prompt also has a sentence. A set without a prompt of its own begins with the candidate's."""
+    prompt = candidate.prompt if one.prompt is None else one.prompt
+    return one if sentence in prompt else replace(one, prompt=f"{prompt} {sentence}".strip())
 
 
 def _in_random_order(groups: dict[str, list[Proposal]], rng: random.Random) -> Iterator[Proposal]:

@@ -1,5 +1,6 @@
 """The estimate counts the calls of every part of a run, and does not depend on a single row."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
 from optimizer.data.split import read_split
 from optimizer.estimation.estimate import estimate
-from optimizer.estimation.simulation import by_role, simulate
+from optimizer.estimation.simulation import SimulatedSpace, by_role, simulate
+from optimizer.search.space import Step
 from optimizer.stages.run_context import open_run_context
 from tests.optimizer.rewards.test_judge_formats import with_log_probabilities
 from tests.optimizer.scripted_endpoint import completion
@@ -34,6 +36,16 @@ async def test_writer_is_counted_for_the_slots_of_its_proposers(tmp_path: Path) 
 
     assert await writer_calls("edits", "retrieval") == 0
     assert 0 < await writer_calls("examples") < await writer_calls("writer", "edits") < await writer_calls("writer")
+
+
+async def test_slot_without_a_new_rewrite_goes_to_another_proposer(tmp_path: Path) -> None:
+    async def made(*propose: str) -> list[int]:
+        config = read_config(write_run(tmp_path, "http://127.0.0.1:9", search={"propose": list(propose)}))
+        spaces = [SimulatedSpace(config, random.Random(seed)) for seed in range(20)]
+        return [len(await space.expand((Step(0, ()),), 6, 0)) for space in spaces]
+
+    assert min(await made("writer")) < 6, "some rewrites repeat an earlier prompt"
+    assert set(await made("writer", "edits")) == {6}
 
 
 async def test_row_that_cannot_be_used_does_not_end_the_estimate(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_leader_is_ahead_only_beyond_a_standard_error() -> None:
     assert race.is_ahead_of(2), "dropped"
 
 
+@pytest.mark.parametrize(("indifference", "is_ahead"), [(0.01, True), (0.2, False)])
+def test_leader_is_ahead_only_beyond_the_indifference(indifference: float, is_ahead: bool) -> None:
+    race = Race(2, RaceSettings(alpha=0.001, indifference=indifference, max_queries=20))
+    race.note([[0.5, 0.5] * 5, [0.4, 0.9] * 5])
+    assert race.is_ahead_of(0) == is_ahead
+
+
 def test_single_candidate_wins_after_one_look() -> None:
     assert run_race(scores(0.0), RaceSettings()) == (0, 10)
 

@@ -1,11 +1,13 @@
 """The proposers `retrieval` and `sampling` change one setting at a time, and only settings that have an effect."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 from index.bundle.sets_file import OTHER
 from index.types import Example, ExampleSet
 from optimizer.core.candidate import Candidate
 from optimizer.data.dataset import REFUSE
+from optimizer.search.space import Outcome
 from optimizer.stages.proposers.base import RETRIEVAL, SAMPLING
 from optimizer.stages.proposers.settings import SettingsProposer, retrieval_settings, sampling_settings
 from tests.optimizer.stages.proposers.candidates import REFUSAL, make_candidate, make_parent, outcome
@@ -55,6 +57,31 @@ async def test_sets_of_refusals_get_a_prompt_that_answers_missing_refusals() -> 
         prompts = {example_set.name: example_set.prompt for example_set in one.candidate.bank.sets}
         assert prompts["fruits"] is None
         assert prompts["refusals"].startswith("Be good. ")
+
+
+async def test_sets_whose_examples_do_not_refuse_answer_wrong_refusals_whatever_their_kind() -> None:
+    start = with_sets(make_candidate(*EXAMPLES), "set")
+    sets = (replace(SETS[0], kind="code", prompt="Write code."), SETS[1])
+    start = replace(start, bank=replace(start.bank, sets=sets))
+    missing = outcome(0, "bomb", REFUSE, right=0.0)
+    assert not [one for one in proposed_prompts(start, missing) if one["fruits"] != "Write code."]
+    found = proposed_prompts(start, outcome(0, "apple", right=0.0))
+    assert found
+    for prompts in found:
+        assert prompts["fruits"].startswith("Write code. "), "the sentence follows the prompt of the set"
+        assert prompts["refusals"] is None
+
+
+def proposed_prompts(start: Candidate, failed: Outcome) -> list[dict[str, Any]]:
+    found = retrieval_settings(make_parent(start, failed))["prompts"]
+    return [{one.name: one.prompt for one in proposal.candidate.bank.sets} for proposal in found]
+
+
+async def test_bundle_that_shows_no_nearest_examples_may_begin_to() -> None:
+    found = retrieval_settings(make_parent(make_candidate(*EXAMPLES, k=0)))
+    assert 3 in [one.candidate.retrieval.k for one in found["k"]]
+    sets = retrieval_settings(make_parent(with_sets(make_candidate(*EXAMPLES), "set")))
+    assert "k" not in sets, "the policy does not use it"
 
 
 async def test_penalty_of_zero_is_no_penalty() -> None:
