@@ -20,7 +20,7 @@ from optimizer.models.token_count import NO_USAGE
 from optimizer.rewards.criteria import default_criteria
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
-from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED, Trust
+from optimizer.rewards.judge_trust import Trust
 from optimizer.search.space import Outcome, Step
 from optimizer.stages.bank_choice import JudgedAnswer
 from optimizer.stages.checks.judge_trial import try_judge
@@ -128,9 +128,9 @@ async def check_trust(context: RunContext, candidate: Candidate) -> Sequence[Fin
 
 
 def _trust_finding(subject: str, trust: Trust) -> Finding:
-    if trust.is_trusted:
+    if not trust.caution:
         return Finding(subject, True, trust.text)
-    return Finding(subject, None, f"{trust.text}. {UNTRUSTED}", ADVICE, is_warning=True)
+    return Finding(subject, None, f"{trust.text}. {trust.caution}", trust.advice, is_warning=True)
 
 
 async def check_writer(context: RunContext, candidate: Candidate, rows: Sequence[Row]) -> Finding:

@@ -19,7 +19,6 @@ from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
 from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, NO_CHANGE, SET_PROMPTS, UNUSABLE, Event
 from optimizer.models.token_count import NO_USAGE
-from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED
 
 _STATUS_INTERVAL: Final = 30.0
 _SPEED_WINDOW: Final = 20
@@ -200,7 +199,7 @@ def _dropped_line(event: Event) -> str:
 
 def _trust_line(event: Event) -> str:
     line = f"  the judge {event['text']}"
-    return line if event["trusted"] else f"{line}\nWARNING: {UNTRUSTED} {ADVICE}"
+    return f"{line}\nWARNING: {event['caution']} {event['advice']}" if event["caution"] else line
 
 
 def _estimated_line(event: Event) -> str:

@@ -22,7 +22,7 @@ from optimizer.search.levels import Level, mean_lead, race_level
 from optimizer.search.published import search_published
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
-from optimizer.stages.checks.judge_trial import MIN_ANSWERED_ROWS, trial_counts
+from optimizer.stages.checks.judge_trial import needs_answers, trial_counts
 from optimizer.stages.example_stage import example_rows
 from optimizer.stages.prompt_stage import proposer_names, published_settings, raced_settings, score_scale
 from optimizer.stages.proposers.base import EXAMPLES as EXAMPLE_EDITS
@@ -232,7 +232,7 @@ def _count_judge_trial(space: SimulatedSpace, data: Split) -> None:
     """
     space.begin(JUDGE_TRIAL)
     scored, compared = (min(count, len(data.train)) for count in trial_counts(space.config))
-    if sum(row.reference is not None for row in data.train) < MIN_ANSWERED_ROWS:
+    if needs_answers(data.train, max(scored, compared)):
         space.count(TASK, max(scored, compared))
     for number in range(scored):
         space.count(JUDGE, 1 + 2 * space.calls_per_rating(number, space.config.reward.judge))

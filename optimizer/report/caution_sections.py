@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from optimizer.report.markup import row, text
 from optimizer.report.run_summary import RunSummary
-from optimizer.rewards.judge_trust import ADVICE, UNTRUSTED
 
 
 def judge_trust(summary: RunSummary) -> Iterator[str]:
@@ -12,12 +11,14 @@ def judge_trust(summary: RunSummary) -> Iterator[str]:
     if not summary.judge_trust:
         return
     yield "<h2>Can the judge be trusted?</h2>"
-    if not all(event["trusted"] for event in summary.judge_trust):
-        yield f'<p class="verdict bad">{UNTRUSTED}</p><p>{ADVICE}</p>'
-    yield (
-        '<p class="soft">Before the search, the judge saw training queries, each with the answer to it and with the '
-        "answer to another query.</p>"
-    )
+    for caution, advice in dict.fromkeys((event["caution"], event["advice"]) for event in summary.judge_trust):
+        if caution:
+            yield f'<p class="verdict bad">{text(caution)}</p><p>{text(advice)}</p>'
+    if any(event["checked"] for event in summary.judge_trust):
+        yield (
+            '<p class="soft">Before the search, the judge saw training queries, each with the answer to it and with '
+            "the answer to another query.</p>"
+        )
     for event in summary.judge_trust:
         yield f"<p>The judge {text(event['text'])}.</p>"
 
@@ -29,7 +30,7 @@ def pleading(summary: RunSummary) -> Iterator[str]:
         yield "<h2>Answers that spoke to the judge</h2>"
         yield (
             f"<p>{summary.pleading} {verb} spoke to the judge: they hold a verdict, or the words of the judge&rsquo;s "
-            "instructions. Their score is 0, and the judge did not see them.</p>"
+            "instructions. The judge&rsquo;s reward for them is 0, and it did not see them.</p>"
         )
 
 

@@ -112,7 +112,7 @@ class RunSummary:
         left_out: The reason for each row that was left out, by the part and the name of the row.
         dropped: The number of dropped candidates, by the part that a model proposed and the reason.
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
-        pleading: Number of answers that spoke to the judge, and therefore count as 0.
+        pleading: Number of answers that spoke to the judge, whose reward for them is therefore 0.
     """
 
     name: str
@@ -295,5 +295,6 @@ def _details(parts: Mapping[str, Any]) -> list[tuple[str, float]]:
     for reward, part in parts.items():
         for name, detail in part.items():
             value = detail["score"] if isinstance(detail, dict) else detail
-            found.append((reward if name == "value" else f"{reward}: {name}", float(value)))
+            if name != PLEADING:  # its mean would always be 1
+                found.append((reward if name == "value" else f"{reward}: {name}", float(value)))
     return found

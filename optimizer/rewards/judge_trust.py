@@ -4,6 +4,10 @@ The judge sees a query twice: with the answer to this query, and with the answer
 Each of their answers is the right one for its own row, and the wrong one for the other row. A judge that scores the
 text of an answer and not its fit to the query, for example by length or style, is therefore right in at most half of
 the cases. A judge that gives both answers the same score is never right.
+
+Equal cases say nothing about which answer the judge prefers, so they are left out, as in a sign test. Then a coin flip
+is right in half of the cases. This holds for comparisons too: in both orders, a coin flip is right in a quarter of all
+cases, wrong in a quarter, and equal in half.
 """
 
 import asyncio
@@ -19,9 +23,15 @@ T = TypeVar("T")
 SCORES, COMPARISONS = "scores", "comparisons"
 CHANCE: Final = 0.5
 UNTRUSTED: Final = (
-    "The judge cannot tell the answer to a question from the answer to another question, beyond chance: do not trust "
-    "what it prefers."
+    "The judge is not shown to tell the answer to a question from the answer to another question: it may be right by "
+    "chance. Do not trust what it prefers."
 )
+MOSTLY_EQUAL: Final = (
+    "Most cases are equal: the judge seldom tells two answers apart, even an answer to another question, so it finds "
+    "few differences between prompts."
+)
+UNCHECKED: Final = "Nothing is known about what the judge prefers."
+MORE_ROWS: Final = "Add training rows that are not refused, if possible with references: each two rows make two cases."
 ADVICE: Final = (
     "Name a more capable model in [models.judge], or let the rewards rules and reference score (docs/optimizing.md, "
     "Whether the judge can be trusted)."
@@ -62,9 +72,14 @@ class Trust:
     unreadable: int
 
     @property
+    def is_checked(self) -> bool:
+        """Whether the judge was asked at all."""
+        return self.cases + self.unreadable > 0
+
+    @property
     def share(self) -> Interval:
-        """The share of cases in which the judge preferred the right answer."""
-        return wilson(self.right, self.cases)
+        """The share of cases in which the judge preferred the right answer, among the cases that are not equal."""
+        return wilson(self.right, self.cases - self.equal)
 
     @property
     def is_trusted(self) -> bool:
@@ -72,13 +87,34 @@ class Trust:
         return self.share.low > CHANCE
 
     @property
+    def caution(self) -> str:
+        """What the reader of the scores must know; an empty text if nothing calls for caution."""
+        if not self.is_checked:
+            return UNCHECKED
+        return " ".join(
+            ([] if self.is_trusted else [UNTRUSTED]) + ([MOSTLY_EQUAL] if 2 * self.equal > self.cases else [])
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do if something calls for caution."""
+        return ADVICE if self.is_checked else MORE_ROWS
+
+    @property
     def text(self) -> str:
         """The numbers as a sentence."""
+        if not self.is_checked:
+            return "could not be checked: too few training rows have answers that differ"
         verb = "scores the right answer higher" if self.way == SCORES else "prefers the right answer in both orders"
-        interval = f" ({self.share.estimate:.2f} [{self.share.low:.2f}, {self.share.high:.2f}])" if self.cases else ""
+        interval = self._interval_text if self.cases > self.equal else ""
         equal = f", equal in {self.equal}" if self.equal else ""
         unreadable = f", no readable verdict in {self.unreadable} more" if self.unreadable else ""
         return f"{verb} in {self.right} of {self.cases} cases{interval}{equal}{unreadable}"
+
+    @property
+    def _interval_text(self) -> str:
+        without = " without the equal ones" if self.equal else ""
+        return f" ({self.share.estimate:.2f} [{self.share.low:.2f}, {self.share.high:.2f}]{without})"
 
 
 def trust_cases(answered: Sequence[tuple[str, str]], count: int) -> tuple[TrustCase, ...]:

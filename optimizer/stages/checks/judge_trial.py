@@ -17,14 +17,22 @@ from optimizer.data.dataset import REFUSE, Row
 from optimizer.rewards.judge import judged_text
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.judge_protocol import ROLE
-from optimizer.rewards.judge_trust import Trust, compare_cases, score_cases, trust_cases
+from optimizer.rewards.judge_trust import (
+    COMPARISONS,
+    SCORES,
+    Trust,
+    TrustCase,
+    compare_cases,
+    score_cases,
+    trust_cases,
+)
 from optimizer.rewards.registry import uses_judge
 from optimizer.stages.run_context import RunContext
 
 _ROWS_PER_CASE: Final = 4
 """How many rows the cases are chosen from, for each case."""
-MIN_ANSWERED_ROWS: Final = 2
-"""If fewer rows have a reference, the task model answers the rows."""
+_MIN_TELLING_ROWS: Final = 2
+"""If fewer rows must not be refused, the rows that must be refused are used too."""
 
 
 async def run_judge_trial(context: RunContext, candidate: Candidate) -> None:
@@ -38,7 +46,7 @@ async def run_judge_trial(context: RunContext, candidate: Candidate) -> None:
 async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
     """Ask the judge about answers to the training rows and answers to other training rows.
 
-    The answers are references. If fewer than two rows have a reference, the task model answers the rows.
+    The answers are references. If these give too few cases, the task model answers the rows.
 
     Args:
         context: What the stages of the run share.
@@ -46,7 +54,8 @@ async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
 
     Returns:
         The results by scores and by comparisons, as far as the run uses the judge in these ways. The list is empty if
-        the run does not use the judge, if the setting `trust` of [reward] is 0, or if there are too few rows.
+        the run does not use the judge, or if the setting `trust` of [reward] is 0. If there are too few cases, it has
+        one result, which says that the judge was not checked.
 
     Raises:
         ModelError: A model gives no usable reply, but may do so later.
@@ -57,9 +66,9 @@ async def try_judge(context: RunContext, candidate: Candidate) -> list[Trust]:
     judge = scoring_judge(context)
     if not table.trust or ROLE not in context.config.models or (judge is None and not table.confirm):
         return []
-    cases = trust_cases(await _answered(context, candidate, table.trust), table.trust)
+    cases = await _cases(context, candidate, table.trust)
     if len(cases) < MIN_TRUST_CASES:
-        return []
+        return [Trust(SCORES if judge else COMPARISONS, right=0, equal=0, cases=0, unreadable=0)]
     await context.journal.note("stage", stage="judge", rows=len(cases))
     scored = [await score_cases(judge, cases)] if judge else []
     return scored + ([await compare_cases(context.judge, cases)] if table.confirm else [])
@@ -91,27 +100,40 @@ def trust_values(trust: Trust) -> dict[str, object]:
         "way": trust.way,
         "text": trust.text,
         "trusted": trust.is_trusted,
+        "checked": trust.is_checked,
+        "caution": trust.caution,
+        "advice": trust.advice,
         "right": trust.right,
+        "equal": trust.equal,
         "cases": trust.cases,
         "unreadable": trust.unreadable,
-        "share": [share.estimate, share.low, share.high] if trust.cases else None,
+        "share": [share.estimate, share.low, share.high] if trust.cases > trust.equal else None,
     }
 
 
-async def _answered(context: RunContext, candidate: Candidate, count: int) -> list[tuple[str, str]]:
-    """Return the judge's text and the answer of each row that the cases are chosen from."""
-    rows = _telling_rows(context.data.train)
-    given = [(judged_text(row), row.reference) for row in rows if row.reference is not None]
-    if len(given) >= MIN_ANSWERED_ROWS:
-        return list(islice(given, count * _ROWS_PER_CASE))
-    answers = [(judged_text(row), await _answer(context, candidate, row)) for row in rows[:count]]
-    return [(query, text) for query, text in answers if text]
+def needs_answers(rows: Sequence[Row], count: int) -> bool:
+    """Return whether the task model answers training rows, because their references give too few cases."""
+    return len(_telling_rows(rows)) >= MIN_TRUST_CASES > len(_reference_cases(rows, count))
+
+
+async def _cases(context: RunContext, candidate: Candidate, count: int) -> tuple[TrustCase, ...]:
+    train = context.data.train
+    if not needs_answers(train, count):
+        return _reference_cases(train, count)
+    rows = _telling_rows(train)[:count]
+    answers = [(judged_text(row), await _answer(context, candidate, row)) for row in rows]
+    return trust_cases([(query, text) for query, text in answers if text], count)
+
+
+def _reference_cases(rows: Sequence[Row], count: int) -> tuple[TrustCase, ...]:
+    given = ((judged_text(row), row.reference) for row in _telling_rows(rows) if row.reference is not None)
+    return trust_cases(list(islice(given, count * _ROWS_PER_CASE)), count)
 
 
 def _telling_rows(rows: Sequence[Row]) -> Sequence[Row]:
     """Return the rows whose answers fit no other query. A refusal fits many, so other rows come first."""
     telling = [row for row in rows if row.kind != REFUSE]
-    return telling if len(telling) >= MIN_ANSWERED_ROWS else rows
+    return telling if len(telling) >= _MIN_TELLING_ROWS else rows
 
 
 async def _answer(context: RunContext, candidate: Candidate, row: Row) -> str:

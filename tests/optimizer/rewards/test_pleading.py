@@ -16,6 +16,7 @@ from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.models.task_model import Reply
 from optimizer.report.html_report import write_report
+from optimizer.report.run_summary import detail_means, summarize_run
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.pleading import PLEADING, pleads
 from optimizer.rewards.scorer import combine
@@ -139,3 +140,12 @@ async def test_run_counts_the_answers_that_speak_to_the_judge(depth: int, tmp_pa
     assert not result.is_found
     page = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert f"{len(zeros)} answers spoke to the judge" in page
+    assert "reward for them is 0" in page
+
+
+def test_note_of_pleading_is_no_detail_of_a_reward() -> None:
+    parts = {"judge": {"value": 0.0, PLEADING: 1.0}, "rules": {"value": 1.0}}
+    event = {"note": "score", "stage": "sealed", "query": "q", "candidate": "c", "score": 0.5, "parts": parts}
+    summary = summarize_run([event])
+    assert summary.pleading == 1
+    assert set(detail_means(summary)) == {"judge", "rules"}

@@ -16,7 +16,7 @@ from optimizer.core.journal import Event, read_journal
 from optimizer.data.split import read_split
 from optimizer.estimation.simulation import by_role, simulate
 from optimizer.report.html_report import write_report
-from optimizer.rewards.judge_trust import UNTRUSTED, Trust, TrustCase, trust_cases
+from optimizer.rewards.judge_trust import MOSTLY_EQUAL, UNCHECKED, UNTRUSTED, Trust, TrustCase, trust_cases
 from tests.optimizer.scripted_models import open_scripted_models, run_config, stable_number, write_run
 
 Body = Mapping[str, Any]
@@ -95,7 +95,8 @@ async def test_doctor_warns_of_a_judge_that_is_not_right_beyond_chance(
     if name == "right":
         assert found.message == "scores the right answer higher in 8 of 8 cases (1.00 [0.68, 1.00])"
     if name == "likes everything":
-        assert "in 0 of 8 cases (0.00 [0.00, 0.32]), equal in 8" in found.message
+        assert "in 0 of 8 cases, equal in 8" in found.message
+        assert MOSTLY_EQUAL in found.message
     if name == "unreadable":
         assert "in 0 of 0 cases, no readable verdict in 8 more" in found.message
     if name in ("likes length", "scores the text alone"):
@@ -216,6 +217,60 @@ def test_row_is_paired_with_the_row_that_is_least_like_it() -> None:
 @pytest.mark.parametrize(("right", "cases", "is_trusted"), [(8, 8, True), (7, 8, True), (6, 8, False), (4, 4, True)])
 def test_judge_is_trusted_if_the_interval_is_above_one_half(right: int, cases: int, is_trusted: bool) -> None:
     assert Trust("scores", right, 0, cases, 0).is_trusted == is_trusted
+
+
+@pytest.mark.parametrize("way", ["scores", "comparisons"])
+@pytest.mark.parametrize(
+    ("right", "equal", "cases", "is_trusted", "is_mostly_equal"),
+    [(6, 2, 8, True, False), (9, 7, 16, True, False), (4, 8, 12, True, True), (3, 5, 8, False, True)],
+)
+def test_equal_cases_do_not_count_against_a_judge(
+    way: str, right: int, equal: int, cases: int, is_trusted: bool, is_mostly_equal: bool
+) -> None:
+    found = Trust(way, right, equal, cases, 0)
+    assert found.is_trusted == is_trusted == (UNTRUSTED not in found.caution)
+    assert is_mostly_equal == (MOSTLY_EQUAL in found.caution), "many equal cases are a warning of their own"
+
+
+@pytest.mark.parametrize("cases", [8, 16, 40])
+def test_neither_a_coin_nor_a_judge_of_the_text_alone_is_trusted_in_comparisons(cases: int) -> None:
+    assert not Trust("comparisons", cases // 4, cases // 2, cases, 0).is_trusted
+    assert not Trust("comparisons", cases // 2, 0, cases, 0).is_trusted
+
+
+@pytest.mark.parametrize("references", [2, 3])
+async def test_task_model_answers_if_the_references_give_too_few_cases(references: int, tmp_path: Path) -> None:
+    def whole(query: str, answer: str) -> int | None:
+        return fits(query, answer.removeprefix("An answer"))
+
+    async with open_scripted_models(fault=judge_of(whole, fitting)) as (_, url):
+        (found,) = await examine(write_rows(tmp_path, url, with_reference=references))
+    assert found.message.startswith("scores the right answer higher in 8 of 8 cases")
+
+
+async def test_estimate_counts_the_answers_that_take_the_place_of_references(tmp_path: Path) -> None:
+    calls = {}
+    for references in (3, ROWS):
+        config = read_config(write_rows(tmp_path, "http://127.0.0.1:9", with_reference=references))
+        calls[references] = by_role(await simulate(config, read_split(config.data, 0), 0))["task"]
+    assert calls[3] - calls[ROWS] == 8
+
+
+async def test_check_says_that_it_had_too_few_rows(tmp_path: Path) -> None:
+    async with open_scripted_models(fault=judge_of(fits, fitting)) as (_, url):
+        path = write_rows(tmp_path, url, search={"depth": 1, "queries": 4, "first": 4})
+        rows = [{"query": f"train question number {one}", "safe": False} for one in range(6)]
+        rows[:3] = [{"query": row["query"]} for row in rows[:3]]
+        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (found,) = await examine(path)
+        await run_config(path, tmp_path / "out")
+    assert found.is_warning
+    assert "could not be checked" in found.message
+    (event,) = events_of(tmp_path / "out")
+    assert event["caution"] == UNCHECKED
+    page = write_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "The judge could not be checked" in page
+    assert UNCHECKED in page
 
 
 def test_doctor_prints_the_warning_and_succeeds(
