@@ -229,16 +229,19 @@ class PromptGate:
         If only the request with the new prompt is refused, the prompt is the reason: it is too long for the context.
         """
         for row in self._rows:
-            if await self._refusal(parent, row):
-                continue
-            refusal = await self._refusal(child, row)
+            try:
+                if await self._refusal(parent, row):
+                    continue
+                refusal = await self._refusal(child, row)
+            except UnembeddableTextError:
+                continue  # no request was sent, so the next row is tried
             return f"the task model's server refuses its requests with status {refusal.status}" if refusal else ""
         return ""
 
     async def _refusal(self, candidate: Candidate, row: Row) -> RefusedRequestError | None:
         try:
             await self._task.answer(candidate, row)
-        except (UnparsableReplyError, UnembeddableTextError):
+        except UnparsableReplyError:
             return None
         except RefusedRequestError as error:
             if not error.is_final:

@@ -4,8 +4,8 @@ A prompt that holds the words of a training row helps with this row and no other
 `repeated` of [search] and [examples] are the limits.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -21,7 +21,7 @@ from optimizer.rewards.pleading import pleads
 
 SPEAKS_TO_JUDGE: Final = "speaks to the judge"
 _COMMON_ROWS: Final = 3
-"""A sequence of words that this many rows share is a common phrase, such as that of a refusal, and no copy of a row."""
+"""A sequence of words that rows with this many different queries share is a common phrase, such as a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,22 @@ def _different_rows(rows: Sequence[Row]) -> Sequence[Row]:
 
 def _row_sequences(rows: Sequence[Row], length: int) -> list[RowSequences]:
     found = [_one_row(row, length) for row in rows]
-    counts = Counter(one for row in found for one in row.turns | row.reference)
+    counts = Counter(chain.from_iterable(_by_text(rows, found, length).values()))
     common = frozenset(one for one, count in counts.items() if count >= _COMMON_ROWS)
     return [row.without(common) for row in found]
+
+
+def _by_text(rows: Sequence[Row], found: Sequence[RowSequences], length: int) -> Mapping[str, set[tuple[str, ...]]]:
+    """Return the sequences of each distinct turn. A reference counts with the query that it answers.
+
+    So a query, or an earlier turn of a conversation, that several rows repeat is no common phrase.
+    """
+    texts: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for row, sequences in zip(rows, found, strict=True):
+        for message in row.messages:
+            texts[normalized(message.text)] |= word_sequences(message.text, length)
+        texts[normalized(row.query)] |= sequences.reference - sequences.turns
+    return texts
 
 
 def _one_row(row: Row, length: int) -> RowSequences:

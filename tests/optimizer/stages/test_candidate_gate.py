@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import pytest
 
 from index.bundle.bundle import load_bundle
 from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
+from optimizer.core.candidate import Candidate
 from optimizer.core.config import read_config
-from optimizer.core.errors import ConfigError, UnparsableReplyError
+from optimizer.core.errors import ConfigError, RefusedRequestError, UnembeddableTextError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
+from optimizer.data.dataset import Row
 from optimizer.report.html_report import write_report
 from optimizer.report.run_summary import summarize_run
+from optimizer.stages.candidate_gate import PromptGate
 from optimizer.stages.run_context import open_run_context, starting_candidate
 from optimizer.stages.writer_protocol import read_answers, read_prompts
 from tests.optimizer.scripted_models import PROMPT, ScriptedModels, open_scripted_models, run_config, write_run
@@ -111,6 +115,24 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
     asked = {text.split("\n")[0] for model, text in models.requests if model == "task"}
     assert "refused by the server" in asked, "only a trial shows that the server refuses a prompt"
     assert not any("forged" in text for _, text in models.requests)
+
+
+async def test_row_that_cannot_be_embedded_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(candidate: Candidate, row: Row) -> None:
+        if row.query == "the longest row":
+            raise UnembeddableTextError("the embedder fails at a text")
+        if candidate.prompt == "refused":
+            raise RefusedRequestError("task: too long", 400)
+
+    with Journal(tmp_path / "out") as journal:
+        async with open_scripted_models() as (_, url), AsyncExitStack() as stack:
+            config = read_config(write_run(tmp_path, url))
+            context = await stack.enter_async_context(open_run_context(config, journal, print))
+            monkeypatch.setattr(context.task, "answer", answer)
+            start = starting_candidate(config, context.embedder)
+            gate = PromptGate(context.gate, context.task, 0, [Row("the longest row"), Row("short")])
+            assert await gate.admits(start.with_prompt("answered"), start)
+            assert not await gate.admits(start.with_prompt("refused"), start)
 
 
 @pytest.mark.parametrize("content", ["I'd rather not.", "", "{}", '{"prompt": null}'])

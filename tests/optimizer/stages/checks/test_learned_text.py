@@ -1,7 +1,7 @@
 """A run learns no copy of a training row, no loop, and no text that speaks to the judge. The published method may."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,26 @@ def test_copy_of_a_row_is_refused(text: str) -> None:
     assert not texts.prompt_fault(text, text), "what the parent has does not count"
     off = config(search={"shared_words": 0}, examples={"shared_words": 0})
     assert not LearnedTexts(off, ROWS).prompt_fault(text, PROMPT)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Row(QUERY, reference=reference) for reference in ("One.", "Two.", "Three.", None)],
+        [Row(query) for query in (QUERY, QUERY.upper(), f" {QUERY}\n")],
+        [Row(query, history=(Message("user", QUERY), Message("assistant", "?"))) for query in ("a", "b", "c")],
+        [Row(QUERY, reference=f"{QUERY} {one}") for one in range(3)],
+    ],
+    ids=["other references", "other case", "turns of a conversation", "reference repeats the query"],
+)
+def test_query_that_several_rows_repeat_is_no_common_phrase(rows: Sequence[Row]) -> None:
+    assert LearnedTexts(config(), rows).prompt_fault(COPIES["query"], PROMPT)
+
+
+def test_same_refusal_of_several_queries_is_a_common_phrase() -> None:
+    rows = [Row(f"Bad question {one}", reference=COMMON) for one in range(3)]
+    assert not LearnedTexts(config(), rows).prompt_fault(COMMON, PROMPT)
+    assert LearnedTexts(config(), [rows[0]] * 3).prompt_fault(COMMON, PROMPT), "it is one row, three times"
 
 
 @pytest.mark.parametrize("text", ORIGINALS)
