@@ -55,6 +55,8 @@ class ScriptedModels:
         judge_latency: Seconds before a reply of the judge; None for the same latency.
         scores: Returns the judge's scores by criterion; None for a reply that cannot be read.
         fault: Returns status and body of a reply to send instead of the usual reply; None for the usual reply.
+        marks: What the second and the third rewrite add to a prompt. Signs are no content words, so the search drops a
+            rewrite that only adds a sign.
         requests: Model and prompt of each request, in order.
         paid: Number of replies by Idempotency-Key.
         bodies: The body of the request by Idempotency-Key.
@@ -67,6 +69,7 @@ class ScriptedModels:
     judge_latency: float | None = None
     scores: Callable[[int, str], Mapping[str, int] | None] = default_scores
     fault: Callable[[Mapping[str, Any]], tuple[int, bytes] | None] = lambda _body: None
+    marks: tuple[str, str] = ("-", ".")
     requests: list[tuple[str, str]] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -134,7 +137,7 @@ class ScriptedModels:
         if "\n\nAnswer:\n" in prompt:
             return self._better_answers(prompt, body.get("n", 1))
         current = prompt.split("Current system prompt:\n")[1].split("\n\nWhat the model answered")[0]
-        variants = [current + "+", current.replace("+", "", 1) + "-", current + "."]
+        variants = [current + "+", current.replace("+", "", 1) + self.marks[0], current + self.marks[1]]
         return [json.dumps({"analysis": "hm", "prompt": text}) for text in variants[: body.get("n", 1)]]
 
     def _better_answers(self, prompt: str, count: int) -> list[str]:

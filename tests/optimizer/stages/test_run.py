@@ -181,8 +181,8 @@ async def test_estimate_contains_the_calls_of_eight_of_ten_seeds(tmp_path: Path)
         search = {"depth": 4, "first": 4, "queries": 24, "seed": seed}
         return write_run(tmp_path / f"seed-{seed}", url, search=search, tune={"k": [0, 1], "order": []})
 
-    inside = 0
-    async with open_scripted_models(latency=0.002, scores=noisy_scores) as (models, url):
+    inside, marks = 0, (" worse", " equal")
+    async with open_scripted_models(latency=0.002, scores=noisy_scores, marks=marks) as (models, url):
         with Journal(tmp_path / "estimate") as journal:
             async with open_run_context(read_config(write_seed(100)), journal, print) as context:
                 expected = await estimate(context)

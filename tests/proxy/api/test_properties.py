@@ -303,7 +303,9 @@ def empty_form_fields(body: Mapping[str, Any]) -> list[str]:
 def examples_belong(body: Mapping[str, Any]) -> bool:
     """Return True if the proxy may retrieve examples: the client wants a plain answer and gives no beginning of it."""
     messages = sent_messages(body)
-    return not (asks_for_json(body) or may_call_tools(body) or (messages and messages[-1]["role"] == "assistant"))
+    begins_anew = body.get("continue_final_message") is False or body.get("add_generation_prompt") is True
+    is_begun = bool(messages) and messages[-1]["role"] == "assistant" and not begins_anew
+    return not (asks_for_json(body) or may_call_tools(body) or is_begun)
 
 
 def sent_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
