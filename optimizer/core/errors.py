@@ -17,9 +17,12 @@
 A message states the problem and a remedy. It never contains an API key or the text of a query or an answer.
 """
 
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from index.errors import DrpoError
+
+T = TypeVar("T")
 
 
 class OptimizeError(DrpoError):
@@ -67,6 +70,20 @@ class ModelError(OptimizeError):
     """
 
     is_final: bool = False
+
+
+async def unless_final(call: Awaitable[T]) -> T | None:
+    """Return the result of a call to a model, or None if its reply can never be used.
+
+    Raises:
+        ModelError: The model gives no usable reply, but may do so later.
+    """
+    try:
+        return await call
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return None
 
 
 class UnreachableError(ModelError):

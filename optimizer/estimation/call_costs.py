@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from optimizer.core.candidate import Candidate
-from optimizer.core.errors import ModelError
+from optimizer.core.errors import unless_final
 from optimizer.core.journal import Event
 from optimizer.data.split import TRAIN
 from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call
@@ -69,7 +69,7 @@ async def measure_call_costs(context: RunContext) -> Costs:
     if WRITER in context.calls.roles and outcomes:
         path = (Step(candidate, tuple(outcomes)),)
         rewrites = context.calls.ask(rewrite_request(path, context.config.search), read_prompts)
-        await _measured(context, SEARCH, costs, _unless_final(rewrites))
+        await _measured(context, SEARCH, costs, unless_final(rewrites))
     costs |= {Call(EXAMPLES, role): costs[Call(SEARCH, role)] for role in (TASK, JUDGE, WRITER)}
     if context.config.examples.queries:
         await _measured(context, EXAMPLES, costs, _improve_answer(context))
@@ -98,24 +98,14 @@ async def _score_rows(context: RunContext, candidate: Candidate) -> list[Outcome
 
 
 async def _improve_answer(context: RunContext) -> None:
-    """Judge one answer for an example, and rewrite it."""
+    """Judge one answer for an example, and rewrite it. A reply that cannot be used costs as much as another."""
     table = context.config.examples
     row = example_rows(context.data, table)[1][0]
     text = row.reference or "An answer."
-    rating = await _unless_final(context.example_judge.rate(row.query, text))
+    rating = await unless_final(context.example_judge.rate(row.query, text))
     if rating is not None:
         request = rewrite_answer_request(JudgedAnswer(row, text, rating), table)
-        await _unless_final(context.calls.ask(request, read_answers))
-
-
-async def _unless_final(call: Awaitable[T]) -> T | None:
-    """Return the result of a call, or None if its reply can never be used. Such a reply costs as much as another."""
-    try:
-        return await call
-    except ModelError as error:
-        if not error.is_final:
-            raise
-        return None
+        await unless_final(context.calls.ask(request, read_answers))
 
 
 def _mean_cost(replies: Sequence[Event]) -> CallCost:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from index.bundle.strict_json import is_integer, parse_json, without_nulls
 from index.measures.confidence import Interval, wilson
-from optimizer.core.errors import DataError, ModelError
+from optimizer.core.errors import DataError, unless_final
 from optimizer.data.dataset import read_lines
 from optimizer.rewards.judge_model import Judge
 
@@ -132,7 +132,7 @@ def agreement_table(judgements: Sequence[Judgement], model: str) -> Table:
     for name, group in _groups(judgements):
         found = agreement(group)
         shares = (found.accuracy, found.both, found.consistent, found.first_shown, found.readable)
-        table.add_row(f"{name} ({found.pairs})", *(_share_text(share) for share in shares))
+        table.add_row(f"{name} ({found.pairs})", *(share_text(share) for share in shares))
     return table
 
 
@@ -140,11 +140,7 @@ async def _judge_pair(judge: Judge, pair: Pair, on_preference: Callable[[], None
     async def prefers_shown_first(first: str, second: str) -> bool | None:
         """Return whether the judge prefers the first answer; None if its reply cannot be read or it refuses."""
         try:
-            return await judge.prefers(pair.query, first, second)
-        except ModelError as error:
-            if not error.is_final:
-                raise
-            return None
+            return await unless_final(judge.prefers(pair.query, first, second))
         finally:
             on_preference()
 
@@ -182,5 +178,6 @@ def _share(outcomes: Sequence[bool]) -> Interval:
     return wilson(sum(outcomes), len(outcomes))
 
 
-def _share_text(share: Interval) -> str:
+def share_text(share: Interval) -> str:
+    """Return a share with its interval, as the tables show it."""
     return f"{share.estimate:.3f} [{share.low:.2f}, {share.high:.2f}]"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from index.measures.confidence import Interval, wilson
-from optimizer.core.errors import ModelError
-from optimizer.evaluation.judge_agreement import Judgement
+from optimizer.core.errors import unless_final
+from optimizer.evaluation.judge_agreement import Judgement, share_text
 from optimizer.rewards.judge_model import Judge
 from optimizer.rewards.judge_protocol import compare_wordings
 
@@ -112,7 +112,7 @@ def stability_table(found: Sequence[Stability], model: str) -> Table:
     for name in ("", "preferences", "flips at least once", "replies that differ", "unreadable"):
         table.add_column(name, justify="right" if name else "left")
     for one in found:
-        share = f"{one.share.estimate:.3f} [{one.share.low:.2f}, {one.share.high:.2f}]" if one.preferences else ""
+        share = share_text(one.share) if one.preferences else ""
         replies = f"{one.flips} of {one.replies}"
         table.add_row(one.name, str(one.preferences), share, replies, str(one.unreadable))
     return table
@@ -132,10 +132,8 @@ async def _prefers(
     judge: Judge, query: str, first: str, second: str, variation: Variation, on_preference: Callable[[], None]
 ) -> bool | None:
     try:
-        return await judge.prefers(query, first, second, wording=variation.wording, replicate=variation.replicate)
-    except ModelError as error:
-        if not error.is_final:
-            raise
-        return None
+        return await unless_final(
+            judge.prefers(query, first, second, wording=variation.wording, replicate=variation.replicate)
+        )
     finally:
         on_preference()

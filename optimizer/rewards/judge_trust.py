@@ -13,13 +13,12 @@ cases, wrong in a quarter, and equal in half.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from index.measures.confidence import Interval, wilson
-from optimizer.core.errors import ModelError
+from optimizer.core.errors import unless_final
 from optimizer.rewards.judge_model import Judge
 
-T = TypeVar("T")
 SCORES, COMPARISONS = "scores", "comparisons"
 CHANCE: Final = 0.5
 UNTRUSTED: Final = (
@@ -165,17 +164,7 @@ async def compare_cases(judge: Judge, cases: Sequence[TrustCase]) -> Trust:
 
 
 async def _each(cases: Sequence[TrustCase], lead: Callable[[TrustCase], Awaitable[float]]) -> list[float | None]:
-    return list(await asyncio.gather(*(_unless_final(lead(case)) for case in cases)))
-
-
-async def _unless_final(call: Awaitable[T]) -> T | None:
-    """Return the result of a call; None if its reply can never be used."""
-    try:
-        return await call
-    except ModelError as error:
-        if not error.is_final:
-            raise
-        return None
+    return list(await asyncio.gather(*(unless_final(lead(case)) for case in cases)))
 
 
 def _trust(way: str, leads: Sequence[float | None]) -> Trust:

@@ -56,7 +56,7 @@ def mean_lead(one: Step[C], other: Step[C]) -> float:
 
     A race drops candidates, so that one of them may have answered fewer queries. Without a shared query, the lead is 0.
     """
-    leads = _leads(one, other)
+    leads = paired_leads(one, other)
     return sum(leads) / len(leads) if leads else 0.0
 
 
@@ -66,11 +66,12 @@ def is_clearly_ahead(one: Step[C], other: Step[C], indifference: float) -> bool:
     The standard error is that of the paired differences on the queries that both answered. Of several candidates that
     are equally good, one nearly always has a higher mean than the others by chance, but seldom by so much.
     """
-    leads = _leads(one, other)
+    leads = paired_leads(one, other)
     return len(leads) > 1 and mean(leads) > max(indifference, stdev(leads) / sqrt(len(leads)))
 
 
-def _leads(one: Step[C], other: Step[C]) -> list[float]:
+def paired_leads(one: Step[C], other: Step[C]) -> list[float]:
+    """Return the difference between the scores of two candidates of a level, on each query that both answered."""
     pairs = zip(one.outcomes, other.outcomes, strict=False)
     return [first.score - second.score for first, second in pairs]
 

@@ -26,12 +26,12 @@ def with_longer_answers(bank: Bank, min_words: int) -> Bank:
 
     Pinned examples and refusals stay, however short they are.
     """
-    kept = [
-        index
-        for index, example in enumerate(bank.examples)
-        if example.pinned or refuses(example.response) or len(example.response.split()) >= min_words
-    ]
-    return bank.with_examples(tuple(bank.examples[index] for index in kept), np.ascontiguousarray(bank.vectors[kept]))
+    short = {
+        example.id
+        for example in bank.examples
+        if not (example.pinned or refuses(example.response) or len(example.response.split()) >= min_words)
+    }
+    return without(bank, short)
 
 
 def with_refusals(bank: Bank, wording: str) -> Bank:

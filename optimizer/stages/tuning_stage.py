@@ -19,7 +19,7 @@ from optimizer.core.candidate import Bank, Candidate
 from optimizer.core.config_tables import RunConfig, TuneTable
 from optimizer.core.journal import Journal
 from optimizer.data.split import VALIDATION
-from optimizer.search.levels import Level, RacedSettings, race_level
+from optimizer.search.levels import Level, RacedSettings, paired_leads, race_level
 from optimizer.search.space import Outcome, Path, Step
 from optimizer.stages.bank_edits import with_longer_answers, with_refusals
 from optimizer.stages.candidate_gate import CandidateGate
@@ -156,7 +156,7 @@ def significant_leader(level: Level[T], current: T) -> T:
     """
     leader = level.ranked[0]
     other = next(step for step in level.ranked if step.candidate == current)
-    leads = [one.score - two.score for one, two in zip(leader.outcomes, other.outcomes, strict=False)]
+    leads = paired_leads(leader, other)
     if len(leads) < 2:
         return current
     critical_value = NormalDist().inv_cdf(1 - _SIGNIFICANCE_LEVEL / 2 / max(1, len(level.ranked) - 1))

@@ -43,7 +43,11 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--bundle", action="append", type=_named, metavar="NAME=DIR", help="repeatable; `default` is a directory, too"
+        "--bundle",
+        action="append",
+        type=named_bundle,
+        metavar="NAME=DIR",
+        help="repeatable; `default` is a DIR, too",
     )
     parser.add_argument("--only", choices=(ENGLISH, LANGUAGES), help="one of the two parts")
     parser.add_argument("--split", choices=(TRAIN, VALIDATION), default=VALIDATION, help="of English (%(default)s)")
@@ -53,7 +57,12 @@ def main() -> None:
     asyncio.run(compare(bundles, options.only, options.split, options.sample))
 
 
-def _named(text: str) -> tuple[str, Path]:
+def named_bundle(text: str) -> tuple[str, Path]:
+    """The name and the directory of a bundle that the flag --bundle names as NAME=DIR.
+
+    Raises:
+        ArgumentTypeError: The text has another form.
+    """
     name, equals, directory = text.partition("=")
     if not (name and equals and directory):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")

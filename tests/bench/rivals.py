@@ -18,16 +18,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.bundle.bundle import default_bundle_directory
 from index.embedders.base import Embedder
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.measures.confidence import Interval
 from optimizer.data.dataset import Row
 from optimizer.evaluation.measures import MeasuredAnswer
 from proxy.backends.backend import Backend
-from proxy.inference.injection.served_bundles import ServedBundle
+from tests.bench.bundle_answers import named_bundle, served_from
 from tests.bench.embedders import say
-from tests.bench.policies.answers import answer, as_served, cached_backend, serving
+from tests.bench.policies.answers import answer, cached_backend, serving
 from tests.bench.policies.composite import KINDS, detectable, difference, parts, similarity_difference
 from tests.measurement import DATA, SEALED, TRAIN, VALIDATION, rows_of
 
@@ -39,7 +39,7 @@ SEALED_ROWS: Final[Mapping[str, int]] = {"general": 100, "comply": 31, "refuse":
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", action="append", type=_named, metavar="NAME=DIR", help="repeatable (the default)")
+    parser.add_argument("--bundle", action="append", type=named_bundle, metavar="NAME=DIR", help="repeatable (default)")
     parser.add_argument("--split", choices=(TRAIN, VALIDATION, SEALED), default=VALIDATION, help="(%(default)s)")
     parser.add_argument("--model-file", type=Path, metavar="GGUF", help="a chat model in place of the embedded model")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the rows (all)")
@@ -78,16 +78,10 @@ async def _compare(
 async def _answers(
     backend: Backend, directory: Path | None, rows: Sequence[Row], judge: Embedder
 ) -> Sequence[MeasuredAnswer]:
-    served = _served_from(directory or default_bundle_directory())
+    served = served_from(directory or default_bundle_directory())
     variant = RAW if directory is None else "aligned"
     async with serving(backend, served) as base_url:
         return await answer(base_url, rows, LENGTH, judge, variant)
-
-
-def _served_from(directory: Path) -> ServedBundle:
-    embedder = open_embedder(read_manifest(directory).embedder.name)
-    bundle = load_bundle(directory, embedder)
-    return as_served(bundle, bundle.id, embedder)
 
 
 def _print_parts(name: str, answers: Sequence[MeasuredAnswer], *, is_first: bool) -> None:
@@ -130,13 +124,6 @@ def print_differences(answers: Mapping[str, Sequence[MeasuredAnswer]], *, plans:
 
 def _signed(interval: Interval) -> str:
     return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, directory = text.partition("=")
-    if not (name and equals and directory):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
-    return name, default_bundle_directory() if directory == "default" else Path(directory)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Final
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_checks import MIN_TRUST_CASES
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import ModelError
+from optimizer.core.errors import unless_final
 from optimizer.core.journal import JUDGE_TRUST
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.rewards.judge import judged_text
@@ -137,9 +137,5 @@ def _telling_rows(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 async def _answer(context: RunContext, candidate: Candidate, row: Row) -> str:
-    try:
-        return (await context.task.answer(candidate, row)).text.strip()
-    except ModelError as error:
-        if not error.is_final:
-            raise
-        return ""
+    reply = await unless_final(context.task.answer(candidate, row))
+    return reply.text.strip() if reply is not None else ""

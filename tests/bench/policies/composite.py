@@ -21,6 +21,8 @@ from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
 from optimizer.evaluation.measures import MeasuredAnswer
 
 KINDS: Final = (GENERAL, COMPLY, REFUSE)
+_SHARES: Final[Mapping[str, float]] = {GENERAL: 1 / 3, COMPLY: 1 / 6, REFUSE: 1 / 6}
+"""The share of the composite that the mean of the rows of a kind has, without the part `ends`."""
 _RESAMPLES: Final = 10_000
 _POWER: Final = 0.8
 
@@ -90,10 +92,6 @@ def detectable(
         effects = own / rows[kind] * _SHARES[kind] + ends / total / 3
         variance += float(effects.var(ddof=1)) * rows[kind]
     return (normal.inv_cdf(1 - 0.05 / comparisons / 2) + normal.inv_cdf(_POWER)) * sqrt(variance)
-
-
-_SHARES: Final[Mapping[str, float]] = {GENERAL: 1 / 3, COMPLY: 1 / 6, REFUSE: 1 / 6}
-"""The share of the composite that the mean of the rows of a kind has, without the part `ends`."""
 
 
 def _weighted(ours: Sequence[MeasuredAnswer], other: Sequence[MeasuredAnswer]) -> Mapping[str, _Floats]:
