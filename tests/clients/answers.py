@@ -1,6 +1,6 @@
 """What every client's answers must be, however the client writes them down."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 QUESTION: Final = "What is the capital of France?"
@@ -8,6 +8,7 @@ LONGER: Final = "In which country is the city of Paris?"  # its answer has piece
 _MARKERS: Final = ("# Query:", "# Answer:", "User:", "Assistant:")
 _FEWEST_INJECTED: Final = 100  # tokens; the default bundle's prompt and examples are some hundreds
 _MOST_RAW: Final = 20  # tokens; the question alone has eight
+LIMIT: Final = 40  # tokens of an answer, in every program here that does not keep a session
 
 
 def check_answer(text: str) -> None:
@@ -32,3 +33,17 @@ def check_usage(prompt: int, completion: int, total: int, *, aligned: bool) -> N
     assert prompt > _FEWEST_INJECTED if aligned else 0 < prompt < _MOST_RAW, prompt
     assert completion > 0
     assert total == prompt + completion
+
+
+def check_end(reason: str, completion: int, *, ended: str = "stop", cut: str = "length") -> None:
+    """The answer ended by itself, or it has as many tokens as its limit and says so.
+
+    Which of the two it is depends on rounding: the same prompt gives other logits if more or less of it is cached.
+    """
+    assert reason == (cut if completion == LIMIT else ended)
+
+
+def check_city(found: Mapping[str, str]) -> None:
+    """The answer has the fields of the schema, within their lengths. What a small model writes in them varies."""
+    assert set(found) == {"city", "country"}
+    assert all(0 < len(value) <= 40 for value in found.values())
