@@ -17,7 +17,7 @@ from rich.text import Text
 
 from index.measures.confidence import bootstrap_mean
 from optimizer.core.budget import Limits
-from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, NO_CHANGE, SET_PROMPTS, UNUSABLE, Event
+from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, NO_CHANGE, RACE_LENGTH, SET_PROMPTS, UNUSABLE, Event
 from optimizer.models.token_count import NO_USAGE
 
 _STATUS_INTERVAL: Final = 30.0
@@ -146,6 +146,7 @@ class ProgressDisplay:
             "trial": _trial_line,
             "bank": _bank_line,
             "spent": _spent_line,
+            RACE_LENGTH: _race_length_line,
             SET_PROMPTS: _set_prompts_line,
             UNUSABLE: _unusable_line,
             DROPPED: _dropped_line,
@@ -181,6 +182,11 @@ def _bank_line(event: Event) -> str:
 
 def _spent_line(event: Event) -> str:
     return f"the budget of {event['what']} is spent: the best so far is evaluated"
+
+
+def _race_length_line(event: Event) -> str:
+    allows = f"[budget] {event['limit']} allows about {event['scores']:,} more scores"
+    return f"  {allows}, so a race uses at most {event['queries']} queries ([search] queries sets another maximum)"
 
 
 def _set_prompts_line(event: Event) -> str:

@@ -87,6 +87,17 @@ class Budget:
         self.minutes = 0.0
         self.share = 1.0
 
+    @property
+    def left(self) -> Limits:
+        """What is left of the usable share of each limit, without the calls in flight."""
+        spent, share, limits = self.spent + self.reserved, self.share, self.limits
+        return Limits(
+            None if limits.calls is None else max(0, int(limits.calls * share) - spent.calls),
+            None if limits.tokens is None else max(0, int(limits.tokens * share) - spent.tokens),
+            None if limits.money is None else max(0.0, limits.money * share - spent.money),
+            None if limits.minutes is None else max(0.0, limits.minutes * share - self.minutes),
+        )
+
     def reserve(self, max_cost: Cost) -> None:
         """Reserve `max_cost`, the highest possible cost of a call.
 

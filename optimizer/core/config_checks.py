@@ -99,7 +99,10 @@ def _number_checks(config: RunConfig) -> Iterator[tuple[bool, str]]:
     counts = (search.beam, search.actions, search.depth, search.block)
     yield min(counts) >= 1, "[search] counts must be at least 1"
     for value, name in ((search.first, "first"), (search.queries, "queries")):
-        yield value >= 2, f"[search] {name} must be at least 2, because a paired test needs two queries"
+        yield (
+            value is None or value >= 2,
+            f"[search] {name} must be at least 2, because a paired test needs two queries",
+        )
     yield config.tune.queries >= 2, "[tune] queries must be at least 2, because a paired test needs two queries"
     yield 0 < search.alpha < 1, "[search] alpha must be between 0 and 1"
     yield min(search.words, search.deeper, search.k or 0) >= 0, "[search] words, deeper and k must not be negative"

@@ -84,7 +84,8 @@ class SearchTable:
         patience: The number of consecutive levels without a new leader after which the search ends.
         first: The number of queries before the first comparison of a race.
         block: The number of queries between two comparisons of a race.
-        queries: The maximum number of queries of one race of the search. The races of the tuning stage use the key
+        queries: The maximum number of queries of one race of the search. None means 120, or fewer if [budget] has a
+            limit that would otherwise end the search in its first levels. The races of the tuning stage use the key
             `queries` of the table [tune].
         alpha: The probability that a race drops a candidate that is as good as the leader, in any of its comparisons.
         indifference: A difference in score that does not matter. A race ends early when no candidate can be better
@@ -119,7 +120,7 @@ class SearchTable:
     patience: int = 2
     first: int = 10
     block: int = 4
-    queries: int = 120
+    queries: int | None = None
     alpha: float = 0.05
     indifference: float = 0.005
     seed: int = 0

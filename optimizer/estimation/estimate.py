@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from optimizer.core.budget import Budget
 from optimizer.core.config_tables import PUBLISHED, RunConfig
 from optimizer.core.request_form import LETTER
 from optimizer.data.split import Split
@@ -12,6 +13,10 @@ from optimizer.estimation.call_costs import CallCost, Costs, measure_call_costs
 from optimizer.estimation.simulation import EXAMPLES, SEARCH, Call, by_role, simulate
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
+from optimizer.rewards.registry import calls_per_score
+from optimizer.search.race_length import ScoreCost, allowed_scores, within_allowance
+from optimizer.stages.prompt_stage import raced_settings
+from optimizer.stages.run import search_share
 from optimizer.stages.run_context import RunContext
 from optimizer.stages.writer_protocol import ROLE as WRITER
 
@@ -69,6 +74,7 @@ async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_fo
         costs: The cost of a call of each kind in the stages `examples` and `search`.
         asks_for_letters: Whether the judge scores each criterion in a call of its own.
     """
+    config = _with_race_length(config, data, costs)
     runs = [await simulate(config, data, seed, asks_for_letters=asks_for_letters) for seed in range(_SIMULATIONS)]
     roles = [role for role in (TASK, JUDGE, WRITER) if any(by_role(run)[role] for run in runs)]
     rng = random.Random(0)  # noqa: S311 - a simulation needs no secure random numbers
@@ -84,6 +90,31 @@ async def estimate_from(config: RunConfig, data: Split, costs: Costs, *, asks_fo
         {role: _range(by_role(run)[role] for run in runs) for role in roles},
         _range(run.total() for run in runs),
         *map(_range, (tokens, money, seconds)),
+    )
+
+
+def _with_race_length(config: RunConfig, data: Split, costs: Costs) -> RunConfig:
+    """Return the settings with the maximum length of a race that a run would find from its budget.
+
+    What the stages before the search cost is not known here, so it is not subtracted from the budget.
+    """
+    if config.search.queries is not None:
+        return config
+    budget, table = Budget(config.budget), config.reward
+    budget.share = search_share(is_sealed=bool(data.sealed))
+    cost = _score_cost(config, calls_per_score(table.screen or table.weights), costs)
+    settings = within_allowance(raced_settings(config), allowed_scores(budget.left, cost))
+    return replace(config, search=replace(config.search, queries=settings.race.max_queries))
+
+
+def _score_cost(config: RunConfig, counts: Mapping[str, int], costs: Costs) -> ScoreCost:
+    calls = [(Call(SEARCH, role), count) for role, count in counts.items()]
+    priced = [(call, count, costs[call]) for call, count in calls]
+    return ScoreCost(
+        sum(counts.values()),
+        sum(count * (cost.prompt + cost.completion) for _, count, cost in priced),
+        sum(count * _price(config, call, cost) for call, count, cost in priced),
+        sum(count * cost.seconds / _concurrency(config, call) for call, count, cost in priced) / 60,
     )
 
 

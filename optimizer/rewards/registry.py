@@ -7,6 +7,7 @@ judge            how the judge scores the answer by criteria that it chose for t
 MODULE:FUNCTION  a user's function of the keyword arguments query, answer, reference, kind; returns a number from 0 to 1
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -102,6 +103,11 @@ def build_rewards(resources: RewardResources) -> dict[str, Reward]:
         EmbedderError: The embedder of the reward `reference` cannot be opened.
     """
     return {name: reward_kind(name).build(resources) for name in resources.table.all_names}
+
+
+def calls_per_score(weights: Mapping[str, float]) -> Counter[str]:
+    """Return the number of calls for one score, by role: of the answer, and of the rewards with these weights."""
+    return sum((Counter(reward_kind(name).calls_per_answer) for name in weights), Counter({TASK: 1}))
 
 
 def reward_kind(name: str) -> RewardKind:

@@ -32,6 +32,11 @@ class RacedSettings:
     patience: int = 2
     race: RaceSettings = field(default_factory=RaceSettings)
 
+    @property
+    def max_candidates(self) -> int:
+        """The largest number of candidates in a level: the best one so far, the kept ones and their new candidates."""
+        return 1 + self.beam * (1 + self.actions)
+
 
 @dataclass(frozen=True, slots=True)
 class Level(Generic[C]):

@@ -105,6 +105,11 @@ class CandidateSpace:
             return Outcome(query, 0.0, evidence=(row, scored), readable=False)
         return Outcome(query, self.scale.convert(scored.score), evidence=(row, scored))
 
+    async def score_first(self, candidate: Candidate) -> tuple[Outcome, ...]:
+        """Score a candidate on the first rows."""
+        numbers = range(min(self.first_rows, len(self.rows.rows)))
+        return tuple(await asyncio.gather(*(self.score(candidate, number) for number in numbers)))
+
     def note_level(self, level: Level[Candidate]) -> Sequence[str]:
         """Count for each new candidate of a finished level whether it beat its parent.
 
@@ -122,9 +127,7 @@ class CandidateSpace:
     async def _parent(self, path: Path[Candidate], again: int) -> Parent:
         last = path[-1]
         if not last.outcomes and self.first_rows:
-            numbers = range(min(self.first_rows, len(self.rows.rows)))
-            outcomes = await asyncio.gather(*(self.score(last.candidate, number) for number in numbers))
-            last = Step(last.candidate, tuple(outcomes))
+            last = Step(last.candidate, await self.score_first(last.candidate))
         if self.known is not None:
             self.known.add(last.candidate)
         return Parent((*path[:-1], last), group_failures(last.outcomes), again)

@@ -11,18 +11,21 @@ from dataclasses import replace
 from typing import Final
 
 from index.measures.word_sequences import word_sequences
+from optimizer.core.budget import Limits
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
 from optimizer.core.config_tables import PROPORTIONAL, PROPOSERS, PUBLISHED, RACED, RunConfig, SearchTable
-from optimizer.core.journal import SET_PROMPTS, Journal
+from optimizer.core.journal import RACE_LENGTH, SET_PROMPTS, Journal
 from optimizer.core.reward_table import ZERO
 from optimizer.data.dataset import Row
 from optimizer.data.split import TRAIN
 from optimizer.models.task_model import ROLE as TASK
+from optimizer.rewards.registry import calls_per_score
 from optimizer.search.allocation import Allocation
 from optimizer.search.levels import Level, RacedSettings
 from optimizer.search.published import PublishedSettings, search_published
 from optimizer.search.race import RaceSettings
+from optimizer.search.race_length import ScoreCost, allowed_scores, within_allowance
 from optimizer.search.raced import search_raced
 from optimizer.search.space import Path
 from optimizer.stages.candidate_gate import PromptGate
@@ -38,6 +41,8 @@ from optimizer.stages.run_context import BestCandidate, RunContext
 from optimizer.stages.writer_protocol import ROLE
 
 MAX_TOKENS: Final = "max_tokens"
+MAX_QUERIES: Final = 120
+PROMPT_STAGE: Final = "prompt"
 
 
 async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
@@ -58,7 +63,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     search, served = context.config.search, best.candidate
     first = as_searched(served, search)
     rows = search_rows(context.data.train, first, search)
-    await context.journal.note("stage", stage="prompt", rows=len(rows))
+    await context.journal.note("stage", stage=PROMPT_STAGE, rows=len(rows))
     if names := [one.name for one in first.bank.sets if one.prompt is not None]:
         await context.journal.note(SET_PROMPTS, sets=names)
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
@@ -78,7 +83,8 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     if search.algorithm == PUBLISHED:
         await search_published(space, first, len(rows), published_settings(context.config), keep_last)
     else:
-        await search_raced(space, first, len(rows), raced_settings(context.config), keep_leader, keep)
+        settings = await _within_budget(context, space, first)
+        await search_raced(space, first, len(rows), settings, keep_leader, keep)
 
 
 def as_searched(candidate: Candidate, search: SearchTable) -> Candidate:
@@ -155,8 +161,48 @@ def published_settings(config: RunConfig) -> PublishedSettings:
 def raced_settings(config: RunConfig) -> RacedSettings:
     """Return the settings of [search] for the algorithm `raced`."""
     search = config.search
-    race = RaceSettings(search.alpha, search.indifference, search.first, search.block, search.queries)
+    queries = MAX_QUERIES if search.queries is None else search.queries
+    race = RaceSettings(search.alpha, search.indifference, search.first, search.block, queries)
     return RacedSettings(search.beam, search.actions, search.depth, search.patience, race)
+
+
+async def _within_budget(context: RunContext, space: CandidateSpace, first: Candidate) -> RacedSettings:
+    """Return the settings of the search. If run.toml does not set `queries`, the races are as long as [budget] allows.
+
+    What a score costs is measured on the first rows, which the first candidate answers before it is expanded anyway. A
+    resumed run takes the length of the races from the journal, so that it repeats them.
+    """
+    settings, journal = raced_settings(context.config), context.journal
+    if context.config.search.queries is not None or context.budget.limits == Limits():
+        return settings
+    noted = next((event for event in journal.events if event.get("note") == RACE_LENGTH), None)
+    if noted is not None:
+        return replace(settings, race=replace(settings.race, max_queries=noted["queries"]))
+    count = len(await space.score_first(first))
+    allowance = allowed_scores(context.budget.left, _score_cost(context, count))
+    settings = within_allowance(settings, allowance)
+    if allowance.is_limited:
+        scores, queries = int(allowance.scores), settings.race.max_queries
+        await journal.note(RACE_LENGTH, limit=allowance.limit, scores=scores, queries=queries)
+    return settings
+
+
+def _score_cost(context: RunContext, count: int) -> ScoreCost:
+    """Return the mean cost of a score, from the calls for the first `count` scores of this stage.
+
+    Some of these replies may come from the journal. A score counts as at least the calls that its rewards always make.
+    """
+    events, table = context.journal.events, context.config.reward
+    begin = next(number for number, event in enumerate(events) if event.get("stage") == PROMPT_STAGE)
+    replies = [event for event in events[begin:] if event.get("call") == "reply"]
+    least = calls_per_score(table.screen or table.weights).total()
+    seconds = sum(event["seconds"] / context.config.models[event["role"]].concurrency for event in replies)
+    return ScoreCost(
+        max(least, len(replies) / count),
+        sum(sum(event["tokens"]) for event in replies) / count,
+        sum(event["money"] for event in replies) / count,
+        seconds / 60 / count,
+    )
 
 
 def score_scale(search: SearchTable) -> ScoreScale:
@@ -172,7 +218,7 @@ async def _open_space(context: RunContext, rows: Sequence[Row]) -> CandidateSpac
     gate = PromptGate(context.gate, context.task, search.words, rows[:first_rows])
     proposers = await open_proposers(context)
     return CandidateSpace(
-        replace(context.scored_rows("prompt", TRAIN), rows=rows),
+        replace(context.scored_rows(PROMPT_STAGE, TRAIN), rows=rows),
         gate,
         proposers,
         Allocation([one.name for one in proposers], str(search.seed)),
@@ -234,7 +280,7 @@ async def _journal_level(journal: Journal, level: Level[Candidate], allocation: 
     proposers = {name: list(counts) for name, counts in allocation.results.items()}
     await journal.note(
         "level",
-        stage="prompt",
+        stage=PROMPT_STAGE,
         number=level.number,
         ranked=ranked,
         best=level.best.key,

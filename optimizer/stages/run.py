@@ -100,6 +100,11 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         return Result(bundle, sealed, is_found, spent_out)
 
 
+def search_share(*, is_sealed: bool) -> float:
+    """Return the share of each limit of the budget that the search can use. `is_sealed`: there are sealed rows."""
+    return 1.0 - _SEALED_SHARE if is_sealed else 1.0
+
+
 async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, bool]:
     """Run the stages of the search, beginning with a first candidate.
 
@@ -107,7 +112,7 @@ async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, b
         The best candidate found, and whether the budget ended the search early.
     """
     best = BestCandidate(first)
-    context.budget.share = 1.0 - _SEALED_SHARE if context.data.sealed else 1.0
+    context.budget.share = search_share(is_sealed=bool(context.data.sealed))
     try:
         await run_judge_trial(context, first)
         await run_example_stage(context, best)

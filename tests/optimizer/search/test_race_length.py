@@ -1,0 +1,58 @@
+"""A race is so short that a limited budget is enough for several levels."""
+
+from math import isinf
+
+import pytest
+
+from optimizer.core.budget import Budget, Cost, Limits
+from optimizer.search.levels import RacedSettings
+from optimizer.search.race import RaceSettings
+from optimizer.search.race_length import Allowance, ScoreCost, allowed_scores, within_allowance
+
+COST = ScoreCost(calls=2, tokens=500, money=0.01, minutes=0.05)
+
+
+@pytest.mark.parametrize(
+    ("left", "scores", "limit"),
+    [
+        (Limits(calls=600), 300, "calls"),
+        (Limits(tokens=10_000), 20, "tokens"),
+        (Limits(money=2.5), 250, "money"),
+        (Limits(minutes=30), 600, "minutes"),
+        (Limits(calls=600, tokens=1_000_000, money=1.0, minutes=30), 100, "money"),
+        (Limits(calls=0), 0, "calls"),
+    ],
+)
+def test_scarcest_limit_decides_how_many_scores_are_allowed(left: Limits, scores: float, limit: str) -> None:
+    found = allowed_scores(left, COST)
+    assert found.scores == pytest.approx(scores)
+    assert found.limit == limit
+
+
+def test_limit_on_what_costs_nothing_allows_everything() -> None:
+    assert isinf(allowed_scores(Limits(), COST).scores)
+    assert isinf(allowed_scores(Limits(money=0.0), ScoreCost(calls=1)).scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "queries"), [(600, 50), (200, 16), (1_000, 83), (10_000, 120), (40, 10), (0, 10), (float("inf"), 120)]
+)
+def test_race_has_a_twelfth_of_the_scores_and_never_less_than_its_first_look(scores: float, queries: int) -> None:
+    settings = RacedSettings(race=RaceSettings(max_queries=120))
+    assert within_allowance(settings, Allowance(scores, "calls")).race.max_queries == queries
+
+
+def test_wider_search_has_shorter_races() -> None:
+    settings = RacedSettings(beam=4, actions=5, race=RaceSettings(max_queries=120))
+    assert settings.max_candidates == 1 + 4 + 20
+    assert within_allowance(settings, Allowance(600, "calls")).race.max_queries == 600 * 3 // 4 // 25
+
+
+def test_budget_says_what_is_left_of_the_usable_share() -> None:
+    budget = Budget(Limits(calls=100, money=2.0, minutes=10))
+    budget.share, budget.minutes = 0.8, 3.0
+    budget.settle(Cost(), Cost(calls=30, tokens=9_000, money=0.5))
+    budget.reserve(Cost(calls=1, tokens=100, money=0.1))
+    assert budget.left == Limits(49, None, pytest.approx(1.0), pytest.approx(5.0))
+    budget.settle(Cost(), Cost(calls=200))
+    assert budget.left.calls == 0
