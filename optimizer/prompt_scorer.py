@@ -66,7 +66,7 @@ class PromptScorer:
         self.rows: Sequence[Row] = context.data.train
         self._context = context
         self._loop = loop
-        self._scored_rows = context.scored_rows("prompt", TRAIN)
+        self._scored_rows = context.scored_rows("prompt", TRAIN, start)
         self._asked: Counter[bytes] = Counter()
 
     def score(self, pairs: Sequence[tuple[str, Row]]) -> list[ScoredAnswer]:

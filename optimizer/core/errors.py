@@ -86,6 +86,21 @@ async def unless_final(call: Awaitable[T]) -> T | None:
         return None
 
 
+async def refusal_of(call: Awaitable[object]) -> "RefusedRequestError | None":
+    """Await a call to a model. Return the error if the server refuses the request for good, or else None.
+
+    Raises:
+        ModelError: The model gives no usable reply, but may do so later.
+    """
+    try:
+        await call
+    except ModelError as error:
+        if not error.is_final:
+            raise
+        return error if isinstance(error, RefusedRequestError) else None
+    return None
+
+
 class UnreachableError(ModelError):
     """The last attempt to send the request got no connection, or no complete reply in time."""
 

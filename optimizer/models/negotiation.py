@@ -144,7 +144,7 @@ class FormNegotiation:
 
 def is_too_long(error: RefusedRequestError) -> bool:
     """Return whether a server refused a request because it is too long for the model's context."""
-    return _TOO_LONG.search(error.reason) is not None
+    return _TOO_LONG.search(error.reason or str(error)) is not None
 
 
 def _is_another(error: RefusedRequestError, earlier: RefusedRequestError) -> bool:

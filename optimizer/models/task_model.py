@@ -30,6 +30,8 @@ from optimizer.models.token_count import token_usage
 
 ROLE = "task"
 CONTENT_FILTER = "content_filter"
+REFUSED = "refused"
+"""The finish reason in place of an answer if the server refuses a request for the sake of the candidate alone."""
 _DEFAULT_MAX_TOKENS = 1024
 
 

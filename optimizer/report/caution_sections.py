@@ -41,6 +41,12 @@ def left_out(summary: RunSummary) -> Iterator[str]:
         yield '<p class="soft">They could not be answered or scored, and count for no candidate.</p>'
         rows = [row("td", part, text(name), text(why)) for (part, name), why in summary.left_out.items()]
         yield f'<div class="wide"><table>{row("th", "part", "row", "reason")}{"".join(rows)}</table></div>'
+    if summary.refused:
+        yield "<h2>Requests that were refused under one candidate</h2>"
+        yield (
+            f"<p>The task model&rsquo;s server refused {summary.refused} of its requests, for example because they "
+            "were too long, and answered the same queries under the first candidate. The score for them is 0.</p>"
+        )
     if summary.dropped:
         yield "<h2>Candidates that were dropped</h2>"
         yield '<p class="soft">They change nothing, should not be learned, or no bundle or server can use them.</p>'

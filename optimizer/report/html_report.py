@@ -14,7 +14,8 @@ from optimizer.core.journal import Event, read_journal
 from optimizer.models.token_count import NO_USAGE
 from optimizer.report.caution_sections import judge_trust, left_out, pleading
 from optimizer.report.markup import interval_cell, interval_values, row, text
-from optimizer.report.run_summary import PromptNode, RunSummary, detail_means, summarize_run
+from optimizer.report.reward_details import detail_means
+from optimizer.report.run_summary import PromptNode, RunSummary, summarize_run
 from optimizer.report.svg_charts import draw_bars, draw_curve
 
 REPORT: Final = "report.html"

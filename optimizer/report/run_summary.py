@@ -6,11 +6,11 @@ The summary is computed from the events of the journal, whether the run is finis
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from index.measures.confidence import Interval, bootstrap_mean
 from optimizer.core.journal import DROPPED, ESTIMATED, JUDGE_TRUST, STOPPED, UNUSABLE, Event
 from optimizer.models.repeats import UNPARSABLE
+from optimizer.models.task_model import REFUSED
 from optimizer.rewards.pleading import PLEADING
 
 
@@ -113,6 +113,7 @@ class RunSummary:
         dropped: The number of dropped candidates, by the part that a model proposed and the reason.
         judge_trust: The `judge_trust` events: how often the judge preferred the right answer.
         pleading: Number of answers that spoke to the judge, whose reward for them is therefore 0.
+        refused: Number of requests that the server refused for the sake of one candidate, whose score is therefore 0.
     """
 
     name: str
@@ -130,6 +131,7 @@ class RunSummary:
     dropped: Mapping[tuple[str, str], int]
     judge_trust: tuple[Event, ...]
     pleading: int
+    refused: int
 
     @property
     def proposers(self) -> Mapping[str, Sequence[int]]:
@@ -188,6 +190,7 @@ def summarize_run(events: Sequence[Event]) -> RunSummary:
         dropped=_dropped(notes[DROPPED]),
         judge_trust=tuple(notes[JUDGE_TRUST]),
         pleading=sum(any(PLEADING in part for part in event["parts"].values()) for event in notes["score"]),
+        refused=sum(event.get("finish_reason") == REFUSED for event in notes["score"]),
     )
 
 
@@ -270,31 +273,3 @@ def _model_usage(events: Sequence[Event]) -> dict[str, ModelUsage]:
         )
         for role, count in sent.items()
     }
-
-
-def detail_means(summary: RunSummary) -> dict[str, dict[str, Interval]]:
-    """Return the means of the rewards and of their details on the sealed rows, by name and variant.
-
-    The details of a reward are the numbers from which its value was computed, such as the judge's score for each
-    criterion. The name of a detail is `REWARD: DETAIL`. The value of a reward is from 0 to 1. Its details can have
-    other ranges, because the judge scores each criterion from 1 to 5.
-    """
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for variants in summary.answers.values():
-        for variant, event in variants.items():
-            for name, value in _details(event["parts"]):
-                values[name][variant].append(value)
-    return {
-        name: {variant: bootstrap_mean(found) for variant, found in by_variant.items()}
-        for name, by_variant in values.items()
-    }
-
-
-def _details(parts: Mapping[str, Any]) -> list[tuple[str, float]]:
-    found = []
-    for reward, part in parts.items():
-        for name, detail in part.items():
-            value = detail["score"] if isinstance(detail, dict) else detail
-            if name != PLEADING:  # its mean would always be 1
-                found.append((reward if name == "value" else f"{reward}: {name}", float(value)))
-    return found

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optimizer.core.errors import RefusedRequestError, refusal_of
 from optimizer.data.dataset import Row
 from optimizer.models.task_model import Reply, TaskModel, Variant
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
@@ -68,6 +69,15 @@ class Scorer:
         scores = await asyncio.gather(*(reward.score(answered) for reward in self._rewards.values()))
         parts = {name: score for name, score in zip(self._rewards, scores, strict=True) if score is not None}
         return ScoredReply(reply, combine(parts, self._weights), parts)
+
+    async def refusal(self, variant: Variant, row: Row) -> RefusedRequestError | None:
+        """Return the error with which the task model's server refuses a row for good; None if it accepts the row.
+
+        Raises:
+            UnembeddableTextError: No request can be made, because the embedder fails at the row.
+            ModelError: The model gives no usable reply, but may do so later.
+        """
+        return await refusal_of(self._task.answer(variant, row))
 
 
 def combine(parts: Mapping[str, RewardScore], weights: Mapping[str, float]) -> float:

@@ -17,15 +17,11 @@ from index.errors import BundleError
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import EMPTY, RunConfig
-from optimizer.core.errors import (
-    ConfigError,
-    ModelError,
-    RefusedRequestError,
-    UnembeddableTextError,
-    UnparsableReplyError,
-)
+from optimizer.core.errors import ConfigError, ModelError, RefusedRequestError, UnembeddableTextError, refusal_of
 from optimizer.core.journal import DROPPED, NO_CHANGE, Journal
 from optimizer.data.dataset import Row
+from optimizer.models.negotiation import is_too_long
+from optimizer.models.request import Request
 from optimizer.models.task_model import ROLE as TASK
 from optimizer.models.task_model import TaskModel
 from optimizer.stages.checks.learned_text import LearnedTexts
@@ -164,20 +160,24 @@ class CandidateGate:
 class PromptGate:
     """Drops new prompts that cannot be written, are too long, or whose requests the task model's server refuses."""
 
-    def __init__(self, gate: CandidateGate, task: TaskModel, max_words: int, rows: Sequence[Row]) -> None:
+    def __init__(self, gate: CandidateGate, task: TaskModel, max_words: int, rows: Sequence[Row], first: int) -> None:
         """Create the gate.
 
         Args:
             gate: Checks that a candidate can be written, and journals dropped candidates.
             task: The task model.
             max_words: The setting `words` of [search]. If 0, no prompt is too long.
-            rows: The rows on which every candidate is scored in any case. The longest row is answered as a trial. If
-                there are no rows, there is no trial.
+            rows: The rows of a race. The rows with the longest requests are answered as a trial. If there are no rows,
+                there is no trial.
+            first: How many of these rows, from the first one on, every candidate answers in any case.
         """
         self._gate = gate
         self._task = task
         self._max_words = max_words
-        self._rows = sorted(rows, key=lambda row: -row.length)
+        self._rows = rows
+        self._first = frozenset(rows[:first])
+        self._refused: set[Row] = set()
+        self._longest_answered = 0
 
     async def admits(self, child: Candidate, parent: Candidate, part: str = "prompt") -> bool:
         """Whether the search can use a new candidate. If not, journal the reason. `part` is the changed part."""
@@ -200,17 +200,21 @@ class PromptGate:
         return await self._effect_fault(child, parent) or await self._trial_fault(child, parent)
 
     async def _effect_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Compare the requests of both candidates for the first rows. If all are equal, so are the answers."""
+        """Compare the requests of both candidates for the rows. If all are equal, so are the answers."""
         equal = 0
         for row in self._rows:
-            try:
-                one, other = [await self._task.injected(candidate, row) for candidate in (child, parent)]
-            except UnembeddableTextError:
-                continue  # the row is left out when the candidates are scored
-            if self._task.request(child, one, row) != self._task.request(parent, other, row):
+            one, other = [await self._request(candidate, row) for candidate in (child, parent)]
+            if one != other:
                 return ""
-            equal += 1
+            equal += one is not None
         return f"{NO_CHANGE} request for the first {equal} queries" if equal else ""
+
+    async def _request(self, candidate: Candidate, row: Row) -> Request | None:
+        """Return the request for a row; None if the embedder fails at it, so that the row will be left out."""
+        try:
+            return self._task.request(candidate, await self._task.injected(candidate, row), row)
+        except UnembeddableTextError:
+            return None
 
     async def _length_fault(self, child: Candidate, parent: Candidate) -> str:
         if not self._max_words:
@@ -224,30 +228,39 @@ class PromptGate:
         return ""
 
     async def _trial_fault(self, child: Candidate, parent: Candidate) -> str:
-        """Answer the longest row that the task model answers with the parent's prompt.
+        """Let the task model answer the longest request of a new candidate, and the longest one for the first rows.
 
-        If only the request with the new prompt is refused, the prompt is the reason: it is too long for the context.
+        The answers to the first rows are needed anyway. The other trial only takes place if the request is longer than
+        all requests that were answered as trials before. If the server refuses a request, and accepts the parent's
+        request for the same row, the new candidate is the reason: for example, it is too long for the context. If it
+        refuses both, the row is the reason, and the next row is tried.
         """
-        for row in self._rows:
-            try:
-                if await self._refusal(parent, row):
+        lengths = [(_length(request), row) for row in self._rows if (request := await self._request(child, row))]
+        ordered = sorted(lengths, key=lambda one: -one[0])
+        records = [(length, row) for length, row in ordered if length > self._longest_answered]
+        firsts = [(length, row) for length, row in ordered if row in self._first]
+        for group in (records, firsts):
+            for length, row in group:
+                if row in self._refused:
                     continue
-                refusal = await self._refusal(child, row)
-            except UnembeddableTextError:
-                continue  # no request was sent, so the next row is tried
-            return f"the task model's server refuses its requests with status {refusal.status}" if refusal else ""
+                refusal = await refusal_of(self._task.answer(child, row))
+                if refusal is None:
+                    self._longest_answered = max(self._longest_answered, length)
+                    break
+                if await refusal_of(self._task.answer(parent, row)) is None:
+                    return _refusal_text(refusal)
+                self._refused.add(row)
         return ""
 
-    async def _refusal(self, candidate: Candidate, row: Row) -> RefusedRequestError | None:
-        try:
-            await self._task.answer(candidate, row)
-        except UnparsableReplyError:
-            return None
-        except RefusedRequestError as error:
-            if not error.is_final:
-                raise
-            return error
-        return None
+
+def _length(request: Request) -> int:
+    """Return the length of a request in bytes, which stands for its length in tokens."""
+    return len(str(request.body).encode("utf-8", "surrogatepass"))
+
+
+def _refusal_text(refusal: RefusedRequestError) -> str:
+    why = "a request is too long for the context of the task model" if is_too_long(refusal) else "a request is refused"
+    return f"{why}: the server answers with status {refusal.status}, but it accepts the parent's request"
 
 
 def _short_hash(text: str) -> str:

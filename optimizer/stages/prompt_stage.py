@@ -67,7 +67,7 @@ async def run_prompt_stage(context: RunContext, best: BestCandidate) -> None:
     if names := [one.name for one in first.bank.sets if one.prompt is not None]:
         await context.journal.note(SET_PROMPTS, sets=names)
     await context.journal.note("candidate", id=first.key, parent=None, prompt=first.prompt)
-    space = await _open_space(context, rows)
+    space = await _open_space(context, rows, first)
 
     async def keep(candidate: Candidate) -> None:
         best.candidate = as_served(candidate, served, search)
@@ -210,15 +210,16 @@ def score_scale(search: SearchTable) -> ScoreScale:
     return ScoreScale(1.0, 5.0) if search.algorithm == PUBLISHED else ScoreScale()
 
 
-async def _open_space(context: RunContext, rows: Sequence[Row]) -> CandidateSpace:
+async def _open_space(context: RunContext, rows: Sequence[Row], first: Candidate) -> CandidateSpace:
     search = context.config.search
     # A race scores every candidate on its first rows. The published algorithm has a fixed order of calls without a
     # trial.
     first_rows = search.first if search.algorithm == RACED else 0
-    gate = PromptGate(context.gate, context.task, search.words, rows[:first_rows])
+    raced = rows[: raced_settings(context.config).race.max_queries] if first_rows else ()
+    gate = PromptGate(context.gate, context.task, search.words, raced, first_rows)
     proposers = await open_proposers(context)
     return CandidateSpace(
-        replace(context.scored_rows(PROMPT_STAGE, TRAIN), rows=rows),
+        replace(context.scored_rows(PROMPT_STAGE, TRAIN, first), rows=rows),
         gate,
         proposers,
         Allocation([one.name for one in proposers], str(search.seed)),

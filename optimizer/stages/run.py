@@ -117,7 +117,7 @@ async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, b
         await run_judge_trial(context, first)
         await run_example_stage(context, best)
         await run_prompt_stage(context, best)
-        await run_tuning_stage(context, best)
+        await run_tuning_stage(context, best, first)
     except BudgetSpentError as error:
         await context.journal.note("spent", what=error.what)
         return best.candidate, True

@@ -85,10 +85,16 @@ class RunContext:
     unusable: Mapping[str, UnusableRows]
     gate: CandidateGate
 
-    def scored_rows(self, stage: str, part: str) -> ScoredRows:
-        """Return the rows of a part of the data, and how a stage scores them."""
+    def scored_rows(self, stage: str, part: str, reference: Candidate | None = None) -> ScoredRows:
+        """Return the rows of a part of the data, and how a stage scores them.
+
+        Args:
+            stage: The name of the stage in the journal.
+            part: The name of the part.
+            reference: The candidate that the others are compared with, as `ScoredRows` describes it.
+        """
         scorer = self.sealed if part == SEALED else self.screen
-        return ScoredRows(stage, self.data.parts[part], scorer, self.journal, self.unusable[part])
+        return ScoredRows(stage, self.data.parts[part], scorer, self.journal, self.unusable[part], reference)
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
         JournalError: The journal cannot be written.
     """
     config = context.config
-    rows = context.scored_rows("sealed", SEALED)
+    rows = context.scored_rows("sealed", SEALED, baseline)
     plan = SealedPlan(rows.rows, config.data.raw, config.reward.confirm, context.judge.better)
     await context.journal.note("stage", stage="sealed", rows=len(plan.rows), judgements=plan.judgements)
     return await evaluate_sealed(best, baseline, rows, plan)
@@ -83,8 +83,10 @@ async def run_sealed_evaluation(context: RunContext, best: Candidate, baseline: 
 async def evaluate_sealed(bundle: Candidate, baseline: Candidate, rows: ScoredRows, plan: SealedPlan) -> SealedResult:
     """Score the answers of all four variants, and compare the bundle with each of the other three variants.
 
-    A row that cannot be used under the bundle or the baseline is left out for all variants. A row that cannot be used
-    under a raw variant is left out only for this variant, because raw variants do not decide which bundle is written.
+    A row that cannot be used under the bundle or the baseline is left out for all variants. If the server refuses a row
+    under the bundle alone, the bundle gets the score 0 for it, because a user would get no answer. A row that cannot be
+    used under a raw variant is left out only for this variant, because raw variants do not decide which bundle is
+    written.
     """
     variants: dict[str, Variant] = {
         BUNDLE: bundle,

@@ -40,8 +40,11 @@ _BANK_EDITS: Final[Mapping[str, Callable[[Bank, Any], Bank]]] = {
 _TUNING_ORDER: Final = ("layout", *_SAMPLING_PARAMETERS, *_RETRIEVAL_PARAMETERS, *_BANK_EDITS)
 
 
-async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
+async def run_tuning_stage(context: RunContext, best: BestCandidate, first: Candidate) -> None:
     """Tune the best candidate: race the values that [tune] lists for each hyperparameter.
+
+    `first` is the candidate at which the run started: a row that only another candidate cannot answer counts against
+    this candidate.
 
     The stage journals one `stage` event, one `score` event per answer, and one `trial` event per value.
 
@@ -56,7 +59,7 @@ async def run_tuning_stage(context: RunContext, best: BestCandidate) -> None:
     def keep(candidate: Candidate) -> None:
         best.candidate = candidate
 
-    scored_rows = context.scored_rows("tune", VALIDATION)
+    scored_rows = context.scored_rows("tune", VALIDATION, first)
     await tune(best.candidate, config.tune, scored_rows, context.gate, tuning_settings(config), keep)
 
 

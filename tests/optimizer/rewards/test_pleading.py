@@ -16,7 +16,8 @@ from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import REFUSE, Row
 from optimizer.models.task_model import Reply
 from optimizer.report.html_report import write_report
-from optimizer.report.run_summary import detail_means, summarize_run
+from optimizer.report.reward_details import detail_means
+from optimizer.report.run_summary import summarize_run
 from optimizer.rewards.base import AnsweredRow, Reward, RewardScore
 from optimizer.rewards.pleading import PLEADING, pleads
 from optimizer.rewards.scorer import combine

@@ -16,6 +16,7 @@ from optimizer.core.config import read_config
 from optimizer.core.errors import ConfigError, RefusedRequestError, UnembeddableTextError, UnparsableReplyError
 from optimizer.core.journal import Journal, read_journal
 from optimizer.data.dataset import Row
+from optimizer.models.task_model import Injected
 from optimizer.report.html_report import write_report
 from optimizer.report.run_summary import summarize_run
 from optimizer.stages.candidate_gate import PromptGate
@@ -118,9 +119,12 @@ async def test_run_goes_on_without_the_prompts_that_cannot_be_used(tmp_path: Pat
 
 
 async def test_row_that_cannot_be_embedded_is_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(candidate: Candidate, row: Row) -> None:
+    async def injected(candidate: Candidate, row: Row) -> Injected:
         if row.query == "the longest row":
             raise UnembeddableTextError("the embedder fails at a text")
+        return Injected(candidate.prompt, ())
+
+    async def answer(candidate: Candidate, _row: Row) -> None:
         if candidate.prompt == "refused":
             raise RefusedRequestError("task: too long", 400)
 
@@ -128,9 +132,10 @@ async def test_row_that_cannot_be_embedded_is_no_trial(tmp_path: Path, monkeypat
         async with open_scripted_models() as (_, url), AsyncExitStack() as stack:
             config = read_config(write_run(tmp_path, url))
             context = await stack.enter_async_context(open_run_context(config, journal, print))
+            monkeypatch.setattr(context.task, "injected", injected)
             monkeypatch.setattr(context.task, "answer", answer)
             start = starting_candidate(config, context.embedder)
-            gate = PromptGate(context.gate, context.task, 0, [Row("the longest row"), Row("short")])
+            gate = PromptGate(context.gate, context.task, 0, [Row("the longest row"), Row("short")], 2)
             assert await gate.admits(start.with_prompt("answered"), start)
             assert not await gate.admits(start.with_prompt("refused"), start)
 
