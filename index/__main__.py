@@ -1,4 +1,4 @@
-"""The command drpo-index: verify, show, search, build, import and re-embed bundles, make sets, and change policies.
+"""The command drpo-index: list, verify, show, search, build, import and re-embed bundles, make sets, change policies.
 
 Exit codes:
 
@@ -22,10 +22,13 @@ from index.bundle.bundle import load_bundle, read_bundle, read_manifest, write_b
 from index.bundle.bundle_input import BundleInput, as_input
 from index.bundle.input_files import decode_text, parse_input_examples, parse_queries, parse_set_prompts
 from index.bundle.manifest import check_policy, check_sampling
+from index.bundle.shipped import SHIPPED, find_bundle
 from index.cli.arguments import POLICY_FLAGS, command_line
 from index.cli.bundle_view import PageConsole, bundle_page, plain, search_page
 from index.cli.import_command import read_import, report
+from index.cli.list_command import print_list
 from index.cli.progress import CountingEmbedder, Progress
+from index.cli.shipped_view import read_provenance_page
 from index.embedders.base import Embedder
 from index.embedders.registry import check_embedder_allowed, open_embedder
 from index.errors import BundleFormatError, BundleIntegrityError, DrpoError, UsageError
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. If the command line is wrong, argparse ends the process with code 2."""
     options = command_line().parse_args(arguments)
     try:
+        if "directory" in options:
+            options.directory = find_bundle(options.directory)
         _COMMANDS[options.command](options)
         sys.stdout.flush()
     except DrpoError as error:
@@ -69,7 +74,8 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    PageConsole().print(bundle_page(read_bundle(options.directory), options.full))
+    page, bundle = PageConsole(), read_bundle(options.directory)
+    page.print(*read_provenance_page(options.directory), bundle_page(bundle, options.full), sep="\n")
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -278,6 +284,7 @@ def _read_text(path: Path) -> str:
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
     {
+        "list": lambda options: print_list(SHIPPED, options.model, as_json=options.json),
         "verify": _verify,
         "show": _show,
         "search": _search,

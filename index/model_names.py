@@ -2,6 +2,9 @@
 
 The name of a model may itself contain an @. A name therefore means the model that is listed under this whole name, if
 there is one.
+
+Servers list one model under many names: with the organisation before it, as a path, or with the quantization after it.
+`is_same_model` compares such names.
 """
 
 import re
@@ -13,6 +16,15 @@ RAW: Final = "raw"
 RAW_MATCHED: Final = "raw-matched"
 VARIANTS: Final = (ALIGNED, RAW, RAW_MATCHED)
 _SUFFIX: Final = re.compile(r"[a-z0-9-]+")
+_PART: Final = re.compile(r"-\d{5}-of-\d{5}$")
+# What a name says at its end about the file and not about the model. Sizes, and words such as `instruct` and `it`, are
+# not in this list, because they tell models apart.
+_FORM: Final = re.compile(
+    r"[-.](?:gguf|mlx|onnx|safetensors|latest|awq|gptq|bnb|quantized|hf"  # formats and methods
+    r"|(?:ud-)?i?q[1-8](?:-[01](?:-\d)*|-k(?:-(?:xs|s|m|l|xl))?|-(?:xxs|xs|s|m|nl))?|mxfp[48]|nvfp4"  # llama.cpp
+    r"|(?:bf|fp|f)(?:8|16|32)(?:-(?:dynamic|block))?|u?int[48]|[48]-?bit|w\d{1,2}a\d{1,2})$"
+)
+_BETWEEN_LETTER_AND_DIGIT: Final = re.compile(r"(?<=[a-z])-(?=\d)")
 
 
 def split_model_name(name: str, listed: Collection[str]) -> tuple[str, str | None]:
@@ -61,6 +73,26 @@ def is_served(name: str, listed: Collection[str]) -> bool:
     """
     model, variant = split_model_name(name, listed)
     return name in listed or (variant in VARIANTS and model in listed and f"{model}@{RAW}" in listed)
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Return whether two names mean the same model, as far as names can tell.
+
+    These parts of a name do not count: the organisation or the folder before it, upper and lower case, whether words
+    are joined by `-`, `_`, `:`, `@` or a blank, the end of a file name, and the quantization. All other parts count. So
+    google/gemma-3-270m and gemma-3-270m-Q4_K_M.gguf are the same model, and gemma-3-270m-it is another one.
+    """
+    key = _model_key(one)
+    return bool(key) and key == _model_key(other)
+
+
+def _model_key(name: str) -> str:
+    """Return the part of a name that tells models apart, in one spelling."""
+    last = name.rstrip("/").rpartition("/")[2]
+    key = re.sub(r"[-_:@\s]+", "-", last.lower()).strip("-")
+    while (shorter := _PART.sub("", _FORM.sub("", key))) != key:
+        key = shorter
+    return _BETWEEN_LETTER_AND_DIGIT.sub("", key)
 
 
 def _names_a_variant(name: str, listed: Collection[str]) -> bool:

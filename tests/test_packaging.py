@@ -27,11 +27,10 @@ DATA = (
     "index/embedders/multilingual_weights/NOTICE",
     "index/embedders/minilm_tokenizer/tokenizer.json",
     "index/embedders/minilm_tokenizer/NOTICE",
-    "index/default/manifest.json",
-    "index/default/prompt.txt",
-    "index/default/examples.jsonl",
-    "index/default/sets.json",
-    "index/default/vectors.npy",
+    *(
+        f"index/shipped/hand-written/{name}"
+        for name in ("manifest.json", "prompt.txt", "examples.jsonl", "sets.json", "vectors.npy", "provenance.json")
+    ),
 )
 MAX_WHEEL_SIZE = 40_000_000  # bytes
 OWNERS = f"""

@@ -51,6 +51,7 @@ from index.bundle.manifest import (
     parse_manifest,
 )
 from index.bundle.sets_file import parse_sets, sets_bytes
+from index.bundle.shipped import GENERAL, SHIPPED
 from index.bundle.vectors import array_bytes, parse_clusters, parse_vectors
 from index.embedders.base import Embedder
 from index.errors import BundleFormatError, EmbedderMismatchError
@@ -76,8 +77,8 @@ ReportStep = Callable[[str], object]
 
 
 def default_bundle_directory() -> Path:
-    """Return the directory of the bundle that is part of this package."""
-    return Path(__file__).parent.parent / "default"
+    """Return the directory of the general bundle of drpo, which was written by hand (see shipped.py)."""
+    return SHIPPED / GENERAL
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -20,7 +20,7 @@ from index.types import FileRecord
 
 MANIFEST = "manifest.json"
 REPAIR = "Restore the file, or build the bundle again"
-_MAX_MANIFEST_BYTES = 2**20
+_MAX_SMALL_BYTES = 2**20
 
 Content = bytes | mmap.mmap
 Result = TypeVar("Result")
@@ -34,7 +34,16 @@ def read_manifest_bytes(directory: Path) -> bytes:
     """
     if not is_directory(directory):
         raise BundleError(f"{directory}: there is no such directory. Give the directory that holds {MANIFEST}")
-    return _open_and(_read, directory / MANIFEST, None)
+    return read_small_file(directory / MANIFEST)
+
+
+def read_small_file(path: Path) -> bytes:
+    """Return the bytes of a regular file that no manifest records. It may have up to `_MAX_SMALL_BYTES` bytes.
+
+    Raises:
+        BundleError: The file cannot be read, or is too large.
+    """
+    return _open_and(_read, path, None)
 
 
 def read_file(path: Path, size: int) -> bytes:
@@ -93,16 +102,16 @@ def _open_without_following(path: str, flags: int) -> int:
 def _open_and(read: Callable[[BufferedReader, int], Result], path: Path, size: int | None) -> Result:
     """Open a regular file, and return the result of `read`, which is called with the file and its size.
 
-    The file must have `size` bytes. If `size` is None, it may have up to `_MAX_MANIFEST_BYTES` bytes.
+    The file must have `size` bytes. If `size` is None, it may have up to `_MAX_SMALL_BYTES` bytes.
     """
     try:
         with open(path, "rb", opener=_open_without_following) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BundleIntegrityError(f"{path}: is not a regular file. {REPAIR}")
-            if size is None and status.st_size > _MAX_MANIFEST_BYTES:
+            if size is None and status.st_size > _MAX_SMALL_BYTES:
                 raise BundleFormatError(
-                    f"{path}: is larger than {_MAX_MANIFEST_BYTES:,} bytes, so it cannot be a manifest"
+                    f"{path}: is larger than {_MAX_SMALL_BYTES:,} bytes, so it cannot be a {path.name}"
                 )
             if size is not None and status.st_size != size:
                 raise _wrong_size(path, status.st_size, size)

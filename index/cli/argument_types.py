@@ -7,14 +7,8 @@ import argparse
 import json
 import math
 import re
-from pathlib import Path
 
-from index.bundle.bundle import default_bundle_directory
 from index.bundle.sets_file import WEIGHTS
-
-
-def bundle_directory(text: str) -> Path:
-    return default_bundle_directory() if text == "default" else Path(text)
 
 
 def bundle_id(text: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, get_args
 
 from index.cli.argument_types import (
-    bundle_directory,
     bundle_id,
     cosine,
     json_pair,
@@ -20,24 +19,24 @@ from index.cli.argument_types import (
     whole_number,
 )
 from index.cli.import_arguments import IMPORT_HELP, add_import_arguments
+from index.cli.list_command import add_list_arguments
 from index.embedders.registry import embedder_forms
 from index.layouts import LAYOUTS
 from index.types import Order, PolicyName, RetrievalPolicy
 
 _DESCRIPTION = "Look at, check, try and build bundles: the prompt and examples that make a base model an assistant."
 _EXAMPLES = """examples:
-  drpo-index verify default
-  drpo-index show default --full | less
+  drpo-index list
+  drpo-index show hand-written --full | less
   drpo-index search default "How do I boil an egg?"
   drpo-index build --prompt prompt.txt --examples examples.jsonl --embedder multilingual --out my-bundle \\
       --model google/gemma-3-270m --sampling frequency_penalty=0.4 --sampling max_tokens=512
   drpo-index import --from urial inst_1k_v4.txt --model mistralai/Mistral-7B-v0.1 --out urial
-  drpo-index reembed my-bundle --embedder multilingual --out my-bundle-for-any-language
   drpo-index sets my-bundle --tokenizer my-model/tokenizer.json --apart refusal --out my-bundle-in-sets
   drpo-index policy my-bundle-in-sets --queries queries.jsonl --out my-bundle-with-floor
 
-DIR is the directory of a bundle, or the word default for the bundle that comes with drpo. Write ./default for a
-directory of your own with this name.
+DIR is the directory of a bundle, or a name of `drpo-index list`. Write ./NAME for a directory of your own with such a
+name. Here, the word default means hand-written. The proxy chooses by the model: see `drpo-index list --model ID`.
 """
 _BUILD_EXAMPLES = """The examples file is JSONL: one object per line, with "query" and "response", and optionally
   "id"      letters, digits, dots, dashes, underscores; if it is absent, it is made from the text
@@ -95,6 +94,7 @@ def command_line() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_list_arguments(_add_command(commands, "list", "list the bundles that come with drpo, with their figures"))
     verify = _add_command(commands, "verify", "check every file of a bundle, and that its embedder made it")
     _add_directory(verify)
     _add_allow_embedder(verify)
@@ -150,9 +150,8 @@ def _add_allow_embedder(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "directory", type=bundle_directory, metavar="DIR", help="directory of a bundle, or default: the one of drpo"
-    )
+    what = "directory of a bundle, or a name of `drpo-index list`"
+    command.add_argument("directory", metavar="DIR", help=what)
 
 
 def _add_sources(build: argparse.ArgumentParser) -> None:

@@ -283,4 +283,4 @@ def test_files_and_directories_are_synced_before_the_rename(tmp_path: Path, monk
 
 
 def test_default_bundle_is_in_the_package() -> None:
-    assert default_bundle_directory().parts[-2:] == ("index", "default")
+    assert default_bundle_directory().parts[-3:] == ("index", "shipped", "hand-written")
