@@ -37,7 +37,8 @@ help:
 	@echo 'make soak        look for leaks under 20 minutes of load and faults; ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin the dependencies of pyproject.toml in requirements/*.txt; UPGRADE= keeps pins that still fit'
 	@echo 'make dist        build and check wheel and sdist, with hashes and a bill of materials, in dist/'
-	@echo 'make audit       list known vulnerabilities of the pinned packages (asks the package index)'
+	@echo 'make audit       list known vulnerabilities of the pinned packages, and yanked versions; names what the package'
+	@echo '                 index knows nothing about'
 	@echo 'make clean       remove .venv and files of tools (not the cache folder, ~/.cache/drpo)'
 
 run:
@@ -110,9 +111,13 @@ requirements:
 	$(COMPILE) --extra embedded --constraint requirements/dev.txt --output-file requirements/run.txt
 	$(COMPILE) --extra otel --extra postgresql --constraint requirements/dev.txt --output-file requirements/serve.txt
 
-dist audit:
+dist:
 	@sh tools/environment.sh dev
-	$(BIN)/python -m tests.deploy.release $@
+	$(BIN)/python -m tests.deploy.release dist
+
+audit:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tools.audit $(ARGS)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,7 +1,6 @@
 """What a release is: wheel and sdist, built twice to the same bytes and checked by twine, with a list of what is in it.
 
 python -m tests.deploy.release dist      into dist/: the two, sbom.cdx.json (CycloneDX), SHA256SUMS
-python -m tests.deploy.release audit     known weaknesses of what is pinned, by pip-audit (asks PyPI's service)
 python -m tests.deploy.release licences  writes deploy/LICENCES.md anew
 """
 
@@ -93,25 +92,10 @@ def dist(into: Path) -> None:
     print("".join(lines), end="")
 
 
-def audit() -> None:
-    """Exits with pip-audit's status: 0 only if every pin was looked up and nothing is known against it."""
-    command = [
-        *called(environment("release"), "pip-audit"),
-        "--strict",
-        "--no-deps",
-        "--disable-pip",
-        "--require-hashes",
-    ]
-    files = [word for path in PINNED for word in ("-r", str(path))]
-    sys.exit(subprocess.run([*command, *files], check=False).returncode)
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["dist"]:
             dist(ROOT / "dist")
-        case ["audit"]:
-            audit()
         case ["licences"]:
             LICENCES.write_text(page(licences()), encoding="utf-8")
         case _:
