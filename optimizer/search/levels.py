@@ -98,7 +98,7 @@ async def race_level(
         queries: The number of queries that exist. The race uses at most this number.
         settings: The settings of the recipe.
         on_look: Called after each look with the leader, or with the best candidate so far as long as the leader is not
-            ahead of it by more than a standard error.
+            clearly ahead of it.
     """
     race = Race(len(candidates), _limited_to(settings.race, queries))
     outcomes: list[list[Outcome]] = [[] for _ in candidates]
@@ -112,11 +112,16 @@ async def race_level(
             outcomes[index] += row
         race.note([[outcome.score for outcome in row] for row in rows])
         if on_look is not None:
-            await on_look(candidates[race.leader if race.is_ahead_of(0) else 0])
-    steps = [Step(candidate, tuple(found)) for candidate, found in zip(candidates, outcomes, strict=True)]
-    ranked = tuple(steps[index] for index in race.ranking)
-    best = ranked[0] if is_clearly_ahead(ranked[0], steps[0], settings.race.indifference) else steps[0]
-    return Level(number, ranked, min(settings.beam, len(ranked)), best.candidate)
+            await on_look(_best(candidates, outcomes, race.leader, settings.race.indifference))
+    ranked = tuple(Step(candidates[index], tuple(outcomes[index])) for index in race.ranking)
+    best = _best(candidates, outcomes, race.leader, settings.race.indifference)
+    return Level(number, ranked, min(settings.beam, len(ranked)), best)
+
+
+def _best(candidates: Sequence[C], outcomes: Sequence[Sequence[Outcome]], leader: int, indifference: float) -> C:
+    """Return the leader if it is clearly ahead of the first candidate, else the first candidate."""
+    one, first = (Step(candidates[index], tuple(outcomes[index])) for index in (leader, 0))
+    return one.candidate if is_clearly_ahead(one, first, indifference) else first.candidate
 
 
 async def _score_all(space: Space[C], candidates: Sequence[C], queries: range) -> list[list[Outcome]]:

@@ -121,20 +121,6 @@ class Race:
         alive = [self.alive[index] for index in np.argsort(-means, kind="stable")]
         return [*alive, *reversed(self._dropped)]
 
-    def is_ahead_of(self, other: int) -> bool:
-        """Whether the leader is ahead of another candidate by more than `indifference` and a standard error.
-
-        If the race is interrupted, its leader is then a better guess than the other candidate.
-        """
-        if other not in self.alive:
-            return True
-        queries, leader = self._scores.shape[1], self.leader
-        if leader == other or queries < 2:
-            return False
-        behind, allowed = self._compare(leader, [other])
-        boundary = _boundary(critical_value(self.settings), queries, self.settings.first_look)
-        return bool(behind[0] > self.settings.indifference and behind[0] * boundary > allowed[0])
-
     def note(self, scores: Sequence[Sequence[float]]) -> None:
         """Add the scores of the block `next`, and drop the candidates that are significantly behind the leader.
 

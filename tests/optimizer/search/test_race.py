@@ -28,24 +28,6 @@ def test_race_of_equals_ends_when_no_lead_can_exceed_the_indifference() -> None:
     assert winner in (0, 1)
 
 
-def test_leader_is_ahead_only_beyond_a_standard_error() -> None:
-    told = scores(0.0, 0.02, -2.0, queries=20)
-    race = Race(3, RaceSettings(max_queries=20))
-    race.note(told[:, :10].tolist())
-    assert not race.is_ahead_of(race.leader)
-    differences = told[race.leader, :10] - told[1 - race.leader, :10]
-    ahead = bool(differences.mean() > differences.std(ddof=1) / np.sqrt(10))
-    assert race.is_ahead_of(1 - race.leader) == ahead
-    assert race.is_ahead_of(2), "dropped"
-
-
-@pytest.mark.parametrize(("indifference", "is_ahead"), [(0.01, True), (0.2, False)])
-def test_leader_is_ahead_only_beyond_the_indifference(indifference: float, is_ahead: bool) -> None:
-    race = Race(2, RaceSettings(alpha=0.001, indifference=indifference, max_queries=20))
-    race.note([[0.5, 0.5] * 5, [0.4, 0.9] * 5])
-    assert race.is_ahead_of(0) == is_ahead
-
-
 def test_single_candidate_wins_after_one_look() -> None:
     assert run_race(scores(0.0), RaceSettings()) == (0, 10)
 
