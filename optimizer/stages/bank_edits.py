@@ -50,15 +50,17 @@ def with_refusals(bank: Bank, wording: str) -> Bank:
 def with_added(bank: Bank, examples: Sequence[Example], vectors: Vectors) -> Bank:
     """Return the bank with more examples at its end. None of them is pinned.
 
-    An example whose id the bank has already gets another id.
+    An example whose id the bank, or an earlier one of the new examples, has already gets another id.
 
     Args:
         bank: The bank to edit.
         examples: The examples to add.
         vectors: The vectors of their queries, by the embedder of the bank: (len(examples), dimension).
     """
-    ids = {example.id for example in bank.examples}
-    added = tuple(replace(one, id=_free_id(one.id, ids), pinned=False) for one in examples)
+    ids, added = {example.id for example in bank.examples}, list[Example]()
+    for one in examples:
+        added.append(replace(one, id=_free_id(one.id, ids), pinned=False))
+        ids.add(added[-1].id)
     both = np.concatenate([bank.vectors, vectors]) if len(bank.examples) else np.asarray(vectors)
     return bank.with_examples((*bank.examples, *added), np.ascontiguousarray(both, dtype=np.float32))
 

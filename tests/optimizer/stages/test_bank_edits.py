@@ -6,7 +6,7 @@ import pytest
 from index.types import EmbedderSpec, Example
 from optimizer.core.candidate import Bank
 from optimizer.core.config_tables import FIRST_SENTENCE, PLAIN, WHOLE
-from optimizer.stages.bank_edits import with_longer_answers, with_refusals
+from optimizer.stages.bank_edits import with_added, with_longer_answers, with_refusals
 
 NO = "I can't help with harm. I can explain e.g. how to stay safe!"
 EXAMPLES = (
@@ -35,3 +35,14 @@ def test_only_refusals_are_reworded(wording: str, response: str) -> None:
         "no": response,
     }
     assert (found.key == BANK.key) == (wording == WHOLE)
+
+
+@pytest.mark.parametrize("ids", [("new", "new"), ("short", "short"), ("short", "short-2"), ("n" * 64, "n" * 64)])
+def test_added_examples_with_equal_ids_get_different_ones(ids: tuple[str, str]) -> None:
+    new = [Example(name, f"New {number}", "Yes.", pinned=True) for number, name in enumerate(ids)]
+    found = with_added(BANK, new, np.eye(4, dtype=np.float32)[:2])
+    names = [one.id for one in found.examples]
+    assert names[:4] == [one.id for one in EXAMPLES]
+    assert len(set(names)) == 6
+    assert all(0 < len(name) <= 64 for name in names)
+    assert [(one.query, one.pinned) for one in found.examples[4:]] == [("New 0", False), ("New 1", False)]
