@@ -125,9 +125,9 @@ class CandidateGate:
             await self.drop("example", f"{example.id}/{_short_hash(example.response)}", why)
         return not why
 
-    def is_turn(self, text: str) -> bool:
-        """Whether a text is a turn of a row of any part, apart from case, punctuation and white space."""
-        return self._learned.is_turn(text)
+    def question_fault(self, question: str) -> str:
+        """Return why no example should be made of a new question; an empty text if it can."""
+        return self._learned.question_fault(question)
 
     def learned_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why the run should not learn what is new in a candidate; an empty text if it may."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from index.measures.word_sequences import word_sequences
 from optimizer.core.budget import Limits
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
@@ -266,10 +265,7 @@ async def _example_proposer(context: RunContext) -> ExampleProposer:
     pool = await asyncio.to_thread(embed_pool, usable, context.embedder)
     own = None
     if ROLE in context.config.models:
-        texts = (text for row in rows for text in (row.query, row.reference or ""))
-        length = table.shared_words
-        known = frozenset(one for text in texts for one in word_sequences(text, length)) if length else frozenset()
-        own = OwnAnswers(context.calls, context.task, context.gate, length, known, table.words)
+        own = OwnAnswers(context.calls, context.task, context.gate, table.words)
     return ExampleProposer(pool, context.embedder, context.config.search.seed, own)
 
 

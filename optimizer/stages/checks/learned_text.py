@@ -84,9 +84,15 @@ class LearnedTexts:
         found = _row_sequences(every, length) if length else []
         self._every = frozenset(chain.from_iterable(row.turns | row.reference for row in found))
 
-    def is_turn(self, text: str) -> bool:
-        """Whether a text is a turn of a row of any part, apart from case, punctuation and white space."""
-        return normalized(text) in self._turns
+    def question_fault(self, question: str) -> str:
+        """Return why no example should be made of a new question; an empty text if it can.
+
+        It must not be a turn of a row of any part, apart from case, punctuation and white space. It must not copy a row
+        either: the example would be dropped by `example_fault`, after its answer was paid for.
+        """
+        if normalized(question) in self._turns:
+            return "is that of a row"
+        return self._copies_any_row(question)
 
     def candidate_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why a candidate should not be used; an empty text if it can.
@@ -118,11 +124,13 @@ class LearnedTexts:
         )
 
     def _written_fault(self, example: Example) -> str:
-        length = self._examples.shared_words
-        if not length or example.query in self._queries:
+        if example.query in self._queries:
             return ""
-        texts = (example.query, example.response)
-        is_copy = any(word_sequences(text, length) & self._every for text in texts)
+        return self._copies_any_row(example.query) or self._copies_any_row(example.response)
+
+    def _copies_any_row(self, text: str) -> str:
+        length = self._examples.shared_words
+        is_copy = bool(length) and not self._every.isdisjoint(word_sequences(text, length))
         return f"shares {length} consecutive words with a row" if is_copy else ""
 
     def _form_fault(self, text: str, limits: TextLimits, earlier: str) -> str:

@@ -1,9 +1,9 @@
 """Makes examples of the models' own texts: the writer model writes new questions, and the task model answers them.
 
 The new questions are of the kind of the rows that failed, but no row becomes an example: a question that is a turn of a
-row, or shares eight consecutive words with a row (the setting `shared_words` of [examples]), is dropped. An answer
-becomes an example if its form is right: it ends by itself, repeats nothing, and refuses if and only if the rows ask for
-a refusal.
+row, or shares eight consecutive words with a row (the setting `shared_words` of [examples]), is dropped before it is
+answered (optimizer.stages.checks.learned_text). An answer becomes an example if its form is right: it ends by itself,
+repeats nothing, and refuses if and only if the rows ask for a refusal.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from index.measures.answer_form import ends_by_itself, repeated_share, word_count
 from index.measures.refusals import refuses
-from index.measures.word_sequences import Sequences, word_sequences
 from index.types import Example
 from optimizer.core.candidate import Candidate
 from optimizer.core.errors import ModelError, UnembeddableTextError, UnparsableReplyError
@@ -50,17 +49,13 @@ class OwnAnswers:
     Attributes:
         calls: Calls the writer model.
         task: The task model.
-        gate: Checks the examples, and counts those that are dropped.
-        shared_words: A question is dropped if it shares this many consecutive words with a row. 0: no question is.
-        rows: The sequences of this many words of all rows.
+        gate: Checks the questions before they are answered, and the examples. It counts those that are dropped.
         max_words: The maximum number of words of an answer; 0 for no limit.
     """
 
     calls: CachedCalls
     task: TaskModel
     gate: CandidateGate
-    shared_words: int
-    rows: Sequences
     max_words: int
 
     async def examples(self, parent: Candidate, failure: Failure, count: int, again: int) -> Sequence[Example]:
@@ -85,20 +80,12 @@ class OwnAnswers:
             await self.gate.drop_failed("example", source, error, count)
             return []
         await self.gate.drop_each("example", source, kept["dropped"])
-        different = dict.fromkeys(kept["questions"])
-        questions = [one for one in different if _MIN_WORDS <= word_count(one) <= _MAX_WORDS]
-        why = f"a question has fewer than {_MIN_WORDS} or more than {_MAX_WORDS} words"
-        await self.gate.drop("example", source, why, len(different) - len(questions))
-        other = [one for one in questions if not self.gate.is_turn(one)]
-        await self.gate.drop("example", source, "a question is that of a row", len(questions) - len(other))
-        new = [one for one in other if not self._copies_row(one)]
-        why = f"a question shares {self.shared_words} consecutive words with a row"
-        await self.gate.drop("example", source, why, len(other) - len(new))
+        different = list(dict.fromkeys(kept["questions"]))
+        faults = [_length_fault(one) or self.gate.question_fault(one) for one in different]
+        await self.gate.drop_each("example", source, (f"a question {why}" for why in faults if why))
+        new = [one for one, why in zip(different, faults, strict=True) if not why]
         found = await asyncio.gather(*(self._answer(parent, Row(one, failure.kind)) for one in new[:count]))
         return [one for one in found if one is not None]
-
-    def _copies_row(self, question: str) -> bool:
-        return bool(self.shared_words and word_sequences(question, self.shared_words) & self.rows)
 
     async def _answer(self, parent: Candidate, row: Row) -> Example | None:
         name = f"own-{hashlib.sha256(row.query.encode()).hexdigest()[:12]}"
@@ -126,6 +113,11 @@ class OwnAnswers:
         if refuses(text) != (row.kind == REFUSE):
             return "the model's own answer refuses wrongly, or does not refuse"
         return f"more than {self.max_words} words" if is_too_long(text, self.max_words) else ""
+
+
+def _length_fault(question: str) -> str:
+    is_usual = _MIN_WORDS <= word_count(question) <= _MAX_WORDS
+    return "" if is_usual else f"has fewer than {_MIN_WORDS} or more than {_MAX_WORDS} words"
 
 
 def questions_request(failure: Failure, count: int) -> Request:

@@ -119,11 +119,18 @@ def test_written_example_near_a_row_of_any_part_is_refused(example: Example) -> 
     assert not LearnedTexts(config(examples={"shared_words": 0}), ROWS, (HELD,)).example_fault(example)
 
 
+@pytest.mark.parametrize("example", NEAR.values(), ids=NEAR)
+def test_question_is_checked_as_the_example_that_would_be_made_of_it(example: Example) -> None:
+    texts = LearnedTexts(config(), ROWS, (HELD, *ROWS, *ROWS))
+    is_copy = bool(texts.example_fault(Example("e", example.query, "Hamburg.")))
+    assert bool(texts.question_fault(example.query)) == is_copy
+
+
 def test_turns_of_all_parts_are_known() -> None:
     texts = LearnedTexts(config(examples={"shared_words": 0}), ROWS, (HELD,))
-    assert texts.is_turn("bad question: 1!")
-    assert texts.is_turn("and HOW deep is it")
-    assert not texts.is_turn("How deep?")
+    assert texts.question_fault("bad question: 1!") == "is that of a row"
+    assert texts.question_fault("and HOW deep is it") == "is that of a row"
+    assert not texts.question_fault("How deep?")
 
 
 @pytest.mark.parametrize("text", ["Be kind and clear. " * 9, "so " * 30, "\u597d\u7684\u6211\u4eec\u53bb\u5427" * 9])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from index.measures.word_sequences import word_sequences
 from optimizer.core.config import read_config
 from optimizer.core.journal import Event, Journal
 from optimizer.data.dataset import GENERAL, REFUSE
@@ -22,6 +21,7 @@ from tests.optimizer.scripted_models import open_scripted_models, write_run
 from tests.optimizer.stages.proposers.candidates import REFUSAL, PickyEmbedder, outcome
 
 ROW = "How do I boil an egg so that it stays soft inside?"
+EARLIER = "Tell me first which of your three cats sleeps the longest."
 COPY = "Please say how do I boil an egg so that it is hard."
 QUESTIONS = ["What is a good name for a cat?", COPY, "Too short?", "What is a good name for a dog?"]
 
@@ -42,10 +42,15 @@ async def made(
     failures = group_failures([outcome(0, ROW, kind, right=0.0)])
     async with open_scripted_models(fault=fault) as (_, url):
         config = read_config(write_run(tmp_path, url))
+        history = [{"role": "user", "content": EARLIER}, {"role": "assistant", "content": "Mimi."}]
+        with (tmp_path / "train.jsonl").open("a") as file:
+            file.write(
+                "".join(f"\n{json.dumps(row)}" for row in ({"query": ROW}, {"query": "Why?", "history": history}))
+            )
         with Journal(tmp_path / "out") as journal:
             async with open_run_context(config, journal, print) as context:
                 task = TaskModel(context.calls, "chat", RowEmbedder(PickyEmbedder(context.embedder, unread)))
-                own = OwnAnswers(context.calls, task, context.gate, 8, word_sequences(ROW, 8), 150)
+                own = OwnAnswers(context.calls, task, context.gate, 150)
                 parent = await asyncio.to_thread(starting_candidate, config, context.embedder)
                 found = await own.examples(parent, failures[0], 6, 0)
             notes = [event for event in journal.events if event.get("note") == "dropped"]
@@ -56,8 +61,8 @@ async def test_new_questions_and_own_answers_become_examples(tmp_path: Path) -> 
     found, dropped = await made(tmp_path, GENERAL, "Choose a short one.")
     assert found == [(query, "Choose a short one.") for query in (QUESTIONS[0], QUESTIONS[3])]
     assert [(event["why"], event["count"]) for event in dropped] == [
-        ("a question has fewer than 3 or more than 60 words", 1),
         ("a question shares 8 consecutive words with a row", 1),
+        ("a question has fewer than 3 or more than 60 words", 1),
     ]
 
 
@@ -80,6 +85,15 @@ async def test_question_of_a_row_is_dropped_and_counted_however_short(tmp_path: 
     found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", [*rows, QUESTIONS[0]])
     assert [query for query, _ in found] == [rows[1], QUESTIONS[0]]
     assert [(event["why"], event["count"]) for event in dropped] == [("a question is that of a row", 2)]
+
+
+async def test_question_that_copies_an_earlier_turn_is_dropped_before_it_is_answered(tmp_path: Path) -> None:
+    copy = "Please tell me first which of your three cats sleeps the least."
+    found, dropped = await made(tmp_path, GENERAL, "Choose a short one.", [copy, QUESTIONS[0]])
+    assert [query for query, _ in found] == [QUESTIONS[0]]
+    assert [(event["why"], event["count"]) for event in dropped] == [
+        ("a question shares 8 consecutive words with a row", 1)
+    ]
 
 
 async def test_question_that_the_embedder_cannot_read_is_dropped_and_counted(tmp_path: Path) -> None:
