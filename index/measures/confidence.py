@@ -37,9 +37,34 @@ def wilson(hits: int, trials: int, level: float = _LEVEL) -> Interval:
 
     If `trials` is 0, the estimate is nan and the interval reaches from 0 to 1.
     """
-    if trials == 0:
+    return _score_interval(hits / trials, trials, level) if trials else Interval(float("nan"), 0.0, 1.0)
+
+
+def clustered_share(clusters: Sequence[Sequence[bool]]) -> Interval:
+    """Return the share of hits among the trials of all clusters, with Wilson's interval for dependent trials.
+
+    The trials of a cluster depend on one another, like the two orders in which a judge sees a pair of answers. The
+    interval has the width that it would have with fewer, independent trials. Their number is the number for which the
+    variance of the share is as large as it is between the clusters (Kish's effective sample size). It is at most the
+    number of trials. It is at least the number that holds if all trials of a cluster always agree; this number is used
+    if all trials of all clusters agree, because the clusters then show no variance. Without a trial, the estimate is
+    nan and the interval reaches from 0 to 1.
+    """
+    sizes = np.array([len(cluster) for cluster in clusters if cluster], dtype=np.float64)
+    if not len(sizes):
         return Interval(float("nan"), 0.0, 1.0)
-    share, z = hits / trials, NormalDist().inv_cdf((1 + level) / 2)
+    hits = np.array([sum(cluster) for cluster in clusters if cluster], dtype=np.float64)
+    trials = float(sizes.sum())
+    share = float(hits.sum()) / trials
+    fewest = trials**2 / float((sizes**2).sum())
+    between = float(((hits - share * sizes) ** 2).sum()) / trials**2 * len(sizes) / max(len(sizes) - 1, 1)
+    effective = share * (1 - share) / between if between else (trials if 0 < share < 1 else fewest)
+    return _score_interval(share, min(max(effective, fewest), trials), _LEVEL)
+
+
+def _score_interval(share: float, trials: float, level: float) -> Interval:
+    """Return a share with Wilson's score interval. The number of trials may have a fraction."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
     spread = z * z / trials
     middle = (share + spread / 2) / (1 + spread)
     half = z * sqrt(share * (1 - share) / trials + spread / trials / 4) / (1 + spread)

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 
 from index.bundle.strict_json import is_integer, parse_json, without_nulls
-from index.measures.confidence import Interval, wilson
+from index.measures.confidence import Interval, clustered_share, wilson
 from optimizer.core.errors import DataError, unless_final
 from optimizer.data.dataset import read_lines
 from optimizer.rewards.judge_model import Judge
@@ -65,6 +65,8 @@ class Judgement:
 class Agreement:
     """The agreement of a judge with people, as shares with 95 % intervals.
 
+    The two replies for a pair depend on each other. So the intervals of shares of replies take each pair as a cluster.
+
     Attributes:
         pairs: Number of pairs.
         accuracy: Share of readable preferences for the same answer as the person.
@@ -109,17 +111,16 @@ async def check_judge(judge: Judge, pairs: Sequence[Pair], on_preference: Callab
 
 def agreement(judgements: Sequence[Judgement]) -> Agreement:
     """Compute how often the judge agrees with people."""
-    preferences = [(one.pair.better, preferred) for one in judgements for preferred in (one.in_order, one.swapped)]
     complete = [one for one in judgements if one.in_order is not None and one.swapped is not None]
-    first_shown = [one.in_order == 1 for one in judgements if one.in_order is not None]
-    first_shown += [one.swapped == 2 for one in judgements if one.swapped is not None]
+    replies = [(one, ((one.in_order, 1), (one.swapped, 2))) for one in judgements]
+    read = [(one, [(found, shown) for found, shown in both if found is not None]) for one, both in replies]
     return Agreement(
         pairs=len(judgements),
-        accuracy=_share([preferred == better for better, preferred in preferences if preferred is not None]),
+        accuracy=clustered_share([[found == one.pair.better for found, _ in both] for one, both in read]),
         both=_share([one.in_order == one.swapped == one.pair.better for one in complete]),
         consistent=_share([one.in_order == one.swapped for one in complete]),
-        first_shown=_share(first_shown),
-        readable=_share([preferred is not None for _, preferred in preferences]),
+        first_shown=clustered_share([[found == shown for found, shown in both] for _, both in read]),
+        readable=clustered_share([[found is not None for found, _ in both] for _, both in replies]),
     )
 
 

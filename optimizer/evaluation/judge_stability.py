@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from index.measures.confidence import Interval, wilson
+from index.measures.confidence import Interval, clustered_share
 from optimizer.core.errors import unless_final
 from optimizer.evaluation.judge_agreement import Judgement, share_text
 from optimizer.rewards.judge_model import Judge
@@ -37,7 +37,8 @@ class Stability:
     Attributes:
         name: What was varied.
         preferences: Number of preferences that could be read in the first place, and again in a variation.
-        flipped: Number of these preferences that flipped in at least one variation.
+        share: The share of these preferences that flipped in at least one variation. The two orders of a pair of
+            answers depend on each other, so the interval takes each pair as a cluster.
         flips: Number of single replies that differ from the first one.
         replies: Number of readable replies to the variations.
         unreadable: Number of the other replies.
@@ -45,15 +46,10 @@ class Stability:
 
     name: str
     preferences: int
-    flipped: int
+    share: Interval
     flips: int
     replies: int
     unreadable: int
-
-    @property
-    def share(self) -> Interval:
-        """The share of preferences that flipped at least once."""
-        return wilson(self.flipped, self.preferences)
 
 
 def repeats(count: int) -> tuple[Variation, ...]:
@@ -86,19 +82,23 @@ async def check_stability(
         ModelError: The judge gives no usable reply, but may do so later.
         BudgetSpentError: The budget does not allow a call.
     """
-    questions = [question for judgement in judgements for question in _questions(judgement)]
 
     async def changes(question: tuple[str, str, str, bool]) -> list[bool | None]:
         query, first, second, was_first = question
         replies = [_prefers(judge, query, first, second, one, on_preference) for one in variations]
         return [None if found is None else found != was_first for found in await asyncio.gather(*replies)]
 
-    found = await asyncio.gather(*map(changes, questions))
-    read = [[one for one in changed if one is not None] for changed in found]
-    counted = [changed for changed in read if changed]
-    replies = sum(map(len, read))
-    unreadable = len(questions) * len(variations) - replies
-    return Stability(name, len(counted), sum(map(any, counted)), sum(map(sum, counted)), replies, unreadable)
+    async def changes_of_pair(judgement: Judgement) -> list[list[bool]]:
+        found = await asyncio.gather(*map(changes, _questions(judgement)))
+        read = ([one for one in changed if one is not None] for changed in found)
+        return [changed for changed in read if changed]
+
+    pairs = await asyncio.gather(*map(changes_of_pair, judgements))
+    counted = [changed for pair in pairs for changed in pair]
+    replies = sum(map(len, counted))
+    unreadable = question_count(judgements) * len(variations) - replies
+    share = clustered_share([list(map(any, pair)) for pair in pairs])
+    return Stability(name, len(counted), share, sum(map(sum, counted)), replies, unreadable)
 
 
 def question_count(judgements: Sequence[Judgement]) -> int:

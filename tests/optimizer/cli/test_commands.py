@@ -119,6 +119,13 @@ def test_unreadable_reply_counts_only_against_readability() -> None:
     assert found.first_shown.estimate == pytest.approx(1 / 3)
 
 
+def test_two_orders_of_a_pair_are_not_independent() -> None:
+    pairs = [Pair(f"q{number}", "a", "b", 1, "") for number in range(20)]
+    found = agreement([Judgement(pair, 1 + number % 2, 1 + number % 2) for number, pair in enumerate(pairs)])
+    assert found.accuracy.high - found.accuracy.low == pytest.approx(found.both.high - found.both.low, abs=0.01)
+    assert found.first_shown.estimate == pytest.approx(0.5)
+
+
 DRAFT = BundleInput(
     "one",
     "m",

@@ -55,18 +55,18 @@ def rows(printed: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("preference", "again", "reworded"),
     [
-        (lambda *_: "A", "0.000 [0.00, 0.28]", "0.000 [0.00, 0.28]"),
-        (lambda _question, _wording, before: "AB"[before % 2], "1.000 [0.72, 1.00]", "0.000 [0.00, 0.28]"),
-        (lambda _question, wording, _: "AB"[not wording.startswith(USUAL)], "0.000 [0.00, 0.28]", "1.000 [0.72, 1.00]"),
+        (lambda *_: "A", "0.000 [0.00, 0.43]", "0.000 [0.00, 0.43]"),
+        (lambda _question, _wording, before: "AB"[before % 2], "1.000 [0.57, 1.00]", "0.000 [0.00, 0.43]"),
+        (lambda _question, wording, _: "AB"[not wording.startswith(USUAL)], "0.000 [0.00, 0.43]", "1.000 [0.57, 1.00]"),
         (
             lambda question, wording, _: "AB"["Why 3?" in question and not wording.startswith(USUAL)],
-            "0.000 [0.00, 0.28]",
-            "0.200 [0.06, 0.51]",
+            "0.000 [0.00, 0.43]",
+            "0.200 [0.04, 0.62]",
         ),
     ],
     ids=["steady", "flips when asked again", "flips when reworded", "flips on one query"],
 )
-async def test_flips_are_counted(
+async def test_flips_are_counted_with_an_interval_for_pairs(
     preference: Preference,
     again: str,
     reworded: str,
