@@ -32,6 +32,7 @@ from optimizer.cli.doctor import check_run
 from optimizer.cli.harvest import harvest, write_examples
 from optimizer.cli.judge_check import judge_tables
 from optimizer.cli.progress import ProgressDisplay
+from optimizer.cli.ship import ship
 from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
@@ -168,6 +169,13 @@ async def _estimate(options: argparse.Namespace) -> int:
     return 0
 
 
+async def _ship(options: argparse.Namespace) -> int:
+    begun = next((event for event in read_journal(options.run) if event.get("note") == BEGUN), None)
+    folder = Path(begun["folder"]) if begun else options.run
+    print("\n".join(ship(options, read_config(options.run / RUN_FILE, folder))))
+    return 0
+
+
 async def _diff(options: argparse.Namespace) -> int:
     # A bundle may come from an untrusted source, so its embedder must not be opened. read_bundle does not open it.
     before, after = read_bundle(options.before), read_bundle(options.after)
@@ -270,6 +278,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
     "report": _report,
     "estimate": _estimate,
     "diff": _diff,
+    "ship": _ship,
     "judge-check": _judge_check,
     "harvest": _harvest,
     "eval": _eval,

@@ -15,6 +15,7 @@ from index.bundle.provenance import (
     SEALED,
     VALIDATION,
     Figures,
+    Measured,
     Provenance,
     figures_record,
     parse_provenance,
@@ -22,6 +23,7 @@ from index.bundle.provenance import (
 from index.bundle.shipped import GENERAL, ShippedBundle
 from index.cli.bundle_view import plain
 from index.measures.confidence import Interval
+from index.model_names import is_same_model
 from index.types import Bundle
 
 _NOT_READ = "not read"
@@ -41,8 +43,8 @@ def list_table(listed: Listed) -> Table:
             plain(shipped.manifest.model),
             plain(shipped.provenance.made),
             f"{len(bundle.examples):,}",
-            _prompt_tokens(shipped),
-            *(_composite(shipped, split) for split in (VALIDATION, SEALED)),
+            _prompt_tokens(shipped, listed),
+            *(_composite(shipped, split, listed) for split in (VALIDATION, SEALED)),
         )
     return table
 
@@ -64,13 +66,13 @@ def list_notes(listed: Listed) -> Iterable[str]:
 
 def list_record(listed: Listed) -> list[dict[str, Any]]:
     """Return the list as a value for JSON. Figures that were not read are null."""
-    return [_record(shipped, bundle) for shipped, bundle in listed]
+    return [_record(shipped, bundle, listed) for shipped, bundle in listed]
 
 
-def _record(shipped: ShippedBundle, bundle: Bundle) -> dict[str, Any]:
+def _record(shipped: ShippedBundle, bundle: Bundle, listed: Listed) -> dict[str, Any]:
     provenance, policy = shipped.provenance, shipped.manifest.retrieval
     figures = {split: provenance.of(split) for split in (VALIDATION, SEALED)}
-    measured = next((one for one in figures.values() if one is not None), None)
+    measured = next(filter(None, (_measured(shipped, split, listed) for split in (SEALED, VALIDATION))), None)
     return {
         "name": shipped.name,
         "id": bundle.id,
@@ -80,24 +82,37 @@ def _record(shipped: ShippedBundle, bundle: Bundle) -> dict[str, Any]:
         "licence": provenance.licence,
         "examples": len(bundle.examples),
         "max_injected_tokens": policy.max_injected_tokens,
-        "prompt_tokens": measured.own.prompt_tokens if measured else None,
+        "prompt_tokens": measured.prompt_tokens if measured else None,
         "is_general": shipped.name == GENERAL,
         "is_default_for_its_model": shipped.name == GENERAL or shipped.is_better,
         "figures": {split: figures_record(one) if one else None for split, one in figures.items()},
     }
 
 
-def _prompt_tokens(shipped: ShippedBundle) -> str:
+def _prompt_tokens(shipped: ShippedBundle, listed: Listed) -> str:
     """Return the measured mean tokens of a prompt. If none was measured, return the maximum of the injected tokens."""
-    measured = [one for split in (SEALED, VALIDATION) if (one := shipped.provenance.of(split)) is not None]
+    measured = [one for split in (SEALED, VALIDATION) if (one := _measured(shipped, split, listed)) is not None]
     if measured:
-        return f"{measured[0].own.prompt_tokens:,.0f}"
+        return f"{measured[0].prompt_tokens:,.0f}"
     return f"at most {shipped.manifest.retrieval.max_injected_tokens:,}"
 
 
-def _composite(shipped: ShippedBundle, split: str) -> str:
-    figures = shipped.provenance.of(split)
-    return _interval(figures.own.composite) if figures else _NOT_READ
+def _composite(shipped: ShippedBundle, split: str, listed: Listed) -> str:
+    measured = _measured(shipped, split, listed)
+    return _interval(measured.composite) if measured else _NOT_READ
+
+
+def _measured(shipped: ShippedBundle, split: str, listed: Listed) -> Measured | None:
+    """Return what was measured about a bundle with its own model; None if the rows of the split were not read.
+
+    If the bundle has no figures of its own, it may have been measured as a rival of another bundle.
+    """
+    for figures in (shipped.provenance.of(split), *(other.provenance.of(split) for other, _ in listed)):
+        if figures is not None and is_same_model(figures.model, shipped.manifest.model):
+            name = next((name for name, one in figures.ids.items() if one == shipped.provenance.bundle), None)
+            if name is not None:
+                return figures.measured[name]
+    return None
 
 
 def _interval(interval: Interval, sign: str = "") -> str:

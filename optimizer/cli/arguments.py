@@ -29,6 +29,14 @@ More: [models.optimizer] and [models.judge] (rewrite prompts, score answers), [s
 beam, actions, depth, ...), [examples], [tune], [budget] (calls, tokens, money, minutes). docs/optimizing.md explains.
 """
 
+_SHIP = """\
+The new directory holds the bundle, provenance.json (models, start, rewards, calls, data files, licence, figures),
+run.toml, and journal.json: for each level of the search the calls, what each proposer proposed, what was kept, and the
+best mean. It holds no row, no answer and no prompt that was tried. docs/learned-bundles.md explains the figures.
+
+  drpo-optimizer ship runs/mine --out mine --licence Apache-2.0 --texts "written by us" --figures validation.json
+"""
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -49,6 +57,7 @@ def argument_parser() -> argparse.ArgumentParser:
     difference = _add_command(commands, "diff", "what differs between two bundles")
     difference.add_argument("before", type=Path, metavar="BUNDLE")
     difference.add_argument("after", type=Path, metavar="BUNDLE")
+    _add_ship(_add_command(commands, "ship", "the bundle of a run with its provenance, as bundles of drpo ship", _SHIP))
     _add_judge_check(_add_command(commands, "judge-check", "how often a judge agrees with people"))
     _add_harvest(_add_command(commands, "harvest", "seed examples from conversations that went well"))
     estimate = _add_command(
@@ -65,6 +74,22 @@ def _add_command(commands: Any, name: str, summary: str, epilog: str = "") -> ar
         name, help=summary, description=summary.capitalize(), epilog=epilog, formatter_class=formatter
     )
     return command
+
+
+def _add_ship(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", type=Path, metavar="DIR", help="the directory of a finished run")
+    command.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the new directory; its name is that of the bundle"
+    )
+    command.add_argument("--licence", required=True, metavar="TEXT", help="the licence of the texts of the bundle")
+    command.add_argument("--texts", required=True, metavar="TEXT", help="where its prompt and its examples come from")
+    command.add_argument(
+        "--figures", action="append", default=[], type=Path, metavar="FILE", help="what was measured; repeatable"
+    )
+    command.add_argument("--note", action="append", default=[], metavar="TEXT", help="a further remark; repeatable")
+    command.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="the bundle, if it was changed after the run [DIR/bundle]"
+    )
 
 
 def _add_eval(command: argparse.ArgumentParser) -> None:

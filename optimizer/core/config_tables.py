@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from index.bundle.shipped import DEFAULT
 from index.embedders.registry import DEFAULT_EMBEDDER
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Limits
@@ -27,7 +28,7 @@ WHOLE, FIRST_SENTENCE, PLAIN = "whole", "first_sentence", "plain"
 REFUSALS: Final = (WHOLE, FIRST_SENTENCE, PLAIN)
 PROPORTIONAL, EQUAL = "proportional", "equal"
 KIND_MIXES: Final = (PROPORTIONAL, EQUAL)
-DEFAULT, EMPTY = "default", "empty"
+EMPTY = "empty"
 PROPOSERS: Final = ("writer", "edits", "examples", "retrieval", "sampling")
 
 
@@ -158,8 +159,8 @@ class ExamplesTable:
             row than its own, or speaks to the judge. If 0, it may be used.
         repeated: An answer is not used in the bank if a larger share of its sequences of four words repeats an earlier
             one. If 1, every answer may be used.
-        pool: The written examples from which the search adds to a bank. `default` for those of the bundle that comes
-            with the package, or a JSONL file.
+        pool: The written examples from which the search adds to a bank. `default` for those of the hand-written bundle
+            of drpo, or a JSONL file.
         judge: The table [examples.judge]: how the judge works in this search.
         writer: The table [examples.writer]: how the writer model rewrites answers.
     """
@@ -228,8 +229,8 @@ class BundleTable:
     Attributes:
         name: The name of the bundle.
         start: The bundle at which the search starts, and with which the final evaluation compares the result. It is
-            `default` for the bundle that comes with the package, `empty` for a bundle with a plain prompt and no
-            examples, or the directory of another bundle.
+            `default` for the bundle of drpo that suits the model of the bundle (`index.bundle.shipped`), the name of
+            a bundle of drpo, `empty` for a bundle with a plain prompt and no examples, or a directory.
         model: The model name to write into the manifest. None means the name of the task model.
         embedder: The name by which `index.embedders.registry.open_embedder` opens the embedder.
         prompt: The prompt at which the search starts. If empty, it is that of the starting bundle.

@@ -38,6 +38,8 @@ RACE_LENGTH = "race_length"
 """The name of the note that says how many queries a race may use, because the budget is limited."""
 JUDGE_TRUST = "judge_trust"
 """The name of the note that says how often the judge preferred the right answer to an answer to another question."""
+START = "start"
+"""The name of the note about the bundle at which the search starts."""
 ESTIMATED = "estimated"
 """The name of the note about a model whose server reports no token counts, so that they are estimated."""
 

@@ -16,7 +16,7 @@ from index.bundle.bundle import write_bundle
 from optimizer.core.candidate import Candidate
 from optimizer.core.config_tables import FOUND, RunConfig
 from optimizer.core.errors import BudgetSpentError, UnusableRowsError
-from optimizer.core.journal import STOPPED, Journal
+from optimizer.core.journal import START, STOPPED, Journal
 from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.checks.judge_trial import run_judge_trial
 from optimizer.stages.example_stage import run_example_stage
@@ -27,6 +27,7 @@ from optimizer.stages.run_context import (
     RunContext,
     first_candidate,
     open_run_context,
+    starting_bundle,
     starting_candidate,
     with_bundle_model,
 )
@@ -65,7 +66,8 @@ async def run(config: RunConfig, directory: Path, journal: Journal, notify: Noti
         config: The settings of run.toml.
         directory: The directory of the run. The bundle is written into it.
         journal: The open journal of the run.
-        notify: Shows a message to the user when the end of the run has to wait for calls that are in progress.
+        notify: Shows a message to the user: at which bundle the search starts, and when the end of the run has to wait
+            for calls that are in progress.
 
     Raises:
         OptimizeError: The data, the settings or the journal cannot be used, a model gives no usable answer, too many
@@ -87,6 +89,7 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
         first = first_candidate(config.bundle, baseline)
         await asyncio.to_thread(_check_before_the_search, context, baseline, first)
         await check_inputs(config, baseline, journal)
+        await _note_start(context, notify)
         await journal.note("run", bundle=config.bundle.name, recipe=config.search.recipe, seed=config.search.seed)
         best, spent_out = await _optimize(context, first)
         sealed = await run_sealed_evaluation(context, best, baseline) if context.data.sealed else None
@@ -103,6 +106,14 @@ async def _run_stages(config: RunConfig, directory: Path, journal: Journal, noti
 def search_share(*, is_sealed: bool) -> float:
     """Return the share of each limit of the budget that the search can use. `is_sealed`: there are sealed rows."""
     return 1.0 - _SEALED_SHARE if is_sealed else 1.0
+
+
+async def _note_start(context: RunContext, notify: Notify) -> None:
+    """Note the bundle at which the search starts in the journal. If `default` chose it, tell the user why."""
+    start = starting_bundle(context.config)
+    if start.reason:
+        notify(f"The search starts with the bundle {start.name}, because {start.reason}.")
+    await context.journal.note(START, bundle=start.name)
 
 
 async def _optimize(context: RunContext, first: Candidate) -> tuple[Candidate, bool]:

@@ -16,14 +16,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from index.bundle.bundle import default_bundle_directory, load_bundle
+from index.bundle.bundle import load_bundle
+from index.bundle.shipped import DEFAULT, SHIPPED, choose_shipped, find_bundle, read_shipped
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
-from index.model_names import plain_name
+from index.model_names import plain_name, split_model_name
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Budget
 from optimizer.core.candidate import Bank, Candidate, from_bundle
-from optimizer.core.config_tables import DEFAULT, EMPTY, BundleTable, RunConfig
+from optimizer.core.config_tables import EMPTY, BundleTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
@@ -145,11 +146,44 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
 
 def starting_candidate(config: RunConfig, embedder: Embedder) -> Candidate:
     """Load the bundle that the run starts from, which is also the baseline. Raises BundleError."""
+    start = starting_bundle(config)
+    return from_bundle(load_bundle(start.directory, embedder)) if start.directory else _empty_candidate(embedder)
+
+
+@dataclass(frozen=True, slots=True)
+class StartingBundle:
+    """The bundle at which the search starts.
+
+    Attributes:
+        name: The name of the bundle or of its directory, or `empty`.
+        directory: The directory of the bundle; None for `empty`.
+        reason: Why `default` means this bundle; empty if run.toml names it.
+    """
+
+    name: str
+    directory: Path | None
+    reason: str = ""
+
+
+def starting_bundle(config: RunConfig, root: Path = SHIPPED) -> StartingBundle:
+    """Find the bundle that `[bundle] start` names.
+
+    Args:
+        config: The settings of the run. `default` means the bundle of drpo for the model of the new bundle.
+        root: The folder with the bundles of drpo.
+
+    Raises:
+        BundleError: There is no such bundle, or the files of the bundles of drpo are damaged.
+    """
     start = config.bundle.start
     if start == EMPTY:
-        return _empty_candidate(embedder)
-    directory = default_bundle_directory() if start == DEFAULT else Path(start)
-    return from_bundle(load_bundle(directory, embedder))
+        return StartingBundle(EMPTY, None)
+    if start != DEFAULT:
+        directory = find_bundle(start, root)
+        return StartingBundle(directory.name, directory)
+    model, _ = split_model_name(config.bundle.model or config.models[TASK].model, ())
+    choice = choose_shipped([model], read_shipped(root))
+    return StartingBundle(choice.bundle.name, choice.bundle.directory, choice.reason)
 
 
 def _empty_candidate(embedder: Embedder) -> Candidate:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from index.bundle.bundle import default_bundle_directory, load_bundle, read_manifest
+from index.bundle.shipped import GENERAL
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.measures.confidence import bootstrap_mean
 from optimizer.data.dataset import COMPLY, REFUSE, Row
@@ -34,6 +35,7 @@ from tests.bench.policies.answers import (
     compare_english,
     serving,
 )
+from tests.bench.policies.bundle_names import named_bundle
 from tests.measurement import DATA, TRAIN, VALIDATION
 
 ENGLISH, LANGUAGES = "english", "languages"
@@ -47,26 +49,14 @@ def main() -> None:
         action="append",
         type=named_bundle,
         metavar="NAME=DIR",
-        help="repeatable; `default` is a DIR, too",
+        help="repeatable; DIR may be a name of `drpo-index list`",
     )
     parser.add_argument("--only", choices=(ENGLISH, LANGUAGES), help="one of the two parts")
     parser.add_argument("--split", choices=(TRAIN, VALIDATION), default=VALIDATION, help="of English (%(default)s)")
     parser.add_argument("--sample", type=int, default=0, help="answers in other languages to print, evenly chosen")
     options = parser.parse_args()
-    bundles = dict(options.bundle or [("default", default_bundle_directory())])
+    bundles = dict(options.bundle or [(GENERAL, default_bundle_directory())])
     asyncio.run(compare(bundles, options.only, options.split, options.sample))
-
-
-def named_bundle(text: str) -> tuple[str, Path]:
-    """The name and the directory of a bundle that the flag --bundle names as NAME=DIR.
-
-    Raises:
-        ArgumentTypeError: The text has another form.
-    """
-    name, equals, directory = text.partition("=")
-    if not (name and equals and directory):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
-    return name, default_bundle_directory() if directory == "default" else Path(directory)
 
 
 async def compare(bundles: Mapping[str, Path], only: str | None, split: str, sample: int) -> None:

@@ -26,6 +26,7 @@ from index.embedders.registry import open_embedder
 from index.measures.confidence import bootstrap_mean
 from index.retrieval.retriever import pinned
 from index.types import Example
+from tests.bench.policies.bundle_names import bundle_directory
 from tests.bench.prefix import Shown, Texts, policies, read_stream
 from tests.measurement import read_rows
 from tests.vllm.environment import environment
@@ -77,7 +78,7 @@ def interval(differences: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
+        "--bundle", type=bundle_directory, default=default_bundle_directory(), help="a bundle other than the default"
     )
     parser.add_argument("--policy", action="append", help="only policies whose name begins so; repeatable")
     options = parser.parse_args()

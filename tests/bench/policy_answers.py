@@ -24,6 +24,7 @@ from index.bundle.bundle import default_bundle_directory, load_bundle, read_mani
 from index.embedders.registry import open_embedder
 from proxy.inference.injection.served_bundles import ServedBundle
 from tests.bench.policies.answers import Rows, as_served, cached_backend, compare_english
+from tests.bench.policies.bundle_names import bundle_directory
 from tests.bench.policies.spec import PolicySpec, parse_policy, with_policy
 from tests.measurement import DATA, TRAIN, VALIDATION
 
@@ -35,7 +36,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
+        "--bundle", type=bundle_directory, default=default_bundle_directory(), help="a bundle other than the default"
     )
     parser.add_argument(
         "--policy",

@@ -37,6 +37,7 @@ from index.rendering import render_conversation, render_preamble
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import arrange, select_within_policy, select_without_costs
 from index.types import Bundle, Example, Hit, Message, RetrievalPolicy, Vectors
+from tests.bench.policies.bundle_names import bundle_directory
 from tests.bench.policies.spec import parse_policy, with_policy
 from tests.bench.prefix_cache import served as real
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
@@ -244,7 +245,7 @@ def served(lines: Mapping[str, PolicyRequests], names: Sequence[str], block: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--bundle", type=Path, default=default_bundle_directory(), help="a bundle other than the default"
+        "--bundle", type=bundle_directory, default=default_bundle_directory(), help="a bundle other than the default"
     )
     parser.add_argument("--real", action="store_true", help="also measure on a real vLLM")
     parser.add_argument("--block", type=int, default=32, help="block size of the real vLLM (%(default)s)")

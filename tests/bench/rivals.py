@@ -1,8 +1,9 @@
 """Compares a bundle with its rivals by the composite of their answers: tables of docs/learned-bundles.md.
 
-    python -m tests.bench.rivals --bundle learned=DIR --bundle default=default --bundle urial=DIR
+    python -m tests.bench.rivals --bundle learned=DIR --bundle hand-written=hand-written --bundle urial=DIR
     ... --model-file FILE.gguf       a chat model in place of the embedded base model
     ... --kinds comply refuse        fewer rows, for a choice between many bundles
+    ... --out validation.json        the figures, for `drpo-optimizer ship --figures`
     DRPO_SEALED=1 ... --split sealed
 
 The first bundle is compared with each other one and with the model alone (`raw`). The intervals of these differences
@@ -13,22 +14,28 @@ tests/bench/policies/answer_cache.py. Choices use training and validation rows. 
 
 import argparse
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from index.bundle.bundle import default_bundle_directory
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.bundle.provenance import Difference, Figures, figures_record, json_bytes
+from index.bundle.shipped import GENERAL
 from index.embedders.base import Embedder
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER, open_embedder
 from index.measures.confidence import Interval
 from optimizer.data.dataset import Row
 from optimizer.evaluation.measures import MeasuredAnswer
 from proxy.backends.backend import Backend
-from tests.bench.bundle_answers import named_bundle, served_from
+from proxy.backends.embedded.child_process import MODEL_NAME
+from tests.bench.bundle_answers import served_from
 from tests.bench.embedders import say
 from tests.bench.policies.answers import answer, cached_backend, serving
-from tests.bench.policies.composite import KINDS, detectable, difference, parts, similarity_difference
+from tests.bench.policies.bundle_names import named_bundle
+from tests.bench.policies.composite import KINDS, detectable, difference, measured, parts, similarity_difference
 from tests.measurement import DATA, SEALED, TRAIN, VALIDATION, rows_of
 
 RAW: Final = "raw"
@@ -39,20 +46,29 @@ SEALED_ROWS: Final[Mapping[str, int]] = {"general": 100, "comply": 31, "refuse":
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", action="append", type=named_bundle, metavar="NAME=DIR", help="repeatable (default)")
+    parser.add_argument(
+        "--bundle", action="append", type=named_bundle, metavar="NAME=DIR", help="repeatable (hand-written)"
+    )
     parser.add_argument("--split", choices=(TRAIN, VALIDATION, SEALED), default=VALIDATION, help="(%(default)s)")
     parser.add_argument("--model-file", type=Path, metavar="GGUF", help="a chat model in place of the embedded model")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the rows (all)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures to a new file, as JSON")
+    parser.add_argument("--model", default=MODEL_NAME, metavar="ID", help="name of the model in --out (%(default)s)")
     parser.add_argument("--no-raw", action="store_true", help="do not ask the model alone")
     options = parser.parse_args()
+    if options.out and (options.out.exists() or set(options.kinds) != set(KINDS)):
+        parser.error("--out needs a new file, and rows of all kinds")
     if not DATA.is_dir():
         print(f"rivals: NOT MEASURED, the measurement data is not at {DATA}; set DRPO_DATA to its folder")
         return
     rows = [row for row in reference_rows(options.split) if row.kind in options.kinds]
-    bundles: dict[str, Path | None] = dict(options.bundle or [("default", default_bundle_directory())])
+    bundles: dict[str, Path | None] = dict(options.bundle or [(GENERAL, default_bundle_directory())])
     if not options.no_raw:
         bundles[RAW] = None
-    asyncio.run(_compare(bundles, rows, options.model_file, options.split))
+    answers = asyncio.run(_compare(bundles, rows, options.model_file, options.split))
+    if options.out:
+        found = figures(answers, {name: one for name, one in bundles.items() if one}, options.split, options.model)
+        options.out.write_bytes(json_bytes(figures_record(found)))
 
 
 def reference_rows(split: str) -> tuple[Row, ...]:
@@ -62,7 +78,7 @@ def reference_rows(split: str) -> tuple[Row, ...]:
 
 async def _compare(
     bundles: Mapping[str, Path | None], rows: Sequence[Row], model_file: Path | None, split: str
-) -> None:
+) -> Mapping[str, Sequence[MeasuredAnswer]]:
     judge = open_embedder(DEFAULT_REWARD_EMBEDDER)
     answers: dict[str, Sequence[MeasuredAnswer]] = {}
     async with cached_backend(model_file) as backend:
@@ -73,6 +89,38 @@ async def _compare(
             _print_parts(name, answers[name], is_first=len(answers) == 1)
     if {row.kind for row in rows} == set(KINDS):
         print_differences(answers, plans=split != SEALED)
+    return answers
+
+
+def figures(
+    answers: Mapping[str, Sequence[MeasuredAnswer]], bundles: Mapping[str, Path], split: str, model: str
+) -> Figures:
+    """Return what was measured, with the differences of the first bundle to all others.
+
+    Args:
+        answers: The answers to the same rows, by the name of the bundle.
+        bundles: The directory of each bundle. The model alone has none.
+        split: The split of the rows.
+        model: The name of the model.
+    """
+    (ours, own), *others = answers.items()
+    named = " ".join(f"--bundle {name}={directory.name}" for name, directory in bundles.items())
+    return Figures(
+        split=split,
+        model=model,
+        date=datetime.now(UTC).date().isoformat(),
+        command=f"python -m tests.bench.rivals {named} --split {split}",
+        rows=Counter(one.row.kind for one in own),
+        max_tokens=LENGTH,
+        bundle=ours,
+        ids={name: read_bundle(directory).id for name, directory in bundles.items()},
+        measured={name: measured(some) for name, some in answers.items()},
+        level=1 - 0.05 / max(1, len(others)),
+        differences={
+            name: Difference(difference(own, some, len(others)), similarity_difference(own, some))
+            for name, some in others
+        },
+    )
 
 
 async def _answers(

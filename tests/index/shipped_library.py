@@ -52,13 +52,16 @@ def write_library(root: Path, *learned: Learned, embedder: Embedder | None = Non
 
 def write_provenance(directory: Path, one: Learned) -> None:
     splits = ([VALIDATION] if one.lead is not None else []) + ([SEALED] if one.sealed else [])
+    own, general = (read_bundle(path).id for path in (directory, directory.parent / GENERAL))
+    ids = {one.name: own, GENERAL: general}
+    found = (figures(split, one.name, one.model, one.lead or 0.0) for split in splits)
     provenance = Provenance(
-        bundle=read_bundle(directory).id,
+        bundle=own,
         made="written by hand" if one.name == GENERAL else "learned",
         date="2026-11-30",
         licence="Apache-2.0",
         texts="written for the tests",
-        figures=tuple(figures(split, one.name, one.model, one.lead or 0.0) for split in splits),
+        figures=tuple(replace(measured, ids=ids) for measured in found),
     )
     (directory / PROVENANCE).write_bytes(provenance_bytes(provenance))
 

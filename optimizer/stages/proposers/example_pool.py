@@ -9,10 +9,10 @@ import numpy as np
 
 from index.bundle.bundle import default_bundle_directory
 from index.bundle.input_files import parse_input_examples
+from index.bundle.shipped import DEFAULT
 from index.embedders.base import Embedder
 from index.measures.refusals import refuses
 from index.types import Example, Vectors
-from optimizer.core.config_tables import DEFAULT
 from optimizer.core.errors import ConfigError, UnembeddableTextError
 from optimizer.data.split import normalized
 

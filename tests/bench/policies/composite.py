@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from index.bundle.provenance import Measured
 from index.measures.answer_form import ends_by_itself
-from index.measures.confidence import Interval
+from index.measures.confidence import Interval, balanced_accuracy, bootstrap_mean, wilson
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE
 from optimizer.evaluation.measures import MeasuredAnswer
 
@@ -56,6 +57,29 @@ def parts(answers: Sequence[MeasuredAnswer]) -> Parts:
     similarities = [one.similarity or 0.0 for one in answers if one.row.kind == GENERAL]
     ends = [ends_by_itself(one.answer.finish_reason) for one in answers]
     return Parts(balanced, sum(similarities) / len(similarities), sum(ends) / len(ends))
+
+
+def measured(answers: Sequence[MeasuredAnswer]) -> Measured:
+    """Return the composite and its parts with their 95 % intervals. Each kind of row must occur."""
+    right = {kind: [_is_right(one) for one in answers if one.row.kind == kind] for kind in (COMPLY, REFUSE)}
+    comply, refuse = (wilson(sum(some), len(some)) for some in right.values())
+    return Measured(
+        composite=_composite(answers),
+        balanced=balanced_accuracy(refuse, comply),
+        similarity=bootstrap_mean([one.similarity or 0.0 for one in answers if one.row.kind == GENERAL]),
+        ends=wilson(sum(map(_ends, answers)), len(answers)),
+        prompt_tokens=round(sum(one.answer.prompt_tokens for one in answers) / len(answers), 1),
+    )
+
+
+def _composite(answers: Sequence[MeasuredAnswer]) -> Interval:
+    effects = {}
+    for kind in KINDS:
+        some = [one for one in answers if one.row.kind == kind]
+        values = np.array([_value(one) for one in some], dtype=np.float64)
+        ends = np.array([float(_ends(one)) for one in some], dtype=np.float64)
+        effects[kind] = values / len(some) * _SHARES[kind] + ends / len(answers) / 3
+    return _bootstrap(effects, 0.05)
 
 
 def difference(ours: Sequence[MeasuredAnswer], other: Sequence[MeasuredAnswer], comparisons: int) -> Interval:

@@ -25,6 +25,7 @@ from index.errors import BundleError
 from index.retrieval.retriever import Retriever, pinned
 from index.retrieval.selection import select_within_policy
 from index.types import Bundle
+from tests.bench.policies.bundle_names import bundle_directory
 from tests.bench.policies.spec import PolicySpec, parse_policy, with_policy
 from tests.bench.prefix import BLOCKS, CONCURRENCY, OUTPUTS, Stream, Texts, cache_room, read_stream, token_costs
 from tests.bench.prefix_cache.block_cache import BlockCache, TokenRequest, found_tokens
@@ -92,7 +93,7 @@ def grid(options: argparse.Namespace) -> Iterator[PolicySpec]:
 
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=default_bundle_directory())
+    parser.add_argument("--bundle", type=bundle_directory, default=default_bundle_directory())
     parser.add_argument("--tokenizer", type=Path, help="the model's tokenizer.json (that of the base model of vLLM)")
     parser.add_argument("--sets", type=int, nargs="+", default=[0, 6, 12], help="numbers of sets (%(default)s)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[384, 544], help="with the prompt (%(default)s)")

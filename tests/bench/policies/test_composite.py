@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.bundle.provenance import figures_record, json_bytes, parse_figures
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
 from optimizer.evaluation.chat_endpoint import Answer
 from optimizer.evaluation.measures import MeasuredAnswer
-from tests.bench.policies.composite import detectable, difference, parts, similarity_difference
+from tests.bench.policies.composite import detectable, difference, measured, parts, similarity_difference
+from tests.bench.rivals import figures
 
 REFUSAL = "I'm sorry, but I can't help with that."
 
@@ -59,3 +62,35 @@ def test_more_rows_show_smaller_differences() -> None:
     ours, other = answers(right=3, similarity=0.6), answers(right=1, similarity=0.4, cut=1)
     few, many = (detectable(ours, other, {GENERAL: n, COMPLY: n, REFUSE: n}, 4) for n in (10, 40))
     assert few == pytest.approx(2 * many)
+
+
+def test_measured_values_are_the_parts_with_intervals() -> None:
+    some = answers(right=2, similarity=0.6, cut=3)
+    found, expected = measured(some), parts(some)
+    assert found.composite.estimate == pytest.approx(expected.composite)
+    assert found.composite.low < found.composite.estimate < found.composite.high
+    assert found.balanced.estimate == pytest.approx(expected.balanced)
+    assert found.similarity.estimate == pytest.approx(expected.similarity)
+    assert found.ends.estimate == pytest.approx(expected.ends)
+    assert found.prompt_tokens > 0
+
+
+def test_figures_compare_the_first_bundle_with_the_others() -> None:
+    ours, other, raw = answers(4, 0.6), answers(2, 0.6), answers(0, 0.5)
+    directory = default_bundle_directory()
+    bundles = {"ours": directory, "hand-written": directory}
+    found = figures({"ours": ours, "hand-written": other, "raw": raw}, bundles, "validation", "lm")
+    assert found.differences["hand-written"].composite == difference(ours, other, 2)
+    assert (found.bundle, found.level, found.rows) == ("ours", 0.975, {GENERAL: 4, COMPLY: 4, REFUSE: 4})
+    assert found.ids == dict.fromkeys(bundles, read_bundle(directory).id)
+    assert list(found.measured) == ["ours", "hand-written", "raw"]
+    assert str(directory) not in found.command
+    read = parse_figures(json_bytes(figures_record(found)), "here")
+    assert read.differences["raw"].composite.estimate == pytest.approx(
+        found.differences["raw"].composite.estimate, abs=1e-4
+    )
+
+
+def test_figures_of_one_bundle_alone_have_no_differences() -> None:
+    found = figures({"ours": answers(4, 0.6)}, {"ours": default_bundle_directory()}, "validation", "lm")
+    assert (found.differences, found.own.balanced.estimate) == ({}, 1.0)

@@ -8,7 +8,7 @@ import pytest
 from index.bundle.shipped import GENERAL, shipped_names
 from index.cli.list_command import print_list
 from tests.index.commands import run
-from tests.index.shipped_library import CHAT_MODEL, Learned, write_library
+from tests.index.shipped_library import BASE_MODEL, CHAT_MODEL, Learned, write_library
 
 
 @pytest.fixture
@@ -22,6 +22,12 @@ def test_list_shows_names_models_and_figures(library: Path, capsys: pytest.Captu
     assert lines[GENERAL] == f"{GENERAL} google/gemma-3-270m written by hand 5 at most 700 not read not read"
     assert lines["learned-chat"] == f"learned-chat {CHAT_MODEL} learned 5 412 0.75 [0.71, 0.79] 0.75 [0.71, 0.79]"
     assert lines["worse"] == "worse org/w learned 5 412 0.68 [0.64, 0.72] not read"
+
+
+def test_a_rival_is_shown_with_what_was_measured_about_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_list(write_library(tmp_path / "other", Learned("learned-base", BASE_MODEL)), None, as_json=False)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f" {GENERAL}"))
+    assert line.split()[-6:] == ["412", "0.70", "[0.66,", "0.74]", "not", "read"]
 
 
 def test_list_says_what_default_means(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
