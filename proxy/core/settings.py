@@ -175,7 +175,9 @@ class ExperimentSettings:
 class LogSettings:
     """The content and the format of the log."""
 
-    log_content: bool = _setting(False, "write requests and answers to the log, with all their text")
+    log_content: bool = _setting(
+        False, "write requests and answers, with all their text, to the log, and those in experiments to the store too"
+    )
     log_format: str = _setting("auto", "auto: text on a terminal, json elsewhere", "FORMAT", ("auto", "json", "text"))
 
 

@@ -118,6 +118,7 @@ class Judgement:
             arm's reply in both orders, 0.5 if its preference depends on the order.
         judge: Name of the judge's model.
         time: Time of the judgement, Unix seconds.
+        other_reply: Text of the other arm's reply. None if the operator does not log content.
     """
 
     exposure: bytes
@@ -125,6 +126,7 @@ class Judgement:
     score: float
     judge: str
     time: float
+    other_reply: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

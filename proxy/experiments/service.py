@@ -34,6 +34,7 @@ from proxy.experiments.assignment import (
 from proxy.experiments.recorder import Recorder
 from proxy.experiments.records import Exposure
 from proxy.experiments.shadow_judge import Sample, ShadowJudge, other_arm
+from proxy.experiments.store.content import storable_reply, storable_text
 from proxy.experiments.store.dsn import dsn_of
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
@@ -42,7 +43,6 @@ from proxy.inference.request_context import RequestContext
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
 
-_MAX_CONTENT_BYTES: Final = 64 * 1024  # maximum number of stored bytes of each body (request or reply)
 _RANDOM_ID_BITS: Final = 80
 _STATUS_OK: Final = 200
 _DAY: Final = 86_400.0  # seconds
@@ -153,16 +153,17 @@ class ExperimentService:
                 the status 200.
             request: The request.
             reply: The result of the request.
-            keeps_content: Whether to store the bodies of the request and the reply too.
+            keeps_content: Whether to store the texts of the request and the reply too, and the text of the other arm's
+                reply if the judge compares it.
         """
         exposures = [_exposure(assignment, assigned, request, reply) for assigned in assignment.arms]
         content = None
         if keeps_content and reply.content is not None:
-            content = _storable_text(request.body), _storable_text(reply.content)
+            content = storable_text(request.body), storable_reply(reply.content)
         self.recorder.record(exposures, content)
         if self.shadow and sample and reply.content and reply.outcome == "complete" and reply.status == _STATUS_OK:
             exposure = next(one for one in exposures if one.experiment == sample.experiment)
-            self.shadow.offer(sample, exposure.id, bytes(reply.content))
+            self.shadow.offer(sample, exposure.id, bytes(reply.content), keeps_content=keeps_content)
 
     def _count(self, assignment: Assignment | None, unavailable: str = "") -> None:
         for assigned in assignment.arms if assignment else ():
@@ -240,8 +241,3 @@ def _exposure_id(now: float) -> bytes:
     Ids of consecutive exposures are close to each other, so a database keeps them in the same page of its index.
     """
     return (int(now * 1000) << _RANDOM_ID_BITS | getrandbits(_RANDOM_ID_BITS)).to_bytes(16)
-
-
-def _storable_text(data: bytes | bytearray) -> str:
-    """Decode the first 64 KiB of a body. Replace the character NUL, which PostgreSQL does not accept in text."""
-    return bytes(data[:_MAX_CONTENT_BYTES]).decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -25,20 +25,19 @@ from proxy.backends.backend import Backend
 from proxy.backends.pool import Pool
 from proxy.backends.transport import NoConnectionError, Transport
 from proxy.core.errors import ProxyError
-from proxy.core.json_types import Json
 from proxy.core.log import log_failure
 from proxy.core.metrics import Metrics
 from proxy.experiments.assignment import Treatment
 from proxy.experiments.config import CALLS_PER_CASE, JudgeSettings
 from proxy.experiments.definition import Arm, Experiment
 from proxy.experiments.records import Judgement
+from proxy.experiments.store.content import answer_text, storable_text
 from proxy.inference.plan import CHAT
 from proxy.inference.planner import Planner
 from proxy.inference.reply import whole_reply
 from proxy.inference.reply_progress import ReplyProgress
 from proxy.inference.setting import Setting
 from proxy.openai.conversation import Conversation
-from proxy.openai.sse import event_data, is_done, parse_object, split_events
 
 MAX_WAITING_CASES: Final = 32
 MAX_CONCURRENT_CASES: Final = 2
@@ -79,11 +78,13 @@ class _Case:
         sample: The sampled request.
         exposure: Id of the request's exposure in the experiment.
         answer: Text of the user's reply.
+        keeps_content: Whether the text of the other arm's reply is recorded with the judgement.
     """
 
     sample: Sample
     exposure: bytes
     answer: str = field(repr=False)
+    keeps_content: bool
 
 
 class ShadowJudge:
@@ -107,19 +108,20 @@ class ShadowJudge:
         self._cases: asyncio.Queue[_Case] = asyncio.Queue(MAX_WAITING_CASES)
         self._calls: dict[str, tuple[float, int]] = {}
 
-    def offer(self, sample: Sample, exposure: bytes, reply: bytes) -> None:
+    def offer(self, sample: Sample, exposure: bytes, reply: bytes, *, keeps_content: bool = False) -> None:
         """Queue a case without waiting. Drop it if the queue is full or the reply has no text.
 
         Args:
             sample: The sampled request.
             exposure: Id of the request's exposure in the experiment.
             reply: The complete body of the reply that the user got: a JSON object or a stream of events.
+            keeps_content: Whether to record the text of the other arm's reply too.
         """
         answer = answer_text(reply)
         if not answer:
             return self._count("no text")
         try:
-            self._cases.put_nowait(_Case(sample, exposure, answer))
+            self._cases.put_nowait(_Case(sample, exposure, answer, keeps_content))
         except asyncio.QueueFull:
             self._count("dropped")
 
@@ -159,7 +161,9 @@ class ShadowJudge:
         if first is None or second is None:
             return "unreadable"
         score = (float(first) + float(not second)) / 2
-        self._record_judgement(Judgement(case.exposure, sample.other.name, score, sample.limits.model, time.time()))
+        kept = storable_text(other.encode("utf-8", "replace")) if case.keeps_content else None
+        model = sample.limits.model
+        self._record_judgement(Judgement(case.exposure, sample.other.name, score, model, time.time(), kept))
         return "judged"
 
     def _take_budget(self, sample: Sample) -> bool:
@@ -235,24 +239,3 @@ def other_arm(experiment: Experiment, arm: Arm) -> Arm | None:
     others = [one for one in experiment.arms if one.name != arm.name and one.weight]
     chosen = random.choices(others, [one.weight for one in others]) if others else [None]  # noqa: S311 - not for security
     return chosen[0]
-
-
-def answer_text(reply: bytes) -> str:
-    """Return the text of a chat reply with a single choice, or an empty text for any other reply.
-
-    Args:
-        reply: The body of the reply: a JSON object or a stream of events.
-    """
-    if reply.lstrip().startswith(b"{"):
-        return _choice_text(parse_object(reply), "message")
-    events = [event_data(event) for event in split_events(reply) if not is_done(event)]
-    return "".join(_choice_text(parse_object(data), "delta") for data in events)
-
-
-def _choice_text(payload: Json, part: str) -> str:
-    choices = payload.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        return ""
-    message = choices[0].get(part)
-    text = message.get("content") if isinstance(message, dict) and not choices[0].get("index") else None
-    return text if isinstance(text, str) else ""

@@ -13,14 +13,17 @@ from proxy.experiments.store.dsn import Session, StoreDsn
 from proxy.experiments.store.schema import (
     EXPOSURE_COLUMNS,
     EXPOSURES,
+    JUDGEMENTS,
     SELECT_EXPORTED_FEEDBACK,
-    SELECT_EXPORTED_JUDGEMENTS,
     select_exported_exposures,
+    select_exported_judgements,
 )
 
 _CONTENT: Final = ("asked_text", "answered_text")
+_OTHER_REPLY: Final = "other_text"
+_LOGGED: Final = frozenset({*_CONTENT, _OTHER_REPLY})
 _FEEDBACK: Final = ("subject", "metric", "value", "comment", "time")
-_JUDGEMENT: Final = ("exposure", "other", "score", "judge", "time")
+_JUDGEMENT: Final = ("exposure", "other", "score", "judge", "time", _OTHER_REPLY)
 _FLAGS: Final = frozenset({"override", *(metric.name for metric in AUTOMATIC_METRICS.values() if metric.is_flag)})
 
 
@@ -37,7 +40,8 @@ def export(dsn: StoreDsn, experiment: str) -> Iterator[dict[str, Any]]:
         exposures = select_exported_exposures(session.columns(EXPOSURES))
         yield from _objects(session, "exposure", exposures, experiment, (*EXPOSURE_COLUMNS, *_CONTENT))
         yield from _objects(session, "feedback", SELECT_EXPORTED_FEEDBACK, experiment, _FEEDBACK)
-        yield from _objects(session, "judgement", SELECT_EXPORTED_JUDGEMENTS, experiment, _JUDGEMENT)
+        judgements = select_exported_judgements(session.columns(JUDGEMENTS))
+        yield from _objects(session, "judgement", judgements, experiment, _JUDGEMENT)
 
 
 def _objects(
@@ -49,7 +53,7 @@ def _objects(
 
 
 def _is_exported(name: str, value: Any) -> bool:
-    return value is not None or name not in _CONTENT
+    return value is not None or name not in _LOGGED
 
 
 def _plain(name: str, value: Any) -> Any:

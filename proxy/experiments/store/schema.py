@@ -13,6 +13,8 @@ from proxy.experiments.definition import MIN_PROPENSITY
 
 FORMAT: Final = "1"
 EXPOSURES: Final = "exposures"
+JUDGEMENTS: Final = "judgements"
+_OTHER_REPLY: Final = "other_reply"
 
 _METRICS_WITH_COLUMN: Final = tuple(metric for metric in AUTOMATIC_METRICS.values() if metric.column)
 _METRIC_COLUMNS: Final = ", ".join(f"{metric.name} {metric.column}" for metric in _METRICS_WITH_COLUMN)
@@ -33,7 +35,7 @@ SCHEMA: Final = (
     "CREATE INDEX IF NOT EXISTS feedback_by_time ON feedback (time)",
     """CREATE TABLE IF NOT EXISTS judgements (
         exposure {bytes} PRIMARY KEY, other TEXT NOT NULL, score {real} NOT NULL, judge TEXT NOT NULL,
-        time {real} NOT NULL)""",
+        time {real} NOT NULL, other_reply TEXT)""",
     """CREATE TABLE IF NOT EXISTS contents (
         exposure {bytes} PRIMARY KEY, asked TEXT NOT NULL, answered TEXT NOT NULL, time {real} NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS steering (
@@ -46,16 +48,20 @@ EXPOSURE_COLUMNS: Final = (
 )
 
 
-def add_missing_columns(existing: Collection[str]) -> list[str]:
-    """Return statements that add missing columns to the table of exposures.
+def add_missing_columns(exposures: Collection[str], judgements: Collection[str]) -> list[str]:
+    """Return statements that add missing columns to the tables of exposures and of judgements.
 
-    A table that an earlier version created lacks the columns of metrics that were added later.
-    `existing` contains the names of the columns that the table already has.
+    A table that an earlier version created lacks the columns that were added later.
+
+    Args:
+        exposures: The names of the columns that the table of exposures already has.
+        judgements: The same for the table of judgements.
     """
-    return [
+    other_reply = [] if _OTHER_REPLY in judgements else [f"ALTER TABLE {JUDGEMENTS} ADD COLUMN {_OTHER_REPLY} TEXT"]
+    return other_reply + [
         f"ALTER TABLE {EXPOSURES} ADD COLUMN {metric.name} {metric.column}"
         for metric in _METRICS_WITH_COLUMN
-        if metric.name not in existing
+        if metric.name not in exposures
     ]
 
 
@@ -70,7 +76,8 @@ INSERT_CONTENT: Final = (
     "INSERT INTO contents (exposure, asked, answered, time) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 INSERT_JUDGEMENT: Final = (
-    "INSERT INTO judgements (exposure, other, score, judge, time) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    "INSERT INTO judgements (exposure, other, score, judge, time, other_reply) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING"
 )
 INSERT_FEEDBACK: Final = """
     INSERT INTO feedback (subject, metric, value, comment, time) VALUES (?, ?, ?, ?, ?)
@@ -197,9 +204,15 @@ SELECT_EXPORTED_FEEDBACK: Final = """
         SELECT request_id FROM exposures WHERE experiment = ? UNION
         SELECT completion_id FROM exposures WHERE experiment = ?)
     ORDER BY f.time, f.subject, f.metric"""
-SELECT_EXPORTED_JUDGEMENTS: Final = """
-    SELECT j.exposure, j.other, j.score, j.judge, j.time FROM judgements AS j
-    JOIN exposures AS e ON e.id = j.exposure WHERE e.experiment = ? ORDER BY j.time, j.exposure"""
+
+
+def select_exported_judgements(existing: Collection[str]) -> str:
+    """Return the query of an experiment's judgements. `existing` has the names of the columns that the table has."""
+    other_reply = f"j.{_OTHER_REPLY}" if _OTHER_REPLY in existing else "NULL"
+    return f"""
+        SELECT j.exposure, j.other, j.score, j.judge, j.time, {other_reply} FROM judgements AS j
+        JOIN exposures AS e ON e.id = j.exposure WHERE e.experiment = ? ORDER BY j.time, j.exposure"""  # noqa: S608
+
 
 # The statements delete all rows of one unit, in all experiments. Exposures are deleted last, because the statements for
 # the other tables find their rows through the exposures of the unit.

@@ -32,6 +32,7 @@ from proxy.experiments.store.schema import (
     INSERT_EXPOSURE,
     INSERT_FEEDBACK,
     INSERT_JUDGEMENT,
+    JUDGEMENTS,
     SCHEMA,
     SELECT_ABOUT,
     SELECT_ALLOCATIONS,
@@ -86,7 +87,9 @@ class Store:
         exposures = [self._row(exposure) for exposure in batch.exposures]
         times = {exposure.id: exposure.time for exposure in batch.exposures}
         contents = [(one.exposure, one.request_text, one.reply_text, times[one.exposure]) for one in batch.contents]
-        judgements = [(one.exposure, one.other, one.score, one.judge, one.time) for one in batch.judgements]
+        judgements = [
+            (one.exposure, one.other, one.score, one.judge, one.time, one.other_reply) for one in batch.judgements
+        ]
         feedback = [(one.subject, one.metric, one.value, one.comment, one.time) for one in batch.feedback]
         with self._session.writing() as session:
             for statement, rows in (
@@ -172,7 +175,7 @@ def _prepare(session: Session, dsn: StoreDsn) -> bytes:
         session.lock_schema()
         for statement in SCHEMA:
             session.execute(statement.format(**dsn.types))
-        for statement in add_missing_columns(session.columns(EXPOSURES)):
+        for statement in add_missing_columns(session.columns(EXPOSURES), session.columns(JUDGEMENTS)):
             session.execute(statement.format(**dsn.types))
         session.execute(INSERT_ABOUT, ("format", FORMAT.encode()))
         session.execute(INSERT_ABOUT, ("key", secrets.token_bytes(32)))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.experiments.definition import Arm, Experiment, Metric
-from proxy.experiments.shadow_judge import MAX_WAITING_CASES, answer_text, other_arm
+from proxy.experiments.shadow_judge import MAX_WAITING_CASES, other_arm
+from proxy.experiments.store.content import answer_text
 from tests.faults.scripted import Received, Reply, ScriptedBackend, completion_events, scripted_backend
 from tests.proxy.experiments.test_service import RunningExperiment, answer, running_experiment, write
 
@@ -55,12 +56,19 @@ def add_judge_table(path: str, share: float, calls: int) -> None:
 
 @asynccontextmanager
 async def judging(
-    folder: Path, judge: Any = prefers_longer, script: Any = two_answers, *, share: float = 1.0, calls: int = 99
+    folder: Path,
+    judge: Any = prefers_longer,
+    script: Any = two_answers,
+    *,
+    share: float = 1.0,
+    calls: int = 99,
+    **settings: Any,
 ) -> AsyncIterator[tuple[RunningExperiment, ScriptedBackend]]:
     path = write(folder, plain=0, more="")
     add_judge_table(path, share, calls)
-    async with scripted_backend(judge) as critic, running_experiment(folder, [path], script, judge=critic.url) as one:
-        yield one, critic
+    async with scripted_backend(judge) as critic:
+        async with running_experiment(folder, [path], script, judge=critic.url, **settings) as one:
+            yield one, critic
 
 
 def count(one: RunningExperiment, result: str) -> float:
@@ -173,6 +181,17 @@ async def test_text_for_the_judge_is_neither_logged_nor_stored(
         await until(one, "judged")
     assert "grandmother" not in capsys.readouterr().err
     assert b"grandmother" not in b"".join(file.read_bytes() for file in tmp_path.glob("s.sqlite3*"))
+
+
+async def test_reply_of_the_other_arm_is_stored_only_if_content_is_logged(tmp_path: Path) -> None:
+    for logged in (False, True):
+        async with judging(tmp_path, log_content=logged) as (one, _):
+            await one.proxy.chat("Why is the sky blue?")
+            await until(one, "judged")
+    without, with_it = one.rows(kind="judgement")
+    assert "other_text" not in without
+    assert with_it["other_text"] == "Air."
+    assert b"Air." in b"".join(file.read_bytes() for file in tmp_path.glob("s.sqlite3*"))
 
 
 def test_other_arm_is_the_control_or_a_weighted_arm_for_the_control() -> None:

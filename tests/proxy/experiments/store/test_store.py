@@ -4,6 +4,7 @@ import random
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -289,3 +290,17 @@ def test_invalid_dsn_is_refused(store: str) -> None:
 
 def test_name_of_a_dsn_has_no_password() -> None:
     assert dsn_of("postgresql://me:secret@host:1/db").name == "postgresql://host:1/db"
+
+
+def test_store_of_an_earlier_version_gets_the_column_of_other_replies(tmp_path: Path) -> None:
+    dsn = dsn_of(f"sqlite:{tmp_path}/store.sqlite3")
+    judged = Judgement(exposure(1).id, "b", 1.0, "j", 1.0, "Another answer.")
+    with Store(dsn) as store:
+        store.write(Batch([exposure(1)]))
+    connection = sqlite3.connect(tmp_path / "store.sqlite3")
+    connection.execute("ALTER TABLE judgements DROP COLUMN other_reply")
+    connection.close()
+    assert [row["type"] for row in export(dsn, "e")] == ["exposure"], "the export reads it without the column"
+    with Store(dsn) as store:
+        store.write(Batch(judgements=[judged]))
+    assert [row.get("other_text") for row in export(dsn, "e")] == [None, "Another answer."]
