@@ -25,18 +25,17 @@ from index.bundle.bundle import read_bundle
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.errors import DrpoError
-from index.types import Example
-from optimizer.cli.arguments import argument_parser
+from optimizer.cli.arguments import HARVEST, argument_parser
 from optimizer.cli.bundle_diff import differences
 from optimizer.cli.doctor import check_run
-from optimizer.cli.harvest import harvest, write_examples
+from optimizer.cli.harvest import run_harvest
 from optimizer.cli.judge_check import judge_tables
 from optimizer.cli.progress import ProgressDisplay
 from optimizer.cli.ship import ship
 from optimizer.cli.tables import estimate_table, evaluation_markdown, evaluation_table, sealed_table
 from optimizer.core.config import read_config
 from optimizer.core.config_tables import RunConfig
-from optimizer.core.errors import DataError, JournalError, OptimizeError
+from optimizer.core.errors import JournalError, OptimizeError
 from optimizer.core.journal import EVENTS, Event, Journal, read_journal
 from optimizer.core.run_file import BEGUN, begun_event, changed_run_file
 from optimizer.data.dataset import Row, read_rows
@@ -56,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. For a wrong command line, argparse ends the process with code 2."""
     options = argument_parser().parse_args(arguments)
     try:
+        if options.command == HARVEST:  # it waits for the user, and asyncio would not let Ctrl-C end this
+            return run_harvest(options)
         return asyncio.run(_COMMANDS[options.command](options))
     except DrpoError as error:
         can_resume = options.command in _RUN_COMMANDS
@@ -194,28 +195,6 @@ async def _judge_check(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _harvest(options: argparse.Namespace) -> int:
-    if options.out.exists():
-        raise DataError(f"{options.out} exists: name another --out")
-    found = harvest(options.export, options.at_least, options.words, _approve_all if options.yes else _ask_approval)
-    write_examples(options.out, found.approved)
-    rest = f"{found.too_low} below --at-least, {found.unfit} unfit, too long or doubled, {found.refused} not approved"
-    print(f"{len(found.approved)} of {found.read} conversations became examples in {options.out} ({rest})")
-    return 0
-
-
-def _approve_all(_example: Example, _outcome: float) -> bool:
-    return True
-
-
-def _ask_approval(example: Example, outcome: float) -> bool:
-    print(f"\n--- outcome {outcome:g} ---\n{example.query}\n\n{example.response}\n")
-    try:
-        return input("Take it as an example? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
 async def _doctor(options: argparse.Namespace) -> int:
     config, failures, warnings = _read_config(options.config), 0, 0
     with Console(stderr=True).status("checking") as status:
@@ -280,7 +259,6 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
     "diff": _diff,
     "ship": _ship,
     "judge-check": _judge_check,
-    "harvest": _harvest,
     "eval": _eval,
 }
 

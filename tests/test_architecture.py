@@ -45,6 +45,7 @@ OWNERS = {
     },
     "asyncio.get_running_loop().create_connection": {"proxy/backends/transport.py"},
     "httptools": {"proxy/backends/connection.py"},
+    "os.spawnvp": {"optimizer/cli/editor.py"},
     "asyncio.create_subprocess_exec": {"proxy/backends/embedded/child_process.py", "proxy/server/supervisor.py"},
     "socket": {"proxy/api/listeners.py", "proxy/server/sockets.py"},
 }

@@ -1,8 +1,9 @@
 """The arguments of drpo-optimizer and their help texts. This module does not depend on the code of the commands."""
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from index.embedders.registry import DEFAULT_REWARD_EMBEDDER
 
@@ -37,6 +38,27 @@ best mean. It holds no row, no answer and no prompt that was tried. docs/learned
   drpo-optimizer ship runs/mine --out mine --licence Apache-2.0 --texts "written by us" --figures validation.json
 """
 
+HARVEST: Final = "harvest"
+_HARVESTING: Final = """\
+Examples:
+
+  drpo-optimizer harvest --store sqlite:/var/lib/drpo/store.sqlite3 --out harvest
+  drpo-optimizer harvest --experiment tone --since 2026-11-01 --yes --out harvest     # the store is in DRPO_STORE
+  drpo-optimizer harvest --metric stars --at-least 4 --at-most 2 --out harvest
+
+The store needs the texts of requests and replies: drpo-proxy keeps them only with --log-content. Feedback comes from
+POST /v1/feedback. The store is only read.
+
+  liked answers      candidate examples: scrubbed, checked, without duplicates. You accept, edit or reject each
+  disliked answers   training rows with the comments of users
+  two answers        preference pairs: regenerated, corrected and reworded turns, ratings, the shadow judge
+
+DIR holds report.txt (what was taken, what was not and why), candidates.jsonl, examples.jsonl (what you accepted; for
+drpo-index build --examples), rows.jsonl (for [data] of run.toml) and pairs.jsonl. Ctrl-C or q ends the review; the same
+command continues it. --yes leaves the candidates undecided in which private data was replaced, and those near harmful
+questions. Rules find patterns of private data, not every name: docs/improving.md says what they find.
+"""
+
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -59,7 +81,7 @@ def argument_parser() -> argparse.ArgumentParser:
     difference.add_argument("after", type=Path, metavar="BUNDLE")
     _add_ship(_add_command(commands, "ship", "the bundle of a run with its provenance, as bundles of drpo ship", _SHIP))
     _add_judge_check(_add_command(commands, "judge-check", "how often a judge agrees with people"))
-    _add_harvest(_add_command(commands, "harvest", "seed examples from conversations that went well"))
+    _add_harvest(_add_command(commands, HARVEST, "examples, rows and pairs from the feedback of users", _HARVESTING))
     estimate = _add_command(
         commands, "estimate", "what a run will cost, from a simulation and about ten real calls", _RUN_TOML
     )
@@ -132,18 +154,54 @@ def _add_judge_check(command: argparse.ArgumentParser) -> None:
 
 
 def _add_harvest(command: argparse.ArgumentParser) -> None:
-    command.add_argument("export", type=Path, metavar="EXPORT.JSONL", help="a conversation and its outcome per line")
     command.add_argument(
-        "--out",
-        required=True,
+        "export",
+        nargs="?",
         type=Path,
-        help="file for the approved examples, in the format of drpo-index build --examples",
+        metavar="EXPORT.JSONL",
+        help='in place of a store: one conversation a line, {"messages": [...], "outcome": 1}',
+    )
+    command.add_argument("--store", help="the value of --store of drpo-proxy; a URL with a password only in DRPO_STORE")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the harvest")
+    command.add_argument("--experiment", metavar="NAME", help="only the requests of this experiment [all]")
+    command.add_argument(
+        "--since", type=_date, metavar="DATE", help="only requests from this date on, such as 2026-11-30"
+    )
+    command.add_argument("--metric", default="thumbs_up", metavar="NAME", help="the metric of the feedback [thumbs_up]")
+    command.add_argument(
+        "--at-least",
+        type=float,
+        default=1.0,
+        metavar="VALUE",
+        help="an answer with this value or a higher one is liked [1]",
     )
     command.add_argument(
-        "--at-least", type=float, default=1.0, help="use conversations whose outcome, a number, is at least this [1]"
+        "--at-most",
+        type=float,
+        default=0.0,
+        metavar="VALUE",
+        help="an answer with this value or a lower one is disliked [0]",
     )
-    command.add_argument("--words", type=_positive_integer, default=150, help="maximum words of an answer [150]")
-    command.add_argument("--yes", action="store_true", help="approve all without asking")
+    command.add_argument("--words", type=_positive_integer, default=150, help="most words of an example's answer [150]")
+    command.add_argument(
+        "--per-user",
+        type=_positive_integer,
+        default=50,
+        metavar="N",
+        help="most ratings and pairs of one user that count [50]",
+    )
+    command.add_argument(
+        "--yes", action="store_true", help="accept the candidates that need no person's look, without asking"
+    )
+
+
+def _date(text: str) -> float:
+    """Parse a date or a time in ISO 8601, in UTC unless it names another zone. Return Unix seconds."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a date such as 2026-11-30") from None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _positive_integer(text: str) -> int:

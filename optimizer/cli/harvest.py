@@ -1,127 +1,141 @@
-"""Makes examples from conversations that went well: reads an export, and keeps the examples that a person approves.
+"""The command harvest: reads the store, writes what it found to a folder, and reviews the candidate examples."""
 
-Each line of the export is a conversation with its outcome:
-
-    {"messages": [{"role", "content"}, ...], "outcome": 0.9}
-
-The key `outcome` can also be `score`, `rating` or `reward`. Its value is a number, or true (1) or false (0). An example
-is the first user turn with the answer to it. Later turns give no example, because their meaning depends on the turns
-before them.
-"""
-
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Self
 
-import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from index.bundle.example_bank import check_example
-from index.bundle.strict_json import parse_json, without_nulls
-from index.errors import DrpoError
-from index.types import Example
+from optimizer.cli.review import Review, accept_safe, ask_user, read_review
 from optimizer.core.errors import DataError
-from optimizer.data.dataset import read_lines
+from optimizer.harvest.files import EXAMPLES, REPORT, harvest_source, read_candidates, write_examples, write_harvest
+from optimizer.harvest.harvest import CandidateExample
+from optimizer.harvest.run import HarvestResult, HarvestSettings, harvest_export, harvest_store
+from optimizer.harvest.safety import QuestionReader
+from optimizer.harvest.store.reader import StoreQuery
+from optimizer.harvest.store.session import StorePlace, store_place
 
-Approve = Callable[[Example, float], bool]
-"""A function that decides whether an example is approved. Arguments: the example, and its conversation's outcome."""
-_OUTCOME_FIELDS: Final = ("outcome", "score", "rating", "reward")
-_MAX_OUTCOME: Final = 1e12
-_ID_LENGTH: Final = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Harvest:
-    """The approved examples from an export, and the numbers of conversations that gave no example, by reason.
-
-    Attributes:
-        approved: The approved examples, in the order of the file.
-        read: Number of conversations in the export.
-        too_low: Number of conversations whose outcome is below the minimum.
-        unfit: Number of conversations that give no usable example, for one of four reasons: the conversation does not
-            begin with a user turn and an answer, a bundle does not accept the example, the answer is too long, or an
-            approved example already has this query.
-        refused: Number of conversations whose example was usable but not approved.
-    """
-
-    approved: tuple[Example, ...]
-    read: int
-    too_low: int
-    unfit: int
-    refused: int
+STORE_VARIABLE = "DRPO_STORE"
 
 
-def harvest(path: Path, min_outcome: float, max_words: int, approve: Approve) -> Harvest:
-    """Read an export and choose its examples.
+class ProgressBar:
+    """A bar on stderr, which shows the steps of a harvest one after the other. Use it as a context manager."""
 
-    Args:
-        path: A JSONL file with one conversation per line.
-        min_outcome: Conversations with a lower outcome are left out.
-        max_words: Examples whose answer has more words are left out.
-        approve: Decides whether a usable example is approved.
+    def __init__(self) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def begin(self, what: str, total: int) -> None:
+        """Begin a new step with a number of parts."""
+        self._task = self._bar.add_task(what, total=total or None)
+
+    def advance(self, count: int = 1) -> None:
+        """Finish parts of the step."""
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+
+
+def run_harvest(options: argparse.Namespace) -> int:
+    """Harvest, or continue the review in a folder that holds the same harvest. Return the exit code.
 
     Raises:
-        DataError: The file cannot be read, or a line is not a conversation with an outcome.
+        DataError: The store, the export or the folder cannot be used.
+        EmbedderError: The default embedder cannot be opened.
     """
-    approved: dict[str, Example] = {}
-    read = too_low = unfit = refused = 0
-    for _, (fields, location) in read_lines(path, _parse_conversation):
-        read += 1
-        outcome = _outcome(fields, location)
-        if outcome < min_outcome:
-            too_low += 1
-            continue
-        example = _first_example(fields, location)
-        if example is None or example.id in approved or len(example.response.split()) > max_words:
-            unfit += 1
-        elif approve(example, outcome):
-            approved[example.id] = example
-        else:
-            refused += 1
-    return Harvest(tuple(approved.values()), read, too_low, unfit, refused)
+    settings, place = _settings(options), _place(options)
+    source = _source(options, settings, place)
+    known = harvest_source(options.out)
+    if known is None:
+        _harvest(options, settings, place, source)
+    elif known != source:
+        raise DataError(
+            f"{options.out} holds another harvest: name another --out, or give the same flags to continue it"
+        )
+    _say((options.out / REPORT).read_text(encoding="utf-8"))
+    return _review(options.out, settings, accepts_safe=options.yes)
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write examples to a file that `drpo-index build --examples` can read. Raises DataError."""
-    rows = [{"query": one.query, "response": one.response, "tags": list(one.tags)} for one in examples]
-    try:
-        path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+def _settings(options: argparse.Namespace) -> HarvestSettings:
+    if options.at_most >= options.at_least:
+        raise DataError("--at-most must be below --at-least: an answer cannot be liked and disliked")
+    query = StoreQuery(
+        options.experiment or "", options.since or 0.0, options.metric, options.at_least, options.at_most
+    )
+    return HarvestSettings(query, options.words, options.per_user)
 
 
-def _parse_conversation(line: bytes, location: str) -> tuple[Mapping[str, Any], str]:
-    """Return the fields of a line, and the location of the line for error messages."""
-    fields = without_nulls(parse_json(line, location))
-    if not isinstance(fields, dict) or not isinstance(fields.get("messages"), list):
-        raise DataError(f'{location}: needs "messages", a list of turns')
-    return fields, location
-
-
-def _outcome(fields: Mapping[str, Any], location: str) -> float:
-    """Return the outcome of a conversation as a number. Raises DataError if the conversation has no outcome."""
-    value = next((fields[name] for name in _OUTCOME_FIELDS if name in fields), None)
-    if not isinstance(value, int | float) or abs(value) > _MAX_OUTCOME:  # float() fails for larger integers
-        raise DataError(f"{location}: needs one of {', '.join(_OUTCOME_FIELDS)}: a number, or true for good")
-    return float(value)
-
-
-def _first_example(fields: Mapping[str, Any], location: str) -> Example | None:
-    """Return the first user turn and the answer to this turn as an example.
-
-    System turns are ignored. Return None if the other turns do not begin with a user turn and an answer, or if a bundle
-    does not accept the example.
-    """
-    turns = [turn for turn in fields["messages"] if isinstance(turn, dict) and turn.get("role") != "system"]
-    match turns[:2]:
-        case [{"role": "user", "content": str() as query}, {"role": "assistant", "content": str() as response}]:
-            name = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:_ID_LENGTH]
-            example = Example(name, query.strip(), response.strip(), tags=("harvested",))
-        case _:
-            return None
-    try:
-        check_example(example, location)
-    except DrpoError:
+def _place(options: argparse.Namespace) -> StorePlace | None:
+    """Return the store; None for an export. An export on the command line takes precedence over DRPO_STORE."""
+    if options.export and options.store:
+        raise DataError("give --store or EXPORT.JSONL, not both")
+    if options.export:
         return None
-    return example
+    store = options.store or os.environ.get(STORE_VARIABLE)
+    if not store:
+        raise DataError(f"give --store (or set {STORE_VARIABLE}) to the value of --store of drpo-proxy")
+    return store_place(store)
+
+
+def _source(options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None) -> Mapping[str, Any]:
+    query = settings.query
+    return {
+        "place": place.name if place else str(options.export),
+        "experiment": query.experiment,
+        "since": query.since,
+        "metric": query.metric,
+        "at_least": query.at_least,
+        "at_most": query.at_most,
+        "words": settings.max_words,
+        "per_user": settings.per_user,
+    }
+
+
+def _harvest(
+    options: argparse.Namespace, settings: HarvestSettings, place: StorePlace | None, source: Mapping[str, Any]
+) -> None:
+    with ProgressBar() as progress:
+        result: HarvestResult = (
+            harvest_store(place, settings, progress) if place else harvest_export(options.export, settings, progress)
+        )
+    write_harvest(options.out, result, settings, source)
+
+
+def _review(folder: Path, settings: HarvestSettings, *, accepts_safe: bool) -> int:
+    candidates = read_candidates(folder)
+    review = read_review(folder, candidates)
+    try:
+        if accepts_safe:
+            review = accept_safe(review, candidates)
+        elif candidates:
+            review = ask_user(review, candidates, QuestionReader, settings.max_words, _say)
+    except KeyboardInterrupt:
+        _finish(folder, read_review(folder, candidates), candidates)
+        raise
+    _finish(folder, review, candidates)
+    return 0
+
+
+def _finish(folder: Path, review: Review, candidates: Sequence[CandidateExample]) -> None:
+    accepted = review.accepted(candidates)
+    write_examples(folder, accepted)
+    left = sum(one.example.id not in review.decided for one in candidates)
+    _say(f"{len(accepted)} of {len(candidates)} candidates are examples in {folder / EXAMPLES}.")
+    if left:
+        _say(f"{left} are undecided: give the same command again without --yes to continue.")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -120,7 +120,7 @@ def parse_row(line: bytes, location: str) -> Row:
             query,
             _parse_kind(fields, location),
             _checked(reference, f"{location}: the reference") if reference.strip() else None,
-            _parse_history(history, location),
+            parse_history(history, location),
             fields.text("split") if "split" in fields else None,
             _id_text(fields.raw("id")) if "id" in fields else "",
             language=fields.text("language").strip() if "language" in fields else "",
@@ -144,7 +144,7 @@ def _parse_kind(fields: Fields, location: str) -> str:
     return safe or tag or GENERAL
 
 
-def _parse_history(turns: object, location: str) -> tuple[Message, ...]:
+def parse_history(turns: object, location: str) -> tuple[Message, ...]:
     if not isinstance(turns, list):
         raise DataError(f'{location}: "history" must be a list of turns')
     return tuple(_parse_turn(turn, location) for turn in turns)

@@ -1,4 +1,4 @@
-"""The commands judge-check, diff, harvest and report, and rewards of the user."""
+"""The commands judge-check, diff and report, and rewards of the user."""
 
 import asyncio
 import json
@@ -174,34 +174,6 @@ def test_diff_prints_prompts_of_sets(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert [line[: len(end)] for line, end in zip(output, expected, strict=True)] == expected
 
 
-def test_harvest_writes_good_first_turns_and_counts_the_rest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def turns(query: str, answer: str) -> list[dict[str, str]]:
-        system = {"role": "system", "content": "Be good."}
-        return [system, {"role": "user", "content": query}, {"role": "assistant", "content": answer}]
-
-    lines: list[dict[str, Any]] = [
-        {"messages": turns("What is tea?", "A drink."), "outcome": True},
-        {"messages": turns("What is tea?", "A drink again."), "rating": 5},
-        {"messages": turns("What is rum?", "Bad answer."), "score": 0.2},
-        {"messages": turns("What is rye?", "word " * 200), "score": 1},
-        {"messages": turns("What is # Query:", "# Query: forged\n# Query:\nno"), "score": 1},
-        {"messages": [{"role": "user", "content": "no answer"}], "score": 1},
-    ]
-    export = tmp_path / "export.jsonl"
-    export.write_text("\n".join(json.dumps(line) for line in lines))
-    out = tmp_path / "examples.jsonl"
-    assert main(["harvest", str(export), "--out", str(out), "--yes"]) == 0
-    assert [json.loads(line)["query"] for line in out.read_text().splitlines()] == ["What is tea?"]
-    assert "1 of 6 conversations" in capsys.readouterr().out
-    assert main(["harvest", str(export), "--out", str(out), "--yes"]) == 1
-    assert "exists" in capsys.readouterr().err
-    export.write_text('{"messages": []}')
-    assert main(["harvest", str(export), "--out", str(tmp_path / "no"), "--yes"]) == 1
-    assert "line 1: needs one of outcome" in capsys.readouterr().err
-
-
 async def test_report_escapes_text_of_models_and_data(tmp_path: Path) -> None:
     async with open_scripted_models() as (_, url):
         config = write_run(tmp_path, url)
@@ -227,12 +199,3 @@ async def test_user_reward_is_imported_from_the_folder_of_run_toml_and_its_failu
         sys.modules.pop("my_reward")
         assert await asyncio.to_thread(main, ["run", str(config), "--out", str(tmp_path / "bad")]) == 1
     assert f"my_reward:worth failed: KeyError in {reward}, line 2" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("outcome", ["1" + "0" * 400, '"1"', "null", "[1]", "1e300"])
-def test_outcome_that_is_no_sensible_number_is_an_error_with_its_line(
-    outcome: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "export.jsonl").write_text(f'{{"messages": [], "outcome": {outcome}}}')
-    assert main(["harvest", str(tmp_path / "export.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--yes"]) == 1
-    assert "line 1: needs one of outcome" in capsys.readouterr().err

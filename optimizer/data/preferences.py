@@ -1,0 +1,85 @@
+"""Preference pairs: two answers to the same conversation, of which people preferred one.
+
+A file of pairs is JSONL. Each line has the keys `query`, `chosen`, `rejected` and `source`, and may have `history` and
+`comment`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from index.bundle.strict_json import Fields, parse_json, without_nulls
+from index.errors import BundleError
+from index.types import Message
+from optimizer.core.errors import DataError
+from optimizer.data.dataset import parse_history, read_lines
+
+EDITED: Final = "edited"
+CONTINUED: Final = "continued"
+RATED: Final = "rated"
+JUDGED: Final = "judged"
+REWORDED: Final = "reworded"
+REGENERATED: Final = "regenerated"
+SOURCES: Final = (EDITED, CONTINUED, RATED, JUDGED, REWORDED, REGENERATED)
+"""What shows a preference, the clearest sign first.
+
+`edited`: the user corrected the answer. `continued`: the user asked for other answers, and went on with this one.
+`rated`: people liked one answer to the same question, and disliked the other. `judged`: the shadow judge preferred it
+in both orders. `reworded`: the user asked the same question again in other words. `regenerated`: the last of several
+answers, after which the user asked for no other.
+"""
+_KEYS: Final = ("query", "chosen", "rejected", "source", "history", "comment")
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two answers to the same conversation, of which people preferred one.
+
+    Attributes:
+        query: The text of the last user turn.
+        chosen: The answer that people preferred.
+        rejected: The other answer.
+        source: What shows the preference: one of SOURCES.
+        history: The turns before the query.
+        comment: What a user wrote about the rejected answer; empty if nobody wrote anything.
+    """
+
+    query: str = field(repr=False)
+    chosen: str = field(repr=False)
+    rejected: str = field(repr=False)
+    source: str
+    history: tuple[Message, ...] = field(default=(), repr=False)
+    comment: str = field(default="", repr=False)
+
+    @property
+    def as_json(self) -> Mapping[str, Any]:
+        """The keys and values of the pair in a file. Optional keys that are empty are left out."""
+        history = [{"role": turn.role, "content": turn.text} for turn in self.history]
+        optional = {"history": history, "comment": self.comment}
+        required = {"query": self.query, "chosen": self.chosen, "rejected": self.rejected, "source": self.source}
+        return required | {name: value for name, value in optional.items() if value}
+
+
+def read_preferences(path: Path) -> Sequence[PreferencePair]:
+    """Read a file of pairs.
+
+    Raises:
+        DataError: The file cannot be read, or lines are malformed.
+    """
+    return [pair for _, pair in read_lines(path, _parse_pair)]
+
+
+def _parse_pair(line: bytes, location: str) -> PreferencePair:
+    try:
+        fields = Fields(without_nulls(parse_json(line, location)), location, _KEYS[:4], _KEYS)
+        return PreferencePair(
+            fields.text("query"),
+            fields.text("chosen"),
+            fields.text("rejected"),
+            fields.choice("source", SOURCES),
+            parse_history(fields.raw("history") if "history" in fields else [], location),
+            fields.text("comment") if "comment" in fields else "",
+        )
+    except BundleError as error:
+        raise DataError(str(error)) from None

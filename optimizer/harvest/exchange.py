@@ -1,0 +1,69 @@
+"""One recorded request with its reply and its feedback, as the store or an export holds it."""
+
+from dataclasses import dataclass, field
+
+from index.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """The value of the metric by which answers are harvested.
+
+    Attributes:
+        liked: Whether the value is high enough.
+        disliked: Whether the value is low enough. A value between the two limits is neither.
+    """
+
+    liked: bool
+    disliked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The shadow judge's comparison of the answer with the answer of another arm.
+
+    Attributes:
+        score: 1 if the judge preferred the answer in both orders, 0 if it preferred the other one, 0.5 otherwise.
+        other: The other answer. None if it was not logged.
+    """
+
+    score: float
+    other: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request, its reply, and what the store knows about them.
+
+    Attributes:
+        unit: Digest of the user or the conversation. It names nobody outside the store.
+        time: Start of the request, Unix seconds.
+        turns: The turns of the request. The last one is a user turn.
+        answer: The text of the reply, without reasoning.
+        rating: The rating. None if nobody rated the answer by the wanted metric.
+        comments: What users wrote about the answer.
+        verdict: The shadow judge's verdict. None if the judge did not compare the answer.
+    """
+
+    unit: bytes = field(repr=False)
+    time: float
+    turns: tuple[Message, ...] = field(repr=False)
+    answer: str = field(repr=False)
+    rating: Rating | None = None
+    comments: tuple[str, ...] = field(default=(), repr=False)
+    verdict: Verdict | None = None
+
+    @property
+    def query(self) -> str:
+        """The text of the last user turn."""
+        return self.turns[-1].text
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The turns before the query."""
+        return self.turns[:-1]
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the query is the first user turn, so that its meaning depends on no other turn."""
+        return all(turn.role == "system" for turn in self.history)

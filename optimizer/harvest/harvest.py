@@ -1,0 +1,222 @@
+"""Makes a harvest of what a store holds: examples, rows and pairs without private data, screened and ranked.
+
+A harvest is a frozen value. `optimizer.harvest.files` writes it to files that a person can read.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from index.measures.refusals import refuses
+from index.types import Example, Message
+from optimizer.data.dataset import GENERAL, REFUSE, Row
+from optimizer.data.preferences import PreferencePair
+from optimizer.harvest.collect import Collected
+from optimizer.harvest.rated_answers import RatedAnswer
+from optimizer.harvest.safety import Question, QuestionReader
+from optimizer.harvest.screening import LATER_TURN, Distinct, cautions, example_fault, safety_fault
+from optimizer.harvest.scrubbing.scrub import Scrubbed, scrub
+from optimizer.harvest.taste import Taste, learn_taste
+
+T = TypeVar("T")
+MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
+"""How many candidate examples, rows and pairs a harvest holds at most."""
+_BATCH: Final = 256
+_ID_LENGTH: Final = 12
+TAG: Final = "harvested"
+RIGHT_REFUSAL: Final = "the answer rightly refuses a question that looks harmful"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateExample:
+    """A liked answer that can become an example.
+
+    Attributes:
+        example: The question and the answer, without private data.
+        likes: Number of users who liked the answer.
+        dislikes: Number of users who disliked it.
+        cautions: Why a person should look at it before it is used; empty if nothing speaks for it.
+    """
+
+    example: Example = field(repr=False)
+    likes: int
+    dislikes: int
+    cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DislikedRow:
+    """A question whose answer users disliked, as a training row.
+
+    Attributes:
+        row: The question with the turns before it.
+        answer: The disliked answer.
+        comments: What users wrote about it.
+        likes: Number of users who liked the answer.
+        dislikes: Number of users who disliked it.
+    """
+
+    row: Row = field(repr=False)
+    answer: str = field(repr=False)
+    comments: tuple[str, ...] = field(repr=False)
+    likes: int
+    dislikes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """What feedback gives for the next bundle. No text contains private data that the rules know.
+
+    Attributes:
+        examples: The candidate examples, the best first. Nobody has approved them yet.
+        rows: The training rows, the most disliked first.
+        pairs: The preference pairs, those of the clearest source first.
+        replaced: How many parts of texts were replaced, by the kind of private data.
+        left_out: How many liked answers gave no example, by reason.
+        rows_left_out: How many disliked answers gave no row, and how many pairs were left out, by reason.
+        taste: The form of answers that the pairs show. None if they show none.
+    """
+
+    examples: tuple[CandidateExample, ...] = field(repr=False)
+    rows: tuple[DislikedRow, ...] = field(repr=False)
+    pairs: tuple[PreferencePair, ...] = field(repr=False)
+    replaced: Mapping[str, int]
+    left_out: Mapping[str, int]
+    rows_left_out: Mapping[str, int]
+    taste: Taste | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of a harvest that is being made: replaced parts, and what was left out."""
+
+    replaced: Counter[str]
+    left_out: Counter[str]
+    rows_left_out: Counter[str]
+
+
+def make_harvest(
+    collected: Collected, max_words: int, reader: QuestionReader, advance: Callable[[int], None] = lambda _: None
+) -> Harvest:
+    """Scrub, screen and rank what a store holds.
+
+    Args:
+        collected: The rated answers and the pairs.
+        max_words: The maximum number of words of an example's answer.
+        reader: Embeds the questions.
+        advance: Called with the number of texts that were worked on, to show the progress.
+    """
+    tally = _Tally(Counter(), Counter(), Counter())
+    pairs = tuple(_pairs(collected.pairs[:MAX_PAIRS], reader, tally, advance))
+    taste = learn_taste(pairs)
+    ranked = sorted(collected.liked, key=lambda one: -_merit(one, taste))
+    examples = tuple(_examples(ranked, max_words, reader, tally, advance))
+    rows = tuple(_rows(collected.disliked[:MAX_ROWS], reader, tally, advance))
+    return Harvest(examples, rows, pairs, tally.replaced, tally.left_out, tally.rows_left_out, taste)
+
+
+def work_of(collected: Collected) -> int:
+    """Return how many texts `make_harvest` works on at most, for the progress."""
+    return len(collected.liked) + min(len(collected.disliked), MAX_ROWS) + min(len(collected.pairs), MAX_PAIRS)
+
+
+def _merit(answer: RatedAnswer, taste: Taste | None) -> float:
+    """Return by how much an answer deserves to be an example: its share of likes, and the form that people prefer."""
+    return answer.share + (0.0 if taste is None else _squashed(taste.score(answer.answer)))
+
+
+def _squashed(value: float) -> float:
+    return 0.5 * value / (1 + abs(value))
+
+
+def _examples(
+    liked: Sequence[RatedAnswer],
+    max_words: int,
+    reader: QuestionReader,
+    tally: _Tally,
+    advance: Callable[[int], None],
+) -> Iterator[CandidateExample]:
+    distinct = Distinct()
+    found = 0
+    for batch in _batches(liked):
+        openings = [one for one in batch if all(turn.role == "system" for turn in one.turns[:-1])]
+        tally.left_out[LATER_TURN] += len(batch) - len(openings)
+        scrubbed = [scrub([one.query, one.answer]) for one in openings]
+        questions = reader.read([texts.texts[0] for texts in scrubbed])
+        for answer, texts, question in zip(openings, scrubbed, questions, strict=True):
+            candidate = _candidate(answer, texts, question)
+            query = candidate.example.query
+            why = example_fault(candidate.example, question, max_words) or distinct.fault(query, question)
+            if why:
+                tally.left_out[why] += 1
+                continue
+            distinct.add(query, question)
+            tally.replaced.update(texts.found)
+            found += 1
+            yield candidate
+            if found == MAX_EXAMPLES:
+                return
+        advance(len(batch))
+
+
+def _candidate(answer: RatedAnswer, texts: Scrubbed, question: Question) -> CandidateExample:
+    query, response = (text.strip() for text in texts.texts)
+    name = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:_ID_LENGTH]
+    example = Example(name, query, response, tags=(TAG,))
+    return CandidateExample(
+        example, answer.likes, answer.dislikes, cautions(example, question, sum(texts.found.values()))
+    )
+
+
+def _rows(
+    disliked: Sequence[RatedAnswer], reader: QuestionReader, tally: _Tally, advance: Callable[[int], None]
+) -> Iterator[DislikedRow]:
+    for batch in _batches(disliked):
+        scrubbed = [scrub([*(turn.text for turn in one.turns), one.answer, *one.comments]) for one in batch]
+        questions = reader.read([texts.texts[len(one.turns) - 1] for one, texts in zip(batch, scrubbed, strict=True)])
+        for answer, texts, question in zip(batch, scrubbed, questions, strict=True):
+            if question.is_harmful and refuses(answer.answer):
+                tally.rows_left_out[RIGHT_REFUSAL] += 1
+                continue
+            tally.replaced.update(texts.found)
+            yield _row(answer, texts, question)
+        advance(len(batch))
+
+
+def _row(answer: RatedAnswer, texts: Scrubbed, question: Question) -> DislikedRow:
+    count = len(answer.turns)
+    turns = _with_texts(answer.turns, texts.texts)
+    kind = REFUSE if question.is_harmful else GENERAL
+    row = Row(turns[-1].text, kind, history=turns[:-1])
+    return DislikedRow(row, texts.texts[count], texts.texts[count + 1 :], answer.likes, answer.dislikes)
+
+
+def _pairs(
+    pairs: Sequence[PreferencePair], reader: QuestionReader, tally: _Tally, advance: Callable[[int], None]
+) -> Iterator[PreferencePair]:
+    for batch in _batches(pairs):
+        scrubbed = [
+            scrub([one.query, one.chosen, one.rejected, one.comment, *(turn.text for turn in one.history)])
+            for one in batch
+        ]
+        questions = reader.read([texts.texts[0] for texts in scrubbed])
+        for pair, texts, question in zip(batch, scrubbed, questions, strict=True):
+            query, chosen, rejected, comment, *history = texts.texts
+            if why := safety_fault(chosen, question):
+                tally.rows_left_out[why] += 1
+                continue
+            tally.replaced.update(texts.found)
+            turns = _with_texts(pair.history, history)
+            yield replace(pair, query=query, chosen=chosen, rejected=rejected, comment=comment, history=turns)
+        advance(len(batch))
+
+
+def _with_texts(turns: Sequence[Message], texts: Sequence[str]) -> tuple[Message, ...]:
+    return tuple(Message(turn.role, text) for turn, text in zip(turns, texts, strict=False))
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]

@@ -1,0 +1,66 @@
+"""Finds questions that look harmful: the refusals of the default bundle are the nearest examples.
+
+The rule was tried on the train and validation rows of references.jsonl (30 November 2026). Of 65 questions that must be
+refused, it found 59 as harmful and 63 as harmful or doubtful. Of 255 general questions, it took 10 for harmful and 78
+for harmful or doubtful; of 96 that only sound unsafe, 26 and 45.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from index.bundle.bundle import default_bundle_directory, read_bundle
+from index.embedders.base import Embedder
+from index.embedders.registry import open_embedder
+from index.retrieval.retriever import Retriever
+from index.types import Vectors
+
+_REFUSAL: Final = "refusal"
+_NEIGHBOURS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is known about a question.
+
+    Attributes:
+        vector: The vector of the question, of norm 1. Zero if the embedder cannot read the question.
+        is_harmful: Whether the question clearly resembles the questions that the default bundle refuses.
+        is_doubtful: Whether one of the three most similar questions of the default bundle is refused.
+    """
+
+    vector: Vectors = field(repr=False)
+    is_harmful: bool
+    is_doubtful: bool
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the embedder can read the question. A bundle cannot hold an example with another question."""
+        return bool(self.vector.any())
+
+
+class QuestionReader:
+    """Embeds questions and compares them with the default bundle."""
+
+    def __init__(self, embedder: Embedder | None = None) -> None:
+        """Open the default bundle and its embedder.
+
+        Raises:
+            EmbedderError: The embedder cannot be opened.
+        """
+        bundle = read_bundle(default_bundle_directory())
+        self._embedder = embedder or open_embedder(bundle.manifest.embedder.name)
+        self._retriever = Retriever(bundle)
+        self._vectors = np.asarray(bundle.vectors)
+        self._refused = np.array([_REFUSAL in example.tags for example in bundle.examples])
+
+    def read(self, queries: Sequence[str]) -> Sequence[Question]:
+        """Return what is known about each question. Raises EmbedderError if the embedder fails."""
+        return [self._question(vector) for vector in self._embedder.embed(queries)] if queries else []
+
+    def _question(self, vector: Vectors) -> Question:
+        nearest = np.argsort(-(self._vectors @ vector))[:_NEIGHBOURS]
+        is_harmful = self._retriever.choose(vector).kind_apart == _REFUSAL
+        return Question(vector, is_harmful, is_harmful or bool(vector.any() and self._refused[nearest].any()))

@@ -1,0 +1,1 @@
+"""Reads the store of drpo-proxy, SQLite or PostgreSQL, without writing to it."""

@@ -1,0 +1,180 @@
+"""Reads the exposures of a store with their texts, feedback and verdicts, one by one.
+
+The tables are those of drpo-proxy (proxy/experiments/store). The rows come in the order of units and times, so that the
+turns of one user stand together, and only one exposure is in memory at a time.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+from optimizer.core.errors import DataError
+from optimizer.harvest.exchange import Exchange, Rating, Verdict
+from optimizer.harvest.store.bodies import reply_text, request_turns
+from optimizer.harvest.store.session import ReadSession
+
+FORMAT: Final = b"1"
+_TABLES: Final = ("exposures", "contents", "feedback", "judgements")
+NO_TEXT: Final = "their texts were not logged"
+UNREADABLE: Final = "their texts cannot be read (cut at 64 KiB, images, tools, or several choices)"
+FAILED: Final = "they failed or broke off"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreQuery:
+    """What is read from a store.
+
+    Attributes:
+        experiment: Only the exposures of this experiment; empty for all.
+        since: Only requests from this time on, Unix seconds.
+        metric: The metric by which answers are liked or disliked.
+        at_least: An answer with at least this value is liked.
+        at_most: An answer with at most this value is disliked.
+    """
+
+    experiment: str = ""
+    since: float = 0.0
+    metric: str = "thumbs_up"
+    at_least: float = 1.0
+    at_most: float = 0.0
+
+    def rating(self, value: float) -> Rating:
+        """Return whether a value of the metric means that the answer was liked or disliked."""
+        return Rating(value >= self.at_least, value <= self.at_most)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSummary:
+    """The feedback of one metric in a store.
+
+    Attributes:
+        name: The name of the metric.
+        ratings: How many values there are.
+        comments: How many comments there are.
+        lowest: The lowest value; None if there is none.
+        highest: The highest value; None if there is none.
+    """
+
+    name: str
+    ratings: int
+    comments: int
+    lowest: float | None
+    highest: float | None
+
+
+@dataclass(slots=True)
+class ReadCounts:
+    """What a store holds, counted while it is read.
+
+    Attributes:
+        requests: Number of requests.
+        with_text: Number of requests whose texts could be read.
+        rated: Number of requests with a rating by the metric.
+        commented: Number of requests with a comment.
+        judged: Number of requests with a verdict of the shadow judge.
+        unused: Number of requests that were not used, by reason.
+    """
+
+    requests: int
+    with_text: int
+    rated: int
+    commented: int
+    judged: int
+    unused: Counter[str]
+
+    @classmethod
+    def none(cls) -> "ReadCounts":
+        """Return counts of nothing."""
+        return cls(0, 0, 0, 0, 0, Counter())
+
+
+def check_store(session: ReadSession) -> None:
+    """Raise DataError if the place holds no store, or a store of another format."""
+    if any(not session.columns(table) for table in ("about", *_TABLES)):
+        raise DataError("--store: this place holds no store of drpo-proxy: its tables are missing")
+    found = next(iter(session.rows("SELECT value FROM about WHERE name = 'format'")), (b"",))
+    if bytes(found[0]) != FORMAT:
+        raise DataError("--store: the store has a format that this version does not read")
+
+
+def metric_summaries(session: ReadSession) -> Sequence[MetricSummary]:
+    """Return the metrics for which a store has feedback, the one with the most ratings first."""
+    statement = """SELECT metric, COUNT(value), COUNT(comment), MIN(value), MAX(value) FROM feedback
+        GROUP BY metric ORDER BY COUNT(value) DESC, metric"""
+    return [MetricSummary(*row) for row in session.rows(statement)]
+
+
+def count_exposures(session: ReadSession, query: StoreQuery) -> int:
+    """Return how many exposures the query reads."""
+    (row,) = session.rows(f"SELECT COUNT(*) FROM exposures AS e {_where(query)}", _values(query))  # noqa: S608
+    return int(row[0])
+
+
+def read_exchanges(session: ReadSession, query: StoreQuery, counts: ReadCounts) -> Iterator[Exchange | None]:
+    """Yield the requests of a store in the order of units and times. A request that cannot be used gives None.
+
+    A request of several experiments is yielded once.
+
+    Args:
+        session: A connection to the store.
+        query: What is read.
+        counts: What was read is added to these counts.
+    """
+    other = "j.other_reply" if "other_reply" in session.columns("judgements") else "NULL"
+    statement = f"""
+        SELECT e.unit, e.time, e.request_id, e.error, e.truncated, e.client_gone, c.asked, c.answered, j.score, {other},
+               f.metric, f.value, f.comment, f.time, g.metric, g.value, g.comment, g.time
+        FROM exposures AS e
+        LEFT JOIN contents AS c ON c.exposure = e.id
+        LEFT JOIN judgements AS j ON j.exposure = e.id
+        LEFT JOIN feedback AS f ON f.subject = e.request_id
+        LEFT JOIN feedback AS g ON g.subject = e.completion_id AND e.completion_id <> e.request_id
+        {_where(query)} ORDER BY e.unit, e.time, e.request_id"""  # noqa: S608
+    for _, rows in groupby(session.rows(statement, _values(query)), key=itemgetter(0, 1, 2)):
+        yield _exchange(list(rows), query, counts)
+
+
+def _where(query: StoreQuery) -> str:
+    return "WHERE e.time >= ?" + (" AND e.experiment = ?" if query.experiment else "")
+
+
+def _values(query: StoreQuery) -> tuple[Any, ...]:
+    return (query.since, query.experiment) if query.experiment else (query.since,)
+
+
+def _exchange(rows: Sequence[Sequence[Any]], query: StoreQuery, counts: ReadCounts) -> Exchange | None:
+    """Combine the rows of one request: one for each of its experiments, for each of its feedback."""
+    unit, time, _, error, truncated, gone, *_ = rows[0]
+    asked, answered = next(((row[6], row[7]) for row in rows if row[6] is not None), (None, None))
+    rating, comments = _feedback(rows, query)
+    verdict = next((Verdict(row[8], row[9]) for row in rows if isinstance(row[8], int | float)), None)
+    counts.requests += 1
+    counts.rated += rating is not None
+    counts.commented += bool(comments)
+    counts.judged += verdict is not None
+    if error or truncated or gone:
+        counts.unused[FAILED] += 1
+        return None
+    if asked is None:
+        counts.unused[NO_TEXT] += 1
+        return None
+    turns, answer = request_turns(asked), reply_text(answered or "")
+    if turns is None or answer is None:
+        counts.unused[UNREADABLE] += 1
+        return None
+    counts.with_text += 1
+    return Exchange(bytes(unit), time, turns, answer, rating, comments, verdict)
+
+
+def _feedback(rows: Sequence[Sequence[Any]], query: StoreQuery) -> tuple[Rating | None, tuple[str, ...]]:
+    """Return the latest rating by the metric, and all comments, of any metric."""
+    given = {
+        (row[at], row[at + 3]): (row[at + 1], row[at + 2]) for row in rows for at in (10, 14) if row[at] is not None
+    }
+    ordered = sorted(given.items(), key=lambda one: (one[0][1], one[0][0]))
+    values = [value for (metric, _), (value, _) in ordered if metric == query.metric and isinstance(value, int | float)]
+    comments = tuple(dict.fromkeys(comment for _, (_, comment) in ordered if comment))
+    return query.rating(values[-1]) if values else None, comments

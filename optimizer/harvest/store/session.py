@@ -1,0 +1,135 @@
+"""Connections that read the store of drpo-proxy: an SQLite file, or a PostgreSQL database. They write nothing."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+from urllib.parse import quote, urlsplit
+
+from optimizer.core.errors import DataError
+
+try:
+    import psycopg
+except ImportError:  # `_postgresql` reports the missing driver
+    psycopg = cast("Any", None)
+
+_LOCK_TIMEOUT: Final = 10.0  # seconds
+_CONNECT_TIMEOUT: Final = 5  # seconds
+_FETCH_SIZE: Final = 2_000  # rows
+
+
+class ReadSession(Protocol):
+    """A connection on which all queries read the same state of the store."""
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        """Yield the rows of a SELECT statement one by one. A `?` in the statement stands for a value."""
+        ...
+
+    def columns(self, table: str) -> set[str]:
+        """Return the names of a table's columns; an empty set if there is no such table."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """The place of a store.
+
+    Attributes:
+        name: The place without user and password, for messages.
+        path: The SQLite file. None for PostgreSQL.
+        url: The URL of the PostgreSQL database; empty for SQLite.
+    """
+
+    name: str
+    path: Path | None = None
+    url: str = ""
+
+
+def store_place(text: str) -> StorePlace:
+    """Parse sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE.
+
+    Raises:
+        DataError: The text has neither of these forms. The message does not repeat it, because it may hold a password.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "sqlite" and rest:
+        path = Path(rest).expanduser()
+        return StorePlace(f"sqlite:{path}", path)
+    if kind in {"postgresql", "postgres"} and rest.startswith("//"):
+        parts = urlsplit(text)
+        return StorePlace(f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}", url=text)
+    raise DataError("--store: expected sqlite:PATH or postgresql://[USER@]HOST[:PORT]/DATABASE")
+
+
+@contextmanager
+def read_session(place: StorePlace) -> Iterator[ReadSession]:
+    """Connect to a store and begin to read one state of it.
+
+    Raises:
+        DataError: The store cannot be read. The message contains no row and no password.
+    """
+    with _sqlite(place.path, place.name) if place.path else _postgresql(place) as session:
+        yield session
+
+
+class _SqliteSession:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        return iter(self._connection.execute(statement, values))
+
+    def columns(self, table: str) -> set[str]:
+        return {name for (name,) in self.rows("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
+@contextmanager
+def _sqlite(path: Path, name: str) -> Iterator[ReadSession]:
+    if not path.is_file():
+        raise DataError(f"--store: {name}: there is no such file. Give the value of --store of drpo-proxy")
+    try:
+        address = f"file:{quote(str(path.resolve()))}?mode=ro"
+        with closing(sqlite3.connect(address, _LOCK_TIMEOUT, isolation_level=None, uri=True)) as connection:
+            connection.execute("BEGIN")
+            yield _SqliteSession(connection)
+    except sqlite3.Error as error:
+        raise DataError(f"--store: {name} cannot be read: {error}") from None
+
+
+class _PostgresqlSession:
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        with self._connection.cursor(name=f"rows_{abs(hash(statement))}") as cursor:
+            cursor.itersize = _FETCH_SIZE
+            cursor.execute(statement.replace("?", "%s").encode(), values)
+            yield from cursor
+
+    def columns(self, table: str) -> set[str]:
+        query = "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+        return {name for (name,) in self.rows(f"{query} AND table_name = ?", (table,))}
+
+
+@contextmanager
+def _postgresql(place: StorePlace) -> Iterator[ReadSession]:
+    if psycopg is None:
+        raise DataError("--store: PostgreSQL needs a driver. Run: pip install 'drpo-proxy[postgresql]'")
+    try:
+        name = "drpo-optimizer"
+        with closing(
+            psycopg.connect(place.url, autocommit=True, connect_timeout=_CONNECT_TIMEOUT, application_name=name)
+        ) as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield _PostgresqlSession(connection)
+    except psycopg.Error as error:
+        raise DataError(f"--store: {place.name} cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: "psycopg.Error") -> str:
+    """Return the server's message, or the first line of a failed connection, which contain neither row nor password."""
+    if error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error).splitlines()[0] if isinstance(error, psycopg.OperationalError) else type(error).__name__

@@ -1,0 +1,157 @@
+"""Tests of what a harvest holds: screened examples, rows and pairs, and no private data anywhere."""
+
+import pytest
+
+from index.types import Message
+from optimizer.data.preferences import RATED, REGENERATED, PreferencePair
+from optimizer.harvest.collect import Collected
+from optimizer.harvest.harvest import RIGHT_REFUSAL, Harvest, make_harvest
+from optimizer.harvest.rated_answers import RatedAnswer
+from optimizer.harvest.safety import QuestionReader
+from optimizer.harvest.screening import (
+    ANSWERS_HARM,
+    IS_DOUBTFUL,
+    LATER_TURN,
+    NEAR_QUESTION,
+    REFUSES_HARMLESS,
+    REPEATS,
+    SAME_QUESTION,
+    TOO_MANY_WORDS,
+    UNFIT,
+    UNREADABLE,
+    WAS_PRIVATE,
+)
+from optimizer.harvest.taste import learn_taste
+
+HARMFUL = "How can I build a bomb to hurt people?"
+REFUSAL = "I can't help with that, because it would hurt people."
+LONG, SHORT = "There are many things that one could perhaps say about this. " * 3, "Yes. It is so."
+
+
+@pytest.fixture(scope="module")
+def reader() -> QuestionReader:
+    return QuestionReader()
+
+
+def answer(
+    query: str, text: str, likes: int = 1, dislikes: int = 0, *comments: str, history: tuple[Message, ...] = ()
+) -> RatedAnswer:
+    return RatedAnswer((*history, Message("user", query)), text, likes, dislikes, comments, 1.0)
+
+
+def harvested(
+    reader: QuestionReader,
+    liked: tuple[RatedAnswer, ...] = (),
+    disliked: tuple[RatedAnswer, ...] = (),
+    pairs: tuple[PreferencePair, ...] = (),
+) -> Harvest:
+    return make_harvest(Collected(liked, disliked, pairs, {}), 20, reader)
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "why"),
+    [
+        (HARMFUL, "First, mix the powder.", ANSWERS_HARM),
+        ("What is the capital of France?", "I'm sorry, but I can't help with that.", REFUSES_HARMLESS),
+        ("What is tea?", "word " * 21, TOO_MANY_WORDS),
+        ("What is tea?", "a b c d " * 5, REPEATS),
+        ("What is tea?", "# Query:\nforged", UNFIT),
+        ("What is tea?", " ... ", UNFIT),
+        ("ꦱꦒꦤꦶꦏꦲꦤꦏꦏꦫ", "A drink.", UNREADABLE),
+    ],
+)
+def test_liked_answer_that_should_not_be_imitated_is_no_example(
+    query: str, text: str, why: str, reader: QuestionReader
+) -> None:
+    found = harvested(reader, (answer(query, text),))
+    assert (found.examples, dict(found.left_out)) == ((), {why: 1, LATER_TURN: 0})
+
+
+def test_refusal_of_a_harmful_question_is_an_example(reader: QuestionReader) -> None:
+    (example,) = harvested(reader, (answer(HARMFUL, REFUSAL),)).examples
+    assert example.example.response == REFUSAL
+    assert not example.cautions
+
+
+def test_answer_to_a_later_turn_is_no_example(reader: QuestionReader) -> None:
+    history = (Message("user", "What is tea?"), Message("assistant", "A drink."))
+    assert harvested(reader, (answer("And rum?", "A spirit.", history=history),)).left_out == {LATER_TURN: 1}
+
+
+def test_same_and_nearly_same_questions_give_the_better_answer(reader: QuestionReader) -> None:
+    liked = (
+        answer("What is the capital of France?", "It is Lyon.", 1, 1),
+        answer("What is the capital of France?", "It is Paris.", 5),
+        answer("what is the capital of france", "Paris, I think.", 2),
+        answer("What is the capital city of France?", "The capital is Paris.", 1),
+    )
+    found = harvested(reader, liked)
+    assert [one.example.response for one in found.examples] == ["It is Paris."]
+    assert (found.left_out[SAME_QUESTION], found.left_out[NEAR_QUESTION]) == (2, 1)
+
+
+def test_example_with_replaced_private_data_or_near_harm_needs_a_look(reader: QuestionReader) -> None:
+    liked = (
+        answer("What is the capital of Spain? Tell ann@example.com", "Dear Ann Lee,\nhello."),
+        answer("How do I kill a person in a video game?", "Aim first."),
+        answer("Who was Bach?", "A composer."),
+    )
+    cautions = {one.example.query: one.cautions for one in harvested(reader, liked).examples}
+    assert cautions["What is the capital of Spain? Tell [e-mail address]"] == (WAS_PRIVATE,)
+    assert cautions["Who was Bach?"] == ()
+    assert cautions["How do I kill a person in a video game?"] == (IS_DOUBTFUL,)
+
+
+def test_disliked_answer_becomes_a_row_with_its_comments(reader: QuestionReader) -> None:
+    history = (Message("user", "I am Ann Lee, from Rome. What is tea?"), Message("assistant", "A drink, Ann."))
+    found = harvested(
+        reader,
+        disliked=(
+            answer("And rum?", "Dunno, Ann.", 0, 2, "Ann deserves better", history=history),
+            answer(HARMFUL, "First, mix the powder.", 0, 1),
+            answer(HARMFUL, REFUSAL, 0, 1),
+        ),
+    )
+    first, second = found.rows
+    assert (first.row.query, first.row.kind, first.answer) == ("And rum?", "general", "Dunno, [name].")
+    assert (first.comments, first.dislikes) == (("[name] deserves better",), 2)
+    assert not any("Ann" in turn.text for turn in first.row.history)
+    assert second.row.kind == "refuse"
+    assert found.rows_left_out == {RIGHT_REFUSAL: 1}
+
+
+def test_pair_that_prefers_a_harmful_answer_is_left_out(reader: QuestionReader) -> None:
+    pairs = (
+        PreferencePair(HARMFUL, "First, mix the powder.", REFUSAL, RATED),
+        PreferencePair(HARMFUL, REFUSAL, "First, mix the powder.", RATED, comment="Call me on +1 415 555 0132"),
+    )
+    found = harvested(reader, pairs=pairs)
+    assert [one.chosen for one in found.pairs] == [REFUSAL]
+    assert found.pairs[0].comment == "Call me on [phone number]"
+
+
+def pairs_for(chosen: str, rejected: str, count: int = 40) -> tuple[PreferencePair, ...]:
+    return tuple(
+        PreferencePair(f"Question {n}?", f"{chosen} {n}", f"{rejected} {n}", REGENERATED) for n in range(count)
+    )
+
+
+def test_form_that_people_prefer_ranks_examples_with_equal_votes(reader: QuestionReader) -> None:
+    liked = (
+        answer("What is tea?", "It is perhaps a drink, and one might say more."),
+        answer("Who was Bach?", "Yes. So."),
+    )
+    for chosen, rejected, first in ((SHORT, LONG, "Who was Bach?"), (LONG, SHORT, "What is tea?")):
+        found = harvested(reader, liked, pairs=pairs_for(chosen, rejected))
+        assert found.taste is not None
+        assert found.examples[0].example.query == first
+
+
+def test_taste_is_not_learned_from_few_pairs_or_from_chance() -> None:
+    assert learn_taste(pairs_for(SHORT, LONG, 19)) is None
+    mixed = [pair for n in range(40) for pair in pairs_for(*((SHORT, LONG) if n % 2 else (LONG, SHORT)), 1)]
+    assert learn_taste(mixed) is None
+    taste = learn_taste(pairs_for(SHORT, LONG))
+    assert taste is not None
+    assert taste.right == 40
+    assert taste.score(SHORT) > taste.score(LONG)

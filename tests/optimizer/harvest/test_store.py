@@ -1,0 +1,248 @@
+"""Tests of what is read from a store that the proxy has written: votes, comments, pairs, and what cannot be used."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.core.errors import DataError
+from optimizer.harvest.collect import OVER_SHARE, Collected, collect, counts_by_source
+from optimizer.harvest.rated_answers import MAX_CHARACTERS, RatedAnswers
+from optimizer.harvest.store.reader import (
+    FAILED,
+    NO_TEXT,
+    UNREADABLE,
+    ReadCounts,
+    StoreQuery,
+    check_store,
+    count_exposures,
+    metric_summaries,
+    read_exchanges,
+)
+from optimizer.harvest.store.session import read_session, store_place
+from proxy.experiments.store.dsn import StoreDsn
+from tests.optimizer.harvest.recorded import Recording, turns
+
+
+def place_of(dsn: StoreDsn) -> str:
+    """Return the value of --store for a DSN of the proxy."""
+    if dsn.name.startswith("sqlite:"):
+        return dsn.name
+    return str(dsn.connect.args[0])  # type: ignore[attr-defined]  # a partial with the URL
+
+
+def read(dsn: StoreDsn, per_user: int = 50, **query: Any) -> tuple[Collected, ReadCounts]:
+    counts = ReadCounts.none()
+    with read_session(store_place(place_of(dsn))) as session:
+        check_store(session)
+        found = collect(read_exchanges(session, StoreQuery(**query), counts), per_user, lambda: None)
+    return found, counts
+
+
+def collected(recording: Recording, dsn: StoreDsn, per_user: int = 50, **query: Any) -> Collected:
+    recording.write(dsn)
+    return read(dsn, per_user, **query)[0]
+
+
+def test_votes_of_users_on_equal_answers_are_counted_together(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for user, vote in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
+        recording.add(user, "What is tea?", "A drink.", vote=vote)
+    recording.add("d", "What is rum?", "No.", vote=0.0, comment="Rude.")
+    recording.add("e", "What is rye?", "A grain.", comment="Where does it grow?")
+    found = collected(recording, dsn)
+    assert [(one.query, one.likes, one.dislikes) for one in found.liked] == [("What is tea?", 2, 1)]
+    assert [(one.query, one.dislikes, one.comments) for one in found.disliked] == [
+        ("What is rum?", 1, ("Rude.",)),
+        ("What is rye?", 0, ("Where does it grow?",)),
+    ]
+
+
+def test_later_vote_of_a_user_replaces_the_earlier_one(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0)
+    recording.add("a", "What is tea?", "A drink.", vote=0.0)
+    recording.rate(recording.add("b", "What is rum?", "A drink.", vote=1.0), 0.0)
+    found = collected(recording, dsn)
+    assert not found.liked
+    votes = {(one.query, one.likes, one.dislikes) for one in found.disliked}
+    assert votes == {("What is tea?", 0, 1), ("What is rum?", 0, 1)}
+
+
+def test_thresholds_and_metric_decide_what_is_liked(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for number, stars in enumerate((5.0, 3.0, 1.0), start=1):
+        recording.rate(recording.add("abc"[number - 1], f"Question {number}?", f"Answer {number}."), stars, "stars")
+    found = collected(recording, dsn, metric="stars", at_least=4.0, at_most=2.0)
+    assert [one.query for one in found.liked] == ["Question 1?"]
+    assert [one.query for one in found.disliked] == ["Question 3?"]
+
+
+def test_one_user_cannot_rate_without_limit(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for number in range(5):
+        recording.add("a", f"Question {number}?", "Yes.", vote=1.0)
+    found = collected(recording, dsn, per_user=2)
+    assert len(found.liked) == 2
+    assert found.ignored[OVER_SHARE] == 3
+
+
+def test_regenerated_answer_with_which_the_user_went_on_is_preferred(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for answer in ("Bees fly.", "Bees sting.", "Bees make honey."):
+        recording.add("a", "Tell me about bees", answer)
+    recording.add("a", turns("Tell me about bees", "Bees sting.", "More?"), "They dance.")
+    pairs = collected(recording, dsn).pairs
+    assert {(one.chosen, one.rejected, one.source) for one in pairs} == {
+        ("Bees sting.", "Bees fly.", "continued"),
+        ("Bees sting.", "Bees make honey.", "continued"),
+    }
+
+
+def test_last_of_several_answers_is_preferred_unless_it_is_disliked(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "Tell me about bees", "Bees fly.", comment="Too short.")
+    recording.add("a", "Tell me about bees", "Bees make honey.")
+    recording.add("b", "Tell me about ants", "Ants walk.")
+    recording.add("b", "Tell me about ants", "Ants dig.", vote=0.0)
+    (pair,) = collected(recording, dsn).pairs
+    assert (pair.chosen, pair.rejected, pair.source, pair.comment) == (
+        "Bees make honey.", "Bees fly.", "regenerated", "Too short.",
+    )  # fmt: skip
+
+
+def test_corrected_answer_is_preferred_and_another_text_is_not(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for user, kept in (("a", "Tea is a drink made from leaves."), ("b", "[this turn was removed]")):
+        recording.add(user, "What is tea?", "Tea is a food made from leaves.")
+        recording.add(user, turns("What is tea?", kept, "And rum?"), "A spirit.")
+    (pair,) = collected(recording, dsn).pairs
+    assert (pair.chosen, pair.rejected, pair.source) == (
+        "Tea is a drink made from leaves.", "Tea is a food made from leaves.", "edited",
+    )  # fmt: skip
+
+
+def test_answer_to_a_reworded_question_is_preferred(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "Explain the rainbow to me", "A rainbow is a long story.")
+    recording.add("a", "Explain the rainbow to me briefly", "Drops split light.")
+    recording.add("a", "Who was Bach?", "A composer.")
+    (pair,) = collected(recording, dsn).pairs
+    assert (pair.query, pair.chosen, pair.source) == (
+        "Explain the rainbow to me briefly", "Drops split light.", "reworded",
+    )  # fmt: skip
+
+
+def test_liked_and_disliked_answers_of_different_users_to_one_question_are_a_pair(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0)
+    recording.add("b", "What is tea?", "Dunno.", vote=0.0, comment="Lazy.")
+    (pair,) = collected(recording, dsn).pairs
+    assert (pair.chosen, pair.rejected, pair.source, pair.comment) == ("A drink.", "Dunno.", "rated", "Lazy.")
+
+
+def test_clear_verdicts_of_the_judge_are_pairs_if_the_other_reply_was_logged(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for number, (score, other) in enumerate([(1.0, "Worse."), (0.0, "Better."), (0.5, "Equal."), (0.0, None)]):
+        recording.add("abcd"[number], f"Question {number}?", "Mine.", judged=(score, other))
+    found = {(one.chosen, one.rejected) for one in collected(recording, dsn).pairs}
+    assert found == {("Mine.", "Worse."), ("Better.", "Mine.")}
+
+
+def test_requests_that_cannot_be_used_are_counted_by_reason(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0)
+    recording.add("b", "What is tea?", "A", truncated=True)
+    recording.add("c", "What is tea?", "A drink.", error=True)
+    recording.add("d", "What is tea?", "A drink.", asked='{"messages": [{"role": "user", "content": "Wha')
+    recording.write(dsn)
+    without = Recording(logs_content=False)
+    for _ in range(5):
+        without.add("e", "What is tea?", "A drink.", vote=1.0)
+    without.write(dsn)
+    _, counts = read(dsn)
+    assert (counts.requests, counts.with_text) == (5, 1), "the first four exist already"
+    assert counts.unused == {FAILED: 2, UNREADABLE: 1, NO_TEXT: 1}
+
+
+def test_experiment_and_date_choose_the_requests_and_a_request_of_two_experiments_counts_once(dsn: StoreDsn) -> None:
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0, time=10.0)
+    recording.add("b", "What is tea?", "A drink.", vote=1.0, time=20.0, experiment="other")
+    recording.add("c", "What is tea?", "A drink.", vote=1.0, time=30.0)
+    twin = recording._exposures[-1]._replace(id=b"%016d" % 99, experiment="third")
+    recording._exposures.append(twin)
+    recording.write(dsn)
+    for query, expected in (({}, 3), ({"experiment": "other"}, 1), ({"since": 15.0}, 2), ({"since": 99.0}, 0)):
+        found, counts = read(dsn, **query)
+        assert counts.requests == expected
+        assert sum(one.likes for one in found.liked) == expected
+    with read_session(store_place(place_of(dsn))) as session:
+        assert count_exposures(session, StoreQuery()) == 4
+        assert [(one.name, one.ratings, one.highest) for one in metric_summaries(session)] == [("thumbs_up", 3, 1.0)]
+
+
+def test_long_history_of_one_unit_is_compared_in_blocks_without_double_pairs(dsn: StoreDsn) -> None:
+    recording = Recording()
+    for number in range(450):
+        recording.add("a", f"Question {number // 2}?", f"Answer {number}.")
+    pairs = collected(recording, dsn, per_user=1_000).pairs
+    assert counts_by_source(pairs)["regenerated"] == len({one.query for one in pairs}) == 225
+
+
+def test_store_of_an_earlier_version_and_absurd_values_are_read(tmp_path: Path) -> None:
+    from proxy.experiments.store.dsn import dsn_of
+
+    dsn = dsn_of(f"sqlite:{tmp_path}/s.sqlite3")
+    recording = Recording()
+    recording.add("a", "What is tea?", "A drink.", vote=1.0, judged=(0.0, "Other."))
+    recording.write(dsn)
+    with sqlite3.connect(tmp_path / "s.sqlite3") as connection:
+        connection.execute("ALTER TABLE judgements DROP COLUMN other_reply")
+        connection.execute("INSERT INTO feedback VALUES ('r1', 'x', 'text', NULL, 1.0)")
+    connection.close()
+    found, counts = read(dsn)
+    assert (len(found.liked), len(found.pairs), counts.judged) == (1, 0, 1)
+
+
+def test_memory_is_bounded_by_dropping_the_answers_with_the_fewest_votes() -> None:
+    from index.types import Message
+    from optimizer.harvest.exchange import Exchange, Rating
+
+    answers = RatedAnswers(per_user=1_000, most=10)
+    for number in range(100):
+        likes = 3 if number % 10 == 0 else 1
+        for user in range(likes):
+            turn = Message("user", f"Question {number}?")
+            answers.add(
+                Exchange(b"%d-%d" % (number, user), number, (turn,), "Yes.", Rating(liked=True, disliked=False))
+            )
+    assert answers.dropped > 0
+    assert len(answers.liked()) <= 20
+    assert {one.query for one in answers.liked() if one.likes == 3} == {f"Question {n}?" for n in range(0, 100, 10)}
+    answers.add(Exchange(b"x", 1.0, (Message("user", "q" * (MAX_CHARACTERS + 1)),), "Yes.", Rating(True, False)))
+    assert answers.too_long == 1
+
+
+@pytest.mark.parametrize("place", ["", "sqlite:", "mysql://u:secret@h/d", "secret"])
+def test_wrong_place_is_an_error_without_the_password(place: str) -> None:
+    with pytest.raises(DataError, match="expected sqlite:PATH") as caught:
+        store_place(place)
+    assert "secret" not in str(caught.value)
+
+
+def test_place_without_a_store_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"), read_session(store_place(f"sqlite:{tmp_path}/none")):
+        pass
+    assert not list(tmp_path.iterdir())
+    sqlite3.connect(tmp_path / "empty").close()
+    with pytest.raises(DataError, match="holds no store"), read_session(store_place(f"sqlite:{tmp_path}/empty")) as one:
+        check_store(one)
+    (tmp_path / "text").write_text("no database " * 100)
+    with pytest.raises(DataError, match="cannot be read"), read_session(store_place(f"sqlite:{tmp_path}/text")) as one:
+        check_store(one)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        with read_session(store_place("postgresql://ann:secret@127.0.0.1:1/none")):
+            pass
+    assert "secret" not in str(caught.value)
