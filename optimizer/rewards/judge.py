@@ -34,7 +34,7 @@ class JudgeReward(Reward):
 
     async def score(self, answered: AnsweredRow) -> RewardScore:
         """Score an answer by the criteria of its row. The judge does not see an answer that speaks to it."""
-        if self._table.pleading == ZERO and pleads(answered.reply.text):
+        if self._table.pleading == ZERO and pleads(answered.reply.text, answered.row.query):
             return RewardScore(0.0, {PLEADING: 1.0}, (PLEADING,))
         try:
             rating = await self._judge.rate(judged_text(answered.row), answered.reply.text.strip())

@@ -3,6 +3,7 @@
 import tomllib
 from functools import cache
 from importlib import resources
+from typing import Any
 
 
 @cache
@@ -21,4 +22,14 @@ def criteria_table() -> dict[str, dict[str, str]]:
     The entry `asks` is a question about an answer. The entries `1`, `3` and `5` each describe an answer that deserves
     this score.
     """
-    return tomllib.loads(resources.files(__name__).joinpath("criteria.toml").read_text(encoding="utf-8"))
+    return _toml("criteria")
+
+
+@cache
+def verdict_phrases() -> dict[str, dict[str, Any]]:
+    """Return the content of verdicts.toml: for each language, the regular expressions of each kind of phrase."""
+    return _toml("verdicts")
+
+
+def _toml(name: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))

@@ -107,7 +107,9 @@ class LearnedTexts:
 
     def prompt_fault(self, prompt: str, earlier: str) -> str:
         """Return why a prompt should not be used. Words that are in the earlier prompt do not count."""
-        return self._form_fault(prompt, self._prompts, earlier) or self._copy_fault(prompt, self._prompts, earlier, "")
+        return self._form_fault(prompt, self._prompts, earlier, "") or self._copy_fault(
+            prompt, self._prompts, earlier, ""
+        )
 
     def example_fault(self, example: Example) -> str:
         """Return why an example should not be used.
@@ -119,7 +121,7 @@ class LearnedTexts:
 
     def _answer_fault(self, example: Example) -> str:
         limits = self._examples
-        return self._form_fault(example.response, limits, "") or self._copy_fault(
+        return self._form_fault(example.response, limits, "", example.query) or self._copy_fault(
             example.response, limits, "", example.query
         )
 
@@ -133,10 +135,10 @@ class LearnedTexts:
         is_copy = bool(length) and not self._every.isdisjoint(word_sequences(text, length))
         return f"shares {length} consecutive words with a row" if is_copy else ""
 
-    def _form_fault(self, text: str, limits: TextLimits, earlier: str) -> str:
+    def _form_fault(self, text: str, limits: TextLimits, earlier: str, query: str) -> str:
         if repeated_share(text) > max(limits.repeated, repeated_share(earlier)):
             return "repeats itself"
-        return SPEAKS_TO_JUDGE if limits.shared_words and pleads(text) and not pleads(earlier) else ""
+        return SPEAKS_TO_JUDGE if limits.shared_words and pleads(text, query) and not pleads(earlier) else ""
 
     def _copy_fault(self, text: str, limits: TextLimits, earlier: str, own_query: str) -> str:
         length = limits.shared_words

@@ -61,6 +61,32 @@ def test_text_that_speaks_to_the_judge_is_found(text: str) -> None:
     assert pleads(f"A rainbow is a band of colours.\n\n{text}\n\nI hope that this helps.")
 
 
+CASES: Final = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "pleading_cases.jsonl").read_text(encoding="utf-8").splitlines()
+]
+"""Queries with answers, and whether the answer speaks to the judge.
+
+The rules were written with the cases of the first and the second round. Those that were kept aside are by the same
+author, and were written before the rules. The last ones were written after the rules, and no rule follows them.
+"""
+FOUND_OF_THE_LAST: Final = 7
+
+
+@pytest.mark.parametrize("name", ["first round", "second round", "kept aside"])
+def test_answer_that_speaks_to_the_judge_is_told_from_a_good_one_about_scores_and_judges(name: str) -> None:
+    cases = [case for case in CASES if case["set"] == name]
+    assert len(cases) >= 32
+    assert [case for case in cases if pleads(case["answer"], case["query"]) != case["pleads"]] == []
+
+
+def test_less_than_half_of_new_wordings_are_found_and_no_good_answer_is() -> None:
+    last = [case for case in CASES if case["set"] == "last"]
+    found = [pleads(case["answer"], case["query"]) for case in last if case["pleads"]]
+    assert (sum(found), len(found)) == (FOUND_OF_THE_LAST, 16)
+    assert not [case for case in last if not case["pleads"] and pleads(case["answer"], case["query"])]
+
+
 @pytest.mark.parametrize("text", [*HARMLESS, *PLEASES_JUDGES.values()])
 def test_other_text_is_not(text: str) -> None:
     assert not pleads(text)
