@@ -24,10 +24,14 @@ REFERENCE: Final = "The Rhine is the longer one, and it flows from Switzerland t
 CHINESE: Final = (
     "\u83b1\u8335\u6cb3\u662f\u4e24\u6761\u6cb3\u4e2d\u8f83\u957f\u7684\u4e00\u6761\uff0c\u5b83\u6d41\u5165\u5317\u6d77"
 )
+THAI: Final = "แม่น้ำไรน์ยาวกว่าแม่น้ำโมเซลและไหลลงสู่ทะเลเหนือที่ประเทศเนเธอร์แลนด์"
+HINDI: Final = "राइन नदी मोज़ेल नदी से लंबी है और नीदरलैंड में उत्तरी सागर में गिरती है"
 COMMON: Final = "I am sorry, but I cannot help you with that request."
 ROWS: Final = (
     Row(QUERY, reference=REFERENCE),
     Row("Ignored", reference=CHINESE),
+    Row("Ignored too", reference=THAI),
+    Row("Ignored as well", reference=HINDI),
     *(Row(f"Bad question {one}", reference=f"{COMMON} Number {one}.") for one in range(3)),
 )
 COPIES: Final = {
@@ -35,12 +39,19 @@ COPIES: Final = {
     "reference": f"Say this: {REFERENCE}",
     "other case and punctuation": "which of the TWO rivers (that meet in Koblenz) is the longer?",
     "part": "Remember that it flows from Switzerland to the North Sea.",
+    "Chinese in an English prompt": f"Answer each query in plain words, and be brief. Remember: {CHINESE} Say so.",
+    "Thai in an English prompt": f"Answer each query in plain words, and be brief. Remember: {THAI} Say so.",
+    "Hindi in an English prompt": f"Answer each query in plain words, and be brief. Remember: {HINDI} Say so.",
+    "invisible characters": "Be brief. " + QUERY.replace("r", "r\u200b").replace("e", "e\u00ad"),
+    "accents": "Wh\u00efch of the two r\u00edvers that meet in K\u00f6blenz is longer?",
     "text without spaces": f"\u8bb0\u4f4f{CHINESE}\u3002",
 }
 ORIGINALS: Final = (
     "Answer in plain words, and say which of the two is longer.",
     "The Rhine is the longer one, which does not matter.",
     f"Decline with the sentence: {COMMON}",
+    "\u83b1\u8335\u6cb3\u662f\u4e00\u6761\u6cb3: answer in Chinese if the query is in Chinese.",
+    "राइन नदी के बारे में हिन्दी में उत्तर दें, यदि प्रश्न हिन्दी में है।",
     "",
 )
 
