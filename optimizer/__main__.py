@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from index.bundle.bundle import read_bundle
 from index.embedders.base import Embedder
@@ -114,7 +115,7 @@ async def _start_or_continue(config: RunConfig, directory: Path, begun: Event) -
         directory: The directory of the run.
         begun: The event at the beginning of the journal, which `begun_event` makes.
     """
-    progress = ProgressDisplay(config.budget, Console(stderr=True))
+    progress = ProgressDisplay(config.budget, Console(stderr=True, markup=False))
     with Journal(directory, progress.on_event) as journal:
         await journal.note(BEGUN, folder=begun["folder"], file=begun.get("file"), digest=begun.get("digest"))
         try:
@@ -134,7 +135,7 @@ def _print_error_line(line: str) -> None:
 
 
 def _show_result(result: Result) -> None:
-    console = Console()
+    console = Console(markup=False)
     if result.sealed:
         console.print(sealed_table(result.sealed))
     if result.spent_out:
@@ -166,7 +167,7 @@ async def _estimate(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         async with open_run_context(config, journal, _print_error_line) as context:
             expected = await estimate(context)
-    Console().print(estimate_table(expected, config.budget))
+    Console(markup=False).print(estimate_table(expected, config.budget))
     return 0
 
 
@@ -191,14 +192,14 @@ async def _judge_check(options: argparse.Namespace) -> int:
     with _progress_bar() as bar:
         tables = await judge_tables(options, Endpoint(options.base_url, name, key), bar)
     for table in tables:
-        Console().print(table)
+        Console(markup=False).print(table)
     return 0
 
 
 async def _doctor(options: argparse.Namespace) -> int:
     config, failures, warnings = _read_config(options.config), 0, 0
-    with Console(stderr=True).status("checking") as status:
-        async for finding in check_run(config, lambda subject: status.update(f"checking {subject}")):
+    with Console(stderr=True, markup=False).status("checking") as status:
+        async for finding in check_run(config, lambda subject: status.update(Text(f"checking {subject}"))):
             mark = "WARN" if finding.is_warning else {True: "ok", False: "BAD", None: "-"}[finding.ok]
             print(f"{mark:4}{' ' * finding.is_warning}{finding.subject}: {finding.message}")
             print(textwrap.indent(finding.advice + "\n", "    ") if finding.advice else "", end="", flush=True)
@@ -227,7 +228,7 @@ async def _eval(options: argparse.Namespace) -> int:
     if options.markdown:
         print(evaluation_markdown(evaluation))
     else:
-        Console().print(evaluation_table(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}"))
+        Console(markup=False).print(evaluation_table(evaluation, f"{name}, {len(rows):,} rows of {options.data.name}"))
     return 0
 
 
@@ -240,8 +241,8 @@ async def _evaluate(
 
 
 def _progress_bar() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True, markup=False))
 
 
 def _open_embedder(name: str, rows: Sequence[Row]) -> Embedder | None:

@@ -50,22 +50,22 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: The command line is wrong (exit code 2), or asks for help (exit code 0).
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     try:
         if arguments[:1] == ["experiment"]:
             # Imported here, because a server does not need this module, which takes 2 MB of memory.
             from proxy.experiments.command import run_experiment_command
 
-            output = Console(highlight=False)
+            output = Console(highlight=False, markup=False)
             return run_experiment_command(arguments[1:], process_environment(), output)
         if arguments[:1] == ["fit"]:
             from proxy.fit.command import run_fit_command  # imported here, as a server does not need it
 
-            output = Console(highlight=False)
+            output = Console(highlight=False, markup=False)
             return run_fit_command(arguments[1:], process_environment(), output, console)
         values, command, name = _parse(arguments)
         if command == "new-key":  # uses no settings, so it works even if a setting is wrong
-            return _new_key(name, Console(highlight=False), console)
+            return _new_key(name, Console(highlight=False, markup=False), console)
         return _serve_or_check(command, build_settings(values, process_environment()), console)
     except DrpoError as error:
         console.print(f"drpo-proxy: {error}", style="red", markup=False, soft_wrap=True)
@@ -85,7 +85,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
         if command == "check":
             from proxy.server.check import check
 
-            return asyncio.run(check(settings, _progress(console), Console(highlight=False)))
+            return asyncio.run(check(settings, _progress(console), Console(highlight=False, markup=False)))
         # Imported here, because these imports take half a second, which help texts and error messages do not need.
         gc.disable()  # imports create few objects that can be freed
         import uvloop
@@ -95,7 +95,7 @@ def _serve_or_check(command: str, settings: Settings, console: Console) -> int:
 
         gc.enable()
         return_large_blocks_to_system()
-        uvloop.run(serve(settings, _progress(console), announcer(Console(highlight=False))))
+        uvloop.run(serve(settings, _progress(console), announcer(Console(highlight=False, markup=False))))
     return 0
 
 

@@ -272,3 +272,16 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 def _has_reason(line: str) -> bool:
     comment = line.partition("#")[2].replace("noqa: BLE001", "")
     return len(comment.split()) >= 4
+
+
+def test_console_prints_square_brackets_instead_of_reading_them_as_markup() -> None:
+    """Else, a user does not see `[budget]`, and a name that contains `[/b]` ends the command with a traceback."""
+    calls = [
+        (path.relative_to(ROOT).as_posix(), node)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Console", "TextColumn")
+    ]
+    assert len(calls) > 5
+    reading = [name for name, call in calls if "markup=False" not in map(ast.unparse, call.keywords)]
+    assert not reading, f"pass markup=False: {reading}"

@@ -25,10 +25,13 @@ _VISIBLE_CONTROLS: Mapping[int, int] = {
 
 
 class PageConsole(Console):
-    """A console that raises BrokenPipeError if the process that reads its output ends early.
+    """A console that raises BrokenPipeError if the process that reads its output ends early, and reads no markup.
 
     drpo-index catches this error and chooses the exit code. rich's own console would end the program with exit code 1.
     """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

@@ -26,8 +26,13 @@ class ProgressBar:
     """A bar on stderr, which shows the steps of a harvest one after the other. Use it as a context manager."""
 
     def __init__(self) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=Console(stderr=True))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True, markup=False))
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:

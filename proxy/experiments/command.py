@@ -17,6 +17,7 @@ from typing import Final
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import MODEL_NAME
@@ -182,7 +183,7 @@ def _report(options: argparse.Namespace, dsn: StoreDsn, output: Console) -> int:
     if options.json:
         output.file.write(orjson.dumps(full_report(experiment, outcomes), option=orjson.OPT_INDENT_2).decode() + "\n")
         return 0
-    with output.status(f"Reading {experiment.name} from {dsn.name}"):
+    with output.status(Text(f"Reading {experiment.name} from {dsn.name}")):
         report = report_of(experiment, outcomes)
     print_report(experiment.name, report, output)
     return 0
