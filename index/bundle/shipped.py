@@ -19,7 +19,7 @@ from index.measures.confidence import Interval
 from index.model_names import is_same_model
 from index.types import Manifest
 
-DEFAULT: Final = "default"
+DEFAULT_BUNDLE: Final = "default"
 """The word that means the bundle of drpo that suits the served model."""
 GENERAL: Final = "hand-written"
 """The name of the general bundle."""
@@ -94,13 +94,13 @@ def find_bundle(location: str, root: Path = SHIPPED) -> Path:
         BundleError: There is neither a bundle nor a directory of this name. The message lists the names.
     """
     names = shipped_names(root)
-    if location == DEFAULT:
+    if location == DEFAULT_BUNDLE:
         return root / GENERAL
     if location in names:
         return root / location
     if not Path(location).is_dir():
-        known = ", ".join([DEFAULT, *names])
-        raise BundleError(f"{location}: there is no such directory, and no bundle of drpo has this name ({known})")
+        known = ", ".join([DEFAULT_BUNDLE, *names])
+        raise BundleError(f"there is no directory {location}, and no bundle of drpo has this name ({known})")
     return Path(location)
 
 

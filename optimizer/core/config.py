@@ -16,7 +16,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from index.bundle.input_files import decode_text
-from index.bundle.shipped import DEFAULT, shipped_names
+from index.bundle.shipped import DEFAULT_BUNDLE, shipped_names
 from index.errors import BundleFormatError
 from optimizer.core.config_checks import check_config
 from optimizer.core.config_tables import EMPTY, RACED, RECIPES, RunConfig
@@ -207,7 +207,7 @@ def _with_folder(config: RunConfig, folder: Path) -> RunConfig:
     seeds = folder / data.seeds if data.seeds else None
     data = replace(data, train=folder / data.train, sealed=sealed, validation=validation, seeds=seeds)
     start, pool = config.bundle.start, config.examples.pool
-    named = start in (DEFAULT, EMPTY, *shipped_names())
+    named = start in (DEFAULT_BUNDLE, EMPTY, *shipped_names())
     bundle = config.bundle if named else replace(config.bundle, start=str(folder / start))
-    examples = config.examples if pool == DEFAULT else replace(config.examples, pool=str(folder / pool))
+    examples = config.examples if pool == DEFAULT_BUNDLE else replace(config.examples, pool=str(folder / pool))
     return replace(config, data=data, bundle=bundle, examples=examples)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from index.bundle.shipped import DEFAULT
+from index.bundle.shipped import DEFAULT_BUNDLE
 from index.embedders.registry import DEFAULT_EMBEDDER
 from index.types import RetrievalPolicy
 from optimizer.core.budget import Limits
@@ -177,7 +177,7 @@ class ExamplesTable:
     words: int = 150
     shared_words: int = 8
     repeated: float = 0.2
-    pool: str = DEFAULT
+    pool: str = DEFAULT_BUNDLE
     judge: JudgeTable = field(default_factory=JudgeTable)
     writer: WriterTable = field(default_factory=WriterTable)
 
@@ -242,7 +242,7 @@ class BundleTable:
     """
 
     name: str
-    start: str = DEFAULT
+    start: str = DEFAULT_BUNDLE
     model: str | None = None
     embedder: str = DEFAULT_EMBEDDER
     prompt: str = ""

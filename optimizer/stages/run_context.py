@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from index.bundle.bundle import load_bundle
-from index.bundle.shipped import DEFAULT, SHIPPED, choose_shipped, find_bundle, read_shipped
+from index.bundle.shipped import DEFAULT_BUNDLE, SHIPPED, choose_shipped, find_bundle, read_shipped
 from index.embedders.base import Embedder
 from index.embedders.registry import open_embedder
 from index.model_names import plain_name, split_model_name
@@ -178,7 +178,7 @@ def starting_bundle(config: RunConfig, root: Path = SHIPPED) -> StartingBundle:
     start = config.bundle.start
     if start == EMPTY:
         return StartingBundle(EMPTY, None)
-    if start != DEFAULT:
+    if start != DEFAULT_BUNDLE:
         directory = find_bundle(start, root)
         return StartingBundle(directory.name, directory)
     model, _ = split_model_name(config.bundle.model or config.models[TASK].model, ())

@@ -22,6 +22,7 @@ from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm
 from proxy.experiments.mismatches import Server, find_mismatches
 from proxy.experiments.service import ExperimentService
 from proxy.inference.injection.injector import Injector
+from proxy.inference.injection.model_bundles import ChosenBundles, ModelBundles
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.inference.planner import Planner
 from proxy.inference.setting import Setting
@@ -37,12 +38,12 @@ class ServingState:
     A reload assigns new objects and never changes the old ones. So a request that has read an object can keep using it.
 
     Attributes:
-        bundles: The bundles by the id of their model.
+        bundles: The loaded bundles, and which model gets which.
         keyring: The API keys; None if no keys are required.
         loads: How often the values were loaded: once at the start, and once by each reload.
     """
 
-    bundles: Mapping[str, ServedBundle]
+    bundles: ModelBundles
     keyring: Keyring | None = None
     loads: int = 0
 
@@ -77,8 +78,13 @@ class Gateway:
 
     @property
     def bundles(self) -> Mapping[str, ServedBundle]:
-        """The current bundles by the id of their model."""
-        return self.state.bundles
+        """The current bundles by the id of their model: those of the listed models, and those that flags name."""
+        return self.chosen.bundles
+
+    @property
+    def chosen(self) -> ChosenBundles:
+        """The current bundles, and why the models have them."""
+        return self.state.bundles.of(self.pool.models)
 
     @property
     def active_experiments(self) -> ActiveExperiments | None:

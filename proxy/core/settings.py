@@ -20,7 +20,6 @@ Kind = Literal["chat", "completion"]
 """Whether a model takes chat messages (`chat`) or text to complete (`completion`)."""
 
 EMBEDDED: Final = "embedded"
-DEFAULT_BUNDLE: Final = "default"
 ADMIN_OFF: Final = "off"
 _KINDS: Final[Mapping[str, Kind]] = {"chat": "chat", "completion": "completion"}
 _MIN_SECONDS: Final = 0.001
@@ -73,12 +72,15 @@ class BackendSettings:
 class InjectionSettings:
     """The bundles to inject, and the retrieval of their examples.
 
-    If the operator gives no bundle and serves the embedded model, `build_settings` sets `bundle` to `default`.
+    If the operator gives no bundle and serves the embedded model, `with_embedded_model` sets `bundle` to `default` for
+    this model.
     """
 
     bundle: tuple[str, ...] = _setting(
         (),
-        "bundle to inject: DIR, MODEL=DIR or `default`; without it, the embedded model gets `default`; repeatable",
+        "bundle to inject: a directory or a name of `drpo-index list`, for the model that it was made for; `default` "
+        "gives each model the bundle of drpo for it; MODEL= before it names another model; without this flag, the "
+        "embedded model gets `default`; repeatable",
         "[MODEL=]DIR",
     )
     allow_embedder: tuple[str, ...] = _setting(

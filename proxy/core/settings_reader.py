@@ -17,7 +17,6 @@ from proxy.core.addresses import check_port, is_loopback, server_root, split_add
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
     ADMIN_OFF,
-    DEFAULT_BUNDLE,
     EMBEDDED,
     BackendSettings,
     Settings,
@@ -252,14 +251,12 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 
 
 def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return the settings with normalized URLs and origins, and with the default bundle and store filled in.
+    """Return the settings with normalized URLs and origins, and with the default store filled in.
 
-    The default bundle is used if the operator gave no bundle and the embedded model is one of the backends. The default
-    store is used if the operator gave an experiment but no store.
+    The default store is used if the operator gave an experiment but no store.
     """
-    backends, injection, experiments = settings.backends, settings.injection, settings.experiments
+    backends, experiments = settings.backends, settings.experiments
     urls = tuple(url if url == EMBEDDED else server_root(url) for url in backends.backend)
-    bundles = injection.bundle or ((DEFAULT_BUNDLE,) if EMBEDDED in urls else ())
     store = experiments.store or (default_store(environment) if experiments.experiment else "")
     origins = tuple(web_origin(origin, flag("cors_origin")) for origin in settings.api.cors_origin)
     judge = server_root(experiments.judge, flag("judge")) if experiments.judge else ""
@@ -267,7 +264,6 @@ def _with_dependent_defaults(settings: Settings, environment: Mapping[str, str])
         settings,
         backends=replace(backends, backend=urls),
         api=replace(settings.api, cors_origin=origins),
-        injection=replace(injection, bundle=bundles),
         experiments=replace(experiments, store=store, judge=judge),
     )
 

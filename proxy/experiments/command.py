@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.core.addresses import server_root
 from proxy.core.errors import StartupError
 from proxy.core.key_file import read_key

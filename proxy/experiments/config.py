@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 from index.bundle.input_files import decode_text
+from index.bundle.shipped import DEFAULT_BUNDLE, GENERAL, choose_shipped, find_bundle, read_shipped, shipped_names
 from index.bundle.strict_json import Fields, quoted
-from index.errors import BundleFormatError
+from index.errors import BundleError, BundleFormatError
 from proxy.core.errors import StartupError
-from proxy.core.settings import DEFAULT_BUNDLE
 from proxy.core.variant_names import RAW, RAW_MATCHED, VARIANTS
 from proxy.experiments.automatic_metrics import AUTOMATIC_METRICS
 from proxy.experiments.definition import Adaptive, Arm, Experiment, Guardrail, Metric, find_conflict
@@ -120,7 +120,8 @@ def read_experiment(path: Path) -> ExperimentFile:
 def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
     fields = Fields(table, str(path), _REQUIRED_KEYS, _OPTIONAL_KEYS)
     name = _name(fields.line("name"), f"{path}: `name`")
-    arms = _arms(table["arms"], path)
+    models = fields.lines("models") if "models" in fields else ()
+    arms = _arms(table["arms"], path, models)
     lower = fields.lines("lower_is_better") if "lower_is_better" in fields else ()
     metrics = tuple(_metric(metric, lower, path) for metric in _metric_names(fields, path))
     guardrails = tuple(_guardrails(table, lower, path))
@@ -134,7 +135,7 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
         metrics=metrics,
         salt=fields.line("salt") if "salt" in fields else name,
         guardrails=guardrails,
-        models=frozenset(fields.lines("models") if "models" in fields else ()),
+        models=frozenset(models),
         keys=frozenset(fields.lines("keys") if "keys" in fields else ()),
         share=fields.number("share", 0, 1) if "share" in fields else 1.0,
         start=start,
@@ -147,10 +148,10 @@ def _experiment_file(table: Mapping[str, Any], path: Path) -> ExperimentFile:
     return ExperimentFile(experiment, _judge_settings(table, path), tuple(lower))
 
 
-def _arms(value: object, path: Path) -> tuple[Arm, ...]:
+def _arms(value: object, path: Path, models: Sequence[str]) -> tuple[Arm, ...]:
     if not isinstance(value, list) or len(value) < 2:
         raise StartupError(f"--experiment {path}: at least two [[arms]] are needed.")
-    arms = tuple(_arm(table, f"{path}: arm {number}", path.parent) for number, table in enumerate(value, 1))
+    arms = tuple(_arm(table, f"{path}: arm {number}", path.parent, models) for number, table in enumerate(value, 1))
     names = [arm.name for arm in arms]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise StartupError(f"--experiment {path}: two arms have the name {duplicate}.")
@@ -159,36 +160,40 @@ def _arms(value: object, path: Path) -> tuple[Arm, ...]:
     return arms
 
 
-def _arm(value: object, location: str, folder: Path) -> Arm:
+def _arm(value: object, location: str, folder: Path, models: Sequence[str]) -> Arm:
     fields = Fields(value, location, ("name", "weight"), _ARM_KEYS)
+    model = fields.line("model") if "model" in fields else None
     arm = Arm(
         _name(fields.line("name"), location),
         fields.number("weight", 0, _MAX_NUMBER),
         fields.choice("variant", VARIANTS) if "variant" in fields else None,
-        fields.line("model") if "model" in fields else None,
-        _bundle_path(fields, location, folder),
+        model,
+        _bundle(fields, location, folder, [model] if model else models),
     )
     if arm.bundle and arm.variant == RAW:
         raise StartupError(f"--experiment {location}: the variant {RAW} uses no bundle. Remove `variant` or `bundle`.")
     return arm
 
 
-def _bundle_path(fields: Fields, location: str, folder: Path) -> str | None:
-    """Return the path of the arm's bundle, the word `default`, or None if the arm names no bundle.
+def _bundle(fields: Fields, location: str, folder: Path, models: Sequence[str]) -> str | None:
+    """Return the path of the arm's bundle, the name of a bundle of drpo, or None if the arm names no bundle.
 
     Args:
         fields: The table of the arm.
         location: The place of the arm in the experiment file, for error messages.
         folder: The folder of the experiment file. The path of the bundle in the file is relative to this folder.
+        models: The models of the arm that the file names. If it is one, `default` means drpo's bundle for this model.
+            Otherwise, `default` means the general bundle.
     """
-    if "bundle" not in fields:
-        return None
-    bundle = fields.line("bundle")
+    bundle = fields.line("bundle") if "bundle" in fields else None
     if bundle == DEFAULT_BUNDLE:
+        return choose_shipped(models, read_shipped()).bundle.name if len(models) == 1 else GENERAL
+    if bundle is None or bundle in shipped_names():
         return bundle
-    if not (folder / bundle).is_dir():
-        raise StartupError(f"--experiment {location}: there is no directory {folder / bundle}.")
-    return str(folder / bundle)
+    try:
+        return str(find_bundle(str(folder / bundle)))
+    except BundleError as error:
+        raise StartupError(f"--experiment {location}: {error}.") from None
 
 
 def _control_name(fields: Fields, arms: Sequence[Arm], path: Path) -> str:

@@ -7,10 +7,15 @@ from typing import Final
 
 import orjson
 
+from index.bundle.shipped import SHIPPED, choose_shipped, read_shipped
+from index.model_names import is_same_model
+from proxy.backends.discovery import Model
 from proxy.core.errors import StartupError
 from proxy.core.settings import InjectionSettings
 from proxy.core.variant_names import ALIGNED, RAW, RAW_MATCHED
-from proxy.inference.injection.served_bundles import ServedBundle, load_directories, parse_bundle_argument
+from proxy.inference.injection.bundle_flags import BundleFlag, check_directory
+from proxy.inference.injection.model_bundles import names_of
+from proxy.inference.injection.served_bundles import BundleLoader, ServedBundle
 
 BASELINE_NAMES: Final = (RAW, RAW_MATCHED)
 _SET_BY_FIT: Final = ("max_tokens", "temperature")  # every request of `fit` sets them, so a bundle's values are unused
@@ -21,14 +26,12 @@ class BundleArgument:
     """One bundle that the user named.
 
     Attributes:
-        argument: The argument, such as `default` or `MODEL=DIR`.
-        model: The model of the argument; None if the argument names no model.
         served: The bundle.
+        reason: Why `default` means this bundle; empty if the user named it.
     """
 
-    argument: str
-    model: str | None
     served: ServedBundle
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,13 @@ class Arm:
         name: The name in tables. It is unique.
         variant: The variant that each request asks for.
         served: The bundle that the proxy serves for these requests; None for `raw`.
+        reason: Why `default` means this bundle; empty if the user named it, or for `raw` and `raw-matched`.
     """
 
     name: str
     variant: str
     served: ServedBundle | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,40 +71,70 @@ class Arms:
         return self.baseline.variant == ALIGNED
 
 
-def load_bundle_arguments(arguments: Sequence[str], settings: InjectionSettings) -> tuple[BundleArgument, ...]:
-    """Load the bundles. Unlike the server, `fit` takes several bundles for the same model.
+def models_of(flags: Sequence[BundleFlag], settings: InjectionSettings, root: Path = SHIPPED) -> tuple[str, ...]:
+    """Return the models that the bundles were made for, by their manifests. Nothing is loaded yet.
+
+    Args:
+        flags: The bundles that the user named.
+        settings: The settings of bundles, with the allowed embedders.
+        root: The folder with the bundles of drpo. If `default` is one of the bundles, the models are all of theirs.
 
     Raises:
-        StartupError: An argument is malformed, or its directory does not exist.
-        BundleError: A bundle cannot be loaded.
-        EmbedderError: An embedder cannot be used.
+        BundleError: A manifest cannot be read or is invalid.
+        EmbedderError: The embedder of a bundle is not allowed.
     """
-    parsed: list[tuple[str, str | None, Path]] = [(one, *parse_bundle_argument(one)) for one in arguments]
-    directories = [str(directory) for _, _, directory in parsed]
-    served = load_directories(directories, settings.allow_embedder, ())
-    return tuple(BundleArgument(argument, model, served[str(path)]) for argument, model, path in parsed)
+    manifests = [check_directory(flag.directory, settings.allow_embedder) for flag in flags if flag.directory]
+    if any(flag.is_default for flag in flags):
+        manifests += [one.manifest for one in read_shipped(root)]
+    return tuple(manifest.model for manifest in manifests)
 
 
-def choose_model(bundles: Sequence[BundleArgument], models: Collection[str]) -> str:
+def choose_model(flags: Sequence[BundleFlag], made_for: Sequence[str], models: Collection[str]) -> str:
     """Return the model to measure.
 
-    It is the model that the arguments name (MODEL=DIR). If they name none, it is the model that the bundles were made
-    for. If no backend lists that model, and the backends list exactly one model, return this one.
+    It is the model that the flags name (MODEL=DIR). If they name none, it is the model that the bundles were made for.
+    If no backend lists that model, and the backends list exactly one model, return this one.
+
+    Args:
+        flags: The bundles that the user named.
+        made_for: The models in the manifests of the bundles.
+        models: The models that backends list.
 
     Raises:
-        StartupError: The arguments name several models or a model that no backend lists, or the choice is not clear.
+        StartupError: The flags name several models or a model that no backend lists, or the choice is not clear.
     """
     listed = ", ".join(sorted(models)) or "none"
-    named = {bundle.model for bundle in bundles if bundle.model is not None}
+    named = {flag.model for flag in flags if flag.model is not None}
     if len(named) > 1:
         raise StartupError(f"--bundle: fit measures one model at a time, not several: {', '.join(sorted(named))}.")
     if named - set(models):
         raise StartupError(f"No backend lists the model {min(named)}. Listed: {listed}.")
-    made_for = {bundle.served.bundle.manifest.model for bundle in bundles} & set(models)
-    for choice in (named, made_for, set(models)):
+    same = {model for model in models if any(is_same_model(model, other) for other in made_for)}
+    for choice in (named, set(made_for) & set(models), same, set(models)):
         if len(choice) == 1:
             return choice.pop()
     raise StartupError(f"Which model? Name it with --bundle MODEL=DIR (or MODEL=default). Listed: {listed}.")
+
+
+def load_for_model(
+    flags: Sequence[BundleFlag], model: Model, settings: InjectionSettings, root: Path = SHIPPED
+) -> tuple[BundleArgument, ...]:
+    """Load the bundles that the user named. `default` means the bundle of drpo for the model.
+
+    Unlike the server, `fit` takes several bundles for the same model. `root` is the folder with the bundles of drpo.
+
+    Raises:
+        BundleError: A bundle cannot be loaded.
+        EmbedderError: An embedder cannot be used.
+    """
+    loader, loaded = BundleLoader(settings.allow_embedder), []
+    for flag in flags:
+        directory, reason = flag.directory, ""
+        if directory is None:
+            choice = choose_shipped(names_of(model), read_shipped(root))
+            directory, reason = choice.bundle.directory, choice.reason
+        loaded.append(BundleArgument(loader.load_or_reuse(directory), reason))
+    return tuple(loaded)
 
 
 def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle: BundleArgument | None) -> Arms:
@@ -112,7 +147,9 @@ def make_arms(bundles: Sequence[BundleArgument], baseline: str, baseline_bundle:
     """
     extra = () if baseline_bundle is None else (baseline_bundle,)
     names = _unique_names([*extra, *bundles])
-    aligned = tuple(Arm(name, ALIGNED, one.served) for name, one in zip(names, (*extra, *bundles), strict=True))
+    aligned = tuple(
+        Arm(name, ALIGNED, one.served, one.reason) for name, one in zip(names, (*extra, *bundles), strict=True)
+    )
     raw, matched = Arm(RAW, RAW), _matched_arms(aligned)
     plain: Mapping[str, Arm] = {RAW: raw, RAW_MATCHED: matched[0] if matched else raw}
     chosen = plain[baseline] if baseline_bundle is None else aligned[0]

@@ -25,8 +25,8 @@ from proxy.fit.verdict import Decision
 _DESCRIPTION: Final = """\
 Does this bundle help this model? Asks 120 questions with and without the bundle, and needs no judge.
 
-  drpo-proxy fit                                     the embedded model and the default bundle
-  drpo-proxy fit --backend http://127.0.0.1:8000/v1  your model and the default bundle
+  drpo-proxy fit                                     the embedded model and drpo's bundle for it
+  drpo-proxy fit --backend http://127.0.0.1:8000/v1  your model and drpo's bundle for it
   drpo-proxy fit --backend URL --bundle DIR --bundle DIR2
                                                      several bundles at once
   drpo-proxy fit --backend URL --baseline DIR --bundle DIR2
@@ -127,7 +127,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         default=BASELINE_NAMES[0],
         metavar="ARM",
-        help="what bundles are compared with: raw, raw-matched, `default` or the DIR of another bundle [raw]",
+        help="what bundles are compared with: raw, raw-matched, `default` or another bundle [raw]",
     )
     parser.add_argument(
         "--questions", default="", metavar="FILE", help="questions of your own (docs/serving.md) [ours]"

@@ -123,6 +123,9 @@ def _notes(result: FitResult) -> Iterator[str]:
         yield f"{name} failed on {len(ids)} questions: {reason} ({', '.join(ids[:_MAX_NAMED])}{more})"
     if left_out := len(outcomes.attempted) - len(outcomes.answered):
         yield f"{left_out} questions are in no table, because not all arms answered them."
+    for arm in result.arms.all:
+        if arm.reason:
+            yield f"`default` means {arm.name} for this model, because {arm.reason}."
     for arm in result.arms.candidates:
         if degraded := sum(sample.answer.degraded is not None for sample in samples(outcomes, arm)):
             yield f"{arm.name}: retrieval failed or was late for {degraded} requests (see --retrieval-timeout)."
@@ -170,7 +173,9 @@ def result_json(result: FitResult) -> Mapping[str, Any]:
 
 def _arm_json(arm: Arm, answers: Sequence[Sample]) -> Mapping[str, Any]:
     served = arm.served if arm.variant != RAW else None
-    bundle = {"name": served.bundle.manifest.name, "id": served.bundle.id} if served else None
+    bundle = None
+    if served:
+        bundle = {"name": served.bundle.manifest.name, "id": served.bundle.id, "reason": arm.reason or None}
     measures = {one.key: _measured_json(measure(one, answers)) for one in MEASURES}
     return {"name": arm.name, "variant": arm.variant, "bundle": bundle, "measures": measures}
 

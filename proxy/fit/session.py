@@ -14,14 +14,14 @@ from uuid import uuid4
 
 from rich.console import Console
 
+from index.bundle.shipped import DEFAULT_BUNDLE
 from proxy.api.app import open_gateway
 from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.discovery import Model
-from proxy.backends.embedded.model_file import with_model_file
+from proxy.backends.embedded.model_file import with_embedded_model
 from proxy.backends.pool import Pool
 from proxy.core.errors import StartupError
 from proxy.core.settings import (
-    DEFAULT_BUNDLE,
     AdmissionSettings,
     ApiSettings,
     ExperimentSettings,
@@ -33,16 +33,18 @@ from proxy.fit.arms import (
     BASELINE_NAMES,
     Arm,
     Arms,
-    BundleArgument,
     choose_model,
-    load_bundle_arguments,
+    load_for_model,
     make_arms,
+    models_of,
 )
 from proxy.fit.client import PAUSES, Client
 from proxy.fit.progress import showing_progress
 from proxy.fit.questions import Question
 from proxy.fit.report import FitResult
 from proxy.fit.run import Outcomes, ask_all
+from proxy.inference.injection.bundle_flags import parse_bundle_flag
+from proxy.inference.injection.model_bundles import ModelBundles, named_bundles
 from proxy.server.kinds import wait_for_kinds
 from proxy.server.lifecycle import open_backends
 from proxy.server.reload import warm_up
@@ -83,18 +85,22 @@ async def measure_fit(settings: Settings, options: FitOptions, messages: Console
     def report(text: str) -> None:
         messages.print(f"... {text}", style="dim", markup=False)
 
-    settings = await asyncio.to_thread(with_model_file, _for_fit(settings))
-    with messages.status("Loading bundles"):
-        bundles, baseline = await asyncio.to_thread(_load_bundles, settings, options.baseline)
+    settings = await asyncio.to_thread(with_embedded_model, _for_fit(settings))
+    injection = settings.injection
+    flags = tuple(map(parse_bundle_flag, (*_baseline_argument(options), *injection.bundle)))
+    made_for = await asyncio.to_thread(models_of, flags, injection)
     async with (
         open_backends(settings.backends, report) as backends,
-        open_gateway(settings, backends, ServingState({}), LocalState()) as gateway,
+        open_gateway(settings, backends, ServingState(ModelBundles()), LocalState()) as gateway,
         AsyncExitStack() as stack,
     ):
         await wait_for_kinds(gateway.pool, report)
         _refuse_silent_backends(gateway.pool)
-        model = gateway.pool.models[choose_model([*bundles, *([baseline] if baseline else [])], gateway.pool.models)]
-        arms = make_arms(bundles, options.baseline, baseline)
+        model = gateway.pool.models[choose_model(flags, made_for, gateway.pool.models)]
+        with messages.status("Loading bundles"):
+            loaded = await asyncio.to_thread(load_for_model, flags, model, injection)
+        others = len(_baseline_argument(options))
+        arms = make_arms(loaded[others:], options.baseline, loaded[0] if others else None)
         served = [(model.id, arm.served) for arm in arms.all if arm.served is not None]
         await warm_up(gateway, served, lambda _: None)
         urls = {arm.name: await stack.enter_async_context(_serving(gateway, arm, model, settings)) for arm in arms.all}
@@ -114,12 +120,9 @@ def _for_fit(settings: Settings) -> Settings:
     )
 
 
-def _load_bundles(settings: Settings, baseline: str) -> tuple[Sequence[BundleArgument], BundleArgument | None]:
-    arguments = settings.injection.bundle
-    if baseline in BASELINE_NAMES:
-        return load_bundle_arguments(arguments, settings.injection), None
-    first, *others = load_bundle_arguments([baseline, *arguments], settings.injection)
-    return others, first
+def _baseline_argument(options: FitOptions) -> tuple[str, ...]:
+    """Return the argument of the baseline bundle; empty if the baseline is `raw` or `raw-matched`."""
+    return () if options.baseline in BASELINE_NAMES else (options.baseline,)
 
 
 def _refuse_silent_backends(pool: Pool) -> None:
@@ -132,7 +135,7 @@ def _refuse_silent_backends(pool: Pool) -> None:
 @asynccontextmanager
 async def _serving(gateway: Gateway, arm: Arm, model: Model, settings: Settings) -> AsyncIterator[str]:
     """Serve an arm on a free port, as the server does, and yield its base URL. The arms share backends and caches."""
-    bundles = {} if arm.served is None else {model.id: arm.served}
+    bundles = ModelBundles() if arm.served is None else named_bundles({model.id: arm.served})
     with bind(settings.server) as listener:
         async with listening(replace(gateway, state=ServingState(bundles)), listener, settings):
             yield base_url(settings.server.host, listener.getsockname()[1])

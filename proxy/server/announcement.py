@@ -48,11 +48,12 @@ def _snippets(base_url: str, admin_url: str | None, status: Status) -> str:
     raw = f"or {model}@{RAW} (without injection)" if aligned else "(without injection: it has no bundle)"
     keys = "a key of --api-keys-file" if status.keyed else "any API key"
     admin = _ADMIN.format(admin_url) if admin_url else ""
+    bundle = f"\nBundle    {status.chosen[aligned]}" if aligned else ""
     return f"""
 drpo-proxy is {"ready" if aligned or not status.bundled else "up"}.
 
 Base URL  {base_url}     (any OpenAI client; {keys})
-Models    {model}  {raw}{admin}
+Models    {model}  {raw}{bundle}{admin}
 
 curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a rainbow?"}}]}}'

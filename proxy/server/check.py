@@ -14,7 +14,7 @@ from proxy.api.gateway import Gateway, ServingState
 from proxy.backends.backend import Backend, is_undecided
 from proxy.backends.cache_probe import probe_cache
 from proxy.backends.discovery import Model, kind_warning, listed_cards
-from proxy.backends.embedded.model_file import with_model_file
+from proxy.backends.embedded.model_file import with_embedded_model
 from proxy.backends.fetcher import Fetcher
 from proxy.backends.load_balancing import RetryBudget
 from proxy.core.errors import ProxyError
@@ -24,8 +24,9 @@ from proxy.core.settings import ExperimentSettings, Settings
 from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.mismatches import find_mismatches, mismatch_lines
+from proxy.inference.injection.model_bundles import load_bundles
 from proxy.inference.injection.room_report import describe_room, room_problem
-from proxy.inference.injection.served_bundles import foreign_bundle_note, load_bundles
+from proxy.inference.injection.served_bundles import foreign_bundle_note
 from proxy.server.kinds import waiting_line
 from proxy.server.lifecycle import open_backends
 from proxy.server.reload import read_keyring
@@ -53,7 +54,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         BundleError: A bundle cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
-    settings = await asyncio.to_thread(with_model_file, settings)
+    settings = await asyncio.to_thread(with_embedded_model, settings)
     injection, keyring = settings.injection, read_keyring(settings.api, LocalState())
     bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)
     async with (
@@ -64,6 +65,7 @@ async def check(settings: Settings, report: ProgressCallback, console: Console) 
         console.print(_backend_table(gateway))
         _print_kinds(gateway, console)
         console.print(_bundle_table(gateway))
+        _print_choices(gateway, console)
         for note in filter(None, (foreign_bundle_note(*one) for one in gateway.bundles.items())):
             console.print(f"note: {note}", style="yellow", **_PLAIN)
         await _report_caches(gateway, report, console)
@@ -117,6 +119,13 @@ def _bundle_table(gateway: Gateway) -> Table:
         count = str(len(served.bundle.examples))
         table.add_row(name, manifest.name, served.id, count, manifest.layout, manifest.embedder.name)
     return table
+
+
+def _print_choices(gateway: Gateway, console: Console) -> None:
+    """Print why each listed model has its bundle."""
+    for name in gateway.bundles:
+        if name in gateway.pool.models:
+            console.print(f"{name} gets the bundle {gateway.chosen.describe(name)}.", **_PLAIN)
 
 
 async def _report_room(gateway: Gateway, console: Console) -> list[str]:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from index.bundle.shipped import find_bundle
 from index.errors import DrpoError
 from proxy.api.admin import AddPage, Controls, Reload, Reloaded, administering
 from proxy.backends.backend import Backend
 from proxy.backends.embedded.child_process import EmbeddedModel, check_context
-from proxy.backends.embedded.model_file import open_model_file, with_model_file
+from proxy.backends.embedded.model_file import open_model_file, with_embedded_model
 from proxy.core.errors import EmbeddedError
 from proxy.core.key_file import read_key
 from proxy.core.log import log_event
@@ -26,7 +27,7 @@ from proxy.core.shared_state import LocalState
 from proxy.experiments.config import read_experiments
 from proxy.experiments.dashboard import Dashboard
 from proxy.experiments.store.dsn import dsn_of
-from proxy.inference.injection.served_bundles import bundle_directory, check_bundle_arguments, check_directory
+from proxy.inference.injection.bundle_flags import check_bundle_arguments, check_directory
 from proxy.server.kinds import wait_for_models
 from proxy.server.reload import read_keyring, reload, reload_on_hangup
 from proxy.server.service import Status, drain, loading_bundles, serving, status
@@ -62,7 +63,7 @@ async def serve(settings: Settings, report: ProgressCallback, announce: Announce
     if starting := asyncio.current_task():
         # During the start, SIGTERM cancels this task. The cancellation closes everything that the start has opened.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
-    settings = await asyncio.to_thread(with_model_file, settings)
+    settings = await asyncio.to_thread(with_embedded_model, settings)
     _check_files(settings)
     await (_serve_alone if settings.server.workers == 1 else _serve_together)(settings, report, announce)
 
@@ -84,7 +85,7 @@ def _check_files(settings: Settings) -> None:
     for file in read_experiments(experiments.experiment):
         for arm in file.experiment.arms:
             if arm.bundle:
-                check_directory(bundle_directory(arm.bundle), injection.allow_embedder)
+                check_directory(find_bundle(arm.bundle), injection.allow_embedder)
     if experiments.store:
         dsn_of(experiments.store)
     if experiments.judge:

@@ -8,7 +8,7 @@ the error is logged, and the old bundles, keys and experiments stay in use.
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from proxy.core.settings import ApiSettings, Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.assignment import ActiveExperiments, bundles_to_warm, load_experiments
 from proxy.experiments.mismatches import mismatch_lines
-from proxy.inference.injection.served_bundles import ServedBundle, load_bundles
+from proxy.inference.injection.model_bundles import ModelBundles, load_bundles
+from proxy.inference.injection.served_bundles import ServedBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,12 @@ class Loaded:
     """The bundles, keys and experiments that `load` has read, for `serve_loaded`.
 
     Attributes:
-        bundles: The bundle of each model, by the name of the model.
+        bundles: The loaded bundles, and which model gets which.
         keyring: The API keys of clients; None if clients need no key.
         active: The experiments; None if the settings name no experiment.
     """
 
-    bundles: Mapping[str, ServedBundle]
+    bundles: ModelBundles
     keyring: Keyring | None
     active: ActiveExperiments | None
 
@@ -52,20 +53,18 @@ def read_keyring(settings: ApiSettings, shared: SharedState) -> Keyring | None:
     return Keyring(read_keys(Path(settings.api_keys_file)), time.monotonic, shared)
 
 
-async def read_active_experiments(settings: Settings, bundles: Mapping[str, ServedBundle]) -> ActiveExperiments | None:
+async def read_active_experiments(settings: Settings, serving: Sequence[ServedBundle]) -> ActiveExperiments | None:
     """Return the experiments that the settings name, or None if the settings name no experiment.
 
     Args:
         settings: All settings.
-        bundles: The loaded bundles, by the name of the model. An experiment that uses one of them does not load the
-            bundle again.
+        serving: The loaded bundles. An experiment that uses one of them does not load the bundle again.
 
     Raises:
         StartupError: The file of an experiment is invalid.
         BundleError: A bundle of an experiment cannot be loaded.
         EmbedderError: An embedder cannot be opened.
     """
-    serving = list(bundles.values())
     allowed = settings.injection.allow_embedder
     paths = settings.experiments.experiment
     return await asyncio.to_thread(load_experiments, paths, allowed, serving)
@@ -95,11 +94,12 @@ async def load(settings: Settings, gateway: Gateway, shared: SharedState) -> Loa
         EmbedderError: An embedder cannot be opened.
     """
     keyring = read_keyring(settings.api, shared)
-    serving = list(gateway.bundles.values())
+    serving = gateway.state.bundles.loaded
     injection = settings.injection
     bundles = await asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder, serving)
-    active = await read_active_experiments(settings, bundles)
-    await warm_up(gateway, [*bundles.items(), *bundles_to_warm(active)], lambda _: None)
+    active = await read_active_experiments(settings, bundles.loaded)
+    chosen = bundles.of(gateway.pool.models).bundles
+    await warm_up(gateway, [*chosen.items(), *bundles_to_warm(active)], lambda _: None)
     return Loaded(bundles, keyring, active)
 
 
@@ -110,7 +110,7 @@ def serve_loaded(gateway: Gateway, loaded: Loaded) -> Reloaded:
     if gateway.experiments is not None:
         gateway.experiments.active = loaded.active
     keys = None if loaded.keyring is None else len(loaded.keyring.keys)
-    return Reloaded(len(loaded.bundles), keys, len(loaded.active.files) if loaded.active else 0)
+    return Reloaded(len(gateway.bundles), keys, len(loaded.active.files) if loaded.active else 0)
 
 
 async def reload(settings: Settings, gateway: Gateway, shared: SharedState) -> Reloaded:

@@ -7,9 +7,9 @@ other processes.
 import asyncio
 import ctypes
 import gc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -24,11 +24,12 @@ from proxy.core.progress import ProgressCallback
 from proxy.core.settings import Settings
 from proxy.core.shared_state import SharedState
 from proxy.experiments.mismatches import mismatch_lines
-from proxy.inference.injection.served_bundles import ServedBundle, foreign_bundle_note, load_bundles
+from proxy.inference.injection.model_bundles import ModelBundles, load_bundles
+from proxy.inference.injection.served_bundles import foreign_bundle_note
+from proxy.server.bundle_log import logging_choices
 from proxy.server.cache_warming import warming
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded, warm_up
 
-Bundles = dict[str, ServedBundle]
 _PROGRESS_DELAY: Final = 2.0  # seconds of waiting for the backends before the wait is reported
 _WAITING: Final = "Waiting for the backends: short answers show whether a model takes chat"
 _COLLECTION_THRESHOLDS: Final = (10_000, 10, 10)  # the arguments of gc.set_threshold
@@ -41,6 +42,7 @@ class Status:
     Attributes:
         models: The names of the models that backends list.
         bundled: The names of the models that have a bundle, even if no backend lists them.
+        chosen: The name of the bundle of each listed model, and why the model has it, by the name of the model.
         problems: One line for each backend that has a problem.
         keyed: Whether clients need an API key.
         warnings: One line for each model whose kind is doubtful, or whose bundle was written for another model, and for
@@ -52,10 +54,11 @@ class Status:
     problems: tuple[str, ...]
     keyed: bool
     warnings: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 @asynccontextmanager
-async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bundles]"]:
+async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[ModelBundles]"]:
     """Yield a task that loads the bundles in a thread. The task is cancelled when the block ends."""
     injection = settings.injection
     work = asyncio.to_thread(load_bundles, injection.bundle, injection.allow_embedder)
@@ -72,7 +75,7 @@ async def loading_bundles(settings: Settings) -> AsyncIterator["asyncio.Task[Bun
 async def serving(
     settings: Settings,
     backends: Sequence[Backend],
-    loading: "asyncio.Task[Bundles]",
+    loading: "asyncio.Task[ModelBundles]",
     listener: Listener,
     shared: SharedState,
     report: ProgressCallback,
@@ -99,11 +102,15 @@ async def serving(
     waiting = asyncio.get_running_loop().call_later(_PROGRESS_DELAY, report, _WAITING)
     async with open_gateway(settings, backends, state, shared) as gateway:
         waiting.cancel()
-        active = await read_active_experiments(settings, state.bundles)
+        active = await read_active_experiments(settings, state.bundles.loaded)
         serve_loaded(gateway, Loaded(state.bundles, state.keyring, active))
         await warm_up(gateway, gateway.bundles_to_warm, report)
         _release_memory()
-        async with listening(gateway, listener, settings), warming(gateway, settings, shared):
+        async with (
+            listening(gateway, listener, settings),
+            warming(gateway, settings, shared),
+            logging_choices(gateway, settings.backends, shared),
+        ):
             yield gateway
 
 
@@ -160,4 +167,5 @@ def status(gateway: Gateway) -> Status:
     notes = [foreign_bundle_note(name, served) for name, served in gateway.bundles.items() if name in models]
     warnings = [*map(kind_warning, models.values()), *notes, *mismatch_lines(gateway.experiment_mismatches())]
     keyed = gateway.state.keyring is not None
-    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, tuple(filter(None, warnings)))
+    chosen = {name: gateway.chosen.describe(name) for name in gateway.bundles if name in models}
+    return Status(tuple(models), tuple(gateway.bundles), problems, keyed, tuple(filter(None, warnings)), chosen)

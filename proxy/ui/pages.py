@@ -120,7 +120,13 @@ async def _state(request: web.Request) -> web.StreamResponse:
     return _answer(
         {
             "models": [
-                {"id": one.id, "kind": one.kind, "variants": available(one.id, bundles), "bundled": one.id in bundles}
+                {
+                    "id": one.id,
+                    "kind": one.kind,
+                    "variants": available(one.id, bundles),
+                    "bundled": one.id in bundles,
+                    "bundle": gateway.chosen.describe(one.id) if one.id in bundles else None,
+                }
                 for one in models
             ],
             "mismatches": gateway.experiment_mismatches(),
@@ -131,7 +137,7 @@ async def _state(request: web.Request) -> web.StreamResponse:
 async def _chat(request: web.Request) -> web.StreamResponse:
     """Answer POST /ui/api/chat like a client's chat request, but check no API key, run no experiment, log no text."""
     gateway = request.app[GATEWAY]
-    without_keys = replace(gateway, state=ServingState(gateway.bundles), experiments=None, log_content=False)
+    without_keys = replace(gateway, state=ServingState(gateway.state.bundles), experiments=None, log_content=False)
     return await handle(without_keys, request, ENDPOINTS[CHAT])
 
 
@@ -184,9 +190,10 @@ def _similarities_to(served: ServedBundle, vectors: Vectors) -> list[tuple[str, 
 
 
 async def _bundle(request: web.Request) -> web.StreamResponse:
-    """Answer GET /ui/api/bundle?model=... with a model's bundle, and the position of each example on a map."""
-    served = _bundle_of(request.app[GATEWAY], request.query.get("model", ""))
-    return _answer(await asyncio.to_thread(_describe_bundle, served.bundle))
+    """Answer GET /ui/api/bundle?model=... with a model's bundle, why it has it, and a map of the examples."""
+    gateway, model = request.app[GATEWAY], request.query.get("model", "")
+    served, reason = _bundle_of(gateway, model), gateway.chosen.reasons[model]
+    return _answer({**await asyncio.to_thread(_describe_bundle, served.bundle), "reason": reason})
 
 
 def _describe_bundle(bundle: Bundle) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ import aiohttp
 from index.bundle.bundle import default_bundle_directory, read_bundle, write_bundle
 from index.bundle.bundle_input import BundleInput
 from index.embedders.registry import open_embedder
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 
 _PORT: Final = 8195
 _TOKENS: Final = 80

@@ -30,7 +30,7 @@ from index.measures.confidence import Interval
 from optimizer.data.dataset import Row
 from optimizer.evaluation.measures import MeasuredAnswer
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from tests.bench.bundle_answers import served_from
 from tests.bench.embedders import say
 from tests.bench.policies.answers import answer, cached_backend, serving

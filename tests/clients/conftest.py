@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from tests.clients.environments import clean_environment, node_packages, node_shortcoming
 from tools.steps import Say, run_step
 

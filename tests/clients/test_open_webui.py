@@ -6,7 +6,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from tests.clients.answers import QUESTION, check_answer
 from tests.proxy.openai.background_requests import BACKGROUND, user
 

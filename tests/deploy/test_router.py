@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.backends.embedded.weights import GEMMA, default_cache, prepare_weights
 from tests.bench.peers.install import python_of
 from tests.bench.peers.machine import free_port

@@ -7,7 +7,7 @@ from typing import Final
 
 from playwright.sync_api import expect
 
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.experiments.store.dsn import dsn_of
 from proxy.experiments.store.export import export
 from tests.clients.answers import QUESTION, check_answer, leftovers

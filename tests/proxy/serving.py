@@ -19,6 +19,7 @@ from proxy.backends.backend import Backend
 from proxy.core.settings import Settings
 from proxy.core.settings_reader import build_settings, process_environment
 from proxy.core.shared_state import LocalState
+from proxy.inference.injection.model_bundles import ModelBundles, named_bundles
 from proxy.inference.injection.served_bundles import ServedBundle, serve_bundle
 from proxy.server.reload import Loaded, read_active_experiments, read_keyring, serve_loaded
 
@@ -103,15 +104,19 @@ def make_settings(**values: Any) -> Settings:
 
 @asynccontextmanager
 async def serving(
-    *backends: str, bundles: Mapping[str, ServedBundle] | None = None, cors: Sequence[str] = (), **values: Any
+    *backends: str,
+    bundles: ModelBundles | Mapping[str, ServedBundle] | None = None,
+    cors: Sequence[str] = (),
+    **values: Any,
 ) -> AsyncIterator[Serving]:
     """A proxy in front of the backends, on a free port."""
-    bundles = {"scripted": served_bundle()} if bundles is None else bundles
+    given = {"scripted": served_bundle()} if bundles is None else bundles
+    loaded = given if isinstance(given, ModelBundles) else named_bundles(given)
     settings = make_settings(**{"retrieval_timeout": 20.0, **values})  # a busy machine must not lose the examples
     shared = LocalState()
-    state = ServingState(bundles, read_keyring(settings.api, shared))
+    state = ServingState(loaded, read_keyring(settings.api, shared))
     async with open_gateway(settings, [Backend(url) for url in backends], state, shared) as gateway:
-        serve_loaded(gateway, Loaded(bundles, state.keyring, await read_active_experiments(settings, bundles)))
+        serve_loaded(gateway, Loaded(loaded, state.keyring, await read_active_experiments(settings, loaded.loaded)))
         runner = HttpServer(create_app(gateway, cors), settings.admission.read_timeout)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

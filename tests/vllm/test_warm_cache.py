@@ -71,7 +71,7 @@ async def relayed(target: str) -> AsyncIterator[Relay]:
 async def test_first_requests_after_a_restart_compute_only_their_own_part(
     base_url: str, figure: Callable[[str], None]
 ) -> None:
-    served = load_bundles((f"{BASE.name}=default",), ())[BASE.name]
+    served = load_bundles((f"{BASE.name}=default",), ()).of({}).bundles[BASE.name]
     async with relayed(base_url) as relay:
         flags = ("--bundle", "default", "--health-interval", "0.5", "--retrieval-timeout", "60")
         async with command("--backend", f"http://127.0.0.1:{relay.port}", *flags) as proxy:

@@ -9,7 +9,7 @@ import numpy as np
 
 from index.bundle.bundle import default_bundle_directory
 from index.bundle.input_files import parse_input_examples
-from index.bundle.shipped import DEFAULT
+from index.bundle.shipped import DEFAULT_BUNDLE
 from index.embedders.base import Embedder
 from index.measures.refusals import refuses
 from index.types import Example, Vectors
@@ -55,7 +55,7 @@ class ExamplePool:
 
 def pool_file(pool: str) -> Path:
     """Return the file that `[examples] pool` names."""
-    return default_bundle_directory() / _EXAMPLES if pool == DEFAULT else Path(pool)
+    return default_bundle_directory() / _EXAMPLES if pool == DEFAULT_BUNDLE else Path(pool)
 
 
 def read_pool(pool: str, queries: Collection[str] = ()) -> tuple[Example, ...]:

@@ -19,12 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 
-from proxy.backends.embedded.model_file import MIN_CONTEXT, ModelFile, file_problem
+from proxy.backends.embedded.model_file import MIN_CONTEXT, MODEL_NAME, ModelFile, file_problem
 from proxy.backends.embedded.weights import GEMMA, INSTALL, Weights, default_cache, prepare_weights
 from proxy.core.errors import EmbeddedError
 from proxy.core.progress import ProgressCallback
 
-MODEL_NAME: Final = "google/gemma-3-270m"
 _CHILD: Final = Path(__file__).with_name("child_main.py")
 _SLOTS: Final = 4  # concurrent requests; each has the full context length
 _DEFAULT_CONTEXT: Final = 4096

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from index.bundle.shipped import DEFAULT_BUNDLE
 from proxy.backends.embedded.gguf import GgufHeader, read_header
 from proxy.backends.embedded.memory import available_memory
 from proxy.core.errors import EmbeddedError
-from proxy.core.settings import DEFAULT_BUNDLE, Settings
+from proxy.core.settings import EMBEDDED, Settings
 
+MODEL_NAME: Final = "google/gemma-3-270m"
+"""The id of the embedded model if there is no model file."""
 MIN_CONTEXT: Final = 512  # tokens
 _USUAL_CONTEXT: Final = 4096  # tokens; the context length of a file that names none
 _GOOD_CONTEXT: Final = 8192  # tokens; fewer slots are preferred to a shorter context
@@ -58,22 +61,23 @@ class ModelFile:
     has_template: bool
 
 
-def with_model_file(settings: Settings) -> Settings:
-    """Complete settings that name a model file: add the name of its model, and use the default bundle for this model.
+def with_embedded_model(settings: Settings) -> Settings:
+    """Complete the settings of the embedded model: the name of the model in a file, and the default bundle.
+
+    If the settings name no bundle, the embedded model gets the default bundle, and no other model gets one.
 
     Raises:
         EmbeddedError: The file cannot be served.
     """
     backends = settings.backends
-    if not backends.model_file:
+    if EMBEDDED not in backends.backend:
         return settings
-    file = open_model_file(backends.model_file, backends.model_name, backends.context)
-    bundles = tuple(f"{file.name}={one}" if one == DEFAULT_BUNDLE else one for one in settings.injection.bundle)
-    return replace(
-        settings,
-        backends=replace(backends, model_name=file.name),
-        injection=replace(settings.injection, bundle=bundles),
-    )
+    name = MODEL_NAME
+    if backends.model_file:
+        name = open_model_file(backends.model_file, backends.model_name, backends.context).name
+        settings = replace(settings, backends=replace(backends, model_name=name))
+    bundles = settings.injection.bundle or (f"{name}={DEFAULT_BUNDLE}",)
+    return replace(settings, injection=replace(settings.injection, bundle=bundles))
 
 
 def open_model_file(path: str, name: str, context: int, available: int | None = None) -> ModelFile:

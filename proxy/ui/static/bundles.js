@@ -43,7 +43,8 @@ export async function bundles(place, signal, [wanted]) {
   place.append(
     models.length > 1 ? make("nav", {class: "list", "aria-label": "Bundles"}, models.map((one) =>
       make("a", {href: `#bundles/${encodeURIComponent(one.id)}`, "aria-current": one.id === name ? "page" : null}, one.id))) : "",
-    make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
+    make("div", {class: "heading"}, make("h1", {}, bundle.name), make("span", {class: "note"}, `made for ${bundle.model} · id ${bundle.id.slice(0, 12)}`)),
+    make("p", {class: "note"}, `${name} has this bundle, because ${bundle.reason}.`),
     make("details", {class: "prompt", open: true}, make("summary", {}, "Prompt"), make("blockquote", {}, bundle.prompt)),
     ...setPrompts(bundle),
     facts(bundle),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer.data.dataset import COMPLY, GENERAL, REFUSE, Row
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from tests.measurement import rows_of
 
 OPTIMIZERS: Final = ("raced", "raced, prompt alone", "published", "gepa", "capo", "random edits")

@@ -28,10 +28,11 @@ from optimizer.models.http_client import Endpoint, RetryPolicy
 from proxy.api.app import create_app, open_gateway
 from proxy.api.gateway import ServingState
 from proxy.backends.backend import Backend
-from proxy.backends.embedded.child_process import MODEL_NAME
+from proxy.backends.embedded.model_file import MODEL_NAME
 from proxy.backends.embedded.weights import GEMMA
 from proxy.core.settings import InjectionSettings, Settings
 from proxy.core.shared_state import LocalState
+from proxy.inference.injection.model_bundles import named_bundles
 from proxy.inference.injection.retrieval_worker import BundleSearch
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server.lifecycle import open_backends
@@ -102,7 +103,9 @@ def as_served(bundle: Bundle, name: str, embedder: Any) -> ServedBundle:
 @asynccontextmanager
 async def serving(backend: Backend, served: ServedBundle) -> AsyncIterator[str]:
     """The base URL of a proxy that injects from `served`."""
-    async with open_gateway(_SETTINGS, [backend], ServingState({MODEL_NAME: served}), LocalState()) as gateway:
+    async with open_gateway(
+        _SETTINGS, [backend], ServingState(named_bundles({MODEL_NAME: served})), LocalState()
+    ) as gateway:
         runner = web.AppRunner(create_app(gateway), handler_cancellation=True, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

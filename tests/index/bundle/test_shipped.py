@@ -66,7 +66,9 @@ def test_a_name_takes_precedence_over_a_directory(
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_names(library: Path) -> None:
-    with pytest.raises(BundleError, match=r"learned-caht: .*\(default, hand-written, learned-base, learned-chat, .*\)"):
+    with pytest.raises(
+        BundleError, match=r"no directory learned-caht, .*\(default, hand-written, learned-base, learned-chat, .*\)"
+    ):
         find_bundle("learned-caht", library)
 
 

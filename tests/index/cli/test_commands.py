@@ -61,7 +61,7 @@ def test_verify_names_the_broken_file_in_one_line(directory: Path, capsys: pytes
 @pytest.mark.parametrize("name", ["verify", "show"])
 def test_missing_bundle_is_a_one_line_error(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, tmp_path / "none") == 1
-    assert capsys.readouterr().err.startswith(f"drpo-index: {tmp_path / 'none'}: there is no such directory")
+    assert capsys.readouterr().err.startswith(f"drpo-index: there is no directory {tmp_path / 'none'}, and no bundle")
 
 
 def test_embedder_that_cannot_be_opened_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_show_prints_the_provenance(
 
 def test_an_unknown_name_is_an_error_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "learned-nothing") == 1
-    expected = "drpo-index: learned-nothing: there is no such directory, and no bundle of drpo has this name (default, "
+    expected = "drpo-index: there is no directory learned-nothing, and no bundle of drpo has this name (default, "
     assert capsys.readouterr().err.startswith(expected)
 
 

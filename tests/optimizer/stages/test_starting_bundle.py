@@ -54,5 +54,5 @@ def test_the_name_of_a_bundle_of_drpo_is_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_bundle_is_an_error_with_the_names(tmp_path: Path, library: Path) -> None:
-    with pytest.raises(BundleError, match=r"learned-caht: there is no such directory, .* \(default, hand-written, "):
+    with pytest.raises(BundleError, match=r"learned-caht, and no bundle of drpo .* \(default, hand-written, "):
         starting_bundle(config(tmp_path / "run", "learned-caht"), library)

@@ -185,10 +185,9 @@ def test_settings_are_equal_after_json() -> None:
     assert settings_from_json(orjson.loads(orjson.dumps(asdict(settings)))) == settings
 
 
-def test_store_and_bundle_have_defaults_that_depend_on_other_settings() -> None:
+def test_store_has_a_default_that_depends_on_other_settings() -> None:
     settings = parsed(["--experiment", "a.toml"], {"XDG_STATE_HOME": "/state"})
     assert settings.experiments.store == "sqlite:/state/drpo/experiments.sqlite3"
-    assert settings.injection.bundle == ("default",)
     other = parsed(["--backend", "http://h:1/v1"], {})
     assert (other.experiments.store, other.injection.bundle, other.backends.backend) == ("", (), ("http://h:1",))
 

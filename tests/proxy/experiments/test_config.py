@@ -69,6 +69,14 @@ def test_file_is_read_as_an_experiment(tmp_path: Path) -> None:
     assert (found.judge.model, found.judge.share, found.judge.calls) == ("judge", 0.1, 1000)
 
 
+@pytest.mark.parametrize("named", ["default", "hand-written"])
+def test_the_bundle_of_an_arm_can_be_one_of_drpo(tmp_path: Path, named: str) -> None:
+    text = GOOD.replace("bundles/new", named)
+    assert read_experiment(write_file(tmp_path, text)).experiment.arms[1].bundle == "hand-written"
+    text = text.replace('model = "other"\n', "").replace('models = ["m"]\n', "")
+    assert read_experiment(write_file(tmp_path, text)).experiment.arms[1].bundle == "hand-written"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -16,14 +16,21 @@ import pytest
 from rich.console import Console
 
 from index.bundle.bundle import default_bundle_directory
+from index.embedders.registry import DEFAULT_EMBEDDER, open_embedder
+from proxy.backends.dialects.registry import DIALECTS
+from proxy.backends.discovery import Model
 from proxy.core.errors import StartupError
+from proxy.core.settings import InjectionSettings
 from proxy.core.settings_reader import build_settings
+from proxy.fit.arms import choose_model, load_for_model, models_of
 from proxy.fit.client import PAUSES
 from proxy.fit.questions import SHIPPED, mixed, read_questions
 from proxy.fit.report import FitResult, print_result, result_json
 from proxy.fit.session import FitOptions, measure_fit
 from proxy.fit.verdict import Decision
+from proxy.inference.injection.bundle_flags import parse_bundle_flag
 from tests.faults.scripted import Received, Reply, Script, ScriptedBackend, completion_events, scripted_backend
+from tests.index.shipped_library import CHAT_MODEL, Learned, write_library
 from tests.proxy.fit import scripted_models as models
 
 QUIET = Console(file=io.StringIO())
@@ -235,6 +242,28 @@ async def test_time_is_estimated_from_the_first_answers() -> None:
     await run_fit(models.perfect, limit=20, messages=Console(file=messages, width=200))
     assert "scripted: 20 questions in 3 arms (raw, raw-matched, " in messages.getvalue()
     assert re.search(r"The first 24 answers took \d+ s\. The other 36 take about \d+ s\.", messages.getvalue())
+
+
+async def test_fit_says_which_bundle_default_means_and_why() -> None:
+    result = await run_fit(models.perfect, "default", "hand-written", limit=10)
+    says = "for this model, because no bundle of drpo was learned for scripted."
+    names = [arm.name for arm in result.arms.candidates]
+    assert [one.startswith("hand-written ") for one in names] == [True, True]
+    assert f"`default` means {names[0]} {says}" in printed(result)
+    assert f"`default` means {names[1]}" not in printed(result)
+    reasons = [arm["bundle"]["reason"] for arm in result_json(result)["arms"] if arm["variant"] == "aligned"]
+    assert reasons == ["no bundle of drpo was learned for scripted", None]
+
+
+def test_default_is_the_bundle_of_the_measured_model(tmp_path: Path) -> None:
+    library = write_library(tmp_path / "shipped", Learned("learned-chat"), embedder=open_embedder(DEFAULT_EMBEDDER))
+    served = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
+    model, flags = Model(served, {"id": served}, "chat", DIALECTS[0], 4096), [parse_bundle_flag("default", library)]
+    made_for = models_of(flags, InjectionSettings(), library)
+    assert choose_model(flags, made_for, [served, "other"]) == served
+    (loaded,) = load_for_model(flags, model, InjectionSettings(), library)
+    assert loaded.served.bundle.manifest.name == "learned-chat"
+    assert loaded.reason.startswith(f"it was learned for {CHAT_MODEL}")
 
 
 async def test_no_backend_is_an_error_that_names_it() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from index.types import ExampleSet
 from proxy.core.log import log_lines
+from proxy.inference.injection.model_bundles import named_bundles
 from proxy.inference.injection.served_bundles import ServedBundle
 from proxy.server import cache_warming
 from proxy.server.cache_warming import warming
@@ -224,7 +225,7 @@ async def test_new_kind_of_a_model_is_warmed_in_its_form() -> None:
 async def test_reload_warms_what_is_served_then(letter: str) -> None:
     async with scripted_backend(say_yes) as backend, warm_proxy(backend.url) as proxy:
         await until(lambda: counts(proxy) == {"sent": 2.0})
-        serve_loaded(proxy.gateway, Loaded({"scripted": bundle_with_sets(letter, SETS[:1])}, None, None))
+        serve_loaded(proxy.gateway, Loaded(named_bundles({"scripted": bundle_with_sets(letter, SETS[:1])}), None, None))
         await until(lambda: counts(proxy) == {"sent": 3.0})
         await asyncio.sleep(4 * FAST)
         assert len(warming_requests(backend)) == 3
@@ -241,7 +242,7 @@ async def test_reload_ends_the_warming_of_the_old_bundle() -> None:
     async with scripted_backend(held) as backend:
         async with warm_proxy(backend.url, bundles={"scripted": bundle_with_sets(sets=many)}) as proxy:
             await until(lambda: warming_requests(backend))
-            serve_loaded(proxy.gateway, Loaded({"scripted": bundle_with_sets("c")}, None, None))
+            serve_loaded(proxy.gateway, Loaded(named_bundles({"scripted": bundle_with_sets("c")}), None, None))
             release.set()
             await until(lambda: counts(proxy) == {"sent": 3.0, "skipped": 8.0})
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from proxy.inference.injection.served_bundles import load_bundles
+from proxy.inference.injection.model_bundles import load_bundles
 from tests.faults.process import command
 from tests.faults.scripted import say_yes, scripted_backend
 from tests.proxy.server.test_cache_warming import warming_requests
@@ -22,7 +22,7 @@ async def test_slow_warming_delays_neither_the_start_nor_the_shutdown() -> None:
 
 
 async def test_one_of_several_workers_warms_at_the_start_and_at_a_reload() -> None:
-    sets = len(load_bundles(("scripted=default",), ())["scripted"].bundle.sets)
+    sets = len(load_bundles(("scripted=default",), ()).of({}).bundles["scripted"].bundle.sets)
     async with scripted_backend(say_yes) as backend:
         flags = ("--bundle", "scripted=default", "--workers", "2", "--health-interval", "0.2")
         async with command("--backend", backend.url, *flags) as server:

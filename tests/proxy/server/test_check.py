@@ -155,6 +155,17 @@ async def test_check_says_whether_the_prefix_cache_works(caches: bool, says: str
         assert code == 0
 
 
+async def test_check_says_which_bundle_a_model_gets_and_why() -> None:
+    async with scripted_backend(always(ENDS)) as backend:
+        code, printed = await _printed(backend.url, bundle=("default",))
+        because = "because no bundle of drpo was learned for scripted."
+        assert f"scripted gets the bundle hand-written, {because}" in printed
+        assert "note: The bundle hand-written was written for google/gemma-3-270m" in printed
+        assert code == 0
+        _, printed = await _printed(backend.url, bundle=("scripted=hand-written",))
+        assert "scripted gets the bundle hand-written, because --bundle names it for this model." in printed
+
+
 async def test_check_tries_the_cache_with_the_model_that_has_a_bundle() -> None:
     script = _caching(reports=True, caches=True)
     async with scripted_backend(script, second_model="other") as backend:

@@ -12,7 +12,7 @@ from index.errors import BundleError
 from proxy.api.auth import new_key
 from proxy.core.errors import StartupError
 from proxy.inference.injection import served_bundles as live
-from proxy.inference.injection.served_bundles import load_bundles
+from proxy.inference.injection.model_bundles import load_bundles
 from proxy.server.reload import reload
 from tests.faults.scripted import Received, Reply, completion, scripted_backend
 from tests.proxy.serving import make_settings, serving
@@ -113,8 +113,8 @@ async def test_reload_does_not_open_the_default_embedder_again(tmp_path: Path, m
     async with scripted_backend(answer) as backend, serving(backend.url, bundles=bundles, **told) as proxy:
         monkeypatch.setattr(live, "open_embedder", None)
         await reload(make_settings(**told), proxy.gateway, proxy.shared)
-        assert proxy.gateway.bundles["scripted"] is not bundles["scripted"]
-        assert proxy.gateway.bundles["scripted"].search.embedder is bundles["scripted"].search.embedder
+        assert proxy.gateway.bundles["scripted"] is not bundles.named["scripted"]
+        assert proxy.gateway.bundles["scripted"].search.embedder is bundles.named["scripted"].search.embedder
         assert (await proxy.chat())[0] == 200
 
 
@@ -136,7 +136,7 @@ async def test_reload_under_load_gives_each_request_exactly_one_bundle(tmp_path:
             await reload(make_settings(**told), proxy.gateway, proxy.shared)
         done.set()
         seen = set().union(*[await task for task in asking])
-    assert {(status, bundle) for status, bundle, _ in seen} == {(200, bundles["scripted"].id)}
+    assert {(status, bundle) for status, bundle, _ in seen} == {(200, bundles.named["scripted"].id)}
 
 
 def test_forwarding_authorization_with_a_keys_file_is_refused(keys_file: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.embedded.memory import available_memory
-from proxy.backends.embedded.model_file import ModelFile, file_problem, open_model_file, with_model_file
+from proxy.backends.embedded.model_file import MODEL_NAME, ModelFile, file_problem, open_model_file, with_embedded_model
 from proxy.core.errors import EmbeddedError, StartupError
 from tests.proxy.backends.embedded.gguf_files import BYTES_PER_TOKEN, LLAMA, gguf, write
 from tests.proxy.serving import make_settings
@@ -255,11 +255,17 @@ def test_available_memory_is_the_least_of_machine_and_groups(
 
 def test_default_bundle_is_for_the_model_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, gguf())
-    assert with_model_file(make_settings(model_file=path)).injection.bundle == ("Tiny-Llama-v2=default",)
+    settings = with_embedded_model(make_settings(model_file=path))
+    assert (settings.injection.bundle, settings.backends.model_name) == (("Tiny-Llama-v2=default",), "Tiny-Llama-v2")
     settings = make_settings(model_file=path, model_name="m", bundle=("default", "a=default", "/b"))
-    assert with_model_file(settings).injection.bundle == ("m=default", "a=default", "/b")
-    settings = make_settings(backend=("http://h:1",), bundle=("default",))
-    assert with_model_file(settings) == settings
+    assert with_embedded_model(settings).injection.bundle == ("default", "a=default", "/b")
+
+
+def test_without_a_bundle_only_the_embedded_model_gets_the_default() -> None:
+    settings = with_embedded_model(make_settings(backend=("embedded", "http://h:1")))
+    assert settings.injection.bundle == (f"{MODEL_NAME}=default",)
+    settings = make_settings(backend=("http://h:1",))
+    assert with_embedded_model(settings) == settings
 
 
 @pytest.mark.parametrize(
