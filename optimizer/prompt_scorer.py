@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from index.bundle.bundle import write_bundle
+from index.bundle.bundle import check_bundle_input, write_bundle
+from index.errors import BundleError
 from optimizer.core.candidate import Candidate
 from optimizer.core.config import read_config
 from optimizer.core.journal import Journal
@@ -41,8 +42,8 @@ class ScoredAnswer:
 
     Attributes:
         row: The row.
-        answer: The answer; empty if the row cannot be answered or scored.
-        score: The weighted mean of the rewards, from 0 to 1; 0 if the row cannot be answered or scored.
+        answer: The answer; empty if the row cannot be answered or scored, or no bundle can hold the prompt.
+        score: The weighted mean of the rewards, from 0 to 1; 0 if there is no answer.
         feedback: What the rewards say about the answer, as a run shows it to the writer model.
     """
 
@@ -59,6 +60,7 @@ class PromptScorer:
         start: The candidate of [bundle], at whose prompt the search starts. Another prompt is scored with the examples,
             the layout and the sampling parameters of this candidate.
         rows: The training rows of [data].
+        faults: For each prompt so far that no bundle can hold, the reason.
     """
 
     def __init__(self, context: RunContext, start: Candidate, loop: asyncio.AbstractEventLoop) -> None:
@@ -68,9 +70,13 @@ class PromptScorer:
         self._loop = loop
         self._scored_rows = context.scored_rows("prompt", TRAIN, start)
         self._asked: Counter[bytes] = Counter()
+        self.faults: dict[str, str] = {}
+        self._usable = {start.prompt}
 
     def score(self, pairs: Sequence[tuple[str, Row]]) -> list[ScoredAnswer]:
         """Let the task model answer each row under its prompt, all of them at the same time, and score the answers.
+
+        A prompt that no bundle can hold, for example because it has a role marker, gets no answer and the score 0.
 
         Raises:
             OptimizeError: A model gives no usable answer, the budget is spent, or too many rows cannot be used.
@@ -88,6 +94,17 @@ class PromptScorer:
         """
         return [self._wait(self._context.calls.ask(self._writer_request(text), _read_text))["text"] for text in texts]
 
+    def fault(self, prompt: str) -> str:
+        """Return why no bundle can hold a prompt; an empty text if one can."""
+        if prompt not in self._usable and prompt not in self.faults:
+            try:
+                draft = bundle_input(self._context.config, self._candidate(prompt))
+                check_bundle_input(draft, self._context.embedder.spec)
+                self._usable.add(prompt)
+            except BundleError as error:
+                self.faults[prompt] = str(error)
+        return self.faults.get(prompt, "")
+
     def write_bundle(self, prompt: str, directory: Path) -> None:
         """Write the bundle of a prompt into a new directory.
 
@@ -100,6 +117,8 @@ class PromptScorer:
         return self.start if prompt == self.start.prompt else self.start.with_prompt(prompt)
 
     async def _score(self, prompt: str, row: Row) -> ScoredAnswer:
+        if why := self.fault(prompt):
+            return ScoredAnswer(row, "", 0.0, f"a bundle cannot hold this prompt: {why}")
         candidate = self._candidate(prompt)
         scored = await self._scored_rows.score(candidate.key, candidate, row)
         if scored is None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from proxy.backends.backend import Backend
 from tests.bench.embedders import say
-from tests.bench.optimizers.runs import START, Planned, Results, make_run, planned, score_bundle
+from tests.bench.optimizers.runs import START, Planned, Results, RunFailedError, make_run, planned, score_bundle
 from tests.bench.optimizers.setting import OPTIMIZERS, draw
 from tests.bench.optimizers.table import table
 from tests.bench.policies.answers import cached_backend
@@ -57,6 +57,8 @@ def main() -> None:
     missing = [run for run in runs if results.of(run) is None]
     print(table(results.done, results.scores))
     print(f"\n{len(missing)} runs are missing: {'; '.join(map(str, missing))}" if missing else "")
+    for name in [str(run) for run in missing if str(run) in results.failures]:
+        print(f"FAILED: {name}: {results.failures[name]}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -74,7 +76,11 @@ async def make_all(runs: Sequence[Planned], results: Results, validation: int) -
             if number and (run.seed, run.answers) != (missing[number - 1].seed, missing[number - 1].answers):
                 await _score_all(runs, results, task, validation)
             say(f"run {number + 1} of {len(missing)}: {run}{_estimate(started, calls, missing[number:])}")
-            results.add(await make_run(run, task, writer, results.folder))
+            try:
+                results.add(await make_run(run, task, writer, results.folder))
+            except RunFailedError as error:
+                say(f"{run}: FAILED: {error}")
+                results.add_failure(run, str(error))
             calls += run.answers
         await _score_all(runs, results, task, validation)
 

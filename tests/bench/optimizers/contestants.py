@@ -3,11 +3,14 @@
     python -m tests.bench.optimizers.contestants NAME RUN.TOML FOLDER --seed 0 --answers 200
 
 GEPA and CAPO need an environment with their packages. The relay of meter.py refuses calls above the limits; each
-optimizer then returns what it would return if it were stopped.
+optimizer then returns what it would return if it were stopped. A prompt that no bundle can hold is a failed proposal:
+it gets the score 0 and is counted, and an optimizer that ends with it has found nothing. An optimizer that ends for
+another reason than a refused call fails.
 """
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +22,7 @@ from index.bundle.bundle import write_bundle
 from optimizer.core.config import read_config
 from optimizer.core.errors import RefusedRequestError
 from optimizer.core.journal import Journal
-from optimizer.prompt_scorer import open_prompt_scorer
+from optimizer.prompt_scorer import PromptScorer, open_prompt_scorer
 from optimizer.stages.candidate_gate import bundle_input
 from optimizer.stages.prompt_edits import edits
 from optimizer.stages.prompt_stage import run_prompt_stage
@@ -29,6 +32,8 @@ from tests.bench.optimizers.meter import ANSWERS_SPENT, REPLIES_SPENT
 
 ADAPTERS: Final = Path(__file__).parents[3] / "examples" / "optimizers"
 BUNDLE: Final = "bundle"
+FAILED: Final = "failed.json"
+"""The file with the reasons for failed proposals."""
 _MAX_WORDS: Final = 250
 _MAX_EDITS: Final = 4
 _TASK: Final = (
@@ -66,7 +71,7 @@ def random_edits(run_file: Path, folder: Path, seed: int, answers: int) -> None:
         for prompt in prompts:
             scored = scorer.score([(prompt, row) for row in scorer.rows[:count]])
             prompts[prompt] = sum(one.score for one in scored)
-        scorer.write_bundle(max(prompts, key=lambda prompt: prompts[prompt]), folder / BUNDLE)
+        write_found(scorer, max(prompts, key=lambda prompt: prompts[prompt]), folder)
 
 
 def _edited(prompt: str, chance: random.Random) -> str:
@@ -110,7 +115,7 @@ def gepa(run_file: Path, folder: Path, seed: int, answers: int) -> None:
                 callbacks=[best],
                 logger=Quiet(),
             )
-        scorer.write_bundle(best.prompt, folder / BUNDLE)
+        write_found(scorer, best.prompt, folder)
 
 
 def capo(run_file: Path, folder: Path, seed: int, _answers: int) -> None:
@@ -129,9 +134,9 @@ def capo(run_file: Path, folder: Path, seed: int, _answers: int) -> None:
         optimizer = make(
             scorer, writer, [start, *create_prompt_variation([start] * (_POPULATION - 1), writer)], _TASK, _BLOCK
         )
-        optimizer.optimize(n_steps=100)
+        optimize_to_the_end(optimizer, steps=100)
         found = str(optimizer.prompts[0]) if optimizer.scores else _best_scored(optimizer.task.eval_cache, start)
-        scorer.write_bundle(found.removesuffix(END).strip(), folder / BUNDLE)
+        write_found(scorer, found.removesuffix(END).strip(), folder)
 
 
 def _best_scored(scores: Mapping[tuple[str, str, str], float], start: str) -> str:
@@ -153,14 +158,51 @@ CONTESTANTS: Final[Mapping[str, Callable[[Path, Path, int, int], None]]] = {
 }
 
 
+def optimize_to_the_end(optimizer: Any, steps: int) -> None:
+    """Run CAPO until the relay refuses a call, or all steps are made.
+
+    CAPO ends without an error if one of its steps fails, whatever the reason is. So the error of a step is kept here,
+    and raised again if it was no refused call.
+    """
+    errors, step = list[Exception](), optimizer._step
+
+    def watched_step() -> Any:
+        try:
+            return step()
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    optimizer._step = watched_step
+    with until_spent():
+        optimizer.optimize(n_steps=steps)
+        if errors:
+            raise errors[0]
+
+
+def write_found(scorer: PromptScorer, prompt: str, folder: Path) -> None:
+    """Write the bundle of the prompt that was found, or of the start if no bundle can hold it. Count the failures."""
+    scorer.write_bundle(scorer.start.prompt if scorer.fault(prompt) else prompt, folder / BUNDLE)
+    (folder / FAILED).write_text(json.dumps(list(scorer.faults.values())), encoding="utf-8")
+
+
 @contextmanager
 def until_spent() -> Iterator[None]:
-    """End the block without an error when the relay refuses a call."""
+    """End the block without an error when the relay refuses a call, also if another error follows from it."""
     try:
         yield
-    except RefusedRequestError as error:
-        if error.status not in (ANSWERS_SPENT, REPLIES_SPENT):
+    except Exception as error:
+        if not _is_spent(error):
             raise
+
+
+def _is_spent(error: BaseException | None) -> bool:
+    """Whether an error is a call that the relay refused, or was caused by one."""
+    if error is None:
+        return False
+    if isinstance(error, RefusedRequestError) and error.status in (ANSWERS_SPENT, REPLIES_SPENT):
+        return True
+    return _is_spent(error.__cause__ or error.__context__)
 
 
 def main() -> None:

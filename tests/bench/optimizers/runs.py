@@ -7,6 +7,7 @@ import shutil
 import sys
 import sysconfig
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from index.bundle.bundle import read_bundle
 from optimizer.prompt_scorer import open_prompt_scorer
 from proxy.backends.backend import Backend
 from tests.bench.embedders import say
-from tests.bench.optimizers.contestants import BUNDLE
+from tests.bench.optimizers.contestants import BUNDLE, FAILED
 from tests.bench.optimizers.meter import Meter, metered
 from tests.bench.optimizers.setting import MAX_REPLIES, as_row, draw, search_keys, write_run
 from tests.bench.peers.install import python_of
@@ -53,6 +54,7 @@ class Done:
         answers: Its calls to the task model.
         replies: Its calls to the writer model.
         seconds: Its time. It includes no time for answers that an earlier run had generated.
+        failed: The number of its proposals that no bundle can hold.
     """
 
     run: Planned
@@ -61,6 +63,11 @@ class Done:
     answers: int
     replies: int
     seconds: float
+    failed: int = 0
+
+
+class RunFailedError(Exception):
+    """An optimizer ended with an error, or without a bundle."""
 
 
 class Results:
@@ -70,20 +77,27 @@ class Results:
         folder: The folder.
         done: The results of runs.
         scores: The score on each validation row, by the name of the bundle; that of the start is empty.
+        failures: Why the last try of a run failed, by the name of the run.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / "results.json"
-        kept = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {"done": [], "scores": {}}
-        self.done = [Done(**{**one, "run": Planned(**one["run"])}) for one in kept["done"]]
-        self.scores: dict[str, list[float]] = kept["scores"]
+        kept = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+        self.done = [Done(**{**one, "run": Planned(**one["run"])}) for one in kept.get("done", [])]
+        self.scores: dict[str, list[float]] = kept.get("scores", {})
+        self.failures: dict[str, str] = kept.get("failures", {})
 
     def of(self, run: Planned) -> Done | None:
         return next((one for one in self.done if one.run == run), None)
 
     def add(self, done: Done) -> None:
         self.done = [one for one in self.done if one.run != done.run] + [done]
+        self.failures.pop(str(done.run), None)
+        self._write()
+
+    def add_failure(self, run: Planned, why: str) -> None:
+        self.failures[str(run)] = why
         self._write()
 
     def add_scores(self, bundle: str, scores: Sequence[float]) -> None:
@@ -96,8 +110,8 @@ class Results:
 
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"done": [asdict(one) for one in self.done], "scores": self.scores}), "utf-8")
+        part, kept = self._path.with_suffix(".part"), {"done": [asdict(one) for one in self.done]}
+        part.write_text(json.dumps({**kept, "scores": self.scores, "failures": self.failures}), "utf-8")
         part.replace(self._path)
 
 
@@ -105,7 +119,7 @@ async def make_run(run: Planned, task: Backend, writer: Backend, kept: Path) -> 
     """Run one optimizer in a process of its own, print its progress, and keep its bundle in the folder `kept`.
 
     Raises:
-        SystemExit: The optimizer failed.
+        RunFailedError: The optimizer failed.
     """
     meter = Meter(run.seed, run.answers, MAX_REPLIES)
     started = time.monotonic()
@@ -123,10 +137,14 @@ async def make_run(run: Planned, task: Backend, writer: Backend, kept: Path) -> 
                 await process.wait()
                 raise
         if process.returncode or not (folder / BUNDLE).exists():
-            raise SystemExit(f"{run}: failed with exit code {process.returncode}")
+            raise RunFailedError(f"exit code {process.returncode} after {len(meter.answers)} answers")
+        failed = json.loads((folder / FAILED).read_text("utf-8")) if (folder / FAILED).exists() else []
         bundle = read_bundle(folder / BUNDLE)
         shutil.copytree(folder / BUNDLE, kept / bundle.id, dirs_exist_ok=True)
-    done = Done(run, bundle.id, bundle.prompt, len(meter.answers), meter.replies, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    done = Done(run, bundle.id, bundle.prompt, len(meter.answers), meter.replies, seconds, len(failed))
+    for why, count in Counter(failed).items():
+        say(f"{run}: {count} failed proposals: {why}")
     say(f"{run}: ended after {done.answers} answers and {done.replies} replies, {done.seconds:.0f} s")
     return done
 

@@ -11,7 +11,18 @@ from tests.bench.optimizers.setting import OPTIMIZERS
 
 Scores = Mapping[str, Sequence[float]]
 _OURS = OPTIMIZERS[0]
-_HEAD = ("answers", "optimizer", "seeds", "score", "less the start", "less raced", "calls", "replies", "minutes")
+_HEAD = (
+    "answers",
+    "optimizer",
+    "seeds",
+    "score",
+    "less the start",
+    "less raced",
+    "calls",
+    "replies",
+    "failed proposals",
+    "minutes",
+)
 
 
 def table(done: Sequence[Done], scores: Scores) -> str:
@@ -27,7 +38,7 @@ def table(done: Sequence[Done], scores: Scores) -> str:
 
 def _lines(done: Sequence[Done], scores: Scores) -> Iterator[str]:
     start = scores[START]
-    yield _line("0", "the start", "", _figure(bootstrap_mean(start)), "", "", "", "", "")
+    yield _line("0", "the start", "", _figure(bootstrap_mean(start)), "", "", "", "", "", "")
     scored = sorted((one for one in done if one.bundle in scores), key=lambda one: one.run.seed)
     for answers in sorted({one.run.answers for one in scored}):
         by_name = {
@@ -45,6 +56,7 @@ def _lines(done: Sequence[Done], scores: Scores) -> Iterator[str]:
                     "" if name == _OURS else _paired(scores, runs, by_name[_OURS]),
                     f"{mean(one.answers for one in runs):.0f}",
                     f"{mean(one.replies for one in runs):.0f}",
+                    f"{mean(one.failed for one in runs):.1f}",
                     f"{mean(one.seconds for one in runs) / 60:.0f}",
                 )
 
