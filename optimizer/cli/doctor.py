@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from index.errors import DrpoError
 from optimizer.cli.doctor_models import (
@@ -30,8 +31,14 @@ from optimizer.data.dataset import Row
 from optimizer.data.split import SEALED, SEEDS, TRAIN, VALIDATION
 from optimizer.rewards.judge_protocol import ROLE as JUDGE
 from optimizer.stages.prompt_stage import describe_proposer, open_proposers
+from optimizer.stages.proposers.examples import ExampleProposer
 from optimizer.stages.run_context import RunContext, first_candidate, open_run_context, starting_candidate
 from optimizer.stages.writer_protocol import ROLE as WRITER
+
+_NO_NEW_EXAMPLES: Final = (
+    "The starting bundle has all examples of the pool, so the search can add none of them: name a pool of your own "
+    'with [examples] pool, or set start = "empty" in [bundle].'
+)
 
 
 async def check_run(config: RunConfig, announce: Callable[[str], None]) -> AsyncIterator[Finding]:
@@ -75,7 +82,7 @@ async def _check_context(context: RunContext, announce: Callable[[str], None]) -
     async for finding in _check_rewards(context, candidate):
         yield finding
     announce("the proposers of the search")
-    yield await _describe_proposers(context)
+    yield await _describe_proposers(context, candidate)
     if WRITER in roles:
         announce("the writer model")
         yield await check_writer(context, candidate, (longest, *data.train[:2]))
@@ -94,13 +101,19 @@ def _describe_data(context: RunContext) -> Finding:
     return Finding("data", True, "; ".join(_describe_rows(name, rows) for name, rows in parts.items()))
 
 
-async def _describe_proposers(context: RunContext) -> Finding:
-    """Return the finding with the proposers of the search. They are opened as in a run, so that the pool is read."""
+async def _describe_proposers(context: RunContext, candidate: Candidate) -> Finding:
+    """Return the finding with the proposers of the search. They are opened as in a run, so that the pool is read.
+
+    There is advice if the pool has no example that the starting bundle lacks: nothing can then be added from it.
+    """
     try:
         proposers = await open_proposers(context)
     except DrpoError as error:
         return failed("search", error)
-    return Finding("search", True, f"proposers: {', '.join(map(describe_proposer, proposers))}")
+    names = ", ".join(describe_proposer(one, candidate) for one in proposers)
+    pools = [one for one in proposers if isinstance(one, ExampleProposer)]
+    is_empty = any(not one.new_count(candidate.bank) for one in pools)
+    return Finding("search", True, f"proposers: {names}", _NO_NEW_EXAMPLES if is_empty else "")
 
 
 def _describe_rows(name: str, rows: Sequence[Row]) -> str:

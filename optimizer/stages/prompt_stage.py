@@ -250,11 +250,11 @@ async def open_proposers(context: RunContext) -> Sequence[Proposer]:
     return [found[name] for name in names]
 
 
-def describe_proposer(proposer: Proposer) -> str:
-    """Return the name of a proposer, and the size of its pool of examples if it has one."""
+def describe_proposer(proposer: Proposer, first: Candidate) -> str:
+    """Return the name of a proposer. If it has a pool of examples, add its size, and how many the bank lacks."""
     if not isinstance(proposer, ExampleProposer):
         return proposer.name
-    return f"{proposer.name} ({proposer.pool_size} in the pool)"
+    return f"{proposer.name} ({proposer.pool_size} in the pool, {proposer.new_count(first.bank)} of them new)"
 
 
 async def _example_proposer(context: RunContext) -> ExampleProposer:

@@ -104,8 +104,13 @@ class ExampleProposer:
 
     @property
     def pool_size(self) -> int:
-        """The number of examples that may be added."""
+        """The number of examples in the pool."""
         return len(self._pool.examples)
+
+    def new_count(self, bank: Bank) -> int:
+        """Return the number of examples of the pool whose queries a bank lacks. The others are not added to it."""
+        known = _queries(bank)
+        return sum(one.query not in known for one in self._pool.examples)
 
     async def propose(self, parent: Parent, count: int) -> Sequence[Proposal]:
         """Return candidates with edited banks. There are more than `count`, as a reserve."""
@@ -139,8 +144,7 @@ class ExampleProposer:
         """Draw an edit. Its weight depends on what failed. Nothing is added if the bank has the whole pool."""
         if not move.bank.examples:
             return move.rng.choice((self._add, self._fill))
-        known = _queries(move.bank)
-        has_new = any(one.query not in known for one in self._pool.examples)
+        has_new = self.new_count(move.bank) > 0
         is_about_refusals = move.criterion in (NO_REFUSAL, WRONG_REFUSAL)
         weights = {
             self._add: 4.0 if has_new else 0.0,

@@ -1,5 +1,6 @@
 """Tests that doctor tries what the run will send, says what to do, and that the run then works as doctor says."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,8 +106,25 @@ async def test_doctor_names_the_proposers_and_reads_the_pool(tmp_path: Path) -> 
             for pool in ("pool.jsonl", "none.jsonl")
             for path in [write_run(tmp_path, url, search=search, examples={"pool": pool})]
         ]
-    assert (found[0].ok, found[0].message) == (True, "proposers: edits, examples (1 in the pool)")
+    assert (found[0].ok, found[0].message) == (True, "proposers: edits, examples (1 in the pool, 1 of them new)")
+    assert not found[0].advice
     assert (found[1].ok, "none.jsonl: cannot be read" in found[1].message) == (False, True)
+
+
+async def test_doctor_counts_only_the_examples_that_the_starting_bundle_lacks(tmp_path: Path) -> None:
+    lines = [{"query": "Example question 1", "response": "Yes."}, {"query": "zoo", "response": "Animals."}]
+    found = []
+    async with open_scripted_models() as (_, url):
+        for count in (1, 2):
+            (tmp_path / "pool.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines[:count]))
+            path = write_run(tmp_path, url, search={"propose": ["examples"]}, examples={"pool": "pool.jsonl"})
+            found += [one for one in await examine(path) if one.subject == "search"]
+    assert [one.message for one in found] == [
+        "proposers: examples (1 in the pool, 0 of them new)",
+        "proposers: examples (2 in the pool, 1 of them new)",
+    ]
+    assert ["can add none" in one.advice for one in found] == [True, False]
+    assert all(one.ok for one in found)
 
 
 @pytest.mark.parametrize("name", ["lm@q4", "org/lm:7b@q4_k_m", "my model@2024-01", "a@b@c", "lm@raw"])
