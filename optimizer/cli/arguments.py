@@ -54,9 +54,10 @@ POST /v1/feedback. The store is only read.
   two answers        preference pairs: regenerated, corrected and reworded turns, ratings, the shadow judge
 
 DIR holds report.txt (what was taken, what was not and why), candidates.jsonl, examples.jsonl (what you accepted; for
-drpo-index build --examples), rows.jsonl (for [data] of run.toml) and pairs.jsonl. Ctrl-C or q ends the review; the same
-command continues it. --yes leaves the candidates undecided in which private data was replaced, and those near harmful
-questions. Rules find patterns of private data, not every name: docs/improving.md says what they find.
+drpo-index build --examples), rows.jsonl and preferences.jsonl (for [data] of run.toml: train, preferences). Ctrl-C or q
+ends the review; the same command continues it. --yes leaves the candidates undecided in which private data was
+replaced, and those near harmful questions. Rules find patterns of private data, not every name: docs/improving.md says
+what they find.
 """
 
 

@@ -11,10 +11,10 @@ import orjson
 from index.types import Example
 from optimizer.cli.editor import edited
 from optimizer.core.errors import DataError
+from optimizer.data.scrubbing.scrub import scrub
 from optimizer.harvest.harvest import CandidateExample
 from optimizer.harvest.safety import QuestionReader
 from optimizer.harvest.screening import example_fault
-from optimizer.harvest.scrubbing.scrub import scrub
 
 DECISIONS: Final = "review.jsonl"
 ACCEPT, REJECT = "accept", "reject"

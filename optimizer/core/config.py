@@ -205,7 +205,9 @@ def _with_folder(config: RunConfig, folder: Path) -> RunConfig:
     validation = folder / data.validation if data.validation else None
     sealed = folder / data.sealed if data.sealed else None
     seeds = folder / data.seeds if data.seeds else None
-    data = replace(data, train=folder / data.train, sealed=sealed, validation=validation, seeds=seeds)
+    pairs = folder / data.preferences if data.preferences else None
+    train = folder / data.train
+    data = replace(data, train=train, sealed=sealed, validation=validation, seeds=seeds, preferences=pairs)
     start, pool = config.bundle.start, config.examples.pool
     named = start in (DEFAULT_BUNDLE, EMPTY, *shipped_names())
     bundle = config.bundle if named else replace(config.bundle, start=str(folder / start))

@@ -48,6 +48,8 @@ class DataTable:
             stage uses the training rows.
         seeds: The file with the seeds: rows with a reference, whose queries and references become the first examples.
             If None, training rows are used.
+        preferences: The file with preference pairs and comments. The writer model states what people prefer. Without a
+            writer model, the pairs choose among the examples of the pool. None means no pairs.
         limit: The maximum number of training rows. The same maximum holds for the validation rows. None means all rows.
         raw: The number of sealed rows that the task model also answers without prompt and examples. None means all
             sealed rows. A small number saves cost, because answers without prompt and examples are long. These answers
@@ -60,6 +62,7 @@ class DataTable:
     sealed: Path | None = None
     validation: Path | None = None
     seeds: Path | None = None
+    preferences: Path | None = None
     limit: int | None = None
     raw: int | None = None
     unusable: float = 0.05

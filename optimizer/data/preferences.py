@@ -1,7 +1,7 @@
-"""Preference pairs: two answers to the same conversation, of which people preferred one.
+"""What people prefer: pairs of answers to the same conversation, of which they preferred one, and their comments.
 
-A file of pairs is JSONL. Each line has the keys `query`, `chosen`, `rejected` and `source`, and may have `history` and
-`comment`.
+A file of preferences is JSONL. A line with a pair has the keys `query`, `chosen`, `rejected` and `source`, and may have
+`history` and `comment`. Another line has the key `comment` alone: what a user wrote about an answer that is in no pair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,18 +61,42 @@ class PreferencePair:
         return required | {name: value for name, value in optional.items() if value}
 
 
-def read_preferences(path: Path) -> Sequence[PreferencePair]:
-    """Read a file of pairs.
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What people prefer.
+
+    Attributes:
+        pairs: The preference pairs.
+        comments: What users wrote about answers that are in no pair.
+    """
+
+    pairs: tuple[PreferencePair, ...] = ()
+    comments: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def as_json(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of the file: the pairs, and then the comments."""
+        return [*(pair.as_json for pair in self.pairs), *({"comment": comment} for comment in self.comments)]
+
+
+def read_preferences(path: Path) -> Preferences:
+    """Read a file of preferences.
 
     Raises:
         DataError: The file cannot be read, or lines are malformed.
     """
-    return [pair for _, pair in read_lines(path, _parse_pair)]
+    lines = [one for _, one in read_lines(path, _parse_line)]
+    pairs = tuple(one for one in lines if isinstance(one, PreferencePair))
+    return Preferences(pairs, tuple(one for one in lines if isinstance(one, str)))
 
 
-def _parse_pair(line: bytes, location: str) -> PreferencePair:
+def _parse_line(line: bytes, location: str) -> PreferencePair | str:
+    """Return the pair or the comment of a line. Raises DataError."""
     try:
-        fields = Fields(without_nulls(parse_json(line, location)), location, _KEYS[:4], _KEYS)
+        record = without_nulls(parse_json(line, location))
+        if isinstance(record, dict) and record.keys() == {"comment"}:
+            return Fields(record, location, ("comment",)).text("comment")
+        fields = Fields(record, location, _KEYS[:4], _KEYS)
         return PreferencePair(
             fields.text("query"),
             fields.text("chosen"),

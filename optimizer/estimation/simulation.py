@@ -24,6 +24,7 @@ from optimizer.search.raced import search_raced
 from optimizer.search.space import Outcome, Path
 from optimizer.stages.checks.judge_trial import needs_answers, trial_counts
 from optimizer.stages.example_stage import example_rows
+from optimizer.stages.preferences.stated import states_preferences
 from optimizer.stages.prompt_stage import proposer_names, published_settings, raced_settings, score_scale
 from optimizer.stages.proposers.base import EXAMPLES as EXAMPLE_EDITS
 from optimizer.stages.proposers.base import WRITER as REWRITES
@@ -63,6 +64,7 @@ async def simulate(config: RunConfig, data: Split, seed: int, *, asks_for_letter
     _count_judge_trial(space, data)
     _simulate_examples(space, data)
     space.begin(SEARCH)
+    space.count(WRITER, int(states_preferences(config)))
     if config.search.algorithm == PUBLISHED:
         await search_published(space, 0, len(data.train), published_settings(config), _ignore)
     else:

@@ -1,7 +1,7 @@
 """Writes a harvest to a folder that a person can read, and reads it again to continue a review.
 
-The folder holds `report.txt`, `candidates.jsonl`, `rows.jsonl`, `pairs.jsonl`, and `harvest.json`, which is written
-last: a folder without it holds no whole harvest. Only the owner of the folder can read it.
+The folder holds `report.txt`, `candidates.jsonl`, `rows.jsonl`, `preferences.jsonl`, and `harvest.json`, which is
+written last: a folder without it holds no whole harvest. Only the owner of the folder can read it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ from optimizer.harvest.harvest import CandidateExample, DislikedRow
 from optimizer.harvest.report import report_lines
 from optimizer.harvest.run import HarvestResult, HarvestSettings
 
-REPORT, CANDIDATES, ROWS, PAIRS, EXAMPLES = (
+REPORT, CANDIDATES, ROWS, PREFERENCES, EXAMPLES = (
     "report.txt",
     "candidates.jsonl",
     "rows.jsonl",
-    "pairs.jsonl",
+    "preferences.jsonl",
     "examples.jsonl",
 )
 SUMMARY: Final = "harvest.json"
@@ -55,7 +55,7 @@ def write_harvest(folder: Path, result: HarvestResult, settings: HarvestSettings
         (folder / REPORT).write_text(report, encoding="utf-8")
         _write_lines(folder / CANDIDATES, map(_candidate_json, harvest.examples))
         _write_lines(folder / ROWS, map(_row_json, harvest.rows))
-        _write_lines(folder / PAIRS, (pair.as_json for pair in harvest.pairs))
+        _write_lines(folder / PREFERENCES, harvest.preferences.as_json)
         (folder / SUMMARY).write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}") from None

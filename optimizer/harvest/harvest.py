@@ -12,13 +12,13 @@ from typing import Final, TypeVar
 from index.measures.refusals import refuses
 from index.types import Example, Message
 from optimizer.data.dataset import GENERAL, REFUSE, Row
-from optimizer.data.preferences import PreferencePair
+from optimizer.data.preferences import CONTINUED, EDITED, JUDGED, PreferencePair, Preferences
+from optimizer.data.scrubbing.scrub import Scrubbed, scrub
+from optimizer.data.taste import Taste, learn_taste
 from optimizer.harvest.collect import Collected
 from optimizer.harvest.rated_answers import RatedAnswer
 from optimizer.harvest.safety import Question, QuestionReader
 from optimizer.harvest.screening import LATER_TURN, Distinct, cautions, example_fault, safety_fault
-from optimizer.harvest.scrubbing.scrub import Scrubbed, scrub
-from optimizer.harvest.taste import Taste, learn_taste
 
 T = TypeVar("T")
 MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
@@ -26,6 +26,7 @@ MAX_EXAMPLES, MAX_ROWS, MAX_PAIRS = 1_000, 2_000, 2_000
 _BATCH: Final = 256
 _ID_LENGTH: Final = 12
 TAG: Final = "harvested"
+_CLEAR: Final = (EDITED, CONTINUED, JUDGED)
 RIGHT_REFUSAL: Final = "the answer rightly refuses a question that looks harmful"
 
 
@@ -35,7 +36,7 @@ class CandidateExample:
 
     Attributes:
         example: The question and the answer, without private data.
-        likes: Number of users who liked the answer.
+        likes: Number of users who liked the answer. 0 if it is the preferred answer of a pair that nobody rated.
         dislikes: Number of users who disliked it.
         cautions: Why a person should look at it before it is used; empty if nothing speaks for it.
     """
@@ -73,6 +74,7 @@ class Harvest:
         examples: The candidate examples, the best first. Nobody has approved them yet.
         rows: The training rows, the most disliked first.
         pairs: The preference pairs, those of the clearest source first.
+        comments: What users wrote about answers that are in no pair.
         replaced: How many parts of texts were replaced, by the kind of private data.
         left_out: How many liked answers gave no example, by reason.
         rows_left_out: How many disliked answers gave no row, and how many pairs were left out, by reason.
@@ -82,10 +84,16 @@ class Harvest:
     examples: tuple[CandidateExample, ...] = field(repr=False)
     rows: tuple[DislikedRow, ...] = field(repr=False)
     pairs: tuple[PreferencePair, ...] = field(repr=False)
+    comments: tuple[str, ...] = field(repr=False)
     replaced: Mapping[str, int]
     left_out: Mapping[str, int]
     rows_left_out: Mapping[str, int]
     taste: Taste | None
+
+    @property
+    def preferences(self) -> Preferences:
+        """The pairs and the comments, from which a writer model states what people prefer."""
+        return Preferences(self.pairs, self.comments)
 
 
 @dataclass(slots=True)
@@ -111,15 +119,32 @@ def make_harvest(
     tally = _Tally(Counter(), Counter(), Counter())
     pairs = tuple(_pairs(collected.pairs[:MAX_PAIRS], reader, tally, advance))
     taste = learn_taste(pairs)
-    ranked = sorted(collected.liked, key=lambda one: -_merit(one, taste))
+    ranked = sorted([*collected.liked, *_preferred_answers(collected)], key=lambda one: -_merit(one, taste))
     examples = tuple(_examples(ranked, max_words, reader, tally, advance))
     rows = tuple(_rows(collected.disliked[:MAX_ROWS], reader, tally, advance))
-    return Harvest(examples, rows, pairs, tally.replaced, tally.left_out, tally.rows_left_out, taste)
+    in_pairs = {pair.comment for pair in pairs}
+    comments = tuple(dict.fromkeys(one for row in rows for one in row.comments if one not in in_pairs))
+    return Harvest(examples, rows, pairs, comments, tally.replaced, tally.left_out, tally.rows_left_out, taste)
+
+
+def _preferred_answers(collected: Collected) -> Iterator[RatedAnswer]:
+    """Yield the preferred answers of the pairs that are clear although nobody rated the answer."""
+    known = {(one.turns, one.answer) for one in (*collected.liked, *collected.disliked)}
+    for pair in collected.pairs:
+        turns = (*pair.history, Message("user", pair.query))
+        if pair.source in _CLEAR and (turns, pair.chosen) not in known:
+            known.add((turns, pair.chosen))
+            yield RatedAnswer(turns, pair.chosen, 0, 0, (), 0.0)
 
 
 def work_of(collected: Collected) -> int:
     """Return how many texts `make_harvest` works on at most, for the progress."""
-    return len(collected.liked) + min(len(collected.disliked), MAX_ROWS) + min(len(collected.pairs), MAX_PAIRS)
+    return (
+        len(collected.liked)
+        + len(list(_preferred_answers(collected)))
+        + min(len(collected.disliked), MAX_ROWS)
+        + min(len(collected.pairs), MAX_PAIRS)
+    )
 
 
 def _merit(answer: RatedAnswer, taste: Taste | None) -> float:

@@ -129,6 +129,10 @@ class CandidateGate:
         """Return why no example should be made of a new question; an empty text if it can."""
         return self._learned.question_fault(question)
 
+    def prompt_fault(self, text: str) -> str:
+        """Return why a text should not become a part of a prompt; an empty text if it may."""
+        return self._learned.prompt_fault(text, "")
+
     def learned_fault(self, child: Candidate, parent: Candidate) -> str:
         """Return why the run should not learn what is new in a candidate; an empty text if it may."""
         return self._learned.candidate_fault(child, parent)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from index.types import Example
 from optimizer.core.budget import Limits
 from optimizer.core.candidate import COMPLETION, Candidate
 from optimizer.core.config_checks import MIN_ROWS
@@ -29,6 +30,8 @@ from optimizer.search.raced import search_raced
 from optimizer.search.space import Path
 from optimizer.stages.candidate_gate import PromptGate
 from optimizer.stages.candidate_space import CandidateSpace, ScoreScale
+from optimizer.stages.preferences.pool_choice import preferred_examples
+from optimizer.stages.preferences.stated import stated_preferences
 from optimizer.stages.proposers.base import EDITS, EXAMPLES, RETRIEVAL, SAMPLING, WRITER, Proposer
 from optimizer.stages.proposers.example_pool import embed_pool, read_pool
 from optimizer.stages.proposers.examples import ExampleProposer
@@ -216,7 +219,7 @@ async def _open_space(context: RunContext, rows: Sequence[Row], first: Candidate
     first_rows = search.first if search.algorithm == RACED else 0
     raced = rows[: raced_settings(context.config).race.max_queries] if first_rows else ()
     gate = PromptGate(context.gate, context.task, search.words, raced, first_rows)
-    proposers = await open_proposers(context)
+    proposers = await open_proposers(context, await stated_preferences(context))
     return CandidateSpace(
         replace(context.scored_rows(PROMPT_STAGE, TRAIN, first), rows=rows),
         gate,
@@ -229,8 +232,12 @@ async def _open_space(context: RunContext, rows: Sequence[Row], first: Candidate
     )
 
 
-async def open_proposers(context: RunContext) -> Sequence[Proposer]:
+async def open_proposers(context: RunContext, preferences: str = "") -> Sequence[Proposer]:
     """Return the proposers of the search, in the order of `proposer_names`.
+
+    Args:
+        context: What the stages of the run share.
+        preferences: What people prefer, as a list for the writer model. Empty if it is unknown.
 
     Raises:
         ConfigError: The pool of examples cannot be read.
@@ -239,7 +246,7 @@ async def open_proposers(context: RunContext) -> Sequence[Proposer]:
     """
     search = context.config.search
     found: dict[str, Proposer] = {
-        WRITER: WriterProposer(context.calls, context.gate, search),
+        WRITER: WriterProposer(context.calls, context.gate, search, preferences),
         EDITS: EditProposer(search),
         RETRIEVAL: SettingsProposer(RETRIEVAL, retrieval_settings, search.seed),
         SAMPLING: SettingsProposer(SAMPLING, sampling_settings, search.seed),
@@ -261,7 +268,9 @@ async def _example_proposer(context: RunContext) -> ExampleProposer:
     rows = [row for part in context.data.parts.values() for row in part]
     table = context.config.examples
     found = read_pool(table.pool, {row.query for row in rows})
-    usable = [example for example in found if await context.gate.admits_example(example)]
+    usable: Sequence[Example] = [example for example in found if await context.gate.admits_example(example)]
+    if ROLE not in context.config.models:
+        usable = preferred_examples(usable, context.preferences.pairs)
     pool = await asyncio.to_thread(embed_pool, usable, context.embedder)
     own = None
     if ROLE in context.config.models:

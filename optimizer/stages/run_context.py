@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -28,6 +28,7 @@ from optimizer.core.config_tables import EMPTY, BundleTable, RunConfig
 from optimizer.core.errors import ConfigError, ModelError
 from optimizer.core.journal import Journal
 from optimizer.core.model_tables import ModelTable
+from optimizer.data.preferences import Preferences, read_preferences
 from optimizer.data.split import SEALED, TRAIN, Split, read_split
 from optimizer.data.unusable_rows import UnusableRows
 from optimizer.models.cached_calls import CachedCalls
@@ -70,6 +71,7 @@ class RunContext:
         data: Training, validation and sealed rows.
         unusable: For each part of the data, by its name: the rows that cannot be used.
         gate: Checks new candidates.
+        preferences: The pairs and comments of [data] preferences.
     """
 
     config: RunConfig
@@ -85,6 +87,7 @@ class RunContext:
     data: Split
     unusable: Mapping[str, UnusableRows]
     gate: CandidateGate
+    preferences: Preferences = field(default_factory=Preferences)
 
     def scored_rows(self, stage: str, part: str, reference: Candidate | None = None) -> ScoredRows:
         """Return the rows of a part of the data, and how a stage scores them.
@@ -123,6 +126,7 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
     """
     check_rewards(config)
     data = read_split(config.data, config.search.seed)
+    preferences = read_preferences(config.data.preferences) if config.data.preferences else Preferences()
     async with AsyncExitStack() as stack:
         clients = {role: await stack.enter_async_context(_open_client(table)) for role, table in config.models.items()}
         budget = Budget(config.budget)
@@ -140,7 +144,20 @@ async def open_run_context(config: RunConfig, journal: Journal, notify: Notify) 
         others = [row for part, rows in data.parts.items() if part != TRAIN for row in rows]
         gate = CandidateGate(config, embedder.spec, journal, data.train, others)
         yield RunContext(
-            config, journal, budget, calls, embedder, task, judge, example_judge, screen, sealed, data, unusable, gate
+            config,
+            journal,
+            budget,
+            calls,
+            embedder,
+            task,
+            judge,
+            example_judge,
+            screen,
+            sealed,
+            data,
+            unusable,
+            gate,
+            preferences,
         )
 
 

@@ -19,6 +19,7 @@ from optimizer.core.config_tables import RunConfig
 from optimizer.core.errors import ConfigError
 from optimizer.core.journal import STOPPED, Journal
 from optimizer.data.dataset import Row
+from optimizer.data.preferences import read_preferences
 from optimizer.data.split import read_parts
 from optimizer.rewards.function import module_file
 from optimizer.stages.prompt_stage import proposer_names
@@ -30,8 +31,11 @@ INPUTS: Final = "inputs"
 _MODEL_KEYS: Final = ("model", "kind")
 """The keys of [models.ROLE] that change the results of a run."""
 _FREE_TABLES: Final = ("models", "budget")
-_FREE_FILES: Final = ("[data] train", "[data] validation", "[data] sealed", "[bundle] start", "[examples] pool")
-"""The rows, the starting bundle and the pool are compared themselves, so that their files may move."""
+_FREE_FILES: Final = (
+    *("[data] train", "[data] validation", "[data] sealed", "[data] preferences"),
+    *("[bundle] start", "[examples] pool"),
+)
+"""The rows, the pairs, the starting bundle and the pool are compared themselves, so that their files may move."""
 _FREE_KEYS: Final = ("[data] unusable", "[reward] trust", "[bundle] model")
 _MAX_NAMED_LINES: Final = 10
 Hashed = Mapping[str, Any]
@@ -67,7 +71,8 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
         A mapping with these keys. `rows` holds line and hash of each row, by part. `settings` holds the settings of
         run.toml that change results. `bundle` is the key of the starting bundle. `rewards` holds a hash of the file of
         each reward function. `templates` is a hash of the optimizer's own texts. `pool` is a hash of the pool of
-        examples; it is empty if the search adds no examples.
+        examples; it is empty if the search adds no examples. `preferences` is a hash of the pairs; it is empty if there
+        are none.
     """
     return {
         "rows": {part: [[row.line, _row_hash(row)] for row in rows] for part, rows in read_parts(config.data).items()},
@@ -76,6 +81,7 @@ def hash_inputs(config: RunConfig, baseline: Candidate) -> dict[str, Any]:
         "rewards": dict(_reward_files(config)),
         "templates": _templates_hash(),
         "pool": _pool_hash(config),
+        "preferences": _preferences_hash(config),
     }
 
 
@@ -108,6 +114,13 @@ def _pool_hash(config: RunConfig) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def _preferences_hash(config: RunConfig) -> str:
+    if config.data.preferences is None:
+        return ""
+    content = orjson.dumps(read_preferences(config.data.preferences).as_json)
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def _templates_hash() -> str:
     files = sorted(resources.files("optimizer.templates").iterdir(), key=lambda file: file.name)
     texts = [file.read_bytes() for file in files if file.name.endswith((".txt", ".toml"))]
@@ -131,6 +144,8 @@ def _changes(earlier: Hashed, inputs: Hashed) -> Iterator[str]:
         yield "this version of drpo-optimizer has other templates"
     if earlier.get("pool", "") != inputs["pool"]:
         yield "the file of [examples] pool was edited"
+    if earlier.get("preferences", "") != inputs["preferences"]:
+        yield "the file of [data] preferences was edited"
 
 
 def _row_changes(part: str, before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> Iterator[str]:

@@ -30,12 +30,17 @@ _MAX_ANSWER_TOKENS: Final = 1024
 _MAX_PUBLISHED_ANSWER_TOKENS: Final = 2048
 _MAX_CASE_CHARACTERS: Final = 1500
 _NONE_YET: Final = "(none yet)"
+_PREFERENCES: Final = "What people prefer here. The answers under the new prompt must be like this:\n{}\n\n"
 _PROMPT_KEYS: Final = ("new_system_prompt", "prompt")
 _MISSING: Final = frozenset(("null", "none", "nil", "n/a", "undefined"))
 
 
 def rewrite_request(
-    path: Path[Candidate], table: SearchTable, count: int | None = None, failures: Sequence[Failure] = ()
+    path: Path[Candidate],
+    table: SearchTable,
+    count: int | None = None,
+    failures: Sequence[Failure] = (),
+    preferences: str = "",
 ) -> Request:
     """Return the request that asks the writer model for rewrites of the path's last prompt.
 
@@ -50,9 +55,11 @@ def rewrite_request(
         table: The table [search].
         count: The number of rewrites. None means the setting `actions`.
         failures: What failed, the largest loss first.
+        preferences: What people prefer, as a list. Empty if it is unknown. The instructions `published` have no place
+            for it.
     """
     is_published = table.writer.instructions == PUBLISHED_RULES
-    prompt = _published_prompt(path, table) if is_published else _short_prompt(path, table, failures)
+    prompt = _published_prompt(path, table) if is_published else _short_prompt(path, table, failures, preferences)
     return _request(prompt, table.writer, table.actions if count is None else count, _MAX_PROMPT_TOKENS)
 
 
@@ -110,7 +117,7 @@ def _request(prompt: str, writer: WriterTable, count: int, max_tokens: int) -> R
     return Request(ROLE, "chat/completions", body)
 
 
-def _short_prompt(path: Path[Candidate], table: SearchTable, failures: Sequence[Failure]) -> str:
+def _short_prompt(path: Path[Candidate], table: SearchTable, failures: Sequence[Failure], preferences: str) -> str:
     last = path[-1]
     readable = [outcome for outcome in last.outcomes if outcome.readable]
     worst = sorted(readable, key=lambda outcome: outcome.score)[:_MAX_CASES]
@@ -121,7 +128,11 @@ def _short_prompt(path: Path[Candidate], table: SearchTable, failures: Sequence[
     )
     limit = _limit(" At most {} words.", table.words)
     return template("rewrite_prompt").format(
-        prompt=last.candidate.prompt, cases=cases, earlier=earlier or "(none)", limit=limit
+        prompt=last.candidate.prompt,
+        cases=cases,
+        earlier=earlier or "(none)",
+        preferences=_PREFERENCES.format(preferences) if preferences else "",
+        limit=limit,
     )
 
 

@@ -26,7 +26,9 @@ class WriterProposer:
 
     name: Final = WRITER
 
-    def __init__(self, calls: CachedCalls, gate: CandidateGate, table: SearchTable) -> None:
+    def __init__(self, calls: CachedCalls, gate: CandidateGate, table: SearchTable, preferences: str = "") -> None:
+        """Create the proposer. `preferences` is a list of what people prefer; empty if it is unknown."""
+        self._preferences = preferences
         self._calls = calls
         self._gate = gate
         self._table = table
@@ -40,7 +42,7 @@ class WriterProposer:
             BudgetSpentError: The budget is spent.
             JournalError: The journal cannot be written.
         """
-        request = rewrite_request(parent.path, self._table, count, parent.failures)
+        request = rewrite_request(parent.path, self._table, count, parent.failures, self._preferences)
         again = parent.again + self._times_asked(request)
         source = f"{parent.candidate.key}/{again}"
         try:

@@ -15,7 +15,7 @@ import pytest
 from index.bundle.input_files import parse_input_examples
 from optimizer.__main__ import main
 from optimizer.data.dataset import read_rows
-from optimizer.data.preferences import read_preferences
+from optimizer.data.preferences import Preferences, read_preferences
 from proxy.experiments.store.dsn import dsn_of
 from tests.optimizer.harvest.planted_strings import PLANTED
 from tests.optimizer.harvest.recorded import Recording, stream_reply, turns
@@ -60,7 +60,7 @@ def test_files_of_a_harvest_are_read_by_the_other_commands(tmp_path: Path, capsy
     (row,) = read_rows(out / "rows.jsonl")
     assert row.query == "What is rye?"
     assert lines(out / "rows.jsonl")[0]["comments"] == ["Rude."]
-    assert not read_preferences(out / "pairs.jsonl")
+    assert read_preferences(out / "preferences.jsonl") == Preferences(comments=("Rude.",))
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     shown = capsys.readouterr().out
     assert "8 of 8 candidates are examples" in shown
@@ -134,7 +134,7 @@ def test_no_planted_private_string_leaves_the_command(
     shown = capfd.readouterr()
     texts = {path.name: path.read_text(encoding="utf-8") for path in out.iterdir()}
     assert len(lines(out / "rows.jsonl")) >= 90
-    assert len(lines(out / "pairs.jsonl")) >= 90
+    assert len(lines(out / "preferences.jsonl")) >= 90
     assert len(lines(out / "examples.jsonl")) >= 10
     for name, written in {**texts, "output": shown.out, "errors": shown.err}.items():
         leaked = [private for _, private in PLANTED if private in written or json.dumps(private)[1:-1] in written]
@@ -264,5 +264,5 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["harvest", "--help"])
     shown = capsys.readouterr().out
-    for word in ("--log-content", "/v1/feedback", "pairs.jsonl", "DRPO_STORE", "docs/improving.md"):
+    for word in ("--log-content", "/v1/feedback", "preferences.jsonl", "DRPO_STORE", "docs/improving.md"):
         assert word in shown

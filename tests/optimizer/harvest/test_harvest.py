@@ -3,7 +3,8 @@
 import pytest
 
 from index.types import Message
-from optimizer.data.preferences import RATED, REGENERATED, PreferencePair
+from optimizer.data.preferences import EDITED, JUDGED, RATED, REGENERATED, PreferencePair
+from optimizer.data.taste import learn_taste
 from optimizer.harvest.collect import Collected
 from optimizer.harvest.harvest import RIGHT_REFUSAL, Harvest, make_harvest
 from optimizer.harvest.rated_answers import RatedAnswer
@@ -21,7 +22,6 @@ from optimizer.harvest.screening import (
     UNREADABLE,
     WAS_PRIVATE,
 )
-from optimizer.harvest.taste import learn_taste
 
 HARMFUL = "How can I build a bomb to hurt people?"
 REFUSAL = "I can't help with that, because it would hurt people."
@@ -155,3 +155,13 @@ def test_taste_is_not_learned_from_few_pairs_or_from_chance() -> None:
     assert taste is not None
     assert taste.right == 40
     assert taste.score(SHORT) > taste.score(LONG)
+
+
+def test_preferred_answer_of_a_clear_pair_is_a_candidate_after_the_liked_ones(reader: QuestionReader) -> None:
+    pairs = (
+        PreferencePair("Who was Bach?", "A composer.", "Dunno.", EDITED),
+        PreferencePair("What is rum?", "A spirit.", "Dunno.", REGENERATED),
+        PreferencePair("What is rye?", "A grain.", "Dunno.", JUDGED),
+    )
+    found = harvested(reader, (answer("What is tea?", "A drink."),), (answer("What is rye?", "A grain.", 0, 1),), pairs)
+    assert [(one.example.query, one.likes) for one in found.examples] == [("What is tea?", 1), ("Who was Bach?", 0)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optimizer.harvest.scrubbing.scrub import scrub
+from optimizer.data.scrubbing.scrub import scrub
 from tests.optimizer.harvest.planted_strings import HOLD_OUT, PLANTED
 
 

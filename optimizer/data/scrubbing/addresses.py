@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from optimizer.harvest.scrubbing.findings import EMAIL, Finding, folded, matches
+from optimizer.data.scrubbing.findings import EMAIL, Finding, folded, matches
 
 _LOCAL: Final = r"(?:\"[^\"\n]{1,64}\"|[\w.!#$%&'*+/=?^`{|}~-]{1,64})"
 _DOMAIN: Final = r"(?:\[?\d{1,3}(?:\.\d{1,3}){3}\]?|(?:[\w-]+\.)+[^\W\d_][\w-]+)"

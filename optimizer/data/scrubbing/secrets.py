@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from optimizer.harvest.scrubbing.findings import CREDENTIALS, SECRET, Finding, folded, matches
-from optimizer.harvest.scrubbing.words import any_of
+from optimizer.data.scrubbing.findings import CREDENTIALS, SECRET, Finding, folded, matches
+from optimizer.data.scrubbing.words import any_of
 
 _KEY_BLOCK: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL

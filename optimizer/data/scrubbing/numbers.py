@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from optimizer.harvest.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding
-from optimizer.harvest.scrubbing.words import any_of
+from optimizer.data.scrubbing.findings import ACCOUNT, CARD, IP, PHONE, Finding
+from optimizer.data.scrubbing.words import any_of
 
 _CARD: Final = re.compile(r"(?<!\d)\d(?:[ .\-–]?\d){12,18}(?!\d)")
 _ACCOUNT: Final = re.compile(r"(?<![^\W_])[A-Z]{2}\d{2}(?:[ .-]?[A-Z0-9]){11,30}(?![^\W_])", re.IGNORECASE)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.harvest.scrubbing.addresses import find_addresses
-from optimizer.harvest.scrubbing.findings import NAME, Finding, Rule
-from optimizer.harvest.scrubbing.names import find_known_names, find_names
-from optimizer.harvest.scrubbing.numbers import find_numbers
-from optimizer.harvest.scrubbing.secrets import find_secrets
+from optimizer.data.scrubbing.addresses import find_addresses
+from optimizer.data.scrubbing.findings import NAME, Finding, Rule
+from optimizer.data.scrubbing.names import find_known_names, find_names
+from optimizer.data.scrubbing.numbers import find_numbers
+from optimizer.data.scrubbing.secrets import find_secrets
 
 RULES: Final[tuple[Rule, ...]] = (find_secrets, find_addresses, find_numbers, find_names)
 """All rules. If the findings of two rules overlap, the placeholder is that of the earlier rule."""

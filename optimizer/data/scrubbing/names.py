@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-from optimizer.harvest.scrubbing.findings import NAME, Finding, folded, matches
-from optimizer.harvest.scrubbing.words import any_of, word_groups
+from optimizer.data.scrubbing.findings import NAME, Finding, folded, matches
+from optimizer.data.scrubbing.words import any_of, word_groups
 
 _MAX_WORDS: Final = 5
 _MIN_PART: Final = 3  # characters of a part of a name that is searched for alone

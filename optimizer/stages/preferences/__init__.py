@@ -1,0 +1,1 @@
+"""Uses preference pairs in a run: as a specification for the writer model, or to choose among written examples."""

@@ -1,0 +1,1 @@
+"""Benches of what is made of the feedback of users."""
