@@ -19,9 +19,11 @@ PAGE = Path(__file__).parents[3] / "docs" / "optimizing.md"
 
 def test_every_table_and_key_is_documented() -> None:
     rows: dict[str, set[str]] = {}
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if found := re.match(r"\| `\[(\w+)(?:\.\w+)?\]`.*? \| (.*) \|$", line):
-            rows.setdefault(found[1], set()).update(re.findall(r"`(\w+)`", found[2]))
+    section = PAGE.read_text(encoding="utf-8").partition("\n## run.toml\n")[2].partition("\n## ")[0]
+    for part in section.split("\n### ")[1:]:
+        keys = {key for cell in re.findall(r"^\| (.*?) \|", part, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)}
+        for name in re.findall(r"`\[(\w+)", part.partition("\n")[0]):
+            rows.setdefault(name, set()).update(keys)
     hints = get_type_hints(RunConfig)
     tables = {one.name: hints[one.name] for one in fields(RunConfig)} | {"models": ModelTable}
     assert rows.keys() == tables.keys()
