@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from proxy.backends.kinds.probe import QUESTIONS
+from proxy.server.announcement import announcer
 from proxy.server.check import check
-from proxy.server.service import status
+from proxy.server.service import Status, status
 from tests.faults.scripted import Received, Reply, Script, scripted_backend
 from tests.proxy.backends.kinds.test_kinds_served import (
     CUT,
@@ -164,6 +165,17 @@ async def test_check_says_which_bundle_a_model_gets_and_why() -> None:
         assert code == 0
         _, printed = await _printed(backend.url, bundle=("scripted=hand-written",))
         assert "scripted gets the bundle hand-written, because --bundle names it for this model." in printed
+
+
+def test_the_start_says_which_bundle_the_model_gets_and_why() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    chosen = {"b": "learned-chat, because it was learned for b"}
+    ready = Status(("a", "b"), ("b",), (), keyed=False, chosen=chosen)
+    announcer(console)("http://127.0.0.1:1/v1", None, ready)
+    assert "\nBundle    learned-chat, because it was learned for b\n" in output.getvalue()
+    announcer(console)("http://127.0.0.1:1/v1", None, Status(("a",), (), (), keyed=False))
+    assert output.getvalue().count("Bundle    ") == 1
 
 
 async def test_check_tries_the_cache_with_the_model_that_has_a_bundle() -> None:

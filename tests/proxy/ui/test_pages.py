@@ -147,6 +147,9 @@ async def test_bundle_has_a_map_position_for_each_example() -> None:
         assert [one["id"] for one in bundle["examples"]] == ["refuse", "sky", "sum", "tea"]
         assert len(bundle["map"]) == 4
         assert bundle["prompt"] == "Answer well."
+        assert bundle["reason"] == "--bundle names it for this model"
+        _, state = await told(session, "/ui/api/state")
+        assert state["models"][0]["bundle"].endswith(", because --bundle names it for this model")
 
 
 async def test_bundle_describes_its_sets_with_the_keys_of_sets_json() -> None:
